@@ -1,0 +1,57 @@
+"""`distree broker`: a broker for a first try, for one board, or for a desk."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+from broker_config.managed import ManagedBroker
+from distree.errors import DistreeError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands of `distree broker` to a parser."""
+    commands = parser.add_subparsers(dest="broker_command", required=True, metavar="COMMAND")
+    command = commands.add_parser("run", help="run a broker on 127.0.0.1 until Ctrl-C")
+    command.add_argument("--port", type=int, default=1883, help="port on 127.0.0.1; 0 takes a free one")
+    command.add_argument(
+        "--engine",
+        choices=("auto", "mosquitto", "embedded"),
+        default="auto",
+        help="auto takes mosquitto where it is installed, else the embedded broker",
+    )
+    command.add_argument(
+        "--persistence",
+        type=Path,
+        metavar="DIR",
+        help="keep sessions and retained messages here (mosquitto only; writes twice an hour and at the end)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a broker until SIGINT or SIGTERM. Exit status: 0 stopped, 1 the broker died, 2 it cannot start."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with ManagedBroker(args.port, args.engine, args.persistence) as broker:
+            print(f"{broker.describe()}, until Ctrl-C", flush=True)
+            while broker.running and not stop.wait(0.5):
+                pass
+            if not stop.is_set():
+                print(f"{broker.describe()} ended by itself", file=sys.stderr)
+                return 1
+    except DistreeError as error:
+        print(error, file=sys.stderr)
+        return 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0

@@ -1,0 +1,52 @@
+"""The embedded broker as a process of its own: `python -m broker_config.embedded --port N`.
+
+It is rumqttd, from the package iotcore, which has no way to stop but the end of its process. It does QoS 0
+and 1, retained messages, wills, sessions, redelivery and shared subscriptions. It does not do:
+
+* MQTT 5 on the same port as MQTT 3.1.1. The port given here speaks MQTT 3.1.1, which every client knows; its
+  MQTT 5 listener heeds neither receive maximum nor no-local, so that little is lost.
+* Anything on disk: sessions and retained messages end with the process.
+* One shared group name for two filters: groups are known by their name alone, and messages get lost.
+* QoS 0 for what is published so: it delivers at the subscription's QoS.
+* Acknowledgements out of order: it disconnects the client. Overlapping filters give duplicates.
+* A reader that falls some 8 MiB behind loses messages.
+* Users, passwords and access lists are not set up here; it listens on the loopback address alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import tempfile
+
+from broker_config.render import iotcore_toml
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the broker until the process is ended; 2 where iotcore is not installed."""
+    parser = argparse.ArgumentParser(prog="python -m broker_config.embedded", description="Run a broker.")
+    parser.add_argument("--port", type=int, default=1883, help="port on 127.0.0.1")
+    parser.add_argument("--config", help="rumqttd configuration file, in place of --port")
+    options = parser.parse_args(arguments)
+    try:
+        from iotcore import IotCoreBroker
+    except ImportError:
+        sys.stderr.write('the embedded broker is not installed: pip install "distree[broker]"\n')
+        return 2
+    # The broker never returns to Python, so that Python's own handler of Ctrl-C would never run.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # rumqttd reports each message as an error by the way it traces.
+    logging.getLogger("rumqttd").setLevel(logging.CRITICAL)
+    if options.config is not None:
+        IotCoreBroker(config_path=options.config).run_forever()
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(iotcore_toml(options.port))
+        file.flush()
+        IotCoreBroker(config_path=file.name).run_forever()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""A broker process that lives and dies with this one."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from broker_config.render import MosquittoSettings, iotcore_toml, mosquitto_conf
+from distree.errors import BrokerError, ConfigError
+
+Engine = Literal["auto", "mosquitto", "embedded"]
+
+HOST = "127.0.0.1"
+
+_START_S = 10.0
+_STOP_S = 3.0
+_CLIENT_ID = b"distree-probe"
+_CONNECT = b"\x00\x04MQTT\x04\x02\x00\x0a" + len(_CLIENT_ID).to_bytes(2, "big") + _CLIENT_ID
+_CONNECT = b"\x10" + bytes((len(_CONNECT),)) + _CONNECT
+_DISCONNECT = b"\xe0\x00"
+_PR_SET_PDEATHSIG = 1
+
+
+def find_mosquitto() -> str | None:
+    """Return the path of mosquitto, also where a user's PATH leaves it out; None without one."""
+    path = os.environ.get("PATH", os.defpath)
+    return shutil.which("mosquitto", path=os.pathsep.join((path, "/usr/sbin", "/usr/local/sbin")))
+
+
+def has_embedded() -> bool:
+    """Tell whether the embedded broker is installed."""
+    return importlib.util.find_spec("iotcore") is not None
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def answers_mqtt(host: str, port: int, timeout_s: float = 1.0) -> bool:
+    """Tell whether an MQTT broker answers a CONNECT, be it with a refusal."""
+    try:
+        with socket.create_connection((host, port), timeout=timeout_s) as connection:
+            connection.sendall(_CONNECT)
+            answer = connection.recv(1)
+            connection.sendall(_DISCONNECT)
+            return answer == b"\x20"
+    except OSError:
+        return False
+
+
+class ManagedBroker:
+    """A broker on 127.0.0.1, as a context manager: mosquitto where it is installed, else the embedded one.
+
+    `port` 0 takes a free one. `persistence` is a directory for sessions and retained messages;
+    `password_file` and `acl_file` are mosquitto's; all three are mosquitto's alone. The process ends with the
+    thread that started it, even if that is killed, so start it from a thread that lives as long as the broker
+    is wanted. Errors: BrokerError for a port in use, a broker that is not installed or does not start;
+    ConfigError for what an engine cannot do.
+    """
+
+    host = HOST
+
+    def __init__(
+        self,
+        port: int = 0,
+        engine: Engine = "auto",
+        persistence: Path | None = None,
+        *,
+        password_file: Path | None = None,
+        acl_file: Path | None = None,
+    ) -> None:
+        self.port = port
+        self.engine: Engine = engine
+        self.persistence = persistence
+        self.password_file = password_file
+        self.acl_file = acl_file
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the broker; BrokerError where it was never started."""
+        if self._process is None:
+            raise BrokerError("the broker is not started")
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the broker's process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def describe(self) -> str:
+        """Return engine, version and address, as in "mosquitto 2.0.11 on 127.0.0.1:1883"."""
+        if self.engine == "mosquitto":
+            return f"mosquitto {_mosquitto_version(find_mosquitto() or '')} on {self.host}:{self.port}"
+        return f"iotcore {importlib.metadata.version('iotcore')} (MQTT 3.1.1) on {self.host}:{self.port}"
+
+    def __enter__(self) -> ManagedBroker:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the process and wait until it answers MQTT; again after `stop` on the same port."""
+        self.engine = self._choose()
+        if self.port:
+            self._start_on(self.port)
+        else:
+            self._start_anywhere()
+
+    def _start_anywhere(self) -> None:
+        for _ in range(2):  # somebody else may take a free port before the broker does
+            with contextlib.suppress(BrokerError):
+                self._start_on(free_port())
+                return
+        self._start_on(free_port())
+
+    def _start_on(self, port: int) -> None:
+        _check_free(port)
+        before, self.port = self.port, port
+        try:
+            # Both engines read their file once, so that nothing stays behind however this process ends.
+            with tempfile.TemporaryDirectory(prefix="distree-broker-") as directory:
+                self._process = _spawn(self._command(self.engine, Path(directory)))
+                self._await_answer(self._process)
+        except BaseException:
+            self.stop()
+            self.port = before
+            raise
+
+    def stop(self) -> None:
+        """End the process, by force after 3 s. Safe to call twice."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _choose(self) -> Literal["mosquitto", "embedded"]:
+        only_mosquitto = self.persistence or self.password_file or self.acl_file
+        if self.engine != "embedded" and find_mosquitto() is not None:
+            return "mosquitto"
+        if self.engine == "mosquitto":
+            raise BrokerError("mosquitto is not installed: apt install mosquitto, or use --engine embedded")
+        if not has_embedded():
+            raise BrokerError('no broker is installed: apt install mosquitto, or pip install "distree[broker]"')
+        if only_mosquitto:
+            raise ConfigError("the embedded broker keeps no files and knows no users: apt install mosquitto")
+        return "embedded"
+
+    def _command(self, engine: Engine, directory: Path) -> list[str]:
+        if engine == "embedded":
+            config = directory / "iotcore.toml"
+            config.write_text(iotcore_toml(self.port, self.host), encoding="utf-8")
+            return [sys.executable, "-m", "broker_config.embedded", "--config", str(config)]
+        if self.persistence is not None:
+            self.persistence.mkdir(parents=True, exist_ok=True)
+        settings = MosquittoSettings(
+            port=self.port,
+            host=self.host,
+            persistence=self.persistence and self.persistence.resolve(),
+            password_file=self.password_file and self.password_file.resolve(),
+            acl_file=self.acl_file and self.acl_file.resolve(),
+            user=_own_name_as_root(),
+        )
+        config = directory / "mosquitto.conf"
+        config.write_text(mosquitto_conf(settings), encoding="utf-8")
+        return [find_mosquitto() or "mosquitto", "-c", str(config)]
+
+    def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
+        until = time.monotonic() + _START_S
+        while time.monotonic() < until:
+            if process.poll() is not None:
+                raise BrokerError(f"{self.engine} ended with status {process.returncode} right after its start")
+            if answers_mqtt(self.host, self.port):
+                return
+            time.sleep(0.02)
+        raise BrokerError(f"{self.engine} does not answer on {self.host}:{self.port} after {_START_S:g} s")
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        # As brokers do: connections of a broker that ended a moment ago are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise BrokerError(
+                f"port {port} on {HOST} cannot be used ({(error.strerror or str(error)).lower()}): "
+                "use the broker that runs there, or choose another with --port"
+            ) from error
+
+
+def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a process that gets SIGTERM when this one ends, however that happens."""
+    source = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
+    libc = ctypes.CDLL(None)  # before the fork: loading it after is not safe
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the broker
+        preexec_fn=functools.partial(_die_with_parent, libc, os.getpid()),
+    )
+
+
+def _die_with_parent(libc: ctypes.CDLL, parent: int) -> None:
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(1)
+
+
+def _own_name_as_root() -> str | None:
+    # Started by root, mosquitto would become another user, who cannot write here and does not end with us.
+    if os.geteuid() != 0:
+        return None
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(0).pw_name
+    return None
+
+
+@functools.lru_cache
+def _mosquitto_version(path: str) -> str:
+    """Return the version that `mosquitto -h` states; "?" where it states none."""
+    output = subprocess.run([path, "-h"], capture_output=True, text=True, timeout=10, check=False).stdout
+    found = re.search(r"version (\S+)", output)
+    return found.group(1) if found else "?"

@@ -1,0 +1,19 @@
+"""A board: carries StageNode's effects between the broker, the interpreter and the inputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from device_agent.origin import Origin
+
+__all__ = ["Origin"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on demand: `import device_agent.config` should not pay for the interpreter.
+    if name == "Origin":
+        from device_agent.origin import Origin
+
+        return Origin
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,594 @@
+"""The agent: one lock, two threads and the sources.
+
+The calling thread waits for the network and for what is due; the inference thread runs segments. Both carry out the
+node's effects right where they arise, under `transport.lock`, so a message needs one hand-over between threads per
+board and no queue between node and socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+
+from device_agent.config import AgentConfig, OriginConfig, PipelineConfig
+from device_agent.selftest import self_test
+from device_agent.sources import Mqtt, Source, make_source
+from device_agent.spool import Spool
+from device_agent.system import clock_synced, memory_mb, rss_bytes
+from device_agent.watchdog import SystemdNotifier
+from device_agent.worker import Worker
+from distree import __version__, tensors, topics, wire
+from distree.bundle import Bundle, load_bundle
+from distree.errors import ConfigError, DistreeError, LocalProtocolError, RemoteProtocolError
+from distree.node import Accepted, NodeSettings, OriginSettings, StageNode
+from distree.preprocess import Preprocessor
+from distree.protocols import Array, Received, SegmentRuntime, Transport
+from distree.runtimes.tflite import TFLiteRuntime
+from distree.topics import DELIVERY, Kind
+from distree.transport.paho import PahoTransport
+from distree.types import (
+    Acknowledge,
+    DeadLetter,
+    DeviceMeta,
+    DeviceState,
+    DeviceStatus,
+    Drop,
+    Effect,
+    HeldStage,
+    Outcome,
+    Publish,
+    Result,
+    Run,
+    StageMessage,
+    Telemetry,
+)
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+"""Longest wait for the network; everything that is due sooner shortens it."""
+
+
+class Pipeline:
+    """One pipeline on this board: its node, runtime, inputs and topics. Also the `Inlet` of its source."""
+
+    def __init__(self, agent: Agent, index: int, config: PipelineConfig, bundle: Bundle) -> None:
+        self.agent = agent
+        self.index = index
+        self.config = config
+        self.bundle = bundle
+        self.runtime: SegmentRuntime | None = None
+        self.preprocessor = Preprocessor(bundle.manifest)
+        self.specs = [stage.input for stage in bundle.stages]
+        site, name, device = agent.config.site, config.name, agent.config.device
+        self.stage_topics = [topics.stage(site, name, k) for k in range(len(bundle.stages))]
+        self.result_topic = topics.of_origin(site, name, Kind.RESULT, device)
+        self.spool: Spool | None = None
+        if config.origin is not None and config.origin.spool:
+            self.spool = Spool(agent.config.state_dir / f"{name}.spool")
+        left, answered = self.spool.recover() if self.spool is not None else ((), ())
+        spec = self.specs[0]
+        # What an earlier run left open and this bundle can still take.
+        restore = [item for item in left if (item.tensor.dtype, item.tensor.shape) == (spec.dtype, spec.shape)]
+        self.node = StageNode(_node_settings(agent, index, config, bundle), restore=restore, answered=answered)
+        self.room = threading.Condition(agent.transport.lock)
+        self.source: Source | None = None
+
+    # ------------------------------------------------------------ Inlet
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Wait until an input can be accepted without shedding another; False on time-out."""
+        with self.room:
+            return self.room.wait_for(lambda: self.node.room() > 0, timeout_s)
+
+    def submit(self, name: str, raw: Array, request: str | None = None) -> str:
+        """Accept an input; return its request id. RemoteProtocolError for a wrong dtype or shape."""
+        tensor = tensors.encode(self.preprocessor.tensor(raw))
+        with self.agent.transport.lock:
+            request, effects = self.node.accept(time.monotonic(), name, tensor, request=request)
+            if self.spool is not None:
+                self.spool.accepted(Accepted(request=request, name=name, tensor=tensor))
+            self.agent.perform(self, effects)
+        # A deadline nearer than what the network's thread waits for would be noticed late.
+        self.agent.wake_for(self.node.notify_at())
+        return request
+
+    def reject(self, name: str, reason: str, detail: str, payload: bytes) -> None:
+        """Dead-letter something that is no input."""
+        site, device = self.agent.config.site, self.agent.config.device
+        topic = topics.of_origin(site, self.config.name, Kind.INPUT, device)
+        with self.agent.transport.lock:
+            self.agent.dead_letter(topic, RemoteProtocolError(reason, f"{name}: {detail}"), payload)
+
+    def acknowledge(self, token: object) -> None:
+        """Acknowledge the delivery that an input came with."""
+        with self.agent.transport.lock:
+            self.agent.transport.acknowledge(token)
+
+    # ------------------------------------------------------------ the agent's side
+
+    def published(self, request: str) -> None:
+        """The broker has the result of `request`."""
+        if not self.node.published(request):
+            return
+        if self.spool is not None:
+            self.spool.answered(request)
+        if self.source is not None:
+            self.source.answered(request)
+        self.room.notify()
+
+
+def _node_settings(agent: Agent, index: int, config: PipelineConfig, bundle: Bundle) -> NodeSettings:
+    return NodeSettings(
+        site=agent.config.site,
+        device=agent.config.device,
+        pipeline=config.name,
+        boot=f"{agent.boot}{index or ''}",
+        model=bundle.name,
+        revision=bundle.revision,
+        labels=bundle.labels,
+        inputs=tuple((stage.input.dtype, stage.input.shape) for stage in bundle.stages),
+        stages=config.stages,
+        criterion=bundle.criterion,
+        thresholds=bundle.thresholds,
+        codec=agent.config.codec,
+        inbox_items=agent.config.inbox.items,
+        inbox_bytes=agent.config.inbox.kb << 10,
+        origin=_origin_settings(config.origin),
+    )
+
+
+def _origin_settings(config: OriginConfig | None) -> OriginSettings | None:
+    if config is None:
+        return None
+    return OriginSettings(
+        deadline_s=config.deadline_ms / 1e3,
+        pending_items=config.pending,
+        silence_floor_s=config.silence_ms / 1e3,
+    )
+
+
+class Agent:
+    """A device agent. `run` blocks until `stop` is called (from any thread or a signal handler).
+
+    Raises ConfigError, BundleError or RuntimeUnavailableError out of the constructor or `prepare`.
+    """
+
+    def __init__(self, config: AgentConfig, transport: Transport | None = None) -> None:
+        self.config = config
+        self.boot = secrets.token_hex(4)
+        self._started_at = time.monotonic()
+        state_topic = topics.device(config.site, config.device, Kind.STATE)
+        will = (state_topic, self._state(DeviceStatus.LOST))
+        self.transport: Transport = transport or PahoTransport(
+            config.broker, client_id=config.client_id, will=will, receive_maximum=config.receive_maximum
+        )
+        self.pipelines = [
+            Pipeline(self, index, pipeline, _load_bundle(pipeline)) for index, pipeline in enumerate(config.pipelines)
+        ]
+        self.on_result: list[Callable[[Result], None]] = []
+        """Called with each final result of this origin, with the lock held."""
+        self.dead_letters = 0
+        self._status = DeviceStatus.INIT
+        self._state_topic = state_topic
+        self._routes = self._make_routes()
+        self._outcome_topics: dict[tuple[str, str], str] = {}
+        self._worker: Worker[tuple[Pipeline, Run]] = Worker(self._infer, self._fault)
+        self._notifier = SystemdNotifier()
+        self._stopping = threading.Event()
+        self._ready = threading.Event()
+        self._sources: list[threading.Thread] = []
+        self._exit_status = 0
+        self._sequence = 0
+        self._telemetry_at = 0.0
+        self._watchdog_at = 0.0
+        self._waits_until = 0.0
+        self._healed_at = 0.0
+        self._problem = ""
+        self._clock_synced = clock_synced()
+
+    # ------------------------------------------------------------ life
+
+    def prepare(self) -> None:
+        """Test and load the interpreters. Call it before any other thread runs: the self-test forks."""
+        for pipeline in self.pipelines:
+            stages = pipeline.config.stages
+            if stages and self.config.self_test:
+                self_test(pipeline.bundle, stages, self.config.num_threads)
+        for pipeline in self.pipelines:
+            if pipeline.config.stages:
+                pipeline.runtime = TFLiteRuntime(pipeline.bundle, pipeline.config.stages, self.config.num_threads)
+            if pipeline.config.origin is not None:
+                pipeline.source = make_source(pipeline.config.origin.source, pipeline)
+
+    def run(self) -> int:
+        """Serve until `stop`, then drain; return the exit status (0, or 70 after a fault of the program)."""
+        self._worker.start()
+        with contextlib.closing(self.transport):
+            self.transport.open(self, self._subscriptions())
+            while not self._stopping.is_set():
+                self._turn()
+            self._drain()
+        for pipeline in self.pipelines:
+            if pipeline.spool is not None:
+                pipeline.spool.close()
+        return self._exit_status
+
+    def stop(self) -> None:
+        """Ask `run` to drain and return; safe in a signal handler."""
+        self._stopping.set()
+        self.transport.wake()
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        self._waits_until = min(now + POLL_S, self._due_at())
+        self.transport.poll(max(0.0, self._waits_until - now))
+        with self.transport.lock:
+            self._tick(time.monotonic())
+
+    def _due_at(self) -> float:
+        due = min(pipeline.node.notify_at() for pipeline in self.pipelines)
+        return min(due, self._telemetry_at, self._watchdog_at if self._notifier.interval_s else due)
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Wait until the agent has connected for the first time; for programs that run it in a thread."""
+        return self._ready.wait(timeout_s)
+
+    def wake_for(self, due_at: float) -> None:
+        """Shorten the network thread's wait if something is due before its end."""
+        if due_at < self._waits_until:
+            self.transport.wake()
+
+    def _tick(self, now: float) -> None:
+        for pipeline in self.pipelines:
+            if pipeline.node.notify_at() <= now:
+                self.perform(pipeline, pipeline.node.tick(now))
+        if self.transport.last_error not in (None, self._problem):
+            self.disconnected(self.transport.last_error or "")
+        if now >= self._telemetry_at:
+            self._telemetry_at = now + self.config.telemetry_s
+            self._report()
+        interval_s = self._notifier.interval_s
+        if interval_s and now >= self._watchdog_at and self._worker.busy_s() < self.config.hang_s:
+            self._watchdog_at = now + interval_s
+            self._notifier.send("WATCHDOG=1")
+        if self._worker.busy_s() > 2 * self.config.hang_s:
+            # Not even a supervisor helped. Custody of what is spooled survives; a hung thread cannot be ended.
+            log.critical("inference has hung for %.0f s: giving up, to be restarted", self._worker.busy_s())
+            os._exit(70)
+
+    def _drain(self) -> None:
+        """Answer what is in custody and finish what is at work, within `drain_s`; then say goodbye."""
+        self._notifier.send("STOPPING=1")
+        self._set_status(DeviceStatus.DRAINING)
+        ends_at = time.monotonic() + self.config.drain_s
+        while not self._idle() and time.monotonic() < ends_at and not self._exit_status:
+            self.transport.poll(0.05)
+            with self.transport.lock:
+                self._tick(time.monotonic())
+        for thread in self._sources:
+            thread.join(1.0)
+        self._worker.stop(1.0)
+        with self.transport.lock:
+            self._report()
+        self._set_status(DeviceStatus.DISCONNECTED)
+
+    def _idle(self) -> bool:
+        return all(pipeline.node.idle() for pipeline in self.pipelines)
+
+    def _fault(self, error: BaseException) -> None:
+        log.critical("inference thread ended by a fault of this program", exc_info=error)
+        self._exit_status = 70
+        self.stop()
+
+    # ------------------------------------------------------------ Listener
+
+    def connected(self) -> None:
+        """Birth on every connect, so that no board is stuck as lost."""
+        first = self._status == DeviceStatus.INIT
+        if not first:
+            log.info("connected again")
+        self._set_status(DeviceStatus.DRAINING if self._stopping.is_set() else DeviceStatus.READY)
+        self._publish(Kind.META, topics.device(self.config.site, self.config.device, Kind.META), self._meta())
+        if first:
+            log.info("%s is ready: %s", self.config.device, ", ".join(map(_describe, self.pipelines)))
+            self._notifier.send("READY=1")
+            self._start_sources()
+            self._ready.set()
+
+    def disconnected(self, why: str) -> None:
+        """Say why, once per reason; the transport keeps trying."""
+        if why != self._problem:
+            self._problem = why
+            log.warning("%s", why)
+
+    def received(self, message: Received) -> None:
+        """Route a message by its topic; whatever breaks the protocol is dead-lettered and acknowledged."""
+        route = self._routes.get(message.topic)
+        try:
+            if route is None:
+                raise RemoteProtocolError("topic", "not subscribed by this agent")
+            route(message)
+        except RemoteProtocolError as error:
+            self.dead_letter(message.topic, error, message.payload)
+            self.transport.acknowledge(message.token)
+
+    def published(self, token: str) -> None:
+        """The broker acknowledged a result."""
+        index, _, request = token.partition("/")
+        self.pipelines[int(index)].published(request)
+
+    # ------------------------------------------------------------ messages in
+
+    def _make_routes(self) -> dict[str, Callable[[Received], None]]:
+        routes: dict[str, Callable[[Received], None]] = {self._state_topic: self._on_own_state}
+        for pipeline in self.pipelines:
+            for k in pipeline.config.stages:
+                routes[pipeline.stage_topics[k]] = self._stage_route(pipeline, k)
+            routes[topics.plan(self.config.site, pipeline.config.name)] = self._plan_route(pipeline)
+            if pipeline.config.origin is not None:
+                routes[self._origin_topic(pipeline, Kind.OUTCOME)] = self._outcome_route(pipeline)
+                if pipeline.config.origin.source.kind == "mqtt":
+                    routes[self._origin_topic(pipeline, Kind.INPUT)] = self._input_route(pipeline)
+        return routes
+
+    def _origin_topic(self, pipeline: Pipeline, kind: Kind) -> str:
+        return topics.of_origin(self.config.site, pipeline.config.name, kind, self.config.device)
+
+    def _subscriptions(self) -> list[tuple[str, int]]:
+        shared = {
+            pipeline.stage_topics[k]: topics.shared_stage(self.config.site, pipeline.config.name, k)
+            for pipeline in self.pipelines
+            for k in pipeline.config.stages
+        }
+        return [(shared.get(topic, topic), 1) for topic in self._routes]
+
+    def _stage_route(self, pipeline: Pipeline, k: int) -> Callable[[Received], None]:
+        receive = pipeline.node.receive
+
+        def route(message: Received) -> None:
+            decoded = wire.decode_stage(message.payload)
+            if decoded.stage != k:
+                raise RemoteProtocolError("stage", f"says stage {decoded.stage} on the topic of stage {k}")
+            self.perform(pipeline, receive(time.monotonic(), decoded, message.token))
+
+        return route
+
+    def _outcome_route(self, pipeline: Pipeline) -> Callable[[Received], None]:
+        def route(message: Received) -> None:
+            outcome = wire.decode_outcome(message.payload)
+            self.perform(pipeline, pipeline.node.receive(time.monotonic(), outcome, message.token))
+
+        return route
+
+    def _plan_route(self, pipeline: Pipeline) -> Callable[[Received], None]:
+        def route(message: Received) -> None:
+            before = pipeline.node.plan.epoch
+            plan = wire.decode_plan(message.payload)
+            self.perform(pipeline, pipeline.node.receive(time.monotonic(), plan, message.token))
+            if pipeline.node.plan.epoch != before:
+                log.info("%s: epoch %d, %s %s", pipeline.config.name, plan.epoch, plan.criterion, plan.thresholds)
+                # The acknowledgement of a plan is the epoch in the next report; it need not wait.
+                self._telemetry_at = 0.0
+
+        return route
+
+    def _input_route(self, pipeline: Pipeline) -> Callable[[Received], None]:
+        def route(message: Received) -> None:
+            source = pipeline.source
+            assert isinstance(source, Mqtt)  # noqa: S101 - the route exists for this source alone
+            source.put(message)
+
+        return route
+
+    def _on_own_state(self, message: Received) -> None:
+        """Heal a state that is not ours: the will of an earlier connection may arrive after the new birth."""
+        self.transport.acknowledge(message.token)
+        if message.payload == self._state(self._status):
+            return
+        now = time.monotonic()
+        if now - self._healed_at >= 1.0:
+            self._healed_at = now
+            self._set_status(self._status)
+        wire.decode_state(message.payload)
+
+    # ------------------------------------------------------------ effects out
+
+    def perform(self, pipeline: Pipeline, effects: Iterable[Effect]) -> None:
+        """Carry out a node's effects, in order. Called with the lock held."""
+        for effect in effects:
+            kind = type(effect)
+            if kind is Publish:
+                self._send(pipeline, effect)  # type: ignore[arg-type]
+            elif kind is Run:
+                self._worker.put((pipeline, effect))  # type: ignore[arg-type]
+            elif kind is Acknowledge:
+                self.transport.acknowledge(effect.delivery)  # type: ignore[union-attr]
+            elif kind is Drop and log.isEnabledFor(logging.DEBUG):
+                log.debug("%s dropped: %s", effect.request, effect.reason)  # type: ignore[union-attr]
+
+    def _send(self, pipeline: Pipeline, effect: Publish) -> None:
+        message = effect.message
+        if isinstance(message, StageMessage):
+            self._send_stage(pipeline, message)
+        elif isinstance(message, Outcome):
+            topic = self._outcome_topic(pipeline.config.name, message.origin)
+            self.transport.publish(topic, wire.encode_outcome(message), qos=DELIVERY[Kind.OUTCOME].qos)
+        else:
+            self._send_result(pipeline, message, effect.token)
+
+    def _send_stage(self, pipeline: Pipeline, message: StageMessage) -> None:
+        payload, topic = wire.encode_stage(message), pipeline.stage_topics[message.stage]
+        pipeline.node.sent(message.stage, len(payload))
+        try:
+            self.transport.publish(
+                topic, payload, qos=DELIVERY[Kind.STAGE].qos, expiry_s=message.budget_s - message.spent_s
+            )
+        except LocalProtocolError as error:
+            self.dead_letter(topic, error, payload)
+            self.perform(pipeline, pipeline.node.refused(time.monotonic(), message))
+
+    def _outcome_topic(self, pipeline: str, origin: str) -> str:
+        key = (pipeline, origin)
+        if key not in self._outcome_topics:
+            if len(self._outcome_topics) >= 1024:
+                self._outcome_topics.clear()
+            self._outcome_topics[key] = topics.of_origin(self.config.site, pipeline, Kind.OUTCOME, origin)
+        return self._outcome_topics[key]
+
+    def _send_result(self, pipeline: Pipeline, result: Result, token: str | None) -> None:
+        time_now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        delivery = DELIVERY[Kind.RESULT]
+        self.transport.publish(
+            pipeline.result_topic,
+            wire.encode_result(result, time=time_now, clock_synced=self._clock_synced),
+            qos=delivery.qos,
+            content_type=delivery.content_type,
+            token=None if token is None else f"{pipeline.index}/{token}",
+        )
+        if result.final:
+            for hook in self.on_result:
+                hook(result)
+
+    def _publish(self, kind: Kind, topic: str, payload: bytes) -> None:
+        delivery = DELIVERY[kind]
+        self.transport.publish(
+            topic, payload, qos=delivery.qos, retain=delivery.retain, content_type=delivery.content_type
+        )
+
+    def dead_letter(self, topic: str, error: RemoteProtocolError | LocalProtocolError, payload: bytes) -> None:
+        """Count a message that broke the protocol and publish why. Called with the lock held."""
+        self.dead_letters += 1
+        letter = DeadLetter(
+            device=self.config.device,
+            topic=wire.printable(topic)[:256],
+            reason=error.reason,
+            detail=wire.printable(error.detail)[:256],
+            payload_bytes=len(payload),
+            head_hex=bytes(payload[:32]).hex(),
+        )
+        self._publish(
+            Kind.DEAD,
+            topics.device(self.config.site, self.config.device, Kind.DEAD),
+            wire.encode_dead(letter),
+        )
+
+    # ------------------------------------------------------------ inference
+
+    def _infer(self, job: tuple[Pipeline, Run]) -> None:
+        """Run one segment and carry out what follows, on the inference thread."""
+        pipeline, run = job
+        runtime, spec = pipeline.runtime, pipeline.specs[run.stage]
+        assert runtime is not None  # noqa: S101 - a pipeline without stages asks for no run
+        try:
+            tensor = tensors.decode(run.tensor, dtype=spec.dtype, shape=spec.shape)
+            started_at = time.monotonic()
+            output = runtime.run(run.stage, tensor)
+            took_s = time.monotonic() - started_at
+        except Exception as error:  # noqa: BLE001 - whatever the interpreter raises costs this input, not the agent
+            self._infer_failed(pipeline, run, error)
+            return
+        with self.transport.lock:
+            # The node's time is read under the lock: it must not run backwards between two events.
+            self.perform(pipeline, pipeline.node.completed(time.monotonic(), run.key, output, took_s))
+        self.wake_for(pipeline.node.notify_at())
+
+    def _infer_failed(self, pipeline: Pipeline, run: Run, error: Exception) -> None:
+        with self.transport.lock:
+            if isinstance(error, RemoteProtocolError):
+                self.dead_letter(pipeline.stage_topics[run.stage], error, bytes(run.tensor.payload[:32]))
+            else:
+                log.error("stage %d: %s: %s", run.stage, type(error).__name__, error)  # noqa: TRY400 - the line is enough
+            self.perform(pipeline, pipeline.node.failed(time.monotonic(), run.key, str(error)))
+
+    # ------------------------------------------------------------ sources
+
+    def _start_sources(self) -> None:
+        for pipeline in self.pipelines:
+            if pipeline.source is not None:
+                name = f"source-{pipeline.config.name}"
+                thread = threading.Thread(target=self._run_source, args=(pipeline,), name=name, daemon=True)
+                self._sources.append(thread)
+                thread.start()
+
+    def _run_source(self, pipeline: Pipeline) -> None:
+        source = pipeline.source
+        assert source is not None  # noqa: S101
+        try:
+            source.run(self._stopping)
+        except DistreeError as error:
+            log.error("source of %s ended: %s", pipeline.config.name, error)
+        except Exception as error:  # noqa: BLE001 - a source must not end without a word
+            self._fault(error)
+
+    # ------------------------------------------------------------ state, meta, telemetry
+
+    def _state(self, status: DeviceStatus) -> bytes:
+        return wire.encode_state(DeviceState(device=self.config.device, boot=self.boot, status=status))
+
+    def _set_status(self, status: DeviceStatus) -> None:
+        with self.transport.lock:
+            self._status = status
+            self._publish(Kind.STATE, self._state_topic, self._state(status))
+
+    def _meta(self) -> bytes:
+        runtimes = {pipeline.runtime.name for pipeline in self.pipelines if pipeline.runtime is not None}
+        return wire.encode_meta(
+            DeviceMeta(
+                device=self.config.device,
+                boot=self.boot,
+                version=__version__,
+                python=platform.python_version(),
+                runtime=", ".join(sorted(runtimes)),
+                machine=platform.machine(),
+                memory_mb=memory_mb(),
+                stages=tuple(
+                    HeldStage(pipeline=p.config.name, stage=k, model=p.bundle.name, revision=p.bundle.revision)
+                    for p in self.pipelines
+                    for k in p.config.stages
+                ),
+                origins=tuple(p.config.name for p in self.pipelines if p.config.origin is not None),
+            )
+        )
+
+    def _report(self) -> None:
+        if not self.transport.online:
+            return
+        self._sequence += 1
+        self._clock_synced = clock_synced()
+        report = Telemetry(
+            device=self.config.device,
+            boot=self.boot,
+            sequence=self._sequence,
+            uptime_s=time.monotonic() - self._started_at,
+            rss_bytes=rss_bytes(),
+            dead_letters=self.dead_letters,
+            offline_dropped=self.transport.offline_dropped,
+            pipelines=tuple(pipeline.node.telemetry() for pipeline in self.pipelines),
+        )
+        topic = topics.device(self.config.site, self.config.device, Kind.TELEMETRY)
+        self._publish(Kind.TELEMETRY, topic, wire.encode_telemetry(report))
+
+
+def _load_bundle(config: PipelineConfig) -> Bundle:
+    bundle = load_bundle(config.bundle, verify=config.stages)
+    for k in config.stages:
+        if k >= len(bundle.stages):
+            raise ConfigError(
+                f"pipelines.{config.name}.stages: bundle {bundle.name} has 0 to {len(bundle.stages) - 1}, not {k}"
+            )
+    return bundle
+
+
+def _describe(pipeline: Pipeline) -> str:
+    parts = [f"stage {k}" for k in pipeline.config.stages]
+    if pipeline.config.origin is not None:
+        parts.append(f"origin ({pipeline.config.origin.source.kind})")
+    return f"{pipeline.config.name} ({pipeline.bundle.name} {pipeline.bundle.revision}): {', '.join(parts)}"

@@ -1,0 +1,70 @@
+"""`distree agent`: run a board's agent, or check its configuration."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+from pathlib import Path
+
+from device_agent.config import AgentConfig, load_agent_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands of `distree agent`."""
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="run|check")
+    run_parser = verbs.add_parser(
+        "run", help="serve until SIGTERM", epilog="example: distree agent run -c /etc/distree/agent.yaml"
+    )
+    check = verbs.add_parser(
+        "check",
+        help="check the configuration, the bundles and the interpreter, and say what is wrong",
+        epilog="example: distree agent check -c agent.yaml --connect",
+    )
+    for verb in (run_parser, check):
+        verb.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="agent.yaml")
+    run_parser.add_argument("-v", "--verbose", action="store_true", help="log every dropped request")
+    check.add_argument("--connect", action="store_true", help="also log in to the broker")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `distree agent …`; return the exit status."""
+    config = load_agent_config(args.config)
+    if args.verb == "check":
+        return _check(config, args.connect)
+    logging.basicConfig(
+        level=logging.DEBUG if args.verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s"
+    )
+    return _run(config)
+
+
+def _run(config: AgentConfig) -> int:
+    from device_agent.agent import Agent
+
+    agent = Agent(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+    agent.prepare()
+    return agent.run()
+
+
+def _check(config: AgentConfig, connect: bool) -> int:
+    from device_agent.agent import Agent
+
+    agent = Agent(config)
+    agent.prepare()
+    for pipeline in agent.pipelines:
+        runtime = pipeline.runtime.name if pipeline.runtime is not None else "no interpreter needed"
+        print(f"ok: {pipeline.config.name}: bundle {pipeline.bundle.name} {pipeline.bundle.revision}, {runtime}")
+    if connect:
+        from distree.transport.paho import PahoTransport
+
+        # Another client id: a check must not push a running agent off the broker.
+        transport = PahoTransport(config.broker, client_id=f"{config.client_id}-check", clean=True)
+        try:
+            transport.connect_now(config.broker.connect_timeout_s + 1.0)
+        finally:
+            transport.close()
+        print(f"ok: broker {config.broker.host}:{config.broker.port}")
+    print(f"ok: {config.device} at site {config.site}")
+    return 0

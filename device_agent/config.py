@@ -1,0 +1,154 @@
+"""agent.yaml as frozen dataclasses; see examples/agent.yaml for a commented one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from distree import config
+from distree.errors import ConfigError
+from distree.topics import check_id
+from distree.types import BrokerSettings, Codec
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ConfigError(f"{name}: must be above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplaySource:
+    """Inputs from an .npz file with an array `input` (n, …) of the manifest's dtype and shape."""
+
+    kind: Literal["replay"]
+    path: Path
+    rate_hz: float | None = None
+    limit: int | None = None
+    repeat: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rate_hz is not None:
+            _positive(rate_hz=self.rate_hz)
+        if self.limit is not None:
+            _positive(limit=self.limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectorySource:
+    """Files that appear in a folder: .npy arrays or encoded images. A file leaves the folder once it is answered."""
+
+    kind: Literal["directory"]
+    path: Path
+    after: Literal["move", "delete"] = "move"
+    poll_ms: float = 200
+
+    def __post_init__(self) -> None:
+        _positive(poll_ms=self.poll_ms)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttSource:
+    """Inputs on `pipeline/{pipeline}/input/{device}`: raw bytes, encoded images, or either with a name."""
+
+    kind: Literal["mqtt"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonSource:
+    """Inputs from the program that runs the agent, through `device_agent.Origin`."""
+
+    kind: Literal["python"]
+
+
+Source = ReplaySource | DirectorySource | MqttSource | PythonSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginConfig:
+    """Inputs that this board answers for.
+
+    `pending` bounds how many are on their way at a time; `silence_ms` is the least silence of a hop after which
+    features are sent once more; `spool` keeps accepted inputs in `state_dir` over a crash.
+    """
+
+    source: Source
+    deadline_ms: float = 1000
+    pending: int = 64
+    silence_ms: float = 100
+    spool: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(deadline_ms=self.deadline_ms, pending=self.pending, silence_ms=self.silence_ms)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineConfig:
+    """A pipeline in which this board takes part. `bundle` is a name in the model zoo or a folder."""
+
+    name: str
+    bundle: str
+    stages: tuple[int, ...] = ()
+    origin: OriginConfig | None = None
+
+    def __post_init__(self) -> None:
+        check_id(self.name, "name")
+        if not self.stages and self.origin is None:
+            raise ConfigError("stages: nothing to do; give stages, or an origin, or both")
+        if len(set(self.stages)) != len(self.stages) or min(self.stages, default=0) < 0:
+            raise ConfigError("stages: must be different numbers from 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxConfig:
+    """Bounds of what waits on this board, per pipeline; beyond them the oldest is shed."""
+
+    items: int = 64
+    kb: int = 4096
+
+    def __post_init__(self) -> None:
+        _positive(items=self.items, kb=self.kb)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """One board's configuration."""
+
+    site: str
+    device: str
+    pipelines: tuple[PipelineConfig, ...]
+    broker: BrokerSettings = field(default_factory=BrokerSettings)
+    state_dir: Path = Path("state")
+    num_threads: int = 1
+    codec: Codec = "raw"
+    inbox: InboxConfig = field(default_factory=InboxConfig)
+    receive_maximum: int = 16
+    telemetry_s: float = 2.0
+    hang_s: float = 30.0
+    drain_s: float = 10.0
+    self_test: bool = True
+
+    def __post_init__(self) -> None:
+        check_id(self.site, "site")
+        check_id(self.device, "device")
+        _positive(
+            num_threads=self.num_threads,
+            receive_maximum=self.receive_maximum,
+            telemetry_s=self.telemetry_s,
+            hang_s=self.hang_s,
+            drain_s=self.drain_s,
+        )
+        names = [pipeline.name for pipeline in self.pipelines]
+        if not names or len(set(names)) != len(names):
+            raise ConfigError("pipelines: at least one is needed, each with its own name")
+
+    @property
+    def client_id(self) -> str:
+        """MQTT client id: one agent per device and site."""
+        return f"distree-{self.site}-{self.device}"
+
+
+def load_agent_config(path: Path) -> AgentConfig:
+    """Load agent.yaml; ConfigError with one line per mistake. Paths are relative to the file's folder."""
+    return config.load(path, AgentConfig)

@@ -1,0 +1,40 @@
+"""What sources and the agent know of each other."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from distree.preprocess import Preprocessor
+from distree.protocols import Array
+
+
+class Inlet(Protocol):
+    """The agent's side: takes inputs. Every method may be called from any thread, without the lock."""
+
+    preprocessor: Preprocessor
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Wait until an input can be accepted without shedding another; False on time-out."""
+
+    def submit(self, name: str, raw: Array, request: str | None = None) -> str:
+        """Accept an input of the manifest's dtype and shape; return its request id.
+
+        Raises RemoteProtocolError for a wrong dtype or shape.
+        """
+
+    def reject(self, name: str, reason: str, detail: str, payload: bytes) -> None:
+        """Dead-letter something that is no input."""
+
+    def acknowledge(self, token: object) -> None:
+        """Acknowledge the delivery that an input came with."""
+
+
+class Source(Protocol):
+    """A source runs in a thread of its own until `stop` is set."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Hand inputs over until there are no more, or until `stop`."""
+
+    def answered(self, request: str) -> None:
+        """The broker has the result of `request`. Called with the agent's lock held: be short."""

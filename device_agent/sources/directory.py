@@ -1,0 +1,115 @@
+"""Inputs from files that appear in a folder."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from device_agent.config import DirectorySource
+from device_agent.sources.base import Inlet
+from distree import wire
+from distree.errors import RemoteProtocolError
+from distree.protocols import Array
+
+log = logging.getLogger(__name__)
+
+SETTLED_S = 0.2
+"""A file that changed more recently than this may still be written, and waits for the next look."""
+
+MAX_FILE_BYTES = 32 << 20
+
+
+class Directory:
+    """Takes .npy arrays and images from a folder, oldest name first.
+
+    A file stays until its result is with the broker, so a crash loses none; then it is moved to `done/`, or deleted.
+    What cannot be read is moved to `failed/`. Names that start with a dot are left alone: write under such a name,
+    then rename, to hand a file over in one step.
+    """
+
+    def __init__(self, config: DirectorySource, inlet: Inlet) -> None:
+        self._config = config
+        self._inlet = inlet
+        self._taken: dict[Path, str | None] = {}
+        self._files: dict[str, Path] = {}
+        self._finished: list[Path] = []
+
+    def run(self, stop: threading.Event) -> None:
+        """Look every `poll_ms` until `stop`."""
+        self._config.path.mkdir(parents=True, exist_ok=True)
+        while not stop.wait(self._config.poll_ms / 1e3):
+            try:
+                self._put_away()
+                for path in self._new_files():
+                    self._take(path, stop)
+            except OSError as error:
+                log.warning("source %s: %s; looking again", self._config.path, error)
+
+    def answered(self, request: str) -> None:
+        """Note that a file is done; it is moved at the next look, outside the lock."""
+        path = self._files.pop(request, None)
+        if path is not None:
+            self._finished.append(path)
+
+    def _new_files(self) -> list[Path]:
+        settled = time.time() - SETTLED_S
+        return [
+            path
+            for path in sorted(self._config.path.iterdir())
+            if path.is_file()
+            and not path.name.startswith(".")
+            and path not in self._taken
+            and path.stat().st_mtime < settled
+        ]
+
+    def _take(self, path: Path, stop: threading.Event) -> None:
+        while not self._inlet.wait_for_room(0.5):
+            self._put_away()
+            if stop.is_set():
+                return
+        content = b""
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise RemoteProtocolError("size", f"{path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are read")
+            content = path.read_bytes()
+            raw = read_input(path.name, content, self._inlet)
+            self._taken[path] = None
+            # Named by file and time: a new file of an old name is a new input, the same file after a crash is not.
+            name = wire.printable(path.name)[:256]
+            request = f"{name[:32]}-{path.stat().st_mtime_ns:x}"
+            self._files[request] = path
+            self._inlet.submit(name, raw, request)
+        except RemoteProtocolError as error:
+            self._inlet.reject(wire.printable(path.name), error.reason, error.detail, content)
+            self._move(path, "failed")
+
+    def _put_away(self) -> None:
+        while self._finished:
+            path = self._finished.pop()
+            if self._config.after == "delete":
+                path.unlink(missing_ok=True)
+            else:
+                self._move(path, "done")
+            self._taken.pop(path, None)
+
+    def _move(self, path: Path, folder: str) -> None:
+        target = self._config.path / folder
+        target.mkdir(exist_ok=True)
+        if path.exists():
+            path.replace(target / path.name)
+
+
+def read_input(name: str, content: bytes, inlet: Inlet) -> Array:
+    """Read an .npy array or an encoded image; RemoteProtocolError if it is neither."""
+    if not name.endswith(".npy"):
+        return inlet.preprocessor.from_image(content)
+    try:
+        array: Array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise RemoteProtocolError("encoding", f"not an .npy array: {error}"[:200]) from None
+    return array

@@ -1,0 +1,7 @@
+"""`python -m distree`: the same as the `distree` command."""
+
+import sys
+
+from distree.cli import main
+
+sys.exit(main())

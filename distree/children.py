@@ -1,0 +1,45 @@
+"""Child processes that end with their parent, even when that is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import signal
+import subprocess
+from collections.abc import Sequence
+from typing import IO
+
+_PR_SET_PDEATHSIG = 1
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    # Loaded before the fork: the child may only call what is there already.
+    return ctypes.CDLL(None)
+
+
+def spawn(command: Sequence[str], *, stderr: IO[bytes] | int | None = None) -> subprocess.Popen[bytes]:
+    """Start `command` so that the kernel sends it SIGTERM when the thread that called this ends.
+
+    A terminal's Ctrl-C does not reach it: its parent decides in which order to stop things.
+    """
+    libc = _libc()
+    return subprocess.Popen(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stderr=stderr,
+        start_new_session=True,
+        preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+    )
+
+
+def stop(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """Send SIGTERM, and SIGKILL after `timeout_s`; return when the process is gone."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout_s)
+    if process.poll() is None:
+        process.kill()
+    process.wait()

@@ -1,0 +1,68 @@
+"""The `distree` command. Each subcommand's package is imported only when it is asked for: boards start fast."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from distree import __version__
+from distree.errors import BundleError, ConfigError, DistreeError
+
+COMMANDS = {
+    "demo": ("distree.demo", "broker, orchestrator and three agents on this machine, answering real images"),
+    "agent": ("device_agent.cli", "run or check a board's agent"),
+    "orchestrator": ("orchestrator.cli", "presence, plan and telemetry of a site"),
+    "broker": ("broker_config.cli", "run a broker for a first try"),
+    "zoo": ("model_zoo.cli", "list, verify, evaluate and build bundles"),
+    "submit": ("distree.submit", "send files to a running origin and print their results"),
+    "results": ("distree.results", "print a site's results as they come"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, 1 (it did not work out) or 2 (it was asked wrongly)."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    # One thread is what a board has to spare, and OpenBLAS would take memory for more as numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    parser, module = _parser(arguments)
+    args = parser.parse_args(arguments)
+    try:
+        return int(module.run(args)) if module is not None else 2
+    except (ConfigError, BundleError) as error:
+        print(f"distree: {error}", file=sys.stderr)
+        return 2
+    except DistreeError as error:
+        print(f"distree: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # What read our output is gone; its exit is no fault of ours.
+        sys.stderr.close()
+        return 141
+
+
+def _parser(arguments: list[str]):  # type: ignore[no-untyped-def]
+    """Build the parser, with the arguments of the one subcommand that was named."""
+    parser = argparse.ArgumentParser(
+        prog="distree",
+        description="Distributed early exit of neural-network inference over MQTT.",
+        epilog="example: distree demo --inputs 200",
+    )
+    parser.add_argument("--version", action="version", version=f"distree {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    module = None
+    for name, (path, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == named:
+            module = importlib.import_module(path)
+            module.add_arguments(command)
+    return parser, module
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,341 @@
+"""Strict YAML into frozen dataclasses: every mistake is told with its file, line, key and received value.
+
+A dataclass is the schema of a mapping: its field names are the keys, its annotations the types, its defaults
+what may be left out. Understood are str, int, float (an int will do), bool, Literal, pathlib.Path (taken from
+the folder of the file), tuple[X, ...], dict[str, X], X | None, dataclasses, and unions of dataclasses that
+each have a field `kind: Literal[...]`. What types cannot say, a dataclass checks in `__post_init__`, which
+raises ConfigError or ValueError, best as "field: message".
+
+The node graph is read rather than what YAML 1.1 makes of it: an unquoted `no` is never a str, `1:30` is not
+the int 90 nor `017` the int 15, and `1e3` is a float where one is wanted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+
+from distree.errors import ConfigError
+
+T = TypeVar("T")
+
+MAX_BYTES = 1 << 20
+"""Largest file that is read."""
+
+MAX_NODES = 10_000
+"""Most scalars, lists and mappings of a file, with each alias counted as what it stands for."""
+
+_SHOWN = 60
+_BAD: Any = object()
+"""What stands for a value whose problem is already noted."""
+
+_YAML = "tag:yaml.org,2002:"
+_NULL, _STR, _BOOL, _MAP = (f"{_YAML}{name}" for name in ("null", "str", "bool", "map"))
+_START = yaml.Mark("", 0, 0, 0, None, 0)
+_INT = re.compile(r"[-+]?(0|[1-9][0-9_]{0,24})")
+_FLOAT = re.compile(r"[-+]?([0-9][0-9_]{0,24}(\.[0-9]{0,24})?|\.[0-9]{1,24})([eE][-+]?[0-9]{1,3})?")
+_INFINITY = re.compile(r"([-+]?)\.(inf|Inf|INF)")
+_SECRET = re.compile(r"password|passwd|secret|token", re.IGNORECASE)
+
+
+def load(path: Path, cls: type[T]) -> T:
+    """Read the YAML file at `path` as the dataclass `cls`.
+
+    An empty file is an empty mapping. Raises ConfigError with one line for each problem found: the file
+    cannot be read, is larger than MAX_BYTES, is not UTF-8 or YAML, has more than MAX_NODES nodes, or does not
+    fit `cls`. TypeError is for a `cls` with an annotation that is not understood.
+    """
+    reader = _Reader(str(path), path.absolute().parent)
+    try:
+        root = _compose(path)
+        value = reader.read(root, cls, "")
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
+    if reader.problems:
+        raise ConfigError("\n".join(reader.problems))
+    return typing.cast("T", value)
+
+
+def _compose(path: Path) -> yaml.Node:
+    text = _text(path)
+    try:
+        root = yaml.compose(text, yaml.SafeLoader) or yaml.MappingNode(_MAP, [], _START)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not YAML: {error.problem or error.context}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{path}:{line}: not YAML: {error.reason}") from None
+    if _too_many_nodes(root):
+        raise ConfigError(f"{path}: more than {MAX_NODES} nodes once aliases are expanded")
+    return root
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8: byte 0x{data[error.start]:02x}") from None
+
+
+def _too_many_nodes(root: yaml.Node) -> bool:
+    # Counts before it descends, so neither nested aliases nor a list that holds itself cost memory or time.
+    stack, count = [root], 1
+    while stack:
+        children = _children(stack.pop())
+        count += len(children)
+        if count > MAX_NODES:
+            return True
+        stack += children
+    return False
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    match node:
+        case yaml.MappingNode():
+            return [child for entry in node.value for child in entry]
+        case yaml.SequenceNode():
+            return list(node.value)
+    return []
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(cls) if field.init}
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+class _Reader:
+    """Reads nodes as types. Each `read` gives a value, or notes a problem and gives _BAD."""
+
+    def __init__(self, file: str, folder: Path) -> None:
+        self.file = file
+        self.folder = folder
+        self.problems: list[str] = []
+
+    def read(self, node: yaml.Node, hint: Any, at: str) -> Any:
+        """Read `node`, which stands at the key path `at`, as the type `hint`."""
+        origin = get_origin(hint)
+        if origin is Union or origin is types.UnionType:
+            return self._union(node, get_args(hint), at)
+        if origin is Literal:
+            return self._literal(node, get_args(hint), at)
+        if origin is tuple:
+            return self._list(node, get_args(hint)[0], at)
+        if origin is dict:
+            return self._dict(node, get_args(hint)[1], at)
+        if dataclasses.is_dataclass(hint):
+            return self._dataclass(node, typing.cast("type", hint), at)
+        return self._scalar(node, hint, at)
+
+    def _note(self, node: yaml.Node, at: str, message: str) -> Any:
+        where = f"{self.file}:{node.start_mark.line + 1}"
+        self.problems.append(f"{where}: {at}: {message}" if at else f"{where}: {message}")
+        return _BAD
+
+    def _expected(self, node: yaml.Node, at: str, what: str, advice: str = "") -> Any:
+        return self._note(node, at, f"expected {what}, received {_received(node, at)}{advice}")
+
+    def _union(self, node: yaml.Node, hints: tuple[Any, ...], at: str) -> Any:
+        members = [hint for hint in hints if hint is not types.NoneType]
+        if len(members) < len(hints) and node.tag == _NULL:
+            return None
+        if len(members) == 1:
+            return self.read(node, members[0], at)
+        return self._by_kind(node, members, at)
+
+    def _by_kind(self, node: yaml.Node, members: list[Any], at: str) -> Any:
+        kinds = {kind: member for member in members for kind in get_args(_hints(member)["kind"])}
+        if not isinstance(node, yaml.MappingNode):
+            return self._expected(node, at, "a mapping")
+        for key, value in node.value:
+            if key.value == "kind":
+                kind = self._literal(value, tuple(kinds), _join(at, "kind"))
+                return _BAD if kind is _BAD else self.read(node, kinds[kind], at)
+        self.problems.append(f"{self.file}: missing key {_join(at, 'kind')}; one of {', '.join(kinds)}")
+        return _BAD
+
+    def _literal(self, node: yaml.Node, options: tuple[Any, ...], at: str) -> Any:
+        for option in options:
+            if _as(node, type(option)) == option:
+                return option
+        words = [str(option) for option in options]
+        advice = _nearest(str(node.value), words) if isinstance(node, yaml.ScalarNode) else ""
+        if node.value in options:
+            advice = "; quote it"
+        return self._expected(node, at, f"one of {', '.join(words)}", advice)
+
+    def _list(self, node: yaml.Node, hint: Any, at: str) -> Any:
+        if not isinstance(node, yaml.SequenceNode):
+            return self._expected(node, at, "a list")
+        items = [self.read(child, hint, f"{at}[{i}]") for i, child in enumerate(node.value)]
+        return _BAD if _BAD in items else tuple(items)
+
+    def _dict(self, node: yaml.Node, hint: Any, at: str) -> Any:
+        if not isinstance(node, yaml.MappingNode):
+            return self._expected(node, at, "a mapping")
+        items: dict[str, Any] = {}
+        for key, child in self._entries(node, at):
+            if key.tag == _STR:
+                items[key.value] = self.read(child, hint, _join(at, key.value))
+            else:
+                items[key.value] = self._expected(key, at, "a str as key", _advice(key, str))
+        return _BAD if any(value is _BAD for value in items.values()) else items
+
+    def _entries(self, node: yaml.MappingNode, at: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
+        """Give the entries of a mapping whose key is a scalar that did not come before; note the others."""
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self._expected(key, at, "a str as key")
+            elif key.value in lines:
+                self._note(key, _join(at, key.value), f"duplicate key, first on line {lines[key.value]}")
+            else:
+                lines[key.value] = key.start_mark.line + 1
+                yield key, value
+
+    def _dataclass(self, node: yaml.Node, cls: type, at: str) -> Any:
+        if not isinstance(node, yaml.MappingNode):
+            return self._expected(node, at, "a mapping")
+        known = len(self.problems)
+        fields, values = _fields(cls), {}
+        for key, child in self._entries(node, at):
+            if key.value in fields:
+                values[key.value] = self.read(child, _hints(cls)[key.value], _join(at, key.value))
+            else:
+                self._unknown(key, child, fields, at)
+        for name, field in fields.items():
+            if name not in values and _is_required(field):
+                self.problems.append(f"{self.file}: missing key {_join(at, name)}")
+        return self._build(node, cls, values, at) if len(self.problems) == known else _BAD
+
+    def _unknown(self, key: yaml.ScalarNode, child: yaml.Node, fields: Iterable[str], at: str) -> None:
+        path = _join(at, key.value)
+        names = list(fields)
+        advice = _nearest(key.value, names) or f"; keys: {', '.join(names)}"
+        self._note(key, path, f"unknown key (received {_received(child, path)}){advice}")
+
+    def _build(self, node: yaml.MappingNode, cls: type, values: dict[str, Any], at: str) -> Any:
+        try:
+            return cls(**values)
+        except (ConfigError, ValueError) as error:
+            message = " ".join(str(error).split())
+        name, colon, rest = message.partition(": ")
+        if not colon or name not in _fields(cls):
+            return self._note(node, at, message)
+        keys = [key for key, _ in node.value if key.value == name]
+        return self._note(keys[0] if keys else node, _join(at, name), rest)
+
+    def _scalar(self, node: yaml.Node, hint: Any, at: str) -> Any:
+        value = _as(node, str if hint is Path else hint)
+        if value is None:
+            name = "a path" if hint is Path else hint.__name__
+            return self._expected(node, at, name, _advice(node, hint))
+        return self.folder / value if hint is Path else value
+
+
+def _as_str(node: yaml.ScalarNode) -> str | None:
+    return node.value if node.tag == _STR else None
+
+
+def _as_bool(node: yaml.ScalarNode) -> bool | None:
+    if node.style is None and node.tag == _BOOL:
+        return yaml.SafeLoader.bool_values.get(node.value.lower())
+    return None
+
+
+def _as_int(node: yaml.ScalarNode) -> int | None:
+    if node.style is None and _INT.fullmatch(node.value):
+        return int(node.value.replace("_", ""))
+    return None
+
+
+def _as_float(node: yaml.ScalarNode) -> float | None:
+    if node.style is not None:
+        return None
+    if infinity := _INFINITY.fullmatch(node.value):
+        return float(f"{infinity[1]}inf")
+    if not _FLOAT.fullmatch(node.value):
+        return None
+    value = float(node.value.replace("_", ""))
+    return value if math.isfinite(value) else None
+
+
+_SCALARS: dict[type, Callable[[yaml.ScalarNode], Any]] = {
+    str: _as_str,
+    bool: _as_bool,
+    int: _as_int,
+    float: _as_float,
+}
+
+
+def _as(node: yaml.Node, kind: type) -> Any:
+    """Read a node as a str, bool, int or float; None if it is not one."""
+    if kind not in _SCALARS:
+        raise TypeError(f"{kind} cannot be read from YAML")
+    return _SCALARS[kind](node) if isinstance(node, yaml.ScalarNode) else None
+
+
+def _advice(node: yaml.Node, kind: type) -> str:
+    """Say what would mend a scalar of the wrong type, if that is known."""
+    if not isinstance(node, yaml.ScalarNode):
+        return ""
+    if kind in (str, Path):
+        return "; quote it" if node.style is None and node.tag != _NULL and node.tag.startswith(_YAML) else ""
+    plain = yaml.ScalarNode(_BOOL, node.value)
+    return "; remove the quotes" if node.style is not None and _as(plain, kind) is not None else ""
+
+
+def _received(node: yaml.Node, at: str) -> str:
+    """Show a node on one line, shortened; what looks like a secret is not shown, as errors end up in logs."""
+    match node:
+        case yaml.MappingNode():
+            return "a mapping"
+        case yaml.SequenceNode():
+            return "a list"
+    if _SECRET.search(at):
+        return "a value that is not shown"
+    if node.tag == _NULL:
+        return "nothing"
+    return _shortened(node.value, quoted=node.tag == _STR)
+
+
+def _shortened(text: str, *, quoted: bool) -> str:
+    cut = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return repr(cut) if quoted or not cut.isprintable() else cut
+
+
+def _join(at: str, key: str) -> str:
+    key = _shortened(key, quoted=False)
+    return f"{at}.{key}" if at else key
+
+
+def _nearest(word: str, words: list[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=1)
+    return f"; nearest: {near[0]}" if near else ""

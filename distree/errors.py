@@ -1,0 +1,40 @@
+"""One hierarchy of errors; the class says whose fault it is and who can mend it."""
+
+from __future__ import annotations
+
+
+class DistreeError(Exception):
+    """Anything that DistrEE reports to a person: one line that says what, where and how to mend it."""
+
+
+class ConfigError(DistreeError):
+    """A configuration file or option is wrong; the process ends with exit status 2."""
+
+
+class BundleError(DistreeError):
+    """A bundle cannot be used: missing, tampered with, or not what its manifest says."""
+
+
+class RuntimeUnavailableError(DistreeError):
+    """The interpreter cannot be loaded, or gives wrong answers on this machine."""
+
+
+class BrokerError(DistreeError):
+    """The broker cannot be reached or refuses this client."""
+
+
+class ProtocolError(DistreeError):
+    """A message breaks the protocol; `reason` is a short word for counters and dead letters."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class RemoteProtocolError(ProtocolError):
+    """A peer sent what it must not send. Counted, dead-lettered, dropped; never fatal."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This process was about to send what it must not send: a fault of ours."""

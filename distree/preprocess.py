@@ -1,0 +1,109 @@
+"""From what a source hands over to the first segment's input tensor, as the manifest declares it."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+
+from distree.bundle import Manifest
+from distree.errors import RemoteProtocolError
+from distree.protocols import Array
+
+MAX_IMAGE_PIXELS = 32_000_000
+
+
+class Preprocessor:
+    """Turns raw inputs into the tensor of stage 0.
+
+    For uint8 inputs all arithmetic is done once, in a table of 256 entries per channel; an input then costs one
+    look-up per value.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.dtype = np.dtype(manifest.input.dtype)
+        self.shape = manifest.input.shape
+        self.nbytes = self.dtype.itemsize * math.prod(self.shape)
+        self._spec = manifest.stages[0].input
+        self._mean = np.asarray(manifest.preprocess.mean, np.float64)
+        self._std = np.asarray(manifest.preprocess.std, np.float64)
+        self._channels_first = manifest.preprocess.layout == "nchw"
+        self._tables = self._make_tables() if self.dtype == np.uint8 else None
+
+    def tensor(self, raw: Array) -> Array:
+        """Return the C-contiguous tensor (1, …) of stage 0 for an input of the manifest's dtype and shape.
+
+        Raises RemoteProtocolError("dtype" or "shape") for anything else.
+        """
+        if raw.dtype != self.dtype:
+            raise RemoteProtocolError("dtype", f"expected {self.dtype}, received {raw.dtype}")
+        if raw.shape != self.shape:
+            raise RemoteProtocolError("shape", f"expected {self.shape}, received {raw.shape}")
+        tensor = self._look_up(raw) if self._tables is not None else self._quantise(self._normalise(raw))
+        if self._channels_first and tensor.ndim > 1:
+            tensor = np.moveaxis(tensor, -1, 0)
+        return np.ascontiguousarray(tensor).reshape(self._spec.shape)
+
+    def from_bytes(self, payload: bytes) -> Array:
+        """Return the raw input for bytes of exactly the input spec's length, or for an encoded image.
+
+        Raises RemoteProtocolError: "size" for a length that is neither, "image" for what Pillow cannot read.
+        """
+        if len(payload) == self.nbytes:
+            return np.frombuffer(payload, self.dtype).reshape(self.shape)
+        return self.from_image(payload)
+
+    def from_image(self, encoded: bytes) -> Array:
+        """Decode, convert and resize an image to the input spec (height, width, 1 or 3 channels)."""
+        if self.dtype != np.uint8 or len(self.shape) != 3 or self.shape[2] not in (1, 3):
+            raise RemoteProtocolError(
+                "size", f"expected {self.nbytes} bytes ({self.dtype} {self.shape}), received {len(encoded)}"
+            )
+        try:
+            # Pillow is an extra and takes long to import: only boards that are handed encoded images pay for it.
+            from PIL import Image
+        except ImportError:
+            raise RemoteProtocolError(
+                "image",
+                f"received {len(encoded)} bytes, raw inputs have {self.nbytes}; images need distree[images]",
+            ) from None
+        height, width, channels = self.shape
+        try:
+            with Image.open(io.BytesIO(encoded)) as image:
+                if image.width * image.height > MAX_IMAGE_PIXELS:
+                    raise RemoteProtocolError("image", f"{image.width}x{image.height} pixels are too many")
+                grey_or_colour = image.convert("L" if channels == 1 else "RGB")
+                if grey_or_colour.size != (width, height):
+                    grey_or_colour = grey_or_colour.resize((width, height), Image.Resampling.BILINEAR)
+                return np.asarray(grey_or_colour, np.uint8).reshape(self.shape)
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise RemoteProtocolError(
+                "image",
+                f"{len(encoded)} bytes are neither a raw input ({self.nbytes}) nor a readable image: {error}"[:200],
+            ) from None
+
+    def _make_tables(self) -> Array:
+        values = np.arange(256, dtype=np.float64)[:, None] / 255.0
+        return self._quantise((values - self._mean) / self._std)
+
+    def _look_up(self, raw: Array) -> Array:
+        tables = self._tables
+        assert tables is not None  # noqa: S101
+        if tables.shape[1] == 1:
+            looked_up: Array = np.take(tables[:, 0], raw)
+            return looked_up
+        channels: Array = np.stack([tables[:, c][raw[..., c]] for c in range(tables.shape[1])], axis=-1)
+        return channels
+
+    def _normalise(self, raw: Array) -> Array:
+        centred: Array = (raw.astype(np.float64) - self._mean) / self._std
+        return centred
+
+    def _quantise(self, values: Array) -> Array:
+        if self._spec.dtype in ("float32", "float16"):
+            return values.astype(self._spec.dtype)
+        limits = np.iinfo(self._spec.dtype)
+        steps = np.rint(values / self._spec.scale) + self._spec.zero_point
+        quantised: Array = np.clip(steps, limits.min, limits.max).astype(self._spec.dtype)
+        return quantised

@@ -1,0 +1,140 @@
+"""The contracts between parts: transport, runtime and exit policy. Small on purpose."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy.typing as npt
+
+from distree.types import PolicyMemory
+
+Array: TypeAlias = "npt.NDArray[Any]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A message as it came off the broker. `token` is the transport's own, for `Transport.acknowledge`."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    token: object
+
+
+class Listener(Protocol):
+    """What a transport calls. Every call comes with `Transport.lock` held, from inside `Transport.poll`."""
+
+    def connected(self) -> None:
+        """The broker accepted this client and its subscriptions; comes again after each reconnect."""
+
+    def disconnected(self, why: str) -> None:
+        """The connection is gone; the transport reconnects by itself."""
+
+    def received(self, message: Received) -> None:
+        """A message came. It stays unacknowledged until `Transport.acknowledge(message.token)`."""
+
+    def published(self, token: str) -> None:
+        """The broker has settled a publish that carried this token; if it refused it, `last_error` says why."""
+
+
+class Transport(Protocol):
+    """A connection to a broker that heals itself.
+
+    One thread calls `poll` in a loop. Everything else may be called from any thread, with `lock` held. Outgoing
+    messages at QoS 1 survive a lost connection in a queue that is bounded in items and bytes, the oldest dropped
+    and counted in `offline_dropped`; messages at QoS 0 do not.
+    """
+
+    lock: threading.RLock
+    online: bool
+    last_error: str | None
+    offline_dropped: int
+
+    def open(self, listener: Listener, subscriptions: Sequence[tuple[str, int]]) -> None:
+        """Remember the listener and the (filter, QoS) pairs; `poll` then connects and keeps connected."""
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int,
+        retain: bool = False,
+        content_type: str | None = None,
+        expiry_s: float | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Hand a message over. Raises LocalProtocolError("size") if the broker would refuse its size.
+
+        With `expiry_s` it may be dropped while it waits for the connection; `published` is then never called.
+        """
+
+    def acknowledge(self, token: object) -> None:
+        """Acknowledge a received message (QoS 1); harmless for QoS 0 and after a reconnect."""
+
+    def connect_now(self, timeout_s: float) -> None:
+        """Poll until online; BrokerError with the reason after `timeout_s`, or at once if waiting cannot help."""
+
+    def poll(self, timeout_s: float) -> None:
+        """Wait at most `timeout_s` for the network, then handle what came, with `lock` held, and return."""
+
+    def wake(self) -> None:
+        """Make a waiting `poll` return early; callable from any thread, without the lock."""
+
+    def close(self) -> None:
+        """Disconnect in good order (the will is not sent); bounded in time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentOutput:
+    """What one segment gives: quantised features for the next stage (None at the last) and dequantised logits.
+
+    `features` is the interpreter's output as (1, ...) int8 or float32; `logits` has one float per class.
+    """
+
+    features: Array | None
+    logits: list[float]
+
+
+class SegmentRuntime(Protocol):
+    """Runs the segments of one bundle. Used by one thread at a time."""
+
+    name: str
+    """Package and version, for meta and reports."""
+
+    def run(self, stage: int, tensor: Array) -> SegmentOutput:
+        """Run the segment of `stage` on a tensor of the manifest's dtype and shape."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What an exit knows when it decides.
+
+    `logits` are floats, one per class. `memory` is what the criterion returned at the exit before, or (). `left_s`
+    is the budget left, `rest_s` the estimate of what going on would take; both are used by the deadline rule alone.
+    """
+
+    logits: Sequence[float]
+    memory: PolicyMemory = ()
+    left_s: float = float("inf")
+    rest_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A criterion's verdict: `value`, higher is surer, and what it wants to find in `memory` at the next exit."""
+
+    value: float
+    memory: PolicyMemory = ()
+
+
+class ExitPolicy(Protocol):
+    """A criterion. The exit is taken when `score(...).value >= threshold`."""
+
+    name: str
+
+    def score(self, evidence: Evidence) -> Score:
+        """Score one exit. Pure: the same evidence gives the same score on every board."""

@@ -1,0 +1,131 @@
+"""Topics, version 1: the one place that builds and parses them, with the QoS and retain flag of each kind.
+
+distree/1/{site}/device/{device}/{state,meta,telemetry,dead}
+distree/1/{site}/pipeline/{pipeline}/plan
+distree/1/{site}/pipeline/{pipeline}/stage/{k}
+distree/1/{site}/pipeline/{pipeline}/{input,outcome,result}/{origin}
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+
+from distree.errors import ConfigError, RemoteProtocolError
+
+ROOT = "distree/1"
+
+_ID = re.compile(r"[a-z0-9-]{1,32}")
+
+
+class Kind(str, enum.Enum):
+    """What a topic carries; the value is the word that stands in the topic."""
+
+    STATE = "state"
+    META = "meta"
+    TELEMETRY = "telemetry"
+    DEAD = "dead"
+    PLAN = "plan"
+    STAGE = "stage"
+    INPUT = "input"
+    OUTCOME = "outcome"
+    RESULT = "result"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """How messages of one kind are published."""
+
+    qos: int
+    retain: bool
+    content_type: str
+
+
+JSON = "application/json"
+MSGPACK = "application/msgpack"
+
+DELIVERY: dict[Kind, Delivery] = {
+    Kind.STATE: Delivery(qos=1, retain=True, content_type=JSON),
+    Kind.META: Delivery(qos=1, retain=True, content_type=JSON),
+    Kind.TELEMETRY: Delivery(qos=0, retain=False, content_type=MSGPACK),
+    Kind.DEAD: Delivery(qos=1, retain=False, content_type=JSON),
+    Kind.PLAN: Delivery(qos=1, retain=True, content_type=MSGPACK),
+    Kind.STAGE: Delivery(qos=1, retain=False, content_type=MSGPACK),
+    Kind.INPUT: Delivery(qos=1, retain=False, content_type="application/octet-stream"),
+    Kind.OUTCOME: Delivery(qos=1, retain=False, content_type=MSGPACK),
+    Kind.RESULT: Delivery(qos=1, retain=False, content_type=JSON),
+}
+
+_OF_DEVICE = frozenset({Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD})
+_OF_ORIGIN = frozenset({Kind.INPUT, Kind.OUTCOME, Kind.RESULT})
+
+
+def is_id(value: str) -> bool:
+    """Whether `value` may stand in a topic."""
+    return _ID.fullmatch(value) is not None
+
+
+def check_id(value: str, what: str) -> str:
+    """Return `value` if it is an id of `[a-z0-9-]{1,32}`; raise ConfigError naming `what` otherwise."""
+    if not _ID.fullmatch(value):
+        raise ConfigError(f"{what}: {value!r} is not an id; use 1 to 32 of a-z, 0-9 and '-'")
+    return value
+
+
+def device(site: str, device_id: str, kind: Kind) -> str:
+    """Topic of a device's state, meta, telemetry or dead letters."""
+    assert kind in _OF_DEVICE  # noqa: S101 - a programming error, not a message's
+    return f"{ROOT}/{site}/device/{device_id}/{kind.value}"
+
+
+def plan(site: str, pipeline: str) -> str:
+    """Topic of a pipeline's retained plan."""
+    return f"{ROOT}/{site}/pipeline/{pipeline}/plan"
+
+
+def stage(site: str, pipeline: str, k: int) -> str:
+    """Topic on which stage `k` of a pipeline takes inputs (k = 0) or features."""
+    return f"{ROOT}/{site}/pipeline/{pipeline}/stage/{k}"
+
+
+def shared_stage(site: str, pipeline: str, k: int, branch: int = 0) -> str:
+    """Subscription by which the boards of one branch of a stage share its messages.
+
+    The group names the site too: some brokers keep groups by name alone, whatever their topic.
+    """
+    return f"$share/{site}-{pipeline}-{k}-{branch}/{stage(site, pipeline, k)}"
+
+
+def of_origin(site: str, pipeline: str, kind: Kind, origin: str) -> str:
+    """Topic of an origin's raw inputs, outcomes or results."""
+    assert kind in _OF_ORIGIN  # noqa: S101
+    return f"{ROOT}/{site}/pipeline/{pipeline}/{kind.value}/{origin}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A parsed topic. Fields that a kind does not have are None."""
+
+    site: str
+    kind: Kind
+    device: str | None = None
+    pipeline: str | None = None
+    stage: int | None = None
+    origin: str | None = None
+
+
+def parse(topic: str) -> Address:
+    """Parse a topic of version 1; raise RemoteProtocolError("topic") for anything else."""
+    parts = topic.split("/")
+    if parts[:2] == ["distree", "1"] and all(_ID.fullmatch(part) for part in parts[2:]):
+        match parts[2:]:
+            case [site, "device", device_id, ("state" | "meta" | "telemetry" | "dead") as word]:
+                return Address(site=site, kind=Kind(word), device=device_id)
+            case [site, "pipeline", pipeline, "plan"]:
+                return Address(site=site, kind=Kind.PLAN, pipeline=pipeline)
+            case [site, "pipeline", pipeline, "stage", k] if k.isdigit() and len(k) <= 3:
+                return Address(site=site, kind=Kind.STAGE, pipeline=pipeline, stage=int(k))
+            case [site, "pipeline", pipeline, ("input" | "outcome" | "result") as word, origin]:
+                return Address(site=site, kind=Kind(word), pipeline=pipeline, origin=origin)
+    raise RemoteProtocolError("topic", f"{topic[:120]!r} is not a topic of {ROOT}")

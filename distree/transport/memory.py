@@ -1,0 +1,392 @@
+"""A broker inside the process: sessions, retained messages, wills, shared subscriptions and injected loss.
+
+Nothing here starts a thread or opens a socket. What a client receives depends on the seed and on the order of
+the calls alone, so that a failing test fails again.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from distree.errors import BrokerError, LocalProtocolError
+from distree.protocols import Listener, Received
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Message:
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    token: str | None = None
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """One message on its way to one client. Its identity is the token that the client acknowledges."""
+
+    message: _Message
+    qos: int
+    retain: bool
+
+
+@dataclass(slots=True)
+class _Session:
+    """What the broker keeps of a client id, connected or not."""
+
+    client_id: str
+    subscriptions: dict[str, int] = field(default_factory=dict)
+    waiting: deque[_Delivery] = field(default_factory=deque)
+    unacknowledged: OrderedDict[int, _Delivery] = field(default_factory=OrderedDict)
+    owner: MemoryTransport | None = None
+
+
+@dataclass(slots=True)
+class _Group:
+    """The members of one shared subscription, served in turn."""
+
+    members: dict[str, int] = field(default_factory=dict)
+    turn: int = 0
+
+    def next_member(self) -> tuple[str, int]:
+        names = list(self.members)
+        name = names[self.turn % len(names)]
+        self.turn += 1
+        return name, self.members[name]
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """Tell whether a filter matches a topic; no wildcard stands for a first level that begins with `$`."""
+    if topic.startswith("$") and topic_filter[:1] in ("+", "#"):
+        return False
+    levels, parts = topic_filter.split("/"), topic.split("/")
+    for index, level in enumerate(levels):
+        if level == "#":
+            return True
+        if index >= len(parts) or level not in ("+", parts[index]):
+            return False
+    return len(levels) == len(parts)
+
+
+def _shared(subscription: str) -> tuple[str, str] | None:
+    """Split `$share/group/filter` into group and filter; None for a plain filter."""
+    if not subscription.startswith("$share/"):
+        return None
+    _, group, topic_filter = subscription.split("/", 2)
+    return group, topic_filter
+
+
+class MemoryBroker:
+    """A broker for transports of one process.
+
+    `loss` is the probability that a delivery at QoS 0 vanishes; `loss_qos1` the probability that a delivery
+    at QoS 1 misses its turn and comes later, after its successors. Offline members of a shared subscription
+    keep their share, as they do at mosquitto: it waits in their session.
+    """
+
+    def __init__(
+        self, seed: int = 0, loss: float = 0.0, loss_qos1: float = 0.0, max_packet_bytes: int = 268_435_455
+    ) -> None:
+        self.max_packet_bytes = max_packet_bytes
+        self.lock = threading.RLock()
+        self.running = True
+        self._random = random.Random(seed)  # noqa: S311 - a simulation, not a secret
+        self._loss = loss
+        self._loss_qos1 = loss_qos1
+        self._sessions: dict[str, _Session] = {}
+        self._retained: dict[str, _Message] = {}
+        self._groups: dict[tuple[str, str], _Group] = {}
+
+    def transport(
+        self,
+        client_id: str,
+        will: tuple[str, bytes] | None = None,
+        *,
+        receive_maximum: int = 8,
+        offline_items: int = 4096,
+        offline_bytes: int = 8 << 20,
+    ) -> MemoryTransport:
+        """Return a transport of this broker; it connects at its first poll after `open`."""
+        return MemoryTransport(self, client_id, will, receive_maximum, offline_items, offline_bytes)
+
+    def retained(self, topic: str) -> bytes | None:
+        """Return the payload retained on a topic, or None."""
+        message = self._retained.get(topic)
+        return None if message is None else message.payload
+
+    def drop(self, client_id: str) -> None:
+        """Cut a client off as if its board had died: its will is published, its session stays."""
+        session = self._sessions.get(client_id)
+        if session is not None and session.owner is not None:
+            self._cut(session, "the connection was dropped")
+
+    def stop(self, *, forget: bool = False) -> None:
+        """Cut every client off, without wills. `forget` loses sessions and retained messages."""
+        with self.lock:
+            self.running = False
+            for session in self._sessions.values():
+                if session.owner is not None:
+                    session.owner.lose("the broker stopped")
+                    session.owner = None
+            if forget:
+                self._sessions.clear()
+                self._retained.clear()
+                self._groups.clear()
+
+    def start(self) -> None:
+        """Start again after `stop`; clients reconnect at their next poll."""
+        self.running = True
+
+    def _cut(self, session: _Session, why: str) -> None:
+        with self.lock:
+            owner, session.owner = session.owner, None
+            if owner is not None:
+                owner.lose(why)
+                if owner.will is not None:
+                    topic, payload = owner.will
+                    self.route(_Message(topic=topic, payload=payload, qos=1, retain=True))
+
+    # What transports call.
+
+    def attach(self, owner: MemoryTransport, subscriptions: Sequence[tuple[str, int]]) -> _Session:
+        """Connect a client: an older one of the same id is cut off, unacknowledged messages come again."""
+        with self.lock:
+            session = self._sessions.setdefault(owner.client_id, _Session(owner.client_id))
+            if session.owner is not None and session.owner is not owner:
+                self._cut(session, f"another client uses the id {owner.client_id!r}")
+            session.owner = owner
+            # Copies: a token of the connection before must not acknowledge the redelivery.
+            again = [replace(delivery) for delivery in session.unacknowledged.values()]
+            session.waiting.extendleft(reversed(again))
+            session.unacknowledged.clear()
+            for subscription, qos in subscriptions:
+                self._subscribe(session, subscription, min(qos, 1))
+            return session
+
+    def detach(self, owner: MemoryTransport) -> None:
+        """Disconnect a client in good order: no will."""
+        with self.lock:
+            session = self._sessions.get(owner.client_id)
+            if session is not None and session.owner is owner:
+                session.owner = None
+
+    def _subscribe(self, session: _Session, subscription: str, qos: int) -> None:
+        shared = _shared(subscription)
+        if shared is not None:
+            self._groups.setdefault(shared, _Group()).members[session.client_id] = qos
+            return
+        session.subscriptions[subscription] = qos
+        for message in self._retained.values():
+            if matches(subscription, message.topic):
+                self._offer(session, message, qos, retain=True)
+
+    def route(self, message: _Message) -> None:
+        """Retain a message where asked and offer it to every client that it concerns."""
+        with self.lock:
+            if message.retain:
+                self._retain(message)
+            for session, qos in self._receivers(message.topic):
+                self._offer(session, message, qos, retain=False)
+
+    def _retain(self, message: _Message) -> None:
+        if message.payload:
+            self._retained[message.topic] = message
+        else:
+            self._retained.pop(message.topic, None)
+
+    def _receivers(self, topic: str) -> Iterator[tuple[_Session, int]]:
+        for session in self._sessions.values():
+            levels = [qos for name, qos in session.subscriptions.items() if matches(name, topic)]
+            if levels:
+                yield session, max(levels)
+        for (_, topic_filter), group in self._groups.items():
+            if matches(topic_filter, topic):
+                member, qos = group.next_member()
+                yield self._sessions[member], qos
+
+    def _offer(self, session: _Session, message: _Message, qos: int, *, retain: bool) -> None:
+        level = min(qos, message.qos)
+        if level == 0 and (session.owner is None or self._random.random() < self._loss):
+            return
+        session.waiting.append(_Delivery(message, level, retain))
+        if session.owner is not None:
+            session.owner.wake()
+
+    def take(self, session: _Session, receive_maximum: int) -> _Delivery | None:
+        """Take a client's next delivery, or None: nothing waits, or too much is unacknowledged."""
+        with self.lock:
+            for _ in range(len(session.waiting)):
+                delivery = session.waiting[0]
+                if delivery.qos and len(session.unacknowledged) >= receive_maximum:
+                    return None
+                session.waiting.popleft()
+                if delivery.qos == 0:
+                    return delivery
+                if self._random.random() < self._loss_qos1:
+                    session.waiting.append(delivery)
+                    continue
+                session.unacknowledged[id(delivery)] = delivery
+                return delivery
+            return None
+
+    def acknowledged(self, session: _Session, token: object) -> None:
+        """Forget a delivery; a token that is not of this connection is ignored."""
+        with self.lock:
+            if session.unacknowledged.pop(id(token), None) is not None and session.owner is not None:
+                session.owner.wake()
+
+
+class MemoryTransport:
+    """`Transport` of a MemoryBroker. `poll` waits only where nothing is queued and its time-out is not 0."""
+
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        client_id: str,
+        will: tuple[str, bytes] | None,
+        receive_maximum: int,
+        offline_items: int,
+        offline_bytes: int,
+    ) -> None:
+        self.lock = threading.RLock()
+        self.online = False
+        self.offline_dropped = 0
+        self.client_id = client_id
+        self.will = will
+        self.last_error: str | None = None
+        self._broker = broker
+        self._receive_maximum = receive_maximum
+        self._offline_items = offline_items
+        self._offline_bytes = offline_bytes
+        self._listener: Listener | None = None
+        self._subscriptions: tuple[tuple[str, int], ...] = ()
+        self._session: _Session | None = None
+        self._queued: deque[_Message] = deque()
+        self._queued_bytes = 0
+        self._events: deque[Callable[[], None]] = deque()
+        self._bell = threading.Event()
+
+    def open(self, listener: Listener, subscriptions: Sequence[tuple[str, int]]) -> None:
+        """Remember listener and subscriptions; the next `poll` connects."""
+        self._listener = listener
+        self._subscriptions = tuple(subscriptions)
+        self._bell.set()
+
+    def connect_now(self, timeout_s: float) -> None:  # noqa: ARG002 - there is nothing to wait for
+        """Poll until online; raise BrokerError where the broker is stopped."""
+        for _ in range(2):  # the first may have to tell of a lost connection
+            self.poll(0.0)
+        if not self.online:
+            raise BrokerError("the in-process broker is stopped")
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int,
+        retain: bool = False,
+        content_type: str | None = None,  # noqa: ARG002 - part of the contract, means nothing here
+        expiry_s: float | None = None,  # noqa: ARG002
+        token: str | None = None,
+    ) -> None:
+        """Hand a message to the broker, or to the offline queue; raise LocalProtocolError("size")."""
+        size = len(topic) + len(payload)
+        if size > self._broker.max_packet_bytes:
+            limit = self._broker.max_packet_bytes
+            raise LocalProtocolError("size", f"{size} bytes on {topic} exceed the broker's {limit}")
+        message = _Message(topic=topic, payload=payload, qos=qos, retain=retain, token=token)
+        if self.online:
+            self._send(message)
+        elif qos == 0:
+            self.offline_dropped += 1
+        else:
+            self._queue(message)
+
+    def _send(self, message: _Message) -> None:
+        self._broker.route(message)
+        listener, token = self._listener, message.token
+        if token is not None and message.qos and listener is not None:
+            self._events.append(lambda: listener.published(token))
+            self._bell.set()
+
+    def _queue(self, message: _Message) -> None:
+        self._queued.append(message)
+        self._queued_bytes += len(message.topic) + len(message.payload)
+        while len(self._queued) > self._offline_items or self._queued_bytes > self._offline_bytes:
+            oldest = self._queued.popleft()
+            self._queued_bytes -= len(oldest.topic) + len(oldest.payload)
+            self.offline_dropped += 1
+
+    def acknowledge(self, token: object) -> None:
+        """Acknowledge a received message; harmless for QoS 0 and after a reconnect."""
+        if self._session is not None and self.online:
+            self._broker.acknowledged(self._session, token)
+
+    def poll(self, timeout_s: float) -> None:
+        """Connect where needed, then deliver what is queued for this client."""
+        if timeout_s > 0:
+            self._bell.wait(timeout_s)
+        self._bell.clear()
+        with self.lock:
+            if self._listener is not None:
+                self._connect(self._listener)
+                self._deliver(self._listener)
+
+    def _connect(self, listener: Listener) -> None:
+        if self.online or not self._broker.running or self._events:
+            return
+        self._session = self._broker.attach(self, self._subscriptions)
+        self.online = True
+        self._bell.set()
+        self._events.append(listener.connected)
+        while self._queued:
+            self._send(self._queued.popleft())
+        self._queued_bytes = 0
+
+    def _deliver(self, listener: Listener) -> None:
+        # Bounded by what waits now, so that two clients that answer each other cannot hold one poll for ever.
+        waiting = 0 if self._session is None else len(self._session.waiting)
+        for _ in range(len(self._events) + 1):
+            if self._events:
+                self._events.popleft()()
+        for _ in range(waiting):
+            if not self.online or self._session is None:
+                break
+            delivery = self._broker.take(self._session, self._receive_maximum)
+            if delivery is None:
+                break
+            listener.received(_received(delivery))
+        if self._events or (self._session is not None and self._session.waiting):
+            self._bell.set()
+
+    def wake(self) -> None:
+        """Make a waiting `poll` return early."""
+        self._bell.set()
+
+    def lose(self, why: str) -> None:
+        """Cut this client off (called by the broker); the next poll tells the listener."""
+        self.online = False
+        self.last_error = why
+        listener = self._listener
+        if listener is not None:
+            self._events.append(lambda: listener.disconnected(why))
+        self._bell.set()
+
+    def close(self) -> None:
+        """Disconnect in good order; the will is not sent."""
+        with self.lock:
+            self._broker.detach(self)
+            self.online = False
+            self._listener = None
+            self._events.clear()
+
+
+def _received(delivery: _Delivery) -> Received:
+    message = delivery.message
+    token = delivery if delivery.qos else None
+    return Received(topic=message.topic, payload=message.payload, retain=delivery.retain, token=token)

@@ -1,0 +1,762 @@
+"""MQTT by paho-mqtt: a connection that heals itself. The only module that imports paho.
+
+paho's network thread is not used: `poll` waits on the socket, and a publish from any thread goes straight to
+the socket under `lock`, without a hand-over. Two of paho's packet handlers are replaced, because with MQTT 5
+it builds tables of all property names for each packet, which costs more than all the rest.
+
+Whoever calls into the paho client holds `PahoTransport.lock`. The dialling thread is the one exception: while
+it runs, nobody else touches the client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import functools
+import math
+import random
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from distree.errors import BrokerError, ConfigError, LocalProtocolError
+from distree.protocols import Listener, Received
+from distree.types import BrokerSettings
+
+_PROTOCOL_LIMIT_BYTES = 268_435_455
+_SILENT_LIMIT_BYTES = 1 << 20
+"""With MQTT 3.1.1 a broker cannot tell its limit, and what exceeds it ends each connection that sends it."""
+
+_WINDOW = 64
+"""Unacknowledged publishes under way; also bounded by the broker's Receive Maximum."""
+
+_BURST = 32
+"""Packets read in one turn before the lock is given back."""
+
+_BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 5.0
+_STABLE_S = 5.0
+"""What lasted this long resets the back-off: two clients of one id shall not fight at full speed."""
+
+_HOUSEKEEPING_S = 0.25
+_CLOSE_S = 1.0
+
+_REFUSED_LOGIN = ("Bad user name or password", "Not authorized", "Bad authentication method")
+_REPLACED = ("_handle_publish", "_handle_pubackcomp", "_in_packet", "_out_messages")
+
+
+class _State(enum.Enum):
+    CLOSED = enum.auto()
+    WAITING = enum.auto()  # for the next attempt
+    DIALLING = enum.auto()  # a thread resolves the name and connects
+    GREETING = enum.auto()  # CONNECT is sent
+    SUBSCRIBING = enum.auto()  # SUBSCRIBE is sent
+    ONLINE = enum.auto()
+
+
+_LIVE = frozenset({_State.GREETING, _State.SUBSCRIBING, _State.ONLINE})
+
+
+class _Packed(Properties):
+    """Properties of one PUBLISH, packed already; paho asks for nothing but `pack`."""
+
+    packed: bytes
+
+    def __init__(self, packed: bytes) -> None:
+        # The parent's constructor builds its tables anew each time and its __setattr__ guards them.
+        object.__setattr__(self, "packed", packed)
+
+    def pack(self) -> bytes:
+        return self.packed
+
+    def __str__(self) -> str:
+        return f"[{len(self.packed)} bytes]"
+
+
+@functools.lru_cache(maxsize=64)
+def _content_type(name: str) -> bytes:
+    text = name.encode()
+    return b"\x03" + len(text).to_bytes(2, "big") + text
+
+
+def _properties(content_type: str | None, expiry_s: float | None) -> _Packed | None:
+    """Pack message expiry (whole seconds, at least 1) and content type, where given."""
+    body = b""
+    if expiry_s is not None and expiry_s < 1 << 31:
+        body = b"\x02" + max(1, math.ceil(expiry_s)).to_bytes(4, "big")
+    if content_type is not None:
+        body += _content_type(content_type)
+    return _Packed(_varint(len(body)) + body) if body else None
+
+
+def _varint(length: int) -> bytes:
+    if length < 0x80:
+        return bytes((length,))
+    return bytes((length & 0x7F | 0x80, length >> 7))  # a content type fits in 14 bits
+
+
+class _Sink(Protocol):
+    """Whoever takes what the lean client parsed."""
+
+    def took(self, topic: str, payload: bytes, retain: bool, mid: int | None) -> None: ...
+
+    def settled(self, mid: int, code: int) -> None: ...
+
+
+class _LeanClient(mqtt.Client):
+    """paho's client with its two hot packet handlers replaced by ones that skip the properties."""
+
+    sink: _Sink
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        packet: bytearray = self._in_packet["packet"]
+        header = self._in_packet["command"]
+        mid = None
+        try:
+            start = 2 + (packet[0] << 8 | packet[1])
+            topic = packet[2:start].decode()
+            if header & 0x06:
+                mid = packet[start] << 8 | packet[start + 1]
+                start += 2
+            if self._protocol == MQTTProtocolVersion.MQTTv5:
+                start = _after_properties(packet, start)
+        except (IndexError, UnicodeDecodeError):
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        if header & 0x04 or start > len(packet):  # QoS 2 is never subscribed to
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        with memoryview(packet) as view:
+            payload = bytes(view[start:])
+        self.sink.took(topic, payload, bool(header & 1), mid)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
+        packet: bytearray = self._in_packet["packet"]
+        if cmd != "PUBACK" or len(packet) < 2:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        mid = packet[0] << 8 | packet[1]
+        if self._out_messages.pop(mid, None) is not None:
+            self._inflight_messages -= 1
+            self.sink.settled(mid, packet[2] if len(packet) > 2 else 0)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def forget_unacknowledged(self) -> None:
+        """Keep paho from sending unacknowledged messages again at the next CONNACK."""
+        self._out_messages.clear()
+
+
+def _after_properties(packet: bytearray, start: int) -> int:
+    """Return where the properties that begin at `start` end; IndexError for a cut packet."""
+    length = shift = 0
+    while True:
+        byte = packet[start]
+        start += 1
+        length |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return start + length
+        shift += 7
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """A publish at QoS 1 that waits or is under way. `expires_at` is of the monotonic clock, in seconds."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    content_type: str | None
+    expires_at: float | None
+    token: str | None
+
+    @property
+    def size(self) -> int:
+        return len(self.topic) + len(self.payload)
+
+
+class _Pending:
+    """A received message at QoS 1, until its acknowledgement is sent; compared by identity."""
+
+    __slots__ = ("done", "mid")
+
+    def __init__(self, mid: int) -> None:
+        self.mid = mid
+        self.done = False
+
+
+class PahoTransport:
+    """`Transport` over MQTT 5, or over MQTT 3.1.1 where the broker knows no other.
+
+    `will` is a topic and a payload, retained at QoS 1. `receive_maximum` bounds received messages without an
+    acknowledgement (with MQTT 5). Acknowledgements go out in the order of arrival, as MQTT demands (rumqttd
+    cuts off whoever does otherwise), so one that is given early waits for those before it. `offline_items`
+    and `offline_bytes` bound what waits for the connection or for the broker's acknowledgements. `clean` asks
+    for a session without memory. `protocol` is "5" or "3.1.1"; `last_error` is one line on why there is no
+    connection, or on what was refused.
+    """
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *,
+        client_id: str,
+        will: tuple[str, bytes] | None = None,
+        receive_maximum: int = 8,
+        offline_items: int = 4096,
+        offline_bytes: int = 8 << 20,
+        clean: bool = False,
+    ) -> None:
+        self.lock = threading.RLock()
+        self.online = False
+        self.offline_dropped = 0
+        self.protocol: Literal["5", "3.1.1"] = "5"
+        self.last_error: str | None = None
+        self._settings = settings
+        self._address = f"{settings.host}:{settings.port}"
+        self._client_id = client_id
+        self._will = will
+        self._receive_maximum = receive_maximum
+        self._offline_items = offline_items
+        self._offline_bytes = offline_bytes
+        self._clean = clean
+        self._random = random.Random()  # noqa: S311 - jitter
+        self._listener: Listener | None = None
+        self._subscriptions: tuple[tuple[str, int], ...] = ()
+        self._state = _State.CLOSED
+        self._bell: tuple[socket.socket, socket.socket] | None = None
+        self._poller = select.poll()
+        self._probe = select.poll()
+        self._registered: tuple[int, int] | None = None
+        # The protocol is settled by the first CONNACK that accepts; until then it alternates.
+        self._protocol_settled = False
+        self._silent_ends = 0
+        self._failures = 0
+        self._hopeless = False
+        self._retry_at = 0.0
+        self._greeting_until = 0.0
+        self._online_since = 0.0
+        self._housekeeping_at = 0.0
+        self._window = _WINDOW
+        self._max_packet_bytes = _PROTOCOL_LIMIT_BYTES
+        self._events: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._early: list[Received] = []
+        self._announced = False
+        self._unsent: deque[_Outgoing] = deque()
+        self._unsent_bytes = 0
+        self._under_way: dict[int, _Outgoing] = {}
+        self._unacknowledged: deque[_Pending] = deque()
+        self._client = self._new_client()
+
+    # Life: open, connect, close.
+
+    def open(self, listener: Listener, subscriptions: Sequence[tuple[str, int]]) -> None:
+        """Remember listener and subscriptions (QoS 2 counts as 1); ConfigError for a bad password file."""
+        _read_password(self._settings)
+        with self.lock:
+            self._listener = listener
+            self._subscriptions = tuple((name, min(qos, 1)) for name, qos in subscriptions)
+            self._bell = socket.socketpair()
+            for end in self._bell:
+                end.setblocking(False)
+            self._poller.register(self._bell[0], select.POLLIN)
+            self._state = _State.WAITING
+            self._retry_at = 0.0
+
+    def connect_now(self, timeout_s: float) -> None:
+        """Poll until online; BrokerError with the reason after `timeout_s`, or at once if it cannot heal."""
+        until = time.monotonic() + timeout_s
+        while not self.online:
+            left = until - time.monotonic()
+            if left <= 0 or self._hopeless:
+                raise BrokerError(self.last_error or f"{self._address} did not answer within {timeout_s:g} s")
+            self.poll(min(left, 0.1))
+
+    def close(self) -> None:
+        """Send what waits, disconnect (the will is not sent) and free the descriptors, within about 1 s."""
+        until = time.monotonic() + _CLOSE_S
+        while self.online and (self._unsent or self._under_way) and time.monotonic() < until:
+            self._serve_closing()
+        with self.lock:
+            was, self._state = self._state, _State.CLOSED
+            self.online = False
+            self._events.clear()
+            if was in _LIVE:
+                self._client.disconnect()
+            self._release()
+
+    def _serve_closing(self) -> None:
+        self._probe.poll(20)
+        with self.lock:
+            if self._state is _State.ONLINE:
+                self._client.loop_read()
+                self._client.loop_write()
+                self._flush()
+
+    def _release(self) -> None:
+        if self._registered is not None:
+            self._poller.unregister(self._registered[0])
+            self._registered = None
+        if self._bell is not None:
+            self.wake()  # a thread in `poll` leaves before the descriptors close
+            bell, self._bell = self._bell, None
+            self._poller.unregister(bell[0])
+            for end in bell:
+                end.close()
+
+    # Sending.
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int,
+        retain: bool = False,
+        content_type: str | None = None,
+        expiry_s: float | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Send now, or queue where offline, backed up or at the window's bound; see `Transport.publish`.
+
+        At QoS 0 a message is dropped and counted in `offline_dropped` where it could not be sent at once.
+        QoS 2 counts as 1.
+        """
+        if len(topic) + len(payload) + 64 > self._max_packet_bytes:
+            raise LocalProtocolError("size", self._too_large(topic, len(payload)))
+        client = self._client
+        free = self.online and not client.want_write()
+        if qos == 0:
+            if free:
+                client.publish(topic, payload, 0, retain, self._pack(content_type, expiry_s))
+            else:
+                self.offline_dropped += 1
+        else:
+            expires_at = None if expiry_s is None else time.monotonic() + expiry_s
+            item = _Outgoing(topic, payload, retain, content_type, expires_at, token)
+            if free and not self._unsent and len(self._under_way) < self._window:
+                self._send(item, expiry_s)
+            else:
+                self._enqueue(item)
+        if client.want_write():
+            self.wake()  # the polling thread waits for reading alone
+
+    def _pack(self, content_type: str | None, expiry_s: float | None) -> _Packed | None:
+        return _properties(content_type, expiry_s) if self.protocol == "5" else None
+
+    def _too_large(self, topic: str, payload_bytes: int) -> str:
+        limit = self._max_packet_bytes
+        return f"{payload_bytes} bytes on {topic} exceed the {limit} that {self._address} takes in a packet"
+
+    def _send(self, item: _Outgoing, expiry_s: float | None) -> None:
+        properties = self._pack(item.content_type, expiry_s)
+        info = self._client.publish(item.topic, item.payload, 1, item.retain, properties)
+        while info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # the packet id is still in use: take the next
+            info = self._client.publish(item.topic, item.payload, 1, item.retain, properties)
+        self._under_way[info.mid] = item
+
+    def _enqueue(self, item: _Outgoing) -> None:
+        self._unsent.append(item)
+        self._unsent_bytes += item.size
+        while len(self._unsent) > self._offline_items or self._unsent_bytes > self._offline_bytes:
+            self._unsent_bytes -= self._unsent.popleft().size
+            self.offline_dropped += 1
+
+    def _flush(self) -> None:
+        """Send what waits, as far as window and socket allow; drop what has expired or is now too large."""
+        while self._unsent and self.online and len(self._under_way) < self._window:
+            if self._client.want_write():
+                break
+            item = self._unsent.popleft()
+            self._unsent_bytes -= item.size
+            left_s = None if item.expires_at is None else item.expires_at - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                self.offline_dropped += 1
+            elif item.size + 64 > self._max_packet_bytes:
+                self.last_error = self._too_large(item.topic, len(item.payload))
+                self.offline_dropped += 1
+            else:
+                self._send(item, left_s)
+
+    def acknowledge(self, token: object) -> None:
+        """Acknowledge a received message; harmless for QoS 0, twice, and after a reconnect."""
+        if not isinstance(token, _Pending):
+            return
+        token.done = True
+        # A token of an earlier connection is no longer in the deque, so that it acknowledges nothing.
+        while self._unacknowledged and self._unacknowledged[0].done:
+            self._client.ack(self._unacknowledged.popleft().mid, 1)
+        if self._client.want_write():
+            self.wake()
+
+    def wake(self) -> None:
+        """Make a waiting `poll` return early; callable from any thread, without the lock."""
+        bell = self._bell
+        if bell is not None:
+            with contextlib.suppress(OSError):  # full: it rings already; closed: nobody waits
+                bell[1].send(b"!")
+
+    # The loop.
+
+    def poll(self, timeout_s: float) -> None:
+        """Wait at most `timeout_s`, serve the connection, call the listener; its exceptions come out here."""
+        if self._state is _State.WAITING:
+            self._dial_if_due()
+        ready = self._poller.poll(math.ceil(self._patience_s(timeout_s) * 1000))
+        with self.lock:
+            sockets = [fd for fd, _ in ready]
+            self._drain_wake(sockets)
+            if self._state in _LIVE:
+                self._serve(sockets)
+            self._dispatch()
+            self._watch()
+
+    def _patience_s(self, timeout_s: float) -> float:
+        """Return how long to wait for the network: never past what housekeeping or the next attempt needs."""
+        if self._events or self._state is _State.CLOSED:
+            return 0.0
+        if self._state is _State.WAITING:
+            timeout_s = min(timeout_s, self._retry_at - time.monotonic())
+        return max(0.0, min(timeout_s, 1.0))
+
+    def _drain_wake(self, ready: list[int]) -> None:
+        if self._bell is not None and self._bell[0].fileno() in ready:
+            self._bell[0].recv(4096)
+
+    def _serve(self, ready: list[int]) -> None:
+        if self._registered is not None and self._registered[0] in ready:
+            self._read()
+        if self._client.want_write():
+            self._client.loop_write()
+        if self._unsent:
+            self._flush()
+        now = time.monotonic()
+        if now >= self._housekeeping_at:
+            self._housekeeping_at = now + _HOUSEKEEPING_S
+            self._client.loop_misc()
+            if self._state in (_State.GREETING, _State.SUBSCRIBING) and now > self._greeting_until:
+                self._hang_up(f"{self._address} takes connections but does not answer MQTT: is it a broker?")
+
+    def _read(self) -> None:
+        """Read until nothing is pending, or _BURST packets."""
+        for _ in range(_BURST):
+            self._client.loop_read()
+            if self._client.socket() is None or not self._probe.poll(0):
+                break
+
+    def _dispatch(self) -> None:
+        """Call the listener, outside of paho's locks. An event leaves the queue first: a call may raise."""
+        events = self._events
+        while events:
+            call, arguments = events.popleft()
+            call(*arguments)
+
+    def _watch(self) -> None:
+        """Have the poller wait for what the socket needs now."""
+        sock = self._client.socket() if self._state in _LIVE else None
+        wanted = None
+        if sock is not None:
+            mask = select.POLLIN | (select.POLLOUT if self._client.want_write() else 0)
+            wanted = (sock.fileno(), mask)
+        if wanted != self._registered:
+            if self._registered is not None:
+                self._poller.unregister(self._registered[0])
+            if wanted is not None:
+                self._poller.register(*wanted)
+            self._registered = wanted
+
+    # Connecting.
+
+    def _new_client(self) -> _LeanClient:
+        _check_paho()
+        five = self.protocol == "5"
+        client = _LeanClient(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            clean_session=None if five else self._clean,
+            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        client.sink = self
+        client.connect_timeout = self._settings.connect_timeout_s
+        # Window and queue are held here: paho would search its own anew at each acknowledgement.
+        client.max_inflight_messages_set(0)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_disconnect = self._on_disconnect
+        client.on_socket_open = self._on_socket_open
+        if self._will is not None:
+            client.will_set(self._will[0], self._will[1], qos=1, retain=True)
+        return client
+
+    def _dial_if_due(self) -> None:
+        with self.lock:
+            if self._state is _State.WAITING and time.monotonic() >= self._retry_at:
+                self._state = _State.DIALLING
+                self._hopeless = False
+                threading.Thread(target=self._connect, name="distree-dial", daemon=True).start()
+
+    def _connect(self) -> None:
+        """Resolve, connect and send CONNECT: seconds at worst, so in a thread of its own."""
+        error = None
+        try:
+            self._client.username_pw_set(self._settings.username, _read_password(self._settings))
+            self._client.connect(
+                self._settings.host, self._settings.port, self._settings.keepalive_s, **self._greeting()
+            )
+        except (OSError, ValueError, ConfigError) as caught:
+            error = _explain(self._settings, caught)
+        with self.lock:
+            if self._state is _State.CLOSED:
+                self._client.disconnect()
+            elif error is not None:
+                self._ended(error)
+            elif self._state is _State.DIALLING:
+                self._state = _State.GREETING
+                self._greeting_until = time.monotonic() + self._settings.connect_timeout_s
+                self._housekeeping_at = 0.0
+            self.wake()
+
+    def _greeting(self) -> dict[str, Any]:
+        if self.protocol != "5":
+            return {}
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = 0 if self._clean else self._settings.session_expiry_s
+        properties.ReceiveMaximum = self._receive_maximum
+        return {"clean_start": self._clean, "properties": properties}
+
+    def _hang_up(self, why: str) -> None:
+        """Close a connection that is of no use."""
+        client = self._client
+        self._ended(why)
+        client.disconnect()
+        sock = client.socket()
+        if sock is not None:  # the DISCONNECT did not go out
+            sock.close()
+
+    def _ended(self, why: str | None) -> None:
+        """Enter the wait for the next attempt. Idempotent: paho may report one end twice."""
+        if self._state in (_State.CLOSED, _State.WAITING):
+            return
+        now = time.monotonic()
+        if self._state is _State.ONLINE and now - self._online_since >= _STABLE_S:
+            self._failures = 0
+        soon = self._state is _State.GREETING and self._try_other_protocol()
+        self._state = _State.WAITING
+        self.online = False
+        self._unacknowledged.clear()
+        self._early.clear()
+        if why is not None:
+            self.last_error = why
+        delay = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** min(self._failures, 10))
+        self._failures += 0 if soon else 1
+        self._retry_at = now if soon else now + delay * self._random.uniform(0.5, 1.0)
+        if self._announced and self._listener is not None:
+            self._announced = False
+            self._events.append((self._listener.disconnected, (self.last_error or "connection lost",)))
+        self.wake()
+
+    def _try_other_protocol(self) -> bool:
+        """After two ends without a CONNACK, change the protocol. True: the next attempt comes at once."""
+        if self._protocol_settled:
+            return False
+        self._silent_ends += 1
+        if self._silent_ends % 2 == 0:
+            self._use("3.1.1" if self.protocol == "5" else "5")
+        return self._silent_ends < 4  # both protocols twice; then the usual back-off
+
+    def _use(self, protocol: Literal["5", "3.1.1"]) -> None:
+        self.protocol = protocol
+        self._client = self._new_client()
+
+    # What paho calls, with `lock` held.
+
+    def _on_socket_open(self, _client: mqtt.Client, _userdata: object, sock: Any) -> None:
+        self._probe = select.poll()
+        self._probe.register(sock, select.POLLIN)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A cable that was pulled shows while data is under way, not only after two keep-alives.
+        if self._settings.keepalive_s:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._settings.keepalive_s * 1000)
+
+    def _on_connect(
+        self,
+        client: mqtt.Client,
+        _userdata: object,
+        _flags: object,
+        reason: Any,
+        properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self._refused(reason.getName())
+            return
+        self._protocol_settled = True
+        self._learn_limits(properties)
+        self._state = _State.SUBSCRIBING
+        if self._subscriptions:
+            client.subscribe(list(self._subscriptions))
+        else:
+            # Later, because paho sends its unacknowledged messages after this callback, and they come first.
+            self._events.append((self._be_online, ()))
+
+    def _refused(self, reason: str) -> None:
+        if reason == "Unsupported protocol version" and not self._protocol_settled:
+            self._silent_ends |= 1  # as good as the second end without an answer
+            return
+        self._hopeless = reason in _REFUSED_LOGIN
+        self.last_error = _explain_refusal(self._settings, self._client_id, reason)
+        self._state = _State.SUBSCRIBING  # answered: not a matter of the protocol
+
+    def _learn_limits(self, properties: Properties | None) -> None:
+        silent = _PROTOCOL_LIMIT_BYTES if self.protocol == "5" else _SILENT_LIMIT_BYTES
+        self._max_packet_bytes = getattr(properties, "MaximumPacketSize", silent)
+        window = min(_WINDOW, getattr(properties, "ReceiveMaximum", _WINDOW))
+        fits = all(item.size + 64 <= self._max_packet_bytes for item in self._under_way.values())
+        self._window = window
+        if len(self._under_way) > window or not fits:
+            # Sent again all at once they would break the broker's bound, and it would hang up, for ever.
+            self._client.forget_unacknowledged()
+            self._unsent.extendleft(reversed(self._under_way.values()))
+            self._unsent_bytes += sum(item.size for item in self._under_way.values())
+            self._under_way.clear()
+
+    def _on_subscribe(
+        self, _client: mqtt.Client, _userdata: object, _mid: int, reasons: list[Any], _properties: object
+    ) -> None:
+        refused = [
+            f"{name} ({reason.getName()})"
+            for (name, _), reason in zip(self._subscriptions, reasons, strict=False)
+            if reason.is_failure
+        ]
+        if refused:
+            self._hopeless = True
+            why = f"{self._address} refuses the subscription to {', '.join(refused)}: check the broker's ACL"
+            # Hanging up inside paho's callback would wait for paho's own lock.
+            self._events.append((self._hang_up, (why,)))
+        else:
+            self._events.append((self._be_online, ()))
+
+    def _be_online(self) -> None:
+        if self._state is not _State.SUBSCRIBING or self._listener is None:
+            return
+        self._state = _State.ONLINE
+        self.online = True
+        self.last_error = None
+        self._online_since = time.monotonic()
+        self._announced = True
+        listener = self._listener
+        self._events.extendleft((listener.received, (message,)) for message in reversed(self._early))
+        self._early.clear()
+        self._flush()
+        listener.connected()
+
+    def _on_disconnect(
+        self, _client: mqtt.Client, _userdata: object, flags: Any, reason: Any, _properties: object
+    ) -> None:
+        if self._state not in _LIVE:
+            return
+        why = None
+        if flags.is_disconnect_packet_from_server:
+            why = _explain_refusal(self._settings, self._client_id, reason.getName())
+        elif self._state is _State.ONLINE:
+            why = f"{self._address} closed the connection, or the network did"
+            if time.monotonic() - self._online_since < _STABLE_S:  # mosquitto 2.0 tells no reason
+                why += f"; if it does so again and again, another client uses the id {self._client_id!r}"
+        elif self._state is _State.GREETING:
+            why = f"{self._address} closes the connection when greeted with MQTT: is it a broker?"
+        self._ended(why)
+
+    # What the lean client calls, with `lock` held.
+
+    def took(self, topic: str, payload: bytes, retain: bool, mid: int | None) -> None:
+        """Queue a received message for the listener."""
+        token = None
+        if mid is not None:
+            token = _Pending(mid)
+            self._unacknowledged.append(token)
+        message = Received(topic=topic, payload=payload, retain=retain, token=token)
+        if self._state is _State.ONLINE and self._listener is not None:
+            self._events.append((self._listener.received, (message,)))
+        else:
+            self._early.append(message)
+
+    def settled(self, mid: int, code: int) -> None:
+        """Take the broker's verdict on a publish; codes from 0x80 on are refusals, and final."""
+        item = self._under_way.pop(mid, None)
+        if item is None:
+            return
+        if code >= 0x80:
+            self.last_error = f"{self._address} refuses publishes on {item.topic} (code {code}): check its ACL"
+        if item.token is not None and self._listener is not None:
+            self._events.append((self._listener.published, (item.token,)))
+
+
+def _check_paho() -> None:
+    """Raise BrokerError where paho is so new, or so old, that the replaced handlers do not fit."""
+    known = set(dir(mqtt.Client)) | set(mqtt.Client.__init__.__code__.co_names)
+    missing = [name for name in _REPLACED if name not in known]
+    if missing:
+        found = version("paho-mqtt")
+        raise BrokerError(f"paho-mqtt {found} is not known to work here: pip install 'paho-mqtt>=2.1,<2.3'")
+
+
+def _read_password(settings: BrokerSettings) -> str | None:
+    """Return the first line of the password file; ConfigError where it cannot be read."""
+    if settings.password_file is None:
+        return None
+    try:
+        lines = Path(settings.password_file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"broker.password_file {settings.password_file}: {_reason(error)}") from error
+    if not lines or not lines[0]:
+        raise ConfigError(f"broker.password_file {settings.password_file}: its first line is empty")
+    return lines[0]
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def _explain(settings: BrokerSettings, error: Exception) -> str:
+    """Say in one line why the broker cannot be reached, and what to do."""
+    address = f"{settings.host}:{settings.port}"
+    match error:
+        case ConfigError():
+            return str(error)
+        case socket.gaierror():
+            return f"cannot resolve {settings.host!r} of {address}: check broker.host and this machine's DNS"
+        case ConnectionRefusedError():
+            return f"nothing listens on {address}: start the broker, or correct broker.host and broker.port"
+        case TimeoutError():
+            seconds = settings.connect_timeout_s
+            return f"{address} did not answer within {seconds:g} s: check the address, network and firewall"
+        case _:
+            return f"cannot reach {address} ({_reason(error)}): check broker.host and the network"
+
+
+def _explain_refusal(settings: BrokerSettings, client_id: str, reason: str) -> str:
+    """Say in one line why the broker refuses or ends the connection, and what to do."""
+    address = f"{settings.host}:{settings.port}"
+    match reason:
+        case "Session taken over":
+            return f"another client uses the id {client_id!r} on {address}: give each client an id of its own"
+        case name if name in _REFUSED_LOGIN and settings.username is None:
+            return f"{address} wants a login ({name.lower()}): set broker.username and broker.password_file"
+        case name if name in _REFUSED_LOGIN:
+            return (
+                f"{address} refuses user {settings.username!r} ({name.lower()}): "
+                "correct broker.username or the first line of broker.password_file"
+            )
+        case "Client identifier not valid":
+            return f"{address} refuses the client id {client_id!r}: choose another"
+        case _:
+            return f"{address} ended the connection: {reason.lower()}"

@@ -1,0 +1,313 @@
+"""Messages, plan, effects and events: the words that all parts of DistrEE share.
+
+Everything here is frozen and keyword-only. Durations are seconds in `*_s`, never points in time, because the
+clocks of two boards are never compared. `request` ids are unique for the life of a pipeline.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+Reason = Literal["confident", "last", "deadline", "fallback", "shed"]
+"""Why an input was answered where it was: see docs/architecture.md."""
+
+DType = Literal["int8", "uint8", "float16", "float32"]
+Codec = Literal["raw", "zlib"]
+
+PolicyMemory: TypeAlias = "tuple[float, ...]"
+"""What a criterion carries from one exit to the next, in the message; () where it needs nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """A tensor as it travels: `payload` is C-ordered bytes of `dtype` and `shape` after `codec`."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    codec: Codec
+    payload: bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hop:
+    """What one board spent on one request: seconds waiting in its inbox and seconds computing."""
+
+    device: str
+    stage: int
+    queue_s: float
+    compute_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guess:
+    """The best answer so far: the prediction of the deepest exit computed."""
+
+    exit: int
+    class_id: int
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageMessage:
+    """An input (stage 0) or features (stage > 0), on their way to a stage.
+
+    `budget_s` is the whole time the origin grants, `spent_s` what boards have used of it so far (network time is
+    not in it: no board can measure it alone). `epoch` names the thresholds by which every exit of this request
+    is decided.
+    """
+
+    request: str
+    origin: str
+    stage: int
+    attempt: int
+    revision: str
+    epoch: int
+    budget_s: float
+    spent_s: float
+    guess: Guess | None
+    memory: PolicyMemory
+    hops: tuple[Hop, ...]
+    tensor: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputMessage:
+    """An input with a name, for an origin's input topic; raw bytes without this envelope are accepted there too.
+
+    `request` is chosen by the sender: sending it again is harmless. `payload` is what the manifest's input spec
+    takes, or an encoded image.
+    """
+
+    request: str
+    name: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The answer that a later stage sends to the origin, which alone publishes results."""
+
+    request: str
+    origin: str
+    attempt: int
+    revision: str
+    epoch: int
+    guess: Guess | None
+    reason: Reason
+    spent_s: float
+    hops: tuple[Hop, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What users see, as JSON: schema `distree.result/1`.
+
+    Exactly one result of a request has `final` true. `class_id`, `label` and `exit` are None when nothing could
+    be computed in time.
+    """
+
+    request: str
+    site: str
+    pipeline: str
+    origin: str
+    input: str
+    label: str | None
+    class_id: int | None
+    confidence: float
+    exit: int | None
+    reason: Reason
+    final: bool
+    late: bool
+    attempt: int
+    latency_s: float
+    epoch: int
+    model: str
+    revision: str
+    hops: tuple[Hop, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the orchestrator wants of a pipeline. One threshold per exit but the last; retained; epochs only grow."""
+
+    pipeline: str
+    epoch: int
+    model: str
+    revision: str
+    criterion: str
+    thresholds: tuple[float, ...]
+
+
+class DeviceStatus(str, enum.Enum):
+    """Life of a device agent, as published on its retained state topic."""
+
+    INIT = "init"
+    READY = "ready"
+    DRAINING = "draining"
+    DISCONNECTED = "disconnected"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceState:
+    """The retained state of a device. `boot` tells one run of the agent from the next."""
+
+    device: str
+    boot: str
+    status: DeviceStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldStage:
+    """A stage that a device serves: of which pipeline, model and revision."""
+
+    pipeline: str
+    stage: int
+    model: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceMeta:
+    """The retained description of a device: versions, memory and what it serves."""
+
+    device: str
+    boot: str
+    version: str
+    python: str
+    runtime: str
+    machine: str
+    memory_mb: int
+    stages: tuple[HeldStage, ...]
+    origins: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTelemetry:
+    """Counters of one stage on one device since boot; times are means over the last report's period."""
+
+    stage: int
+    received: int
+    exited: int
+    forwarded: int
+    shed: int
+    expired: int
+    failed: int
+    duplicate: int
+    waiting: int
+    bytes_out: int
+    queue_s: float
+    compute_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginTelemetry:
+    """Counters of one origin since boot. `exits` and `reasons` count answered inputs; latency is of the last period."""
+
+    accepted: int
+    answered: int
+    resent: int
+    late: int
+    pending: int
+    exits: tuple[int, ...]
+    reasons: dict[str, int]
+    latency_p50_s: float
+    latency_p95_s: float
+    latency_max_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineTelemetry:
+    """One pipeline on one device: the epoch in force and what its stages and its origin did."""
+
+    pipeline: str
+    epoch: int
+    revision: str
+    stages: tuple[StageTelemetry, ...]
+    origin: OriginTelemetry | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Telemetry:
+    """A periodic report at QoS 0. Counters are cumulative since boot, so a lost report costs nothing."""
+
+    device: str
+    boot: str
+    sequence: int
+    uptime_s: float
+    rss_bytes: int
+    dead_letters: int
+    offline_dropped: int
+    pipelines: tuple[PipelineTelemetry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A message that broke the protocol: what, where it came in, and its first bytes in hexadecimal."""
+
+    device: str
+    topic: str
+    reason: str
+    detail: str
+    payload_bytes: int
+    head_hex: str
+
+
+Message: TypeAlias = (
+    "InputMessage | StageMessage | Outcome | Result | Plan | DeviceState | DeviceMeta | Telemetry | DeadLetter"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    """Where the broker is and how to log in. `password_file` holds one line; a password never stands in YAML."""
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    username: str | None = None
+    password_file: Path | None = None
+    keepalive_s: int = 15
+    session_expiry_s: int = 3600
+    connect_timeout_s: float = 5.0
+
+
+# Effects: what StageNode asks its driver to do, in order.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """Send a message; the driver builds the topic from the message's kind, pipeline and address."""
+
+    message: StageMessage | Outcome | Result
+    token: str | None = None
+    """Where set, the driver calls StageNode.published(token) once the broker has acknowledged it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Run the segment of `stage` on `tensor`; answer with StageNode.completed or failed, quoting `key`."""
+
+    key: int
+    stage: int
+    tensor: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledge:
+    """The delivery's effects are handed over: the broker may forget it. `delivery` is the driver's own token."""
+
+    delivery: object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """A request ends on this board without an answer from it; counted, for logs."""
+
+    request: str
+    reason: str
+
+
+Effect: TypeAlias = "Publish | Run | Acknowledge | Drop"

@@ -1,0 +1,701 @@
+"""The only codec: messages to bytes and back, versioned, with a limit on every length.
+
+Messages between boards and to the orchestrator are msgpack maps `{"v": 1, "kind": …, …}`; what people and dashboards
+read (results, states, dead letters) is JSON with a `schema`. Unknown keys are ignored, so that a later version may
+add some. Every decoder raises RemoteProtocolError, and nothing else, for whatever bytes it is given; `reason` is one
+of `size`, `encoding`, `version`, `kind`, `field`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
+
+import msgpack
+
+from distree.errors import RemoteProtocolError
+from distree.topics import is_id
+from distree.types import (
+    Codec,
+    DeadLetter,
+    DeviceMeta,
+    DeviceState,
+    DeviceStatus,
+    DType,
+    Guess,
+    HeldStage,
+    Hop,
+    InputMessage,
+    OriginTelemetry,
+    Outcome,
+    PipelineTelemetry,
+    Plan,
+    Reason,
+    Result,
+    StageMessage,
+    StageTelemetry,
+    Telemetry,
+    Tensor,
+)
+
+VERSION = 1
+
+MAX_MESSAGE_BYTES = 1 << 20
+"""Longest message that is looked at, in bytes; a longer one is refused unread."""
+
+MAX_HOPS = 32
+MAX_RANK = 6
+MAX_MEMORY = 64
+MAX_STAGES = 32
+MAX_PIPELINES = 64
+MAX_BUDGET_S = 3600.0
+MAX_COUNT = 1 << 53
+
+_DTYPES = frozenset(get_args(DType))
+_CODECS = frozenset(get_args(Codec))
+_REASONS = frozenset(get_args(Reason))
+
+T = TypeVar("T")
+Fields = dict[str, Any]
+
+
+# ---------------------------------------------------------------- reading and checking fields
+
+
+def _bad(name: str, value: object, expected: str) -> RemoteProtocolError:
+    return RemoteProtocolError("field", f"{name}: expected {expected}, received {ascii(value)[:40]}")
+
+
+def _text(fields: Fields, name: str, limit: int = 64) -> str:
+    value = fields[name]
+    # Control characters and lone surrogates would break what prints or stores them.
+    if type(value) is str and len(value) <= limit and value.isprintable():
+        return value
+    raise _bad(name, value, f"printable text of at most {limit} characters")
+
+
+def _id(fields: Fields, name: str) -> str:
+    """Read what becomes part of a topic."""
+    value = fields[name]
+    if type(value) is str and is_id(value):
+        return value
+    raise _bad(name, value, "an id of a-z, 0-9 and '-'")
+
+
+def _count(fields: Fields, name: str, limit: int = MAX_COUNT) -> int:
+    value = fields[name]
+    if type(value) is int and 0 <= value <= limit:
+        return value
+    raise _bad(name, value, f"an integer of 0 to {limit}")
+
+
+def _number(fields: Fields, name: str, low: float = 0.0, high: float = 1e15) -> float:
+    value = fields[name]
+    # A NaN fails both comparisons.
+    if type(value) in (float, int) and low <= value <= high:
+        return float(value)
+    raise _bad(name, value, f"a finite number of {low:g} to {high:g}")
+
+
+def _list(fields: Fields, name: str, limit: int) -> list[Any] | tuple[Any, ...]:
+    value = fields[name]
+    if type(value) in (tuple, list) and len(value) <= limit:
+        return value  # type: ignore[no-any-return]
+    raise _bad(name, value, f"a list of at most {limit} items")
+
+
+def _word(fields: Fields, name: str, words: frozenset[str]) -> Any:
+    value = fields[name]
+    if type(value) is str and value in words:
+        return value
+    raise _bad(name, value, "one of " + ", ".join(sorted(words)))
+
+
+def _floats(fields: Fields, name: str, limit: int) -> tuple[float, ...]:
+    values = _list(fields, name, limit)
+    if all(type(value) in (float, int) and -1e300 <= value <= 1e300 for value in values):
+        return tuple(map(float, values))
+    raise _bad(name, values, "finite numbers")
+
+
+def _maybe(fields: Fields, name: str, read: Callable[[Fields, str], T]) -> T | None:
+    return None if fields[name] is None else read(fields, name)
+
+
+def _map(value: object, name: str) -> Fields:
+    if type(value) is dict:
+        return value
+    raise _bad(name, value, "a map")
+
+
+def printable(text: str) -> str:
+    """Return `text` with control characters and the like, which `_text` would refuse, written as escapes."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _check_size(payload: bytes) -> None:
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise RemoteProtocolError("size", f"{len(payload)} bytes, at most {MAX_MESSAGE_BYTES} are read")
+
+
+def _unpack(payload: bytes, kind: str) -> Fields:
+    _check_size(payload)
+    try:
+        fields = msgpack.unpackb(payload, use_list=False)
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+        raise RemoteProtocolError("encoding", f"not msgpack: {error}"[:160]) from None
+    if type(fields) is not dict:
+        raise RemoteProtocolError("encoding", f"expected a map, received {type(fields).__name__}")
+    if fields.get("v") != VERSION:
+        raise RemoteProtocolError("version", f"expected {VERSION}, received {str(fields.get('v'))[:40]}")
+    if fields.get("kind") != kind:
+        raise RemoteProtocolError("kind", f"expected {kind!r}, received {str(fields.get('kind'))[:40]!r}")
+    return fields
+
+
+def _load_json(payload: bytes, schema: str) -> Fields:
+    _check_size(payload)
+    try:
+        fields = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError("encoding", f"not JSON: {error}"[:160]) from None
+    if type(fields) is not dict:
+        raise RemoteProtocolError("encoding", f"expected an object, received {type(fields).__name__}")
+    if fields.get("schema") != schema:
+        raise RemoteProtocolError("version", f"expected {schema}, received {str(fields.get('schema'))[:40]}")
+    return fields
+
+
+def _decode(read: Callable[[Fields], T], fields: Fields) -> T:
+    try:
+        return read(fields)
+    except KeyError as error:
+        raise RemoteProtocolError("field", f"{error.args[0]}: missing") from None
+
+
+def _dump_json(fields: Fields) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _guess(fields: Fields, name: str) -> Guess | None:
+    value = fields[name]
+    if value is None:
+        return None
+    if type(value) is not tuple or len(value) != 3:
+        raise _bad(name, value, "[exit, class_id, confidence]")
+    part = {"exit": value[0], "class_id": value[1], "confidence": value[2]}
+    return Guess(
+        exit=_count(part, "exit", MAX_STAGES),
+        class_id=_count(part, "class_id", 1 << 20),
+        confidence=_number(part, "confidence", 0.0, 1.0),
+    )
+
+
+def _hop(value: object) -> Hop:
+    if type(value) is tuple and len(value) == 4:
+        device, stage, queue_s, compute_s = value
+        if (
+            type(device) is str
+            and len(device) <= 32
+            and type(stage) is int
+            and 0 <= stage < MAX_STAGES
+            and type(queue_s) is float
+            and type(compute_s) is float
+            and 0.0 <= queue_s <= MAX_BUDGET_S
+            and 0.0 <= compute_s <= MAX_BUDGET_S
+        ):
+            return Hop(device=device, stage=stage, queue_s=queue_s, compute_s=compute_s)
+    raise _bad("hops", value, "[device, stage, queue_s, compute_s]")
+
+
+def _hops(fields: Fields) -> tuple[Hop, ...]:
+    return tuple([_hop(value) for value in _list(fields, "hops", MAX_HOPS)])
+
+
+def _tensor(fields: Fields) -> Tensor:
+    shape = _list(fields, "shape", MAX_RANK)
+    for size in shape:
+        if type(size) is not int or not 0 < size <= MAX_MESSAGE_BYTES:
+            raise _bad("shape", shape, "positive integers")
+    payload = fields["payload"]
+    if type(payload) is not bytes:
+        raise _bad("payload", type(payload).__name__, "bytes")
+    return Tensor(
+        dtype=_word(fields, "dtype", _DTYPES),
+        shape=tuple(shape),
+        codec=_word(fields, "codec", _CODECS),
+        payload=payload,
+    )
+
+
+def _pack_guess(guess: Guess | None) -> tuple[int, int, float] | None:
+    return None if guess is None else (guess.exit, guess.class_id, guess.confidence)
+
+
+def _pack_hops(hops: tuple[Hop, ...]) -> list[tuple[str, int, float, float]]:
+    return [(hop.device, hop.stage, hop.queue_s, hop.compute_s) for hop in hops]
+
+
+# ---------------------------------------------------------------- between boards
+
+
+def encode_stage(message: StageMessage) -> bytes:
+    """Encode an input or features for a stage topic."""
+    tensor = message.tensor
+    packed: bytes = msgpack.packb(
+        {
+            "v": VERSION,
+            "kind": "stage",
+            "request": message.request,
+            "origin": message.origin,
+            "stage": message.stage,
+            "attempt": message.attempt,
+            "revision": message.revision,
+            "epoch": message.epoch,
+            "budget_s": message.budget_s,
+            "spent_s": message.spent_s,
+            "guess": _pack_guess(message.guess),
+            "memory": message.memory,
+            "hops": _pack_hops(message.hops),
+            "dtype": tensor.dtype,
+            "shape": tensor.shape,
+            "codec": tensor.codec,
+            "payload": tensor.payload,
+        }
+    )
+    return packed
+
+
+def _read_stage(fields: Fields) -> StageMessage:
+    return StageMessage(
+        request=_text(fields, "request"),
+        origin=_id(fields, "origin"),
+        stage=_count(fields, "stage", MAX_STAGES),
+        attempt=_count(fields, "attempt", 100),
+        revision=_text(fields, "revision"),
+        epoch=_count(fields, "epoch"),
+        budget_s=_number(fields, "budget_s", 0.0, MAX_BUDGET_S),
+        spent_s=_number(fields, "spent_s", 0.0, MAX_BUDGET_S),
+        guess=_guess(fields, "guess"),
+        memory=_floats(fields, "memory", MAX_MEMORY),
+        hops=_hops(fields),
+        tensor=_tensor(fields),
+    )
+
+
+def decode_stage(payload: bytes) -> StageMessage:
+    """Decode what came on a stage topic."""
+    return _decode(_read_stage, _unpack(payload, "stage"))
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """Encode an answer on its way to the origin."""
+    packed: bytes = msgpack.packb(
+        {
+            "v": VERSION,
+            "kind": "outcome",
+            "request": outcome.request,
+            "origin": outcome.origin,
+            "attempt": outcome.attempt,
+            "revision": outcome.revision,
+            "epoch": outcome.epoch,
+            "guess": _pack_guess(outcome.guess),
+            "reason": outcome.reason,
+            "spent_s": outcome.spent_s,
+            "hops": _pack_hops(outcome.hops),
+        }
+    )
+    return packed
+
+
+def _read_outcome(fields: Fields) -> Outcome:
+    return Outcome(
+        request=_text(fields, "request"),
+        origin=_id(fields, "origin"),
+        attempt=_count(fields, "attempt", 100),
+        revision=_text(fields, "revision"),
+        epoch=_count(fields, "epoch"),
+        guess=_guess(fields, "guess"),
+        reason=_word(fields, "reason", _REASONS),
+        spent_s=_number(fields, "spent_s", 0.0, MAX_BUDGET_S),
+        hops=_hops(fields),
+    )
+
+
+def decode_outcome(payload: bytes) -> Outcome:
+    """Decode what came on an outcome topic."""
+    return _decode(_read_outcome, _unpack(payload, "outcome"))
+
+
+def encode_input(message: InputMessage) -> bytes:
+    """Encode a named input for an origin's input topic."""
+    packed: bytes = msgpack.packb(
+        {
+            "v": VERSION,
+            "kind": "input",
+            "request": message.request,
+            "name": message.name,
+            "payload": message.payload,
+        }
+    )
+    return packed
+
+
+def _read_input(fields: Fields) -> InputMessage:
+    payload = fields["payload"]
+    if type(payload) is not bytes:
+        raise _bad("payload", type(payload).__name__, "bytes")
+    return InputMessage(request=_text(fields, "request"), name=_text(fields, "name", 256), payload=payload)
+
+
+def is_input(payload: bytes) -> bool:
+    """Whether bytes on an input topic look like a named input: a small msgpack map, which no image starts with."""
+    return len(payload) > 0 and 0x83 <= payload[0] <= 0x88
+
+
+def decode_input(payload: bytes) -> InputMessage:
+    """Decode a named input."""
+    return _decode(_read_input, _unpack(payload, "input"))
+
+
+# ---------------------------------------------------------------- plan and telemetry
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """Encode a plan for its retained topic."""
+    packed: bytes = msgpack.packb(
+        {
+            "v": VERSION,
+            "kind": "plan",
+            "pipeline": plan.pipeline,
+            "epoch": plan.epoch,
+            "model": plan.model,
+            "revision": plan.revision,
+            "criterion": plan.criterion,
+            "thresholds": plan.thresholds,
+        }
+    )
+    return packed
+
+
+def _read_plan(fields: Fields) -> Plan:
+    return Plan(
+        pipeline=_id(fields, "pipeline"),
+        epoch=_count(fields, "epoch"),
+        model=_text(fields, "model"),
+        revision=_text(fields, "revision"),
+        criterion=_text(fields, "criterion"),
+        thresholds=_floats(fields, "thresholds", MAX_STAGES),
+    )
+
+
+def decode_plan(payload: bytes) -> Plan:
+    """Decode what came on a plan topic."""
+    return _decode(_read_plan, _unpack(payload, "plan"))
+
+
+_STAGE_COUNTERS = (
+    "stage", "received", "exited", "forwarded", "shed", "expired", "failed", "duplicate", "waiting", "bytes_out",
+)  # fmt: skip
+_ORIGIN_COUNTERS = ("accepted", "answered", "resent", "late", "pending")
+_ORIGIN_LATENCIES = ("latency_p50_s", "latency_p95_s", "latency_max_s")
+
+
+def _pack_stage_telemetry(report: StageTelemetry) -> Fields:
+    return {name: getattr(report, name) for name in (*_STAGE_COUNTERS, "queue_s", "compute_s")}
+
+
+def _pack_origin_telemetry(report: OriginTelemetry | None) -> Fields | None:
+    if report is None:
+        return None
+    names = (*_ORIGIN_COUNTERS, *_ORIGIN_LATENCIES, "exits", "reasons")
+    return {name: getattr(report, name) for name in names}
+
+
+def _pack_pipeline_telemetry(report: PipelineTelemetry) -> Fields:
+    return {
+        "pipeline": report.pipeline,
+        "epoch": report.epoch,
+        "revision": report.revision,
+        "stages": [_pack_stage_telemetry(stage) for stage in report.stages],
+        "origin": _pack_origin_telemetry(report.origin),
+    }
+
+
+def encode_telemetry(report: Telemetry) -> bytes:
+    """Encode a device's periodic report."""
+    packed: bytes = msgpack.packb(
+        {
+            "v": VERSION,
+            "kind": "telemetry",
+            "device": report.device,
+            "boot": report.boot,
+            "sequence": report.sequence,
+            "uptime_s": report.uptime_s,
+            "rss_bytes": report.rss_bytes,
+            "dead_letters": report.dead_letters,
+            "offline_dropped": report.offline_dropped,
+            "pipelines": [_pack_pipeline_telemetry(pipeline) for pipeline in report.pipelines],
+        }
+    )
+    return packed
+
+
+def _read_stage_telemetry(value: object) -> StageTelemetry:
+    fields = _map(value, "stages")
+    return StageTelemetry(
+        **{name: _count(fields, name) for name in _STAGE_COUNTERS},
+        queue_s=_number(fields, "queue_s"),
+        compute_s=_number(fields, "compute_s"),
+    )
+
+
+def _read_reasons(fields: Fields) -> dict[str, int]:
+    reasons = _map(fields["reasons"], "reasons")
+    if not _REASONS.issuperset(reasons):
+        raise _bad("reasons", reasons, "only " + ", ".join(sorted(_REASONS)))
+    return {name: _count(reasons, name) for name in reasons}
+
+
+def _read_origin_telemetry(fields: Fields, name: str) -> OriginTelemetry:
+    part = _map(fields[name], name)
+    exits = _list(part, "exits", MAX_STAGES)
+    return OriginTelemetry(
+        **{name: _count(part, name) for name in _ORIGIN_COUNTERS},
+        exits=tuple(_count({"exits": count}, "exits") for count in exits),
+        reasons=_read_reasons(part),
+        latency_p50_s=_number(part, "latency_p50_s"),
+        latency_p95_s=_number(part, "latency_p95_s"),
+        latency_max_s=_number(part, "latency_max_s"),
+    )
+
+
+def _read_pipeline_telemetry(value: object) -> PipelineTelemetry:
+    fields = _map(value, "pipelines")
+    return PipelineTelemetry(
+        pipeline=_id(fields, "pipeline"),
+        epoch=_count(fields, "epoch"),
+        revision=_text(fields, "revision"),
+        stages=tuple(_read_stage_telemetry(stage) for stage in _list(fields, "stages", MAX_STAGES)),
+        origin=_maybe(fields, "origin", _read_origin_telemetry),
+    )
+
+
+def _read_telemetry(fields: Fields) -> Telemetry:
+    return Telemetry(
+        device=_id(fields, "device"),
+        boot=_text(fields, "boot"),
+        sequence=_count(fields, "sequence"),
+        uptime_s=_number(fields, "uptime_s"),
+        rss_bytes=_count(fields, "rss_bytes"),
+        dead_letters=_count(fields, "dead_letters"),
+        offline_dropped=_count(fields, "offline_dropped"),
+        pipelines=tuple(_read_pipeline_telemetry(part) for part in _list(fields, "pipelines", MAX_PIPELINES)),
+    )
+
+
+def decode_telemetry(payload: bytes) -> Telemetry:
+    """Decode what came on a telemetry topic."""
+    return _decode(_read_telemetry, _unpack(payload, "telemetry"))
+
+
+# ---------------------------------------------------------------- JSON, for people and dashboards
+
+RESULT_SCHEMA = "distree.result/1"
+STATE_SCHEMA = "distree.state/1"
+META_SCHEMA = "distree.meta/1"
+DEAD_SCHEMA = "distree.dead/1"
+
+
+def encode_result(result: Result, *, time: str, clock_synced: bool) -> bytes:
+    """Encode a result as JSON. `time` is ISO 8601 in UTC; `clock_synced` says whether to believe it."""
+    return _dump_json(
+        {
+            "schema": RESULT_SCHEMA,
+            "request": result.request,
+            "site": result.site,
+            "pipeline": result.pipeline,
+            "origin": result.origin,
+            "input": result.input,
+            "label": result.label,
+            "class_id": result.class_id,
+            "confidence": round(result.confidence, 4),
+            "exit": result.exit,
+            "reason": result.reason,
+            "final": result.final,
+            "late": result.late,
+            "attempt": result.attempt,
+            "latency_ms": round(result.latency_s * 1e3, 3),
+            "epoch": result.epoch,
+            "model": result.model,
+            "revision": result.revision,
+            "hops": [
+                {
+                    "device": hop.device,
+                    "stage": hop.stage,
+                    "queue_ms": round(hop.queue_s * 1e3, 3),
+                    "compute_ms": round(hop.compute_s * 1e3, 3),
+                }
+                for hop in result.hops
+            ],
+            "time": time,
+            "clock_synced": clock_synced,
+        }
+    )
+
+
+def _read_json_hop(value: object) -> Hop:
+    fields = _map(value, "hops")
+    return Hop(
+        device=_id(fields, "device"),
+        stage=_count(fields, "stage", MAX_STAGES),
+        queue_s=_number(fields, "queue_ms") / 1e3,
+        compute_s=_number(fields, "compute_ms") / 1e3,
+    )
+
+
+def _flag(fields: Fields, name: str) -> bool:
+    value = fields[name]
+    if type(value) is bool:
+        return value
+    raise _bad(name, value, "true or false")
+
+
+def _read_result(fields: Fields) -> Result:
+    return Result(
+        request=_text(fields, "request"),
+        site=_text(fields, "site", 32),
+        pipeline=_id(fields, "pipeline"),
+        origin=_id(fields, "origin"),
+        input=_text(fields, "input", 512),
+        label=_maybe(fields, "label", _text),
+        class_id=_maybe(fields, "class_id", _count),
+        confidence=_number(fields, "confidence", 0.0, 1.0),
+        exit=_maybe(fields, "exit", _count),
+        reason=_word(fields, "reason", _REASONS),
+        final=_flag(fields, "final"),
+        late=_flag(fields, "late"),
+        attempt=_count(fields, "attempt", 100),
+        latency_s=_number(fields, "latency_ms") / 1e3,
+        epoch=_count(fields, "epoch"),
+        model=_text(fields, "model"),
+        revision=_text(fields, "revision"),
+        hops=tuple(_read_json_hop(hop) for hop in _list(fields, "hops", MAX_HOPS)),
+    )
+
+
+def decode_result(payload: bytes) -> Result:
+    """Decode a result; its wall-clock time is for people and is left out."""
+    return _decode(_read_result, _load_json(payload, RESULT_SCHEMA))
+
+
+def encode_state(state: DeviceState) -> bytes:
+    """Encode a device's state for its retained topic (and its will)."""
+    return _dump_json({"schema": STATE_SCHEMA, "device": state.device, "boot": state.boot, "state": state.status.value})
+
+
+_STATUSES = frozenset(status.value for status in DeviceStatus)
+
+
+def _read_state(fields: Fields) -> DeviceState:
+    return DeviceState(
+        device=_id(fields, "device"),
+        boot=_text(fields, "boot"),
+        status=DeviceStatus(_word(fields, "state", _STATUSES)),
+    )
+
+
+def decode_state(payload: bytes) -> DeviceState:
+    """Decode what came on a state topic."""
+    return _decode(_read_state, _load_json(payload, STATE_SCHEMA))
+
+
+def encode_meta(meta: DeviceMeta) -> bytes:
+    """Encode a device's description for its retained topic."""
+    return _dump_json(
+        {
+            "schema": META_SCHEMA,
+            "device": meta.device,
+            "boot": meta.boot,
+            "version": meta.version,
+            "python": meta.python,
+            "runtime": meta.runtime,
+            "machine": meta.machine,
+            "memory_mb": meta.memory_mb,
+            "stages": [
+                {
+                    "pipeline": held.pipeline,
+                    "stage": held.stage,
+                    "model": held.model,
+                    "revision": held.revision,
+                }
+                for held in meta.stages
+            ],
+            "origins": list(meta.origins),
+        }
+    )
+
+
+def _read_held(value: object) -> HeldStage:
+    fields = _map(value, "stages")
+    return HeldStage(
+        pipeline=_id(fields, "pipeline"),
+        stage=_count(fields, "stage", MAX_STAGES),
+        model=_text(fields, "model"),
+        revision=_text(fields, "revision"),
+    )
+
+
+def _read_meta(fields: Fields) -> DeviceMeta:
+    origins = _list(fields, "origins", MAX_PIPELINES)
+    return DeviceMeta(
+        device=_id(fields, "device"),
+        boot=_text(fields, "boot"),
+        version=_text(fields, "version"),
+        python=_text(fields, "python"),
+        runtime=_text(fields, "runtime", 128),
+        machine=_text(fields, "machine"),
+        memory_mb=_count(fields, "memory_mb"),
+        stages=tuple(_read_held(held) for held in _list(fields, "stages", MAX_STAGES * MAX_PIPELINES)),
+        origins=tuple(_text({"origins": name}, "origins", 32) for name in origins),
+    )
+
+
+def decode_meta(payload: bytes) -> DeviceMeta:
+    """Decode what came on a meta topic."""
+    return _decode(_read_meta, _load_json(payload, META_SCHEMA))
+
+
+def encode_dead(letter: DeadLetter) -> bytes:
+    """Encode a dead letter."""
+    return _dump_json(
+        {
+            "schema": DEAD_SCHEMA,
+            "device": letter.device,
+            "topic": letter.topic,
+            "reason": letter.reason,
+            "detail": letter.detail,
+            "payload_bytes": letter.payload_bytes,
+            "head_hex": letter.head_hex,
+        }
+    )
+
+
+def _read_dead(fields: Fields) -> DeadLetter:
+    return DeadLetter(
+        device=_id(fields, "device"),
+        topic=_text(fields, "topic", 512),
+        reason=_text(fields, "reason"),
+        detail=_text(fields, "detail", 512),
+        payload_bytes=_count(fields, "payload_bytes"),
+        head_hex=_text(fields, "head_hex", 128),
+    )
+
+
+def decode_dead(payload: bytes) -> DeadLetter:
+    """Decode a dead letter."""
+    return _decode(_read_dead, _load_json(payload, DEAD_SCHEMA))

@@ -1,0 +1,318 @@
+"""`distree zoo`: list, show, verify, evaluate and build bundles."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distree.bundle import MANIFEST, Bundle, Measured, find_bundle, load_bundle, zoo_folder
+from distree.errors import ConfigError, DistreeError
+from distree.policies import POLICIES
+from model_zoo.data import DEFAULT_FASHION_DIR, FASHION_HINT, LabelledImages, load_idx_set, load_samples
+from model_zoo.errors import DataError, ExportError
+from model_zoo.evaluation import (
+    Evaluation,
+    ExitScores,
+    check_thresholds,
+    collect_logits,
+    costs_of,
+    exits_taken,
+    score_exits,
+    summarise,
+)
+from model_zoo.recipes import get_recipe, recipe_names
+from model_zoo.verification import check_golden
+
+_SAMPLES = Path(__file__).parent / "samples"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the sub-commands of `distree zoo` to its parser."""
+    commands = parser.add_subparsers(dest="zoo_command", metavar="COMMAND", required=True)
+    _command(commands, "list", "bundles that are installed", "distree zoo list")
+    show = _command(commands, "show", "stages, exits and figures of a bundle", "distree zoo show fashion")
+    show.add_argument("bundle", metavar="NAME", help="name of an installed bundle, or a folder with a bundle.yaml")
+    verify = _command(
+        commands,
+        "verify",
+        "check a bundle's hashes and golden vectors on this machine",
+        "distree zoo verify fashion",
+    )
+    verify.add_argument("bundle", metavar="NAME_OR_PATH", help="name of an installed bundle, or its folder")
+    _add_evaluate(commands)
+    _add_build(commands)
+
+
+def _command(commands: Any, name: str, what: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = _command(
+        commands,
+        "evaluate",
+        "accuracy, exits and cost of a bundle on labelled data",
+        "distree zoo evaluate fashion --data /usr/share/datasets/fashion-mnist --thresholds 0.9,0.8",
+    )
+    evaluate.add_argument("bundle", metavar="NAME_OR_PATH", help="name of an installed bundle, or its folder")
+    evaluate.add_argument(
+        "--data",
+        type=Path,
+        help="npz with input and label, or a folder of idx files (default: the shipped samples)",
+    )
+    evaluate.add_argument("--thresholds", metavar="A,B", help="one per exit but the last (default: the bundle's)")
+    evaluate.add_argument("--criterion", metavar="C", help=f"one of {', '.join(POLICIES)} (default: the bundle's)")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N inputs")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too; - for stdout alone")
+    evaluate.add_argument("--per-input", action="store_true", help="with --json: class, exit and score of every input")
+
+
+def _add_build(commands: Any) -> None:
+    build = _command(
+        commands,
+        "build",
+        "train a recipe and write its bundle (needs the extra 'zoo')",
+        "distree zoo build fashion --out bundles/fashion --seed 1",
+    )
+    build.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(recipe_names())}")
+    build.add_argument(
+        "--data", type=Path, default=DEFAULT_FASHION_DIR, help="folder of idx files (default: %(default)s)"
+    )
+    build.add_argument("--out", type=Path, help="folder of the bundle (default: ./RECIPE)")
+    build.add_argument("--seed", type=int, help="of everything random (default: the recipe's)")
+    build.add_argument("--epochs", type=int, help="passes over the training images (default: the recipe's)")
+    build.add_argument("--work", type=Path, help="folder of the checkpoint, to go on after a cut (default: OUT.work)")
+    build.add_argument("--samples", type=Path, metavar="FILE", help="also write 100 test images of each class there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what `add_arguments` parsed. Returns the exit status: 0, or 2 after one line on stderr."""
+    try:
+        return _COMMANDS[args.zoo_command](args)
+    except DistreeError as error:
+        print(f"distree zoo {args.zoo_command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _list(_: argparse.Namespace) -> int:
+    folder = zoo_folder()
+    found = sorted(folder.glob(f"*/{MANIFEST}")) if folder is not None else []
+    for path in found:
+        bundle = load_bundle(path.parent, verify=())
+        size = sum(stage.bytes for stage in bundle.stages)
+        print(f"{bundle.name}  {len(bundle.stages)} stages  {size / 1000:.0f} kB  {bundle.manifest.description}")
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    bundle = load_bundle(args.bundle, verify=())
+    manifest = bundle.manifest
+    print(f"{bundle.name}: {manifest.description}")
+    print(f"revision {bundle.revision}, licence {manifest.license}, in {bundle.path}")
+    print(f"labels: {', '.join(bundle.labels)}")
+    for k, stage in enumerate(bundle.stages):
+        features = "" if stage.features is None else f", features {_shape(stage.features.shape)} {stage.features.dtype}"
+        cost = f"{stage.macs.trunk / 1e6:.2f} + {stage.macs.exit / 1e6:.2f} MMACs (trunk + exit)"
+        print(f"stage {k}: {stage.segment}, {stage.bytes / 1000:.0f} kB, {cost}{features}")
+    print(f"exits: {bundle.criterion} at {_numbers(bundle.thresholds)}")
+    print(f"measured on {manifest.measured.data}:")
+    print(_table(_from_manifest(bundle)))
+    return 0
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(str(size) for size in shape[1:])
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)
+
+
+def _from_manifest(bundle: Bundle) -> Evaluation:
+    measured: Measured = bundle.manifest.measured
+    return Evaluation(
+        inputs=0,
+        criterion=bundle.criterion,
+        thresholds=bundle.thresholds,
+        accuracy=measured.accuracy,
+        accuracy_at_thresholds=measured.accuracy_at_thresholds,
+        exit_share=measured.exit_share,
+        macs_per_input=measured.macs_per_input,
+        macs_no_early_exit_strict=measured.macs_no_early_exit_strict,
+        macs_no_early_exit_loose=measured.macs_no_early_exit_loose,
+        feature_bytes_per_input=measured.feature_bytes_per_input,
+    )
+
+
+def _verify(args: argparse.Namespace) -> int:
+    bundle = load_bundle(args.bundle)
+    report = check_golden(bundle)
+    print(f"{bundle.name} {bundle.revision}: {len(bundle.stages)} segments, hashes and golden vectors are right")
+    print(f"{report.runtime}: off by {report.worst_steps} steps at most, {report.tolerance} allowed")
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    bundle = load_bundle(args.bundle)
+    criterion, thresholds = _exit_rule(bundle, args.criterion, args.thresholds)
+    images = _evaluation_data(bundle, args.data).head(_positive("--limit", args.limit))
+    quiet = args.json is not None and str(args.json) == "-"
+    scored = score_exits(collect_logits(bundle, images, None if quiet else _progress), criterion)
+    evaluation = summarise(scored, costs_of(bundle.stages), criterion, thresholds)
+    if args.json is not None:
+        _write_json(args.json, _as_json(bundle, images, evaluation, scored if args.per_input else None))
+    if not quiet:
+        print(f"{bundle.name} {bundle.revision} on {images.source}, {len(images)} inputs")
+        print(f"{criterion} at {_numbers(thresholds)}")
+        print(_table(evaluation))
+    return 0
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _positive(option: str, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise ConfigError(f"{option} {value}: must be at least 1")
+    return value
+
+
+def _exit_rule(bundle: Bundle, criterion: str | None, thresholds: str | None) -> tuple[str, tuple[float, ...]]:
+    chosen = criterion or bundle.criterion
+    if thresholds is None and chosen != bundle.criterion:
+        raise ConfigError(
+            f"--criterion {chosen}: the thresholds of {bundle.name!r} are for {bundle.criterion}; give --thresholds too"
+        )
+    values = bundle.thresholds if thresholds is None else _parse_thresholds(thresholds)
+    check_thresholds(values, len(bundle.stages))
+    return chosen, values
+
+
+def _parse_thresholds(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--thresholds {text}: not numbers separated by commas, such as 0.9,0.8") from None
+
+
+def _evaluation_data(bundle: Bundle, data: Path | None) -> LabelledImages:
+    if data is None:
+        shipped = _SAMPLES / f"{bundle.name}.npz"
+        if not shipped.is_file():
+            raise DataError(f"no samples are shipped for {bundle.name!r}; give --data FILE_OR_DIR")
+        return dataclasses.replace(load_samples(shipped), source="the shipped samples (part of the test set)")
+    if data.is_dir():
+        return load_idx_set(data, "t10k", f"the test set in {data}")
+    if not data.exists():
+        raise DataError(f"--data {data}: does not exist; {FASHION_HINT}")
+    return load_samples(data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    what: str
+    values: tuple[str, ...]
+
+
+def _table(evaluation: Evaluation) -> str:
+    exits = len(evaluation.accuracy)
+    rows = [
+        _Row("", (*(f"exit {k}" for k in range(exits)), "early exit")),
+        _Row("accuracy %", _percent((*evaluation.accuracy, evaluation.accuracy_at_thresholds))),
+        _Row("share %", _percent(evaluation.exit_share)),
+    ]
+    drop = 100 * (evaluation.accuracy[-1] - evaluation.accuracy_at_thresholds)
+    mean, strict, loose = (
+        evaluation.macs_per_input,
+        evaluation.macs_no_early_exit_strict,
+        evaluation.macs_no_early_exit_loose,
+    )
+    return "\n".join(
+        [
+            *(f"{row.what:<12}" + "".join(f"{value:>12}" for value in row.values) for row in rows),
+            f"drop against the last exit: {drop:.2f} points",
+            f"MMACs per input: {mean / 1e6:.3f}, heads counted",
+            f"  {mean / strict:.3f} of {strict / 1e6:.3f} without early exits (strict: only the last head)",
+            f"  {mean / loose:.3f} of {loose / 1e6:.3f} with all exits computed (loose)",
+            f"feature bytes sent per input: {evaluation.feature_bytes_per_input:.0f}",
+        ]
+    )
+
+
+def _percent(values: Sequence[float]) -> tuple[str, ...]:
+    return tuple(f"{100 * value:.2f}" for value in values)
+
+
+def _as_json(
+    bundle: Bundle, images: LabelledImages, evaluation: Evaluation, scored: ExitScores | None
+) -> dict[str, Any]:
+    document: dict[str, Any] = {"model": bundle.name, "revision": bundle.revision, "data": images.source}
+    document |= dataclasses.asdict(evaluation)
+    if scored is not None:
+        document["results"] = _per_input(images, scored, evaluation.thresholds)
+    return document
+
+
+def _per_input(images: LabelledImages, scored: ExitScores, thresholds: Sequence[float]) -> list[dict[str, Any]]:
+    taken = exits_taken(scored.scores, thresholds)
+    rows = np.arange(len(taken))
+    columns = (
+        images.index.tolist(),
+        images.labels.tolist(),
+        scored.classes[rows, taken].tolist(),
+        taken.tolist(),
+        scored.scores[rows, taken].tolist(),
+    )
+    names = ("index", "label", "class_id", "exit", "score")
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    text = json.dumps(document, indent=None if "results" in document else 2) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--json {path}: cannot be written ({error.strerror})") from error
+
+
+def _build(args: argparse.Namespace) -> int:
+    recipe = get_recipe(args.recipe)
+    given = {"seed": args.seed, "epochs": _positive("--epochs", args.epochs)}
+    settings = dataclasses.replace(recipe.settings, **{key: value for key, value in given.items() if value is not None})
+    if not args.data.is_dir():
+        raise DataError(f"--data {args.data}: no such folder; {FASHION_HINT}")
+    try:
+        from model_zoo.build import BuildPaths, build_bundle
+    except ImportError as error:
+        raise ExportError(
+            f"building needs torch ({error}); install it first, then the extra: "
+            "pip install torch==2.13.0 && pip install 'distree[zoo]'"
+        ) from error
+    out = args.out or Path(recipe.name)
+    paths = BuildPaths(args.data, out, args.work or out.with_name(out.name + ".work"), args.samples)
+    bundle = build_bundle(recipe, settings, paths, _progress)
+    print(f"{bundle.name} {bundle.revision} written to {find_bundle(out)}")
+    print(_table(_from_manifest(bundle)))
+    return 0
+
+
+_COMMANDS = {"list": _list, "show": _show, "verify": _verify, "evaluate": _evaluate, "build": _build}

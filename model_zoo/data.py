@@ -1,0 +1,153 @@
+"""Images with labels: idx files of the MNIST family, and the small sample files that ship with a bundle."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from model_zoo.errors import DataError
+
+DEFAULT_FASHION_DIR = Path("/usr/share/datasets/fashion-mnist")
+FASHION_HINT = (
+    "install Debian's package 'dataset-fashion-mnist', or put the four *-ubyte.gz files of "
+    "https://github.com/zalandoresearch/fashion-mnist into a folder and give it as --data DIR"
+)
+_UNSIGNED_BYTE = 0x08
+_MAX_DIMENSIONS = 4
+_MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImages:
+    """Images of one set, in order.
+
+    images: uint8, (n, height, width, channels). labels: int64, (n,). index: int64, (n,), each image's place
+    in the set that it was taken from. source: what to call the set in a report.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    index: npt.NDArray[np.int64]
+    source: str
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    def head(self, count: int | None) -> LabelledImages:
+        """Return the first `count` images; all of them for None."""
+        return self.slice(0, len(self) if count is None else count)
+
+    def slice(self, start: int, stop: int) -> LabelledImages:
+        """Return the images from `start` up to, not including, `stop`."""
+        part = slice(start, stop)
+        return LabelledImages(self.images[part], self.labels[part], self.index[part], self.source)
+
+
+def read_idx(path: Path) -> npt.NDArray[np.uint8]:
+    """Read one idx file of unsigned bytes, gzipped or plain.
+
+    Returns a uint8 array of the shape that the file states. Raises DataError for a file that is missing, not
+    idx, of another element type, shorter or longer than its header says.
+    """
+    content = _read_bytes(path)
+    shape, offset = _idx_header(path, content)
+    expected = math.prod(shape)
+    if len(content) - offset != expected:
+        raise DataError(
+            f"{path}: the idx header promises {expected} bytes of data, {len(content) - offset} are there; "
+            "fetch the file again"
+        )
+    return np.frombuffer(content, dtype=np.uint8, offset=offset).reshape(shape)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as plain:
+            if plain.read(2) != b"\x1f\x8b":
+                plain.seek(0)
+                return plain.read(_MAX_BYTES)
+        with gzip.open(path, "rb") as packed:
+            return packed.read(_MAX_BYTES)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as an idx file ({error}); fetch the file again") from error
+
+
+def _idx_header(path: Path, content: bytes) -> tuple[tuple[int, ...], int]:
+    if len(content) < 4 or content[:2] != b"\0\0":
+        raise DataError(f"{path}: not an idx file (its first two bytes are not zero)")
+    element, dimensions = content[2], content[3]
+    if element != _UNSIGNED_BYTE or not 1 <= dimensions <= _MAX_DIMENSIONS:
+        raise DataError(
+            f"{path}: idx element type 0x{element:02x} with {dimensions} dimensions; "
+            f"only unsigned bytes (0x08) with 1 to {_MAX_DIMENSIONS} are read"
+        )
+    offset = 4 + 4 * dimensions
+    if len(content) < offset:
+        raise DataError(f"{path}: the idx header is cut off; fetch the file again")
+    return struct.unpack(f">{dimensions}I", content[4:offset]), offset
+
+
+def load_idx_set(folder: Path, split: str, source: str) -> LabelledImages:
+    """Read the images and labels of one split, "train" or "t10k", from a folder of idx files.
+
+    Raises DataError where a file is missing or the two files disagree on their count.
+    """
+    images = read_idx(_find_idx(folder, f"{split}-images-idx3-ubyte"))
+    labels = read_idx(_find_idx(folder, f"{split}-labels-idx1-ubyte"))
+    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+        raise DataError(f"{folder}: {split} images {images.shape} and labels {labels.shape} do not belong together")
+    return LabelledImages(images[..., None], labels.astype(np.int64), np.arange(len(labels)), source)
+
+
+def _find_idx(folder: Path, stem: str) -> Path:
+    for name in (f"{stem}.gz", stem):
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(f"{folder}: no {stem}.gz there; {FASHION_HINT}")
+
+
+def load_samples(path: Path) -> LabelledImages:
+    """Read a sample file: npz with `input` uint8 (n, h, w, c), `label` (n,) and, optionally, `index` (n,).
+
+    Raises DataError where the file is missing, not such an npz, or its arrays disagree.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            images, labels = archive["input"], archive["label"]
+            index = archive["index"] if "index" in archive else np.arange(len(labels))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a sample file with the keys input and label ({error})") from error
+    if images.dtype != np.uint8 or images.ndim != 4 or labels.ndim != 1:
+        raise DataError(f"{path}: input is {images.dtype} {images.shape}; uint8 (n, height, width, channels) is needed")
+    if not len(images) == len(labels) == len(index):
+        raise DataError(f"{path}: {len(images)} inputs, {len(labels)} labels, {len(index)} indexes; they must agree")
+    return LabelledImages(images, labels.astype(np.int64), index.astype(np.int64), path.name)
+
+
+def first_of_each_class(images: LabelledImages, count: int) -> LabelledImages:
+    """Return the first `count` images of each class, kept in the order of the set.
+
+    Raises DataError where a class has fewer.
+    """
+    kept: list[npt.NDArray[np.int64]] = []
+    for label in np.unique(images.labels):
+        places = np.flatnonzero(images.labels == label)[:count]
+        if len(places) < count:
+            raise DataError(f"{images.source}: class {label} has only {len(places)} images, {count} are wanted")
+        kept.append(places)
+    order = np.sort(np.concatenate(kept))
+    return LabelledImages(images.images[order], images.labels[order], images.index[order], images.source)
+
+
+def write_samples(images: LabelledImages, path: Path) -> None:
+    """Write a sample file that `load_samples` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, input=images.images, label=images.labels, index=images.index)

@@ -1,0 +1,136 @@
+"""`distree orchestrator`: run it, look at what it knows, set thresholds by hand."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import secrets
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from distree.errors import ConfigError
+from distree.transport.paho import PahoTransport
+from distree.types import Plan
+from orchestrator.config import OrchestratorConfig, Pipeline, load_config, load_pipeline
+from orchestrator.lock import ServiceLock
+from orchestrator.service import Service
+from orchestrator.status import read_status, render, to_json
+from orchestrator.store import Store
+from orchestrator.thresholds import Change, Progress, find_pipeline, set_thresholds, wait_for
+
+_RUN_EXAMPLE = """example:
+  distree orchestrator run -c orchestrator.yaml
+
+orchestrator.yaml:
+  site: lab
+  broker: {host: 127.0.0.1, port: 1883, username: orchestrator, password_file: secret}
+  store: {path: state/orchestrator.db, telemetry_days: 7, max_mb: 64}
+  pipelines:
+    - {name: fashion, bundle: fashion, criterion: max_softmax, thresholds: [0.9, 0.8]}"""
+_STATUS_EXAMPLE = """example:
+  distree orchestrator status -c orchestrator.yaml
+  distree orchestrator status -c orchestrator.yaml --json | jq '.pipelines[].exits'"""
+_SET_EXAMPLE = """example:
+  distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 0.9 --wait 60"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands run, status and set-thresholds."""
+    commands = parser.add_subparsers(dest="orchestrator_command", metavar="COMMAND", required=True)
+    _add_command(commands, "run", "run the orchestrator until SIGTERM or Ctrl-C", _RUN_EXAMPLE)
+    status = _add_command(commands, "status", "show devices and pipelines, from the store", _STATUS_EXAMPLE)
+    status.add_argument("--json", action="store_true", help="print JSON, for programs")
+    change = _add_command(commands, "set-thresholds", "set a pipeline's exit thresholds", _SET_EXAMPLE)
+    change.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
+    change.add_argument("--criterion", metavar="C", help="exit criterion; default: the one in force")
+    change.add_argument("--wait", type=float, metavar="SECONDS", help="wait until all ready devices follow")
+    change.add_argument("thresholds", nargs="*", type=float, metavar="T", help="one per exit but the last")
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, example: str
+) -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    command = commands.add_parser(name, help=what, description=what, epilog=example, formatter_class=form)
+    command.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="orchestrator.yaml")
+    return command
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the parsed arguments ask and return the exit status; DistreeError is the caller's to print."""
+    config = load_config(args.config)
+    match args.orchestrator_command:
+        case "run":
+            return _run(config)
+        case "status":
+            status = read_status(config)
+            print(to_json(status) if args.json else render(status))
+            return 0
+        case _:
+            return _set_thresholds(config, args)
+
+
+def _run(config: OrchestratorConfig) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    pipelines = [load_pipeline(pipeline) for pipeline in config.pipelines]
+    with ServiceLock(config.store.path), Store(config.store.path) as store:
+        store.check()
+        service = _service(config, pipelines, store)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: service.stop())
+        service.open()
+        print(_started(config, service.wanted()), flush=True)
+        service.run()
+    return 0
+
+
+def _service(config: OrchestratorConfig, pipelines: Sequence[Pipeline], store: Store) -> Service:
+    # Nothing sent to the orchestrator is worth keeping while it is away: plans and states are retained.
+    # The id is new each time: a second orchestrator is to be noticed by its plans, not to cut this one off.
+    client_id = f"orchestrator-{config.site}-{secrets.token_hex(3)}"
+    transport = PahoTransport(config.broker, client_id=client_id, clean=True)
+    return Service(config.site, pipelines, store=store, transport=transport, retention=config.store)
+
+
+def _started(config: OrchestratorConfig, plans: Sequence[Plan]) -> str:
+    epochs = ", ".join(f"{plan.pipeline} (epoch {plan.epoch or 'new'})" for plan in plans)
+    broker = f"{config.broker.host}:{config.broker.port}"
+    return f"orchestrator of {config.site}: broker {broker}, store {config.store.path}, pipelines {epochs}"
+
+
+def _set_thresholds(config: OrchestratorConfig, args: argparse.Namespace) -> int:
+    if args.wait is not None and not args.wait >= 0:
+        raise ConfigError(f"--wait {args.wait:g}: must be 0 seconds or more")
+    pipeline = find_pipeline(config, args.pipeline)
+    with Store(config.store.path) as store:
+        change = set_thresholds(store, pipeline, args.criterion, tuple(args.thresholds))
+    print(_told(change), flush=True)
+    if args.wait is None:
+        return 0
+    seen = wait_for(config.store.path, change.plan, args.wait)
+    line, code = _verdict(change.plan, seen, args.wait)
+    print(line, file=sys.stderr if code else sys.stdout)
+    return code
+
+
+def _told(change: Change) -> str:
+    plan = change.plan
+    thresholds = " ".join(f"{threshold:g}" for threshold in plan.thresholds)
+    line = f"pipeline {plan.pipeline}: {plan.criterion} {thresholds} is epoch {plan.epoch}"
+    if not change.new:
+        return f"{line} already; nothing changes"
+    if change.served:
+        return f"{line}; the running orchestrator publishes it"
+    return f"{line}; it is published when an orchestrator runs: distree orchestrator run"
+
+
+def _verdict(plan: Plan, seen: Progress, waited_s: float) -> tuple[str, int]:
+    if seen.superseded_by is not None:
+        return f"pipeline {plan.pipeline}: replaced by epoch {seen.superseded_by} meanwhile", 1
+    if seen.done:
+        return f"pipeline {plan.pipeline}: in force on {', '.join(seen.ready)}", 0
+    if not seen.ready:
+        return f"pipeline {plan.pipeline}: no ready device serves it after {waited_s:g} s", 1
+    return f"pipeline {plan.pipeline}: after {waited_s:g} s not in force on {', '.join(seen.missing)}", 1

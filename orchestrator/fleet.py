@@ -1,0 +1,187 @@
+"""What is known of the devices: presence, what they serve, their last report. No I/O, no clock.
+
+Boot ids have no order of their own: the boot heard last is the current one, and the few before it are
+remembered, so that an old session's will or a late report is told from a new life of the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from distree.errors import RemoteProtocolError
+from distree.types import (
+    DeviceMeta,
+    DeviceState,
+    DeviceStatus,
+    OriginTelemetry,
+    PipelineTelemetry,
+    StageTelemetry,
+    Telemetry,
+)
+
+MAX_DEVICES = 10_000
+BOOTS_REMEMBERED = 8
+DEFAULT_PERIOD_S = 10.0
+SHORTEST_PERIOD_S, LONGEST_PERIOD_S = 1.0, 300.0
+STALE_PERIODS = 3
+"""A device is stale when it sent no telemetry for this many of its own periods."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One device as last heard. `heard_at_s` is on the caller's clock, None if only retained messages came.
+
+    `period_s` is the time between two of its reports, by its own count.
+    """
+
+    device: str
+    boot: str
+    earlier_boots: tuple[str, ...] = ()
+    status: DeviceStatus | None = None
+    meta: DeviceMeta | None = None
+    telemetry: Telemetry | None = None
+    heard_at_s: float | None = None
+    period_s: float = DEFAULT_PERIOD_S
+
+
+def epoch_of(device: Device, pipeline: str) -> int | None:
+    """Return the epoch that the device last reported for the pipeline; None if it reported none."""
+    for report in device.telemetry.pipelines if device.telemetry else ():
+        if report.pipeline == pipeline:
+            return report.epoch
+    return None
+
+
+def serves(device: Device, pipeline: str) -> bool:
+    """Whether the device holds a stage of the pipeline, is an origin of it or reports on it."""
+    held = device.meta is not None and (
+        pipeline in device.meta.origins or any(stage.pipeline == pipeline for stage in device.meta.stages)
+    )
+    return held or epoch_of(device, pipeline) is not None
+
+
+def is_stale(age_s: float, period_s: float) -> bool:
+    """Whether silence of `age_s` seconds is too long for a device that reports every `period_s` seconds."""
+    return age_s > STALE_PERIODS * period_s
+
+
+class Fleet:
+    """All devices of a site. Every `now_s` is of one monotonic clock.
+
+    `exits` gives the number of exits per configured pipeline; what reports say of other pipelines or
+    stages is left out, which also bounds what one device can make the orchestrator keep. The observing
+    methods return the device as it now stands, or raise RemoteProtocolError: `old-boot`, `old-sequence`
+    or `fleet-full`.
+
+    >>> fleet = Fleet({"fashion": 3})
+    >>> fleet.saw_state(0.0, DeviceState(device="a", boot="b1", status=DeviceStatus.READY)).status.value
+    'ready'
+    """
+
+    def __init__(self, exits: Mapping[str, int], *, limit: int = MAX_DEVICES) -> None:
+        self._exits = dict(exits)
+        self._limit = limit
+        self._devices: dict[str, Device] = {}
+        self._silent: frozenset[str] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self._devices)
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(self._devices.values())
+
+    def get(self, device: str) -> Device | None:
+        """Return what is known of a device."""
+        return self._devices.get(device)
+
+    def saw_state(self, now_s: float, state: DeviceState, *, retained: bool = False) -> Device:
+        """Note a device's state; a retained one says nothing about when the device was last alive."""
+        device = self._of_boot(state.device, state.boot)
+        heard_at_s = device.heard_at_s if retained else now_s
+        return self._keep(replace(device, status=state.status, heard_at_s=heard_at_s))
+
+    def saw_meta(self, meta: DeviceMeta) -> Device:
+        """Note a device's description."""
+        return self._keep(replace(self._of_boot(meta.device, meta.boot), meta=self._trim_meta(meta)))
+
+    def saw_telemetry(self, now_s: float, report: Telemetry) -> Device:
+        """Note a device's report; it must be newer than the last one of the same boot."""
+        device = self._of_boot(report.device, report.boot)
+        last = device.telemetry
+        if last is not None and report.sequence <= last.sequence:
+            raise RemoteProtocolError("old-sequence", f"{report.sequence} after {last.sequence}")
+        period_s = device.period_s if last is None else _period_s(last, report)
+        telemetry = self._trim_telemetry(report)
+        return self._keep(replace(device, telemetry=telemetry, heard_at_s=now_s, period_s=period_s))
+
+    def forget(self, device: str) -> bool:
+        """Drop a device whose retained state was cleared; False if it was not known."""
+        return self._devices.pop(device, None) is not None
+
+    def silence(self, now_s: float) -> tuple[frozenset[str], frozenset[str]]:
+        """Return which ready devices fell silent and which are heard again since the last call."""
+        silent = frozenset(device.device for device in self if _is_silent(device, now_s))
+        before, self._silent = self._silent, silent
+        return silent - before, before - silent
+
+    def _of_boot(self, device_id: str, boot: str) -> Device:
+        known = self._devices.get(device_id)
+        if known is None:
+            if len(self._devices) >= self._limit:
+                raise RemoteProtocolError("fleet-full", f"{self._limit} devices are known already")
+            return Device(device=device_id, boot=boot)
+        if boot == known.boot:
+            return known
+        if boot in known.earlier_boots:
+            raise RemoteProtocolError("old-boot", f"boot {boot!r} ended before boot {known.boot!r}")
+        earlier = (known.boot, *known.earlier_boots)[:BOOTS_REMEMBERED]
+        # A new life: nothing that the former one said holds any longer.
+        return Device(device=device_id, boot=boot, earlier_boots=earlier, period_s=known.period_s)
+
+    def _keep(self, device: Device) -> Device:
+        self._devices[device.device] = device
+        return device
+
+    def _trim_meta(self, meta: DeviceMeta) -> DeviceMeta:
+        held = {
+            (stage.pipeline, stage.stage): stage
+            for stage in meta.stages
+            if stage.stage < self._exits.get(stage.pipeline, 0)
+        }
+        origins = tuple(name for name in dict.fromkeys(meta.origins) if name in self._exits)
+        return replace(meta, stages=tuple(held.values()), origins=origins)
+
+    def _trim_telemetry(self, report: Telemetry) -> Telemetry:
+        kept = {
+            part.pipeline: _trim_pipeline(part, self._exits[part.pipeline])
+            for part in report.pipelines
+            if part.pipeline in self._exits
+        }
+        return replace(report, pipelines=tuple(kept.values()))
+
+
+def is_behind(device: Device, pipeline: str, epoch: int) -> bool:
+    """Whether a ready device of the pipeline does not report `epoch` or a later one yet."""
+    ready = device.status is DeviceStatus.READY
+    return ready and serves(device, pipeline) and (epoch_of(device, pipeline) or 0) < epoch
+
+
+def _is_silent(device: Device, now_s: float) -> bool:
+    if device.status is not DeviceStatus.READY or device.heard_at_s is None:
+        return False
+    return is_stale(now_s - device.heard_at_s, device.period_s)
+
+
+def _period_s(last: Telemetry, report: Telemetry) -> float:
+    period_s = (report.uptime_s - last.uptime_s) / (report.sequence - last.sequence)
+    return min(max(period_s, SHORTEST_PERIOD_S), LONGEST_PERIOD_S)
+
+
+def _trim_pipeline(part: PipelineTelemetry, exits: int) -> PipelineTelemetry:
+    stages: dict[int, StageTelemetry] = {report.stage: report for report in part.stages if report.stage < exits}
+    return replace(part, stages=tuple(stages.values()), origin=_trim_origin(part.origin, exits))
+
+
+def _trim_origin(origin: OriginTelemetry | None, exits: int) -> OriginTelemetry | None:
+    return origin and replace(origin, exits=origin.exits[:exits])

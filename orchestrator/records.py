@@ -1,0 +1,155 @@
+"""What the store gives and takes, and how it stands in the columns of the store's tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from distree.types import DeviceStatus, OriginTelemetry, PipelineTelemetry, Plan, StageTelemetry, Telemetry
+from distree.wire import decode_meta, decode_telemetry, encode_meta, encode_telemetry
+from orchestrator.fleet import Device
+
+Row: TypeAlias = "tuple[Any, ...]"
+
+HEAD = ("at", "device", "boot", "sequence", "pipeline", "epoch", "revision")
+STAGE_COUNTERS = (
+    "stage", "received", "exited", "forwarded", "shed", "expired", "failed", "duplicate", "waiting",
+    "bytes_out",
+)  # fmt: skip
+STAGE_TIMES = ("queue_s", "compute_s")
+ORIGIN_COUNTERS = ("accepted", "answered", "resent", "late", "pending")
+ORIGIN_TIMES = ("latency_p50_s", "latency_p95_s", "latency_max_s")
+ORIGIN_MAPS = ("exits", "reasons")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRow:
+    """A plan with who wrote it (`config`, `set-thresholds`, `broker`) and when (Unix seconds)."""
+
+    plan: Plan
+    author: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineRow:
+    """What the service last said of a pipeline: the highest epoch ever seen and where its planner stands.
+
+    `configured` is the content of orchestrator.yaml when it last made a plan, "" before that.
+    """
+
+    name: str
+    floor: int = 0
+    standing: str = ""
+    configured: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """How many messages the service refused for one reason since it started."""
+
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceRow:
+    """The service that wrote last: whether it had a broker, and what it refused."""
+
+    pid: int
+    started_at: float
+    online: bool
+    refused: tuple[Refused, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """A device and when (Unix seconds) it was noted; `heard_at` is None where it was not heard alive."""
+
+    device: Device
+    heard_at: float | None
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What the service writes in one transaction; the last reports of `reported` join the history."""
+
+    devices: tuple[Observation, ...] = ()
+    reported: tuple[Observation, ...] = ()
+    forgotten: tuple[str, ...] = ()
+    pipelines: tuple[PipelineRow, ...] = ()
+    service: ServiceRow | None = None
+
+
+def plan_values(row: PlanRow) -> Row:
+    """Columns of the table `plan`."""
+    plan = row.plan
+    content = plan.model, plan.revision, plan.criterion, json.dumps(plan.thresholds)
+    return plan.pipeline, plan.epoch, *content, row.author, row.at
+
+
+def plan_row(values: Row) -> PlanRow:
+    """Read a row of the table `plan`."""
+    pipeline, epoch, model, revision, criterion, thresholds, author, at = values
+    plan = Plan(
+        pipeline=pipeline,
+        epoch=epoch,
+        model=model,
+        revision=revision,
+        criterion=criterion,
+        thresholds=tuple(map(float, json.loads(thresholds))),
+    )
+    return PlanRow(plan=plan, author=author, at=at)
+
+
+def device_values(observation: Observation) -> Row:
+    """Columns of the table `device`; description and report stand in their wire form, which has a version."""
+    device = observation.device
+    return (
+        device.device,
+        # What came as JSON may hold half a surrogate pair, which SQLite refuses as text.
+        device.boot.encode("utf-8", "surrogatepass"),
+        device.status.value if device.status else None,
+        encode_meta(device.meta) if device.meta else None,
+        encode_telemetry(device.telemetry) if device.telemetry else None,
+        observation.heard_at,
+        device.period_s,
+        observation.seen_at,
+    )
+
+
+def observation(values: Row) -> Observation:
+    """Read a row of the table `device`."""
+    device_id, boot, status, meta, telemetry, heard_at, period_s, seen_at = values
+    device = Device(
+        device=device_id,
+        boot=boot.decode("utf-8", "surrogatepass"),
+        status=DeviceStatus(status) if status else None,
+        meta=decode_meta(meta) if meta else None,
+        telemetry=decode_telemetry(telemetry) if telemetry else None,
+        period_s=period_s,
+    )
+    return Observation(device=device, heard_at=heard_at, seen_at=seen_at)
+
+
+def head_values(at: float, report: Telemetry, part: PipelineTelemetry) -> Row:
+    """Columns that both tables of the history begin with: HEAD."""
+    return at, report.device, report.boot, report.sequence, part.pipeline, part.epoch, part.revision
+
+
+def stage_values(report: StageTelemetry) -> Row:
+    """Columns STAGE_COUNTERS and STAGE_TIMES of the table `stage_report`."""
+    return tuple(getattr(report, name) for name in (*STAGE_COUNTERS, *STAGE_TIMES))
+
+
+def origin_values(report: OriginTelemetry) -> Row:
+    """Columns ORIGIN_COUNTERS, ORIGIN_TIMES and ORIGIN_MAPS of the table `origin_report`."""
+    numbers = tuple(getattr(report, name) for name in (*ORIGIN_COUNTERS, *ORIGIN_TIMES))
+    return (*numbers, json.dumps(report.exits), json.dumps(report.reasons))
+
+
+def with_epoch(row: PlanRow, epoch: int) -> PlanRow:
+    """Return the row with its plan under another epoch."""
+    return replace(row, plan=replace(row.plan, epoch=epoch))

@@ -1,0 +1,375 @@
+"""The running orchestrator: messages to the fleet and the planners, plans to the broker, all to the store.
+
+One thread does everything, between two polls of the transport.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+from distree import topics
+from distree.errors import RemoteProtocolError
+from distree.protocols import Received, Transport
+from distree.topics import DELIVERY, Address, Kind
+from distree.types import Plan
+from distree.wire import decode_meta, decode_plan, decode_state, decode_telemetry, encode_plan
+from orchestrator.config import Pipeline, StoreConfig
+from orchestrator.fleet import Device, Fleet, epoch_of
+from orchestrator.planner import Planner, Standing, fingerprint, starting_plan
+from orchestrator.records import Batch, Observation, PipelineRow, PlanRow, Refused, ServiceRow
+from orchestrator.store import Store, StoreError
+from orchestrator.text import printable
+
+log = logging.getLogger("distree.orchestrator")
+
+POLL_S = 0.25
+SETTLING_POLL_S = 0.05
+FLUSH_S = 1.0
+RETRY_S = 1.0
+SILENCE_CHECK_S = 5.0
+PRUNE_S = 60.0
+REFUSALS_KEPT = 1000
+"""Pairs of topic and reason of which the first refusal was logged."""
+
+
+class Link(Transport, Protocol):
+    """A transport that says in one line why it has no connection."""
+
+    last_error: str | None
+
+
+class Service:
+    """Joins a transport to the fleet, the planners and an open store; it is the transport's listener.
+
+    `clock` gives monotonic seconds, `wall` Unix seconds. Call `open`, then `run`, which ends after `stop`.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        pipelines: Sequence[Pipeline],
+        *,
+        store: Store,
+        transport: Link,
+        retention: StoreConfig,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.refused: Counter[str] = Counter()
+        self.fleet = Fleet({pipeline.name: pipeline.exits for pipeline in pipelines})
+        self._site = site
+        self._pipelines = tuple(pipelines)
+        self._store = store
+        self._transport = transport
+        self._retention = retention
+        self._clock = clock
+        self._wall = wall
+        self._started_at = wall()
+        self._planners: dict[str, Planner] = {}
+        self._authors: dict[str, str] = {}
+        self._stopping = False
+        self._online = False
+        self._unread = False
+        self._trouble: dict[str, str | None] = {}
+        self._complained: set[tuple[str, str]] = set()
+        self._dirty: dict[str, Observation] = {}
+        self._reported: dict[str, Observation] = {}
+        self._forgotten: set[str] = set()
+        self._saved_pipelines: tuple[PipelineRow, ...] = ()
+        self._saved_service: ServiceRow | None = None
+        self._flush_at_s = self._silence_at_s = self._prune_at_s = self._plans_at_s = self._retry_at_s = 0.0
+
+    # ------------------------------------------------------------ life
+
+    def open(self) -> None:
+        """Read the plans from the store and register with the transport. Raises StoreError."""
+        self._store.changed()  # first, so that what is written while the plans are read is not missed
+        for pipeline in self._pipelines:
+            known, latest = self._store.pipeline(pipeline.name), self._store.latest_plan(pipeline.name)
+            last = latest.plan if latest is not None else None
+            start = starting_plan(pipeline.plan, last, known.configured)
+            # The last plan counts even where it is given up: its epoch must not name another content.
+            self._planners[pipeline.name] = Planner(start, floor=max(known.floor, last.epoch if last else 0))
+            self._authors[pipeline.name] = latest.author if latest and start == last else "config"
+        self._transport.open(self, self._subscriptions())
+
+    def run(self) -> None:
+        """Turn until `stop` is called, then write what is left and disconnect."""
+        try:
+            while not self._stopping:
+                self.turn()
+        finally:
+            self.close()
+
+    def stop(self) -> None:
+        """Have `run` end within one turn; safe in a signal handler."""
+        self._stopping = True
+
+    def turn(self, timeout_s: float | None = None) -> None:
+        """Poll once and do what is due; by default waits no longer than the next thing to do."""
+        settling = any(planner.standing is Standing.SETTLING for planner in self._planners.values())
+        self._transport.poll((SETTLING_POLL_S if settling else POLL_S) if timeout_s is None else timeout_s)
+        self._report_trouble("broker", self._transport.last_error)
+        with self._transport.lock:
+            self._work(self._clock())
+
+    def close(self) -> None:
+        """Write what is left to the store and disconnect."""
+        self._online = False
+        self._flush()
+        self._transport.close()
+
+    def wanted(self) -> tuple[Plan, ...]:
+        """Return the plan of each pipeline that is to hold; its epoch is 0 before it has one."""
+        return tuple(planner.wanted for planner in self._planners.values())
+
+    def _subscriptions(self) -> list[tuple[str, int]]:
+        kinds = (Kind.STATE, Kind.META, Kind.TELEMETRY)
+        of_devices = [(topics.device(self._site, "+", kind), DELIVERY[kind].qos) for kind in kinds]
+        of_plans = [(topics.plan(self._site, name), DELIVERY[Kind.PLAN].qos) for name in self._planners]
+        return of_devices + of_plans
+
+    # ------------------------------------------------------------ what the transport calls
+
+    def connected(self) -> None:
+        """Begin to settle: the retained plans come now."""
+        self._online = True
+        log.info("connected to the broker")
+        for planner in self._planners.values():
+            planner.connected(self._clock())
+
+    def disconnected(self, why: str) -> None:
+        """Wait: the transport reconnects by itself."""
+        self._online = False
+        log.warning("no broker: %s", why)
+        self._trouble["broker"] = why
+        for planner in self._planners.values():
+            planner.disconnected()
+
+    def received(self, message: Received) -> None:
+        """Take a message in; one that breaks the protocol is counted, logged once and dropped."""
+        try:
+            self._take_in(topics.parse(message.topic), message)
+        except RemoteProtocolError as error:
+            self._refuse(message.topic, error)
+        self._transport.acknowledge(message.token)
+
+    def published(self, token: str) -> None:
+        """Do nothing: a plan is retained and sent again at each connect."""
+
+    def _take_in(self, address: Address, message: Received) -> None:
+        if address.pipeline is not None:
+            self._take_in_plan(address.pipeline, message)
+        elif address.device is not None and address.kind is Kind.STATE and not message.payload:
+            self._forget(address.device)
+        elif address.device is not None and message.payload:
+            self._take_in_device(address.kind, address.device, message)
+
+    def _take_in_device(self, kind: Kind, device_id: str, message: Received) -> None:
+        now_s, payload, alive = self._clock(), message.payload, not message.retain
+        match kind:
+            case Kind.STATE:
+                state = _of_device(device_id, decode_state(payload))
+                self._note(self.fleet.saw_state(now_s, state, retained=message.retain), alive=alive)
+            case Kind.META:
+                self._note(self.fleet.saw_meta(_of_device(device_id, decode_meta(payload))), alive=alive)
+            case Kind.TELEMETRY:
+                report = _of_device(device_id, decode_telemetry(payload))
+                device = self.fleet.saw_telemetry(now_s, report)
+                self._reported[device_id] = self._note(device, alive=True)
+                self._hear_epochs(now_s, device)
+
+    def _hear_epochs(self, now_s: float, device: Device) -> None:
+        for name, planner in self._planners.items():
+            epoch = epoch_of(device, name)
+            if epoch is not None:
+                planner.reported(now_s, epoch)
+
+    def _take_in_plan(self, name: str, message: Received) -> None:
+        planner, now_s = self._planners.get(name), self._clock()
+        if planner is None:
+            raise RemoteProtocolError("pipeline", f"{name!r} is not a pipeline of this orchestrator")
+        try:
+            plan = _of_pipeline(name, decode_plan(message.payload))
+        except RemoteProtocolError:
+            self._warn(name, planner.saw_garbage(now_s, retained=message.retain))
+            raise
+        self._warn(name, planner.saw(now_s, plan, retained=message.retain))
+
+    def _warn(self, pipeline: str, warning: str | None) -> None:
+        if warning is not None:
+            log.warning("pipeline %s: %s", pipeline, warning)
+
+    def _note(self, device: Device, *, alive: bool) -> Observation:
+        now = self._wall()
+        seen = Observation(device=device, heard_at=now if alive else None, seen_at=now)
+        self._dirty[device.device] = seen
+        self._forgotten.discard(device.device)
+        return seen
+
+    def _forget(self, device: str) -> None:
+        self.fleet.forget(device)
+        if len(self._forgotten) < REFUSALS_KEPT:
+            self._forgotten.add(device)
+        self._dirty.pop(device, None)
+        self._reported.pop(device, None)
+
+    def _refuse(self, topic: str, error: RemoteProtocolError) -> None:
+        self.refused[error.reason] += 1
+        key = (topic, error.reason)
+        if key not in self._complained and len(self._complained) < REFUSALS_KEPT:
+            self._complained.add(key)
+            log.warning("refused a message on %s: %s (said once)", printable(topic), printable(str(error)))
+
+    # ------------------------------------------------------------ what each turn does
+
+    def _work(self, now_s: float) -> None:
+        if now_s >= self._plans_at_s:
+            self._plans_at_s = now_s + POLL_S
+            self._guarded("plans", self._read_plans)
+        if now_s >= self._retry_at_s and not self._guarded("publishing", lambda: self._publish_due(now_s)):
+            self._retry_at_s = now_s + RETRY_S
+        if now_s >= self._silence_at_s:
+            self._silence_at_s = now_s + SILENCE_CHECK_S
+            self._tell_silence(now_s)
+        if now_s >= self._flush_at_s:
+            self._flush_at_s = now_s + FLUSH_S
+            self._flush()
+        if now_s >= self._prune_at_s:
+            self._prune_at_s = now_s + PRUNE_S
+            self._guarded("clean-up", self._prune)
+
+    def _guarded(self, purpose: str, action: Callable[[], None]) -> bool:
+        """Do something with the store; its trouble is told once, and never ends the service."""
+        try:
+            action()
+        except StoreError as error:
+            self._report_trouble(purpose, str(error))
+            return False
+        self._trouble.pop(purpose, None)
+        return True
+
+    def _report_trouble(self, part: str, trouble: str | None) -> None:
+        if trouble is not None and trouble != self._trouble.get(part):
+            log.warning("%s: %s", part, trouble)
+        self._trouble[part] = trouble
+
+    def _read_plans(self) -> None:
+        self._unread = self._store.changed() or self._unread
+        if not self._unread:
+            return
+        for name, planner in self._planners.items():
+            latest = self._store.latest_plan(name)
+            if latest is not None and latest.plan.epoch > planner.wanted.epoch:
+                self._authors[name] = latest.author
+                planner.want(latest.plan)
+        self._unread = False
+
+    def _publish_due(self, now_s: float) -> None:
+        for name, planner in self._planners.items():
+            plan = planner.step(now_s)
+            if plan is not None and self._record(name, planner, plan):
+                self._publish(plan)
+                planner.published(plan)
+
+    def _record(self, name: str, planner: Planner, plan: Plan) -> bool:
+        if self._store.record_plan(PlanRow(plan=plan, author=self._authors[name], at=self._wall())):
+            return True
+        # Somebody took the epoch for another content between two looks at the store: theirs is newer.
+        latest = self._store.latest_plan(name)
+        if latest is not None:
+            planner.want(latest.plan)
+        return False
+
+    def _publish(self, plan: Plan) -> None:
+        how = DELIVERY[Kind.PLAN]
+        self._transport.publish(
+            topics.plan(self._site, plan.pipeline),
+            encode_plan(plan),
+            qos=how.qos,
+            retain=how.retain,
+            content_type=how.content_type,
+        )
+        thresholds = " ".join(f"{threshold:g}" for threshold in plan.thresholds)
+        log.info("pipeline %s: published epoch %d: %s %s", plan.pipeline, plan.epoch, plan.criterion, thresholds)
+
+    def _tell_silence(self, now_s: float) -> None:
+        silent, back = self.fleet.silence(now_s)
+        _log_devices("no telemetry any more from", silent)
+        _log_devices("telemetry again from", back)
+
+    # ------------------------------------------------------------ keeping
+
+    def _flush(self) -> None:
+        batch = self._batch()
+        if batch != Batch() and self._guarded("history", lambda: self._store.save(batch)):
+            self._dirty.clear()
+            self._reported.clear()
+            self._forgotten.clear()
+            self._saved_pipelines = batch.pipelines or self._saved_pipelines
+            self._saved_service = batch.service or self._saved_service
+
+    def _batch(self) -> Batch:
+        pipelines, service = tuple(self._pipeline_rows()), self._service_row()
+        return Batch(
+            devices=tuple(self._dirty.values()),
+            reported=tuple(self._reported.values()),
+            forgotten=tuple(self._forgotten),
+            pipelines=pipelines if pipelines != self._saved_pipelines else (),
+            service=service if self._is_news(service) else None,
+        )
+
+    def _is_news(self, service: ServiceRow) -> bool:
+        # Refusals alone cause no write: they ride with the next one.
+        saved = self._saved_service
+        return saved is None or saved.online != service.online or (bool(self._dirty) and saved != service)
+
+    def _pipeline_rows(self) -> Iterable[PipelineRow]:
+        for pipeline in self._pipelines:
+            planner = self._planners[pipeline.name]
+            yield PipelineRow(
+                name=pipeline.name,
+                floor=planner.floor,
+                standing=planner.standing.value,
+                configured=fingerprint(pipeline.plan),
+            )
+
+    def _service_row(self) -> ServiceRow:
+        refused = tuple(Refused(reason=reason, count=self.refused[reason]) for reason in sorted(self.refused))
+        return ServiceRow(pid=os.getpid(), started_at=self._started_at, online=self._online, refused=refused)
+
+    def _prune(self) -> None:
+        days, max_bytes = self._retention.telemetry_days, self._retention.max_mb << 20
+        self._store.prune(now=self._wall(), telemetry_days=days, max_bytes=max_bytes)
+
+
+class _FromDevice(Protocol):
+    @property
+    def device(self) -> str: ...
+
+
+Said = TypeVar("Said", bound=_FromDevice)
+
+
+def _of_device(device: str, said: Said) -> Said:
+    if said.device != device:
+        raise RemoteProtocolError("device", f"{said.device!r} on the topic of {device!r}")
+    return said
+
+
+def _of_pipeline(name: str, plan: Plan) -> Plan:
+    if plan.pipeline != name:
+        raise RemoteProtocolError("pipeline", f"a plan of {plan.pipeline!r} on the topic of {name!r}")
+    return plan
+
+
+def _log_devices(what: str, devices: frozenset[str]) -> None:
+    if devices:
+        names = sorted(devices)
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        log.warning("%s %s%s", what, ", ".join(names[:10]), more)

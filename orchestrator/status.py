@@ -1,0 +1,345 @@
+"""What the store knows, for people (`render`) and for programs (`to_json`).
+
+Read from the store alone, so it works whether or not the orchestrator runs; it says which, and how old
+the data is.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+
+from distree.types import DeviceStatus, OriginTelemetry, Plan, StageTelemetry
+from orchestrator.config import OrchestratorConfig
+from orchestrator.fleet import epoch_of, is_behind, is_stale
+from orchestrator.lock import is_served
+from orchestrator.records import Observation, PlanRow, Refused
+from orchestrator.store import Store
+from orchestrator.text import ago, printable, table
+
+SCHEMA = "distree.orchestrator-status/1"
+
+_DEVICE_HEAD = (
+    "DEVICE", "STATE", "SERVES", "RUNTIME", "RSS_MB", "UPTIME", "HEARD", "EPOCH", "DEAD", "DROPPED",
+)  # fmt: skip
+_ORIGIN_HEAD = (
+    "ORIGIN", "ACCEPTED", "ANSWERED", "PENDING", "RESENT", "LATE", "P50_MS", "P95_MS", "MAX_MS",
+)  # fmt: skip
+_STAGE_HEAD = (
+    "STAGE", "DEVICE", "RECEIVED", "EXITED", "FORWARDED", "SHED", "EXPIRED", "FAILED", "DUPLICATE",
+    "WAITING", "QUEUE_MS", "COMPUTE_MS",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceLine:
+    """A device; `heard_s` is the age of its last sign of life in seconds, None if there was none."""
+
+    device: str
+    state: str
+    stale: bool
+    serves: tuple[str, ...]
+    runtime: str
+    rss_bytes: int | None
+    uptime_s: float | None
+    heard_s: float | None
+    epochs: tuple[str, ...]
+    dead_letters: int
+    offline_dropped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageLine:
+    """One stage on one device: counters since its boot, mean times of its last report."""
+
+    device: str
+    report: StageTelemetry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginLine:
+    """One origin: counters since its boot, latencies of its last report."""
+
+    device: str
+    report: OriginTelemetry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """How many answered inputs fell to one exit or one reason, and which share of all that is."""
+
+    name: str
+    count: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineLine:
+    """A pipeline: its plan, who is to follow it yet, and what its origins and stages report."""
+
+    pipeline: str
+    standing: str
+    plan: Plan | None
+    author: str
+    set_s: float | None
+    behind: tuple[str, ...]
+    exits: tuple[Share, ...]
+    reasons: tuple[Share, ...]
+    origins: tuple[OriginLine, ...]
+    stages: tuple[StageLine, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """All that `distree orchestrator status` shows. `age_s` is how old the newest data is, in seconds."""
+
+    site: str
+    store: str
+    running: bool
+    pid: int | None
+    online: bool
+    age_s: float | None
+    refused: tuple[Refused, ...]
+    devices: tuple[DeviceLine, ...]
+    pipelines: tuple[PipelineLine, ...]
+
+
+def read_status(config: OrchestratorConfig, *, now: float | None = None) -> Status:
+    """Read the store of a configuration; `now` is Unix seconds. Raises StoreError."""
+    now = time.time() if now is None else now
+    path = config.store.path
+    with Store(path, read_only=True) as store:
+        running, service, devices = is_served(path), store.service(), store.devices()
+        pipelines = tuple(_pipeline_line(store, p.name, devices, now) for p in config.pipelines)
+    newest = max((seen.seen_at for seen in devices), default=None)
+    return Status(
+        site=config.site,
+        store=str(path),
+        running=running,
+        pid=service.pid if service and running else None,
+        online=running and service is not None and service.online,
+        age_s=_age_s(now, newest),
+        refused=service.refused if service else (),
+        devices=tuple(_device_line(seen, [p.name for p in config.pipelines], now) for seen in devices),
+        pipelines=pipelines,
+    )
+
+
+def _age_s(now: float, then: float | None) -> float | None:
+    # A clock that was set back must not show data from the future.
+    return None if then is None else max(0.0, now - then)
+
+
+def _device_line(seen: Observation, pipelines: Sequence[str], now: float) -> DeviceLine:
+    device, heard_s = seen.device, _age_s(now, seen.heard_at)
+    report, meta = device.telemetry, device.meta
+    ready = device.status is DeviceStatus.READY
+    epochs = [(name, epoch_of(device, name)) for name in pipelines]
+    return DeviceLine(
+        device=device.device,
+        state=device.status.value if device.status else "unknown",
+        stale=ready and (heard_s is None or is_stale(heard_s, device.period_s)),
+        serves=tuple(_serves(seen)),
+        runtime=printable(meta.runtime) if meta else "",
+        rss_bytes=report.rss_bytes if report else None,
+        uptime_s=report.uptime_s if report else None,
+        heard_s=heard_s,
+        epochs=tuple(f"{name}:{epoch}" for name, epoch in epochs if epoch is not None),
+        dead_letters=report.dead_letters if report else 0,
+        offline_dropped=report.offline_dropped if report else 0,
+    )
+
+
+def _serves(seen: Observation) -> Iterable[str]:
+    meta = seen.device.meta
+    if meta is not None:
+        yield from (f"{printable(held.pipeline)}/{held.stage}" for held in meta.stages)
+        yield from (f"{printable(name)}/origin" for name in meta.origins)
+
+
+def _pipeline_line(store: Store, name: str, devices: Sequence[Observation], now: float) -> PipelineLine:
+    latest, known = store.latest_plan(name), store.pipeline(name)
+    origins, stages = _origin_lines(name, devices), _stage_lines(name, devices)
+    return PipelineLine(
+        pipeline=name,
+        standing=known.standing,
+        plan=latest.plan if latest else None,
+        author=latest.author if latest else "",
+        set_s=_age_s(now, latest.at if latest else None),
+        behind=_behind(name, devices, latest),
+        exits=_exit_shares(origins),
+        reasons=_reason_shares(origins),
+        origins=origins,
+        stages=stages,
+    )
+
+
+def _behind(name: str, devices: Sequence[Observation], latest: PlanRow | None) -> tuple[str, ...]:
+    if latest is None:
+        return ()
+    return tuple(seen.device.device for seen in devices if is_behind(seen.device, name, latest.plan.epoch))
+
+
+def _origin_lines(name: str, devices: Sequence[Observation]) -> tuple[OriginLine, ...]:
+    return tuple(
+        OriginLine(device=seen.device.device, report=part.origin)
+        for seen in devices
+        if seen.device.telemetry is not None
+        for part in seen.device.telemetry.pipelines
+        if part.pipeline == name and part.origin is not None
+    )
+
+
+def _stage_lines(name: str, devices: Sequence[Observation]) -> tuple[StageLine, ...]:
+    lines = (
+        StageLine(device=seen.device.device, report=stage)
+        for seen in devices
+        if seen.device.telemetry is not None
+        for part in seen.device.telemetry.pipelines
+        if part.pipeline == name
+        for stage in part.stages
+    )
+    return tuple(sorted(lines, key=lambda line: (line.report.stage, line.device)))
+
+
+def _exit_shares(origins: Sequence[OriginLine]) -> tuple[Share, ...]:
+    per_exit = zip_longest(*(line.report.exits for line in origins), fillvalue=0)
+    return _shares([(str(k), sum(counts)) for k, counts in enumerate(per_exit)])
+
+
+def _reason_shares(origins: Sequence[OriginLine]) -> tuple[Share, ...]:
+    counts: Counter[str] = Counter()
+    for line in origins:
+        counts.update(line.report.reasons)
+    return _shares(sorted(counts.items()))
+
+
+def _shares(counts: Sequence[tuple[str, int]]) -> tuple[Share, ...]:
+    total = sum(count for _, count in counts)
+    return tuple(Share(name=name, count=count, share=count / total if total else 0.0) for name, count in counts)
+
+
+def to_json(status: Status) -> str:
+    """Return the status as JSON of schema SCHEMA; times in seconds, sizes in bytes."""
+    return json.dumps({"schema": SCHEMA, **asdict(status)}, indent=2, allow_nan=False)
+
+
+# ---------------------------------------------------------------- plain text
+
+
+def render(status: Status) -> str:
+    """Return the status as plain text with aligned columns."""
+    parts = [_head(status), _device_table(status.devices)]
+    parts += [_pipeline_text(line) for line in status.pipelines]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _head(status: Status) -> str:
+    lines = [f"site {status.site}, store {status.store}"]
+    data = "no data yet" if status.age_s is None else f"newest data {ago(status.age_s)} old"
+    if status.running:
+        broker = "connected to the broker" if status.online else "WITHOUT a broker"
+        lines.append(f"orchestrator runs (pid {status.pid}), {broker}; {data}")
+    else:
+        lines.append(f"orchestrator does NOT run on this machine; {data}")
+    if status.refused:
+        counts = ", ".join(f"{entry.reason} {entry.count}" for entry in status.refused)
+        lines.append(f"messages refused: {printable(counts)}")
+    return "\n".join(lines)
+
+
+def _device_table(devices: Sequence[DeviceLine]) -> str:
+    if not devices:
+        return "no device was heard yet"
+    return table(_DEVICE_HEAD, [_device_cells(line) for line in devices])
+
+
+def _device_cells(line: DeviceLine) -> list[str]:
+    return [
+        line.device,
+        line.state + (" (silent)" if line.stale else ""),
+        ",".join(line.serves) or "-",
+        line.runtime or "-",
+        "-" if line.rss_bytes is None else f"{line.rss_bytes / 1e6:.0f}",
+        "-" if line.uptime_s is None else ago(line.uptime_s),
+        "-" if line.heard_s is None else ago(line.heard_s),
+        ",".join(line.epochs) or "-",
+        str(line.dead_letters),
+        str(line.offline_dropped),
+    ]
+
+
+def _pipeline_text(line: PipelineLine) -> str:
+    parts = [_plan_text(line)]
+    if line.exits:
+        parts.append(f"  exits    {_share_text(line.exits)}")
+        parts.append(f"  reasons  {_share_text(line.reasons)}")
+    if line.origins:
+        parts.append(_indent(_origin_table(line.origins)))
+    if line.stages:
+        parts.append(_indent(_stage_table(line.stages)))
+    if not line.origins and not line.stages:
+        parts.append("  no device reported on it yet")
+    return "\n".join(parts)
+
+
+def _plan_text(line: PipelineLine) -> str:
+    if line.plan is None:
+        return f"pipeline {line.pipeline}: no plan yet"
+    plan = line.plan
+    thresholds = " ".join(f"{threshold:g}" for threshold in plan.thresholds)
+    wait = f"waiting for {', '.join(line.behind)}" if line.behind else "in force on all ready devices"
+    model = f"{printable(plan.model)} {printable(plan.revision)}"
+    text = (
+        f"pipeline {line.pipeline}: epoch {plan.epoch} wanted, {wait}\n"
+        f"  plan     {plan.criterion} {thresholds} (model {model}), "
+        f"by {line.author} {ago(line.set_s or 0.0)} ago"
+    )
+    if line.standing == "yielded":
+        text += "\n  YIELDED: another orchestrator seems to plan this pipeline; see the log"
+    return text
+
+
+def _share_text(shares: Sequence[Share]) -> str:
+    return "   ".join(f"{share.name}: {share.share:.1%} ({share.count})" for share in shares)
+
+
+def _origin_table(origins: Sequence[OriginLine]) -> str:
+    rows = [
+        [
+            line.device,
+            *(str(count) for count in (r.accepted, r.answered, r.pending, r.resent, r.late)),
+            *(_ms(seconds) for seconds in (r.latency_p50_s, r.latency_p95_s, r.latency_max_s)),
+        ]
+        for line in origins
+        for r in (line.report,)
+    ]
+    return table(_ORIGIN_HEAD, rows)
+
+
+def _stage_table(stages: Sequence[StageLine]) -> str:
+    rows = [
+        [
+            str(r.stage),
+            line.device,
+            *(str(count) for count in (r.received, r.exited, r.forwarded, r.shed, r.expired, r.failed)),
+            *(str(count) for count in (r.duplicate, r.waiting)),
+            _ms(r.queue_s),
+            _ms(r.compute_s),
+        ]
+        for line in stages
+        for r in (line.report,)
+    ]
+    return table(_STAGE_HEAD, rows)
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f}"

@@ -1,0 +1,100 @@
+"""The import rules of docs/architecture.md, held by reading the imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("distree", "device_agent", "orchestrator", "model_zoo", "broker_config")
+
+# These may import the other packages, inside functions: they start the parts.
+LAZY = {"distree.cli", "distree.demo"}
+
+LAYERS = {
+    "distree.types": set(),
+    "distree.errors": set(),
+    "distree.topics": {"distree.errors"},
+    "distree.protocols": {"distree.types"},
+    "distree.custody": {"distree.types"},
+    "distree.tensors": {"distree.errors", "distree.protocols", "distree.types"},
+    "distree.node": {
+        "distree.custody", "distree.errors", "distree.policies", "distree.protocols", "distree.tensors", "distree.types",
+    },
+    "distree.transport.paho": {"distree.errors", "distree.protocols", "distree.types"},
+    "distree.transport.memory": {"distree.errors", "distree.protocols", "distree.types"},
+}  # fmt: skip
+
+
+def modules():
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name.removesuffix(".__init__"), ast.parse(path.read_text())
+
+
+def imported(tree: ast.AST) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names if node.module in PACKAGES}
+    return {name for name in names if name.split(".")[0] in PACKAGES}
+
+
+def test_packages_import_distree_and_themselves_alone():
+    for name, tree in modules():
+        own = name.split(".")[0]
+        allowed = {own, "distree"} if name not in LAZY else set(PACKAGES)
+        strangers = {found for found in imported(tree) if found.split(".")[0] not in allowed}
+        assert not strangers, f"{name} imports {strangers}"
+
+
+def test_lazy_imports_are_inside_functions():
+    for name, tree in modules():
+        if name in LAZY:
+            top = ast.Module(
+                body=[node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)],
+                type_ignores=[],
+            )
+            assert {found.split(".")[0] for found in imported(top)} <= {"distree"}, name
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layers(layer):
+    tree = dict(modules())[layer]
+    found = {name for name in imported(tree) if name != "distree"}
+    strangers = {name for name in found if not any(name == a or name.startswith(a + ".") for a in LAYERS[layer])}
+    assert not strangers
+
+
+def test_only_one_module_imports_paho():
+    users = set()
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(found.startswith("paho") for found in names):
+                users.add(name)
+    assert users == {"distree.transport.paho"}
+
+
+BASE = {"numpy", "msgpack", "yaml", "paho", "ai_edge_litert", "tflite_runtime", "google", "flatbuffers"}
+
+
+def test_an_agent_loads_nothing_beyond_the_base_install():
+    script = (
+        "import sys; before = set(sys.modules); import device_agent.agent, device_agent.cli, distree.cli\n"
+        "import importlib.metadata as m\n"
+        "tops = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(' '.join(sorted(t for t in tops if t in m.packages_distributions())))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    strangers = set(done.stdout.split()) - BASE - {"distree", "device_agent", "_yaml", "typing_extensions"}
+    assert not strangers

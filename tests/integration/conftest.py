@@ -1,0 +1,192 @@
+"""Real brokers, real agents in processes of their own, and a subscriber that watches them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from broker_config.managed import ManagedBroker
+from distree import children, topics, wire
+from distree.bundle import Bundle, find_bundle, load_bundle
+from distree.protocols import Received
+from distree.topics import ROOT, Kind
+from distree.transport.paho import PahoTransport
+from distree.types import BrokerSettings, DeadLetter, InputMessage, Plan, Result, Telemetry
+
+PATIENCE_S = 60.0
+SITE = "test"
+PIPELINE = "fashion"
+
+
+class Watcher:
+    """Subscribes to all of the site and keeps what it hears. Driven by `until`, in the test's own thread."""
+
+    def __init__(self, port: int, client_id: str = "watcher") -> None:
+        settings = BrokerSettings(port=port)
+        self.transport = PahoTransport(settings, client_id=client_id, receive_maximum=512)
+        self.results: list[Result] = []
+        self.raw_results: list[dict[str, Any]] = []
+        self.dead: list[DeadLetter] = []
+        self.telemetry: dict[str, Telemetry] = {}
+        self.states: dict[str, str] = {}
+        self.history: list[tuple[str, str]] = []
+        self.transport.open(
+            self,
+            [
+                (f"{ROOT}/{SITE}/device/+/+", 1),
+                (f"{ROOT}/{SITE}/pipeline/+/result/+", 1),
+            ],
+        )
+        self.transport.connect_now(10.0)
+
+    def connected(self) -> None:
+        pass
+
+    def disconnected(self, why: str) -> None:
+        pass
+
+    def published(self, token: str) -> None:
+        pass
+
+    def received(self, message: Received) -> None:
+        self.transport.acknowledge(message.token)
+        address = topics.parse(message.topic)
+        match address.kind:
+            case Kind.RESULT:
+                self.results.append(wire.decode_result(message.payload))
+                self.raw_results.append(json.loads(message.payload))
+            case Kind.DEAD:
+                self.dead.append(wire.decode_dead(message.payload))
+            case Kind.TELEMETRY:
+                self.telemetry[address.device] = wire.decode_telemetry(message.payload)
+            case Kind.STATE:
+                with contextlib.suppress(wire.RemoteProtocolError):
+                    state = wire.decode_state(message.payload)
+                    self.states[state.device] = state.status.value
+                    self.history.append((state.device, state.status.value))
+
+    def until(self, condition: Callable[[], bool], what: str = "", patience_s: float = PATIENCE_S) -> None:
+        ends_at = time.monotonic() + patience_s
+        while not condition():
+            assert time.monotonic() < ends_at, f"waited in vain for {what or condition}"
+            self.transport.poll(0.02)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        with self.transport.lock:
+            self.transport.publish(topic, payload, qos=1, retain=retain)
+
+    def settle(self) -> None:
+        """Return once all that was published before has reached the broker."""
+        self.until(lambda: not self.transport._under_way and not self.transport._unsent, "the broker")
+
+    def final(self) -> dict[str, Result]:
+        return {result.input: result for result in self.results if result.final}
+
+
+class Site:
+    """A broker, a folder, and the agents started on them."""
+
+    def __init__(self, folder: Path, broker: ManagedBroker) -> None:
+        self.folder = folder
+        self.broker = broker
+        self.watch = Watcher(broker.port)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def agent_config(self, device: str, stages: list[int], **changes: Any) -> Path:
+        origin, extra = changes.pop("origin", None), changes.pop("pipelines", [])
+        pipeline: dict[str, Any] = {"name": PIPELINE, "bundle": "fashion", "stages": stages}
+        if origin is not None:
+            pipeline["origin"] = origin
+        config = {
+            "site": SITE,
+            "device": device,
+            "broker": {"port": self.broker.port, "keepalive_s": 5},
+            "state_dir": str(self.folder / device),
+            "telemetry_s": 0.2,
+            "pipelines": [pipeline, *extra],
+            **changes,
+        }
+        path = self.folder / f"{device}.yaml"
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        return path
+
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = children.spawn([sys.executable, "-m", "distree", *command], stderr=log)
+        self.processes[name] = process
+        return process
+
+    def agent(self, device: str, stages: list[int], *, ready: bool = True, **changes: Any) -> subprocess.Popen[bytes]:
+        process = self.start(device, "agent", "run", "-c", str(self.agent_config(device, stages, **changes)))
+        if ready:
+            self.watch.states.pop(device, None)
+            self.watch.until(lambda: self.watch.states.get(device) == "ready", f"{device}: {self.log(device)}")
+        return process
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def submit(self, request: str, name: str, image: np.ndarray, origin: str = "cam") -> None:
+        message = InputMessage(request=request, name=name, payload=image.tobytes())
+        self.watch.publish(topics.of_origin(SITE, PIPELINE, Kind.INPUT, origin), wire.encode_input(message))
+
+    def plan(self, bundle: Bundle, epoch: int, thresholds: tuple[float, ...], criterion: str = "max_softmax") -> None:
+        plan = Plan(
+            pipeline=PIPELINE,
+            epoch=epoch,
+            model=bundle.name,
+            revision=bundle.revision,
+            criterion=criterion,
+            thresholds=thresholds,
+        )
+        self.watch.publish(topics.plan(SITE, PIPELINE), wire.encode_plan(plan), retain=True)
+
+    def kill(self, name: str) -> None:
+        """End a process as a power cut does."""
+        process = self.processes[name]
+        process.kill()
+        process.wait()
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+        for process in self.processes.values():
+            process.wait()
+        self.watch.transport.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A site of its own, on mosquitto or else on the embedded broker."""
+    with ManagedBroker() as broker:
+        site = Site(tmp_path, broker)
+        try:
+            yield site
+        finally:
+            site.close()
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Bundle:
+    return load_bundle("fashion")
+
+
+@pytest.fixture(scope="session")
+def samples_path() -> Path:
+    return find_bundle("fashion").parents[1] / "samples" / "fashion.npz"
+
+
+@pytest.fixture(scope="session")
+def images(samples_path: Path) -> np.ndarray:
+    with np.load(samples_path) as arrays:
+        return arrays["input"]

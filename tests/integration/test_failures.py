@@ -1,0 +1,129 @@
+"""Things die in mid-stream: every accepted input is answered all the same."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import yaml
+
+from broker_config.managed import ManagedBroker, find_mosquitto
+
+FALLEN_BACK = {"deadline", "fallback"}
+
+
+def replay(samples_path, limit, rate_hz, **changes):
+    source = {"kind": "replay", "path": str(samples_path), "limit": limit, "rate_hz": rate_hz}
+    return {"deadline_ms": 1000, "silence_ms": 100, "source": source, **changes}
+
+
+def names(count):
+    return {str(index) for index in range(count)}
+
+
+@pytest.mark.parametrize("victim", ["b1", "b2"])
+def test_a_killed_agent_costs_no_answer(site, bundle, samples_path, victim):
+    site.plan(bundle, 1, (2.0, 2.0))
+    for device, stage in (("b1", 1), ("b2", 2)):
+        site.agent(device, [stage])
+    site.agent("cam", [0], origin=replay(samples_path, 300, 100))
+    site.watch.until(lambda: len(site.watch.final()) > 60, "the first results")
+    site.kill(victim)
+    site.watch.until(lambda: site.watch.states.get(victim) == "lost", "the will")
+    site.watch.until(lambda: any(r.reason in FALLEN_BACK for r in site.watch.results), "a fallback")
+    site.agent(victim, [{"b1": 1, "b2": 2}[victim]], ready=False)
+    site.watch.until(lambda: site.watch.final().keys() == names(300), "300 results")
+    finals = [result for result in site.watch.results if result.final]
+    assert len(finals) == 300
+    reasons = {result.reason for result in finals}
+    assert "last" in reasons
+    assert reasons & FALLEN_BACK
+    assert all(result.label for result in finals)
+    assert all(result.latency_s < 2.0 for result in finals)
+    # The board is back in the stream.
+    site.watch.until(lambda: site.watch.states.get(victim) == "ready", "the board's return")
+
+
+def test_a_killed_origin_answers_its_spool_when_it_is_back(site, images):
+    origin = {"deadline_ms": 1000, "spool": True, "source": {"kind": "mqtt"}}
+    # Nobody serves the stages beyond, so that inputs wait in custody when the origin dies.
+    site.agent("cam", [0], origin=origin)
+    accepted = 30
+    for index in range(accepted):
+        site.submit(f"req-{index}", str(index), images[index])
+    site.watch.until(
+        lambda: "cam" in site.watch.telemetry and site.watch.telemetry["cam"].pipelines[0].origin.accepted == accepted,
+        "all to be accepted",
+    )
+    answered_before = len(site.watch.final())
+    site.kill("cam")
+    site.watch.until(lambda: site.watch.states.get("cam") == "lost", "the will")
+    site.agent("cam", [0], origin=origin)
+    site.watch.until(lambda: site.watch.final().keys() == names(accepted), "all results")
+    restored = [result for result in site.watch.results if result.attempt == 2 and result.hops]
+    assert answered_before == accepted or restored
+
+
+def test_a_killed_orchestrator_changes_nothing_but_tuning(site, bundle, samples_path):
+    config = site.folder / "orchestrator.yaml"
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "site": "test",
+                "broker": {"port": site.broker.port},
+                "store": {"path": str(site.folder / "orchestrator.db")},
+                "pipelines": [{"name": "fashion", "bundle": "fashion", "thresholds": [2.0, 0.0]}],
+            }
+        )
+    )
+    site.start("orchestrator", "orchestrator", "run", "-c", str(config))
+    for device, stage in (("b1", 1), ("b2", 2)):
+        site.agent(device, [stage])
+    site.agent("cam", [0], origin=replay(samples_path, 200, 200, deadline_ms=20000))
+    site.watch.until(lambda: len(site.watch.final()) > 50, "the first results")
+    site.kill("orchestrator")
+    # A board that starts while the orchestrator is gone finds the retained plan.
+    site.kill("b1")
+    site.agent("b1", [1])
+    site.watch.until(lambda: site.watch.final().keys() == names(200), "200 results")
+    last = site.watch.final()["199"]
+    assert (last.epoch, last.exit, last.reason) == (1, 1, "confident")
+
+
+def test_a_broker_restart_in_mid_stream_costs_no_answer(tmp_path, bundle, samples_path):
+    from conftest import Site
+
+    if find_mosquitto() is None:
+        pytest.skip("mosquitto is not installed: the embedded broker keeps no sessions over a restart")
+    with ManagedBroker(engine="mosquitto", persistence=tmp_path / "broker") as broker:
+        site = Site(tmp_path, broker)
+        try:
+            site.plan(bundle, 1, (2.0, 2.0))
+            for device, stage in (("b1", 1), ("b2", 2)):
+                site.agent(device, [stage])
+            site.agent("cam", [0], origin=replay(samples_path, 400, 100, pending=32))
+            site.watch.until(lambda: len(site.watch.final()) > 60, "the first results")
+            broker.stop()
+            ends_at = time.monotonic() + 2.0
+            site.watch.until(lambda: time.monotonic() > ends_at, "two seconds without a broker")
+            broker.start()
+            site.watch.until(lambda: site.watch.final().keys() == names(400), "400 results")
+            finals = [result for result in site.watch.results if result.final]
+            assert len(finals) == 400
+            assert all(result.label for result in finals)
+            site.watch.until(lambda: set(site.watch.states.values()) == {"ready"}, "all boards to be ready again")
+            # After the restart the stream flows again, all the way.
+            assert site.watch.final()["399"].reason == "last"
+        finally:
+            site.close()
+
+
+def test_a_state_that_is_not_ours_is_healed(site):
+    site.agent("cam", [0, 1, 2])
+    site.watch.publish(
+        "distree/1/test/device/cam/state",
+        b'{"schema":"distree.state/1","device":"cam","boot":"old","state":"lost"}',
+        retain=True,
+    )
+    site.watch.until(lambda: ("cam", "lost") in site.watch.history, "the old will")
+    site.watch.until(lambda: site.watch.states["cam"] == "ready", "the healed state")

@@ -1,0 +1,159 @@
+"""Messages, a pipeline and a bundle folder as small as they can be."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from distree import topics
+from distree.topics import DELIVERY, Kind
+from distree.types import (
+    DeviceMeta,
+    DeviceState,
+    DeviceStatus,
+    HeldStage,
+    OriginTelemetry,
+    PipelineTelemetry,
+    Plan,
+    StageTelemetry,
+    Telemetry,
+)
+from distree.wire import encode_meta, encode_plan, encode_state, encode_telemetry
+from orchestrator.config import Pipeline
+
+SITE = "lab"
+
+
+def plan(epoch=0, thresholds=(0.9, 0.8), criterion="max_softmax", pipeline="fashion", revision="r1"):
+    return Plan(
+        pipeline=pipeline,
+        epoch=epoch,
+        model="fashion",
+        revision=revision,
+        criterion=criterion,
+        thresholds=tuple(thresholds),
+    )
+
+
+def pipeline(**changes):
+    return Pipeline(name="fashion", exits=3, plan=plan(**changes))
+
+
+def state(device="a", boot="b1", status="ready"):
+    return DeviceState(device=device, boot=boot, status=DeviceStatus(status))
+
+
+def meta(device="a", boot="b1", stages=(0,), runtime="ai-edge-litert 2.1", name="fashion"):
+    held = tuple(HeldStage(pipeline=name, stage=k, model="fashion", revision="r1") for k in stages)
+    return DeviceMeta(
+        device=device,
+        boot=boot,
+        version="0.1.0",
+        python="3.11",
+        runtime=runtime,
+        machine="aarch64",
+        memory_mb=512,
+        stages=held,
+        origins=(name,),
+    )
+
+
+def stage(k=0, received=100):
+    return StageTelemetry(
+        stage=k,
+        received=received,
+        exited=70,
+        forwarded=30,
+        shed=1,
+        expired=2,
+        failed=3,
+        duplicate=4,
+        waiting=5,
+        bytes_out=6,
+        queue_s=0.001,
+        compute_s=0.002,
+    )
+
+
+def origin(exits=(70, 20, 10)):
+    return OriginTelemetry(
+        accepted=101,
+        answered=100,
+        resent=1,
+        late=2,
+        pending=1,
+        exits=tuple(exits),
+        reasons={"confident": 90, "last": 10},
+        latency_p50_s=0.004,
+        latency_p95_s=0.009,
+        latency_max_s=0.02,
+    )
+
+
+def telemetry(device="a", boot="b1", sequence=1, epoch=1, uptime_s=None, pipelines=None):
+    part = PipelineTelemetry(pipeline="fashion", epoch=epoch, revision="r1", stages=(stage(),), origin=origin())
+    return Telemetry(
+        device=device,
+        boot=boot,
+        sequence=sequence,
+        uptime_s=10.0 * sequence if uptime_s is None else uptime_s,
+        rss_bytes=30_000_000,
+        dead_letters=2,
+        offline_dropped=0,
+        pipelines=(part,) if pipelines is None else pipelines,
+    )
+
+
+def send(transport, message):
+    """Publish a message on its own topic by a transport."""
+    match message:
+        case DeviceState():
+            kind, payload = Kind.STATE, encode_state(message)
+        case DeviceMeta():
+            kind, payload = Kind.META, encode_meta(message)
+        case Telemetry():
+            kind, payload = Kind.TELEMETRY, encode_telemetry(message)
+        case Plan():
+            kind, payload = Kind.PLAN, encode_plan(message)
+    topic = topics.plan(SITE, message.pipeline) if kind is Kind.PLAN else None
+    topic = topic or topics.device(SITE, message.device, kind)
+    with transport.lock:
+        transport.publish(topic, payload, qos=DELIVERY[kind].qos, retain=DELIVERY[kind].retain)
+
+
+def write_bundle(folder: Path) -> Path:
+    """Write a manifest of three exits and its golden file; segments are named but missing."""
+    folder.mkdir(parents=True)
+    (folder / "golden.npz").write_bytes(b"golden")
+    golden = hashlib.sha256(b"golden").hexdigest()
+    tensor = "{name: t, dtype: int8, shape: [1, 4]}"
+    stages = "".join(
+        f"  - {{segment: {k}.tflite, sha256: '{'0' * 64}', bytes: 1, input: {tensor}, "
+        f"{'features: ' + tensor + ', ' if k < 2 else ''}"
+        "logits: {name: l, dtype: int8, shape: [1, 2]}, macs: {trunk: 1, exit: 1}}\n"
+        for k in range(3)
+    )
+    split = "{accuracy: [0.5], accuracy_at_thresholds: 0.5, exit_share: [1.0]}"
+    (folder / "bundle.yaml").write_text(
+        "format: 1\nname: tiny\ndescription: d\nlicense: l\nlabels: [x, y]\n"
+        "input: {dtype: uint8, shape: [4]}\npreprocess: {mean: [0.0], std: [1.0], layout: nhwc}\n"
+        f"stages:\n{stages}"
+        "exits: {criterion: max_softmax, thresholds: [0.9, 0.8]}\n"
+        f"golden: {{file: golden.npz, sha256: '{golden}', tolerance: 1}}\n"
+        "measured: {data: d, accuracy: [0.5], accuracy_at_thresholds: 0.5, exit_share: [1.0], "
+        "macs_per_input: 1.0, macs_no_early_exit_strict: 1, macs_no_early_exit_loose: 1, "
+        f"feature_bytes_per_input: 1.0, validation: {split}, "
+        "trained: {epochs: 1, seed: 0, seconds: 1.0, torch: '2'}}\n"
+    )
+    return folder
+
+
+def write_config(folder: Path, port=1883, extra="", broker="") -> Path:
+    write_bundle(folder / "tiny")
+    path = folder / "orchestrator.yaml"
+    path.write_text(
+        f"site: {SITE}\nbroker: {{host: 127.0.0.1, port: {port}{broker}}}\n"
+        "store: {path: state/orchestrator.db, telemetry_days: 7, max_mb: 64}\n"
+        f"pipelines:\n  - {{name: fashion, bundle: tiny{extra}}}\n"
+    )
+    return path

@@ -1,0 +1,269 @@
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from orchestrator_samples import SITE, meta, origin, send, stage, state, telemetry, write_config
+
+from broker_config.managed import ManagedBroker, find_mosquitto
+from distree import topics
+from distree.cli import main
+from distree.topics import Kind
+from distree.transport.paho import PahoTransport
+from distree.types import BrokerSettings, PipelineTelemetry
+from distree.wire import decode_plan
+from orchestrator.config import load_config
+from orchestrator.fleet import Fleet
+from orchestrator.records import Batch, Observation, Refused, ServiceRow
+from orchestrator.status import read_status, render
+from orchestrator.store import Store
+from orchestrator.thresholds import progress
+
+LONG_S = 60.0
+
+
+def command(*words):
+    return main(["orchestrator", *map(str, words)])
+
+
+@pytest.fixture
+def config(tmp_path):
+    return write_config(tmp_path)
+
+
+@pytest.fixture
+def store_path(config):
+    return load_config(config).store.path
+
+
+def device(name, sequence=1, epoch=1, status="ready", runtime="litert"):
+    fleet = Fleet({"fashion": 3})
+    fleet.saw_state(0.0, state(device=name, status=status))
+    fleet.saw_meta(meta(device=name, runtime=runtime))
+    return fleet.saw_telemetry(0.0, telemetry(device=name, sequence=sequence, epoch=epoch))
+
+
+def fill(store_path, *devices, at):
+    seen = tuple(Observation(device=one, heard_at=at, seen_at=at) for one in devices)
+    service = ServiceRow(pid=1, started_at=at, online=True, refused=(Refused(reason="field", count=3),))
+    with Store(store_path) as store:
+        store.save(Batch(devices=seen, reported=seen, service=service))
+
+
+# ---------------------------------------------------------------- without a broker
+
+
+def test_set_thresholds_says_what_happens(config, store_path, capsys):
+    assert command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4") == 0
+    assert "max_softmax 0.5 0.4 is epoch 1; it is published when an orchestrator runs" in capsys.readouterr().out
+    assert command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4") == 0
+    assert "epoch 1 already; nothing changes" in capsys.readouterr().out
+    words = ("set-thresholds", "-c", config, "--pipeline", "fashion", "--criterion", "energy")
+    assert command(*words, "-3.5", "-2") == 0
+    assert "energy -3.5 -2 is epoch 2" in capsys.readouterr().out
+    with Store(store_path, read_only=True) as store:
+        assert [row.author for row in store.plans("fashion")] == ["set-thresholds"] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--pipeline", "fashion", "0.5"), "1 thresholds given"),
+        (("--pipeline", "fashion", "0.5", "nan"), "finite"),
+        (("--pipeline", "fashion", "--criterion", "nothing", "0.5", "0.5"), "unknown criterion"),
+        (("--pipeline", "other", "0.5", "0.5"), "which has fashion"),
+        (("--pipeline", "fashion", "0.5", "0.5", "--wait", "nan"), "0 seconds or more"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_status_2(config, store_path, capsys, words, told):
+    assert command("set-thresholds", "-c", config, *words) == 2
+    assert told in capsys.readouterr().err
+    with contextlib.suppress(Exception), Store(store_path, read_only=True) as store:
+        assert store.latest_plan("fashion") is None
+
+
+def test_waiting_names_who_is_missing(config, store_path, capsys):
+    fill(store_path, device("a"), device("b"), device("c", status="lost"), at=time.time())
+    words = ("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4", "--wait", "0.05")
+    assert command(*words) == 0  # epoch 1 is what they report
+    assert "in force on a, b" in capsys.readouterr().out
+    assert command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.3", "0.4", "--wait", "0.05") == 1
+    assert "not in force on a, b" in capsys.readouterr().err
+
+
+def test_waiting_without_any_device_fails(config, capsys):
+    words = ("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4", "--wait", "0.05")
+    assert command(*words) == 1
+    assert "no ready device serves it" in capsys.readouterr().err
+
+
+def test_a_plan_that_was_replaced_is_waited_for_no_longer(config, store_path):
+    with Store(store_path) as store:
+        command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
+        plan = store.latest_plan("fashion").plan
+        command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.1", "0.1")
+        assert progress(store, plan).superseded_by == 2
+
+
+def test_status_before_the_first_run_is_one_clear_line(config, capsys):
+    assert command("status", "-c", config) == 1
+    assert "no store yet" in capsys.readouterr().err
+
+
+def test_status_shows_devices_and_pipelines(config, store_path, capsys):
+    fill(store_path, device("a", runtime="lite\x1b[2Jrt"), device("b", epoch=0), at=1000.0)
+    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
+    capsys.readouterr()
+    text = render(read_status(load_config(config), now=1200.0))
+    assert "orchestrator does NOT run on this machine; newest data 3 min old" in text
+    assert "messages refused: field 3" in text
+    assert "\x1b" not in text
+    assert "lite?[2Jrt" in text
+    assert "epoch 1 wanted, waiting for b" in text
+    assert "0: 70.0% (140)   1: 20.0% (40)   2: 10.0% (20)" in text
+    assert "confident: 90.0% (180)" in text
+    lines = [line.split() for line in text.splitlines()]
+    assert ["a", "101", "100", "1", "1", "2", "4.0", "9.0", "20.0"] in lines
+    assert ["0", "a", "100", "70", "30", "1", "2", "3", "4", "5", "1.0", "2.0"] in lines
+    assert command("status", "-c", config) == 0
+    assert "ready (silent)" in capsys.readouterr().out
+
+
+def test_status_as_json_is_for_programs(config, store_path, capsys):
+    fill(store_path, device("a"), at=time.time())
+    assert command("status", "-c", config, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["schema"] == "distree.orchestrator-status/1"
+    assert shown["running"] is False
+    assert shown["devices"][0]["serves"] == ["fashion/0", "fashion/origin"]
+    assert shown["pipelines"][0]["exits"][0] == {"name": "0", "count": 70, "share": 0.7}
+    assert shown["pipelines"][0]["stages"][0]["report"]["received"] == 100
+    assert shown["pipelines"][0]["plan"] is None
+
+
+def test_each_subcommand_shows_an_example(capsys):
+    for name in ("run", "status", "set-thresholds"):
+        with pytest.raises(SystemExit) as ended:
+            command(name, "--help")
+        assert ended.value.code == 0
+        assert f"example:\n  distree orchestrator {name} -c orchestrator.yaml" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- with a real broker
+
+
+class Agent:
+    """What the orchestrator sees of a board: it obeys plans and reports their epoch."""
+
+    def __init__(self, port, name):
+        self.name, self.epoch, self.sequence = name, 0, 0
+        self.plans = queue.Queue()
+        self.transport = PahoTransport(BrokerSettings(port=port), client_id=name, clean=True)
+        self.transport.open(self, [(topics.plan(SITE, "fashion"), 1)])
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.run, name=f"agent-{name}")
+
+    def connected(self):
+        send(self.transport, state(device=self.name))
+        send(self.transport, meta(device=self.name))
+
+    def disconnected(self, why): ...
+    def published(self, token): ...
+
+    def received(self, message):
+        plan = decode_plan(message.payload)
+        if plan.epoch > self.epoch:
+            self.epoch = plan.epoch
+            self.plans.put(plan)
+        self.transport.acknowledge(message.token)
+
+    def run(self):
+        while not self.stopping.is_set():
+            self.transport.poll(0.1)
+            self.sequence += 1
+            part = PipelineTelemetry(
+                pipeline="fashion", epoch=self.epoch, revision="r", stages=(stage(),), origin=origin()
+            )
+            if self.transport.online:
+                send(self.transport, telemetry(device=self.name, sequence=self.sequence, pipelines=(part,)))
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopping.set()
+        self.thread.join()
+        self.transport.close()
+
+
+@contextlib.contextmanager
+def orchestrator(config):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    words = [sys.executable, "-m", "distree", "orchestrator", "run", "-c", str(config)]
+    with (config.parent / "log").open("ab") as log:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
+def test_thresholds_set_by_command_reach_the_agents_through_a_running_orchestrator(tmp_path, capsys):
+    with ManagedBroker(engine="mosquitto") as broker:
+        config = write_config(tmp_path, port=broker.port)
+        with Agent(broker.port, "a") as agent, Agent(broker.port, "b"), orchestrator(config) as process:
+            started = process.stdout.readline()
+            assert f"orchestrator of lab: broker 127.0.0.1:{broker.port}" in started
+            assert "fashion (epoch new)" in started
+            first = agent.plans.get(timeout=LONG_S)
+            assert (first.epoch, first.thresholds) == (1, (0.9, 0.8))
+
+            words = ("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4", "--wait", LONG_S)
+            assert command(*words) == 0
+            out = capsys.readouterr().out
+            assert "the running orchestrator publishes it" in out
+            assert "in force on a, b" in out
+            assert agent.plans.get(timeout=LONG_S).thresholds == (0.5, 0.4)
+
+            assert command("status", "-c", config) == 0
+            shown = capsys.readouterr().out
+            assert f"orchestrator runs (pid {process.pid}), connected to the broker" in shown
+            assert "epoch 2 wanted, in force on all ready devices" in shown
+
+            assert command("run", "-c", config) == 1
+            assert "another orchestrator serves this store" in capsys.readouterr().err
+
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(LONG_S) == 0
+            with orchestrator(config) as again:
+                assert "fashion (epoch 2)" in again.stdout.readline()
+                again.send_signal(signal.SIGINT)
+                assert again.wait(LONG_S) == 0
+    with Store(load_config(config).store.path, read_only=True) as store:
+        assert {seen.device.device for seen in store.devices()} == {"a", "b"}
+        assert store.service().online is False
+        assert store.history_length() > 0
+
+
+def test_without_a_broker_it_waits_and_says_why(config):
+    path = config.read_text().replace("port: 1883", "port: 1")
+    config.write_text(path)
+    with orchestrator(config) as process:
+        assert "orchestrator of lab" in process.stdout.readline()
+        log, until = config.parent / "log", time.monotonic() + LONG_S
+        while "nothing listens" not in log.read_text() and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LONG_S) == 0
+    assert log.read_text().count("nothing listens") == 1
+    assert topics.device(SITE, "a", Kind.STATE) not in log.read_text()

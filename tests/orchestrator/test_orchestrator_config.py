@@ -1,0 +1,83 @@
+import dataclasses
+
+import pytest
+from orchestrator_samples import write_config
+
+from distree.errors import BundleError, ConfigError
+from orchestrator.config import check_thresholds, load_config, load_pipeline
+
+
+def load(path):
+    return load_pipeline(load_config(path).pipelines[0])
+
+
+def test_the_bundles_calibrated_defaults_hold_where_nothing_else_is_given(tmp_path):
+    path = write_config(tmp_path)
+    config, pipeline = load_config(path), load(path)
+    assert (config.site, config.store.path) == ("lab", tmp_path / "state" / "orchestrator.db")
+    assert (pipeline.name, pipeline.exits) == ("fashion", 3)
+    assert (pipeline.plan.epoch, pipeline.plan.model) == (0, "tiny")
+    assert (pipeline.plan.criterion, pipeline.plan.thresholds) == ("max_softmax", (0.9, 0.8))
+    assert len(pipeline.plan.revision) == 12
+
+
+def test_a_relative_default_counts_from_the_files_folder_too(tmp_path):
+    path = write_config(tmp_path)
+    path.write_text("site: lab\npipelines: [{name: fashion, bundle: tiny}]\n")
+    assert load_config(path).store.path == tmp_path / "state" / "orchestrator.db"
+
+
+def test_criterion_and_thresholds_can_be_given(tmp_path):
+    path = write_config(tmp_path, extra=", criterion: margin, thresholds: [0.5, 0.25]")
+    assert load(path).plan.criterion == "margin"
+    assert load(path).plan.thresholds == (0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        (", thresholds: [0.5]", "1 thresholds given; its bundle has 3 exits and needs 2"),
+        (", criterion: max_sofmax, thresholds: [0.5, 0.5]", "unknown criterion 'max_sofmax'.*max_softmax"),
+        (", criterion: margin", "calibrated for max_softmax; give thresholds for margin"),
+        (", thresholds: [0.5, .inf]", "finite|expected"),
+        (", treshold: [0.5, 0.5]", r"orchestrator\.yaml:5.*treshold"),
+        ("}\n  - {name: fashion, bundle: tiny", "fashion given twice"),
+        ("}\n  - {name: Fashion, bundle: tiny", r"orchestrator\.yaml:6.*'Fashion' is not an id"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(tmp_path, extra, told):
+    path = write_config(tmp_path, extra=extra)
+    with pytest.raises(ConfigError, match=told):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("site: lab\npipelines: []\n", "at least one"),
+        ("site: Lab!\npipelines: [{name: a, bundle: tiny}]\n", "not an id"),
+        (
+            "site: lab\npipelines: [{name: a, bundle: tiny}]\nstore: {max_mb: 0}\n",
+            "max_mb: must be at least 1",
+        ),
+        ("site: lab\npipelines: [{name: a, bundle: tiny}]\nstore: {telemetry_days: 0}\n", "must be above 0"),
+        ("site: lab\n", "pipelines"),
+    ],
+)
+def test_the_file_is_read_strictly(tmp_path, text, told):
+    path = tmp_path / "orchestrator.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        load_config(path)
+
+
+def test_a_missing_bundle_is_a_bundles_error(tmp_path):
+    path = write_config(tmp_path)
+    configured = dataclasses.replace(load_config(path).pipelines[0], bundle="nowhere-to-be-found")
+    with pytest.raises(BundleError, match="nowhere-to-be-found"):
+        load_pipeline(configured)
+
+
+def test_thresholds_must_be_finite():
+    with pytest.raises(ConfigError, match="finite"):
+        check_thresholds("fashion", 2, "margin", (float("nan"),))

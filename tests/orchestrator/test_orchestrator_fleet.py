@@ -1,0 +1,144 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from orchestrator_samples import meta, origin, stage, state, telemetry
+
+from distree.errors import RemoteProtocolError
+from distree.types import PipelineTelemetry
+from orchestrator.fleet import BOOTS_REMEMBERED, Fleet, epoch_of, is_behind, is_stale, serves
+
+EXITS = {"fashion": 3}
+
+
+def refused(call, *args, **kwargs):
+    with pytest.raises(RemoteProtocolError) as caught:
+        call(*args, **kwargs)
+    return caught.value.reason
+
+
+def test_a_device_is_known_by_its_state_its_description_and_its_reports():
+    fleet = Fleet(EXITS)
+    fleet.saw_state(0.0, state())
+    fleet.saw_meta(meta())
+    device = fleet.saw_telemetry(5.0, telemetry(epoch=4))
+    assert (device.status.value, device.heard_at_s) == ("ready", 5.0)
+    assert serves(device, "fashion")
+    assert not serves(device, "other")
+    assert epoch_of(device, "fashion") == 4
+
+
+def test_retained_state_is_no_sign_of_life():
+    assert Fleet(EXITS).saw_state(0.0, state(), retained=True).heard_at_s is None
+
+
+@pytest.mark.parametrize("sequence", [0, 6, 7])
+def test_an_old_or_repeated_report_is_refused(sequence):
+    fleet = Fleet(EXITS)
+    fleet.saw_telemetry(0.0, telemetry(sequence=7))
+    assert refused(fleet.saw_telemetry, 1.0, telemetry(sequence=sequence)) == "old-sequence"
+
+
+def test_what_an_ended_boot_says_is_refused():
+    fleet = Fleet(EXITS)
+    fleet.saw_state(0.0, state(boot="b1"))
+    fleet.saw_telemetry(1.0, telemetry(boot="b2", sequence=1))
+    assert refused(fleet.saw_state, 2.0, state(boot="b1", status="lost")) == "old-boot"
+    assert refused(fleet.saw_telemetry, 2.0, telemetry(boot="b1", sequence=99)) == "old-boot"
+    assert refused(fleet.saw_meta, meta(boot="b1")) == "old-boot"
+
+
+def test_a_new_boot_begins_with_nothing_of_the_former():
+    fleet = Fleet(EXITS)
+    fleet.saw_meta(meta(boot="b1"))
+    fleet.saw_telemetry(0.0, telemetry(boot="b1", sequence=50))
+    device = fleet.saw_state(1.0, state(boot="b2"))
+    assert (device.meta, device.telemetry) == (None, None)
+    assert fleet.saw_telemetry(2.0, telemetry(boot="b2", sequence=0)).telemetry.sequence == 0
+
+
+def test_boots_and_devices_are_bounded():
+    fleet = Fleet(EXITS, limit=2)
+    for k in range(3 * BOOTS_REMEMBERED):
+        fleet.saw_state(0.0, state(boot=f"b{k}"))
+    assert len(fleet.get("a").earlier_boots) == BOOTS_REMEMBERED
+    fleet.saw_state(0.0, state(device="b"))
+    assert refused(fleet.saw_state, 0.0, state(device="c")) == "fleet-full"
+    assert fleet.forget("b")
+    assert not fleet.forget("b")
+    fleet.saw_state(0.0, state(device="c"))
+    assert len(fleet) == 2
+
+
+def test_only_configured_pipelines_stages_and_exits_are_kept():
+    fleet = Fleet(EXITS)
+    parts = tuple(
+        PipelineTelemetry(
+            pipeline=name,
+            epoch=1,
+            revision="r",
+            stages=(stage(0), stage(0, received=7), stage(2), stage(3), stage(1 << 40)),
+            origin=origin(exits=range(30)),
+        )
+        for name in ("fashion", "fashion", "other")
+    )
+    (part,) = fleet.saw_telemetry(0.0, telemetry(pipelines=parts)).telemetry.pipelines
+    assert [(s.stage, s.received) for s in part.stages] == [(0, 7), (2, 100)]
+    assert part.origin.exits == (0, 1, 2)
+    assert fleet.saw_meta(meta(stages=(0, 0, 2, 9))).meta.stages == meta(stages=(0, 2)).stages
+    kept = fleet.saw_meta(meta(name="other")).meta
+    assert (kept.stages, kept.origins) == ((), ())
+
+
+def test_silence_is_measured_in_the_devices_own_periods_and_told_once():
+    fleet = Fleet(EXITS)
+    fleet.saw_state(0.0, state())
+    fleet.saw_telemetry(0.0, telemetry(sequence=1, uptime_s=2.0))
+    fleet.saw_telemetry(2.0, telemetry(sequence=2, uptime_s=4.0))
+    assert fleet.get("a").period_s == 2.0
+    assert fleet.silence(8.0) == (set(), set())
+    assert fleet.silence(8.1) == ({"a"}, set())
+    assert fleet.silence(9.0) == (set(), set())
+    fleet.saw_telemetry(9.5, telemetry(sequence=3, uptime_s=11.0))
+    assert fleet.silence(9.6) == (set(), {"a"})
+    fleet.saw_state(9.7, state(status="disconnected"))
+    assert fleet.silence(1e6) == (set(), set())
+
+
+def test_a_strange_uptime_makes_no_strange_period():
+    fleet = Fleet(EXITS)
+    fleet.saw_telemetry(0.0, telemetry(sequence=1, uptime_s=1e308))
+    assert fleet.saw_telemetry(0.0, telemetry(sequence=2, uptime_s=0.0)).period_s == 1.0
+    assert fleet.saw_telemetry(0.0, telemetry(sequence=3, uptime_s=1e308)).period_s == 300.0
+    assert is_stale(900.1, 300.0)
+
+
+def test_behind_are_the_ready_devices_of_the_pipeline_that_do_not_follow():
+    fleet = Fleet(EXITS)
+    for name, status, epoch in (("a", "ready", 4), ("b", "ready", 5), ("c", "lost", 1), ("d", "ready", None)):
+        fleet.saw_state(0.0, state(device=name, status=status))
+        fleet.saw_meta(meta(device=name))
+        if epoch is not None:
+            fleet.saw_telemetry(0.0, telemetry(device=name, epoch=epoch))
+    assert [device.device for device in fleet if is_behind(device, "fashion", 5)] == ["a", "d"]
+    assert not any(is_behind(device, "other", 5) for device in fleet)
+
+
+@given(st.lists(st.tuples(st.sampled_from("123"), st.integers(0, 5), st.booleans()), max_size=40))
+def test_in_any_order_of_messages_a_boot_never_comes_back_and_its_sequence_only_grows(messages):
+    fleet, ended, current, last = Fleet(EXITS), set(), None, -1
+    for boot, sequence, is_state in messages:
+        try:
+            if is_state:
+                fleet.saw_state(0.0, state(boot=boot))
+            else:
+                fleet.saw_telemetry(0.0, telemetry(boot=boot, sequence=sequence))
+        except RemoteProtocolError:
+            assert boot in ended or sequence <= last
+            continue
+        assert boot not in ended
+        if boot != current:
+            ended |= {current}
+            current, last = boot, -1
+        if not is_state:
+            assert sequence > last
+            last = sequence

@@ -1,0 +1,312 @@
+import contextlib
+import sqlite3
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from orchestrator_samples import SITE, meta, pipeline, plan, send, state, telemetry
+
+from distree import topics
+from distree.topics import Kind
+from distree.transport.memory import MemoryBroker
+from distree.wire import decode_plan, encode_plan, encode_state, encode_telemetry
+from orchestrator.config import StoreConfig
+from orchestrator.planner import SETTLE_S
+from orchestrator.records import PlanRow
+from orchestrator.service import Service
+from orchestrator.store import Store
+
+PLAN = topics.plan(SITE, "fashion")
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Peer:
+    """A client that only talks."""
+
+    def __init__(self, broker, client_id):
+        self.transport = broker.transport(client_id)
+        self.transport.open(self, [])
+        self.transport.connect_now(1.0)
+
+    def connected(self): ...
+    def disconnected(self, why): ...
+    def received(self, message): ...
+    def published(self, token): ...
+
+    def say(self, *messages):
+        for message in messages:
+            send(self.transport, message)
+
+    def raw(self, topic, payload, retain=False):
+        with self.transport.lock:
+            self.transport.publish(topic, payload, qos=1, retain=retain)
+
+
+class Site:
+    """A broker, a store and a service whose clocks stand still until told."""
+
+    def __init__(self, path, broker=None, client_id="orchestrator", **content):
+        self.path, self.clock, self.client_id = path, Clock(), client_id
+        self.broker = broker or MemoryBroker()
+        self.peer = Peer(self.broker, f"peer-of-{client_id}")
+        self.start(**content)
+
+    def start(self, **content):
+        self.store = Store(self.path)
+        self.store.open()
+        self.service = Service(
+            SITE,
+            [pipeline(**content)],
+            store=self.store,
+            transport=self.broker.transport(self.client_id),
+            retention=StoreConfig(path=self.path),
+            clock=self.clock,
+            wall=self.clock,
+        )
+        self.service.open()
+
+    def stop(self):
+        self.service.close()
+        self.store.close()
+
+    def pass_time(self, seconds=2.0):
+        """Let time pass in small steps, the service turning at each."""
+        for _ in range(int(seconds / 0.25)):
+            self.clock.now += 0.25
+            self.service.turn(0.0)
+
+    @property
+    def published(self):
+        payload = self.broker.retained(PLAN)
+        return decode_plan(payload) if payload else None
+
+
+@pytest.fixture
+def site(tmp_path):
+    made = Site(tmp_path / "orchestrator.db")
+    yield made
+    made.stop()
+
+
+def test_the_configured_plan_is_published_after_a_short_wait(site):
+    site.service.turn(0.0)
+    assert site.published is None
+    site.pass_time(SETTLE_S + 0.5)
+    assert site.published == plan(epoch=1)
+    assert site.store.latest_plan("fashion").author == "config"
+
+
+def test_a_retained_plan_of_the_same_content_is_adopted(site):
+    site.peer.say(plan(epoch=40))
+    site.pass_time()
+    assert site.published == plan(epoch=40)
+    assert site.store.latest_plan("fashion").plan == plan(epoch=40)
+
+
+def test_a_restart_publishes_the_same_epoch(site):
+    site.pass_time()
+    site.stop()
+    site.broker.stop(forget=True)
+    site.broker.start()
+    site.start()
+    site.pass_time()
+    assert site.published == plan(epoch=1)
+
+
+def test_thresholds_set_from_outside_are_published_at_once_and_survive_a_restart(site):
+    site.pass_time()
+    with Store(site.path) as other:
+        other.append_plan(PlanRow(plan=plan(thresholds=(0.5, 0.4)), author="set-thresholds", at=0.0))
+    site.pass_time(0.5)
+    assert site.published == plan(epoch=2, thresholds=(0.5, 0.4))
+    site.stop()
+    site.start()
+    site.pass_time()
+    assert site.published == plan(epoch=2, thresholds=(0.5, 0.4))
+
+
+def test_an_edited_configuration_takes_effect_at_the_next_start(site):
+    site.pass_time()
+    with Store(site.path) as other:
+        other.append_plan(PlanRow(plan=plan(thresholds=(0.5, 0.4)), author="set-thresholds", at=0.0))
+    site.pass_time()
+    site.stop()
+    site.start(thresholds=(0.6, 0.6))
+    site.pass_time()
+    assert site.published == plan(epoch=3, thresholds=(0.6, 0.6))
+
+
+def test_a_new_bundle_takes_effect_at_the_next_start(site):
+    site.pass_time()
+    site.stop()
+    site.start(revision="r2")
+    site.pass_time()
+    assert site.published == plan(epoch=2, revision="r2")
+
+
+def test_a_plan_set_while_away_takes_effect_at_the_first_start(tmp_path):
+    path = tmp_path / "x.db"
+    with Store(path) as store:
+        store.append_plan(PlanRow(plan=plan(thresholds=(0.5, 0.4)), author="set-thresholds", at=0.0))
+    site = Site(path)
+    site.pass_time()
+    assert site.published == plan(epoch=1, thresholds=(0.5, 0.4))
+    site.stop()
+
+
+def test_two_orchestrators_do_not_fight_for_ever(site, caplog):
+    site.pass_time()
+    for _ in range(20):
+        site.peer.say(plan(epoch=site.published.epoch + 1, thresholds=(0.1, 0.1)))
+        site.pass_time(0.5)
+    assert site.published.thresholds == (0.1, 0.1)
+    warnings = [r.getMessage() for r in caplog.records if "foreign plan" in r.getMessage()]
+    assert len(warnings) == 2
+    assert "another orchestrator" in warnings[1]
+    site.pass_time()
+    assert site.store.pipeline("fashion").standing == "yielded"
+
+
+def test_of_two_orchestrators_one_stays(site, tmp_path):
+    site.pass_time()
+    other = Site(tmp_path / "other.db", broker=site.broker, client_id="other", thresholds=(0.2, 0.2))
+    for _ in range(100):
+        site.clock.now += 0.25
+        other.clock.now = site.clock.now
+        site.service.turn(0.0)
+        other.service.turn(0.0)
+    standings = {one.store.pipeline("fashion").standing for one in (site, other)}
+    assert standings == {"leading", "yielded"}
+    assert site.published.epoch < 20
+    other.stop()
+
+
+def test_devices_their_reports_and_their_end_are_kept(site):
+    site.pass_time()
+    site.peer.say(state(), meta(), telemetry(epoch=1))
+    site.pass_time()
+    (seen,) = site.store.devices()
+    assert (seen.device.meta, seen.device.telemetry) == (meta(), telemetry(epoch=1))
+    assert site.store.history_length() == 2
+    site.peer.raw(topics.device(SITE, "a", Kind.STATE), b"", retain=True)
+    site.pass_time()
+    assert site.store.devices() == ()
+    assert len(site.service.fleet) == 0
+
+
+def test_reports_are_written_once_a_second_at_most(site, monkeypatch):
+    written = []
+    save = site.store.save
+    monkeypatch.setattr(site.store, "save", lambda batch: (written.append(site.clock.now), save(batch)))
+    for sequence in range(40):
+        site.peer.say(telemetry(sequence=sequence))
+        site.pass_time(0.25)
+    gaps = [later - earlier for earlier, later in pairwise(written)]
+    assert 5 <= len(written) <= 11
+    assert min(gaps) >= 1.0
+    quiet = len(written)
+    site.pass_time(60.0)
+    assert len(written) <= quiet + 1
+
+
+def test_a_device_that_follows_a_higher_epoch_is_won_back(site):
+    site.pass_time()
+    site.peer.say(telemetry(epoch=30))
+    site.pass_time()
+    assert site.published == plan(epoch=31)
+    site.stop()
+    site.start()
+    site.pass_time()
+    assert site.published == plan(epoch=31)
+
+
+def test_a_lost_connection_and_a_forgetful_broker_heal(site, caplog):
+    site.pass_time()
+    site.broker.stop(forget=True)
+    site.pass_time()
+    assert site.store.service().online is False
+    site.broker.start()
+    site.pass_time()
+    assert site.published == plan(epoch=1)
+    assert site.store.service().online is True
+    assert len([r for r in caplog.records if "broker stopped" in r.getMessage()]) == 1
+
+
+def test_a_locked_store_ends_nothing_and_is_told_once(site, caplog):
+    site.pass_time()
+    with contextlib.closing(sqlite3.connect(site.path, isolation_level=None)) as other:
+        site.store._sql.execute("PRAGMA busy_timeout = 1")
+        other.execute("BEGIN IMMEDIATE")
+        site.peer.say(state(), telemetry())
+        site.pass_time(5.0)
+        other.execute("ROLLBACK")
+    assert len([r for r in caplog.records if "locked" in r.getMessage()]) == 1
+    site.pass_time()
+    assert site.store.devices()[0].device.telemetry == telemetry()
+
+
+def test_silence_is_told(site, caplog):
+    site.pass_time()
+    site.peer.say(state(), telemetry())
+    site.pass_time(60.0)
+    site.peer.say(telemetry(sequence=2))
+    site.pass_time(6.0)
+    told = [r.getMessage() for r in caplog.records if "telemetry" in r.getMessage()]
+    assert told == ["no telemetry any more from a", "telemetry again from a"]
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload", "reason"),
+    [
+        (topics.device(SITE, "a", Kind.STATE), b"{", "encoding"),
+        (topics.device(SITE, "a", Kind.STATE), encode_state(state(device="b")), "device"),
+        (topics.device(SITE, "a", Kind.TELEMETRY), encode_telemetry(telemetry(device="b")), "device"),
+        (topics.device(SITE, "a", Kind.TELEMETRY), encode_plan(plan()), "kind"),
+        (topics.device(SITE, "A_", Kind.TELEMETRY), b"", "topic"),
+        (PLAN, encode_plan(plan(pipeline="other", epoch=9)), "pipeline"),
+        (PLAN, b"garbage", "encoding"),
+        (PLAN, b"", "encoding"),
+    ],
+)
+def test_what_breaks_the_protocol_is_counted_and_told_once(site, caplog, topic, payload, reason):
+    site.pass_time()
+    for _ in range(2):
+        site.peer.raw(topic, payload, retain=topic == PLAN)
+        site.pass_time()
+    assert site.service.refused == {reason: 2}
+    assert len([r for r in caplog.records if "refused a message" in r.getMessage()]) == 1
+    assert site.published == plan(epoch=1)
+    site.peer.say(state())
+    site.pass_time()
+    assert {entry.reason: entry.count for entry in site.store.service().refused} == {reason: 2}
+
+
+TOPICS = [topics.device(SITE, "a", kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY)] + [PLAN]
+REAL = [encode_state(state()), encode_telemetry(telemetry()), encode_plan(plan(epoch=7))]
+SPLICED = st.builds(
+    lambda real, at, junk: real[: at % len(real)] + junk + real[at % len(real) + len(junk) :],
+    st.sampled_from(REAL),
+    st.integers(0, 1000),
+    st.binary(min_size=1, max_size=4),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from(TOPICS), st.one_of(st.binary(max_size=60), SPLICED)), max_size=12))
+def test_whatever_bytes_come_it_lives_and_counts(site, messages):
+    for topic, payload in messages:
+        site.peer.raw(topic, payload)
+    site.pass_time(3.0)
+    sequence = 1 + (getattr(getattr(site.service.fleet.get("z"), "telemetry", None), "sequence", 0) or 0)
+    site.peer.say(telemetry(device="z", sequence=sequence))
+    site.pass_time(1.0)
+    assert site.service.fleet.get("z").telemetry.sequence == sequence
+    assert "z" in [seen.device.device for seen in site.store.devices()]

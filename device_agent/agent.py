@@ -1,8 +1,8 @@
-"""The agent: one lock, two threads and the sources.
+"""The agent: carries the effects of its nodes between the broker, the interpreter and the sources.
 
-The calling thread waits for the network and for what is due; the inference thread runs segments. Both carry out the
-node's effects right where they arise, under `transport.lock`, so a message needs one hand-over between threads per
-board and no queue between node and socket.
+One lock, `transport.lock`, guards the nodes and the connection; inference and waiting happen outside of it. Effects
+are carried out right where they arise, by whichever thread it is (see `device_agent.crew`), so there is no queue
+between node and socket.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 
 from device_agent.config import AgentConfig, OriginConfig, PipelineConfig
+from device_agent.crew import Crew
 from device_agent.selftest import self_test
 from device_agent.sources import Mqtt, Source, make_source
 from device_agent.spool import Spool
 from device_agent.system import clock_synced, memory_mb, rss_bytes
 from device_agent.watchdog import SystemdNotifier
-from device_agent.worker import Worker
 from distree import __version__, tensors, topics, wire
 from distree.bundle import Bundle, load_bundle
 from distree.errors import ConfigError, DistreeError, LocalProtocolError, RemoteProtocolError
@@ -89,7 +89,16 @@ class Pipeline:
             return self.room.wait_for(lambda: self.node.room() > 0, timeout_s)
 
     def submit(self, name: str, raw: Array, request: str | None = None) -> str:
-        """Accept an input; return its request id. RemoteProtocolError for a wrong dtype or shape."""
+        """Accept an input and do what work it brings; return its request id."""
+        request = self.accept(name, raw, request)
+        self.agent.crew.work()
+        return request
+
+    def accept(self, name: str, raw: Array, request: str | None = None) -> str:
+        """Accept an input; return its request id. RemoteProtocolError for a wrong dtype or shape.
+
+        The caller sees to its work, by `Agent.crew.work` or by waking the network's thread.
+        """
         tensor = tensors.encode(self.preprocessor.tensor(raw))
         with self.agent.transport.lock:
             request, effects = self.node.accept(time.monotonic(), name, tensor, request=request)
@@ -180,7 +189,7 @@ class Agent:
         self._state_topic = state_topic
         self._routes = self._make_routes()
         self._outcome_topics: dict[tuple[str, str], str] = {}
-        self._worker: Worker[tuple[Pipeline, Run]] = Worker(self._infer, self._fault)
+        self.crew: Crew[tuple[Pipeline, Run]] = Crew(self._turn, self._infer, self.transport.lock, self._fault)
         self._notifier = SystemdNotifier()
         self._stopping = threading.Event()
         self._ready = threading.Event()
@@ -210,11 +219,11 @@ class Agent:
 
     def run(self) -> int:
         """Serve until `stop`, then drain; return the exit status (0, or 70 after a fault of the program)."""
-        self._worker.start()
         with contextlib.closing(self.transport):
             self.transport.open(self, self._subscriptions())
-            while not self._stopping.is_set():
-                self._turn()
+            self.crew.start()
+            # The calling thread only waits, so that it is free to take signals, whatever hangs elsewhere.
+            self._stopping.wait()
             self._drain()
         for pipeline in self.pipelines:
             if pipeline.spool is not None:
@@ -224,9 +233,9 @@ class Agent:
     def stop(self) -> None:
         """Ask `run` to drain and return; safe in a signal handler."""
         self._stopping.set()
-        self.transport.wake()
 
     def _turn(self) -> None:
+        """Wait for the network or for what is due, and see to both."""
         now = time.monotonic()
         self._waits_until = min(now + POLL_S, self._due_at())
         self.transport.poll(max(0.0, self._waits_until - now))
@@ -256,12 +265,12 @@ class Agent:
             self._telemetry_at = now + self.config.telemetry_s
             self._report()
         interval_s = self._notifier.interval_s
-        if interval_s and now >= self._watchdog_at and self._worker.busy_s() < self.config.hang_s:
+        if interval_s and now >= self._watchdog_at and self.crew.busy_s() < self.config.hang_s:
             self._watchdog_at = now + interval_s
             self._notifier.send("WATCHDOG=1")
-        if self._worker.busy_s() > 2 * self.config.hang_s:
+        if self.crew.busy_s() > 2 * self.config.hang_s:
             # Not even a supervisor helped. Custody of what is spooled survives; a hung thread cannot be ended.
-            log.critical("inference has hung for %.0f s: giving up, to be restarted", self._worker.busy_s())
+            log.critical("inference has hung for %.0f s: giving up, to be restarted", self.crew.busy_s())
             os._exit(70)
 
     def _drain(self) -> None:
@@ -270,21 +279,21 @@ class Agent:
         self._set_status(DeviceStatus.DRAINING)
         ends_at = time.monotonic() + self.config.drain_s
         while not self._idle() and time.monotonic() < ends_at and not self._exit_status:
-            self.transport.poll(0.05)
-            with self.transport.lock:
-                self._tick(time.monotonic())
+            time.sleep(0.01)
         for thread in self._sources:
             thread.join(1.0)
-        self._worker.stop(1.0)
+        self.transport.wake()
+        self.crew.stop(2.0)
         with self.transport.lock:
             self._report()
         self._set_status(DeviceStatus.DISCONNECTED)
 
     def _idle(self) -> bool:
-        return all(pipeline.node.idle() for pipeline in self.pipelines)
+        with self.transport.lock:
+            return all(pipeline.node.idle() for pipeline in self.pipelines)
 
     def _fault(self, error: BaseException) -> None:
-        log.critical("inference thread ended by a fault of this program", exc_info=error)
+        log.critical("ended by a fault of this program", exc_info=error)
         self._exit_status = 70
         self.stop()
 
@@ -408,7 +417,7 @@ class Agent:
             if kind is Publish:
                 self._send(pipeline, effect)  # type: ignore[arg-type]
             elif kind is Run:
-                self._worker.put((pipeline, effect))  # type: ignore[arg-type]
+                self.crew.put((pipeline, effect))  # type: ignore[arg-type]
             elif kind is Acknowledge:
                 self.transport.acknowledge(effect.delivery)  # type: ignore[union-attr]
             elif kind is Drop and log.isEnabledFor(logging.DEBUG):
@@ -483,7 +492,7 @@ class Agent:
     # ------------------------------------------------------------ inference
 
     def _infer(self, job: tuple[Pipeline, Run]) -> None:
-        """Run one segment and carry out what follows, on the inference thread."""
+        """Run one segment and carry out what follows."""
         pipeline, run = job
         runtime, spec = pipeline.runtime, pipeline.specs[run.stage]
         assert runtime is not None  # noqa: S101 - a pipeline without stages asks for no run

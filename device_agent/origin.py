@@ -64,10 +64,12 @@ class Origin:
         request = f"{self._agent.boot}-py-{next(self._count):x}"
         self._futures[request] = future
         try:
-            self._pipeline.submit(name, array, request)
+            self._pipeline.accept(name, array, request)
         except DistreeError:
             del self._futures[request]
             raise
+        # The agent's threads compute; this one is the program's own.
+        self._agent.transport.wake()
         return future
 
     def close(self) -> None:

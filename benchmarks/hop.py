@@ -191,6 +191,7 @@ def never_exits(folder: Path) -> Path:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for both stacks alike
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its byte code
     rounds: dict[str, dict[str, list[Any]]] = {}
     with tempfile.TemporaryDirectory() as name, ManagedBroker(engine="mosquitto") as broker:
         folder, bundle = Path(name), never_exits(Path(name))

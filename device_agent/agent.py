@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from device_agent.config import AgentConfig, OriginConfig, PipelineConfig
 from device_agent.crew import Crew
 from device_agent.selftest import self_test
-from device_agent.sources import Mqtt, Source, make_source
+from device_agent.sources import Feed, Mqtt, Source, make_source
 from device_agent.spool import Spool
 from device_agent.system import clock_synced, memory_mb, rss_bytes
 from device_agent.watchdog import SystemdNotifier
@@ -80,6 +80,7 @@ class Pipeline:
         self.node = StageNode(_node_settings(agent, index, config, bundle), restore=restore, answered=answered)
         self.room = threading.Condition(agent.transport.lock)
         self.source: Source | None = None
+        self.feed: Feed | None = None
 
     # ------------------------------------------------------------ Inlet
 
@@ -122,6 +123,21 @@ class Pipeline:
             self.agent.transport.acknowledge(token)
 
     # ------------------------------------------------------------ the agent's side
+
+    def due_at(self) -> float:
+        """When something is due: in the node, or the next input of a feed for which there is room."""
+        due = self.node.notify_at()
+        if self.feed is not None and self.node.room() > 0:
+            return min(due, self.feed.due_at())
+        return due
+
+    def tick(self, now: float) -> None:
+        """Do what is due. Called with the lock held."""
+        if self.node.notify_at() <= now:
+            self.agent.perform(self, self.node.tick(now))
+        if self.feed is not None:
+            while self.feed.due_at() <= now and self.node.room() > 0:
+                self.accept(*self.feed.take(now))
 
     def published(self, request: str) -> None:
         """The broker has the result of `request`."""
@@ -215,7 +231,9 @@ class Agent:
             if pipeline.config.stages:
                 pipeline.runtime = TFLiteRuntime(pipeline.bundle, pipeline.config.stages, self.config.num_threads)
             if pipeline.config.origin is not None:
-                pipeline.source = make_source(pipeline.config.origin.source, pipeline)
+                made = make_source(pipeline.config.origin.source, pipeline)
+                pipeline.source = made if isinstance(made, Source) else None
+                pipeline.feed = made if isinstance(made, Feed) else None
 
     def run(self) -> int:
         """Serve until `stop`, then drain; return the exit status (0, or 70 after a fault of the program)."""
@@ -239,11 +257,12 @@ class Agent:
         now = time.monotonic()
         self._waits_until = min(now + POLL_S, self._due_at())
         self.transport.poll(max(0.0, self._waits_until - now))
+        self._waits_until = 0.0
         with self.transport.lock:
             self._tick(time.monotonic())
 
     def _due_at(self) -> float:
-        due = min(pipeline.node.notify_at() for pipeline in self.pipelines)
+        due = min([pipeline.due_at() for pipeline in self.pipelines])
         return min(due, self._telemetry_at, self._watchdog_at if self._notifier.interval_s else due)
 
     def wait_ready(self, timeout_s: float) -> bool:
@@ -257,8 +276,7 @@ class Agent:
 
     def _tick(self, now: float) -> None:
         for pipeline in self.pipelines:
-            if pipeline.node.notify_at() <= now:
-                self.perform(pipeline, pipeline.node.tick(now))
+            pipeline.tick(now)
         if self.transport.last_error not in (None, self._problem):
             self.disconnected(self.transport.last_error or "")
         if now >= self._telemetry_at:
@@ -276,6 +294,9 @@ class Agent:
     def _drain(self) -> None:
         """Answer what is in custody and finish what is at work, within `drain_s`; then say goodbye."""
         self._notifier.send("STOPPING=1")
+        with self.transport.lock:
+            for pipeline in self.pipelines:
+                pipeline.feed = None
         self._set_status(DeviceStatus.DRAINING)
         ends_at = time.monotonic() + self.config.drain_s
         while not self._idle() and time.monotonic() < ends_at and not self._exit_status:
@@ -412,6 +433,7 @@ class Agent:
 
     def perform(self, pipeline: Pipeline, effects: Iterable[Effect]) -> None:
         """Carry out a node's effects, in order. Called with the lock held."""
+        self.transport.cork()
         for effect in effects:
             kind = type(effect)
             if kind is Publish:
@@ -422,6 +444,7 @@ class Agent:
                 self.transport.acknowledge(effect.delivery)  # type: ignore[union-attr]
             elif kind is Drop and log.isEnabledFor(logging.DEBUG):
                 log.debug("%s dropped: %s", effect.request, effect.reason)  # type: ignore[union-attr]
+        self.transport.uncork()
 
     def _send(self, pipeline: Pipeline, effect: Publish) -> None:
         message = effect.message
@@ -521,6 +544,8 @@ class Agent:
 
     def _start_sources(self) -> None:
         for pipeline in self.pipelines:
+            if pipeline.feed is not None:
+                pipeline.feed.start(time.monotonic())
             if pipeline.source is not None:
                 name = f"source-{pipeline.config.name}"
                 thread = threading.Thread(target=self._run_source, args=(pipeline,), name=name, daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import signal
 from pathlib import Path
@@ -45,6 +46,9 @@ def _run(config: AgentConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     agent.prepare()
+    # What is loaded by now stays: the collector need not look at it again, which spares pauses of milliseconds.
+    gc.collect()
+    gc.freeze()
     return agent.run()
 
 

@@ -58,8 +58,10 @@ def _child(writer: int, bundle: Bundle, stages: list[int], num_threads: int) -> 
         problem = str(error)
     except BaseException as error:  # noqa: BLE001 - the child must not return into the parent's code
         problem = f"self-test of bundle {bundle.name}: {type(error).__name__}: {error}"
-    os.write(writer, problem.encode()[:4000])
-    os._exit(code)
+    try:
+        os.write(writer, problem.encode(errors="replace")[:4000])
+    finally:
+        os._exit(code)
 
 
 def _await_child(child: int, reader: int, timeout_s: float) -> tuple[str, int | None]:

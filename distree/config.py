@@ -35,6 +35,11 @@ MAX_BYTES = 1 << 20
 MAX_NODES = 10_000
 """Most scalars, lists and mappings of a file, with each alias counted as what it stands for."""
 
+MAX_DEPTH = 100
+
+# The parser in C where PyYAML has it: a board starts noticeably faster.
+_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 _SHOWN = 60
 _BAD: Any = object()
 """What stands for a value whose problem is already noted."""
@@ -69,7 +74,7 @@ def load(path: Path, cls: type[T]) -> T:
 def _compose(path: Path) -> yaml.Node:
     text = _text(path)
     try:
-        root = yaml.compose(text, yaml.SafeLoader) or yaml.MappingNode(_MAP, [], _START)
+        root = _parse(text) or yaml.MappingNode(_MAP, [], _START)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -80,6 +85,24 @@ def _compose(path: Path) -> yaml.Node:
     if _too_many_nodes(root):
         raise ConfigError(f"{path}: more than {MAX_NODES} nodes once aliases are expanded")
     return root
+
+
+def _parse(text: str) -> yaml.Node | None:
+    try:
+        _check_depth(text)
+        return yaml.compose(text, _Loader)
+    except yaml.YAMLError:
+        # The parser in Python says better what is wrong.
+        return yaml.compose(text, yaml.SafeLoader)
+
+
+def _check_depth(text: str) -> None:
+    """Refuse what is nested so deeply that composing it, which recurses, would overflow the stack."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise RecursionError
 
 
 def _text(path: Path) -> str:
@@ -265,19 +288,19 @@ def _as_str(node: yaml.ScalarNode) -> str | None:
 
 
 def _as_bool(node: yaml.ScalarNode) -> bool | None:
-    if node.style is None and node.tag == _BOOL:
+    if not node.style and node.tag == _BOOL:
         return yaml.SafeLoader.bool_values.get(node.value.lower())
     return None
 
 
 def _as_int(node: yaml.ScalarNode) -> int | None:
-    if node.style is None and _INT.fullmatch(node.value):
+    if not node.style and _INT.fullmatch(node.value):
         return int(node.value.replace("_", ""))
     return None
 
 
 def _as_float(node: yaml.ScalarNode) -> float | None:
-    if node.style is not None:
+    if node.style:
         return None
     if infinity := _INFINITY.fullmatch(node.value):
         return float(f"{infinity[1]}inf")
@@ -307,9 +330,9 @@ def _advice(node: yaml.Node, kind: type) -> str:
     if not isinstance(node, yaml.ScalarNode):
         return ""
     if kind in (str, Path):
-        return "; quote it" if node.style is None and node.tag != _NULL and node.tag.startswith(_YAML) else ""
+        return "; quote it" if not node.style and node.tag != _NULL and node.tag.startswith(_YAML) else ""
     plain = yaml.ScalarNode(_BOOL, node.value)
-    return "; remove the quotes" if node.style is not None and _as(plain, kind) is not None else ""
+    return "; remove the quotes" if node.style and _as(plain, kind) is not None else ""
 
 
 def _received(node: yaml.Node, at: str) -> str:

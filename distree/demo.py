@@ -284,8 +284,15 @@ def run(args: argparse.Namespace) -> int:
         figures = Figures(demo)
     print("\n".join(figures.lines()))
     if args.json is not None:
-        args.json.write_text(json.dumps(figures.as_json(), indent=1) + "\n")
+        _write_json(args.json, figures)
     return 0 if figures.answered == samples.count else 1
+
+
+def _write_json(path: Path, figures: Figures) -> None:
+    try:
+        path.write_text(json.dumps(figures.as_json(), indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(f"--json {path}: cannot be written: {error.strerror or error}") from None
 
 
 def _samples(bundle: Bundle, data: Path | None, count: int) -> Samples:
@@ -293,8 +300,12 @@ def _samples(bundle: Bundle, data: Path | None, count: int) -> Samples:
     path = data or (zoo.parent / "samples" / f"{bundle.name}.npz" if zoo else None)
     if path is None or not path.is_file():
         raise ConfigError(f"no samples for bundle {bundle.name} ({path}); give --data FILE.npz with input and label")
-    with np.load(path, allow_pickle=False) as arrays:
-        labels: Array = arrays["label"]
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            labels: Array = arrays["label"]
+    except Exception as error:  # noqa: BLE001 - of a file that is not an .npz numpy raises whatever it likes
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{path}: {why}; an .npz file with arrays 'input' and 'label' is needed") from None
     if not 0 < count <= len(labels):
         raise ConfigError(f"--inputs: expected 1 to {len(labels)} (the samples in {path.name}), received {count}")
     return Samples(path, count, labels[:count])

@@ -485,7 +485,7 @@ class StageNode:
         job.hops = (*job.hops, hop)
         class_id, confidence = policies.confidence(output.logits)
         job.guess = Guess(exit=job.stage, class_id=class_id, confidence=confidence)
-        reason = self._decide(now, job, output)
+        reason = self._decide(now, job, output, confidence)
         if reason is not None:
             job.move("exit")
             counters.exited += 1
@@ -501,7 +501,7 @@ class StageNode:
         self._running = None
         return job
 
-    def _decide(self, now: float, job: _Job, output: SegmentOutput) -> Reason | None:
+    def _decide(self, now: float, job: _Job, output: SegmentOutput, confidence: float) -> Reason | None:
         """Return why to answer at this exit, or None to go on."""
         if job.stage == self._last:
             return "last"
@@ -509,6 +509,7 @@ class StageNode:
         job.epoch = exits.plan.epoch
         evidence = Evidence(
             logits=output.logits,
+            confidence=confidence,
             memory=job.memory,
             left_s=job.budget_s - job.spent(now),
             rest_s=self._rest_s(job),

@@ -72,6 +72,12 @@ class Transport(Protocol):
         With `expiry_s` it may be dropped while it waits for the connection; `published` is then never called.
         """
 
+    def cork(self) -> None:
+        """Gather what is published and acknowledged until `uncork`, to send it at once; both with the lock held."""
+
+    def uncork(self) -> None:
+        """Send what was gathered since `cork`."""
+
     def acknowledge(self, token: object) -> None:
         """Acknowledge a received message (QoS 1); harmless for QoS 0 and after a reconnect."""
 
@@ -113,11 +119,13 @@ class SegmentRuntime(Protocol):
 class Evidence:
     """What an exit knows when it decides.
 
-    `logits` are floats, one per class. `memory` is what the criterion returned at the exit before, or (). `left_s`
+    `logits` are floats, one per class, of at least two. `confidence` is their largest softmax probability, where the
+    caller has computed it already. `memory` is what the criterion returned at the exit before, or (). `left_s`
     is the budget left, `rest_s` the estimate of what going on would take; both are used by the deadline rule alone.
     """
 
     logits: Sequence[float]
+    confidence: float | None = None
     memory: PolicyMemory = ()
     left_s: float = float("inf")
     rest_s: float = 0.0

@@ -105,10 +105,12 @@ def _message(path: Path, request: str) -> InputMessage:
         payload = path.read_bytes()
         if path.suffix == ".npy":
             payload = np.load(io.BytesIO(payload), allow_pickle=False).tobytes()
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # noqa: BLE001 - of a file that is not an .npy numpy raises whatever it likes
+        raise ConfigError(f"{path}: cannot be read as an .npy array: {' '.join(str(error).split())}") from None
     if len(payload) > wire.MAX_MESSAGE_BYTES - 1024:
         raise ConfigError(
             f"{path}: {len(payload)} bytes are too many for one message ({wire.MAX_MESSAGE_BYTES - 1024})"
         )
-    return InputMessage(request=request, name=str(path)[-256:], payload=payload)
+    return InputMessage(request=request, name=wire.printable(str(path))[-256:], payload=payload)

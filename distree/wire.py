@@ -48,6 +48,7 @@ MAX_HOPS = 32
 MAX_RANK = 6
 MAX_MEMORY = 64
 MAX_STAGES = 32
+MAX_CLASSES = 1 << 20
 MAX_PIPELINES = 64
 MAX_BUDGET_S = 3600.0
 MAX_COUNT = 1 << 53
@@ -185,14 +186,18 @@ def _guess(fields: Fields, name: str) -> Guess | None:
     value = fields[name]
     if value is None:
         return None
-    if type(value) is not tuple or len(value) != 3:
-        raise _bad(name, value, "[exit, class_id, confidence]")
-    part = {"exit": value[0], "class_id": value[1], "confidence": value[2]}
-    return Guess(
-        exit=_count(part, "exit", MAX_STAGES),
-        class_id=_count(part, "class_id", 1 << 20),
-        confidence=_number(part, "confidence", 0.0, 1.0),
-    )
+    if type(value) is tuple and len(value) == 3:
+        exit, class_id, confidence = value
+        if (
+            type(exit) is int
+            and 0 <= exit <= MAX_STAGES
+            and type(class_id) is int
+            and 0 <= class_id <= MAX_CLASSES
+            and type(confidence) is float
+            and 0.0 <= confidence <= 1.0
+        ):
+            return Guess(exit=exit, class_id=class_id, confidence=confidence)
+    raise _bad(name, value, "[exit, class_id, confidence]")
 
 
 def _hop(value: object) -> Hop:
@@ -214,6 +219,37 @@ def _hop(value: object) -> Hop:
 
 def _hops(fields: Fields) -> tuple[Hop, ...]:
     return tuple([_hop(value) for value in _list(fields, "hops", MAX_HOPS)])
+
+
+def _routing(fields: Fields) -> tuple[str, str, int, str, int]:
+    """Read what stage messages and outcomes share: request, origin, attempt, revision, epoch.
+
+    One expression for the usual case, since this is on the path of every message; what fails it is read field by
+    field, to say which one it was.
+    """
+    request, origin, attempt = fields["request"], fields["origin"], fields["attempt"]
+    revision, epoch = fields["revision"], fields["epoch"]
+    if (
+        type(request) is str
+        and type(origin) is str
+        and type(attempt) is int
+        and type(revision) is str
+        and type(epoch) is int
+        and len(request) <= 64
+        and request.isprintable()
+        and is_id(origin)
+        and 0 <= attempt <= 100
+        and len(revision) <= 64
+        and revision.isprintable()
+        and 0 <= epoch <= MAX_COUNT
+    ):
+        return request, origin, attempt, revision, epoch
+    _text(fields, "request")
+    _id(fields, "origin")
+    _count(fields, "attempt", 100)
+    _text(fields, "revision")
+    _count(fields, "epoch")
+    raise AssertionError("unreachable: one of the fields was refused")
 
 
 def _tensor(fields: Fields) -> Tensor:
@@ -271,17 +307,19 @@ def encode_stage(message: StageMessage) -> bytes:
 
 
 def _read_stage(fields: Fields) -> StageMessage:
+    request, origin, attempt, revision, epoch = _routing(fields)
+    memory = fields["memory"]
     return StageMessage(
-        request=_text(fields, "request"),
-        origin=_id(fields, "origin"),
+        request=request,
+        origin=origin,
         stage=_count(fields, "stage", MAX_STAGES),
-        attempt=_count(fields, "attempt", 100),
-        revision=_text(fields, "revision"),
-        epoch=_count(fields, "epoch"),
+        attempt=attempt,
+        revision=revision,
+        epoch=epoch,
         budget_s=_number(fields, "budget_s", 0.0, MAX_BUDGET_S),
         spent_s=_number(fields, "spent_s", 0.0, MAX_BUDGET_S),
         guess=_guess(fields, "guess"),
-        memory=_floats(fields, "memory", MAX_MEMORY),
+        memory=() if memory == () else _floats(fields, "memory", MAX_MEMORY),
         hops=_hops(fields),
         tensor=_tensor(fields),
     )
@@ -313,12 +351,13 @@ def encode_outcome(outcome: Outcome) -> bytes:
 
 
 def _read_outcome(fields: Fields) -> Outcome:
+    request, origin, attempt, revision, epoch = _routing(fields)
     return Outcome(
-        request=_text(fields, "request"),
-        origin=_id(fields, "origin"),
-        attempt=_count(fields, "attempt", 100),
-        revision=_text(fields, "revision"),
-        epoch=_count(fields, "epoch"),
+        request=request,
+        origin=origin,
+        attempt=attempt,
+        revision=revision,
+        epoch=epoch,
         guess=_guess(fields, "guess"),
         reason=_word(fields, "reason", _REASONS),
         spent_s=_number(fields, "spent_s", 0.0, MAX_BUDGET_S),

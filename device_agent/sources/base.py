@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from distree.preprocess import Preprocessor
 from distree.protocols import Array
@@ -30,8 +30,23 @@ class Inlet(Protocol):
         """Acknowledge the delivery that an input came with."""
 
 
+@runtime_checkable
+class Feed(Protocol):
+    """Inputs that are at hand whenever the agent wants one: asked by its own threads, with the lock held."""
+
+    def start(self, now: float) -> None:
+        """Begin; `now` is in monotonic seconds."""
+
+    def due_at(self) -> float:
+        """When the next input is due; infinity if there is none."""
+
+    def take(self, now: float) -> tuple[str, Array]:
+        """Return the name and raw array of the input that is due."""
+
+
+@runtime_checkable
 class Source(Protocol):
-    """A source runs in a thread of its own until `stop` is set."""
+    """Inputs that have to be waited for. A source runs in a thread of its own until `stop` is set."""
 
     def run(self, stop: threading.Event) -> None:
         """Hand inputs over until there are no more, or until `stop`."""

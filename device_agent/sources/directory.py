@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
+import os
 import threading
 import time
 from pathlib import Path
@@ -81,7 +83,8 @@ class Directory:
             self._taken[path] = None
             # Named by file and time: a new file of an old name is a new input, the same file after a crash is not.
             name = wire.printable(path.name)[:256]
-            request = f"{name[:32]}-{path.stat().st_mtime_ns:x}"
+            digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+            request = f"{name[:24]}-{digest}-{path.stat().st_mtime_ns:x}"
             self._files[request] = path
             self._inlet.submit(name, raw, request)
         except RemoteProtocolError as error:
@@ -109,7 +112,9 @@ def read_input(name: str, content: bytes, inlet: Inlet) -> Array:
     if not name.endswith(".npy"):
         return inlet.preprocessor.from_image(content)
     try:
-        array: Array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        array: object = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # noqa: BLE001 - of a file that is not an .npy numpy raises whatever it likes
         raise RemoteProtocolError("encoding", f"not an .npy array: {error}"[:200]) from None
+    if not isinstance(array, np.ndarray):
+        raise RemoteProtocolError("encoding", "not an .npy array but an archive of some")
     return array

@@ -3,63 +3,68 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
-import zipfile
 
 import numpy as np
 
 from device_agent.config import ReplaySource
-from device_agent.sources.base import Inlet
 from distree.errors import ConfigError
+from distree.preprocess import Preprocessor
 from distree.protocols import Array
 
 log = logging.getLogger(__name__)
+
+_NEVER = float("inf")
 
 
 class Replay:
     """Replays array `input` of an .npz file; an input's name is its index. Reads the file when it is made."""
 
-    def __init__(self, config: ReplaySource, inlet: Inlet) -> None:
-        self._inlet = inlet
-        self._inputs = _read(config, inlet)
+    def __init__(self, config: ReplaySource, preprocessor: Preprocessor) -> None:
+        self._inputs = _read(config, preprocessor)
         self._repeat = config.repeat
         self._period_s = 0.0 if config.rate_hz is None else 1.0 / config.rate_hz
+        self._index = 0
+        self._due_at = _NEVER
 
-    def run(self, stop: threading.Event) -> None:
-        """Hand over each input once there is room for it, then end (or start again)."""
-        due_at = time.monotonic()
-        while not stop.is_set():
-            for index, raw in enumerate(self._inputs):
-                while not self._inlet.wait_for_room(0.5):
-                    if stop.is_set():
-                        return
-                if self._period_s:
-                    due_at = max(due_at + self._period_s, time.monotonic() - 1.0)
-                    stop.wait(max(0.0, due_at - time.monotonic()))
-                if stop.is_set():
-                    return
-                self._inlet.submit(str(index), raw)
+    def start(self, now: float) -> None:
+        """Begin: the first input is due at `now` (monotonic seconds)."""
+        self._due_at = now
+
+    def due_at(self) -> float:
+        """When the next input is due; infinity before the start and after the last."""
+        return self._due_at
+
+    def take(self, now: float) -> tuple[str, Array]:
+        """Return the name and the raw array of the input that is due, and move on."""
+        index = self._index
+        # A board that falls behind by more than a second does not catch up in one burst.
+        self._due_at = max(self._due_at + self._period_s, now - 1.0)
+        self._index += 1
+        if self._index == len(self._inputs):
+            self._index = 0
             if not self._repeat:
+                self._due_at = _NEVER
                 log.info("replay is over: %d inputs", len(self._inputs))
-                return
-
-    def answered(self, request: str) -> None:
-        """Nothing to do: the file stays as it is."""
+        return str(index), self._inputs[index]
 
 
-def _read(config: ReplaySource, inlet: Inlet) -> Array:
-    expected = inlet.preprocessor
+def _read(config: ReplaySource, expected: Preprocessor) -> Array:
     try:
-        with np.load(config.path, allow_pickle=False) as arrays:
+        arrays = np.load(config.path, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            raise ConfigError(f"{config.path}: holds one array without a name; save it as np.savez(path, input=…)")
+        with arrays:
             if "input" not in arrays:
                 raise ConfigError(f"{config.path}: has no array 'input' (it has {', '.join(arrays) or 'none'})")
             inputs: Array = arrays["input"][: config.limit]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of a file that is not an .npz numpy raises whatever it likes
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(
-            f"{config.path}: cannot be replayed: {error}; an .npz file with an array 'input' is needed"
+            f"{config.path}: cannot be replayed: {why}; an .npz file with an array 'input' is needed"
         ) from None
-    if inputs.dtype != expected.dtype or inputs.shape[1:] != expected.shape:
+    if inputs.dtype != expected.dtype or inputs.shape[1:] != expected.shape or not len(inputs):
         raise ConfigError(
             f"{config.path}: input is {inputs.dtype} {inputs.shape}, the bundle takes {expected.dtype} (n, "
             f"{', '.join(map(str, expected.shape))})"

@@ -23,5 +23,7 @@ class MaxSoftmax:
 
     def score(self, evidence: Evidence) -> Score:
         """Score one exit: the very number that results report as confidence."""
-        probability = confidence(evidence.logits)[1]
+        probability = evidence.confidence
+        if probability is None:
+            probability = confidence(evidence.logits)[1]
         return Score(value=probability if probability > 0.0 else LEAST_SURE)

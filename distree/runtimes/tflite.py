@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,18 +53,20 @@ def load_interpreter() -> tuple[type[Any], str]:
 
 
 def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    return _version(package) != package
 
 
 def _version(package: str) -> str:
-    try:
-        return f"{package} {importlib.metadata.version(package)}"
-    except importlib.metadata.PackageNotFoundError:
-        return package
+    """Return "package version", or the bare package where it is not installed.
+
+    Read from the name of the folder that pip leaves: importing importlib.metadata takes a board longer than loading
+    a segment.
+    """
+    stem = package.replace("-", "_")
+    for folder in sys.path:
+        for found in Path(folder or ".").glob(f"{stem}-*.dist-info"):
+            return f"{package} {found.name.removesuffix('.dist-info').partition('-')[2]}"
+    return package
 
 
 class TFLiteRuntime:

@@ -322,6 +322,12 @@ class MemoryTransport:
             self._queued_bytes -= len(oldest.topic) + len(oldest.payload)
             self.offline_dropped += 1
 
+    def cork(self) -> None:
+        """Nothing to gather: sending costs nothing here."""
+
+    def uncork(self) -> None:
+        """Nothing was gathered."""
+
     def acknowledge(self, token: object) -> None:
         """Acknowledge a received message; harmless for QoS 0 and after a reconnect."""
         if self._session is not None and self.online:

@@ -22,7 +22,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -42,6 +41,8 @@ _SILENT_LIMIT_BYTES = 1 << 20
 _WINDOW = 64
 """Unacknowledged publishes under way; also bounded by the broker's Receive Maximum."""
 
+_READ_BYTES = 1 << 16
+
 _BURST = 32
 """Packets read in one turn before the lock is given back."""
 
@@ -53,7 +54,7 @@ _HOUSEKEEPING_S = 0.25
 _CLOSE_S = 1.0
 
 _REFUSED_LOGIN = ("Bad user name or password", "Not authorized", "Bad authentication method")
-_REPLACED = ("_handle_publish", "_handle_pubackcomp", "_in_packet", "_out_messages")
+_REPLACED = ("_sock_recv", "_packet_queue", "_packet_write", "_out_packet", "_handle_publish", "_handle_pubackcomp", "_in_packet", "_out_messages")
 
 
 class _State(enum.Enum):
@@ -114,10 +115,87 @@ class _Sink(Protocol):
     def settled(self, mid: int, code: int) -> None: ...
 
 
+_PUBLISH, _PUBACK = 0x30, 0x40
+_MERGEABLE = (_PUBLISH, _PUBACK)
+"""Packets after which paho has nothing to do but to send the next."""
+
+
+def _out_packet(command: int, packet: bytes | bytearray, mid: int, qos: int, info: Any) -> Any:
+    return {
+        "command": command,
+        "mid": mid,
+        "qos": qos,
+        "pos": 0,
+        "to_process": len(packet),
+        "packet": packet,
+        "info": info,
+    }
+
+
 class _LeanClient(mqtt.Client):
-    """paho's client with its two hot packet handlers replaced by ones that skip the properties."""
+    """paho's client, reading ahead, with its two hot packet handlers replaced by ones that skip the properties.
+
+    paho asks the socket for a packet in four small pieces; read ahead, one system call brings many packets. While
+    `corked`, packets are gathered; then one system call sends them, and the broker wakes up once.
+    """
 
     sink: _Sink
+    corked = 0
+    _ahead = b""
+    _at = 0
+    _dry = False
+    _plain = True
+
+    def begin_connection(self, sock: Any) -> None:
+        """Forget what was read ahead on an earlier connection."""
+        self._ahead, self._at, self._dry = b"", 0, False
+        # TLS holds back bytes of its own, so that a short read does not mean an empty socket.
+        self._plain = not hasattr(sock, "pending")
+
+    def begin_turn(self) -> None:
+        """Allow the socket to be asked again."""
+        self._dry = False
+
+    def reads_ahead(self) -> bool:
+        """Whether bytes are left that the socket will not announce again."""
+        return self._at < len(self._ahead)
+
+    def backed_up(self) -> bool:
+        """Whether the socket took less than it was given."""
+        return not self.corked and self.want_write()
+
+    def _packet_queue(
+        self,
+        command: int,
+        packet: bytes | bytearray,
+        mid: int,
+        qos: int,
+        info: mqtt.MQTTMessageInfo | None = None,
+    ) -> MQTTErrorCode:
+        if not self.corked:
+            return super()._packet_queue(command, packet, mid, qos, info)
+        self._out_packet.append(_out_packet(command, packet, mid, qos, info))
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _packet_write(self) -> MQTTErrorCode:
+        queued = self._out_packet
+        if len(queued) > 1 and all(packet["command"] & 0xF0 in _MERGEABLE for packet in queued):
+            gathered = b"".join([bytes(packet["packet"][packet["pos"] :]) for packet in queued])
+            queued.clear()
+            queued.append(_out_packet(_PUBACK, gathered, 0, 1, None))
+        return super()._packet_write()
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        at = self._at
+        if at == len(self._ahead):
+            if self._dry:
+                raise BlockingIOError
+            self._ahead, at = super()._sock_recv(_READ_BYTES), 0
+            # A short read emptied the socket: asking it again would be a system call to learn nothing.
+            self._dry = self._plain and len(self._ahead) < _READ_BYTES
+        piece = self._ahead[at : at + bufsize]
+        self._at = at + len(piece)
+        return piece
 
     def _handle_publish(self) -> MQTTErrorCode:
         packet: bytearray = self._in_packet["packet"]
@@ -297,6 +375,7 @@ class PahoTransport:
         self._probe.poll(20)
         with self.lock:
             if self._state is _State.ONLINE:
+                self._client.begin_turn()
                 self._client.loop_read()
                 self._client.loop_write()
                 self._flush()
@@ -333,7 +412,7 @@ class PahoTransport:
         if len(topic) + len(payload) + 64 > self._max_packet_bytes:
             raise LocalProtocolError("size", self._too_large(topic, len(payload)))
         client = self._client
-        free = self.online and not client.want_write()
+        free = self.online and not client.backed_up()
         if qos == 0:
             if free:
                 client.publish(topic, payload, 0, retain, self._pack(content_type, expiry_s))
@@ -346,7 +425,7 @@ class PahoTransport:
                 self._send(item, expiry_s)
             else:
                 self._enqueue(item)
-        if client.want_write():
+        if client.backed_up():
             self.wake()  # the polling thread waits for reading alone
 
     def _pack(self, content_type: str | None, expiry_s: float | None) -> _Packed | None:
@@ -373,7 +452,7 @@ class PahoTransport:
     def _flush(self) -> None:
         """Send what waits, as far as window and socket allow; drop what has expired or is now too large."""
         while self._unsent and self.online and len(self._under_way) < self._window:
-            if self._client.want_write():
+            if self._client.backed_up():
                 break
             item = self._unsent.popleft()
             self._unsent_bytes -= item.size
@@ -394,8 +473,21 @@ class PahoTransport:
         # A token of an earlier connection is no longer in the deque, so that it acknowledges nothing.
         while self._unacknowledged and self._unacknowledged[0].done:
             self._client.ack(self._unacknowledged.popleft().mid, 1)
-        if self._client.want_write():
+        if self._client.backed_up():
             self.wake()
+
+    def cork(self) -> None:
+        """Gather what is sent from here on; calls may nest."""
+        self._client.corked += 1
+
+    def uncork(self) -> None:
+        """Send what was gathered, in one write."""
+        client = self._client
+        client.corked = max(0, client.corked - 1)
+        if not client.corked and client.want_write() and self._state in _LIVE:
+            client.loop_write()
+            if client.want_write():
+                self.wake()
 
     def wake(self) -> None:
         """Make a waiting `poll` return early; callable from any thread, without the lock."""
@@ -421,7 +513,7 @@ class PahoTransport:
 
     def _patience_s(self, timeout_s: float) -> float:
         """Return how long to wait for the network: never past what housekeeping or the next attempt needs."""
-        if self._events or self._state is _State.CLOSED:
+        if self._events or self._state is _State.CLOSED or self._client.reads_ahead():
             return 0.0
         if self._state is _State.WAITING:
             timeout_s = min(timeout_s, self._retry_at - time.monotonic())
@@ -432,7 +524,7 @@ class PahoTransport:
             self._bell[0].recv(4096)
 
     def _serve(self, ready: list[int]) -> None:
-        if self._registered is not None and self._registered[0] in ready:
+        if self._client.reads_ahead() or (self._registered is not None and self._registered[0] in ready):
             self._read()
         if self._client.want_write():
             self._client.loop_write()
@@ -447,9 +539,10 @@ class PahoTransport:
 
     def _read(self) -> None:
         """Read until nothing is pending, or _BURST packets."""
+        self._client.begin_turn()
         for _ in range(_BURST):
             self._client.loop_read()
-            if self._client.socket() is None or not self._probe.poll(0):
+            if self._client.socket() is None or not self._client.reads_ahead():
                 break
 
     def _dispatch(self) -> None:
@@ -583,6 +676,7 @@ class PahoTransport:
     def _on_socket_open(self, _client: mqtt.Client, _userdata: object, sock: Any) -> None:
         self._probe = select.poll()
         self._probe.register(sock, select.POLLIN)
+        self._client.begin_connection(sock)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # A cable that was pulled shows while data is under way, not only after two keep-alives.
         if self._settings.keepalive_s:
@@ -705,6 +799,8 @@ def _check_paho() -> None:
     known = set(dir(mqtt.Client)) | set(mqtt.Client.__init__.__code__.co_names)
     missing = [name for name in _REPLACED if name not in known]
     if missing:
+        from importlib.metadata import version
+
         found = version("paho-mqtt")
         raise BrokerError(f"paho-mqtt {found} is not known to work here: pip install 'paho-mqtt>=2.1,<2.3'")
 

@@ -406,14 +406,14 @@ def test_a_takeover_that_the_broker_announces_names_the_id(client: Make, pump: M
     scripted.close()
 
 
-def test_a_refused_publish_is_not_reported_as_published(client: Make, pump: Make) -> None:
+def test_a_refused_publish_is_settled_and_said(client: Make, pump: Make) -> None:
     scripted = ScriptedBroker([ACCEPT])
     a = client(scripted.port, "rp-a")
     a.transport.publish("shut/1", b"x", qos=1, token="t")
     scripted.send(b"\x40\x03\x00\x01\x87")
     pump(lambda: a.transport.last_error is not None, a)
     assert "refuses publishes on shut/1" in a.transport.last_error
-    assert a.tokens == []
+    assert a.tokens == ["t"]
     a.transport.close()
     scripted.close()
 

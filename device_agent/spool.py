@@ -73,9 +73,14 @@ class Spool:
         if self._file is None:
             return
         try:
-            self._size += os.write(self._file, record)
+            written = os.write(self._file, record)
         except OSError as error:
             self._give_up(error)
+            return
+        self._size += written
+        if written < len(record):
+            # Later records would be read as the rest of this one.
+            self._rewrite()
 
     def _rewrite(self) -> None:
         """Replace the journal by one of just the open inputs, in one step that a crash cannot halve."""
@@ -99,6 +104,8 @@ class Spool:
             error,
         )
         self.close()
+        # Nothing is appended any more, so there is nothing to rewrite either.
+        self._size = 0
 
 
 def _pack(item: Accepted) -> bytes:

@@ -168,6 +168,9 @@ class Demo:
 
     def __exit__(self, *_: object) -> None:
         processes = [process for _, process in reversed(self._processes)]
+        if processes:
+            # The origin by itself: it answers what is pending while the boards it waits for are still there.
+            children.stop(processes[0], 5.0)
         for process in processes:
             if process.poll() is None:
                 process.terminate()

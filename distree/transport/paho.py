@@ -1,8 +1,8 @@
 """MQTT by paho-mqtt: a connection that heals itself. The only module that imports paho.
 
 paho's network thread is not used: `poll` waits on the socket, and a publish from any thread goes straight to
-the socket under `lock`, without a hand-over. Two of paho's packet handlers are replaced, because with MQTT 5
-it builds tables of all property names for each packet, which costs more than all the rest.
+the socket under `lock`, without a hand-over. The packets of the hot path bypass paho, see `packets`; they share its
+socket and its queue of what the socket did not take.
 
 Whoever calls into the paho client holds `PahoTransport.lock`. The dialling thread is the one exception: while
 it runs, nobody else touches the client.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import functools
 import math
 import random
 import select
@@ -20,7 +19,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -32,6 +31,7 @@ from paho.mqtt.properties import Properties
 
 from distree.errors import BrokerError, ConfigError, LocalProtocolError
 from distree.protocols import Listener, Received
+from distree.transport import packets
 from distree.types import BrokerSettings
 
 _PROTOCOL_LIMIT_BYTES = 268_435_455
@@ -54,7 +54,7 @@ _HOUSEKEEPING_S = 0.25
 _CLOSE_S = 1.0
 
 _REFUSED_LOGIN = ("Bad user name or password", "Not authorized", "Bad authentication method")
-_REPLACED = ("_sock_recv", "_packet_queue", "_packet_write", "_out_packet", "_handle_publish", "_handle_pubackcomp", "_in_packet", "_out_messages")
+_REPLACED = ("_sock_recv", "_packet_queue", "_out_packet", "_handle_publish", "_handle_pubackcomp", "_in_packet")
 
 
 class _State(enum.Enum):
@@ -69,71 +69,16 @@ class _State(enum.Enum):
 _LIVE = frozenset({_State.GREETING, _State.SUBSCRIBING, _State.ONLINE})
 
 
-class _Packed(Properties):
-    """Properties of one PUBLISH, packed already; paho asks for nothing but `pack`."""
-
-    packed: bytes
-
-    def __init__(self, packed: bytes) -> None:
-        # The parent's constructor builds its tables anew each time and its __setattr__ guards them.
-        object.__setattr__(self, "packed", packed)
-
-    def pack(self) -> bytes:
-        return self.packed
-
-    def __str__(self) -> str:
-        return f"[{len(self.packed)} bytes]"
-
-
-@functools.lru_cache(maxsize=64)
-def _content_type(name: str) -> bytes:
-    text = name.encode()
-    return b"\x03" + len(text).to_bytes(2, "big") + text
-
-
-def _properties(content_type: str | None, expiry_s: float | None) -> _Packed | None:
-    """Pack message expiry (whole seconds, at least 1) and content type, where given."""
-    body = b""
-    if expiry_s is not None and expiry_s < 1 << 31:
-        body = b"\x02" + max(1, math.ceil(expiry_s)).to_bytes(4, "big")
-    if content_type is not None:
-        body += _content_type(content_type)
-    return _Packed(_varint(len(body)) + body) if body else None
-
-
-def _varint(length: int) -> bytes:
-    if length < 0x80:
-        return bytes((length,))
-    return bytes((length & 0x7F | 0x80, length >> 7))  # a content type fits in 14 bits
-
-
 class _Sink(Protocol):
     """Whoever takes what the lean client parsed."""
 
-    def took(self, topic: str, payload: bytes, retain: bool, mid: int | None) -> None: ...
+    def took(self, message: packets.Published) -> None: ...
 
     def settled(self, mid: int, code: int) -> None: ...
 
 
-_PUBLISH, _PUBACK = 0x30, 0x40
-_MERGEABLE = (_PUBLISH, _PUBACK)
-"""Packets after which paho has nothing to do but to send the next."""
-
-
-def _out_packet(command: int, packet: bytes | bytearray, mid: int, qos: int, info: Any) -> Any:
-    return {
-        "command": command,
-        "mid": mid,
-        "qos": qos,
-        "pos": 0,
-        "to_process": len(packet),
-        "packet": packet,
-        "info": info,
-    }
-
-
 class _LeanClient(mqtt.Client):
-    """paho's client, reading ahead, with its two hot packet handlers replaced by ones that skip the properties.
+    """paho's client, reading ahead, with the packets of the hot path handled beside it.
 
     paho asks the socket for a packet in four small pieces; read ahead, one system call brings many packets. While
     `corked`, packets are gathered; then one system call sends them, and the broker wakes up once.
@@ -147,10 +92,13 @@ class _LeanClient(mqtt.Client):
     _plain = True
 
     def begin_connection(self, sock: Any) -> None:
-        """Forget what was read ahead on an earlier connection."""
+        """Forget what was read ahead, or gathered, on an earlier connection."""
         self._ahead, self._at, self._dry = b"", 0, False
+        self._gathered: list[bytes] = []
         # TLS holds back bytes of its own, so that a short read does not mean an empty socket.
         self._plain = not hasattr(sock, "pending")
+
+    # Receiving.
 
     def begin_turn(self) -> None:
         """Allow the socket to be asked again."""
@@ -160,30 +108,49 @@ class _LeanClient(mqtt.Client):
         """Whether bytes are left that the socket will not announce again."""
         return self._at < len(self._ahead)
 
-    def backed_up(self) -> bool:
-        """Whether the socket took less than it was given."""
-        return not self.corked and self.want_write()
+    def read_packet(self) -> None:
+        """Handle the next packet, or what has arrived of it."""
+        if self._at == len(self._ahead) and not self._dry and not self._in_packet["command"]:
+            self._fill()
+        if not self._take_hot_packet():
+            self.loop_read()
 
-    def _packet_queue(
-        self,
-        command: int,
-        packet: bytes | bytearray,
-        mid: int,
-        qos: int,
-        info: mqtt.MQTTMessageInfo | None = None,
-    ) -> MQTTErrorCode:
-        if not self.corked:
-            return super()._packet_queue(command, packet, mid, qos, info)
-        self._out_packet.append(_out_packet(command, packet, mid, qos, info))
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
+    def _fill(self) -> None:
+        """Read ahead; whatever goes wrong will go wrong for paho once more, which knows what to do."""
+        sock = self.socket()
+        if sock is None or not self._plain:
+            return
+        with contextlib.suppress(OSError):
+            self._ahead, self._at = sock.recv(_READ_BYTES), 0
+            # A short read emptied the socket: asking it again would be a system call to learn nothing. No bytes at
+            # all are the connection's end, which paho shall see.
+            self._dry = 0 < len(self._ahead) < _READ_BYTES
 
-    def _packet_write(self) -> MQTTErrorCode:
-        queued = self._out_packet
-        if len(queued) > 1 and all(packet["command"] & 0xF0 in _MERGEABLE for packet in queued):
-            gathered = b"".join([bytes(packet["packet"][packet["pos"] :]) for packet in queued])
-            queued.clear()
-            queued.append(_out_packet(_PUBACK, gathered, 0, 1, None))
-        return super()._packet_write()
+    def _take_hot_packet(self) -> bool:
+        """Handle a complete PUBLISH or PUBACK that was read ahead; False leaves it to paho."""
+        ahead, at = self._ahead, self._at
+        if at == len(ahead) or self._in_packet["command"]:
+            return False
+        header = ahead[at]
+        kind = header & 0xF0
+        if kind not in (packets.PUBLISH, packets.PUBACK):
+            return False
+        found = packets.frame(ahead, at)
+        if found is None:
+            return False
+        body = ahead[found[0] : found[1]]
+        try:
+            if kind == packets.PUBACK:
+                mid, code = packets.parse_puback(body)
+                self._at = found[1]
+                self.sink.settled(mid, code)
+            else:
+                message = packets.parse_publish(header, body, five=self._protocol == MQTTProtocolVersion.MQTTv5)
+                self._at = found[1]
+                self.sink.took(message)
+        except ValueError:
+            return False  # paho ends a connection that brings malformed packets
+        return True
 
     def _sock_recv(self, bufsize: int) -> bytes:
         at = self._at
@@ -191,58 +158,58 @@ class _LeanClient(mqtt.Client):
             if self._dry:
                 raise BlockingIOError
             self._ahead, at = super()._sock_recv(_READ_BYTES), 0
-            # A short read emptied the socket: asking it again would be a system call to learn nothing.
             self._dry = self._plain and len(self._ahead) < _READ_BYTES
         piece = self._ahead[at : at + bufsize]
         self._at = at + len(piece)
         return piece
 
     def _handle_publish(self) -> MQTTErrorCode:
-        packet: bytearray = self._in_packet["packet"]
-        header = self._in_packet["command"]
-        mid = None
+        five = self._protocol == MQTTProtocolVersion.MQTTv5
         try:
-            start = 2 + (packet[0] << 8 | packet[1])
-            topic = packet[2:start].decode()
-            if header & 0x06:
-                mid = packet[start] << 8 | packet[start + 1]
-                start += 2
-            if self._protocol == MQTTProtocolVersion.MQTTv5:
-                start = _after_properties(packet, start)
-        except (IndexError, UnicodeDecodeError):
+            self.sink.took(packets.parse_publish(self._in_packet["command"], self._in_packet["packet"], five=five))
+        except ValueError:
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        if header & 0x04 or start > len(packet):  # QoS 2 is never subscribed to
-            return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        with memoryview(packet) as view:
-            payload = bytes(view[start:])
-        self.sink.took(topic, payload, bool(header & 1), mid)
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
-        packet: bytearray = self._in_packet["packet"]
-        if cmd != "PUBACK" or len(packet) < 2:
+        try:
+            if cmd == "PUBACK":
+                self.sink.settled(*packets.parse_puback(self._in_packet["packet"]))
+        except ValueError:
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        mid = packet[0] << 8 | packet[1]
-        if self._out_messages.pop(mid, None) is not None:
-            self._inflight_messages -= 1
-            self.sink.settled(mid, packet[2] if len(packet) > 2 else 0)
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
-    def forget_unacknowledged(self) -> None:
-        """Keep paho from sending unacknowledged messages again at the next CONNACK."""
-        self._out_messages.clear()
+    # Sending.
 
+    def backed_up(self) -> bool:
+        """Whether the socket took less than it was given."""
+        return len(self._out_packet) > 0
 
-def _after_properties(packet: bytearray, start: int) -> int:
-    """Return where the properties that begin at `start` end; IndexError for a cut packet."""
-    length = shift = 0
-    while True:
-        byte = packet[start]
-        start += 1
-        length |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return start + length
-        shift += 7
+    def send_packet(self, packet: bytes) -> None:
+        """Send a packet now, or with others at `uncork`; what the socket does not take waits in paho's queue."""
+        if self.corked:
+            self._gathered.append(packet)
+            return
+        sent = 0
+        sock = self.socket()
+        if sock is not None and self._plain and not self._out_packet:
+            with contextlib.suppress(OSError):  # paho will meet it again, and knows what to do
+                sent = sock.send(packet)
+        if sent < len(packet):
+            self._packet_queue(packets.PUBACK, packet[sent:], 0, 1)
+
+    def uncork(self) -> None:
+        """Send what was gathered, once every `cork` has its `uncork`."""
+        self.corked = max(0, self.corked - 1)
+        if self._gathered and not self.corked:
+            gathered, self._gathered = self._gathered, []
+            self.send_packet(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+
+    def fresh_mid(self, used: Container[int]) -> int:
+        """Return a packet id that is not in `used`."""
+        while (mid := self._mid_generate()) in used:
+            pass
+        return mid
 
 
 @dataclass(slots=True)
@@ -376,7 +343,7 @@ class PahoTransport:
         with self.lock:
             if self._state is _State.ONLINE:
                 self._client.begin_turn()
-                self._client.loop_read()
+                self._client.read_packet()
                 self._client.loop_write()
                 self._flush()
 
@@ -415,7 +382,8 @@ class PahoTransport:
         free = self.online and not client.backed_up()
         if qos == 0:
             if free:
-                client.publish(topic, payload, 0, retain, self._pack(content_type, expiry_s))
+                properties = self._properties(content_type, expiry_s)
+                client.send_packet(packets.publish(topic, payload, mid=None, retain=retain, properties=properties))
             else:
                 self.offline_dropped += 1
         else:
@@ -428,19 +396,30 @@ class PahoTransport:
         if client.backed_up():
             self.wake()  # the polling thread waits for reading alone
 
-    def _pack(self, content_type: str | None, expiry_s: float | None) -> _Packed | None:
-        return _properties(content_type, expiry_s) if self.protocol == "5" else None
+    def _properties(self, content_type: str | None, expiry_s: float | None) -> bytes:
+        return packets.properties(content_type, expiry_s) if self.protocol == "5" else b""
 
     def _too_large(self, topic: str, payload_bytes: int) -> str:
         limit = self._max_packet_bytes
         return f"{payload_bytes} bytes on {topic} exceed the {limit} that {self._address} takes in a packet"
 
     def _send(self, item: _Outgoing, expiry_s: float | None) -> None:
-        properties = self._pack(item.content_type, expiry_s)
-        info = self._client.publish(item.topic, item.payload, 1, item.retain, properties)
-        while info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # the packet id is still in use: take the next
-            info = self._client.publish(item.topic, item.payload, 1, item.retain, properties)
-        self._under_way[info.mid] = item
+        mid = self._client.fresh_mid(self._under_way)
+        self._under_way[mid] = item
+        self._transmit(mid, item, expiry_s)
+
+    def _transmit(self, mid: int, item: _Outgoing, expiry_s: float | None, *, dup: bool = False) -> None:
+        properties = self._properties(item.content_type, expiry_s)
+        self._client.send_packet(
+            packets.publish(item.topic, item.payload, mid=mid, retain=item.retain, dup=dup, properties=properties)
+        )
+
+    def _send_again(self) -> None:
+        """Repeat what the broker had not acknowledged when the connection was lost, under its old packet ids."""
+        now = time.monotonic()
+        for mid, item in self._under_way.items():
+            expiry_s = None if item.expires_at is None else max(0.0, item.expires_at - now)
+            self._transmit(mid, item, expiry_s, dup=True)
 
     def _enqueue(self, item: _Outgoing) -> None:
         self._unsent.append(item)
@@ -472,7 +451,7 @@ class PahoTransport:
         token.done = True
         # A token of an earlier connection is no longer in the deque, so that it acknowledges nothing.
         while self._unacknowledged and self._unacknowledged[0].done:
-            self._client.ack(self._unacknowledged.popleft().mid, 1)
+            self._client.send_packet(packets.puback(self._unacknowledged.popleft().mid))
         if self._client.backed_up():
             self.wake()
 
@@ -482,12 +461,9 @@ class PahoTransport:
 
     def uncork(self) -> None:
         """Send what was gathered, in one write."""
-        client = self._client
-        client.corked = max(0, client.corked - 1)
-        if not client.corked and client.want_write() and self._state in _LIVE:
-            client.loop_write()
-            if client.want_write():
-                self.wake()
+        self._client.uncork()
+        if self._client.backed_up():
+            self.wake()
 
     def wake(self) -> None:
         """Make a waiting `poll` return early; callable from any thread, without the lock."""
@@ -541,7 +517,7 @@ class PahoTransport:
         """Read until nothing is pending, or _BURST packets."""
         self._client.begin_turn()
         for _ in range(_BURST):
-            self._client.loop_read()
+            self._client.read_packet()
             if self._client.socket() is None or not self._client.reads_ahead():
                 break
 
@@ -580,6 +556,7 @@ class PahoTransport:
             manual_ack=True,
         )
         client.sink = self
+        client.begin_connection(None)
         client.connect_timeout = self._settings.connect_timeout_s
         # Window and queue are held here: paho would search its own anew at each acknowledgement.
         client.max_inflight_messages_set(0)
@@ -699,7 +676,7 @@ class PahoTransport:
         if self._subscriptions:
             client.subscribe(list(self._subscriptions))
         else:
-            # Later, because paho sends its unacknowledged messages after this callback, and they come first.
+            # Later, outside of paho's callback and its locks.
             self._events.append((self._be_online, ()))
 
     def _refused(self, reason: str) -> None:
@@ -718,7 +695,6 @@ class PahoTransport:
         self._window = window
         if len(self._under_way) > window or not fits:
             # Sent again all at once they would break the broker's bound, and it would hang up, for ever.
-            self._client.forget_unacknowledged()
             self._unsent.extendleft(reversed(self._under_way.values()))
             self._unsent_bytes += sum(item.size for item in self._under_way.values())
             self._under_way.clear()
@@ -750,6 +726,7 @@ class PahoTransport:
         listener = self._listener
         self._events.extendleft((listener.received, (message,)) for message in reversed(self._early))
         self._early.clear()
+        self._send_again()
         self._flush()
         listener.connected()
 
@@ -771,13 +748,13 @@ class PahoTransport:
 
     # What the lean client calls, with `lock` held.
 
-    def took(self, topic: str, payload: bytes, retain: bool, mid: int | None) -> None:
+    def took(self, packet: packets.Published) -> None:
         """Queue a received message for the listener."""
         token = None
-        if mid is not None:
-            token = _Pending(mid)
+        if packet.mid is not None:
+            token = _Pending(packet.mid)
             self._unacknowledged.append(token)
-        message = Received(topic=topic, payload=payload, retain=retain, token=token)
+        message = Received(topic=packet.topic, payload=packet.payload, retain=packet.retain, token=token)
         if self._state is _State.ONLINE and self._listener is not None:
             self._events.append((self._listener.received, (message,)))
         else:

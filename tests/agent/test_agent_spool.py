@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from itertools import pairwise
 
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -82,6 +84,7 @@ def test_the_last_answered_requests_are_remembered_and_no_more(path):
 
 def journal(path, count=6):
     """Write a journal; return (its bytes, the length after each record, what was open after each record)."""
+    path.unlink(missing_ok=True)
     spool, *_ = open_spool(path)
     ends, after, open_items = [0], [[]], {}
     for index in range(count):
@@ -143,12 +146,10 @@ def test_garbage_after_a_crash_costs_no_record_before_it(path, data):
 
 
 def test_values_of_wrong_types_are_passed_over(path):
-    import msgpack
-
     path.parent.mkdir()
     records = [7, None, "x", {}, {"a": 1}, [], [1], [1, 2], [0, 3], [1, "a", "b", "int7", [1], b""], [1, 2, 3, 4, 5, 6]]
     path.write_bytes(b"".join(map(msgpack.packb, records)))
-    spool, left, answered = open_spool(path)
+    _, left, answered = open_spool(path)
     assert (left, answered) == ((), ())
 
 
@@ -163,7 +164,7 @@ def test_the_journal_is_rewritten_before_it_outgrows_its_limit(path):
         sizes.append(path.stat().st_size)
     # One input and one answer may come on top before the next rewriting.
     assert max(sizes) <= limit_bytes + 1000
-    assert sum(later < earlier for earlier, later in zip(sizes, sizes[1:], strict=False)) > 5
+    assert sum(later < earlier for earlier, later in pairwise(sizes)) > 5
     _, left, answered = open_spool(path)
     assert plain(left) == plain([item(0, 500)])
     assert answered[-1] == "r499"
@@ -196,6 +197,20 @@ def test_a_full_disk_is_logged_once_and_stops_nothing(path, monkeypatch, caplog)
     assert "going on without it" in caplog.text
     spool.close()
     assert plain(open_spool(path)[1]) == plain([item(1)])
+
+
+def test_a_disk_that_fails_in_rewriting_is_logged_once_too(path, monkeypatch, caplog):
+    spool, *_ = open_spool(path, limit_bytes=100)
+    for index in range(10):
+        spool.accepted(item(index))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(path), "write_bytes", full)
+    for index in range(10):
+        spool.answered(f"r{index}")
+    assert len(caplog.records) == 1
 
 
 def test_a_folder_that_cannot_be_made_is_logged_and_stops_nothing(tmp_path, caplog):

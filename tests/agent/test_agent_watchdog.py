@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -44,8 +45,8 @@ def test_a_manager_that_does_not_read_holds_nobody_up(tmp_path):
         notifier = SystemdNotifier({"NOTIFY_SOCKET": str(tmp_path / "n")})
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as flood:
             flood.setblocking(False)
-            with pytest.raises(BlockingIOError):
-                for _ in range(100_000):
+            with contextlib.suppress(BlockingIOError):
+                while True:
                     flood.sendto(b"x", str(tmp_path / "n"))
         notifier.send("WATCHDOG=1")
 

@@ -25,7 +25,8 @@ LAYERS = {
     "distree.node": {
         "distree.custody", "distree.errors", "distree.policies", "distree.protocols", "distree.tensors", "distree.types",
     },
-    "distree.transport.paho": {"distree.errors", "distree.protocols", "distree.types"},
+    "distree.transport.packets": set(),
+    "distree.transport.paho": {"distree.errors", "distree.protocols", "distree.transport", "distree.types"},
     "distree.transport.memory": {"distree.errors", "distree.protocols", "distree.types"},
 }  # fmt: skip
 

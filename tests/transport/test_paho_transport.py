@@ -20,7 +20,7 @@ from paho.mqtt.properties import Properties
 from broker_config.managed import ManagedBroker, free_port
 from distree.errors import BrokerError, ConfigError, LocalProtocolError
 from distree.protocols import Received, Transport
-from distree.transport.paho import PahoTransport, _properties
+from distree.transport.paho import PahoTransport
 from distree.types import BrokerSettings
 
 Make = Callable[..., Any]
@@ -29,24 +29,6 @@ Make = Callable[..., Any]
 def test_it_is_a_transport() -> None:
     transport: Transport = PahoTransport(BrokerSettings(), client_id="a")
     assert not transport.online
-
-
-@pytest.mark.parametrize(
-    ("content_type", "expiry_s", "whole"),
-    [("application/json", None, None), (None, 2.1, 3), ("x" * 200, 0.0, 1), ("a/b", 70000.0, 70000)],
-)
-def test_properties_are_packed_as_paho_packs_them(
-    content_type: str | None, expiry_s: float | None, whole: int | None
-) -> None:
-    expected = Properties(PacketTypes.PUBLISH)
-    if whole is not None:
-        expected.MessageExpiryInterval = whole
-    if content_type is not None:
-        expected.ContentType = content_type
-    packed = _properties(content_type, expiry_s)
-    assert packed is not None
-    assert packed.pack() == expected.pack()
-    assert _properties(None, None) is None
 
 
 def test_round_trip(broker: ManagedBroker, client: Make, pump: Make) -> None:

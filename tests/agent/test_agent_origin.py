@@ -1,0 +1,104 @@
+"""What an origin owes a program that cancels, a spool that sheds, and an answer to a request of an earlier run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from device_agent import Origin
+from device_agent.agent import Agent
+from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig, PythonSource
+from device_agent.spool import Spool
+from distree import wire
+from distree.transport.memory import MemoryBroker
+from distree.types import Guess, Outcome, Result
+
+
+def config(tmp_path, source, **changes):
+    pipeline = PipelineConfig(name="p", bundle="fashion", origin=OriginConfig(source=source, spool=True, **changes))
+    return AgentConfig(site="lab", device="cam", pipelines=(pipeline,), state_dir=tmp_path)
+
+
+@pytest.fixture
+def agent(tmp_path):
+    """An origin without stages, so that inputs stay in its books; with room for one."""
+    transport = MemoryBroker().transport("cam")
+    agent = Agent(config(tmp_path, MqttSource(kind="mqtt"), pending=1), transport=transport)
+    transport.open(agent, [])
+    return agent
+
+
+def image():
+    return np.zeros((28, 28, 1), np.uint8)
+
+
+def spooled(tmp_path):
+    return [item.request for item in Spool(tmp_path / "p.spool").recover()[0]]
+
+
+def test_an_open_input_is_in_the_spool(agent, tmp_path):
+    agent.pipelines[0].accept("a", image(), "first")
+    assert spooled(tmp_path) == ["first"]
+
+
+@pytest.mark.xfail(strict=True, reason="the spool takes an input that is shed, and never hears of its answer")
+def test_a_shed_input_is_answered_and_not_kept_for_the_next_run(agent, tmp_path):
+    agent.pipelines[0].accept("a", image(), "first")
+    agent.pipelines[0].accept("b", image(), "shed")
+    assert spooled(tmp_path) == ["first"]
+
+
+@pytest.mark.xfail(strict=True, reason="the spool takes an input that was answered before")
+def test_an_input_that_was_answered_is_not_kept_when_it_comes_again(agent, tmp_path):
+    pipeline = agent.pipelines[0]
+    pipeline.accept("a", image(), "first")
+    with agent.transport.lock:
+        for effect in pipeline.node.tick(1e12):
+            agent.perform(pipeline, [effect])
+        pipeline.published("first")
+    pipeline.accept("a", image(), "first")
+    assert spooled(tmp_path) == []
+
+
+@pytest.mark.xfail(strict=True, reason="the latency of a request of an earlier run is NaN, which is not JSON")
+def test_a_late_answer_to_a_request_of_an_earlier_run_is_valid_json(tmp_path, bundle):
+    spool = Spool(tmp_path / "p.spool")
+    spool.recover()
+    transport = MemoryBroker().transport("cam")
+    first = Agent(config(tmp_path, MqttSource(kind="mqtt")), transport=MemoryBroker().transport("first"))
+    first.pipelines[0].accept("a", image(), "old")
+    first.pipelines[0].spool.answered("old")
+    first.pipelines[0].spool.close()
+    agent = Agent(config(tmp_path, MqttSource(kind="mqtt")), transport=transport)
+    guess = Guess(exit=1, class_id=1, confidence=0.5)
+    outcome = Outcome(
+        request="old", origin="cam", attempt=1, revision=bundle.revision, epoch=0, guess=guess, reason="confident",
+        spent_s=0.1, hops=(),
+    )  # fmt: skip
+    (late, _) = agent.pipelines[0].node.receive(1.0, outcome, object())
+    payload = wire.encode_result(late.message, time="", clock_synced=False)
+    json.loads(payload, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert wire.decode_result(payload).late
+
+
+@pytest.mark.xfail(strict=True, reason="InvalidStateError, which ends the agent")
+def test_a_future_that_the_program_has_cancelled_ends_nothing(tmp_path):
+    origin = Origin(config(tmp_path, PythonSource(kind="python")))
+    future = origin.submit(image())
+    assert future.cancel()
+    (request,) = origin._futures
+    result = Result(
+        request=request, site="lab", pipeline="p", origin="cam", input="", label=None, class_id=None, confidence=0.0,
+        exit=None, reason="deadline", final=True, late=False, attempt=1, latency_s=1.0, epoch=0, model="fashion",
+        revision="x", hops=(),
+    )  # fmt: skip
+    origin._deliver(result)
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    from distree.bundle import load_bundle
+
+    return load_bundle("fashion", verify=())

@@ -11,22 +11,22 @@ import contextlib
 import logging
 import os
 import platform
-import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 
 from device_agent.config import AgentConfig, OriginConfig, PipelineConfig
 from device_agent.crew import Crew
-from device_agent.selftest import self_test
+from device_agent.selftest import SelfTest
 from device_agent.sources import Feed, Mqtt, Source, make_source
 from device_agent.spool import Spool
+from device_agent.startup import load_bundles, start_self_tests
 from device_agent.system import clock_synced, memory_mb, rss_bytes
 from device_agent.watchdog import SystemdNotifier
 from distree import __version__, tensors, topics, wire
-from distree.bundle import Bundle, load_bundle
-from distree.errors import ConfigError, DistreeError, LocalProtocolError, RemoteProtocolError
+from distree.bundle import Bundle
+from distree.errors import DistreeError, LocalProtocolError, RemoteProtocolError
 from distree.node import Accepted, NodeSettings, OriginSettings, StageNode
 from distree.preprocess import Preprocessor
 from distree.protocols import Array, Received, SegmentRuntime, Transport
@@ -186,9 +186,11 @@ class Agent:
     Raises ConfigError, BundleError or RuntimeUnavailableError out of the constructor or `prepare`.
     """
 
-    def __init__(self, config: AgentConfig, transport: Transport | None = None) -> None:
+    def __init__(
+        self, config: AgentConfig, transport: Transport | None = None, bundles: Sequence[Bundle] | None = None
+    ) -> None:
         self.config = config
-        self.boot = secrets.token_hex(4)
+        self.boot = os.urandom(4).hex()
         self._started_at = time.monotonic()
         state_topic = topics.device(config.site, config.device, Kind.STATE)
         will = (state_topic, self._state(DeviceStatus.LOST))
@@ -196,7 +198,10 @@ class Agent:
             config.broker, client_id=config.client_id, will=will, receive_maximum=config.receive_maximum
         )
         self.pipelines = [
-            Pipeline(self, index, pipeline, _load_bundle(pipeline)) for index, pipeline in enumerate(config.pipelines)
+            Pipeline(self, index, pipeline, bundle)
+            for index, (pipeline, bundle) in enumerate(
+                zip(config.pipelines, load_bundles(config) if bundles is None else bundles, strict=True)
+            )
         ]
         self.on_result: list[Callable[[Result], None]] = []
         """Called with each final result of this origin, with the lock held."""
@@ -221,12 +226,12 @@ class Agent:
 
     # ------------------------------------------------------------ life
 
-    def prepare(self) -> None:
-        """Test and load the interpreters. Call it before any other thread runs: the self-test forks."""
-        for pipeline in self.pipelines:
-            stages = pipeline.config.stages
-            if stages and self.config.self_test:
-                self_test(pipeline.bundle, stages, self.config.num_threads)
+    def prepare(self, tests: Iterable[SelfTest] | None = None) -> None:
+        """Test and load the interpreters. Without `tests` under way it starts them, so call it in a single thread."""
+        if tests is None:
+            tests = start_self_tests(self.config, [pipeline.bundle for pipeline in self.pipelines])
+        for test in tests:
+            test.wait()
         for pipeline in self.pipelines:
             if pipeline.config.stages:
                 pipeline.runtime = TFLiteRuntime(pipeline.bundle, pipeline.config.stages, self.config.num_threads)
@@ -537,7 +542,7 @@ class Agent:
             if isinstance(error, RemoteProtocolError):
                 self.dead_letter(pipeline.stage_topics[run.stage], error, bytes(run.tensor.payload[:32]))
             else:
-                log.error("stage %d: %s: %s", run.stage, type(error).__name__, error)  # noqa: TRY400 - the line is enough
+                log.error("stage %d: %s: %s", run.stage, type(error).__name__, error)
             self.perform(pipeline, pipeline.node.failed(time.monotonic(), run.key, str(error)))
 
     # ------------------------------------------------------------ sources
@@ -609,16 +614,6 @@ class Agent:
         )
         topic = topics.device(self.config.site, self.config.device, Kind.TELEMETRY)
         self._publish(Kind.TELEMETRY, topic, wire.encode_telemetry(report))
-
-
-def _load_bundle(config: PipelineConfig) -> Bundle:
-    bundle = load_bundle(config.bundle, verify=config.stages)
-    for k in config.stages:
-        if k >= len(bundle.stages):
-            raise ConfigError(
-                f"pipelines.{config.name}.stages: bundle {bundle.name} has 0 to {len(bundle.stages) - 1}, not {k}"
-            )
-    return bundle
 
 
 def _describe(pipeline: Pipeline) -> str:

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 from device_agent.config import AgentConfig, load_agent_config
+from device_agent.startup import load_bundles, start_self_tests
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,14 +41,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(config: AgentConfig) -> int:
+    bundles = load_bundles(config)
+    tests = start_self_tests(config, bundles)
+    # Imported while the self-tests run in processes of their own: it brings in the broker's client, which takes long.
     from device_agent.agent import Agent
 
-    agent = Agent(config)
+    agent = Agent(config, bundles=bundles)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
-    agent.prepare()
+    agent.prepare(tests)
     # What is loaded by now stays: the collector need not look at it again, which spares pauses of milliseconds.
-    gc.collect()
     gc.freeze()
     return agent.run()
 

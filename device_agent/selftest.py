@@ -8,9 +8,11 @@ import select
 import signal
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
+from distree import children
 from distree.bundle import Bundle, read_verified
 from distree.errors import DistreeError, RuntimeUnavailableError
 from distree.protocols import Array, SegmentRuntime
@@ -19,8 +21,26 @@ from distree.runtimes.tflite import TFLiteRuntime
 TIMEOUT_S = 60.0
 
 
-def self_test(bundle: Bundle, stages: Iterable[int], num_threads: int, timeout_s: float = TIMEOUT_S) -> None:
-    """Run the golden vectors of `stages` in a forked child; raise RuntimeUnavailableError if they come out wrong.
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """A self-test under way in a child process."""
+
+    bundle: str
+    child: int
+    reader: int
+    timeout_s: float
+
+    def wait(self) -> None:
+        """Wait for the verdict, at most `timeout_s`; raise RuntimeUnavailableError if the interpreter is no good."""
+        try:
+            verdict, status = _await_child(self.child, self.reader, self.timeout_s)
+        finally:
+            os.close(self.reader)
+        _judge(f"self-test of bundle {self.bundle}", verdict, status, self.timeout_s)
+
+
+def start_self_test(bundle: Bundle, stages: Iterable[int], num_threads: int, timeout_s: float = TIMEOUT_S) -> SelfTest:
+    """Start running the golden vectors of `stages` in a forked child.
 
     Call it while this process has one thread: a fork keeps only the calling one.
     """
@@ -30,11 +50,15 @@ def self_test(bundle: Bundle, stages: Iterable[int], num_threads: int, timeout_s
         os.close(reader)
         _child(writer, bundle, list(stages), num_threads)
     os.close(writer)
-    try:
-        verdict, status = _await_child(child, reader, timeout_s)
-    finally:
-        os.close(reader)
-    where = f"self-test of bundle {bundle.name}"
+    return SelfTest(bundle=bundle.name, child=child, reader=reader, timeout_s=timeout_s)
+
+
+def self_test(bundle: Bundle, stages: Iterable[int], num_threads: int, timeout_s: float = TIMEOUT_S) -> None:
+    """Run the golden vectors of `stages` in a forked child; raise RuntimeUnavailableError if they come out wrong."""
+    start_self_test(bundle, stages, num_threads, timeout_s).wait()
+
+
+def _judge(where: str, verdict: str, status: int | None, timeout_s: float) -> None:
     if status is None:
         raise RuntimeUnavailableError(f"{where}: no answer within {timeout_s:g} s; the interpreter hangs on this CPU")
     if os.WIFSIGNALED(status):
@@ -49,6 +73,7 @@ def self_test(bundle: Bundle, stages: Iterable[int], num_threads: int, timeout_s
 
 def _child(writer: int, bundle: Bundle, stages: list[int], num_threads: int) -> None:
     """Run the test and leave without cleaning up what belongs to the parent."""
+    children.end_with_parent()
     code = 1
     try:
         runtime = TFLiteRuntime(bundle, stages, num_threads)

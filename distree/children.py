@@ -19,18 +19,23 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when the thread that forked it ends."""
+    _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def spawn(command: Sequence[str], *, stderr: IO[bytes] | int | None = None) -> subprocess.Popen[bytes]:
     """Start `command` so that the kernel sends it SIGTERM when the thread that called this ends.
 
     A terminal's Ctrl-C does not reach it: its parent decides in which order to stop things.
     """
-    libc = _libc()
+    _libc()
     return subprocess.Popen(
         list(command),
         stdin=subprocess.DEVNULL,
         stderr=stderr,
         start_new_session=True,
-        preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+        preexec_fn=end_with_parent,
     )
 
 

@@ -116,10 +116,11 @@ def demo_in_mid_stream(tmp_path, samples_path, *arguments):
     finally:
         end.cancel()
         process.kill()
-        process.communicate()
+        # Whoever is left holds the pipes open, and reading them would not end.
         for pid in processes_with(str(folder)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        process.communicate()
 
 
 def await_end(text):

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
 from broker_config.managed import ManagedBroker, free_port
 from distree.errors import BrokerError, ConfigError, LocalProtocolError

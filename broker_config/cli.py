@@ -10,13 +10,15 @@ from pathlib import Path
 from types import FrameType
 
 from broker_config.managed import ManagedBroker
-from distree.errors import DistreeError
+from distree.errors import ConfigError, DistreeError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `distree broker` to a parser."""
     commands = parser.add_subparsers(dest="broker_command", required=True, metavar="COMMAND")
-    command = commands.add_parser("run", help="run a broker on 127.0.0.1 until Ctrl-C")
+    command = commands.add_parser(
+        "run", help="run a broker on 127.0.0.1 until Ctrl-C", epilog="example: distree broker run --port 1884"
+    )
     command.add_argument("--port", type=int, default=1883, help="port on 127.0.0.1; 0 takes a free one")
     command.add_argument(
         "--engine",
@@ -34,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run a broker until SIGINT or SIGTERM. Exit status: 0 stopped, 1 the broker died, 2 it cannot start."""
+    if not 0 <= args.port < 65536:
+        raise ConfigError(f"--port: expected 0 to 65535, received {args.port}")
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -49,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
                 print(f"{broker.describe()} ended by itself", file=sys.stderr)
                 return 1
     except DistreeError as error:
-        print(error, file=sys.stderr)
+        print(f"distree: {error}", file=sys.stderr)
         return 2
     finally:
         for number, handler in before.items():

@@ -52,6 +52,8 @@ from distree.types import (
 
 log = logging.getLogger(__name__)
 
+_NEVER = float("inf")
+
 POLL_S = 1.0
 """Longest wait for the network; everything that is due sooner shortens it."""
 
@@ -103,8 +105,12 @@ class Pipeline:
         tensor = tensors.encode(self.preprocessor.tensor(raw))
         with self.agent.transport.lock:
             request, effects = self.node.accept(time.monotonic(), name, tensor, request=request)
-            if self.spool is not None:
-                self.spool.accepted(Accepted(request=request, name=name, tensor=tensor))
+            if self.node.holds(request):
+                if self.spool is not None:
+                    self.spool.accepted(Accepted(request=request, name=name, tensor=tensor))
+            elif self.source is not None:
+                # Shed, or answered before: either way this input is done with.
+                self.source.answered(request)
             self.agent.perform(self, effects)
         # A deadline nearer than what the network's thread waits for would be noticed late.
         self.agent.wake_for(self.node.notify_at())
@@ -221,6 +227,7 @@ class Agent:
         self._watchdog_at = 0.0
         self._waits_until = 0.0
         self._healed_at = 0.0
+        self._heal_at = _NEVER
         self._problem = ""
         self._clock_synced = clock_synced()
 
@@ -268,7 +275,7 @@ class Agent:
 
     def _due_at(self) -> float:
         due = min([pipeline.due_at() for pipeline in self.pipelines])
-        return min(due, self._telemetry_at, self._watchdog_at if self._notifier.interval_s else due)
+        return min(due, self._telemetry_at, self._heal_at, self._watchdog_at if self._notifier.interval_s else due)
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until the agent has connected for the first time; for programs that run it in a thread."""
@@ -284,6 +291,9 @@ class Agent:
             pipeline.tick(now)
         if self.transport.last_error not in (None, self._problem):
             self.disconnected(self.transport.last_error or "")
+        if now >= self._heal_at:
+            self._healed_at, self._heal_at = now, _NEVER
+            self._set_status(self._status)
         if now >= self._telemetry_at:
             self._telemetry_at = now + self.config.telemetry_s
             self._report()
@@ -428,10 +438,8 @@ class Agent:
         self.transport.acknowledge(message.token)
         if message.payload == self._state(self._status):
             return
-        now = time.monotonic()
-        if now - self._healed_at >= 1.0:
-            self._healed_at = now
-            self._set_status(self._status)
+        # At most once a second: two boards of one name would otherwise correct each other without end.
+        self._heal_at = max(time.monotonic(), self._healed_at + 1.0)
         wire.decode_state(message.payload)
 
     # ------------------------------------------------------------ effects out
@@ -540,8 +548,9 @@ class Agent:
     def _infer_failed(self, pipeline: Pipeline, run: Run, error: Exception) -> None:
         with self.transport.lock:
             if isinstance(error, RemoteProtocolError):
-                self.dead_letter(pipeline.stage_topics[run.stage], error, bytes(run.tensor.payload[:32]))
+                self.dead_letter(pipeline.stage_topics[run.stage], error, bytes(run.tensor.payload))
             else:
+                # Not its traceback: this comes with each input, and the line says it all.
                 log.error("stage %d: %s: %s", run.stage, type(error).__name__, error)
             self.perform(pipeline, pipeline.node.failed(time.monotonic(), run.key, str(error)))
 

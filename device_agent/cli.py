@@ -10,6 +10,7 @@ from pathlib import Path
 
 from device_agent.config import AgentConfig, load_agent_config
 from device_agent.startup import load_bundles, start_self_tests
+from distree.protocols import Received
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +56,18 @@ def _run(config: AgentConfig) -> int:
     return agent.run()
 
 
+class _Silent:
+    """Listens to nothing: a check only logs in."""
+
+    def connected(self) -> None: ...
+
+    def disconnected(self, why: str) -> None: ...
+
+    def received(self, message: Received) -> None: ...
+
+    def published(self, token: str) -> None: ...
+
+
 def _check(config: AgentConfig, connect: bool) -> int:
     from device_agent.agent import Agent
 
@@ -69,6 +82,7 @@ def _check(config: AgentConfig, connect: bool) -> int:
         # Another client id: a check must not push a running agent off the broker.
         transport = PahoTransport(config.broker, client_id=f"{config.client_id}-check", clean=True)
         try:
+            transport.open(_Silent(), [])
             transport.connect_now(config.broker.connect_timeout_s + 1.0)
         finally:
             transport.close()

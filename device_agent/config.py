@@ -14,7 +14,7 @@ from distree.types import BrokerSettings, Codec
 
 def _positive(**values: float) -> None:
     for name, value in values.items():
-        if not value > 0:
+        if not 0 < value < float("inf"):
             raise ConfigError(f"{name}: must be above 0")
 
 
@@ -81,6 +81,8 @@ class OriginConfig:
 
     def __post_init__(self) -> None:
         _positive(deadline_ms=self.deadline_ms, pending=self.pending, silence_ms=self.silence_ms)
+        if self.deadline_ms > 3_600_000:
+            raise ConfigError("deadline_ms: must be at most 3600000, an hour")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +141,8 @@ class AgentConfig:
             hang_s=self.hang_s,
             drain_s=self.drain_s,
         )
+        if self.receive_maximum > 65535:
+            raise ConfigError("receive_maximum: must be at most 65535")
         names = [pipeline.name for pipeline in self.pipelines]
         if not names or len(set(names)) != len(names):
             raise ConfigError("pipelines: at least one is needed, each with its own name")

@@ -82,7 +82,7 @@ class Origin:
 
     def _deliver(self, result: Result) -> None:
         future = self._futures.pop(result.request, None)
-        if future is not None:
+        if future is not None and future.set_running_or_notify_cancel():
             future.set_result(result)
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 from distree import config
 from distree.errors import BundleError, ConfigError
+from distree.policies import POLICIES
 from distree.types import DType
 
 MANIFEST = "bundle.yaml"
@@ -256,6 +257,8 @@ def _problems(manifest: Manifest) -> Iterable[str]:
     stages, thresholds = manifest.stages, manifest.exits.thresholds
     if not stages:
         yield "stages: at least one is needed"
+    if manifest.exits.criterion not in POLICIES:
+        yield f"exits.criterion: unknown {manifest.exits.criterion!r}; known: {', '.join(POLICIES)}"
     if len(manifest.labels) < 2:
         yield "labels: at least two are needed"
     if len(thresholds) != len(stages) - 1:

@@ -135,7 +135,7 @@ class Custody:
     round_trip: RoundTrip
     circuit: Circuit = field(default_factory=Circuit)
     entries: dict[str, Entry] = field(default_factory=dict)
-    closed: OrderedDict[str, tuple[str, float]] = field(default_factory=OrderedDict)
+    closed: OrderedDict[str, tuple[str, float | None]] = field(default_factory=OrderedDict)
     due: list[tuple[float, str]] = field(default_factory=list)
 
     def open(self, entry: Entry) -> None:
@@ -198,10 +198,13 @@ class Custody:
         return True
 
     def remember(self, requests: Iterable[str]) -> None:
-        """Take over the memory of an earlier run; how long those requests took is not known."""
-        self.closed.update((request, ("", float("nan"))) for request in requests)
+        """Take over the memory of an earlier run, whose clock is not comparable."""
+        self.closed.update((request, ("", None)) for request in requests)
 
-    def remembered(self, request: str) -> tuple[str, float] | None:
-        """Return (name, accepted_at) of an answered or closed request, None for one never heard of."""
+    def remembered(self, request: str) -> tuple[str, float | None] | None:
+        """Return (name, accepted_at) of a request in the books or closed, None for one never heard of.
+
+        `accepted_at` is None for a request of an earlier run.
+        """
         entry = self.entries.get(request)
         return (entry.name, entry.accepted_at) if entry else self.closed.get(request)

@@ -123,6 +123,8 @@ class _Job:
     hops: tuple[Hop, ...]
     tensor: Tensor
     delivery: object | None
+    own: bool = False
+    """Accepted by this board, which is its origin; others came in a delivery."""
     state: JobState = "waiting"
     ready_at: float = 0.0
     queue_s: float = 0.0
@@ -212,6 +214,10 @@ class StageNode:
         """Inputs in custody: accepted, and their result not yet acknowledged by the broker."""
         return len(self._custody.entries) if self.settings.origin else 0
 
+    def holds(self, request: str) -> bool:
+        """Whether `request` is in custody."""
+        return self.settings.origin is not None and request in self._custody.entries
+
     def room(self) -> int:
         """How many more inputs `accept` takes before it sheds; sources that can wait look here first."""
         if self.settings.origin is None:
@@ -283,6 +289,7 @@ class StageNode:
             hops=(),
             tensor=tensor,
             delivery=None,
+            own=True,
         )
 
     def _key(self) -> int:
@@ -387,8 +394,9 @@ class StageNode:
             raise RemoteProtocolError("request", f"{outcome.request} was never asked here")
         self._origin.late += 1
         name, accepted_at = remembered
+        latency_s = 0.0 if accepted_at is None else now - accepted_at
         late = self._result(
-            outcome.request, name, outcome.guess, outcome.reason, now - accepted_at,
+            outcome.request, name, outcome.guess, outcome.reason, latency_s,
             attempt=outcome.attempt, epoch=outcome.epoch, hops=outcome.hops, final=False,
         )  # fmt: skip
         return [Publish(message=late)]
@@ -459,13 +467,13 @@ class StageNode:
         return effects
 
     def _expired(self, now: float, job: _Job) -> bool:
-        if job.origin == self.settings.device and job.delivery is None:
+        if job.own:
             return self._custody.open_entry(job.request) is None
         return job.spent(now) >= job.budget_s
 
     def _leave(self, job: _Job, effects: list[Effect]) -> list[Effect]:
         """End of a job on this board: remember it and acknowledge its delivery, after its effects."""
-        if job.delivery is not None:
+        if not job.own:
             identity = (job.request, job.attempt, job.stage)
             self._jobs.pop(identity, None)
             self._seen[identity] = None
@@ -518,7 +526,7 @@ class StageNode:
         job.memory = score.memory
         if score.value >= exits.plan.thresholds[job.stage]:
             return "confident"
-        leaves_origin = self._is_own(job) and job.stage + 1 not in self._held
+        leaves_origin = job.own and job.stage + 1 not in self._held
         if self._deadline_rule.score(evidence).value >= 0.0:
             if leaves_origin:
                 self._custody.round_trip.fade()
@@ -529,12 +537,9 @@ class StageNode:
 
     def _rest_s(self, job: _Job) -> float:
         """Estimate of the time to an answer from beyond this stage: measured at an origin, a lower bound elsewhere."""
-        if self._is_own(job) and job.stage + 1 not in self._held:
+        if job.own and job.stage + 1 not in self._held:
             return self._custody.round_trip.mean_s or 0.0
         return self._stages[job.stage].compute_s
-
-    def _is_own(self, job: _Job) -> bool:
-        return job.origin == self.settings.device and job.delivery is None
 
     def _advance(self, now: float, job: _Job, output: SegmentOutput) -> list[Effect]:
         assert output.features is not None  # noqa: S101 - a bundle is checked when it is loaded
@@ -571,7 +576,7 @@ class StageNode:
             hops=job.hops,
             tensor=tensor,
         )
-        if self._is_own(job):
+        if job.own:
             entry = self._custody.open_entry(job.request)
             if entry is None:
                 return [Drop(request=job.request, reason="answered")]
@@ -581,7 +586,7 @@ class StageNode:
 
     def _reply(self, now: float, job: _Job, reason: Reason) -> list[Effect]:
         """Answer a job: into the books when this board is its origin, else as an outcome to the origin."""
-        if not self._is_own(job):
+        if not job.own:
             return [Publish(message=self._outcome(now, job, reason))]
         entry = self._custody.open_entry(job.request)
         if entry is None:

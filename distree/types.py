@@ -273,6 +273,16 @@ class BrokerSettings:
     session_expiry_s: int = 3600
     connect_timeout_s: float = 5.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.port < 65536:
+            raise ValueError("port: must be 1 to 65535")
+        if not 0 < self.keepalive_s < 65536:
+            raise ValueError("keepalive_s: must be 1 to 65535")
+        if not 0 <= self.session_expiry_s < 1 << 32:
+            raise ValueError("session_expiry_s: must be 0 to 4294967295")
+        if not 0 < self.connect_timeout_s <= 600:
+            raise ValueError("connect_timeout_s: must be above 0, at most 600")
+
 
 # Effects: what StageNode asks its driver to do, in order.
 

@@ -44,6 +44,9 @@ VERSION = 1
 MAX_MESSAGE_BYTES = 1 << 20
 """Longest message that is looked at, in bytes; a longer one is refused unread."""
 
+MAX_ITEMS = 1024
+"""Longest list or map anywhere in a msgpack message."""
+
 MAX_HOPS = 32
 MAX_RANK = 6
 MAX_MEMORY = 64
@@ -65,7 +68,12 @@ Fields = dict[str, Any]
 
 
 def _bad(name: str, value: object, expected: str) -> RemoteProtocolError:
-    return RemoteProtocolError("field", f"{name}: expected {expected}, received {ascii(value)[:40]}")
+    return RemoteProtocolError("field", f"{name}: expected {expected}, received {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    # What is nested may be nested too deeply to be printed.
+    return ascii(value)[:40] if isinstance(value, str | int | float | bytes | None) else type(value).__name__
 
 
 def _text(fields: Fields, name: str, limit: int = 64) -> str:
@@ -143,15 +151,15 @@ def _check_size(payload: bytes) -> None:
 def _unpack(payload: bytes, kind: str) -> Fields:
     _check_size(payload)
     try:
-        fields = msgpack.unpackb(payload, use_list=False)
+        fields = msgpack.unpackb(payload, use_list=False, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS)
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise RemoteProtocolError("encoding", f"not msgpack: {error}"[:160]) from None
     if type(fields) is not dict:
         raise RemoteProtocolError("encoding", f"expected a map, received {type(fields).__name__}")
     if fields.get("v") != VERSION:
-        raise RemoteProtocolError("version", f"expected {VERSION}, received {str(fields.get('v'))[:40]}")
+        raise RemoteProtocolError("version", f"expected {VERSION}, received {_shown(fields.get('v'))}")
     if fields.get("kind") != kind:
-        raise RemoteProtocolError("kind", f"expected {kind!r}, received {str(fields.get('kind'))[:40]!r}")
+        raise RemoteProtocolError("kind", f"expected {kind!r}, received {_shown(fields.get('kind'))}")
     return fields
 
 
@@ -164,7 +172,7 @@ def _load_json(payload: bytes, schema: str) -> Fields:
     if type(fields) is not dict:
         raise RemoteProtocolError("encoding", f"expected an object, received {type(fields).__name__}")
     if fields.get("schema") != schema:
-        raise RemoteProtocolError("version", f"expected {schema}, received {str(fields.get('schema'))[:40]}")
+        raise RemoteProtocolError("version", f"expected {schema}, received {_shown(fields.get('schema'))}")
     return fields
 
 
@@ -205,7 +213,7 @@ def _hop(value: object) -> Hop:
         device, stage, queue_s, compute_s = value
         if (
             type(device) is str
-            and len(device) <= 32
+            and is_id(device)
             and type(stage) is int
             and 0 <= stage < MAX_STAGES
             and type(queue_s) is float
@@ -256,7 +264,7 @@ def _tensor(fields: Fields) -> Tensor:
     shape = _list(fields, "shape", MAX_RANK)
     for size in shape:
         if type(size) is not int or not 0 < size <= MAX_MESSAGE_BYTES:
-            raise _bad("shape", shape, "positive integers")
+            raise _bad("shape", size, "positive integers")
     payload = fields["payload"]
     if type(payload) is not bytes:
         raise _bad("payload", type(payload).__name__, "bytes")

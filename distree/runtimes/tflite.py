@@ -37,7 +37,7 @@ def load_interpreter() -> tuple[type[Any], str]:
         missing = first
     if _installed("tflite-runtime") and int(np.__version__.split(".")[0]) >= 2:
         raise RuntimeUnavailableError(
-            f"tflite-runtime {_version('tflite-runtime').split()[-1]} needs numpy below 2, but numpy {np.__version__} is "
+            f"{_version('tflite-runtime')} needs numpy below 2, but numpy {np.__version__} is "
             "installed; run: pip install 'numpy<2'"
         )
     try:

@@ -43,14 +43,12 @@ def test_an_open_input_is_in_the_spool(agent, tmp_path):
     assert spooled(tmp_path) == ["first"]
 
 
-@pytest.mark.xfail(strict=True, reason="the spool takes an input that is shed, and never hears of its answer")
 def test_a_shed_input_is_answered_and_not_kept_for_the_next_run(agent, tmp_path):
     agent.pipelines[0].accept("a", image(), "first")
     agent.pipelines[0].accept("b", image(), "shed")
     assert spooled(tmp_path) == ["first"]
 
 
-@pytest.mark.xfail(strict=True, reason="the spool takes an input that was answered before")
 def test_an_input_that_was_answered_is_not_kept_when_it_comes_again(agent, tmp_path):
     pipeline = agent.pipelines[0]
     pipeline.accept("a", image(), "first")
@@ -62,7 +60,6 @@ def test_an_input_that_was_answered_is_not_kept_when_it_comes_again(agent, tmp_p
     assert spooled(tmp_path) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the latency of a request of an earlier run is NaN, which is not JSON")
 def test_a_late_answer_to_a_request_of_an_earlier_run_is_valid_json(tmp_path, bundle):
     spool = Spool(tmp_path / "p.spool")
     spool.recover()
@@ -83,7 +80,6 @@ def test_a_late_answer_to_a_request_of_an_earlier_run_is_valid_json(tmp_path, bu
     assert wire.decode_result(payload).late
 
 
-@pytest.mark.xfail(strict=True, reason="InvalidStateError, which ends the agent")
 def test_a_future_that_the_program_has_cancelled_ends_nothing(tmp_path):
     origin = Origin(config(tmp_path, PythonSource(kind="python")))
     future = origin.submit(image())

@@ -152,7 +152,6 @@ def nowhere():
     return f"127.0.0.1:{free_port()}"
 
 
-known = pytest.mark.xfail
 ERRORS = {
     # Configuration: exit status 2.
     "no such file": (lambda c: ["agent", "check", "-c", str(c.folder / "none.yaml")], 2, ["none.yaml: cannot be read: No such"]),
@@ -222,30 +221,22 @@ ERRORS = {
     "demo of too many inputs": (lambda c: ["demo", "--inputs", "1001"], 2, ["--inputs: expected 1 to 1000", "received 1001"]),
     "demo without labels": (unlabelled, 2, ["x.npz: ", "'input' and 'label' is needed"]),
     "demo without samples": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no samples for bundle fashion", "--data"]),
-}  # fmt: skip
-
-OPEN = {
     "a stage that the bundle does not have": (
         lambda c: c.pipeline(stages=[7]), 2, ["stages: bundle fashion has 0 to 2, not 7"],
-        "IndexError while the segments are verified",
     ),
     "agent check of no broker": (
         lambda c: c.agent("--connect"), 1, ["nothing listens on 127.0.0.1:", "start the broker"],
-        "the check's transport is never opened",
     ),
-    "a time-out of nothing": (
-        lambda c: c.agent(broker={"connect_timeout_s": 0}), 2, ["broker.connect_timeout_s"], "ValueError out of paho",
-    ),
-    "a port beyond all": (lambda c: c.agent(broker={"port": 99999}), 2, ["broker.port"], "not checked"),
+    "a time-out of nothing": (lambda c: c.agent(broker={"connect_timeout_s": 0}), 2, ["broker.connect_timeout_s"]),
+    "a port beyond all": (lambda c: c.agent(broker={"port": 99999}), 2, ["broker.port"]),
     "a deadline beyond what messages carry": (
-        lambda c: c.pipeline(origin={"deadline_ms": 4e6, "source": {"kind": "mqtt"}}), 2, ["deadline_ms"], "not checked",
+        lambda c: c.pipeline(origin={"deadline_ms": 4e6, "source": {"kind": "mqtt"}}), 2, ["deadline_ms"],
     ),
     "an unknown criterion in a manifest": (
-        manifest(lambda m: m["exits"].update(criterion="vibes")), 2, ["bundle.yaml", "vibes"], "status 1, without the file",
+        manifest(lambda m: m["exits"].update(criterion="vibes")), 2, ["bundle.yaml", "vibes"],
     ),
-    "a broker's port that cannot be": (lambda c: ["broker", "run", "--port", "99999"], 2, ["--port"], "OverflowError"),
+    "a broker's port that cannot be": (lambda c: ["broker", "run", "--port", "99999"], 2, ["--port"]),
 }  # fmt: skip
-"""Errors that are not yet told well, and how they show."""
 
 
 def distree(arguments, program=("-m", "distree")):
@@ -267,13 +258,6 @@ def check_told(done, status, expected, prefix="distree"):
 @pytest.mark.parametrize("name", ERRORS)
 def test_one_line_says_what_where_and_how_to_mend_it(name, tmp_path):
     arguments, status, expected = ERRORS[name]
-    check_told(distree(arguments(Case(tmp_path))), status, expected)
-
-
-@pytest.mark.xfail(strict=True, reason="see the last column of OPEN")
-@pytest.mark.parametrize("name", OPEN)
-def test_one_line_says_these_too(name, tmp_path):
-    arguments, status, expected, _ = OPEN[name]
     check_told(distree(arguments(Case(tmp_path))), status, expected)
 
 
@@ -388,7 +372,6 @@ def test_an_agent_with_a_wrong_password_says_so_and_goes_on_trying(tmp_path, gua
         assert process.wait(30) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the check's transport is never opened")
 def test_agent_check_logs_in(tmp_path, guarded):
     broker = {"port": guarded.port, "username": "ann", "password_file": str(tmp_path / "good")}
     done = distree(Case(tmp_path).agent("--connect", broker=broker))

@@ -340,6 +340,8 @@ class Agent:
         first = self._status == DeviceStatus.INIT
         if not first:
             log.info("connected again")
+            for pipeline in self.pipelines:
+                pipeline.node.reconnected()
         self._set_status(DeviceStatus.DRAINING if self._stopping.is_set() else DeviceStatus.READY)
         self._publish(Kind.META, topics.device(self.config.site, self.config.device, Kind.META), self._meta())
         if first:
@@ -572,7 +574,7 @@ class Agent:
         try:
             source.run(self._stopping)
         except DistreeError as error:
-            log.error("source of %s ended: %s", pipeline.config.name, error)
+            log.error("source of %s ended: %s", pipeline.config.name, error)  # noqa: TRY400 - the line says it all
         except Exception as error:  # noqa: BLE001 - a source must not end without a word
             self._fault(error)
 

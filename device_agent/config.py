@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
 from distree import config
 from distree.errors import ConfigError
+from distree.record import record
 from distree.topics import check_id
 from distree.types import BrokerSettings, Codec
 
@@ -18,7 +19,7 @@ def _positive(**values: float) -> None:
             raise ConfigError(f"{name}: must be above 0")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ReplaySource:
     """Inputs from an .npz file with an array `input` (n, …) of the manifest's dtype and shape."""
 
@@ -35,7 +36,7 @@ class ReplaySource:
             _positive(limit=self.limit)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DirectorySource:
     """Files that appear in a folder: .npy arrays or encoded images. A file leaves the folder once it is answered."""
 
@@ -48,14 +49,14 @@ class DirectorySource:
         _positive(poll_ms=self.poll_ms)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class MqttSource:
     """Inputs on `pipeline/{pipeline}/input/{device}`: raw bytes, encoded images, or either with a name."""
 
     kind: Literal["mqtt"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class PythonSource:
     """Inputs from the program that runs the agent, through `device_agent.Origin`."""
 
@@ -65,7 +66,7 @@ class PythonSource:
 Source = ReplaySource | DirectorySource | MqttSource | PythonSource
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class OriginConfig:
     """Inputs that this board answers for.
 
@@ -85,7 +86,7 @@ class OriginConfig:
             raise ConfigError("deadline_ms: must be at most 3600000, an hour")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class PipelineConfig:
     """A pipeline in which this board takes part. `bundle` is a name in the model zoo or a folder."""
 
@@ -102,7 +103,7 @@ class PipelineConfig:
             raise ConfigError("stages: must be different numbers from 0")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class InboxConfig:
     """Bounds of what waits on this board, per pipeline; beyond them the oldest is shed."""
 
@@ -113,7 +114,7 @@ class InboxConfig:
         _positive(items=self.items, kb=self.kb)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AgentConfig:
     """One board's configuration."""
 

@@ -10,20 +10,20 @@ import hashlib
 import importlib.util
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from distree import config
 from distree.errors import BundleError, ConfigError
 from distree.policies import POLICIES
+from distree.record import record
 from distree.types import DType
 
 MANIFEST = "bundle.yaml"
 MAX_SEGMENT_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class InputSpec:
     """What a source hands over: an array of `shape`; for images height, width, channels as uint8."""
 
@@ -31,7 +31,7 @@ class InputSpec:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Preprocess:
     """From there to the first segment's tensor: `(value − mean) / std` per channel, then quantise, then lay out.
 
@@ -44,7 +44,7 @@ class Preprocess:
     layout: Literal["nchw", "nhwc"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TensorSpec:
     """A segment's input or output. For int8 and uint8, real value = scale · (q − zero_point)."""
 
@@ -55,7 +55,7 @@ class TensorSpec:
     zero_point: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Macs:
     """Multiply-accumulates of a stage: of its trunk, and of its exit head."""
 
@@ -63,7 +63,7 @@ class Macs:
     exit: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class StageSpec:
     """One stage: its segment file and the tensors that go in and come out (`features` is None at the last)."""
 
@@ -76,7 +76,7 @@ class StageSpec:
     macs: Macs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Exits:
     """The calibrated defaults: a criterion and one threshold per exit but the last."""
 
@@ -84,7 +84,7 @@ class Exits:
     thresholds: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Golden:
     """Inputs and outputs of every segment for the self-test; `tolerance` in quantisation steps."""
 
@@ -93,7 +93,7 @@ class Golden:
     tolerance: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SplitFigures:
     """Accuracies (fractions) of each exit on every input, and with early exits; shares of inputs per exit."""
 
@@ -102,7 +102,7 @@ class SplitFigures:
     exit_share: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Trained:
     """How the weights came to be."""
 
@@ -112,7 +112,7 @@ class Trained:
     torch: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Measured:
     """Figures of the int8 segments on the test set, read once, and on the validation split."""
 
@@ -128,7 +128,7 @@ class Measured:
     trained: Trained
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Manifest:
     """bundle.yaml, format 1."""
 
@@ -145,7 +145,7 @@ class Manifest:
     measured: Measured
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Bundle:
     """A manifest with its place on disk and its revision."""
 

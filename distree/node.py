@@ -16,6 +16,7 @@ from distree import policies, tensors
 from distree.custody import CUSTODY_TRANSITIONS, Circuit, Custody, Entry, RoundTrip
 from distree.errors import ConfigError, RemoteProtocolError
 from distree.protocols import Evidence, ExitPolicy, SegmentOutput
+from distree.record import record
 from distree.types import (
     Acknowledge,
     Codec,
@@ -62,7 +63,7 @@ LATENCIES = 1024
 """Latencies kept per telemetry period; older ones of a busy period are left out."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class OriginSettings:
     """How this board answers for its own inputs. `pending_items` bounds the books."""
 
@@ -71,7 +72,7 @@ class OriginSettings:
     silence_floor_s: float = 0.1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class NodeSettings:
     """What a node must know of its board, its model and its limits.
 
@@ -96,7 +97,7 @@ class NodeSettings:
     origin: OriginSettings | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Accepted:
     """An input that its origin has accepted and not yet answered: what a spool keeps."""
 
@@ -688,6 +689,11 @@ class StageNode:
             revision=settings.revision,
             hops=hops,
         )
+
+    def reconnected(self) -> None:
+        """This board is connected again: what went unanswered may have been its own connection's fault."""
+        if self.settings.origin is not None:
+            self._custody.circuit.answered()
 
     def published(self, token: str) -> bool:
         """The broker has the result of request `token`; True if its entry was closed by this."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
+from distree.record import record
 from distree.types import PolicyMemory
 
 Array: TypeAlias = "npt.NDArray[Any]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Received:
     """A message as it came off the broker. `token` is the transport's own, for `Transport.acknowledge`."""
 
@@ -94,7 +94,7 @@ class Transport(Protocol):
         """Disconnect in good order (the will is not sent); bounded in time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SegmentOutput:
     """What one segment gives: quantised features for the next stage (None at the last) and dequantised logits.
 
@@ -115,7 +115,7 @@ class SegmentRuntime(Protocol):
         """Run the segment of `stage` on a tensor of the manifest's dtype and shape."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Evidence:
     """What an exit knows when it decides.
 
@@ -131,7 +131,7 @@ class Evidence:
     rest_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Score:
     """A criterion's verdict: `value`, higher is surer, and what it wants to find in `memory` at the next exit."""
 

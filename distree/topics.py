@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
 
 from distree.errors import ConfigError, RemoteProtocolError
+from distree.record import record
 
 ROOT = "distree/1"
 
@@ -33,7 +33,7 @@ class Kind(str, enum.Enum):
     RESULT = "result"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Delivery:
     """How messages of one kind are published."""
 
@@ -103,7 +103,7 @@ def of_origin(site: str, pipeline: str, kind: Kind, origin: str) -> str:
     return f"{ROOT}/{site}/pipeline/{pipeline}/{kind.value}/{origin}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Address:
     """A parsed topic. Fields that a kind does not have are None."""
 

@@ -7,9 +7,10 @@ clocks of two boards are never compared. `request` ids are unique for the life o
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
+
+from distree.record import record
 
 Reason = Literal["confident", "last", "deadline", "fallback", "shed"]
 """Why an input was answered where it was: see docs/architecture.md."""
@@ -21,7 +22,7 @@ PolicyMemory: TypeAlias = "tuple[float, ...]"
 """What a criterion carries from one exit to the next, in the message; () where it needs nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Tensor:
     """A tensor as it travels: `payload` is C-ordered bytes of `dtype` and `shape` after `codec`."""
 
@@ -31,7 +32,7 @@ class Tensor:
     payload: bytes | memoryview
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Hop:
     """What one board spent on one request: seconds waiting in its inbox and seconds computing."""
 
@@ -41,7 +42,7 @@ class Hop:
     compute_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Guess:
     """The best answer so far: the prediction of the deepest exit computed."""
 
@@ -50,7 +51,7 @@ class Guess:
     confidence: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class StageMessage:
     """An input (stage 0) or features (stage > 0), on their way to a stage.
 
@@ -73,7 +74,7 @@ class StageMessage:
     tensor: Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class InputMessage:
     """An input with a name, for an origin's input topic; raw bytes without this envelope are accepted there too.
 
@@ -86,7 +87,7 @@ class InputMessage:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Outcome:
     """The answer that a later stage sends to the origin, which alone publishes results."""
 
@@ -101,7 +102,7 @@ class Outcome:
     hops: tuple[Hop, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Result:
     """What users see, as JSON: schema `distree.result/1`.
 
@@ -129,7 +130,7 @@ class Result:
     hops: tuple[Hop, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Plan:
     """What the orchestrator wants of a pipeline. One threshold per exit but the last; retained; epochs only grow."""
 
@@ -151,7 +152,7 @@ class DeviceStatus(str, enum.Enum):
     LOST = "lost"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DeviceState:
     """The retained state of a device. `boot` tells one run of the agent from the next."""
 
@@ -160,7 +161,7 @@ class DeviceState:
     status: DeviceStatus
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class HeldStage:
     """A stage that a device serves: of which pipeline, model and revision."""
 
@@ -170,7 +171,7 @@ class HeldStage:
     revision: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DeviceMeta:
     """The retained description of a device: versions, memory and what it serves."""
 
@@ -185,7 +186,7 @@ class DeviceMeta:
     origins: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class StageTelemetry:
     """Counters of one stage on one device since boot; times are means over the last report's period."""
 
@@ -203,7 +204,7 @@ class StageTelemetry:
     compute_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class OriginTelemetry:
     """Counters of one origin since boot. `exits` and `reasons` count answered inputs; latency is of the last period."""
 
@@ -219,7 +220,7 @@ class OriginTelemetry:
     latency_max_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class PipelineTelemetry:
     """One pipeline on one device: the epoch in force and what its stages and its origin did."""
 
@@ -230,7 +231,7 @@ class PipelineTelemetry:
     origin: OriginTelemetry | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Telemetry:
     """A periodic report at QoS 0. Counters are cumulative since boot, so a lost report costs nothing."""
 
@@ -244,7 +245,7 @@ class Telemetry:
     pipelines: tuple[PipelineTelemetry, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DeadLetter:
     """A message that broke the protocol: what, where it came in, and its first bytes in hexadecimal."""
 
@@ -261,7 +262,7 @@ Message: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class BrokerSettings:
     """Where the broker is and how to log in. `password_file` holds one line; a password never stands in YAML."""
 
@@ -287,7 +288,7 @@ class BrokerSettings:
 # Effects: what StageNode asks its driver to do, in order.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Publish:
     """Send a message; the driver builds the topic from the message's kind, pipeline and address."""
 
@@ -296,7 +297,7 @@ class Publish:
     """Where set, the driver calls StageNode.published(token) once the broker has acknowledged it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Run:
     """Run the segment of `stage` on `tensor`; answer with StageNode.completed or failed, quoting `key`."""
 
@@ -305,14 +306,14 @@ class Run:
     tensor: Tensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Acknowledge:
     """The delivery's effects are handed over: the broker may forget it. `delivery` is the driver's own token."""
 
     delivery: object
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Drop:
     """A request ends on this board without an answer from it; counted, for logs."""
 

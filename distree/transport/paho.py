@@ -57,16 +57,15 @@ _REFUSED_LOGIN = ("Bad user name or password", "Not authorized", "Bad authentica
 _REPLACED = ("_sock_recv", "_packet_queue", "_out_packet", "_handle_publish", "_handle_pubackcomp", "_in_packet")
 
 
-class _State(enum.Enum):
+class _State(enum.IntEnum):
+    """In the order of a connection's life: from GREETING on there is a socket to serve."""
+
     CLOSED = enum.auto()
     WAITING = enum.auto()  # for the next attempt
     DIALLING = enum.auto()  # a thread resolves the name and connects
     GREETING = enum.auto()  # CONNECT is sent
     SUBSCRIBING = enum.auto()  # SUBSCRIBE is sent
     ONLINE = enum.auto()
-
-
-_LIVE = frozenset({_State.GREETING, _State.SUBSCRIBING, _State.ONLINE})
 
 
 class _Sink(Protocol):
@@ -334,7 +333,7 @@ class PahoTransport:
             was, self._state = self._state, _State.CLOSED
             self.online = False
             self._events.clear()
-            if was in _LIVE:
+            if was >= _State.GREETING:
                 self._client.disconnect()
             self._release()
 
@@ -482,7 +481,7 @@ class PahoTransport:
         with self.lock:
             sockets = [fd for fd, _ in ready]
             self._drain_wake(sockets)
-            if self._state in _LIVE:
+            if self._state >= _State.GREETING:
                 self._serve(sockets)
             self._dispatch()
             self._watch()
@@ -530,7 +529,7 @@ class PahoTransport:
 
     def _watch(self) -> None:
         """Have the poller wait for what the socket needs now."""
-        sock = self._client.socket() if self._state in _LIVE else None
+        sock = self._client.socket() if self._state >= _State.GREETING else None
         wanted = None
         if sock is not None:
             mask = select.POLLIN | (select.POLLOUT if self._client.want_write() else 0)
@@ -733,7 +732,7 @@ class PahoTransport:
     def _on_disconnect(
         self, _client: mqtt.Client, _userdata: object, flags: Any, reason: Any, _properties: object
     ) -> None:
-        if self._state not in _LIVE:
+        if self._state < _State.GREETING:
             return
         why = None
         if flags.is_disconnect_packet_from_server:

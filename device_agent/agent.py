@@ -501,6 +501,7 @@ class Agent:
             token=None if token is None else f"{pipeline.index}/{token}",
         )
         if result.final:
+            pipeline.room.notify()
             for hook in self.on_result:
                 hook(result)
 

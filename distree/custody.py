@@ -137,11 +137,17 @@ class Custody:
     entries: dict[str, Entry] = field(default_factory=dict)
     closed: OrderedDict[str, tuple[str, float | None]] = field(default_factory=OrderedDict)
     due: list[tuple[float, str]] = field(default_factory=list)
+    unanswered: int = 0
 
     def open(self, entry: Entry) -> None:
         """Take an input into custody."""
         self.entries[entry.request] = entry
+        self.unanswered += 1
         heapq.heappush(self.due, (entry.deadline_at, entry.request))
+
+    def room(self, pending_items: int) -> int:
+        """How many more inputs fit: `pending_items` unanswered, and as many whose result the broker has not got yet."""
+        return min(pending_items - self.unanswered, 2 * pending_items - len(self.entries))
 
     def open_entry(self, request: str) -> Entry | None:
         """Return the entry of a request that still needs an answer."""

@@ -60,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", choices=["auto", "mosquitto", "embedded"], default="auto", help="which one to start"
     )
+    parser.add_argument(
+        "--rate", type=float, default=250.0, metavar="HZ", help="inputs a second, 0 for all it can (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and every answer")
     parser.epilog = "example: distree demo --inputs 200 --json demo.json"
 
@@ -135,10 +138,11 @@ class _Listener:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What is streamed: the file, how many of it, and the true labels."""
+    """What is streamed: the file, how many of it, how many a second (None: all it can), and the true labels."""
 
     path: Path
     count: int
+    rate_hz: float | None
     labels: Array
 
 
@@ -212,7 +216,12 @@ class Demo:
             "stages": [k],
         }
         if k == 0:
-            source = {"kind": "replay", "path": str(self.samples.path.resolve()), "limit": self.samples.count}
+            source = {
+                "kind": "replay",
+                "path": str(self.samples.path.resolve()),
+                "limit": self.samples.count,
+                "rate_hz": self.samples.rate_hz,
+            }
             pipeline["origin"] = {
                 "deadline_ms": DEADLINE_MS,
                 "pending": 8,
@@ -272,7 +281,7 @@ class Demo:
 def run(args: argparse.Namespace) -> int:
     """Carry out `distree demo`; 0 only if every input was answered."""
     bundle = load_bundle(args.bundle)
-    samples = _samples(bundle, args.data, args.inputs)
+    samples = _samples(bundle, args.data, args.inputs, args.rate)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="distree-demo-")))
         address, broker = _broker(args, stack)
@@ -298,7 +307,9 @@ def _write_json(path: Path, figures: Figures) -> None:
         raise ConfigError(f"--json {path}: cannot be written: {error.strerror or error}") from None
 
 
-def _samples(bundle: Bundle, data: Path | None, count: int) -> Samples:
+def _samples(bundle: Bundle, data: Path | None, count: int, rate_hz: float) -> Samples:
+    if not 0 <= rate_hz <= 100_000:
+        raise ConfigError(f"--rate: expected 0 to 100000, received {rate_hz:g}")
     zoo = zoo_folder()
     path = data or (zoo.parent / "samples" / f"{bundle.name}.npz" if zoo else None)
     if path is None or not path.is_file():
@@ -311,7 +322,7 @@ def _samples(bundle: Bundle, data: Path | None, count: int) -> Samples:
         raise ConfigError(f"{path}: {why}; an .npz file with arrays 'input' and 'label' is needed") from None
     if not 0 < count <= len(labels):
         raise ConfigError(f"--inputs: expected 1 to {len(labels)} (the samples in {path.name}), received {count}")
-    return Samples(path, count, labels[:count])
+    return Samples(path, count, rate_hz or None, labels[:count])
 
 
 def _broker(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[tuple[str, int], str]:

@@ -65,7 +65,10 @@ LATENCIES = 1024
 
 @record
 class OriginSettings:
-    """How this board answers for its own inputs. `pending_items` bounds the books."""
+    """How this board answers for its own inputs.
+
+    `pending_items` bounds the inputs without an answer, and the answers that the broker has not acknowledged.
+    """
 
     deadline_s: float = 1.0
     pending_items: int = 64
@@ -223,7 +226,7 @@ class StageNode:
         """How many more inputs `accept` takes before it sheds; sources that can wait look here first."""
         if self.settings.origin is None:
             return 0
-        books = self.settings.origin.pending_items - len(self._custody.entries)
+        books = self._custody.room(self.settings.origin.pending_items)
         return min(books, self.settings.inbox_items - len(self._waiting))
 
     def accept(
@@ -258,7 +261,7 @@ class StageNode:
         if self._custody.remembered(entry.request) is not None:
             return entry.request, [Drop(request=entry.request, reason="duplicate")]
         self._origin.accepted += 1
-        full = len(self._custody.entries) >= origin.pending_items
+        full = self._custody.room(origin.pending_items) <= 0
         self._custody.open(entry)
         if full:
             effects = self._answer(now, entry, "shed")
@@ -643,6 +646,7 @@ class StageNode:
     def _publish_result(self, now: float, entry: Entry, reason: Reason) -> list[Effect]:
         """Publish the one final result of a request and settle the books, but for the broker's acknowledgement."""
         latency_s = now - entry.accepted_at
+        self._custody.unanswered -= 1
         self._origin.answered += 1
         self._origin.latencies.append(latency_s)
         self._origin.reasons[reason] = self._origin.reasons.get(reason, 0) + 1

@@ -267,11 +267,12 @@ class Agent:
     def _turn(self) -> None:
         """Wait for the network or for what is due, and see to both."""
         now = time.monotonic()
-        self._waits_until = min(now + POLL_S, self._due_at())
-        self.transport.poll(max(0.0, self._waits_until - now))
+        self._waits_until = until = min(now + POLL_S, self._due_at())
+        self.transport.poll(max(0.0, until - now))
         self._waits_until = 0.0
-        with self.transport.lock:
-            self._tick(time.monotonic())
+        if time.monotonic() >= until:
+            with self.transport.lock:
+                self._tick(time.monotonic())
 
     def _due_at(self) -> float:
         due = min([pipeline.due_at() for pipeline in self.pipelines])
@@ -446,8 +447,12 @@ class Agent:
 
     # ------------------------------------------------------------ effects out
 
-    def perform(self, pipeline: Pipeline, effects: Iterable[Effect]) -> None:
+    def perform(self, pipeline: Pipeline, effects: Sequence[Effect]) -> None:
         """Carry out a node's effects, in order. Called with the lock held."""
+        if len(effects) == 1 and type(effects[0]) is Run:
+            # What a message usually comes to; there is nothing to gather.
+            self.crew.put((pipeline, effects[0]))
+            return
         self.transport.cork()
         for effect in effects:
             kind = type(effect)

@@ -61,7 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine", choices=["auto", "mosquitto", "embedded"], default="auto", help="which one to start"
     )
     parser.add_argument(
-        "--rate", type=float, default=250.0, metavar="HZ", help="inputs a second, 0 for all it can (default: %(default)s)"
+        "--rate",
+        type=float,
+        default=250.0,
+        metavar="HZ",
+        help="inputs a second, 0 for all it can (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and every answer")
     parser.epilog = "example: distree demo --inputs 200 --json demo.json"

@@ -193,6 +193,7 @@ class StageNode:
     def __init__(self, settings: NodeSettings, restore: Sequence[Accepted] = (), answered: Sequence[str] = ()) -> None:
         self.settings = settings
         self._held = frozenset(settings.stages)
+        self._input_bytes = [tensors.nbytes(dtype, shape) for dtype, shape in settings.inputs]
         self._last = len(settings.inputs) - 1
         self._waiting: deque[_Job] = deque()
         self._waiting_bytes = 0
@@ -353,16 +354,14 @@ class StageNode:
         if message.stage not in self._held:
             raise RemoteProtocolError("stage", f"stage {message.stage} is not served here")
         self._check_revision(message.revision)
-        dtype, shape = self.settings.inputs[message.stage]
-        if message.tensor.dtype != dtype:
-            raise RemoteProtocolError("dtype", f"expected {dtype}, received {message.tensor.dtype}")
-        if message.tensor.shape != shape:
-            raise RemoteProtocolError("shape", f"expected {shape}, received {message.tensor.shape}")
-        if message.tensor.codec == "raw" and len(message.tensor.payload) != tensors.nbytes(dtype, shape):
-            raise RemoteProtocolError(
-                "size",
-                f"expected {tensors.nbytes(dtype, shape)} bytes, received {len(message.tensor.payload)}",
-            )
+        (dtype, shape), nbytes = self.settings.inputs[message.stage], self._input_bytes[message.stage]
+        tensor = message.tensor
+        if tensor.dtype != dtype:
+            raise RemoteProtocolError("dtype", f"expected {dtype}, received {tensor.dtype}")
+        if tensor.shape != shape:
+            raise RemoteProtocolError("shape", f"expected {shape}, received {tensor.shape}")
+        if tensor.codec == "raw" and len(tensor.payload) != nbytes:
+            raise RemoteProtocolError("size", f"expected {nbytes} bytes, received {len(tensor.payload)}")
         self._check_guess(message.guess)
 
     def _check_revision(self, revision: str) -> None:

@@ -479,10 +479,14 @@ class PahoTransport:
             self._dial_if_due()
         ready = self._poller.poll(math.ceil(self._patience_s(timeout_s) * 1000))
         with self.lock:
-            sockets = [fd for fd, _ in ready]
-            self._drain_wake(sockets)
+            readable = False
+            for fd, _ in ready:
+                if self._registered is not None and fd == self._registered[0]:
+                    readable = True
+                else:
+                    self._drain_wake()
             if self._state >= _State.GREETING:
-                self._serve(sockets)
+                self._serve(readable)
             self._dispatch()
             self._watch()
 
@@ -494,12 +498,13 @@ class PahoTransport:
             timeout_s = min(timeout_s, self._retry_at - time.monotonic())
         return max(0.0, min(timeout_s, 1.0))
 
-    def _drain_wake(self, ready: list[int]) -> None:
-        if self._bell is not None and self._bell[0].fileno() in ready:
-            self._bell[0].recv(4096)
+    def _drain_wake(self) -> None:
+        if self._bell is not None:
+            with contextlib.suppress(BlockingIOError):
+                self._bell[0].recv(4096)
 
-    def _serve(self, ready: list[int]) -> None:
-        if self._client.reads_ahead() or (self._registered is not None and self._registered[0] in ready):
+    def _serve(self, readable: bool) -> None:
+        if readable or self._client.reads_ahead():
             self._read()
         if self._client.want_write():
             self._client.loop_write()

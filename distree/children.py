@@ -24,7 +24,9 @@ def end_with_parent() -> None:
     _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def spawn(command: Sequence[str], *, stderr: IO[bytes] | int | None = None) -> subprocess.Popen[bytes]:
+def spawn(
+    command: Sequence[str], *, stdout: IO[bytes] | int | None = None, stderr: IO[bytes] | int | None = None
+) -> subprocess.Popen[bytes]:
     """Start `command` so that the kernel sends it SIGTERM when the thread that called this ends.
 
     A terminal's Ctrl-C does not reach it: its parent decides in which order to stop things.
@@ -33,6 +35,7 @@ def spawn(command: Sequence[str], *, stderr: IO[bytes] | int | None = None) -> s
     return subprocess.Popen(
         list(command),
         stdin=subprocess.DEVNULL,
+        stdout=stdout,
         stderr=stderr,
         start_new_session=True,
         preexec_fn=end_with_parent,

@@ -211,7 +211,7 @@ class Demo:
         path.write_text(yaml.safe_dump(config, sort_keys=False))
         with (self.folder / f"{name}.log").open("wb") as errors:
             argv = [sys.executable, "-m", "distree", *command, "-c", str(path)]
-            self._processes.append((name, children.spawn(argv, stderr=errors)))
+            self._processes.append((name, children.spawn(argv, stdout=errors, stderr=errors)))
 
     def _agent_config(self, k: int) -> dict[str, Any]:
         pipeline: dict[str, Any] = {

@@ -265,21 +265,27 @@ def _as_json(
     document: dict[str, Any] = {"model": bundle.name, "revision": bundle.revision, "data": images.source}
     document |= dataclasses.asdict(evaluation)
     if scored is not None:
-        document["results"] = _per_input(images, scored, evaluation.thresholds)
+        document["results"] = _per_input(bundle, images, scored, evaluation.thresholds)
     return document
 
 
-def _per_input(images: LabelledImages, scored: ExitScores, thresholds: Sequence[float]) -> list[dict[str, Any]]:
+def _per_input(
+    bundle: Bundle, images: LabelledImages, scored: ExitScores, thresholds: Sequence[float]
+) -> list[dict[str, Any]]:
+    """One row per input, named as in the demo's figures: `index` is the place in the data, `label` the prediction."""
     taken = exits_taken(scored.scores, thresholds)
     rows = np.arange(len(taken))
+    classes = scored.classes[rows, taken].tolist()
     columns = (
-        images.index.tolist(),
-        images.labels.tolist(),
-        scored.classes[rows, taken].tolist(),
+        rows.tolist(),
+        [bundle.labels[class_id] for class_id in classes],
+        classes,
         taken.tolist(),
         scored.scores[rows, taken].tolist(),
+        images.labels.tolist(),
+        images.index.tolist(),
     )
-    names = ("index", "label", "class_id", "exit", "score")
+    names = ("index", "label", "class_id", "exit", "score", "truth", "source_index")
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 

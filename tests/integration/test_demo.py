@@ -41,7 +41,7 @@ def offline(tmp_path_factory, samples_path):
     assert done.returncode == 0, done.stderr
     results = json.loads(path.read_text())["results"]
     with np.load(samples_path) as arrays:
-        assert [result["label"] for result in results] == arrays["label"][:COUNT].tolist()
+        assert [result["truth"] for result in results] == arrays["label"][:COUNT].tolist()
     return [(result["class_id"], result["exit"]) for result in results]
 
 

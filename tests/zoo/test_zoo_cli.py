@@ -56,9 +56,11 @@ def test_json_holds_the_figures_and_each_input(zoo: Zoo, tmp_path: Path, samples
     assert zoo("evaluate", "fashion", "--limit", 40, "--json", path, "--per-input") == 0
     document = json.loads(path.read_text())
     results = document["results"]
-    assert [row["index"] for row in results] == samples.index[:40].tolist()
-    assert [row["label"] for row in results] == samples.labels[:40].tolist()
-    right = np.mean([row["label"] == row["class_id"] for row in results])
+    assert [row["index"] for row in results] == list(range(40))
+    assert [row["source_index"] for row in results] == samples.index[:40].tolist()
+    assert [row["truth"] for row in results] == samples.labels[:40].tolist()
+    assert [row["label"] for row in results] == [fashion.labels[row["class_id"]] for row in results]
+    right = np.mean([row["truth"] == row["class_id"] for row in results])
     assert document["accuracy_at_thresholds"] == pytest.approx(right)
     for row in results:
         assert row["exit"] == 2 or row["score"] >= fashion.thresholds[row["exit"]]

@@ -166,14 +166,23 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def site_on(tmp_path: Path) -> Iterator[Callable[[ManagedBroker], Site]]:
+    """Makes a site on a broker that the test itself runs."""
+    with contextlib.ExitStack() as stack:
+
+        def make(broker: ManagedBroker) -> Site:
+            return stack.enter_context(contextlib.closing(Site(tmp_path, broker)))
+
+        yield make
+
+
+@pytest.fixture
+def site(site_on: Callable[[ManagedBroker], Site]) -> Iterator[Site]:
     """A site of its own, on mosquitto or else on the embedded broker."""
     with ManagedBroker() as broker:
-        site = Site(tmp_path, broker)
-        try:
-            yield site
-        finally:
-            site.close()
+        site = site_on(broker)
+        yield site
+        site.close()
 
 
 @pytest.fixture(scope="session")

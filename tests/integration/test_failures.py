@@ -90,42 +90,35 @@ def test_a_killed_orchestrator_changes_nothing_but_tuning(site, bundle, samples_
     assert (last.epoch, last.exit, last.reason) == (1, 1, "confident")
 
 
-def test_a_broker_restart_in_mid_stream_costs_no_answer(tmp_path, bundle, samples_path):
-    from conftest import Site
-
+def test_a_broker_restart_in_mid_stream_costs_no_answer(tmp_path, site_on, bundle, samples_path):
     if find_mosquitto() is None:
         pytest.skip("mosquitto is not installed: the embedded broker keeps no sessions over a restart")
     with ManagedBroker(engine="mosquitto", persistence=tmp_path / "broker") as broker:
-        site = Site(tmp_path, broker)
-        try:
-            site.plan(bundle, 1, (2.0, 2.0))
-            for device, stage in (("b1", 1), ("b2", 2)):
-                site.agent(device, [stage])
-            origin = replay(samples_path, 1000, 100, pending=32)
-            origin["source"]["repeat"] = True
-            process = site.agent("cam", [0], origin=origin)
-            site.watch.until(lambda: len(site.watch.final()) > 60, "the first results")
-            broker.stop()
-            ends_at = time.monotonic() + 2.0
-            site.watch.until(lambda: time.monotonic() > ends_at, "two seconds without a broker")
-            broker.start()
-            before = len(site.watch.results)
-            # The stream flows again, all the way.
-            site.watch.until(
-                lambda: any(r.reason == "last" for r in site.watch.results[before + 100 :]), "the last exit"
-            )
-            site.watch.until(lambda: set(site.watch.states.values()) == {"ready"}, "all boards to be ready again")
-            process.terminate()
-            assert process.wait(30) == 0
-            site.watch.until(lambda: site.watch.states["cam"] == "disconnected", "goodbye")
-            books = site.watch.telemetry["cam"].pipelines[0].origin
-            assert books.answered == books.accepted
-            site.watch.until(lambda: sum(r.final for r in site.watch.results) >= books.accepted, "every result")
-            finals = [result for result in site.watch.results if result.final]
-            assert len(finals) == len({result.request for result in finals}) == books.accepted
-            assert all(result.label for result in finals)
-        finally:
-            site.close()
+        site = site_on(broker)
+        site.plan(bundle, 1, (2.0, 2.0))
+        for device, stage in (("b1", 1), ("b2", 2)):
+            site.agent(device, [stage])
+        origin = replay(samples_path, 1000, 100, pending=32)
+        origin["source"]["repeat"] = True
+        process = site.agent("cam", [0], origin=origin)
+        site.watch.until(lambda: len(site.watch.final()) > 60, "the first results")
+        broker.stop()
+        ends_at = time.monotonic() + 2.0
+        site.watch.until(lambda: time.monotonic() > ends_at, "two seconds without a broker")
+        broker.start()
+        before = len(site.watch.results)
+        # The stream flows again, all the way.
+        site.watch.until(lambda: any(r.reason == "last" for r in site.watch.results[before + 100 :]), "the last exit")
+        site.watch.until(lambda: set(site.watch.states.values()) == {"ready"}, "all boards to be ready again")
+        process.terminate()
+        assert process.wait(30) == 0
+        site.watch.until(lambda: site.watch.states["cam"] == "disconnected", "goodbye")
+        books = site.watch.telemetry["cam"].pipelines[0].origin
+        assert books.answered == books.accepted
+        site.watch.until(lambda: sum(r.final for r in site.watch.results) >= books.accepted, "every result")
+        finals = [result for result in site.watch.results if result.final]
+        assert len(finals) == len({result.request for result in finals}) == books.accepted
+        assert all(result.label for result in finals)
 
 
 def test_a_state_that_is_not_ours_is_healed(site):

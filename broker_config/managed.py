@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import importlib.metadata
 import importlib.util
@@ -11,7 +10,6 @@ import os
 import pwd
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +20,7 @@ from types import TracebackType
 from typing import Literal
 
 from broker_config.render import MosquittoSettings, iotcore_toml, mosquitto_conf
+from distree import children
 from distree.errors import BrokerError, ConfigError
 
 Engine = Literal["auto", "mosquitto", "embedded"]
@@ -34,7 +33,6 @@ _CLIENT_ID = b"distree-probe"
 _CONNECT = b"\x00\x04MQTT\x04\x02\x00\x0a" + len(_CLIENT_ID).to_bytes(2, "big") + _CLIENT_ID
 _CONNECT = b"\x10" + bytes((len(_CONNECT),)) + _CONNECT
 _DISCONNECT = b"\xe0\x00"
-_PR_SET_PDEATHSIG = 1
 
 
 def find_mosquitto() -> str | None:
@@ -217,23 +215,10 @@ def _check_free(port: int) -> None:
 
 
 def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start a process that gets SIGTERM when this one ends, however that happens."""
+    """Start a broker; the embedded one finds this package also where it is not installed."""
     source = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
-    libc = ctypes.CDLL(None)  # before the fork: loading it after is not safe
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path},
-        start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the broker
-        preexec_fn=functools.partial(_die_with_parent, libc, os.getpid()),
-    )
-
-
-def _die_with_parent(libc: ctypes.CDLL, parent: int) -> None:
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before the line above
-        os._exit(1)
+    return children.spawn(command, env={**os.environ, "PYTHONPATH": path})
 
 
 def _own_name_as_root() -> str | None:

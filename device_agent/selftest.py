@@ -45,10 +45,11 @@ def start_self_test(bundle: Bundle, stages: Iterable[int], num_threads: int, tim
     Call it while this process has one thread: a fork keeps only the calling one.
     """
     reader, writer = os.pipe()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _child(writer, bundle, list(stages), num_threads)
+        _child(parent, writer, bundle, list(stages), num_threads)
     os.close(writer)
     return SelfTest(bundle=bundle.name, child=child, reader=reader, timeout_s=timeout_s)
 
@@ -71,9 +72,9 @@ def _judge(where: str, verdict: str, status: int | None, timeout_s: float) -> No
         raise RuntimeUnavailableError(verdict or f"{where}: exit status {os.WEXITSTATUS(status)}")
 
 
-def _child(writer: int, bundle: Bundle, stages: list[int], num_threads: int) -> None:
+def _child(parent: int, writer: int, bundle: Bundle, stages: list[int], num_threads: int) -> None:
     """Run the test and leave without cleaning up what belongs to the parent."""
-    children.end_with_parent()
+    children.end_with_parent(parent)
     code = 1
     try:
         runtime = TFLiteRuntime(bundle, stages, num_threads)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 _PR_SET_PDEATHSIG = 1
@@ -19,13 +20,19 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
-def end_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when the thread that forked it ends."""
+def end_with_parent(parent: int) -> None:
+    """Have the kernel send SIGTERM to this process when the thread of process `parent` that forked it ends."""
     _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(1)
 
 
 def spawn(
-    command: Sequence[str], *, stdout: IO[bytes] | int | None = None, stderr: IO[bytes] | int | None = None
+    command: Sequence[str],
+    *,
+    stdout: IO[bytes] | int | None = None,
+    stderr: IO[bytes] | int | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `command` so that the kernel sends it SIGTERM when the thread that called this ends.
 
@@ -37,8 +44,9 @@ def spawn(
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
+        env=env,
         start_new_session=True,
-        preexec_fn=end_with_parent,
+        preexec_fn=functools.partial(end_with_parent, os.getpid()),
     )
 
 

@@ -271,6 +271,7 @@ class StageNode:
             return entry.request, effects
         job = self._job(now, entry.request, entry.attempt, budget_s, tensor)
         if 0 in self._held:
+            self._stages[0].received += 1
             return entry.request, self._enqueue(now, job)
         return entry.request, self._send_on(now, job, tensor)
 

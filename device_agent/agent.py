@@ -299,9 +299,10 @@ class Agent:
             self._telemetry_at = now + self.config.telemetry_s
             self._report()
         interval_s = self._notifier.interval_s
-        if interval_s and now >= self._watchdog_at and self.crew.busy_s() < self.config.hang_s:
+        if interval_s and now >= self._watchdog_at:
             self._watchdog_at = now + interval_s
-            self._notifier.send("WATCHDOG=1")
+            if self.crew.busy_s() < self.config.hang_s:
+                self._notifier.send("WATCHDOG=1")
         if self.crew.busy_s() > 2 * self.config.hang_s:
             # Not even a supervisor helped. Custody of what is spooled survives; a hung thread cannot be ended.
             log.critical("inference has hung for %.0f s: giving up, to be restarted", self.crew.busy_s())
@@ -454,6 +455,12 @@ class Agent:
             self.crew.put((pipeline, effects[0]))
             return
         self.transport.cork()
+        try:
+            self._carry_out(pipeline, effects)
+        finally:
+            self.transport.uncork()
+
+    def _carry_out(self, pipeline: Pipeline, effects: Sequence[Effect]) -> None:
         for effect in effects:
             kind = type(effect)
             if kind is Publish:
@@ -464,7 +471,6 @@ class Agent:
                 self.transport.acknowledge(effect.delivery)  # type: ignore[union-attr]
             elif kind is Drop and log.isEnabledFor(logging.DEBUG):
                 log.debug("%s dropped: %s", effect.request, effect.reason)  # type: ignore[union-attr]
-        self.transport.uncork()
 
     def _send(self, pipeline: Pipeline, effect: Publish) -> None:
         message = effect.message

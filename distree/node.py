@@ -707,7 +707,7 @@ class StageNode:
 
     def notify_at(self) -> float:
         """When the node next wants a tick; infinity if never."""
-        if self._restore:
+        if self._restore and self.room() > 0:
             return 0.0
         return self._custody.next_due() if self.settings.origin else float("inf")
 

@@ -257,11 +257,6 @@ class DeadLetter:
     head_hex: str
 
 
-Message: TypeAlias = (
-    "InputMessage | StageMessage | Outcome | Result | Plan | DeviceState | DeviceMeta | Telemetry | DeadLetter"
-)
-
-
 @record
 class BrokerSettings:
     """Where the broker is and how to log in. `password_file` holds one line; a password never stands in YAML."""

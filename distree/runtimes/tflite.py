@@ -14,8 +14,6 @@ from distree.bundle import Bundle, StageSpec, TensorSpec
 from distree.errors import BundleError, RuntimeUnavailableError
 from distree.protocols import Array, SegmentOutput
 
-PACKAGES = ("ai-edge-litert", "tflite-runtime")
-
 
 @dataclass(slots=True)
 class _Segment:

@@ -72,3 +72,23 @@ def test_the_environment_of_the_process_is_the_default(monkeypatch, tmp_path):
     monkeypatch.setenv("WATCHDOG_USEC", "4000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     assert SystemdNotifier().interval_s == 2.0
+
+
+def test_a_hung_interpreter_is_neither_fed_nor_waited_for_in_a_busy_loop(monkeypatch):
+    from device_agent.agent import Agent
+    from device_agent.config import AgentConfig, PipelineConfig
+    from distree.transport.memory import MemoryBroker
+
+    pipelines = (PipelineConfig(name="fashion", bundle="fashion", stages=(0,)),)
+    config = AgentConfig(site="lab", device="b0", pipelines=pipelines, hang_s=30.0)
+    agent = Agent(config, transport=MemoryBroker().transport("b0"))
+    sent = []
+    monkeypatch.setattr(agent._notifier, "interval_s", 5.0)
+    monkeypatch.setattr(agent._notifier, "send", sent.append)
+    for busy_s, expected in ((0.0, ["WATCHDOG=1"]), (40.0, [])):
+        monkeypatch.setattr(agent.crew, "busy_s", lambda busy_s=busy_s: busy_s)
+        sent.clear()
+        agent._telemetry_at = agent._watchdog_at = 0.0
+        agent._tick(1000.0)
+        assert sent == expected
+        assert agent._due_at() > 1000.0

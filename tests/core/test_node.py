@@ -15,6 +15,7 @@ from distree.custody import CUSTODY_TRANSITIONS, Circuit, RoundTrip
 from distree.errors import RemoteProtocolError
 from distree.node import (
     JOB_TRANSITIONS,
+    Accepted,
     NodeSettings,
     OriginSettings,
     StageNode,
@@ -311,6 +312,15 @@ def test_what_a_run_left_open_is_answered_by_the_next():
         names |= {(result.input, result.attempt) for result in published(effects, Result)}
     assert names == {("one", 2), ("two", 2)}
     assert {item.request for item in left} == set(again._custody.entries)
+
+
+def test_what_does_not_fit_the_books_yet_waits_for_room_and_not_for_ticks():
+    left = [Accepted(request=f"r{index}", name="x", tensor=INPUT) for index in range(9)]
+    node = StageNode(origin_node(0, pending=2).settings, restore=left)
+    node.tick(node.notify_at())
+    assert (node.room(), node.pending) == (0, 2)
+    # The next tick is worth its while at a deadline, not at once and over and over.
+    assert node.notify_at() == pytest.approx(1.0)
 
 
 def test_the_same_input_again_is_dropped():

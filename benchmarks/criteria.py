@@ -1,9 +1,11 @@
-"""Time of one score of each softmax-like criterion, as plain Python (the product) and as numpy.
+"""Time of one score of each criterion of logits or embeddings, as plain Python (the product) and as numpy.
 
 Usage: python -m benchmarks.criteria [--json FILE]
 
-Logits come out of a runtime as a list of floats, so the numpy forms pay for the conversion, as they would on
-a board. Prints microseconds per score, the best of several runs; judges nothing.
+Logits and embeddings come out of a runtime as lists of floats, so the numpy forms pay for the conversion, as they
+would on a board. The gate and the feature difference are timed at the first exit and at the second; the latter's size
+is the number of values in the embeddings of four branches, with ten classes. Prints microseconds per score, the best
+of several runs; judges nothing.
 """
 
 from __future__ import annotations
@@ -14,19 +16,25 @@ import math
 import random
 import timeit
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from distree.policies import make_policy
-from distree.protocols import Array, Evidence, Score
+from distree.protocols import Array, Evidence, PolicyParameters, Score
+from distree.types import PolicyMemory
 
 CLASSES = (10, 100, 1000)
+VALUES = (32, 128, 512)
+BRANCHES = 4
 
 
 def _softmax(logits: list[float]) -> Array:
-    weights = np.exp(np.asarray(logits) - max(logits))
-    return weights / weights.sum()
+    weights: Array = np.exp(np.asarray(logits) - max(logits))
+    weights /= weights.sum()
+    return weights
 
 
 def _max_softmax(logits: list[float]) -> float:
@@ -58,6 +66,13 @@ NUMPY: dict[str, Callable[[list[float]], float]] = {
 }
 
 
+Call = Callable[[], object]
+Case = tuple[str, int, Call, Call]
+"""A criterion, as shown, its size, and one score in Python and in numpy."""
+
+Row = dict[str, Any]
+
+
 def numpy_score(name: str, logits: list[float]) -> Score:
     """Score as the product does, with the same guard and result type."""
     if not np.isfinite(logits).all():
@@ -65,26 +80,111 @@ def numpy_score(name: str, logits: list[float]) -> Score:
     return Score(value=NUMPY[name](logits))
 
 
-def best_us(call: Callable[[], object]) -> float:
+def numpy_gate(logits: list[float], weights: Array, earlier: PolicyMemory) -> Score:
+    """Score as the gate does, and remember."""
+    if not np.isfinite(logits).all():
+        return Score(value=-math.inf)
+    p = _softmax(logits)
+    heard = p[p > 0.0]
+    certainty = 1.0 + (heard * np.log(heard)).sum() / math.log(len(logits))
+    value = float(weights[:-1] @ np.array([*p, p.max(), certainty, *earlier]) + weights[-1])
+    return Score(value=value, memory=(*earlier, value))
+
+
+def numpy_difference(embeddings: list[list[float]], others: Array) -> Score:
+    """Score by the distance to the nearest of the unit vectors in `others`, and remember."""
+    values = np.concatenate([np.asarray(embedding) for embedding in embeddings])
+    norm = np.linalg.norm(values)
+    if not 0.0 < norm < math.inf:
+        return Score(value=-math.inf)
+    memory = [number for embedding in embeddings for number in (float(len(embedding)), *embedding)]
+    return Score(value=-float(np.linalg.norm(others - values / norm, axis=-1).min()), memory=tuple(memory))
+
+
+def _units(rows: Array) -> Array:
+    units: Array = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    return units
+
+
+def of_logits(generator: random.Random, classes: int) -> list[Case]:
+    """Every criterion of the logits of one exit."""
+    logits = [generator.gauss(0.0, 3.0) for _ in range(classes)]
+    evidence = Evidence(logits=logits)
+    return [
+        (name, classes, partial(make_policy(name).score, evidence), partial(numpy_score, name, logits))
+        for name in NUMPY
+    ]
+
+
+def of_the_gate(generator: random.Random, classes: int) -> list[Case]:
+    """The gate at two exits."""
+    logits = [generator.gauss(0.0, 3.0) for _ in range(classes)]
+    gate = tuple(tuple(generator.gauss(0.0, 1.0) for _ in range(classes + 3 + exit)) for exit in range(2))
+    policy = make_policy("gate", PolicyParameters(gate=gate))
+    memory = policy.score(Evidence(logits=logits)).memory
+    evidences = Evidence(logits=logits), Evidence(logits=logits, exit=1, memory=memory)
+    return [
+        (
+            f"gate, exit {exit}",
+            classes,
+            partial(policy.score, evidence),
+            partial(numpy_gate, logits, np.array(gate[exit]), evidence.memory),
+        )
+        for exit, evidence in enumerate(evidences)
+    ]
+
+
+def of_embeddings(generator: random.Random, values: int) -> list[Case]:
+    """The feature difference at two exits, with no branch missing."""
+
+    def drawn() -> list[list[float]]:
+        return [[generator.gauss(0.0, 1.0) for _ in range(values // BRANCHES)] for _ in range(BRANCHES)]
+
+    logits = [generator.gauss(0.0, 3.0) for _ in range(10)]
+    means, before, now = [drawn() for _ in logits], drawn(), drawn()
+    class_means = tuple(tuple(map(tuple, of_class)) for of_class in means)
+    policy = make_policy("feature_difference", PolicyParameters(class_means=class_means))
+    memory = policy.score(Evidence(logits=logits, embeddings=before)).memory
+    evidences = (
+        Evidence(logits=logits, embeddings=now),
+        Evidence(logits=logits, exit=1, embeddings=now, memory=memory),
+    )
+    others = _units(np.array(means).reshape(len(means), -1)), _units(np.array(before).reshape(1, -1))
+    return [
+        (
+            f"feature difference, exit {exit}",
+            values,
+            partial(policy.score, evidence),
+            partial(numpy_difference, now, others[exit]),
+        )
+        for exit, evidence in enumerate(evidences)
+    ]
+
+
+def best_us(call: Call) -> float:
     """Microseconds of one call, the best of seven runs."""
     timer = timeit.Timer(call)
     number = max(1, int(0.02 / timer.timeit(20) * 20))
     return min(timer.repeat(repeat=7, number=number)) / number * 1e6
 
 
-def measure() -> list[dict[str, object]]:
-    """One row for each criterion and number of classes."""
+def cases() -> list[Case]:
+    """Return everything that is timed."""
     generator = random.Random(7)
-    rows: list[dict[str, object]] = []
+    found: list[Case] = []
     for classes in CLASSES:
-        logits = [generator.gauss(0.0, 3.0) for _ in range(classes)]
-        evidence = Evidence(logits=logits)
-        for name in NUMPY:
-            policy = make_policy(name)
-            python_us = best_us(lambda policy=policy, evidence=evidence: policy.score(evidence))
-            numpy_us = best_us(lambda name=name, logits=logits: numpy_score(name, logits))
-            rows.append({"criterion": name, "classes": classes, "python_us": python_us, "numpy_us": numpy_us})
-    return rows
+        found += of_logits(generator, classes) + of_the_gate(generator, classes)
+    for values in VALUES:
+        found += of_embeddings(generator, values)
+    return found
+
+
+def measure() -> list[Row]:
+    """One row for each criterion and size."""
+    return [
+        {"criterion": name, "size": size, "python_us": best_us(product), "numpy_us": best_us(other)}
+        for name, size, product, other in cases()
+    ]
 
 
 def main() -> None:
@@ -93,9 +193,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     rows = measure()
-    print(f"{'criterion':<12} {'classes':>7} {'Python µs':>10} {'numpy µs':>10}")
+    print(f"{'criterion':<26} {'size':>5} {'Python µs':>10} {'numpy µs':>10}")
     for row in rows:
-        print("{criterion:<12} {classes:>7} {python_us:>10.2f} {numpy_us:>10.2f}".format(**row))
+        print("{criterion:<26} {size:>5} {python_us:>10.2f} {numpy_us:>10.2f}".format(**row))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 

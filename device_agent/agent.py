@@ -8,6 +8,7 @@ between node and socket.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import platform
@@ -21,26 +22,30 @@ from device_agent.crew import Crew
 from device_agent.selftest import SelfTest
 from device_agent.sources import Feed, Mqtt, Source, make_source
 from device_agent.spool import Spool
-from device_agent.startup import load_bundles, start_self_tests
+from device_agent.startup import fuses, load_bundles, start_self_tests
 from device_agent.system import clock_synced, memory_mb, rss_bytes
 from device_agent.watchdog import SystemdNotifier
 from distree import __version__, tensors, topics, wire
-from distree.bundle import Bundle
+from distree.bundle import Bundle, TensorSpec
 from distree.errors import DistreeError, LocalProtocolError, RemoteProtocolError
-from distree.node import Accepted, NodeSettings, OriginSettings, StageNode
+from distree.node import Accepted, StageNode
 from distree.preprocess import Preprocessor
-from distree.protocols import Array, Received, SegmentRuntime, Transport
+from distree.protocols import Array, PolicyParameters, Received, SegmentOutput, SegmentRuntime, Transport
 from distree.runtimes.tflite import TFLiteRuntime
+from distree.settings import NodeSettings, OriginSettings
 from distree.topics import DELIVERY, Kind
 from distree.transport.paho import PahoTransport
 from distree.types import (
     Acknowledge,
     DeadLetter,
+    Decision,
     DeviceMeta,
     DeviceState,
     DeviceStatus,
     Drop,
     Effect,
+    Embedding,
+    Fuse,
     HeldStage,
     Outcome,
     Publish,
@@ -48,6 +53,8 @@ from distree.types import (
     Run,
     StageMessage,
     Telemetry,
+    Tell,
+    Tensor,
 )
 
 log = logging.getLogger(__name__)
@@ -56,6 +63,12 @@ _NEVER = float("inf")
 
 POLL_S = 1.0
 """Longest wait for the network; everything that is due sooner shortens it."""
+
+DECISION_EXPIRY_S = 10.0
+"""A decision that reaches its branch later than this, in seconds, is of no use any more."""
+
+_TOPICS_KEPT = 1024
+"""Topics of other boards that are kept ready, of each kind: peers choose their names."""
 
 
 class Pipeline:
@@ -67,8 +80,11 @@ class Pipeline:
         self.config = config
         self.bundle = bundle
         self.runtime: SegmentRuntime | None = None
+        self.fuses = fuses(config, bundle)
+        self.is_eager = False
+        """Whether the last input of a branch came from an origin whose branches go on by themselves."""
         self.preprocessor = Preprocessor(bundle.manifest)
-        self.specs = [stage.input for stage in bundle.stages]
+        self.specs = [self._input(k) for k in range(len(bundle.stages))]
         site, name, device = agent.config.site, config.name, agent.config.device
         self.stage_topics = [topics.stage(site, name, k) for k in range(len(bundle.stages))]
         self.result_topic = topics.of_origin(site, name, Kind.RESULT, device)
@@ -83,6 +99,33 @@ class Pipeline:
         self.room = threading.Condition(agent.transport.lock)
         self.source: Source | None = None
         self.feed: Feed | None = None
+
+    def _input(self, k: int) -> TensorSpec:
+        """Return what this board's segment of a stage takes; where it has none, what travels to that stage."""
+        if k in self.config.stages and self.branch_of(k) is not None:
+            return self.bundle.branch(k, self.config.branch).input
+        return self.bundle.stages[k].input
+
+    def branch_of(self, k: int) -> int | None:
+        """Return the branch that this board would run of a stage; None for a plain one."""
+        return self.config.branch if self.bundle.stages[k].branches else None
+
+    def takes_messages(self, k: int) -> bool:
+        """Whether a stage's input comes from the broker: a later one of wide stages in a row has it on its board."""
+        return k == 0 or not (self.bundle.stages[k].branches and self.bundle.stages[k - 1].branches)
+
+    def compute(self, task: Run | Fuse) -> tuple[SegmentOutput, float]:
+        """Run a segment or a fusion head; return what it gave and the seconds that the interpreter took."""
+        runtime = self.runtime
+        assert runtime is not None  # noqa: S101 - a pipeline without segments asks for no run
+        if isinstance(task, Run):
+            features = _decode(task.tensor, self.specs[task.stage])
+            started_at = time.monotonic()
+            return runtime.run(task.stage, features), time.monotonic() - started_at
+        embeddings = zip(task.embeddings, self.bundle.stages[task.stage].branches, strict=True)
+        given = [None if tensor is None else _decode(tensor, branch.embedding) for tensor, branch in embeddings]
+        started_at = time.monotonic()
+        return runtime.fuse(task.stage, given), time.monotonic() - started_at
 
     # ------------------------------------------------------------ Inlet
 
@@ -156,6 +199,10 @@ class Pipeline:
         self.room.notify()
 
 
+def _decode(tensor: Tensor, spec: TensorSpec) -> Array:
+    return tensors.decode(tensor, dtype=spec.dtype, shape=spec.shape)
+
+
 def _node_settings(agent: Agent, index: int, config: PipelineConfig, bundle: Bundle) -> NodeSettings:
     return NodeSettings(
         site=agent.config.site,
@@ -173,7 +220,22 @@ def _node_settings(agent: Agent, index: int, config: PipelineConfig, bundle: Bun
         inbox_items=agent.config.inbox.items,
         inbox_bytes=agent.config.inbox.kb << 10,
         origin=_origin_settings(config.origin),
+        embeddings=tuple(
+            tuple((branch.embedding.dtype, branch.embedding.shape) for branch in stage.branches)
+            for stage in bundle.stages
+        ),
+        branch=config.branch,
+        fuses=config.fuse,
+        branch_timeout_s=config.branch_timeout_ms / 1e3,
+        masked=bundle.manifest.exits.masked,
+        # A board that runs branches alone decides nothing.
+        parameters=bundle.policy_parameters() if _decides(config, bundle) else PolicyParameters(),
     )
+
+
+def _decides(config: PipelineConfig, bundle: Bundle) -> bool:
+    """Whether an exit may be decided on this board: that of a plain stage, or one that it fuses."""
+    return fuses(config, bundle) or any(not bundle.stages[k].branches for k in config.stages)
 
 
 def _origin_settings(config: OriginConfig | None) -> OriginSettings | None:
@@ -183,7 +245,14 @@ def _origin_settings(config: OriginConfig | None) -> OriginSettings | None:
         deadline_s=config.deadline_ms / 1e3,
         pending_items=config.pending,
         silence_floor_s=config.silence_ms / 1e3,
+        fuser=config.fuser,
+        eager=config.mode == "eager",
     )
+
+
+def _topic_cache(site: str, kind: Kind, build: Callable[[str, str, Kind, str], str]) -> Callable[[str, str], str]:
+    """Return a function that gives the topic of a kind for (pipeline, device) and keeps those it has built."""
+    return functools.lru_cache(_TOPICS_KEPT)(lambda pipeline, device: build(site, pipeline, kind, device))
 
 
 class Agent:
@@ -215,8 +284,12 @@ class Agent:
         self._status = DeviceStatus.INIT
         self._state_topic = state_topic
         self._routes = self._make_routes()
-        self._outcome_topics: dict[tuple[str, str], str] = {}
-        self.crew: Crew[tuple[Pipeline, Run]] = Crew(self._turn, self._infer, self.transport.lock, self._fault)
+        self._outcome_topic = _topic_cache(config.site, Kind.OUTCOME, topics.of_origin)
+        self._exit_topic = _topic_cache(config.site, Kind.EXIT, topics.of_wide)
+        self._decision_topic = _topic_cache(config.site, Kind.DECISION, topics.of_wide)
+        self.crew: Crew[tuple[Pipeline, Run | Fuse]] = Crew(
+            self._turn, self._glance, self._infer, self.transport.lock, self._fault
+        )
         self._notifier = SystemdNotifier()
         self._stopping = threading.Event()
         self._ready = threading.Event()
@@ -240,10 +313,13 @@ class Agent:
         for test in tests:
             test.wait()
         for pipeline in self.pipelines:
-            if pipeline.config.stages:
-                pipeline.runtime = TFLiteRuntime(pipeline.bundle, pipeline.config.stages, self.config.num_threads)
-            if pipeline.config.origin is not None:
-                made = make_source(pipeline.config.origin.source, pipeline)
+            config = pipeline.config
+            if config.stages or pipeline.fuses:
+                pipeline.runtime = TFLiteRuntime(
+                    pipeline.bundle, config.stages, self.config.num_threads, branch=config.branch, fuse=pipeline.fuses
+                )
+            if config.origin is not None:
+                made = make_source(config.origin.source, pipeline)
                 pipeline.source = made if isinstance(made, Source) else None
                 pipeline.feed = made if isinstance(made, Feed) else None
 
@@ -273,6 +349,10 @@ class Agent:
         if time.monotonic() >= until:
             with self.transport.lock:
                 self._tick(time.monotonic())
+
+    def _glance(self) -> None:
+        """See to what the network has brought, without waiting for more."""
+        self.transport.poll(0.0)
 
     def _due_at(self) -> float:
         due = min([pipeline.due_at() for pipeline in self.pipelines])
@@ -380,7 +460,12 @@ class Agent:
         routes: dict[str, Callable[[Received], None]] = {self._state_topic: self._on_own_state}
         for pipeline in self.pipelines:
             for k in pipeline.config.stages:
-                routes[pipeline.stage_topics[k]] = self._stage_route(pipeline, k)
+                if pipeline.takes_messages(k):
+                    routes[pipeline.stage_topics[k]] = self._stage_route(pipeline, k)
+            if pipeline.fuses:
+                routes[self._wide_topic(pipeline, Kind.EXIT)] = self._exit_route(pipeline)
+            if pipeline.config.branch is not None:
+                routes[self._wide_topic(pipeline, Kind.DECISION)] = self._decision_route(pipeline)
             routes[topics.plan(self.config.site, pipeline.config.name)] = self._plan_route(pipeline)
             if pipeline.config.origin is not None:
                 routes[self._origin_topic(pipeline, Kind.OUTCOME)] = self._outcome_route(pipeline)
@@ -391,22 +476,44 @@ class Agent:
     def _origin_topic(self, pipeline: Pipeline, kind: Kind) -> str:
         return topics.of_origin(self.config.site, pipeline.config.name, kind, self.config.device)
 
+    def _wide_topic(self, pipeline: Pipeline, kind: Kind) -> str:
+        return topics.of_wide(self.config.site, pipeline.config.name, kind, self.config.device)
+
     def _subscriptions(self) -> list[tuple[str, int]]:
         shared = {
-            pipeline.stage_topics[k]: topics.shared_stage(self.config.site, pipeline.config.name, k)
+            pipeline.stage_topics[k]: topics.shared_stage(
+                self.config.site, pipeline.config.name, k, pipeline.branch_of(k) or 0
+            )
             for pipeline in self.pipelines
             for k in pipeline.config.stages
         }
         return [(shared.get(topic, topic), 1) for topic in self._routes]
 
     def _stage_route(self, pipeline: Pipeline, k: int) -> Callable[[Received], None]:
-        receive = pipeline.node.receive
+        receive, is_wide = pipeline.node.receive, pipeline.branch_of(k) is not None
 
         def route(message: Received) -> None:
             decoded = wire.decode_stage(message.payload)
             if decoded.stage != k:
                 raise RemoteProtocolError("stage", f"says stage {decoded.stage} on the topic of stage {k}")
-            self.perform(pipeline, receive(time.monotonic(), decoded, message.token))
+            effects = receive(time.monotonic(), decoded, message.token)
+            if is_wide:
+                pipeline.is_eager = decoded.eager
+            self.perform(pipeline, effects)
+
+        return route
+
+    def _exit_route(self, pipeline: Pipeline) -> Callable[[Received], None]:
+        def route(message: Received) -> None:
+            embedding = wire.decode_embedding(message.payload)
+            self.perform(pipeline, pipeline.node.receive(time.monotonic(), embedding, message.token))
+
+        return route
+
+    def _decision_route(self, pipeline: Pipeline) -> Callable[[Received], None]:
+        def route(message: Received) -> None:
+            decision = wire.decode_decision(message.payload)
+            self.perform(pipeline, pipeline.node.receive(time.monotonic(), decision, message.token))
 
         return route
 
@@ -465,10 +572,12 @@ class Agent:
             kind = type(effect)
             if kind is Publish:
                 self._send(pipeline, effect)  # type: ignore[arg-type]
-            elif kind is Run:
+            elif kind is Run or kind is Fuse:
                 self.crew.put((pipeline, effect))  # type: ignore[arg-type]
             elif kind is Acknowledge:
                 self.transport.acknowledge(effect.delivery)  # type: ignore[union-attr]
+            elif kind is Tell:
+                self._send_decision(pipeline, effect.device, effect.decision)  # type: ignore[union-attr]
             elif kind is Drop and log.isEnabledFor(logging.DEBUG):
                 log.debug("%s dropped: %s", effect.request, effect.reason)  # type: ignore[union-attr]
 
@@ -479,6 +588,8 @@ class Agent:
         elif isinstance(message, Outcome):
             topic = self._outcome_topic(pipeline.config.name, message.origin)
             self.transport.publish(topic, wire.encode_outcome(message), qos=DELIVERY[Kind.OUTCOME].qos)
+        elif isinstance(message, Embedding):
+            self._send_embedding(pipeline, message)
         else:
             self._send_result(pipeline, message, effect.token)
 
@@ -493,13 +604,21 @@ class Agent:
             self.dead_letter(topic, error, payload)
             self.perform(pipeline, pipeline.node.refused(time.monotonic(), message))
 
-    def _outcome_topic(self, pipeline: str, origin: str) -> str:
-        key = (pipeline, origin)
-        if key not in self._outcome_topics:
-            if len(self._outcome_topics) >= 1024:
-                self._outcome_topics.clear()
-            self._outcome_topics[key] = topics.of_origin(self.config.site, pipeline, Kind.OUTCOME, origin)
-        return self._outcome_topics[key]
+    def _send_embedding(self, pipeline: Pipeline, message: Embedding) -> None:
+        payload, topic = wire.encode_embedding(message), self._exit_topic(pipeline.config.name, message.fuser)
+        pipeline.node.sent(message.stage + 1, len(payload))
+        try:
+            self.transport.publish(
+                topic, payload, qos=DELIVERY[Kind.EXIT].qos, expiry_s=message.budget_s - message.spent_s
+            )
+        except LocalProtocolError as error:
+            # To the board that fuses it is as if this branch had not been heard.
+            self.dead_letter(topic, error, payload)
+
+    def _send_decision(self, pipeline: Pipeline, device: str, decision: Decision) -> None:
+        topic = self._decision_topic(pipeline.config.name, device)
+        payload = wire.encode_decision(decision)
+        self.transport.publish(topic, payload, qos=DELIVERY[Kind.DECISION].qos, expiry_s=DECISION_EXPIRY_S)
 
     def _send_result(self, pipeline: Pipeline, result: Result, token: str | None) -> None:
         time_now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
@@ -541,32 +660,30 @@ class Agent:
 
     # ------------------------------------------------------------ inference
 
-    def _infer(self, job: tuple[Pipeline, Run]) -> None:
-        """Run one segment and carry out what follows."""
-        pipeline, run = job
-        runtime, spec = pipeline.runtime, pipeline.specs[run.stage]
-        assert runtime is not None  # noqa: S101 - a pipeline without stages asks for no run
+    def _infer(self, job: tuple[Pipeline, Run | Fuse]) -> None:
+        """Run one segment or fusion head and carry out what follows."""
+        pipeline, task = job
         try:
-            tensor = tensors.decode(run.tensor, dtype=spec.dtype, shape=spec.shape)
-            started_at = time.monotonic()
-            output = runtime.run(run.stage, tensor)
-            took_s = time.monotonic() - started_at
+            output, took_s = pipeline.compute(task)
         except Exception as error:  # noqa: BLE001 - whatever the interpreter raises costs this input, not the agent
-            self._infer_failed(pipeline, run, error)
+            self._infer_failed(pipeline, task, error)
             return
+        if pipeline.is_eager:
+            # A word to stop that has come meanwhile is to be heard before its branch goes on by itself.
+            self.crew.look()
         with self.transport.lock:
             # The node's time is read under the lock: it must not run backwards between two events.
-            self.perform(pipeline, pipeline.node.completed(time.monotonic(), run.key, output, took_s))
+            self.perform(pipeline, pipeline.node.completed(time.monotonic(), task.key, output, took_s))
         self.wake_for(pipeline.node.notify_at())
 
-    def _infer_failed(self, pipeline: Pipeline, run: Run, error: Exception) -> None:
+    def _infer_failed(self, pipeline: Pipeline, task: Run | Fuse, error: Exception) -> None:
         with self.transport.lock:
-            if isinstance(error, RemoteProtocolError):
-                self.dead_letter(pipeline.stage_topics[run.stage], error, bytes(run.tensor.payload))
+            if isinstance(error, RemoteProtocolError) and isinstance(task, Run):
+                self.dead_letter(pipeline.stage_topics[task.stage], error, bytes(task.tensor.payload))
             else:
                 # Not its traceback: this comes with each input, and the line says it all.
-                log.error("stage %d: %s: %s", run.stage, type(error).__name__, error)
-            self.perform(pipeline, pipeline.node.failed(time.monotonic(), run.key, str(error)))
+                log.error("stage %d: %s: %s", task.stage, type(error).__name__, error)
+            self.perform(pipeline, pipeline.node.failed(time.monotonic(), task.key, str(error)))
 
     # ------------------------------------------------------------ sources
 
@@ -612,11 +729,18 @@ class Agent:
                 machine=platform.machine(),
                 memory_mb=memory_mb(),
                 stages=tuple(
-                    HeldStage(pipeline=p.config.name, stage=k, model=p.bundle.name, revision=p.bundle.revision)
+                    HeldStage(
+                        pipeline=p.config.name,
+                        stage=k,
+                        model=p.bundle.name,
+                        revision=p.bundle.revision,
+                        branch=p.branch_of(k),
+                    )
                     for p in self.pipelines
                     for k in p.config.stages
                 ),
                 origins=tuple(p.config.name for p in self.pipelines if p.config.origin is not None),
+                fusers=tuple(p.config.name for p in self.pipelines if p.fuses),
             )
         )
 
@@ -639,8 +763,14 @@ class Agent:
         self._publish(Kind.TELEMETRY, topic, wire.encode_telemetry(report))
 
 
+def _branch_words(branch: int | None) -> str:
+    return "" if branch is None else f" branch {branch}"
+
+
 def _describe(pipeline: Pipeline) -> str:
-    parts = [f"stage {k}" for k in pipeline.config.stages]
+    parts = [f"stage {k}{_branch_words(pipeline.branch_of(k))}" for k in pipeline.config.stages]
+    if pipeline.config.fuse:
+        parts.append("fuses")
     if pipeline.config.origin is not None:
         parts.append(f"origin ({pipeline.config.origin.source.kind})")
     return f"{pipeline.config.name} ({pipeline.bundle.name} {pipeline.bundle.revision}): {', '.join(parts)}"

@@ -21,7 +21,10 @@ def _positive(**values: float) -> None:
 
 @record
 class ReplaySource:
-    """Inputs from an .npz file with an array `input` (n, …) of the manifest's dtype and shape."""
+    """Inputs from an .npz file with an array `input` (n, …) of the manifest's dtype and shape.
+
+    With an array `name` (n,) too, that is what stands in results; otherwise the input's index does.
+    """
 
     kind: Literal["replay"]
     path: Path
@@ -72,6 +75,9 @@ class OriginConfig:
 
     `pending` bounds how many are on their way at a time; `silence_ms` is the least silence of a hop after which
     features are sent once more; `spool` keeps accepted inputs in `state_dir` over a crash.
+
+    Of wide stages: `fuser` is the device that fuses the embeddings of this board's inputs, this board itself if None;
+    with `mode` gated their branches wait to be told to go on, eager ones go on until they are told to stop.
     """
 
     source: Source
@@ -79,8 +85,12 @@ class OriginConfig:
     pending: int = 64
     silence_ms: float = 100
     spool: bool = False
+    fuser: str | None = None
+    mode: Literal["gated", "eager"] = "gated"
 
     def __post_init__(self) -> None:
+        if self.fuser is not None:
+            check_id(self.fuser, "fuser")
         _positive(deadline_ms=self.deadline_ms, pending=self.pending, silence_ms=self.silence_ms)
         if self.deadline_ms > 3_600_000:
             raise ConfigError("deadline_ms: must be at most 3600000, an hour")
@@ -88,19 +98,32 @@ class OriginConfig:
 
 @record
 class PipelineConfig:
-    """A pipeline in which this board takes part. `bundle` is a name in the model zoo or a folder."""
+    """A pipeline in which this board takes part. `bundle` is a name in the model zoo or a folder.
+
+    Of wide stages: `branch` is the one that this board runs at each wide stage among `stages`; with `fuse` it fuses
+    for origins that name it, as every origin can for itself; a branch that is not heard `branch_timeout_ms` after the
+    first one is left out.
+    """
 
     name: str
     bundle: str
     stages: tuple[int, ...] = ()
+    branch: int | None = None
+    fuse: bool = False
+    branch_timeout_ms: float = 200
     origin: OriginConfig | None = None
 
     def __post_init__(self) -> None:
         check_id(self.name, "name")
-        if not self.stages and self.origin is None:
-            raise ConfigError("stages: nothing to do; give stages, or an origin, or both")
+        if not self.stages and self.origin is None and not self.fuse:
+            raise ConfigError("stages: nothing to do; give stages, an origin, or fuse: true")
         if len(set(self.stages)) != len(self.stages) or min(self.stages, default=0) < 0:
             raise ConfigError("stages: must be different numbers from 0")
+        if self.branch is not None and self.branch < 0:
+            raise ConfigError(f"branch: must be a number from 0, received {self.branch}")
+        if self.branch is not None and not self.stages:
+            raise ConfigError("branch: needs stages too: the wide ones of which this board runs the branch")
+        _positive(branch_timeout_ms=self.branch_timeout_ms)
 
 
 @record

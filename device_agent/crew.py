@@ -26,26 +26,30 @@ PATIENCE_S = 0.05
 class Crew(Generic[J]):
     """Two threads around `wait` (one turn at the network) and `compute` (one job), and the jobs between them.
 
-    Only one thread computes at a time. `lock` guards the jobs; `put` is called with it held. An exception out of
-    `wait` or `compute` is a fault of the program: it goes to `on_fault` and ends its thread.
+    Only one thread computes at a time, and only one is at the network. `lock` guards the jobs; `put` is called with it
+    held. `glance` is a turn at the network without waiting, for `look`. An exception out of `wait`, `glance` or
+    `compute` is a fault of the program: it goes to `on_fault` and ends its thread.
     """
 
     def __init__(
         self,
         wait: Callable[[], None],
+        glance: Callable[[], None],
         compute: Callable[[J], None],
         lock: threading.RLock,
         on_fault: Callable[[BaseException], None],
     ) -> None:
         self._wait = wait
+        self._glance = glance
         self._compute = compute
         self._lock = lock
         self._on_fault = on_fault
-        # Bounded by the nodes: each has at most one run under way.
+        # Bounded by the nodes: each has at most one run under way, and one fusion for each request it gathers for.
         self._jobs: deque[J] = deque()
         self._leader = 0
         self._leader_computes = False
         self._computing_since: float | None = None
+        self._computes_as: int | None = None
         self._slow = False
         self._computed = 0
         self._stopping = False
@@ -78,9 +82,26 @@ class Crew(Generic[J]):
         since = self._computing_since
         return 0.0 if since is None else time.monotonic() - since
 
+    def look(self) -> None:
+        """See to the network without waiting, if no other thread does. For `compute` alone, without the lock."""
+        with self._lock:
+            if self._leader != self._computes_as:
+                return  # another thread is at the network, or will be in a moment
+            # Not to be taken over from while it is at the network: only one thread may be.
+            self._leader_computes = False
+        self._glance()
+        with self._lock:
+            self._leader_computes = True
+
     def work(self) -> None:
         """Compute until no job is left, unless another thread is at it: it will find the jobs."""
+        self._work(leads=None)
+
+    def _work(self, *, leads: int | None) -> None:
+        """Compute; `leads` is the number of the calling thread if it is the leader, with nobody at the network."""
         job = self._take(mine=False)
+        if job is not None:
+            self._computes_as = leads
         while job is not None:
             self._compute(job)
             self._slow = self.busy_s() > PATIENCE_S
@@ -121,7 +142,7 @@ class Crew(Generic[J]):
             self.work()
             return
         self._leader_computes = True
-        self.work()
+        self._work(leads=me)
         with self._lock:
             # Unless the stand-by lost patience, this thread still leads.
             if self._leader == me:

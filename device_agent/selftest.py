@@ -7,15 +7,15 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from distree import children
-from distree.bundle import Bundle, read_verified
+from distree.bundle import Bundle, TensorSpec, read_verified
 from distree.errors import DistreeError, RuntimeUnavailableError
-from distree.protocols import Array, SegmentRuntime
+from distree.protocols import Array, SegmentOutput, SegmentRuntime
 from distree.runtimes.tflite import TFLiteRuntime
 
 TIMEOUT_S = 60.0
@@ -39,8 +39,16 @@ class SelfTest:
         _judge(f"self-test of bundle {self.bundle}", verdict, status, self.timeout_s)
 
 
-def start_self_test(bundle: Bundle, stages: Iterable[int], num_threads: int, timeout_s: float = TIMEOUT_S) -> SelfTest:
-    """Start running the golden vectors of `stages` in a forked child.
+def start_self_test(
+    bundle: Bundle,
+    stages: Iterable[int],
+    num_threads: int,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    branch: int | None = None,
+    fuse: bool = False,
+) -> SelfTest:
+    """Start running the golden vectors of `stages` in a forked child; `branch` and `fuse` are as for the runtime.
 
     Call it while this process has one thread: a fork keeps only the calling one.
     """
@@ -49,14 +57,37 @@ def start_self_test(bundle: Bundle, stages: Iterable[int], num_threads: int, tim
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _child(parent, writer, bundle, list(stages), num_threads)
+        _child(parent, writer, _Test(bundle, list(stages), num_threads, branch, fuse))
     os.close(writer)
     return SelfTest(bundle=bundle.name, child=child, reader=reader, timeout_s=timeout_s)
 
 
-def self_test(bundle: Bundle, stages: Iterable[int], num_threads: int, timeout_s: float = TIMEOUT_S) -> None:
+def self_test(
+    bundle: Bundle,
+    stages: Iterable[int],
+    num_threads: int,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    branch: int | None = None,
+    fuse: bool = False,
+) -> None:
     """Run the golden vectors of `stages` in a forked child; raise RuntimeUnavailableError if they come out wrong."""
-    start_self_test(bundle, stages, num_threads, timeout_s).wait()
+    start_self_test(bundle, stages, num_threads, timeout_s, branch=branch, fuse=fuse).wait()
+
+
+@dataclass(frozen=True, slots=True)
+class _Test:
+    """What a board loads, and so what its self-test runs."""
+
+    bundle: Bundle
+    stages: list[int]
+    num_threads: int
+    branch: int | None
+    fuse: bool
+
+    def run(self) -> str:
+        runtime = TFLiteRuntime(self.bundle, self.stages, self.num_threads, branch=self.branch, fuse=self.fuse)
+        return compare(self.bundle, runtime, self.stages, branch=self.branch, fuse=self.fuse)
 
 
 def _judge(where: str, verdict: str, status: int | None, timeout_s: float) -> None:
@@ -72,18 +103,17 @@ def _judge(where: str, verdict: str, status: int | None, timeout_s: float) -> No
         raise RuntimeUnavailableError(verdict or f"{where}: exit status {os.WEXITSTATUS(status)}")
 
 
-def _child(parent: int, writer: int, bundle: Bundle, stages: list[int], num_threads: int) -> None:
+def _child(parent: int, writer: int, test: _Test) -> None:
     """Run the test and leave without cleaning up what belongs to the parent."""
     children.end_with_parent(parent)
     code = 1
     try:
-        runtime = TFLiteRuntime(bundle, stages, num_threads)
-        problem = compare(bundle, runtime, stages)
+        problem = test.run()
         code = 0
     except DistreeError as error:
         problem = str(error)
     except BaseException as error:  # noqa: BLE001 - the child must not return into the parent's code
-        problem = f"self-test of bundle {bundle.name}: {type(error).__name__}: {error}"
+        problem = f"self-test of bundle {test.bundle.name}: {type(error).__name__}: {error}"
     try:
         os.write(writer, problem.encode(errors="replace")[:4000])
     finally:
@@ -105,25 +135,92 @@ def _await_child(child: int, reader: int, timeout_s: float) -> tuple[str, int | 
     return verdict, None
 
 
-def compare(bundle: Bundle, runtime: SegmentRuntime, stages: Iterable[int]) -> str:
-    """Run the golden vectors through `runtime`; return "" or one line that says what is off."""
+def compare(
+    bundle: Bundle,
+    runtime: SegmentRuntime,
+    stages: Iterable[int],
+    *,
+    branch: int | None = None,
+    fuse: bool = False,
+) -> str:
+    """Run the golden vectors through `runtime`; return "" or one line that says what is off.
+
+    Of wide stages among `stages`, the segments of `branch` are run; with `fuse`, the fusion heads of all wide stages.
+    """
     golden = bundle.manifest.golden
     content = read_verified(bundle.path / golden.file, golden.sha256)
     with np.load(io.BytesIO(content), allow_pickle=False) as vectors:
-        for k in stages:
-            spec = bundle.stages[k]
-            for index, tensor in enumerate(vectors[f"stage{k}_input"]):
-                output = runtime.run(k, tensor.reshape(spec.input.shape))
-                steps = np.asarray(output.logits) / spec.logits.scale + spec.logits.zero_point
-                off = _distance(steps, vectors[f"stage{k}_logits"][index])
-                if output.features is not None:
-                    off = max(off, _distance(output.features, vectors[f"stage{k}_features"][index]))
-                if off > golden.tolerance + 1e-3:
-                    return (
-                        f"self-test of bundle {bundle.name}: stage {k} is off by {off:.0f} quantisation steps, "
-                        f"{golden.tolerance} allowed; {runtime.name} is wrong on this CPU: install another version"
-                    )
+        for what, off in _distances(bundle, runtime, vectors, stages, branch, fuse):
+            # Written so that a NaN is off too.
+            if not off <= golden.tolerance + 1e-3:
+                return (
+                    f"self-test of bundle {bundle.name}: {what} is off by {off:.0f} quantisation steps, "
+                    f"{golden.tolerance} allowed; {runtime.name} is wrong on this CPU: install another version"
+                )
     return ""
+
+
+def _distances(
+    bundle: Bundle,
+    runtime: SegmentRuntime,
+    vectors: Mapping[str, Array],
+    stages: Iterable[int],
+    branch: int | None,
+    fuse: bool,
+) -> Iterator[tuple[str, float]]:
+    """Give, for each segment and golden input, what was run and how many steps its worst output is off."""
+    for k in stages:
+        if bundle.stages[k].branches:
+            yield from _branch_distances(bundle, runtime, vectors, k, branch)
+        else:
+            yield from _stage_distances(bundle, runtime, vectors, k)
+    for k, branches in enumerate(bundle.branch_counts):
+        if fuse and branches:
+            yield from _fusion_distances(bundle, runtime, vectors, k)
+
+
+def _stage_distances(
+    bundle: Bundle, runtime: SegmentRuntime, vectors: Mapping[str, Array], k: int
+) -> Iterator[tuple[str, float]]:
+    spec = bundle.stages[k]
+    for row, tensor in enumerate(vectors[f"stage{k}_input"]):
+        output = runtime.run(k, tensor.reshape(spec.input.shape))
+        yield f"stage {k}", _exit_distance(output, spec.logits, vectors, f"stage{k}", row)
+
+
+def _fusion_distances(
+    bundle: Bundle, runtime: SegmentRuntime, vectors: Mapping[str, Array], k: int
+) -> Iterator[tuple[str, float]]:
+    spec = bundle.stages[k]
+    given = [
+        vectors[f"stage{k}_branch{b}_embedding"].reshape(-1, *branch.embedding.shape)
+        for b, branch in enumerate(spec.branches)
+    ]
+    for row, embeddings in enumerate(zip(*given, strict=True)):
+        output = runtime.fuse(k, embeddings)
+        yield f"the fusion head of stage {k}", _exit_distance(output, spec.logits, vectors, f"stage{k}", row)
+
+
+def _exit_distance(
+    output: SegmentOutput, logits: TensorSpec, vectors: Mapping[str, Array], key: str, row: int
+) -> float:
+    off = _distance(np.asarray(output.logits) / logits.scale + logits.zero_point, vectors[f"{key}_logits"][row])
+    if output.features is not None:
+        off = max(off, _distance(output.features, vectors[f"{key}_features"][row]))
+    return off
+
+
+def _branch_distances(
+    bundle: Bundle, runtime: SegmentRuntime, vectors: Mapping[str, Array], k: int, branch: int | None
+) -> Iterator[tuple[str, float]]:
+    spec, key = bundle.branch(k, branch), f"stage{k}_branch{branch}"
+    for row, tensor in enumerate(vectors[f"{key}_input"]):
+        output = runtime.run(k, tensor.reshape(spec.input.shape))
+        assert output.embedding is not None  # noqa: S101 - the runtime was made for this branch
+        off = _distance(output.embedding, vectors[f"{key}_embedding"][row])
+        if output.features is not None:
+            off = max(off, _distance(output.features, vectors[f"{key}_features"][row]))
+        yield f"branch {branch} of stage {k}", off
 
 
 def _distance(found: Array, expected: Array) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from device_agent.config import AgentConfig, PipelineConfig
 from device_agent.selftest import SelfTest, start_self_test
@@ -13,29 +13,94 @@ from distree.errors import ConfigError
 def load_bundles(config: AgentConfig) -> list[Bundle]:
     """Load and verify the bundle of each pipeline, in order.
 
-    Raises BundleError, and ConfigError for a stage that its bundle does not have.
+    Raises BundleError, and ConfigError for stages or a branch that its bundle does not have, or not on one board.
     """
     return [_load(pipeline) for pipeline in config.pipelines]
 
 
 def _load(config: PipelineConfig) -> Bundle:
     bundle = load_bundle(config.bundle, verify=())
-    for k in config.stages:
-        if k >= len(bundle.stages):
-            raise ConfigError(
-                f"pipelines.{config.name}.stages: bundle {bundle.name} has 0 to {len(bundle.stages) - 1}, not {k}"
-            )
-    bundle.verify(config.stages)
+    for problem in _misfits(config, bundle):
+        raise ConfigError(f"pipelines.{config.name}.{problem}")
+    bundle.verify(config.stages, branch=config.branch, fuse=fuses(config, bundle))
     return bundle
 
 
+def _misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
+    """Say what the configuration asks of a bundle that has no such thing."""
+    for k in config.stages:
+        if k >= len(bundle.stages):
+            yield f"stages: bundle {bundle.name} has 0 to {len(bundle.stages) - 1}, not {k}"
+    if not bundle.is_wide:
+        yield from _only_of_wide_stages(config, bundle)
+        return
+    yield from _branch_misfits(config, bundle)
+    for group in wide_groups(bundle):
+        missing = [str(k) for k in group if k not in config.stages]
+        if 0 < len(missing) < len(group):
+            yield (
+                f"stages: {_numbers(group)} of bundle {bundle.name} belong on one board, for a branch keeps its "
+                f"features between them; add {', '.join(missing)}"
+            )
+
+
+def _only_of_wide_stages(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
+    origin = config.origin
+    for key, given in (
+        ("branch", config.branch is not None),
+        ("fuse", config.fuse),
+        ("origin.fuser", origin is not None and origin.fuser is not None),
+    ):
+        if given:
+            yield f"{key}: bundle {bundle.name} has no wide stage; remove {key}"
+
+
+def _branch_misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
+    counts = bundle.branch_counts
+    wide = [k for k in config.stages if counts[k]]
+    if config.branch is not None and not wide:
+        every = [k for k, count in enumerate(counts) if count]
+        yield f"branch: none of this board's stages is wide; those of bundle {bundle.name} are {_numbers(every)}"
+    for k in wide:
+        branches = counts[k]
+        if config.branch is None:
+            yield (
+                f"stages: stage {k} of bundle {bundle.name} has {branches} branches; say which one this board runs "
+                f"by branch: 0 to {branches - 1}"
+            )
+        elif config.branch >= branches:
+            yield f"branch: stage {k} of bundle {bundle.name} has 0 to {branches - 1}, not {config.branch}"
+
+
+def _numbers(stages: Sequence[int]) -> str:
+    return ", ".join(map(str, stages))
+
+
+def wide_groups(bundle: Bundle) -> list[list[int]]:
+    """Return the numbers of the wide stages, those in a row together."""
+    groups: list[list[int]] = []
+    for k, count in enumerate(bundle.branch_counts):
+        if count and groups and groups[-1][-1] == k - 1:
+            groups[-1].append(k)
+        elif count:
+            groups.append([k])
+    return groups
+
+
+def fuses(config: PipelineConfig, bundle: Bundle) -> bool:
+    """Whether this board may have to fuse embeddings: as an origin of a bundle with wide stages, or for others."""
+    return config.fuse or (config.origin is not None and bundle.is_wide)
+
+
 def start_self_tests(config: AgentConfig, bundles: Sequence[Bundle]) -> list[SelfTest]:
-    """Start a self-test for each pipeline with stages, unless the configuration says not to.
+    """Start a self-test for each pipeline of which something is run here, unless the configuration says not to.
 
     Call it while this process has one thread: the tests fork.
     """
     return [
-        start_self_test(bundle, pipeline.stages, config.num_threads)
+        start_self_test(
+            bundle, pipeline.stages, config.num_threads, branch=pipeline.branch, fuse=fuses(pipeline, bundle)
+        )
         for pipeline, bundle in zip(config.pipelines, bundles, strict=True)
-        if pipeline.stages and config.self_test
+        if config.self_test and (pipeline.stages or fuses(pipeline, bundle))
     ]

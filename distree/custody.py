@@ -26,6 +26,8 @@ CUSTODY_TRANSITIONS: dict[tuple[CustodyState, CustodyEvent], CustodyState] = {
     ("here", "deadline"): "answered",
     # An outcome for an input that is worked on here: an earlier run of this origin had sent it on.
     ("here", "outcome"): "answered",
+    # After a wide stage the features go on from here.
+    ("away", "forward"): "away",
     ("away", "silent"): "away",
     ("away", "answer"): "answered",
     ("away", "outcome"): "answered",
@@ -52,6 +54,7 @@ class Entry:
     state: CustodyState = "here"
     guess: Guess | None = None
     hops: tuple[Hop, ...] = ()
+    missing: tuple[int, ...] = ()
     message: StageMessage | None = None
     sent_at: float = 0.0
 

@@ -10,94 +10,43 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from distree import policies, tensors
 from distree.custody import CUSTODY_TRANSITIONS, Circuit, Custody, Entry, RoundTrip
 from distree.errors import ConfigError, RemoteProtocolError
-from distree.protocols import Evidence, ExitPolicy, SegmentOutput
+from distree.exits import Epochs, too_late
+from distree.fusion import GATHERING_TRANSITIONS, Fuser
+from distree.job import JOB_TRANSITIONS, BranchBooks, Job
+from distree.protocols import Evidence, SegmentOutput
 from distree.record import record
+from distree.settings import NodeSettings, OriginSettings
 from distree.types import (
     Acknowledge,
-    Codec,
+    Decision,
     Drop,
-    DType,
     Effect,
+    Embedding,
     Guess,
     Hop,
     OriginTelemetry,
     Outcome,
     PipelineTelemetry,
     Plan,
-    PolicyMemory,
     Publish,
     Reason,
     Result,
     Run,
     StageMessage,
     StageTelemetry,
+    Tell,
     Tensor,
 )
-
-JobState = Literal["waiting", "running", "done"]
-JobEvent = Literal["start", "exit", "forward", "continue", "fail", "shed", "expire"]
-
-JOB_TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
-    ("waiting", "start"): "running",
-    ("waiting", "shed"): "done",
-    ("waiting", "expire"): "done",
-    ("running", "exit"): "done",
-    ("running", "forward"): "done",
-    # The next stage is on this board too.
-    ("running", "continue"): "running",
-    ("running", "fail"): "done",
-}
-
-KEPT_EPOCHS = 8
-"""Plans kept, so that a request is decided by the thresholds under which it was accepted."""
 
 SEEN = 1024
 """Deliveries remembered per node, to make a redelivery harmless."""
 
 LATENCIES = 1024
 """Latencies kept per telemetry period; older ones of a busy period are left out."""
-
-
-@record
-class OriginSettings:
-    """How this board answers for its own inputs.
-
-    `pending_items` bounds the inputs without an answer, and the answers that the broker has not acknowledged.
-    """
-
-    deadline_s: float = 1.0
-    pending_items: int = 64
-    silence_floor_s: float = 0.1
-
-
-@record
-class NodeSettings:
-    """What a node must know of its board, its model and its limits.
-
-    `inputs` holds (dtype, shape) of every stage's input tensor, whether held here or not. `boot` is put into request
-    ids, so it must differ from one run of the origin to the next.
-    """
-
-    site: str
-    device: str
-    pipeline: str
-    boot: str
-    model: str
-    revision: str
-    labels: tuple[str, ...]
-    inputs: tuple[tuple[DType, tuple[int, ...]], ...]
-    stages: tuple[int, ...]
-    criterion: str
-    thresholds: tuple[float, ...]
-    codec: Codec = "raw"
-    inbox_items: int = 64
-    inbox_bytes: int = 4 << 20
-    origin: OriginSettings | None = None
 
 
 @record
@@ -109,41 +58,6 @@ class Accepted:
     tensor: Tensor
 
 
-@dataclass(slots=True, kw_only=True)
-class _Job:
-    """One input or set of features, from its arrival at this board until it leaves."""
-
-    key: int
-    request: str
-    origin: str
-    attempt: int
-    epoch: int
-    stage: int
-    budget_s: float
-    spent_s: float
-    arrived_at: float
-    guess: Guess | None
-    memory: PolicyMemory
-    hops: tuple[Hop, ...]
-    tensor: Tensor
-    delivery: object | None
-    own: bool = False
-    """Accepted by this board, which is its origin; others came in a delivery."""
-    state: JobState = "waiting"
-    ready_at: float = 0.0
-    queue_s: float = 0.0
-
-    def move(self, event: JobEvent) -> None:
-        self.state = JOB_TRANSITIONS[self.state, event]
-
-    def spent(self, now: float) -> float:
-        return self.spent_s + (now - self.arrived_at)
-
-    @property
-    def nbytes(self) -> int:
-        return len(self.tensor.payload)
-
-
 @dataclass(slots=True)
 class _StageCounters:
     received: int = 0
@@ -153,6 +67,7 @@ class _StageCounters:
     expired: int = 0
     failed: int = 0
     duplicate: int = 0
+    wasted: int = 0
     bytes_out: int = 0
     period_runs: int = 0
     period_queue_s: float = 0.0
@@ -175,14 +90,6 @@ class _OriginCounters:
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
 
 
-@dataclass(frozen=True, slots=True)
-class _Exits:
-    """The exit rule of one epoch."""
-
-    plan: Plan
-    policy: ExitPolicy
-
-
 class StageNode:
     """One pipeline on one board: stages it serves, and the inputs for which it is the origin.
 
@@ -194,23 +101,37 @@ class StageNode:
         self.settings = settings
         self._held = frozenset(settings.stages)
         self._input_bytes = [tensors.nbytes(dtype, shape) for dtype, shape in settings.inputs]
-        self._last = len(settings.inputs) - 1
-        self._waiting: deque[_Job] = deque()
+        self._last = settings.last
+        self._waiting: deque[Job] = deque()
         self._waiting_bytes = 0
-        self._running: _Job | None = None
-        self._jobs: dict[tuple[str, int, int], _Job] = {}
+        self._running: Job | None = None
+        self._jobs: dict[tuple[str, int, int], Job] = {}
         self._seen: OrderedDict[tuple[str, int, int], None] = OrderedDict()
         self._next_key = 0
         self._next_request = 0
         self._stages = {k: _StageCounters() for k in settings.stages}
-        self._deadline_rule = policies.make_policy("deadline")
-        self._epochs: OrderedDict[int, _Exits] = OrderedDict()
-        self._current = self._adopt(_default_plan(settings))
+        self._epochs = Epochs(_default_plan(settings), settings.parameters)
         self._restore = list(restore)
+        self._branches = BranchBooks(settings.inbox_items, settings.inbox_bytes)
+        self._fuser: Fuser | None = None
+        if any(settings.embeddings) and (settings.fuses or settings.origin is not None):
+            self._fuser = self._make_fuser()
         if settings.origin is not None:
             self._custody = Custody(RoundTrip(settings.origin.silence_floor_s), Circuit())
             self._origin = _OriginCounters(len(settings.inputs))
             self._custody.remember(answered)
+
+    def _make_fuser(self) -> Fuser:
+        return Fuser(
+            self.settings,
+            self._epochs,
+            next_key=self._key,
+            asked=self._asked,
+            learned=self._learned,
+            answer=self._fused_answer,
+            forward=self._fused_forward,
+            tell=self._tell,
+        )
 
     # ------------------------------------------------------------ inputs of this origin
 
@@ -256,7 +177,7 @@ class StageNode:
             accepted_at=now,
             deadline_at=now + budget_s,
             attempt=attempt,
-            epoch=self._current.plan.epoch,
+            epoch=self._epochs.current.plan.epoch,
             tensor=tensor,
         )
         if self._custody.remembered(entry.request) is not None:
@@ -270,22 +191,26 @@ class StageNode:
             self._custody.close(entry.request)
             return entry.request, effects
         job = self._job(now, entry.request, entry.attempt, budget_s, tensor)
-        if 0 in self._held:
+        if self._serves(0):
             self._stages[0].received += 1
             return entry.request, self._enqueue(now, job)
         return entry.request, self._send_on(now, job, tensor)
+
+    def _serves(self, stage: int) -> bool:
+        """Whether a stage is on this board, as a whole; branches get their input from the broker, wherever they are."""
+        return stage in self._held and self.settings.width(stage) == 0
 
     def _request_id(self) -> str:
         self._next_request += 1
         return f"{self.settings.boot}-{self._next_request:x}"
 
-    def _job(self, now: float, request: str, attempt: int, budget_s: float, tensor: Tensor) -> _Job:
-        return _Job(
+    def _job(self, now: float, request: str, attempt: int, budget_s: float, tensor: Tensor) -> Job:
+        return Job(
             key=self._key(),
             request=request,
             origin=self.settings.device,
             attempt=attempt,
-            epoch=self._current.plan.epoch,
+            epoch=self._epochs.current.plan.epoch,
             stage=0,
             budget_s=budget_s,
             spent_s=0.0,
@@ -296,7 +221,14 @@ class StageNode:
             tensor=tensor,
             delivery=None,
             own=True,
+            fuser=None if self._fuser is None else self._origin_settings.fuser or self.settings.device,
+            eager=self._origin_settings.eager,
         )
+
+    @property
+    def _origin_settings(self) -> OriginSettings:
+        assert self.settings.origin is not None  # noqa: S101 - asked for own inputs alone
+        return self.settings.origin
 
     def _key(self) -> int:
         self._next_key += 1
@@ -304,15 +236,21 @@ class StageNode:
 
     # ------------------------------------------------------------ messages
 
-    def receive(self, now: float, message: StageMessage | Outcome | Plan, delivery: object) -> list[Effect]:
+    def receive(
+        self, now: float, message: StageMessage | Embedding | Decision | Outcome | Plan, delivery: object
+    ) -> list[Effect]:
         """Take a decoded message; raise RemoteProtocolError for one that does not belong here.
 
         `delivery` comes back in an Acknowledge, at once or when the work on it is handed over.
         """
         if isinstance(message, StageMessage):
             return self._receive_stage(now, message, delivery)
-        if isinstance(message, Outcome):  # noqa: SIM108 - one line would be three deep
+        if isinstance(message, Outcome):
             effects = self._receive_outcome(now, message)
+        elif isinstance(message, Embedding):
+            effects = self._receive_embedding(now, message)
+        elif isinstance(message, Decision):
+            effects = self._receive_decision(now, message)
         else:
             effects = self._receive_plan(message)
         effects.append(Acknowledge(delivery=delivery))
@@ -332,7 +270,7 @@ class StageNode:
             counters.duplicate += 1
             return [Drop(request=message.request, reason="duplicate"), Acknowledge(delivery=delivery)]
         counters.received += 1
-        job = _Job(
+        job = Job(
             key=self._key(),
             request=message.request,
             origin=message.origin,
@@ -347,13 +285,19 @@ class StageNode:
             hops=message.hops,
             tensor=message.tensor,
             delivery=delivery,
+            fuser=message.fuser,
+            eager=message.eager,
         )
         self._jobs[identity] = job
+        if self.settings.width(job.stage):
+            self._branches.live[job.branch_key] = job
         return self._enqueue(now, job)
 
     def _check_stage(self, message: StageMessage) -> None:
         if message.stage not in self._held:
             raise RemoteProtocolError("stage", f"stage {message.stage} is not served here")
+        if self.settings.width(message.stage):
+            self._check_wide(message)
         self._check_revision(message.revision)
         (dtype, shape), nbytes = self.settings.inputs[message.stage], self._input_bytes[message.stage]
         tensor = message.tensor
@@ -364,6 +308,12 @@ class StageNode:
         if tensor.codec == "raw" and len(tensor.payload) != nbytes:
             raise RemoteProtocolError("size", f"expected {nbytes} bytes, received {len(tensor.payload)}")
         self._check_guess(message.guess)
+
+    def _check_wide(self, message: StageMessage) -> None:
+        if not self.settings.starts_group(message.stage):
+            raise RemoteProtocolError("stage", f"stage {message.stage} takes its features from its own board")
+        if message.fuser is None:
+            raise RemoteProtocolError("fuser", f"stage {message.stage} is wide, and no board is named that fuses")
 
     def _check_revision(self, revision: str) -> None:
         if revision != self.settings.revision:
@@ -389,6 +339,7 @@ class StageNode:
             # A board failed on it; another may share the stage, so the one repetition is spent at once.
             return self._resend(now, entry)
         entry.guess, entry.hops, entry.epoch = outcome.guess or entry.guess, outcome.hops, outcome.epoch
+        entry.missing = outcome.missing
         entry.move("outcome")
         return self._publish_result(now, entry, outcome.reason)
 
@@ -401,7 +352,7 @@ class StageNode:
         latency_s = 0.0 if accepted_at is None else now - accepted_at
         late = self._result(
             outcome.request, name, outcome.guess, outcome.reason, latency_s,
-            attempt=outcome.attempt, epoch=outcome.epoch, hops=outcome.hops, final=False,
+            attempt=outcome.attempt, epoch=outcome.epoch, hops=outcome.hops, missing=outcome.missing, final=False,
         )  # fmt: skip
         return [Publish(message=late)]
 
@@ -414,23 +365,30 @@ class StageNode:
                 "thresholds",
                 f"{len(plan.thresholds)} received, one per exit but the last expected ({self._last})",
             )
-        if plan.epoch > self._current.plan.epoch:
-            self._current = self._adopt(plan)
+        for row in plan.masked:
+            if len(row.thresholds) != self._last:
+                raise RemoteProtocolError("masked", f"{len(row.thresholds)} thresholds received, {self._last} expected")
+        if plan.epoch > self._epochs.current.plan.epoch:
+            self._check_criterion(plan.criterion)
+            self._epochs.adopt(plan)
         return []
 
-    def _adopt(self, plan: Plan) -> _Exits:
-        try:
-            policy = policies.make_policy(plan.criterion)
-        except ConfigError as error:
-            raise RemoteProtocolError("criterion", str(error)) from None
-        exits = self._epochs[plan.epoch] = _Exits(plan, policy)
-        if len(self._epochs) > KEPT_EPOCHS:
-            self._epochs.popitem(last=False)
-        return exits
+    def _check_criterion(self, name: str) -> None:
+        """Raise RemoteProtocolError for a criterion by which this board could not decide."""
+        settings = self.settings
+        decides = self._fuser is not None or any(settings.width(k) == 0 for k in settings.stages)
+        if not decides:
+            # It has no parameters of criteria and needs none.
+            return
+        wide = any(settings.embeddings)
+        exits, classes = len(settings.inputs), len(settings.labels)
+        problem = policies.problem(name, settings.parameters, wide, exits=exits, classes=classes)
+        if problem is not None:
+            raise RemoteProtocolError("criterion", problem)
 
     # ------------------------------------------------------------ the inbox
 
-    def _enqueue(self, now: float, job: _Job) -> list[Effect]:
+    def _enqueue(self, now: float, job: Job) -> list[Effect]:
         job.ready_at = now
         if self._running is None and not self._waiting:
             return [self._start(now, job)]
@@ -441,17 +399,19 @@ class StageNode:
             effects += self._shed(now, self._pop_waiting())
         return effects
 
-    def _pop_waiting(self) -> _Job:
+    def _pop_waiting(self) -> Job:
         job = self._waiting.popleft()
         self._waiting_bytes -= job.nbytes
         return job
 
-    def _shed(self, now: float, job: _Job) -> list[Effect]:
+    def _shed(self, now: float, job: Job) -> list[Effect]:
         job.move("shed")
         self._stages[job.stage].shed += 1
+        if self.settings.width(job.stage):
+            return self._branch_ends(job, "shed")
         return self._leave(job, [*self._reply(now, job, "shed"), Drop(request=job.request, reason="shed")])
 
-    def _start(self, now: float, job: _Job) -> Run:
+    def _start(self, now: float, job: Job) -> Run:
         job.move("start")
         job.queue_s = now - job.ready_at
         self._running = job
@@ -465,17 +425,20 @@ class StageNode:
             if self._expired(now, job):
                 job.move("expire")
                 self._stages[job.stage].expired += 1
+                if self.settings.width(job.stage):
+                    effects += self._branch_ends(job, "expired")
+                    continue
                 effects += self._leave(job, [Drop(request=job.request, reason="expired")])
             else:
                 effects.append(self._start(now, job))
         return effects
 
-    def _expired(self, now: float, job: _Job) -> bool:
+    def _expired(self, now: float, job: Job) -> bool:
         if job.own:
             return self._custody.open_entry(job.request) is None
         return job.spent(now) >= job.budget_s
 
-    def _leave(self, job: _Job, effects: list[Effect]) -> list[Effect]:
+    def _leave(self, job: Job, effects: list[Effect]) -> list[Effect]:
         """End of a job on this board: remember it and acknowledge its delivery, after its effects."""
         if not job.own:
             identity = (job.request, job.attempt, job.stage)
@@ -489,12 +452,17 @@ class StageNode:
     # ------------------------------------------------------------ inference done
 
     def completed(self, now: float, key: int, output: SegmentOutput, took_s: float) -> list[Effect]:
-        """The segment that Run(key) asked for gave `output` after `took_s` seconds of computing."""
+        """The segment that Run(key) or Fuse(key) asked for gave `output` after `took_s` seconds of computing."""
+        if self._fuser is not None and self._fuser.is_fusing(key):
+            return self._fuser.completed(now, key, output, took_s)
         job = self._take_running(key)
         counters = self._stages[job.stage]
         counters.ran(job.queue_s, took_s)
         hop = Hop(device=self.settings.device, stage=job.stage, queue_s=job.queue_s, compute_s=took_s)
         job.hops = (*job.hops, hop)
+        if self.settings.width(job.stage):
+            effects = self._branch_ran(now, job, output)
+            return effects + self._start_next(now) if self._waiting else effects
         class_id, confidence = policies.confidence(output.logits)
         job.guess = Guess(exit=job.stage, class_id=class_id, confidence=confidence)
         reason = self._decide(now, job, output, confidence)
@@ -506,32 +474,33 @@ class StageNode:
             effects = self._advance(now, job, output)
         return effects + self._start_next(now) if self._waiting else effects
 
-    def _take_running(self, key: int) -> _Job:
+    def _take_running(self, key: int) -> Job:
         job = self._running
         if job is None or job.key != key:
             raise KeyError(f"no run {key} is under way")
         self._running = None
         return job
 
-    def _decide(self, now: float, job: _Job, output: SegmentOutput, confidence: float) -> Reason | None:
+    def _decide(self, now: float, job: Job, output: SegmentOutput, confidence: float) -> Reason | None:
         """Return why to answer at this exit, or None to go on."""
         if job.stage == self._last:
             return "last"
-        exits = self._epochs.get(job.epoch, self._current)
-        job.epoch = exits.plan.epoch
+        rule = self._epochs.of(job.epoch)
+        job.epoch = rule.plan.epoch
         evidence = Evidence(
             logits=output.logits,
             confidence=confidence,
+            exit=job.stage,
             memory=job.memory,
             left_s=job.budget_s - job.spent(now),
             rest_s=self._rest_s(job),
         )
-        score = exits.policy.score(evidence)
+        score = rule.policy.score(evidence)
         job.memory = score.memory
-        if score.value >= exits.plan.thresholds[job.stage]:
+        if score.value >= rule.threshold(job.stage):
             return "confident"
-        leaves_origin = job.own and job.stage + 1 not in self._held
-        if self._deadline_rule.score(evidence).value >= 0.0:
+        leaves_origin = job.own and not self._serves(job.stage + 1)
+        if too_late(evidence):
             if leaves_origin:
                 self._custody.round_trip.fade()
             return "deadline"
@@ -539,17 +508,17 @@ class StageNode:
             return "fallback"
         return None
 
-    def _rest_s(self, job: _Job) -> float:
+    def _rest_s(self, job: Job) -> float:
         """Estimate of the time to an answer from beyond this stage: measured at an origin, a lower bound elsewhere."""
-        if job.own and job.stage + 1 not in self._held:
+        if job.own and not self._serves(job.stage + 1):
             return self._custody.round_trip.mean_s or 0.0
         return self._stages[job.stage].compute_s
 
-    def _advance(self, now: float, job: _Job, output: SegmentOutput) -> list[Effect]:
+    def _advance(self, now: float, job: Job, output: SegmentOutput) -> list[Effect]:
         assert output.features is not None  # noqa: S101 - a bundle is checked when it is loaded
         counters = self._stages[job.stage]
         counters.forwarded += 1
-        if job.stage + 1 in self._held:
+        if self._serves(job.stage + 1):
             job.move("continue")
             job.stage += 1
             job.tensor = tensors.encode(output.features)
@@ -564,7 +533,7 @@ class StageNode:
         job.stage = stage
         return self._leave(job, effects)
 
-    def _send_on(self, now: float, job: _Job, tensor: Tensor) -> list[Effect]:
+    def _send_on(self, now: float, job: Job, tensor: Tensor) -> list[Effect]:
         """Publish `tensor` to the job's stage on another board."""
         message = StageMessage(
             request=job.request,
@@ -579,16 +548,23 @@ class StageNode:
             memory=job.memory,
             hops=job.hops,
             tensor=tensor,
+            fuser=job.fuser,
+            eager=job.eager,
         )
         if job.own:
-            entry = self._custody.open_entry(job.request)
-            if entry is None:
-                return [Drop(request=job.request, reason="answered")]
-            entry.guess, entry.hops = job.guess, job.hops
-            self._custody.sent(entry, message, now)
+            return self._send_own(now, message)
         return [Publish(message=message)]
 
-    def _reply(self, now: float, job: _Job, reason: Reason) -> list[Effect]:
+    def _send_own(self, now: float, message: StageMessage) -> list[Effect]:
+        """Publish features of an own input, and expect an outcome."""
+        entry = self._custody.open_entry(message.request)
+        if entry is None:
+            return [Drop(request=message.request, reason="answered")]
+        entry.guess, entry.hops = message.guess, message.hops
+        self._custody.sent(entry, message, now)
+        return [Publish(message=message)]
+
+    def _reply(self, now: float, job: Job, reason: Reason) -> list[Effect]:
         """Answer a job: into the books when this board is its origin, else as an outcome to the origin."""
         if not job.own:
             return [Publish(message=self._outcome(now, job, reason))]
@@ -598,7 +574,7 @@ class StageNode:
         entry.guess, entry.hops, entry.epoch = job.guess, job.hops, job.epoch
         return self._answer(now, entry, reason)
 
-    def _outcome(self, now: float, job: _Job, reason: Reason) -> Outcome:
+    def _outcome(self, now: float, job: Job, reason: Reason) -> Outcome:
         return Outcome(
             request=job.request,
             origin=job.origin,
@@ -612,10 +588,14 @@ class StageNode:
         )
 
     def failed(self, now: float, key: int, error: str) -> list[Effect]:
-        """The segment that Run(key) asked for raised an error."""
+        """The segment that Run(key) or Fuse(key) asked for raised an error."""
+        if self._fuser is not None and self._fuser.is_fusing(key):
+            return self._fuser.failed(now, key, error)
         job = self._take_running(key)
         job.move("fail")
         self._stages[job.stage].failed += 1
+        if self.settings.width(job.stage):
+            return self._branch_ends(job, error) + self._start_next(now)
         effects = self._leave(job, [*self._reply(now, job, "fallback"), Drop(request=job.request, reason=error)])
         return effects + self._start_next(now)
 
@@ -637,6 +617,154 @@ class StageNode:
         )
         return [Publish(message=outcome)]
 
+    # ------------------------------------------------------------ a branch of a wide stage
+
+    def _branch_ran(self, now: float, job: Job, output: SegmentOutput) -> list[Effect]:
+        """Send the embedding on its way, and keep the features until it is decided what becomes of them."""
+        stage, stopped_at = job.stage, job.stopped_at
+        self._stages[stage].forwarded += 1
+        if stopped_at is not None:
+            job.move("stop")
+            self._stages[stage].wasted += stage > stopped_at
+            return self._branch_ends(job, "stopped", ran=stage)
+        message = self._embedding(now, job, output)
+        effects: list[Effect] = []
+        if self.settings.ends_group(stage):
+            job.move("forward")
+            effects += self._branch_ends(job, ran=stage)
+        else:
+            assert output.features is not None  # noqa: S101 - a bundle is checked when it is loaded
+            if self.settings.starts_group(stage):
+                effects += self._leave(job, [])
+            job.guess, job.memory, job.hops = None, (), ()
+            job.move("keep")
+            job.stage, job.tensor = stage + 1, tensors.encode(output.features)
+            for dropped in self._branches.keep(now, job):
+                dropped.move("shed")
+                self._stages[dropped.stage].shed += 1
+                effects += self._branch_ends(dropped, "shed")
+        # Ahead of the acknowledgement of what it was made from, which may be in the effects.
+        effects = [*self._send_embedding(now, message), *effects]
+        if job.eager and job.state == "kept":
+            effects += self._branch_goes_on(now, job)
+        return effects
+
+    def _embedding(self, now: float, job: Job, output: SegmentOutput) -> Embedding:
+        assert output.embedding is not None  # noqa: S101 - a runtime gives one for every branch
+        assert job.fuser is not None and self.settings.branch is not None  # noqa: S101, PT018 - checked on receipt
+        return Embedding(
+            request=job.request,
+            origin=job.origin,
+            fuser=job.fuser,
+            device=self.settings.device,
+            stage=job.stage,
+            branch=self.settings.branch,
+            attempt=job.attempt,
+            revision=self.settings.revision,
+            epoch=job.epoch,
+            eager=job.eager,
+            budget_s=job.budget_s,
+            spent_s=job.spent(now),
+            guess=job.guess,
+            memory=job.memory,
+            hops=job.hops,
+            tensor=tensors.encode(output.embedding),
+        )
+
+    def _send_embedding(self, now: float, message: Embedding) -> list[Effect]:
+        if message.fuser != self.settings.device:
+            return [Publish(message=message)]
+        try:
+            return self._receive_embedding(now, message)
+        except RemoteProtocolError as error:
+            # An origin that was started anew does not know the requests of its earlier life.
+            return [Drop(request=message.request, reason=str(error))]
+
+    def _branch_goes_on(self, now: float, job: Job) -> list[Effect]:
+        self._branches.take(job)
+        job.move("go")
+        self._stages[job.stage].received += 1
+        return self._enqueue(now, job)
+
+    def _branch_ends(self, job: Job, why: str = "", *, ran: int | None = None) -> list[Effect]:
+        """End of a job of this board's branch. `ran` is the deepest stage it ran; by default the one before its own."""
+        self._branches.end(job, job.stage - 1 if ran is None else ran)
+        effects: list[Effect] = [Drop(request=job.request, reason=why)] if why else []
+        delivered = (job.request, job.attempt, job.stage)
+        return self._leave(job, effects) if self._jobs.get(delivered) is job else effects
+
+    def _receive_decision(self, now: float, decision: Decision) -> list[Effect]:
+        self._check_revision(decision.revision)
+        key = (decision.request, decision.attempt)
+        job = self._branches.live.get(key)
+        if job is None:
+            if key not in self._branches.ended:
+                raise RemoteProtocolError("request", f"{decision.request} was never at work here")
+            if not decision.go:
+                self._count_wasted(decision.stage, self._branches.ended[key])
+                self._branches.ended[key] = min(decision.stage, self._branches.ended[key])
+            return []
+        if decision.go:
+            return self._branch_goes_on(now, job) if job.state == "kept" and not job.eager else []
+        return self._branch_stops(job, decision.stage)
+
+    def _branch_stops(self, job: Job, exit_taken: int) -> list[Effect]:
+        self._count_wasted(exit_taken, job.stage - 1)
+        if job.state == "running":
+            job.stopped_at = exit_taken
+            return []
+        if job.state == "kept":
+            self._branches.take(job)
+        else:
+            self._waiting.remove(job)
+            self._waiting_bytes -= job.nbytes
+        job.move("stop")
+        return self._branch_ends(job)
+
+    def _count_wasted(self, exit_taken: int, last_run: int) -> None:
+        for stage in range(exit_taken + 1, last_run + 1):
+            if stage in self._stages:
+                self._stages[stage].wasted += 1
+
+    # ------------------------------------------------------------ fusing
+
+    def _receive_embedding(self, now: float, message: Embedding) -> list[Effect]:
+        if self._fuser is None:
+            raise RemoteProtocolError("fuser", f"this board does not fuse for {message.origin}")
+        return self._fuser.receive(now, message)
+
+    def _asked(self, request: str) -> bool | None:
+        """Whether an own request still needs an answer; None if it is not known."""
+        if self.settings.origin is None:
+            return None
+        if self._custody.open_entry(request) is not None:
+            return True
+        return None if self._custody.remembered(request) is None else False
+
+    def _learned(self, request: str, guess: Guess, hops: tuple[Hop, ...]) -> None:
+        """Note the best guess so far, for the deadline."""
+        entry = self._custody.open_entry(request)
+        if entry is not None:
+            entry.guess, entry.hops = guess, hops
+
+    def _fused_answer(self, now: float, outcome: Outcome) -> list[Effect]:
+        if outcome.origin != self.settings.device:
+            return [Publish(message=outcome)]
+        if self._custody.open_entry(outcome.request) is None:
+            return [Drop(request=outcome.request, reason="answered")]
+        return self._receive_outcome(now, outcome)
+
+    def _fused_forward(self, now: float, message: StageMessage) -> list[Effect]:
+        return self._send_own(now, message) if message.origin == self.settings.device else [Publish(message=message)]
+
+    def _tell(self, now: float, device: str, decision: Decision) -> list[Effect]:
+        if device != self.settings.device:
+            return [Tell(device=device, decision=decision)]
+        try:
+            return self._receive_decision(now, decision)
+        except RemoteProtocolError as error:
+            return [Drop(request=decision.request, reason=str(error))]
+
     # ------------------------------------------------------------ answers
 
     def _answer(self, now: float, entry: Entry, reason: Reason) -> list[Effect]:
@@ -655,9 +783,10 @@ class StageNode:
         entry.message = None
         result = self._result(
             entry.request, entry.name, entry.guess, reason, latency_s,
-            attempt=entry.attempt, epoch=entry.epoch, hops=entry.hops, final=True,
+            attempt=entry.attempt, epoch=entry.epoch, hops=entry.hops, missing=entry.missing, final=True,
         )  # fmt: skip
-        return [Publish(message=result, token=entry.request)]
+        effects: list[Effect] = [Publish(message=result, token=entry.request)]
+        return effects if self._fuser is None else effects + self._fuser.settled(now, entry.request)
 
     def _result(
         self,
@@ -670,6 +799,7 @@ class StageNode:
         attempt: int,
         epoch: int,
         hops: tuple[Hop, ...],
+        missing: tuple[int, ...],
         final: bool,
     ) -> Result:
         settings = self.settings
@@ -692,6 +822,7 @@ class StageNode:
             model=settings.model,
             revision=settings.revision,
             hops=hops,
+            missing=missing,
         )
 
     def reconnected(self) -> None:
@@ -709,10 +840,13 @@ class StageNode:
         """When the node next wants a tick; infinity if never."""
         if self._restore and self.room() > 0:
             return 0.0
-        return self._custody.next_due() if self.settings.origin else float("inf")
+        due = self._custody.next_due() if self.settings.origin else float("inf")
+        if self._fuser is not None:
+            due = min(due, self._fuser.next_due())
+        return min(due, self._branches.next_due()) if self._branches.kept else due
 
     def tick(self, now: float) -> list[Effect]:
-        """Do what is due: deadlines, silent hops, inputs to restore."""
+        """Do what is due: deadlines, silent hops and branches, features to forget, inputs to restore."""
         effects: list[Effect] = []
         while self._restore and self.room() > 0:
             accepted = self._restore.pop()
@@ -720,6 +854,12 @@ class StageNode:
         if self.settings.origin is not None:
             while (entry := self._custody.pop_due(now)) is not None:
                 effects += self._due(now, entry)
+        if self._fuser is not None:
+            effects += self._fuser.tick(now)
+        while (job := self._branches.pop_due(now)) is not None:
+            job.move("expire")
+            self._stages[job.stage].expired += 1
+            effects += self._branch_ends(job, "expired")
         return effects
 
     def _due(self, now: float, entry: Entry) -> list[Effect]:
@@ -734,6 +874,9 @@ class StageNode:
     def _resend(self, now: float, entry: Entry) -> list[Effect]:
         assert entry.message is not None  # noqa: S101 - kept while the entry is away
         message = replace(entry.message, attempt=2, spent_s=min(entry.message.budget_s, now - entry.accepted_at))
+        if message.fuser is not None:
+            # The board that fuses may be what fell silent.
+            message = replace(message, fuser=self.settings.device)
         self._origin.resent += 1
         self._custody.resent(entry, message, now)
         return [Publish(message=message)]
@@ -750,14 +893,15 @@ class StageNode:
 
     def idle(self) -> bool:
         """Whether nothing is at work, waiting or in custody."""
-        return self._running is None and not self._waiting and not self.pending and not self._restore
+        at_work = self._running is not None or self._waiting or self._branches.live or self._fuser
+        return not (at_work or self.pending or self._restore)
 
     # ------------------------------------------------------------ telemetry
 
     @property
     def plan(self) -> Plan:
         """The plan in force; epoch 0 is the bundle's calibrated defaults."""
-        return self._current.plan
+        return self._epochs.current.plan
 
     def sent(self, stage: int, nbytes: int) -> None:
         """Count the bytes of a message that the driver published for stage `stage`."""
@@ -769,10 +913,11 @@ class StageNode:
         """Report the counters since boot and the means since the last report."""
         return PipelineTelemetry(
             pipeline=self.settings.pipeline,
-            epoch=self._current.plan.epoch,
+            epoch=self._epochs.current.plan.epoch,
             revision=self.settings.revision,
             stages=tuple(self._stage_telemetry(k, counters) for k, counters in self._stages.items()),
             origin=self._origin_telemetry() if self.settings.origin else None,
+            fusions=() if self._fuser is None else self._fuser.telemetry(),
         )
 
     def _stage_telemetry(self, k: int, counters: _StageCounters) -> StageTelemetry:
@@ -790,6 +935,7 @@ class StageNode:
             bytes_out=counters.bytes_out,
             queue_s=counters.period_queue_s / runs,
             compute_s=counters.period_compute_s / runs,
+            wasted=counters.wasted,
         )
         counters.period_runs, counters.period_queue_s, counters.period_compute_s = 0, 0.0, 0.0
         return report
@@ -823,13 +969,16 @@ def _default_plan(settings: NodeSettings) -> Plan:
         revision=settings.revision,
         criterion=settings.criterion,
         thresholds=settings.thresholds,
+        masked=settings.masked,
     )
 
 
 def transition_tables() -> str:
-    """Return both transition tables as text, one line a transition."""
+    """Return the transition tables as text, one line a transition."""
     lines = ["A job on a board (a delivery, or an input of its own):"]
     lines += [f"  {state:<9} {event:<9} -> {after}" for (state, event), after in JOB_TRANSITIONS.items()]
+    lines += ["The embeddings of a request at a wide stage's exit:"]
+    lines += [f"  {state:<9} {event:<9} -> {after}" for (state, event), after in GATHERING_TRANSITIONS.items()]
     lines += ["An input in the custody of its origin:"]
     lines += [f"  {state:<9} {event:<9} -> {after}" for (state, event), after in CUSTODY_TRANSITIONS.items()]
     return "\n".join(lines)

@@ -98,11 +98,15 @@ class Transport(Protocol):
 class SegmentOutput:
     """What one segment gives: quantised features for the next stage (None at the last) and dequantised logits.
 
-    `features` is the interpreter's output as (1, ...) int8 or float32; `logits` has one float per class.
+    `features` is the interpreter's output as (1, ...) int8 or float32; `logits` has one float per class. A branch of
+    a wide stage gives an `embedding`, (1, n) as quantised, and no logits. A fusion head's `embeddings` are what it
+    was given, dequantised, one list per branch, None where it is missing.
     """
 
     features: Array | None
     logits: list[float]
+    embedding: Array | None = None
+    embeddings: tuple[list[float] | None, ...] = ()
 
 
 class SegmentRuntime(Protocol):
@@ -112,7 +116,10 @@ class SegmentRuntime(Protocol):
     """Package and version, for meta and reports."""
 
     def run(self, stage: int, tensor: Array) -> SegmentOutput:
-        """Run the segment of `stage` on a tensor of the manifest's dtype and shape."""
+        """Run the segment of `stage`, or of this board's branch of it, on a tensor as the manifest says."""
+
+    def fuse(self, stage: int, embeddings: Sequence[Array | None]) -> SegmentOutput:
+        """Run the fusion head of a wide stage on one embedding per branch, None where it is missing."""
 
 
 @record
@@ -120,12 +127,16 @@ class Evidence:
     """What an exit knows when it decides.
 
     `logits` are floats, one per class, of at least two. `confidence` is their largest softmax probability, where the
-    caller has computed it already. `memory` is what the criterion returned at the exit before, or (). `left_s`
-    is the budget left, `rest_s` the estimate of what going on would take; both are used by the deadline rule alone.
+    caller has computed it already. `exit` is the exit's number, from 0. `embeddings` are those of a wide stage's
+    branches, None where one is missing; () at the exit of a plain stage. `memory` is what the criterion returned at
+    the exit before, or (). `left_s` is the budget left, `rest_s` the estimate of what going on would take; both are
+    used by the deadline rule alone.
     """
 
     logits: Sequence[float]
     confidence: float | None = None
+    exit: int = 0
+    embeddings: Sequence[Sequence[float] | None] = ()
     memory: PolicyMemory = ()
     left_s: float = float("inf")
     rest_s: float = 0.0
@@ -137,6 +148,18 @@ class Score:
 
     value: float
     memory: PolicyMemory = ()
+
+
+@record
+class PolicyParameters:
+    """What the criteria of a bundle have learned or measured; () where there is none.
+
+    `class_means[c][b]` is the mean embedding of class c at branch b of the first exit, as floats. `gate[l]` holds the
+    learned gate's weights at exit l, its bias last.
+    """
+
+    class_means: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    gate: tuple[tuple[float, ...], ...] = ()
 
 
 class ExitPolicy(Protocol):

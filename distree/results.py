@@ -49,11 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _Printer:
-    """Prints what comes, as it came: results are JSON already."""
+    """Prints what comes, as it came, up to `count` of it: results are JSON already."""
 
-    def __init__(self, transport: PahoTransport) -> None:
+    def __init__(self, transport: PahoTransport, count: int | None) -> None:
         self._transport = transport
+        self._count = count
         self.seen = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether all that was wanted is printed."""
+        return self._count is not None and self.seen >= self._count
 
     def connected(self) -> None:
         """Nothing to say: results follow."""
@@ -63,7 +69,9 @@ class _Printer:
         print(f"distree: {why}", file=sys.stderr)  # noqa: T201
 
     def received(self, message: Received) -> None:
-        """Print one result."""
+        """Print one result; one turn at the network may bring more of them than are wanted."""
+        if self.done:
+            return
         self.seen += 1
         print(message.payload.decode(errors="replace"), flush=True)  # noqa: T201
         self._transport.acknowledge(message.token)
@@ -77,12 +85,12 @@ def run(args: argparse.Namespace) -> int:
     settings = broker_settings(args)
     pipeline = args.pipeline if args.pipeline == "+" else topics.check_id(args.pipeline, "--pipeline")
     transport = PahoTransport(settings, client_id=f"distree-results-{uuid4().hex[:8]}", clean=True)
-    printer = _Printer(transport)
+    printer = _Printer(transport, args.count)
     ends_at = time.monotonic() + args.timeout if args.timeout else float("inf")
     try:
         transport.open(printer, [(f"{ROOT}/{args.site}/pipeline/{pipeline}/result/+", 1)])
         transport.connect_now(settings.connect_timeout_s + 1.0)
-        while args.count is None or printer.seen < args.count:
+        while not printer.done:
             if time.monotonic() > ends_at:
                 return 1
             transport.poll(0.5)

@@ -4,6 +4,7 @@ distree/1/{site}/device/{device}/{state,meta,telemetry,dead}
 distree/1/{site}/pipeline/{pipeline}/plan
 distree/1/{site}/pipeline/{pipeline}/stage/{k}
 distree/1/{site}/pipeline/{pipeline}/{input,outcome,result}/{origin}
+distree/1/{site}/pipeline/{pipeline}/{exit,decision}/{device}
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Kind(str, enum.Enum):
     INPUT = "input"
     OUTCOME = "outcome"
     RESULT = "result"
+    EXIT = "exit"
+    DECISION = "decision"
 
 
 @record
@@ -55,10 +58,13 @@ DELIVERY: dict[Kind, Delivery] = {
     Kind.INPUT: Delivery(qos=1, retain=False, content_type="application/octet-stream"),
     Kind.OUTCOME: Delivery(qos=1, retain=False, content_type=MSGPACK),
     Kind.RESULT: Delivery(qos=1, retain=False, content_type=JSON),
+    Kind.EXIT: Delivery(qos=1, retain=False, content_type=MSGPACK),
+    Kind.DECISION: Delivery(qos=1, retain=False, content_type=MSGPACK),
 }
 
 _OF_DEVICE = frozenset({Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD})
 _OF_ORIGIN = frozenset({Kind.INPUT, Kind.OUTCOME, Kind.RESULT})
+_OF_WIDE = frozenset({Kind.EXIT, Kind.DECISION})
 
 
 def is_id(value: str) -> bool:
@@ -103,6 +109,12 @@ def of_origin(site: str, pipeline: str, kind: Kind, origin: str) -> str:
     return f"{ROOT}/{site}/pipeline/{pipeline}/{kind.value}/{origin}"
 
 
+def of_wide(site: str, pipeline: str, kind: Kind, device_id: str) -> str:
+    """Topic of the embeddings that a board fuses, or of the decisions that a board of a branch waits for."""
+    assert kind in _OF_WIDE  # noqa: S101
+    return f"{ROOT}/{site}/pipeline/{pipeline}/{kind.value}/{device_id}"
+
+
 @record
 class Address:
     """A parsed topic. Fields that a kind does not have are None."""
@@ -128,4 +140,6 @@ def parse(topic: str) -> Address:
                 return Address(site=site, kind=Kind.STAGE, pipeline=pipeline, stage=int(k))
             case [site, "pipeline", pipeline, ("input" | "outcome" | "result") as word, origin]:
                 return Address(site=site, kind=Kind(word), pipeline=pipeline, origin=origin)
+            case [site, "pipeline", pipeline, ("exit" | "decision") as word, device_id]:
+                return Address(site=site, kind=Kind(word), pipeline=pipeline, device=device_id)
     raise RemoteProtocolError("topic", f"{topic[:120]!r} is not a topic of {ROOT}")

@@ -57,7 +57,8 @@ class StageMessage:
 
     `budget_s` is the whole time the origin grants, `spent_s` what boards have used of it so far (network time is
     not in it: no board can measure it alone). `epoch` names the thresholds by which every exit of this request
-    is decided.
+    is decided. `fuser` is the device that fuses the embeddings of wide stages, None where a pipeline has none;
+    `eager` tells their branches to go on until they are stopped instead of waiting to be told to go on.
     """
 
     request: str
@@ -72,6 +73,47 @@ class StageMessage:
     memory: PolicyMemory
     hops: tuple[Hop, ...]
     tensor: Tensor
+    fuser: str | None = None
+    eager: bool = False
+
+
+@record
+class Embedding:
+    """What one branch of a wide stage has to say at its exit, on its way to the board that fuses.
+
+    `device` is the sender, to which the decision goes; `fuser` is the board that fuses. `guess` and `memory` are those
+    that the stage's input came with; `hops` are those of the input and the sender's own. At the second and later wide
+    stages in a row, guess is None and memory empty, for the fusing board knows them, and `hops` holds the one of this
+    stage.
+    """
+
+    request: str
+    origin: str
+    fuser: str
+    device: str
+    stage: int
+    branch: int
+    attempt: int
+    revision: str
+    epoch: int
+    eager: bool
+    budget_s: float
+    spent_s: float
+    guess: Guess | None
+    memory: PolicyMemory
+    hops: tuple[Hop, ...]
+    tensor: Tensor
+
+
+@record
+class Decision:
+    """What the fusing board decided at the exit of a wide stage, to a board of a branch: go on, or stop."""
+
+    request: str
+    attempt: int
+    revision: str
+    stage: int
+    go: bool
 
 
 @record
@@ -89,7 +131,10 @@ class InputMessage:
 
 @record
 class Outcome:
-    """The answer that a later stage sends to the origin, which alone publishes results."""
+    """The answer that a later stage sends to the origin, which alone publishes results.
+
+    `missing` are the branches that were not heard at the exit taken; () in a chain.
+    """
 
     request: str
     origin: str
@@ -100,6 +145,7 @@ class Outcome:
     reason: Reason
     spent_s: float
     hops: tuple[Hop, ...]
+    missing: tuple[int, ...] = ()
 
 
 @record
@@ -107,7 +153,7 @@ class Result:
     """What users see, as JSON: schema `distree.result/1`.
 
     Exactly one result of a request has `final` true. `class_id`, `label` and `exit` are None when nothing could
-    be computed in time.
+    be computed in time. `missing` are the branches of a wide stage that were not heard at the exit taken.
     """
 
     request: str
@@ -128,11 +174,23 @@ class Result:
     model: str
     revision: str
     hops: tuple[Hop, ...]
+    missing: tuple[int, ...] = ()
+
+
+@record
+class MaskedThresholds:
+    """Thresholds for the exits of wide stages while the branches in `missing` (ascending) are not heard."""
+
+    missing: tuple[int, ...]
+    thresholds: tuple[float, ...]
 
 
 @record
 class Plan:
-    """What the orchestrator wants of a pipeline. One threshold per exit but the last; retained; epochs only grow."""
+    """What the orchestrator wants of a pipeline. One threshold per exit but the last; retained; epochs only grow.
+
+    `masked` has thresholds for sets of missing branches; with a set that is not in it, only the last exit is taken.
+    """
 
     pipeline: str
     epoch: int
@@ -140,6 +198,7 @@ class Plan:
     revision: str
     criterion: str
     thresholds: tuple[float, ...]
+    masked: tuple[MaskedThresholds, ...] = ()
 
 
 class DeviceStatus(str, enum.Enum):
@@ -163,17 +222,21 @@ class DeviceState:
 
 @record
 class HeldStage:
-    """A stage that a device serves: of which pipeline, model and revision."""
+    """A stage that a device serves, or its branch of a wide stage: of which pipeline, model and revision."""
 
     pipeline: str
     stage: int
     model: str
     revision: str
+    branch: int | None = None
 
 
 @record
 class DeviceMeta:
-    """The retained description of a device: versions, memory and what it serves."""
+    """The retained description of a device: versions, memory and what it serves.
+
+    `fusers` are the pipelines for whose wide stages it fuses embeddings.
+    """
 
     device: str
     boot: str
@@ -184,11 +247,15 @@ class DeviceMeta:
     memory_mb: int
     stages: tuple[HeldStage, ...]
     origins: tuple[str, ...]
+    fusers: tuple[str, ...] = ()
 
 
 @record
 class StageTelemetry:
-    """Counters of one stage on one device since boot; times are means over the last report's period."""
+    """Counters of one stage on one device since boot; times are means over the last report's period.
+
+    `wasted` counts runs of a branch at a depth that the answer did not need.
+    """
 
     stage: int
     received: int
@@ -202,6 +269,25 @@ class StageTelemetry:
     bytes_out: int
     queue_s: float
     compute_s: float
+    wasted: int = 0
+
+
+@record
+class FusionTelemetry:
+    """Counters of the exit of one wide stage on the device that fuses it, since boot.
+
+    `missing` counts, per branch, the decisions made without it; `late` the embeddings that came after their
+    decision; `expired` the requests that were given up while waiting for this exit's embeddings.
+    """
+
+    stage: int
+    fused: int
+    exited: int
+    forwarded: int
+    failed: int
+    expired: int
+    late: int
+    missing: tuple[int, ...]
 
 
 @record
@@ -222,13 +308,14 @@ class OriginTelemetry:
 
 @record
 class PipelineTelemetry:
-    """One pipeline on one device: the epoch in force and what its stages and its origin did."""
+    """One pipeline on one device: the epoch in force and what its stages, its fusion and its origin did."""
 
     pipeline: str
     epoch: int
     revision: str
     stages: tuple[StageTelemetry, ...]
     origin: OriginTelemetry | None
+    fusions: tuple[FusionTelemetry, ...] = ()
 
 
 @record
@@ -287,7 +374,7 @@ class BrokerSettings:
 class Publish:
     """Send a message; the driver builds the topic from the message's kind, pipeline and address."""
 
-    message: StageMessage | Outcome | Result
+    message: StageMessage | Embedding | Outcome | Result
     token: str | None = None
     """Where set, the driver calls StageNode.published(token) once the broker has acknowledged it."""
 
@@ -299,6 +386,23 @@ class Run:
     key: int
     stage: int
     tensor: Tensor
+
+
+@record
+class Fuse:
+    """Run the fusion head of `stage` on one embedding per branch, None where it is missing; answer as to Run."""
+
+    key: int
+    stage: int
+    embeddings: tuple[Tensor | None, ...]
+
+
+@record
+class Tell:
+    """Send `decision` to a board of a branch."""
+
+    device: str
+    decision: Decision
 
 
 @record
@@ -316,4 +420,4 @@ class Drop:
     reason: str
 
 
-Effect: TypeAlias = "Publish | Run | Acknowledge | Drop"
+Effect: TypeAlias = "Publish | Tell | Run | Fuse | Acknowledge | Drop"

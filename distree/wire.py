@@ -2,8 +2,9 @@
 
 Messages between boards and to the orchestrator are msgpack maps `{"v": 1, "kind": …, …}`; what people and dashboards
 read (results, states, dead letters) is JSON with a `schema`. Unknown keys are ignored, so that a later version may
-add some. Every decoder raises RemoteProtocolError, and nothing else, for whatever bytes it is given; `reason` is one
-of `size`, `encoding`, `version`, `kind`, `field`.
+add some. Keys that only wide stages need are left out where they hold the default, which is read where they are
+absent: a chain does not pay for them. Every decoder raises RemoteProtocolError, and nothing else, for whatever bytes
+it is given; `reason` is one of `size`, `encoding`, `version`, `kind`, `field`.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ from distree.topics import is_id
 from distree.types import (
     Codec,
     DeadLetter,
+    Decision,
     DeviceMeta,
     DeviceState,
     DeviceStatus,
     DType,
+    Embedding,
+    FusionTelemetry,
     Guess,
     HeldStage,
     Hop,
     InputMessage,
+    MaskedThresholds,
     OriginTelemetry,
     Outcome,
     PipelineTelemetry,
@@ -49,8 +54,14 @@ MAX_ITEMS = 1024
 
 MAX_HOPS = 32
 MAX_RANK = 6
-MAX_MEMORY = 64
+MAX_MEMORY = 1024
+"""Most numbers of a criterion's memory: the embeddings of an exit are among what may have to be remembered."""
+
 MAX_STAGES = 32
+MAX_BRANCHES = 64
+MAX_MASKED = 256
+"""Most sets of missing branches for which a plan has thresholds."""
+
 MAX_CLASSES = 1 << 20
 MAX_PIPELINES = 64
 MAX_BUDGET_S = 3600.0
@@ -126,6 +137,24 @@ def _floats(fields: Fields, name: str, limit: int) -> tuple[float, ...]:
     if all(type(value) in (float, int) and -1e300 <= value <= 1e300 for value in values):
         return tuple(map(float, values))
     raise _bad(name, values, "finite numbers")
+
+
+def _flag(fields: Fields, name: str) -> bool:
+    value = fields[name]
+    if type(value) is bool:
+        return value
+    raise _bad(name, value, "true or false")
+
+
+def _branches(fields: Fields, name: str) -> tuple[int, ...]:
+    """Read a set of branches, of which there is one way to write it."""
+    branches = _list(fields, name, MAX_BRANCHES)
+    last = -1
+    for branch in branches:
+        if type(branch) is not int or not last < branch < MAX_BRANCHES:
+            raise _bad(name, branch, f"ascending branch numbers below {MAX_BRANCHES}")
+        last = branch
+    return tuple(branches)
 
 
 def _maybe(fields: Fields, name: str, read: Callable[[Fields, str], T]) -> T | None:
@@ -230,7 +259,7 @@ def _hops(fields: Fields) -> tuple[Hop, ...]:
 
 
 def _routing(fields: Fields) -> tuple[str, str, int, str, int]:
-    """Read what stage messages and outcomes share: request, origin, attempt, revision, epoch.
+    """Read what stage messages, embeddings and outcomes share: request, origin, attempt, revision, epoch.
 
     One expression for the usual case, since this is on the path of every message; what fails it is read field by
     field, to say which one it was.
@@ -290,27 +319,30 @@ def _pack_hops(hops: tuple[Hop, ...]) -> list[tuple[str, int, float, float]]:
 def encode_stage(message: StageMessage) -> bytes:
     """Encode an input or features for a stage topic."""
     tensor = message.tensor
-    packed: bytes = msgpack.packb(
-        {
-            "v": VERSION,
-            "kind": "stage",
-            "request": message.request,
-            "origin": message.origin,
-            "stage": message.stage,
-            "attempt": message.attempt,
-            "revision": message.revision,
-            "epoch": message.epoch,
-            "budget_s": message.budget_s,
-            "spent_s": message.spent_s,
-            "guess": _pack_guess(message.guess),
-            "memory": message.memory,
-            "hops": _pack_hops(message.hops),
-            "dtype": tensor.dtype,
-            "shape": tensor.shape,
-            "codec": tensor.codec,
-            "payload": tensor.payload,
-        }
-    )
+    fields = {
+        "v": VERSION,
+        "kind": "stage",
+        "request": message.request,
+        "origin": message.origin,
+        "stage": message.stage,
+        "attempt": message.attempt,
+        "revision": message.revision,
+        "epoch": message.epoch,
+        "budget_s": message.budget_s,
+        "spent_s": message.spent_s,
+        "guess": _pack_guess(message.guess),
+        "memory": message.memory,
+        "hops": _pack_hops(message.hops),
+        "dtype": tensor.dtype,
+        "shape": tensor.shape,
+        "codec": tensor.codec,
+        "payload": tensor.payload,
+    }
+    if message.fuser is not None:
+        fields["fuser"] = message.fuser
+    if message.eager:
+        fields["eager"] = True
+    packed: bytes = msgpack.packb(fields)
     return packed
 
 
@@ -330,6 +362,8 @@ def _read_stage(fields: Fields) -> StageMessage:
         memory=() if memory == () else _floats(fields, "memory", MAX_MEMORY),
         hops=_hops(fields),
         tensor=_tensor(fields),
+        fuser=_id(fields, "fuser") if "fuser" in fields else None,
+        eager=_flag(fields, "eager") if "eager" in fields else False,
     )
 
 
@@ -338,23 +372,114 @@ def decode_stage(payload: bytes) -> StageMessage:
     return _decode(_read_stage, _unpack(payload, "stage"))
 
 
-def encode_outcome(outcome: Outcome) -> bytes:
-    """Encode an answer on its way to the origin."""
+def encode_embedding(message: Embedding) -> bytes:
+    """Encode a branch's embedding for the exit topic of the board that fuses."""
+    tensor = message.tensor
     packed: bytes = msgpack.packb(
         {
             "v": VERSION,
-            "kind": "outcome",
-            "request": outcome.request,
-            "origin": outcome.origin,
-            "attempt": outcome.attempt,
-            "revision": outcome.revision,
-            "epoch": outcome.epoch,
-            "guess": _pack_guess(outcome.guess),
-            "reason": outcome.reason,
-            "spent_s": outcome.spent_s,
-            "hops": _pack_hops(outcome.hops),
+            "kind": "embedding",
+            "request": message.request,
+            "origin": message.origin,
+            "fuser": message.fuser,
+            "device": message.device,
+            "stage": message.stage,
+            "branch": message.branch,
+            "attempt": message.attempt,
+            "revision": message.revision,
+            "epoch": message.epoch,
+            "eager": message.eager,
+            "budget_s": message.budget_s,
+            "spent_s": message.spent_s,
+            "guess": _pack_guess(message.guess),
+            "memory": message.memory,
+            "hops": _pack_hops(message.hops),
+            "dtype": tensor.dtype,
+            "shape": tensor.shape,
+            "codec": tensor.codec,
+            "payload": tensor.payload,
         }
     )
+    return packed
+
+
+def _read_embedding(fields: Fields) -> Embedding:
+    request, origin, attempt, revision, epoch = _routing(fields)
+    memory = fields["memory"]
+    return Embedding(
+        request=request,
+        origin=origin,
+        fuser=_id(fields, "fuser"),
+        device=_id(fields, "device"),
+        stage=_count(fields, "stage", MAX_STAGES),
+        branch=_count(fields, "branch", MAX_BRANCHES - 1),
+        attempt=attempt,
+        revision=revision,
+        epoch=epoch,
+        eager=_flag(fields, "eager"),
+        budget_s=_number(fields, "budget_s", 0.0, MAX_BUDGET_S),
+        spent_s=_number(fields, "spent_s", 0.0, MAX_BUDGET_S),
+        guess=_guess(fields, "guess"),
+        memory=() if memory == () else _floats(fields, "memory", MAX_MEMORY),
+        hops=_hops(fields),
+        tensor=_tensor(fields),
+    )
+
+
+def decode_embedding(payload: bytes) -> Embedding:
+    """Decode what came on an exit topic."""
+    return _decode(_read_embedding, _unpack(payload, "embedding"))
+
+
+def encode_decision(decision: Decision) -> bytes:
+    """Encode go or stop for the decision topic of a branch's board."""
+    packed: bytes = msgpack.packb(
+        {
+            "v": VERSION,
+            "kind": "decision",
+            "request": decision.request,
+            "attempt": decision.attempt,
+            "revision": decision.revision,
+            "stage": decision.stage,
+            "go": decision.go,
+        }
+    )
+    return packed
+
+
+def _read_decision(fields: Fields) -> Decision:
+    return Decision(
+        request=_text(fields, "request"),
+        attempt=_count(fields, "attempt", 100),
+        revision=_text(fields, "revision"),
+        stage=_count(fields, "stage", MAX_STAGES),
+        go=_flag(fields, "go"),
+    )
+
+
+def decode_decision(payload: bytes) -> Decision:
+    """Decode what came on a decision topic."""
+    return _decode(_read_decision, _unpack(payload, "decision"))
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """Encode an answer on its way to the origin."""
+    fields = {
+        "v": VERSION,
+        "kind": "outcome",
+        "request": outcome.request,
+        "origin": outcome.origin,
+        "attempt": outcome.attempt,
+        "revision": outcome.revision,
+        "epoch": outcome.epoch,
+        "guess": _pack_guess(outcome.guess),
+        "reason": outcome.reason,
+        "spent_s": outcome.spent_s,
+        "hops": _pack_hops(outcome.hops),
+    }
+    if outcome.missing:
+        fields["missing"] = outcome.missing
+    packed: bytes = msgpack.packb(fields)
     return packed
 
 
@@ -370,6 +495,7 @@ def _read_outcome(fields: Fields) -> Outcome:
         reason=_word(fields, "reason", _REASONS),
         spent_s=_number(fields, "spent_s", 0.0, MAX_BUDGET_S),
         hops=_hops(fields),
+        missing=_branches(fields, "missing") if "missing" in fields else (),
     )
 
 
@@ -414,19 +540,35 @@ def decode_input(payload: bytes) -> InputMessage:
 
 def encode_plan(plan: Plan) -> bytes:
     """Encode a plan for its retained topic."""
-    packed: bytes = msgpack.packb(
-        {
-            "v": VERSION,
-            "kind": "plan",
-            "pipeline": plan.pipeline,
-            "epoch": plan.epoch,
-            "model": plan.model,
-            "revision": plan.revision,
-            "criterion": plan.criterion,
-            "thresholds": plan.thresholds,
-        }
-    )
+    fields = {
+        "v": VERSION,
+        "kind": "plan",
+        "pipeline": plan.pipeline,
+        "epoch": plan.epoch,
+        "model": plan.model,
+        "revision": plan.revision,
+        "criterion": plan.criterion,
+        "thresholds": plan.thresholds,
+    }
+    if plan.masked:
+        fields["masked"] = [(row.missing, row.thresholds) for row in plan.masked]
+    packed: bytes = msgpack.packb(fields)
     return packed
+
+
+def _masked_row(value: object) -> MaskedThresholds:
+    if type(value) is tuple and len(value) == 2:
+        missing, thresholds = _branches({"masked": value[0]}, "masked"), {"masked": value[1]}
+        if missing:
+            return MaskedThresholds(missing=missing, thresholds=_floats(thresholds, "masked", MAX_STAGES))
+    raise _bad("masked", value, "[missing branches, thresholds], at least one branch missing")
+
+
+def _masked(fields: Fields) -> tuple[MaskedThresholds, ...]:
+    rows = tuple([_masked_row(value) for value in _list(fields, "masked", MAX_MASKED)])
+    if len({row.missing for row in rows}) != len(rows):
+        raise _bad("masked", rows, "each set of missing branches once")
+    return rows
 
 
 def _read_plan(fields: Fields) -> Plan:
@@ -437,6 +579,7 @@ def _read_plan(fields: Fields) -> Plan:
         revision=_text(fields, "revision"),
         criterion=_text(fields, "criterion"),
         thresholds=_floats(fields, "thresholds", MAX_STAGES),
+        masked=_masked(fields) if "masked" in fields else (),
     )
 
 
@@ -448,12 +591,18 @@ def decode_plan(payload: bytes) -> Plan:
 _STAGE_COUNTERS = (
     "stage", "received", "exited", "forwarded", "shed", "expired", "failed", "duplicate", "waiting", "bytes_out",
 )  # fmt: skip
+_FUSION_COUNTERS = ("stage", "fused", "exited", "forwarded", "failed", "expired", "late")
 _ORIGIN_COUNTERS = ("accepted", "answered", "resent", "late", "pending")
 _ORIGIN_LATENCIES = ("latency_p50_s", "latency_p95_s", "latency_max_s")
 
 
 def _pack_stage_telemetry(report: StageTelemetry) -> Fields:
-    return {name: getattr(report, name) for name in (*_STAGE_COUNTERS, "queue_s", "compute_s")}
+    fields = {name: getattr(report, name) for name in (*_STAGE_COUNTERS, "queue_s", "compute_s")}
+    return {**fields, "wasted": report.wasted} if report.wasted else fields
+
+
+def _pack_fusion_telemetry(report: FusionTelemetry) -> Fields:
+    return {name: getattr(report, name) for name in (*_FUSION_COUNTERS, "missing")}
 
 
 def _pack_origin_telemetry(report: OriginTelemetry | None) -> Fields | None:
@@ -464,13 +613,16 @@ def _pack_origin_telemetry(report: OriginTelemetry | None) -> Fields | None:
 
 
 def _pack_pipeline_telemetry(report: PipelineTelemetry) -> Fields:
-    return {
+    fields: Fields = {
         "pipeline": report.pipeline,
         "epoch": report.epoch,
         "revision": report.revision,
         "stages": [_pack_stage_telemetry(stage) for stage in report.stages],
         "origin": _pack_origin_telemetry(report.origin),
     }
+    if report.fusions:
+        fields["fusions"] = [_pack_fusion_telemetry(fusion) for fusion in report.fusions]
+    return fields
 
 
 def encode_telemetry(report: Telemetry) -> bytes:
@@ -498,6 +650,19 @@ def _read_stage_telemetry(value: object) -> StageTelemetry:
         **{name: _count(fields, name) for name in _STAGE_COUNTERS},
         queue_s=_number(fields, "queue_s"),
         compute_s=_number(fields, "compute_s"),
+        wasted=_count(fields, "wasted") if "wasted" in fields else 0,
+    )
+
+
+def _counts(fields: Fields, name: str, limit: int) -> tuple[int, ...]:
+    return tuple([_count({name: count}, name) for count in _list(fields, name, limit)])
+
+
+def _read_fusion_telemetry(value: object) -> FusionTelemetry:
+    fields = _map(value, "fusions")
+    return FusionTelemetry(
+        **{name: _count(fields, name) for name in _FUSION_COUNTERS},
+        missing=_counts(fields, "missing", MAX_BRANCHES),
     )
 
 
@@ -510,15 +675,18 @@ def _read_reasons(fields: Fields) -> dict[str, int]:
 
 def _read_origin_telemetry(fields: Fields, name: str) -> OriginTelemetry:
     part = _map(fields[name], name)
-    exits = _list(part, "exits", MAX_STAGES)
     return OriginTelemetry(
         **{name: _count(part, name) for name in _ORIGIN_COUNTERS},
-        exits=tuple(_count({"exits": count}, "exits") for count in exits),
+        exits=_counts(part, "exits", MAX_STAGES),
         reasons=_read_reasons(part),
         latency_p50_s=_number(part, "latency_p50_s"),
         latency_p95_s=_number(part, "latency_p95_s"),
         latency_max_s=_number(part, "latency_max_s"),
     )
+
+
+def _read_fusions(fields: Fields) -> tuple[FusionTelemetry, ...]:
+    return tuple(_read_fusion_telemetry(fusion) for fusion in _list(fields, "fusions", MAX_STAGES))
 
 
 def _read_pipeline_telemetry(value: object) -> PipelineTelemetry:
@@ -529,6 +697,7 @@ def _read_pipeline_telemetry(value: object) -> PipelineTelemetry:
         revision=_text(fields, "revision"),
         stages=tuple(_read_stage_telemetry(stage) for stage in _list(fields, "stages", MAX_STAGES)),
         origin=_maybe(fields, "origin", _read_origin_telemetry),
+        fusions=_read_fusions(fields) if "fusions" in fields else (),
     )
 
 
@@ -560,39 +729,40 @@ DEAD_SCHEMA = "distree.dead/1"
 
 def encode_result(result: Result, *, time: str, clock_synced: bool) -> bytes:
     """Encode a result as JSON. `time` is ISO 8601 in UTC; `clock_synced` says whether to believe it."""
-    return _dump_json(
-        {
-            "schema": RESULT_SCHEMA,
-            "request": result.request,
-            "site": result.site,
-            "pipeline": result.pipeline,
-            "origin": result.origin,
-            "input": result.input,
-            "label": result.label,
-            "class_id": result.class_id,
-            "confidence": round(result.confidence, 4),
-            "exit": result.exit,
-            "reason": result.reason,
-            "final": result.final,
-            "late": result.late,
-            "attempt": result.attempt,
-            "latency_ms": round(result.latency_s * 1e3, 3),
-            "epoch": result.epoch,
-            "model": result.model,
-            "revision": result.revision,
-            "hops": [
-                {
-                    "device": hop.device,
-                    "stage": hop.stage,
-                    "queue_ms": round(hop.queue_s * 1e3, 3),
-                    "compute_ms": round(hop.compute_s * 1e3, 3),
-                }
-                for hop in result.hops
-            ],
-            "time": time,
-            "clock_synced": clock_synced,
-        }
-    )
+    fields: Fields = {
+        "schema": RESULT_SCHEMA,
+        "request": result.request,
+        "site": result.site,
+        "pipeline": result.pipeline,
+        "origin": result.origin,
+        "input": result.input,
+        "label": result.label,
+        "class_id": result.class_id,
+        "confidence": round(result.confidence, 4),
+        "exit": result.exit,
+        "reason": result.reason,
+        "final": result.final,
+        "late": result.late,
+        "attempt": result.attempt,
+        "latency_ms": round(result.latency_s * 1e3, 3),
+        "epoch": result.epoch,
+        "model": result.model,
+        "revision": result.revision,
+        "hops": [
+            {
+                "device": hop.device,
+                "stage": hop.stage,
+                "queue_ms": round(hop.queue_s * 1e3, 3),
+                "compute_ms": round(hop.compute_s * 1e3, 3),
+            }
+            for hop in result.hops
+        ],
+        "time": time,
+        "clock_synced": clock_synced,
+    }
+    if result.missing:
+        fields["missing"] = result.missing
+    return _dump_json(fields)
 
 
 def _read_json_hop(value: object) -> Hop:
@@ -603,13 +773,6 @@ def _read_json_hop(value: object) -> Hop:
         queue_s=_number(fields, "queue_ms") / 1e3,
         compute_s=_number(fields, "compute_ms") / 1e3,
     )
-
-
-def _flag(fields: Fields, name: str) -> bool:
-    value = fields[name]
-    if type(value) is bool:
-        return value
-    raise _bad(name, value, "true or false")
 
 
 def _read_result(fields: Fields) -> Result:
@@ -632,6 +795,7 @@ def _read_result(fields: Fields) -> Result:
         model=_text(fields, "model"),
         revision=_text(fields, "revision"),
         hops=tuple(_read_json_hop(hop) for hop in _list(fields, "hops", MAX_HOPS)),
+        missing=_branches(fields, "missing") if "missing" in fields else (),
     )
 
 
@@ -661,30 +825,35 @@ def decode_state(payload: bytes) -> DeviceState:
     return _decode(_read_state, _load_json(payload, STATE_SCHEMA))
 
 
+def _pack_held(held: HeldStage) -> Fields:
+    fields: Fields = {
+        "pipeline": held.pipeline,
+        "stage": held.stage,
+        "model": held.model,
+        "revision": held.revision,
+    }
+    if held.branch is not None:
+        fields["branch"] = held.branch
+    return fields
+
+
 def encode_meta(meta: DeviceMeta) -> bytes:
     """Encode a device's description for its retained topic."""
-    return _dump_json(
-        {
-            "schema": META_SCHEMA,
-            "device": meta.device,
-            "boot": meta.boot,
-            "version": meta.version,
-            "python": meta.python,
-            "runtime": meta.runtime,
-            "machine": meta.machine,
-            "memory_mb": meta.memory_mb,
-            "stages": [
-                {
-                    "pipeline": held.pipeline,
-                    "stage": held.stage,
-                    "model": held.model,
-                    "revision": held.revision,
-                }
-                for held in meta.stages
-            ],
-            "origins": list(meta.origins),
-        }
-    )
+    fields: Fields = {
+        "schema": META_SCHEMA,
+        "device": meta.device,
+        "boot": meta.boot,
+        "version": meta.version,
+        "python": meta.python,
+        "runtime": meta.runtime,
+        "machine": meta.machine,
+        "memory_mb": meta.memory_mb,
+        "stages": [_pack_held(held) for held in meta.stages],
+        "origins": meta.origins,
+    }
+    if meta.fusers:
+        fields["fusers"] = meta.fusers
+    return _dump_json(fields)
 
 
 def _read_held(value: object) -> HeldStage:
@@ -694,11 +863,15 @@ def _read_held(value: object) -> HeldStage:
         stage=_count(fields, "stage", MAX_STAGES),
         model=_text(fields, "model"),
         revision=_text(fields, "revision"),
+        branch=_count(fields, "branch", MAX_BRANCHES - 1) if "branch" in fields else None,
     )
 
 
+def _names(fields: Fields, name: str) -> tuple[str, ...]:
+    return tuple(_text({name: value}, name, 32) for value in _list(fields, name, MAX_PIPELINES))
+
+
 def _read_meta(fields: Fields) -> DeviceMeta:
-    origins = _list(fields, "origins", MAX_PIPELINES)
     return DeviceMeta(
         device=_id(fields, "device"),
         boot=_text(fields, "boot"),
@@ -708,7 +881,8 @@ def _read_meta(fields: Fields) -> DeviceMeta:
         machine=_text(fields, "machine"),
         memory_mb=_count(fields, "memory_mb"),
         stages=tuple(_read_held(held) for held in _list(fields, "stages", MAX_STAGES * MAX_PIPELINES)),
-        origins=tuple(_text({"origins": name}, "origins", 32) for name in origins),
+        origins=_names(fields, "origins"),
+        fusers=_names(fields, "fusers") if "fusers" in fields else (),
     )
 
 

@@ -10,32 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from distree.bundle import (
-    Bundle,
-    Exits,
-    Golden,
-    InputSpec,
-    Manifest,
-    Measured,
-    Preprocess,
-    SplitFigures,
-    StageSpec,
-    Trained,
-    load_bundle,
-)
+from distree.bundle import Bundle, Exits, Trained, load_bundle
 from model_zoo.data import LabelledImages, first_of_each_class, load_idx_set, write_samples
+from model_zoo.draft import CRITERION, draft_bundle, measured_figures
 from model_zoo.errors import DataError
 from model_zoo.evaluation import Evaluation, collect_logits, costs_of, score_exits, summarise
 from model_zoo.export import export_stages
-from model_zoo.manifest import GOLDEN_FILE, GOLDEN_INPUTS, GOLDEN_TOLERANCE, write_golden, write_manifest
+from model_zoo.loop import TrainingReport
+from model_zoo.manifest import GOLDEN_INPUTS, write_golden, write_manifest
 from model_zoo.recipes import Recipe, TrainingSettings
 from model_zoo.thresholds import choose_thresholds
-from model_zoo.training import Trainer, TrainingReport, normalise
+from model_zoo.training import Trainer, normalise
 
-CRITERION = "max_softmax"
 _CALIBRATION_IMAGES = 1000  # of the training images, evenly spread; more did not move the ranges
 _SAMPLES_PER_CLASS = 100
-_WEIGHTS_LICENSE = "Apache-2.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +40,25 @@ class BuildPaths:
 
 
 def build_bundle(
-    recipe: Recipe, settings: TrainingSettings, paths: BuildPaths, progress: Callable[[str], None]
+    recipe: Recipe,
+    settings: TrainingSettings,
+    paths: BuildPaths,
+    progress: Callable[[str], None],
+    step: Callable[[int, int, int], None] = lambda *_: None,
 ) -> Bundle:
     """Train, export, choose thresholds, measure, and write the bundle; return it as `load_bundle` reads it.
 
-    Raises DataError for the data or a foreign checkpoint, ExportError where the segments do not come out
-    sound.
+    progress and step: see `model_zoo.loop.Loop`. Raises DataError for the data or a foreign checkpoint, ExportError
+    where the segments do not come out sound.
     """
     train, validation = split_training_set(load_idx_set(paths.data, "train", recipe.data_name), settings.validation)
-    trainer = Trainer(recipe, settings, train, validation, paths.work, progress)
+    trainer = Trainer(recipe, settings, train, validation, paths.work, progress, step)
     report = trainer.run()
     progress(f"epoch {report.kept_epoch} kept; exporting {len(settings.exit_weights)} segments")
-    step = max(1, len(train) // _CALIBRATION_IMAGES)
-    calibration = normalise(train.images[::step][:_CALIBRATION_IMAGES], recipe)
+    every = max(1, len(train) // _CALIBRATION_IMAGES)
+    calibration = normalise(train.images[::every][:_CALIBRATION_IMAGES], recipe)
     stages = export_stages(trainer.network, calibration, paths.out)
-    draft = _draft(recipe, stages, paths.out)
+    draft = draft_bundle(recipe, stages, paths.out)
     golden = write_golden(draft, train.images[:GOLDEN_INPUTS])
     exits, on_validation = _choose(draft, validation, progress)
     on_test = _measure(draft, recipe, exits, paths, progress)
@@ -74,10 +66,17 @@ def build_bundle(
         draft.manifest,
         exits=exits,
         golden=golden,
-        measured=_measured(f"{recipe.data_name} test, {on_test.inputs} images", on_test, on_validation, report),
+        measured=measured_figures(
+            f"{recipe.data_name} test, {on_test.inputs} images", on_test, on_validation, trained_of(report)
+        ),
     )
     write_manifest(manifest, paths.out)
     return load_bundle(paths.out)
+
+
+def trained_of(report: TrainingReport) -> Trained:
+    """Say how the weights came to be as a manifest does."""
+    return Trained(epochs=report.epochs, seed=report.seed, seconds=round(report.seconds, 1), torch=report.torch_version)
 
 
 def split_training_set(images: LabelledImages, held_back: int) -> tuple[LabelledImages, LabelledImages]:
@@ -86,37 +85,6 @@ def split_training_set(images: LabelledImages, held_back: int) -> tuple[Labelled
         raise DataError(f"{images.source}: {len(images)} training images, more than {held_back} are needed")
     kept = len(images) - held_back
     return images.slice(0, kept), images.slice(kept, len(images))
-
-
-def _draft(recipe: Recipe, stages: tuple[StageSpec, ...], folder: Path) -> Bundle:
-    """Make a bundle in memory that can run, before there are thresholds, golden vectors and figures."""
-    never = tuple(2.0 for _ in stages[:-1])
-    nothing = SplitFigures(accuracy=(), accuracy_at_thresholds=0.0, exit_share=())
-    manifest = Manifest(
-        format=1,
-        name=recipe.name,
-        description=recipe.description,
-        license=_WEIGHTS_LICENSE,
-        labels=recipe.labels,
-        input=InputSpec(dtype="uint8", shape=recipe.input_shape),
-        preprocess=Preprocess(mean=recipe.mean, std=recipe.std, layout="nhwc"),
-        stages=stages,
-        exits=Exits(criterion=CRITERION, thresholds=never),
-        golden=Golden(file=GOLDEN_FILE, sha256="", tolerance=GOLDEN_TOLERANCE),
-        measured=Measured(
-            data="",
-            accuracy=(),
-            accuracy_at_thresholds=0.0,
-            exit_share=(),
-            macs_per_input=0.0,
-            macs_no_early_exit_strict=0,
-            macs_no_early_exit_loose=0,
-            feature_bytes_per_input=0.0,
-            validation=nothing,
-            trained=Trained(epochs=0, seed=0, seconds=0.0, torch=""),
-        ),
-    )
-    return Bundle(path=folder, revision="draft", manifest=manifest)
 
 
 def _choose(draft: Bundle, validation: LabelledImages, progress: Callable[[str], None]) -> tuple[Exits, Evaluation]:
@@ -139,24 +107,3 @@ def _measure(
         write_samples(first_of_each_class(test, _SAMPLES_PER_CLASS), paths.samples)
     scored = score_exits(collect_logits(draft, test, progress), exits.criterion)
     return summarise(scored, costs_of(draft.stages), exits.criterion, exits.thresholds)
-
-
-def _measured(data: str, on_test: Evaluation, on_validation: Evaluation, report: TrainingReport) -> Measured:
-    return Measured(
-        data=data,
-        accuracy=on_test.accuracy,
-        accuracy_at_thresholds=on_test.accuracy_at_thresholds,
-        exit_share=on_test.exit_share,
-        macs_per_input=round(on_test.macs_per_input, 1),
-        macs_no_early_exit_strict=on_test.macs_no_early_exit_strict,
-        macs_no_early_exit_loose=on_test.macs_no_early_exit_loose,
-        feature_bytes_per_input=round(on_test.feature_bytes_per_input, 1),
-        validation=SplitFigures(
-            accuracy=on_validation.accuracy,
-            accuracy_at_thresholds=on_validation.accuracy_at_thresholds,
-            exit_share=on_validation.exit_share,
-        ),
-        trained=Trained(
-            epochs=report.epochs, seed=report.seed, seconds=round(report.seconds, 1), torch=report.torch_version
-        ),
-    )

@@ -1,34 +1,51 @@
-"""`distree zoo`: list, show, verify, evaluate and build bundles."""
+"""`distree zoo`: list, show, verify, evaluate and build bundles, and report on wide recipes."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from distree.bundle import MANIFEST, Bundle, Measured, find_bundle, load_bundle, zoo_folder
 from distree.errors import ConfigError, DistreeError
 from distree.policies import POLICIES
-from model_zoo.data import DEFAULT_FASHION_DIR, FASHION_HINT, LabelledImages, load_idx_set, load_samples
-from model_zoo.errors import DataError, ExportError
+from model_zoo.costs import FUSER
+from model_zoo.data import (
+    DEFAULT_FASHION_DIR,
+    FASHION_HINT,
+    LabelledImages,
+    Split,
+    is_jpeg_set,
+    load_idx_set,
+    load_jpeg_set,
+    load_samples,
+)
+from model_zoo.errors import DataError, needs_zoo
 from model_zoo.evaluation import (
     Evaluation,
     ExitScores,
+    check_missing,
     check_thresholds,
     collect_logits,
     costs_of,
     exits_taken,
     score_exits,
     summarise,
+    thresholds_in_force,
+    with_boards,
 )
-from model_zoo.recipes import get_recipe, recipe_names
+from model_zoo.finish import ImageSets
+from model_zoo.plans import VARIANTS, WideSettings
+from model_zoo.progress import Progress
+from model_zoo.recipes import Recipe, WideRecipe, get_recipe, recipe_names
 from model_zoo.verification import check_golden
 
 _SAMPLES = Path(__file__).parent / "samples"
@@ -49,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify.add_argument("bundle", metavar="NAME_OR_PATH", help="name of an installed bundle, or its folder")
     _add_evaluate(commands)
     _add_build(commands)
+    _add_report(commands)
 
 
 def _command(commands: Any, name: str, what: str, example: str) -> argparse.ArgumentParser:
@@ -73,10 +91,16 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "--data",
         type=Path,
-        help="npz with input and label, or a folder of idx files (default: the shipped samples)",
+        help="npz with input and label, npz of JPEG images, or a folder of idx files (default: the shipped samples)",
+    )
+    evaluate.add_argument(
+        "--split",
+        choices=get_args(Split),
+        help="of a file of JPEG images (default: test)",
     )
     evaluate.add_argument("--thresholds", metavar="A,B", help="one per exit but the last (default: the bundle's)")
     evaluate.add_argument("--criterion", metavar="C", help=f"one of {', '.join(POLICIES)} (default: the bundle's)")
+    evaluate.add_argument("--missing", metavar="B,…", help="branches of wide stages to do without, such as 0,2")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N inputs")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too; - for stdout alone")
     evaluate.add_argument("--per-input", action="store_true", help="with --json: class, exit and score of every input")
@@ -87,17 +111,51 @@ def _add_build(commands: Any) -> None:
         commands,
         "build",
         "train a recipe and write its bundle (needs the extra 'zoo')",
-        "distree zoo build fashion --out bundles/fashion --seed 1",
+        "distree zoo build fashion --out bundles/fashion --seed 1\n"
+        "  distree zoo build cifar10-wide --data cifar10_jpeg.npz --branches 4",
     )
     build.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(recipe_names())}")
     build.add_argument(
-        "--data", type=Path, default=DEFAULT_FASHION_DIR, help="folder of idx files (default: %(default)s)"
+        "--data",
+        type=Path,
+        help=f"fashion: folder of idx files (default: {DEFAULT_FASHION_DIR}); wide recipes: npz of JPEG images",
     )
     build.add_argument("--out", type=Path, help="folder of the bundle (default: ./RECIPE)")
     build.add_argument("--seed", type=int, help="of everything random (default: the recipe's)")
     build.add_argument("--epochs", type=int, help="passes over the training images (default: the recipe's)")
-    build.add_argument("--work", type=Path, help="folder of the checkpoint, to go on after a cut (default: OUT.work)")
-    build.add_argument("--samples", type=Path, metavar="FILE", help="also write 100 test images of each class there")
+    build.add_argument(
+        "--work",
+        type=Path,
+        help="folder of checkpoints, to go on after a cut (default: OUT.work; of wide recipes RECIPE.work)",
+    )
+    build.add_argument(
+        "--samples", type=Path, metavar="FILE", help="also write 100 test images of each class there (not of wide ones)"
+    )
+    build.add_argument("--branches", type=int, metavar="B", help="of a wide recipe (default: its first number)")
+    build.add_argument(
+        "--variant", choices=VARIANTS, help="of a wide recipe: without branch dropout, or without early exits"
+    )
+
+
+def _add_report(commands: Any) -> None:
+    report = _command(
+        commands,
+        "report",
+        "what early exits of a wide recipe save: text, JSON and plots",
+        "distree zoo report cifar10-wide --data cifar10_jpeg.npz --work cifar10-wide.work --seeds 1,2,3",
+    )
+    report.add_argument("recipe", metavar="RECIPE", help="a wide recipe, such as cifar10-wide")
+    report.add_argument("--data", type=Path, required=True, help="npz of JPEG images")
+    report.add_argument(
+        "--work", type=Path, required=True, help="folder of the checkpoints; bundles are made there, and found again"
+    )
+    report.add_argument("--seeds", default="1,2,3", metavar="N,…", help="whose networks (default: %(default)s)")
+    report.add_argument("--branches", metavar="B,…", help="whose networks (default: all of the recipe)")
+    report.add_argument("--out", type=Path, default=Path("docs/results"), help="folder (default: %(default)s)")
+    report.add_argument("--train", action="store_true", help="train what is not trained (hours)")
+    report.add_argument(
+        "--trained-on", metavar="TEXT", help="what to call the machine of trainings whose checkpoint does not say it"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,7 +172,7 @@ def _list(_: argparse.Namespace) -> int:
     found = sorted(folder.glob(f"*/{MANIFEST}")) if folder is not None else []
     for path in found:
         bundle = load_bundle(path.parent, verify=())
-        size = sum(stage.bytes for stage in bundle.stages)
+        size = sum(stage.bytes + sum(branch.bytes for branch in stage.branches) for stage in bundle.stages)
         print(f"{bundle.name}  {len(bundle.stages)} stages  {size / 1000:.0f} kB  {bundle.manifest.description}")
     return 0
 
@@ -129,7 +187,13 @@ def _show(args: argparse.Namespace) -> int:
         features = "" if stage.features is None else f", features {_shape(stage.features.shape)} {stage.features.dtype}"
         cost = f"{stage.macs.trunk / 1e6:.2f} + {stage.macs.exit / 1e6:.2f} MMACs (trunk + exit)"
         print(f"stage {k}: {stage.segment}, {stage.bytes / 1000:.0f} kB, {cost}{features}")
+        for b, branch in enumerate(stage.branches):
+            cost = f"{branch.macs.trunk / 1e6:.2f} + {branch.macs.exit / 1e6:.2f} MMACs (trunk + embedding)"
+            embedding = f"embedding {_shape(branch.embedding.shape)} {branch.embedding.dtype}"
+            print(f"  branch {b}: {branch.segment}, {branch.bytes / 1000:.0f} kB, {cost}, {embedding}")
     print(f"exits: {bundle.criterion} at {_numbers(bundle.thresholds)}")
+    for masked in manifest.exits.masked:
+        print(f"  without {_branches(masked.missing)}: at {_numbers(masked.thresholds)}")
     print(f"measured on {manifest.measured.data}:")
     print(_table(_from_manifest(bundle)))
     return 0
@@ -139,13 +203,17 @@ def _shape(shape: Sequence[int]) -> str:
     return "x".join(str(size) for size in shape[1:])
 
 
+def _branches(missing: Sequence[int]) -> str:
+    return f"branch{'es' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
+
+
 def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.6g}" for value in values)
 
 
 def _from_manifest(bundle: Bundle) -> Evaluation:
     measured: Measured = bundle.manifest.measured
-    return Evaluation(
+    evaluation = Evaluation(
         inputs=0,
         criterion=bundle.criterion,
         thresholds=bundle.thresholds,
@@ -157,30 +225,43 @@ def _from_manifest(bundle: Bundle) -> Evaluation:
         macs_no_early_exit_loose=measured.macs_no_early_exit_loose,
         feature_bytes_per_input=measured.feature_bytes_per_input,
     )
+    return with_boards(evaluation, costs_of(bundle.stages))
 
 
 def _verify(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.bundle)
     report = check_golden(bundle)
-    print(f"{bundle.name} {bundle.revision}: {len(bundle.stages)} segments, hashes and golden vectors are right")
+    segments = len(bundle.stages) + sum(bundle.branch_counts)
+    print(f"{bundle.name} {bundle.revision}: {segments} segments, hashes and golden vectors are right")
     print(f"{report.runtime}: off by {report.worst_steps} steps at most, {report.tolerance} allowed")
     return 0
 
 
 def _evaluate(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.bundle)
-    criterion, thresholds = _exit_rule(bundle, args.criterion, args.thresholds)
-    images = _evaluation_data(bundle, args.data).head(_positive("--limit", args.limit))
+    missing = _parse_missing(args.missing)
+    check_missing(bundle, missing)
+    criterion, thresholds = _exit_rule(bundle, args.criterion, args.thresholds, missing)
+    images = _evaluation_data(bundle, args.data, args.split).head(_positive("--limit", args.limit))
     quiet = args.json is not None and str(args.json) == "-"
-    scored = score_exits(collect_logits(bundle, images, None if quiet else _progress), criterion)
-    evaluation = summarise(scored, costs_of(bundle.stages), criterion, thresholds)
+    collected = collect_logits(bundle, images, None if quiet else _progress, missing)
+    scored = score_exits(collected, criterion, bundle.policy_parameters())
+    evaluation = summarise(scored, costs_of(bundle.stages, missing), criterion, thresholds)
     if args.json is not None:
         _write_json(args.json, _as_json(bundle, images, evaluation, scored if args.per_input else None))
     if not quiet:
         print(f"{bundle.name} {bundle.revision} on {images.source}, {len(images)} inputs")
-        print(f"{criterion} at {_numbers(thresholds)}")
+        without = f", without {_branches(missing)}" if missing else ""
+        print(f"{criterion} at {_numbers(thresholds)}{without}")
         print(_table(evaluation))
     return 0
+
+
+def _parse_missing(text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")})) if text is not None else ()
+    except ValueError:
+        raise ConfigError(f"--missing {text}: not numbers of branches separated by commas, such as 0,2") from None
 
 
 def _progress(line: str) -> None:
@@ -193,13 +274,16 @@ def _positive(option: str, value: int | None) -> int | None:
     return value
 
 
-def _exit_rule(bundle: Bundle, criterion: str | None, thresholds: str | None) -> tuple[str, tuple[float, ...]]:
+def _exit_rule(
+    bundle: Bundle, criterion: str | None, thresholds: str | None, missing: tuple[int, ...]
+) -> tuple[str, tuple[float, ...]]:
     chosen = criterion or bundle.criterion
     if thresholds is None and chosen != bundle.criterion:
         raise ConfigError(
             f"--criterion {chosen}: the thresholds of {bundle.name!r} are for {bundle.criterion}; give --thresholds too"
         )
-    values = bundle.thresholds if thresholds is None else _parse_thresholds(thresholds)
+    bundle.check_criterion(chosen)
+    values = thresholds_in_force(bundle, missing) if thresholds is None else _parse_thresholds(thresholds)
     check_thresholds(values, len(bundle.stages))
     return chosen, values
 
@@ -211,7 +295,11 @@ def _parse_thresholds(text: str) -> tuple[float, ...]:
         raise ConfigError(f"--thresholds {text}: not numbers separated by commas, such as 0.9,0.8") from None
 
 
-def _evaluation_data(bundle: Bundle, data: Path | None) -> LabelledImages:
+def _evaluation_data(bundle: Bundle, data: Path | None, split: Split | None) -> LabelledImages:
+    if data is not None and is_jpeg_set(data):
+        return load_jpeg_set(data, split or "test")
+    if split is not None:
+        raise DataError(f"--split {split}: only a file of JPEG images is divided; give one as --data FILE")
     if data is None:
         shipped = _SAMPLES / f"{bundle.name}.npz"
         if not shipped.is_file():
@@ -220,7 +308,8 @@ def _evaluation_data(bundle: Bundle, data: Path | None) -> LabelledImages:
     if data.is_dir():
         return load_idx_set(data, "t10k", f"the test set in {data}")
     if not data.exists():
-        raise DataError(f"--data {data}: does not exist; {FASHION_HINT}")
+        hint = f"; {FASHION_HINT}" if bundle.name == "fashion" else ""
+        raise DataError(f"--data {data}: does not exist{hint}")
     return load_samples(data)
 
 
@@ -251,8 +340,28 @@ def _table(evaluation: Evaluation) -> str:
             f"  {mean / strict:.3f} of {strict / 1e6:.3f} without early exits (strict: only the last head)",
             f"  {mean / loose:.3f} of {loose / 1e6:.3f} with all exits computed (loose)",
             f"feature bytes sent per input: {evaluation.feature_bytes_per_input:.0f}",
+            *_lines_of_wide(evaluation),
         ]
     )
+
+
+def _lines_of_wide(evaluation: Evaluation) -> list[str]:
+    """What boards compute and receive where stages are wide; a chain's figures say that already."""
+    fuser = [board for board in evaluation.boards if board.board == FUSER]
+    traffic = evaluation.traffic
+    if not fuser or traffic is None:
+        return []
+    computing = [board for board in evaluation.boards if board.board != FUSER]
+    loose = max(board.loose for board in computing)
+    size = "" if traffic.message_bytes is None else f", {traffic.message_bytes:.0f} bytes in all"
+    return [
+        f"MMACs per input and board: mean {evaluation.board_macs_mean / 1e6:.3f}, "
+        f"max {evaluation.board_macs_max / 1e6:.3f} (at most {loose / 1e6:.3f}); "
+        f"fusion {fuser[0].macs_per_input / 1e6:.3f}",
+        f"bytes received per input: input {traffic.input_bytes:.0f}, features {traffic.feature_bytes:.0f}, "
+        f"embeddings {traffic.embedding_bytes:.0f}",
+        f"messages received per input: {traffic.messages:.1f}, {traffic.decisions:.1f} of them decisions{size}",
+    ]
 
 
 def _percent(values: Sequence[float]) -> tuple[str, ...]:
@@ -264,9 +373,15 @@ def _as_json(
 ) -> dict[str, Any]:
     document: dict[str, Any] = {"model": bundle.name, "revision": bundle.revision, "data": images.source}
     document |= dataclasses.asdict(evaluation)
+    document["thresholds"] = _finite_or_none(evaluation.thresholds)
     if scored is not None:
         document["results"] = _per_input(bundle, images, scored, evaluation.thresholds)
     return document
+
+
+def _finite_or_none(values: Sequence[float]) -> list[float | None]:
+    """JSON has no infinity: null is a threshold that is never reached, and a score that reaches none."""
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _per_input(
@@ -281,7 +396,7 @@ def _per_input(
         [bundle.labels[class_id] for class_id in classes],
         classes,
         taken.tolist(),
-        scored.scores[rows, taken].tolist(),
+        _finite_or_none(scored.scores[rows, taken].tolist()),
         images.labels.tolist(),
         images.index.tolist(),
     )
@@ -302,23 +417,84 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
 
 def _build(args: argparse.Namespace) -> int:
     recipe = get_recipe(args.recipe)
-    given = {"seed": args.seed, "epochs": _positive("--epochs", args.epochs)}
-    settings = dataclasses.replace(recipe.settings, **{key: value for key, value in given.items() if value is not None})
-    if not args.data.is_dir():
-        raise DataError(f"--data {args.data}: no such folder; {FASHION_HINT}")
-    try:
-        from model_zoo.build import BuildPaths, build_bundle
-    except ImportError as error:
-        raise ExportError(
-            f"building needs torch ({error}); install it first, then the extra: "
-            "pip install torch==2.13.0 && pip install 'distree[zoo]'"
-        ) from error
-    out = args.out or Path(recipe.name)
-    paths = BuildPaths(args.data, out, args.work or out.with_name(out.name + ".work"), args.samples)
-    bundle = build_bundle(recipe, settings, paths, _progress)
-    print(f"{bundle.name} {bundle.revision} written to {find_bundle(out)}")
+    bundle = _build_wide(args, recipe) if isinstance(recipe, WideRecipe) else _build_chain(args, recipe)
+    print(f"{bundle.name} {bundle.revision} written to {find_bundle(bundle.path)}")
     print(_table(_from_manifest(bundle)))
     return 0
 
 
-_COMMANDS = {"list": _list, "show": _show, "verify": _verify, "evaluate": _evaluate, "build": _build}
+def _build_chain(args: argparse.Namespace, recipe: Recipe) -> Bundle:
+    for option in ("branches", "variant"):
+        if getattr(args, option) is not None:
+            raise ConfigError(f"--{option}: {recipe.name} is no wide recipe; leave it out")
+    given = {"seed": args.seed, "epochs": _positive("--epochs", args.epochs)}
+    settings = dataclasses.replace(recipe.settings, **{key: value for key, value in given.items() if value is not None})
+    data = args.data or DEFAULT_FASHION_DIR
+    if not data.is_dir():
+        raise DataError(f"--data {data}: no such folder; {FASHION_HINT}")
+    try:
+        from model_zoo.build import BuildPaths, build_bundle
+    except ImportError as error:
+        raise needs_zoo("building", error) from error
+    out = args.out or Path(recipe.name)
+    paths = BuildPaths(data, out, args.work or out.with_name(out.name + ".work"), args.samples)
+    progress = Progress(sys.stderr)
+    return build_bundle(recipe, settings, paths, progress.line, progress.step)
+
+
+def _build_wide(args: argparse.Namespace, recipe: WideRecipe) -> Bundle:
+    if args.samples is not None:
+        raise ConfigError(f"--samples: images of {recipe.data_name} may not be passed on; leave it out")
+    settings = WideSettings(
+        branches=recipe.branch_counts[0] if args.branches is None else args.branches,
+        seed=recipe.student.seed if args.seed is None else args.seed,
+        variant=args.variant or "full",
+        epochs=_positive("--epochs", args.epochs),
+    )
+    images = _image_sets(recipe, args.data)
+    try:
+        from model_zoo.wide_build import build_wide
+    except ImportError as error:
+        raise needs_zoo("building", error) from error
+    out, work = args.out or Path(settings.bundle_name(recipe)), args.work or Path(f"{recipe.name}.work")
+    progress = Progress(sys.stderr)
+    return build_wide(recipe, settings, images, out, work, progress.line, progress.step)
+
+
+def _image_sets(recipe: WideRecipe, data: Path | None) -> ImageSets:
+    if data is None or not data.is_file():
+        which = "is needed" if data is None else f"{data}: no such file"
+        raise DataError(f"--data {which}; give {recipe.data_hint}")
+    return ImageSets(lambda split: load_jpeg_set(data, split, recipe.validation))
+
+
+def _report(args: argparse.Namespace) -> int:
+    recipe = get_recipe(args.recipe)
+    if not isinstance(recipe, WideRecipe):
+        raise ConfigError(f"{recipe.name} is no wide recipe; a report is of one")
+    from model_zoo.report.networks import Workshop, file_sha256
+    from model_zoo.report.write import Asked, write_report
+
+    branches = recipe.branch_counts if args.branches is None else _whole_numbers("--branches", args.branches)
+    asked = Asked(_whole_numbers("--seeds", args.seeds), branches, args.trained_on)
+    images, progress = _image_sets(recipe, args.data), Progress(sys.stderr)
+    workshop = Workshop(
+        recipe, images, file_sha256(args.data), args.work, args.train, progress=progress.line, step=progress.step
+    )
+    report = write_report(recipe, asked, workshop, args.out, progress.line)
+    for absent in report.absent:
+        print(f"missing: {absent.variant}, {absent.branches} branches, seed {absent.seed}: {absent.why}")
+    print(
+        f"{len(report.networks)} networks judged, {len(report.absent)} missing: {args.out / recipe.name}.md and .json"
+    )
+    return 0
+
+
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise ConfigError(f"{option} {text}: not whole numbers separated by commas, such as 1,2") from None
+
+
+_COMMANDS = {"list": _list, "show": _show, "verify": _verify, "evaluate": _evaluate, "build": _build, "report": _report}

@@ -1,14 +1,16 @@
-"""Images with labels: idx files of the MNIST family, and the small sample files that ship with a bundle."""
+"""Images with labels: idx files of the MNIST family, files of JPEG images, and the samples that ship with a bundle."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +22,12 @@ FASHION_HINT = (
     "install Debian's package 'dataset-fashion-mnist', or put the four *-ubyte.gz files of "
     "https://github.com/zalandoresearch/fashion-mnist into a folder and give it as --data DIR"
 )
+Split = Literal["train", "validation", "test"]
+HELD_BACK = 5000
 _UNSIGNED_BYTE = 0x08
 _MAX_DIMENSIONS = 4
 _MAX_BYTES = 1 << 30
+_UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +128,104 @@ def load_samples(path: Path) -> LabelledImages:
         with np.load(path, allow_pickle=False) as archive:
             images, labels = archive["input"], archive["label"]
             index = archive["index"] if "index" in archive else np.arange(len(labels))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: not a sample file with the keys input and label ({error})") from error
     if images.dtype != np.uint8 or images.ndim != 4 or labels.ndim != 1:
         raise DataError(f"{path}: input is {images.dtype} {images.shape}; uint8 (n, height, width, channels) is needed")
     if not len(images) == len(labels) == len(index):
         raise DataError(f"{path}: {len(images)} inputs, {len(labels)} labels, {len(index)} indexes; they must agree")
     return LabelledImages(images, labels.astype(np.int64), index.astype(np.int64), path.name)
+
+
+def is_jpeg_set(path: Path) -> bool:
+    """Whether a file is one that `load_jpeg_set` reads, rather than one of `load_samples`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "jpeg.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def load_jpeg_set(path: Path, split: Split, held_back: int = HELD_BACK, seed: int = 0) -> LabelledImages:
+    """Read one split of a file of JPEG images; `index` is each image's place in the file.
+
+    The file is an npz with `jpeg` uint8, all images end to end, `offset` (n + 1,), where they begin and end, `label`
+    (n,) and `is_test` (n,). The split `test` are the images that `is_test` marks, in order; the others are divided
+    by `split_indices`. Raises DataError where Pillow is missing, or the file, or what it should hold.
+    """
+    arrays = _jpeg_arrays(path)
+    is_test, labels = arrays["is_test"].astype(np.bool_), arrays["label"].astype(np.int64)
+    if split == "test":
+        chosen = np.flatnonzero(is_test)
+    else:
+        rest = np.flatnonzero(~is_test)
+        train, validation = split_indices(labels[rest], held_back, seed)
+        chosen = rest[train if split == "train" else validation]
+    if len(chosen) == 0:
+        raise DataError(f"{path}: holds no image of the split {split}")
+    images = _decoded(path, arrays["jpeg"], arrays["offset"], chosen)
+    return LabelledImages(images, labels[chosen], chosen, f"{path.name}, {split} split")
+
+
+def split_indices(
+    labels: npt.NDArray[np.int64], held_back: int = HELD_BACK, seed: int = 0
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Divide training images into those to train on and `held_back` for validation, as many of each class.
+
+    Returns their places in `labels`, shuffled. Raises DataError where a class has no image left to train on.
+    """
+    generator = np.random.default_rng(seed)
+    classes = int(labels.max()) + 1 if len(labels) else 1
+    per_class = held_back // classes
+    kept: list[npt.NDArray[np.int64]] = []
+    held: list[npt.NDArray[np.int64]] = []
+    for label in range(classes):
+        places = generator.permutation(np.flatnonzero(labels == label))
+        if len(places) <= per_class:
+            raise DataError(f"class {label} has {len(places)} images; {per_class} are held back, so more are needed")
+        held.append(places[:per_class])
+        kept.append(places[per_class:])
+    train = generator.permutation(np.concatenate(kept))
+    return train, generator.permutation(np.concatenate(held))
+
+
+def _jpeg_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: np.asarray(archive[name]) for name in ("jpeg", "offset", "label", "is_test")}
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: not a file of JPEG images with jpeg, offset, label and is_test ({error})") from error
+    jpeg, offset, label = arrays["jpeg"], arrays["offset"], arrays["label"]
+    if any(array.ndim != 1 for array in arrays.values()) or not len(offset) - 1 == len(label) == len(arrays["is_test"]):
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise DataError(f"{path}: {shapes} do not belong together; fetch the file again")
+    numbers = all(arrays[name].dtype.kind in "iub" for name in ("offset", "label", "is_test"))
+    if jpeg.dtype != np.uint8 or not numbers or (label.astype(np.int64) < 0).any():
+        raise DataError(f"{path}: jpeg must be uint8, offset, label and is_test integers from 0; fetch the file again")
+    if offset[0] != 0 or offset[-1] != len(jpeg) or (np.diff(offset.astype(np.int64)) <= 0).any():
+        raise DataError(f"{path}: offset does not cut jpeg into {len(label)} images; fetch the file again")
+    return arrays
+
+
+def _decoded(
+    path: Path, jpeg: npt.NDArray[np.uint8], offset: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint8]:
+    """Decode the chosen images: uint8 (n, height, width, 3)."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise DataError(f"{path}: JPEG images need Pillow; run: pip install 'distree[images]'") from None
+    images: list[npt.NDArray[np.uint8]] = []
+    for i in chosen.tolist():
+        try:
+            encoded = io.BytesIO(jpeg[int(offset[i]) : int(offset[i + 1])].tobytes())
+            image = np.asarray(Image.open(encoded, formats=("JPEG",)).convert("RGB"))
+        except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path}: image {i} cannot be decoded ({error}); fetch the file again") from None
+        if images and image.shape != images[0].shape:
+            raise DataError(f"{path}: image {i} is {image.shape}, the first one {images[0].shape}; all must be alike")
+        images.append(image)
+    return np.stack(images)
 
 
 def first_of_each_class(images: LabelledImages, count: int) -> LabelledImages:

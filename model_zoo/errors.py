@@ -11,3 +11,11 @@ class DataError(DistreeError):
 
 class ExportError(DistreeError):
     """A trained network cannot be turned into segments: a tool is missing, or what it made is not sound."""
+
+
+def needs_zoo(what: str, error: ImportError) -> ExportError:
+    """Make the error to raise where `what` needs the extra `zoo`, with how to get it."""
+    return ExportError(
+        f"{what} needs torch ({error}); install it first, then the extra: "
+        "pip install torch==2.13.0 && pip install 'distree[zoo]'"
+    )

@@ -2,26 +2,49 @@
 
 Preprocessing, segments and criteria are those of `distree`, so what is reported here is what a board would
 serve. Every input is run through all stages once; thresholds are then applied to the scores, which costs
-nothing.
+nothing. Of wide stages the branches are run once, whatever branches are then taken to be missing: only fusion
+heads, and what comes after them, are run for each set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from distree.bundle import Bundle, StageSpec
+from distree.bundle import Bundle, TensorSpec
 from distree.errors import ConfigError
-from distree.policies import confidence, make_policy
+from distree.policies import NEVER, confidence, make_policy
 from distree.preprocess import Preprocessor
-from distree.protocols import Evidence, ExitPolicy, SegmentRuntime
-from distree.runtimes.tflite import TFLiteRuntime
+from distree.protocols import Array, Evidence, ExitPolicy, PolicyParameters
 from distree.types import PolicyMemory
+from model_zoo.boards import Boards
+from model_zoo.costs import FUSER, BoardCosts, Costs, Traffic, costs_of
 from model_zoo.data import LabelledImages
 from model_zoo.errors import DataError
+
+__all__ = [
+    "BoardCosts",
+    "BoardMacs",
+    "Collector",
+    "Costs",
+    "Evaluation",
+    "ExitLogits",
+    "ExitScores",
+    "TrafficPerInput",
+    "check_missing",
+    "check_thresholds",
+    "class_means",
+    "collect_logits",
+    "costs_of",
+    "exits_taken",
+    "score_exits",
+    "summarise",
+    "thresholds_in_force",
+    "with_boards",
+]
 
 Progress = Callable[[str], None]
 _REPORT_EVERY = 2000
@@ -29,10 +52,16 @@ _REPORT_EVERY = 2000
 
 @dataclass(frozen=True, slots=True)
 class ExitLogits:
-    """Dequantised logits of every exit on every input, float64 (inputs, exits, classes); true classes."""
+    """Dequantised logits of every exit on every input, float64 (inputs, exits, classes); true classes.
+
+    missing: the branches that are not there. embeddings: per exit, the dequantised embeddings of its branches,
+    float64 (inputs, values), None where one is missing; () at the exit of a plain stage.
+    """
 
     logits: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
+    missing: tuple[int, ...] = ()
+    embeddings: tuple[tuple[npt.NDArray[np.float64] | None, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +74,35 @@ class ExitScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
-    """What an input pays that leaves at exit k: macs[k], heads counted, and feature_bytes[k] on the wire.
+class BoardMacs:
+    """Mean multiply-accumulates of one board per input, and its `strict` and `loose` as in `Costs`."""
 
-    strict: multiply-accumulates of all trunks and the last head only, as a network without early exits.
-    loose: of all trunks and all heads, as this network with its exits never taken.
-    """
-
-    macs: tuple[int, ...]
-    feature_bytes: tuple[int, ...]
+    board: str
+    macs_per_input: float
     strict: int
     loose: int
 
 
 @dataclass(frozen=True, slots=True)
+class TrafficPerInput:
+    """Means of `Traffic` per input; message_bytes is None where messages cannot be encoded here."""
+
+    input_bytes: float
+    feature_bytes: float
+    embedding_bytes: float
+    decisions: float
+    messages: float
+    message_bytes: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A bundle on a set. Accuracies and shares are fractions; macs and bytes are means per input."""
+    """A bundle on a set. Accuracies and shares are fractions; macs and bytes are means per input.
+
+    missing: branches that were taken to be missing. boards: what each board computes; board_macs_mean and
+    board_macs_max are over those that run stages or branches, without the one that fuses. feature_bytes_per_input
+    are payloads of features and embeddings; traffic says the rest.
+    """
 
     inputs: int
     criterion: str
@@ -72,18 +114,165 @@ class Evaluation:
     macs_no_early_exit_strict: int
     macs_no_early_exit_loose: int
     feature_bytes_per_input: float
+    missing: tuple[int, ...] = ()
+    boards: tuple[BoardMacs, ...] = ()
+    board_macs_mean: float = 0.0
+    board_macs_max: float = 0.0
+    traffic: TrafficPerInput | None = None
 
 
-def collect_logits(bundle: Bundle, images: LabelledImages, progress: Progress | None = None) -> ExitLogits:
+class Collector:
+    """Runs a bundle over images; `collect` then gives the logits of all exits, nobody missing or some branches.
+
+    Each branch of the wide stages is run once here, unless what it takes depends on the branches missing before.
+    Raises DataError where images or labels do not fit the bundle.
+    """
+
+    def __init__(self, bundle: Bundle, images: LabelledImages, progress: Progress | None = None) -> None:
+        _check_fit(bundle, images)
+        self.bundle = bundle
+        self.labels = images.labels
+        self._boards = Boards(bundle)
+        self._progress = progress
+        preprocessor = Preprocessor(bundle.manifest)
+        self._start = _Passage()
+        self._start = self._pass_on(self._start, (preprocessor.tensor(image) for image in images.images), len(images))
+
+    def collect(self, missing: Iterable[int] = ()) -> ExitLogits:
+        """Return all exits' logits with these branches missing; ConfigError unless each wide stage keeps one."""
+        absent = tuple(sorted(set(missing)))
+        check_missing(self.bundle, absent)
+        passage = self._start
+        while passage.embeddings:
+            passage = self._fuse_group(passage, absent)
+        return ExitLogits(
+            logits=np.stack(passage.logits, axis=1), labels=self.labels, missing=absent, embeddings=passage.known
+        )
+
+    def _pass_on(self, passage: _Passage, tensors: Iterable[Array], count: int) -> _Passage:
+        """Run the plain stages that come next, and then the branches of the group of wide stages after them."""
+        counts = self.bundle.branch_counts
+        first = len(passage.logits)
+        last = next((k for k in range(first, len(counts)) if counts[k]), len(counts))
+        group = _group_from(counts, last)
+        rows: list[list[list[float]]] = []
+        embeddings: list[list[list[Array]]] = [[[] for _ in range(counts[k])] for k in group]
+        for done, tensor in enumerate(tensors, start=1):
+            logits, tensor = self._run_plain(range(first, last), tensor)
+            rows.append(logits)
+            for b in range(counts[last] if group else 0):
+                for into, embedding in zip(embeddings, self._run_branch(group, b, tensor), strict=True):
+                    into[b].append(embedding)
+            if self._progress and done % _REPORT_EVERY == 0:
+                self._progress(f"{done} of {count} inputs run")
+        by_exit = [np.asarray([row[i] for row in rows], np.float64) for i in range(last - first)]
+        return _Passage(
+            logits=[*passage.logits, *by_exit],
+            known=(*passage.known, *(() for _ in by_exit)),
+            embeddings=[[np.concatenate(of_branch) for of_branch in of_stage] for of_stage in embeddings],
+        )
+
+    def _run_plain(self, stages: Iterable[int], tensor: Array) -> tuple[list[list[float]], Array]:
+        logits: list[list[float]] = []
+        for stage in stages:
+            output = self._boards.run(stage, tensor)
+            logits.append(output.logits)
+            if output.features is not None:
+                tensor = output.features
+        return logits, tensor
+
+    def _run_branch(self, group: Sequence[int], branch: int, tensor: Array) -> list[Array]:
+        embeddings: list[Array] = []
+        for stage in group:
+            output = self._boards.run(stage, tensor, branch)
+            assert output.embedding is not None  # noqa: S101 - a branch of a wide stage
+            embeddings.append(output.embedding)
+            if output.features is not None:
+                tensor = output.features
+        return embeddings
+
+    def _fuse_group(self, passage: _Passage, absent: tuple[int, ...]) -> _Passage:
+        """Run the fusion heads of a group of wide stages, and what comes after them."""
+        first, features = len(passage.logits), []
+        logits, known = list(passage.logits), list(passage.known)
+        for stage, embeddings in enumerate(passage.embeddings, start=first):
+            kept = [None if b in absent else of_branch for b, of_branch in enumerate(embeddings)]
+            count = len(embeddings[0])
+            rows: list[list[float]] = []
+            for row in range(count):
+                output = self._boards.fuse(stage, [None if one is None else one[row : row + 1] for one in kept])
+                rows.append(output.logits)
+                if output.features is not None:
+                    features.append(output.features)
+            logits.append(np.asarray(rows, np.float64))
+            branches = self.bundle.stages[stage].branches
+            known.append(
+                tuple(
+                    None if one is None else _dequantised(one, branch.embedding)
+                    for one, branch in zip(kept, branches, strict=True)
+                )
+            )
+        fused = _Passage(logits=logits, known=tuple(known))
+        return self._pass_on(fused, features, len(features)) if features else fused
+
+
+@dataclass(slots=True)
+class _Passage:
+    """How far the images have come: logits and embeddings of the exits passed, (inputs, …) each.
+
+    embeddings: those of the group of wide stages that comes next, quantised, per stage and branch (inputs, values).
+    """
+
+    logits: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    known: tuple[tuple[npt.NDArray[np.float64] | None, ...], ...] = ()
+    embeddings: list[list[Array]] = field(default_factory=list)
+
+
+def _group_from(counts: Sequence[int], first: int) -> range:
+    """Return the stages of the group of wide stages that begins at `first`; none where that is the end."""
+    after = next((k for k in range(first, len(counts)) if not counts[k]), len(counts))
+    return range(first, after)
+
+
+def _dequantised(quantised: Array, spec: TensorSpec) -> npt.NDArray[np.float64]:
+    if spec.dtype == "float32":
+        return quantised.astype(np.float64)
+    return (quantised.astype(np.float64) - spec.zero_point) * spec.scale
+
+
+def collect_logits(
+    bundle: Bundle, images: LabelledImages, progress: Progress | None = None, missing: Iterable[int] = ()
+) -> ExitLogits:
     """Run every image through all stages. Raises DataError where images or labels do not fit the bundle."""
-    _check_fit(bundle, images)
-    preprocessor, runtime = Preprocessor(bundle.manifest), TFLiteRuntime(bundle)
-    rows: list[list[list[float]]] = []
-    for count, image in enumerate(images.images, start=1):
-        rows.append(_run_chain(runtime, preprocessor.tensor(image), len(bundle.stages)))
-        if progress and count % _REPORT_EVERY == 0:
-            progress(f"{count} of {len(images)} inputs run")
-    return ExitLogits(np.asarray(rows, np.float64), images.labels)
+    check_missing(bundle, missing)
+    return Collector(bundle, images, progress).collect(missing)
+
+
+def check_missing(bundle: Bundle, missing: Iterable[int]) -> None:
+    """Raise ConfigError unless these branches exist and every wide stage has another one."""
+    absent = set(missing)
+    if not absent:
+        return
+    counts = [count for count in bundle.branch_counts if count]
+    if not counts:
+        raise ConfigError(f"missing branches: {bundle.name!r} has no wide stage")
+    if min(absent) < 0 or max(absent) >= max(counts):
+        raise ConfigError(f"missing branches {sorted(absent)}: {bundle.name!r} has 0 to {max(counts) - 1}")
+    if any(absent.issuperset(range(count)) for count in counts):
+        raise ConfigError(f"missing branches {sorted(absent)}: a wide stage of {bundle.name!r} has no other one")
+
+
+def thresholds_in_force(bundle: Bundle, missing: Iterable[int] = ()) -> tuple[float, ...]:
+    """Return the thresholds that boards use by default while these branches are missing.
+
+    The exits of plain stages miss nobody. Without thresholds for a set, only the last exit is taken.
+    """
+    absent = tuple(sorted(set(missing)))
+    of_set = next((row.thresholds for row in bundle.manifest.exits.masked if row.missing == absent), None)
+    return tuple(
+        usual if not (absent and branches) else NEVER if of_set is None else of_set[k]
+        for k, (usual, branches) in enumerate(zip(bundle.thresholds, bundle.branch_counts, strict=False))
+    )
 
 
 def _check_fit(bundle: Bundle, images: LabelledImages) -> None:
@@ -100,34 +289,56 @@ def _check_fit(bundle: Bundle, images: LabelledImages) -> None:
         )
 
 
-def _run_chain(runtime: SegmentRuntime, tensor: npt.NDArray[np.int8], stages: int) -> list[list[float]]:
-    logits: list[list[float]] = []
-    for stage in range(stages):
-        output = runtime.run(stage, tensor)
-        logits.append(output.logits)
-        if output.features is not None:
-            tensor = output.features
-    return logits
+def score_exits(
+    collected: ExitLogits,
+    criterion: str,
+    parameters: PolicyParameters = PolicyParameters(),  # noqa: B008 - frozen
+) -> ExitScores:
+    """Score every exit of every input by a criterion of `distree.policies`.
 
-
-def score_exits(collected: ExitLogits, criterion: str) -> ExitScores:
-    """Score every exit of every input by a criterion of `distree.policies`; ConfigError if it is unknown."""
-    policy = make_policy(criterion)
+    `parameters` are the bundle's, `bundle.policy_parameters()`. ConfigError for a criterion that is unknown, or that
+    needs parameters that are not there.
+    """
+    policy = make_policy(criterion, parameters)
     inputs, exits, _ = collected.logits.shape
     scores, classes = np.empty((inputs, exits)), np.empty((inputs, exits), np.int64)
+    embeddings = collected.embeddings or ((),) * exits
     for row, logits in enumerate(collected.logits.tolist()):
-        scores[row], classes[row] = _score_input(policy, logits)
+        known = [[None if one is None else one[row].tolist() for one in of_exit] for of_exit in embeddings]
+        scores[row], classes[row] = _score_input(policy, logits, known)
     return ExitScores(scores, classes, classes == collected.labels[:, None])
 
 
-def _score_input(policy: ExitPolicy, logits: Sequence[Sequence[float]]) -> tuple[list[float], list[int]]:
+def _score_input(
+    policy: ExitPolicy, logits: Sequence[Sequence[float]], embeddings: Sequence[Sequence[Sequence[float] | None]]
+) -> tuple[list[float], list[int]]:
     memory: PolicyMemory = ()
     scores: list[float] = []
-    for of_exit in logits:
-        score = policy.score(Evidence(logits=of_exit, memory=memory))
+    classes: list[int] = []
+    for k, (of_exit, known) in enumerate(zip(logits, embeddings, strict=True)):
+        class_id, probability = confidence(of_exit)
+        evidence = Evidence(logits=of_exit, confidence=probability, exit=k, embeddings=known, memory=memory)
+        score = policy.score(evidence)
         memory = score.memory
         scores.append(score.value)
-    return scores, [confidence(of_exit)[0] for of_exit in logits]
+        classes.append(class_id)
+    return scores, classes
+
+
+def class_means(collected: ExitLogits, classes: int) -> list[npt.NDArray[np.float32]]:
+    """Return, per branch of the first wide exit, each class's mean embedding: float32 (classes, values).
+
+    `collected` is of training images, nobody missing. Raises DataError where a class has no image.
+    """
+    first = next((of_exit for of_exit in collected.embeddings if of_exit), ())
+    chosen = [collected.labels == class_id for class_id in range(classes)]
+    if not all(of_class.any() for of_class in chosen):
+        raise DataError("class means: a class has no image among those given")
+    return [
+        np.stack([of_branch[of_class].mean(axis=0) for of_class in chosen]).astype(np.float32)
+        for of_branch in first
+        if of_branch is not None
+    ]
 
 
 def exits_taken(scores: npt.NDArray[np.float64], thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
@@ -141,30 +352,12 @@ def exits_taken(scores: npt.NDArray[np.float64], thresholds: Sequence[float]) ->
     return taken
 
 
-def costs_of(stages: Sequence[StageSpec]) -> Costs:
-    """Costs from a manifest's stages; the exit heads passed on the way are counted."""
-    trunks, heads = [stage.macs.trunk for stage in stages], [stage.macs.exit for stage in stages]
-    sent = [0] + [_feature_bytes(stage) for stage in stages[:-1]]
-    return Costs(
-        macs=tuple(sum(trunks[: k + 1]) + sum(heads[: k + 1]) for k in range(len(stages))),
-        feature_bytes=tuple(sum(sent[: k + 1]) for k in range(len(stages))),
-        strict=sum(trunks) + heads[-1],
-        loose=sum(trunks) + sum(heads),
-    )
-
-
-def _feature_bytes(stage: StageSpec) -> int:
-    if stage.features is None:
-        return 0
-    return int(np.prod(stage.features.shape)) * np.dtype(stage.features.dtype).itemsize
-
-
 def summarise(scored: ExitScores, costs: Costs, criterion: str, thresholds: Sequence[float]) -> Evaluation:
     """Apply thresholds to scores; ConfigError unless there is one threshold per exit but the last."""
     inputs, exits = scored.scores.shape
     check_thresholds(thresholds, exits)
     taken = exits_taken(scored.scores, thresholds)
-    return Evaluation(
+    evaluation = Evaluation(
         inputs=inputs,
         criterion=criterion,
         thresholds=tuple(thresholds),
@@ -175,6 +368,36 @@ def summarise(scored: ExitScores, costs: Costs, criterion: str, thresholds: Sequ
         macs_no_early_exit_strict=costs.strict,
         macs_no_early_exit_loose=costs.loose,
         feature_bytes_per_input=float(np.asarray(costs.feature_bytes)[taken].mean()),
+    )
+    return with_boards(evaluation, costs)
+
+
+def with_boards(evaluation: Evaluation, costs: Costs) -> Evaluation:
+    """Return the evaluation with what each board computes and receives, from the shares of the exits."""
+
+    def mean(at_exit: Sequence[int]) -> float:
+        return float(np.dot(evaluation.exit_share, at_exit))
+
+    boards = tuple(BoardMacs(board.name, mean(board.macs), board.strict, board.loose) for board in costs.boards)
+    computing = [board.macs_per_input for board in boards if board.board != FUSER] or [0.0]
+    return replace(
+        evaluation,
+        missing=costs.missing,
+        boards=boards,
+        board_macs_mean=float(np.mean(computing)),
+        board_macs_max=max(computing),
+        traffic=None if costs.traffic is None else _traffic(costs.traffic, mean),
+    )
+
+
+def _traffic(traffic: Traffic, mean: Callable[[Sequence[int]], float]) -> TrafficPerInput:
+    return TrafficPerInput(
+        input_bytes=mean(traffic.input_bytes),
+        feature_bytes=mean(traffic.feature_bytes),
+        embedding_bytes=mean(traffic.embedding_bytes),
+        decisions=mean(traffic.decisions),
+        messages=mean(traffic.messages),
+        message_bytes=None if traffic.message_bytes is None else mean(traffic.message_bytes),
     )
 
 

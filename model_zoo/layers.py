@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -50,3 +51,108 @@ class Stage(nn.Module):  # type: ignore[misc, unused-ignore]
         if self.is_last:
             return {"logits": logits}
         return {"features": features.permute(0, 2, 3, 1), "logits": logits}
+
+
+class Shortcut(nn.Module):  # type: ignore[misc, unused-ignore]
+    """One 3 x 3 convolution and a shortcut around it; shape (n, channels, height, width) is kept."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = conv_unit(channels, channels, 3, activate=False)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Any) -> Any:
+        """Take and return (n, channels, height, width)."""
+        return self.relu(x + self.body(x))
+
+
+class EmbeddingExit(nn.Module):  # type: ignore[misc, unused-ignore]
+    """From a branch's features to its embedding: `body`, the mean over all places, one linear layer, ReLU.
+
+    ReLU, because what a missing branch is replaced by, nought, should be a value like any other.
+    """
+
+    def __init__(self, body: Any, channels: int, values: int) -> None:
+        super().__init__()
+        self.body = body
+        self.project = nn.Linear(channels, values)
+
+    def forward(self, x: Any) -> Any:
+        """Take (n, channels, height, width); return (n, values)."""
+        return torch.relu(self.project(self.body(x).mean((2, 3))))
+
+
+class BranchStage(nn.Module):  # type: ignore[misc, unused-ignore]
+    """A branch's part of a wide stage: a trunk and the embedding for the exit, channels last at both ends."""
+
+    def __init__(self, trunk: Any, exit_head: Any, is_last: bool = False) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.exit = exit_head
+        self.is_last = is_last
+
+    def forward(self, x: Any) -> dict[str, Any]:
+        """Take (n, height, width, channels); return `embedding` (n, values) and, but at the last, `features`."""
+        features = self.trunk(x.permute(0, 3, 1, 2))
+        embedding = self.exit(features)
+        if self.is_last:
+            return {"embedding": embedding}
+        return {"features": features.permute(0, 2, 3, 1), "embedding": embedding}
+
+
+class Branch(nn.Module):  # type: ignore[misc, unused-ignore]
+    """One of several parallel sub-networks: `stages` in depth order, independent of the other branches."""
+
+    def __init__(self, stages: Sequence[BranchStage]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+
+class Fusion(nn.Module):  # type: ignore[misc, unused-ignore]
+    """The exit of a wide stage: one embedding per branch in, nought for a missing one; logits out."""
+
+    def __init__(self, values: int, branches: int, classes: int) -> None:
+        super().__init__()
+        self.classify = nn.Linear(values * branches, classes)
+
+    def forward(self, *embeddings: Any) -> dict[str, Any]:
+        """Take one (n, values) per branch; return `logits` (n, classes)."""
+        return {"logits": self.classify(torch.cat(embeddings, dim=1))}
+
+
+class WideNetwork(nn.Module):  # type: ignore[misc, unused-ignore]
+    """Branches side by side, and one fusion per exit."""
+
+    def __init__(self, branches: Sequence[Branch], fusions: Sequence[Fusion]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.fusions = nn.ModuleList(fusions)
+
+    def embeddings(self, images: Any, exits: Collection[int] | None = None) -> list[list[Any] | None]:
+        """Return, per exit, every branch's embedding (n, values) of images (n, height, width, channels).
+
+        Exits that are not in `exits` (all by default) are not computed and give None.
+        """
+        wanted = range(len(self.fusions)) if exits is None else exits
+        of_exit: list[list[Any] | None] = [[] if k in wanted else None for k in range(len(self.fusions))]
+        for branch in self.branches:
+            x = images.permute(0, 3, 1, 2)
+            for stage, found in zip(branch.stages, of_exit, strict=True):
+                x = stage.trunk(x)
+                if found is not None:
+                    found.append(stage.exit(x))
+        return of_exit
+
+
+class Teacher(nn.Module):  # type: ignore[misc, unused-ignore]
+    """A network to learn from: a trunk whose last layer ends in ReLU, the mean over all places, one linear layer."""
+
+    def __init__(self, trunk: Any, filters: int, classes: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.classify = nn.Linear(filters, classes)
+
+    def forward(self, x: Any) -> tuple[Any, Any]:
+        """Take (n, height, width, channels); return features (n, filters) and logits (n, classes)."""
+        features = self.trunk(x.permute(0, 3, 1, 2)).mean((2, 3))
+        return features, self.classify(features)

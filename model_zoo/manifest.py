@@ -1,21 +1,23 @@
-"""Writes bundle.yaml and the golden vectors; `distree.bundle` reads them."""
+"""Writes bundle.yaml, the golden vectors and the parameters of criteria; `distree.bundle` reads them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import yaml
 
-from distree.bundle import MANIFEST, Bundle, Golden, Manifest
+from distree.bundle import MANIFEST, Bundle, Golden, Manifest, PolicyFile
 from distree.preprocess import Preprocessor
-from distree.runtimes.tflite import TFLiteRuntime
+from distree.protocols import Array
+from model_zoo.boards import Boards, quantised_logits
 
 GOLDEN_FILE = "golden.npz"
+POLICIES_FILE = "policies.npz"
 GOLDEN_INPUTS = 4
 # Quantisation steps. Runtimes round the last step of a convolution differently, and a chain of some ten
 # carries it on.
@@ -51,39 +53,98 @@ def _represent_mapping(dumper: yaml.SafeDumper, value: dict[str, Any]) -> yaml.N
 _Dumper.add_representer(list, _represent_list)
 _Dumper.add_representer(dict, _represent_mapping)
 _Dumper.add_representer(_OneLine, _represent_mapping)
-_ONE_LINE = frozenset({"input", "features", "logits", "macs", "golden"})
+_ONE_LINE = frozenset({"input", "features", "embedding", "logits", "macs", "golden", "parameters", "masked[]"})
 
 
 def _plain(value: Any, name: str = "") -> Any:
     if dataclasses.is_dataclass(value):
         fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-        mapping = {key: _plain(part, key) for key, part in fields if part is not None}
+        mapping = {key: _plain(part, key) for key, part in fields if part is not None and not _left_out(value, key)}
         return _OneLine(mapping) if name in _ONE_LINE else mapping
     if isinstance(value, tuple):
-        return [_plain(part) for part in value]
+        return [_plain(part, f"{name}[]") for part in value]
     return value
 
 
-def write_golden(bundle: Bundle, images: npt.NDArray[np.uint8]) -> Golden:
-    """Run the chain on a few raw inputs (n, *input shape) and write golden.npz into the bundle's folder.
+def _left_out(value: Any, name: str) -> bool:
+    """Whether a field is an empty list by default: a plain stage has no branches to write."""
+    defaults = {field.name: field.default for field in dataclasses.fields(value)}
+    return bool(getattr(value, name) == () and defaults[name] == ())
 
-    Its keys, each with n in front: stage{k}_input, stage{k}_features (but for the last stage) and
-    stage{k}_logits, all as the segment's tensors are, quantised.
+
+def write_golden(bundle: Bundle, inputs: Array) -> Golden:
+    """Run the whole network on a few raw inputs (n, *input shape) and write golden.npz into the bundle's folder.
+
+    Its keys, each array with n in front: of a plain stage stage{k}_input, stage{k}_features (but for the last) and
+    stage{k}_logits; of a wide one stage{k}_branch{b}_input, stage{k}_branch{b}_features (where the branch has any),
+    stage{k}_branch{b}_embedding, stage{k}_logits and stage{k}_features (where the fusion head gives some), nobody
+    missing. All are as the segments' tensors are, quantised. The inputs end up in the bundle, so they must be ones
+    that may be passed on.
     """
-    preprocessor, runtime = Preprocessor(bundle.manifest), TFLiteRuntime(bundle)
-    vectors: dict[str, list[npt.NDArray[Any]]] = {}
-    for image in images:
-        tensor = preprocessor.tensor(image)
-        for k, stage in enumerate(bundle.stages):
-            output = runtime.run(k, tensor)
-            # The runtime dequantises logits; the division gives back the very integer.
-            steps = np.rint(np.asarray(output.logits) / stage.logits.scale) + stage.logits.zero_point
-            vectors.setdefault(f"stage{k}_input", []).append(tensor[0])
-            vectors.setdefault(f"stage{k}_logits", []).append(steps.astype(stage.logits.dtype))
-            if output.features is not None:
-                tensor = output.features
-                vectors.setdefault(f"stage{k}_features", []).append(tensor[0])
+    preprocessor, boards = Preprocessor(bundle.manifest), Boards(bundle)
+    vectors: dict[str, list[Array]] = {}
+    for raw in inputs:
+        for key, array in _golden_of(bundle, boards, preprocessor.tensor(raw)).items():
+            vectors.setdefault(key, []).append(array)
     path = bundle.path / GOLDEN_FILE
-    arrays: dict[str, Any] = {key: np.stack(rows) for key, rows in vectors.items()}
-    np.savez_compressed(path, **arrays)
-    return Golden(file=GOLDEN_FILE, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), tolerance=GOLDEN_TOLERANCE)
+    _write_arrays(path, {key: np.stack(rows) for key, rows in vectors.items()})
+    return Golden(file=GOLDEN_FILE, sha256=_sha256(path), tolerance=GOLDEN_TOLERANCE)
+
+
+def _golden_of(bundle: Bundle, boards: Boards, tensor: Array) -> dict[str, Array]:
+    """Run one input tensor through all stages; return what went in and came out of each segment."""
+    vectors: dict[str, Array] = {}
+    flowing: list[Array | None] = []
+    for k, stage in enumerate(bundle.stages):
+        if not stage.branches:
+            output = boards.run(k, tensor)
+            vectors[f"stage{k}_input"] = tensor[0]
+        else:
+            given = flowing if k and bundle.stages[k - 1].branches else [tensor] * len(stage.branches)
+            embeddings, flowing = _golden_of_branches(boards, k, given, vectors)
+            output = boards.fuse(k, embeddings)
+        vectors[f"stage{k}_logits"] = quantised_logits(output, stage.logits)
+        if output.features is not None:
+            tensor = output.features
+            vectors[f"stage{k}_features"] = tensor[0]
+    return vectors
+
+
+def _golden_of_branches(
+    boards: Boards, k: int, given: Sequence[Array | None], vectors: dict[str, Array]
+) -> tuple[list[Array | None], list[Array | None]]:
+    """Run all branches of wide stage `k`, note their vectors, and return their embeddings and features."""
+    embeddings: list[Array | None] = []
+    features: list[Array | None] = []
+    for b, tensor in enumerate(given):
+        assert tensor is not None  # noqa: S101 - the manifest's check: a branch has features for its next stage
+        output = boards.run(k, tensor, b)
+        parts = {"input": tensor, "features": output.features, "embedding": output.embedding}
+        vectors |= {f"stage{k}_branch{b}_{part}": array[0] for part, array in parts.items() if array is not None}
+        embeddings.append(output.embedding)
+        features.append(output.features)
+    return embeddings, features
+
+
+def write_policies(
+    folder: Path, class_means: Sequence[Array] | None = None, gate: Sequence[Array] | None = None
+) -> PolicyFile:
+    """Write policies.npz into `folder`: what criteria have learned or measured.
+
+    class_means: per branch of the first wide exit (classes, values), the mean embedding of each class. gate: per
+    exit (weights and, last, the bias,). All are written as float32.
+    """
+    path = folder / POLICIES_FILE
+    arrays = {f"class_means{b}": np.asarray(of_branch, np.float32) for b, of_branch in enumerate(class_means or ())}
+    arrays |= {f"gate{k}": np.asarray(of_exit, np.float32) for k, of_exit in enumerate(gate or ())}
+    _write_arrays(path, arrays)
+    return PolicyFile(file=POLICIES_FILE, sha256=_sha256(path))
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    written: dict[str, Any] = dict(arrays)
+    np.savez_compressed(path, **written)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -15,19 +15,30 @@ Why quantiles of the scores: softmax scores crowd near 1, where equal steps woul
 coarse grid has fewer lucky vectors to pick. The grid's ends are always there: the lowest score, at which
 everybody leaves, and a number above every score, at which nobody does. The latter costs no accuracy, so the
 rule always finds a vector. It is finite because a manifest holds finite thresholds.
+
+All vectors are judged at once: an input only counts by how many levels of each exit's grid its score reaches, so
+that tables of such counts, summed up along their axes, hold what a vector does as one entry.
+
+Wide stages need thresholds for sets of missing branches too, which follow the same rule, against the last exit with
+the same branches missing.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from model_zoo.evaluation import Costs, ExitScores, exits_taken
+from distree.bundle import Bundle
+from distree.errors import ConfigError
+from distree.protocols import PolicyParameters
+from distree.types import MaskedThresholds
+from model_zoo.costs import Costs, costs_of
+from model_zoo.evaluation import Collector, ExitScores, score_exits
+from model_zoo.segments import missing_sets
 
 MAX_DROP = 0.003  # what a bundle promises on images not seen yet: 0.3 points
 DEVIATIONS = 2.33  # one-sided 99 %, as the search over many vectors eats some of it
@@ -50,25 +61,75 @@ class Choice:
 
 
 def choose_thresholds(
-    scored: ExitScores, costs: Costs, max_drop: float = MAX_DROP, deviations: float = DEVIATIONS
+    scored: ExitScores,
+    costs: Costs,
+    max_drop: float = MAX_DROP,
+    deviations: float = DEVIATIONS,
+    fixed: Mapping[int, float] | None = None,
 ) -> Choice:
     """Apply this module's rule to scores on validation images.
 
-    Ties go to the smaller bound, then to the higher thresholds.
+    `fixed` are exits whose threshold is given already. Ties go to the smaller bound, then to the higher thresholds.
+    Raises ConfigError for more exits than the rule can search, or where fixed thresholds alone cost more than allowed.
     """
     exits = scored.scores.shape[1]
-    grids = [_grid(scored.scores[:, k], _levels(exits - 1)) for k in range(exits - 1)]
-    choices = (_judge(scored, costs, vector, deviations) for vector in itertools.product(*grids))
-    allowed = (choice for choice in choices if choice.drop_bound <= max_drop + 1e-12)
-    return min(allowed, key=_preference)
+    given = dict(fixed or {})
+    levels = _levels(exits - 1 - len(given))
+    grids = [[given[k]] if k in given else _grid(scored.scores[:, k], levels) for k in range(exits - 1)]
+    macs, differences, squares = _judge_all(scored, costs, grids)
+    inputs = len(scored.scores)
+    drop = differences / inputs
+    spread = np.sqrt(np.maximum(squares / inputs - drop**2, 0.0))
+    bound = drop + deviations * spread / math.sqrt(inputs)
+    allowed = np.argwhere(bound <= max_drop + 1e-12)
+    if len(allowed) == 0:
+        raise ConfigError("thresholds: those that are fixed cost more accuracy than is allowed")
+    costs_allowed = macs[tuple(allowed.T)]
+    cheapest = [tuple(place.tolist()) for place in allowed[costs_allowed == costs_allowed.min()]]
+    best = min(cheapest, key=lambda place: (bound[place], tuple(-level for level in place)))
+    chosen = tuple(grid[place] for grid, place in zip(grids, best, strict=True))
+    return Choice(
+        thresholds=chosen,
+        drop=float(drop[best]),
+        drop_bound=float(bound[best]),
+        macs_per_input=float(macs[best] / inputs),
+    )
 
 
-def _preference(choice: Choice) -> tuple[float, float, tuple[float, ...]]:
-    return choice.macs_per_input, choice.drop_bound, tuple(-value for value in choice.thresholds)
+def choose_masked(
+    collector: Collector,
+    criterion: str,
+    thresholds: Sequence[float],
+    masks: Iterable[tuple[int, ...]],
+    parameters: PolicyParameters = PolicyParameters(),  # noqa: B008 - frozen
+    max_drop: float = MAX_DROP,
+    deviations: float = DEVIATIONS,
+) -> tuple[MaskedThresholds, ...]:
+    """Apply this module's rule for each set of missing branches, on the collector's validation images.
+
+    thresholds: those with nobody missing, which exits of plain stages keep.
+    """
+    stages = collector.bundle.stages
+    fixed = {k: value for k, value in enumerate(thresholds) if not stages[k].branches}
+    chosen = []
+    for missing in masks:
+        scored = score_exits(collector.collect(missing), criterion, parameters)
+        choice = choose_thresholds(scored, costs_of(stages, missing), max_drop, deviations, fixed)
+        chosen.append(MaskedThresholds(missing=missing, thresholds=choice.thresholds))
+    return tuple(chosen)
+
+
+def masks_of(bundle: Bundle) -> tuple[tuple[int, ...], ...]:
+    """Return the sets of missing branches that are worth thresholds; none of a bundle without wide stages."""
+    counts = [count for count in bundle.branch_counts if count]
+    return missing_sets(min(counts)) if counts else ()
 
 
 def _levels(thresholds: int) -> int:
-    return min(_MOST_LEVELS, int(_MAX_VECTORS ** (1 / max(thresholds, 1)))) - 1
+    levels = min(_MOST_LEVELS, int(_MAX_VECTORS ** (1 / max(thresholds, 1)))) - 1
+    if levels < 1:
+        raise ConfigError(f"thresholds: {thresholds} are more than can be searched; choose them by hand")
+    return levels
 
 
 def _grid(scores: npt.NDArray[np.float64], levels: int) -> list[float]:
@@ -82,14 +143,42 @@ def _grid(scores: npt.NDArray[np.float64], levels: int) -> list[float]:
     return [*(np.floor(quantiles * _DIGITS) / _DIGITS).tolist(), nobody]
 
 
-def _judge(scored: ExitScores, costs: Costs, thresholds: Sequence[float], deviations: float) -> Choice:
-    taken = exits_taken(scored.scores, thresholds)
-    at_exit = scored.correct[np.arange(len(taken)), taken]
-    difference = scored.correct[:, -1].astype(np.float64) - at_exit
-    drop = float(difference.mean())
-    return Choice(
-        thresholds=tuple(thresholds),
-        drop=drop,
-        drop_bound=drop + deviations * float(difference.std()) / math.sqrt(len(taken)),
-        macs_per_input=float(np.asarray(costs.macs)[taken].mean()),
-    )
+def _judge_all(
+    scored: ExitScores, costs: Costs, grids: Sequence[Sequence[float]]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Judge every vector of the grids' product.
+
+    Returns three tables, one axis per threshold: sums over the inputs of the multiply-accumulates, of the differences
+    to the last exit (1 where leaving early lost a right answer, -1 where it won one), and of their squares.
+    """
+    # How many thresholds of its exit's grid an input's score reaches: it leaves there if that is above the place.
+    reached = [np.searchsorted(grid, scored.scores[:, k], side="right") for k, grid in enumerate(grids)]
+    shape = tuple(len(grid) for grid in grids)
+    last = scored.correct[:, -1].astype(np.int64)
+    macs, differences, squares = (np.zeros(shape, np.int64) for _ in range(3))
+    for k in range(len(grids) + 1):
+        difference = last - scored.correct[:, k]
+        leaving = [_leaving(reached, shape, k, weights) for weights in (np.ones_like(last), difference, difference**2)]
+        macs += leaving[0] * costs.macs[k]
+        differences += leaving[1]
+        squares += leaving[2]
+    return macs, differences, squares
+
+
+def _leaving(
+    reached: Sequence[npt.NDArray[np.int64]], shape: tuple[int, ...], k: int, weights: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Add up the weights of the inputs that leave at exit `k`, for every vector.
+
+    Returns int64 of `shape`, with 1 on the axes of exits deeper than `k`, which do not matter.
+    """
+    axes = min(k + 1, len(shape))
+    table = np.zeros(tuple(size + 1 for size in shape[:axes]), np.int64)
+    np.add.at(table, tuple(reached[:axes]), weights)
+    for axis in range(min(k, len(shape))):
+        # Passed: at most `place` thresholds reached.
+        table = np.cumsum(table, axis=axis).take(range(shape[axis]), axis=axis)
+    if k < len(shape):
+        # Taken: more than `place` reached.
+        table = np.flip(np.cumsum(np.flip(table, axis=k), axis=k), axis=k).take(range(1, shape[k] + 1), axis=k)
+    return table.reshape(table.shape + (1,) * (len(shape) - axes))

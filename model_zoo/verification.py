@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from distree.bundle import Bundle, read_verified
 from distree.errors import BundleError, RuntimeUnavailableError
-from distree.protocols import Array
-from distree.runtimes.tflite import TFLiteRuntime
+from distree.protocols import Array, SegmentOutput
+from model_zoo.boards import Boards, quantised_logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,46 +31,66 @@ def check_golden(bundle: Bundle) -> GoldenReport:
     Raises BundleError for golden vectors that cannot be read, RuntimeUnavailableError where the results are
     off.
     """
-    vectors = _read_golden(bundle)
-    runtime = TFLiteRuntime(bundle)
+    vectors, boards = _read_golden(bundle), Boards(bundle)
     tolerance = bundle.manifest.golden.tolerance
-    worst = max(_worst_steps(bundle, runtime, vectors, stage) for stage in range(len(bundle.stages)))
+    worst = max(_differences(bundle, boards, vectors))
     if worst > tolerance:
         raise RuntimeUnavailableError(
-            f"{bundle.name}: {runtime.name} is off by {worst} quantisation steps on the golden vectors, "
+            f"{bundle.name}: {boards.name} is off by {worst} quantisation steps on the golden vectors, "
             f"{tolerance} are allowed: it computes wrongly on this machine, so install another version of it"
         )
-    return GoldenReport(runtime.name, worst, tolerance)
+    return GoldenReport(boards.name, worst, tolerance)
 
 
 def _read_golden(bundle: Bundle) -> Mapping[str, Array]:
     golden = bundle.manifest.golden
     content = read_verified(bundle.path / golden.file, golden.sha256)
-    wanted = [
-        f"stage{k}_{part}"
-        for k, stage in enumerate(bundle.stages)
-        for part in ("input", "features", "logits")
-        if part != "features" or stage.features is not None
-    ]
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {key: archive[key] for key in wanted}
+            return {key: archive[key] for key in _wanted(bundle)}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise BundleError(
             f"{bundle.path / golden.file}: not golden vectors ({error}); build the bundle again"
         ) from error
 
 
-def _worst_steps(bundle: Bundle, runtime: TFLiteRuntime, vectors: Mapping[str, Any], stage: int) -> int:
-    spec = bundle.stages[stage].logits
-    worst = 0
-    for row, tensor in enumerate(vectors[f"stage{stage}_input"]):
-        output = runtime.run(stage, np.ascontiguousarray(tensor[None]))
-        steps = np.rint(np.asarray(output.logits) / spec.scale) + spec.zero_point
-        worst = max(worst, _difference(steps, vectors[f"stage{stage}_logits"][row]))
-        if output.features is not None:
-            worst = max(worst, _difference(output.features[0], vectors[f"stage{stage}_features"][row]))
-    return worst
+def _wanted(bundle: Bundle) -> Iterator[str]:
+    for k, stage in enumerate(bundle.stages):
+        yield f"stage{k}_logits"
+        if stage.features is not None:
+            yield f"stage{k}_features"
+        if not stage.branches:
+            yield f"stage{k}_input"
+        for b, branch in enumerate(stage.branches):
+            parts = ("input", "embedding") if branch.features is None else ("input", "embedding", "features")
+            yield from (f"stage{k}_branch{b}_{part}" for part in parts)
+
+
+def _differences(bundle: Bundle, boards: Boards, vectors: Mapping[str, Array]) -> Iterator[int]:
+    """Give, for every output of every segment and each golden input, the largest difference in steps."""
+    for k, stage in enumerate(bundle.stages):
+        for b in range(len(stage.branches)):
+            for row, tensor in enumerate(vectors[f"stage{k}_branch{b}_input"]):
+                output = boards.run(k, np.ascontiguousarray(tensor[None]), b)
+                found = {"features": output.features, "embedding": output.embedding}
+                yield from _of_outputs(f"stage{k}_branch{b}", row, found, vectors)
+        for row in range(len(vectors[f"stage{k}_logits"])):
+            output = _exit_of(boards, k, len(stage.branches), row, vectors)
+            found = {"features": output.features, "logits": quantised_logits(output, stage.logits)[None]}
+            yield from _of_outputs(f"stage{k}", row, found, vectors)
+
+
+def _exit_of(boards: Boards, k: int, branches: int, row: int, vectors: Mapping[str, Array]) -> SegmentOutput:
+    """Run a plain stage on its golden input, or a fusion head on the golden embeddings."""
+    if not branches:
+        return boards.run(k, np.ascontiguousarray(vectors[f"stage{k}_input"][row][None]))
+    return boards.fuse(k, [vectors[f"stage{k}_branch{b}_embedding"][row][None] for b in range(branches)])
+
+
+def _of_outputs(key: str, row: int, found: Mapping[str, Array | None], vectors: Mapping[str, Array]) -> Iterator[int]:
+    for name, array in found.items():
+        if array is not None:
+            yield _difference(array[0], vectors[f"{key}_{name}"][row])
 
 
 def _difference(one: Array, other: Array) -> int:

@@ -9,9 +9,10 @@ from pathlib import Path
 from distree import config
 from distree.bundle import MANIFEST, Bundle, load_bundle
 from distree.errors import ConfigError
-from distree.policies import make_policy
+from distree.policies import problem
+from distree.protocols import PolicyParameters
 from distree.topics import check_id
-from distree.types import BrokerSettings, Plan
+from distree.types import BrokerSettings, MaskedThresholds, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +63,25 @@ class OrchestratorConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """A configured pipeline with its bundle read: number of exits, and the configured plan (epoch 0)."""
+    """A configured pipeline with its bundle read: number of exits, and the configured plan (epoch 0).
+
+    `branches` has the number of branches per stage, 0 for a plain one; `classes` is their number, None if unknown.
+    `masked` are the bundle's thresholds for sets of missing branches, of criterion `calibrated`; `parameters` are what
+    its criteria have learned.
+    """
 
     name: str
     exits: int
     plan: Plan
+    branches: tuple[int, ...] = ()
+    classes: int | None = None
+    calibrated: str = ""
+    masked: tuple[MaskedThresholds, ...] = ()
+    parameters: PolicyParameters = field(default_factory=PolicyParameters)
+
+    def masked_of(self, criterion: str) -> tuple[MaskedThresholds, ...]:
+        """Return the bundle's thresholds for missing branches where they are of this criterion, else ()."""
+        return self.masked if criterion == self.calibrated else ()
 
 
 def load_config(path: Path) -> OrchestratorConfig:
@@ -89,12 +104,11 @@ def _with_bundle_beside(folder: Path, pipeline: PipelineConfig) -> PipelineConfi
 def load_pipeline(configured: PipelineConfig) -> Pipeline:
     """Read the pipeline's bundle (the manifest, not the segments) and make its configured plan.
 
-    Raises BundleError, or ConfigError where criterion or thresholds do not fit the bundle.
+    Raises BundleError, or ConfigError where criterion or thresholds do not fit the bundle. The plan has the bundle's
+    thresholds for missing branches where its criterion is the bundle's own.
     """
     bundle = load_bundle(configured.bundle, verify=())
     criterion, thresholds = _settings(configured, bundle)
-    exits = len(bundle.stages)
-    check_thresholds(configured.name, exits, criterion, thresholds)
     plan = Plan(
         pipeline=configured.name,
         epoch=0,
@@ -103,7 +117,18 @@ def load_pipeline(configured: PipelineConfig) -> Pipeline:
         criterion=criterion,
         thresholds=thresholds,
     )
-    return Pipeline(name=configured.name, exits=exits, plan=plan)
+    pipeline = Pipeline(
+        name=configured.name,
+        exits=len(bundle.stages),
+        plan=plan,
+        branches=bundle.branch_counts,
+        classes=len(bundle.labels),
+        calibrated=bundle.criterion,
+        masked=bundle.manifest.exits.masked,
+        parameters=bundle.policy_parameters(),
+    )
+    check_thresholds(pipeline, criterion, thresholds)
+    return replace(pipeline, plan=replace(plan, masked=pipeline.masked_of(criterion)))
 
 
 def _settings(configured: PipelineConfig, bundle: Bundle) -> tuple[str, tuple[float, ...]]:
@@ -118,16 +143,18 @@ def _settings(configured: PipelineConfig, bundle: Bundle) -> tuple[str, tuple[fl
     return criterion, bundle.thresholds
 
 
-def check_thresholds(pipeline: str, exits: int, criterion: str, thresholds: tuple[float, ...]) -> None:
-    """Raise ConfigError unless the criterion is known and each exit but the last has a finite threshold."""
-    try:
-        make_policy(criterion)
-    except ConfigError as error:
-        raise ConfigError(f"pipeline {pipeline}: {error}") from None
+def check_thresholds(pipeline: Pipeline, criterion: str, thresholds: tuple[float, ...]) -> None:
+    """Raise ConfigError unless the criterion fits the bundle and each exit but the last has a finite threshold."""
+    exits = pipeline.exits
+    trouble = problem(
+        criterion, pipeline.parameters, wide=any(pipeline.branches), exits=exits, classes=pipeline.classes
+    )
+    if trouble is not None:
+        raise ConfigError(f"pipeline {pipeline.name}: {trouble}")
     if len(thresholds) != exits - 1:
         raise ConfigError(
-            f"pipeline {pipeline}: {len(thresholds)} thresholds given; its bundle has {exits} exits and "
+            f"pipeline {pipeline.name}: {len(thresholds)} thresholds given; its bundle has {exits} exits and "
             f"needs {exits - 1}, one per exit but the last"
         )
     if not all(map(math.isfinite, thresholds)):
-        raise ConfigError(f"pipeline {pipeline}: thresholds must be finite, received {thresholds}")
+        raise ConfigError(f"pipeline {pipeline.name}: thresholds must be finite, received {thresholds}")

@@ -6,7 +6,7 @@ remembered, so that an old session's will or a late report is told from a new li
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from distree.errors import RemoteProtocolError
@@ -14,6 +14,7 @@ from distree.types import (
     DeviceMeta,
     DeviceState,
     DeviceStatus,
+    FusionTelemetry,
     OriginTelemetry,
     PipelineTelemetry,
     StageTelemetry,
@@ -54,9 +55,11 @@ def epoch_of(device: Device, pipeline: str) -> int | None:
 
 
 def serves(device: Device, pipeline: str) -> bool:
-    """Whether the device holds a stage of the pipeline, is an origin of it or reports on it."""
+    """Whether the device holds a stage of the pipeline, fuses for it, is an origin of it or reports on it."""
     held = device.meta is not None and (
-        pipeline in device.meta.origins or any(stage.pipeline == pipeline for stage in device.meta.stages)
+        pipeline in device.meta.origins
+        or pipeline in device.meta.fusers
+        or any(stage.pipeline == pipeline for stage in device.meta.stages)
     )
     return held or epoch_of(device, pipeline) is not None
 
@@ -149,8 +152,12 @@ class Fleet:
             for stage in meta.stages
             if stage.stage < self._exits.get(stage.pipeline, 0)
         }
-        origins = tuple(name for name in dict.fromkeys(meta.origins) if name in self._exits)
-        return replace(meta, stages=tuple(held.values()), origins=origins)
+        return replace(
+            meta, stages=tuple(held.values()), origins=self._known(meta.origins), fusers=self._known(meta.fusers)
+        )
+
+    def _known(self, pipelines: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in dict.fromkeys(pipelines) if name in self._exits)
 
     def _trim_telemetry(self, report: Telemetry) -> Telemetry:
         kept = {
@@ -180,7 +187,13 @@ def _period_s(last: Telemetry, report: Telemetry) -> float:
 
 def _trim_pipeline(part: PipelineTelemetry, exits: int) -> PipelineTelemetry:
     stages: dict[int, StageTelemetry] = {report.stage: report for report in part.stages if report.stage < exits}
-    return replace(part, stages=tuple(stages.values()), origin=_trim_origin(part.origin, exits))
+    fusions: dict[int, FusionTelemetry] = {report.stage: report for report in part.fusions if report.stage < exits}
+    return replace(
+        part,
+        stages=tuple(stages.values()),
+        fusions=tuple(fusions.values()),
+        origin=_trim_origin(part.origin, exits),
+    )
 
 
 def _trim_origin(origin: OriginTelemetry | None, exits: int) -> OriginTelemetry | None:

@@ -46,7 +46,10 @@ def same_content(one: Plan, other: Plan) -> bool:
 
 
 def fingerprint(plan: Plan) -> str:
-    """Return the content of a plan as one line, to tell later whether a configuration changed."""
+    """Return the content of a plan as one line, to tell later whether a configuration changed.
+
+    Thresholds for missing branches are not in it: they follow from the model and the criterion.
+    """
     return json.dumps([plan.model, plan.revision, plan.criterion, plan.thresholds])
 
 

@@ -6,7 +6,16 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from distree.types import DeviceStatus, OriginTelemetry, PipelineTelemetry, Plan, StageTelemetry, Telemetry
+from distree.types import (
+    DeviceStatus,
+    FusionTelemetry,
+    MaskedThresholds,
+    OriginTelemetry,
+    PipelineTelemetry,
+    Plan,
+    StageTelemetry,
+    Telemetry,
+)
 from distree.wire import decode_meta, decode_telemetry, encode_meta, encode_telemetry
 from orchestrator.fleet import Device
 
@@ -15,8 +24,9 @@ Row: TypeAlias = "tuple[Any, ...]"
 HEAD = ("at", "device", "boot", "sequence", "pipeline", "epoch", "revision")
 STAGE_COUNTERS = (
     "stage", "received", "exited", "forwarded", "shed", "expired", "failed", "duplicate", "waiting",
-    "bytes_out",
+    "bytes_out", "wasted",
 )  # fmt: skip
+FUSION_COUNTERS = ("stage", "fused", "exited", "forwarded", "failed", "expired", "late")
 STAGE_TIMES = ("queue_s", "compute_s")
 ORIGIN_COUNTERS = ("accepted", "answered", "resent", "late", "pending")
 ORIGIN_TIMES = ("latency_p50_s", "latency_p95_s", "latency_max_s")
@@ -36,13 +46,15 @@ class PlanRow:
 class PipelineRow:
     """What the service last said of a pipeline: the highest epoch ever seen and where its planner stands.
 
-    `configured` is the content of orchestrator.yaml when it last made a plan, "" before that.
+    `configured` is the content of orchestrator.yaml when it last made a plan, "" before that. `branches` has the
+    number of branches per stage of its bundle, 0 for a plain one; () where no service has told.
     """
 
     name: str
     floor: int = 0
     standing: str = ""
     configured: str = ""
+    branches: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +99,14 @@ def plan_values(row: PlanRow) -> Row:
     """Columns of the table `plan`."""
     plan = row.plan
     content = plan.model, plan.revision, plan.criterion, json.dumps(plan.thresholds)
-    return plan.pipeline, plan.epoch, *content, row.author, row.at
+    masked = json.dumps([[part.missing, part.thresholds] for part in plan.masked])
+    return plan.pipeline, plan.epoch, *content, row.author, row.at, masked
 
 
 def plan_row(values: Row) -> PlanRow:
-    """Read a row of the table `plan`."""
-    pipeline, epoch, model, revision, criterion, thresholds, author, at = values
+    """Read a row of the table `plan`; one of schema 1 has no thresholds for missing branches."""
+    pipeline, epoch, model, revision, criterion, thresholds, author, at, *later = values
+    masked = json.loads(later[0]) if later else []
     plan = Plan(
         pipeline=pipeline,
         epoch=epoch,
@@ -100,8 +114,24 @@ def plan_row(values: Row) -> PlanRow:
         revision=revision,
         criterion=criterion,
         thresholds=tuple(map(float, json.loads(thresholds))),
+        masked=tuple(
+            MaskedThresholds(missing=tuple(missing), thresholds=tuple(map(float, of_exits)))
+            for missing, of_exits in masked
+        ),
     )
     return PlanRow(plan=plan, author=author, at=at)
+
+
+def pipeline_values(row: PipelineRow) -> Row:
+    """Columns of the table `pipeline`."""
+    return row.name, row.floor, row.standing, row.configured, json.dumps(row.branches)
+
+
+def pipeline_row(values: Row) -> PipelineRow:
+    """Read a row of the table `pipeline`; one of schema 1 has no branches."""
+    name, floor, standing, configured, *later = values
+    branches = tuple(json.loads(later[0])) if later else ()
+    return PipelineRow(name=name, floor=floor, standing=standing, configured=configured, branches=branches)
 
 
 def device_values(observation: Observation) -> Row:
@@ -135,13 +165,18 @@ def observation(values: Row) -> Observation:
 
 
 def head_values(at: float, report: Telemetry, part: PipelineTelemetry) -> Row:
-    """Columns that both tables of the history begin with: HEAD."""
+    """Columns that all tables of the history begin with: HEAD."""
     return at, report.device, report.boot, report.sequence, part.pipeline, part.epoch, part.revision
 
 
 def stage_values(report: StageTelemetry) -> Row:
     """Columns STAGE_COUNTERS and STAGE_TIMES of the table `stage_report`."""
     return tuple(getattr(report, name) for name in (*STAGE_COUNTERS, *STAGE_TIMES))
+
+
+def fusion_values(report: FusionTelemetry) -> Row:
+    """Columns FUSION_COUNTERS of the table `fusion_report`, and `missing`."""
+    return (*(getattr(report, name) for name in FUSION_COUNTERS), json.dumps(report.missing))
 
 
 def origin_values(report: OriginTelemetry) -> Row:

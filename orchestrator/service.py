@@ -337,6 +337,7 @@ class Service:
                 floor=planner.floor,
                 standing=planner.standing.value,
                 configured=fingerprint(pipeline.plan),
+                branches=pipeline.branches,
             )
 
     def _service_row(self) -> ServiceRow:

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
-from distree.types import DeviceStatus, OriginTelemetry, Plan, StageTelemetry
+from distree.types import DeviceStatus, FusionTelemetry, OriginTelemetry, PipelineTelemetry, Plan, StageTelemetry
 from orchestrator.config import OrchestratorConfig
-from orchestrator.fleet import epoch_of, is_behind, is_stale
+from orchestrator.fleet import Device, epoch_of, is_behind, is_stale
 from orchestrator.lock import is_served
 from orchestrator.records import Observation, PlanRow, Refused
 from orchestrator.store import Store
@@ -32,6 +32,10 @@ _ORIGIN_HEAD = (
 _STAGE_HEAD = (
     "STAGE", "DEVICE", "RECEIVED", "EXITED", "FORWARDED", "SHED", "EXPIRED", "FAILED", "DUPLICATE",
     "WAITING", "QUEUE_MS", "COMPUTE_MS",
+)  # fmt: skip
+_WIDE_STAGE_HEAD = ("STAGE", "BRANCH", *_STAGE_HEAD[1:], "WASTED")
+_FUSION_HEAD = (
+    "FUSION", "DEVICE", "FUSED", "EXITED", "FORWARDED", "FAILED", "EXPIRED", "LATE", "MISSING",
 )  # fmt: skip
 
 
@@ -54,10 +58,32 @@ class DeviceLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageLine:
-    """One stage on one device: counters since its boot, mean times of its last report."""
+    """One stage on one device: counters since its boot, mean times of its last report.
+
+    `branch` is the one that the device runs of a wide stage, None for a plain one.
+    """
 
     device: str
+    branch: int | None
     report: StageTelemetry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchLine:
+    """One branch of a wide stage: the boards that hold it, and those of them that are ready."""
+
+    stage: int
+    branch: int
+    boards: tuple[str, ...]
+    ready: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusionLine:
+    """The exit of one wide stage on a device that fuses it: counters since its boot."""
+
+    device: str
+    report: FusionTelemetry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +117,8 @@ class PipelineLine:
     reasons: tuple[Share, ...]
     origins: tuple[OriginLine, ...]
     stages: tuple[StageLine, ...]
+    branches: tuple[BranchLine, ...]
+    fusions: tuple[FusionLine, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +185,10 @@ def _device_line(seen: Observation, pipelines: Sequence[str], now: float) -> Dev
 def _serves(seen: Observation) -> Iterable[str]:
     meta = seen.device.meta
     if meta is not None:
-        yield from (f"{printable(held.pipeline)}/{held.stage}" for held in meta.stages)
+        for held in meta.stages:
+            branch = "" if held.branch is None else f".{held.branch}"
+            yield f"{printable(held.pipeline)}/{held.stage}{branch}"
+        yield from (f"{printable(name)}/fuser" for name in meta.fusers)
         yield from (f"{printable(name)}/origin" for name in meta.origins)
 
 
@@ -175,6 +206,8 @@ def _pipeline_line(store: Store, name: str, devices: Sequence[Observation], now:
         reasons=_reason_shares(origins),
         origins=origins,
         stages=stages,
+        branches=_branch_lines(name, known.branches, devices),
+        fusions=_fusion_lines(name, devices),
     )
 
 
@@ -186,23 +219,54 @@ def _behind(name: str, devices: Sequence[Observation], latest: PlanRow | None) -
 
 def _origin_lines(name: str, devices: Sequence[Observation]) -> tuple[OriginLine, ...]:
     return tuple(
-        OriginLine(device=seen.device.device, report=part.origin)
-        for seen in devices
-        if seen.device.telemetry is not None
-        for part in seen.device.telemetry.pipelines
-        if part.pipeline == name and part.origin is not None
+        OriginLine(device=device.device, report=part.origin)
+        for device, part in _reports(name, devices)
+        if part.origin is not None
     )
+
+
+def _reports(name: str, devices: Sequence[Observation]) -> Iterable[tuple[Device, PipelineTelemetry]]:
+    """Give each device's report on a pipeline."""
+    for seen in devices:
+        report = seen.device.telemetry
+        for part in report.pipelines if report is not None else ():
+            if part.pipeline == name:
+                yield seen.device, part
+
+
+def _held_branches(name: str, device: Device) -> dict[int, int | None]:
+    """Return the stages of a pipeline that a device holds, each with its branch."""
+    held = device.meta.stages if device.meta is not None else ()
+    return {one.stage: one.branch for one in held if one.pipeline == name}
 
 
 def _stage_lines(name: str, devices: Sequence[Observation]) -> tuple[StageLine, ...]:
-    lines = (
-        StageLine(device=seen.device.device, report=stage)
-        for seen in devices
-        if seen.device.telemetry is not None
-        for part in seen.device.telemetry.pipelines
-        if part.pipeline == name
+    lines = [
+        StageLine(device=device.device, branch=_held_branches(name, device).get(stage.stage), report=stage)
+        for device, part in _reports(name, devices)
         for stage in part.stages
-    )
+    ]
+    return tuple(sorted(lines, key=lambda line: (line.report.stage, line.branch or 0, line.device)))
+
+
+def _branch_lines(name: str, branches: Sequence[int], devices: Sequence[Observation]) -> tuple[BranchLine, ...]:
+    holding = [(seen.device, _held_branches(name, seen.device)) for seen in devices]
+    lines = []
+    for stage, count in enumerate(branches):
+        for branch in range(count):
+            boards = [device for device, held in holding if held.get(stage) == branch]
+            ready = tuple(board.device for board in boards if board.status is DeviceStatus.READY)
+            names = tuple(board.device for board in boards)
+            lines.append(BranchLine(stage=stage, branch=branch, boards=names, ready=ready))
+    return tuple(lines)
+
+
+def _fusion_lines(name: str, devices: Sequence[Observation]) -> tuple[FusionLine, ...]:
+    lines = [
+        FusionLine(device=device.device, report=fusion)
+        for device, part in _reports(name, devices)
+        for fusion in part.fusions
+    ]
     return tuple(sorted(lines, key=lambda line: (line.report.stage, line.device)))
 
 
@@ -278,10 +342,13 @@ def _pipeline_text(line: PipelineLine) -> str:
     if line.exits:
         parts.append(f"  exits    {_share_text(line.exits)}")
         parts.append(f"  reasons  {_share_text(line.reasons)}")
+    parts += [f"  {_branch_text(branch)}" for branch in line.branches]
     if line.origins:
         parts.append(_indent(_origin_table(line.origins)))
     if line.stages:
-        parts.append(_indent(_stage_table(line.stages)))
+        parts.append(_indent(_wide_stage_table(line.stages) if line.branches else _stage_table(line.stages)))
+    if line.fusions:
+        parts.append(_indent(_fusion_table(line.fusions)))
     if not line.origins and not line.stages:
         parts.append("  no device reported on it yet")
     return "\n".join(parts)
@@ -321,20 +388,47 @@ def _origin_table(origins: Sequence[OriginLine]) -> str:
     return table(_ORIGIN_HEAD, rows)
 
 
+def _branch_text(line: BranchLine) -> str:
+    others = [f"{board} (not ready)" for board in line.boards if board not in line.ready]
+    boards = ", ".join([*(line.ready or ["NO READY BOARD"]), *others])
+    return f"stage {line.stage} branch {line.branch}: {boards}"
+
+
 def _stage_table(stages: Sequence[StageLine]) -> str:
+    return table(_STAGE_HEAD, [[str(line.report.stage), *_stage_cells(line)] for line in stages])
+
+
+def _wide_stage_table(stages: Sequence[StageLine]) -> str:
+    rows = []
+    for line in stages:
+        branch = "-" if line.branch is None else str(line.branch)
+        rows.append([str(line.report.stage), branch, *_stage_cells(line), str(line.report.wasted)])
+    return table(_WIDE_STAGE_HEAD, rows)
+
+
+def _stage_cells(line: StageLine) -> list[str]:
+    r = line.report
+    return [
+        line.device,
+        *(str(count) for count in (r.received, r.exited, r.forwarded, r.shed, r.expired, r.failed)),
+        *(str(count) for count in (r.duplicate, r.waiting)),
+        _ms(r.queue_s),
+        _ms(r.compute_s),
+    ]
+
+
+def _fusion_table(fusions: Sequence[FusionLine]) -> str:
     rows = [
         [
             str(r.stage),
             line.device,
-            *(str(count) for count in (r.received, r.exited, r.forwarded, r.shed, r.expired, r.failed)),
-            *(str(count) for count in (r.duplicate, r.waiting)),
-            _ms(r.queue_s),
-            _ms(r.compute_s),
+            *(str(count) for count in (r.fused, r.exited, r.forwarded, r.failed, r.expired, r.late)),
+            ", ".join(f"branch {branch}: {count}" for branch, count in enumerate(r.missing) if count) or "-",
         ]
-        for line in stages
+        for line in fusions
         for r in (line.report,)
     ]
-    return table(_STAGE_HEAD, rows)
+    return table(_FUSION_HEAD, rows)
 
 
 def _indent(text: str) -> str:

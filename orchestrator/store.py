@@ -20,6 +20,7 @@ from types import TracebackType
 from distree.errors import DistreeError
 from distree.types import Plan
 from orchestrator.records import (
+    FUSION_COUNTERS,
     HEAD,
     ORIGIN_COUNTERS,
     ORIGIN_MAPS,
@@ -34,16 +35,19 @@ from orchestrator.records import (
     Row,
     ServiceRow,
     device_values,
+    fusion_values,
     head_values,
     observation,
     origin_values,
+    pipeline_row,
+    pipeline_values,
     plan_row,
     plan_values,
     stage_values,
     with_epoch,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 2.0
 PLANS_KEPT = 1000
 DAY_S = 86_400.0
@@ -52,15 +56,25 @@ SPARE_PAGES = 64
 
 _STAGE_COLUMNS = (*HEAD, *STAGE_COUNTERS, *STAGE_TIMES)
 _ORIGIN_COLUMNS = (*HEAD, *ORIGIN_COUNTERS, *ORIGIN_TIMES, *ORIGIN_MAPS)
+_FUSION_COLUMNS = (*HEAD, *FUSION_COUNTERS, "missing")
+_FUSION_TABLE = f"CREATE TABLE fusion_report ({', '.join(_FUSION_COLUMNS)})"
 _SCHEMA = (
     "CREATE TABLE plan (pipeline, epoch INTEGER, model, revision, criterion, thresholds, author, at REAL, "
-    "PRIMARY KEY (pipeline, epoch)) WITHOUT ROWID",
-    "CREATE TABLE pipeline (name PRIMARY KEY, floor INTEGER, standing, configured) WITHOUT ROWID",
+    "masked DEFAULT '[]', PRIMARY KEY (pipeline, epoch)) WITHOUT ROWID",
+    "CREATE TABLE pipeline (name PRIMARY KEY, floor INTEGER, standing, configured, branches DEFAULT '[]') "
+    "WITHOUT ROWID",
     "CREATE TABLE device (device PRIMARY KEY, boot, status, meta, telemetry, heard_at REAL, period_s REAL, "
     "seen_at REAL) WITHOUT ROWID",
     f"CREATE TABLE stage_report ({', '.join(_STAGE_COLUMNS)})",
     f"CREATE TABLE origin_report ({', '.join(_ORIGIN_COLUMNS)})",
+    _FUSION_TABLE,
     "CREATE TABLE service (id INTEGER PRIMARY KEY CHECK (id = 1), pid, started_at REAL, online, refused)",
+)
+_FROM_VERSION_1 = (
+    "ALTER TABLE plan ADD COLUMN masked DEFAULT '[]'",
+    "ALTER TABLE pipeline ADD COLUMN branches DEFAULT '[]'",
+    "ALTER TABLE stage_report ADD COLUMN wasted DEFAULT 0",
+    _FUSION_TABLE,
 )
 _SAVE_DEVICE = """
 INSERT INTO device VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET
@@ -72,10 +86,12 @@ INSERT INTO device VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDAT
     boot = excluded.boot, period_s = excluded.period_s, seen_at = excluded.seen_at
 """
 _SAVE_PIPELINE = """
-INSERT INTO pipeline (name, floor, standing, configured) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET
-    floor = max(floor, excluded.floor), standing = excluded.standing, configured = excluded.configured
+INSERT INTO pipeline (name, floor, standing, configured, branches) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET
+    floor = max(floor, excluded.floor), standing = excluded.standing, configured = excluded.configured,
+    branches = excluded.branches
 """
-_HISTORY = ("stage_report", "origin_report")
+_HISTORY = ("stage_report", "fusion_report", "origin_report")
 
 
 class StoreError(DistreeError):
@@ -161,11 +177,8 @@ class Store:
 
     def pipeline(self, name: str) -> PipelineRow:
         """Return what is known of a pipeline; a row of defaults where nothing is."""
-        rows = self._rows("SELECT floor, standing, configured FROM pipeline WHERE name = ?", name)
-        if not rows:
-            return PipelineRow(name=name)
-        floor, standing, configured = rows[0]
-        return PipelineRow(name=name, floor=floor, standing=standing, configured=configured)
+        rows = self._rows("SELECT * FROM pipeline WHERE name = ?", name)
+        return pipeline_row(rows[0]) if rows else PipelineRow(name=name)
 
     def changed(self) -> bool:
         """Whether another process wrote since the last call. Cheap: it reads one counter in memory."""
@@ -183,8 +196,7 @@ class Store:
                 self._add_history(seen)
             gone = [(name,) for name in batch.forgotten]
             self._sql.executemany("DELETE FROM device WHERE device = ?", gone)
-            rows = [(row.name, row.floor, row.standing, row.configured) for row in batch.pipelines]
-            self._sql.executemany(_SAVE_PIPELINE, rows)
+            self._sql.executemany(_SAVE_PIPELINE, map(pipeline_values, batch.pipelines))
             if batch.service is not None:
                 self._save_service(batch.service)
 
@@ -204,7 +216,7 @@ class Store:
     # ------------------------------------------------------------ retention
 
     def history_length(self) -> int:
-        """Return how many reports of stages and origins are kept."""
+        """Return how many reports of stages, fusions and origins are kept."""
         return sum(int(self._rows(f"SELECT count(*) FROM {table}")[0][0]) for table in _HISTORY)  # noqa: S608
 
     def used_bytes(self) -> int:
@@ -277,8 +289,9 @@ class Store:
         for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "journal_size_limit = 4194304"):
             self._sql.execute(f"PRAGMA {pragma}")
         with self._transaction():
-            if self._user_version() == 0:
-                for statement in _SCHEMA:
+            version = self._user_version()
+            if version < SCHEMA_VERSION:
+                for statement in _SCHEMA if version == 0 else _FROM_VERSION_1:
                     self._sql.execute(statement)
                 self._sql.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -327,7 +340,7 @@ class Store:
         if before:
             return plan_row(before[0]).plan == plan
         self._sql.execute(
-            "INSERT INTO plan VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO plan VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             plan_values(row),
         )
         self._sql.execute(
@@ -352,6 +365,8 @@ class Store:
             head = head_values(seen.seen_at, report, part)
             stages = [(*head, *stage_values(stage)) for stage in part.stages]
             self._sql.executemany(_insert("stage_report", _STAGE_COLUMNS), stages)
+            fusions = [(*head, *fusion_values(fusion)) for fusion in part.fusions]
+            self._sql.executemany(_insert("fusion_report", _FUSION_COLUMNS), fusions)
             if part.origin is not None:
                 row = (*head, *origin_values(part.origin))
                 self._sql.execute(_insert("origin_report", _ORIGIN_COLUMNS), row)

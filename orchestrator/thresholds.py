@@ -55,14 +55,17 @@ def find_pipeline(config: OrchestratorConfig, name: str) -> Pipeline:
 def set_thresholds(store: Store, pipeline: Pipeline, criterion: str | None, thresholds: tuple[float, ...]) -> Change:
     """Want these thresholds from now on; without a criterion, the one now wanted stays.
 
+    Those for missing branches are the bundle's, where they are of that criterion.
+
     Raises ConfigError if they do not fit the pipeline, StoreError if they cannot be written.
     """
     latest = store.latest_plan(pipeline.name)
     known = store.pipeline(pipeline.name).configured
     now_wanted = starting_plan(pipeline.plan, latest.plan if latest else None, known)
     criterion = now_wanted.criterion if criterion is None else criterion
-    check_thresholds(pipeline.name, pipeline.exits, criterion, thresholds)
-    plan = replace(now_wanted, criterion=criterion, thresholds=thresholds)
+    check_thresholds(pipeline, criterion, thresholds)
+    masked = pipeline.masked_of(criterion)
+    plan = replace(now_wanted, criterion=criterion, thresholds=thresholds, masked=masked)
     served = is_served(store.path)
     if latest is not None and same_content(latest.plan, plan):
         return Change(plan=latest.plan, new=False, served=served)

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 
 from device_agent.config import ReplaySource
+from distree import wire
 from distree.errors import ConfigError
 from distree.preprocess import Preprocessor
 from distree.protocols import Array
@@ -17,10 +18,13 @@ _NEVER = float("inf")
 
 
 class Replay:
-    """Replays array `input` of an .npz file; an input's name is its index. Reads the file when it is made."""
+    """Replays array `input` of an .npz file. Reads the file when it is made.
+
+    An input's name is its index, or what the file's array `name` says, if it has one.
+    """
 
     def __init__(self, config: ReplaySource, preprocessor: Preprocessor) -> None:
-        self._inputs = _read(config, preprocessor)
+        self._inputs, self._names = _read(config, preprocessor)
         self._repeat = config.repeat
         self._period_s = 0.0 if config.rate_hz is None else 1.0 / config.rate_hz
         self._index = 0
@@ -45,10 +49,11 @@ class Replay:
             if not self._repeat:
                 self._due_at = _NEVER
                 log.info("replay is over: %d inputs", len(self._inputs))
-        return str(index), self._inputs[index]
+        name = index if self._names is None else self._names[index]
+        return wire.printable(str(name))[:256], self._inputs[index]
 
 
-def _read(config: ReplaySource, expected: Preprocessor) -> Array:
+def _read(config: ReplaySource, expected: Preprocessor) -> tuple[Array, Array | None]:
     try:
         arrays = np.load(config.path, allow_pickle=False)
         if isinstance(arrays, np.ndarray):
@@ -57,6 +62,7 @@ def _read(config: ReplaySource, expected: Preprocessor) -> Array:
             if "input" not in arrays:
                 raise ConfigError(f"{config.path}: has no array 'input' (it has {', '.join(arrays) or 'none'})")
             inputs: Array = arrays["input"][: config.limit]
+            names: Array | None = arrays["name"][: config.limit] if "name" in arrays else None
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - of a file that is not an .npz numpy raises whatever it likes
@@ -69,4 +75,6 @@ def _read(config: ReplaySource, expected: Preprocessor) -> Array:
             f"{config.path}: input is {inputs.dtype} {inputs.shape}, the bundle takes {expected.dtype} (n, "
             f"{', '.join(map(str, expected.shape))})"
         )
-    return inputs
+    if names is not None and names.shape != (len(inputs),):
+        raise ConfigError(f"{config.path}: name is {names.shape}, one name for each of {len(inputs)} inputs is needed")
+    return inputs, names

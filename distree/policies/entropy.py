@@ -31,12 +31,17 @@ class Entropy:
     def score(self, evidence: Evidence) -> Score:
         """Score one exit of at least two classes."""
         logits = evidence.logits
-        return Score(value=_certainty(logits) if finite(logits) else LEAST_SURE)
+        return Score(value=certainty(odds(logits)) if finite(logits) else LEAST_SURE)
 
 
-def _certainty(logits: Sequence[float]) -> float:
+def certainty(weights: Sequence[float]) -> float:
+    """One minus the normalised entropy of a softmax, given as its `odds`.
+
+    >>> certainty([1.0, 1.0])
+    0.0
+    """
     # p = w/S gives Σ p ln p = (Σ w ln w)/S - ln S; classes whose w is rounded to 0 add nothing.
-    weights = [weight for weight in odds(logits) if weight > 0.0]
-    total = math.fsum(weights)
-    negative_entropy = math.fsum([weight * math.log(weight) for weight in weights]) / total - math.log(total)
-    return min(1.0, max(0.0, 1.0 + negative_entropy / math.log(len(logits))))
+    heard = [weight for weight in weights if weight > 0.0]
+    total = math.fsum(heard)
+    negative_entropy = math.fsum([weight * math.log(weight) for weight in heard]) / total - math.log(total)
+    return min(1.0, max(0.0, 1.0 + negative_entropy / math.log(len(weights))))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distree.bundle import Bundle, StageSpec, TensorSpec
+from distree.bundle import Bundle, TensorSpec
 from distree.errors import BundleError, RuntimeUnavailableError
 from distree.protocols import Array, SegmentOutput
 
@@ -19,6 +19,38 @@ from distree.protocols import Array, SegmentOutput
 class _Segment:
     interpreter: Any
     input_index: int
+    features_index: int | None
+    logits_index: int
+    logits_scale: float
+    logits_zero: int
+
+
+@dataclass(slots=True)
+class _Branch:
+    """A branch's segment of a wide stage."""
+
+    interpreter: Any
+    input_index: int
+    features_index: int | None
+    embedding_index: int
+
+
+@dataclass(slots=True)
+class _Port:
+    """Where one embedding enters a fusion head, and what stands for it where it is missing."""
+
+    index: int
+    missing: Array
+    scale: float
+    zero: int
+
+
+@dataclass(slots=True)
+class _Fusion:
+    """A wide stage's fusion head."""
+
+    interpreter: Any
+    ports: list[_Port]
     features_index: int | None
     logits_index: int
     logits_scale: float
@@ -70,18 +102,39 @@ def _version(package: str) -> str:
 class TFLiteRuntime:
     """Runs segments of one bundle, each with its own interpreter. Used by one thread at a time.
 
+    `stages` are what `run` serves: plain stages, and of wide ones the branch `branch`. By default these are all
+    stages, or, where no branch is named, the plain ones. `fuse` loads the fusion heads of all wide stages too.
+
     Raises RuntimeUnavailableError when no interpreter works here, BundleError when a segment is missing, was
-    changed, cannot be read by the interpreter, or does not have the tensors that the manifest names.
+    changed, cannot be read by the interpreter, or does not have the tensors that the manifest names, and for a
+    wide stage without such a branch.
     """
 
-    def __init__(self, bundle: Bundle, stages: Iterable[int] | None = None, num_threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        stages: Iterable[int] | None = None,
+        num_threads: int = 1,
+        *,
+        branch: int | None = None,
+        fuse: bool = False,
+    ) -> None:
         interpreter_class, self.name = load_interpreter()
-        held = range(len(bundle.stages)) if stages is None else stages
-        self._segments = {k: _load(interpreter_class, bundle, k, num_threads) for k in held}
+        open_segment = _Opener(interpreter_class, bundle, num_threads)
+        counts = bundle.branch_counts
+        if stages is None:
+            stages = [k for k, count in enumerate(counts) if not count or branch is not None]
+        held = list(stages)
+        self._segments = {k: _load(open_segment, bundle, k) for k in held if not counts[k]}
+        self._branches = {k: _load_branch(open_segment, bundle, k, branch) for k in held if counts[k]}
+        self._fusions = {k: _load_fusion(open_segment, bundle, k) for k, count in enumerate(counts) if fuse and count}
 
     def run(self, stage: int, tensor: Array) -> SegmentOutput:
-        """Run one stage on a tensor of the manifest's shape and dtype."""
-        segment = self._segments[stage]
+        """Run one plain stage, or this board's branch of a wide one, on a tensor of the manifest's shape and dtype."""
+        try:
+            segment = self._segments[stage]
+        except KeyError:
+            return self._run_branch(self._branches[stage], tensor)
         interpreter = segment.interpreter
         interpreter.set_tensor(segment.input_index, tensor)
         interpreter.invoke()
@@ -93,31 +146,112 @@ class TFLiteRuntime:
             logits=[(q - zero) * scale for q in quantised],
         )
 
+    def _run_branch(self, branch: _Branch, tensor: Array) -> SegmentOutput:
+        interpreter = branch.interpreter
+        interpreter.set_tensor(branch.input_index, tensor)
+        interpreter.invoke()
+        features = branch.features_index
+        return SegmentOutput(
+            features=None if features is None else interpreter.get_tensor(features),
+            logits=[],
+            embedding=interpreter.get_tensor(branch.embedding_index),
+        )
 
-def _load(interpreter_class: type[Any], bundle: Bundle, k: int, num_threads: int) -> _Segment:
+    def fuse(self, stage: int, embeddings: Sequence[Array | None]) -> SegmentOutput:
+        """Run the fusion head of a wide stage on one embedding per branch, None where it is missing.
+
+        Each is as the manifest says, (1, n) quantised; for a missing one stand zero points, so real zeros.
+        """
+        fusion = self._fusions[stage]
+        interpreter, known = fusion.interpreter, []
+        for port, embedding in zip(fusion.ports, embeddings, strict=True):
+            interpreter.set_tensor(port.index, port.missing if embedding is None else embedding)
+            known.append(None if embedding is None else _dequantised(embedding, port.scale, port.zero))
+        interpreter.invoke()
+        features = fusion.features_index
+        return SegmentOutput(
+            features=None if features is None else interpreter.get_tensor(features),
+            logits=_dequantised(interpreter.get_tensor(fusion.logits_index), fusion.logits_scale, fusion.logits_zero),
+            embeddings=tuple(known),
+        )
+
+
+def _dequantised(array: Array, scale: float, zero: int) -> list[float]:
+    return [(q - zero) * scale for q in array.ravel().tolist()]
+
+
+@dataclass(slots=True)
+class _Opener:
+    """Opens segments: verified bytes to an interpreter and the tensors of its signature."""
+
+    interpreter_class: type[Any]
+    bundle: Bundle
+    num_threads: int
+
+    def __call__(self, name: str, content: bytes) -> tuple[Any, dict[str, Any], dict[str, Any], str]:
+        """Return the interpreter, its input and output details by name, and where it came from, for messages."""
+        where = f"{self.bundle.path / name}"
+        try:
+            interpreter = self.interpreter_class(model_content=content, num_threads=self.num_threads)
+            interpreter.allocate_tensors()
+            runner = interpreter.get_signature_runner()
+            return interpreter, runner.get_input_details(), runner.get_output_details(), where
+        except (ValueError, RuntimeError) as error:
+            raise BundleError(f"{where}: the interpreter refuses it: {error}"[:300]) from None
+
+
+def _load(open_segment: _Opener, bundle: Bundle, k: int) -> _Segment:
     spec = bundle.stages[k]
-    content = bundle.segment(k)
-    try:
-        interpreter = interpreter_class(model_content=content, num_threads=num_threads)
-        interpreter.allocate_tensors()
-        runner = interpreter.get_signature_runner()
-        inputs, outputs = runner.get_input_details(), runner.get_output_details()
-    except (ValueError, RuntimeError) as error:
-        raise BundleError(f"{bundle.path / spec.segment}: the interpreter refuses it: {error}"[:300]) from None
-    where = f"{bundle.path / spec.segment}"
-    features = spec.features
+    interpreter, inputs, outputs, where = open_segment(spec.segment, bundle.segment(k))
     return _Segment(
         interpreter=interpreter,
         input_index=_index(inputs, spec.input, where),
-        features_index=None if features is None else _index(outputs, features, where),
+        features_index=_optional_index(outputs, spec.features, where),
         logits_index=_index(outputs, spec.logits, where),
-        logits_scale=_scale(spec),
+        logits_scale=_scale(spec.logits),
         logits_zero=spec.logits.zero_point,
     )
 
 
-def _scale(spec: StageSpec) -> float:
-    return spec.logits.scale if spec.logits.dtype in ("int8", "uint8") else 1.0
+def _load_branch(open_segment: _Opener, bundle: Bundle, k: int, branch: int | None) -> _Branch:
+    spec = bundle.branch(k, branch)
+    interpreter, inputs, outputs, where = open_segment(spec.segment, bundle.branch_segment(k, branch))
+    return _Branch(
+        interpreter=interpreter,
+        input_index=_index(inputs, spec.input, where),
+        features_index=_optional_index(outputs, spec.features, where),
+        embedding_index=_index(outputs, spec.embedding, where),
+    )
+
+
+def _load_fusion(open_segment: _Opener, bundle: Bundle, k: int) -> _Fusion:
+    spec = bundle.stages[k]
+    interpreter, inputs, outputs, where = open_segment(spec.segment, bundle.segment(k))
+    return _Fusion(
+        interpreter=interpreter,
+        ports=[_port(inputs, b, branch.embedding, where) for b, branch in enumerate(spec.branches)],
+        features_index=_optional_index(outputs, spec.features, where),
+        logits_index=_index(outputs, spec.logits, where),
+        logits_scale=_scale(spec.logits),
+        logits_zero=spec.logits.zero_point,
+    )
+
+
+def _port(inputs: dict[str, Any], b: int, embedding: TensorSpec, where: str) -> _Port:
+    return _Port(
+        index=_index(inputs, replace(embedding, name=f"embedding{b}"), where),
+        missing=np.full(embedding.shape, embedding.zero_point, embedding.dtype),
+        scale=_scale(embedding),
+        zero=embedding.zero_point,
+    )
+
+
+def _scale(spec: TensorSpec) -> float:
+    return spec.scale if spec.dtype in ("int8", "uint8") else 1.0
+
+
+def _optional_index(details: dict[str, Any], spec: TensorSpec | None, where: str) -> int | None:
+    return None if spec is None else _index(details, spec, where)
 
 
 def _index(details: dict[str, Any], spec: TensorSpec, where: str) -> int:

@@ -50,17 +50,71 @@ class Recipe:
     settings: TrainingSettings = field(default_factory=TrainingSettings)
 
 
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One-cycle SGD with Nesterov momentum: up to `peak_rate` for the share `warm_up` of all steps, then to nought."""
+
+    epochs: int
+    batch: int
+    peak_rate: float
+    warm_up: float = 0.2
+    anneal: str = "cos"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """Weights of the joint loss, see `model_zoo.distillation`. dropout: chance of each branch to be left out."""
+
+    exit_weights: tuple[float, ...] = (0.5, 0.7, 1.0)
+    alpha: float = 0.9
+    temperature: float = 4.0
+    beta: float = 1.0
+    dropout: float = 0.15
+    masked_weight: float = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class WideRecipe:
+    """One wide bundle's recipe: a teacher, and branches that learn from it.
+
+    build_network takes the number of branches, one of `branch_counts`, and returns a `model_zoo.layers.WideNetwork`
+    of that many. build_small returns one whose last exit alone costs about what the other one does with early
+    exits. build_teacher returns a `model_zoo.layers.Teacher`. All import torch.
+    """
+
+    name: str
+    description: str
+    labels: tuple[str, ...]
+    input_shape: tuple[int, int, int]  # height, width, channels
+    mean: tuple[float, ...]  # per channel, of values scaled to 0..1
+    std: tuple[float, ...]
+    data_name: str
+    branch_counts: tuple[int, ...]
+    build_network: Callable[[int], Any]
+    build_small: Callable[[int], Any]
+    build_teacher: Callable[[], Any]
+    teacher: Schedule
+    student: Schedule
+    distillation: Distillation
+    data_hint: str = ""  # where the data comes from, and in what form it is wanted
+    validation: int = 5000  # images held back from training, the same number of each class
+
+
 def recipe_names() -> tuple[str, ...]:
     """Names that `get_recipe` knows."""
-    return ("fashion",)
+    return ("fashion", "cifar10-wide")
 
 
-def get_recipe(name: str) -> Recipe:
+def get_recipe(name: str) -> Recipe | WideRecipe:
     """Return a recipe by name. Raises DataError, with the nearest name, for one that does not exist."""
     if name not in recipe_names():
         near = difflib.get_close_matches(name, recipe_names(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(recipe_names())}"
         raise DataError(f"no recipe {name!r}; {hint}")
-    from model_zoo.recipes import fashion
+    from model_zoo.recipes import cifar10_wide, fashion
 
-    return fashion.RECIPE
+    found: dict[str, Recipe | WideRecipe] = {recipe.name: recipe for recipe in (fashion.RECIPE, cifar10_wide.RECIPE)}
+    return found[name]

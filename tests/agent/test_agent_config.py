@@ -43,6 +43,7 @@ def test_three_keys_are_enough(load, tmp_path):
     config = load()
     assert (config.site, config.device, config.client_id) == ("lab", "cam", "distree-lab-cam")
     (pipeline,) = config.pipelines
+    assert (pipeline.branch, pipeline.fuse, pipeline.branch_timeout_ms) == (None, False, 200)
     assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == ("p", "fashion", (0,), None)
     assert config.broker == BrokerSettings(host="127.0.0.1", port=1883, username=None, password_file=None)
     assert (config.num_threads, config.codec, config.self_test) == (1, "raw", True)
@@ -53,7 +54,13 @@ def test_three_keys_are_enough(load, tmp_path):
 def test_an_origin_has_a_deadline_of_a_second_and_no_spool(load):
     made = load(**origin()).pipelines[0].origin
     assert (made.deadline_ms, made.pending, made.silence_ms, made.spool) == (1000, 64, 100, False)
+    assert (made.fuser, made.mode) == (None, "gated")
     assert isinstance(made.source, MqttSource)
+
+
+def test_a_board_may_only_fuse(load):
+    (made,) = load(pipelines=[{"name": "p", "bundle": "fashion", "fuse": True, "branch_timeout_ms": 50}]).pipelines
+    assert (made.stages, made.origin, made.fuse, made.branch_timeout_ms) == ((), None, True, 50.0)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +104,12 @@ WRONG = [
     ({"pipelines": [{**PIPELINE, "stages": [-1]}]}, "stages: must be different numbers from 0"),
     ({"pipelines": [{**PIPELINE, "stages": 0}]}, "stages: expected a list"),
     ({"pipelines": [{**PIPELINE, "stages": ["0"]}]}, r"stages\[0\]: expected int"),
+    ({"pipelines": [{**PIPELINE, "branch": -1}]}, r"pipelines\[0\].branch: must be a number from 0, received -1"),
+    ({"pipelines": [{**PIPELINE, "stages": [], "fuse": True, "branch": 0}]}, "branch: needs stages too"),
+    ({"pipelines": [{**PIPELINE, "fuse": "hub"}]}, "fuse: expected bool"),
+    ({"pipelines": [{**PIPELINE, "branch_timeout_ms": 0}]}, "branch_timeout_ms: must be above 0"),
+    (origin(fuser="Hub"), "fuser: 'Hub' is not an id"),
+    (origin(mode="eagre"), "mode: expected one of gated, eager, received 'eagre'; nearest: eager"),
     *(({name: 0}, f"{name}: must be above 0") for name in ("num_threads", "receive_maximum")),
     *(({name: -1.5}, f"{name}: must be above 0") for name in ("telemetry_s", "hang_s", "drain_s")),
     *(({"inbox": {name: 0}}, f"inbox.{name}: must be above 0") for name in ("items", "kb")),

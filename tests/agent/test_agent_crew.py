@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -21,7 +22,12 @@ class Stage:
         self.lock = threading.RLock()
         self.wait_s = wait_s
         self.waits = 0
+        self.glances = 0
+        self.glance_s = 0.0
+        self.on_glance = lambda: None
         self.waited_by = set()
+        self.at_network = 0
+        self.most_at_network = 0
         self.computed = []
         self.faults = []
         self.at_once = 0
@@ -29,15 +35,31 @@ class Stage:
         self.trouble = None
         self._bell = threading.Event()
         self._counter = threading.Lock()
-        self.crew = Crew(self._wait, self._compute, self.lock, self.faults.append)
+        self.crew = Crew(self._wait, self._glance, self._compute, self.lock, self.faults.append)
 
     def _wait(self):
         self.waited_by.add(threading.get_ident())
         self.waits += 1
-        self._bell.wait(self.wait_s)
+        with self._network():
+            self._bell.wait(self.wait_s)
         self._bell.clear()
         if self.trouble is not None:
             raise self.trouble
+
+    def _glance(self):
+        with self._network():
+            self.glances += 1
+            self.on_glance()
+            time.sleep(self.glance_s)
+
+    @contextlib.contextmanager
+    def _network(self):
+        with self._counter:
+            self.at_network += 1
+            self.most_at_network = max(self.most_at_network, self.at_network)
+        yield
+        with self._counter:
+            self.at_network -= 1
 
     def _compute(self, job):
         with self._counter:
@@ -151,6 +173,77 @@ def test_slow_jobs_one_after_the_other_never_leave_the_network_alone(stage):
         time.sleep(slow)
     assert waits[-1] > waits[0]
     assert stage.most_at_once == 1
+
+
+def test_a_leader_that_computes_sees_to_the_network_where_a_job_asks_for_it(stage):
+    seen = []
+    stage.on_glance = lambda: seen.append("news")
+
+    def job(index, looks):
+        seen.append(index)
+        if looks:
+            stage.crew.look()
+
+    with stage.lock:
+        for index in range(4):
+            stage.crew.put(lambda index=index: job(index, index in (1, 2)))
+    stage.until(lambda: len(stage.computed) == 4, "all jobs")
+    assert seen == [0, 1, "news", 2, "news", 3]
+
+
+def test_what_a_look_brings_is_work_for_the_same_thread(stage):
+    order = []
+    stage.on_glance = lambda: stage.crew.put(lambda: order.append(threading.get_ident()))
+
+    def first():
+        order.append(threading.get_ident())
+        stage.crew.look()
+
+    stage.put(first)
+    stage.until(lambda: len(order) == 2, "the job that the network brought")
+    assert order[0] == order[1]
+
+
+def test_nobody_looks_while_another_thread_is_at_the_network(stage):
+    # The threads of the crew wait; this one computes.
+    stage.until(lambda: stage.waits > 0, "the leader at the network")
+    with stage.lock:
+        stage.crew.put(stage.crew.look)
+        stage.crew.work()
+    assert len(stage.computed) == 1
+    assert stage.glances == 0
+
+
+def test_never_are_two_threads_at_the_network(stage):
+    stage.wait_s = 0.001
+    # Glances that outlast the stand-by's patience, and jobs that do, which hand the lead over.
+    stage.glance_s = 2 * PATIENCE_S
+
+    def job(seconds):
+        time.sleep(seconds)
+        stage.crew.look()
+
+    with stage.lock:
+        for seconds in (0.0, 0.0, 2 * PATIENCE_S, 0.0, 2 * PATIENCE_S, 0.0, 0.0, 0.0):
+            stage.crew.put(lambda seconds=seconds: job(seconds))
+    stage.until(lambda: len(stage.computed) == 8, "the first jobs")
+    assert stage.glances >= 1
+    for _ in range(20):
+        stage.put(lambda: job(0.0), work=True)
+    stage.until(lambda: len(stage.computed) == 28, "all jobs")
+    assert stage.most_at_network == 1
+    assert stage.most_at_once == 1
+    assert stage.faults == []
+
+
+def test_an_exception_out_of_a_look_is_told(stage):
+    def fail():
+        raise OSError("of the look")
+
+    stage.on_glance = fail
+    stage.put(stage.crew.look)
+    stage.until(lambda: stage.faults, "the fault")
+    assert str(stage.faults[0]) == "of the look"
 
 
 def test_an_exception_out_of_a_job_is_told(stage):

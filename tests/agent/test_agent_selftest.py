@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import faulthandler
 import os
 import signal
@@ -52,8 +53,8 @@ class Off:
     def __init__(self, spoil):
         self._spoil = spoil
 
-    def __call__(self, bundle, stages, num_threads):
-        self._runtime = TFLiteRuntime(bundle, stages, num_threads)
+    def __call__(self, bundle, stages, num_threads, **wide):
+        self._runtime = TFLiteRuntime(bundle, stages, num_threads, **wide)
         self.name = "spoilt 1.0"
         return self
 
@@ -104,7 +105,7 @@ def test_features_that_are_off_are_told(bundle, instead):
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGILL, signal.SIGBUS])
 def test_a_crash_is_told_with_its_signal(bundle, instead, number):
-    def crash(*_):
+    def crash(*_, **__):
         faulthandler.disable()  # pytest's: its report would look like a failure of this test
         os.kill(os.getpid(), number)
 
@@ -114,7 +115,7 @@ def test_a_crash_is_told_with_its_signal(bundle, instead, number):
 
 
 def test_a_hang_is_killed_at_the_time_out(bundle, instead):
-    instead(lambda *_: time.sleep(600))
+    instead(lambda *_, **__: time.sleep(600))
     started_at = time.monotonic()
     with pytest.raises(RuntimeUnavailableError, match=r"no answer within 0\.2 s; the interpreter hangs"):
         self_test(bundle, (0,), 1, timeout_s=0.2)
@@ -122,7 +123,7 @@ def test_a_hang_is_killed_at_the_time_out(bundle, instead):
 
 
 def test_an_exception_of_any_kind_is_told(bundle, instead):
-    def fail(*_):
+    def fail(*_, **__):
         raise MemoryError("no room")
 
     instead(fail)
@@ -131,7 +132,7 @@ def test_an_exception_of_any_kind_is_told(bundle, instead):
 
 
 def test_an_error_of_ours_keeps_its_words(bundle, instead):
-    def fail(*_):
+    def fail(*_, **__):
         raise BundleError("stage0.tflite: of another revision")
 
     instead(fail)
@@ -140,7 +141,7 @@ def test_an_error_of_ours_keeps_its_words(bundle, instead):
 
 
 def test_a_silent_exit_is_told_with_its_status(bundle, instead):
-    instead(lambda *_: os._exit(3))
+    instead(lambda *_, **__: os._exit(3))
     with pytest.raises(RuntimeUnavailableError, match="exit status 3"):
         self_test(bundle, (0,), 1)
 
@@ -149,7 +150,7 @@ def test_a_silent_exit_is_told_with_its_status(bundle, instead):
 def test_the_child_never_returns_into_the_parents_code(bundle, instead, words):
     parent = os.getpid()
 
-    def fail(*_):
+    def fail(*_, **__):
         raise BundleError(words)
 
     instead(fail)
@@ -159,3 +160,79 @@ def test_the_child_never_returns_into_the_parents_code(bundle, instead, words):
     finally:
         if os.getpid() != parent:
             os._exit(99)
+
+
+# ---------------------------------------------------------------- wide stages
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "branch", "fuse"),
+    [
+        ("tiny-wide", (0, 1, 2), 0, False),
+        ("tiny-wide", (0, 1, 2), 1, True),
+        ("tiny-wide", (), None, True),
+        ("tiny-mixed", (0, 1, 2), 2, False),
+        ("tiny-mixed", (0, 3), None, True),
+    ],
+)
+def test_a_board_of_wide_stages_passes(name, stages, branch, fuse):
+    self_test(load_bundle(DATA / name), stages, 1, branch=branch, fuse=fuse)
+
+
+class OffWide(Off):
+    """The real thing, with embeddings, features of branches and logits of fusion heads spoilt by functions."""
+
+    def __init__(self, of_branch=None, of_fusion=None):
+        super().__init__(of_branch or (lambda k, output: output))
+        self._of_fusion = of_fusion or (lambda k, output: output)
+
+    def fuse(self, stage, embeddings):
+        return self._of_fusion(stage, self._runtime.fuse(stage, embeddings))
+
+
+def off_at(stage, part, steps=9):
+    """Spoil one value of one output of a stage, away from the bounds of int8."""
+
+    def spoil(k, output):
+        if k != stage:
+            return output
+        if part == "logits":
+            scale = load_bundle(DATA / "tiny-wide", verify=()).stages[k].logits.scale
+            return dataclasses.replace(output, logits=[output.logits[0] + steps * scale, *output.logits[1:]])
+        array = getattr(output, part).astype(np.int16)
+        array.ravel()[0] += np.int16(steps if array.ravel()[0] < 0 else -steps)
+        return dataclasses.replace(output, **{part: array.astype(np.int8)})
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "why"),
+    [
+        (OffWide(of_branch=off_at(1, "embedding")), "branch 1 of stage 1 is off by 9 quantisation steps"),
+        (OffWide(of_branch=off_at(0, "features")), "branch 1 of stage 0 is off by 9 quantisation steps"),
+        (OffWide(of_fusion=off_at(2, "logits")), "the fusion head of stage 2 is off by 9 quantisation steps"),
+    ],
+)
+def test_what_is_off_in_a_wide_stage_is_told(instead, spoilt, why):
+    instead(spoilt)
+    with pytest.raises(RuntimeUnavailableError, match=why):
+        self_test(load_bundle(DATA / "tiny-wide"), (0, 1, 2), 1, branch=1, fuse=True)
+
+
+def test_features_of_a_fusion_head_are_compared(instead):
+    instead(OffWide(of_fusion=off_at(2, "features")))
+    with pytest.raises(RuntimeUnavailableError, match="the fusion head of stage 2 is off by 9"):
+        self_test(load_bundle(DATA / "tiny-mixed"), (), 1, fuse=True)
+
+
+def test_a_board_that_does_not_fuse_needs_no_fusion_heads(instead):
+    instead(OffWide(of_fusion=off_at(0, "logits")))
+    self_test(load_bundle(DATA / "tiny-wide"), (0, 1, 2), 1, branch=0)
+
+
+def test_a_wide_stage_without_a_branch_is_told(bundle):
+    with pytest.raises(RuntimeUnavailableError, match="stage 0 has the branches 0 to 1, none was named"):
+        self_test(load_bundle(DATA / "tiny-wide"), (0,), 1)

@@ -306,6 +306,14 @@ def test_all_inputs_are_replayed_by_their_index(replay):
     assert played(replay()) == [(str(k), k) for k in range(5)]
 
 
+def test_names_in_the_file_are_those_of_the_inputs(replay):
+    inputs = np.stack([image(k) for k in range(3)])
+    feed = replay(arrays={"input": inputs, "name": np.array([4711, 7, 12])}, repeat=True)
+    assert played(feed, most=4) == [("4711", 0), ("7", 1), ("12", 2), ("4711", 0)]
+    named = replay(arrays={"input": inputs, "name": np.array(["a", "b\x07", "c" * 300])}, limit=3)
+    assert [name for name, _ in played(named)] == ["a", "b\\x07", "c" * 256]
+
+
 def test_nothing_is_due_before_the_start_and_after_the_end(replay):
     feed = replay(count=1)
     assert feed.due_at() == float("inf")
@@ -383,6 +391,7 @@ def test_a_damaged_archive_is_one_line_with_the_file(tmp_path, inlet, how):
         ({"input": np.uint8(1)}, "inputs.npz"),
         ({"input": np.array([{}], object)}, "cannot be replayed"),
         ({"input": np.zeros((0, *SHAPE), np.uint8)}, "inputs.npz"),
+        ({"input": np.zeros((3, *SHAPE), np.uint8), "name": np.arange(2)}, r"name is \(2,\), one name for each of 3"),
     ],
 )
 def test_an_archive_of_something_else_is_refused(replay, arrays, message):

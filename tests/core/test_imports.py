@@ -22,8 +22,16 @@ LAYERS = {
     "distree.protocols": {"distree.types"},
     "distree.custody": {"distree.types"},
     "distree.tensors": {"distree.errors", "distree.protocols", "distree.types"},
+    "distree.settings": {"distree.protocols", "distree.types"},
+    "distree.job": {"distree.types"},
+    "distree.exits": {"distree.errors", "distree.policies", "distree.protocols", "distree.types"},
+    "distree.fusion": {
+        "distree.custody", "distree.errors", "distree.exits", "distree.policies", "distree.protocols",
+        "distree.settings", "distree.tensors", "distree.types",
+    },
     "distree.node": {
-        "distree.custody", "distree.errors", "distree.policies", "distree.protocols", "distree.tensors", "distree.types",
+        "distree.custody", "distree.errors", "distree.exits", "distree.fusion", "distree.job", "distree.policies",
+        "distree.protocols", "distree.settings", "distree.tensors", "distree.types",
     },
     "distree.transport.packets": set(),
     "distree.transport.paho": {"distree.errors", "distree.protocols", "distree.transport", "distree.types"},

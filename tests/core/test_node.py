@@ -13,15 +13,11 @@ from hypothesis import strategies as st
 from distree import tensors
 from distree.custody import CUSTODY_TRANSITIONS, Circuit, RoundTrip
 from distree.errors import RemoteProtocolError
-from distree.node import (
-    JOB_TRANSITIONS,
-    Accepted,
-    NodeSettings,
-    OriginSettings,
-    StageNode,
-    transition_tables,
-)
+from distree.fusion import GATHERING_TRANSITIONS
+from distree.job import JOB_TRANSITIONS
+from distree.node import Accepted, StageNode, transition_tables
 from distree.protocols import SegmentOutput
+from distree.settings import NodeSettings, OriginSettings
 from distree.types import Acknowledge, Drop, Effect, Outcome, Plan, Publish, Result, Run, StageMessage
 
 SURE = [9.0, 0.0, 0.0]
@@ -431,7 +427,7 @@ def test_only_so_many_epochs_are_kept():
     node = origin_node(0)
     for epoch in range(1, 100):
         node.receive(0.0, plan(epoch, 0.5, 0.5), epoch)
-    assert len(node._epochs) <= 8
+    assert len(node._epochs.kept) <= 8
 
 
 # ---------------------------------------------------------------- invariants
@@ -439,7 +435,7 @@ def test_only_so_many_epochs_are_kept():
 
 def test_the_tables_can_be_read():
     text = transition_tables()
-    assert len(text.splitlines()) == len(JOB_TRANSITIONS) + len(CUSTODY_TRANSITIONS) + 2
+    assert len(text.splitlines()) == 3 + sum(map(len, (JOB_TRANSITIONS, GATHERING_TRANSITIONS, CUSTODY_TRANSITIONS)))
 
 
 def test_round_trip_estimate_backs_off_and_recovers():

@@ -30,6 +30,32 @@ def test_pipeline_topics(site, pipeline, origin, k):
         )
 
 
+@given(ids, ids, ids, st.sampled_from([Kind.EXIT, Kind.DECISION]))
+def test_topics_of_wide_stages(site, pipeline, device, kind):
+    topic = topics.of_wide(site, pipeline, kind, device)
+    assert topic == f"distree/1/{site}/pipeline/{pipeline}/{kind.value}/{device}"
+    assert topics.parse(topic) == Address(site=site, kind=kind, pipeline=pipeline, device=device)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in (Kind.EXIT, Kind.DECISION)])
+def test_other_kinds_are_not_of_wide_stages(kind):
+    with pytest.raises(AssertionError):
+        topics.of_wide("lab", "fashion", kind, "hub")
+
+
+def test_every_kind_has_a_topic_that_is_parsed_to_it():
+    built = {
+        Kind.PLAN: topics.plan("lab", "p"),
+        Kind.STAGE: topics.stage("lab", "p", 1),
+        **{kind: topics.device("lab", "b", kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD)},
+        **{kind: topics.of_origin("lab", "p", kind, "b") for kind in (Kind.INPUT, Kind.OUTCOME, Kind.RESULT)},
+        **{kind: topics.of_wide("lab", "p", kind, "b") for kind in (Kind.EXIT, Kind.DECISION)},
+    }
+    assert built.keys() == set(Kind)
+    assert len(set(built.values())) == len(Kind)
+    assert {kind: topics.parse(topic).kind for kind, topic in built.items()} == {kind: kind for kind in Kind}
+
+
 @pytest.mark.parametrize(
     "topic",
     [
@@ -43,6 +69,13 @@ def test_pipeline_topics(site, pipeline, origin, k):
         "distree/1/lab/pipeline/p/stage/1234",
         "distree/1/lab/pipeline//plan",
         "distree/1/lab/pipeline/" + "p" * 33 + "/plan",
+        "distree/1/lab/pipeline/p/exit",
+        "distree/1/lab/pipeline/p/exit/",
+        "distree/1/lab/pipeline/p/exit/hub/1",
+        "distree/1/lab/pipeline/p/exit/+",
+        "distree/1/lab/pipeline/p/decision/#",
+        "distree/1/lab/pipeline/p/decision/Hub",
+        "distree/1/lab/device/hub/exit",
     ],
 )
 def test_other_topics_are_refused(topic):
@@ -60,6 +93,9 @@ def test_any_text_is_parsed_or_refused(text):
 
 def test_boards_of_one_branch_share_a_stage():
     assert topics.shared_stage("lab", "fashion", 2) == "$share/lab-fashion-2-0/distree/1/lab/pipeline/fashion/stage/2"
+    assert topics.shared_stage("lab", "fashion", 2, 3) == (
+        "$share/lab-fashion-2-3/distree/1/lab/pipeline/fashion/stage/2"
+    )
 
 
 @pytest.mark.parametrize("bad", ["", "A", "a b", "a/b", "+", "#", "ä", "x" * 33, "a\n"])

@@ -21,7 +21,18 @@ from distree.bundle import Bundle, find_bundle, load_bundle
 from distree.protocols import Received
 from distree.topics import ROOT, Kind
 from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, DeadLetter, InputMessage, Plan, Result, Telemetry
+from distree.types import (
+    BrokerSettings,
+    DeadLetter,
+    DeviceMeta,
+    FusionTelemetry,
+    InputMessage,
+    MaskedThresholds,
+    Plan,
+    Result,
+    StageTelemetry,
+    Telemetry,
+)
 
 PATIENCE_S = 60.0
 SITE = "test"
@@ -38,6 +49,7 @@ class Watcher:
         self.raw_results: list[dict[str, Any]] = []
         self.dead: list[DeadLetter] = []
         self.telemetry: dict[str, Telemetry] = {}
+        self.metas: dict[str, DeviceMeta] = {}
         self.states: dict[str, str] = {}
         self.history: list[tuple[str, str]] = []
         self.transport.open(
@@ -69,6 +81,8 @@ class Watcher:
                 self.dead.append(wire.decode_dead(message.payload))
             case Kind.TELEMETRY:
                 self.telemetry[address.device] = wire.decode_telemetry(message.payload)
+            case Kind.META:
+                self.metas[address.device] = wire.decode_meta(message.payload)
             case Kind.STATE:
                 with contextlib.suppress(wire.RemoteProtocolError):
                     state = wire.decode_state(message.payload)
@@ -92,6 +106,25 @@ class Watcher:
     def final(self) -> dict[str, Result]:
         return {result.input: result for result in self.results if result.final}
 
+    def stages(self, device: str) -> dict[int, StageTelemetry]:
+        """The device's last report on its stages of its first pipeline; {} before the first."""
+        report = self.telemetry.get(device)
+        return {} if report is None else {part.stage: part for part in report.pipelines[0].stages}
+
+    def fusions(self, device: str) -> dict[int, FusionTelemetry]:
+        """The device's last report on what it fused of its first pipeline; {} before the first."""
+        report = self.telemetry.get(device)
+        return {} if report is None else {part.stage: part for part in report.pipelines[0].fusions}
+
+    def until_reported(self, *devices: str) -> None:
+        """Return once each device has reported on all that it did before this call."""
+        before = {device: self.telemetry[device].sequence if device in self.telemetry else 0 for device in devices}
+        # Not the next one, which may be on its way already.
+        self.until(
+            lambda: all(d in self.telemetry and self.telemetry[d].sequence >= before[d] + 2 for d in devices),
+            f"reports of {', '.join(devices)}",
+        )
+
 
 class Site:
     """A broker, a folder, and the agents started on them."""
@@ -99,14 +132,17 @@ class Site:
     def __init__(self, folder: Path, broker: ManagedBroker) -> None:
         self.folder = folder
         self.broker = broker
+        self.bundle = "fashion"
+        """What the agents serve: a name in the model zoo, or a folder."""
         self.watch = Watcher(broker.port)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def agent_config(self, device: str, stages: list[int], **changes: Any) -> Path:
-        origin, extra = changes.pop("origin", None), changes.pop("pipelines", [])
-        pipeline: dict[str, Any] = {"name": PIPELINE, "bundle": "fashion", "stages": stages}
-        if origin is not None:
-            pipeline["origin"] = origin
+        extra = changes.pop("pipelines", [])
+        pipeline: dict[str, Any] = {"name": PIPELINE, "bundle": self.bundle, "stages": stages}
+        for key in ("origin", "branch", "fuse", "branch_timeout_ms"):
+            if key in changes:
+                pipeline[key] = changes.pop(key)
         config = {
             "site": SITE,
             "device": device,
@@ -140,7 +176,14 @@ class Site:
         message = InputMessage(request=request, name=name, payload=image.tobytes())
         self.watch.publish(topics.of_origin(SITE, PIPELINE, Kind.INPUT, origin), wire.encode_input(message))
 
-    def plan(self, bundle: Bundle, epoch: int, thresholds: tuple[float, ...], criterion: str = "max_softmax") -> None:
+    def plan(
+        self,
+        bundle: Bundle,
+        epoch: int,
+        thresholds: tuple[float, ...],
+        criterion: str = "max_softmax",
+        masked: tuple[MaskedThresholds, ...] = (),
+    ) -> None:
         plan = Plan(
             pipeline=PIPELINE,
             epoch=epoch,
@@ -148,6 +191,7 @@ class Site:
             revision=bundle.revision,
             criterion=criterion,
             thresholds=thresholds,
+            masked=masked,
         )
         self.watch.publish(topics.plan(SITE, PIPELINE), wire.encode_plan(plan), retain=True)
 
@@ -199,3 +243,31 @@ def samples_path() -> Path:
 def images(samples_path: Path) -> np.ndarray:
     with np.load(samples_path) as arrays:
         return arrays["input"]
+
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_wide() -> Bundle:
+    """Three wide stages of two branches."""
+    return load_bundle(DATA / "tiny-wide")
+
+
+@pytest.fixture(scope="session")
+def tiny_mixed() -> Bundle:
+    """A plain stage, two wide ones of three branches, and a plain one."""
+    return load_bundle(DATA / "tiny-mixed")
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> np.ndarray:
+    """Inputs of both tiny bundles."""
+    return np.random.default_rng(7).integers(0, 256, (400, 8, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory, tiny_images: np.ndarray) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "inputs.npz"
+    np.savez(path, input=tiny_images, label=np.arange(len(tiny_images)) % 4)
+    return path

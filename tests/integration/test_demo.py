@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -82,6 +83,174 @@ def test_the_demo_answers_all_inputs_as_the_offline_evaluation_does(engine, tmp_
     assert {"mosquitto": "mosquitto ", "embedded": "iotcore "}[engine] in figures["broker"]
     assert f"{COUNT} of {COUNT} answered" in done.stdout
     assert f"accuracy {100 * figures['accuracy']:.1f} %" in done.stdout
+
+
+# ---------------------------------------------------------------- wide stages
+
+
+def evaluated(bundle, data, tmp_path):
+    """{index: (class id, exit)} by `distree zoo evaluate`."""
+    path = tmp_path / "evaluation.json"
+    done = distree("zoo", "evaluate", bundle, "--data", data, "--per-input", "--json", path)
+    assert done.returncode == 0, done.stderr
+    return {row["index"]: (row["class_id"], row["exit"]) for row in json.loads(path.read_text())["results"]}
+
+
+def demo_of(bundle, data, tmp_path, *options, count=120):
+    path = tmp_path / "demo.json"
+    done = distree("demo", "--bundle", bundle, "--data", data, "--inputs", count, "--json", path, *options)
+    assert done.returncode == 0, done.stderr
+    return json.loads(path.read_text()), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "fuser"),
+    [(["--mode", "gated"], "origin"), (["--mode", "eager"], "origin"), (["--fuser", "board"], "fuser")],
+)
+def test_a_demo_of_wide_stages_answers_as_the_offline_evaluation_does(tmp_path, tiny_wide, tiny_path, options, fuser):
+    expected = evaluated(tiny_wide.path, tiny_path, tmp_path)
+    figures, told = demo_of(tiny_wide.path, tiny_path, tmp_path, *options)
+    answers = {answer["index"]: (answer["class_id"], answer["exit"]) for answer in figures["results"]}
+    assert answers == {index: expected[index] for index in range(120)}
+    assert {tuple(answer["missing"]) for answer in figures["results"]} == {()}
+    assert (figures["missing"], figures["fuser"]) == ([0, 0], fuser)
+    reach = [sum(exit >= k for _, exit in answers.values()) for k in range(3)]
+    messages, sizes = figures["messages"], figures["bytes"]
+    assert messages["stage 0"] == messages["exit 0"] == 2 * 120
+    assert messages.get("outcome", 0) == (120 if fuser == "fuser" else 0)
+    embedding = int(np.prod(tiny_wide.branch(0, 0).embedding.shape))
+    assert all(sizes[f"exit {k}"] > embedding * messages[f"exit {k}"] for k in range(3))
+    assert figures["bytes_per_input"] == pytest.approx(sum(sizes.values()) / 120)
+    runs, wasted = figures["branch_runs"], figures["wasted_runs"]
+    if "eager" in options:
+        assert figures["mode"] == "eager"
+        assert messages["exit 2"] >= 2 * reach[2]
+        assert runs - wasted == 2 * sum(reach)
+        assert wasted > 0
+        assert f"runs of branches that no answer needed: {wasted:,} of {runs:,}" in told
+    else:
+        assert figures["mode"] == "gated"
+        assert (runs, wasted) == (2 * sum(reach), 0)
+        assert [messages[f"exit {k}"] for k in range(3)] == [2 * count for count in reach]
+        # A word to go on or to stop for each branch at each exit but the last.
+        assert messages["decision"] == 2 * (reach[0] + reach[1])
+        assert figures["bytes_per_input"] < figures["bytes_per_input_no_early_exit"]
+        assert "runs of branches" not in told
+    assert f"fused at {fuser}" in told
+    assert "of them embeddings and decisions: decision " in told
+    assert "answers without a branch: none" in told
+
+
+@pytest.mark.parametrize("engine", ["mosquitto", "embedded"])
+def test_a_demo_of_plain_and_wide_stages_answers_as_the_offline_evaluation_does(
+    tmp_path, tiny_mixed, tiny_path, engine
+):
+    skip_without(engine)
+    expected = evaluated(tiny_mixed.path, tiny_path, tmp_path)
+    figures, told = demo_of(tiny_mixed.path, tiny_path, tmp_path, "--engine", engine)
+    assert [(row["index"], row["class_id"], row["exit"]) for row in figures["results"]] == [
+        (index, *expected[index]) for index in range(120)
+    ]
+    reach = [sum(row["exit"] >= k for row in figures["results"]) for k in range(4)]
+    messages = figures["messages"]
+    assert [messages[hop] for hop in ("stage 1", "exit 1", "exit 2", "stage 3", "outcome")] == [
+        3 * reach[1], 3 * reach[1], 3 * reach[2], reach[3], reach[3],
+    ]  # fmt: skip
+    table = [line.split()[:4] for line in told.splitlines()]
+    assert ["0", "board0"] in [row[:2] for row in table]
+    assert ["1", "fused", "at", "board0"] in table
+    assert ["3", "board3"] in [row[:2] for row in table]
+
+
+def test_a_branch_may_be_killed_during_a_demo(tmp_path, tiny_wide, tiny_images):
+    count = 3000
+    arrays = {"input": np.tile(tiny_images, (8, 1, 1, 1))[:count], "label": np.zeros(count, int)}
+    np.savez(tmp_path / "many.npz", **arrays)
+    folder, path = tmp_path / "scratch", tmp_path / "demo.json"
+    folder.mkdir()
+    where = ["--bundle", tiny_wide.path, "--data", tmp_path / "many.npz", "--inputs", count, "--json", path]
+    environ = {**ENVIRON, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command("demo", *where), cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end = threading.Timer(120, process.kill)
+    end.start()
+    try:
+        while " answered" not in (line := process.stdout.readline()) or line.split()[0] == "0":
+            assert line, process.stderr.read()
+        (branch,) = [pid for pid, line in processes_with(str(folder)).items() if "branch1.yaml" in line]
+        os.kill(branch, signal.SIGKILL)
+        told, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+    finally:
+        end.cancel()
+        process.kill()
+        for pid in processes_with(str(folder)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
+    assert "branch1 was killed; the others go on without it" in told
+    figures = json.loads(path.read_text())
+    missing = figures["missing"][1]
+    assert figures["answered"] == count
+    assert 0 < missing == sum(row["missing"] == [1] for row in figures["results"])
+    assert figures["missing"][0] == 0
+    assert f"answers without a branch: branch 1 in {missing}" in told
+
+
+@pytest.fixture
+def jpeg_path(tmp_path):
+    """A file of JPEG images, 30 to train on and 50 to test with, sorted by class."""
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    noise, files = np.random.default_rng(4), []
+    for _ in range(80):
+        stream = io.BytesIO()
+        # Coarse, so that JPEG leaves differences between the images.
+        coarse = noise.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+        pillow.fromarray(coarse.repeat(4, 0).repeat(4, 1)).save(stream, "JPEG", quality=75)
+        files.append(np.frombuffer(stream.getvalue(), np.uint8))
+    path = tmp_path / "images.npz"
+    np.savez(
+        path,
+        jpeg=np.concatenate(files),
+        offset=np.cumsum([0, *map(len, files)]),
+        label=np.concatenate([np.arange(30) % 4, np.sort(np.arange(50) % 4)]).astype(np.uint8),
+        is_test=np.arange(80) >= 30,
+        classes=np.array(["a", "b", "c", "d"]),
+    )
+    return path
+
+
+def test_the_test_images_of_a_file_of_jpegs_are_shown_in_a_fixed_order(tmp_path, tiny_wide, jpeg_path):
+    expected = evaluated(tiny_wide.path, jpeg_path, tmp_path)
+    assert len(expected) == 50
+    few = [demo_of(tiny_wide.path, jpeg_path, tmp_path, count=20)[0] for _ in range(2)]
+    taken = [[row["index"] for row in figures["results"]] for figures in few]
+    assert taken[0] == taken[1]
+    assert len(set(taken[0])) == 20
+    # Of several classes, though the file is sorted by class; each answer at the place that the evaluation gives it.
+    assert max(taken[0]) > 30
+    for figures in few:
+        assert {row["index"]: (row["class_id"], row["exit"]) for row in figures["results"]} == {
+            index: expected[index] for index in taken[0]
+        }
+    truth = np.sort(np.arange(50) % 4)
+    right = np.mean([row["class_id"] == truth[row["index"]] for row in few[0]["results"]])
+    assert few[0]["accuracy"] == pytest.approx(right)
+    done = distree("demo", "--bundle", tiny_wide.path, "--data", jpeg_path, "--inputs", 51)
+    assert done.returncode == 2
+    assert done.stderr == "distree: --inputs: expected 1 to 50 (the samples in images.npz), received 51\n"
+
+
+def test_names_in_a_file_of_samples_must_differ(tmp_path, tiny_wide, tiny_images):
+    arrays = {"input": tiny_images[:6], "label": np.arange(6) % 4}
+    np.savez(tmp_path / "named.npz", **arrays, name=np.array(["f", "e", "d", "c", "b", "a"]))
+    figures, _ = demo_of(tiny_wide.path, tmp_path / "named.npz", tmp_path, count=6)
+    assert [row["index"] for row in figures["results"]] == list(range(6))
+    np.savez(tmp_path / "twice.npz", **arrays, name=np.array([1, 2, 3, 1, 5, 6]))
+    done = distree("demo", "--bundle", tiny_wide.path, "--data", tmp_path / "twice.npz", "--inputs", 6)
+    assert done.returncode == 2
+    assert "twice.npz: two inputs have the same name" in done.stderr
 
 
 def processes_with(text):

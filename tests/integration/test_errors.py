@@ -24,6 +24,7 @@ from distree.bundle import find_bundle
 ROOT = Path(__file__).resolve().parents[2]
 NOT_OURS = re.compile(r"INFO: Created TensorFlow Lite|\d+: |W0000|I0000|WARNING: All log messages before absl")
 FASHION = find_bundle("fashion")
+WIDE, MIXED = (ROOT / "tests" / "data" / name for name in ("tiny-wide", "tiny-mixed"))
 
 
 class Case:
@@ -36,9 +37,9 @@ class Case:
         (self.folder / name).write_text(text)
         return str(self.folder / name)
 
-    def bundle(self):
+    def bundle(self, good=FASHION):
         """A copy of a good bundle, to be spoilt."""
-        return Path(shutil.copytree(FASHION, self.folder / "copy"))
+        return Path(shutil.copytree(good, self.folder / "copy"))
 
     def sealed(self, path, name):
         """Name a changed file's SHA-256 in the manifest, as a wrong build would."""
@@ -86,15 +87,19 @@ def missing_segment(case):
     return case.pipeline(bundle=str(path))
 
 
-def tampered(name):
+def tampered(name, good=FASHION, **pipeline):
     def arguments(case):
-        path = case.bundle()
+        path = case.bundle(good)
         content = bytearray((path / name).read_bytes())
         content[len(content) // 2] ^= 1
         (path / name).write_bytes(content)
-        return case.pipeline(bundle=str(path))
+        return case.pipeline(bundle=str(path), **pipeline)
 
     return arguments
+
+
+def wide(bundle=WIDE, **pipeline):
+    return lambda case: case.pipeline(bundle=str(bundle), **pipeline)
 
 
 def no_segment_at_all(case):
@@ -102,6 +107,16 @@ def no_segment_at_all(case):
     (path / "stage0.tflite").write_bytes(b"this is no flatbuffer" * 10)
     case.sealed(path, "stage0.tflite")
     return case.agent(self_test=False, pipelines=[{"name": "p", "bundle": str(path), "stages": [0]}])
+
+
+def embedding_off(case):
+    path = case.bundle(WIDE)
+    with np.load(path / "golden.npz") as arrays:
+        vectors = {name: arrays[name] for name in arrays}
+    vectors["stage1_branch1_embedding"] = vectors["stage1_branch1_embedding"] // 2
+    np.savez(path / "golden.npz", **vectors)
+    case.sealed(path, "golden.npz")
+    return case.pipeline(bundle=str(path), stages=[0, 1, 2], branch=1)
 
 
 def golden_off(case):
@@ -227,6 +242,53 @@ ERRORS = {
     "agent check of no broker": (
         lambda c: c.agent("--connect"), 1, ["nothing listens on 127.0.0.1:", "start the broker"],
     ),
+    # Wide stages.
+    "a branch of a chain": (lambda c: c.pipeline(branch=0), 2, ["pipelines.p.branch: bundle fashion has no wide stage; remove branch"]),
+    "fusing in a chain": (lambda c: c.pipeline(fuse=True), 2, ["pipelines.p.fuse: bundle fashion has no wide stage; remove fuse"]),
+    "a fuser in a chain": (
+        lambda c: c.pipeline(origin={"fuser": "hub", "source": {"kind": "mqtt"}}),
+        2, ["pipelines.p.origin.fuser: bundle fashion has no wide stage; remove origin.fuser"],
+    ),
+    "a wide stage without a branch": (
+        wide(stages=[0, 1, 2]), 2, ["pipelines.p.stages: stage 0 of bundle tiny-wide has 2 branches", "by branch: 0 to 1"],
+    ),
+    "a branch that the bundle does not have": (
+        wide(stages=[0, 1, 2], branch=2), 2, ["pipelines.p.branch: stage 0 of bundle tiny-wide has 0 to 1, not 2"],
+    ),
+    "a branch of plain stages alone": (
+        wide(MIXED, stages=[0, 3], branch=1), 2, ["pipelines.p.branch: none of this board's stages is wide", "tiny-mixed are 1, 2"],
+    ),
+    "a part of wide stages in a row": (
+        wide(stages=[0, 2], branch=1), 2, ["pipelines.p.stages: 0, 1, 2 of bundle tiny-wide belong on one board", "add 1"],
+    ),
+    "a wide stage that the bundle does not have": (wide(stages=[0, 1, 2, 3], branch=0), 2, ["has 0 to 2, not 3"]),
+    "a negative branch": (wide(stages=[0, 1, 2], branch=-1), 2, ["pipelines[0].branch: must be a number from 0, received -1"]),
+    "a branch without stages": (wide(stages=[], fuse=True, branch=0), 2, ["pipelines[0].branch: needs stages too"]),
+    "a fuser that is no id": (
+        wide(stages=[], origin={"fuser": "Hub", "source": {"kind": "mqtt"}}), 2, ["origin.fuser: 'Hub' is not an id"],
+    ),
+    "a mode that there is not": (
+        wide(stages=[], origin={"mode": "eagre", "source": {"kind": "mqtt"}}), 2, ["origin.mode: expected one of gated, eager"],
+    ),
+    "tampered segment of a branch": (
+        tampered("stage1.branch1.tflite", WIDE, stages=[0, 1, 2], branch=1), 2, ["stage1.branch1.tflite: its SHA-256 is not"],
+    ),
+    "tampered fusion head": (
+        tampered("stage2.fusion.tflite", WIDE, stages=[], fuse=True), 2, ["stage2.fusion.tflite: its SHA-256 is not", "copy"],
+    ),
+    "tampered fusion head of an origin": (
+        tampered("stage0.fusion.tflite", WIDE, stages=[], origin={"source": {"kind": "mqtt"}}), 2, ["stage0.fusion.tflite: its"],
+    ),
+    "golden embeddings off": (
+        embedding_off, 1, ["self-test of bundle tiny-wide: branch 1 of stage 1 is off by", "install another version"],
+    ),
+    "a board that fuses in a demo of a chain": (
+        lambda c: ["demo", "--fuser", "board", "--inputs", "1"], 2, ["--fuser board: bundle fashion has no wide stage"],
+    ),
+    "a criterion of embeddings for a chain": (
+        lambda c: c.orchestrator(criterion="feature_difference", thresholds=[-0.5, -0.5]),
+        2, ["pipeline p: feature_difference", "only wide stages have"],
+    ),
     "a time-out of nothing": (lambda c: c.agent(broker={"connect_timeout_s": 0}), 2, ["broker.connect_timeout_s"]),
     "a port beyond all": (lambda c: c.agent(broker={"port": 99999}), 2, ["broker.port"]),
     "a deadline beyond what messages carry": (
@@ -259,6 +321,22 @@ def check_told(done, status, expected, prefix="distree"):
 def test_one_line_says_what_where_and_how_to_mend_it(name, tmp_path):
     arguments, status, expected = ERRORS[name]
     check_told(distree(arguments(Case(tmp_path))), status, expected)
+
+
+def test_a_board_does_not_care_for_the_segments_of_other_boards(tmp_path):
+    case = Case(tmp_path)
+    arguments = tampered("stage1.branch1.tflite", WIDE, stages=[0, 1, 2], branch=0)(case)
+    done = distree(arguments)
+    assert done.returncode == 0, done.stderr
+    assert "ok: p: bundle tiny-wide " in done.stdout
+
+
+@pytest.mark.parametrize("roles", [{"fuse": True}, {"origin": {"mode": "eager", "source": {"kind": "mqtt"}}}])
+def test_a_board_that_only_fuses_is_checked_with_an_interpreter(tmp_path, roles):
+    done = distree(wide(stages=[], **roles)(Case(tmp_path)))
+    assert done.returncode == 0, done.stderr
+    assert "ok: p: bundle tiny-wide " in done.stdout
+    assert "no interpreter needed" not in done.stdout
 
 
 def test_the_line_about_an_unknown_key_is_complete(tmp_path):
@@ -414,7 +492,7 @@ def test_tflite_runtime_beside_numpy_2_is_told_before_it_crashes(tmp_path):
 def test_an_interpreter_that_crashes_in_the_self_test_leaves_the_agent_alive_to_tell(tmp_path):
     crash = (
         "import os, signal, device_agent.selftest as selftest; "
-        "selftest.TFLiteRuntime = lambda *_: os.kill(os.getpid(), signal.SIGSEGV)"
+        "selftest.TFLiteRuntime = lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)"
     )
     done = distree(Case(tmp_path).agent(), ("-c", WITHOUT.format(blocked=crash)))
     check_told(done, 1, ["self-test of bundle fashion: the interpreter crashed (SIGSEGV)", "install another version"])

@@ -54,7 +54,7 @@ def drawn(strategy, count):
     return found
 
 
-# No field of any message is a map, a flag or a list of texts.
+# No field of any message is a map or a list of texts.
 ALWAYS_WRONG = (
     st.dictionaries(st.text(max_size=5), st.integers(-5, 5), max_size=3)
     | st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=3)
@@ -238,6 +238,9 @@ def wrong_stages(message, bundle):
         ("a budget that is no number", repacked(packed, budget_s=math.nan), "field"),
         ("a budget without end", repacked(packed, budget_s=math.inf), "field"),
         ("a negative time", repacked(packed, spent_s=-1.0), "field"),
+        ("a fuser that is no topic", repacked(packed, fuser="a/b/#"), "field"),
+        ("a flag that is none", repacked(packed, eager=1), "field"),
+        ("a memory without end", repacked(packed, memory=[0.0, math.inf]), "field"),
         ("too many hops", repacked(packed, hops=[("b", 0, 0.0, 0.0)] * 33), "field"),
         ("a name that is no text", repacked(packed, request="\x00\x1b[2J"), "field"),
         ("nothing", b"", "encoding"),
@@ -260,6 +263,7 @@ def test_each_bad_message_is_told_once_with_its_reason(siege, good):
         (OUTCOME, repacked(outcome, revision="f" * 12), "revision"),
         (OUTCOME, repacked(outcome, guess=[9, 3, 0.5]), "guess"),
         (OUTCOME, repacked(outcome, reason="because"), "field"),
+        (OUTCOME, repacked(outcome, missing=[1, 0]), "field"),
         (OUTCOME, oversized, "size"),
         (PLAN, repacked(plan, v=0), "version"),
         (PLAN, repacked(plan, pipeline="other"), "pipeline"),
@@ -267,6 +271,8 @@ def test_each_bad_message_is_told_once_with_its_reason(siege, good):
         (PLAN, repacked(plan, thresholds=[0.5]), "thresholds"),
         (PLAN, repacked(plan, thresholds=[math.nan, 0.5]), "field"),
         (PLAN, repacked(plan, thresholds=[0.5] * 33), "field"),
+        (PLAN, repacked(plan, masked=[[[1, 0], [0.5, 0.5]]]), "field"),
+        (PLAN, repacked(plan, masked=[[[0], [math.nan, 0.5]]]), "field"),
         (PLAN, repacked(plan, criterion="astrology"), "criterion"),
         (PLAN, repacked(plan, epoch=-1), "field"),
         (PLAN, oversized, "size"),

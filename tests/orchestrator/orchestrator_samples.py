@@ -11,7 +11,9 @@ from distree.types import (
     DeviceMeta,
     DeviceState,
     DeviceStatus,
+    FusionTelemetry,
     HeldStage,
+    MaskedThresholds,
     OriginTelemetry,
     PipelineTelemetry,
     Plan,
@@ -22,9 +24,15 @@ from distree.wire import encode_meta, encode_plan, encode_state, encode_telemetr
 from orchestrator.config import Pipeline
 
 SITE = "lab"
+WIDE = Path(__file__).parents[1] / "data" / "tiny-wide"
+"""A bundle of three wide stages of two branches."""
+MASKED = (
+    MaskedThresholds(missing=(0,), thresholds=(0.95, 0.7)),
+    MaskedThresholds(missing=(1,), thresholds=(0.93, 1 / 3)),
+)
 
 
-def plan(epoch=0, thresholds=(0.9, 0.8), criterion="max_softmax", pipeline="fashion", revision="r1"):
+def plan(epoch=0, thresholds=(0.9, 0.8), criterion="max_softmax", pipeline="fashion", revision="r1", masked=()):
     return Plan(
         pipeline=pipeline,
         epoch=epoch,
@@ -32,6 +40,7 @@ def plan(epoch=0, thresholds=(0.9, 0.8), criterion="max_softmax", pipeline="fash
         revision=revision,
         criterion=criterion,
         thresholds=tuple(thresholds),
+        masked=masked,
     )
 
 
@@ -39,12 +48,27 @@ def pipeline(**changes):
     return Pipeline(name="fashion", exits=3, plan=plan(**changes))
 
 
+def wide_pipeline(**changes):
+    """As `pipeline`, of three wide stages of two branches."""
+    wanted = plan(**{"masked": MASKED, **changes})
+    return Pipeline(name="fashion", exits=3, plan=wanted, branches=(2, 2, 2), calibrated="max_softmax", masked=MASKED)
+
+
 def state(device="a", boot="b1", status="ready"):
     return DeviceState(device=device, boot=boot, status=DeviceStatus(status))
 
 
-def meta(device="a", boot="b1", stages=(0,), runtime="ai-edge-litert 2.1", name="fashion"):
-    held = tuple(HeldStage(pipeline=name, stage=k, model="fashion", revision="r1") for k in stages)
+def meta(
+    device="a",
+    boot="b1",
+    stages=(0,),
+    runtime="ai-edge-litert 2.1",
+    name="fashion",
+    branch=None,
+    origin=True,
+    fuser=False,
+):
+    held = tuple(HeldStage(pipeline=name, stage=k, model="fashion", revision="r1", branch=branch) for k in stages)
     return DeviceMeta(
         device=device,
         boot=boot,
@@ -54,11 +78,18 @@ def meta(device="a", boot="b1", stages=(0,), runtime="ai-edge-litert 2.1", name=
         machine="aarch64",
         memory_mb=512,
         stages=held,
-        origins=(name,),
+        origins=(name,) if origin else (),
+        fusers=(name,) if fuser else (),
     )
 
 
-def stage(k=0, received=100):
+def fusion(k=0, fused=100, missing=(3, 0)):
+    return FusionTelemetry(
+        stage=k, fused=fused, exited=60, forwarded=37, failed=1, expired=2, late=4, missing=tuple(missing)
+    )
+
+
+def stage(k=0, received=100, wasted=0):
     return StageTelemetry(
         stage=k,
         received=received,
@@ -72,6 +103,7 @@ def stage(k=0, received=100):
         bytes_out=6,
         queue_s=0.001,
         compute_s=0.002,
+        wasted=wasted,
     )
 
 

@@ -9,7 +9,18 @@ import threading
 import time
 
 import pytest
-from orchestrator_samples import SITE, meta, origin, send, stage, state, telemetry, write_config
+from orchestrator_samples import (
+    SITE,
+    WIDE,
+    fusion,
+    meta,
+    origin,
+    send,
+    stage,
+    state,
+    telemetry,
+    write_config,
+)
 
 from broker_config.managed import ManagedBroker, find_mosquitto
 from distree import topics
@@ -20,7 +31,7 @@ from distree.types import BrokerSettings, PipelineTelemetry
 from distree.wire import decode_plan
 from orchestrator.config import load_config
 from orchestrator.fleet import Fleet
-from orchestrator.records import Batch, Observation, Refused, ServiceRow
+from orchestrator.records import Batch, Observation, PipelineRow, Refused, ServiceRow
 from orchestrator.status import read_status, render
 from orchestrator.store import Store
 from orchestrator.thresholds import progress
@@ -145,6 +156,102 @@ def test_status_as_json_is_for_programs(config, store_path, capsys):
     assert shown["pipelines"][0]["exits"][0] == {"name": "0", "count": 70, "share": 0.7}
     assert shown["pipelines"][0]["stages"][0]["report"]["received"] == 100
     assert shown["pipelines"][0]["plan"] is None
+
+
+# ---------------------------------------------------------------- wide stages
+
+
+def board(name, *, stages=(0, 1, 2), branch=None, status="ready", fusions=(), wasted=0, **roles):
+    """A board of a wide pipeline as the fleet knows it."""
+    fleet = Fleet({"fashion": 3})
+    fleet.saw_state(0.0, state(device=name, status=status))
+    fleet.saw_meta(meta(device=name, stages=stages, branch=branch, **{"origin": False, **roles}))
+    part = PipelineTelemetry(
+        pipeline="fashion",
+        epoch=1,
+        revision="r1",
+        stages=tuple(stage(k, wasted=wasted * k) for k in stages),
+        origin=origin() if roles.get("origin") else None,
+        fusions=tuple(fusions),
+    )
+    return fleet.saw_telemetry(0.0, telemetry(device=name, pipelines=(part,)))
+
+
+@pytest.fixture
+def wide(config, store_path):
+    """A store of a wide pipeline of which branch 1 has no ready board at any stage."""
+    fusions = [fusion(0), fusion(1, missing=(0, 2)), fusion(2, missing=(0, 0))]
+    boards = (
+        board("b0", branch=0, wasted=11),
+        board("b0-too", branch=0, status="lost"),
+        board("b1", branch=1, status="draining"),
+        board("cam", stages=(), origin=True, fuser=True, fusions=fusions),
+    )
+    fill(store_path, *boards, at=1000.0)
+    with Store(store_path) as store:
+        store.save(Batch(pipelines=(PipelineRow(name="fashion", branches=(2, 2, 2)),)))
+    return config
+
+
+def test_status_shows_which_branch_is_where_and_which_has_no_board(wide):
+    lines = render(read_status(load_config(wide), now=1001.0)).splitlines()
+    for k in range(3):
+        assert f"  stage {k} branch 0: b0, b0-too (not ready)" in lines
+        assert f"  stage {k} branch 1: NO READY BOARD, b1 (not ready)" in lines
+    words = [line.split() for line in lines]
+    assert any(row[:3] == ["b0", "ready", "fashion/0.0,fashion/1.0,fashion/2.0"] for row in words)
+    assert any(row[:3] == ["cam", "ready", "fashion/fuser,fashion/origin"] for row in words)
+
+
+def test_status_shows_what_was_fused_and_what_was_run_in_vain(wide):
+    words = [line.split() for line in render(read_status(load_config(wide), now=1001.0)).splitlines()]
+    head = ["FUSION", "DEVICE", "FUSED", "EXITED", "FORWARDED", "FAILED", "EXPIRED", "LATE", "MISSING"]
+    assert head in words
+    assert ["0", "cam", "100", "60", "37", "1", "2", "4", "branch", "0:", "3"] in words
+    assert ["1", "cam", "100", "60", "37", "1", "2", "4", "branch", "1:", "2"] in words
+    assert ["2", "cam", "100", "60", "37", "1", "2", "4", "-"] in words
+    (stages,) = [row for row in words if row[:2] == ["STAGE", "BRANCH"]]
+    assert stages[-1] == "WASTED"
+    rows = [row for row in words if len(row) == len(stages) and row[2] == "b0"]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [("0", "0", "0"), ("1", "0", "11"), ("2", "0", "22")]
+
+
+def test_status_as_json_has_the_branches_too(wide, capsys):
+    assert command("status", "-c", wide, "--json") == 0
+    (shown,) = json.loads(capsys.readouterr().out)["pipelines"]
+    assert shown["branches"][1] == {"stage": 0, "branch": 1, "boards": ["b1"], "ready": []}
+    assert shown["fusions"][0]["report"]["missing"] == [3, 0]
+    assert [(line["branch"], line["report"]["wasted"]) for line in shown["stages"][:2]] == [(0, 0), (0, 0)]
+
+
+def test_a_branch_that_no_board_ever_held_is_shown(config, store_path):
+    fill(store_path, board("cam", stages=(), origin=True, fuser=True), at=1000.0)
+    with Store(store_path) as store:
+        store.save(Batch(pipelines=(PipelineRow(name="fashion", branches=(0, 2, 0)),)))
+    lines = render(read_status(load_config(config), now=1001.0)).splitlines()
+    assert [line for line in lines if " branch " in line] == [
+        "  stage 1 branch 0: NO READY BOARD",
+        "  stage 1 branch 1: NO READY BOARD",
+    ]
+
+
+def test_a_chain_shows_nothing_of_branches(config, store_path):
+    fill(store_path, device("a"), at=1000.0)
+    text = render(read_status(load_config(config), now=1200.0))
+    assert not any(word in text for word in (" branch ", "BRANCH", "WASTED", "FUSION"))
+
+
+def test_set_thresholds_takes_those_for_missing_branches_along(tmp_path):
+    path = tmp_path / "wide.yaml"
+    path.write_text(f"site: lab\nstore: {{path: o.db}}\npipelines: [{{name: fashion, bundle: {WIDE}}}]\n")
+    with Store(load_config(path).store.path) as store:
+        for words, masked in [
+            (("0.5", "0.4"), 2),
+            (("--criterion", "margin", "0.3", "0.2"), 0),
+            (("--criterion", "max_softmax", "0.6", "0.4"), 2),
+        ]:
+            assert command("set-thresholds", "-c", path, "--pipeline", "fashion", *words) == 0
+            assert len(store.latest_plan("fashion").plan.masked) == masked
 
 
 def test_each_subcommand_shows_an_example(capsys):

@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from orchestrator_samples import write_config
+from orchestrator_samples import MASKED, WIDE, pipeline, wide_pipeline, write_config
 
 from distree.errors import BundleError, ConfigError
 from orchestrator.config import check_thresholds, load_config, load_pipeline
@@ -78,6 +78,42 @@ def test_a_missing_bundle_is_a_bundles_error(tmp_path):
         load_pipeline(configured)
 
 
+def wide(tmp_path, extra=""):
+    path = tmp_path / "orchestrator.yaml"
+    path.write_text(f"site: lab\npipelines: [{{name: p, bundle: {WIDE}{extra}}}]\n")
+    return load(path)
+
+
+def test_a_wide_bundles_thresholds_for_missing_branches_are_planned(tmp_path):
+    made = wide(tmp_path)
+    assert made.branches == (2, 2, 2)
+    assert [row.missing for row in made.plan.masked] == [(0,), (1,)]
+    assert made.plan.masked == made.masked
+    assert all(len(row.thresholds) == 2 for row in made.plan.masked)
+    # Thresholds of one's own, of the bundle's criterion, leave those in force.
+    assert wide(tmp_path, ", thresholds: [0.5, 0.5]").plan.masked == made.masked
+
+
+def test_they_are_not_planned_for_another_criterion(tmp_path):
+    made = wide(tmp_path, ", criterion: margin, thresholds: [0.5, 0.5]")
+    assert made.plan.masked == ()
+    assert made.masked_of("max_softmax") == made.masked != ()
+
+
+def test_a_chain_has_none(tmp_path):
+    made = load(write_config(tmp_path))
+    assert (made.branches, made.masked, made.plan.masked) == ((0, 0, 0), (), ())
+
+
+def test_a_criterion_of_embeddings_needs_wide_stages_and_class_means(tmp_path):
+    assert wide(tmp_path, ", criterion: feature_difference, thresholds: [-0.5, -0.5]").plan.criterion
+    with pytest.raises(ConfigError, match=r"pipeline fashion: feature_difference .* only wide stages have"):
+        load(write_config(tmp_path, extra=", criterion: feature_difference, thresholds: [-0.5, -0.5]"))
+    with pytest.raises(ConfigError, match=r"pipeline fashion: feature_difference needs class_means"):
+        check_thresholds(wide_pipeline(), "feature_difference", (-0.5, -0.5))
+    assert wide_pipeline().masked_of("max_softmax") == MASKED
+
+
 def test_thresholds_must_be_finite():
     with pytest.raises(ConfigError, match="finite"):
-        check_thresholds("fashion", 2, "margin", (float("nan"),))
+        check_thresholds(pipeline(), "margin", (0.5, float("nan")))

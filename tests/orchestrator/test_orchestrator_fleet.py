@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from orchestrator_samples import meta, origin, stage, state, telemetry
+from orchestrator_samples import fusion, meta, origin, stage, state, telemetry
 
 from distree.errors import RemoteProtocolError
 from distree.types import PipelineTelemetry
@@ -78,15 +78,24 @@ def test_only_configured_pipelines_stages_and_exits_are_kept():
             revision="r",
             stages=(stage(0), stage(0, received=7), stage(2), stage(3), stage(1 << 40)),
             origin=origin(exits=range(30)),
+            fusions=(fusion(1), fusion(1, fused=9), fusion(2), fusion(3)),
         )
         for name in ("fashion", "fashion", "other")
     )
     (part,) = fleet.saw_telemetry(0.0, telemetry(pipelines=parts)).telemetry.pipelines
     assert [(s.stage, s.received) for s in part.stages] == [(0, 7), (2, 100)]
     assert part.origin.exits == (0, 1, 2)
+    assert [(f.stage, f.fused) for f in part.fusions] == [(1, 9), (2, 100)]
     assert fleet.saw_meta(meta(stages=(0, 0, 2, 9))).meta.stages == meta(stages=(0, 2)).stages
-    kept = fleet.saw_meta(meta(name="other")).meta
-    assert (kept.stages, kept.origins) == ((), ())
+    kept = fleet.saw_meta(meta(name="other", fuser=True)).meta
+    assert (kept.stages, kept.origins, kept.fusers) == ((), (), ())
+
+
+def test_a_board_that_only_fuses_serves_its_pipeline():
+    device = Fleet(EXITS).saw_meta(meta(stages=(), origin=False, fuser=True))
+    assert device.meta.fusers == ("fashion",)
+    assert serves(device, "fashion")
+    assert not serves(Fleet(EXITS).saw_meta(meta(stages=(), origin=False)), "fashion")
 
 
 def test_silence_is_measured_in_the_devices_own_periods_and_told_once():

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from orchestrator_samples import SITE, meta, pipeline, plan, send, state, telemetry
+from orchestrator_samples import MASKED, SITE, meta, pipeline, plan, send, state, telemetry, wide_pipeline
 
 from distree import topics
 from distree.topics import Kind
@@ -53,8 +53,8 @@ class Peer:
 class Site:
     """A broker, a store and a service whose clocks stand still until told."""
 
-    def __init__(self, path, broker=None, client_id="orchestrator", **content):
-        self.path, self.clock, self.client_id = path, Clock(), client_id
+    def __init__(self, path, broker=None, client_id="orchestrator", make=pipeline, **content):
+        self.path, self.clock, self.client_id, self.make = path, Clock(), client_id, make
         self.broker = broker or MemoryBroker()
         self.peer = Peer(self.broker, f"peer-of-{client_id}")
         self.start(**content)
@@ -64,7 +64,7 @@ class Site:
         self.store.open()
         self.service = Service(
             SITE,
-            [pipeline(**content)],
+            [self.make(**content)],
             store=self.store,
             transport=self.broker.transport(self.client_id),
             retention=StoreConfig(path=self.path),
@@ -76,6 +76,8 @@ class Site:
     def stop(self):
         self.service.close()
         self.store.close()
+
+    close = stop
 
     def pass_time(self, seconds=2.0):
         """Let time pass in small steps, the service turning at each."""
@@ -109,6 +111,28 @@ def test_a_retained_plan_of_the_same_content_is_adopted(site):
     site.pass_time()
     assert site.published == plan(epoch=40)
     assert site.store.latest_plan("fashion").plan == plan(epoch=40)
+
+
+def test_the_plan_of_a_wide_pipeline_has_thresholds_for_missing_branches_and_survives_a_restart(tmp_path):
+    with contextlib.closing(Site(tmp_path / "x.db", make=wide_pipeline)) as site:
+        site.pass_time()
+        assert site.published == plan(epoch=1, masked=MASKED)
+        site.stop()
+        site.start()
+        site.pass_time()
+        assert site.published == plan(epoch=1, masked=MASKED)
+        assert site.store.pipeline("fashion").branches == (2, 2, 2)
+        # The same without them is another content.
+        site.peer.say(plan(epoch=7))
+        site.pass_time()
+        assert site.published == plan(epoch=8, masked=MASKED)
+
+
+def test_a_retained_plan_with_the_same_thresholds_for_missing_branches_is_adopted(tmp_path):
+    with contextlib.closing(Site(tmp_path / "x.db", make=wide_pipeline)) as site:
+        site.peer.say(plan(epoch=40, masked=MASKED))
+        site.pass_time()
+        assert site.published == plan(epoch=40, masked=MASKED)
 
 
 def test_a_restart_publishes_the_same_epoch(site):

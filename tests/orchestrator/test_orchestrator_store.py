@@ -6,8 +6,9 @@ import sys
 import threading
 
 import pytest
-from orchestrator_samples import meta, plan, state, telemetry
+from orchestrator_samples import MASKED, fusion, meta, origin, plan, stage, state, telemetry
 
+from distree.types import PipelineTelemetry
 from orchestrator.fleet import Fleet
 from orchestrator.lock import ServiceLock, is_served
 from orchestrator.records import Batch, Observation, PipelineRow, PlanRow, Refused, ServiceRow
@@ -52,6 +53,75 @@ def test_a_restart_keeps_everything(path):
         assert store.pipeline("fashion") == pipeline
         assert store.service() == service
         assert store.history_length() == 2
+
+
+def test_what_is_of_wide_stages_is_kept_too(path):
+    part = PipelineTelemetry(
+        pipeline="fashion",
+        epoch=1,
+        revision="r1",
+        stages=(stage(0, wasted=5),),
+        origin=origin(),
+        fusions=(fusion(0), fusion(1, missing=(0, 7))),
+    )
+    observed = seen(pipelines=(part,))
+    pipeline = PipelineRow(name="fashion", floor=9, standing="leading", configured="x", branches=(0, 2, 2))
+    with Store(path) as store:
+        store.record_plan(row(epoch=3, masked=MASKED))
+        assert not store.record_plan(row(epoch=3))
+        store.save(Batch(devices=(observed,), reported=(observed,), pipelines=(pipeline,)))
+    with Store(path) as store:
+        assert store.latest_plan("fashion") == row(epoch=3, masked=MASKED)
+        assert store.pipeline("fashion") == pipeline
+        assert store.devices()[0].device.telemetry.pipelines == (part,)
+        assert store.history_length() == 1 + 2 + 1
+        assert store._rows("SELECT stage, fused, late, missing FROM fusion_report") == [
+            (0, 100, 4, "[3, 0]"),
+            (1, 100, 4, "[0, 7]"),
+        ]
+        assert store._rows("SELECT wasted FROM stage_report") == [(5,)]
+        store.prune(now=1e9, telemetry_days=1.0, max_bytes=1 << 20)
+        assert store.history_length() == 0
+
+
+def version_1(path):
+    """Make a store as version 1 of the schema had it, with a plan, a pipeline and a report."""
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.executescript(
+            """
+            CREATE TABLE plan (pipeline, epoch INTEGER, model, revision, criterion, thresholds, author, at REAL,
+                PRIMARY KEY (pipeline, epoch)) WITHOUT ROWID;
+            CREATE TABLE pipeline (name PRIMARY KEY, floor INTEGER, standing, configured) WITHOUT ROWID;
+            CREATE TABLE device (device PRIMARY KEY, boot, status, meta, telemetry, heard_at REAL, period_s REAL,
+                seen_at REAL) WITHOUT ROWID;
+            CREATE TABLE stage_report (at, device, boot, sequence, pipeline, epoch, revision, stage, received, exited,
+                forwarded, shed, expired, failed, duplicate, waiting, bytes_out, queue_s, compute_s);
+            CREATE TABLE origin_report (at, device, boot, sequence, pipeline, epoch, revision, accepted, answered,
+                resent, late, pending, latency_p50_s, latency_p95_s, latency_max_s, exits, reasons);
+            CREATE TABLE service (id INTEGER PRIMARY KEY CHECK (id = 1), pid, started_at REAL, online, refused);
+            INSERT INTO plan VALUES ('fashion', 3, 'fashion', 'r1', 'max_softmax', '[0.9, 0.8]', 'config', 5.0);
+            INSERT INTO pipeline VALUES ('fashion', 9, 'leading', 'x');
+            INSERT INTO stage_report (at, stage, received) VALUES (1.0, 0, 12);
+            PRAGMA user_version = 1;
+            """
+        )
+
+
+def test_a_store_of_the_first_schema_is_read_and_then_brought_up_to_date(path):
+    version_1(path)
+    pipeline = PipelineRow(name="fashion", floor=9, standing="leading", configured="x")
+    with Store(path, read_only=True) as store:
+        assert (store.latest_plan("fashion"), store.pipeline("fashion")) == (row(epoch=3), pipeline)
+    for _ in range(2):
+        with Store(path) as store:
+            assert (store.latest_plan("fashion"), store.pipeline("fashion")) == (row(epoch=3), pipeline)
+            assert store._rows("SELECT received, wasted FROM stage_report") == [(12, 0)]
+    with Store(path) as store:
+        assert store.append_plan(row(masked=MASKED)).epoch == 10
+        store.save(batch(seen()))
+        assert store.latest_plan("fashion") == row(epoch=10, masked=MASKED)
+        assert store.history_length() == 3
 
 
 def test_an_epoch_names_one_content(path):

@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from model_zoo.data import (
     LabelledImages,
     first_of_each_class,
+    is_jpeg_set,
     load_idx_set,
+    load_jpeg_set,
     load_samples,
     read_idx,
+    split_indices,
     write_samples,
 )
 from model_zoo.errors import DataError
@@ -167,3 +173,144 @@ def test_shipped_samples_are_a_hundred_of_each_class(samples: LabelledImages) ->
     assert samples.images.shape == (1000, 28, 28, 1)
     assert np.bincount(samples.labels).tolist() == [100] * 10
     assert (np.diff(samples.index) > 0).all()
+
+
+# ---------------------------------------------------------------- JPEG images
+
+
+def jpeg_arrays(count: int = 40, classes: int = 4) -> dict[str, np.ndarray]:
+    """Small JPEG images whose grey level is their place; every fifth is of the test split."""
+    encoded = []
+    for place in range(count):
+        file = io.BytesIO()
+        Image.new("RGB", (6, 5), (4 * place,) * 3).save(file, "JPEG", quality=95)
+        encoded.append(file.getvalue())
+    return {
+        "jpeg": np.frombuffer(b"".join(encoded), np.uint8),
+        "offset": np.cumsum([0, *map(len, encoded)]),
+        "label": (np.arange(count) % classes).astype(np.uint8),
+        "is_test": np.arange(count) % 5 == 0,
+        "classes": np.array(["a", "b", "c", "d"][:classes]),
+    }
+
+
+@pytest.fixture
+def jpeg_file(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "set.npz", **jpeg_arrays())
+    return tmp_path / "set.npz"
+
+
+def test_the_test_split_is_what_the_file_marks(jpeg_file: Path) -> None:
+    read = load_jpeg_set(jpeg_file, "test")
+    assert read.index.tolist() == list(range(0, 40, 5))
+    assert read.labels.tolist() == [place % 4 for place in range(0, 40, 5)]
+    assert read.labels.dtype == np.int64
+    assert read.images.shape == (8, 5, 6, 3)
+    assert np.abs(read.images.astype(int).mean(axis=(1, 2, 3)) - 4 * read.index).max() < 2
+    assert read.source == "set.npz, test split"
+
+
+def test_the_other_splits_divide_the_rest(jpeg_file: Path) -> None:
+    train = load_jpeg_set(jpeg_file, "train", held_back=8)
+    validation = load_jpeg_set(jpeg_file, "validation", held_back=8)
+    assert sorted([*train.index, *validation.index]) == [place for place in range(40) if place % 5]
+    assert np.bincount(validation.labels).tolist() == [2, 2, 2, 2]
+    for read in (train, validation):
+        assert (read.labels == read.index % 4).all()
+        assert np.abs(read.images.astype(int).mean(axis=(1, 2, 3)) - 4 * read.index).max() < 2
+
+
+def test_the_division_is_fixed() -> None:
+    """Bundles are trained on one side of it and thresholds chosen on the other, so it must never change."""
+    labels = np.arange(30) % 3
+    train, validation = split_indices(labels, held_back=10, seed=0)
+    generator = np.random.default_rng(0)
+    kept, held = [], []
+    for label in range(3):
+        places = generator.permutation(np.flatnonzero(labels == label))
+        held.append(places[:3])
+        kept.append(places[3:])
+    assert train.tolist() == generator.permutation(np.concatenate(kept)).tolist()
+    assert validation.tolist() == generator.permutation(np.concatenate(held)).tolist()
+    assert validation.tolist() == [6, 17, 28, 29, 12, 14, 7, 18, 10]
+    assert split_indices(labels, held_back=10, seed=1)[1].tolist() != validation.tolist()
+
+
+def test_a_class_that_is_all_held_back_is_told(jpeg_file: Path) -> None:
+    with pytest.raises(DataError, match="class 0 has 8 images; 1250 are held back"):
+        load_jpeg_set(jpeg_file, "train")
+
+
+def without(name: str):
+    return lambda arrays: {key: array for key, array in arrays.items() if key != name}
+
+
+def with_(**changes):
+    return lambda arrays: arrays | {name: change(arrays[name]) for name, change in changes.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (without("offset"), "not a file of JPEG images"),
+        (without("is_test"), "not a file of JPEG images"),
+        (with_(label=lambda a: a[:-1]), "do not belong together"),
+        (with_(offset=lambda a: a[:-1]), "do not belong together"),
+        (with_(is_test=lambda a: a[None]), "do not belong together"),
+        (with_(label=lambda a: a.astype(float)), "integers from 0"),
+        (with_(label=lambda a: a.astype(np.int64) - 1), "integers from 0"),
+        (with_(jpeg=lambda a: a.astype(np.int16)), "must be uint8"),
+        (with_(jpeg=lambda a: a[:-1]), "does not cut jpeg into 40 images"),
+        (with_(offset=lambda a: a[::-1].copy()), "does not cut jpeg"),
+        (with_(offset=lambda a: np.where(np.arange(len(a)) == 1, 0, a)), "does not cut jpeg"),
+        (with_(jpeg=lambda a: np.zeros_like(a)), "image 0 cannot be decoded"),
+        (with_(is_test=np.zeros_like), "no image of the split test"),
+    ],
+)
+def test_jpeg_files_that_do_not_hold_together_are_refused(tmp_path: Path, change, why: str) -> None:
+    np.savez(tmp_path / "odd.npz", **change(jpeg_arrays()))
+    with pytest.raises(DataError, match=why) as caught:
+        load_jpeg_set(tmp_path / "odd.npz", "test")
+    assert "odd.npz" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
+    arrays = jpeg_arrays(6)
+    file = io.BytesIO()
+    Image.new("RGB", (7, 5)).save(file, "JPEG")
+    arrays["jpeg"] = np.concatenate([arrays["jpeg"][: arrays["offset"][5]], np.frombuffer(file.getvalue(), np.uint8)])
+    arrays["offset"] = np.append(arrays["offset"][:6], len(arrays["jpeg"]))
+    np.savez(tmp_path / "odd.npz", **arrays)
+    with pytest.raises(DataError, match=r"image 5 is .* the first one"):
+        load_jpeg_set(tmp_path / "odd.npz", "test")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"text"])
+def test_files_that_are_no_jpeg_set_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "odd.npz").write_bytes(content)
+    assert not is_jpeg_set(tmp_path / "odd.npz")
+    with pytest.raises(DataError, match=r"odd\.npz: not a file of JPEG images"):
+        load_jpeg_set(tmp_path / "odd.npz", "test")
+
+
+def test_without_pillow_one_line_says_what_to_install(jpeg_file: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(DataError, match=r"need Pillow; run: pip install 'distree\[images\]'"):
+        load_jpeg_set(jpeg_file, "test")
+
+
+def test_evaluate_takes_the_splits_of_a_jpeg_file(tmp_path: Path, zoo, capsys) -> None:
+    arrays = jpeg_arrays()
+    encoded = []
+    for place in range(40):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), (6 * place, 0, 90)).save(file, "JPEG")
+        encoded.append(file.getvalue())
+    arrays |= {"jpeg": np.frombuffer(b"".join(encoded), np.uint8), "offset": np.cumsum([0, *map(len, encoded)])}
+    np.savez(tmp_path / "set.npz", **arrays)
+    bundle = Path(__file__).parents[1] / "data" / "tiny-wide"
+    assert zoo("evaluate", bundle, "--data", tmp_path / "set.npz") == 0
+    assert "set.npz, test split, 8 inputs" in capsys.readouterr().out
+    assert zoo("evaluate", bundle, "--data", tmp_path / "set.npz", "--split", "train") == 2
+    assert "held back" in capsys.readouterr().err

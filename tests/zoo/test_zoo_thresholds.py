@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distree.errors import ConfigError
 from model_zoo.evaluation import Costs, ExitScores, exits_taken
 from model_zoo.thresholds import choose_thresholds
 
@@ -113,3 +114,59 @@ def test_scores_that_are_not_finite_never_leave() -> None:
 
 def test_an_exit_is_taken_at_its_threshold_not_only_above() -> None:
     assert exits_taken(np.array([[0.5, 0.9, 0.1], [0.49, 0.2, 0.1]]), (0.5, 0.9)).tolist() == [0, 2]
+
+
+def one_by_one(given: ExitScores, grids, max_drop: float, deviations: float) -> float:
+    """The least mean cost of the allowed vectors, each judged by itself."""
+    costs = np.asarray(COSTS.macs)
+    allowed = []
+    for thresholds in itertools.product(*grids):
+        drops = drops_of(given, thresholds)
+        if drops.mean() + deviations * drops.std() / len(drops) ** 0.5 <= max_drop + 1e-12:
+            allowed.append(costs[exits_taken(given.scores, thresholds)].mean())
+    return min(allowed)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    levels=st.integers(1, 5),
+    low=st.sampled_from([-3, 0, 1]),
+    max_drop=st.sampled_from([0.0, 0.02, 0.1]),
+    deviations=st.sampled_from([0.0, 1.0]),
+)
+def test_judging_all_vectors_at_once_is_judging_each(seed, levels, low, max_drop, deviations) -> None:
+    """Scores as those of patience or of feature difference: few values, negative ones among them, and -inf."""
+    generator = np.random.default_rng(seed)
+    whole = noisy(seed, 40, 3)
+    scores = np.where(generator.random((40, 3)) < 0.1, -np.inf, low + generator.integers(0, levels, (40, 3)))
+    given = scored(scores, whole.correct)
+    choice = choose_thresholds(given, COSTS, max_drop, deviations)
+    grid = [*range(low, low + levels), low + 99]
+    assert choice.macs_per_input == pytest.approx(one_by_one(given, [grid, grid], max_drop, deviations))
+    taken = exits_taken(given.scores, choice.thresholds)
+    assert choice.macs_per_input == pytest.approx(np.asarray(COSTS.macs)[taken].mean())
+    assert choice.drop == pytest.approx(drops_of(given, choice.thresholds).mean())
+
+
+def test_fixed_thresholds_stay() -> None:
+    given = noisy(5, 300, 3)
+    free = choose_thresholds(given, COSTS, 0.05)
+    held = choose_thresholds(given, COSTS, 0.05, fixed={0: 0.97})
+    assert held.thresholds[0] == 0.97
+    assert held.drop_bound <= 0.05 + 1e-9
+    assert free.macs_per_input <= held.macs_per_input
+    assert choose_thresholds(given, COSTS, 0.05, fixed=dict(enumerate(free.thresholds))).drop == free.drop
+
+
+def test_fixed_thresholds_that_break_the_promise_are_told() -> None:
+    given = scored([[0.9, 0.9, 0.9]] * 9, [[0, 1, 1]] * 9)
+    with pytest.raises(ConfigError, match="cost more accuracy than is allowed"):
+        choose_thresholds(given, COSTS, fixed={0: 0.5})
+
+
+def test_more_exits_than_can_be_searched_are_told() -> None:
+    exits = 18
+    costs = Costs(tuple(range(1, exits + 1)), tuple(range(exits)), exits, exits)
+    with pytest.raises(ConfigError, match="17 are more than can be searched"):
+        choose_thresholds(noisy(1, 20, exits), costs)

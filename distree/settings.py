@@ -1,0 +1,85 @@
+"""What a node must know of its board, its model and its limits."""
+
+from __future__ import annotations
+
+from distree.protocols import PolicyParameters
+from distree.record import record
+from distree.types import Codec, DType, MaskedThresholds
+
+Shape = tuple[DType, tuple[int, ...]]
+"""dtype and shape of a tensor."""
+
+
+@record
+class OriginSettings:
+    """How this board answers for its own inputs.
+
+    `pending_items` bounds the inputs without an answer, and the answers that the broker has not acknowledged.
+    `fuser` is the device that fuses the wide stages of its inputs, this board itself if None; `eager` tells their
+    branches to go on until they are stopped.
+    """
+
+    deadline_s: float = 1.0
+    pending_items: int = 64
+    silence_floor_s: float = 0.1
+    fuser: str | None = None
+    eager: bool = False
+
+
+@record
+class NodeSettings:
+    """What a node must know of its board, its model and its limits.
+
+    `inputs` holds (dtype, shape) of every stage's input tensor, whether held here or not. `boot` is put into request
+    ids, so it must differ from one run of the origin to the next.
+
+    For wide stages: `embeddings` holds, per stage, (dtype, shape) of each branch's embedding, () for a plain stage;
+    `branch` is the one that this board runs; `fuses` says whether it fuses for origins that name it (an origin can
+    always fuse for itself); a branch that is not heard `branch_timeout_s` after the first one is left out. `masked`
+    are the calibrated thresholds for sets of missing branches, `parameters` those of the criteria.
+    """
+
+    site: str
+    device: str
+    pipeline: str
+    boot: str
+    model: str
+    revision: str
+    labels: tuple[str, ...]
+    inputs: tuple[Shape, ...]
+    stages: tuple[int, ...]
+    criterion: str
+    thresholds: tuple[float, ...]
+    codec: Codec = "raw"
+    inbox_items: int = 64
+    inbox_bytes: int = 4 << 20
+    origin: OriginSettings | None = None
+    embeddings: tuple[tuple[Shape, ...], ...] = ()
+    branch: int | None = None
+    fuses: bool = False
+    branch_timeout_s: float = 0.2
+    masked: tuple[MaskedThresholds, ...] = ()
+    parameters: PolicyParameters = PolicyParameters()
+
+    @property
+    def last(self) -> int:
+        """Number of the last stage."""
+        return len(self.inputs) - 1
+
+    def width(self, stage: int) -> int:
+        """Return how many branches a stage has; 0 for a plain one, and for one that there is not."""
+        return len(self.embeddings[stage]) if stage < len(self.embeddings) else 0
+
+    def starts_group(self, stage: int) -> bool:
+        """Whether a wide stage takes its input from the network, not from the stage before on the same board."""
+        return self.width(stage) > 0 and (stage == 0 or self.width(stage - 1) == 0)
+
+    def ends_group(self, stage: int) -> bool:
+        """Whether a wide stage's branches end there."""
+        return self.width(stage) > 0 and self.width(stage + 1) == 0
+
+    def group_of(self, stage: int) -> int:
+        """Return the first stage of the group of wide stages to which `stage` belongs."""
+        while self.width(stage) and not self.starts_group(stage):
+            stage -= 1
+        return stage

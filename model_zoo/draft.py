@@ -1,0 +1,83 @@
+"""A bundle on its way: able to run before it has thresholds, golden vectors and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distree.bundle import (
+    Bundle,
+    Exits,
+    Golden,
+    InputSpec,
+    Manifest,
+    Measured,
+    Preprocess,
+    SplitFigures,
+    StageSpec,
+    Trained,
+)
+from model_zoo.evaluation import Evaluation
+from model_zoo.manifest import GOLDEN_FILE, GOLDEN_TOLERANCE
+from model_zoo.recipes import Recipe, WideRecipe
+
+CRITERION = "max_softmax"
+"""A draft's; no exit is ever taken by it."""
+
+_WEIGHTS_LICENSE = "Apache-2.0"
+_NEVER = 2.0  # above every softmax probability
+
+
+def draft_bundle(
+    recipe: Recipe | WideRecipe,
+    stages: tuple[StageSpec, ...],
+    folder: Path,
+    name: str | None = None,
+    description: str | None = None,
+) -> Bundle:
+    """Make a bundle in memory of the segments in `folder`; name and description are the recipe's if not given."""
+    nothing = SplitFigures(accuracy=(), accuracy_at_thresholds=0.0, exit_share=())
+    manifest = Manifest(
+        format=1,
+        name=name or recipe.name,
+        description=description or recipe.description,
+        license=_WEIGHTS_LICENSE,
+        labels=recipe.labels,
+        input=InputSpec(dtype="uint8", shape=recipe.input_shape),
+        preprocess=Preprocess(mean=recipe.mean, std=recipe.std, layout="nhwc"),
+        stages=stages,
+        exits=Exits(criterion=CRITERION, thresholds=(_NEVER,) * (len(stages) - 1)),
+        golden=Golden(file=GOLDEN_FILE, sha256="", tolerance=GOLDEN_TOLERANCE),
+        measured=Measured(
+            data="",
+            accuracy=(),
+            accuracy_at_thresholds=0.0,
+            exit_share=(),
+            macs_per_input=0.0,
+            macs_no_early_exit_strict=0,
+            macs_no_early_exit_loose=0,
+            feature_bytes_per_input=0.0,
+            validation=nothing,
+            trained=Trained(epochs=0, seed=0, seconds=0.0, torch=""),
+        ),
+    )
+    return Bundle(path=folder, revision="draft", manifest=manifest)
+
+
+def measured_figures(data: str, on_test: Evaluation, on_validation: Evaluation, trained: Trained) -> Measured:
+    """Lay the figures of both sets out as a manifest has them; `data` says what the test set is."""
+    return Measured(
+        data=data,
+        accuracy=on_test.accuracy,
+        accuracy_at_thresholds=on_test.accuracy_at_thresholds,
+        exit_share=on_test.exit_share,
+        macs_per_input=round(on_test.macs_per_input, 1),
+        macs_no_early_exit_strict=on_test.macs_no_early_exit_strict,
+        macs_no_early_exit_loose=on_test.macs_no_early_exit_loose,
+        feature_bytes_per_input=round(on_test.feature_bytes_per_input, 1),
+        validation=SplitFigures(
+            accuracy=on_validation.accuracy,
+            accuracy_at_thresholds=on_validation.accuracy_at_thresholds,
+            exit_share=on_validation.exit_share,
+        ),
+        trained=trained,
+    )

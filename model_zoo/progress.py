@@ -1,0 +1,35 @@
+"""How a long run tells what it is doing: a line at a time, and within an epoch one line that is drawn again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TextIO
+
+_WIDTH = 30
+_CLEAR = "\r\x1b[K"
+
+
+@dataclass(slots=True)
+class Progress:
+    """Writes to `stream`; the line within an epoch only where that is a terminal."""
+
+    stream: TextIO
+    _drawn: bool = field(default=False, init=False)
+
+    def line(self, text: str) -> None:
+        """Write one line, in place of a line that was drawn."""
+        self.stream.write(f"{self._undrawn()}{text}\n")
+        self.stream.flush()
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """Draw how far the epoch has come, as `model_zoo.loop.Loop` tells it."""
+        if not self.stream.isatty():
+            return
+        filled = "#" * (_WIDTH * done // max(steps, 1))
+        self.stream.write(f"{self._undrawn()}epoch {epoch + 1} [{filled:.<{_WIDTH}}] {done}/{steps}")
+        self.stream.flush()
+        self._drawn = True
+
+    def _undrawn(self) -> str:
+        clear, self._drawn = _CLEAR if self._drawn else "", False
+        return clear

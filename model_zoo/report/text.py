@@ -1,0 +1,470 @@
+"""A report as Markdown. Every number and every verdict comes from `results.Report`; nothing is worked out here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from model_zoo.measures import Interval, Spread
+from model_zoo.report.results import (
+    MASK_CRITERION,
+    PUBLISHED_CRITERION,
+    REQUIRED_RANKING,
+    SEEDS_FOR_A_VERDICT,
+    BudgetSummary,
+    Compute,
+    CriterionSummary,
+    Group,
+    MaskSummary,
+    Network,
+    OperatingPoint,
+    RankingSummary,
+    Report,
+)
+
+_NONE = "n/a"
+_NAMES = {"gate": "learned gate"}
+
+
+def markdown(report: Report, plots: Sequence[str]) -> str:
+    """Return the whole text; `plots` are the names of image files beside it."""
+    parts = [
+        *_opening(report),
+        *_in_short(report),
+        *_method(report),
+        *(f"![Accuracy against multiply-accumulates]({name})\n" for name in plots),
+        *(line for group in report.groups if group.criteria for line in _compute_saved(report, group)),
+        *_matched(report),
+        *_small(report),
+        *_boards(report),
+        *_masks(report),
+        *_rankings(report),
+        *_networks(report),
+        *_quantisation(report),
+    ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _opening(report: Report) -> Iterator[str]:
+    yield f"# {report.recipe}: what early exits save\n"
+    yield (
+        f"Written by `distree zoo report {report.recipe}`; `{report.recipe}.json` holds every figure. "
+        "MMACs are million multiply-accumulates per input, over all boards, exit heads and fusion counted. "
+        "± is the standard deviation over seeds, each a network trained anew. "
+        "*Strict* compares with the same network's trunks and last head alone, *loose* with all exits computed and "
+        "none taken.\n"
+    )
+
+
+def _in_short(report: Report) -> Iterator[str]:
+    yield "## In short\n"
+    for group in report.groups:
+        yield from _bullets(f"{group.branches} branches: {line}" for line in _findings(report, group))
+    if not any(group.criteria for group in report.groups):
+        yield "No network with early exits is there, so nothing can be said of them.\n"
+    yield ""
+
+
+def _findings(report: Report, group: Group) -> Iterator[str]:
+    by_name = {summary.criterion: summary for summary in group.criteria}
+    ours = by_name.get(PUBLISHED_CRITERION)
+    if ours is not None:
+        yield (
+            f"{criterion_name(ours.criterion)}, DistrEE's criterion, saves {_percent(ours.saved_strict, 1)} % "
+            f"strict and {_percent(ours.saved_loose, 1)} % loose at a test drop of {_drop(report, ours)}. "
+            f"Strict: {_consistency(report, len(group.seeds), ours.one_more_strict)}. "
+            f"Loose: {_consistency(report, len(group.seeds), ours.one_more_loose)}."
+        )
+    if by_name:
+        best = max(by_name.values(), key=lambda summary: summary.saved_strict.mean)
+        yield (
+            f"most is saved by {criterion_name(best.criterion)}: {_percent(best.saved_strict, 1)} % strict, "
+            f"{_percent(best.saved_loose, 1)} % loose, at a test drop of {_drop(report, best)}."
+        )
+    if ours is not None and group.small is not None:
+        at_small = _at(group.budgets, ours.criterion, group.small.strict)
+        yield (
+            f"within the {_millions(group.small.strict)} MMACs of the smaller network without early exits, which has "
+            f"{_percent(group.small.accuracy)} %, {criterion_name(ours.criterion)} has {_spread(at_small.accuracy)} %."
+        )
+    if group.suppressed is not None:
+        seen = "a sign" if group.suppressed else "no sign"
+        yield f"{seen} that distillation suppresses the convergence which feature difference needs."
+
+
+def _drop(report: Report, summary: CriterionSummary) -> str:
+    side = "above" if summary.test_drop.mean > report.max_drop else "within"
+    return f"{_percent(summary.test_drop)} points, {side} the {100 * report.max_drop:.1f} allowed"
+
+
+def _consistency(report: Report, seeds: int, one_more: Interval | None) -> str:
+    published = f"{100 * report.published_saving:.1f} %"
+    if one_more is None or seeds < SEEDS_FOR_A_VERDICT:
+        what = "1 seed does" if seeds == 1 else f"{seeds} seeds do"
+        return f"{what} not tell whether that is consistent with the published {published}"
+    inside = one_more.low <= report.published_saving <= one_more.high
+    reach = f"one more seed would lie at {100 * one_more.low:.1f} to {100 * one_more.high:.1f} %"
+    return f"{reach}, {'consistent' if inside else 'not consistent'} with the published {published}"
+
+
+def _method(report: Report) -> Iterator[str]:
+    points = 100 * report.max_drop
+    errors = "one standard error" if report.deviations == 1 else f"{report.deviations:g} standard errors"
+    yield "## What was chosen on what\n"
+    yield from _bullets(
+        [
+            f"Data: {report.data}"
+            + (
+                f", {report.train_inputs} training, {report.validation_inputs} validation and "
+                f"{report.test_inputs} test images."
+                if report.networks
+                else "."
+            ),
+            "Training images: weights, ranges of the int8 segments, class means of feature difference.",
+            "Validation images: the epoch, all thresholds, and the learned gate, whose thresholds are chosen on scores "
+            "of gates that have not seen the image (five folds).",
+            "Test images: nothing. They went once through each bundle, after it was settled; all figures below are "
+            "theirs where nothing else is said, by the code that boards run.",
+            f"Declared beforehand: of all thresholds whose mean validation drop plus {errors} is at most "
+            f"{points:.1f} points, the cheapest. The margin makes up for the search; the drop on test images is "
+            "reported as it came out.",
+            "A drop is against the last exit of the same int8 segments. Its interval is paired: mean and 1.96 standard "
+            "errors of the per-image differences. Over seeds, an image's differences are averaged first, as all seeds "
+            "see the same images.",
+            "Where one more seed would lie: mean and deviation over the seeds, Student's t, 95 %.",
+            f"The published {100 * report.published_saving:.1f} % is of another network, another training and an "
+            'accuracy called "comparable", and the criterion is our reconstruction of it from words: agreement or not '
+            "says little of the other.",
+        ]
+    )
+    yield ""
+
+
+def _compute_saved(report: Report, group: Group) -> Iterator[str]:
+    compute = group.compute
+    assert compute is not None  # noqa: S101 - there are criteria
+    yield f"## {group.branches} branches: compute saved at {100 * report.max_drop:.1f} points\n"
+    yield (
+        f"Without early exits: {_spread(group.accuracy_no_exits)} % at {_millions(compute.strict)} MMACs (strict), "
+        f"{_millions(compute.loose)} (loose); leaving at exit "
+        + ", ".join(f"{k} costs {_millions(macs)}" for k, macs in enumerate(compute.at_exit))
+        + f". Scoring an exit, at most {compute.criterion} multiply-accumulates "
+        f"({100 * compute.criterion / compute.strict:.3f} % of strict), is left out.\n"
+    )
+    yield from _table(
+        ["criterion", "test drop, points", "95 % over images", "accuracy %", "saved strict %", "saved loose %"]
+        + [f"exit {k} %" for k in range(len(compute.at_exit))],
+        [
+            [
+                criterion_name(summary.criterion),
+                _percent(summary.test_drop),
+                _interval(summary.test_drop_of_inputs),
+                _percent(summary.accuracy),
+                _percent(summary.saved_strict, 1),
+                _percent(summary.saved_loose, 1),
+                *(_hundredths(share, 1) for share in summary.exit_share),
+            ]
+            for summary in group.criteria
+        ],
+    )
+    yield "Each seed by itself:\n"
+    yield from _table(
+        [
+            "criterion",
+            "seed",
+            "thresholds",
+            "validation drop",
+            "test drop",
+            "95 %",
+            "saved strict %",
+            "saved loose %",
+        ],
+        [
+            _row_of_seed(network, point)
+            for i in range(len(group.criteria))
+            for network, point in _points(report, group, i)
+        ],
+    )
+
+
+def _points(report: Report, group: Group, i: int) -> Iterator[tuple[Network, OperatingPoint]]:
+    for network in report.networks:
+        if network.branches == group.branches and network.variant == "full":
+            yield network, network.points[i]
+
+
+def _row_of_seed(network: Network, point: OperatingPoint) -> list[str]:
+    return [
+        criterion_name(point.criterion),
+        str(network.seed),
+        ", ".join(f"{value:.6g}" for value in point.thresholds),
+        _hundredths(point.validation_drop),
+        _hundredths(point.test_drop.mean),
+        _interval(point.test_drop),
+        _hundredths(point.saved_strict, 1),
+        _hundredths(point.saved_loose, 1),
+    ]
+
+
+def _matched(report: Report) -> Iterator[str]:
+    groups = [group for group in report.groups if group.budgets]
+    if not groups:
+        return
+    yield "## At the same compute\n"
+    yield (
+        "Accuracy in % of the thresholds with the best validation accuracy whose mean validation compute is within the "
+        "budget; in brackets the MMACs that test images then took.\n"
+    )
+    for group in groups:
+        budgets = list(dict.fromkeys(summary.budget_macs for summary in group.budgets))
+        yield from _table(
+            [f"{group.branches} branches", *(_budget(budget, group.compute) for budget in budgets)],
+            [
+                [criterion_name(criterion), *(_within(group.budgets, criterion, budget) for budget in budgets)]
+                for criterion in dict.fromkeys(summary.criterion for summary in group.budgets)
+            ],
+        )
+
+
+def _budget(budget: float, compute: Compute | None) -> str:
+    share = "" if compute is None else f" ({100 * budget / compute.strict:.0f} % of strict)"
+    return f"{_millions(budget)} MMACs{share}"
+
+
+def _within(summaries: Sequence[BudgetSummary], criterion: str, budget: float) -> str:
+    found = _at(summaries, criterion, budget)
+    if found.accuracy is None or found.macs_per_input is None:
+        return _NONE
+    return f"{_percent(found.accuracy)} ({_millions(found.macs_per_input.mean)})"
+
+
+def _at(summaries: Sequence[BudgetSummary], criterion: str, budget: float) -> BudgetSummary:
+    return next(one for one in summaries if (one.criterion, one.budget_macs) == (criterion, budget))
+
+
+def _small(report: Report) -> Iterator[str]:
+    yield "## Against a smaller network without early exits\n"
+    rows = []
+    for group in report.groups:
+        if group.small is not None:
+            what = f"smaller network, no exits, seeds {_numbers(group.small.seeds)}"
+            accuracy = _percent(group.small.accuracy)
+            rows.append([str(group.branches), what, _millions(group.small.strict), accuracy])
+            for summary in group.budgets:
+                if summary.budget_macs == group.small.strict:
+                    spent = _NONE if summary.macs_per_input is None else _millions(summary.macs_per_input.mean)
+                    name = f"early exits, {criterion_name(summary.criterion)}"
+                    rows.append([str(group.branches), name, spent, _spread(summary.accuracy)])
+    if not rows:
+        yield "None is there.\n"
+        return
+    yield "Criteria within the compute of the smaller network, thresholds from validation:\n"
+    yield from _table(["branches", "what", "MMACs", "accuracy %"], rows)
+
+
+def _boards(report: Report) -> Iterator[str]:
+    rows = [
+        [
+            str(group.branches),
+            criterion_name(summary.criterion),
+            _millions(summary.boards.mean),
+            _millions(summary.boards.largest),
+            _millions(summary.boards.most),
+            f"{summary.boards.fuser / 1e3:.2f}",
+            f"{summary.boards.traffic.input_bytes / group.branches:.0f}",
+            f"{summary.boards.traffic.embedding_bytes / group.branches:.1f}",
+            f"{summary.boards.traffic.messages:.2f}",
+            _NONE if summary.boards.traffic.message_bytes is None else f"{summary.boards.traffic.message_bytes:.0f}",
+        ]
+        for group in report.groups
+        for summary in group.criteria
+    ]
+    if not rows:
+        return
+    yield "## What each board computes and sends\n"
+    yield (
+        f"At the thresholds for {100 * report.max_drop:.1f} points, gated: a branch goes on when it is told to. Means "
+        "per input over the seeds; the largest mean of a board; the most that one input can cost a board. The origin "
+        "fuses. The input is counted as received by each board.\n"
+    )
+    head = ["branches", "criterion", "MMACs a board", "largest", "most", "fuser, thousand"]
+    head += ["input bytes a board", "embedding bytes a board", "messages, all", "their bytes"]
+    yield from _table(head, rows)
+
+
+def _masks(report: Report) -> Iterator[str]:
+    groups = [group for group in report.groups if group.masks]
+    if not groups:
+        return
+    yield "## Missing branches\n"
+    yield (
+        f"Accuracy in % of every exit with branches missing; by {criterion_name(MASK_CRITERION)} at thresholds of that "
+        f"set, chosen on validation by the rule of {100 * report.max_drop:.1f} points against the last exit with the "
+        "same branches missing; what that saves against the present branches without early exits (strict).\n"
+    )
+    for group in groups:
+        exits = len(group.masks[0].accuracy)
+        head = [f"{group.branches} branches, missing", "branch dropout", *(f"exit {k}" for k in range(exits))]
+        head += ["at thresholds", "drop, points", "saved %"]
+        ordered = sorted(group.masks, key=lambda one: (len(one.missing), one.missing, one.variant))
+        yield from _table(head, [_mask_row(summary) for summary in ordered])
+
+
+def _mask_row(summary: MaskSummary) -> list[str]:
+    return [
+        _numbers(summary.missing) or "nobody",
+        "with" if summary.variant == "full" else "without",
+        *(_percent(accuracy) for accuracy in summary.accuracy),
+        _percent(summary.accuracy_at_thresholds),
+        _percent(summary.test_drop),
+        _percent(summary.saved_strict, 1),
+    ]
+
+
+def _rankings(report: Report) -> Iterator[str]:
+    groups = [group for group in report.groups if group.rankings]
+    if not groups:
+        return
+    yield "## Does distillation suppress convergence?\n"
+    yield (
+        "Distillation that aligns intermediate layers may leave nothing to converge, and a feature difference nothing "
+        "to tell. AUROC of each criterion's score for being as right as the last exit, over all test images (1 ranks "
+        "perfectly, 0.5 is blind). Suppressed is called what leaves feature difference less than "
+        f"{REQUIRED_RANKING:.0%} of max softmax's edge over 0.5 at the exits where it compares two exits; at exit 0 it "
+        "compares with class means.\n"
+    )
+    for group in groups:
+        exits = len(group.rankings[0].auroc)
+        yield from _table(
+            [f"{group.branches} branches", *(f"exit {k}" for k in range(exits))],
+            [_ranking_row(ranking) for ranking in group.rankings],
+        )
+        for movement in group.movements:
+            yield (
+                f"Median distance from exit {movement.exit - 1} to {movement.exit}: "
+                f"{_number(movement.as_good, 3)} where exit {movement.exit} is as right as the last one, "
+                f"{_number(movement.worse, 3)} where not.\n"
+            )
+        if group.suppressed is not None:
+            yield f"{group.branches} branches: convergence is {'' if group.suppressed else 'not '}suppressed.\n"
+
+
+def _ranking_row(ranking: RankingSummary) -> list[str]:
+    return [criterion_name(ranking.criterion), *(_number(value, 3) for value in ranking.auroc)]
+
+
+def _networks(report: Report) -> Iterator[str]:
+    yield "## Networks\n"
+    head = ["variant", "branches", "seed", "epochs (kept)", "seconds", "trained on", "bundle", "bytes"]
+    head += ["its default", "saved strict %", "drop, points"]
+    yield from _table(
+        head,
+        [
+            [
+                network.variant,
+                str(network.branches),
+                str(network.seed),
+                f"{network.training.epochs} ({network.training.kept_epoch})",
+                f"{network.training.seconds:.0f}",
+                network.training.machine or "not recorded",
+                network.exported.revision,
+                str(network.exported.bytes),
+                *_defaults(network),
+            ]
+            for network in report.networks
+        ],
+    )
+    yield f"Seconds are of the students alone; teacher: {_teacher(report)}. Evaluated on {report.machine}.\n"
+    if report.absent:
+        yield "Asked for and not there:\n"
+        yield from _bullets(
+            f"{absent.variant}, {absent.branches} branches, seed {absent.seed}: {absent.why}"
+            for absent in report.absent
+        )
+    else:
+        yield "All networks that were asked for are there."
+    yield ""
+
+
+def _defaults(network: Network) -> list[str]:
+    found = network.exported
+    if network.variant == "small":
+        return [_NONE] * 3
+    return [criterion_name(found.criterion), _hundredths(found.saved_strict, 1), _hundredths(found.drop)]
+
+
+def _teacher(report: Report) -> str:
+    teacher = report.teacher
+    if teacher is None:
+        return "not found"
+    machine = teacher.machine or "machine not recorded"
+    accuracy = f"{100 * teacher.accuracy:.2f} % on validation images"
+    return f"{teacher.epochs} epochs, {teacher.seconds:.0f} s, {machine}, {accuracy}"
+
+
+def _quantisation(report: Report) -> Iterator[str]:
+    rows = []
+    for network in report.networks:
+        found = network.exported
+        last = len(found.int8_test) - 1
+        for k in (last,) if network.variant == "small" else range(last + 1):
+            row = [network.variant, str(network.branches), str(network.seed), str(k)]
+            values = found.float_validation[k], found.int8_validation[k], found.float_test[k], found.int8_test[k]
+            rows.append([*row, *(_hundredths(value) for value in values)])
+    if not rows:
+        return
+    yield "## Before and after quantisation\n"
+    yield "Accuracy in % of every exit, nobody missing.\n"
+    head = ["variant", "branches", "seed", "exit", "validation, float", "validation, int8", "test, float", "test, int8"]
+    yield from _table(head, rows)
+
+
+# ---------------------------------------------------------------- words and tables
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield ""
+
+
+def _bullets(lines: Iterable[str]) -> Iterator[str]:
+    yield from (f"* {line}" for line in lines)
+
+
+def criterion_name(criterion: str) -> str:
+    """Return a criterion's name as people read it."""
+    return _NAMES.get(criterion, criterion.replace("_", " "))
+
+
+def _percent(spread: Spread, digits: int = 2) -> str:
+    deviation = "" if spread.deviation is None else f" ± {_hundredths(spread.deviation, digits)}"
+    return f"{_hundredths(spread.mean, digits)}{deviation}"
+
+
+def _hundredths(fraction: float, digits: int = 2) -> str:
+    # Adding nought turns what is rounded to -0 into 0.
+    return f"{round(100 * fraction, digits) + 0.0:.{digits}f}"
+
+
+def _spread(spread: Spread | None) -> str:
+    return _NONE if spread is None else _percent(spread)
+
+
+def _interval(interval: Interval) -> str:
+    return f"{_hundredths(interval.low)} to {_hundredths(interval.high)}"
+
+
+def _millions(macs: float) -> str:
+    return f"{macs / 1e6:.2f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return _NONE if value is None else f"{value:.{digits}f}"
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,356 @@
+"""A board of wide stages: what it listens to, what it sends, and that eager branches hear a word to stop in time."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device_agent.agent import DECISION_EXPIRY_S, Agent
+from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig
+from device_agent.startup import fuses, load_bundles, wide_groups
+from distree import tensors, topics, wire
+from distree.bundle import load_bundle
+from distree.protocols import PolicyParameters, SegmentOutput
+from distree.topics import Kind
+from distree.transport.memory import MemoryBroker
+from distree.types import Decision, Embedding, StageMessage
+
+DATA = Path(__file__).parents[1] / "data"
+LONG_S = 30.0
+"""Bound of what must come at all."""
+
+STAGE = topics.stage("lab", "p", 0)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return load_bundle(DATA / "tiny-wide", verify=())
+
+
+def config(folder, *, bundle="tiny-wide", device="b0", **pipeline):
+    made = PipelineConfig(name="p", bundle=str(DATA / bundle), **pipeline)
+    return AgentConfig(site="lab", device=device, pipelines=(made,), state_dir=folder, drain_s=0.1)
+
+
+def mqtt_origin(**changes):
+    return OriginConfig(source=MqttSource(kind="mqtt"), **changes)
+
+
+def subscriptions(made):
+    return {name for name, _ in Agent(made, transport=MemoryBroker().transport("x"))._subscriptions()}
+
+
+def of_wide(kind, device):
+    return topics.of_wide("lab", "p", kind, device)
+
+
+def test_a_branch_shares_its_input_and_listens_for_decisions(tmp_path):
+    heard = subscriptions(config(tmp_path, stages=(0, 1, 2), branch=1))
+    assert f"$share/lab-p-0-1/{STAGE}" in heard
+    assert of_wide(Kind.DECISION, "b0") in heard
+    assert of_wide(Kind.EXIT, "b0") not in heard
+    # Between wide stages in a row nothing travels.
+    assert not any("/stage/1" in name or "/stage/2" in name for name in heard)
+
+
+def test_who_fuses_listens_for_embeddings(tmp_path):
+    for roles in ({"origin": mqtt_origin()}, {"fuse": True}, {"stages": (0, 1, 2), "branch": 0, "fuse": True}):
+        heard = subscriptions(config(tmp_path, **roles))
+        assert of_wide(Kind.EXIT, "b0") in heard
+        assert (of_wide(Kind.DECISION, "b0") in heard) == ("branch" in roles)
+    chain = AgentConfig(
+        site="lab", device="b0", pipelines=(PipelineConfig(name="p", bundle="fashion", origin=mqtt_origin()),)
+    )
+    assert not any("/exit/" in name or "/decision/" in name for name in subscriptions(chain))
+
+
+def test_plain_stages_beside_wide_ones_are_shared_as_ever(tmp_path):
+    heard = subscriptions(config(tmp_path, bundle="tiny-mixed", stages=(0, 1, 2, 3), branch=2))
+    stages = {name for name in heard if "/stage/" in name}
+    assert stages == {
+        f"$share/lab-p-{k}-{branch}/{topics.stage('lab', 'p', k)}" for k, branch in ((0, 0), (1, 2), (3, 0))
+    }
+
+
+def test_wide_stages_in_a_row_are_one_group(wide):
+    assert wide_groups(wide) == [[0, 1, 2]]
+    assert wide_groups(load_bundle(DATA / "tiny-mixed", verify=())) == [[1, 2]]
+    assert wide_groups(load_bundle("fashion", verify=())) == []
+
+
+@pytest.mark.parametrize(
+    ("roles", "decides"),
+    [
+        ({"stages": (1, 2), "branch": 0}, False),
+        ({"stages": (0, 1, 2), "branch": 0}, True),
+        ({"stages": (3,)}, True),
+        ({"fuse": True}, True),
+        ({"origin": mqtt_origin(fuser="hub", mode="eager")}, True),
+    ],
+)
+def test_the_node_is_told_of_its_roles_and_what_it_needs_for_them(tmp_path, roles, decides):
+    made = config(tmp_path, bundle="tiny-mixed", **roles)
+    settings = Agent(made, transport=MemoryBroker().transport("x")).pipelines[0].node.settings
+    (bundle,) = load_bundles(made)
+    assert settings.embeddings == ((), (("int8", (1, 4)),) * 3, (("int8", (1, 4)),) * 3, ())
+    assert settings.masked == bundle.manifest.exits.masked != ()
+    assert settings.parameters == (bundle.policy_parameters() if decides else PolicyParameters())
+    assert (settings.branch, settings.fuses) == (roles.get("branch"), roles.get("fuse", False))
+    assert settings.branch_timeout_s == 0.2
+    if "origin" in roles:
+        assert (settings.origin.fuser, settings.origin.eager) == ("hub", True)
+        assert fuses(made.pipelines[0], bundle)
+
+
+# ---------------------------------------------------------------- at work
+
+
+class Peer:
+    """A client that keeps what it hears; driven by the threads that call it."""
+
+    def __init__(self, broker, *filters):
+        self.heard = []
+        self.transport = broker.transport("peer", receive_maximum=1000)
+        self.transport.open(self, [(name, 1) for name in filters])
+        self.transport.connect_now(1.0)
+
+    def connected(self): ...
+    def disconnected(self, why): ...
+    def published(self, token): ...
+
+    def received(self, message):
+        self.heard.append(message)
+        self.transport.acknowledge(message.token)
+
+    def say(self, topic, payload):
+        with self.transport.lock:
+            self.transport.publish(topic, payload, qos=1)
+
+    def until(self, condition, what):
+        ends_at = time.monotonic() + LONG_S
+        while not condition():
+            assert time.monotonic() < ends_at, f"waited in vain for {what}"
+            self.transport.poll(0.01)
+
+    def embeddings(self):
+        return [wire.decode_embedding(message.payload) for message in self.heard if "/exit/" in message.topic]
+
+
+class Branch:
+    """A runtime of a branch whose stages take no time, but do what the test says while they run."""
+
+    name = "none"
+
+    def __init__(self):
+        self.runs = []
+        self.during = {}
+
+    def run(self, stage, tensor):
+        self.runs.append(stage)
+        self.during.pop(stage, lambda: None)()
+        features = None if stage == 2 else np.zeros((1, 4, 4, 4), np.int8)
+        return SegmentOutput(features=features, logits=[], embedding=np.zeros((1, 6), np.int8))
+
+
+@contextlib.contextmanager
+def running(agent):
+    thread = threading.Thread(target=agent.run)
+    thread.start()
+    try:
+        assert agent.wait_ready(LONG_S)
+        yield
+    finally:
+        agent.stop()
+        thread.join(LONG_S)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def board(tmp_path):
+    """The agent of branch 0, its runtime, and the peer that is origin and fuses."""
+    broker = MemoryBroker()
+    peer = Peer(broker, of_wide(Kind.EXIT, "hub"))
+    agent = Agent(config(tmp_path, stages=(0, 1, 2), branch=0), transport=broker.transport("b0"))
+    runtime = agent.pipelines[0].runtime = Branch()
+    with running(agent):
+        yield agent, runtime, peer
+
+
+def stage_message(bundle, request="r1", *, eager=True):
+    return wire.encode_stage(
+        StageMessage(
+            request=request,
+            origin="hub",
+            stage=0,
+            attempt=1,
+            revision=bundle.revision,
+            epoch=0,
+            budget_s=20.0,
+            spent_s=0.5,
+            guess=None,
+            memory=(),
+            hops=(),
+            tensor=tensors.encode(np.zeros((1, 8, 8, 3), np.int8)),
+            fuser="hub",
+            eager=eager,
+        )
+    )
+
+
+def decision(bundle, request="r1", *, stage=0, go=False):
+    return wire.encode_decision(Decision(request=request, attempt=1, revision=bundle.revision, stage=stage, go=go))
+
+
+def test_an_eager_branch_goes_on_by_itself(board, wide):
+    _, runtime, peer = board
+    peer.say(STAGE, stage_message(wide))
+    peer.until(lambda: len(peer.embeddings()) == 3, "three embeddings")
+    assert runtime.runs == [0, 1, 2]
+    assert [(message.stage, message.branch, message.device) for message in peer.embeddings()] == [
+        (k, 0, "b0") for k in range(3)
+    ]
+
+
+def test_an_eager_branch_that_is_told_to_stop_while_it_runs_runs_no_further_stage(board, wide):
+    agent, runtime, peer = board
+    # On its way while stage 1 runs, and so before stage 2 could begin.
+    runtime.during[1] = lambda: peer.say(of_wide(Kind.DECISION, "b0"), decision(wide))
+    peer.say(STAGE, stage_message(wide))
+    peer.until(lambda: agent.pipelines[0].node.telemetry().stages[1].wasted == 1, "the wasted run")
+    assert runtime.runs == [0, 1]
+    assert [message.stage for message in peer.embeddings()] == [0]
+    # The next input finds the board as ever.
+    peer.say(STAGE, stage_message(wide, "r2"))
+    peer.until(lambda: len(peer.embeddings()) == 4, "the next input's embeddings")
+    assert runtime.runs == [0, 1, 0, 1, 2]
+
+
+def test_what_waits_behind_a_run_is_stopped_before_it_runs(board, wide):
+    agent, runtime, peer = board
+
+    def meanwhile():
+        # A second input, and then the word that the first one is answered.
+        peer.say(STAGE, stage_message(wide, "r2"))
+        peer.say(of_wide(Kind.DECISION, "b0"), decision(wide, "r1"))
+
+    runtime.during[0] = meanwhile
+    peer.say(STAGE, stage_message(wide, "r1"))
+    peer.until(lambda: sum(message.request == "r2" for message in peer.embeddings()) == 3, "the second input")
+    assert runtime.runs == [0, 0, 1, 2]
+    assert agent.dead_letters == 0
+
+
+def test_a_gated_branch_waits_for_its_word(board, wide):
+    agent, runtime, peer = board
+    peer.say(STAGE, stage_message(wide, eager=False))
+    peer.until(lambda: len(peer.embeddings()) == 1, "the first embedding")
+    peer.say(of_wide(Kind.DECISION, "b0"), decision(wide, stage=0, go=True))
+    peer.until(lambda: len(peer.embeddings()) == 2, "the second embedding")
+    assert runtime.runs == [0, 1]
+    peer.say(of_wide(Kind.DECISION, "b0"), decision(wide, stage=1, go=False))
+    peer.until(agent._idle, "rest")
+    assert runtime.runs == [0, 1]
+    assert [stage.wasted for stage in agent.pipelines[0].node.telemetry().stages] == [0, 0, 0]
+
+
+class Ledger:
+    """Stands before a transport and notes how long each message at QoS 1 may wait."""
+
+    def __init__(self, transport):
+        self.expiries = {}
+        publish = transport.publish
+
+        def noted(topic, payload, *, expiry_s=None, **options):
+            self.expiries.setdefault(topic, []).append(expiry_s)
+            publish(topic, payload, expiry_s=expiry_s, **options)
+
+        transport.publish = noted
+
+
+def test_embeddings_expire_with_the_budget_and_their_bytes_are_counted(board, wide):
+    agent, _, peer = board
+    ledger = Ledger(agent.transport)
+    peer.say(STAGE, stage_message(wide))
+    peer.until(lambda: len(peer.embeddings()) == 3, "three embeddings")
+    expiries = ledger.expiries[of_wide(Kind.EXIT, "hub")]
+    assert len(expiries) == 3
+    assert all(19.0 < expiry_s <= 19.5 for expiry_s in expiries)
+    sizes = [len(message.payload) for message in peer.heard]
+    assert [stage.bytes_out for stage in agent.pipelines[0].node.telemetry().stages] == sizes
+
+
+def say_embeddings(peer, bundle, request):
+    """Publish what both branches have to say at the first exit, to the board `hub`."""
+    for branch in range(2):
+        embedding = Embedding(
+            request=request,
+            origin="cam",
+            fuser="hub",
+            device=f"b{branch}",
+            stage=0,
+            branch=branch,
+            attempt=1,
+            revision=bundle.revision,
+            epoch=0,
+            eager=False,
+            budget_s=20.0,
+            spent_s=0.0,
+            guess=None,
+            memory=(),
+            hops=(),
+            tensor=tensors.encode(np.zeros((1, 6), np.int8)),
+        )
+        peer.say(of_wide(Kind.EXIT, "hub"), wire.encode_embedding(embedding))
+
+
+def test_decisions_go_to_the_boards_that_were_heard_and_expire(tmp_path, wide):
+    broker = MemoryBroker()
+    peer = Peer(broker, of_wide(Kind.DECISION, "b0"), of_wide(Kind.DECISION, "b1"))
+    agent = Agent(config(tmp_path, device="hub", fuse=True), transport=broker.transport("hub"))
+
+    class Head:
+        name = "none"
+
+        def fuse(self, stage, embeddings):
+            assert [embedding.shape for embedding in embeddings] == [(1, 6), (1, 6)]
+            return SegmentOutput(features=None, logits=[9.0, 0.0, 0.0, 0.0], embeddings=((0.0,) * 6,) * 2)
+
+    agent.pipelines[0].runtime = Head()
+    ledger = Ledger(agent.transport)
+    with running(agent):
+        say_embeddings(peer, wide, "r1")
+        peer.until(lambda: len(peer.heard) == 2, "two decisions")
+    assert [message.topic for message in peer.heard] == [of_wide(Kind.DECISION, f"b{branch}") for branch in range(2)]
+    assert {wire.decode_decision(message.payload).go for message in peer.heard} == {False}
+    assert ledger.expiries[of_wide(Kind.DECISION, "b0")] == [DECISION_EXPIRY_S]
+
+
+def test_a_fusion_head_that_raises_costs_its_request_alone(tmp_path, wide):
+    broker = MemoryBroker()
+    outcomes = topics.of_origin("lab", "p", Kind.OUTCOME, "cam")
+    peer = Peer(broker, outcomes)
+    agent = Agent(config(tmp_path, device="hub", fuse=True), transport=broker.transport("hub"))
+
+    class Head:
+        name = "none"
+        calls = 0
+
+        def fuse(self, stage, embeddings):
+            self.calls += 1
+            if self.calls == 1:
+                raise ValueError("of the interpreter")
+            return SegmentOutput(features=None, logits=[9.0, 0.0, 0.0, 0.0], embeddings=((0.0,) * 6,) * 2)
+
+    agent.pipelines[0].runtime = Head()
+    with running(agent):
+        say_embeddings(peer, wide, "r1")
+        say_embeddings(peer, wide, "r2")
+        peer.until(lambda: len(peer.heard) == 2, "two outcomes")
+    told = [wire.decode_outcome(message.payload) for message in peer.heard]
+    assert [(outcome.request, outcome.reason) for outcome in told] == [("r1", "fallback"), ("r2", "confident")]
+    assert agent.pipelines[0].node.telemetry().fusions[0].failed == 1

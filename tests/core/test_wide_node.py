@@ -1,0 +1,605 @@
+"""Wide stages: origins, branches and fusing boards as real nodes, over a link made of lists."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distree import tensors
+from distree.errors import RemoteProtocolError
+from distree.node import StageNode
+from distree.protocols import SegmentOutput
+from distree.settings import NodeSettings, OriginSettings
+from distree.types import (
+    Acknowledge,
+    Decision,
+    Drop,
+    Effect,
+    Embedding,
+    Fuse,
+    MaskedThresholds,
+    Outcome,
+    Plan,
+    Publish,
+    Result,
+    Run,
+    StageMessage,
+    Tell,
+)
+
+INPUT = tensors.encode(np.zeros((1, 4), np.int8))
+FEATURES = np.arange(4, dtype=np.int8).reshape(1, 4)
+SURE, UNSURE = [9.0, 0.0, 0.0], [0.1, 0.0, 0.0]
+WIDE = (("int8", (1, 2)), ("int8", (1, 3)))
+SHAPES = {0: (1, 2), 1: (1, 3)}
+
+
+def node_settings(device: str, *stages: int, **changes: object) -> NodeSettings:
+    base = NodeSettings(
+        site="lab",
+        device=device,
+        pipeline="p",
+        boot=device,
+        model="toy",
+        revision="r1",
+        labels=("a", "b", "c"),
+        inputs=(("int8", (1, 4)),) * 3,
+        stages=stages,
+        criterion="max_softmax",
+        thresholds=(0.9, 0.9),
+        embeddings=(WIDE, WIDE, WIDE),
+        branch_timeout_s=0.1,
+        masked=(MaskedThresholds(missing=(1,), thresholds=(0.3, 0.3)),),
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+@dataclass
+class Fleet:
+    """Nodes by device, what is on its way between them, and what they did."""
+
+    nodes: dict[str, StageNode]
+    script: dict[int, list[float]] = field(default_factory=dict)
+    """Logits of each exit; SURE where none are given."""
+    now: float = 0.0
+    flying: list[tuple[str, object]] = field(default_factory=list)
+    work: list[tuple[str, Run | Fuse]] = field(default_factory=list)
+    runs: Counter[tuple[str, int]] = field(default_factory=Counter)
+    results: list[Result] = field(default_factory=list)
+    acknowledged: Counter[object] = field(default_factory=Counter)
+    refused: list[RemoteProtocolError] = field(default_factory=list)
+    lose: set[str] = field(default_factory=set)
+    """Devices that neither hear nor work."""
+    token: int = 0
+
+    def accept(self, device: str = "cam", **arguments: object) -> str:
+        request, effects = self.nodes[device].accept(self.now, "x", INPUT, **arguments)  # type: ignore[arg-type]
+        self.carry_out(device, effects)
+        return request
+
+    def carry_out(self, device: str, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Run() | Fuse():
+                    self.work.append((device, effect))
+                case Tell(device=board, decision=decision):
+                    self.flying.append((board, decision))
+                case Publish(message=StageMessage() as message):
+                    self.flying += [(board, message) for board in self.takers(message.stage)]
+                case Publish(message=Embedding() as message):
+                    self.flying.append((message.fuser, message))
+                case Publish(message=Outcome() as message):
+                    self.flying.append((message.origin, message))
+                case Publish(message=Result() as result, token=token):
+                    self.results.append(result)
+                    assert token is None or token == result.request
+                case Acknowledge(delivery=delivery):
+                    self.acknowledged[delivery] += 1
+                case Drop():
+                    pass
+
+    def takers(self, stage: int) -> list[str]:
+        """One board of each branch, or one of a plain stage."""
+        boards: dict[int | None, str] = {}
+        for device, node in self.nodes.items():
+            if stage in node.settings.stages:
+                boards.setdefault(node.settings.branch, device)
+        return list(boards.values())
+
+    def deliver(self, index: int = 0) -> None:
+        board, message = self.flying.pop(index)
+        if board in self.lose:
+            return
+        self.token += 1
+        try:
+            self.carry_out(board, self.nodes[board].receive(self.now, message, self.token))  # type: ignore[arg-type]
+        except RemoteProtocolError as error:
+            self.refused.append(error)
+
+    def compute(self, index: int = 0) -> None:
+        board, job = self.work.pop(index)
+        if board not in self.lose:
+            self.carry_out(board, self.nodes[board].completed(self.now, job.key, self.output(board, job), 0.001))
+
+    def output(self, board: str, job: Run | Fuse) -> SegmentOutput:
+        settings = self.nodes[board].settings
+        if isinstance(job, Fuse):
+            after = FEATURES if settings.width(job.stage + 1) == 0 and job.stage < settings.last else None
+            heard = tuple(None if part is None else [1.0] for part in job.embeddings)
+            return SegmentOutput(features=after, logits=self.script.get(job.stage, SURE), embeddings=heard)
+        self.runs[board, job.stage] += 1
+        features = None if job.stage == settings.last else FEATURES
+        if settings.width(job.stage) == 0:
+            return SegmentOutput(features=features, logits=self.script.get(job.stage, SURE))
+        assert settings.branch is not None
+        embedding = np.ones(SHAPES[settings.branch], np.int8)
+        return SegmentOutput(features=features, logits=[], embedding=embedding)
+
+    def tick(self, seconds: float) -> None:
+        """Let time pass; every node is ticked when it wants to be."""
+        ends_at = self.now + seconds
+        while True:
+            due = {device: node.notify_at() for device, node in self.nodes.items() if device not in self.lose}
+            device, at = min(due.items(), key=lambda item: item[1])
+            if at > ends_at:
+                break
+            self.now = max(self.now, at)
+            self.carry_out(device, self.nodes[device].tick(self.now))
+        self.now = ends_at
+
+    def settle(self) -> None:
+        """Deliver and compute until nothing is left to do."""
+        for _ in range(10_000):
+            if self.work:
+                self.compute()
+            elif self.flying:
+                self.deliver()
+            else:
+                return
+        raise AssertionError("it goes on for ever")
+
+
+def fleet(
+    *, eager: bool = False, fuser: str | None = None, script: dict[int, list[float]] | None = None, **changes: object
+) -> Fleet:
+    """Origin `cam`, branches `b0` and `b1`, and `hub`, which fuses if asked."""
+    origin = OriginSettings(deadline_s=1.0, pending_items=8, silence_floor_s=0.3, fuser=fuser, eager=eager)
+    nodes = {
+        "cam": StageNode(node_settings("cam", origin=origin, **changes)),
+        "b0": StageNode(node_settings("b0", 0, 1, 2, branch=0, **changes)),
+        "b1": StageNode(node_settings("b1", 0, 1, 2, branch=1, **changes)),
+        "hub": StageNode(node_settings("hub", fuses=True, **changes)),
+    }
+    return Fleet(nodes, script or {})
+
+
+both_modes = pytest.mark.parametrize("eager", [False, True])
+both_fusers = pytest.mark.parametrize("fuser", [None, "hub"])
+
+
+# ---------------------------------------------------------------- the happy paths
+
+
+@both_modes
+@both_fusers
+@pytest.mark.parametrize("exit_taken", [0, 1, 2])
+def test_an_input_is_answered_at_the_first_sure_exit(eager, fuser, exit_taken):
+    lab = fleet(eager=eager, fuser=fuser, script=dict.fromkeys(range(exit_taken), UNSURE))
+    request = lab.accept()
+    lab.settle()
+    (result,) = lab.results
+    assert (result.request, result.exit, result.final, result.missing) == (request, exit_taken, True, ())
+    assert result.reason == ("last" if exit_taken == 2 else "confident")
+    assert not lab.refused
+    lab.nodes["cam"].published(request)
+    assert all(node.idle() for node in lab.nodes.values())
+
+
+def test_gated_runs_no_segment_after_the_exit():
+    lab = fleet(script={0: UNSURE})
+    lab.accept()
+    lab.settle()
+    assert lab.runs == {(board, stage): 1 for board in ("b0", "b1") for stage in (0, 1)}
+
+
+def test_eager_runs_on_and_counts_what_was_wasted():
+    lab = fleet(eager=True)
+    lab.accept()
+    lab.settle()
+    assert lab.results[0].exit == 0
+    wasted = sum(stage.wasted for board in ("b0", "b1") for stage in lab.nodes[board].telemetry().stages)
+    assert wasted == sum(count for (_, stage), count in lab.runs.items() if stage > 0) > 0
+
+
+def test_an_eager_branch_that_waits_is_stopped_before_it_runs():
+    lab = fleet(eager=True, fuser="hub")
+    lab.accept()
+    lab.accept()
+    for _ in range(4):
+        lab.deliver()
+    # Each branch has run the first input's first stage; the second input's runs before the first one's next stage.
+    lab.compute(), lab.compute()
+    assert [job.stage for _, job in lab.work] == [0, 0]
+    lab.deliver(), lab.deliver()
+    lab.compute(next(i for i, (board, _) in enumerate(lab.work) if board == "hub"))
+    while lab.flying:
+        lab.deliver()
+    lab.settle()
+    assert len([result for result in lab.results if result.final]) == 2
+    first = lab.results[0].request
+    assert not any(job.request == first for board in ("b0", "b1") for job in lab.nodes[board]._branches.live.values())
+
+
+def test_hops_name_every_board():
+    lab = fleet(fuser="hub", script={0: UNSURE})
+    lab.accept()
+    lab.settle()
+    hops = [(hop.device, hop.stage) for hop in lab.results[0].hops]
+    assert sorted(hops) == [("b0", 0), ("b0", 1), ("b1", 0), ("b1", 1), ("hub", 0), ("hub", 1)]
+
+
+@both_modes
+@both_fusers
+def test_a_wide_stage_in_a_chain(eager, fuser):
+    origin = OriginSettings(deadline_s=1.0, silence_floor_s=0.3, fuser=fuser, eager=eager)
+    shape = {
+        "inputs": (("int8", (1, 4)),) * 5,
+        "embeddings": ((), WIDE, WIDE, (), ()),
+        "thresholds": (0.9,) * 4,
+        "masked": (),
+    }
+    lab = Fleet(
+        {
+            "cam": StageNode(node_settings("cam", 0, origin=origin, **shape)),
+            "b0": StageNode(node_settings("b0", 1, 2, branch=0, **shape)),
+            "b1": StageNode(node_settings("b1", 1, 2, branch=1, **shape)),
+            "hub": StageNode(node_settings("hub", fuses=True, **shape)),
+            "end": StageNode(node_settings("end", 3, 4, **shape)),
+        },
+        dict.fromkeys(range(4), UNSURE),
+    )
+    lab.accept()
+    lab.settle()
+    (result,) = lab.results
+    assert (result.exit, result.reason) == (4, "last")
+    assert [hop.stage for hop in result.hops if hop.device not in ("hub", "cam")] in ([1, 1, 2, 2, 3, 4],)
+    assert not lab.refused
+
+
+def test_an_origin_can_run_a_branch_and_fuse():
+    origin = OriginSettings(deadline_s=1.0)
+    lab = fleet(script={0: UNSURE, 1: UNSURE})
+    lab.nodes["cam"] = StageNode(node_settings("cam", 0, 1, 2, branch=0, origin=origin))
+    del lab.nodes["b0"]
+    lab.accept()
+    lab.settle()
+    assert lab.results[0].reason == "last"
+    assert lab.runs == {(board, stage): 1 for board in ("cam", "b1") for stage in range(3)}
+
+
+# ---------------------------------------------------------------- missing branches
+
+
+@both_modes
+@both_fusers
+def test_a_missing_branch_is_masked_after_its_time_out(eager, fuser):
+    lab = fleet(eager=eager, fuser=fuser, script={0: [1.0, 0.0, 0.0]})
+    lab.lose = {"b1"}
+    lab.accept()
+    lab.settle()
+    assert not lab.results
+    lab.tick(0.099)
+    assert not lab.work
+    lab.tick(0.002)
+    lab.settle()
+    # Max softmax 0.58 is below the threshold of all branches and above that of one without branch 1.
+    (result,) = lab.results
+    assert (result.exit, result.reason, result.missing) == (0, "confident", (1,))
+
+
+def test_without_thresholds_for_a_mask_only_the_last_exit_is_taken():
+    lab = fleet(masked=())
+    lab.lose = {"b1"}
+    lab.accept()
+    for _ in range(3):
+        lab.settle()
+        lab.tick(0.11)
+    assert (lab.results[0].exit, lab.results[0].missing) == (2, (1,))
+
+
+def test_masked_thresholds_of_a_plan_replace_the_bundles():
+    lab = fleet(script={0: [1.0, 0.0, 0.0]})
+    masked = (MaskedThresholds(missing=(1,), thresholds=(0.8, 0.8)),)
+    plan = Plan(
+        pipeline="p", epoch=1, model="toy", revision="r1", criterion="max_softmax", thresholds=(0.9, 0.9), masked=masked
+    )
+    lab.nodes["cam"].receive(0.0, plan, "d")
+    lab.lose = {"b1"}
+    lab.accept()
+    lab.settle()
+    lab.tick(0.11)
+    lab.settle()
+    lab.tick(0.11)
+    lab.settle()
+    assert (lab.results[0].exit, lab.results[0].epoch) == (1, 1)
+
+
+def test_masked_thresholds_of_the_wrong_number_are_refused():
+    masked = (MaskedThresholds(missing=(1,), thresholds=(0.8,)),)
+    plan = Plan(
+        pipeline="p", epoch=1, model="toy", revision="r1", criterion="entropy", thresholds=(0.9, 0.9), masked=masked
+    )
+    with pytest.raises(RemoteProtocolError) as caught:
+        fleet().nodes["cam"].receive(0.0, plan, "d")
+    assert caught.value.reason == "masked"
+
+
+def test_a_branch_that_stays_away_is_no_longer_waited_for_until_it_is_heard():
+    lab = fleet(fuser="hub")
+    lab.lose = {"b1"}
+    for _ in range(3):
+        lab.accept()
+        lab.settle()
+        lab.tick(0.11)
+        lab.settle()
+    lab.accept()
+    lab.settle()
+    assert [result.missing for result in lab.results] == [(1,)] * 4
+    lab.lose = set()
+    lab.accept()
+    lab.settle()
+    # Its embedding came too late for this one, but shows that it is alive.
+    lab.accept()
+    lab.settle()
+    assert [result.missing for result in lab.results[4:]] in ([(1,), ()], [(), ()])
+    hub = lab.nodes["hub"].telemetry().fusions[0]
+    assert hub.missing[0] == 0
+    assert hub.missing[1] in (4, 5)
+
+
+def test_a_late_branch_is_told_what_was_decided_and_catches_up():
+    lab = fleet(script={0: UNSURE, 1: UNSURE}, masked=())
+    lab.accept()
+    slow = [index for index, (board, _) in enumerate(lab.flying) if board == "b1"]
+    held = [lab.flying.pop(index) for index in slow]
+    lab.settle()
+    lab.tick(0.11)
+    lab.compute(next(i for i, (board, _) in enumerate(lab.work) if board == "cam"))
+    # Exit 0 is decided without branch 1; now it comes.
+    lab.flying += held
+    lab.settle()
+    assert lab.results[0].exit == 2
+    assert lab.results[0].missing == ()
+    assert lab.nodes["cam"].telemetry().fusions[0].late == 1
+
+
+# ---------------------------------------------------------------- custody
+
+
+@both_modes
+def test_a_dead_fuser_costs_one_repetition(eager):
+    lab = fleet(eager=eager, fuser="hub")
+    lab.lose = {"hub"}
+    request = lab.accept()
+    lab.settle()
+    lab.tick(0.6)
+    lab.settle()
+    (result,) = lab.results
+    assert (result.request, result.exit, result.reason, result.attempt) == (request, 0, "confident", 2)
+
+
+def test_when_all_branches_die_half_way_the_best_guess_is_the_answer():
+    lab = fleet(script={0: UNSURE})
+    lab.accept()
+    while not any(isinstance(message, Decision) for _, message in lab.flying):
+        lab.compute() if lab.work else lab.deliver()
+    lab.lose = {"b0", "b1"}
+    lab.settle()
+    for _ in range(20):
+        lab.tick(0.06)
+        lab.settle()
+    (result,) = lab.results
+    assert (result.exit, result.label, result.reason) == (0, "a", "fallback")
+    assert result.latency_s <= 1.0 + 1e-9
+
+
+def test_kept_features_are_forgotten_when_their_budget_has_run_out():
+    lab = fleet(fuser="hub", script={0: UNSURE})
+    lab.lose = {"hub", "cam"}
+    lab.accept()
+    lab.settle()
+    assert not lab.nodes["b0"].idle()
+    lab.tick(1.1)
+    assert lab.nodes["b0"].idle()
+    assert sum(stage.expired for stage in lab.nodes["b0"].telemetry().stages) == 1
+
+
+def test_kept_features_are_bounded():
+    lab = fleet(fuser="hub", inbox_items=3)
+    lab.lose = {"hub"}
+    for _ in range(8):
+        lab.accept()
+        lab.settle()
+    books = lab.nodes["b0"]._branches
+    assert (len(books.kept), len(books.live)) == (3, 3)
+    assert books.kept_bytes == 3 * 4
+
+
+def test_gatherings_are_bounded():
+    lab = fleet(fuser="hub", inbox_items=3)
+    lab.lose = {"b1"}
+    for _ in range(8):
+        lab.accept()
+        lab.settle()
+    assert len(lab.nodes["hub"]._fuser or ()) <= 3
+    assert {result.reason for result in lab.results} == {"shed"}
+
+
+def test_a_failing_branch_is_missing_and_a_failing_fusion_head_falls_back():
+    lab = fleet()
+    lab.accept()
+    lab.deliver(), lab.deliver()
+    board, job = lab.work.pop(0)
+    lab.carry_out(board, lab.nodes[board].failed(lab.now, job.key, "boom"))
+    assert lab.nodes[board].idle()
+    lab.settle()
+    lab.tick(0.11)
+    (where,) = [index for index, (_, job) in enumerate(lab.work) if isinstance(job, Fuse)]
+    board, job = lab.work.pop(where)
+    lab.carry_out(board, lab.nodes[board].failed(lab.now, job.key, "boom"))
+    lab.settle()
+    # One repetition, which goes well.
+    assert (lab.results[0].attempt, lab.results[0].reason) == (2, "confident")
+
+
+# ---------------------------------------------------------------- what does not belong here
+
+
+def embedding_of(lab: Fleet) -> Embedding:
+    lab.accept()
+    lab.deliver()
+    lab.compute()
+    return next(message for _, message in lab.flying if isinstance(message, Embedding))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"revision": "other"}, "revision"),
+        ({"request": "never"}, "request"),
+        ({"fuser": "else"}, "fuser"),
+        ({"branch": 2}, "branch"),
+        ({"stage": 7}, "branch"),
+        ({"tensor": tensors.encode(np.zeros((1, 3), np.int8))}, "shape"),
+        ({"tensor": tensors.encode(np.zeros((1, 2), np.uint8))}, "dtype"),
+    ],
+)
+def test_embeddings_that_do_not_belong_here_are_refused(change, reason):
+    lab = fleet()
+    message = embedding_of(lab)
+    with pytest.raises(RemoteProtocolError) as caught:
+        lab.nodes["cam"].receive(0.0, replace(message, **change), "d")
+    assert caught.value.reason == reason
+
+
+def test_an_embedding_of_a_deeper_exit_of_an_unknown_request_is_refused():
+    lab = fleet(fuser="hub")
+    message = replace(embedding_of(lab), stage=1)
+    with pytest.raises(RemoteProtocolError) as caught:
+        lab.nodes["hub"].receive(0.0, message, "d")
+    assert caught.value.reason == "request"
+
+
+def test_a_board_that_was_not_asked_to_fuse_refuses():
+    lab = fleet(fuser="hub")
+    message = embedding_of(lab)
+    with pytest.raises(RemoteProtocolError) as caught:
+        lab.nodes["b1"].receive(0.0, replace(message, fuser="b1"), "d")
+    assert caught.value.reason == "fuser"
+
+
+@pytest.mark.parametrize(("change", "reason"), [({"request": "never"}, "request"), ({"revision": "other"}, "revision")])
+def test_decisions_that_do_not_belong_here_are_refused(change, reason):
+    lab = fleet()
+    request = embedding_of(lab).request
+    decision = Decision(request=request, attempt=1, revision="r1", stage=0, go=True)
+    with pytest.raises(RemoteProtocolError) as caught:
+        lab.nodes["b0"].receive(0.0, replace(decision, **change), "d")
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(("change", "reason"), [({"stage": 1}, "stage"), ({"fuser": None}, "fuser")])
+def test_inputs_that_a_branch_cannot_take_are_refused(change, reason):
+    lab = fleet()
+    lab.accept()
+    message = next(message for board, message in lab.flying if board == "b0")
+    with pytest.raises(RemoteProtocolError) as caught:
+        lab.nodes["b0"].receive(0.0, replace(message, **change), "d")
+    assert caught.value.reason == reason
+
+
+def test_repeated_messages_change_nothing():
+    lab = fleet(script={0: UNSURE})
+    lab.accept()
+    for _ in range(200):
+        if lab.work:
+            lab.compute()
+        elif lab.flying:
+            # Everything is delivered twice.
+            board, message = lab.flying[0]
+            lab.flying.insert(1, (board, message)) if lab.flying.count((board, message)) < 2 else None
+            lab.deliver()
+            if lab.flying and lab.flying[0] == (board, message):
+                lab.deliver()
+        else:
+            break
+    assert [result.final for result in lab.results] == [True]
+    assert lab.runs == {(board, stage): 1 for board in ("b0", "b1") for stage in (0, 1)}
+    assert not lab.refused
+
+
+# ---------------------------------------------------------------- invariants
+
+
+steps = st.lists(
+    st.one_of(
+        st.just(("accept",)),
+        st.tuples(st.just("deliver"), st.integers(0, 5)),
+        st.tuples(st.just("lose"), st.integers(0, 5)),
+        st.tuples(st.just("twice"), st.integers(0, 5)),
+        st.tuples(st.just("compute"), st.integers(0, 3)),
+        st.tuples(st.just("fail"), st.integers(0, 3)),
+        st.tuples(st.just("wait"), st.floats(0.001, 0.4)),
+        st.tuples(st.just("dies"), st.sampled_from(["b0", "b1", "hub"])),
+        st.tuples(st.just("lives"), st.sampled_from(["b0", "b1", "hub"])),
+    ),
+    max_size=80,
+)
+
+
+@given(
+    script=steps,
+    eager=st.booleans(),
+    fuser=st.sampled_from([None, "hub"]),
+    exits=st.dictionaries(st.integers(0, 2), st.sampled_from([SURE, UNSURE])),
+)
+@settings(max_examples=300, deadline=None)
+def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(script, eager, fuser, exits):
+    """Whatever is lost, repeated, reordered or dead; nobody waits beyond what is due."""
+    lab = fleet(eager=eager, fuser=fuser, script=exits, inbox_items=4)
+    accepted: dict[str, float] = {}
+    for step in [*script, *[("wait", 0.4)] * 5]:
+        match step:
+            case ("accept",):
+                accepted[lab.accept()] = lab.now
+            case ("deliver", index) if index < len(lab.flying):
+                lab.deliver(index)
+            case ("lose", index) if index < len(lab.flying):
+                lab.flying.pop(index)
+            case ("twice", index) if index < len(lab.flying):
+                lab.flying.append(lab.flying[index])
+            case ("compute", index) if index < len(lab.work):
+                lab.compute(index)
+            case ("fail", index) if index < len(lab.work):
+                board, job = lab.work.pop(index)
+                lab.carry_out(board, lab.nodes[board].failed(lab.now, job.key, "boom"))
+            case ("wait", seconds):
+                lab.tick(seconds)
+            case ("dies", board):
+                lab.lose.add(board)
+            case ("lives", board):
+                lab.lose.discard(board)
+    final = Counter(result.request for result in lab.results if result.final)
+    assert final == dict.fromkeys(accepted, 1)
+    assert all(result.latency_s <= 1.0 + 1e-9 for result in lab.results if result.final)
+    for board in ("b0", "b1"):
+        books = lab.nodes[board]._branches
+        assert len(books.kept) <= 4
+        assert sum(job.nbytes for job in books.kept.values()) == books.kept_bytes
+    for node in lab.nodes.values():
+        assert len(node._fuser or ()) <= 4

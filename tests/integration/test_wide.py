@@ -1,0 +1,583 @@
+"""Wide stages with real agents on a real broker: what they answer, what they run, and what they do when boards fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import zlib
+from collections import Counter
+
+import msgpack
+import numpy as np
+import pytest
+
+from distree import policies, tensors, topics, wire
+from distree.preprocess import Preprocessor
+from distree.protocols import Evidence
+from distree.runtimes.tflite import TFLiteRuntime
+from distree.topics import Kind
+from distree.types import Decision, Embedding, Hop, StageMessage
+
+SITE, PIPELINE = "test", "fashion"
+NEVER = 2.0
+"""A threshold that max softmax does not reach."""
+
+COUNT = 320
+
+
+# ---------------------------------------------------------------- the plainest loop over the same segments
+
+
+class Offline:
+    """All segments of a wide bundle, one after the other in this process."""
+
+    def __init__(self, bundle, criterion=None, thresholds=None):
+        self.bundle = bundle
+        self.counts = bundle.branch_counts
+        self.policy = policies.make_policy(criterion or bundle.criterion, bundle.policy_parameters())
+        self.thresholds = {row.missing: row.thresholds for row in bundle.manifest.exits.masked}
+        self.thresholds[()] = thresholds or bundle.thresholds
+        self.plain = TFLiteRuntime(bundle, [k for k, count in enumerate(self.counts) if not count], fuse=True)
+        wide = [k for k, count in enumerate(self.counts) if count]
+        self.branches = [TFLiteRuntime(bundle, wide, branch=b) for b in range(max(self.counts))]
+        self.prepare = Preprocessor(bundle.manifest)
+
+    def answers(self, images, missing=()):
+        """(class id, exit) of each image, without the branches in `missing`."""
+        return [self._answer(image, missing) for image in images]
+
+    def _answer(self, image, missing):
+        features, memory = [self.prepare.tensor(image)] * max(self.counts), ()
+        for k, threshold in enumerate([*self.thresholds[missing], -math.inf]):
+            output, features = self._exit(k, features, missing)
+            score = self.policy.score(
+                Evidence(logits=output.logits, exit=k, embeddings=output.embeddings, memory=memory)
+            )
+            if score.value >= threshold:
+                return policies.confidence(output.logits)[0], k
+            memory = score.memory
+        raise AssertionError("the last exit is always taken")
+
+    def _exit(self, k, features, missing):
+        width = max(self.counts)
+        if not self.counts[k]:
+            output = self.plain.run(k, features[0])
+            return output, [output.features] * width
+        ran = [self.branches[b].run(k, features[b]) for b in range(self.counts[k])]
+        output = self.plain.fuse(k, [None if b in missing else one.embedding for b, one in enumerate(ran)])
+        if output.features is not None:
+            return output, [output.features] * width
+        return output, [one.features for one in ran]
+
+
+def origin(path=None, limit=COUNT, rate_hz=None, **changes):
+    source = {"kind": "mqtt"}
+    if path is not None:
+        source = {"kind": "replay", "path": str(path), "limit": limit, "rate_hz": rate_hz}
+    return {"deadline_ms": 20000, "silence_ms": 5000, "source": source, **changes}
+
+
+def start_wide(site, bundle, **roles):
+    """The branches of three wide stages, on boards b0 and b1."""
+    site.bundle = str(bundle.path)
+    for branch in range(2):
+        site.agent(f"b{branch}", [0, 1, 2], branch=branch, **roles)
+
+
+def start_mixed(site, bundle):
+    site.bundle = str(bundle.path)
+    for branch in range(3):
+        site.agent(f"b{branch}", [1, 2], branch=branch)
+    site.agent("last", [3])
+
+
+def names(count):
+    return {str(index) for index in range(count)}
+
+
+def served(site, count=COUNT):
+    final = site.watch.final()
+    return [(final[str(index)].class_id, final[str(index)].exit) for index in range(count)]
+
+
+def check_all_answered(site, expected):
+    """Every input is answered once and as expected, and nothing was refused."""
+    site.watch.until(lambda: len(site.watch.final()) == len(expected), f"{len(expected)} results")
+    assert served(site, len(expected)) == expected
+    assert {result.reason for result in site.watch.results} == {"confident", "last"}
+    assert {result.missing for result in site.watch.results} == {()}
+    assert len(site.watch.results) == len(expected)
+    assert not site.watch.dead
+
+
+# ---------------------------------------------------------------- served equals evaluated
+
+
+@pytest.mark.parametrize("fuser", [None, "hub"])
+@pytest.mark.parametrize("mode", ["gated", "eager"])
+def test_a_wide_bundle_answers_as_it_does_offline(site, tiny_wide, tiny_images, tiny_path, mode, fuser):
+    start_wide(site, tiny_wide)
+    if fuser is not None:
+        site.agent(fuser, [], fuse=True, branch_timeout_ms=5000)
+    how = {"mode": mode} if fuser is None else {"mode": mode, "fuser": fuser}
+    site.agent("cam", [], origin=origin(tiny_path, **how), branch_timeout_ms=5000)
+    expected = Offline(tiny_wide).answers(tiny_images[:COUNT])
+    assert set(Counter(exit for _, exit in expected)) == {0, 1, 2}
+    check_all_answered(site, expected)
+
+    fusing = fuser or "cam"
+    boards = ("b0", "b1", fusing)
+    site.watch.until_reported(*boards)
+    reach = [sum(exit >= k for _, exit in expected) for k in range(3)]
+    fusions = site.watch.fusions(fusing)
+    assert [fusions[k].fused for k in range(3)] == reach
+    assert [fusions[k].exited for k in range(3)] == [sum(exit == k for _, exit in expected) for k in range(3)]
+    for board in ("b0", "b1"):
+        stages = site.watch.stages(board)
+        ran = [stages[k].forwarded for k in range(3)]
+        wasted = [stages[k].wasted for k in range(3)]
+        assert [runs - vain for runs, vain in zip(ran, wasted, strict=True)] == reach
+        assert wasted[0] == 0
+        assert all(stages[k].bytes_out > ran[k] * 6 for k in range(3) if mode == "gated")
+        if mode == "gated":
+            assert wasted == [0, 0, 0]
+    devices = {hop.device for result in site.watch.results for hop in result.hops}
+    assert devices == set(boards)
+
+
+def test_eager_branches_run_in_vain_what_is_answered_before(site, tiny_wide, tiny_path):
+    """With all inputs answered at the first exit, each run beyond it is a wasted one, and counted."""
+    site.plan(tiny_wide, 1, (0.0, 0.0))
+    start_wide(site, tiny_wide)
+    site.agent("cam", [], origin=origin(tiny_path, 200, mode="eager"), branch_timeout_ms=5000)
+    site.watch.until(lambda: len(site.watch.final()) == 200, "200 results")
+    assert {result.exit for result in site.watch.results} == {0}
+    site.watch.until_reported("b0", "b1")
+    for board in ("b0", "b1"):
+        stages = site.watch.stages(board)
+        assert stages[0].forwarded == 200
+        assert [stages[k].wasted for k in (1, 2)] == [stages[k].forwarded for k in (1, 2)]
+    assert sum(site.watch.stages(board)[1].wasted for board in ("b0", "b1")) > 0
+
+
+@pytest.mark.parametrize(("mode", "fuser"), [("gated", None), ("eager", None), ("gated", "hub")])
+def test_plain_and_wide_stages_in_one_bundle_answer_as_they_do_offline(
+    site, tiny_mixed, tiny_images, tiny_path, mode, fuser
+):
+    start_mixed(site, tiny_mixed)
+    if fuser is not None:
+        site.agent(fuser, [], fuse=True, branch_timeout_ms=5000)
+    how = {"mode": mode} if fuser is None else {"mode": mode, "fuser": fuser}
+    site.agent("cam", [0], origin=origin(tiny_path, **how), branch_timeout_ms=5000)
+    expected = Offline(tiny_mixed).answers(tiny_images[:COUNT])
+    assert {exit for _, exit in expected} == {0, 1, 2, 3}
+    check_all_answered(site, expected)
+    site.watch.until_reported("b0", "b1", "b2", "last")
+    reach = [sum(exit >= k for _, exit in expected) for k in range(4)]
+    for board in ("b0", "b1", "b2"):
+        stages = site.watch.stages(board)
+        assert [stages[k].forwarded - stages[k].wasted for k in (1, 2)] == reach[1:3]
+        assert stages[1].wasted == 0
+        assert stages[2].wasted == 0 or mode == "eager"
+    assert site.watch.stages("last")[3].received == reach[3]
+
+
+def test_a_criterion_with_a_memory_and_parameters_is_served_as_it_is_offline(site, tiny_wide, tiny_images, tiny_path):
+    thresholds = (-1.02, -1.4)
+    expected = Offline(tiny_wide, "feature_difference", thresholds).answers(tiny_images[:200])
+    assert min(Counter(exit for _, exit in expected).values()) > 10
+    assert len({exit for _, exit in expected}) == 3
+    site.plan(tiny_wide, 1, thresholds, criterion="feature_difference")
+    start_wide(site, tiny_wide)
+    site.agent("cam", [], origin=origin(tiny_path, 200), branch_timeout_ms=5000)
+    check_all_answered(site, expected)
+
+
+def test_an_origin_may_run_a_branch_itself(site, tiny_wide, tiny_images, tiny_path):
+    site.bundle = str(tiny_wide.path)
+    site.agent("b1", [0, 1, 2], branch=1)
+    site.agent("cam", [0, 1, 2], branch=0, origin=origin(tiny_path, 150), branch_timeout_ms=5000)
+    check_all_answered(site, Offline(tiny_wide).answers(tiny_images[:150]))
+
+
+def test_boards_of_one_branch_share_its_load(site, tiny_wide, tiny_images, tiny_path):
+    start_wide(site, tiny_wide)
+    site.agent("b1-too", [0, 1, 2], branch=1)
+    site.agent("cam", [], origin=origin(tiny_path, 200), branch_timeout_ms=5000)
+    check_all_answered(site, Offline(tiny_wide).answers(tiny_images[:200]))
+    site.watch.until_reported("b0", "b1", "b1-too")
+    runs = {board: site.watch.stages(board)[0].forwarded for board in ("b0", "b1", "b1-too")}
+    assert runs["b0"] == runs["b1"] + runs["b1-too"] == 200
+    assert min(runs.values()) > 20
+
+
+# ---------------------------------------------------------------- boards that fail
+
+FALLEN_BACK = {"deadline", "fallback"}
+
+
+def streamed(path, limit=300, **changes):
+    """An origin's inputs at a hundred a second, so that what happens to a board meets some of them."""
+    return origin(path, limit, 100, **{"deadline_ms": 2000, "silence_ms": 300, **changes})
+
+
+def check_books(site, count):
+    """Every input has one final result, with an answer in time."""
+    finals = [result for result in site.watch.results if result.final]
+    assert len(finals) == count
+    assert {result.input for result in finals} == names(count)
+    assert all(result.latency_s < 3.0 for result in finals)
+    return finals
+
+
+def by(result):
+    """The boards that took part in an answer."""
+    return {hop.device for hop in result.hops}
+
+
+@pytest.mark.parametrize("mode", ["gated", "eager"])
+def test_a_killed_branch_costs_no_answer_and_is_told_as_missing(site, tiny_wide, tiny_images, tiny_path, mode):
+    start_wide(site, tiny_wide)
+    site.agent("cam", [], origin=streamed(tiny_path, mode=mode), branch_timeout_ms=100)
+    site.watch.until(lambda: len(site.watch.final()) > 60, "the first results")
+    site.kill("b1")
+    site.watch.until(lambda: site.watch.states.get("b1") == "lost", "the will")
+    site.watch.until(lambda: sum(r.missing == (1,) for r in site.watch.results) > 30, "answers without the branch")
+    heard = len(site.watch.results)
+    site.agent("b1", [0, 1, 2], branch=1, ready=False)
+    site.watch.until(lambda: site.watch.final().keys() == names(300), "300 results")
+    finals = check_books(site, 300)
+    assert all(result.label for result in finals)
+    # What was answered without the branch says so, and is what the other branch and the masked thresholds give.
+    offline = Offline(tiny_wide)
+    alone = [r for r in finals if "b1" not in by(r) and r.reason not in FALLEN_BACK]
+    assert len(alone) > 30
+    assert {result.missing for result in alone} == {(1,)}
+    expected = offline.answers([tiny_images[int(result.input)] for result in alone], missing=(1,))
+    assert [(result.class_id, result.exit) for result in alone] == expected
+    whole = [r for r in finals if not r.missing and r.reason not in FALLEN_BACK]
+    expected = offline.answers([tiny_images[int(result.input)] for result in whole])
+    assert [(result.class_id, result.exit) for result in whole] == expected
+    # It is back in the stream, without anything that has to be told to anybody.
+    site.watch.until(lambda: site.watch.states.get("b1") == "ready", "the board's return")
+    assert any(not r.missing and "b1" in by(r) for r in site.watch.results[heard:])
+    site.watch.until_reported("cam")
+    fusions = site.watch.fusions("cam")
+    assert sum(fusion.missing[1] for fusion in fusions.values()) >= len(alone)
+
+
+@pytest.mark.parametrize("mode", ["gated", "eager"])
+def test_a_killed_fusing_board_costs_no_answer(site, tiny_wide, tiny_images, tiny_path, mode):
+    start_wide(site, tiny_wide)
+    site.agent("hub", [], fuse=True, branch_timeout_ms=100)
+    site.agent("cam", [], origin=streamed(tiny_path, mode=mode, fuser="hub"), branch_timeout_ms=100)
+    site.watch.until(lambda: len(site.watch.final()) > 60, "the first results")
+    assert all("hub" in by(result) for result in site.watch.results)
+    site.kill("hub")
+    site.watch.until(lambda: site.watch.states.get("hub") == "lost", "the will")
+    site.watch.until(
+        lambda: sum(result.attempt == 2 for result in site.watch.results) > 20, "answers that the origin fused itself"
+    )
+    heard = len(site.watch.results)
+    site.agent("hub", [], fuse=True, branch_timeout_ms=100, ready=False)
+    site.watch.until(lambda: site.watch.final().keys() == names(300), "300 results")
+    finals = check_books(site, 300)
+    assert all(result.label for result in finals)
+    again = [r for r in finals if r.attempt == 2 and r.reason not in FALLEN_BACK and not r.missing]
+    assert all("cam" in by(result) for result in again)
+    assert len(again) > 20
+    offline = Offline(tiny_wide)
+    expected = offline.answers([tiny_images[int(result.input)] for result in again])
+    assert [(result.class_id, result.exit) for result in again] == expected
+    site.watch.until(lambda: site.watch.states.get("hub") == "ready", "the board's return")
+    assert any("hub" in by(result) for result in site.watch.results[heard:])
+
+
+def test_a_fusing_board_that_stays_dead_is_done_without(site, tiny_wide, tiny_images, tiny_path):
+    start_wide(site, tiny_wide)
+    site.agent("hub", [], fuse=True, branch_timeout_ms=100)
+    site.agent("cam", [], origin=streamed(tiny_path, 400, fuser="hub", silence_ms=100), branch_timeout_ms=500)
+    site.watch.until(lambda: len(site.watch.final()) > 60, "the first results")
+    site.kill("hub")
+    heard = len(site.watch.results)
+    site.watch.until(lambda: site.watch.final().keys() == names(400), "400 results")
+    finals = check_books(site, 400)
+    assert all(result.label for result in finals)
+    # Not each of them first asks the dead board and waits for its silence.
+    assert sum(result.attempt == 1 for result in site.watch.results[heard:]) > 200
+    answers = [r for r in finals if r.reason not in FALLEN_BACK and not r.missing]
+    expected = Offline(tiny_wide).answers([tiny_images[int(result.input)] for result in answers])
+    assert [(result.class_id, result.exit) for result in answers] == expected
+
+
+def test_an_origin_whose_fusing_board_never_was_answers_by_itself(site, tiny_wide, tiny_images, tiny_path):
+    start_wide(site, tiny_wide)
+    site.agent("cam", [], origin=streamed(tiny_path, 60, fuser="hub"), branch_timeout_ms=500)
+    site.watch.until(lambda: site.watch.final().keys() == names(60), "60 results")
+    finals = check_books(site, 60)
+    assert all(result.label for result in finals)
+    answers = [r for r in finals if r.reason not in FALLEN_BACK and not r.missing]
+    assert len(answers) > 30
+    expected = Offline(tiny_wide).answers([tiny_images[int(result.input)] for result in answers])
+    assert [(result.class_id, result.exit) for result in answers] == expected
+
+
+def test_a_slow_branch_is_masked_and_comes_back(site, tiny_wide, tiny_path):
+    start_wide(site, tiny_wide)
+    site.agent("cam", [], origin=streamed(tiny_path, 400), branch_timeout_ms=100)
+    site.watch.until(lambda: len(site.watch.final()) > 40, "the first results")
+    slow = site.processes["b1"]
+    slow.send_signal(signal.SIGSTOP)
+    try:
+        site.watch.until(lambda: sum(r.missing == (1,) for r in site.watch.results) > 40, "answers without it")
+    finally:
+        slow.send_signal(signal.SIGCONT)
+    stopped = len(site.watch.results)
+    site.watch.until(lambda: site.watch.final().keys() == names(400), "400 results")
+    finals = check_books(site, 400)
+    assert all(result.label for result in finals)
+    # Nobody saw it leave: it was masked by its silence alone, and heard again by its embeddings alone.
+    assert ("b1", "lost") not in site.watch.history
+    assert sum(not result.missing and "b1" in by(result) for result in site.watch.results[stopped:]) > 20
+    site.watch.until_reported("cam")
+    fusions = site.watch.fusions("cam")
+    assert fusions[0].late > 0
+    assert fusions[0].missing[0] == 0
+
+
+def test_all_branches_gone_leaves_the_best_guess_of_the_stage_before(site, tiny_mixed, tiny_path):
+    site.bundle = str(tiny_mixed.path)
+    site.agent("cam", [0], origin=streamed(tiny_path, 40, deadline_ms=700, silence_ms=100), branch_timeout_ms=100)
+    site.watch.until(lambda: site.watch.final().keys() == names(40), "40 results")
+    finals = check_books(site, 40)
+    assert {result.exit for result in finals} == {0}
+    assert {result.reason for result in finals} - FALLEN_BACK == {"confident"}
+    assert {result.reason for result in finals} & FALLEN_BACK
+
+
+# ---------------------------------------------------------------- hostile messages
+
+
+def of_wide(kind, device):
+    return topics.of_wide(SITE, PIPELINE, kind, device)
+
+
+def repacked(message, /, **changes):
+    return msgpack.packb({**msgpack.unpackb(message), **changes})
+
+
+class Siege:
+    """A site of a wide bundle, its good inputs and the bad messages among them."""
+
+    def __init__(self, site, bundle, images):
+        self.site, self.images, self.offline = site, images, Offline(bundle)
+        self.expected = Counter()
+        self.asked = 0
+        start_wide(site, bundle)
+        site.agent("hub", [], fuse=True, branch_timeout_ms=5000)
+        site.agent("cam", [], origin=origin(), branch_timeout_ms=5000)
+
+    def ask(self):
+        self.site.submit(f"good-{self.asked}", str(self.asked), self.images[self.asked])
+        self.asked += 1
+
+    def fire(self, topic, device, payload, reason):
+        self.site.watch.publish(topic, payload)
+        self.expected[device, topic, reason] += 1
+        if len(payload) > wire.MAX_MESSAGE_BYTES:
+            self.site.watch.settle()
+
+    def check(self):
+        """Each bad message is told once, each good input answered as ever."""
+        watch, total = self.site.watch, sum(self.expected.values())
+        watch.until(lambda: len(watch.final()) == self.asked, f"{self.asked} answers")
+        watch.until(lambda: len(watch.dead) >= total, f"{total} dead letters")
+        watch.until_reported("b0", "b1", "hub", "cam")
+        found = Counter((letter.device, letter.topic, letter.reason) for letter in watch.dead)
+        assert found == self.expected
+        assert served(self.site, self.asked) == self.offline.answers(self.images[: self.asked])
+        for device in ("b0", "b1", "hub", "cam"):
+            mine = sum(count for (board, _, _), count in self.expected.items() if board == device)
+            assert watch.telemetry[device].dead_letters == mine
+            assert self.site.processes[device].poll() is None, self.site.log(device)
+
+
+@pytest.fixture
+def siege(site, tiny_wide, tiny_images):
+    return Siege(site, tiny_wide, tiny_images)
+
+
+@pytest.fixture
+def good(tiny_wide):
+    """An embedding, a decision and an input of wide stages, each valid but for its request, of which nobody knows."""
+    spec = tiny_wide.branch(0, 0)
+    embedding = Embedding(
+        request="never-asked",
+        origin="cam",
+        fuser="cam",
+        device="b0",
+        stage=0,
+        branch=0,
+        attempt=1,
+        revision=tiny_wide.revision,
+        epoch=0,
+        eager=False,
+        budget_s=3600.0,
+        spent_s=0.0,
+        guess=None,
+        memory=(),
+        hops=(Hop(device="b0", stage=0, queue_s=0.0, compute_s=0.0),),
+        tensor=tensors.encode(np.zeros(spec.embedding.shape, np.int8)),
+    )
+    decision = Decision(request="never-asked", attempt=1, revision=tiny_wide.revision, stage=0, go=True)
+    stage = StageMessage(
+        request="never-asked",
+        origin="nobody",
+        stage=0,
+        attempt=1,
+        revision=tiny_wide.revision,
+        epoch=0,
+        budget_s=3600.0,
+        spent_s=0.0,
+        guess=None,
+        memory=(),
+        hops=(),
+        tensor=tensors.encode(np.zeros(spec.input.shape, np.int8)),
+        fuser="cam",
+    )
+    return embedding, decision, stage
+
+
+def wrong_embeddings(embedding):
+    """(payload, reason) of what the fusing board must refuse."""
+    packed = wire.encode_embedding(embedding)
+
+    def with_tensor(**changes):
+        tensor = dataclasses.replace(embedding.tensor, **changes)
+        return wire.encode_embedding(dataclasses.replace(embedding, tensor=tensor))
+
+    bomb = zlib.compress(bytes(8 << 20), 9)
+    return [
+        (packed, "request"),
+        (with_tensor(shape=(1, 7), payload=bytes(7)), "shape"),
+        (with_tensor(shape=(6,)), "shape"),
+        (with_tensor(payload=bytes(5)), "size"),
+        (with_tensor(dtype="uint8"), "dtype"),
+        (with_tensor(codec="zlib", payload=bomb), "size"),
+        (with_tensor(codec="zlib", payload=b"no stream"), "codec"),
+        (with_tensor(codec="zlib", payload=zlib.compress(bytes(6))[:-3]), "size"),
+        (repacked(packed, branch=2), "branch"),
+        (repacked(packed, branch=64), "field"),
+        (repacked(packed, stage=3), "branch"),
+        (repacked(packed, stage=1), "request"),
+        (repacked(packed, stage=99), "field"),
+        (repacked(packed, revision="0" * 12), "revision"),
+        (repacked(packed, fuser="hub"), "fuser"),
+        (repacked(packed, origin="b0"), "fuser"),
+        (repacked(packed, device="b0/#"), "field"),
+        (repacked(packed, eager="yes"), "field"),
+        (repacked(packed, memory=[math.nan]), "field"),
+        (repacked(packed, spent_s=-1.0), "field"),
+        (repacked(packed, v=2), "version"),
+        (repacked(packed, kind="decision"), "kind"),
+        (packed[:-1], "encoding"),
+        (b"", "encoding"),
+        (b"\xff garbage", "encoding"),
+        (b"\x81" + bytes(wire.MAX_MESSAGE_BYTES), "size"),
+    ]
+
+
+def wrong_decisions(decision):
+    packed = wire.encode_decision(decision)
+    return [
+        (packed, "request"),
+        (repacked(packed, go=False), "request"),
+        (repacked(packed, revision="0" * 12), "revision"),
+        (repacked(packed, go=1), "field"),
+        (repacked(packed, stage=-1), "field"),
+        (repacked(packed, attempt=101), "field"),
+        (repacked(packed, request="\x00"), "field"),
+        (repacked(packed, v=0), "version"),
+        (repacked(packed, kind="embedding"), "kind"),
+        (packed + b"\x00", "encoding"),
+        (b"", "encoding"),
+        (b'{"go":true}', "encoding"),
+        (b"\x81" + bytes(wire.MAX_MESSAGE_BYTES), "size"),
+    ]
+
+
+def test_bad_embeddings_and_decisions_are_told_once_and_good_inputs_are_answered(siege, good):
+    embedding, decision, _ = good
+    for payload, reason in wrong_embeddings(embedding):
+        siege.fire(of_wide(Kind.EXIT, "cam"), "cam", payload, reason)
+        siege.ask()
+    for payload, reason in wrong_decisions(decision):
+        siege.fire(of_wide(Kind.DECISION, "b0"), "b0", payload, reason)
+        siege.ask()
+    # A deeper exit of a request of which its first one was never heard.
+    deeper = dataclasses.replace(embedding, origin="nobody", fuser="hub", stage=2)
+    siege.fire(of_wide(Kind.EXIT, "hub"), "hub", wire.encode_embedding(deeper), "request")
+    siege.check()
+
+
+def test_inputs_that_no_branch_can_take_are_told_by_a_board_of_each_branch(siege, good):
+    topic, stage = topics.stage(SITE, PIPELINE, 0), good[2]
+    cases = [
+        (wire.encode_stage(dataclasses.replace(stage, fuser=None)), "fuser"),
+        (wire.encode_stage(dataclasses.replace(stage, stage=1)), "stage"),
+        (wire.encode_stage(dataclasses.replace(stage, revision="0" * 12)), "revision"),
+        (repacked(wire.encode_stage(stage), fuser="a/b"), "field"),
+    ]
+    for payload, reason in cases:
+        siege.fire(topic, "b0", payload, reason)
+        siege.expected["b1", topic, reason] += 1
+        siege.ask()
+    siege.check()
+
+
+def test_random_bytes_on_exit_and_decision_topics_cost_no_answer(siege, good):
+    noise = np.random.default_rng(3)
+    embedding, decision, _ = good
+    watch, sent = siege.site.watch, Counter()
+    aims = {
+        "cam": (of_wide(Kind.EXIT, "cam"), wire.encode_embedding(embedding)),
+        "b1": (of_wide(Kind.DECISION, "b1"), wire.encode_decision(decision)),
+    }
+    for device, (topic, valid) in aims.items():
+        for index in range(300):
+            payload = noise.bytes(int(noise.integers(0, 200)))
+            if index % 3:
+                # A valid message with some bytes changed: unknown requests and revisions at best.
+                at, spoilt = int(noise.integers(0, len(valid))), noise.bytes(int(noise.integers(1, 6)))
+                payload = valid[:at] + spoilt + valid[at + len(spoilt) :]
+            watch.publish(topic, payload)
+            sent[device] += 1
+            if index % 30 == 0:
+                siege.ask()
+        watch.until(
+            lambda device=device: sum(letter.device == device for letter in watch.dead) >= sent[device],
+            f"a dead letter of each of {sent[device]} on {topic}",
+        )
+    watch.until(lambda: len(watch.final()) == siege.asked, f"{siege.asked} answers")
+    assert served(siege.site, siege.asked) == siege.offline.answers(siege.images[: siege.asked])
+    watch.until_reported("cam", "b1")
+    assert {device: watch.telemetry[device].dead_letters for device in aims} == sent
+
+
+# ---------------------------------------------------------------- what a board says of itself
+
+
+def test_boards_tell_what_they_serve_and_whether_they_fuse(site, tiny_wide):
+    start_wide(site, tiny_wide)
+    site.agent("hub", [], fuse=True)
+    site.agent("cam", [], origin=origin())
+    site.watch.until(lambda: {"b0", "b1", "hub", "cam"} <= site.watch.metas.keys(), "the descriptions")
+    metas = site.watch.metas
+    for branch in range(2):
+        assert [(held.stage, held.branch) for held in metas[f"b{branch}"].stages] == [(k, branch) for k in range(3)]
+    assert {device: metas[device].fusers for device in metas} == {
+        "b0": (), "b1": (), "hub": (PIPELINE,), "cam": (PIPELINE,),
+    }  # fmt: skip
+    assert "stage 0 branch 1, stage 1 branch 1, stage 2 branch 1" in site.log("b1")
+    assert "fuses" in site.log("hub")

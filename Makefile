@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test check format bench clean
+.PHONY: help setup dev demo test check format bench zoo zoo-check zoo-report clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -23,6 +23,12 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/pip
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+# torch first and by itself: any other way pulls gigabytes.
+$(VENV)/.installed-zoo: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,zoo]'
+	@touch $@ $(VENV)/.installed-dev $(VENV)/.installed
 
 demo: setup          ## three agents, an orchestrator and a broker answer 1,000 images
 	$(BIN)/distree demo $(ARGS)
@@ -42,6 +48,15 @@ format: dev          ## format the code and mend what ruff can
 bench: dev           ## the hop against the bare loop, and the criteria (some minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.criteria
 	$(BIN)/python -m benchmarks.hop
+
+zoo: $(VENV)/.installed-zoo  ## install what training and exporting need
+
+zoo-check: zoo       ## train, export and report on tiny networks (a minute or two)
+	$(BIN)/python -c 'import torch, litert_torch, ai_edge_quantizer'
+	$(BIN)/python -m pytest tests/zoo/test_zoo_wide_build.py tests/zoo/test_zoo_build.py $(ARGS)
+
+zoo-report: zoo      ## docs/results from trained networks (DATA=cifar10_jpeg.npz WORK=folder)
+	$(BIN)/distree zoo report cifar10-wide --data $(DATA) --work $(WORK) $(ARGS)
 
 clean:               ## remove what was installed and cached
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -114,6 +114,7 @@ class StageNode:
         self._restore = list(restore)
         self._branches = BranchBooks(settings.inbox_items, settings.inbox_bytes)
         self._fuser: Fuser | None = None
+        self._fuser_circuit = Circuit()
         if any(settings.embeddings) and (settings.fuses or settings.origin is not None):
             self._fuser = self._make_fuser()
         if settings.origin is not None:
@@ -221,9 +222,16 @@ class StageNode:
             tensor=tensor,
             delivery=None,
             own=True,
-            fuser=None if self._fuser is None else self._origin_settings.fuser or self.settings.device,
+            fuser=self._fuser_now(now),
             eager=self._origin_settings.eager,
         )
+
+    def _fuser_now(self, now: float) -> str | None:
+        """Return the board that is to fuse an own input: this one itself while the one for that does not answer."""
+        if self._fuser is None:
+            return None
+        other = self._origin_settings.fuser
+        return self.settings.device if other is None or self._fuser_circuit.blocks(now) else other
 
     @property
     def _origin_settings(self) -> OriginSettings:
@@ -335,6 +343,8 @@ class StageNode:
         if entry is None or entry.state == "answered":
             return self._late(now, outcome)
         self._custody.heard(entry, outcome, now)
+        if any(hop.device == self._origin_settings.fuser for hop in outcome.hops):
+            self._fuser_circuit.answered()
         if outcome.reason == "fallback" and entry.attempt == 1 and entry.message is not None:
             # A board failed on it; another may share the stage, so the one repetition is spent at once.
             return self._resend(now, entry)
@@ -626,7 +636,8 @@ class StageNode:
         if stopped_at is not None:
             job.move("stop")
             self._stages[stage].wasted += stage > stopped_at
-            return self._branch_ends(job, "stopped", ran=stage)
+            # Counted to here: a second word to stop finds nothing more to count.
+            return self._branch_ends(job, "stopped", ran=min(stage, stopped_at))
         message = self._embedding(now, job, output)
         effects: list[Effect] = []
         if self.settings.ends_group(stage):
@@ -719,7 +730,7 @@ class StageNode:
             self._waiting.remove(job)
             self._waiting_bytes -= job.nbytes
         job.move("stop")
-        return self._branch_ends(job)
+        return self._branch_ends(job, ran=min(exit_taken, job.stage - 1))
 
     def _count_wasted(self, exit_taken: int, last_run: int) -> None:
         for stage in range(exit_taken + 1, last_run + 1):
@@ -876,6 +887,8 @@ class StageNode:
         message = replace(entry.message, attempt=2, spent_s=min(entry.message.budget_s, now - entry.accepted_at))
         if message.fuser is not None:
             # The board that fuses may be what fell silent.
+            if message.fuser != self.settings.device:
+                self._fuser_circuit.failed(now)
             message = replace(message, fuser=self.settings.device)
         self._origin.resent += 1
         self._custody.resent(entry, message, now)

@@ -104,8 +104,10 @@ def _consistency(report: Report, seeds: int, one_more: Interval | None) -> str:
     if one_more is None or seeds < SEEDS_FOR_A_VERDICT:
         what = "1 seed does" if seeds == 1 else f"{seeds} seeds do"
         return f"{what} not tell whether that is consistent with the published {published}"
+    reach = f"one more seed would lie at {_hundredths(one_more.low, 1)} to {_hundredths(one_more.high, 1)} %"
+    if one_more.high - one_more.low > report.published_saving:
+        return f"{reach}, too wide to tell whether that is consistent with the published {published}"
     inside = one_more.low <= report.published_saving <= one_more.high
-    reach = f"one more seed would lie at {100 * one_more.low:.1f} to {100 * one_more.high:.1f} %"
     return f"{reach}, {'consistent' if inside else 'not consistent'} with the published {published}"
 
 

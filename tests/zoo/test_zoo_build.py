@@ -54,14 +54,14 @@ def test_a_run_that_was_cut_ends_like_one_that_was_not(tmp_path: Path, monkeypat
     whole = trainer(tmp_path / "whole")
     report = whole.run()
     cut = trainer(tmp_path / "cut")
-    train_epoch = cut._train_epoch
+    loss = cut._loss
 
-    def cut_in_the_second(epoch: int) -> float:
+    def cut_in_the_second(chosen, generator, epoch: int):
         if epoch == 1:
             raise KeyboardInterrupt
-        return train_epoch(epoch)
+        return loss(chosen, generator, epoch)
 
-    monkeypatch.setattr(cut, "_train_epoch", cut_in_the_second)
+    monkeypatch.setattr(cut._loop, "loss", cut_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         cut.run()
     lines: list[str] = []

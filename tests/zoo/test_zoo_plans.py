@@ -9,7 +9,7 @@ import pytest
 
 from model_zoo.errors import DataError
 from model_zoo.plans import VARIANTS, StudentPlan, WideSettings, teacher_checkpoint
-from model_zoo.recipes import WideRecipe, get_recipe
+from model_zoo.recipes import Distillation, Schedule, WideRecipe, get_recipe
 
 RECIPE = get_recipe("cifar10-wide")
 assert isinstance(RECIPE, WideRecipe)
@@ -30,7 +30,12 @@ def test_every_training_has_a_checkpoint_of_its_own() -> None:
 
 def test_the_identity_is_what_changes_the_weights() -> None:
     """Checkpoints made with an identity must be found again: its words are not free to change."""
-    assert StudentPlan.of(RECIPE, WideSettings(4, 3, "small")).identity() == {
+    recipe = dataclasses.replace(
+        RECIPE,
+        student=Schedule(epochs=20, batch=128, peak_rate=0.06, anneal="linear"),
+        distillation=Distillation((0.5, 0.7, 1.0), 0.9, 4.0, 1.0, 0.15, 0.3),
+    )
+    assert StudentPlan.of(recipe, WideSettings(4, 3, "small")).identity() == {
         "role": "small-b4-s3",
         "schedule": "Schedule(epochs=20, batch=128, peak_rate=0.06, warm_up=0.2, anneal='linear', momentum=0.9, "
         "weight_decay=0.0005, seed=3)",

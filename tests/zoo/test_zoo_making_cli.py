@@ -1,0 +1,72 @@
+"""`distree zoo build` and `report`: what they refuse before they train for hours."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def last_line(capsys) -> str:
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "cifar.npz"
+    np.savez(path, jpeg=np.zeros(3, np.uint8))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("build", "cifar10-wide"), "--data is needed; give an npz with jpeg"),
+        (("build", "cifar10-wide", "--data", "/nowhere.npz"), "--data /nowhere.npz: no such file; give an npz"),
+        (("build", "fashion", "--branches", 2), "--branches: fashion is no wide recipe; leave it out"),
+        (("build", "fashion", "--variant", "small"), "--variant: fashion is no wide recipe; leave it out"),
+        (("build", "fashion", "--data", "/nowhere"), "--data /nowhere: no such folder; install Debian's package"),
+        (("build", "cifar10-wide", "--samples", "x"), "--samples: images of CIFAR-10 may not be passed on"),
+        (("build", "cifar10-wide", "--epochs", 0), "--epochs 0: must be at least 1"),
+        (("build", "cifar10-wid"), "did you mean 'cifar10-wide'?"),
+        (("report", "fashion", "--data", "x", "--work", "y"), "fashion is no wide recipe; a report is of one"),
+        (("report", "cifar10-wide", "--data", "/nowhere", "--work", "y"), "--data /nowhere: no such file"),
+        (
+            ("report", "cifar10-wide", "--data", "x", "--work", "y", "--seeds", "1,two"),
+            "--seeds 1,two: not whole numbers separated by commas",
+        ),
+    ],
+)
+def test_one_line_says_what_is_wrong(zoo, capsys, arguments, message) -> None:
+    assert zoo(*arguments) == 2
+    assert message in last_line(capsys)
+
+
+def test_building_without_torch_says_how_to_get_it(zoo, capsys, data: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith("model_zoo.wide_build")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert zoo("build", "cifar10-wide", "--data", data, "--out", tmp_path / "out") == 2
+    line = last_line(capsys)
+    assert "building needs torch" in line
+    assert "pip install torch==2.13.0 && pip install 'distree[zoo]'" in line
+
+
+def test_a_report_names_every_network_that_is_missing(zoo, capsys, data: Path, tmp_path: Path) -> None:
+    arguments = ("--data", data, "--work", tmp_path / "work", "--seeds", "1,2", "--branches", "2")
+    assert zoo("report", "cifar10-wide", *arguments, "--out", tmp_path / "out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "missing: full, 2 branches, seed 1: not trained"
+    assert len(lines) == 7
+    assert lines[-1].startswith("0 networks judged, 6 missing: ")
+    words = (tmp_path / "out" / "cifar10-wide.md").read_text()
+    assert words.count(": not trained") == 6
+
+
+@pytest.mark.parametrize("command", ["build", "report"])
+def test_help_has_an_example(zoo, capsys, command: str) -> None:
+    with pytest.raises(SystemExit):
+        zoo(command, "--help")
+    assert f"distree zoo {command} cifar10-wide --data" in capsys.readouterr().out

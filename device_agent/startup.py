@@ -35,7 +35,7 @@ def _misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
         yield from _only_of_wide_stages(config, bundle)
         return
     yield from _branch_misfits(config, bundle)
-    for group in wide_groups(bundle):
+    for group in bundle.wide_groups:
         missing = [str(k) for k in group if k not in config.stages]
         if 0 < len(missing) < len(group):
             yield (
@@ -74,17 +74,6 @@ def _branch_misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
 
 def _numbers(stages: Sequence[int]) -> str:
     return ", ".join(map(str, stages))
-
-
-def wide_groups(bundle: Bundle) -> list[list[int]]:
-    """Return the numbers of the wide stages, those in a row together."""
-    groups: list[list[int]] = []
-    for k, count in enumerate(bundle.branch_counts):
-        if count and groups and groups[-1][-1] == k - 1:
-            groups[-1].append(k)
-        elif count:
-            groups.append([k])
-    return groups
 
 
 def fuses(config: PipelineConfig, bundle: Bundle) -> bool:

@@ -229,6 +229,17 @@ class Bundle:
         return tuple(len(stage.branches) for stage in self.stages)
 
     @property
+    def wide_groups(self) -> list[list[int]]:
+        """The numbers of the wide stages, those in a row together."""
+        groups: list[list[int]] = []
+        for k, count in enumerate(self.branch_counts):
+            if count and groups and groups[-1][-1] == k - 1:
+                groups[-1].append(k)
+            elif count:
+                groups.append([k])
+        return groups
+
+    @property
     def is_wide(self) -> bool:
         """Whether any stage is wide."""
         return any(self.branch_counts)

@@ -12,7 +12,7 @@ from distree import __version__
 from distree.errors import BundleError, ConfigError, DistreeError
 
 COMMANDS = {
-    "demo": ("distree.demo", "broker, orchestrator and three agents on this machine, answering real images"),
+    "demo": ("distree.demo", "broker, orchestrator and agents on this machine, answering real images"),
     "agent": ("device_agent.cli", "run or check a board's agent"),
     "orchestrator": ("orchestrator.cli", "presence, plan and telemetry of a site"),
     "broker": ("broker_config.cli", "run a broker for a first try"),

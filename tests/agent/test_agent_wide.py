@@ -12,7 +12,7 @@ import pytest
 
 from device_agent.agent import DECISION_EXPIRY_S, Agent
 from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig
-from device_agent.startup import fuses, load_bundles, wide_groups
+from device_agent.startup import fuses, load_bundles
 from distree import tensors, topics, wire
 from distree.bundle import load_bundle
 from distree.protocols import PolicyParameters, SegmentOutput
@@ -78,9 +78,9 @@ def test_plain_stages_beside_wide_ones_are_shared_as_ever(tmp_path):
 
 
 def test_wide_stages_in_a_row_are_one_group(wide):
-    assert wide_groups(wide) == [[0, 1, 2]]
-    assert wide_groups(load_bundle(DATA / "tiny-mixed", verify=())) == [[1, 2]]
-    assert wide_groups(load_bundle("fashion", verify=())) == []
+    assert wide.wide_groups == [[0, 1, 2]]
+    assert load_bundle(DATA / "tiny-mixed", verify=()).wide_groups == [[1, 2]]
+    assert load_bundle("fashion", verify=()).wide_groups == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("distree", "device_agent", "orchestrator", "model_zoo", "broker_config")
 
 # These may import the other packages, inside functions: they start the parts.
-LAZY = {"distree.cli", "distree.demo"}
+LAZY = {"distree.cli", "distree.demo", "distree.demo.samples"}
 
 LAYERS = {
     "distree.types": set(),

@@ -1,0 +1,85 @@
+"""The inputs that the demo streams, and their true labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distree import wire
+from distree.bundle import Bundle, zoo_folder
+from distree.errors import ConfigError
+from distree.protocols import Array
+from distree.types import Result
+
+ORDER_SEED = 20
+"""Of the order in which test images are taken from a file that is sorted by class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What is streamed: the file, how many of it, how many a second (None: all it can), and the true labels.
+
+    `places` has, by the name of an input in results, its place in the data that it was taken from; `labels` the true
+    class at each place.
+    """
+
+    path: Path
+    count: int
+    rate_hz: float | None
+    places: dict[str, int]
+    labels: Array
+
+    def place(self, result: Result) -> int:
+        """Return the place in the data of the input that was answered."""
+        return self.places[result.input]
+
+    def is_right(self, result: Result) -> bool:
+        """Whether an answer is the true class."""
+        return bool(result.class_id == self.labels[self.place(result)])
+
+
+def load_samples(bundle: Bundle, data: Path | None, count: int, rate_hz: float, folder: Path) -> Samples:
+    """Return `count` inputs from `data`, or the bundle's own samples; what must be converted goes into `folder`.
+
+    Raises ConfigError, naming the option to mend.
+    """
+    if not 0 <= rate_hz <= 100_000:
+        raise ConfigError(f"--rate: expected 0 to 100000, received {rate_hz:g}")
+    zoo = zoo_folder()
+    path = data or (zoo.parent / "samples" / f"{bundle.name}.npz" if zoo else None)
+    if path is None or not path.is_file():
+        raise ConfigError(f"no samples for bundle {bundle.name} ({path}); give --data FILE.npz with input and label")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            is_jpeg = "jpeg" in arrays
+            labels: Array = arrays["label"]
+            names: Array = arrays["name"] if "name" in arrays else np.arange(len(labels))
+    except Exception as error:  # noqa: BLE001 - of a file that is not an .npz numpy raises whatever it likes
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{path}: {why}; an .npz file with arrays 'input' and 'label' is needed") from None
+    if is_jpeg:
+        return _jpeg_samples(path, count, rate_hz, folder)
+    _check_count(count, len(labels), path)
+    places = {wire.printable(str(name))[:256]: place for place, name in enumerate(names[:count])}
+    if len(places) < count:
+        raise ConfigError(f"{path}: two inputs have the same name; an answer could not be told from another")
+    return Samples(path, count, rate_hz or None, places, labels)
+
+
+def _jpeg_samples(path: Path, count: int, rate_hz: float, folder: Path) -> Samples:
+    """Decode the test images of a file of JPEGs: `count` of them in a fixed random order, for it is sorted by class."""
+    from model_zoo.data import load_jpeg_set
+
+    images = load_jpeg_set(path, "test")
+    _check_count(count, len(images), path)
+    order = np.random.default_rng(ORDER_SEED).permutation(len(images))[:count]
+    np.savez(folder / "inputs.npz", input=images.images[order], label=images.labels[order], name=order)
+    places = {str(place): place for place in order.tolist()}
+    return Samples(folder / "inputs.npz", count, rate_hz or None, places, images.labels)
+
+
+def _check_count(count: int, there: int, path: Path) -> None:
+    if not 0 < count <= there:
+        raise ConfigError(f"--inputs: expected 1 to {there} (the samples in {path.name}), received {count}")

@@ -17,16 +17,17 @@ import numpy as np
 from distree.bundle import MANIFEST, Bundle, Measured, find_bundle, load_bundle, zoo_folder
 from distree.errors import ConfigError, DistreeError
 from distree.policies import POLICIES
+from model_zoo.build.finish import ImageSets
 from model_zoo.costs import FUSER
 from model_zoo.data import (
     DEFAULT_FASHION_DIR,
     FASHION_HINT,
     LabelledImages,
     Split,
-    is_jpeg_set,
+    is_divided,
     load_idx_set,
-    load_jpeg_set,
     load_samples,
+    load_split,
 )
 from model_zoo.errors import DataError, needs_zoo
 from model_zoo.evaluation import (
@@ -42,10 +43,9 @@ from model_zoo.evaluation import (
     thresholds_in_force,
     with_boards,
 )
-from model_zoo.finish import ImageSets
-from model_zoo.plans import VARIANTS, WideSettings
 from model_zoo.progress import Progress
 from model_zoo.recipes import Recipe, WideRecipe, get_recipe, recipe_names
+from model_zoo.training.plans import VARIANTS, WideSettings
 from model_zoo.verification import check_golden
 
 _SAMPLES = Path(__file__).parent / "samples"
@@ -91,12 +91,13 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "--data",
         type=Path,
-        help="npz with input and label, npz of JPEG images, or a folder of idx files (default: the shipped samples)",
+        help="npz with input and label; npz of JPEG images (jpeg, offset, label, is_test) or folder of CIFAR-10's "
+        "binary version; folder of idx files (default: the shipped samples)",
     )
     evaluate.add_argument(
         "--split",
         choices=get_args(Split),
-        help="of a file of JPEG images (default: test)",
+        help="of data that is divided into them (default: test)",
     )
     evaluate.add_argument("--thresholds", metavar="A,B", help="one per exit but the last (default: the bundle's)")
     evaluate.add_argument("--criterion", metavar="C", help=f"one of {', '.join(POLICIES)} (default: the bundle's)")
@@ -118,7 +119,8 @@ def _add_build(commands: Any) -> None:
     build.add_argument(
         "--data",
         type=Path,
-        help=f"fashion: folder of idx files (default: {DEFAULT_FASHION_DIR}); wide recipes: npz of JPEG images",
+        help=f"fashion: folder of idx files (default: {DEFAULT_FASHION_DIR}); wide recipes: npz of JPEG images "
+        "(arrays jpeg, offset, label, is_test), or the folder of CIFAR-10's binary version",
     )
     build.add_argument("--out", type=Path, help="folder of the bundle (default: ./RECIPE)")
     build.add_argument("--seed", type=int, help="of everything random (default: the recipe's)")
@@ -145,7 +147,7 @@ def _add_report(commands: Any) -> None:
         "distree zoo report cifar10-wide --data cifar10_jpeg.npz --work cifar10-wide.work --seeds 1,2,3",
     )
     report.add_argument("recipe", metavar="RECIPE", help="a wide recipe, such as cifar10-wide")
-    report.add_argument("--data", type=Path, required=True, help="npz of JPEG images")
+    report.add_argument("--data", type=Path, required=True, help="as for build")
     report.add_argument(
         "--work", type=Path, required=True, help="folder of the checkpoints; bundles are made there, and found again"
     )
@@ -296,10 +298,13 @@ def _parse_thresholds(text: str) -> tuple[float, ...]:
 
 
 def _evaluation_data(bundle: Bundle, data: Path | None, split: Split | None) -> LabelledImages:
-    if data is not None and is_jpeg_set(data):
-        return load_jpeg_set(data, split or "test")
+    if data is not None and is_divided(data):
+        return load_split(data, split or "test")
     if split is not None:
-        raise DataError(f"--split {split}: only a file of JPEG images is divided; give one as --data FILE")
+        raise DataError(
+            f"--split {split}: only a file of JPEG images and a folder of CIFAR-10's binary version are divided; "
+            "give one as --data"
+        )
     if data is None:
         shipped = _SAMPLES / f"{bundle.name}.npz"
         if not shipped.is_file():
@@ -433,7 +438,7 @@ def _build_chain(args: argparse.Namespace, recipe: Recipe) -> Bundle:
     if not data.is_dir():
         raise DataError(f"--data {data}: no such folder; {FASHION_HINT}")
     try:
-        from model_zoo.build import BuildPaths, build_bundle
+        from model_zoo.build.chain import BuildPaths, build_bundle
     except ImportError as error:
         raise needs_zoo("building", error) from error
     out = args.out or Path(recipe.name)
@@ -453,7 +458,7 @@ def _build_wide(args: argparse.Namespace, recipe: WideRecipe) -> Bundle:
     )
     images = _image_sets(recipe, args.data)
     try:
-        from model_zoo.wide_build import build_wide
+        from model_zoo.build.wide import build_wide
     except ImportError as error:
         raise needs_zoo("building", error) from error
     out, work = args.out or Path(settings.bundle_name(recipe)), args.work or Path(f"{recipe.name}.work")
@@ -465,7 +470,7 @@ def _image_sets(recipe: WideRecipe, data: Path | None) -> ImageSets:
     if data is None or not data.is_file():
         which = "is needed" if data is None else f"{data}: no such file"
         raise DataError(f"--data {which}; give {recipe.data_hint}")
-    return ImageSets(lambda split: load_jpeg_set(data, split, recipe.validation))
+    return ImageSets(lambda split: load_split(data, split, recipe.validation))
 
 
 def _report(args: argparse.Namespace) -> int:

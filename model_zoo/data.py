@@ -28,6 +28,9 @@ _UNSIGNED_BYTE = 0x08
 _MAX_DIMENSIONS = 4
 _MAX_BYTES = 1 << 30
 _UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+_CIFAR_SIDE = 32
+_CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+_CIFAR_TEST = "test_batch.bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +140,51 @@ def load_samples(path: Path) -> LabelledImages:
     return LabelledImages(images, labels.astype(np.int64), index.astype(np.int64), path.name)
 
 
-def is_jpeg_set(path: Path) -> bool:
-    """Whether a file is one that `load_jpeg_set` reads, rather than one of `load_samples`."""
+def is_divided(path: Path) -> bool:
+    """Whether data is divided into splits, and read by `load_split`, rather than by `load_samples` and the like."""
+    return _is_jpeg_set(path) or (path / _CIFAR_TEST).is_file()
+
+
+def load_split(path: Path, split: Split, held_back: int = HELD_BACK, seed: int = 0) -> LabelledImages:
+    """Read one split of a file as `load_jpeg_set` does, or of a folder of CIFAR-10's binary version.
+
+    Raises DataError for what is neither, and where a split is empty or cannot be read.
+    """
+    if path.is_dir():
+        return _load_cifar_folder(path, split, held_back, seed)
+    return load_jpeg_set(path, split, held_back, seed)
+
+
+def _load_cifar_folder(folder: Path, split: Split, held_back: int, seed: int) -> LabelledImages:
+    names = (_CIFAR_TEST,) if split == "test" else _CIFAR_TRAIN
+    records = np.concatenate([_cifar_records(folder / name) for name in names])
+    labels = records[:, 0].astype(np.int64)
+    chosen = np.arange(len(labels)) if split == "test" else _train_or_validation(labels, split, held_back, seed)
+    planes = records[chosen, 1:].reshape(-1, 3, _CIFAR_SIDE, _CIFAR_SIDE)
+    images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+    return LabelledImages(images, labels[chosen], chosen, f"{folder.name}, {split} split")
+
+
+def _cifar_records(path: Path) -> npt.NDArray[np.uint8]:
+    """Read records of one label and three planes of 32 x 32 values: uint8 (n, 3073)."""
+    size = 1 + 3 * _CIFAR_SIDE**2
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; all files of the binary version of CIFAR-10 are needed") from None
+    if len(content) == 0 or len(content) % size:
+        raise DataError(f"{path}: {len(content)} bytes are not records of {size}; fetch the file again")
+    return content.reshape(-1, size)
+
+
+def _train_or_validation(
+    labels: npt.NDArray[np.int64], split: Split, held_back: int, seed: int
+) -> npt.NDArray[np.int64]:
+    train, validation = split_indices(labels, held_back, seed)
+    return train if split == "train" else validation
+
+
+def _is_jpeg_set(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return "jpeg.npy" in archive.namelist()
@@ -159,8 +205,7 @@ def load_jpeg_set(path: Path, split: Split, held_back: int = HELD_BACK, seed: in
         chosen = np.flatnonzero(is_test)
     else:
         rest = np.flatnonzero(~is_test)
-        train, validation = split_indices(labels[rest], held_back, seed)
-        chosen = rest[train if split == "train" else validation]
+        chosen = rest[_train_or_validation(labels[rest], split, held_back, seed)]
     if len(chosen) == 0:
         raise DataError(f"{path}: holds no image of the split {split}")
     images = _decoded(path, arrays["jpeg"], arrays["offset"], chosen)

@@ -22,7 +22,7 @@ class Progress:
         self.stream.flush()
 
     def step(self, epoch: int, done: int, steps: int) -> None:
-        """Draw how far the epoch has come, as `model_zoo.loop.Loop` tells it."""
+        """Draw how far the epoch has come, as `model_zoo.training.loop.Loop` tells it."""
         if not self.stream.isatty():
             return
         filled = "#" * (_WIDTH * done // max(steps, 1))

@@ -36,9 +36,9 @@ from distree.bundle import Bundle
 from distree.errors import ConfigError
 from distree.protocols import PolicyParameters
 from distree.types import MaskedThresholds
+from model_zoo.build.segments import missing_sets
 from model_zoo.costs import Costs, costs_of
 from model_zoo.evaluation import Collector, ExitScores, score_exits
-from model_zoo.segments import missing_sets
 
 MAX_DROP = 0.003  # what a bundle promises on images not seen yet: 0.3 points
 DEVIATIONS = 2.33  # one-sided 99 %, as the search over many vectors eats some of it

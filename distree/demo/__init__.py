@@ -27,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         metavar="FILE",
-        help=".npz with arrays input and label, or of JPEG files with arrays jpeg, offset, label and is_test, of which "
-        "the test images are taken in a fixed random order (default: the samples)",
+        help=".npz with arrays input and label; or .npz of JPEG files with arrays jpeg, offset, label and is_test, or "
+        "the folder of CIFAR-10's binary version, of which test images are taken in a fixed random order "
+        "(default: the samples)",
     )
     parser.add_argument(
         "--mode",

@@ -49,18 +49,19 @@ def load_samples(bundle: Bundle, data: Path | None, count: int, rate_hz: float, 
         raise ConfigError(f"--rate: expected 0 to 100000, received {rate_hz:g}")
     zoo = zoo_folder()
     path = data or (zoo.parent / "samples" / f"{bundle.name}.npz" if zoo else None)
-    if path is None or not path.is_file():
+    if path is None or not path.exists():
         raise ConfigError(f"no samples for bundle {bundle.name} ({path}); give --data FILE.npz with input and label")
+    from model_zoo.data import is_divided
+
+    if is_divided(path):
+        return _test_images(path, count, rate_hz, folder)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            is_jpeg = "jpeg" in arrays
             labels: Array = arrays["label"]
             names: Array = arrays["name"] if "name" in arrays else np.arange(len(labels))
     except Exception as error:  # noqa: BLE001 - of a file that is not an .npz numpy raises whatever it likes
         why = " ".join(str(error).split())
         raise ConfigError(f"{path}: {why}; an .npz file with arrays 'input' and 'label' is needed") from None
-    if is_jpeg:
-        return _jpeg_samples(path, count, rate_hz, folder)
     _check_count(count, len(labels), path)
     places = {wire.printable(str(name))[:256]: place for place, name in enumerate(names[:count])}
     if len(places) < count:
@@ -68,11 +69,11 @@ def load_samples(bundle: Bundle, data: Path | None, count: int, rate_hz: float, 
     return Samples(path, count, rate_hz or None, places, labels)
 
 
-def _jpeg_samples(path: Path, count: int, rate_hz: float, folder: Path) -> Samples:
-    """Decode the test images of a file of JPEGs: `count` of them in a fixed random order, for it is sorted by class."""
-    from model_zoo.data import load_jpeg_set
+def _test_images(path: Path, count: int, rate_hz: float, folder: Path) -> Samples:
+    """Take `count` test images in a fixed random order, for a file may be sorted by class."""
+    from model_zoo.data import load_split
 
-    images = load_jpeg_set(path, "test")
+    images = load_split(path, "test")
     _check_count(count, len(images), path)
     order = np.random.default_rng(ORDER_SEED).permutation(len(images))[:count]
     np.savez(folder / "inputs.npz", input=images.images[order], label=images.labels[order], name=order)

@@ -66,7 +66,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """Weights of the joint loss, see `model_zoo.distillation`. dropout: chance of each branch to be left out."""
+    """Weights of the joint loss of `model_zoo.training.distillation`. dropout: chance of a branch to be left out."""
 
     exit_weights: tuple[float, ...] = (0.5, 0.7, 1.0)
     alpha: float = 0.9
@@ -80,9 +80,9 @@ class Distillation:
 class WideRecipe:
     """One wide bundle's recipe: a teacher, and branches that learn from it.
 
-    build_network takes the number of branches, one of `branch_counts`, and returns a `model_zoo.layers.WideNetwork`
-    of that many. build_small returns one whose last exit alone costs about what the other one does with early
-    exits. build_teacher returns a `model_zoo.layers.Teacher`. All import torch.
+    build_network takes the number of branches, one of `branch_counts`, and returns a `WideNetwork` of that many.
+    build_small returns one whose last exit alone costs about what the other one does with early exits. build_teacher
+    returns a `Teacher`. Both classes are of `model_zoo.training.layers`. All import torch.
     """
 
     name: str

@@ -46,7 +46,7 @@ def build_network(branches: int, widths: Widths) -> Any:
     """Return branches and fusions of these widths, freshly initialised from torch's generator. Imports torch."""
     import torch
 
-    from model_zoo.layers import Branch, Fusion, WideNetwork
+    from model_zoo.training.layers import Branch, Fusion, WideNetwork
 
     values = TEACHER_FILTERS // branches
     network = WideNetwork(
@@ -59,7 +59,7 @@ def build_network(branches: int, widths: Widths) -> Any:
 def _stages(widths: Widths, values: int) -> list[Any]:
     from torch import nn
 
-    from model_zoo.layers import BranchStage, EmbeddingExit, Residual, Shortcut, conv_unit
+    from model_zoo.training.layers import BranchStage, EmbeddingExit, Residual, Shortcut, conv_unit
 
     wide, narrow = widths.first, widths.third
     first = nn.Sequential(
@@ -87,7 +87,7 @@ def build_teacher() -> Any:
     import torch
     from torch import nn
 
-    from model_zoo.layers import Shortcut, Teacher, conv_unit
+    from model_zoo.training.layers import Shortcut, Teacher, conv_unit
 
     trunk = nn.Sequential(
         conv_unit(3, 32, 3),

@@ -31,7 +31,7 @@ def build_network() -> Any:
     import torch
     from torch import nn
 
-    from model_zoo.layers import Residual, Stage, conv_unit
+    from model_zoo.training.layers import Residual, Stage, conv_unit
 
     def head(channels: int) -> Any:
         # The classifier is a 4 x 4 convolution, not flatten and linear: the same arithmetic without the

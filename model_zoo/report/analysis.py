@@ -21,8 +21,7 @@ from distree.protocols import PolicyParameters
 from model_zoo.costs import FUSER, Costs, costs_of
 from model_zoo.criteria import usable_criteria, validation_scores
 from model_zoo.evaluation import Evaluation, ExitScores, TrafficPerInput, exits_taken, score_exits, summarise
-from model_zoo.measures import Spread, auroc, paired_interval
-from model_zoo.plans import Variant
+from model_zoo.report.measures import Spread, auroc, paired_interval
 from model_zoo.report.networks import Prepared
 from model_zoo.report.recording import Recording
 from model_zoo.report.results import (
@@ -54,6 +53,7 @@ from model_zoo.report.results import (
     Training,
 )
 from model_zoo.thresholds import choose_thresholds
+from model_zoo.training.plans import Variant
 
 Floats = npt.NDArray[np.float64]
 _MASKED_VARIANTS: tuple[Variant, ...] = ("full", "no-dropout")

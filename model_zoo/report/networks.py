@@ -17,13 +17,13 @@ from typing import Any
 
 from distree.bundle import Bundle, load_bundle
 from distree.errors import BundleError
+from model_zoo.build.finish import ImageSets
 from model_zoo.errors import DataError, needs_zoo
-from model_zoo.finish import ImageSets
-from model_zoo.plans import NOT_TRAINED, StudentPlan, WideSettings, teacher_checkpoint
 from model_zoo.recipes import WideRecipe
 from model_zoo.report.recording import Recording
 from model_zoo.report.results import Teacher
 from model_zoo.thresholds import masks_of
+from model_zoo.training.plans import NOT_TRAINED, StudentPlan, WideSettings, teacher_checkpoint
 
 _FORMAT = 1
 _SOURCE = "source.json"
@@ -65,7 +65,7 @@ class Prepared:
 class Workshop:
     """Prepares the networks of one recipe from one data file and one work folder.
 
-    train: whether to train what is not trained. progress and step: see `model_zoo.loop.Loop`. `prepare` raises
+    train: whether to train what is not trained. progress and step: see `model_zoo.training.loop.Loop`. `prepare` raises
     ExportError where a network has to be made and torch is missing, or where it does not come out sound.
     """
 
@@ -109,8 +109,8 @@ class Workshop:
         if not self._train and not plan.checkpoint(self._work).is_file():
             return NOT_TRAINED
         try:
-            from model_zoo.trained import float_accuracy
-            from model_zoo.wide_build import export_trained
+            from model_zoo.build.wide import export_trained
+            from model_zoo.training.trained import float_accuracy
         except ImportError as error:
             raise needs_zoo("exporting a network", error) from error
         found = self._find(settings, plan)
@@ -145,7 +145,7 @@ class Workshop:
         return Prepared(settings, finished.bundle, source, *recordings)
 
     def _teacher(self) -> Teacher | None:
-        from model_zoo.loop import read_checkpoint
+        from model_zoo.training.loop import read_checkpoint
 
         path = teacher_checkpoint(self._recipe, self._work)
         if not path.is_file():
@@ -154,9 +154,9 @@ class Workshop:
         return Teacher(found.epochs, found.kept_epoch, found.seconds, found.machine, found.accuracy[0])
 
     def _find(self, settings: WideSettings, plan: StudentPlan) -> Any:
-        """Return a `model_zoo.trained.TrainedNetwork`, or why there is none."""
-        from model_zoo.trained import find_trained
-        from model_zoo.wide_training import WideTraining
+        """Return a `model_zoo.training.trained.TrainedNetwork`, or why there is none."""
+        from model_zoo.training.trained import find_trained
+        from model_zoo.training.wide import WideTraining
 
         found = find_trained(plan, self._work)
         if not isinstance(found, str) or not self._train:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model_zoo.evaluation import TrafficPerInput
-from model_zoo.measures import Interval, Spread
-from model_zoo.plans import Variant
+from model_zoo.report.measures import Interval, Spread
+from model_zoo.training.plans import Variant
 
 MAX_DROP = 0.002
 """What the tables allow: 0.2 points."""

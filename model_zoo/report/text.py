@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from model_zoo.measures import Interval, Spread
+from model_zoo.report.measures import Interval, Spread
 from model_zoo.report.results import (
     MASK_CRITERION,
     PUBLISHED_CRITERION,

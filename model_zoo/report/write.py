@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_zoo.machine import processor
-from model_zoo.plans import VARIANTS, Variant, WideSettings
 from model_zoo.recipes import WideRecipe
 from model_zoo.report.analysis import Judged, group, judge
 from model_zoo.report.networks import Source, Workshop
 from model_zoo.report.plots import check_matplotlib, draw
 from model_zoo.report.results import DEVIATIONS, MAX_DROP, PUBLISHED_SAVING, Absent, Group, Report, Teacher
 from model_zoo.report.text import markdown
+from model_zoo.training.machine import processor
+from model_zoo.training.plans import VARIANTS, Variant, WideSettings
 
 # The smaller network first: the others are compared at what it computes.
 _ORDER: tuple[Variant, ...] = ("small", "full", "no-dropout")

@@ -32,11 +32,11 @@ from distree.bundle import (
     load_bundle,
 )
 from distree.types import MaskedThresholds
+from model_zoo.build.export import export_parts, export_wide
+from model_zoo.build.manifest import GOLDEN_FILE, write_golden, write_manifest, write_policies
+from model_zoo.build.segments import missing_sets
 from model_zoo.data import LabelledImages
 from model_zoo.evaluation import Collector, class_means, costs_of, score_exits, summarise
-from model_zoo.export import export_parts, export_wide
-from model_zoo.manifest import GOLDEN_FILE, write_golden, write_manifest, write_policies
-from model_zoo.segments import missing_sets
 from model_zoo.verification import check_golden
 
 LABELS = ("north", "east", "south", "west")

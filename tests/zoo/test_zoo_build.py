@@ -41,7 +41,7 @@ def test_recipes_are_found_by_name() -> None:
 
 
 def trainer(work: Path, settings: TrainingSettings = SETTINGS, lines: list[str] | None = None):
-    training = pytest.importorskip("model_zoo.training")
+    training = pytest.importorskip("model_zoo.training.chain")
     tell = (lambda _: None) if lines is None else lines.append
     return training.Trainer(RECIPE, settings, made(160, 1), made(64, 2), work, tell)
 
@@ -80,7 +80,7 @@ def test_a_checkpoint_of_another_seed_is_refused(tmp_path: Path) -> None:
 
 
 def test_augmentation_only_shifts_and_mirrors() -> None:
-    training = pytest.importorskip("model_zoo.training")
+    training = pytest.importorskip("model_zoo.training.chain")
     import torch
 
     image = torch.arange(28 * 28, dtype=torch.float32).reshape(1, 28, 28, 1)
@@ -100,7 +100,7 @@ def test_the_whole_build_on_made_data(tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("litert_torch")
     pytest.importorskip("ai_edge_quantizer")
     from distree.bundle import load_bundle
-    from model_zoo import build
+    from model_zoo.build import chain as build
     from model_zoo.verification import check_golden
 
     for split, count in (("train", 224), ("t10k", 60)):
@@ -126,7 +126,7 @@ def test_the_whole_build_on_made_data(tmp_path: Path, monkeypatch) -> None:
 
 def test_segments_that_do_not_meet_are_refused() -> None:
     from distree.bundle import load_bundle
-    from model_zoo.segments import check_boundaries
+    from model_zoo.build.segments import check_boundaries
 
     stages = load_bundle("fashion").stages
     moved = dataclasses.replace(

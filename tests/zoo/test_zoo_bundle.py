@@ -15,10 +15,10 @@ from distree.bundle import Bundle, load_bundle
 from distree.errors import BundleError, RuntimeUnavailableError
 from distree.preprocess import Preprocessor
 from distree.runtimes.tflite import TFLiteRuntime
+from model_zoo.build.manifest import write_manifest
+from model_zoo.build.segments import check_boundaries, inspect_segment
 from model_zoo.data import LabelledImages
-from model_zoo.manifest import write_manifest
 from model_zoo.recipes import get_recipe
-from model_zoo.segments import check_boundaries, inspect_segment
 from model_zoo.verification import check_golden
 
 ZOO = Path(model_zoo.__file__).parent

@@ -15,10 +15,11 @@ from PIL import Image
 from model_zoo.data import (
     LabelledImages,
     first_of_each_class,
-    is_jpeg_set,
+    is_divided,
     load_idx_set,
     load_jpeg_set,
     load_samples,
+    load_split,
     read_idx,
     split_indices,
     write_samples,
@@ -289,7 +290,7 @@ def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"text"])
 def test_files_that_are_no_jpeg_set_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.npz").write_bytes(content)
-    assert not is_jpeg_set(tmp_path / "odd.npz")
+    assert not is_divided(tmp_path / "odd.npz")
     with pytest.raises(DataError, match=r"odd\.npz: not a file of JPEG images"):
         load_jpeg_set(tmp_path / "odd.npz", "test")
 
@@ -314,3 +315,36 @@ def test_evaluate_takes_the_splits_of_a_jpeg_file(tmp_path: Path, zoo, capsys) -
     assert "set.npz, test split, 8 inputs" in capsys.readouterr().out
     assert zoo("evaluate", bundle, "--data", tmp_path / "set.npz", "--split", "train") == 2
     assert "held back" in capsys.readouterr().err
+
+
+@pytest.fixture
+def cifar_folder(tmp_path: Path) -> Path:
+    """Five training files of 8 records and a test file of 6; image i of a file is filled with 10, 20 and 30 + i."""
+    for name in (*[f"data_batch_{number}.bin" for number in range(1, 6)], "test_batch.bin"):
+        records = np.empty((6 if name.startswith("test") else 8, 3073), np.uint8)
+        for i, record in enumerate(records):
+            record[0] = i % 4
+            record[1:] = np.repeat([10 + i, 20 + i, 30 + i], 1024)
+        records.tofile(tmp_path / name)
+    return tmp_path
+
+
+def test_a_folder_of_binary_cifar_is_divided(cifar_folder: Path) -> None:
+    assert is_divided(cifar_folder)
+    test = load_split(cifar_folder, "test")
+    assert test.images.shape == (6, 32, 32, 3)
+    assert test.images[5, 31, 0].tolist() == [15, 25, 35]
+    assert (test.labels.tolist(), test.index.tolist()) == ([0, 1, 2, 3, 0, 1], list(range(6)))
+    train, validation = (load_split(cifar_folder, split, held_back=8) for split in ("train", "validation"))
+    assert sorted([*train.index, *validation.index]) == list(range(40))
+    assert np.bincount(validation.labels).tolist() == [2, 2, 2, 2]
+    assert (train.images[:, 0, 0, 0] == 10 + train.index % 8).all()
+
+
+def test_a_folder_of_binary_cifar_with_a_hole_is_told(cifar_folder: Path) -> None:
+    (cifar_folder / "data_batch_3.bin").write_bytes(b"short")
+    with pytest.raises(DataError, match=r"data_batch_3\.bin: 5 bytes are not records of 3073"):
+        load_split(cifar_folder, "train")
+    (cifar_folder / "data_batch_3.bin").unlink()
+    with pytest.raises(DataError, match="all files of the binary version of CIFAR-10 are needed"):
+        load_split(cifar_folder, "train")

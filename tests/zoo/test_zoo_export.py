@@ -76,7 +76,7 @@ def check(tiny, network, calibration, stages, folder):
 @pytest.fixture(scope="module")
 def exported(tiny, calibration, tmp_path_factory):
     """A network, its stages and their folder."""
-    from model_zoo.export import export_wide
+    from model_zoo.build.export import export_wide
 
     network, folder = short_network(tiny, calibration), tmp_path_factory.mktemp("short")
     return network, export_wide(network, calibration, folder), folder
@@ -104,7 +104,7 @@ def test_multiply_accumulates_are_those_of_the_layers(exported) -> None:
 def test_a_fusion_that_concatenates_at_once_takes_the_branches_scales(tiny, calibration, tmp_path) -> None:
     import torch
 
-    from model_zoo.export import export_wide
+    from model_zoo.build.export import export_wide
 
     class Concatenation(torch.nn.Module):
         def __init__(self):
@@ -124,7 +124,7 @@ def test_a_fusion_that_concatenates_at_once_takes_the_branches_scales(tiny, cali
 
 
 def test_what_torch_does_not_confirm_is_refused(tiny, calibration, tmp_path, monkeypatch) -> None:
-    from model_zoo import export
+    from model_zoo.build import export
 
     monkeypatch.setattr(export, "_FLOAT_TOLERANCE", -1.0)
     with pytest.raises(ExportError, match="the conversion went wrong"):
@@ -132,7 +132,7 @@ def test_what_torch_does_not_confirm_is_refused(tiny, calibration, tmp_path, mon
 
 
 def test_a_fusion_head_of_other_scales_is_refused(tiny, calibration, tmp_path, monkeypatch) -> None:
-    from model_zoo import export
+    from model_zoo.build import export
 
     inspect = export.inspect_fusion
 

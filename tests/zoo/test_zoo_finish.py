@@ -10,7 +10,7 @@ import tiny_wide
 
 from distree.bundle import Trained, load_bundle
 from distree.policies import POLICIES
-from model_zoo import finish
+from model_zoo.build import finish
 from model_zoo.costs import costs_of
 from model_zoo.criteria import usable_criteria
 from model_zoo.errors import ExportError

@@ -10,7 +10,7 @@ from distree.policies.gate import Gate
 from distree.protocols import Evidence, PolicyParameters
 from model_zoo.evaluation import ExitLogits
 from model_zoo.gate import FOLDS, cross_fitted_scores, fit_gate, gate_scores
-from model_zoo.measures import auroc
+from model_zoo.report.measures import auroc
 
 CLASSES, EXITS = 4, 3
 

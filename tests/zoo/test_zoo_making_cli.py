@@ -46,7 +46,7 @@ def test_one_line_says_what_is_wrong(zoo, capsys, arguments, message) -> None:
 
 def test_building_without_torch_says_how_to_get_it(zoo, capsys, data: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    for name in [name for name in sys.modules if name.startswith("model_zoo.wide_build")]:
+    for name in [name for name in sys.modules if name.startswith("model_zoo.build.wide")]:
         monkeypatch.delitem(sys.modules, name)
     assert zoo("build", "cifar10-wide", "--data", data, "--out", tmp_path / "out") == 2
     line = last_line(capsys)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model_zoo.measures import Spread, auroc, paired_interval
+from model_zoo.report.measures import Spread, auroc, paired_interval
 
 
 def test_auroc_is_the_share_of_pairs_in_order() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model_zoo.partition import link_weights, partition
+from model_zoo.training.partition import link_weights, partition
 
 
 def blocks(sizes: tuple[int, ...], images: int, seed: int) -> np.ndarray:

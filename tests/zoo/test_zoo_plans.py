@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from model_zoo.errors import DataError
-from model_zoo.plans import VARIANTS, StudentPlan, WideSettings, teacher_checkpoint
 from model_zoo.recipes import Distillation, Schedule, WideRecipe, get_recipe
+from model_zoo.training.plans import VARIANTS, StudentPlan, WideSettings, teacher_checkpoint
 
 RECIPE = get_recipe("cifar10-wide")
 assert isinstance(RECIPE, WideRecipe)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import os
 
-from model_zoo.machine import processor
 from model_zoo.progress import Progress
+from model_zoo.training.machine import processor
 
 
 class Terminal(io.StringIO):

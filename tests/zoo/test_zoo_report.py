@@ -15,12 +15,12 @@ import tiny_wide
 from model_zoo.costs import costs_of
 from model_zoo.criteria import usable_criteria
 from model_zoo.evaluation import exits_taken, score_exits
-from model_zoo.measures import Interval, Spread
-from model_zoo.plans import NOT_TRAINED, VARIANTS, WideSettings
 from model_zoo.report import analysis, results, text
 from model_zoo.report.analysis import best_within, group, judge
+from model_zoo.report.measures import Interval, Spread
 from model_zoo.report.results import RankingSummary
 from model_zoo.report.write import Asked, as_json, write_report
+from model_zoo.training.plans import NOT_TRAINED, VARIANTS, WideSettings
 
 SEEDS = (1, 2, 3)
 

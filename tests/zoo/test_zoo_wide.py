@@ -21,6 +21,8 @@ from distree.preprocess import Preprocessor
 from distree.protocols import Evidence
 from distree.runtimes.tflite import TFLiteRuntime
 from distree.types import MaskedThresholds
+from model_zoo.build.manifest import write_golden, write_manifest, write_policies
+from model_zoo.build.segments import check_boundaries, inspect_branch, inspect_fusion, inspect_segment, missing_sets
 from model_zoo.costs import FUSER, fusion_macs
 from model_zoo.data import LabelledImages, write_samples
 from model_zoo.errors import DataError, ExportError
@@ -34,8 +36,6 @@ from model_zoo.evaluation import (
     summarise,
     thresholds_in_force,
 )
-from model_zoo.manifest import write_golden, write_manifest, write_policies
-from model_zoo.segments import check_boundaries, inspect_branch, inspect_fusion, inspect_segment, missing_sets
 from model_zoo.thresholds import choose_masked, choose_thresholds, masks_of
 from model_zoo.verification import check_golden
 
@@ -612,7 +612,7 @@ def test_evaluate_by_a_criterion_with_parameters(zoo, wide: Bundle, sample_file,
         (("--missing", "0,1"), "has no other one"),
         (("--missing", "x"), "not numbers of branches"),
         (("--missing", "7"), "has 0 to 1"),
-        (("--split", "train"), "only a file of JPEG images is divided"),
+        (("--split", "train"), "only a file of JPEG images and a folder"),
     ],
 )
 def test_faults_are_one_clear_line(zoo, wide: Bundle, sample_file, capsys, arguments, why) -> None:

@@ -15,16 +15,16 @@ pytest.importorskip("ai_edge_quantizer")
 import torch
 
 from distree.bundle import load_bundle
+from model_zoo.build.wide import build_wide
 from model_zoo.errors import DataError
-from model_zoo.loop import read_checkpoint
-from model_zoo.plans import StudentPlan, WideSettings
 from model_zoo.recipes import Schedule
 from model_zoo.report.networks import Workshop
 from model_zoo.report.write import Asked, write_report
-from model_zoo.trained import find_trained
+from model_zoo.training.loop import read_checkpoint
+from model_zoo.training.plans import StudentPlan, WideSettings
+from model_zoo.training.trained import find_trained
+from model_zoo.training.wide import WideTraining
 from model_zoo.verification import check_golden
-from model_zoo.wide_build import build_wide
-from model_zoo.wide_training import WideTraining
 
 RECIPE = tiny_recipe.RECIPE
 TWO_EPOCHS = dataclasses.replace(RECIPE, student=Schedule(epochs=2, batch=50, peak_rate=0.05))
@@ -100,7 +100,7 @@ def test_a_report_of_what_is_there(built, tmp_path: Path) -> None:
 
 def test_a_run_that_was_cut_ends_like_one_that_was_not(tmp_path: Path, monkeypatch) -> None:
     whole = train(tmp_path / "whole", TWO_EPOCHS)
-    from model_zoo.distillation import Student
+    from model_zoo.training.distillation import Student
 
     loss = Student._loss
 

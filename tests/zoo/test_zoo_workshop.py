@@ -13,10 +13,10 @@ import tiny_wide
 
 from model_zoo.errors import DataError, ExportError
 from model_zoo.evaluation import Collector
-from model_zoo.plans import NOT_TRAINED, StudentPlan, WideSettings
 from model_zoo.report import networks
 from model_zoo.report.networks import Workshop, file_sha256
 from model_zoo.report.recording import Recording
+from model_zoo.training.plans import NOT_TRAINED, StudentPlan, WideSettings
 
 SETTINGS = WideSettings(2, 1)
 
@@ -47,7 +47,9 @@ def work(tmp_path: Path) -> Path:
 def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without the extra `zoo`."""
     monkeypatch.setitem(sys.modules, "torch", None)
-    for name in [name for name in sys.modules if name.startswith(("model_zoo.trained", "model_zoo.wide_build"))]:
+    for name in [
+        name for name in sys.modules if name.startswith(("model_zoo.training.trained", "model_zoo.build.wide"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
 
 

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from model_zoo.build.finish import ImageSets
 from model_zoo.data import LabelledImages
-from model_zoo.finish import ImageSets
 from model_zoo.recipes import Schedule, cifar10_wide
 
 SIZE = 16
@@ -18,7 +18,7 @@ WIDTHS = cifar10_wide.Widths(stem=4, first=(4, 6), second=6, third=(6, 8), heads
 def build_teacher():
     from torch import nn
 
-    from model_zoo.layers import Teacher, conv_unit
+    from model_zoo.training.layers import Teacher, conv_unit
 
     trunk = nn.Sequential(conv_unit(3, 8, 3, stride=4), conv_unit(8, cifar10_wide.TEACHER_FILTERS, 1))
     return Teacher(trunk, cifar10_wide.TEACHER_FILTERS, len(cifar10_wide.LABELS))

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from distree.bundle import Bundle, load_bundle
+from model_zoo.build.finish import ImageSets
 from model_zoo.data import LabelledImages
 from model_zoo.evaluation import Collector
-from model_zoo.finish import ImageSets
-from model_zoo.plans import WideSettings
 from model_zoo.recipes import WideRecipe, cifar10_wide
 from model_zoo.report.networks import Prepared, Source
 from model_zoo.report.recording import Recording
 from model_zoo.report.results import Teacher
+from model_zoo.training.plans import WideSettings
 
 FOLDER = Path(__file__).parents[1] / "data" / "tiny-wide"
 COUNTS = {"train": 300, "validation": 240, "test": 200}

@@ -1,6 +1,6 @@
 """Joint training of a wide network's exits from a teacher. Only `build` imports this.
 
-The loss of an exit, from NoNN's (see `model_zoo.partition`) and Hinton's, with its embeddings F_b, logits z,
+The loss of an exit, from NoNN's (see `model_zoo.training.partition`) and Hinton's, with its embeddings F_b, logits z,
 teacher's logits t and the teacher's filters T[group b]:
 
     (1 − α)·CE(z) + α·T²·KL(t ‖ z at temperature T) + β·mean_b ‖F_b/‖F_b‖ − T[group b]/‖T[group b]‖‖²
@@ -23,9 +23,9 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from model_zoo.loop import Loop, TrainingReport
 from model_zoo.recipes import Distillation, Schedule
-from model_zoo.views import Images, View
+from model_zoo.training.loop import Loop, TrainingReport
+from model_zoo.training.views import Images, View
 
 _EVALUATION_BATCH = 500
 
@@ -125,7 +125,7 @@ class Student:
     """Trains a wide network from a teacher in evaluation mode.
 
     groups: the teacher's filters of each branch. exits: those that are trained and computed (all by default).
-    identity: what the checkpoint must agree with, see `model_zoo.plans`; the groups are added to it.
+    identity: what the checkpoint must agree with, see `model_zoo.training.plans`; the groups are added to it.
     """
 
     network: Any

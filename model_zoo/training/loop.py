@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from model_zoo.errors import DataError
-from model_zoo.machine import processor
 from model_zoo.recipes import Schedule
+from model_zoo.training.machine import processor
 
 Loss = Callable[[Any, Any, int], Any]
 """Takes indices (n,) of training images, a generator for what is random, and the epoch; gives a scalar to descend."""

@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distree.bundle import Bundle, Exits, Trained, load_bundle
+from model_zoo.build.draft import CRITERION, draft_bundle, measured_figures
+from model_zoo.build.export import export_stages
+from model_zoo.build.manifest import GOLDEN_INPUTS, write_golden, write_manifest
 from model_zoo.data import LabelledImages, first_of_each_class, load_idx_set, write_samples
-from model_zoo.draft import CRITERION, draft_bundle, measured_figures
 from model_zoo.errors import DataError
 from model_zoo.evaluation import Evaluation, collect_logits, costs_of, score_exits, summarise
-from model_zoo.export import export_stages
-from model_zoo.loop import TrainingReport
-from model_zoo.manifest import GOLDEN_INPUTS, write_golden, write_manifest
 from model_zoo.recipes import Recipe, TrainingSettings
 from model_zoo.thresholds import choose_thresholds
-from model_zoo.training import Trainer, normalise
+from model_zoo.training.chain import Trainer, normalise
+from model_zoo.training.loop import TrainingReport
 
 _CALIBRATION_IMAGES = 1000  # of the training images, evenly spread; more did not move the ranges
 _SAMPLES_PER_CLASS = 100
@@ -48,8 +48,8 @@ def build_bundle(
 ) -> Bundle:
     """Train, export, choose thresholds, measure, and write the bundle; return it as `load_bundle` reads it.
 
-    progress and step: see `model_zoo.loop.Loop`. Raises DataError for the data or a foreign checkpoint, ExportError
-    where the segments do not come out sound.
+    progress and step: see `model_zoo.training.loop.Loop`. Raises DataError for the data or a foreign checkpoint,
+    ExportError where the segments do not come out sound.
     """
     train, validation = split_training_set(load_idx_set(paths.data, "train", recipe.data_name), settings.validation)
     trainer = Trainer(recipe, settings, train, validation, paths.work, progress, step)

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from model_zoo.data import LabelledImages
-from model_zoo.distillation import Classroom, Student, teacher_activity, train_teacher
-from model_zoo.loop import TrainingReport
-from model_zoo.partition import partition
-from model_zoo.plans import StudentPlan, WideSettings, teacher_checkpoint
 from model_zoo.recipes import WideRecipe
-from model_zoo.views import Images
+from model_zoo.training.distillation import Classroom, Student, teacher_activity, train_teacher
+from model_zoo.training.loop import TrainingReport
+from model_zoo.training.partition import partition
+from model_zoo.training.plans import StudentPlan, WideSettings, teacher_checkpoint
+from model_zoo.training.views import Images
 
 _PARTITION_IMAGES = 5_000  # of the training images; the division is coarse, more did not change it
 
@@ -42,7 +42,7 @@ def device() -> str:
 class WideTraining:
     """One recipe's trainings in one work folder, on `device()`.
 
-    progress: is given a line after every epoch. step: see `model_zoo.loop.Loop`.
+    progress: is given a line after every epoch. step: see `model_zoo.training.loop.Loop`.
     """
 
     def __init__(

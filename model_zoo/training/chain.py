@@ -1,4 +1,4 @@
-"""Joint training of all exits of a recipe's chain of stages. Only `build` imports this; see `model_zoo.loop`."""
+"""Joint training of all exits of a recipe's chain of stages. Only `build` imports this; see `loop` beside it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from torch.nn import functional
 
 from model_zoo.data import LabelledImages
-from model_zoo.distillation import soft_loss
-from model_zoo.loop import Loop, TrainingReport
 from model_zoo.recipes import Recipe, Schedule, TrainingSettings
+from model_zoo.training.distillation import soft_loss
+from model_zoo.training.loop import Loop, TrainingReport
 
 _EVALUATION_BATCH = 1000
 
@@ -30,7 +30,7 @@ class Trainer:
     """Trains one network of a recipe on `train`, choosing the epoch on `validation`.
 
     work: folder for the checkpoint; a checkpoint of the same settings found there is resumed, one of others
-    refused. progress and step: see `model_zoo.loop.Loop`.
+    refused. progress and step: see `model_zoo.training.loop.Loop`.
     """
 
     def __init__(

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distree.bundle import MANIFEST, Bundle
+from model_zoo.build.export import export_wide
+from model_zoo.build.finish import Finished, ImageSets, check_size, finish_bundle, spread
 from model_zoo.errors import ExportError
-from model_zoo.export import export_wide
-from model_zoo.finish import Finished, ImageSets, check_size, finish_bundle, spread
-from model_zoo.plans import StudentPlan, WideSettings
 from model_zoo.recipes import WideRecipe
-from model_zoo.trained import TrainedNetwork, find_trained
-from model_zoo.views import Images
-from model_zoo.wide_training import WideTraining
+from model_zoo.training.plans import StudentPlan, WideSettings
+from model_zoo.training.trained import TrainedNetwork, find_trained
+from model_zoo.training.views import Images
+from model_zoo.training.wide import WideTraining
 
 _CALIBRATION_IMAGES = 1000  # of the training images, evenly spread; more did not move the ranges
 
@@ -29,8 +29,9 @@ def build_wide(
 ) -> Bundle:
     """Train what is left to train, export and finish; return the bundle in `out` as `load_bundle` reads it.
 
-    work: folder of checkpoints. progress and step: see `model_zoo.loop.Loop`. Raises DataError for the data, the
-    number of branches or a foreign checkpoint, ExportError where the segments do not come out sound or are too large.
+    work: folder of checkpoints. progress and step: see `model_zoo.training.loop.Loop`. Raises DataError for the data,
+    the number of branches or a foreign checkpoint, ExportError where the segments do not come out sound or are too
+    large.
     """
     plan = StudentPlan.of(recipe, settings)
     found = find_trained(plan, work)

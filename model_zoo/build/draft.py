@@ -16,8 +16,8 @@ from distree.bundle import (
     StageSpec,
     Trained,
 )
+from model_zoo.build.manifest import GOLDEN_FILE, GOLDEN_TOLERANCE
 from model_zoo.evaluation import Evaluation
-from model_zoo.manifest import GOLDEN_FILE, GOLDEN_TOLERANCE
 from model_zoo.recipes import Recipe, WideRecipe
 
 CRITERION = "max_softmax"

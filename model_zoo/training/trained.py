@@ -11,10 +11,10 @@ import torch
 
 from distree.bundle import Trained
 from model_zoo.data import LabelledImages
-from model_zoo.loop import Checkpoint, read_checkpoint
-from model_zoo.plans import NOT_TRAINED, StudentPlan
 from model_zoo.recipes import WideRecipe
-from model_zoo.views import Images
+from model_zoo.training.loop import Checkpoint, read_checkpoint
+from model_zoo.training.plans import NOT_TRAINED, StudentPlan
+from model_zoo.training.views import Images
 
 _BATCH = 500
 

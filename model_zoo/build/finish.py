@@ -16,14 +16,14 @@ import numpy.typing as npt
 
 from distree.bundle import Bundle, Exits, StageSpec, Trained, load_bundle
 from distree.types import MaskedThresholds
+from model_zoo.build.draft import draft_bundle, measured_figures
+from model_zoo.build.manifest import GOLDEN_INPUTS, write_golden, write_manifest, write_policies
 from model_zoo.costs import costs_of
 from model_zoo.criteria import usable_criteria, validation_scores
 from model_zoo.data import LabelledImages, Split
-from model_zoo.draft import draft_bundle, measured_figures
 from model_zoo.errors import ExportError
 from model_zoo.evaluation import Collector, Evaluation, class_means, collect_logits, score_exits, summarise
 from model_zoo.gate import fit_gate
-from model_zoo.manifest import GOLDEN_INPUTS, write_golden, write_manifest, write_policies
 from model_zoo.recipes import WideRecipe
 from model_zoo.thresholds import Choice, choose_masked, choose_thresholds, masks_of
 

@@ -26,8 +26,7 @@ from torch import nn
 
 from distree.bundle import BranchSpec, Macs, StageSpec, TensorSpec
 from distree.runtimes.tflite import load_interpreter
-from model_zoo.errors import ExportError
-from model_zoo.segments import (
+from model_zoo.build.segments import (
     check_boundaries,
     inspect_branch,
     inspect_fusion,
@@ -35,6 +34,7 @@ from model_zoo.segments import (
     missing_sets,
     same_values,
 )
+from model_zoo.errors import ExportError
 
 SIGNATURE = "serving_default"
 _INPUT = "input"

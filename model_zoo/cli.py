@@ -467,7 +467,7 @@ def _build_wide(args: argparse.Namespace, recipe: WideRecipe) -> Bundle:
 
 
 def _image_sets(recipe: WideRecipe, data: Path | None) -> ImageSets:
-    if data is None or not data.is_file():
+    if data is None or not data.exists():
         which = "is needed" if data is None else f"{data}: no such file"
         raise DataError(f"--data {which}; give {recipe.data_hint}")
     return ImageSets(lambda split: load_split(data, split, recipe.validation))

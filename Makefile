@@ -34,7 +34,7 @@ demo: setup          ## three agents, an orchestrator and a broker answer 1,000 
 	$(BIN)/distree demo $(ARGS)
 
 test: dev            ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: dev           ## lint and type-check
 	$(BIN)/ruff check .

@@ -217,7 +217,7 @@ ERRORS = {
     "replay of a single array": (single_array, 2, ["x.npy: ", "savez"]),
     "replay of no archive": (no_archive, 2, ["inputs.npz: cannot be replayed", ".npz file with an array 'input' is needed"]),
     # Bundles: exit status 2.
-    "missing bundle": (lambda c: c.pipeline(bundle="fasion"), 2, ["bundle 'fasion' not found", "model zoo (fashion"]),
+    "missing bundle": (lambda c: c.pipeline(bundle="fasion"), 2, ["bundle 'fasion' not found", "model zoo (cifar10-wide, fashion"]),
     "missing segment": (missing_segment, 2, ["stage0.tflite: No such file or directory; copy the whole bundle"]),
     "tampered segment": (tampered("stage0.tflite"), 2, ["stage0.tflite: its SHA-256 is not the manifest's", "copy"]),
     "tampered golden vectors": (tampered("golden.npz"), 2, ["golden.npz: its SHA-256 is not the manifest's", "copy"]),

@@ -51,7 +51,7 @@ bench: dev           ## the hop against the bare loop, and the criteria (some mi
 
 zoo: $(VENV)/.installed-zoo  ## install what training and exporting need
 
-zoo-check: zoo       ## train, export and report on tiny networks (a minute or two)
+zoo-check: zoo       ## train, export and report on tiny networks (some minutes)
 	$(BIN)/python -c 'import torch, litert_torch, ai_edge_quantizer'
 	$(BIN)/python -m pytest tests/zoo/test_zoo_wide_build.py tests/zoo/test_zoo_build.py $(ARGS)
 

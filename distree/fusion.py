@@ -187,19 +187,13 @@ class Fuser:
         settings = self._settings
         if message.fuser != settings.device or not (settings.fuses or message.origin == settings.device):
             raise RemoteProtocolError("fuser", f"this board does not fuse for {message.origin}")
-        if message.revision != settings.revision:
-            raise RemoteProtocolError(
-                "revision",
-                f"expected {settings.revision}, received {message.revision}: this board has another bundle",
-            )
+        settings.check_revision(message.revision)
         if message.branch >= settings.width(message.stage):
             raise RemoteProtocolError("branch", f"stage {message.stage} has no branch {message.branch}")
         dtype, shape = settings.embeddings[message.stage][message.branch]
         # Unpacked here, so that a payload that does not fit is told as its sender's fault.
         tensors.decode(message.tensor, dtype=dtype, shape=shape)
-        guess = message.guess
-        if guess and (guess.class_id >= len(settings.labels) or guess.exit > settings.last):
-            raise RemoteProtocolError("guess", f"class {guess.class_id} at exit {guess.exit} does not exist")
+        settings.check_guess(message.guess)
 
     def _is_settled(self, message: Embedding) -> bool:
         """Whether an own request is answered already; RemoteProtocolError if it was never asked."""
@@ -284,9 +278,11 @@ class Fuser:
         width = self._settings.width(gathering.stage)
         counters = self._counters[gathering.stage]
         gathering.missing = tuple(branch for branch in range(width) if branch not in gathering.heard)
+        awaited = self._awaited(gathering)
         for branch in gathering.missing:
             counters.missing[branch] += 1
-            self._left_out[branch] += 1
+            # Silent at one exit, it cannot be heard at the next ones of the same request: that is one time, not three.
+            self._left_out[branch] += branch in awaited
         key = self._next_key()
         self._fusing[key] = gathering
         embeddings = tuple(gathering.heard.get(branch) for branch in range(width))
@@ -353,9 +349,7 @@ class Fuser:
         self._set_due(gathering, now + self._step.silence_s(gathering.budget_s - gathering.spent(now)))
         effects: list[Effect] = []
         if not gathering.eager:
-            decision = self._decision(gathering, stage, go=True)
-            for device in gathering.boards.values():
-                effects += self._tell(now, device, decision)
+            effects += self._tell_all(now, gathering, self._decision(gathering, stage, go=True))
         for branch in list(gathering.boards):
             early = gathering.ahead.pop((gathering.stage, branch), None)
             if early is not None and gathering.state == "gathering":
@@ -414,12 +408,12 @@ class Fuser:
 
     def _stop(self, now: float, gathering: _Gathering) -> list[Effect]:
         self._forget(gathering)
-        effects: list[Effect] = []
-        if not self._settings.ends_group(gathering.stage):
-            decision = self._decision(gathering, gathering.stage, go=False)
-            for device in gathering.boards.values():
-                effects += self._tell(now, device, decision)
-        return effects
+        if self._settings.ends_group(gathering.stage):
+            return []
+        return self._tell_all(now, gathering, self._decision(gathering, gathering.stage, go=False))
+
+    def _tell_all(self, now: float, gathering: _Gathering, decision: Decision) -> list[Effect]:
+        return [effect for device in gathering.boards.values() for effect in self._tell(now, device, decision)]
 
     def _forget(self, gathering: _Gathering) -> None:
         self._gatherings.pop(gathering.key, None)

@@ -306,7 +306,7 @@ class StageNode:
             raise RemoteProtocolError("stage", f"stage {message.stage} is not served here")
         if self.settings.width(message.stage):
             self._check_wide(message)
-        self._check_revision(message.revision)
+        self.settings.check_revision(message.revision)
         (dtype, shape), nbytes = self.settings.inputs[message.stage], self._input_bytes[message.stage]
         tensor = message.tensor
         if tensor.dtype != dtype:
@@ -315,7 +315,7 @@ class StageNode:
             raise RemoteProtocolError("shape", f"expected {shape}, received {tensor.shape}")
         if tensor.codec == "raw" and len(tensor.payload) != nbytes:
             raise RemoteProtocolError("size", f"expected {nbytes} bytes, received {len(tensor.payload)}")
-        self._check_guess(message.guess)
+        self.settings.check_guess(message.guess)
 
     def _check_wide(self, message: StageMessage) -> None:
         if not self.settings.starts_group(message.stage):
@@ -323,22 +323,11 @@ class StageNode:
         if message.fuser is None:
             raise RemoteProtocolError("fuser", f"stage {message.stage} is wide, and no board is named that fuses")
 
-    def _check_revision(self, revision: str) -> None:
-        if revision != self.settings.revision:
-            raise RemoteProtocolError(
-                "revision",
-                f"expected {self.settings.revision}, received {revision}: this board has another bundle",
-            )
-
-    def _check_guess(self, guess: Guess | None) -> None:
-        if guess and (guess.class_id >= len(self.settings.labels) or guess.exit > self._last):
-            raise RemoteProtocolError("guess", f"class {guess.class_id} at exit {guess.exit} does not exist")
-
     def _receive_outcome(self, now: float, outcome: Outcome) -> list[Effect]:
         if self.settings.origin is None or outcome.origin != self.settings.device:
             raise RemoteProtocolError("origin", f"this board does not answer for {outcome.origin}")
-        self._check_revision(outcome.revision)
-        self._check_guess(outcome.guess)
+        self.settings.check_revision(outcome.revision)
+        self.settings.check_guess(outcome.guess)
         entry = self._custody.entries.get(outcome.request)
         if entry is None or entry.state == "answered":
             return self._late(now, outcome)
@@ -369,7 +358,7 @@ class StageNode:
     def _receive_plan(self, plan: Plan) -> list[Effect]:
         if plan.pipeline != self.settings.pipeline:
             raise RemoteProtocolError("pipeline", f"expected {self.settings.pipeline}, received {plan.pipeline}")
-        self._check_revision(plan.revision)
+        self.settings.check_revision(plan.revision)
         if len(plan.thresholds) != self._last:
             raise RemoteProtocolError(
                 "thresholds",
@@ -705,7 +694,7 @@ class StageNode:
         return self._leave(job, effects) if self._jobs.get(delivered) is job else effects
 
     def _receive_decision(self, now: float, decision: Decision) -> list[Effect]:
-        self._check_revision(decision.revision)
+        self.settings.check_revision(decision.revision)
         key = (decision.request, decision.attempt)
         job = self._branches.live.get(key)
         if job is None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from distree.errors import RemoteProtocolError
 from distree.protocols import PolicyParameters
 from distree.record import record
-from distree.types import Codec, DType, MaskedThresholds
+from distree.types import Codec, DType, Guess, MaskedThresholds
 
 Shape = tuple[DType, tuple[int, ...]]
 """dtype and shape of a tensor."""
@@ -83,3 +84,15 @@ class NodeSettings:
         while self.width(stage) and not self.starts_group(stage):
             stage -= 1
         return stage
+
+    def check_revision(self, revision: str) -> None:
+        """Raise RemoteProtocolError for a message of another bundle than this board's."""
+        if revision != self.revision:
+            raise RemoteProtocolError(
+                "revision", f"expected {self.revision}, received {revision}: this board has another bundle"
+            )
+
+    def check_guess(self, guess: Guess | None) -> None:
+        """Raise RemoteProtocolError for a guess at a class or an exit that there is not."""
+        if guess and (guess.class_id >= len(self.labels) or guess.exit > self.last):
+            raise RemoteProtocolError("guess", f"class {guess.class_id} at exit {guess.exit} does not exist")

@@ -21,7 +21,7 @@ from model_zoo.training.partition import partition
 from model_zoo.training.plans import StudentPlan, WideSettings, teacher_checkpoint
 from model_zoo.training.views import Images
 
-_PARTITION_IMAGES = 5_000  # of the training images; the division is coarse, more did not change it
+_PARTITION_IMAGES = 5_000  # of the training images
 
 
 @dataclass(frozen=True, slots=True)

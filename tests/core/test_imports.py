@@ -22,7 +22,7 @@ LAYERS = {
     "distree.protocols": {"distree.types"},
     "distree.custody": {"distree.types"},
     "distree.tensors": {"distree.errors", "distree.protocols", "distree.types"},
-    "distree.settings": {"distree.protocols", "distree.types"},
+    "distree.settings": {"distree.errors", "distree.protocols", "distree.types"},
     "distree.job": {"distree.types"},
     "distree.exits": {"distree.errors", "distree.policies", "distree.protocols", "distree.types"},
     "distree.fusion": {

@@ -362,6 +362,20 @@ def test_a_branch_that_stays_away_is_no_longer_waited_for_until_it_is_heard():
     assert hub.missing[1] in (4, 5)
 
 
+def test_a_branch_missing_from_one_request_is_still_waited_for_at_the_next():
+    lab = fleet(script={0: UNSURE, 1: UNSURE}, masked=())
+    lab.lose = {"b1"}
+    lab.accept()
+    for _ in range(3):
+        lab.settle()
+        lab.tick(0.11)
+    # Left out at three exits, of one request.
+    assert (lab.results[0].exit, lab.results[0].missing) == (2, (1,))
+    lab.accept()
+    lab.settle()
+    assert len(lab.results) == 1
+
+
 def test_a_late_branch_is_told_what_was_decided_and_catches_up():
     lab = fleet(script={0: UNSURE, 1: UNSURE}, masked=())
     lab.accept()

@@ -53,7 +53,7 @@ zoo: $(VENV)/.installed-zoo  ## install what training and exporting need
 
 zoo-check: zoo       ## train, export and report on tiny networks (some minutes)
 	$(BIN)/python -c 'import torch, litert_torch, ai_edge_quantizer'
-	$(BIN)/python -m pytest tests/zoo/test_zoo_wide_build.py tests/zoo/test_zoo_build.py $(ARGS)
+	$(BIN)/python -m pytest tests/zoo/test_zoo_layers.py tests/zoo/test_zoo_wide_build.py tests/zoo/test_zoo_build.py $(ARGS)
 
 zoo-report: zoo      ## docs/results from trained networks (DATA=cifar10_jpeg.npz WORK=folder)
 	$(BIN)/distree zoo report cifar10-wide --data $(DATA) --work $(WORK) $(ARGS)

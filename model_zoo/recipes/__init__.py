@@ -52,7 +52,10 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """One-cycle SGD with Nesterov momentum: up to `peak_rate` for the share `warm_up` of all steps, then to nought."""
+    """One-cycle SGD with Nesterov momentum: up to `peak_rate` for the share `warm_up` of all steps, then to nought.
+
+    shift_rate: by how much faster than all else the shifts of the normalisations learn.
+    """
 
     epochs: int
     batch: int
@@ -61,6 +64,7 @@ class Schedule:
     anneal: str = "cos"
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    shift_rate: float = 1.0
     seed: int = 1
 
 

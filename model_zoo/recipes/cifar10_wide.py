@@ -20,9 +20,8 @@ TEACHER_FILTERS = 128
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """Channels of one branch: of the stem, of the three stages and of the heads of the first two exits."""
+    """Channels of one branch: of the three stages and of the heads of the first two exits."""
 
-    stem: int
     first: tuple[int, int]
     second: int
     third: tuple[int, int]
@@ -30,14 +29,14 @@ class Widths:
 
 
 WIDTHS = {
-    2: Widths(stem=16, first=(24, 40), second=48, third=(80, 128), heads=(56, 64)),
-    4: Widths(stem=12, first=(16, 28), second=36, third=(56, 88), heads=(40, 48)),
+    2: Widths(first=(24, 40), second=56, third=(96, 160), heads=(48, 56)),
+    4: Widths(first=(16, 28), second=40, third=(68, 112), heads=(32, 40)),
 }
-"""By number of branches; all branches together cost about the same, 25 million multiply-accumulates."""
+"""By number of branches; all branches together cost about the same, 36 million multiply-accumulates."""
 
 SMALL_WIDTHS = {
-    2: Widths(stem=12, first=(20, 32), second=36, third=(60, 96), heads=(56, 64)),
-    4: Widths(stem=8, first=(12, 20), second=28, third=(44, 66), heads=(40, 48)),
+    2: Widths(first=(20, 32), second=40, third=(60, 104), heads=(56, 64)),
+    4: Widths(first=(12, 20), second=28, third=(44, 70), heads=(40, 48)),
 }
 """Of the networks without early exits that cost about what the others do with them."""
 
@@ -46,25 +45,27 @@ def build_network(branches: int, widths: Widths) -> Any:
     """Return branches and fusions of these widths, freshly initialised from torch's generator. Imports torch."""
     import torch
 
-    from model_zoo.training.layers import Branch, Fusion, WideNetwork
+    from model_zoo.training.layers import Branch, Fusion, WideNetwork, start_as_identity
 
     values = TEACHER_FILTERS // branches
     network = WideNetwork(
         [Branch(_stages(widths, values)) for _ in range(branches)],
         [Fusion(values, branches, len(LABELS)) for _ in range(3)],
     )
+    start_as_identity(network)
     return network.to(memory_format=torch.channels_last)
 
 
 def _stages(widths: Widths, values: int) -> list[Any]:
     from torch import nn
 
-    from model_zoo.training.layers import BranchStage, EmbeddingExit, Residual, Shortcut, conv_unit
+    from model_zoo.training.layers import BranchStage, EmbeddingExit, Residual, Shortcut, Whitening, conv_unit
 
     wide, narrow = widths.first, widths.third
     first = nn.Sequential(
-        conv_unit(3, widths.stem, 3),
-        conv_unit(widths.stem, wide[0], 3, stride=2),
+        Whitening(3),
+        nn.ReLU6(),  # bounded: rare large values would leave the others few of int8's steps
+        conv_unit(Whitening.outputs(3), wide[0], 3, stride=2),
         conv_unit(wide[0], wide[1], 3, stride=2),
     )
     second = nn.Sequential(conv_unit(wide[1], widths.second, 3), Shortcut(widths.second))
@@ -83,26 +84,40 @@ def _stages(widths: Widths, values: int) -> list[Any]:
 
 
 def build_teacher() -> Any:
-    """Return the teacher, freshly initialised: images (n, height, width, channels) to (features, logits)."""
+    """Return the teacher, freshly initialised: images (n, height, width, channels) to (features, logits).
+
+    Built to learn quickly rather than to be small. Source: see `model_zoo.training.layers.Whitening`.
+    """
     import torch
     from torch import nn
 
-    from model_zoo.training.layers import Shortcut, Teacher, conv_unit
+    from model_zoo.training.layers import Teacher, Whitening, start_as_identity
 
+    def normalised(channels: int, activation: Any) -> list[Any]:
+        norm = nn.BatchNorm2d(channels, momentum=0.4)
+        norm.weight.requires_grad = False
+        return [norm, activation]
+
+    def block(channels_in: int, channels: int, channels_out: int, last: Any) -> list[Any]:
+        return [
+            nn.Conv2d(channels_in, channels, 3, padding=1, bias=False),
+            nn.MaxPool2d(2),
+            *normalised(channels, nn.GELU()),
+            nn.Conv2d(channels, channels_out, 3, padding=1, bias=False),
+            *normalised(channels_out, last),
+        ]
+
+    stem = Whitening.outputs(3)
     trunk = nn.Sequential(
-        conv_unit(3, 32, 3),
-        nn.MaxPool2d(2),
-        conv_unit(32, 64, 3),
-        Shortcut(64),
-        nn.MaxPool2d(2),
-        conv_unit(64, 128, 3),
-        Shortcut(128),
-        nn.MaxPool2d(2),
-        conv_unit(128, 224, 3),
-        Shortcut(224),
-        conv_unit(224, TEACHER_FILTERS, 1),
+        Whitening(3),
+        nn.GELU(),
+        *block(stem, 48, 48, nn.GELU()),
+        *block(48, 128, 128, nn.GELU()),
+        *block(128, 192, TEACHER_FILTERS, nn.ReLU()),
     )
-    return Teacher(trunk, TEACHER_FILTERS, len(LABELS)).to(memory_format=torch.channels_last)
+    start_as_identity(trunk)
+    teacher = Teacher(trunk, TEACHER_FILTERS, len(LABELS), logit_scale=1 / 9)
+    return teacher.to(memory_format=torch.channels_last)
 
 
 RECIPE = WideRecipe(
@@ -117,8 +132,17 @@ RECIPE = WideRecipe(
     build_network=lambda branches: build_network(branches, WIDTHS[branches]),
     build_small=lambda branches: build_network(branches, SMALL_WIDTHS[branches]),
     build_teacher=build_teacher,
-    teacher=Schedule(epochs=14, batch=128, peak_rate=0.1, anneal="linear"),
-    student=Schedule(epochs=20, batch=128, peak_rate=0.06, anneal="linear"),
+    teacher=Schedule(
+        epochs=10,
+        batch=512,
+        peak_rate=0.75,
+        warm_up=0.23,
+        anneal="linear",
+        momentum=0.85,
+        weight_decay=1.3e-3,
+        shift_rate=64,
+    ),
+    student=Schedule(epochs=16, batch=128, peak_rate=0.06, anneal="linear"),
     distillation=Distillation(),
     data_hint=(
         "an npz with jpeg (all images as JPEG files, end to end), offset (n + 1), label and is_test, made from "

@@ -50,7 +50,7 @@ class Classroom:
     validation: Images
     validation_labels: npt.NDArray[np.int64]
     work: Path
-    reach: int = 4
+    reach: int = 2
     _views: dict[int, View] = field(default_factory=dict)
     _lessons: dict[int, Lessons] = field(default_factory=dict)
 

@@ -18,6 +18,58 @@ def conv_unit(channels_in: int, channels_out: int, kernel: int, stride: int = 1,
     return nn.Sequential(*layers, nn.ReLU()) if activate else nn.Sequential(*layers)
 
 
+class Whitening(nn.Module):  # type: ignore[misc, unused-ignore]
+    """A first layer that is not learned: 2 x 2 patches along their principal axes, each axis of variance one.
+
+    Every axis is there twice, the second time negated, so that nothing is lost in an activation. What follows learns
+    in about half the epochs, and a fixed layer costs training no gradients. `fit` has to be called before training.
+    Source: K. Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024; T. Page, How to Train Your ResNet, 2018.
+    """
+
+    _SIDE = 2
+    _LEAST_VARIANCE = 5e-4
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, self.outputs(channels), self._SIDE, bias=False)
+        self.conv.weight.requires_grad = False
+
+    @classmethod
+    def outputs(cls, channels: int) -> int:
+        """Channels that come out for this many that go in."""
+        return 2 * channels * cls._SIDE**2
+
+    def fit(self, images: Any) -> None:
+        """Set the axes and their scales from images (n, channels, height, width)."""
+        side = self._SIDE
+        patches = images.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
+        values, axes = torch.linalg.eigh((patches.T @ patches / len(patches)).double().cpu())
+        filters = (axes / torch.sqrt(values + self._LEAST_VARIANCE)).T.flip(0).reshape(-1, images.shape[1], side, side)
+        with torch.no_grad():
+            self.conv.weight.copy_(torch.cat([filters, -filters]))
+
+    def forward(self, x: Any) -> Any:
+        """Take (n, channels, height, width), return (n, outputs, height - 1, width - 1)."""
+        return self.conv(x)
+
+
+def fit_whitening(network: Any, images: Any) -> None:
+    """Fit every `Whitening` of a network to images (n, channels, height, width)."""
+    for module in network.modules():
+        if isinstance(module, Whitening):
+            module.fit(images)
+
+
+def start_as_identity(network: Any) -> None:
+    """Have every learned convolution pass its inputs through at first, as far as it has as many outputs.
+
+    Source: see `Whitening`.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.requires_grad:
+            nn.init.dirac_(module.weight[: module.in_channels])
+
+
 class Residual(nn.Module):  # type: ignore[misc, unused-ignore]
     """Two 3 x 3 convolutions and a shortcut around them; shape (n, channels, height, width) is kept."""
 
@@ -145,14 +197,18 @@ class WideNetwork(nn.Module):  # type: ignore[misc, unused-ignore]
 
 
 class Teacher(nn.Module):  # type: ignore[misc, unused-ignore]
-    """A network to learn from: a trunk whose last layer ends in ReLU, the mean over all places, one linear layer."""
+    """A network to learn from: a trunk whose last layer ends in ReLU, the largest over all places, one linear layer.
 
-    def __init__(self, trunk: Any, filters: int, classes: int) -> None:
+    logit_scale: by what the logits are multiplied; a small one lets the trunk learn at a high rate.
+    """
+
+    def __init__(self, trunk: Any, filters: int, classes: int, logit_scale: float = 1.0) -> None:
         super().__init__()
         self.trunk = trunk
         self.classify = nn.Linear(filters, classes)
+        self._logit_scale = logit_scale
 
     def forward(self, x: Any) -> tuple[Any, Any]:
         """Take (n, height, width, channels); return features (n, filters) and logits (n, classes)."""
-        features = self.trunk(x.permute(0, 3, 1, 2)).mean((2, 3))
-        return features, self.classify(features)
+        features = self.trunk(x.permute(0, 3, 1, 2)).amax((2, 3))
+        return features, self.classify(features) * self._logit_scale

@@ -100,16 +100,23 @@ class Loop:
 
     def _build_optimiser(self) -> None:
         schedule = self.schedule
+        shifts = [m.bias for m in self.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        known = {id(shift) for shift in shifts}
+        others = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
+        rates = [schedule.peak_rate, schedule.peak_rate * schedule.shift_rate]
+        # Decay acts through the rate: divided here, it pulls on shifts as on all else.
+        decays = [schedule.weight_decay, schedule.weight_decay / schedule.shift_rate]
         self._optimiser = torch.optim.SGD(
-            self.network.parameters(),
-            lr=schedule.peak_rate,
+            [
+                {"params": parameters, "lr": rate, "weight_decay": decay}
+                for parameters, rate, decay in zip((others, shifts), rates, decays, strict=True)
+            ],
             momentum=schedule.momentum,
-            weight_decay=schedule.weight_decay,
             nesterov=True,
         )
         self._rates = torch.optim.lr_scheduler.OneCycleLR(
             self._optimiser,
-            max_lr=schedule.peak_rate,
+            max_lr=rates,
             total_steps=schedule.epochs * self._steps,
             pct_start=schedule.warm_up,
             anneal_strategy=schedule.anneal,
@@ -181,7 +188,12 @@ class Loop:
             raise DataError(
                 f"{self.checkpoint}: is of another seed or other settings; delete it or give another --work"
             )
-        self.network.load_state_dict(content["weights"])
+        try:
+            self.network.load_state_dict(content["weights"])
+        except RuntimeError as error:
+            raise DataError(
+                f"{self.checkpoint}: is of a network of another structure; delete it or give another --work"
+            ) from error
         self._optimiser.load_state_dict(content["optimiser"])
         self._rates.load_state_dict(content["schedule"])
         state = _State(**content["state"])

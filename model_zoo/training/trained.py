@@ -44,7 +44,10 @@ def find_trained(plan: StudentPlan, work: Path) -> TrainedNetwork | str:
     if checkpoint.epochs < plan.schedule.epochs:
         return f"trained for {checkpoint.epochs} of {plan.schedule.epochs} epochs"
     network = plan.build_network()
-    network.load_state_dict(checkpoint.weights)
+    try:
+        network.load_state_dict(checkpoint.weights)
+    except RuntimeError:
+        return "trained with another structure"
     trained = Trained(
         epochs=checkpoint.epochs,
         seed=plan.schedule.seed,

@@ -16,12 +16,14 @@ import torch
 from model_zoo.data import LabelledImages
 from model_zoo.recipes import WideRecipe
 from model_zoo.training.distillation import Classroom, Student, teacher_activity, train_teacher
+from model_zoo.training.layers import fit_whitening
 from model_zoo.training.loop import TrainingReport
 from model_zoo.training.partition import partition
 from model_zoo.training.plans import StudentPlan, WideSettings, teacher_checkpoint
 from model_zoo.training.views import Images
 
-_PARTITION_IMAGES = 5_000  # of the training images
+_SOME_IMAGES = 5_000
+"""How many training images say how the teacher's filters are divided and how a first layer whitens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class WideTraining:
         groups = self.groups(settings.branches)
         torch.manual_seed(settings.seed)
         network = plan.build_network().to(device())
+        self._fit_whitening(network)
         student = Student(
             network=network,
             teacher=teacher,
@@ -94,6 +97,7 @@ class WideTraining:
         if self._teacher is None:
             torch.manual_seed(self._recipe.teacher.seed)
             network = self._recipe.build_teacher().to(device())
+            self._fit_whitening(network)
             self._progress(f"training the teacher on {device()}")
             checkpoint = teacher_checkpoint(self._recipe, self._work)
             report = train_teacher(
@@ -105,6 +109,11 @@ class WideTraining:
     def groups(self, branches: int) -> tuple[tuple[int, ...], ...]:
         """Return the teacher's filters of each branch."""
         teacher, _ = self.teacher()
+        return partition(teacher_activity(teacher, self._room.batches(self._some())), branches)
+
+    def _fit_whitening(self, network: Any) -> None:
+        fit_whitening(network, self._some().plain(slice(None)).permute(0, 3, 1, 2))
+
+    def _some(self) -> Images:
         images = self._room.train
-        some = Images(images.pixels[:_PARTITION_IMAGES], images.mean, images.std)
-        return partition(teacher_activity(teacher, self._room.batches(some)), branches)
+        return Images(images.pixels[:_SOME_IMAGES], images.mean, images.std)

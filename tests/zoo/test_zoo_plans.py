@@ -38,7 +38,7 @@ def test_the_identity_is_what_changes_the_weights() -> None:
     assert StudentPlan.of(recipe, WideSettings(4, 3, "small")).identity() == {
         "role": "small-b4-s3",
         "schedule": "Schedule(epochs=20, batch=128, peak_rate=0.06, warm_up=0.2, anneal='linear', momentum=0.9, "
-        "weight_decay=0.0005, seed=3)",
+        "weight_decay=0.0005, shift_rate=1.0, seed=3)",
         "distillation": "Distillation(exit_weights=(0.5, 0.7, 1.0), alpha=0.9, temperature=4.0, beta=1.0, "
         "dropout=0.15, masked_weight=0.3)",
         "exits": "(2,)",

@@ -17,7 +17,7 @@ import torch
 from distree.bundle import load_bundle
 from model_zoo.build.wide import build_wide
 from model_zoo.errors import DataError
-from model_zoo.recipes import Schedule
+from model_zoo.recipes import Schedule, cifar10_wide
 from model_zoo.report.networks import Workshop
 from model_zoo.report.write import Asked, write_report
 from model_zoo.training.loop import read_checkpoint
@@ -139,6 +139,15 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     train(tmp_path)
     with pytest.raises(DataError, match="another seed or other settings; delete it or give another --work"):
         train(tmp_path, TWO_EPOCHS)
+
+
+def test_a_checkpoint_of_another_structure_is_refused(tmp_path: Path) -> None:
+    train(tmp_path)
+    wider = dataclasses.replace(tiny_recipe.WIDTHS, second=tiny_recipe.WIDTHS.second + 2)
+    other = dataclasses.replace(RECIPE, build_network=lambda branches: cifar10_wide.build_network(branches, wider))
+    assert find_trained(StudentPlan.of(other, WideSettings(2)), tmp_path) == "trained with another structure"
+    with pytest.raises(DataError, match="another structure; delete it or give another --work"):
+        train(tmp_path, other)
 
 
 def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:

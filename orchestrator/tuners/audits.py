@@ -1,0 +1,61 @@
+"""Audits as tuners see them: what every exit said of an input that was run to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Vector: TypeAlias = "tuple[float, ...]"
+"""Thresholds of all exits but the last."""
+
+NEVER = float("inf")
+"""A threshold that no score reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One audited input. scores: of all exits but the last. predictions: of all exits. label: the truth, if known.
+
+    An audit that was begun and never came back has `lost` set and says nothing else; it counts as the worst.
+    """
+
+    scores: tuple[float, ...] = ()
+    predictions: tuple[int, ...] = ()
+    label: int | None = None
+    lost: bool = False
+
+    def losses(self) -> tuple[float, ...]:
+        """What leaving at each exit costs, 0 or 1; nothing at the last one.
+
+        Without a label: the exit disagrees with the last one. With one: the last exit was right and this one is
+        not. The mean of either bounds the accuracy drop against the last exit.
+        """
+        *early, last = self.predictions
+        if self.label is not None:
+            return (*(float(last == self.label != guess) for guess in early), 0.0)
+        return (*(float(guess != last) for guess in early), 0.0)
+
+
+def exit_taken(scores: Sequence[float], vector: Vector) -> int:
+    """Return the first exit whose score reaches its threshold, else the last."""
+    for exit, (score, threshold) in enumerate(zip(scores, vector, strict=True)):
+        if score >= threshold:
+            return exit
+    return len(vector)
+
+
+def losses_of(audit: Audit, vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the loss of an audit under each of `vectors` (n, exits − 1): (n,) of 0 and 1.
+
+    A lost audit is a loss under every vector by which somebody could leave early.
+    """
+    if audit.lost:
+        return np.asarray((vectors < NEVER).any(axis=1), np.float64)
+    reached = np.asarray(audit.scores) >= vectors
+    taken = np.where(reached.any(axis=1), reached.argmax(axis=1), vectors.shape[1])
+    losses: npt.NDArray[np.float64] = np.asarray(audit.losses())[taken]
+    return losses

@@ -42,6 +42,7 @@ from model_zoo.evaluation import (
     summarise,
     thresholds_in_force,
     with_boards,
+    write_audits,
 )
 from model_zoo.progress import Progress
 from model_zoo.recipes import Recipe, WideRecipe, get_recipe, recipe_names
@@ -104,6 +105,9 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument("--missing", metavar="B,…", help="branches of wide stages to do without, such as 0,2")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N inputs")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too; - for stdout alone")
+    evaluate.add_argument(
+        "--audits", type=Path, metavar="NPZ", help="record what every exit says, for distree tune --replay"
+    )
     evaluate.add_argument("--per-input", action="store_true", help="with --json: class, exit and score of every input")
 
 
@@ -249,6 +253,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     collected = collect_logits(bundle, images, None if quiet else _progress, missing)
     scored = score_exits(collected, criterion, bundle.policy_parameters())
     evaluation = summarise(scored, costs_of(bundle.stages, missing), criterion, thresholds)
+    if args.audits is not None:
+        write_audits(args.audits, scored, costs_of(bundle.stages, missing), images.labels)
     if args.json is not None:
         _write_json(args.json, _as_json(bundle, images, evaluation, scored if args.per_input else None))
     if not quiet:

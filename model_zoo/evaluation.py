@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -350,6 +351,20 @@ def exits_taken(scores: npt.NDArray[np.float64], thresholds: Sequence[float]) ->
     last = np.ones((len(scores), 1), np.bool_)
     taken: npt.NDArray[np.int64] = np.argmax(np.concatenate([sure, last], axis=1), axis=1)
     return taken
+
+
+def write_audits(path: Path, scored: ExitScores, costs: Costs, labels: npt.NDArray[np.int64]) -> None:
+    """Write what every exit says of every input, as `distree tune --replay` reads it.
+
+    Arrays `score` float64 and `prediction` int64, both (inputs, exits), `mac` int64 (exits), `label` int64 (inputs,).
+    Raises DataError where the file cannot be written.
+    """
+    try:
+        with path.open("wb") as out:
+            macs = np.asarray(costs.macs, np.int64)
+            np.savez_compressed(out, score=scored.scores, prediction=scored.classes, mac=macs, label=labels)
+    except OSError as error:
+        raise DataError(f"--audits {path}: cannot be written ({error.strerror})") from error
 
 
 def summarise(scored: ExitScores, costs: Costs, criterion: str, thresholds: Sequence[float]) -> Evaluation:

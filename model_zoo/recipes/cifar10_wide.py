@@ -20,23 +20,21 @@ TEACHER_FILTERS = 128
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """Channels of one branch: of the three stages and of the heads of the first two exits."""
+    """Channels of one branch: of the three stages, at 16, 8 and 4 pixels a side, and of the first two exits' heads."""
 
-    first: tuple[int, int]
-    second: int
-    third: tuple[int, int]
+    stages: tuple[int, int, int]
     heads: tuple[int, int]
 
 
 WIDTHS = {
-    2: Widths(first=(24, 40), second=56, third=(96, 160), heads=(48, 56)),
-    4: Widths(first=(16, 28), second=40, third=(68, 112), heads=(32, 40)),
+    2: Widths(stages=(18, 72, 192), heads=(48, 64)),
+    4: Widths(stages=(10, 44, 128), heads=(32, 40)),
 }
 """By number of branches; all branches together cost about the same, 36 million multiply-accumulates."""
 
 SMALL_WIDTHS = {
-    2: Widths(first=(20, 32), second=40, third=(60, 104), heads=(56, 64)),
-    4: Widths(first=(12, 20), second=28, third=(44, 70), heads=(40, 48)),
+    2: Widths(stages=(14, 40, 96), heads=(40, 40)),
+    4: Widths(stages=(7, 26, 64), heads=(32, 32)),
 }
 """Of the networks without early exits that cost about what the others do with them."""
 
@@ -59,27 +57,22 @@ def build_network(branches: int, widths: Widths) -> Any:
 def _stages(widths: Widths, values: int) -> list[Any]:
     from torch import nn
 
-    from model_zoo.training.layers import BranchStage, EmbeddingExit, Residual, Shortcut, Whitening, conv_unit
+    from model_zoo.training.layers import BranchStage, EmbeddingExit, PoolUnit, Whitening, conv_unit
 
-    wide, narrow = widths.first, widths.third
-    first = nn.Sequential(
-        Whitening(3),
-        nn.ReLU6(),  # bounded: rare large values would leave the others few of int8's steps
-        conv_unit(Whitening.outputs(3), wide[0], 3, stride=2),
-        conv_unit(wide[0], wide[1], 3, stride=2),
-    )
-    second = nn.Sequential(conv_unit(wide[1], widths.second, 3), Shortcut(widths.second))
-    third = nn.Sequential(
-        conv_unit(widths.second, narrow[0], 3),
-        conv_unit(narrow[0], narrow[1], 3, stride=2),
-        Residual(narrow[1]),
-    )
-    heads = [
-        EmbeddingExit(conv_unit(wide[1], widths.heads[0], 3, stride=2), widths.heads[0], values),
-        EmbeddingExit(conv_unit(widths.second, widths.heads[1], 3, stride=2), widths.heads[1], values),
-        EmbeddingExit(nn.Identity(), narrow[1], values),
+    one, two, three = widths.stages
+    bounded = nn.ReLU6()  # rare large values would leave the others few of int8's steps
+    trunks = [
+        nn.Sequential(Whitening(3), bounded, PoolUnit(Whitening.outputs(3), one), conv_unit(one, one, 3)),
+        nn.Sequential(PoolUnit(one, two), conv_unit(two, two, 3)),
+        nn.Sequential(PoolUnit(two, three), conv_unit(three, three, 3)),
     ]
-    parts = zip((first, second, third), heads, strict=True)
+    early, late = widths.heads
+    heads = [
+        EmbeddingExit(nn.Sequential(nn.MaxPool2d(2), conv_unit(one, early, 3)), early, values),
+        EmbeddingExit(conv_unit(two, late, 3, stride=2), late, values),
+        EmbeddingExit(nn.Identity(), three, values),
+    ]
+    parts = zip(trunks, heads, strict=True)
     return [BranchStage(trunk, head, is_last=k == 2) for k, (trunk, head) in enumerate(parts)]
 
 
@@ -142,7 +135,16 @@ RECIPE = WideRecipe(
         weight_decay=1.3e-3,
         shift_rate=64,
     ),
-    student=Schedule(epochs=16, batch=128, peak_rate=0.06, anneal="linear"),
+    student=Schedule(
+        epochs=16,
+        batch=256,
+        peak_rate=0.3,
+        warm_up=0.2,
+        anneal="linear",
+        momentum=0.85,
+        weight_decay=1.3e-3,
+        shift_rate=16,
+    ),
     distillation=Distillation(),
     data_hint=(
         "an npz with jpeg (all images as JPEG files, end to end), offset (n + 1), label and is_test, made from "

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from model_zoo.recipes import Schedule  # noqa: E402
-from model_zoo.training.layers import Whitening, fit_whitening, start_as_identity  # noqa: E402
+from model_zoo.training.layers import PoolUnit, Whitening, fit_whitening, start_as_identity  # noqa: E402
 from model_zoo.training.loop import Loop  # noqa: E402
 
 
@@ -50,6 +50,21 @@ def test_convolutions_start_as_identity_and_fixed_ones_are_left_alone() -> None:
     assert torch.equal(wider.weight[4:], others)
     assert torch.equal(narrower(torch.cat([image, image[:, :2]], 1)), image[:, :2])
     assert torch.equal(fixed.conv.weight, before)
+
+
+def test_a_pool_unit_gives_the_same_in_either_order() -> None:
+    torch.manual_seed(0)
+    unit, images = PoolUnit(3, 5), torch.randn((16, 3, 8, 9))
+    unit.norm.momentum = 1.0
+    nn.init.normal_(unit.norm.bias)
+    for _ in range(2):
+        trained = unit(images)
+    unit.eval()
+    # What training normalised by, made what evaluation normalises by.
+    pooled = unit.pool(unit.conv(images)).detach()
+    unit.norm.running_var.copy_(pooled.var((0, 2, 3), unbiased=False))
+    assert trained.shape == (16, 5, 4, 4)
+    assert torch.allclose(unit(images), trained, atol=1e-5)
 
 
 def test_shifts_of_normalisations_have_a_rate_of_their_own(tmp_path: Path) -> None:

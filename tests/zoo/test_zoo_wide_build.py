@@ -143,7 +143,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_structure_is_refused(tmp_path: Path) -> None:
     train(tmp_path)
-    wider = dataclasses.replace(tiny_recipe.WIDTHS, second=tiny_recipe.WIDTHS.second + 2)
+    wider = dataclasses.replace(tiny_recipe.WIDTHS, stages=(4, 6, 10))
     other = dataclasses.replace(RECIPE, build_network=lambda branches: cifar10_wide.build_network(branches, wider))
     assert find_trained(StudentPlan.of(other, WideSettings(2)), tmp_path) == "trained with another structure"
     with pytest.raises(DataError, match="another structure; delete it or give another --work"):

@@ -12,7 +12,7 @@ from model_zoo.recipes import Schedule, cifar10_wide
 
 SIZE = 16
 COUNTS = {"train": 200, "validation": 60, "test": 50}
-WIDTHS = cifar10_wide.Widths(first=(4, 6), second=6, third=(6, 8), heads=(4, 4))
+WIDTHS = cifar10_wide.Widths(stages=(4, 6, 8), heads=(4, 4))
 
 
 def build_teacher():

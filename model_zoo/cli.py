@@ -252,9 +252,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     quiet = args.json is not None and str(args.json) == "-"
     collected = collect_logits(bundle, images, None if quiet else _progress, missing)
     scored = score_exits(collected, criterion, bundle.policy_parameters())
-    evaluation = summarise(scored, costs_of(bundle.stages, missing), criterion, thresholds)
+    costs = costs_of(bundle.stages, missing)
+    evaluation = summarise(scored, costs, criterion, thresholds)
     if args.audits is not None:
-        write_audits(args.audits, scored, costs_of(bundle.stages, missing), images.labels)
+        write_audits(args.audits, scored, costs, images.labels)
     if args.json is not None:
         _write_json(args.json, _as_json(bundle, images, evaluation, scored if args.per_input else None))
     if not quiet:

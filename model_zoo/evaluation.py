@@ -364,7 +364,7 @@ def write_audits(path: Path, scored: ExitScores, costs: Costs, labels: npt.NDArr
             macs = np.asarray(costs.macs, np.int64)
             np.savez_compressed(out, score=scored.scores, prediction=scored.classes, mac=macs, label=labels)
     except OSError as error:
-        raise DataError(f"--audits {path}: cannot be written ({error.strerror})") from error
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def summarise(scored: ExitScores, costs: Costs, criterion: str, thresholds: Sequence[float]) -> Evaluation:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from distree.errors import ConfigError
 from orchestrator.tuners import Audit, Tuner, Vector
-from orchestrator.tuners.audits import exit_taken
+from orchestrator.tuners.audits import exits_taken
 
 _NEEDED = ("score", "prediction", "mac")
 
@@ -106,7 +106,7 @@ def replay(tuner: Tuner, recording: Recording) -> Replay:
     changes: list[tuple[int, Vector]] = [(0, tuner.thresholds)]
     losses, saved = [], []
     for count, audit in enumerate(recording.audits, start=1):
-        taken = exit_taken(audit.scores, changes[-1][1])
+        taken = int(exits_taken(audit.scores, changes[-1][1]))
         losses.append(audit.losses()[taken])
         saved.append(1.0 - costs[taken] / costs[-1])
         tuner.observe(audit)
@@ -133,8 +133,7 @@ class _Judge:
     def __call__(self, vector: Vector) -> tuple[float, float]:
         """Return (share of the last exit's cost saved, mean loss)."""
         if vector not in self._known:
-            reached = self._scores >= np.asarray(vector)
-            taken = np.where(reached.any(axis=1), reached.argmax(axis=1), len(vector))
+            taken = exits_taken(self._scores, vector)
             saved = 1.0 - self._costs[taken].mean() / self._costs[-1]
             loss = self._losses[np.arange(len(taken)), taken].mean()
             self._known[vector] = float(saved), float(loss)

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from distree.errors import ConfigError
+from distree.policies import NEVER
 from orchestrator.replay import Recording, Replay, load_recording, replay, thinned
 from orchestrator.text import table
 from orchestrator.tuners import Bandit, Certified, Static, Tuner, Vector
-from orchestrator.tuners.audits import NEVER
+from orchestrator.tuners.bandit import spread_levels
 from orchestrator.tuners.path import safe_to_risky
 
 _EXAMPLE = """example:
   distree zoo evaluate fashion --data /usr/share/datasets/fashion-mnist --audits audits.npz
   distree tune --replay audits.npz --accuracy-drop 1% --confidence 95% --plot tuned.png"""
 _SHOWN = 20
-_BANDIT_LEVELS = 6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,9 +80,7 @@ def _tuner(args: argparse.Namespace, recording: Recording) -> Tuner:
             return Static(_thresholds(args.thresholds, exits))
         case "bandit":
             scores = np.array([audit.scores for audit in recording.audits])
-            shares = np.linspace(0, 1, _BANDIT_LEVELS - 1)
-            levels = [[*np.quantile(scores[:, k], shares, method="lower").tolist(), NEVER] for k in range(exits - 1)]
-            return Bandit(recording.costs, levels, seed=args.seed or 0)
+            return Bandit(recording.costs, spread_levels(scores), seed=args.seed or 0)
     path = None
     if args.path_from is not None:
         other = _recording(args.path_from, args.labels)

@@ -172,7 +172,7 @@ class Workshop:
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder's files in the order of their names, in hexadecimal."""
     digest = hashlib.sha256()
-    for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for part in sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]:
         with part.open("rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)

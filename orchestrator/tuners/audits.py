@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from distree.policies import NEVER
+
 Vector: TypeAlias = "tuple[float, ...]"
 """Thresholds of all exits but the last."""
-
-NEVER = float("inf")
-"""A threshold that no score reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +38,14 @@ class Audit:
         return (*(float(guess != last) for guess in early), 0.0)
 
 
-def exit_taken(scores: Sequence[float], vector: Vector) -> int:
-    """Return the first exit whose score reaches its threshold, else the last."""
-    for exit, (score, threshold) in enumerate(zip(scores, vector, strict=True)):
-        if score >= threshold:
-            return exit
-    return len(vector)
+def exits_taken(scores: npt.ArrayLike, vectors: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    """Return the first exit whose score reaches its threshold, else the last.
+
+    scores and vectors: (…, exits − 1), of one shape or such that one fits the other; returns (…).
+    """
+    reached = np.asarray(scores) >= np.asarray(vectors)
+    taken: npt.NDArray[np.intp] = np.where(reached.any(axis=-1), reached.argmax(axis=-1), reached.shape[-1])
+    return taken
 
 
 def losses_of(audit: Audit, vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -55,7 +55,5 @@ def losses_of(audit: Audit, vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.
     """
     if audit.lost:
         return np.asarray((vectors < NEVER).any(axis=1), np.float64)
-    reached = np.asarray(audit.scores) >= vectors
-    taken = np.where(reached.any(axis=1), reached.argmax(axis=1), vectors.shape[1])
-    losses: npt.NDArray[np.float64] = np.asarray(audit.losses())[taken]
+    losses: npt.NDArray[np.float64] = np.asarray(audit.losses())[exits_taken(audit.scores, vectors)]
     return losses

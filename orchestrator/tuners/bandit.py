@@ -16,11 +16,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from orchestrator.tuners.audits import NEVER, Audit, Vector, exit_taken, losses_of
+from distree.policies import NEVER
+from orchestrator.tuners.audits import Audit, Vector, exits_taken, losses_of
 
-_LEVELS = 6  # thresholds an exit: the arms are all their combinations
+_LEVELS = 6  # thresholds an exit: the arms are all their combinations, and too many arms are never learned
 _WIDTH = 0.5  # of the confidence bound: UCB1's own explores too much for rewards that vary this little
+
+
+def spread_levels(scores: npt.NDArray[np.float64]) -> list[Vector]:
+    """Return thresholds to choose from, per exit: quantiles of scores (n, exits − 1), and one that nobody reaches."""
+    shares = np.linspace(0, 1, _LEVELS - 1)
+    return [(*np.quantile(column, shares, method="lower").tolist(), NEVER) for column in scores.T]
 
 
 class Bandit:
@@ -59,7 +67,7 @@ class Bandit:
         """Take in what the played arm would have earned on one audit, and choose the next arm."""
         arm = self._arms[self._arm]
         loss = float(losses_of(audit, arm[None])[0])
-        taken = len(arm) if audit.lost else exit_taken(audit.scores, tuple(arm))
+        taken = len(arm) if audit.lost else int(exits_taken(audit.scores, arm))
         self._plays[self._arm] += 1
         self._earned[self._arm] += 1.0 - loss - self._price * self._shares[taken]
         self._arm = self._next()

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.tuners.audits import NEVER, Audit, Vector, losses_of
+from distree.policies import NEVER
+from orchestrator.tuners.audits import Audit, Vector, losses_of
 from orchestrator.tuners.betting import Alarm, Certificate
 from orchestrator.tuners.path import safe_to_risky
 
@@ -102,7 +103,7 @@ class Certified:
         return max(0, self._path_audits - self._gathered) if len(self._path) == 1 else 0
 
     def to_next(self) -> int | None:
-        """How many audits without a loss the next vector on the path is away; None where there is none."""
+        """About how many audits without a loss the next vector on the path is away; None where there is none."""
         if self._position + 1 >= len(self._path):
             return None
         short = -math.log(self._level) - float(self._certificate.log_wealth()[self._position + 1])

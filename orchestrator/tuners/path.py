@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.tuners.audits import NEVER, Audit, Vector
+from distree.policies import NEVER
+from orchestrator.tuners.audits import Audit, Vector
 
 Floats = npt.NDArray[np.float64]
 

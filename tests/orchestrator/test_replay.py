@@ -11,9 +11,10 @@ from test_tuners import COSTS, stream
 
 from distree.cli import main
 from distree.errors import ConfigError
+from distree.policies import NEVER
 from orchestrator.replay import load_recording, replay, thinned
 from orchestrator.tuners import Certified, Static
-from orchestrator.tuners.audits import NEVER
+from orchestrator.tuners.audits import exits_taken
 
 
 def arrays(count: int = 1500, seed: int = 0) -> dict[str, np.ndarray]:
@@ -73,6 +74,27 @@ def test_thinning_keeps_both_ends(recorded) -> None:
 
 
 # ---------------------------------------------------------------- the command
+
+
+def test_what_the_zoo_records_is_what_the_bundle_does(tmp_path, capsys) -> None:
+    audits, figures = tmp_path / "audits.npz", tmp_path / "figures.json"
+    evaluate = ["zoo", "evaluate", "fashion", "--limit", "200"]
+    assert main([*evaluate, "--audits", str(audits), "--json", str(figures), "--per-input"]) == 0
+    document = json.loads(figures.read_text())
+    recording = load_recording(audits)
+    taken = [int(exits_taken(audit.scores, document["thresholds"])) for audit in recording.audits]
+    assert taken == [row["exit"] for row in document["results"]]
+    answers = [audit.predictions[exit] for audit, exit in zip(recording.audits, taken, strict=True)]
+    assert answers == [row["class_id"] for row in document["results"]]
+    assert np.mean([recording.costs[exit] for exit in taken]) == pytest.approx(document["macs_per_input"])
+    capsys.readouterr()
+    assert main(["tune", "--replay", str(audits)]) == 0
+    assert "200 more audits are wanted for a path" in capsys.readouterr().out
+
+
+def test_a_recording_that_cannot_be_written(capsys) -> None:
+    assert main(["zoo", "evaluate", "fashion", "--limit", "1", "--audits", "/nowhere/audits.npz"]) != 0
+    assert "/nowhere/audits.npz: cannot be written" in capsys.readouterr().err
 
 
 def test_the_command_prints_writes_and_draws(recorded, tmp_path, capsys) -> None:

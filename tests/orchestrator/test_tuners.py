@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import orchestrator.tuners
+from distree.policies import NEVER
 from orchestrator.tuners import Audit, Bandit, Certified, Static
-from orchestrator.tuners.audits import NEVER, exit_taken, losses_of
+from orchestrator.tuners.audits import exits_taken, losses_of
 from orchestrator.tuners.betting import Alarm, Certificate
 from orchestrator.tuners.path import safe_to_risky
 
@@ -128,7 +129,7 @@ vectors_of_two = st.tuples(*[st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0, NEVER])] 
 )
 def test_losses_of_many_vectors_are_those_of_each(scores, predictions, label, vectors) -> None:
     audit = Audit(scores=scores, predictions=predictions, label=label)
-    expected = [audit.losses()[exit_taken(scores, vector)] for vector in vectors]
+    expected = [audit.losses()[exits_taken(scores, vector)] for vector in vectors]
     assert losses_of(audit, np.array(vectors)).tolist() == expected
 
 
@@ -145,7 +146,7 @@ def test_a_path_lowers_one_threshold_a_step_and_ends_where_everybody_leaves_firs
 def test_a_path_takes_safe_exits_before_risky_ones() -> None:
     vectors = np.array(safe_to_risky(AUDITS, COSTS))
     fresh = np.mean([losses_of(audit, vectors) for audit in stream(2000, seed=9)], axis=0)
-    taken = [[exit_taken(audit.scores, tuple(v)) for audit in AUDITS] for v in vectors]
+    taken = [[exits_taken(audit.scores, tuple(v)) for audit in AUDITS] for v in vectors]
     cost = np.array([np.mean([COSTS[exit] for exit in of_vector]) for of_vector in taken])
     half = int((cost > cost.mean()).sum())
     assert fresh[half] < 0.5 * fresh[-1]
@@ -225,7 +226,7 @@ def test_what_is_certified_is_safe_and_of_use() -> None:
     fresh = stream(4000, seed=6)
     losses = np.mean([losses_of(audit, np.array(tuner.certified)) for audit in fresh], axis=0)
     assert losses.max() < 0.05
-    taken = [exit_taken(audit.scores, tuner.thresholds) for audit in fresh]
+    taken = [exits_taken(audit.scores, tuner.thresholds) for audit in fresh]
     assert np.mean([COSTS[exit] for exit in taken]) < 0.8 * COSTS[-1]
 
 

@@ -37,6 +37,7 @@ from distree.topics import DELIVERY, Kind
 from distree.transport.paho import PahoTransport
 from distree.types import (
     Acknowledge,
+    AuditRow,
     DeadLetter,
     Decision,
     DeviceMeta,
@@ -88,6 +89,7 @@ class Pipeline:
         site, name, device = agent.config.site, config.name, agent.config.device
         self.stage_topics = [topics.stage(site, name, k) for k in range(len(bundle.stages))]
         self.result_topic = topics.of_origin(site, name, Kind.RESULT, device)
+        self.audit_topic = topics.of_origin(site, name, Kind.AUDIT, device)
         self.spool: Spool | None = None
         if config.origin is not None and config.origin.spool:
             self.spool = Spool(agent.config.state_dir / f"{name}.spool")
@@ -230,6 +232,7 @@ def _node_settings(agent: Agent, index: int, config: PipelineConfig, bundle: Bun
         masked=bundle.manifest.exits.masked,
         # A board that runs branches alone decides nothing.
         parameters=bundle.policy_parameters() if _decides(config, bundle) else PolicyParameters(),
+        audit_key=os.urandom(16),
     )
 
 
@@ -403,6 +406,8 @@ class Agent:
         self.transport.wake()
         self.crew.stop(2.0)
         with self.transport.lock:
+            for pipeline in self.pipelines:
+                self.perform(pipeline, pipeline.node.give_up_audits(time.monotonic()))
             self._report()
         self._set_status(DeviceStatus.DISCONNECTED)
 
@@ -590,12 +595,14 @@ class Agent:
             self.transport.publish(topic, wire.encode_outcome(message), qos=DELIVERY[Kind.OUTCOME].qos)
         elif isinstance(message, Embedding):
             self._send_embedding(pipeline, message)
+        elif isinstance(message, AuditRow):
+            self.transport.publish(pipeline.audit_topic, wire.encode_audit(message), qos=DELIVERY[Kind.AUDIT].qos)
         else:
             self._send_result(pipeline, message, effect.token)
 
     def _send_stage(self, pipeline: Pipeline, message: StageMessage) -> None:
         payload, topic = wire.encode_stage(message), pipeline.stage_topics[message.stage]
-        pipeline.node.sent(message.stage, len(payload))
+        pipeline.node.sent(message.stage, len(payload), audit=message.audit)
         try:
             self.transport.publish(
                 topic, payload, qos=DELIVERY[Kind.STAGE].qos, expiry_s=message.budget_s - message.spent_s
@@ -606,7 +613,7 @@ class Agent:
 
     def _send_embedding(self, pipeline: Pipeline, message: Embedding) -> None:
         payload, topic = wire.encode_embedding(message), self._exit_topic(pipeline.config.name, message.fuser)
-        pipeline.node.sent(message.stage + 1, len(payload))
+        pipeline.node.sent(message.stage + 1, len(payload), audit=message.audit)
         try:
             self.transport.publish(
                 topic, payload, qos=DELIVERY[Kind.EXIT].qos, expiry_s=message.budget_s - message.spent_s

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from distree.types import Guess, Hop, Outcome, Reason, StageMessage, Tensor
+from distree.types import Guess, Hop, Outcome, Reason, StageMessage, Tensor, Trace
 
 CustodyState = Literal["here", "away", "answered"]
 CustodyEvent = Literal["forward", "silent", "answer", "outcome", "deadline"]
@@ -42,7 +42,7 @@ REMEMBERED = 1024
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """One input in custody."""
+    """One input in custody; `audited` ones were drawn for an audit."""
 
     request: str
     name: str
@@ -55,6 +55,8 @@ class Entry:
     guess: Guess | None = None
     hops: tuple[Hop, ...] = ()
     missing: tuple[int, ...] = ()
+    audited: bool = False
+    trace: Trace = None
     message: StageMessage | None = None
     sent_at: float = 0.0
 
@@ -113,12 +115,17 @@ class Circuit:
 
     def blocks(self, now: float) -> bool:
         """Whether a request should be answered here instead; False hands out a probe."""
-        if self.failures < self.limit:
+        if not self.is_open:
             return False
         if now < self.probe_at:
             return True
         self.probe_at = now + self.probe_s
         return False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing but probes goes through."""
+        return self.failures >= self.limit
 
     def failed(self, now: float) -> None:
         """One more request got no answer."""

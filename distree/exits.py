@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from distree import policies
 from distree.errors import ConfigError, RemoteProtocolError
 from distree.protocols import Evidence, ExitPolicy, PolicyParameters
-from distree.types import MaskedThresholds, Plan
+from distree.types import MaskedThresholds, Plan, Reading
 
 KEPT_EPOCHS = 8
 """Plans kept, so that a request is decided by the thresholds under which it was accepted."""
@@ -76,3 +76,12 @@ DEADLINE_RULE = policies.make_policy("deadline")
 def too_late(evidence: Evidence) -> bool:
     """Whether going on would take longer than what is left of the budget."""
     return DEADLINE_RULE.score(evidence).value >= 0.0
+
+
+_SCORE_LIMIT = 1e300  # what a message can hold: some criteria give infinities, where they have nothing to compare
+
+
+def reading(score: float, class_id: int) -> Reading:
+    """Return what an exit said, its score as a finite number: a NaN never exits, so it becomes the least."""
+    finite = min(_SCORE_LIMIT, score) if score >= -_SCORE_LIMIT else -_SCORE_LIMIT
+    return Reading(score=finite, class_id=class_id)

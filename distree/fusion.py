@@ -19,7 +19,7 @@ from typing import Literal
 from distree import policies, tensors
 from distree.custody import RoundTrip
 from distree.errors import RemoteProtocolError
-from distree.exits import Epochs, too_late
+from distree.exits import Epochs, reading, too_late
 from distree.protocols import Evidence, SegmentOutput
 from distree.settings import NodeSettings
 from distree.types import (
@@ -36,6 +36,7 @@ from distree.types import (
     Reason,
     StageMessage,
     Tensor,
+    Trace,
 )
 
 GatheringState = Literal["gathering", "fusing", "ended"]
@@ -82,6 +83,8 @@ class _Gathering:
     guess: Guess | None
     memory: PolicyMemory
     hops: tuple[Hop, ...]
+    trace: Trace
+    audit: bool
     state: GatheringState = "gathering"
     heard: dict[int, Tensor] = field(default_factory=dict)
     """Embeddings of this exit, by branch."""
@@ -92,7 +95,8 @@ class _Gathering:
     due_at: float = 0.0
     since: float = 0.0
     """When the branches were told, or are known, to be at work on this exit."""
-    missing: tuple[int, ...] = ()
+    missing: tuple[int, ...] | None = None
+    """Not heard at the last exit that was fused; None before the first one."""
 
     def move(self, event: GatheringEvent) -> None:
         """Follow the table; a KeyError here is a fault of this program."""
@@ -155,7 +159,9 @@ class Fuser:
         self._left_out = dict.fromkeys(range(max(map(len, settings.embeddings), default=0)), 0)
         # From the word to go on to the next exit's embedding.
         self._step = RoundTrip(settings.branch_timeout_s)
-        self._counters = {k: _Counters(settings.width(k)) for k in range(len(settings.inputs)) if settings.width(k) > 0}
+        wide = [k for k in range(len(settings.inputs)) if settings.width(k) > 0]
+        self._counters = {k: _Counters(settings.width(k)) for k in wide}
+        self._audit_counters = {k: _Counters(settings.width(k)) for k in wide}
 
     def __len__(self) -> int:
         return len(self._gatherings)
@@ -205,12 +211,16 @@ class Fuser:
         return not asked
 
     def _too_late(self, now: float, message: Embedding, *, go: bool) -> list[Effect]:
-        self._counters[message.stage].late += 1
+        self._count(message).late += 1
         self._left_out[message.branch] = 0
         effects: list[Effect] = [Drop(request=message.request, reason="late")]
         if self._settings.ends_group(message.stage) or (go and message.eager):
             return effects
         return [*effects, *self._tell(now, message.device, self._decision(message, message.stage, go=go))]
+
+    def _count(self, of: Embedding | _Gathering) -> _Counters:
+        """Return the counters of a stage: audits are not to be mistaken for traffic."""
+        return (self._audit_counters if of.audit else self._counters)[of.stage]
 
     def _decision(self, of: Embedding | _Gathering, stage: int, *, go: bool) -> Decision:
         return Decision(request=of.request, attempt=of.attempt, revision=self._settings.revision, stage=stage, go=go)
@@ -230,12 +240,16 @@ class Fuser:
             guess=message.guess,
             memory=message.memory,
             hops=message.hops[:-1],
+            trace=message.trace,
+            audit=message.audit,
             boards={message.branch: message.device},
         )
         self._gatherings[gathering.key] = gathering
         effects: list[Effect] = []
         while len(self._gatherings) > self._settings.inbox_items:
-            effects += self._give_up(now, next(iter(self._gatherings.values())), "shed")
+            oldest = next(iter(self._gatherings.values()))
+            audit = next((gathering for gathering in self._gatherings.values() if gathering.audit), oldest)
+            effects += self._give_up(now, audit, "shed")
         return gathering, effects
 
     def _take(self, now: float, gathering: _Gathering, message: Embedding) -> list[Effect]:
@@ -244,11 +258,13 @@ class Fuser:
         if gathering.state == "fusing":
             # Left out, but its board learns of the decision like the others.
             if branch not in gathering.heard:
-                self._counters[message.stage].late += 1
+                self._count(message).late += 1
             return []
         if not gathering.heard:
-            self._set_due(gathering, now + self._settings.branch_timeout_s)
-            if gathering.since:
+            left_s = gathering.budget_s - gathering.spent(now)
+            # Audits wait where there is live work: a branch that lets them wait is not gone.
+            self._set_due(gathering, now + (left_s if gathering.audit else self._settings.branch_timeout_s))
+            if gathering.since and not gathering.audit:
                 self._step.sample(now - gathering.since)
         if branch not in gathering.heard:
             gathering.heard[branch] = message.tensor
@@ -276,8 +292,12 @@ class Fuser:
         gathering.move("fuse")
         gathering.since = now
         width = self._settings.width(gathering.stage)
-        counters = self._counters[gathering.stage]
-        gathering.missing = tuple(branch for branch in range(width) if branch not in gathering.heard)
+        counters = self._count(gathering)
+        missing = tuple(branch for branch in range(width) if branch not in gathering.heard)
+        if gathering.missing not in (None, missing):
+            # No thresholds are meant for exits of which some have heard more branches than others.
+            gathering.trace = None
+        gathering.missing = missing
         awaited = self._awaited(gathering)
         for branch in gathering.missing:
             counters.missing[branch] += 1
@@ -297,7 +317,7 @@ class Fuser:
         gathering = self._fusing.pop(key)
         if gathering.state == "ended":
             return []
-        counters = self._counters[gathering.stage]
+        counters = self._count(gathering)
         counters.fused += 1
         queue_s = max(0.0, now - gathering.since - took_s)
         hop = Hop(device=self._settings.device, stage=gathering.stage, queue_s=queue_s, compute_s=took_s)
@@ -306,7 +326,7 @@ class Fuser:
         gathering.guess = Guess(exit=gathering.stage, class_id=class_id, confidence=confidence)
         if gathering.origin == self._settings.device:
             self._learned(gathering.request, gathering.guess, gathering.hops)
-        reason = self._decide(now, gathering, output, confidence)
+        reason = self._decide(now, gathering, output, gathering.guess)
         if reason is not None:
             counters.exited += 1
             gathering.move("exit")
@@ -317,15 +337,17 @@ class Fuser:
             return self._send_on(now, gathering, output)
         return self._go_on(now, gathering)
 
-    def _decide(self, now: float, gathering: _Gathering, output: SegmentOutput, confidence: float) -> Reason | None:
+    def _decide(self, now: float, gathering: _Gathering, output: SegmentOutput, guess: Guess) -> Reason | None:
         stage = gathering.stage
         if stage == self._settings.last:
+            if gathering.trace is not None:
+                gathering.trace = (*gathering.trace, reading(0.0, guess.class_id))
             return "last"
         rule = self._epochs.of(gathering.epoch)
         gathering.epoch = rule.plan.epoch
         evidence = Evidence(
             logits=output.logits,
-            confidence=confidence,
+            confidence=guess.confidence,
             exit=stage,
             embeddings=output.embeddings,
             memory=gathering.memory,
@@ -334,7 +356,11 @@ class Fuser:
         )
         score = rule.policy.score(evidence)
         gathering.memory = score.memory
-        if score.value >= rule.threshold(stage, gathering.missing):
+        if gathering.trace is not None:
+            gathering.trace = (*gathering.trace, reading(score.value, guess.class_id))
+        if gathering.audit:
+            return None
+        if score.value >= rule.threshold(stage, gathering.missing or ()):
             return "confident"
         if too_late(evidence):
             self._step.fade()
@@ -346,7 +372,8 @@ class Fuser:
         gathering.move("go")
         gathering.stage += 1
         gathering.heard, gathering.since = {}, now
-        self._set_due(gathering, now + self._step.silence_s(gathering.budget_s - gathering.spent(now)))
+        left_s = gathering.budget_s - gathering.spent(now)
+        self._set_due(gathering, now + (left_s if gathering.audit else self._step.silence_s(left_s)))
         effects: list[Effect] = []
         if not gathering.eager:
             effects += self._tell_all(now, gathering, self._decision(gathering, stage, go=True))
@@ -374,6 +401,8 @@ class Fuser:
             tensor=tensors.encode(output.features, self._settings.codec),
             fuser=self._settings.device,
             eager=gathering.eager,
+            trace=gathering.trace,
+            audit=gathering.audit,
         )
         return self._forward(now, message)
 
@@ -382,7 +411,7 @@ class Fuser:
         gathering = self._fusing.pop(key)
         if gathering.state == "ended":
             return []
-        self._counters[gathering.stage].failed += 1
+        self._count(gathering).failed += 1
         gathering.move("fail")
         return [*self._end(now, gathering, "fallback"), Drop(request=gathering.request, reason=error)]
 
@@ -400,7 +429,8 @@ class Fuser:
             reason=reason,
             spent_s=gathering.spent(now),
             hops=gathering.hops,
-            missing=gathering.missing,
+            missing=gathering.missing or (),
+            trace=gathering.trace if reason == "last" else None,
         )
         # The answer first: the branches can wait for it, people should not.
         stops = self._stop(now, gathering)
@@ -423,7 +453,7 @@ class Fuser:
 
     def _give_up(self, now: float, gathering: _Gathering, reason: Reason) -> list[Effect]:
         gathering.move("expire")
-        self._counters[gathering.stage].expired += 1
+        self._count(gathering).expired += 1
         return [*self._end(now, gathering, reason), Drop(request=gathering.request, reason="expired")]
 
     def settled(self, now: float, request: str) -> list[Effect]:
@@ -467,6 +497,7 @@ class Fuser:
                 expired=counters.expired,
                 late=counters.late,
                 missing=tuple(counters.missing),
+                audited=self._audit_counters[k].fused,
             )
             for k, counters in self._counters.items()
         )

@@ -7,10 +7,10 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Literal
 
-from distree.types import Guess, Hop, PolicyMemory, Tensor
+from distree.types import Guess, Hop, PolicyMemory, Tensor, Trace
 
 JobState = Literal["waiting", "running", "kept", "done"]
-JobEvent = Literal["start", "exit", "forward", "continue", "keep", "go", "stop", "fail", "shed", "expire"]
+JobEvent = Literal["start", "exit", "forward", "continue", "yield", "keep", "go", "stop", "fail", "shed", "expire"]
 
 JOB_TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
     ("waiting", "start"): "running",
@@ -21,6 +21,8 @@ JOB_TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
     ("running", "forward"): "done",
     # The next stage is on this board too.
     ("running", "continue"): "running",
+    # An audit lets others go first.
+    ("running", "yield"): "waiting",
     # A branch keeps its features until it is told to go on with them; an eager one goes on by itself.
     ("running", "keep"): "kept",
     ("running", "stop"): "done",
@@ -60,6 +62,8 @@ class Job:
     """Accepted by this board, which is its origin; others came in a delivery."""
     fuser: str | None = None
     eager: bool = False
+    trace: Trace = None
+    audit: bool = False
     stopped_at: int | None = None
     """The exit at which it was stopped while it was running."""
     state: JobState = "waiting"
@@ -101,13 +105,14 @@ class BranchBooks:
     due: list[tuple[float, BranchKey]] = field(default_factory=list)
 
     def keep(self, now: float, job: Job) -> list[Job]:
-        """Keep a job's features; return the jobs that must be dropped for them, oldest first."""
+        """Keep a job's features; return the jobs that must be dropped for them, audits before others, oldest first."""
         self.kept[job.branch_key] = job
         self.kept_bytes += job.nbytes
         heapq.heappush(self.due, (now + job.budget_s - job.spent(now), job.branch_key))
         dropped = []
         while len(self.kept) > self.items or self.kept_bytes > self.nbytes:
-            dropped.append(self.take(next(iter(self.kept.values()))))
+            oldest = next(iter(self.kept.values()))
+            dropped.append(self.take(next((kept for kept in self.kept.values() if kept.audit), oldest)))
         return dropped
 
     def take(self, job: Job) -> Job:

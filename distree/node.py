@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from distree import policies, tensors
+from distree.audits import AUDIT_BUDGET_S, Audit, AuditBooks
 from distree.custody import CUSTODY_TRANSITIONS, Circuit, Custody, Entry, RoundTrip
 from distree.errors import ConfigError, RemoteProtocolError
-from distree.exits import Epochs, too_late
+from distree.exits import Epochs, reading, too_late
 from distree.fusion import GATHERING_TRANSITIONS, Fuser
 from distree.job import JOB_TRANSITIONS, BranchBooks, Job
 from distree.protocols import Evidence, SegmentOutput
@@ -45,6 +46,9 @@ from distree.types import (
 SEEN = 1024
 """Deliveries remembered per node, to make a redelivery harmless."""
 
+AUDITS_WAITING = 8
+"""Jobs of audits that wait on a board; beyond them the oldest is shed, which its origin counts as lost."""
+
 LATENCIES = 1024
 """Latencies kept per telemetry period; older ones of a busy period are left out."""
 
@@ -69,12 +73,14 @@ class _StageCounters:
     duplicate: int = 0
     wasted: int = 0
     bytes_out: int = 0
+    runs: int = 0
     period_runs: int = 0
     period_queue_s: float = 0.0
     period_compute_s: float = 0.0
     compute_s: float = 0.0
 
     def ran(self, queue_s: float, compute_s: float) -> None:
+        self.runs += 1
         self.period_runs += 1
         self.period_queue_s += queue_s
         self.period_compute_s += compute_s
@@ -104,12 +110,14 @@ class StageNode:
         self._last = settings.last
         self._waiting: deque[Job] = deque()
         self._waiting_bytes = 0
+        self._waiting_audits: deque[Job] = deque()
         self._running: Job | None = None
         self._jobs: dict[tuple[str, int, int], Job] = {}
         self._seen: OrderedDict[tuple[str, int, int], None] = OrderedDict()
         self._next_key = 0
         self._next_request = 0
         self._stages = {k: _StageCounters() for k in settings.stages}
+        self._audit_stages = {k: _StageCounters() for k in settings.stages}
         self._epochs = Epochs(_default_plan(settings), settings.parameters)
         self._restore = list(restore)
         self._branches = BranchBooks(settings.inbox_items, settings.inbox_bytes)
@@ -120,6 +128,7 @@ class StageNode:
         if settings.origin is not None:
             self._custody = Custody(RoundTrip(settings.origin.silence_floor_s), Circuit())
             self._origin = _OriginCounters(len(settings.inputs))
+            self._audits = AuditBooks(settings)
             self._custody.remember(answered)
 
     def _make_fuser(self) -> Fuser:
@@ -184,6 +193,7 @@ class StageNode:
         if self._custody.remembered(entry.request) is not None:
             return entry.request, [Drop(request=entry.request, reason="duplicate")]
         self._origin.accepted += 1
+        entry.audited = self._audits.draw(entry.request, self._epochs.current.plan.audit_rate)
         full = self._custody.room(origin.pending_items) <= 0
         self._custody.open(entry)
         if full:
@@ -191,11 +201,14 @@ class StageNode:
             # Not kept until the broker acknowledges it: the books are full.
             self._custody.close(entry.request)
             return entry.request, effects
-        job = self._job(now, entry.request, entry.attempt, budget_s, tensor)
+        return entry.request, self._begin(now, self._job(now, entry, budget_s))
+
+    def _begin(self, now: float, job: Job) -> list[Effect]:
+        """Start the work on an own input, on this board or elsewhere."""
         if self._serves(0):
-            self._stages[0].received += 1
-            return entry.request, self._enqueue(now, job)
-        return entry.request, self._send_on(now, job, tensor)
+            self._count(job).received += 1
+            return self._enqueue(now, job)
+        return self._send_on(now, job, job.tensor)
 
     def _serves(self, stage: int) -> bool:
         """Whether a stage is on this board, as a whole; branches get their input from the broker, wherever they are."""
@@ -205,13 +218,13 @@ class StageNode:
         self._next_request += 1
         return f"{self.settings.boot}-{self._next_request:x}"
 
-    def _job(self, now: float, request: str, attempt: int, budget_s: float, tensor: Tensor) -> Job:
+    def _job(self, now: float, entry: Entry, budget_s: float) -> Job:
         return Job(
             key=self._key(),
-            request=request,
+            request=entry.request,
             origin=self.settings.device,
-            attempt=attempt,
-            epoch=self._epochs.current.plan.epoch,
+            attempt=entry.attempt,
+            epoch=entry.epoch,
             stage=0,
             budget_s=budget_s,
             spent_s=0.0,
@@ -219,11 +232,40 @@ class StageNode:
             guess=None,
             memory=(),
             hops=(),
-            tensor=tensor,
+            tensor=entry.tensor,
             delivery=None,
             own=True,
             fuser=self._fuser_now(now),
             eager=self._origin_settings.eager,
+            trace=() if entry.audited else None,
+        )
+
+    def _audit_job(self, now: float, audit: Audit) -> Job:
+        # Gated, whatever the mode: nobody waits for it. No probe whether the fusing board is back, for probes are
+        # inputs that are sent once more if it is not.
+        fuser = None
+        if self._fuser is not None:
+            other = None if self._fuser_circuit.is_open else self._origin_settings.fuser
+            fuser = other or self.settings.device
+        return Job(
+            key=self._key(),
+            request=audit.request,
+            origin=self.settings.device,
+            attempt=1,
+            epoch=audit.epoch,
+            stage=0,
+            budget_s=AUDIT_BUDGET_S,
+            spent_s=0.0,
+            arrived_at=now,
+            guess=None,
+            memory=(),
+            hops=(),
+            tensor=audit.tensor,
+            delivery=None,
+            own=True,
+            fuser=fuser,
+            trace=(),
+            audit=True,
         )
 
     def _fuser_now(self, now: float) -> str | None:
@@ -266,13 +308,15 @@ class StageNode:
 
     def _receive_stage(self, now: float, message: StageMessage, delivery: object) -> list[Effect]:
         self._check_stage(message)
-        counters = self._stages[message.stage]
+        counters = (self._audit_stages if message.audit else self._stages)[message.stage]
         identity = (message.request, message.attempt, message.stage)
         known = self._jobs.get(identity)
         if known is not None:
             # Redelivered after a reconnect while still at work: only the newest delivery can be acknowledged.
-            known.delivery = delivery
             counters.duplicate += 1
+            if known.audit:
+                return [Acknowledge(delivery=delivery)]
+            known.delivery = delivery
             return []
         if identity in self._seen:
             counters.duplicate += 1
@@ -295,11 +339,17 @@ class StageNode:
             delivery=delivery,
             fuser=message.fuser,
             eager=message.eager,
+            trace=message.trace,
+            audit=message.audit,
         )
         self._jobs[identity] = job
         if self.settings.width(job.stage):
             self._branches.live[job.branch_key] = job
-        return self._enqueue(now, job)
+        if not job.audit:
+            return self._enqueue(now, job)
+        # Audits may wait for long, and what the broker has not got back counts against what it sends.
+        job.delivery = None
+        return [Acknowledge(delivery=delivery), *self._enqueue(now, job)]
 
     def _check_stage(self, message: StageMessage) -> None:
         if message.stage not in self._held:
@@ -328,6 +378,9 @@ class StageNode:
             raise RemoteProtocolError("origin", f"this board does not answer for {outcome.origin}")
         self.settings.check_revision(outcome.revision)
         self.settings.check_guess(outcome.guess)
+        if self._audits.knows(outcome.request):
+            return self._audited(now, outcome)
+        is_traced = self._audits.is_complete(outcome.trace)
         entry = self._custody.entries.get(outcome.request)
         if entry is None or entry.state == "answered":
             return self._late(now, outcome)
@@ -339,6 +392,7 @@ class StageNode:
             return self._resend(now, entry)
         entry.guess, entry.hops, entry.epoch = outcome.guess or entry.guess, outcome.hops, outcome.epoch
         entry.missing = outcome.missing
+        entry.trace = outcome.trace if is_traced else None
         entry.move("outcome")
         return self._publish_result(now, entry, outcome.reason)
 
@@ -389,14 +443,26 @@ class StageNode:
 
     def _enqueue(self, now: float, job: Job) -> list[Effect]:
         job.ready_at = now
-        if self._running is None and not self._waiting:
+        if self._running is None and not self._waiting and not (job.audit and self._waiting_audits):
             return [self._start(now, job)]
+        if job.audit:
+            return self._enqueue_audit(now, job)
         self._waiting.append(job)
         self._waiting_bytes += job.nbytes
         effects: list[Effect] = []
         while len(self._waiting) > self.settings.inbox_items or self._waiting_bytes > self.settings.inbox_bytes:
             effects += self._shed(now, self._pop_waiting())
         return effects
+
+    def _enqueue_audit(self, now: float, job: Job) -> list[Effect]:
+        self._waiting_audits.append(job)
+        if len(self._waiting_audits) <= AUDITS_WAITING:
+            return []
+        return self._shed(now, self._waiting_audits.popleft())
+
+    def _count(self, job: Job) -> _StageCounters:
+        """Return the counters of the job's stage: audits are not to be mistaken for traffic."""
+        return (self._audit_stages if job.audit else self._stages)[job.stage]
 
     def _pop_waiting(self) -> Job:
         job = self._waiting.popleft()
@@ -405,7 +471,7 @@ class StageNode:
 
     def _shed(self, now: float, job: Job) -> list[Effect]:
         job.move("shed")
-        self._stages[job.stage].shed += 1
+        self._count(job).shed += 1
         if self.settings.width(job.stage):
             return self._branch_ends(job, "shed")
         return self._leave(job, [*self._reply(now, job, "shed"), Drop(request=job.request, reason="shed")])
@@ -419,11 +485,11 @@ class StageNode:
     def _start_next(self, now: float) -> list[Effect]:
         """Start the oldest job that is still worth it; those whose budget has run out are dropped on the way."""
         effects: list[Effect] = []
-        while self._waiting and self._running is None:
-            job = self._pop_waiting()
+        while self._running is None and (self._waiting or self._waiting_audits):
+            job = self._pop_waiting() if self._waiting else self._waiting_audits.popleft()
             if self._expired(now, job):
                 job.move("expire")
-                self._stages[job.stage].expired += 1
+                self._count(job).expired += 1
                 if self.settings.width(job.stage):
                     effects += self._branch_ends(job, "expired")
                     continue
@@ -433,6 +499,8 @@ class StageNode:
         return effects
 
     def _expired(self, now: float, job: Job) -> bool:
+        if job.own and job.audit:
+            return not self._audits.is_open(job.request)
         if job.own:
             return self._custody.open_entry(job.request) is None
         return job.spent(now) >= job.budget_s
@@ -445,7 +513,8 @@ class StageNode:
             self._seen[identity] = None
             if len(self._seen) > SEEN:
                 self._seen.popitem(last=False)
-            effects.append(Acknowledge(delivery=job.delivery))
+            if not job.audit:
+                effects.append(Acknowledge(delivery=job.delivery))
         return effects
 
     # ------------------------------------------------------------ inference done
@@ -455,23 +524,22 @@ class StageNode:
         if self._fuser is not None and self._fuser.is_fusing(key):
             return self._fuser.completed(now, key, output, took_s)
         job = self._take_running(key)
-        counters = self._stages[job.stage]
+        counters = self._count(job)
         counters.ran(job.queue_s, took_s)
         hop = Hop(device=self.settings.device, stage=job.stage, queue_s=job.queue_s, compute_s=took_s)
         job.hops = (*job.hops, hop)
         if self.settings.width(job.stage):
-            effects = self._branch_ran(now, job, output)
-            return effects + self._start_next(now) if self._waiting else effects
+            return self._branch_ran(now, job, output) + self._start_next(now)
         class_id, confidence = policies.confidence(output.logits)
         job.guess = Guess(exit=job.stage, class_id=class_id, confidence=confidence)
-        reason = self._decide(now, job, output, confidence)
+        reason = self._decide(now, job, output.logits, job.guess)
         if reason is not None:
             job.move("exit")
             counters.exited += 1
             effects = self._leave(job, self._reply(now, job, reason))
         else:
             effects = self._advance(now, job, output)
-        return effects + self._start_next(now) if self._waiting else effects
+        return effects + self._start_next(now) if self._waiting or self._waiting_audits else effects
 
     def _take_running(self, key: int) -> Job:
         job = self._running
@@ -480,15 +548,17 @@ class StageNode:
         self._running = None
         return job
 
-    def _decide(self, now: float, job: Job, output: SegmentOutput, confidence: float) -> Reason | None:
+    def _decide(self, now: float, job: Job, logits: Sequence[float], guess: Guess) -> Reason | None:
         """Return why to answer at this exit, or None to go on."""
         if job.stage == self._last:
+            if job.trace is not None:
+                job.trace = (*job.trace, reading(0.0, guess.class_id))
             return "last"
         rule = self._epochs.of(job.epoch)
         job.epoch = rule.plan.epoch
         evidence = Evidence(
-            logits=output.logits,
-            confidence=confidence,
+            logits=logits,
+            confidence=guess.confidence,
             exit=job.stage,
             memory=job.memory,
             left_s=job.budget_s - job.spent(now),
@@ -496,6 +566,10 @@ class StageNode:
         )
         score = rule.policy.score(evidence)
         job.memory = score.memory
+        if job.trace is not None:
+            job.trace = (*job.trace, reading(score.value, guess.class_id))
+        if job.audit:
+            return None
         if score.value >= rule.threshold(job.stage):
             return "confident"
         leaves_origin = job.own and not self._serves(job.stage + 1)
@@ -515,14 +589,17 @@ class StageNode:
 
     def _advance(self, now: float, job: Job, output: SegmentOutput) -> list[Effect]:
         assert output.features is not None  # noqa: S101 - a bundle is checked when it is loaded
-        counters = self._stages[job.stage]
-        counters.forwarded += 1
+        self._count(job).forwarded += 1
         if self._serves(job.stage + 1):
-            job.move("continue")
             job.stage += 1
             job.tensor = tensors.encode(output.features)
             job.queue_s = 0.0
-            self._stages[job.stage].received += 1
+            self._count(job).received += 1
+            if job.audit and self._waiting:
+                job.move("yield")
+                self._waiting_audits.appendleft(job)
+                return []
+            job.move("continue")
             self._running = job
             return [Run(key=job.key, stage=job.stage, tensor=job.tensor)]
         job.move("forward")
@@ -549,8 +626,10 @@ class StageNode:
             tensor=tensor,
             fuser=job.fuser,
             eager=job.eager,
+            trace=job.trace,
+            audit=job.audit,
         )
-        if job.own:
+        if job.own and not job.audit:
             return self._send_own(now, message)
         return [Publish(message=message)]
 
@@ -567,10 +646,12 @@ class StageNode:
         """Answer a job: into the books when this board is its origin, else as an outcome to the origin."""
         if not job.own:
             return [Publish(message=self._outcome(now, job, reason))]
+        if job.audit:
+            return self._audited(now, self._outcome(now, job, reason))
         entry = self._custody.open_entry(job.request)
         if entry is None:
             return [Drop(request=job.request, reason="answered")]
-        entry.guess, entry.hops, entry.epoch = job.guess, job.hops, job.epoch
+        entry.guess, entry.hops, entry.epoch, entry.trace = job.guess, job.hops, job.epoch, job.trace
         return self._answer(now, entry, reason)
 
     def _outcome(self, now: float, job: Job, reason: Reason) -> Outcome:
@@ -584,6 +665,7 @@ class StageNode:
             reason=reason,
             spent_s=job.spent(now),
             hops=job.hops,
+            trace=job.trace if reason == "last" else None,
         )
 
     def failed(self, now: float, key: int, error: str) -> list[Effect]:
@@ -592,7 +674,7 @@ class StageNode:
             return self._fuser.failed(now, key, error)
         job = self._take_running(key)
         job.move("fail")
-        self._stages[job.stage].failed += 1
+        self._count(job).failed += 1
         if self.settings.width(job.stage):
             return self._branch_ends(job, error) + self._start_next(now)
         effects = self._leave(job, [*self._reply(now, job, "fallback"), Drop(request=job.request, reason=error)])
@@ -600,8 +682,9 @@ class StageNode:
 
     def refused(self, now: float, message: StageMessage) -> list[Effect]:
         """The transport will never deliver `message` (too large for the broker, say): answer with what there is."""
-        entry = self._custody.open_entry(message.request) if self.settings.origin else None
-        if message.origin == self.settings.device and entry is not None:
+        is_own = message.origin == self.settings.device and self.settings.origin is not None
+        entry = self._custody.open_entry(message.request) if is_own else None
+        if entry is not None:
             return self._answer(now, entry, "fallback")
         outcome = Outcome(
             request=message.request,
@@ -614,17 +697,18 @@ class StageNode:
             spent_s=message.spent_s,
             hops=message.hops,
         )
-        return [Publish(message=outcome)]
+        return self._audited(now, outcome) if is_own and message.audit else [Publish(message=outcome)]
 
     # ------------------------------------------------------------ a branch of a wide stage
 
     def _branch_ran(self, now: float, job: Job, output: SegmentOutput) -> list[Effect]:
         """Send the embedding on its way, and keep the features until it is decided what becomes of them."""
         stage, stopped_at = job.stage, job.stopped_at
-        self._stages[stage].forwarded += 1
+        counters = self._count(job)
+        counters.forwarded += 1
         if stopped_at is not None:
             job.move("stop")
-            self._stages[stage].wasted += stage > stopped_at
+            counters.wasted += stage > stopped_at
             # Counted to here: a second word to stop finds nothing more to count.
             return self._branch_ends(job, "stopped", ran=min(stage, stopped_at))
         message = self._embedding(now, job, output)
@@ -636,12 +720,12 @@ class StageNode:
             assert output.features is not None  # noqa: S101 - a bundle is checked when it is loaded
             if self.settings.starts_group(stage):
                 effects += self._leave(job, [])
-            job.guess, job.memory, job.hops = None, (), ()
+            job.guess, job.memory, job.hops, job.trace = None, (), (), None
             job.move("keep")
             job.stage, job.tensor = stage + 1, tensors.encode(output.features)
             for dropped in self._branches.keep(now, job):
                 dropped.move("shed")
-                self._stages[dropped.stage].shed += 1
+                self._count(dropped).shed += 1
                 effects += self._branch_ends(dropped, "shed")
         # Ahead of the acknowledgement of what it was made from, which may be in the effects.
         effects = [*self._send_embedding(now, message), *effects]
@@ -669,6 +753,8 @@ class StageNode:
             memory=job.memory,
             hops=job.hops,
             tensor=tensors.encode(output.embedding),
+            trace=job.trace,
+            audit=job.audit,
         )
 
     def _send_embedding(self, now: float, message: Embedding) -> list[Effect]:
@@ -683,7 +769,7 @@ class StageNode:
     def _branch_goes_on(self, now: float, job: Job) -> list[Effect]:
         self._branches.take(job)
         job.move("go")
-        self._stages[job.stage].received += 1
+        self._count(job).received += 1
         return self._enqueue(now, job)
 
     def _branch_ends(self, job: Job, why: str = "", *, ran: int | None = None) -> list[Effect]:
@@ -715,6 +801,8 @@ class StageNode:
             return []
         if job.state == "kept":
             self._branches.take(job)
+        elif job.audit:
+            self._waiting_audits.remove(job)
         else:
             self._waiting.remove(job)
             self._waiting_bytes -= job.nbytes
@@ -737,6 +825,8 @@ class StageNode:
         """Whether an own request still needs an answer; None if it is not known."""
         if self.settings.origin is None:
             return None
+        if self._audits.knows(request):
+            return self._audits.is_open(request)
         if self._custody.open_entry(request) is not None:
             return True
         return None if self._custody.remembered(request) is None else False
@@ -750,12 +840,13 @@ class StageNode:
     def _fused_answer(self, now: float, outcome: Outcome) -> list[Effect]:
         if outcome.origin != self.settings.device:
             return [Publish(message=outcome)]
-        if self._custody.open_entry(outcome.request) is None:
+        if self._asked(outcome.request) is not True:
             return [Drop(request=outcome.request, reason="answered")]
         return self._receive_outcome(now, outcome)
 
     def _fused_forward(self, now: float, message: StageMessage) -> list[Effect]:
-        return self._send_own(now, message) if message.origin == self.settings.device else [Publish(message=message)]
+        is_own = message.origin == self.settings.device and not message.audit
+        return self._send_own(now, message) if is_own else [Publish(message=message)]
 
     def _tell(self, now: float, device: str, decision: Decision) -> list[Effect]:
         if device != self.settings.device:
@@ -786,7 +877,9 @@ class StageNode:
             attempt=entry.attempt, epoch=entry.epoch, hops=entry.hops, missing=entry.missing, final=True,
         )  # fmt: skip
         effects: list[Effect] = [Publish(message=result, token=entry.request)]
-        return effects if self._fuser is None else effects + self._fuser.settled(now, entry.request)
+        if self._fuser is not None:
+            effects += self._fuser.settled(now, entry.request)
+        return effects + self._audit(now, entry, reason) if entry.audited else effects
 
     def _result(
         self,
@@ -825,6 +918,50 @@ class StageNode:
             missing=missing,
         )
 
+    # ------------------------------------------------------------ audits
+
+    def _audit(self, now: float, entry: Entry, reason: Reason) -> list[Effect]:
+        """Find out what all exits say of an input that was drawn, now that it is answered."""
+        criterion = self._epochs.of(entry.epoch).plan.criterion
+        if reason == "last" and self._audits.is_complete(entry.trace):
+            return [Publish(message=self._audits.row(entry.request, entry, criterion))]
+        audit = Audit(
+            request=self._request_id(),
+            of=entry.request,
+            epoch=entry.epoch,
+            criterion=criterion,
+            tensor=entry.tensor,
+            due_at=now + AUDIT_BUDGET_S,
+        )
+        if not self._audits.open(audit):
+            return [Publish(message=self._audits.lost_row(entry.request, entry.epoch, criterion))]
+        return self._begin(now, self._audit_job(now, audit))
+
+    def _audited(self, now: float, outcome: Outcome) -> list[Effect]:
+        """An audit has come to its end, or to nothing."""
+        is_complete = self._audits.is_complete(outcome.trace)
+        audit = self._audits.close(outcome.request)
+        if audit is None:
+            return [Drop(request=outcome.request, reason="late")]
+        # A board that did not have the epoch has decided by its own, which may be of another criterion.
+        if is_complete and self._epochs.of(outcome.epoch).plan.criterion == audit.criterion:
+            return [Publish(message=self._audits.row(audit.of, outcome, audit.criterion))]
+        return self._audit_lost(now, audit)
+
+    def _audit_lost(self, now: float, audit: Audit) -> list[Effect]:
+        row = self._audits.lost_row(audit.of, audit.epoch, audit.criterion)
+        effects: list[Effect] = [Publish(message=row)]
+        return effects if self._fuser is None else effects + self._fuser.settled(now, audit.request)
+
+    def give_up_audits(self, now: float) -> list[Effect]:
+        """End all audits under way as lost: this board is about to stop."""
+        effects: list[Effect] = []
+        while self.settings.origin is not None and (audit := self._audits.pop()) is not None:
+            effects += self._audit_lost(now, audit)
+        return effects
+
+    # ------------------------------------------------------------ the connection
+
     def reconnected(self) -> None:
         """This board is connected again: what went unanswered may have been its own connection's fault."""
         if self.settings.origin is not None:
@@ -840,7 +977,9 @@ class StageNode:
         """When the node next wants a tick; infinity if never."""
         if self._restore and self.room() > 0:
             return 0.0
-        due = self._custody.next_due() if self.settings.origin else float("inf")
+        due = float("inf")
+        if self.settings.origin is not None:
+            due = min(self._custody.next_due(), self._audits.next_due())
         if self._fuser is not None:
             due = min(due, self._fuser.next_due())
         return min(due, self._branches.next_due()) if self._branches.kept else due
@@ -854,11 +993,13 @@ class StageNode:
         if self.settings.origin is not None:
             while (entry := self._custody.pop_due(now)) is not None:
                 effects += self._due(now, entry)
+            while (audit := self._audits.pop_due(now)) is not None:
+                effects += self._audit_lost(now, audit)
         if self._fuser is not None:
             effects += self._fuser.tick(now)
         while (job := self._branches.pop_due(now)) is not None:
             job.move("expire")
-            self._stages[job.stage].expired += 1
+            self._count(job).expired += 1
             effects += self._branch_ends(job, "expired")
         return effects
 
@@ -905,9 +1046,9 @@ class StageNode:
         """The plan in force; epoch 0 is the bundle's calibrated defaults."""
         return self._epochs.current.plan
 
-    def sent(self, stage: int, nbytes: int) -> None:
+    def sent(self, stage: int, nbytes: int, *, audit: bool) -> None:
         """Count the bytes of a message that the driver published for stage `stage`."""
-        counters = self._stages.get(stage - 1)
+        counters = (self._audit_stages if audit else self._stages).get(stage - 1)
         if counters is not None:
             counters.bytes_out += nbytes
 
@@ -938,6 +1079,7 @@ class StageNode:
             queue_s=counters.period_queue_s / runs,
             compute_s=counters.period_compute_s / runs,
             wasted=counters.wasted,
+            audited=self._audit_stages[k].runs,
         )
         counters.period_runs, counters.period_queue_s, counters.period_compute_s = 0, 0.0, 0.0
         return report
@@ -956,6 +1098,8 @@ class StageNode:
             latency_p50_s=_quantile(ordered, 0.50),
             latency_p95_s=_quantile(ordered, 0.95),
             latency_max_s=_quantile(ordered, 1.0),
+            audits_drawn=self._audits.drawn,
+            audits_lost=self._audits.lost,
         )
 
 

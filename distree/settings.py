@@ -32,7 +32,8 @@ class NodeSettings:
     """What a node must know of its board, its model and its limits.
 
     `inputs` holds (dtype, shape) of every stage's input tensor, whether held here or not. `boot` is put into request
-    ids, so it must differ from one run of the origin to the next.
+    ids, so it must differ from one run of the origin to the next. `audit_key` is what the lots for audits are
+    drawn with: who does not know it cannot foresee them.
 
     For wide stages: `embeddings` holds, per stage, (dtype, shape) of each branch's embedding, () for a plain stage;
     `branch` is the one that this board runs; `fuses` says whether it fuses for origins that name it (an origin can
@@ -61,6 +62,7 @@ class NodeSettings:
     branch_timeout_s: float = 0.2
     masked: tuple[MaskedThresholds, ...] = ()
     parameters: PolicyParameters = PolicyParameters()
+    audit_key: bytes = b""
 
     @property
     def last(self) -> int:

@@ -3,7 +3,7 @@
 distree/1/{site}/device/{device}/{state,meta,telemetry,dead}
 distree/1/{site}/pipeline/{pipeline}/plan
 distree/1/{site}/pipeline/{pipeline}/stage/{k}
-distree/1/{site}/pipeline/{pipeline}/{input,outcome,result}/{origin}
+distree/1/{site}/pipeline/{pipeline}/{input,outcome,result,audit}/{origin}
 distree/1/{site}/pipeline/{pipeline}/{exit,decision}/{device}
 """
 
@@ -34,6 +34,7 @@ class Kind(str, enum.Enum):
     RESULT = "result"
     EXIT = "exit"
     DECISION = "decision"
+    AUDIT = "audit"
 
 
 @record
@@ -60,10 +61,11 @@ DELIVERY: dict[Kind, Delivery] = {
     Kind.RESULT: Delivery(qos=1, retain=False, content_type=JSON),
     Kind.EXIT: Delivery(qos=1, retain=False, content_type=MSGPACK),
     Kind.DECISION: Delivery(qos=1, retain=False, content_type=MSGPACK),
+    Kind.AUDIT: Delivery(qos=1, retain=False, content_type=MSGPACK),
 }
 
 _OF_DEVICE = frozenset({Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD})
-_OF_ORIGIN = frozenset({Kind.INPUT, Kind.OUTCOME, Kind.RESULT})
+_OF_ORIGIN = frozenset({Kind.INPUT, Kind.OUTCOME, Kind.RESULT, Kind.AUDIT})
 _OF_WIDE = frozenset({Kind.EXIT, Kind.DECISION})
 
 
@@ -104,7 +106,7 @@ def shared_stage(site: str, pipeline: str, k: int, branch: int = 0) -> str:
 
 
 def of_origin(site: str, pipeline: str, kind: Kind, origin: str) -> str:
-    """Topic of an origin's raw inputs, outcomes or results."""
+    """Topic of an origin's raw inputs, outcomes, results or audits."""
     assert kind in _OF_ORIGIN  # noqa: S101
     return f"{ROOT}/{site}/pipeline/{pipeline}/{kind.value}/{origin}"
 
@@ -138,7 +140,7 @@ def parse(topic: str) -> Address:
                 return Address(site=site, kind=Kind.PLAN, pipeline=pipeline)
             case [site, "pipeline", pipeline, "stage", k] if k.isdigit() and len(k) <= 3:
                 return Address(site=site, kind=Kind.STAGE, pipeline=pipeline, stage=int(k))
-            case [site, "pipeline", pipeline, ("input" | "outcome" | "result") as word, origin]:
+            case [site, "pipeline", pipeline, ("input" | "outcome" | "result" | "audit") as word, origin]:
                 return Address(site=site, kind=Kind(word), pipeline=pipeline, origin=origin)
             case [site, "pipeline", pipeline, ("exit" | "decision") as word, device_id]:
                 return Address(site=site, kind=Kind(word), pipeline=pipeline, device=device_id)

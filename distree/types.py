@@ -52,13 +52,26 @@ class Guess:
 
 
 @record
+class Reading:
+    """What one exit said of an audited input: the criterion's score (0 at the last exit) and the class."""
+
+    score: float
+    class_id: int
+
+
+Trace: TypeAlias = "tuple[Reading, ...] | None"
+"""What the exits passed so far said, where that is recorded: of inputs drawn for an audit; else None."""
+
+
+@record
 class StageMessage:
     """An input (stage 0) or features (stage > 0), on their way to a stage.
 
     `budget_s` is the whole time the origin grants, `spent_s` what boards have used of it so far (network time is
     not in it: no board can measure it alone). `epoch` names the thresholds by which every exit of this request
     is decided. `fuser` is the device that fuses the embeddings of wide stages, None where a pipeline has none;
-    `eager` tells their branches to go on until they are stopped instead of waiting to be told to go on.
+    `eager` tells their branches to go on until they are stopped instead of waiting to be told to go on. An `audit` is
+    no input that waits for an answer: it takes no exit, and gives way to those that do.
     """
 
     request: str
@@ -75,16 +88,18 @@ class StageMessage:
     tensor: Tensor
     fuser: str | None = None
     eager: bool = False
+    trace: Trace = None
+    audit: bool = False
 
 
 @record
 class Embedding:
     """What one branch of a wide stage has to say at its exit, on its way to the board that fuses.
 
-    `device` is the sender, to which the decision goes; `fuser` is the board that fuses. `guess` and `memory` are those
-    that the stage's input came with; `hops` are those of the input and the sender's own. At the second and later wide
-    stages in a row, guess is None and memory empty, for the fusing board knows them, and `hops` holds the one of this
-    stage.
+    `device` is the sender, to which the decision goes; `fuser` is the board that fuses. `guess`, `memory` and `trace`
+    are those that the stage's input came with; `hops` are those of the input and the sender's own. At the second and
+    later wide stages in a row, guess and trace are None and memory empty, for the fusing board knows them, and `hops`
+    holds the one of this stage.
     """
 
     request: str
@@ -103,6 +118,8 @@ class Embedding:
     memory: PolicyMemory
     hops: tuple[Hop, ...]
     tensor: Tensor
+    trace: Trace = None
+    audit: bool = False
 
 
 @record
@@ -133,7 +150,8 @@ class InputMessage:
 class Outcome:
     """The answer that a later stage sends to the origin, which alone publishes results.
 
-    `missing` are the branches that were not heard at the exit taken; () in a chain.
+    `missing` are the branches that were not heard at the exit taken; () in a chain. `trace` is given where it is known
+    of all exits.
     """
 
     request: str
@@ -146,6 +164,34 @@ class Outcome:
     spent_s: float
     hops: tuple[Hop, ...]
     missing: tuple[int, ...] = ()
+    trace: Trace = None
+
+
+@record
+class AuditRow:
+    """What all exits said of one input that its origin drew by lot, for the orchestrator.
+
+    An origin numbers its rows from 1 in each run of its agent, `boot`, so that what is lost on the way is noticed.
+    `scores` has one per exit but the last, by `criterion`, `predictions` a class per exit; both are () where the audit
+    was lost. `missing` are the branches that no exit has heard; `hops` say where the time went.
+    """
+
+    request: str
+    origin: str
+    boot: str
+    sequence: int
+    revision: str
+    epoch: int
+    criterion: str
+    scores: tuple[float, ...]
+    predictions: tuple[int, ...]
+    missing: tuple[int, ...] = ()
+    hops: tuple[Hop, ...] = ()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the exits could not be asked."""
+        return not self.predictions
 
 
 @record
@@ -190,6 +236,7 @@ class Plan:
     """What the orchestrator wants of a pipeline. One threshold per exit but the last; retained; epochs only grow.
 
     `masked` has thresholds for sets of missing branches; with a set that is not in it, only the last exit is taken.
+    `audit_rate` is the share of inputs that origins draw for audits, 0 to 1.
     """
 
     pipeline: str
@@ -199,6 +246,7 @@ class Plan:
     criterion: str
     thresholds: tuple[float, ...]
     masked: tuple[MaskedThresholds, ...] = ()
+    audit_rate: float = 0.0
 
 
 class DeviceStatus(str, enum.Enum):
@@ -254,7 +302,8 @@ class DeviceMeta:
 class StageTelemetry:
     """Counters of one stage on one device since boot; times are means over the last report's period.
 
-    `wasted` counts runs of a branch at a depth that the answer did not need.
+    `wasted` counts runs of a branch at a depth that the answer did not need, `audited` runs for audits, which are in
+    none of the other counters and means.
     """
 
     stage: int
@@ -270,6 +319,7 @@ class StageTelemetry:
     queue_s: float
     compute_s: float
     wasted: int = 0
+    audited: int = 0
 
 
 @record
@@ -277,7 +327,8 @@ class FusionTelemetry:
     """Counters of the exit of one wide stage on the device that fuses it, since boot.
 
     `missing` counts, per branch, the decisions made without it; `late` the embeddings that came after their
-    decision; `expired` the requests that were given up while waiting for this exit's embeddings.
+    decision; `expired` the requests that were given up while waiting for this exit's embeddings. `audited` counts
+    what was fused for audits, which are in no other counter.
     """
 
     stage: int
@@ -288,11 +339,15 @@ class FusionTelemetry:
     expired: int
     late: int
     missing: tuple[int, ...]
+    audited: int = 0
 
 
 @record
 class OriginTelemetry:
-    """Counters of one origin since boot. `exits` and `reasons` count answered inputs; latency is of the last period."""
+    """Counters of one origin since boot. `exits` and `reasons` count answered inputs; latency is of the last period.
+
+    `audits_drawn` counts the inputs drawn by lot; of each there is a row by now, or there will be one.
+    """
 
     accepted: int
     answered: int
@@ -304,6 +359,8 @@ class OriginTelemetry:
     latency_p50_s: float
     latency_p95_s: float
     latency_max_s: float
+    audits_drawn: int = 0
+    audits_lost: int = 0
 
 
 @record
@@ -374,7 +431,7 @@ class BrokerSettings:
 class Publish:
     """Send a message; the driver builds the topic from the message's kind, pipeline and address."""
 
-    message: StageMessage | Embedding | Outcome | Result
+    message: StageMessage | Embedding | Outcome | Result | AuditRow
     token: str | None = None
     """Where set, the driver calls StageNode.published(token) once the broker has acknowledged it."""
 

@@ -2,9 +2,9 @@
 
 Messages between boards and to the orchestrator are msgpack maps `{"v": 1, "kind": …, …}`; what people and dashboards
 read (results, states, dead letters) is JSON with a `schema`. Unknown keys are ignored, so that a later version may
-add some. Keys that only wide stages need are left out where they hold the default, which is read where they are
-absent: a chain does not pay for them. Every decoder raises RemoteProtocolError, and nothing else, for whatever bytes
-it is given; `reason` is one of `size`, `encoding`, `version`, `kind`, `field`.
+add some. Keys that only wide stages or audits need are left out where they hold the default, which is read where they
+are absent: other messages do not pay for them. Every decoder raises RemoteProtocolError, and nothing else, for whatever
+bytes it is given; `reason` is one of `size`, `encoding`, `version`, `kind`, `field`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import msgpack
 from distree.errors import RemoteProtocolError
 from distree.topics import is_id
 from distree.types import (
+    AuditRow,
     Codec,
     DeadLetter,
     Decision,
@@ -36,12 +37,14 @@ from distree.types import (
     Outcome,
     PipelineTelemetry,
     Plan,
+    Reading,
     Reason,
     Result,
     StageMessage,
     StageTelemetry,
     Telemetry,
     Tensor,
+    Trace,
 )
 
 VERSION = 1
@@ -305,6 +308,32 @@ def _tensor(fields: Fields) -> Tensor:
     )
 
 
+def _trace(fields: Fields) -> Trace:
+    """Read what exits said; None where it is not recorded."""
+    if "trace" not in fields:
+        return None
+    return tuple([_reading(value) for value in _list(fields, "trace", MAX_STAGES)])
+
+
+def _reading(value: object) -> Reading:
+    if type(value) is tuple and len(value) == 2:
+        score, class_id = value
+        if type(score) is float and -1e300 <= score <= 1e300 and type(class_id) is int and 0 <= class_id <= MAX_CLASSES:
+            return Reading(score=score, class_id=class_id)
+    raise _bad("trace", value, "[score, class_id], the score finite")
+
+
+def _pack_trace(trace: tuple[Reading, ...]) -> list[tuple[float, int]]:
+    return [(part.score, part.class_id) for part in trace]
+
+
+def _add_audit(fields: Fields, message: StageMessage | Embedding) -> None:
+    if message.trace is not None:
+        fields["trace"] = _pack_trace(message.trace)
+    if message.audit:
+        fields["audit"] = True
+
+
 def _pack_guess(guess: Guess | None) -> tuple[int, int, float] | None:
     return None if guess is None else (guess.exit, guess.class_id, guess.confidence)
 
@@ -342,6 +371,7 @@ def encode_stage(message: StageMessage) -> bytes:
         fields["fuser"] = message.fuser
     if message.eager:
         fields["eager"] = True
+    _add_audit(fields, message)
     packed: bytes = msgpack.packb(fields)
     return packed
 
@@ -364,6 +394,8 @@ def _read_stage(fields: Fields) -> StageMessage:
         tensor=_tensor(fields),
         fuser=_id(fields, "fuser") if "fuser" in fields else None,
         eager=_flag(fields, "eager") if "eager" in fields else False,
+        trace=_trace(fields),
+        audit=_flag(fields, "audit") if "audit" in fields else False,
     )
 
 
@@ -375,31 +407,31 @@ def decode_stage(payload: bytes) -> StageMessage:
 def encode_embedding(message: Embedding) -> bytes:
     """Encode a branch's embedding for the exit topic of the board that fuses."""
     tensor = message.tensor
-    packed: bytes = msgpack.packb(
-        {
-            "v": VERSION,
-            "kind": "embedding",
-            "request": message.request,
-            "origin": message.origin,
-            "fuser": message.fuser,
-            "device": message.device,
-            "stage": message.stage,
-            "branch": message.branch,
-            "attempt": message.attempt,
-            "revision": message.revision,
-            "epoch": message.epoch,
-            "eager": message.eager,
-            "budget_s": message.budget_s,
-            "spent_s": message.spent_s,
-            "guess": _pack_guess(message.guess),
-            "memory": message.memory,
-            "hops": _pack_hops(message.hops),
-            "dtype": tensor.dtype,
-            "shape": tensor.shape,
-            "codec": tensor.codec,
-            "payload": tensor.payload,
-        }
-    )
+    fields = {
+        "v": VERSION,
+        "kind": "embedding",
+        "request": message.request,
+        "origin": message.origin,
+        "fuser": message.fuser,
+        "device": message.device,
+        "stage": message.stage,
+        "branch": message.branch,
+        "attempt": message.attempt,
+        "revision": message.revision,
+        "epoch": message.epoch,
+        "eager": message.eager,
+        "budget_s": message.budget_s,
+        "spent_s": message.spent_s,
+        "guess": _pack_guess(message.guess),
+        "memory": message.memory,
+        "hops": _pack_hops(message.hops),
+        "dtype": tensor.dtype,
+        "shape": tensor.shape,
+        "codec": tensor.codec,
+        "payload": tensor.payload,
+    }
+    _add_audit(fields, message)
+    packed: bytes = msgpack.packb(fields)
     return packed
 
 
@@ -423,6 +455,8 @@ def _read_embedding(fields: Fields) -> Embedding:
         memory=() if memory == () else _floats(fields, "memory", MAX_MEMORY),
         hops=_hops(fields),
         tensor=_tensor(fields),
+        trace=_trace(fields),
+        audit=_flag(fields, "audit") if "audit" in fields else False,
     )
 
 
@@ -479,6 +513,8 @@ def encode_outcome(outcome: Outcome) -> bytes:
     }
     if outcome.missing:
         fields["missing"] = outcome.missing
+    if outcome.trace is not None:
+        fields["trace"] = _pack_trace(outcome.trace)
     packed: bytes = msgpack.packb(fields)
     return packed
 
@@ -496,12 +532,59 @@ def _read_outcome(fields: Fields) -> Outcome:
         spent_s=_number(fields, "spent_s", 0.0, MAX_BUDGET_S),
         hops=_hops(fields),
         missing=_branches(fields, "missing") if "missing" in fields else (),
+        trace=_trace(fields),
     )
 
 
 def decode_outcome(payload: bytes) -> Outcome:
     """Decode what came on an outcome topic."""
     return _decode(_read_outcome, _unpack(payload, "outcome"))
+
+
+def encode_audit(row: AuditRow) -> bytes:
+    """Encode what all exits said of an audited input, for the orchestrator."""
+    packed: bytes = msgpack.packb(
+        {
+            "v": VERSION,
+            "kind": "audit",
+            "request": row.request,
+            "origin": row.origin,
+            "boot": row.boot,
+            "sequence": row.sequence,
+            "revision": row.revision,
+            "epoch": row.epoch,
+            "criterion": row.criterion,
+            "scores": row.scores,
+            "predictions": row.predictions,
+            "missing": row.missing,
+            "hops": _pack_hops(row.hops),
+        }
+    )
+    return packed
+
+
+def _read_audit(fields: Fields) -> AuditRow:
+    scores, predictions = _floats(fields, "scores", MAX_STAGES), _counts(fields, "predictions", MAX_STAGES)
+    if len(scores) != max(0, len(predictions) - 1):
+        raise _bad("scores", scores, "one less than predictions")
+    return AuditRow(
+        request=_text(fields, "request"),
+        origin=_id(fields, "origin"),
+        boot=_text(fields, "boot"),
+        sequence=_count(fields, "sequence"),
+        revision=_text(fields, "revision"),
+        epoch=_count(fields, "epoch"),
+        criterion=_text(fields, "criterion"),
+        scores=scores,
+        predictions=predictions,
+        missing=_branches(fields, "missing"),
+        hops=_hops(fields),
+    )
+
+
+def decode_audit(payload: bytes) -> AuditRow:
+    """Decode what came on an audit topic."""
+    return _decode(_read_audit, _unpack(payload, "audit"))
 
 
 def encode_input(message: InputMessage) -> bytes:
@@ -552,6 +635,8 @@ def encode_plan(plan: Plan) -> bytes:
     }
     if plan.masked:
         fields["masked"] = [(row.missing, row.thresholds) for row in plan.masked]
+    if plan.audit_rate:
+        fields["audit_rate"] = plan.audit_rate
     packed: bytes = msgpack.packb(fields)
     return packed
 
@@ -580,6 +665,7 @@ def _read_plan(fields: Fields) -> Plan:
         criterion=_text(fields, "criterion"),
         thresholds=_floats(fields, "thresholds", MAX_STAGES),
         masked=_masked(fields) if "masked" in fields else (),
+        audit_rate=_number(fields, "audit_rate", 0.0, 1.0) if "audit_rate" in fields else 0.0,
     )
 
 
@@ -593,23 +679,26 @@ _STAGE_COUNTERS = (
 )  # fmt: skip
 _FUSION_COUNTERS = ("stage", "fused", "exited", "forwarded", "failed", "expired", "late")
 _ORIGIN_COUNTERS = ("accepted", "answered", "resent", "late", "pending")
+_AUDIT_COUNTERS = ("audits_drawn", "audits_lost")
 _ORIGIN_LATENCIES = ("latency_p50_s", "latency_p95_s", "latency_max_s")
 
 
 def _pack_stage_telemetry(report: StageTelemetry) -> Fields:
     fields = {name: getattr(report, name) for name in (*_STAGE_COUNTERS, "queue_s", "compute_s")}
-    return {**fields, "wasted": report.wasted} if report.wasted else fields
+    return fields | {name: getattr(report, name) for name in ("wasted", "audited") if getattr(report, name)}
 
 
 def _pack_fusion_telemetry(report: FusionTelemetry) -> Fields:
-    return {name: getattr(report, name) for name in (*_FUSION_COUNTERS, "missing")}
+    fields = {name: getattr(report, name) for name in (*_FUSION_COUNTERS, "missing")}
+    return {**fields, "audited": report.audited} if report.audited else fields
 
 
 def _pack_origin_telemetry(report: OriginTelemetry | None) -> Fields | None:
     if report is None:
         return None
     names = (*_ORIGIN_COUNTERS, *_ORIGIN_LATENCIES, "exits", "reasons")
-    return {name: getattr(report, name) for name in names}
+    fields = {name: getattr(report, name) for name in names}
+    return fields | {name: getattr(report, name) for name in _AUDIT_COUNTERS if report.audits_drawn}
 
 
 def _pack_pipeline_telemetry(report: PipelineTelemetry) -> Fields:
@@ -651,6 +740,7 @@ def _read_stage_telemetry(value: object) -> StageTelemetry:
         queue_s=_number(fields, "queue_s"),
         compute_s=_number(fields, "compute_s"),
         wasted=_count(fields, "wasted") if "wasted" in fields else 0,
+        audited=_count(fields, "audited") if "audited" in fields else 0,
     )
 
 
@@ -663,6 +753,7 @@ def _read_fusion_telemetry(value: object) -> FusionTelemetry:
     return FusionTelemetry(
         **{name: _count(fields, name) for name in _FUSION_COUNTERS},
         missing=_counts(fields, "missing", MAX_BRANCHES),
+        audited=_count(fields, "audited") if "audited" in fields else 0,
     )
 
 
@@ -682,6 +773,7 @@ def _read_origin_telemetry(fields: Fields, name: str) -> OriginTelemetry:
         latency_p50_s=_number(part, "latency_p50_s"),
         latency_p95_s=_number(part, "latency_p95_s"),
         latency_max_s=_number(part, "latency_max_s"),
+        **{name: _count(part, name) for name in _AUDIT_COUNTERS if name in part},
     )
 
 

@@ -29,9 +29,10 @@ LAYERS = {
         "distree.custody", "distree.errors", "distree.exits", "distree.policies", "distree.protocols",
         "distree.settings", "distree.tensors", "distree.types",
     },
+    "distree.audits": {"distree.custody", "distree.errors", "distree.settings", "distree.types"},
     "distree.node": {
-        "distree.custody", "distree.errors", "distree.exits", "distree.fusion", "distree.job", "distree.policies",
-        "distree.protocols", "distree.settings", "distree.tensors", "distree.types",
+        "distree.audits", "distree.custody", "distree.errors", "distree.exits", "distree.fusion", "distree.job",
+        "distree.policies", "distree.protocols", "distree.settings", "distree.tensors", "distree.types",
     },
     "distree.transport.packets": set(),
     "distree.transport.paho": {"distree.errors", "distree.protocols", "distree.transport", "distree.types"},

@@ -17,6 +17,7 @@ from distree.protocols import SegmentOutput
 from distree.settings import NodeSettings, OriginSettings
 from distree.types import (
     Acknowledge,
+    AuditRow,
     Decision,
     Drop,
     Effect,
@@ -71,6 +72,7 @@ class Fleet:
     work: list[tuple[str, Run | Fuse]] = field(default_factory=list)
     runs: Counter[tuple[str, int]] = field(default_factory=Counter)
     results: list[Result] = field(default_factory=list)
+    rows: list[AuditRow] = field(default_factory=list)
     acknowledged: Counter[object] = field(default_factory=Counter)
     refused: list[RemoteProtocolError] = field(default_factory=list)
     lose: set[str] = field(default_factory=set)
@@ -98,6 +100,8 @@ class Fleet:
                 case Publish(message=Result() as result, token=token):
                     self.results.append(result)
                     assert token is None or token == result.request
+                case Publish(message=AuditRow() as row):
+                    self.rows.append(row)
                 case Acknowledge(delivery=delivery):
                     self.acknowledged[delivery] += 1
                 case Drop():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from distree import wire
 from distree.errors import RemoteProtocolError
 from distree.types import (
+    AuditRow,
     DeadLetter,
     Decision,
     DeviceMeta,
@@ -30,6 +31,7 @@ from distree.types import (
     Outcome,
     PipelineTelemetry,
     Plan,
+    Reading,
     Result,
     StageMessage,
     StageTelemetry,
@@ -178,6 +180,33 @@ WIDE_TELEMETRY = replace(
 WIDE_RESULT = replace(RESULT, missing=(1,))
 WIDE_META = replace(META, stages=(replace(META.stages[0], branch=0),), fusers=("fashion",))
 
+# What only audits put into messages.
+TRACE = (Reading(score=0.5, class_id=3), Reading(score=-1e300, class_id=0))
+AUDIT = AuditRow(
+    request="ab-1",
+    origin="cam1",
+    boot="b0",
+    sequence=5,
+    revision="0123456789ab",
+    epoch=7,
+    criterion="margin",
+    scores=(0.5,),
+    predictions=(3, 1),
+    missing=(1,),
+    hops=(HOP,),
+)
+AUDITED_TELEMETRY = replace(
+    WIDE_TELEMETRY,
+    pipelines=(
+        replace(
+            WIDE_TELEMETRY.pipelines[0],
+            stages=(replace(TELEMETRY.pipelines[0].stages[0], audited=3),),
+            fusions=(replace(WIDE_TELEMETRY.pipelines[0].fusions[0], audited=4),),
+            origin=replace(TELEMETRY.pipelines[0].origin, audits_drawn=6, audits_lost=1),
+        ),
+    ),
+)
+
 
 def _result(message: Result) -> bytes:
     return wire.encode_result(message, time="2026-01-01T00:00:00.000+00:00", clock_synced=True)
@@ -195,6 +224,7 @@ CODECS = {
     "dead": (wire.encode_dead, wire.decode_dead, DEAD),
     "embedding": (wire.encode_embedding, wire.decode_embedding, EMBEDDING),
     "decision": (wire.encode_decision, wire.decode_decision, DECISION),
+    "audit": (wire.encode_audit, wire.decode_audit, AUDIT),
 }
 WIDE = {
     "wide stage": (wire.encode_stage, wire.decode_stage, WIDE_STAGE),
@@ -204,16 +234,27 @@ WIDE = {
     "wide result": (_result, wire.decode_result, WIDE_RESULT),
     "wide meta": (wire.encode_meta, wire.decode_meta, WIDE_META),
 }
+AUDITED = {
+    "traced stage": (wire.encode_stage, wire.decode_stage, replace(STAGE, trace=TRACE, audit=True)),
+    "traced embedding": (wire.encode_embedding, wire.decode_embedding, replace(EMBEDDING, trace=TRACE, audit=True)),
+    "traced outcome": (wire.encode_outcome, wire.decode_outcome, replace(OUTCOME, trace=TRACE)),
+    "auditing plan": (wire.encode_plan, wire.decode_plan, replace(PLAN, audit_rate=0.25)),
+    "audited telemetry": (wire.encode_telemetry, wire.decode_telemetry, AUDITED_TELEMETRY),
+}
 OPTIONAL = {
+    "traced stage": {"trace", "audit"},
+    "traced embedding": {"trace", "audit"},
+    "traced outcome": {"trace"},
+    "auditing plan": {"audit_rate"},
     "wide stage": {"fuser", "eager"},
     "wide outcome": {"missing"},
     "wide plan": {"masked"},
     "wide result": {"missing"},
     "wide meta": {"fusers"},
 }
-"""Keys that a chain's messages do not have, of the messages that have such keys at the top."""
+"""Keys that a chain's messages without audits do not have, of the messages that have such keys at the top."""
 
-CODECS |= WIDE
+CODECS |= WIDE | AUDITED
 JSON_KINDS = ["result", "state", "meta", "dead", "wide result", "wide meta"]
 MSGPACK_KINDS = [kind for kind in CODECS if kind not in JSON_KINDS]
 
@@ -299,7 +340,11 @@ def test_what_wide_stages_add_comes_after_the_golden_bytes_of_a_chain():
 
 def test_a_chain_is_not_told_of_what_only_wide_stages_have():
     assert not {"fusions"} & msgpack.unpackb(wire.encode_telemetry(TELEMETRY))["pipelines"][0].keys()
-    assert not {"wasted"} & msgpack.unpackb(wire.encode_telemetry(TELEMETRY))["pipelines"][0]["stages"][0].keys()
+    assert (
+        not {"wasted", "audited"}
+        & msgpack.unpackb(wire.encode_telemetry(TELEMETRY))["pipelines"][0]["stages"][0].keys()
+    )
+    assert not {"audits_drawn"} & msgpack.unpackb(wire.encode_telemetry(TELEMETRY))["pipelines"][0]["origin"].keys()
     assert not {"fusers"} & json.loads(wire.encode_meta(META)).keys()
     assert not {"branch"} & json.loads(wire.encode_meta(META))["stages"][0].keys()
     assert not {"missing"} & json.loads(_result(RESULT)).keys()
@@ -310,7 +355,7 @@ def test_absent_optional_keys_are_read_as_their_defaults(kind):
     encode, decode, message = CODECS[kind]
     fields = unpacked(kind, encode(message))
     assert fields.keys() >= OPTIONAL[kind]
-    assert fields.keys() - OPTIONAL[kind] == unpacked(kind, encode(CODECS[kind.removeprefix("wide ")][2])).keys()
+    assert fields.keys() - OPTIONAL[kind] == unpacked(kind, encode(CODECS[kind.split()[-1]][2])).keys()
     for name in OPTIONAL[kind]:
         default = type(message).__dataclass_fields__[name].default
         changed = packed(kind, {key: value for key, value in fields.items() if key != name})
@@ -406,6 +451,23 @@ BAD_OF_A_STAGE = [
 ]
 BAD_FLAGS = [0, 1, None, "true", [], {}]
 BAD_IDS = ["../etc", "a/b", "a+", "#", "", "A", "x" * 33, None, 7, ["hub"]]
+BAD_TRACES = [
+    None,
+    {},
+    "x",
+    [0.5],
+    [[0.5]],
+    [[0.5, 1, 2]],
+    [[1, 1]],
+    [[math.nan, 1]],
+    [[math.inf, 1]],
+    [[-math.inf, 1]],
+    [[0.5, -1]],
+    [[0.5, True]],
+    [[0.5, 1.0]],
+    [[0.5, 1 << 40]],
+    [[0.5, 1]] * 33,
+]
 BAD_SETS_OF_BRANCHES = [
     [1, 0],
     [0, 0],
@@ -422,17 +484,28 @@ BAD_SETS_OF_BRANCHES = [
     {},
 ]
 BAD = {
-    "stage": BAD_OF_A_STAGE + [("fuser", value) for value in BAD_IDS] + [("eager", value) for value in BAD_FLAGS],
+    "stage": BAD_OF_A_STAGE
+    + [("fuser", value) for value in BAD_IDS]
+    + [(name, value) for name in ("eager", "audit") for value in BAD_FLAGS]
+    + [("trace", value) for value in BAD_TRACES],
     "embedding": BAD_OF_A_STAGE
     + [(name, value) for name in ("fuser", "device") for value in BAD_IDS]
-    + [("eager", value) for value in BAD_FLAGS]
+    + [(name, value) for name in ("eager", "audit") for value in BAD_FLAGS]
+    + [("trace", value) for value in BAD_TRACES]
     + [("branch", value) for value in (-1, 64, True, 1.0, "0", None)],
     "decision": [("go", value) for value in BAD_FLAGS]
     + [("request", "x" * 65), ("request", "a\nb"), ("attempt", 101), ("attempt", True), ("revision", b"0")]
     + [("stage", -1), ("stage", 33), ("stage", None)],
-    "outcome": [("missing", value) for value in BAD_SETS_OF_BRANCHES],
+    "outcome": [("missing", value) for value in BAD_SETS_OF_BRANCHES] + [("trace", value) for value in BAD_TRACES],
+    "audit": [("missing", value) for value in BAD_SETS_OF_BRANCHES]
+    + [("scores", value) for value in ([], [0.5, 0.5], [math.nan], [math.inf], [-math.inf], ["0"], [True], None, 0.5)]
+    + [("predictions", value) for value in ([], [1], [1, 2, 3], [1, -1], [1, True], [1, 1.0], [1, 1 << 60], None, {})]
+    + [("sequence", value) for value in (-1, 1.0, True, 1 << 54, "1", None)]
+    + [("origin", value) for value in BAD_IDS]
+    + [("boot", "a\nb"), ("boot", "x" * 65), ("criterion", None), ("epoch", -1), ("revision", 7), ("request", "\x00")],
     "result": [("missing", value) for value in BAD_SETS_OF_BRANCHES],
     "plan": [("masked", [[value, [0.5, 0.5]]]) for value in [*BAD_SETS_OF_BRANCHES, []]]
+    + [("audit_rate", value) for value in (-0.1, 1.1, math.nan, math.inf, True, "1", None)]
     + [("masked", [[[0], value]]) for value in ([math.nan], [-math.inf], [1e301], ["0"], [True], 0.5, [0.5] * 33)]
     + [("masked", [[[0], [0.5]], [[1], [0.5]], [[0], [0.25]]])]
     + [("masked", value) for value in ([[]], [[[0]]], [[[0], [], []]], [{}], {}, None, [[[0], []]] * 257)],

@@ -1,0 +1,160 @@
+"""Audits: inputs drawn by lot, of which all exits are asked, so that a tuner learns what early answers cost.
+
+An input is drawn before anything is known of it, by a keyed hash of its request id. It is answered as any other. If
+it went through to the last exit, what the exits said comes home with the answer; else its origin sends it through
+the pipeline once more, as an *audit* under a request id of its own: at low priority, without exits and without a
+result. Either way one `AuditRow` follows. An audit that is lost has a row too, for it must count as a loss: otherwise
+inputs on which boards fail would look like inputs on which early answers are right.
+
+Pure state, like the custody of which this is the counterpart: no clock and no I/O.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distree.custody import Entry
+from distree.errors import RemoteProtocolError
+from distree.settings import NodeSettings
+from distree.types import AuditRow, Hop, Outcome, Reading, Tensor
+
+AUDIT_BUDGET_S = 30.0
+"""Longest time an audit may take, in seconds: it waits wherever there is live work."""
+
+OPEN = 32
+"""Audits under way at a time; each keeps its input tensor."""
+
+ENDED = 1024
+"""Ended audits remembered, to tell a late outcome from one of an unknown request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """An audit under way: `of` is the request that was drawn, `epoch` the one by which that was decided."""
+
+    request: str
+    of: str
+    epoch: int
+    criterion: str
+    tensor: Tensor
+    due_at: float
+
+
+class AuditBooks:
+    """The audits of one origin, and the rows that come of them, numbered without gaps."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self._settings = settings
+        self._key = settings.audit_key[: hashlib.blake2b.MAX_KEY_SIZE]
+        self._open: OrderedDict[str, Audit] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self.drawn = self.lost = self.sequence = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def draw(self, request: str, rate: float) -> bool:
+        """Return whether a request is drawn, counting it if so; `rate` is the share of all that are."""
+        if rate <= 0.0:
+            return False
+        digest = hashlib.blake2b(request.encode(), digest_size=8, key=self._key).digest()
+        drawn = int.from_bytes(digest, "big") < rate * 2.0**64
+        self.drawn += drawn
+        return drawn
+
+    # ------------------------------------------------------------ the life of an audit
+
+    def is_open(self, request: str) -> bool:
+        """Whether an audit of this id is under way."""
+        return request in self._open
+
+    def knows(self, request: str) -> bool:
+        """Whether an audit of this id is under way or was."""
+        return request in self._open or request in self._ended
+
+    def open(self, audit: Audit) -> bool:
+        """Note an audit as under way; False if there are too many already."""
+        if len(self._open) >= OPEN:
+            return False
+        self._open[audit.request] = audit
+        return True
+
+    def close(self, request: str) -> Audit | None:
+        """End an audit and return it; None if it has ended before."""
+        audit = self._open.pop(request, None)
+        if audit is not None:
+            self._ended[request] = None
+            if len(self._ended) > ENDED:
+                self._ended.popitem(last=False)
+        return audit
+
+    def next_due(self) -> float:
+        """When the oldest audit under way is lost; infinity if there is none."""
+        # All have the same budget, so they are due in the order in which they began.
+        return next(iter(self._open.values())).due_at if self._open else float("inf")
+
+    def pop_due(self, now: float) -> Audit | None:
+        """End and return an audit whose time is over, or None."""
+        return self.close(next(iter(self._open))) if self.next_due() <= now else None
+
+    def pop(self) -> Audit | None:
+        """End and return the oldest audit, or None."""
+        return self.close(next(iter(self._open))) if self._open else None
+
+    # ------------------------------------------------------------ rows
+
+    def is_complete(self, trace: Sequence[Reading] | None) -> bool:
+        """Whether a trace has a reading of each exit; RemoteProtocolError for one that this bundle cannot give."""
+        if trace is None:
+            return False
+        classes, exits = len(self._settings.labels), self._settings.last + 1
+        if len(trace) > exits or any(part.class_id >= classes for part in trace):
+            raise RemoteProtocolError("trace", f"{len(trace)} readings received of {exits} exits and {classes} classes")
+        return len(trace) == exits
+
+    def row(self, request: str, of: Entry | Outcome, criterion: str) -> AuditRow:
+        """Return the row of a request whose trace is complete."""
+        assert of.trace is not None  # noqa: S101 - the caller has looked
+        return self._row(
+            request,
+            of.epoch,
+            criterion,
+            scores=tuple(part.score for part in of.trace[:-1]),
+            predictions=tuple(part.class_id for part in of.trace),
+            missing=of.missing,
+            hops=of.hops,
+        )
+
+    def lost_row(self, request: str, epoch: int, criterion: str) -> AuditRow:
+        """Return the row of a request of which the exits will never be known."""
+        self.lost += 1
+        return self._row(request, epoch, criterion)
+
+    def _row(
+        self,
+        request: str,
+        epoch: int,
+        criterion: str,
+        *,
+        scores: tuple[float, ...] = (),
+        predictions: tuple[int, ...] = (),
+        missing: tuple[int, ...] = (),
+        hops: tuple[Hop, ...] = (),
+    ) -> AuditRow:
+        self.sequence += 1
+        return AuditRow(
+            request=request,
+            origin=self._settings.device,
+            boot=self._settings.boot,
+            sequence=self.sequence,
+            revision=self._settings.revision,
+            epoch=epoch,
+            criterion=criterion,
+            scores=scores,
+            predictions=predictions,
+            missing=missing,
+            hops=hops,
+        )

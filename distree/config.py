@@ -1,10 +1,10 @@
 """Strict YAML into frozen dataclasses: every mistake is told with its file, line, key and received value.
 
 A dataclass is the schema of a mapping: its field names are the keys, its annotations the types, its defaults
-what may be left out. Understood are str, int, float (an int will do), bool, Literal, pathlib.Path (taken from
-the folder of the file), tuple[X, ...], dict[str, X], X | None, dataclasses, and unions of dataclasses that
-each have a field `kind: Literal[...]`. What types cannot say, a dataclass checks in `__post_init__`, which
-raises ConfigError or ValueError, best as "field: message".
+what may be left out. Understood are str, int, float (an int will do), Share (`1%` or 0.01), bool, Literal,
+pathlib.Path (taken from the folder of the file), tuple[X, ...], dict[str, X], X | None, dataclasses, and unions of
+dataclasses that each have a field `kind: Literal[...]`. What types cannot say, a dataclass checks in `__post_init__`,
+which raises ConfigError or ValueError, best as "field: message".
 
 The node graph is read rather than what YAML 1.1 makes of it: an unquoted `no` is never a str, `1:30` is not
 the int 90 nor `017` the int 15, and `1e3` is a float where one is wanted.
@@ -28,6 +28,11 @@ import yaml
 from distree.errors import ConfigError
 
 T = TypeVar("T")
+
+
+class Share(float):
+    """A share of a whole, from 0 to 1; in YAML `1%` or `0.01`."""
+
 
 MAX_BYTES = 1 << 20
 """Largest file that is read."""
@@ -278,7 +283,7 @@ class _Reader:
     def _scalar(self, node: yaml.Node, hint: Any, at: str) -> Any:
         value = _as(node, str if hint is Path else hint)
         if value is None:
-            name = "a path" if hint is Path else hint.__name__
+            name = {Path: "a path", Share: "a share of 0% to 100%"}.get(hint, hint.__name__)
             return self._expected(node, at, name, _advice(node, hint))
         return self.folder / value if hint is Path else value
 
@@ -310,11 +315,19 @@ def _as_float(node: yaml.ScalarNode) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _as_share(node: yaml.ScalarNode) -> Share | None:
+    percent = node.value.endswith("%")
+    value = _as_float(yaml.ScalarNode(node.tag, node.value[:-1].rstrip()) if percent and not node.style else node)
+    share = None if value is None else value / 100 if percent else value
+    return None if share is None or not 0 <= share <= 1 else Share(share)
+
+
 _SCALARS: dict[type, Callable[[yaml.ScalarNode], Any]] = {
     str: _as_str,
     bool: _as_bool,
     int: _as_int,
     float: _as_float,
+    Share: _as_share,
 }
 
 

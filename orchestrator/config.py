@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distree import config
 from distree.bundle import MANIFEST, Bundle, load_bundle
+from distree.config import Share
 from distree.errors import ConfigError
 from distree.policies import problem
 from distree.protocols import PolicyParameters
 from distree.topics import check_id
 from distree.types import BrokerSettings, MaskedThresholds, Plan
+
+CONFIDENCE = Share(0.95)
+AUDIT_RATE = Share(0.05)
+
+NEVER_SENT = 1e300
+"""The threshold by which nobody leaves, as plans have it: messages hold finite numbers alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +39,43 @@ class StoreConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GoalConfig:
+    """What a pipeline's thresholds are tuned for.
+
+    `accuracy_drop` is how much accuracy early exits may cost against the last exit, `confidence` how sure the
+    orchestrator must be of it before it lets inputs leave. `audit_rate` is the share of inputs of which all exits are
+    asked; while none may leave early it is 1, for then it costs nothing.
+    """
+
+    accuracy_drop: Share
+    confidence: Share = CONFIDENCE
+    audit_rate: Share = AUDIT_RATE
+
+    def __post_init__(self) -> None:
+        for name in ("accuracy_drop", "confidence"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"{name}: must be above 0% and below 100%")
+        if self.audit_rate <= 0:
+            raise ConfigError("audit_rate: must be above 0%: nothing is learned without audits")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineConfig:
-    """A pipeline to plan for. Without criterion and thresholds the bundle's calibrated defaults hold."""
+    """A pipeline to plan for. Without criterion and thresholds the bundle's calibrated defaults hold.
+
+    With a goal, thresholds are tuned: at first nobody leaves early, then who is proved to do so safely.
+    """
 
     name: str
     bundle: str
     criterion: str | None = None
     thresholds: tuple[float, ...] | None = None
+    goal: GoalConfig | None = None
 
     def __post_init__(self) -> None:
         check_id(self.name, "name")
+        if self.goal is not None and self.thresholds is not None:
+            raise ConfigError("thresholds: are tuned for the goal; give the one or the other")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +102,8 @@ class Pipeline:
 
     `branches` has the number of branches per stage, 0 for a plain one; `classes` is their number, None if unknown.
     `masked` are the bundle's thresholds for sets of missing branches, of criterion `calibrated`; `parameters` are what
-    its criteria have learned.
+    its criteria have learned. `goal` is what its thresholds are tuned for, None if they are not; `costs` are the
+    multiply-accumulates of an input that leaves at each exit.
     """
 
     name: str
@@ -78,6 +114,8 @@ class Pipeline:
     calibrated: str = ""
     masked: tuple[MaskedThresholds, ...] = ()
     parameters: PolicyParameters = field(default_factory=PolicyParameters)
+    goal: GoalConfig | None = None
+    costs: tuple[float, ...] = ()
 
     def masked_of(self, criterion: str) -> tuple[MaskedThresholds, ...]:
         """Return the bundle's thresholds for missing branches where they are of this criterion, else ()."""
@@ -126,8 +164,13 @@ def load_pipeline(configured: PipelineConfig) -> Pipeline:
         calibrated=bundle.criterion,
         masked=bundle.manifest.exits.masked,
         parameters=bundle.policy_parameters(),
+        goal=configured.goal,
+        costs=tuple(itertools.accumulate(float(stage.macs.trunk + stage.macs.exit) for stage in bundle.stages)),
     )
     check_thresholds(pipeline, criterion, thresholds)
+    if pipeline.goal is not None:
+        # As with the thresholds: the bundle's are not proved here.
+        return replace(pipeline, plan=replace(plan, audit_rate=1.0))
     return replace(pipeline, plan=replace(plan, masked=pipeline.masked_of(criterion)))
 
 
@@ -135,6 +178,8 @@ def _settings(configured: PipelineConfig, bundle: Bundle) -> tuple[str, tuple[fl
     criterion = bundle.criterion if configured.criterion is None else configured.criterion
     if configured.thresholds is not None:
         return criterion, configured.thresholds
+    if configured.goal is not None:
+        return criterion, (NEVER_SENT,) * (len(bundle.stages) - 1)
     if criterion != bundle.criterion:
         raise ConfigError(
             f"pipeline {configured.name}: the thresholds of bundle {bundle.name} were calibrated for "

@@ -18,24 +18,26 @@ from distree.types import (
 )
 from distree.wire import decode_meta, decode_telemetry, encode_meta, encode_telemetry
 from orchestrator.fleet import Device
+from orchestrator.tuners import Audit
+from orchestrator.tuning import Sample
 
 Row: TypeAlias = "tuple[Any, ...]"
 
 HEAD = ("at", "device", "boot", "sequence", "pipeline", "epoch", "revision")
 STAGE_COUNTERS = (
     "stage", "received", "exited", "forwarded", "shed", "expired", "failed", "duplicate", "waiting",
-    "bytes_out", "wasted",
+    "bytes_out", "wasted", "audited",
 )  # fmt: skip
-FUSION_COUNTERS = ("stage", "fused", "exited", "forwarded", "failed", "expired", "late")
+FUSION_COUNTERS = ("stage", "fused", "exited", "forwarded", "failed", "expired", "late", "audited")
 STAGE_TIMES = ("queue_s", "compute_s")
-ORIGIN_COUNTERS = ("accepted", "answered", "resent", "late", "pending")
+ORIGIN_COUNTERS = ("accepted", "answered", "resent", "late", "pending", "audits_drawn", "audits_lost")
 ORIGIN_TIMES = ("latency_p50_s", "latency_p95_s", "latency_max_s")
 ORIGIN_MAPS = ("exits", "reasons")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRow:
-    """A plan with who wrote it (`config`, `set-thresholds`, `broker`) and when (Unix seconds)."""
+    """A plan with who wrote it (`config`, `set-thresholds`, `tuner`) and when (Unix seconds)."""
 
     plan: Plan
     author: str
@@ -85,6 +87,23 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSample:
+    """A sample that the tuning of a pipeline learned from, and when (Unix seconds)."""
+
+    pipeline: str
+    sample: Sample
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuningRow:
+    """Where the tuning of a pipeline stood, as `Tuning.snapshot` gives it, with all samples up to now."""
+
+    pipeline: str
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """What the service writes in one transaction; the last reports of `reported` join the history."""
 
@@ -93,6 +112,8 @@ class Batch:
     forgotten: tuple[str, ...] = ()
     pipelines: tuple[PipelineRow, ...] = ()
     service: ServiceRow | None = None
+    samples: tuple[AuditSample, ...] = ()
+    tunings: tuple[TuningRow, ...] = ()
 
 
 def plan_values(row: PlanRow) -> Row:
@@ -100,11 +121,11 @@ def plan_values(row: PlanRow) -> Row:
     plan = row.plan
     content = plan.model, plan.revision, plan.criterion, json.dumps(plan.thresholds)
     masked = json.dumps([[part.missing, part.thresholds] for part in plan.masked])
-    return plan.pipeline, plan.epoch, *content, row.author, row.at, masked
+    return plan.pipeline, plan.epoch, *content, row.author, row.at, masked, plan.audit_rate
 
 
 def plan_row(values: Row) -> PlanRow:
-    """Read a row of the table `plan`; one of schema 1 has no thresholds for missing branches."""
+    """Read a row of the table `plan`; one of an earlier schema lacks the last columns."""
     pipeline, epoch, model, revision, criterion, thresholds, author, at, *later = values
     masked = json.loads(later[0]) if later else []
     plan = Plan(
@@ -118,8 +139,25 @@ def plan_row(values: Row) -> PlanRow:
             MaskedThresholds(missing=tuple(missing), thresholds=tuple(map(float, of_exits)))
             for missing, of_exits in masked
         ),
+        audit_rate=later[1] if len(later) > 1 else 0.0,
     )
     return PlanRow(plan=plan, author=author, at=at)
+
+
+def sample_values(row: AuditSample) -> Row:
+    """Columns of the table `audit`, but for its id."""
+    sample, audit = row.sample, row.sample.audit
+    of_exits = json.dumps(audit.scores), json.dumps(audit.predictions)
+    return row.pipeline, row.at, sample.origin, sample.request, json.dumps(sample.missing), *of_exits, audit.label
+
+
+def sample_row(values: Row) -> AuditSample:
+    """Read a row of the table `audit`."""
+    _, pipeline, at, origin, request, missing, scores, predictions, label = values
+    guesses = tuple(json.loads(predictions))
+    audit = Audit(scores=tuple(json.loads(scores)), predictions=guesses, label=label, lost=not guesses)
+    sample = Sample(origin=origin, request=request, missing=tuple(json.loads(missing)), audit=audit)
+    return AuditSample(pipeline=pipeline, sample=sample, at=at)
 
 
 def pipeline_values(row: PipelineRow) -> Row:

@@ -10,20 +10,22 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from distree import topics
 from distree.errors import RemoteProtocolError
 from distree.protocols import Received, Transport
 from distree.topics import DELIVERY, Address, Kind
-from distree.types import Plan
-from distree.wire import decode_meta, decode_plan, decode_state, decode_telemetry, encode_plan
+from distree.types import AuditRow, Plan, Telemetry
+from distree.wire import decode_audit, decode_meta, decode_plan, decode_state, decode_telemetry, encode_plan
 from orchestrator.config import Pipeline, StoreConfig
 from orchestrator.fleet import Device, Fleet, epoch_of
-from orchestrator.planner import Planner, Standing, fingerprint, starting_plan
-from orchestrator.records import Batch, Observation, PipelineRow, PlanRow, Refused, ServiceRow
-from orchestrator.store import Store, StoreError
+from orchestrator.planner import Planner, Standing, fingerprint, same_content, starting_plan
+from orchestrator.records import AuditSample, Batch, Observation, PipelineRow, PlanRow, Refused, ServiceRow, TuningRow
+from orchestrator.store import SAMPLES_KEPT, Store, StoreError
 from orchestrator.text import printable
+from orchestrator.tuning import Sample, Tuning
 
 log = logging.getLogger("distree.orchestrator")
 
@@ -33,6 +35,10 @@ FLUSH_S = 1.0
 RETRY_S = 1.0
 SILENCE_CHECK_S = 5.0
 PRUNE_S = 60.0
+LOOSEN_S = 1.0
+"""Least time between two plans by which a tuner lets more inputs leave early; fewer take effect at once."""
+SAMPLES_UNSAVED = 500
+"""Samples after which a tuning is saved though its plan is the same; a restart learns again from no more."""
 REFUSALS_KEPT = 1000
 """Pairs of topic and reason of which the first refusal was logged."""
 
@@ -71,6 +77,10 @@ class Service:
         self._wall = wall
         self._started_at = wall()
         self._planners: dict[str, Planner] = {}
+        self._tunings = {pipeline.name: Tuning(pipeline) for pipeline in pipelines if pipeline.goal is not None}
+        self._samples: list[AuditSample] = []
+        self._unsaved: Counter[str] = Counter()
+        self._loosen_at_s = dict.fromkeys(self._tunings, 0.0)
         self._authors: dict[str, str] = {}
         self._stopping = False
         self._online = False
@@ -92,11 +102,30 @@ class Service:
         for pipeline in self._pipelines:
             known, latest = self._store.pipeline(pipeline.name), self._store.latest_plan(pipeline.name)
             last = latest.plan if latest is not None else None
-            start = starting_plan(pipeline.plan, last, known.configured)
+            start = self._tuned_start(pipeline, last) or starting_plan(pipeline.plan, last, known.configured)
             # The last plan counts even where it is given up: its epoch must not name another content.
             self._planners[pipeline.name] = Planner(start, floor=max(known.floor, last.epoch if last else 0))
-            self._authors[pipeline.name] = latest.author if latest and start == last else "config"
+            author = "tuner" if pipeline.goal is not None else "config"
+            self._authors[pipeline.name] = latest.author if latest and start == last else author
         self._transport.open(self, self._subscriptions())
+
+    def _tuned_start(self, pipeline: Pipeline, last: Plan | None) -> Plan | None:
+        """Restore the tuning of a pipeline; return the plan that it wants, None where there is no tuning."""
+        tuning = self._tunings.get(pipeline.name)
+        if tuning is None:
+            return None
+        state, later = self._store.tuning(pipeline.name)
+        try:
+            if state is not None:
+                tuning.restore(state)
+            for row in later:
+                tuning.apply(row.sample)
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("pipeline %s: tuning begins anew, for the last one %s", pipeline.name, printable(str(error)))
+            tuning = self._tunings[pipeline.name] = Tuning(pipeline)
+            self._unsaved[pipeline.name] = SAMPLES_UNSAVED
+        wanted = tuning.plan(pipeline.plan)
+        return last if last is not None and same_content(last, wanted) else wanted
 
     def run(self) -> None:
         """Turn until `stop` is called, then write what is left and disconnect."""
@@ -132,7 +161,8 @@ class Service:
         kinds = (Kind.STATE, Kind.META, Kind.TELEMETRY)
         of_devices = [(topics.device(self._site, "+", kind), DELIVERY[kind].qos) for kind in kinds]
         of_plans = [(topics.plan(self._site, name), DELIVERY[Kind.PLAN].qos) for name in self._planners]
-        return of_devices + of_plans
+        audits = [topics.of_origin(self._site, name, Kind.AUDIT, "+") for name in self._tunings]
+        return of_devices + of_plans + [(topic, DELIVERY[Kind.AUDIT].qos) for topic in audits]
 
     # ------------------------------------------------------------ what the transport calls
 
@@ -150,6 +180,8 @@ class Service:
         self._trouble["broker"] = why
         for planner in self._planners.values():
             planner.disconnected()
+        for tuning in self._tunings.values():
+            tuning.intake.away()
 
     def received(self, message: Received) -> None:
         """Take a message in; one that breaks the protocol is counted, logged once and dropped."""
@@ -163,7 +195,9 @@ class Service:
         """Do nothing: a plan is retained and sent again at each connect."""
 
     def _take_in(self, address: Address, message: Received) -> None:
-        if address.pipeline is not None:
+        if address.kind is Kind.AUDIT and address.pipeline is not None and address.origin is not None:
+            self._take_in_audit(address.pipeline, address.origin, decode_audit(message.payload))
+        elif address.kind is Kind.PLAN and address.pipeline is not None:
             self._take_in_plan(address.pipeline, message)
         elif address.device is not None and address.kind is Kind.STATE and not message.payload:
             self._forget(address.device)
@@ -183,6 +217,7 @@ class Service:
                 device = self.fleet.saw_telemetry(now_s, report)
                 self._reported[device_id] = self._note(device, alive=True)
                 self._hear_epochs(now_s, device)
+                self._hear_draws(report)
 
     def _hear_epochs(self, now_s: float, device: Device) -> None:
         for name, planner in self._planners.items():
@@ -200,6 +235,27 @@ class Service:
             self._warn(name, planner.saw_garbage(now_s, retained=message.retain))
             raise
         self._warn(name, planner.saw(now_s, plan, retained=message.retain))
+
+    def _take_in_audit(self, name: str, origin: str, row: AuditRow) -> None:
+        tuning = self._tunings.get(name)
+        if tuning is None:
+            raise RemoteProtocolError("pipeline", f"{name!r} is not a pipeline that is tuned here")
+        if row.origin != origin:
+            raise RemoteProtocolError("origin", f"{row.origin!r} on the topic of {origin!r}")
+        self._learn(name, tuning.take(row, self.fleet.get(origin)))
+
+    def _hear_draws(self, report: Telemetry) -> None:
+        for part in report.pipelines:
+            tuning = self._tunings.get(part.pipeline)
+            if tuning is not None and part.origin is not None:
+                self._learn(part.pipeline, tuning.reported(report.device, report.boot, part.origin))
+
+    def _learn(self, name: str, samples: Iterable[Sample]) -> None:
+        now = self._wall()
+        for sample in samples:
+            self._tunings[name].apply(sample)
+            self._samples.append(AuditSample(pipeline=name, sample=sample, at=now))
+            self._unsaved[name] += 1
 
     def _warn(self, pipeline: str, warning: str | None) -> None:
         if warning is not None:
@@ -232,6 +288,7 @@ class Service:
         if now_s >= self._plans_at_s:
             self._plans_at_s = now_s + POLL_S
             self._guarded("plans", self._read_plans)
+        self._retune(now_s)
         if now_s >= self._retry_at_s and not self._guarded("publishing", lambda: self._publish_due(now_s)):
             self._retry_at_s = now_s + RETRY_S
         if now_s >= self._silence_at_s:
@@ -264,15 +321,32 @@ class Service:
         if not self._unread:
             return
         for name, planner in self._planners.items():
+            if name in self._tunings:
+                continue
             latest = self._store.latest_plan(name)
             if latest is not None and latest.plan.epoch > planner.wanted.epoch:
                 self._authors[name] = latest.author
                 planner.want(latest.plan)
         self._unread = False
 
+    def _retune(self, now_s: float) -> None:
+        """Want what the tuners want: less at once, more after a pause."""
+        for name, tuning in self._tunings.items():
+            planner = self._planners[name]
+            wanted = tuning.plan(planner.wanted)
+            if same_content(wanted, planner.wanted):
+                continue
+            if now_s >= self._loosen_at_s[name] or _is_tighter(wanted, planner.wanted):
+                self._loosen_at_s[name] = now_s + LOOSEN_S
+                self._authors[name] = "tuner"
+                planner.want(replace(wanted, epoch=0))
+
     def _publish_due(self, now_s: float) -> None:
         for name, planner in self._planners.items():
             plan = planner.step(now_s)
+            if plan is not None and self._unsaved[name]:
+                # Thresholds must not outlive what they rest on.
+                self._save(self._batch(tuned=[name]))
             if plan is not None and self._record(name, planner, plan):
                 self._publish(plan)
                 planner.published(plan)
@@ -284,6 +358,8 @@ class Service:
         latest = self._store.latest_plan(name)
         if latest is not None:
             planner.want(latest.plan)
+            if name in self._tunings:
+                planner.want(replace(plan, epoch=0))
         return False
 
     def _publish(self, plan: Plan) -> None:
@@ -306,15 +382,24 @@ class Service:
     # ------------------------------------------------------------ keeping
 
     def _flush(self) -> None:
-        batch = self._batch()
-        if batch != Batch() and self._guarded("history", lambda: self._store.save(batch)):
-            self._dirty.clear()
-            self._reported.clear()
-            self._forgotten.clear()
-            self._saved_pipelines = batch.pipelines or self._saved_pipelines
-            self._saved_service = batch.service or self._saved_service
+        batch = self._batch([name for name, count in self._unsaved.items() if count >= SAMPLES_UNSAVED])
+        if batch != Batch():
+            self._guarded("history", lambda: self._save(batch))
+        # Where the store is out of order, memory is not to fill: what is lost so is learned already.
+        del self._samples[:-SAMPLES_KEPT]
 
-    def _batch(self) -> Batch:
+    def _save(self, batch: Batch) -> None:
+        self._store.save(batch)
+        self._dirty.clear()
+        self._reported.clear()
+        self._forgotten.clear()
+        self._samples.clear()
+        for row in batch.tunings:
+            self._unsaved[row.pipeline] = 0
+        self._saved_pipelines = batch.pipelines or self._saved_pipelines
+        self._saved_service = batch.service or self._saved_service
+
+    def _batch(self, tuned: Iterable[str]) -> Batch:
         pipelines, service = tuple(self._pipeline_rows()), self._service_row()
         return Batch(
             devices=tuple(self._dirty.values()),
@@ -322,6 +407,8 @@ class Service:
             forgotten=tuple(self._forgotten),
             pipelines=pipelines if pipelines != self._saved_pipelines else (),
             service=service if self._is_news(service) else None,
+            samples=tuple(self._samples),
+            tunings=tuple(TuningRow(pipeline=name, state=self._tunings[name].snapshot()) for name in tuned),
         )
 
     def _is_news(self, service: ServiceRow) -> bool:
@@ -367,6 +454,12 @@ def _of_pipeline(name: str, plan: Plan) -> Plan:
     if plan.pipeline != name:
         raise RemoteProtocolError("pipeline", f"a plan of {plan.pipeline!r} on the topic of {name!r}")
     return plan
+
+
+def _is_tighter(wanted: Plan, before: Plan) -> bool:
+    """Whether somebody who left early by one plan does not by the other."""
+    raised = any(new > old for new, old in zip(wanted.thresholds, before.thresholds, strict=True))
+    return raised or wanted.masked != before.masked
 
 
 def _log_devices(what: str, devices: frozenset[str]) -> None:

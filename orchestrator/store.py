@@ -9,6 +9,7 @@ is too old to keep.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sqlite3
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from distree.errors import DistreeError
 from distree.types import Plan
@@ -27,6 +29,7 @@ from orchestrator.records import (
     ORIGIN_TIMES,
     STAGE_COUNTERS,
     STAGE_TIMES,
+    AuditSample,
     Batch,
     Observation,
     PipelineRow,
@@ -43,13 +46,17 @@ from orchestrator.records import (
     pipeline_values,
     plan_row,
     plan_values,
+    sample_row,
+    sample_values,
     stage_values,
     with_epoch,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_TIMEOUT_S = 2.0
 PLANS_KEPT = 1000
+SAMPLES_KEPT = 20_000
+"""Audit samples kept of each pipeline, and all that its tuning was not saved with."""
 DAY_S = 86_400.0
 OVERFLOW_ROUNDS = 20
 SPARE_PAGES = 64
@@ -58,9 +65,15 @@ _STAGE_COLUMNS = (*HEAD, *STAGE_COUNTERS, *STAGE_TIMES)
 _ORIGIN_COLUMNS = (*HEAD, *ORIGIN_COUNTERS, *ORIGIN_TIMES, *ORIGIN_MAPS)
 _FUSION_COLUMNS = (*HEAD, *FUSION_COUNTERS, "missing")
 _FUSION_TABLE = f"CREATE TABLE fusion_report ({', '.join(_FUSION_COLUMNS)})"
+_TUNING_TABLES = (
+    "CREATE TABLE audit (id INTEGER PRIMARY KEY AUTOINCREMENT, pipeline, at REAL, origin, request, missing, scores, "
+    "predictions, label INTEGER)",
+    "CREATE INDEX audit_pipeline ON audit (pipeline, id)",
+    "CREATE TABLE tuning (pipeline PRIMARY KEY, upto INTEGER, state) WITHOUT ROWID",
+)
 _SCHEMA = (
     "CREATE TABLE plan (pipeline, epoch INTEGER, model, revision, criterion, thresholds, author, at REAL, "
-    "masked DEFAULT '[]', PRIMARY KEY (pipeline, epoch)) WITHOUT ROWID",
+    "masked DEFAULT '[]', audit_rate REAL DEFAULT 0, PRIMARY KEY (pipeline, epoch)) WITHOUT ROWID",
     "CREATE TABLE pipeline (name PRIMARY KEY, floor INTEGER, standing, configured, branches DEFAULT '[]') "
     "WITHOUT ROWID",
     "CREATE TABLE device (device PRIMARY KEY, boot, status, meta, telemetry, heard_at REAL, period_s REAL, "
@@ -69,13 +82,25 @@ _SCHEMA = (
     f"CREATE TABLE origin_report ({', '.join(_ORIGIN_COLUMNS)})",
     _FUSION_TABLE,
     "CREATE TABLE service (id INTEGER PRIMARY KEY CHECK (id = 1), pid, started_at REAL, online, refused)",
+    *_TUNING_TABLES,
 )
-_FROM_VERSION_1 = (
-    "ALTER TABLE plan ADD COLUMN masked DEFAULT '[]'",
-    "ALTER TABLE pipeline ADD COLUMN branches DEFAULT '[]'",
-    "ALTER TABLE stage_report ADD COLUMN wasted DEFAULT 0",
-    _FUSION_TABLE,
-)
+_MIGRATIONS = {
+    1: (
+        "ALTER TABLE plan ADD COLUMN masked DEFAULT '[]'",
+        "ALTER TABLE pipeline ADD COLUMN branches DEFAULT '[]'",
+        "ALTER TABLE stage_report ADD COLUMN wasted DEFAULT 0",
+        f"CREATE TABLE fusion_report ({', '.join(name for name in _FUSION_COLUMNS if name != 'audited')})",
+    ),
+    2: (
+        "ALTER TABLE plan ADD COLUMN audit_rate REAL DEFAULT 0",
+        "ALTER TABLE stage_report ADD COLUMN audited DEFAULT 0",
+        "ALTER TABLE fusion_report ADD COLUMN audited DEFAULT 0",
+        "ALTER TABLE origin_report ADD COLUMN audits_drawn DEFAULT 0",
+        "ALTER TABLE origin_report ADD COLUMN audits_lost DEFAULT 0",
+        *_TUNING_TABLES,
+    ),
+}
+"""From each schema to the next."""
 _SAVE_DEVICE = """
 INSERT INTO device VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET
     status = CASE WHEN boot = excluded.boot THEN coalesce(excluded.status, status) ELSE excluded.status END,
@@ -186,6 +211,19 @@ class Store:
         before, self._version_seen = self._version_seen, version
         return version != before
 
+    # ------------------------------------------------------------ tuning
+
+    def tuning(self, pipeline: str) -> tuple[dict[str, Any] | None, tuple[AuditSample, ...]]:
+        """Return where the tuning of a pipeline stood when it was last saved, and the samples since."""
+        rows = self._rows("SELECT upto, state FROM tuning WHERE pipeline = ?", pipeline)
+        upto, state = rows[0] if rows else (0, "null")
+        later = self._rows("SELECT * FROM audit WHERE pipeline = ? AND id > ? ORDER BY id", pipeline, upto)
+        return json.loads(state), tuple(map(sample_row, later))
+
+    def samples(self, pipeline: str) -> tuple[AuditSample, ...]:
+        """Return the samples of a pipeline that are kept, the oldest first."""
+        return tuple(map(sample_row, self._rows("SELECT * FROM audit WHERE pipeline = ? ORDER BY id", pipeline)))
+
     # ------------------------------------------------------------ devices and their reports
 
     def save(self, batch: Batch) -> None:
@@ -199,6 +237,16 @@ class Store:
             self._sql.executemany(_SAVE_PIPELINE, map(pipeline_values, batch.pipelines))
             if batch.service is not None:
                 self._save_service(batch.service)
+            self._sql.executemany(
+                "INSERT INTO audit (pipeline, at, origin, request, missing, scores, predictions, label) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                map(sample_values, batch.samples),
+            )
+            self._sql.executemany(
+                "REPLACE INTO tuning (pipeline, upto, state) "
+                "VALUES (?1, (SELECT coalesce(max(id), 0) FROM audit WHERE pipeline = ?1), ?2)",
+                [(row.pipeline, json.dumps(row.state)) for row in batch.tunings],
+            )
 
     def devices(self) -> tuple[Observation, ...]:
         """Return all devices, by id."""
@@ -233,6 +281,7 @@ class Store:
             self._sql.execute("DELETE FROM device WHERE seen_at < ?", (oldest,))
             for table in _HISTORY:
                 self._drop_before(table, oldest)
+            self._drop_samples()
         for _ in range(OVERFLOW_ROUNDS):
             if self.used_bytes() <= max_bytes or not self.history_length():
                 break
@@ -255,6 +304,15 @@ class Store:
             f"(SELECT rowid FROM {table} WHERE at >= ? ORDER BY rowid LIMIT 1), 9223372036854775807)",
             (at,),
         )
+
+    def _drop_samples(self) -> None:
+        for pipeline, upto in self._rows("SELECT pipeline, upto FROM tuning"):
+            # What came after the tuning was last saved is needed to restore it.
+            self._sql.execute(
+                "DELETE FROM audit WHERE pipeline = ?1 AND id <= min(?2, (SELECT id FROM audit WHERE pipeline = ?1 "
+                "ORDER BY id DESC LIMIT 1 OFFSET ?3))",
+                (pipeline, upto, SAMPLES_KEPT),
+            )
 
     def _drop_tenth(self, table: str) -> None:
         self._sql.execute(
@@ -291,7 +349,8 @@ class Store:
         with self._transaction():
             version = self._user_version()
             if version < SCHEMA_VERSION:
-                for statement in _SCHEMA if version == 0 else _FROM_VERSION_1:
+                steps = [_SCHEMA] if version == 0 else [_MIGRATIONS[k] for k in range(version, SCHEMA_VERSION)]
+                for statement in itertools.chain.from_iterable(steps):
                     self._sql.execute(statement)
                 self._sql.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -340,7 +399,7 @@ class Store:
         if before:
             return plan_row(before[0]).plan == plan
         self._sql.execute(
-            "INSERT INTO plan VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO plan VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             plan_values(row),
         )
         self._sql.execute(

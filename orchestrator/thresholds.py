@@ -59,6 +59,11 @@ def set_thresholds(store: Store, pipeline: Pipeline, criterion: str | None, thre
 
     Raises ConfigError if they do not fit the pipeline, StoreError if they cannot be written.
     """
+    if pipeline.goal is not None:
+        raise ConfigError(
+            f"--pipeline {pipeline.name}: its thresholds are tuned for its goal; take the goal out of the "
+            "configuration to set them by hand"
+        )
     latest = store.latest_plan(pipeline.name)
     known = store.pipeline(pipeline.name).configured
     now_wanted = starting_plan(pipeline.plan, latest.plan if latest else None, known)

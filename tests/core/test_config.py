@@ -304,6 +304,28 @@ def test_all_problems_are_told_at_once(problems):
     ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    drop: config.Share
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1%", 0.01), ("0.5 %", 0.005), ("0.25", 0.25), ("0", 0.0), ("100%", 1.0), ("1", 1.0)]
+)
+def test_a_share_is_a_percentage_or_a_number(tmp_path, text, value):
+    path = tmp_path / "goal.yaml"
+    path.write_text(f"drop: {text}")
+    assert load(path, Goal).drop == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["101%", "-1%", "2", "1%%", "1 % %", "'1%'", "x", "[1]", ".inf", "1e-1000%x"])
+def test_what_is_no_share_is_refused(tmp_path, text):
+    path = tmp_path / "goal.yaml"
+    path.write_text(f"drop: {text}")
+    with pytest.raises(ConfigError, match=r"drop: expected a share of 0% to 100%, received"):
+        load(path, Goal)
+
+
 def test_an_empty_file_misses_every_required_key(problems):
     assert problems("", Needy) == ["agent.yaml: missing key first", "agent.yaml: missing key second"]
 

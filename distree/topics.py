@@ -1,7 +1,9 @@
 """Topics, version 1: the one place that builds and parses them, with the QoS and retain flag of each kind.
 
 distree/1/{site}/device/{device}/{state,meta,telemetry,dead}
+distree/1/{site}/orchestrator
 distree/1/{site}/pipeline/{pipeline}/plan
+distree/1/{site}/pipeline/{pipeline}/truth
 distree/1/{site}/pipeline/{pipeline}/stage/{k}
 distree/1/{site}/pipeline/{pipeline}/{input,outcome,result,audit}/{origin}
 distree/1/{site}/pipeline/{pipeline}/{exit,decision}/{device}
@@ -35,6 +37,8 @@ class Kind(str, enum.Enum):
     EXIT = "exit"
     DECISION = "decision"
     AUDIT = "audit"
+    TRUTH = "truth"
+    ORCHESTRATOR = "orchestrator"
 
 
 @record
@@ -62,6 +66,8 @@ DELIVERY: dict[Kind, Delivery] = {
     Kind.EXIT: Delivery(qos=1, retain=False, content_type=MSGPACK),
     Kind.DECISION: Delivery(qos=1, retain=False, content_type=MSGPACK),
     Kind.AUDIT: Delivery(qos=1, retain=False, content_type=MSGPACK),
+    Kind.TRUTH: Delivery(qos=1, retain=False, content_type=JSON),
+    Kind.ORCHESTRATOR: Delivery(qos=1, retain=True, content_type=JSON),
 }
 
 _OF_DEVICE = frozenset({Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD})
@@ -90,6 +96,16 @@ def device(site: str, device_id: str, kind: Kind) -> str:
 def plan(site: str, pipeline: str) -> str:
     """Topic of a pipeline's retained plan."""
     return f"{ROOT}/{site}/pipeline/{pipeline}/plan"
+
+
+def truth(site: str, pipeline: str) -> str:
+    """Topic on which users tell what inputs of a pipeline really were."""
+    return f"{ROOT}/{site}/pipeline/{pipeline}/truth"
+
+
+def orchestrator(site: str) -> str:
+    """Topic of the retained claim of the orchestrator that plans a site."""
+    return f"{ROOT}/{site}/orchestrator"
 
 
 def stage(site: str, pipeline: str, k: int) -> str:
@@ -136,8 +152,10 @@ def parse(topic: str) -> Address:
         match parts[2:]:
             case [site, "device", device_id, ("state" | "meta" | "telemetry" | "dead") as word]:
                 return Address(site=site, kind=Kind(word), device=device_id)
-            case [site, "pipeline", pipeline, "plan"]:
-                return Address(site=site, kind=Kind.PLAN, pipeline=pipeline)
+            case [site, "orchestrator"]:
+                return Address(site=site, kind=Kind.ORCHESTRATOR)
+            case [site, "pipeline", pipeline, ("plan" | "truth") as word]:
+                return Address(site=site, kind=Kind(word), pipeline=pipeline)
             case [site, "pipeline", pipeline, "stage", k] if k.isdigit() and len(k) <= 3:
                 return Address(site=site, kind=Kind.STAGE, pipeline=pipeline, stage=int(k))
             case [site, "pipeline", pipeline, ("input" | "outcome" | "result" | "audit") as word, origin]:

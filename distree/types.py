@@ -249,6 +249,22 @@ class Plan:
     audit_rate: float = 0.0
 
 
+@record
+class Claim:
+    """That the orchestrator `orchestrator` plans a site (`running`), or does so no longer; retained, also its will."""
+
+    orchestrator: str
+    running: bool
+
+
+@record
+class Truth:
+    """What an input really was, told by a user some time after the answer: `label` is one of the bundle's labels."""
+
+    request: str
+    label: str
+
+
 class DeviceStatus(str, enum.Enum):
     """Life of a device agent, as published on its retained state topic."""
 

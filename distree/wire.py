@@ -19,6 +19,7 @@ from distree.errors import RemoteProtocolError
 from distree.topics import is_id
 from distree.types import (
     AuditRow,
+    Claim,
     Codec,
     DeadLetter,
     Decision,
@@ -45,6 +46,7 @@ from distree.types import (
     Telemetry,
     Tensor,
     Trace,
+    Truth,
 )
 
 VERSION = 1
@@ -817,6 +819,8 @@ RESULT_SCHEMA = "distree.result/1"
 STATE_SCHEMA = "distree.state/1"
 META_SCHEMA = "distree.meta/1"
 DEAD_SCHEMA = "distree.dead/1"
+CLAIM_SCHEMA = "distree.orchestrator/1"
+TRUTH_SCHEMA = "distree.truth/1"
 
 
 def encode_result(result: Result, *, time: str, clock_synced: bool) -> bytes:
@@ -981,6 +985,34 @@ def _read_meta(fields: Fields) -> DeviceMeta:
 def decode_meta(payload: bytes) -> DeviceMeta:
     """Decode what came on a meta topic."""
     return _decode(_read_meta, _load_json(payload, META_SCHEMA))
+
+
+def encode_claim(claim: Claim) -> bytes:
+    """Encode an orchestrator's claim for its retained topic (and its will)."""
+    return _dump_json({"schema": CLAIM_SCHEMA, "orchestrator": claim.orchestrator, "running": claim.running})
+
+
+def _read_claim(fields: Fields) -> Claim:
+    return Claim(orchestrator=_id(fields, "orchestrator"), running=_flag(fields, "running"))
+
+
+def decode_claim(payload: bytes) -> Claim:
+    """Decode what came on the orchestrator's topic."""
+    return _decode(_read_claim, _load_json(payload, CLAIM_SCHEMA))
+
+
+def encode_truth(truth: Truth) -> bytes:
+    """Encode what an input really was."""
+    return _dump_json({"schema": TRUTH_SCHEMA, "request": truth.request, "label": truth.label})
+
+
+def _read_truth(fields: Fields) -> Truth:
+    return Truth(request=_text(fields, "request"), label=_text(fields, "label"))
+
+
+def decode_truth(payload: bytes) -> Truth:
+    """Decode what came on a truth topic."""
+    return _decode(_read_truth, _load_json(payload, TRUTH_SCHEMA))
 
 
 def encode_dead(letter: DeadLetter) -> bytes:

@@ -15,7 +15,7 @@ from distree.transport.paho import PahoTransport
 from distree.types import Plan
 from orchestrator.config import OrchestratorConfig, Pipeline, load_config, load_pipeline
 from orchestrator.lock import ServiceLock
-from orchestrator.service import Service
+from orchestrator.service import Service, will_of
 from orchestrator.status import read_status, render, to_json
 from orchestrator.store import Store
 from orchestrator.thresholds import Change, Progress, find_pipeline, set_thresholds, wait_for
@@ -89,9 +89,10 @@ def _run(config: OrchestratorConfig) -> int:
 def _service(config: OrchestratorConfig, pipelines: Sequence[Pipeline], store: Store) -> Service:
     # Nothing sent to the orchestrator is worth keeping while it is away: plans and states are retained.
     # The id is new each time: a second orchestrator is to be noticed by its plans, not to cut this one off.
-    client_id = f"orchestrator-{config.site}-{secrets.token_hex(3)}"
-    transport = PahoTransport(config.broker, client_id=client_id, clean=True)
-    return Service(config.site, pipelines, store=store, transport=transport, retention=config.store)
+    identity = secrets.token_hex(3)
+    client_id, will = f"orchestrator-{config.site}-{identity}", will_of(config.site, identity)
+    transport = PahoTransport(config.broker, client_id=client_id, clean=True, will=will)
+    return Service(config.site, pipelines, store=store, transport=transport, identity=identity, retention=config.store)
 
 
 def _started(config: OrchestratorConfig, plans: Sequence[Plan]) -> str:

@@ -17,10 +17,20 @@ from distree import topics
 from distree.errors import RemoteProtocolError
 from distree.protocols import Received, Transport
 from distree.topics import DELIVERY, Address, Kind
-from distree.types import AuditRow, Plan, Telemetry
-from distree.wire import decode_audit, decode_meta, decode_plan, decode_state, decode_telemetry, encode_plan
+from distree.types import AuditRow, Claim, Plan, Telemetry
+from distree.wire import (
+    decode_audit,
+    decode_claim,
+    decode_meta,
+    decode_plan,
+    decode_state,
+    decode_telemetry,
+    encode_claim,
+    encode_plan,
+)
 from orchestrator.config import Pipeline, StoreConfig
 from orchestrator.fleet import Device, Fleet, epoch_of
+from orchestrator.leadership import Leadership, Role
 from orchestrator.planner import Planner, Standing, fingerprint, same_content, starting_plan
 from orchestrator.records import AuditSample, Batch, Observation, PipelineRow, PlanRow, Refused, ServiceRow, TuningRow
 from orchestrator.store import SAMPLES_KEPT, Store, StoreError
@@ -43,6 +53,11 @@ REFUSALS_KEPT = 1000
 """Pairs of topic and reason of which the first refusal was logged."""
 
 
+def will_of(site: str, identity: str) -> tuple[str, bytes]:
+    """Return topic and payload of the will by which a dead orchestrator's claim on a site is taken back."""
+    return topics.orchestrator(site), encode_claim(Claim(orchestrator=identity, running=False))
+
+
 class Link(Transport, Protocol):
     """A transport that says in one line why it has no connection."""
 
@@ -52,7 +67,8 @@ class Link(Transport, Protocol):
 class Service:
     """Joins a transport to the fleet, the planners and an open store; it is the transport's listener.
 
-    `clock` gives monotonic seconds, `wall` Unix seconds. Call `open`, then `run`, which ends after `stop`.
+    `identity` is an id that no other orchestrator of the site has; the transport's will is `will_of` it. `clock` gives
+    monotonic seconds, `wall` Unix seconds. Call `open`, then `run`, which ends after `stop`.
     """
 
     def __init__(
@@ -62,6 +78,7 @@ class Service:
         *,
         store: Store,
         transport: Link,
+        identity: str,
         retention: StoreConfig,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -76,6 +93,7 @@ class Service:
         self._clock = clock
         self._wall = wall
         self._started_at = wall()
+        self.leadership = Leadership(identity)
         self._planners: dict[str, Planner] = {}
         self._tunings = {pipeline.name: Tuning(pipeline) for pipeline in pipelines if pipeline.goal is not None}
         self._samples: list[AuditSample] = []
@@ -141,16 +159,21 @@ class Service:
 
     def turn(self, timeout_s: float | None = None) -> None:
         """Poll once and do what is due; by default waits no longer than the next thing to do."""
-        settling = any(planner.standing is Standing.SETTLING for planner in self._planners.values())
+        settling = self.leadership.role is not Role.STANDBY and any(
+            planner.standing is Standing.SETTLING for planner in self._planners.values()
+        )
         self._transport.poll((SETTLING_POLL_S if settling else POLL_S) if timeout_s is None else timeout_s)
         self._report_trouble("broker", self._transport.last_error)
         with self._transport.lock:
             self._work(self._clock())
 
     def close(self) -> None:
-        """Write what is left to the store and disconnect."""
+        """Write what is left to the store, take the claim back and disconnect."""
         self._online = False
         self._flush()
+        with self._transport.lock:
+            if self.leadership.leads:
+                self._claim(running=False)
         self._transport.close()
 
     def wanted(self) -> tuple[Plan, ...]:
@@ -162,6 +185,7 @@ class Service:
         of_devices = [(topics.device(self._site, "+", kind), DELIVERY[kind].qos) for kind in kinds]
         of_plans = [(topics.plan(self._site, name), DELIVERY[Kind.PLAN].qos) for name in self._planners]
         audits = [topics.of_origin(self._site, name, Kind.AUDIT, "+") for name in self._tunings]
+        audits.append(topics.orchestrator(self._site))
         return of_devices + of_plans + [(topic, DELIVERY[Kind.AUDIT].qos) for topic in audits]
 
     # ------------------------------------------------------------ what the transport calls
@@ -170,6 +194,7 @@ class Service:
         """Begin to settle: the retained plans come now."""
         self._online = True
         log.info("connected to the broker")
+        self.leadership.connected(self._clock())
         for planner in self._planners.values():
             planner.connected(self._clock())
 
@@ -178,6 +203,7 @@ class Service:
         self._online = False
         log.warning("no broker: %s", why)
         self._trouble["broker"] = why
+        self.leadership.disconnected()
         for planner in self._planners.values():
             planner.disconnected()
         for tuning in self._tunings.values():
@@ -195,7 +221,9 @@ class Service:
         """Do nothing: a plan is retained and sent again at each connect."""
 
     def _take_in(self, address: Address, message: Received) -> None:
-        if address.kind is Kind.AUDIT and address.pipeline is not None and address.origin is not None:
+        if address.kind is Kind.ORCHESTRATOR:
+            self._take_in_claim(message)
+        elif address.kind is Kind.AUDIT and address.pipeline is not None and address.origin is not None:
             self._take_in_audit(address.pipeline, address.origin, decode_audit(message.payload))
         elif address.kind is Kind.PLAN and address.pipeline is not None:
             self._take_in_plan(address.pipeline, message)
@@ -225,16 +253,32 @@ class Service:
             if epoch is not None:
                 planner.reported(now_s, epoch)
 
+    def _take_in_claim(self, message: Received) -> None:
+        if message.payload:
+            claim = decode_claim(message.payload)
+            line = self.leadership.heard(self._clock(), claim.orchestrator, running=claim.running)
+            if line is not None:
+                log.warning("%s", line)
+
+    def _claim(self, *, running: bool) -> None:
+        how, claim = DELIVERY[Kind.ORCHESTRATOR], Claim(orchestrator=self.leadership.own, running=running)
+        topic = topics.orchestrator(self._site)
+        self._transport.publish(
+            topic, encode_claim(claim), qos=how.qos, retain=how.retain, content_type=how.content_type
+        )
+
     def _take_in_plan(self, name: str, message: Received) -> None:
         planner, now_s = self._planners.get(name), self._clock()
+        # Who stands by contradicts nobody.
+        is_past = message.retain or not self.leadership.leads
         if planner is None:
             raise RemoteProtocolError("pipeline", f"{name!r} is not a pipeline of this orchestrator")
         try:
             plan = _of_pipeline(name, decode_plan(message.payload))
         except RemoteProtocolError:
-            self._warn(name, planner.saw_garbage(now_s, retained=message.retain))
+            self._warn(name, planner.saw_garbage(now_s, retained=is_past))
             raise
-        self._warn(name, planner.saw(now_s, plan, retained=message.retain))
+        self._warn(name, planner.saw(now_s, plan, retained=is_past))
 
     def _take_in_audit(self, name: str, origin: str, row: AuditRow) -> None:
         tuning = self._tunings.get(name)
@@ -289,6 +333,8 @@ class Service:
             self._plans_at_s = now_s + POLL_S
             self._guarded("plans", self._read_plans)
         self._retune(now_s)
+        if self.leadership.step(now_s):
+            self._claim(running=True)
         if now_s >= self._retry_at_s and not self._guarded("publishing", lambda: self._publish_due(now_s)):
             self._retry_at_s = now_s + RETRY_S
         if now_s >= self._silence_at_s:
@@ -342,6 +388,8 @@ class Service:
                 planner.want(replace(wanted, epoch=0))
 
     def _publish_due(self, now_s: float) -> None:
+        if not self.leadership.leads:
+            return
         for name, planner in self._planners.items():
             plan = planner.step(now_s)
             if plan is not None and self._unsaved[name]:
@@ -422,7 +470,7 @@ class Service:
             yield PipelineRow(
                 name=pipeline.name,
                 floor=planner.floor,
-                standing=planner.standing.value,
+                standing=(self.leadership.role if self.leadership.role is Role.STANDBY else planner.standing).value,
                 configured=fingerprint(pipeline.plan),
                 branches=pipeline.branches,
             )

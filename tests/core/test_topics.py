@@ -46,6 +46,8 @@ def test_other_kinds_are_not_of_wide_stages(kind):
 def test_every_kind_has_a_topic_that_is_parsed_to_it():
     built = {
         Kind.PLAN: topics.plan("lab", "p"),
+        Kind.TRUTH: topics.truth("lab", "p"),
+        Kind.ORCHESTRATOR: topics.orchestrator("lab"),
         Kind.STAGE: topics.stage("lab", "p", 1),
         **{kind: topics.device("lab", "b", kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD)},
         **{
@@ -113,4 +115,5 @@ def test_commands_to_boards_are_not_retained_and_every_kind_has_its_delivery():
         Kind.STATE,
         Kind.META,
         Kind.PLAN,
+        Kind.ORCHESTRATOR,
     }

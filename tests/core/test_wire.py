@@ -15,6 +15,7 @@ from distree import wire
 from distree.errors import RemoteProtocolError
 from distree.types import (
     AuditRow,
+    Claim,
     DeadLetter,
     Decision,
     DeviceMeta,
@@ -37,6 +38,7 @@ from distree.types import (
     StageTelemetry,
     Telemetry,
     Tensor,
+    Truth,
 )
 
 HOP = Hop(device="cam1", stage=0, queue_s=0.25, compute_s=0.5)
@@ -224,6 +226,8 @@ CODECS = {
     "dead": (wire.encode_dead, wire.decode_dead, DEAD),
     "embedding": (wire.encode_embedding, wire.decode_embedding, EMBEDDING),
     "decision": (wire.encode_decision, wire.decode_decision, DECISION),
+    "claim": (wire.encode_claim, wire.decode_claim, Claim(orchestrator="a1b2", running=True)),
+    "truth": (wire.encode_truth, wire.decode_truth, Truth(request="ab-1", label="Bag")),
     "audit": (wire.encode_audit, wire.decode_audit, AUDIT),
 }
 WIDE = {
@@ -255,7 +259,7 @@ OPTIONAL = {
 """Keys that a chain's messages without audits do not have, of the messages that have such keys at the top."""
 
 CODECS |= WIDE | AUDITED
-JSON_KINDS = ["result", "state", "meta", "dead", "wide result", "wide meta"]
+JSON_KINDS = ["result", "state", "meta", "dead", "claim", "truth", "wide result", "wide meta"]
 MSGPACK_KINDS = [kind for kind in CODECS if kind not in JSON_KINDS]
 
 each_codec = pytest.mark.parametrize("kind", CODECS)
@@ -493,6 +497,15 @@ BAD = {
     + [(name, value) for name in ("eager", "audit") for value in BAD_FLAGS]
     + [("trace", value) for value in BAD_TRACES]
     + [("branch", value) for value in (-1, 64, True, 1.0, "0", None)],
+    "claim": [("orchestrator", value) for value in BAD_IDS] + [("running", value) for value in BAD_FLAGS],
+    "truth": [
+        ("request", "x" * 65),
+        ("request", "a\nb"),
+        ("request", 7),
+        ("label", "x" * 65),
+        ("label", None),
+        ("label", 3),
+    ],
     "decision": [("go", value) for value in BAD_FLAGS]
     + [("request", "x" * 65), ("request", "a\nb"), ("attempt", 101), ("attempt", True), ("revision", b"0")]
     + [("stage", -1), ("stage", 33), ("stage", None)],

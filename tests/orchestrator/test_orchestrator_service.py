@@ -12,9 +12,10 @@ from distree.topics import Kind
 from distree.transport.memory import MemoryBroker
 from distree.wire import decode_plan, encode_plan, encode_state, encode_telemetry
 from orchestrator.config import StoreConfig
+from orchestrator.leadership import CLAIM_S, PATIENCE_S
 from orchestrator.planner import SETTLE_S
 from orchestrator.records import PlanRow
-from orchestrator.service import Service
+from orchestrator.service import Service, will_of
 from orchestrator.store import Store
 
 PLAN = topics.plan(SITE, "fashion")
@@ -66,7 +67,8 @@ class Site:
             SITE,
             [self.make(**content)],
             store=self.store,
-            transport=self.broker.transport(self.client_id),
+            transport=self.broker.transport(self.client_id, will=will_of(SITE, self.client_id)),
+            identity=self.client_id,
             retention=StoreConfig(path=self.path),
             clock=self.clock,
             wall=self.clock,
@@ -199,18 +201,70 @@ def test_two_orchestrators_do_not_fight_for_ever(site, caplog):
     assert site.store.pipeline("fashion").standing == "yielded"
 
 
-def test_of_two_orchestrators_one_stays(site, tmp_path):
-    site.pass_time()
-    other = Site(tmp_path / "other.db", broker=site.broker, client_id="other", thresholds=(0.2, 0.2))
-    for _ in range(100):
-        site.clock.now += 0.25
-        other.clock.now = site.clock.now
-        site.service.turn(0.0)
+def both(one, other, seconds=5.0):
+    for _ in range(int(seconds / 0.25)):
+        one.clock.now += 0.25
+        other.clock.now = one.clock.now
+        one.service.turn(0.0)
         other.service.turn(0.0)
-    standings = {one.store.pipeline("fashion").standing for one in (site, other)}
-    assert standings == {"leading", "yielded"}
-    assert site.published.epoch < 20
-    other.stop()
+
+
+@pytest.fixture
+def second(site, tmp_path):
+    """An orchestrator of other thresholds that comes later."""
+    site.pass_time()
+    made = Site(tmp_path / "other.db", broker=site.broker, client_id="a-second", thresholds=(0.2, 0.2))
+    yield made
+    made.stop()
+
+
+def test_a_second_orchestrator_publishes_nothing_and_says_so_in_one_line(site, second, caplog):
+    both(site, second, 60.0)
+    assert site.published == plan(epoch=1)
+    assert second.store.pipeline("fashion").standing == "standby"
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [
+        "another orchestrator (orchestrator) runs this site: this one (a-second) publishes nothing and stands by; "
+        "stop one of them, or leave this one to take over"
+    ]
+
+
+def test_who_stands_by_takes_over_when_the_leader_stops(site, second):
+    both(site, second)
+    site.stop()
+    second.pass_time()
+    assert second.published == plan(epoch=2, thresholds=(0.2, 0.2))
+    # The first one comes back, and now it is the one that stands by.
+    site.start()
+    both(second, site)
+    assert site.store.pipeline("fashion").standing == "standby"
+    assert second.published == plan(epoch=2, thresholds=(0.2, 0.2))
+
+
+def test_who_stands_by_takes_over_when_the_leader_dies(site, second):
+    both(site, second)
+    site.broker.drop(site.client_id)
+    second.pass_time()
+    assert second.published == plan(epoch=2, thresholds=(0.2, 0.2))
+
+
+def test_who_stands_by_takes_over_when_the_leader_is_silent_for_long(site, second):
+    both(site, second)
+    second.pass_time(PATIENCE_S - CLAIM_S - 1.0)
+    assert second.published == plan(epoch=1)
+    second.pass_time(CLAIM_S + 3.0)
+    assert second.published == plan(epoch=2, thresholds=(0.2, 0.2))
+
+
+def test_of_two_that_start_at_once_one_stays(tmp_path):
+    broker = MemoryBroker()
+    one = Site(tmp_path / "one.db", broker=broker, client_id="one")
+    two = Site(tmp_path / "two.db", broker=broker, client_id="two", thresholds=(0.2, 0.2))
+    both(one, two, 30.0)
+    assert {one.store.pipeline("fashion").standing, two.store.pipeline("fashion").standing} == {"leading", "standby"}
+    assert one.published.epoch <= 3
+    one.stop()
+    two.stop()
 
 
 def test_devices_their_reports_and_their_end_are_kept(site):

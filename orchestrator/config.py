@@ -44,12 +44,14 @@ class GoalConfig:
 
     `accuracy_drop` is how much accuracy early exits may cost against the last exit, `confidence` how sure the
     orchestrator must be of it before it lets inputs leave. `audit_rate` is the share of inputs of which all exits are
-    asked; while none may leave early it is 1, for then it costs nothing.
+    asked; while none may leave early it is 1, for then it costs nothing. Where users publish what inputs really were,
+    audits wait `labels_wait_s` for that.
     """
 
     accuracy_drop: Share
     confidence: Share = CONFIDENCE
     audit_rate: Share = AUDIT_RATE
+    labels_wait_s: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("accuracy_drop", "confidence"):
@@ -57,6 +59,8 @@ class GoalConfig:
                 raise ConfigError(f"{name}: must be above 0% and below 100%")
         if self.audit_rate <= 0:
             raise ConfigError("audit_rate: must be above 0%: nothing is learned without audits")
+        if self.labels_wait_s is not None and not 0 < self.labels_wait_s < math.inf:
+            raise ConfigError("labels_wait_s: must be above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +104,7 @@ class OrchestratorConfig:
 class Pipeline:
     """A configured pipeline with its bundle read: number of exits, and the configured plan (epoch 0).
 
-    `branches` has the number of branches per stage, 0 for a plain one; `classes` is their number, None if unknown.
+    `branches` has the number of branches per stage, 0 for a plain one; `labels` are the classes, () if unknown.
     `masked` are the bundle's thresholds for sets of missing branches, of criterion `calibrated`; `parameters` are what
     its criteria have learned. `goal` is what its thresholds are tuned for, None if they are not; `costs` are the
     multiply-accumulates of an input that leaves at each exit.
@@ -110,7 +114,7 @@ class Pipeline:
     exits: int
     plan: Plan
     branches: tuple[int, ...] = ()
-    classes: int | None = None
+    labels: tuple[str, ...] = ()
     calibrated: str = ""
     masked: tuple[MaskedThresholds, ...] = ()
     parameters: PolicyParameters = field(default_factory=PolicyParameters)
@@ -160,7 +164,7 @@ def load_pipeline(configured: PipelineConfig) -> Pipeline:
         exits=len(bundle.stages),
         plan=plan,
         branches=bundle.branch_counts,
-        classes=len(bundle.labels),
+        labels=bundle.labels,
         calibrated=bundle.criterion,
         masked=bundle.manifest.exits.masked,
         parameters=bundle.policy_parameters(),
@@ -192,7 +196,7 @@ def check_thresholds(pipeline: Pipeline, criterion: str, thresholds: tuple[float
     """Raise ConfigError unless the criterion fits the bundle and each exit but the last has a finite threshold."""
     exits = pipeline.exits
     trouble = problem(
-        criterion, pipeline.parameters, wide=any(pipeline.branches), exits=exits, classes=pipeline.classes
+        criterion, pipeline.parameters, wide=any(pipeline.branches), exits=exits, classes=len(pipeline.labels) or None
     )
     if trouble is not None:
         raise ConfigError(f"pipeline {pipeline.name}: {trouble}")

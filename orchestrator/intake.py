@@ -100,7 +100,7 @@ class Intake:
             raise RemoteProtocolError("criterion", f"expected {plan.criterion}, received {row.criterion[:40]!r}")
         if not row.lost and len(row.predictions) != pipeline.exits:
             raise RemoteProtocolError("exits", f"expected {pipeline.exits}, received {len(row.predictions)}")
-        if pipeline.classes is not None and max(row.predictions, default=0) >= pipeline.classes:
+        if pipeline.labels and max(row.predictions, default=0) >= len(pipeline.labels):
             raise RemoteProtocolError("exits", f"class {max(row.predictions)} does not exist")
         # One set of thresholds decides all exits, so those of missing branches need every stage to have branches.
         branches = min(pipeline.branches, default=0)

@@ -25,6 +25,7 @@ from distree.wire import (
     decode_plan,
     decode_state,
     decode_telemetry,
+    decode_truth,
     encode_claim,
     encode_plan,
 )
@@ -170,6 +171,8 @@ class Service:
     def close(self) -> None:
         """Write what is left to the store, take the claim back and disconnect."""
         self._online = False
+        for name, tuning in self._tunings.items():
+            self._learn(name, tuning.overdue(float("inf")))
         self._flush()
         with self._transport.lock:
             if self.leadership.leads:
@@ -185,6 +188,7 @@ class Service:
         of_devices = [(topics.device(self._site, "+", kind), DELIVERY[kind].qos) for kind in kinds]
         of_plans = [(topics.plan(self._site, name), DELIVERY[Kind.PLAN].qos) for name in self._planners]
         audits = [topics.of_origin(self._site, name, Kind.AUDIT, "+") for name in self._tunings]
+        audits += [topics.truth(self._site, name) for name in self._tunings]
         audits.append(topics.orchestrator(self._site))
         return of_devices + of_plans + [(topic, DELIVERY[Kind.AUDIT].qos) for topic in audits]
 
@@ -225,6 +229,8 @@ class Service:
             self._take_in_claim(message)
         elif address.kind is Kind.AUDIT and address.pipeline is not None and address.origin is not None:
             self._take_in_audit(address.pipeline, address.origin, decode_audit(message.payload))
+        elif address.kind is Kind.TRUTH and address.pipeline in self._tunings:
+            self._learn(address.pipeline, self._tunings[address.pipeline].label(decode_truth(message.payload)))
         elif address.kind is Kind.PLAN and address.pipeline is not None:
             self._take_in_plan(address.pipeline, message)
         elif address.device is not None and address.kind is Kind.STATE and not message.payload:
@@ -286,7 +292,7 @@ class Service:
             raise RemoteProtocolError("pipeline", f"{name!r} is not a pipeline that is tuned here")
         if row.origin != origin:
             raise RemoteProtocolError("origin", f"{row.origin!r} on the topic of {origin!r}")
-        self._learn(name, tuning.take(row, self.fleet.get(origin)))
+        self._learn(name, tuning.take(self._clock(), row, self.fleet.get(origin)))
 
     def _hear_draws(self, report: Telemetry) -> None:
         for part in report.pipelines:
@@ -378,6 +384,7 @@ class Service:
     def _retune(self, now_s: float) -> None:
         """Want what the tuners want: less at once, more after a pause."""
         for name, tuning in self._tunings.items():
+            self._learn(name, tuning.overdue(now_s))
             planner = self._planners[name]
             wanted = tuning.plan(planner.wanted)
             if same_content(wanted, planner.wanted):

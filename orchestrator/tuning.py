@@ -7,16 +7,20 @@ thresholds are proved, nobody leaves early while these branches are missing.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from distree.errors import RemoteProtocolError
-from distree.types import AuditRow, MaskedThresholds, OriginTelemetry, Plan
+from distree.types import AuditRow, MaskedThresholds, OriginTelemetry, Plan, Truth
 from orchestrator.config import NEVER_SENT, GoalConfig, Pipeline
 from orchestrator.fleet import Device
 from orchestrator.intake import Intake
 from orchestrator.tuners import Audit, Certified, Vector
+
+MOST_WAITING = 10_000
+"""Samples that wait for their labels, and labels that came before their samples."""
 
 MOST_SETS = 16
 """Sets of missing branches that are tuned for; rows of others are refused."""
@@ -33,7 +37,12 @@ class Sample:
 
 
 class Tuning:
-    """The tuners of one pipeline, which has a goal. `take` checks what comes in, `apply` learns from it."""
+    """The tuners of one pipeline, which has a goal. `take` checks what comes in, `apply` learns from it.
+
+    Where labels are waited for, `take` keeps what it is told until `label` or `overdue` give it out. A sample that gets
+    none counts as without labels, as a loss if an early exit disagrees with the last one: that is never less than what
+    a label would make of it, so it does no harm if only some inputs, or only strange ones, are labelled.
+    """
 
     def __init__(self, pipeline: Pipeline) -> None:
         assert pipeline.goal is not None  # noqa: S101 - made for pipelines that have one
@@ -42,20 +51,55 @@ class Tuning:
         self.intake = Intake(pipeline)
         self.tuners: dict[tuple[int, ...], Certified] = {(): self._new()}
         self.audits = self.lost = 0
+        self._waiting: OrderedDict[str, tuple[float, Sample]] = OrderedDict()
+        self._labels: OrderedDict[str, int] = OrderedDict()
 
     def _new(self) -> Certified:
         return Certified(self._pipeline.costs, self.goal.accuracy_drop, 1.0 - self.goal.confidence)
 
     # ------------------------------------------------------------ what comes in
 
-    def take(self, row: AuditRow, device: Device | None) -> list[Sample]:
+    def take(self, now_s: float, row: AuditRow, device: Device | None) -> list[Sample]:
         """Return what a row tells, lost audits before it included; RemoteProtocolError if it is not believed."""
         if row.missing not in self.tuners and len(self.tuners) > MOST_SETS:
             raise RemoteProtocolError("missing", f"{MOST_SETS} sets of missing branches are tuned for already")
         lost = self.intake.take(row, device)
         audit = Audit(lost=True) if row.lost else Audit(scores=row.scores, predictions=row.predictions)
         told = Sample(origin=row.origin, request=row.request, missing=row.missing, audit=audit)
-        return [*_lost(row.origin, lost), told]
+        return [*_lost(row.origin, lost), *self._wait(now_s, told)]
+
+    def _wait(self, now_s: float, told: Sample) -> list[Sample]:
+        wait_s = self.goal.labels_wait_s
+        if wait_s is None or told.audit.lost:
+            return [told]
+        label = self._labels.pop(told.request, None)
+        if label is not None:
+            return [_labelled(told, label)]
+        before = self._waiting.pop(told.request, None)
+        self._waiting[told.request] = now_s + wait_s, told
+        full = self._waiting.popitem(last=False)[1] if len(self._waiting) > MOST_WAITING else None
+        return [sample for _, sample in filter(None, (before, full))]
+
+    def label(self, truth: Truth) -> list[Sample]:
+        """Return the sample that a label was waited for, if there is one; RemoteProtocolError for an unknown label."""
+        if truth.label not in self._pipeline.labels:
+            raise RemoteProtocolError("label", f"{truth.label!r} is not a label of {self._pipeline.plan.model}")
+        label = self._pipeline.labels.index(truth.label)
+        waiting = self._waiting.pop(truth.request, None)
+        if waiting is not None:
+            return [_labelled(waiting[1], label)]
+        # Most inputs are not audited; a few labels are there before their rows.
+        self._labels[truth.request] = label
+        if len(self._labels) > MOST_WAITING:
+            self._labels.popitem(last=False)
+        return []
+
+    def overdue(self, now_s: float) -> list[Sample]:
+        """Return the samples that have waited long enough for their labels; all of them at infinity."""
+        samples = []
+        while self._waiting and next(iter(self._waiting.values()))[0] <= now_s:
+            samples.append(self._waiting.popitem(last=False)[1][1])
+        return samples
 
     def reported(self, device: str, boot: str, origin: OriginTelemetry) -> list[Sample]:
         """Return the lost audits that an origin's report reveals."""
@@ -116,6 +160,10 @@ class Tuning:
     def _identity(self) -> list[object]:
         plan = self._pipeline.plan
         return [plan.revision, plan.criterion, float(self.goal.accuracy_drop), float(self.goal.confidence)]
+
+
+def _labelled(sample: Sample, label: int) -> Sample:
+    return replace(sample, audit=replace(sample.audit, label=label))
 
 
 def _lost(origin: str, count: int) -> list[Sample]:

@@ -33,7 +33,7 @@ def row(sequence: int = 1, **changes: object) -> AuditRow:
 
 
 def intake(make=pipeline) -> Intake:
-    return Intake(replace(make(), classes=10))
+    return Intake(replace(make(), labels=tuple("abcdefghij")))
 
 
 def drawn(count: int, **changes: object):

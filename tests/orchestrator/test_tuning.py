@@ -15,8 +15,8 @@ from test_tuners import COSTS, stream
 from distree import topics
 from distree.config import Share
 from distree.topics import Kind
-from distree.types import AuditRow, PipelineTelemetry
-from distree.wire import encode_audit
+from distree.types import AuditRow, PipelineTelemetry, Truth
+from distree.wire import encode_audit, encode_truth
 from orchestrator.config import NEVER_SENT, GoalConfig
 from orchestrator.service import SAMPLES_UNSAVED
 from orchestrator.store import Store, StoreError
@@ -24,13 +24,14 @@ from orchestrator.tuners import Audit, Certified
 from orchestrator.tuning import Tuning
 
 GOAL = GoalConfig(accuracy_drop=Share(0.05), audit_rate=Share(0.1))
+LABELS = tuple(f"class {k}" for k in range(100))
 SHUT = (NEVER_SENT, NEVER_SENT)
 AUDITS = topics.of_origin(SITE, "fashion", Kind.AUDIT, "a")
 
 
 def tuned(goal=GOAL, make=pipeline, **content):
     made = make(**{"thresholds": SHUT, **content})
-    return replace(made, goal=goal, costs=COSTS, classes=100)
+    return replace(made, goal=goal, costs=COSTS, labels=LABELS)
 
 
 def tuned_wide(**content):
@@ -329,3 +330,85 @@ def test_the_log_says_nothing_of_rows(site, caplog):
     with caplog.at_level(logging.INFO):
         site.learn(stream(100, seed=3))
     assert "r-1" not in caplog.text
+
+
+# ---------------------------------------------------------------- labels
+
+LABELLED = GoalConfig(accuracy_drop=Share(0.05), labels_wait_s=10.0)
+TRUTH = topics.truth(SITE, "fashion")
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    with contextlib.closing(Tuned(tmp_path / "x.db", goal=LABELLED)) as made:
+        yield made
+
+
+def kept(site):
+    return [row.sample.audit for row in site.store.samples("fashion")]
+
+
+def tell(site, request: str, label: str) -> None:
+    site.peer.raw(TRUTH, encode_truth(Truth(request=request, label=label)))
+
+
+def test_a_label_that_comes_in_time_decides_the_loss(labelled):
+    both_wrong = Audit(scores=(0.9, 0.9), predictions=(1, 2, 3))
+    labelled.learn([both_wrong, both_wrong])
+    tell(labelled, "r-1", "class 5")
+    labelled.pass_time(2.0)
+    # The last exit was as wrong as the first: leaving early cost nothing.
+    (audit,) = kept(labelled)
+    assert (audit.label, audit.losses()) == (5, (0.0, 0.0, 0.0))
+    labelled.pass_time(12.0)
+    assert [audit.label for audit in kept(labelled)] == [5, None]
+    assert kept(labelled)[1].losses() == (1.0, 1.0, 0.0)
+
+
+def test_a_label_may_come_before_its_audit(labelled):
+    tell(labelled, "r-1", "class 3")
+    labelled.pass_time(1.0)
+    labelled.learn([Audit(scores=(0.9, 0.9), predictions=(1, 3, 3))])
+    labelled.pass_time(2.0)
+    assert [audit.label for audit in kept(labelled)] == [3]
+
+
+def test_lost_audits_wait_for_nothing_and_the_end_waits_for_nothing(labelled):
+    labelled.learn([Audit()], scores=(), predictions=())
+    labelled.pass_time(2.0)
+    assert [audit.lost for audit in kept(labelled)] == [True]
+    labelled.learn(stream(5, seed=1))
+    labelled.stop()
+    labelled.start(goal=LABELLED)
+    assert [audit.label for audit in kept(labelled)[1:]] == [None] * 5
+
+
+def test_what_waits_is_bounded(labelled, monkeypatch):
+    monkeypatch.setattr("orchestrator.tuning.MOST_WAITING", 20)
+    labelled.learn(stream(50, seed=1))
+    for n in range(100):
+        tell(labelled, f"other-{n}", "class 1")
+    labelled.pass_time(2.0)
+    assert len(kept(labelled)) == 30
+    assert len(labelled.tuning._labels) == 20
+
+
+def test_a_label_that_there_is_not_is_refused(labelled):
+    labelled.learn(stream(1, seed=1))
+    tell(labelled, "r-1", "nonsense")
+    labelled.peer.raw(TRUTH, b"{")
+    labelled.pass_time(2.0)
+    assert labelled.service.refused == {"label": 1, "encoding": 1}
+    assert kept(labelled) == []
+
+
+def test_labels_are_in_what_a_restart_learns_from(labelled):
+    labelled.learn(stream(1500, seed=3))
+    for n in range(1, 1501):
+        tell(labelled, f"r-{n}", "class 0")
+    labelled.pass_time(15.0)
+    before = labelled.tuning.tuners[()].snapshot()
+    labelled.stop()
+    labelled.start(goal=LABELLED)
+    assert labelled.tuning.tuners[()].snapshot() == before
+    assert before["recent"][-1][2] == 0

@@ -46,12 +46,22 @@ class GoalConfig:
     orchestrator must be of it before it lets inputs leave. `audit_rate` is the share of inputs of which all exits are
     asked; while none may leave early it is 1, for then it costs nothing. Where users publish what inputs really were,
     audits wait `labels_wait_s` for that.
+
+    The other goals are for what boards measure. With any of them, inputs leave as early as these goals need and no
+    earlier; without, as early as is proved safe. `latency_p95_ms` is of the slowest origin, `bytes_per_input` of what
+    boards send to each other, `energy_mj` per input as reckoned from `mj_per_mmac`, a million multiply-accumulates, and
+    `mj_per_kb`, a thousand bytes.
     """
 
     accuracy_drop: Share
     confidence: Share = CONFIDENCE
     audit_rate: Share = AUDIT_RATE
     labels_wait_s: float | None = None
+    latency_p95_ms: float | None = None
+    bytes_per_input: float | None = None
+    energy_mj: float | None = None
+    mj_per_mmac: float | None = None
+    mj_per_kb: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("accuracy_drop", "confidence"):
@@ -59,8 +69,21 @@ class GoalConfig:
                 raise ConfigError(f"{name}: must be above 0% and below 100%")
         if self.audit_rate <= 0:
             raise ConfigError("audit_rate: must be above 0%: nothing is learned without audits")
-        if self.labels_wait_s is not None and not 0 < self.labels_wait_s < math.inf:
-            raise ConfigError("labels_wait_s: must be above 0")
+        for name in ("labels_wait_s", "latency_p95_ms", "bytes_per_input", "energy_mj", "mj_per_mmac"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name}: must be above 0")
+        if not 0 <= self.mj_per_kb < math.inf:
+            raise ConfigError("mj_per_kb: must be 0 or more")
+        if self.energy_mj is not None and self.mj_per_mmac is None:
+            raise ConfigError(
+                "energy_mj: needs mj_per_mmac too, the energy of a million multiply-accumulates of a board"
+            )
+
+    def limits(self) -> dict[str, float]:
+        """Return the goals for what boards measure, by name."""
+        names = ("latency_p95_ms", "bytes_per_input", "energy_mj")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,8 @@ FLUSH_S = 1.0
 RETRY_S = 1.0
 SILENCE_CHECK_S = 5.0
 PRUNE_S = 60.0
+CONTROL_S = 2.0
+"""How often thresholds are chosen by what boards measure, in seconds."""
 LOOSEN_S = 1.0
 """Least time between two plans by which a tuner lets more inputs leave early; fewer take effect at once."""
 SAMPLES_UNSAVED = 500
@@ -99,6 +101,8 @@ class Service:
         self._tunings = {pipeline.name: Tuning(pipeline) for pipeline in pipelines if pipeline.goal is not None}
         self._samples: list[AuditSample] = []
         self._unsaved: Counter[str] = Counter()
+        self._overloaded: set[str] = set()
+        self._control_at_s = 0.0
         self._loosen_at_s = dict.fromkeys(self._tunings, 0.0)
         self._authors: dict[str, str] = {}
         self._stopping = False
@@ -339,6 +343,9 @@ class Service:
             self._plans_at_s = now_s + POLL_S
             self._guarded("plans", self._read_plans)
         self._retune(now_s)
+        if now_s >= self._control_at_s:
+            self._control_at_s = now_s + CONTROL_S
+            self._look()
         if self.leadership.step(now_s):
             self._claim(running=True)
         if now_s >= self._retry_at_s and not self._guarded("publishing", lambda: self._publish_due(now_s)):
@@ -393,6 +400,14 @@ class Service:
                 self._loosen_at_s[name] = now_s + LOOSEN_S
                 self._authors[name] = "tuner"
                 planner.want(replace(wanted, epoch=0))
+
+    def _look(self) -> None:
+        """Have each tuning choose by what its boards did of late; tell an overload once."""
+        for name, tuning in self._tunings.items():
+            tuning.look(self.fleet)
+            if tuning.control.is_overloaded != (name in self._overloaded):
+                self._overloaded ^= {name}
+                log.warning("pipeline %s: %s", name, _load_words(tuning))
 
     def _publish_due(self, now_s: float) -> None:
         if not self.leadership.leads:
@@ -515,6 +530,18 @@ def _is_tighter(wanted: Plan, before: Plan) -> bool:
     """Whether somebody who left early by one plan does not by the other."""
     raised = any(new > old for new, old in zip(wanted.thresholds, before.thresholds, strict=True))
     return raised or wanted.masked != before.masked
+
+
+def _load_words(tuning: Tuning) -> str:
+    if not tuning.control.is_overloaded:
+        return "no longer overloaded"
+    measured = tuning.measured
+    shed = 0 if measured is None else measured.shed
+    goals = ", ".join(f"{name} {goal:g}" for name, goal in tuning.goal.limits().items())
+    return (
+        f"overloaded: inputs leave as early as is proved safe and a goal is still missed ({goals}); boards shed {shed} "
+        "inputs in the last period; add boards, lower the rate of inputs, or allow more accuracy_drop"
+    )
 
 
 def _log_devices(what: str, devices: frozenset[str]) -> None:

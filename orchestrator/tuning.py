@@ -8,15 +8,17 @@ thresholds are proved, nobody leaves early while these branches are missing.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from distree.errors import RemoteProtocolError
 from distree.types import AuditRow, MaskedThresholds, OriginTelemetry, Plan, Truth
 from orchestrator.config import NEVER_SENT, GoalConfig, Pipeline
+from orchestrator.control import Control, outlook
 from orchestrator.fleet import Device
 from orchestrator.intake import Intake
+from orchestrator.load import Load, Measured
 from orchestrator.tuners import Audit, Certified, Vector
 
 MOST_WAITING = 10_000
@@ -51,6 +53,10 @@ class Tuning:
         self.intake = Intake(pipeline)
         self.tuners: dict[tuple[int, ...], Certified] = {(): self._new()}
         self.audits = self.lost = 0
+        self.control = Control(self.goal.limits())
+        self.load = Load(pipeline.name, pipeline.costs)
+        self.measured: Measured | None = None
+        self._positions: dict[tuple[int, ...], int] = {}
         self._waiting: OrderedDict[str, tuple[float, Sample]] = OrderedDict()
         self._labels: OrderedDict[str, int] = OrderedDict()
 
@@ -116,18 +122,48 @@ class Tuning:
             return
         self.tuners.setdefault(sample.missing, self._new()).observe(sample.audit)
 
+    def look(self, devices: Iterable[Device]) -> None:
+        """Measure what the boards did since the last call, and choose among the certified thresholds anew."""
+        measured = self.load.look(devices)
+        if measured is None:
+            return
+        self.measured = measured
+        if not self.goal.limits():
+            return
+        self.control.measured(self._values(measured))
+        for missing, tuner in self.tuners.items():
+            losses, shares = outlook(tuner.certified, tuner.recent, self._pipeline.costs)
+            self._positions[missing] = self.control.choose(losses, shares, self.goal.accuracy_drop)
+
+    def _values(self, measured: Measured) -> dict[str, float]:
+        goal, values = self.goal, {"bytes_per_input": measured.bytes_per_input}
+        if measured.latency_p95_s is not None:
+            values["latency_p95_ms"] = measured.latency_p95_s * 1e3
+        if goal.mj_per_mmac is not None:
+            compute_mj = measured.macs_per_input / 1e6 * goal.mj_per_mmac
+            values["energy_mj"] = compute_mj + measured.bytes_per_input / 1e3 * goal.mj_per_kb
+        return values
+
     # ------------------------------------------------------------ what comes out
 
+    def thresholds(self, missing: tuple[int, ...] = ()) -> Vector:
+        """Return the thresholds that are to hold while these branches are missing: always certified ones."""
+        tuner = self.tuners[missing]
+        if not self.goal.limits():
+            return tuner.thresholds
+        # After an alarm there are fewer than when the choice was made.
+        return tuner.certified[min(self._positions.get(missing, 0), len(tuner.certified) - 1)]
+
     def plan(self, plan: Plan) -> Plan:
-        """Return the plan as the audits want it to be; the epoch stays."""
-        thresholds = _sent(self.tuners[()].thresholds)
+        """Return the plan as audits and goals want it to be; the epoch stays."""
+        thresholds = _sent(self.thresholds())
         is_shut = all(threshold >= NEVER_SENT for threshold in thresholds)
         return replace(
             plan,
             thresholds=thresholds,
             masked=tuple(
-                MaskedThresholds(missing=missing, thresholds=_sent(tuner.thresholds))
-                for missing, tuner in sorted(self.tuners.items())
+                MaskedThresholds(missing=missing, thresholds=_sent(self.thresholds(missing)))
+                for missing in sorted(self.tuners)
                 if missing
             ),
             # An input that goes to the last exit anyway brings its audit home for nothing.
@@ -143,6 +179,7 @@ class Tuning:
             "audits": self.audits,
             "lost": self.lost,
             "intake": self.intake.snapshot(),
+            "queues": self.control.queues,
             "tuners": [[list(missing), tuner.snapshot()] for missing, tuner in self.tuners.items()],
         }
 
@@ -156,6 +193,8 @@ class Tuning:
             tuner.restore(state)
         self.intake.restore(data["intake"])
         self.tuners, self.audits, self.lost = tuners, data["audits"], data["lost"]
+        # Of goals that the configuration still has; they hurt nobody if they are wrong for a while.
+        self.control.queues |= {name: data["queues"][name] for name in self.control.queues if name in data["queues"]}
 
     def _identity(self) -> list[object]:
         plan = self._pipeline.plan

@@ -93,6 +93,11 @@ class Certified:
         return self._path
 
     @property
+    def recent(self) -> tuple[Audit, ...]:
+        """The audits that are remembered, the oldest first; those before an alarm are among them."""
+        return tuple(self._recent)
+
+    @property
     def audits(self) -> int:
         """Audits that this trial's certificates rest on."""
         return self._certificate.count

@@ -418,6 +418,8 @@ class StageNode:
                 "thresholds",
                 f"{len(plan.thresholds)} received, one per exit but the last expected ({self._last})",
             )
+        if plan.rest_s and len(plan.rest_s) != self._last:
+            raise RemoteProtocolError("rest_s", f"{len(plan.rest_s)} received, {self._last} expected")
         for row in plan.masked:
             if len(row.thresholds) != self._last:
                 raise RemoteProtocolError("masked", f"{len(row.thresholds)} thresholds received, {self._last} expected")
@@ -582,10 +584,15 @@ class StageNode:
         return None
 
     def _rest_s(self, job: Job) -> float:
-        """Estimate of the time to an answer from beyond this stage: measured at an origin, a lower bound elsewhere."""
+        """Estimate of the time to an answer from beyond this stage: measured at an origin, a lower bound elsewhere.
+
+        That is what the plan says of the next stage's boards, or the time that this board took for its own stage.
+        """
         if job.own and not self._serves(job.stage + 1):
             return self._custody.round_trip.mean_s or 0.0
-        return self._stages[job.stage].compute_s
+        told = self._epochs.current.plan.rest_s
+        own_s = self._stages[job.stage].compute_s
+        return max(own_s, told[job.stage]) if told else own_s
 
     def _advance(self, now: float, job: Job, output: SegmentOutput) -> list[Effect]:
         assert output.features is not None  # noqa: S101 - a bundle is checked when it is loaded

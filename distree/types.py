@@ -236,7 +236,8 @@ class Plan:
     """What the orchestrator wants of a pipeline. One threshold per exit but the last; retained; epochs only grow.
 
     `masked` has thresholds for sets of missing branches; with a set that is not in it, only the last exit is taken.
-    `audit_rate` is the share of inputs that origins draw for audits, 0 to 1.
+    `audit_rate` is the share of inputs that origins draw for audits, 0 to 1. `rest_s` is, per exit but the last, what a
+    request takes at least from there to the next exit, as boards reported it, network not counted; () if unknown.
     """
 
     pipeline: str
@@ -247,6 +248,7 @@ class Plan:
     thresholds: tuple[float, ...]
     masked: tuple[MaskedThresholds, ...] = ()
     audit_rate: float = 0.0
+    rest_s: tuple[float, ...] = ()
 
 
 @record

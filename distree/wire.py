@@ -144,6 +144,13 @@ def _floats(fields: Fields, name: str, limit: int) -> tuple[float, ...]:
     raise _bad(name, values, "finite numbers")
 
 
+def _durations(fields: Fields, name: str) -> tuple[float, ...]:
+    seconds = _floats(fields, name, MAX_STAGES)
+    if all(0.0 <= value <= MAX_BUDGET_S for value in seconds):
+        return seconds
+    raise _bad(name, seconds, f"seconds of 0 to {MAX_BUDGET_S:g}")
+
+
 def _flag(fields: Fields, name: str) -> bool:
     value = fields[name]
     if type(value) is bool:
@@ -639,6 +646,8 @@ def encode_plan(plan: Plan) -> bytes:
         fields["masked"] = [(row.missing, row.thresholds) for row in plan.masked]
     if plan.audit_rate:
         fields["audit_rate"] = plan.audit_rate
+    if plan.rest_s:
+        fields["rest_s"] = plan.rest_s
     packed: bytes = msgpack.packb(fields)
     return packed
 
@@ -668,6 +677,7 @@ def _read_plan(fields: Fields) -> Plan:
         thresholds=_floats(fields, "thresholds", MAX_STAGES),
         masked=_masked(fields) if "masked" in fields else (),
         audit_rate=_number(fields, "audit_rate", 0.0, 1.0) if "audit_rate" in fields else 0.0,
+        rest_s=_durations(fields, "rest_s") if "rest_s" in fields else (),
     )
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from distree.types import PipelineTelemetry
+from distree.types import DeviceStatus, PipelineTelemetry
 from orchestrator.fleet import Device
+
+LONGEST_S = 3600.0
+"""Longest time that a plan can tell, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,22 @@ class Load:
             nbytes=sum(stage.bytes_out for stage in part.stages),
             shed=sum(stage.shed for stage in part.stages),
         )
+
+
+def rest_s(devices: Iterable[Device], pipeline: str, exits: int) -> tuple[float, ...]:
+    """Return, per exit but the last, the mean time that an input spends at the next stage; () if one is unknown.
+
+    Of boards that are ready, each weighted alike: waiting and computing, as their last reports say.
+    """
+    seconds: dict[int, list[float]] = {}
+    for device in devices:
+        part = _part(device, pipeline)
+        if part is not None and device.status is DeviceStatus.READY:
+            for stage in part.stages:
+                if stage.compute_s > 0:
+                    seconds.setdefault(stage.stage, []).append(stage.queue_s + stage.compute_s)
+    means = [sum(seconds.get(k, ())) / max(1, len(seconds.get(k, ()))) for k in range(1, exits)]
+    return tuple(min(mean, LONGEST_S) for mean in means) if all(means) else ()
 
 
 def _part(device: Device, pipeline: str) -> PipelineTelemetry | None:

@@ -121,7 +121,8 @@ def plan_values(row: PlanRow) -> Row:
     plan = row.plan
     content = plan.model, plan.revision, plan.criterion, json.dumps(plan.thresholds)
     masked = json.dumps([[part.missing, part.thresholds] for part in plan.masked])
-    return plan.pipeline, plan.epoch, *content, row.author, row.at, masked, plan.audit_rate
+    later = masked, plan.audit_rate, json.dumps(plan.rest_s)
+    return plan.pipeline, plan.epoch, *content, row.author, row.at, *later
 
 
 def plan_row(values: Row) -> PlanRow:
@@ -140,6 +141,7 @@ def plan_row(values: Row) -> PlanRow:
             for missing, of_exits in masked
         ),
         audit_rate=later[1] if len(later) > 1 else 0.0,
+        rest_s=tuple(map(float, json.loads(later[2]))) if len(later) > 2 else (),
     )
     return PlanRow(plan=plan, author=author, at=at)
 

@@ -32,6 +32,7 @@ from distree.wire import (
 from orchestrator.config import Pipeline, StoreConfig
 from orchestrator.fleet import Device, Fleet, epoch_of
 from orchestrator.leadership import Leadership, Role
+from orchestrator.load import rest_s
 from orchestrator.planner import Planner, Standing, fingerprint, same_content, starting_plan
 from orchestrator.records import AuditSample, Batch, Observation, PipelineRow, PlanRow, Refused, ServiceRow, TuningRow
 from orchestrator.store import SAMPLES_KEPT, Store, StoreError
@@ -48,6 +49,8 @@ SILENCE_CHECK_S = 5.0
 PRUNE_S = 60.0
 CONTROL_S = 2.0
 """How often thresholds are chosen by what boards measure, in seconds."""
+ESTIMATE_S = 30.0
+"""Least time between two plans that only tell other times of stages."""
 LOOSEN_S = 1.0
 """Least time between two plans by which a tuner lets more inputs leave early; fewer take effect at once."""
 SAMPLES_UNSAVED = 500
@@ -102,7 +105,7 @@ class Service:
         self._samples: list[AuditSample] = []
         self._unsaved: Counter[str] = Counter()
         self._overloaded: set[str] = set()
-        self._control_at_s = 0.0
+        self._control_at_s = self._estimate_at_s = 0.0
         self._loosen_at_s = dict.fromkeys(self._tunings, 0.0)
         self._authors: dict[str, str] = {}
         self._stopping = False
@@ -147,7 +150,7 @@ class Service:
             log.warning("pipeline %s: tuning begins anew, for the last one %s", pipeline.name, printable(str(error)))
             tuning = self._tunings[pipeline.name] = Tuning(pipeline)
             self._unsaved[pipeline.name] = SAMPLES_UNSAVED
-        wanted = tuning.plan(pipeline.plan)
+        wanted = tuning.plan(pipeline.plan if last is None else replace(pipeline.plan, rest_s=last.rest_s))
         return last if last is not None and same_content(last, wanted) else wanted
 
     def run(self) -> None:
@@ -345,7 +348,7 @@ class Service:
         self._retune(now_s)
         if now_s >= self._control_at_s:
             self._control_at_s = now_s + CONTROL_S
-            self._look()
+            self._look(now_s)
         if self.leadership.step(now_s):
             self._claim(running=True)
         if now_s >= self._retry_at_s and not self._guarded("publishing", lambda: self._publish_due(now_s)):
@@ -401,8 +404,13 @@ class Service:
                 self._authors[name] = "tuner"
                 planner.want(replace(wanted, epoch=0))
 
-    def _look(self) -> None:
+    def _look(self, now_s: float) -> None:
         """Have each tuning choose by what its boards did of late; tell an overload once."""
+        for name, planner in self._planners.items():
+            estimate = rest_s(self.fleet, name, len(planner.wanted.thresholds) + 1)
+            if now_s >= self._estimate_at_s and _is_other(estimate, planner.wanted.rest_s):
+                self._estimate_at_s = now_s + ESTIMATE_S
+                planner.want(replace(planner.wanted, rest_s=estimate, epoch=0))
         for name, tuning in self._tunings.items():
             tuning.look(self.fleet)
             if tuning.control.is_overloaded != (name in self._overloaded):
@@ -530,6 +538,13 @@ def _is_tighter(wanted: Plan, before: Plan) -> bool:
     """Whether somebody who left early by one plan does not by the other."""
     raised = any(new > old for new, old in zip(wanted.thresholds, before.thresholds, strict=True))
     return raised or wanted.masked != before.masked
+
+
+def _is_other(estimate: Sequence[float], before: Sequence[float]) -> bool:
+    """Whether an estimate is worth a new plan: none was known, or one is off by a factor of two."""
+    if not estimate or not before:
+        return bool(estimate)
+    return any(not 0.5 <= new / old <= 2.0 for new, old in zip(estimate, before, strict=True))
 
 
 def _load_words(tuning: Tuning) -> str:

@@ -73,7 +73,7 @@ _TUNING_TABLES = (
 )
 _SCHEMA = (
     "CREATE TABLE plan (pipeline, epoch INTEGER, model, revision, criterion, thresholds, author, at REAL, "
-    "masked DEFAULT '[]', audit_rate REAL DEFAULT 0, PRIMARY KEY (pipeline, epoch)) WITHOUT ROWID",
+    "masked DEFAULT '[]', audit_rate REAL DEFAULT 0, rest_s DEFAULT '[]', PRIMARY KEY (pipeline, epoch)) WITHOUT ROWID",
     "CREATE TABLE pipeline (name PRIMARY KEY, floor INTEGER, standing, configured, branches DEFAULT '[]') "
     "WITHOUT ROWID",
     "CREATE TABLE device (device PRIMARY KEY, boot, status, meta, telemetry, heard_at REAL, period_s REAL, "
@@ -93,6 +93,7 @@ _MIGRATIONS = {
     ),
     2: (
         "ALTER TABLE plan ADD COLUMN audit_rate REAL DEFAULT 0",
+        "ALTER TABLE plan ADD COLUMN rest_s DEFAULT '[]'",
         "ALTER TABLE stage_report ADD COLUMN audited DEFAULT 0",
         "ALTER TABLE fusion_report ADD COLUMN audited DEFAULT 0",
         "ALTER TABLE origin_report ADD COLUMN audits_drawn DEFAULT 0",
@@ -399,7 +400,7 @@ class Store:
         if before:
             return plan_row(before[0]).plan == plan
         self._sql.execute(
-            "INSERT INTO plan VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO plan VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             plan_values(row),
         )
         self._sql.execute(

@@ -399,6 +399,24 @@ def test_a_new_plan_applies_to_inputs_accepted_after_it():
     assert (result.epoch, result.reason) == (1, "confident")
 
 
+def test_the_deadline_rule_believes_what_the_plan_tells_of_the_next_stage():
+    for told, reason in ((0.1, None), (0.5, "deadline")):
+        node = StageNode(node_settings("b1", 1))
+        node.receive(0.0, replace(plan(1, 0.9, 0.9), rest_s=(0.0, told)), 1)
+        _, message = send_on(origin_node(0))
+        effects = node.receive(0.6, replace(message, spent_s=0.6), 2)
+        effects = finish(node, 0.61, effects, UNSURE)
+        (sent,) = [effect.message for effect in only(effects, Publish)]
+        assert getattr(sent, "reason", None) == reason
+
+
+def test_a_plan_that_tells_of_other_stages_is_refused():
+    node = origin_node(0)
+    with pytest.raises(RemoteProtocolError) as caught:
+        node.receive(0.0, replace(plan(1, 0.5, 0.5), rest_s=(0.1,)), 1)
+    assert caught.value.reason == "rest_s"
+
+
 def test_an_older_plan_is_ignored():
     node = origin_node(0)
     node.receive(0.0, plan(5, 0.5, 0.5), 1)

@@ -242,14 +242,14 @@ AUDITED = {
     "traced stage": (wire.encode_stage, wire.decode_stage, replace(STAGE, trace=TRACE, audit=True)),
     "traced embedding": (wire.encode_embedding, wire.decode_embedding, replace(EMBEDDING, trace=TRACE, audit=True)),
     "traced outcome": (wire.encode_outcome, wire.decode_outcome, replace(OUTCOME, trace=TRACE)),
-    "auditing plan": (wire.encode_plan, wire.decode_plan, replace(PLAN, audit_rate=0.25)),
+    "auditing plan": (wire.encode_plan, wire.decode_plan, replace(PLAN, audit_rate=0.25, rest_s=(0.5, 0.0))),
     "audited telemetry": (wire.encode_telemetry, wire.decode_telemetry, AUDITED_TELEMETRY),
 }
 OPTIONAL = {
     "traced stage": {"trace", "audit"},
     "traced embedding": {"trace", "audit"},
     "traced outcome": {"trace"},
-    "auditing plan": {"audit_rate"},
+    "auditing plan": {"audit_rate", "rest_s"},
     "wide stage": {"fuser", "eager"},
     "wide outcome": {"missing"},
     "wide plan": {"masked"},
@@ -517,7 +517,8 @@ BAD = {
     + [("origin", value) for value in BAD_IDS]
     + [("boot", "a\nb"), ("boot", "x" * 65), ("criterion", None), ("epoch", -1), ("revision", 7), ("request", "\x00")],
     "result": [("missing", value) for value in BAD_SETS_OF_BRANCHES],
-    "plan": [("masked", [[value, [0.5, 0.5]]]) for value in [*BAD_SETS_OF_BRANCHES, []]]
+    "plan": [("rest_s", value) for value in ([-0.1], [math.nan], [math.inf], [1e9], ["0"], [0.5] * 33, None, 0.5)]
+    + [("masked", [[value, [0.5, 0.5]]]) for value in [*BAD_SETS_OF_BRANCHES, []]]
     + [("audit_rate", value) for value in (-0.1, 1.1, math.nan, math.inf, True, "1", None)]
     + [("masked", [[[0], value]]) for value in ([math.nan], [-math.inf], [1e301], ["0"], [True], 0.5, [0.5] * 33)]
     + [("masked", [[[0], [0.5]], [[1], [0.5]], [[0], [0.25]]])]

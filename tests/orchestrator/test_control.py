@@ -14,11 +14,11 @@ from test_tuning import tuned
 
 from distree.config import Share
 from distree.errors import ConfigError
-from distree.types import PipelineTelemetry
+from distree.types import DeviceStatus, PipelineTelemetry
 from orchestrator.config import NEVER_SENT, GoalConfig
 from orchestrator.control import MOST, Control, outlook
 from orchestrator.fleet import Device
-from orchestrator.load import Load
+from orchestrator.load import Load, rest_s
 from orchestrator.tuners import Audit, Certified
 from orchestrator.tuning import Sample, Tuning
 
@@ -68,6 +68,26 @@ def test_counters_that_run_backwards_do_no_harm(reports):
             assert measured.inputs > 0
             assert measured.bytes_per_input >= 0
             assert measured.macs_per_input >= 0
+
+
+def staged(device: str, *stages: tuple[int, float, float], status=DeviceStatus.READY) -> Device:
+    parts = tuple(replace(stage(k), queue_s=queue_s, compute_s=compute_s) for k, queue_s, compute_s in stages)
+    part = PipelineTelemetry(pipeline="fashion", epoch=1, revision="r1", stages=parts, origin=None)
+    return Device(device=device, boot="b", status=status, telemetry=telemetry(device=device, pipelines=(part,)))
+
+
+def test_what_a_request_takes_to_the_next_exit():
+    boards = [staged("a", (0, 0.5, 0.5)), staged("b", (1, 0.1, 0.2)), staged("c", (1, 0.3, 0.2), (2, 0.0, 0.4))]
+    assert rest_s(boards, "fashion", 3) == pytest.approx((0.4, 0.4))
+    assert rest_s(boards, "other", 3) == ()
+    assert rest_s(boards[:2], "fashion", 3) == ()
+    gone = staged("b", (1, 9.0, 9.0), status=DeviceStatus.LOST)
+    assert rest_s([gone, *boards], "fashion", 3) == pytest.approx((0.4, 0.4))
+
+
+def test_no_board_can_make_a_plan_that_cannot_be_sent():
+    boards = [staged("a", (1, 1e15, 1e15), (2, 0.0, 1.0))]
+    assert rest_s(boards, "fashion", 3) == (3600.0, 1.0)
 
 
 # ---------------------------------------------------------------- choosing

@@ -1,11 +1,12 @@
 import contextlib
 import sqlite3
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from orchestrator_samples import MASKED, SITE, meta, pipeline, plan, send, state, telemetry, wide_pipeline
+from orchestrator_samples import MASKED, SITE, meta, pipeline, plan, send, stage, state, telemetry, wide_pipeline
 
 from distree import topics
 from distree.topics import Kind
@@ -135,6 +136,30 @@ def test_a_retained_plan_with_the_same_thresholds_for_missing_branches_is_adopte
         site.peer.say(plan(epoch=40, masked=MASKED))
         site.pass_time()
         assert site.published == plan(epoch=40, masked=MASKED)
+
+
+def test_plans_tell_how_long_stages_take_and_no_oftener_than_worth_it(site):
+    def say(sequence, compute_s):
+        stages = tuple(replace(stage(k), queue_s=0.0, compute_s=compute_s) for k in range(3))
+        part = replace(telemetry().pipelines[0], stages=stages)
+        site.peer.say(telemetry(sequence=sequence, pipelines=(part,)))
+        site.pass_time(3.0)
+
+    site.pass_time()
+    site.peer.say(state(), meta())
+    say(1, 0.010)
+    assert (site.published.epoch, site.published.rest_s) == (2, (0.010, 0.010))
+    for sequence in range(2, 20):
+        say(sequence, 0.015)
+    assert site.published.epoch == 2
+    say(20, 0.030)
+    assert (site.published.epoch, site.published.rest_s) == (3, (0.030, 0.030))
+    say(21, 0.001)
+    assert site.published.epoch == 3
+    site.stop()
+    site.start()
+    site.pass_time()
+    assert (site.published.epoch, site.published.thresholds) == (3, plan().thresholds)
 
 
 def test_a_restart_publishes_the_same_epoch(site):

@@ -1,4 +1,4 @@
-"""`distree orchestrator`: run it, look at what it knows, set thresholds by hand."""
+"""`distree orchestrator`: run it, look at what it knows and why, set thresholds by hand."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from distree.errors import ConfigError
 from distree.transport.paho import PahoTransport
 from distree.types import Plan
-from orchestrator.config import OrchestratorConfig, Pipeline, load_config, load_pipeline
+from orchestrator import explain
+from orchestrator.config import OrchestratorConfig, Pipeline, PipelineConfig, load_config, load_pipeline
 from orchestrator.lock import ServiceLock
 from orchestrator.service import Service, will_of
 from orchestrator.status import read_status, render, to_json
-from orchestrator.store import Store
+from orchestrator.store import Store, StoreError
+from orchestrator.text import branches_text, thresholds_text
 from orchestrator.thresholds import Change, Progress, find_pipeline, set_thresholds, wait_for
 
 _RUN_EXAMPLE = """example:
@@ -32,16 +36,31 @@ orchestrator.yaml:
 _STATUS_EXAMPLE = """example:
   distree orchestrator status -c orchestrator.yaml
   distree orchestrator status -c orchestrator.yaml --json | jq '.pipelines[].exits'"""
+_EXPLAIN_EXAMPLE = """example:
+  distree orchestrator explain -c orchestrator.yaml
+  distree orchestrator explain -c orchestrator.yaml --pipeline fashion --json | jq '.pipelines[].sets'"""
+_AUDITS_EXAMPLE = """example:
+  distree orchestrator audits -c orchestrator.yaml --pipeline fashion --export audits.npz
+  distree tune --replay audits.npz --accuracy-drop 0.5%"""
 _SET_EXAMPLE = """example:
   distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 0.9 --wait 60"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands run, status and set-thresholds."""
+    """Add the subcommands run, status, explain, audits and set-thresholds."""
     commands = parser.add_subparsers(dest="orchestrator_command", metavar="COMMAND", required=True)
     _add_command(commands, "run", "run the orchestrator until SIGTERM or Ctrl-C", _RUN_EXAMPLE)
     status = _add_command(commands, "status", "show devices and pipelines, from the store", _STATUS_EXAMPLE)
     status.add_argument("--json", action="store_true", help="print JSON, for programs")
+    why = _add_command(
+        commands, "explain", "show why the thresholds are what they are, from the store", _EXPLAIN_EXAMPLE
+    )
+    why.add_argument("--pipeline", metavar="P", help="name of a pipeline; default: all")
+    why.add_argument("--json", action="store_true", help="print JSON, for programs")
+    audits = _add_command(commands, "audits", "write the audits that the store keeps as a recording", _AUDITS_EXAMPLE)
+    audits.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
+    audits.add_argument("--export", type=Path, required=True, metavar="FILE", help="npz for distree tune --replay")
+    audits.add_argument("--missing", default="", metavar="A,B", help="those without these branches; default: with all")
     change = _add_command(commands, "set-thresholds", "set a pipeline's exit thresholds", _SET_EXAMPLE)
     change.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
     change.add_argument("--criterion", metavar="C", help="exit criterion; default: the one in force")
@@ -67,6 +86,13 @@ def run(args: argparse.Namespace) -> int:
         case "status":
             status = read_status(config)
             print(to_json(status) if args.json else render(status))
+            return 0
+        case "explain":
+            told = explain.read_explanation(config, _chosen(config, args.pipeline))
+            print(explain.to_json(told) if args.json else explain.render(told))
+            return 0
+        case "audits":
+            print(_export(config, args))
             return 0
         case _:
             return _set_thresholds(config, args)
@@ -101,6 +127,52 @@ def _started(config: OrchestratorConfig, plans: Sequence[Plan]) -> str:
     return f"orchestrator of {config.site}: broker {broker}, store {config.store.path}, pipelines {epochs}"
 
 
+def _chosen(config: OrchestratorConfig, name: str | None) -> Sequence[PipelineConfig]:
+    chosen = [pipeline for pipeline in config.pipelines if name in (None, pipeline.name)]
+    if not chosen:
+        names = ", ".join(pipeline.name for pipeline in config.pipelines)
+        raise ConfigError(f"--pipeline {name}: not in the configuration, which has {names}")
+    return chosen
+
+
+def _export(config: OrchestratorConfig, args: argparse.Namespace) -> str:
+    """Write a recording as `orchestrator/replay.py` describes it; return the line that says what is in it."""
+    pipeline, missing = find_pipeline(config, args.pipeline), _missing(args.missing)
+    if pipeline.goal is None:
+        raise ConfigError(f"--pipeline {pipeline.name}: has no goal, so nothing is audited")
+    with Store(config.store.path, read_only=True) as store:
+        samples = explain.kept_samples(store, explain.restored(store, pipeline), pipeline.name)
+    audits = [sample.audit for sample in samples if not sample.audit.lost and sample.missing == missing]
+    if not audits:
+        raise StoreError(f"{config.store.path}: no audit of {pipeline.name} with {branches_text(missing)} is kept")
+    content = {
+        # What the last exit's score is does not matter.
+        "score": np.array([(*audit.scores, 0.0) for audit in audits]),
+        "prediction": np.array([audit.predictions for audit in audits], np.int64),
+        "mac": np.array(pipeline.costs),
+    }
+    labels = [audit.label for audit in audits if audit.label is not None]
+    if len(labels) == len(audits):
+        content["label"] = np.array(labels, np.int64)
+    try:
+        with args.export.open("wb") as out:
+            np.savez_compressed(out, **content)  # type: ignore[arg-type]  # the stubs take its flag for an array
+    except OSError as error:
+        raise ConfigError(f"--export {args.export}: {error.strerror}") from None
+    lost = sum(sample.audit.lost for sample in samples)
+    return (
+        f"{args.export}: {len(audits):,} audits of {pipeline.name}, {branches_text(missing)}; left out are "
+        f"{lost:,} lost ones and {len(samples) - lost - len(audits):,} with other branches missing"
+    )
+
+
+def _missing(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(part) for part in text.split(",") if text}))
+    except ValueError:
+        raise ConfigError(f"--missing {text}: numbers of branches are needed, such as 0 or 0,1") from None
+
+
 def _set_thresholds(config: OrchestratorConfig, args: argparse.Namespace) -> int:
     if args.wait is not None and not args.wait >= 0:
         raise ConfigError(f"--wait {args.wait:g}: must be 0 seconds or more")
@@ -118,8 +190,7 @@ def _set_thresholds(config: OrchestratorConfig, args: argparse.Namespace) -> int
 
 def _told(change: Change) -> str:
     plan = change.plan
-    thresholds = " ".join(f"{threshold:g}" for threshold in plan.thresholds)
-    line = f"pipeline {plan.pipeline}: {plan.criterion} {thresholds} is epoch {plan.epoch}"
+    line = f"pipeline {plan.pipeline}: {plan.criterion} {thresholds_text(plan.thresholds)} is epoch {plan.epoch}"
     if not change.new:
         return f"{line} already; nothing changes"
     if change.served:

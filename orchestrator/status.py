@@ -13,13 +13,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
-from distree.types import DeviceStatus, FusionTelemetry, OriginTelemetry, PipelineTelemetry, Plan, StageTelemetry
-from orchestrator.config import OrchestratorConfig
+from distree.types import DeviceStatus, FusionTelemetry, OriginTelemetry, Plan, StageTelemetry
+from orchestrator.config import OrchestratorConfig, PipelineConfig
+from orchestrator.explain import TuningLine, goal_text, progress_text, read_tuning, reports
 from orchestrator.fleet import Device, epoch_of, is_behind, is_stale
 from orchestrator.lock import is_served
 from orchestrator.records import Observation, PlanRow, Refused
 from orchestrator.store import Store
-from orchestrator.text import ago, printable, table
+from orchestrator.text import ago, percent, printable, table, thresholds_text
 
 SCHEMA = "distree.orchestrator-status/1"
 
@@ -29,10 +30,12 @@ _DEVICE_HEAD = (
 _ORIGIN_HEAD = (
     "ORIGIN", "ACCEPTED", "ANSWERED", "PENDING", "RESENT", "LATE", "P50_MS", "P95_MS", "MAX_MS",
 )  # fmt: skip
+_ORIGIN_AUDITS = ("DRAWN", "LOST")
 _STAGE_HEAD = (
     "STAGE", "DEVICE", "RECEIVED", "EXITED", "FORWARDED", "SHED", "EXPIRED", "FAILED", "DUPLICATE",
     "WAITING", "QUEUE_MS", "COMPUTE_MS",
 )  # fmt: skip
+_AUDITED = ("AUDITED",)
 _WIDE_STAGE_HEAD = ("STAGE", "BRANCH", *_STAGE_HEAD[1:], "WASTED")
 _FUSION_HEAD = (
     "FUSION", "DEVICE", "FUSED", "EXITED", "FORWARDED", "FAILED", "EXPIRED", "LATE", "MISSING",
@@ -105,7 +108,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineLine:
-    """A pipeline: its plan, who is to follow it yet, and what its origins and stages report."""
+    """A pipeline: its plan, who is to follow it yet, how its tuning stands, and what its origins and stages report.
+
+    `runs` are the runs of segments since the boards' boots, `audit_runs` those of them that were for audits alone.
+    """
 
     pipeline: str
     standing: str
@@ -119,6 +125,9 @@ class PipelineLine:
     stages: tuple[StageLine, ...]
     branches: tuple[BranchLine, ...]
     fusions: tuple[FusionLine, ...]
+    tuning: TuningLine | None
+    runs: int
+    audit_runs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +151,7 @@ def read_status(config: OrchestratorConfig, *, now: float | None = None) -> Stat
     path = config.store.path
     with Store(path, read_only=True) as store:
         running, service, devices = is_served(path), store.service(), store.devices()
-        pipelines = tuple(_pipeline_line(store, p.name, devices, now) for p in config.pipelines)
+        pipelines = tuple(_pipeline_line(store, p, devices, now) for p in config.pipelines)
     newest = max((seen.seen_at for seen in devices), default=None)
     return Status(
         site=config.site,
@@ -192,9 +201,13 @@ def _serves(seen: Observation) -> Iterable[str]:
         yield from (f"{printable(name)}/origin" for name in meta.origins)
 
 
-def _pipeline_line(store: Store, name: str, devices: Sequence[Observation], now: float) -> PipelineLine:
+def _pipeline_line(
+    store: Store, configured: PipelineConfig, devices: Sequence[Observation], now: float
+) -> PipelineLine:
+    name = configured.name
     latest, known = store.latest_plan(name), store.pipeline(name)
     origins, stages = _origin_lines(name, devices), _stage_lines(name, devices)
+    audit_runs = sum(line.report.audited for line in stages)
     return PipelineLine(
         pipeline=name,
         standing=known.standing,
@@ -208,6 +221,9 @@ def _pipeline_line(store: Store, name: str, devices: Sequence[Observation], now:
         stages=stages,
         branches=_branch_lines(name, known.branches, devices),
         fusions=_fusion_lines(name, devices),
+        tuning=read_tuning(store, configured),
+        runs=audit_runs + sum(line.report.exited + line.report.forwarded for line in stages),
+        audit_runs=audit_runs,
     )
 
 
@@ -220,18 +236,9 @@ def _behind(name: str, devices: Sequence[Observation], latest: PlanRow | None) -
 def _origin_lines(name: str, devices: Sequence[Observation]) -> tuple[OriginLine, ...]:
     return tuple(
         OriginLine(device=device.device, report=part.origin)
-        for device, part in _reports(name, devices)
+        for device, part in reports(name, devices)
         if part.origin is not None
     )
-
-
-def _reports(name: str, devices: Sequence[Observation]) -> Iterable[tuple[Device, PipelineTelemetry]]:
-    """Give each device's report on a pipeline."""
-    for seen in devices:
-        report = seen.device.telemetry
-        for part in report.pipelines if report is not None else ():
-            if part.pipeline == name:
-                yield seen.device, part
 
 
 def _held_branches(name: str, device: Device) -> dict[int, int | None]:
@@ -243,7 +250,7 @@ def _held_branches(name: str, device: Device) -> dict[int, int | None]:
 def _stage_lines(name: str, devices: Sequence[Observation]) -> tuple[StageLine, ...]:
     lines = [
         StageLine(device=device.device, branch=_held_branches(name, device).get(stage.stage), report=stage)
-        for device, part in _reports(name, devices)
+        for device, part in reports(name, devices)
         for stage in part.stages
     ]
     return tuple(sorted(lines, key=lambda line: (line.report.stage, line.branch or 0, line.device)))
@@ -264,7 +271,7 @@ def _branch_lines(name: str, branches: Sequence[int], devices: Sequence[Observat
 def _fusion_lines(name: str, devices: Sequence[Observation]) -> tuple[FusionLine, ...]:
     lines = [
         FusionLine(device=device.device, report=fusion)
-        for device, part in _reports(name, devices)
+        for device, part in reports(name, devices)
         for fusion in part.fusions
     ]
     return tuple(sorted(lines, key=lambda line: (line.report.stage, line.device)))
@@ -339,6 +346,10 @@ def _device_cells(line: DeviceLine) -> list[str]:
 
 def _pipeline_text(line: PipelineLine) -> str:
     parts = [_plan_text(line)]
+    if line.tuning is not None:
+        parts.append(f"  tuning   {_tuning_text(line.tuning)}")
+    if audits := _audits_text(line):
+        parts.append(f"  audits   {audits}")
     if line.exits:
         parts.append(f"  exits    {_share_text(line.exits)}")
         parts.append(f"  reasons  {_share_text(line.reasons)}")
@@ -358,7 +369,7 @@ def _plan_text(line: PipelineLine) -> str:
     if line.plan is None:
         return f"pipeline {line.pipeline}: no plan yet"
     plan = line.plan
-    thresholds = " ".join(f"{threshold:g}" for threshold in plan.thresholds)
+    thresholds = thresholds_text(plan.thresholds)
     wait = f"waiting for {', '.join(line.behind)}" if line.behind else "in force on all ready devices"
     model = f"{printable(plan.model)} {printable(plan.revision)}"
     text = (
@@ -366,9 +377,37 @@ def _plan_text(line: PipelineLine) -> str:
         f"  plan     {plan.criterion} {thresholds} (model {model}), "
         f"by {line.author} {ago(line.set_s or 0.0)} ago"
     )
+    if line.standing == "standby":
+        text += "\n  STANDBY: another orchestrator plans this site; this one takes over when that is gone"
     if line.standing == "yielded":
         text += "\n  YIELDED: another orchestrator seems to plan this pipeline; see the log"
     return text
+
+
+def _tuning_text(tuning: TuningLine) -> str:
+    if tuning.trouble:
+        return f"{goal_text(tuning.goal)}; {tuning.trouble}"
+    first, *others = tuning.tuners
+    parts = [
+        goal_text(tuning.goal),
+        f"{progress_text(first)}; {tuning.audits:,} audits so far",
+        f"{tuning.alarms} alarm{'' if tuning.alarms == 1 else 's'}",
+    ]
+    if others:
+        parts.append(f"{len(others)} more for missing branches, see 'distree orchestrator explain'")
+    return "; ".join(parts)
+
+
+def _audits_text(line: PipelineLine) -> str:
+    drawn = sum(origin.report.audits_drawn for origin in line.origins)
+    lost = sum(origin.report.audits_lost for origin in line.origins)
+    if not drawn and not line.audit_runs:
+        return ""
+    share = line.audit_runs / line.runs if line.runs else 0.0
+    return (
+        f"{drawn:,} drawn, {lost:,} lost, since the agents started; for them alone "
+        f"{line.audit_runs:,} of {line.runs:,} segment runs ({percent(share)})"
+    )
 
 
 def _share_text(shares: Sequence[Share]) -> str:
@@ -385,7 +424,18 @@ def _origin_table(origins: Sequence[OriginLine]) -> str:
         for line in origins
         for r in (line.report,)
     ]
-    return table(_ORIGIN_HEAD, rows)
+    audits = [(line.report.audits_drawn, line.report.audits_lost) for line in origins]
+    return _with_audits(_ORIGIN_HEAD, rows, _ORIGIN_AUDITS, audits)
+
+
+def _with_audits(
+    head: Sequence[str], rows: Sequence[Sequence[str]], names: Sequence[str], counts: Sequence[Sequence[int]]
+) -> str:
+    """Return a table, with columns of what was done for audits where there were any."""
+    if not any(map(any, counts)):
+        return table(head, rows)
+    wider = [[*row, *map(str, of_row)] for row, of_row in zip(rows, counts, strict=True)]
+    return table((*head, *names), wider)
 
 
 def _branch_text(line: BranchLine) -> str:
@@ -395,7 +445,8 @@ def _branch_text(line: BranchLine) -> str:
 
 
 def _stage_table(stages: Sequence[StageLine]) -> str:
-    return table(_STAGE_HEAD, [[str(line.report.stage), *_stage_cells(line)] for line in stages])
+    rows = [[str(line.report.stage), *_stage_cells(line)] for line in stages]
+    return _with_audits(_STAGE_HEAD, rows, _AUDITED, _audited(stages))
 
 
 def _wide_stage_table(stages: Sequence[StageLine]) -> str:
@@ -403,7 +454,11 @@ def _wide_stage_table(stages: Sequence[StageLine]) -> str:
     for line in stages:
         branch = "-" if line.branch is None else str(line.branch)
         rows.append([str(line.report.stage), branch, *_stage_cells(line), str(line.report.wasted)])
-    return table(_WIDE_STAGE_HEAD, rows)
+    return _with_audits(_WIDE_STAGE_HEAD, rows, _AUDITED, _audited(stages))
+
+
+def _audited(lines: Sequence[StageLine | FusionLine]) -> list[tuple[int]]:
+    return [(line.report.audited,) for line in lines]
 
 
 def _stage_cells(line: StageLine) -> list[str]:
@@ -428,7 +483,7 @@ def _fusion_table(fusions: Sequence[FusionLine]) -> str:
         for line in fusions
         for r in (line.report,)
     ]
-    return table(_FUSION_HEAD, rows)
+    return _with_audits(_FUSION_HEAD, rows, _AUDITED, _audited(fusions))
 
 
 def _indent(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.config import NEVER_SENT
+
 
 def printable(text: str) -> str:
     """Return a peer's text with what could disturb a terminal or a log line replaced by '?'."""
@@ -31,6 +33,45 @@ def _is_number(cell: str) -> bool:
 
 def _pad(cell: str, width: int, number: bool) -> str:
     return cell.rjust(width) if number else cell.ljust(width)
+
+
+def thresholds_text(thresholds: Sequence[float]) -> str:
+    """Return thresholds as one line; one by which nobody leaves is `never`.
+
+    >>> thresholds_text([0.9375, NEVER_SENT])
+    '0.9375 never'
+    """
+    return " ".join("never" if threshold >= NEVER_SENT else f"{threshold:g}" for threshold in thresholds)
+
+
+def branches_text(missing: Sequence[int]) -> str:
+    """Say which branches are missing.
+
+    >>> branches_text([]), branches_text([1]), branches_text([0, 2])
+    ('all branches heard', 'branch 1 missing', 'branches 0, 2 missing')
+    """
+    if not missing:
+        return "all branches heard"
+    return f"branch{'es' if len(missing) > 1 else ''} {', '.join(map(str, missing))} missing"
+
+
+def percent(share: float) -> str:
+    """Return a share of a whole with three digits that count.
+
+    >>> percent(0.0031234), percent(0.95), percent(1 / 3)
+    ('0.312%', '95%', '33.3%')
+    """
+    return f"{100 * share:.3g}%"
+
+
+def bar(share: float, width: int = 20) -> str:
+    """Draw a share of a whole.
+
+    >>> bar(0.25, 8)
+    '##......'
+    """
+    filled = round(min(max(share, 0.0), 1.0) * width)
+    return "#" * filled + "." * (width - filled)
 
 
 def ago(seconds: float) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from orchestrator_samples import (
@@ -31,6 +32,7 @@ from distree.types import BrokerSettings, PipelineTelemetry
 from distree.wire import decode_plan
 from orchestrator.config import load_config
 from orchestrator.fleet import Fleet
+from orchestrator.leadership import Role
 from orchestrator.records import Batch, Observation, PipelineRow, Refused, ServiceRow
 from orchestrator.status import read_status, render
 from orchestrator.store import Store
@@ -254,8 +256,51 @@ def test_set_thresholds_takes_those_for_missing_branches_along(tmp_path):
             assert len(store.latest_plan("fashion").plan.masked) == masked
 
 
+def test_thresholds_by_which_nobody_leaves_are_shown_as_never(config, capsys):
+    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "1e300")
+    assert "max_softmax 0.5 never is epoch 1" in capsys.readouterr().out
+    assert command("status", "-c", config) == 0
+    assert "  plan     max_softmax 0.5 never (model" in capsys.readouterr().out
+    assert command("status", "-c", config, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["pipelines"][0]["plan"]["thresholds"] == [0.5, 1e300]
+
+
+def test_status_shows_what_audits_cost_where_there_are_any(config, store_path, capsys):
+    plain = device("a")
+    fill(store_path, plain, at=1000.0)
+    text = render(read_status(load_config(config), now=1001.0))
+    assert not any(word in text for word in ("AUDITED", "DRAWN", "  audits"))
+    part = PipelineTelemetry(
+        pipeline="fashion",
+        epoch=1,
+        revision="r1",
+        stages=(replace(stage(), audited=25),),
+        origin=replace(origin(), audits_drawn=1234, audits_lost=6),
+        fusions=(replace(fusion(), audited=7),),
+    )
+    fill(store_path, replace(plain, telemetry=telemetry(sequence=2, pipelines=(part,))), at=1000.0)
+    words = [line.split() for line in render(read_status(load_config(config), now=1001.0)).splitlines()]
+    assert ["0", "a", "100", "70", "30", "1", "2", "3", "4", "5", "1.0", "2.0", "25"] in words
+    assert ["a", "101", "100", "1", "1", "2", "4.0", "9.0", "20.0", "1234", "6"] in words
+    assert [row[-1] for row in words if row[:1] == ["FUSION"]] == ["AUDITED"]
+    assert [row[-1] for row in words if row[:3] == ["0", "a", "100"]] == ["25", "7"]
+    (told,) = [" ".join(row) for row in words if row[:1] == ["audits"]]
+    assert "1,234 drawn, 6 lost" in told
+    assert "25 of 125 segment runs (20%)" in told
+    assert command("status", "-c", config, "--json") == 0
+    (shown,) = json.loads(capsys.readouterr().out)["pipelines"]
+    assert (shown["runs"], shown["audit_runs"], shown["tuning"]) == (125, 25, None)
+
+
+def test_status_says_where_another_orchestrator_plans(config, store_path):
+    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
+    with Store(store_path) as store:
+        store.save(Batch(pipelines=(PipelineRow(name="fashion", standing=Role.STANDBY.value),)))
+    assert "STANDBY: another orchestrator plans this site" in render(read_status(load_config(config)))
+
+
 def test_each_subcommand_shows_an_example(capsys):
-    for name in ("run", "status", "set-thresholds"):
+    for name in ("run", "status", "explain", "audits", "set-thresholds"):
         with pytest.raises(SystemExit) as ended:
             command(name, "--help")
         assert ended.value.code == 0

@@ -86,7 +86,7 @@ class Demo:
             return
         names = [topics.device(self.site, device, kind) for device in self.devices for kind in (Kind.STATE, Kind.META)]
         with self._transport.lock:
-            for name in (*names, topics.plan(self.site, PIPELINE)):
+            for name in (*names, topics.plan(self.site, PIPELINE), topics.orchestrator(self.site)):
                 self._transport.publish(name, b"", qos=1, retain=True)
 
     def start(self) -> None:

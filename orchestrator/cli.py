@@ -8,6 +8,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from distree.errors import ConfigError
 from distree.transport.paho import PahoTransport
 from distree.types import Plan
-from orchestrator import explain
+from orchestrator import explain, metrics
 from orchestrator.config import OrchestratorConfig, Pipeline, PipelineConfig, load_config, load_pipeline
 from orchestrator.lock import ServiceLock
 from orchestrator.service import Service, will_of
@@ -31,6 +32,7 @@ orchestrator.yaml:
   site: lab
   broker: {host: 127.0.0.1, port: 1883, username: orchestrator, password_file: secret}
   store: {path: state/orchestrator.db, telemetry_days: 7, max_mb: 64}
+  metrics: {port: 9469}
   pipelines:
     - {name: fashion, bundle: fashion, criterion: max_softmax, thresholds: [0.9, 0.8]}"""
 _STATUS_EXAMPLE = """example:
@@ -106,9 +108,10 @@ def _run(config: OrchestratorConfig) -> int:
         service = _service(config, pipelines, store)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: service.stop())
-        service.open()
-        print(_started(config, service.wanted()), flush=True)
-        service.run()
+        with metrics.serving(config.metrics, service.snapshot) if config.metrics else nullcontext() as port:
+            service.open()
+            print(_started(config, service.wanted(), port), flush=True)
+            service.run()
     return 0
 
 
@@ -121,10 +124,13 @@ def _service(config: OrchestratorConfig, pipelines: Sequence[Pipeline], store: S
     return Service(config.site, pipelines, store=store, transport=transport, identity=identity, retention=config.store)
 
 
-def _started(config: OrchestratorConfig, plans: Sequence[Plan]) -> str:
+def _started(config: OrchestratorConfig, plans: Sequence[Plan], metrics_port: int | None) -> str:
     epochs = ", ".join(f"{plan.pipeline} (epoch {plan.epoch or 'new'})" for plan in plans)
     broker = f"{config.broker.host}:{config.broker.port}"
-    return f"orchestrator of {config.site}: broker {broker}, store {config.store.path}, pipelines {epochs}"
+    line = f"orchestrator of {config.site}: broker {broker}, store {config.store.path}, pipelines {epochs}"
+    if config.metrics is None:
+        return line
+    return f"{line}, metrics http://{config.metrics.host}:{metrics_port}/metrics"
 
 
 def _chosen(config: OrchestratorConfig, name: str | None) -> Sequence[PipelineConfig]:

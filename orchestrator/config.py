@@ -106,12 +106,25 @@ class PipelineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """Where Prometheus finds the metrics: http://host:port/metrics. Anyone who reaches the port reads them."""
+
+    port: int
+    host: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port: must be between 0 and 65535, received {self.port}; 0 takes a free one")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OrchestratorConfig:
-    """The whole of orchestrator.yaml."""
+    """The whole of orchestrator.yaml; without `metrics` no port is opened."""
 
     site: str
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     store: StoreConfig = field(default_factory=StoreConfig)
+    metrics: MetricsConfig | None = None
     pipelines: tuple[PipelineConfig, ...]
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ from orchestrator.config import Pipeline, StoreConfig
 from orchestrator.fleet import Device, Fleet, epoch_of
 from orchestrator.leadership import Leadership, Role
 from orchestrator.load import rest_s
+from orchestrator.metrics import Snapshot, pipeline_snapshot
 from orchestrator.planner import Planner, Standing, fingerprint, same_content, starting_plan
 from orchestrator.records import AuditSample, Batch, Observation, PipelineRow, PlanRow, Refused, ServiceRow, TuningRow
 from orchestrator.store import SAMPLES_KEPT, Store, StoreError
@@ -189,6 +190,17 @@ class Service:
     def wanted(self) -> tuple[Plan, ...]:
         """Return the plan of each pipeline that is to hold; its epoch is 0 before it has one."""
         return tuple(planner.wanted for planner in self._planners.values())
+
+    def snapshot(self) -> Snapshot:
+        """Return what is known now, for metrics; callable in any thread."""
+        with self._transport.lock:
+            return Snapshot(
+                now_s=self._clock(),
+                online=self._online,
+                refused=dict(self.refused),
+                devices=tuple(self.fleet),
+                pipelines=tuple(pipeline_snapshot(plan, self._tunings.get(plan.pipeline)) for plan in self.wanted()),
+            )
 
     def _subscriptions(self) -> list[tuple[str, int]]:
         kinds = (Kind.STATE, Kind.META, Kind.TELEMETRY)

@@ -1,0 +1,264 @@
+"""What Prometheus sees of a running orchestrator: `metrics: {port: 9469}` in orchestrator.yaml serves it over HTTP.
+
+A scrape is answered by a thread of its own from one `Snapshot`, which the service makes under its lock and which does
+not change afterwards: nobody sees half of a change. Every label comes from the configuration, from a closed set, or is
+the id of a known device, of which there are at most `fleet.MAX_DEVICES`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from distree.errors import ConfigError
+from distree.types import DeviceStatus, FusionTelemetry, OriginTelemetry, PipelineTelemetry, Plan, StageTelemetry
+from orchestrator.config import NEVER_SENT, MetricsConfig
+from orchestrator.control import MOST
+from orchestrator.explain import TunerLine, tuner_lines
+from orchestrator.fleet import Device, is_behind
+from orchestrator.tuning import Tuning
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+_STATES = (*(status.value for status in DeviceStatus), "unknown")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineSnapshot:
+    """A pipeline as it stands: the plan wanted (epoch 0 before it has one) and, where it is tuned, its tuners.
+
+    `audits` are all that the tuning has learned from, `lost` those of them that were lost; `queues` are the virtual
+    queues of its other goals.
+    """
+
+    plan: Plan
+    queues: Mapping[str, float] = field(default_factory=dict)
+    tuners: tuple[TunerLine, ...] = ()
+    audits: int = 0
+    lost: int = 0
+
+
+def pipeline_snapshot(plan: Plan, tuning: Tuning | None) -> PipelineSnapshot:
+    """Return what stands now of a pipeline and, where it is tuned, of its tuning."""
+    if tuning is None:
+        return PipelineSnapshot(plan=plan)
+    return PipelineSnapshot(
+        plan=plan,
+        queues=dict(tuning.control.queues),
+        tuners=tuner_lines(tuning),
+        audits=tuning.audits,
+        lost=tuning.lost,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What the service knows at `now_s` of its monotonic clock; `refused` counts messages by reason."""
+
+    now_s: float
+    online: bool
+    refused: Mapping[str, int]
+    devices: tuple[Device, ...]
+    pipelines: tuple[PipelineSnapshot, ...]
+
+
+@contextmanager
+def serving(config: MetricsConfig, read: Callable[[], Snapshot]) -> Iterator[int]:
+    """Answer scrapes of http://host:port/metrics while the block runs; gives the port, a free one for 0.
+
+    `read` is called in other threads. Raises ConfigError where prometheus-client is not installed or the port is
+    taken.
+    """
+    if importlib.util.find_spec("prometheus_client") is None:
+        raise ConfigError("metrics: need prometheus-client; run: pip install 'distree[metrics]'")
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    registry = CollectorRegistry()
+    registry.register(_Collector(read))
+    try:
+        server, thread = start_http_server(config.port, config.host, registry)
+    except OSError as error:
+        where = f"{config.host}:{config.port}"
+        raise ConfigError(f"metrics: {where}: {error.strerror}; choose another metrics.host or port") from None
+    thread.name = "metrics"
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Collector:
+    """Gives one snapshot's metrics at each scrape."""
+
+    def __init__(self, read: Callable[[], Snapshot]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        """Say nothing beforehand: the registry would ask for a whole snapshot else."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Give all metrics of one moment."""
+        families = _Families()
+        _add_snapshot(families, self._read())
+        return families.all()
+
+
+class _Families:
+    """Metrics by name, each with its samples. The labels of a name are those of its first sample."""
+
+    def __init__(self) -> None:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        self._counter, self._gauge = CounterMetricFamily, GaugeMetricFamily
+        self._known: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+
+    def all(self) -> Iterable[Metric]:
+        return self._known.values()
+
+    def count(self, name: str, what: str, value: float, **labels: object) -> None:
+        """Add a sample of what only grows, but for restarts of whoever counts."""
+        if name not in self._known:
+            self._known[name] = self._counter(f"distree_{name}", what, labels=list(labels))
+        self._known[name].add_metric([str(label) for label in labels.values()], value)
+
+    def gauge(self, name: str, what: str, value: float, **labels: object) -> None:
+        """Add a sample of what goes up and down."""
+        if name not in self._known:
+            self._known[name] = self._gauge(f"distree_{name}", what, labels=list(labels))
+        self._known[name].add_metric([str(label) for label in labels.values()], value)
+
+
+def _add_snapshot(to: _Families, seen: Snapshot) -> None:
+    to.gauge("orchestrator_online", "Whether the orchestrator is connected to its broker.", seen.online)
+    for reason, count in sorted(seen.refused.items()):
+        to.count("refused_messages", "Messages that the orchestrator refused.", count, reason=reason)
+    for pipeline in seen.pipelines:
+        _add_plan(to, pipeline.plan, seen.devices)
+        _add_tuning(to, pipeline)
+    for device in seen.devices:
+        _add_device(to, device, seen.now_s)
+
+
+def _add_plan(to: _Families, plan: Plan, devices: Sequence[Device]) -> None:
+    name = plan.pipeline
+    behind = sum(is_behind(device, name, plan.epoch) for device in devices)
+    to.gauge("plan_epoch", "Epoch of the plan that is wanted; 0 before it has one.", plan.epoch, pipeline=name)
+    to.gauge("plan_behind", "Ready devices that do not follow this plan yet.", behind, pipeline=name)
+    to.gauge("plan_audit_rate", "Share of inputs that are drawn for audits.", plan.audit_rate, pipeline=name)
+    vectors = [((), plan.thresholds), *((part.missing, part.thresholds) for part in plan.masked)]
+    for missing, thresholds in vectors:
+        for k, threshold in enumerate(thresholds):
+            # By an infinite one nobody leaves.
+            value = math.inf if threshold >= NEVER_SENT else threshold
+            what = "Score at which an exit is taken while these branches are missing."
+            to.gauge("plan_threshold", what, value, pipeline=name, missing=_joined(missing), exit=k)
+
+
+def _joined(missing: Sequence[int]) -> str:
+    return ",".join(map(str, missing))
+
+
+def _add_tuning(to: _Families, pipeline: PipelineSnapshot) -> None:
+    if not pipeline.tuners:
+        return
+    name = pipeline.plan.pipeline
+    to.count("tuning_audits", "Audits that the tuning has learned from.", pipeline.audits, pipeline=name)
+    to.count("tuning_lost_audits", "Audits of these that were lost.", pipeline.lost, pipeline=name)
+    for goal, queue in pipeline.queues.items():
+        what = f"Virtual queue of a goal: 0 where it holds, {MOST:g} where it has been missed for long."
+        to.gauge("goal_queue", what, queue, pipeline=name, goal=goal)
+    for line in pipeline.tuners:
+        labels = {"pipeline": name, "missing": _joined(line.missing)}
+        to.gauge("tuner_trial", "Number of the trial, from 1.", line.trial, **labels)
+        to.count("tuner_alarms", "How often all certificates were given up.", line.alarms, **labels)
+        to.gauge("tuner_steps", "Steps of the path on trial.", line.steps, **labels)
+        to.gauge("tuner_certified", "Steps of the path that are certified.", line.certified, **labels)
+        to.gauge("tuner_audits", "Audits that this trial's certificates rest on.", line.audits, **labels)
+        to.gauge("tuner_gathering", "Audits that are still wanted for a path.", line.gathering, **labels)
+
+
+def _add_device(to: _Families, device: Device, now_s: float) -> None:
+    name, report = device.device, device.telemetry
+    state = device.status.value if device.status is not None else "unknown"
+    for one in _STATES:
+        to.gauge("device_state", "1 for the state that the device is in.", one == state, device=name, state=one)
+    if device.heard_at_s is not None:
+        age_s = max(0.0, now_s - device.heard_at_s)
+        to.gauge("device_silence_seconds", "Time since the device was last heard.", age_s, device=name)
+    if report is None:
+        return
+    to.gauge("device_rss_bytes", "Resident memory of the agent.", report.rss_bytes, device=name)
+    to.gauge("device_uptime_seconds", "Time since the agent started.", report.uptime_s, device=name)
+    to.count("device_dead_letters", "Messages that the agent refused.", report.dead_letters, device=name)
+    to.count("device_offline_dropped", "Messages lost while without a broker.", report.offline_dropped, device=name)
+    branches = {(held.pipeline, held.stage): held.branch for held in device.meta.stages} if device.meta else {}
+    for part in report.pipelines:
+        _add_report(to, name, part, branches)
+
+
+def _add_report(
+    to: _Families, device: str, part: PipelineTelemetry, branches: Mapping[tuple[str, int], int | None]
+) -> None:
+    labels = {"pipeline": part.pipeline, "device": device}
+    to.gauge("device_epoch", "Epoch of the plan in force on the device.", part.epoch, **labels)
+    for stage in part.stages:
+        branch = branches.get((part.pipeline, stage.stage))
+        # Prometheus takes an empty label for none: of a plain stage.
+        _add_stage(to, stage, {**labels, "stage": stage.stage, "branch": "" if branch is None else branch})
+    for fusion in part.fusions:
+        _add_fusion(to, fusion, {**labels, "stage": fusion.stage})
+    if part.origin is not None:
+        _add_origin(to, part.origin, labels)
+
+
+def _add_stage(to: _Families, stage: StageTelemetry, labels: Mapping[str, object]) -> None:
+    to.count("stage_received", "Inputs and features that came.", stage.received, **labels)
+    to.count("stage_exited", "Runs after which the input was answered.", stage.exited, **labels)
+    to.count("stage_forwarded", "Runs after which features or an embedding went on.", stage.forwarded, **labels)
+    to.count("stage_shed", "Work refused or answered at once because a queue was full.", stage.shed, **labels)
+    to.count("stage_expired", "Work dropped because its time was over.", stage.expired, **labels)
+    to.count("stage_failed", "Runs that raised an error.", stage.failed, **labels)
+    to.count("stage_duplicate", "Deliveries seen before.", stage.duplicate, **labels)
+    to.count("stage_wasted", "Runs of a branch that the answer did not need.", stage.wasted, **labels)
+    to.count("stage_audited", "Runs for audits alone, in no other counter.", stage.audited, **labels)
+    to.count("stage_sent_bytes", "Bytes of features and embeddings published.", stage.bytes_out, **labels)
+    to.gauge("stage_waiting", "Work that waits now.", stage.waiting, **labels)
+    to.gauge("stage_queue_seconds", "Mean wait before a run, of the last report.", stage.queue_s, **labels)
+    to.gauge("stage_compute_seconds", "Mean time of a run, of the last report.", stage.compute_s, **labels)
+
+
+def _add_fusion(to: _Families, fusion: FusionTelemetry, labels: Mapping[str, object]) -> None:
+    to.count("fusion_fused", "Exits of a wide stage that were decided.", fusion.fused, **labels)
+    to.count("fusion_exited", "Of these, those after which the input was answered.", fusion.exited, **labels)
+    to.count("fusion_forwarded", "Of these, those after which the input went on.", fusion.forwarded, **labels)
+    to.count("fusion_failed", "Fusion heads that raised an error.", fusion.failed, **labels)
+    to.count("fusion_expired", "Requests given up while waiting for embeddings.", fusion.expired, **labels)
+    to.count("fusion_late", "Embeddings that came after their decision.", fusion.late, **labels)
+    to.count("fusion_audited", "Fusions for audits alone, in no other counter.", fusion.audited, **labels)
+    for branch, count in enumerate(fusion.missing):
+        to.count("fusion_missing", "Decisions made without a branch.", count, **labels, branch=branch)
+
+
+def _add_origin(to: _Families, origin: OriginTelemetry, labels: Mapping[str, object]) -> None:
+    to.count("origin_accepted", "Inputs accepted.", origin.accepted, **labels)
+    to.count("origin_answered", "Inputs answered.", origin.answered, **labels)
+    for k, count in enumerate(origin.exits):
+        to.count("origin_answered_by_exit", "Inputs answered by an exit.", count, **labels, exit=k)
+    for reason, count in sorted(origin.reasons.items()):
+        to.count("origin_answered_by_reason", "Inputs answered for a reason.", count, **labels, reason=reason)
+    to.count("origin_resent", "Inputs sent once more.", origin.resent, **labels)
+    to.count("origin_late", "Answers that came after their input was answered.", origin.late, **labels)
+    to.count("origin_audits_drawn", "Inputs drawn for audits.", origin.audits_drawn, **labels)
+    to.count("origin_audits_lost", "Audits that could not be run to the end.", origin.audits_lost, **labels)
+    to.gauge("origin_pending", "Inputs under way.", origin.pending, **labels)
+    to.gauge("origin_latency_p50_seconds", "Median latency of the last report.", origin.latency_p50_s, **labels)
+    to.gauge("origin_latency_p95_seconds", "Its 95th percentile.", origin.latency_p95_s, **labels)
+    to.gauge("origin_latency_max_seconds", "Its maximum.", origin.latency_max_s, **labels)

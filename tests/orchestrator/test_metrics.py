@@ -1,0 +1,188 @@
+"""What a scrape of a running endpoint gives, read by Prometheus's own parser."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import socket
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import replace
+
+import pytest
+from orchestrator_samples import fusion, meta, origin, plan, stage, state, telemetry
+
+from distree.errors import ConfigError
+from distree.types import MaskedThresholds, PipelineTelemetry
+from orchestrator.config import NEVER_SENT, MetricsConfig
+from orchestrator.explain import TunerLine
+from orchestrator.fleet import Fleet
+from orchestrator.metrics import PipelineSnapshot, Snapshot, serving
+
+is_installed = importlib.util.find_spec("prometheus_client") is not None
+needs_client = pytest.mark.skipif(not is_installed, reason="prometheus-client is not installed")
+
+TUNER = TunerLine(
+    missing=(), thresholds=(0.9, NEVER_SENT), trial=2, alarms=1, gathering=0, certified=7, steps=31, audits=512, to_next=40
+)  # fmt: skip
+PLAN = plan(
+    epoch=5,
+    thresholds=(0.9, NEVER_SENT),
+    masked=(MaskedThresholds(missing=(0, 2), thresholds=(0.95, 0.7)),),
+)
+
+
+def device(name="a", *, status="ready", branch=None, epoch=5, heard_at_s=10.0, stages=None, fusions=()):
+    fleet = Fleet({"fashion": 3})
+    fleet.saw_state(heard_at_s, state(device=name, status=status))
+    fleet.saw_meta(meta(device=name, branch=branch))
+    part = PipelineTelemetry(
+        pipeline="fashion",
+        epoch=epoch,
+        revision="r1",
+        stages=stages or (replace(stage(), audited=9),),
+        origin=replace(origin(), audits_drawn=12, audits_lost=3),
+        fusions=fusions,
+    )
+    return fleet.saw_telemetry(heard_at_s, telemetry(device=name, pipelines=(part,)))
+
+
+def snapshot(*devices, tuners=(TUNER,), online=True):
+    pipeline = PipelineSnapshot(
+        plan=replace(PLAN, audit_rate=0.05), tuners=tuners, audits=900, lost=4, queues={"latency_p95_ms": 2.5}
+    )
+    return Snapshot(now_s=12.5, online=online, refused={"revision": 3}, devices=tuple(devices), pipelines=(pipeline,))
+
+
+def scrape(port):
+    from prometheus_client.parser import text_string_to_metric_families
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples, name, **labels):
+    return samples[f"distree_{name}", frozenset((key, str(word)) for key, word in labels.items())]
+
+
+@pytest.fixture
+def scraped():
+    seen = snapshot(device(fusions=(fusion(),)), device("b", branch=1, epoch=4), device("c", status="lost"))
+    with serving(MetricsConfig(port=0), lambda: seen) as port:
+        yield scrape(port)
+
+
+@needs_client
+def test_plans_and_who_follows_them(scraped):
+    assert value(scraped, "orchestrator_online") == 1
+    assert value(scraped, "refused_messages_total", reason="revision") == 3
+    assert value(scraped, "plan_epoch", pipeline="fashion") == 5
+    assert value(scraped, "plan_behind", pipeline="fashion") == 1  # b; c is not ready
+    assert value(scraped, "plan_audit_rate", pipeline="fashion") == 0.05
+    assert value(scraped, "plan_threshold", pipeline="fashion", missing="", exit=0) == 0.9
+    assert value(scraped, "plan_threshold", pipeline="fashion", missing="", exit=1) == math.inf
+    assert value(scraped, "plan_threshold", pipeline="fashion", missing="0,2", exit=1) == 0.7
+    assert value(scraped, "device_epoch", pipeline="fashion", device="b") == 4
+
+
+@needs_client
+def test_devices(scraped):
+    assert value(scraped, "device_state", device="a", state="ready") == 1
+    assert value(scraped, "device_state", device="c", state="ready") == 0
+    assert value(scraped, "device_state", device="c", state="lost") == 1
+    assert value(scraped, "device_rss_bytes", device="a") == 30_000_000
+    assert value(scraped, "device_silence_seconds", device="a") == 2.5
+    assert value(scraped, "device_dead_letters_total", device="a") == 2
+
+
+@needs_client
+def test_stages_fusions_and_origins(scraped):
+    of_a = {"pipeline": "fashion", "device": "a"}
+    assert value(scraped, "stage_received_total", **of_a, stage=0, branch="") == 100
+    assert value(scraped, "stage_shed_total", **of_a, stage=0, branch="") == 1
+    assert value(scraped, "stage_audited_total", **of_a, stage=0, branch="") == 9
+    assert value(scraped, "stage_queue_seconds", **of_a, stage=0, branch="") == 0.001
+    assert value(scraped, "stage_compute_seconds", pipeline="fashion", device="b", stage=0, branch=1) == 0.002
+    assert value(scraped, "fusion_fused_total", **of_a, stage=0) == 100
+    assert value(scraped, "fusion_missing_total", **of_a, stage=0, branch=0) == 3
+    assert value(scraped, "origin_answered_by_exit_total", **of_a, exit=1) == 20
+    assert value(scraped, "origin_answered_by_reason_total", **of_a, reason="confident") == 90
+    assert value(scraped, "origin_audits_drawn_total", **of_a) == 12
+    assert value(scraped, "origin_audits_lost_total", **of_a) == 3
+    assert value(scraped, "origin_latency_p50_seconds", **of_a) == 0.004
+    assert value(scraped, "origin_latency_p95_seconds", **of_a) == 0.009
+
+
+@needs_client
+def test_tuners(scraped):
+    all_heard = {"pipeline": "fashion", "missing": ""}
+    assert value(scraped, "tuning_audits_total", pipeline="fashion") == 900
+    assert value(scraped, "tuning_lost_audits_total", pipeline="fashion") == 4
+    assert value(scraped, "goal_queue", pipeline="fashion", goal="latency_p95_ms") == 2.5
+    assert value(scraped, "tuner_trial", **all_heard) == 2
+    assert value(scraped, "tuner_alarms_total", **all_heard) == 1
+    assert value(scraped, "tuner_certified", **all_heard) == 7
+    assert value(scraped, "tuner_steps", **all_heard) == 31
+
+
+@needs_client
+def test_what_is_not_known_is_left_out():
+    fleet = Fleet({"fashion": 3})
+    silent = fleet.saw_state(0.0, state(device="new", status="init"), retained=True)
+    seen = snapshot(silent, tuners=(), online=False)
+    with serving(MetricsConfig(port=0), lambda: seen) as port:
+        samples = scrape(port)
+    assert value(samples, "orchestrator_online") == 0
+    assert value(samples, "device_state", device="new", state="init") == 1
+    names = {name for name, _ in samples}
+    assert not any("tuner" in name or "tuning" in name or "rss" in name or "silence" in name for name in names)
+
+
+@needs_client
+def test_each_scrape_is_of_one_snapshot_taken_for_it():
+    taken = []
+
+    def read():
+        taken.append(threading.current_thread())
+        return snapshot(*(device(f"d{k}") for k in range(len(taken))))
+
+    with serving(MetricsConfig(port=0), read) as port:
+        assert not taken  # serving alone asks for nothing
+        for count in (1, 2, 3):
+            samples = scrape(port)
+            assert sum(name == "distree_device_rss_bytes" for name, _ in samples) == count
+    assert len(taken) == 3
+    assert threading.main_thread() not in taken
+    assert not any(thread.name == "metrics" for thread in threading.enumerate())
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
+
+
+@needs_client
+def test_no_metric_of_the_process_or_of_another_registry_is_mixed_in(scraped):
+    assert all(name.startswith("distree_") for name, _ in scraped)
+
+
+@needs_client
+def test_a_port_that_is_taken_is_one_clear_line():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        told = rf"metrics: 127.0.0.1:{port}: Address already in use; choose another"
+        with pytest.raises(ConfigError, match=told), serving(MetricsConfig(port=port), snapshot):
+            pass
+
+
+def test_without_the_client_it_says_what_to_install(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "prometheus_client" else find(name))
+    with (
+        pytest.raises(ConfigError, match=r"pip install 'distree\[metrics\]'"),
+        serving(MetricsConfig(port=0), snapshot),
+    ):
+        pass

@@ -1,7 +1,8 @@
 """Which of the certified thresholds are in force: the least loss by which goals of latency, energy or traffic hold.
 
-Drift plus penalty: each goal has a virtual queue, which grows by how far a measurement lies above the goal and shrinks
-by how far below. Among the certified vectors, the one with the smallest
+Drift plus penalty: each goal has a virtual queue. That of a mean grows by how far a measurement lies above the goal and
+shrinks by how far below. That of a percentile counts the periods in which it lay above, and forgives one in twenty: a
+period far below the goal does not make up for one above. Among the certified vectors, the one with the smallest
 
     loss / ε  +  (sum of the queues) · share of the compute
 
@@ -25,8 +26,10 @@ from orchestrator.tuners.audits import exits_taken
 Floats = npt.NDArray[np.float64]
 
 MOST = 10.0
-"""Bound of a queue: after an overload it takes no longer than this many quiet periods to forget it."""
+"""Bound of a queue, so that an overload is forgotten in bounded time."""
 
+_PERCENTILES = frozenset({"latency_p95_ms"})
+_FORGIVEN = 0.05  # share of periods in which a percentile may lie above its goal
 _LONGEST_STEP = 2.0  # of a queue in one period, so that one bad measurement is not an overload
 
 
@@ -51,7 +54,10 @@ class Control:
         """Take in measurements of one period, by the goals' names; others are ignored."""
         for name, goal in self._goals.items():
             if name in values:
-                step = min(_LONGEST_STEP, values[name] / goal - 1.0)
+                if name in _PERCENTILES:
+                    step = float(values[name] > goal) - _FORGIVEN
+                else:
+                    step = min(_LONGEST_STEP, values[name] / goal - 1.0)
                 self.queues[name] = min(MOST, max(0.0, self.queues[name] + step))
 
     def choose(self, losses: Floats, shares: Floats, epsilon: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import signal
 import zlib
@@ -45,11 +46,17 @@ class Offline:
 
     def answers(self, images, missing=()):
         """(class id, exit) of each image, without the branches in `missing`."""
-        return [self._answer(image, missing) for image in images]
+        return [self._answer(image, [missing] * len(self.counts)) for image in images]
 
-    def _answer(self, image, missing):
+    def possible(self, image):
+        """The answers of an exit that heard all branches, if one of them may have been late at each exit before it."""
+        masks = itertools.product(self.thresholds, repeat=len(self.counts))
+        return {answer for each in masks for answer in [self._answer(image, each)] if not each[answer[1]]}
+
+    def _answer(self, image, masks):
         features, memory = [self.prepare.tensor(image)] * max(self.counts), ()
-        for k, threshold in enumerate([*self.thresholds[missing], -math.inf]):
+        for k, missing in enumerate(masks):
+            threshold = [*self.thresholds[missing], -math.inf][k]
             output, features = self._exit(k, features, missing)
             score = self.policy.score(
                 Evidence(logits=output.logits, exit=k, embeddings=output.embeddings, memory=memory)
@@ -272,7 +279,11 @@ def test_a_killed_branch_costs_no_answer_and_is_told_as_missing(site, tiny_wide,
     alone = [result for result in sound(finals) if "b1" not in by(result)]
     assert {result.missing for result in alone} == {(1,)}
     check_as_offline(tiny_wide, alone, tiny_images, missing=(1,))
-    check_as_offline(tiny_wide, [r for r in sound(finals) if not r.missing], tiny_images)
+    # On a busy machine a branch may be late at one exit and be heard at the next.
+    offline = Offline(tiny_wide)
+    for result in sound(finals):
+        if not result.missing:
+            assert (result.class_id, result.exit) in offline.possible(tiny_images[int(result.input)])
     counted = sum(fusion.missing[1] for fusion in watch.fusions("cam").values())
     assert counted >= len(alone)
 

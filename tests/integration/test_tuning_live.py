@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -99,6 +100,25 @@ def test_a_killed_orchestrator_goes_on_where_it_stood(tuned):
     # Never tighter than what was proved: nothing is learned twice and nothing forgotten.
     assert all(new <= old for new, old in zip(after.thresholds, before.thresholds, strict=True))
     assert "tuning begins anew" not in site.log("again")
+
+
+def test_images_that_change_shut_the_exits_on_every_board(site, samples_path):
+    """Inverted images: the first exit stays sure of itself, and is wrong by what the last one says."""
+    with np.load(samples_path) as arrays:
+        images, labels = arrays["input"], arrays["label"]
+    path = site.folder / "inverted.npz"
+    np.savez(path, input=np.concatenate([images] * 2 + [255 - images] * 9), label=np.tile(labels, 11))
+    start(site, path, repeat=False)
+    site.watch.until(lambda: is_open(newest(site)), "exits to open")
+    opened = newest(site).epoch
+    site.watch.until(lambda: newest(site).epoch > opened and not is_open(newest(site)), "exits to shut")
+    shut = newest(site).epoch
+    boards = ("cam", "b1", "b2")
+    site.watch.until(lambda: all(site.watch.telemetry[board].pipelines[0].epoch >= shut for board in boards), "epochs")
+    heard = len(site.watch.results)
+    site.watch.until(lambda: len(site.watch.results) > heard + 50, "more answers")
+    by_it = [result for result in site.watch.results[heard:] if result.epoch == shut]
+    assert {result.reason for result in by_it} == {"last"}
 
 
 def test_audits_do_not_show_in_the_counters_of_traffic(site, samples_path):

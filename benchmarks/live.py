@@ -1,12 +1,16 @@
-"""How the latency of a live pipeline follows a goal that is halved in mid-run.
+"""What a live pipeline does when its goal changes, and when its images do.
 
-Three agents, a broker and an orchestrator, all processes of their own. The board of the last stage is made slow: it is
-stopped for most of each period, as a board is that has other things to do. The goal `latency_p95_ms` holds at first
-though no input leaves early; then it is halved in orchestrator.yaml and the orchestrator restarted:
+Three agents, a broker and an orchestrator, all processes of their own:
 
     python -m benchmarks.live --out docs/results
 
-Latencies are those in the results, from the origin's acceptance to its answer.
+*Goal*: the board of the last stage is made slow: it is stopped for most of each period, as a board is that has other
+things to do. The goal `latency_p95_ms` holds at first though no input leaves early; then it is halved in
+orchestrator.yaml and the orchestrator restarted. Latencies are those in the results, from the origin's acceptance to
+its answer.
+
+*Shift*: once exits are open the images are inverted, for which the first exit is sure of itself and wrong. How many
+audits pass until the alarm, and how long after it does the last input leave early by the old thresholds?
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +37,15 @@ from distree.protocols import Received
 from distree.topics import Kind
 from distree.transport.paho import PahoTransport
 from distree.types import BrokerSettings, Plan, Result
+from orchestrator.config import NEVER_SENT
 
 SITE, PIPELINE = "live", "fashion"
 STOPPED_S, RUNNING_S = 0.06, 0.015
-START_S = 60.0
+LIMIT_S = 120.0
 BIN_S = 2.0
+TELEMETRY_S = 1.0
+SHIFT_RATE_HZ, SHIFT_AUDIT_RATE = 100.0, "20%"
+SAMPLES = Path(__file__).parents[1] / "model_zoo" / "samples" / "fashion.npz"
 
 
 class Observer:
@@ -83,12 +91,12 @@ class Observer:
         while time.monotonic() < ends_at:
             self.transport.poll(0.05)
 
-    def until_ready(self, device: str) -> None:
-        """Return once the device is ready; RuntimeError after START_S."""
-        ends_at = time.monotonic() + START_S
-        while device not in self.ready:
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Return once the condition holds; RuntimeError after LIMIT_S."""
+        ends_at = time.monotonic() + LIMIT_S
+        while not condition():
             if time.monotonic() > ends_at:
-                raise RuntimeError(f"{device} did not become ready")
+                raise RuntimeError(f"waited {LIMIT_S:g} s for {what}")
             self.transport.poll(0.05)
 
 
@@ -96,14 +104,14 @@ class Stack:
     """The processes of a run, in a folder of their own."""
 
     def __init__(self, folder: Path, port: int, args: argparse.Namespace) -> None:
-        self._folder, self._port, self._args = folder, port, args
+        self.folder, self.args, self._port = folder, args, port
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, command: str, config: dict[str, Any]) -> subprocess.Popen[bytes]:
         """Start an agent or an orchestrator with this configuration."""
-        path = self._folder / f"{name}.yaml"
+        path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump({"site": SITE, "broker": {"port": self._port}, **config}))
-        with (self._folder / f"{name}.log").open("ab") as log:
+        with (self.folder / f"{name}.log").open("ab") as log:
             command_line = [sys.executable, "-m", "distree", command, "run", "-c", str(path)]
             self._processes[name] = children.spawn(command_line, stdout=log, stderr=log)
         return self._processes[name]
@@ -111,21 +119,20 @@ class Stack:
     def agent(self, device: str, stage: int, **origin: Any) -> subprocess.Popen[bytes]:
         """Start the agent of a stage."""
         pipeline = {"name": PIPELINE, "bundle": "fashion", "stages": [stage], **origin}
-        state = str(self._folder / device)
+        state = str(self.folder / device)
         return self.start(
-            device, "agent", {"device": device, "state_dir": state, "telemetry_s": 1.0, "pipelines": [pipeline]}
+            device, "agent", {"device": device, "state_dir": state, "telemetry_s": TELEMETRY_S, "pipelines": [pipeline]}
         )
 
-    def orchestrator(self, goal_ms: float) -> None:
+    def orchestrator(self, goal: dict[str, Any]) -> None:
         """Start the orchestrator with this goal, after ending the one that runs."""
         if "orchestrator" in self._processes:
             children.stop(self._processes["orchestrator"], 10.0)
-        goal = {"accuracy_drop": self._args.drop, "audit_rate": self._args.audit_rate, "latency_p95_ms": goal_ms}
-        pipeline = {"name": PIPELINE, "bundle": "fashion", "goal": goal}
+        pipeline = {"name": PIPELINE, "bundle": "fashion", "goal": {"accuracy_drop": self.args.drop, **goal}}
         self.start(
             "orchestrator",
             "orchestrator",
-            {"store": {"path": str(self._folder / "store.db")}, "pipelines": [pipeline]},
+            {"store": {"path": str(self.folder / "store.db")}, "pipelines": [pipeline]},
         )
 
     def close(self) -> None:
@@ -158,22 +165,34 @@ def slowed(process: subprocess.Popen[bytes]) -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, print, and write live.json, live.md and live.png into --out."""
     args = _parse(argv)
-    goals = (args.goal, args.goal / 2)
+    report = {
+        "schema": "distree.live/1",
+        "accuracy_drop": args.drop,
+        "goal": _on_a_site(_follow_goal, args),
+        "shift": [_on_a_site(_follow_shift, args) for _ in range(args.shifts)],
+    }
+    text = _markdown(report)
+    print(text)
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "live.json").write_text(json.dumps(report, indent=1) + "\n")
+        (args.out / "live.md").write_text(text + "\n\n![latency over time](live.png)\n")
+        _draw(report["goal"], args.out / "live.png")
+    return 0
+
+
+Scenario = Callable[[Stack, Observer], dict[str, Any]]
+
+
+def _on_a_site(scenario: Scenario, args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="distree-live-") as folder, ManagedBroker() as broker:
         observer = Observer(broker.port)
         stack = Stack(Path(folder), broker.port, args)
         try:
-            report = _measure(stack, observer, goals, args)
+            return scenario(stack, observer)
         finally:
             stack.close()
             observer.transport.close()
-    print(_markdown(report))
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "live.json").write_text(json.dumps(report, indent=1) + "\n")
-        (args.out / "live.md").write_text(_markdown(report) + "\n\n![latency over time](live.png)\n")
-        _draw(report, args.out / "live.png")
-    return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -183,32 +202,27 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=40.0, metavar="HZ", help="inputs (default: %(default)s)")
     parser.add_argument("--drop", default="2%", help="goal accuracy_drop (default: %(default)s)")
     parser.add_argument("--audit-rate", default="10%", help="share of inputs audited (default: %(default)s)")
+    parser.add_argument("--shifts", type=int, default=5, metavar="N", help="runs with a shift (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="FOLDER")
     return parser.parse_args(argv)
 
 
-def _measure(stack: Stack, observer: Observer, goals: Sequence[float], args: argparse.Namespace) -> dict[str, Any]:
-    stack.orchestrator(goals[0])
-    stack.agent("middle", 1)
-    last = stack.agent("last", 2)
-    for device in ("middle", "last"):
-        observer.until_ready(device)
-    samples = Path(__file__).parents[1] / "model_zoo" / "samples" / "fashion.npz"
-    source = {"kind": "replay", "path": str(samples), "rate_hz": args.rate, "repeat": True}
-    stack.agent("camera", 0, origin={"source": source, "deadline_ms": 5000})
-    observer.until_ready("camera")
+def _follow_goal(stack: Stack, observer: Observer) -> dict[str, Any]:
+    args = stack.args
+    goals = (args.goal, args.goal / 2)
+    stack.orchestrator({"audit_rate": args.audit_rate, "latency_p95_ms": goals[0]})
+    last = _boards(stack, observer)
+    _camera(stack, observer, SAMPLES, args.rate, repeat=True)
     began, phases = time.monotonic(), []
     with slowed(last):
         for goal in goals:
-            stack.orchestrator(goal)
+            stack.orchestrator({"audit_rate": args.audit_rate, "latency_p95_ms": goal})
             since = time.monotonic()
             observer.watch(args.phase)
             phases.append((goal, since, time.monotonic()))
     finals = [(at, result) for at, result in observer.results if result.final]
     return {
-        "schema": "distree.live/1",
         "rate_hz": args.rate,
-        "accuracy_drop": args.drop,
         "audit_rate": args.audit_rate,
         "slow_board": {"stopped_s": STOPPED_S, "running_s": RUNNING_S},
         "phases": [_phase(goal, (since, until), finals) for goal, since, until in phases],
@@ -217,6 +231,54 @@ def _measure(stack: Stack, observer: Observer, goals: Sequence[float], args: arg
             {"at_s": at - began, "epoch": plan.epoch, "thresholds": plan.thresholds} for at, plan in observer.plans
         ],
     }
+
+
+def _follow_shift(stack: Stack, observer: Observer) -> dict[str, Any]:
+    with np.load(SAMPLES) as arrays:
+        images, labels = arrays["input"], arrays["label"]
+    path = stack.folder / "shifted.npz"
+    np.savez(path, input=np.concatenate([images] * 4 + [255 - images] * 8), label=np.tile(labels, 12))
+    stack.orchestrator({"audit_rate": SHIFT_AUDIT_RATE})
+    _boards(stack, observer)
+    _camera(stack, observer, path, SHIFT_RATE_HZ, repeat=False)
+    normal = 4 * len(images)
+    observer.until(lambda: sum(int(result.input) >= normal for _, result in observer.results) > 0, "inverted images")
+    shifted_at_s = observer.results[-1][0]
+    opened = observer.plans[-1][1]
+    if not is_open(opened):
+        raise RuntimeError(f"no exit was open when the images changed, after {normal} inputs")
+    observer.until(lambda: not is_open(observer.plans[-1][1]), "the alarm")
+    alarm_at_s, shut = next((at, plan) for at, plan in observer.plans if at > shifted_at_s and not is_open(plan))
+    observer.watch(5.0)
+    early = [at for at, result in observer.results if result.epoch < shut.epoch and result.reason == "confident"]
+    inputs = sum(shifted_at_s <= at < alarm_at_s and result.final for at, result in observer.results)
+    return {
+        "rate_hz": SHIFT_RATE_HZ,
+        "audit_rate": SHIFT_AUDIT_RATE,
+        "inputs_until_alarm": inputs,
+        "seconds_until_alarm": round(alarm_at_s - shifted_at_s, 3),
+        "last_early_answer_after_alarm_s": round(max(0.0, max(early) - alarm_at_s), 3),
+        "telemetry_s": TELEMETRY_S,
+    }
+
+
+def is_open(plan: Plan) -> bool:
+    """Whether any input may leave early by this plan."""
+    return min(plan.thresholds) < NEVER_SENT
+
+
+def _boards(stack: Stack, observer: Observer) -> subprocess.Popen[bytes]:
+    stack.agent("middle", 1)
+    last = stack.agent("last", 2)
+    for device in ("middle", "last"):
+        observer.until(lambda device=device: device in observer.ready, device)
+    return last
+
+
+def _camera(stack: Stack, observer: Observer, path: Path, rate_hz: float, *, repeat: bool) -> None:
+    source = {"kind": "replay", "path": str(path), "rate_hz": rate_hz, "repeat": repeat}
+    stack.agent("camera", 0, origin={"source": source, "deadline_ms": 5000})
+    observer.until(lambda: "camera" in observer.ready, "camera")
 
 
 def _phase(goal: float, between: tuple[float, float], finals: list[tuple[float, Result]]) -> dict[str, Any]:
@@ -251,20 +313,22 @@ def _bins(
 
 
 def _markdown(report: dict[str, Any]) -> str:
-    slow = report["slow_board"]
+    goal, slow = report["goal"], report["goal"]["slow_board"]
     lines = [
-        "# A latency goal halved in mid-run",
+        "# Live: a goal that is halved, images that change",
         "",
-        f"Three agents of bundle fashion at {report['rate_hz']:g} inputs a second, accuracy_drop "
-        f"{report['accuracy_drop']}, audit_rate {report['audit_rate']}. The board of the last stage runs for "
-        f"{1000 * slow['running_s']:g} ms of every {1000 * (slow['running_s'] + slow['stopped_s']):g} ms.",
-        "",
+        f"Real agents of bundle fashion, a real broker and orchestrator; accuracy_drop {report['accuracy_drop']}. "
         "`python -m benchmarks.live --out docs/results` makes this anew.",
+        "",
+        "## A latency goal halved in mid-run",
+        "",
+        f"{goal['rate_hz']:g} inputs a second, audit_rate {goal['audit_rate']}. The board of the last stage runs for "
+        f"{1000 * slow['running_s']:g} ms of every {1000 * (slow['running_s'] + slow['stopped_s']):g} ms.",
         "",
         "| goal p95 ms | part | inputs | p50 ms | p95 ms | exits 0 / 1 / 2 |",
         "|---|---|---|---|---|---|",
     ]
-    for phase in report["phases"]:
+    for phase in goal["phases"]:
         for part, name in (("whole", "whole"), ("second_half", "second half")):
             figures = phase[part]
             shares = " / ".join(f"{100 * share:.1f} %" for share in figures["exit_shares"])
@@ -272,7 +336,28 @@ def _markdown(report: dict[str, Any]) -> str:
                 f"| {phase['goal_ms']:g} | {name} | {figures['inputs']} | {figures['p50_ms']:.1f} | "
                 f"{figures['p95_ms']:.1f} | {shares} |"
             )
+    if report["shift"]:
+        lines += _shift_lines(report["shift"])
     return "\n".join(lines)
+
+
+def _shift_lines(runs: list[dict[str, Any]]) -> list[str]:
+    one = runs[0]
+    return [
+        "",
+        "## Inverted images",
+        "",
+        f"{one['rate_hz']:g} inputs a second, audit_rate {one['audit_rate']}, telemetry every {one['telemetry_s']:g} "
+        "s. From the first inverted image to the alarm, and from it to the last early answer by the old thresholds:",
+        "",
+        "| run | inputs until the alarm | seconds | last early answer after it, s |",
+        "|---|---|---|---|",
+        *(
+            f"| {number} | {run['inputs_until_alarm']} | {run['seconds_until_alarm']:.2f} | "
+            f"{run['last_early_answer_after_alarm_s']:.3f} |"
+            for number, run in enumerate(runs, 1)
+        ),
+    ]
 
 
 def _draw(report: dict[str, Any], path: Path) -> None:

@@ -55,5 +55,8 @@ def losses_of(audit: Audit, vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.
     """
     if audit.lost:
         return np.asarray((vectors < NEVER).any(axis=1), np.float64)
-    losses: npt.NDArray[np.float64] = np.asarray(audit.losses())[exits_taken(audit.scores, vectors)]
+    of_exits = audit.losses()
+    if not any(of_exits):  # of most audits, which need no more than this
+        return np.zeros(len(vectors))
+    losses: npt.NDArray[np.float64] = np.asarray(of_exits)[exits_taken(audit.scores, vectors)]
     return losses

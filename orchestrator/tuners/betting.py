@@ -10,6 +10,7 @@ bets; J. Shin, A. Ramdas and A. Rinaldo, "E-detectors", NEJSDS 2024, for the ala
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,14 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-_MOST = 0.9
-"""Of what a bet may put at stake: at 1, one loss could end all hope."""
+_HOPED = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9])
+"""Mean losses that are bet on, as shares of the bound: the low ones are quick, the high ones reach up to the bound."""
 
-_FIXED_BETS = (0.75, 0.5, 0.25)
-_SHARES = (0.5, 0.15, 0.2, 0.15)  # of the learning bettor, then of the fixed ones
-_PRIOR_LOSS = 0.25  # of the bound: what the learning bettor expects before it has seen anything
-_PRIOR_WEIGHT = 200.0  # losses that this expectation is worth
+_SHARES = np.array([0.18, 0.18, 0.18, 0.18, 0.18, 0.05, 0.05])
+_LONGEST = 1 << 40  # audits: where a search for the moment of passing ends
+
+_MOST = 0.9
+"""Of what a bet of the alarm may put at stake: at 1, one quiet moment could end all hope."""
 
 _ALARM_RATES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Bets of the alarm; 1 is the best one against a loss of twice the bound."""
@@ -32,47 +34,67 @@ _ALARM_RATES = (0.5, 1.0, 2.0, 4.0, 8.0)
 class Certificate:
     """Tests, for each of many hypotheses at once, whether its mean loss is at most `bound`.
 
-    Every hypothesis starts with a wealth of 1 and bets on each loss being below the bound; where the mean loss is
-    above the bound, its wealth ever reaching 1/δ has a probability of at most δ (Ville's inequality). Half of it is bet
-    by how the losses so far suggest, half at fixed rates: the first is quick where losses are rare, the second sound
-    where they come close to the bound.
+    Every hypothesis starts with a wealth of 1, divided among bettors. The one that hopes for a mean loss of r·bound
+    multiplies its part by 1 + b·(bound − loss), b = (1 − r)/(1 − bound): by (1 − r·bound)/(1 − bound) after no loss,
+    by r after a loss. Where the mean loss, given all before it, is above the bound, no such bet gains on average, so
+    the wealth ever reaching 1/δ has a probability of at most δ (Ville's inequality).
 
-    >>> certificate = Certificate(hypotheses=2, bound=0.01)
-    >>> for _ in range(500):
-    ...     certificate.observe(np.array([0.0, 0.02]))
-    >>> certificate.passed(delta=0.05)
+    No bet depends on what came before, so the wealth follows from the number of losses and their sum alone. Of losses
+    between 0 and 1 it takes the sum, which never says more than the bets won: log(1 + b·(bound − loss)) is concave. And
+    1/δ is reached where the sum is at most a number that grows with the count: hypotheses need to be looked at only
+    when that grows, for in between sums grow alone.
+
+    >>> certificate = Certificate(hypotheses=2, bound=0.01, delta=0.05)
+    >>> for k in range(500):
+    ...     certificate.observe(np.array([0.0, float(k % 50 == 0)]))
+    >>> certificate.passed
     array([ True, False])
     """
 
-    def __init__(self, hypotheses: int, bound: float) -> None:
+    def __init__(self, hypotheses: int, bound: float, delta: float = 0.05) -> None:
         if not 0.0 < bound < 1.0:
             raise ValueError(f"bound: must be above 0 and below 1, not {bound}")
-        self._bound = bound
-        self._log_wealth = np.zeros((len(_SHARES), hypotheses))
+        self._needed = -math.log(delta)
+        self._per_win = np.log1p((1.0 - _HOPED) * bound / (1.0 - bound))
+        self._per_loss = np.log(_HOPED)
         self._losses = np.zeros(hypotheses)
-        self._best = np.zeros(hypotheses)
         self.count = 0
+        self.passed = np.zeros(hypotheses, np.bool_)
+        """Whether each hypothesis's wealth has ever reached 1/delta."""
+        self._allow(0)
 
     def observe(self, losses: Floats) -> None:
         """Take in one loss, 0..1, of each hypothesis."""
-        bound, highest = self._bound, _MOST / (1.0 - self._bound)
-        expected = (_PRIOR_LOSS * bound * _PRIOR_WEIGHT + self._losses) / (_PRIOR_WEIGHT + self.count)
-        learning = np.clip((bound - expected) / (bound * (1.0 - bound)), 0.0, highest)
-        won = bound - losses
-        self._log_wealth[0] += np.log1p(learning * won)
-        for k, share in enumerate(_FIXED_BETS, start=1):
-            self._log_wealth[k] += np.log1p(share * highest * won)
         self._losses += losses
         self.count += 1
-        np.maximum(self._best, self.log_wealth(), out=self._best)
+        if self.count >= self._allowed_from:
+            self.passed |= self._losses <= self._allowed
+            self._allow(self._allowed + 1)
+
+    def _allow(self, losses: int) -> None:
+        """Find the count from which on so many losses are few enough."""
+        self._allowed = losses
+        self._allowed_from = self._count_to_pass(float(losses))
+
+    def _count_to_pass(self, losses: float) -> int:
+        """Return the least count after which so many losses are few enough."""
+        of = np.array(losses)
+        return bisect_left(
+            range(_LONGEST), self._needed, math.ceil(losses), key=lambda n: float(self._log_wealth(n, of))
+        )
+
+    def _log_wealth(self, count: int, losses: Floats) -> Floats:
+        won = np.multiply.outer(count - losses, self._per_win)
+        lost = np.multiply.outer(losses, self._per_loss)
+        return np.asarray(np.logaddexp.reduce(np.log(_SHARES) + won + lost, axis=-1))
 
     def log_wealth(self) -> Floats:
         """Natural logarithm of each hypothesis's wealth now."""
-        return np.asarray(np.logaddexp.reduce(self._log_wealth + np.log(_SHARES)[:, None], axis=0))
+        return self._log_wealth(self.count, self._losses)
 
-    def passed(self, delta: float) -> npt.NDArray[np.bool_]:
-        """Whether each hypothesis's wealth has ever reached 1/delta."""
-        return self._best >= -math.log(delta)
+    def to_pass(self, hypothesis: int) -> int:
+        """How many more losses of 0 a hypothesis that has not passed is away from it."""
+        return max(0, self._count_to_pass(float(self._losses[hypothesis])) - self.count)
 
     def mean_losses(self) -> Floats:
         """Mean loss of each hypothesis so far, 0 before any."""
@@ -80,61 +102,67 @@ class Certificate:
 
     def snapshot(self) -> dict[str, Any]:
         """Return plain data for `restore`."""
-        return {
-            "count": self.count,
-            "log_wealth": self._log_wealth.tolist(),
-            "losses": self._losses.tolist(),
-            "best": self._best.tolist(),
-        }
+        return {"count": self.count, "losses": self._losses.tolist(), "passed": self.passed.tolist()}
 
     def restore(self, data: dict[str, Any]) -> None:
         """Go on where a certificate of as many hypotheses stood. Raises ValueError for one of another number."""
-        self._log_wealth = _like(self._log_wealth, data["log_wealth"])
         self._losses = _like(self._losses, data["losses"])
-        self._best = _like(self._best, data["best"])
+        self.passed = _like(self.passed, data["passed"]).astype(np.bool_)
         self.count = data["count"]
+        self._allow(0)
+        while self._allowed_from <= self.count:
+            self._allow(self._allowed + 1)
 
 
 class Alarm:
-    """Watches, for each of many hypotheses at once, whether a mean loss that was below `bound` still is.
+    """Watches whether a mean loss that was below `bound` still is.
 
-    `level` is a mixture of CUSUM statistics, of which each starts again from 1 when it has fallen below. While the mean
-    loss stays at most the bound, an alarm at `height` comes after at least `height` losses on average; as losses
-    are usually well below the bound, it comes far more rarely. `since` counts the losses since the statistics of a
-    hypothesis last stood at 1: about as long ago things changed.
+    `log_level` is of a mixture of CUSUM statistics, of which each starts again from 1 when it has fallen below. While
+    the mean of each loss, given all before it, stays at most the bound, an alarm at `height` comes after at least
+    `height` losses on average; as losses are usually well below the bound, it comes far more rarely. `since` counts the
+    losses since the highest statistic last stood at 1: about as long ago things changed.
     """
 
-    def __init__(self, hypotheses: int, bound: float) -> None:
+    def __init__(self, bound: float) -> None:
         if not 0.0 < bound < 1.0:
             raise ValueError(f"bound: must be above 0 and below 1, not {bound}")
         self._bound = bound
-        highest = _MOST / bound
-        self._rates = np.minimum(np.array(_ALARM_RATES), highest)[:, None]
-        self._log_level = np.zeros((len(_ALARM_RATES), hypotheses))
-        self._since = np.zeros((len(_ALARM_RATES), hypotheses), np.int64)
+        self._rates = [min(rate, _MOST / bound) for rate in _ALARM_RATES]
+        self._log_levels = [0.0] * len(self._rates)
+        self._since = [0] * len(self._rates)
 
-    def observe(self, losses: Floats) -> None:
-        """Take in one loss, 0..1, of each hypothesis."""
-        start = self._log_level <= 0.0
-        self._since = np.where(start, 0, self._since) + 1
-        self._log_level = np.maximum(self._log_level, 0.0) + np.log1p(self._rates * (losses - self._bound))
+    def observe(self, loss: float) -> None:
+        """Take in one loss, 0..1."""
+        # Plain Python: numpy costs more for so few numbers.
+        for k, rate in enumerate(self._rates):
+            if self._log_levels[k] <= 0.0:
+                self._log_levels[k], self._since[k] = 0.0, 0
+            self._log_levels[k] += math.log1p(rate * (loss - self._bound))
+            self._since[k] += 1
 
-    def log_level(self) -> Floats:
-        """Natural logarithm of each hypothesis's level."""
-        return np.asarray(np.logaddexp.reduce(self._log_level, axis=0) - math.log(len(_ALARM_RATES)))
+    def log_level(self) -> float:
+        """Natural logarithm of the level."""
+        highest = max(self._log_levels)
+        return highest + math.log(math.fsum(math.exp(level - highest) for level in self._log_levels) / len(self._rates))
 
-    def since(self, hypothesis: int) -> int:
+    def reached(self, log_height: float) -> bool:
+        """Whether the level is at least a height, given as its natural logarithm."""
+        # A mean is at most the highest of its parts, which mostly answers.
+        return max(self._log_levels) >= log_height and self.log_level() >= log_height
+
+    def since(self) -> int:
         """How many losses ago the statistic that is highest now last stood at 1."""
-        return int(self._since[int(self._log_level[:, hypothesis].argmax()), hypothesis])
+        return self._since[self._log_levels.index(max(self._log_levels))]
 
     def snapshot(self) -> dict[str, Any]:
         """Return plain data for `restore`."""
-        return {"log_level": self._log_level.tolist(), "since": self._since.tolist()}
+        return {"log_level": list(self._log_levels), "since": list(self._since)}
 
     def restore(self, data: dict[str, Any]) -> None:
-        """Go on where an alarm of as many hypotheses stood. Raises ValueError for one of another number."""
-        self._log_level = _like(self._log_level, data["log_level"])
-        self._since = _like(self._since, data["since"]).astype(np.int64)
+        """Go on where another alarm stood. Raises ValueError for one of another kind."""
+        levels = np.array(self._log_levels)
+        self._log_levels = _like(levels, data["log_level"]).tolist()
+        self._since = _like(levels, data["since"]).astype(int).tolist()
 
 
 def _like(wanted: npt.NDArray[Any], values: object) -> Floats:

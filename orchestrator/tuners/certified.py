@@ -4,9 +4,10 @@
 2. Fresh audits bet on every vector of the path at once (`betting.py`). A vector is certified when its own wealth and
    those of all safer ones have reached 1/δ: testing in a fixed order costs no share of δ, and stops at the first
    vector that is not proved, so that no lucky one further on is taken.
-3. An alarm watches the riskiest certified vector. When it goes off, everything is given up: the first vector, by which
-   nobody leaves early, is in force; a new *trial* with a new path begins, from the audits since the change. Trial k has
-   δ·6/(π²k²), of which all trials together do not add up to more than δ.
+3. An alarm watches the losses of the riskiest certified vector, whichever that is as an audit comes. When it goes off,
+   everything is given up: the first vector, by which nobody leaves early, is in force; a new *trial* with a new path
+   begins, from the audits since the change. Trial k has δ·6/(π²k²), of which all trials together do not add up to more
+   than δ.
 
 Promise: as long as inputs keep their distribution, the probability that any vector in `certified` has a mean loss above
 ε, at any moment of any trial, is at most δ. The mean loss bounds the accuracy drop against the last exit.
@@ -108,11 +109,10 @@ class Certified:
         return max(0, self._path_audits - self._gathered) if len(self._path) == 1 else 0
 
     def to_next(self) -> int | None:
-        """About how many audits without a loss the next vector on the path is away; None where there is none."""
+        """How many audits without a loss the next vector on the path is away; None where there is none."""
         if self._position + 1 >= len(self._path):
             return None
-        short = -math.log(self._level) - float(self._certificate.log_wealth()[self._position + 1])
-        return max(0, math.ceil(short / math.log1p(0.5 * self._epsilon)))
+        return self._certificate.to_pass(self._position + 1)
 
     # ------------------------------------------------------------ what it hears
 
@@ -124,9 +124,9 @@ class Certified:
             return
         losses = losses_of(audit, self._vectors)
         self._certificate.observe(losses)
-        self._alarm.observe(losses)
-        if self._position > 0 and self._alarm.log_level()[self._position] >= self._log_height:
-            self._revoke(self._alarm.since(self._position))
+        self._alarm.observe(float(losses[self._position]))
+        if self._alarm.reached(self._log_height):
+            self._revoke(self._alarm.since())
         else:
             self._advance()
 
@@ -152,15 +152,15 @@ class Certified:
         riskier = (tuple(map(float, vector)) for vector in path or ())
         self._path = (safest, *(vector for vector in riskier if vector != safest))
         self._vectors = np.array(self._path, np.float64).reshape(len(self._path), len(safest))
-        self._certificate = Certificate(len(self._path), self._epsilon)
-        self._alarm = Alarm(len(self._path), self._epsilon)
+        self._certificate = Certificate(len(self._path), self._epsilon, self._level)
+        self._alarm = Alarm(self._epsilon)
 
     @property
     def _level(self) -> float:
         return self._delta * 6.0 / (math.pi * self.trial) ** 2
 
     def _advance(self) -> None:
-        passed = self._certificate.passed(self._level)
+        passed = self._certificate.passed
         while self._position + 1 < len(self._path) and passed[self._position + 1]:
             self._position += 1
 
@@ -191,7 +191,9 @@ class Certified:
         theirs = {name: data.get(name) for name in ours}
         if theirs != ours:
             raise ValueError(f"is of {theirs}, {ours} is wanted")
-        other = Certified(self._costs, self._epsilon, self._delta, path=data["path"])
+        other = Certified(self._costs, self._epsilon, self._delta)
+        other.trial = data["trial"]
+        other._begin(data["path"])
         other._certificate.restore(data["certificate"])
         other._alarm.restore(data["alarm"])
         other._recent.extend(

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 import orchestrator.tuners
 from distree.policies import NEVER
-from orchestrator.tuners import Audit, Bandit, Certified, Static
+from orchestrator.tuners import Audit, Bandit, Certified, Static, betting
 from orchestrator.tuners.audits import exits_taken, losses_of
 from orchestrator.tuners.betting import Alarm, Certificate
-from orchestrator.tuners.path import safe_to_risky
+from orchestrator.tuners.path import loss_curve, safe_to_risky
 
 COSTS = (1.0, 2.0, 4.0)
 LOST = Audit(lost=True)
@@ -146,10 +146,35 @@ def test_a_path_lowers_one_threshold_a_step_and_ends_where_everybody_leaves_firs
 def test_a_path_takes_safe_exits_before_risky_ones() -> None:
     vectors = np.array(safe_to_risky(AUDITS, COSTS))
     fresh = np.mean([losses_of(audit, vectors) for audit in stream(2000, seed=9)], axis=0)
-    taken = [[exits_taken(audit.scores, tuple(v)) for audit in AUDITS] for v in vectors]
-    cost = np.array([np.mean([COSTS[exit] for exit in of_vector]) for of_vector in taken])
+    taken = exits_taken([audit.scores for audit in AUDITS], vectors[:, None])
+    cost = np.asarray(COSTS)[taken].mean(axis=1)
     half = int((cost > cost.mean()).sum())
     assert fresh[half] < 0.5 * fresh[-1]
+
+
+@pytest.mark.parametrize("lost", [0, 1, 5, 200])
+@pytest.mark.parametrize("steepness", [0.5, 3.0, 50.0])
+def test_the_chance_of_a_loss_never_rises_with_the_score(lost: int, steepness: float) -> None:
+    random = np.random.default_rng(lost)
+    scores = np.round(random.random(200), 2)
+    weights = np.exp(-steepness * scores)
+    losses = np.zeros(200)
+    losses[random.choice(200, lost, replace=False, p=weights / weights.sum())] = 1.0
+    curve = loss_curve(scores, losses)
+    order = np.argsort(-scores, kind="stable")
+    assert ((curve >= 0) & (curve <= 1)).all()
+    assert (np.diff(curve[order]) >= 0).all()
+    assert curve.sum() == pytest.approx(lost, abs=1.0)
+
+
+def test_the_curve_of_many_audits_is_near_the_truth() -> None:
+    random = np.random.default_rng(1)
+    scores = random.random(20_000)
+    truth = 0.4 * (1 - scores) ** 2
+    curve = loss_curve(scores, (random.random(20_000) < truth).astype(float))
+    surest = scores > 0.05
+    assert np.abs(curve - truth)[surest].max() < 0.02
+    assert np.abs(curve - truth).mean() < 0.01
 
 
 def test_a_path_of_nothing() -> None:
@@ -166,10 +191,10 @@ def test_a_path_of_nothing() -> None:
 def test_a_mean_loss_at_or_above_the_bound_is_seldom_certified(rate: float) -> None:
     """Hypotheses are independent here, so one certificate holds 4,000 experiments of 3,000 losses each."""
     random, runs, delta = np.random.default_rng(1), 4000, 0.05
-    certificate = Certificate(runs, bound=0.01)
+    certificate = Certificate(runs, bound=0.01, delta=delta)
     for _ in range(3000):
         certificate.observe((random.random(runs) < rate).astype(float))
-    wrong = int(certificate.passed(delta).sum())
+    wrong = int(certificate.passed.sum())
     # Three standard deviations above what is promised.
     assert wrong <= delta * runs + 3 * math.sqrt(delta * (1 - delta) * runs)
 
@@ -177,33 +202,99 @@ def test_a_mean_loss_at_or_above_the_bound_is_seldom_certified(rate: float) -> N
 @pytest.mark.parametrize(("rate", "most"), [(0.0, 420), (0.002, 720), (0.005, 2300)])
 def test_a_small_mean_loss_is_certified_soon(rate: float, most: int) -> None:
     random, runs = np.random.default_rng(2), 400
-    certificate = Certificate(runs, bound=0.01)
+    certificate = Certificate(runs, bound=0.01, delta=0.05)
     for _ in range(most):
         certificate.observe((random.random(runs) < rate).astype(float))
-    assert certificate.passed(0.05).mean() > 0.5
+    assert certificate.passed.mean() > 0.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rate=st.sampled_from([0.0, 0.01, 0.03, 0.1]),
+    bound=st.sampled_from([0.02, 0.05, 0.3]),
+    delta=st.sampled_from([0.01, 0.1]),
+)
+def test_wealth_is_what_bets_placed_one_by_one_come_to(seed, rate, bound, delta) -> None:
+    random, certificate = np.random.default_rng(seed), Certificate(3, bound, delta)
+    hoped, shares = betting._HOPED, betting._SHARES
+    bets = (1 - hoped) / (1 - bound)
+    parts, ever = np.tile(shares, (3, 1)), np.zeros(3, bool)
+    for count in range(300):
+        losses = (random.random(3) < rate).astype(float)
+        certificate.observe(losses)
+        parts *= 1 + bets * (bound - losses[:, None])
+        ever |= parts.sum(axis=1) >= 1 / delta
+        assert certificate.passed.tolist() == ever.tolist()
+        if count % 50 == 0:
+            assert np.exp(certificate.log_wealth()) == pytest.approx(parts.sum(axis=1))
+
+
+@given(st.lists(st.floats(0, 1), max_size=60), st.sampled_from([0.02, 0.3]))
+def test_of_losses_between_0_and_1_no_more_is_claimed_than_bets_win(losses, bound) -> None:
+    certificate = Certificate(1, bound, delta=0.1)
+    parts = betting._SHARES.copy()
+    for loss in losses:
+        certificate.observe(np.array([loss]))
+        parts *= 1 + (1 - betting._HOPED) / (1 - bound) * (bound - loss)
+    assert math.exp(certificate.log_wealth()[0]) <= parts.sum() * (1 + 1e-9)
+
+
+def test_no_bettor_has_more_than_its_share() -> None:
+    assert math.fsum(betting._SHARES) == pytest.approx(1.0)
+    assert len(betting._SHARES) == len(betting._HOPED)
+    # A bet above 1 / (1 − bound) could leave less than nothing.
+    assert ((betting._HOPED > 0) & (betting._HOPED < 1)).all()
+
+
+@given(st.integers(0, 40), st.integers(0, 3))
+def test_it_is_known_how_many_audits_are_missing(count, lost) -> None:
+    certificate = Certificate(2, bound=0.1, delta=0.05)
+    for k in range(count + lost):
+        certificate.observe(np.array([0.0, float(k < lost)]))
+    if certificate.passed[1]:
+        return
+    missing = certificate.to_pass(1)
+    for _ in range(missing):
+        assert not certificate.passed[1]
+        certificate.observe(np.zeros(2))
+    assert certificate.passed[1]
 
 
 def test_an_alarm_is_rare_at_the_bound_and_comes_soon_above_it() -> None:
-    random, runs, height = np.random.default_rng(3), 400, math.log(1000.0)
-    calm, loud = Alarm(runs, bound=0.01), Alarm(runs, bound=0.01)
-    early, heard = np.zeros(runs, bool), np.zeros(runs, bool)
-    for _ in range(500):
-        calm.observe((random.random(runs) < 0.01).astype(float))
-        early |= calm.log_level() >= height
-        loud.observe((random.random(runs) < 0.05).astype(float))
-        heard |= loud.log_level() >= height
-    assert early.mean() <= 0.5
-    assert heard.mean() >= 0.9
+    random, runs, height = np.random.default_rng(3), 200, math.log(1000.0)
+    early = heard = 0
+    for _ in range(runs):
+        calm, loud = Alarm(bound=0.01), Alarm(bound=0.01)
+        was_early = was_heard = False
+        for draw in random.random(500):
+            calm.observe(float(draw < 0.01))
+            was_early |= calm.reached(height)
+            loud.observe(float(draw < 0.05))
+            was_heard |= loud.reached(height)
+        early, heard = early + was_early, heard + was_heard
+    assert early <= 0.5 * runs
+    assert heard >= 0.9 * runs
+
+
+@given(st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.4, 1.0]), max_size=80), st.floats(0.1, 12.0))
+def test_an_alarm_is_the_mean_of_its_statistics(losses, log_height) -> None:
+    alarm, statistics = Alarm(bound=0.02), np.ones(len(betting._ALARM_RATES))
+    for loss in losses:
+        alarm.observe(loss)
+        statistics = np.maximum(statistics, 1.0) * (1 + np.array(betting._ALARM_RATES) * (loss - 0.02))
+    assert math.exp(alarm.log_level()) == pytest.approx(statistics.mean())
+    assert alarm.reached(log_height) == (alarm.log_level() >= log_height)
 
 
 def test_an_alarm_knows_about_when_things_changed() -> None:
-    alarm = Alarm(1, bound=0.01)
+    alarm = Alarm(bound=0.01)
     for _ in range(1000):
-        alarm.observe(np.array([0.0]))
-    assert alarm.since(0) == 1
+        alarm.observe(0.0)
+    assert alarm.since() == 1
     for _ in range(40):
-        alarm.observe(np.array([1.0]))
-    assert 40 <= alarm.since(0) <= 41
+        alarm.observe(1.0)
+    assert 40 <= alarm.since() <= 41
 
 
 @pytest.mark.parametrize("bound", [0.0, 1.0, -1.0, math.nan])
@@ -211,7 +302,7 @@ def test_a_bound_that_makes_no_sense(bound: float) -> None:
     with pytest.raises(ValueError, match="bound"):
         Certificate(1, bound)
     with pytest.raises(ValueError, match="bound"):
-        Alarm(1, bound)
+        Alarm(bound)
 
 
 # ---------------------------------------------------------------- certified
@@ -228,6 +319,19 @@ def test_what_is_certified_is_safe_and_of_use() -> None:
     assert losses.max() < 0.05
     taken = [exits_taken(audit.scores, tuner.thresholds) for audit in fresh]
     assert np.mean([COSTS[exit] for exit in taken]) < 0.8 * COSTS[-1]
+
+
+def test_thresholds_that_cost_the_bound_itself_are_seldom_certified_in_any_trial() -> None:
+    """Every score is the same, so that there is one vector to try, with a loss of the bound at every moment."""
+    random, runs, delta, wrong = np.random.default_rng(4), 150, 0.1, 0
+    for _ in range(runs):
+        tuner = Certified((1.0, 2.0), epsilon=0.1, delta=delta, path_audits=20, alarm_height=100.0)
+        claimed = False
+        for draw in random.random(300):
+            tuner.observe(Audit(scores=(0.9,), predictions=(int(draw < 0.1), 0)))
+            claimed |= tuner.thresholds != (NEVER,)
+        wrong += claimed
+    assert 0 < wrong <= delta * runs + 3 * math.sqrt(delta * (1 - delta) * runs)
 
 
 def test_nobody_leaves_early_before_audits_have_proved_it() -> None:

@@ -51,16 +51,17 @@ _BAD: Any = object()
 
 _YAML = "tag:yaml.org,2002:"
 _NULL, _STR, _BOOL, _MAP = (f"{_YAML}{name}" for name in ("null", "str", "bool", "map"))
-_START = yaml.Mark("", 0, 0, 0, None, 0)
+_START = yaml.Mark("<file>", 0, 0, 0, None, 0)
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]{0,24})")
 _FLOAT = re.compile(r"[-+]?([0-9][0-9_]{0,24}(\.[0-9]{0,24})?|\.[0-9]{1,24})([eE][-+]?[0-9]{1,3})?")
 _INFINITY = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 _SECRET = re.compile(r"password|passwd|secret|token", re.IGNORECASE)
 
 
-def load(path: Path, cls: type[T]) -> T:
-    """Read the YAML file at `path` as the dataclass `cls`.
+def load(path: Path, cls: type[T], edit: Callable[[yaml.Node], None] | None = None) -> T:
+    """Read the YAML file at `path` as the dataclass `cls`; `edit` may change the nodes before they are read.
 
+    What is wrong with a node whose mark has a name of its own is told by that name instead of a line.
     An empty file is an empty mapping. Raises ConfigError with one line for each problem found: the file
     cannot be read, is larger than MAX_BYTES, is not UTF-8 or YAML, has more than MAX_NODES nodes, or does not
     fit `cls`. TypeError is for a `cls` with an annotation that is not understood.
@@ -68,6 +69,8 @@ def load(path: Path, cls: type[T]) -> T:
     reader = _Reader(str(path), path.absolute().parent)
     try:
         root = _compose(path)
+        if edit is not None:
+            edit(root)
         value = reader.read(root, cls, "")
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply") from None
@@ -183,7 +186,8 @@ class _Reader:
         return self._scalar(node, hint, at)
 
     def _note(self, node: yaml.Node, at: str, message: str) -> Any:
-        where = f"{self.file}:{node.start_mark.line + 1}"
+        mark = node.start_mark
+        where = f"{self.file}:{mark.line + 1}" if mark.name.startswith("<") else mark.name
         self.problems.append(f"{where}: {at}: {message}" if at else f"{where}: {message}")
         return _BAD
 

@@ -58,9 +58,13 @@ class Load:
             part = _part(device, self._pipeline)
             if part is None or device.telemetry is None:
                 continue
-            counted = now[device.device] = self._count(device.boot, device.telemetry.sequence, part)
             before = self._last.get(device.device)
-            if before is None or before.boot != counted.boot or counted.sequence == before.sequence:
+            if before is not None and (before.boot, before.sequence) == (device.boot, device.telemetry.sequence):
+                # No news: most boards of a large fleet, at most looks.
+                now[device.device] = before
+                continue
+            counted = now[device.device] = self._count(device.boot, device.telemetry.sequence, part)
+            if before is None or before.boot != counted.boot:
                 continue
             answered = max(0, counted.answered - before.answered)
             inputs += answered

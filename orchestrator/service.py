@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -186,6 +186,11 @@ class Service:
             if self.leadership.leads:
                 self._claim(running=False)
         self._transport.close()
+
+    @property
+    def tunings(self) -> Mapping[str, Tuning]:
+        """The tuning of each pipeline that has a goal, by its name."""
+        return self._tunings
 
     def wanted(self) -> tuple[Plan, ...]:
         """Return the plan of each pipeline that is to hold; its epoch is 0 before it has one."""

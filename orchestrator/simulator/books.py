@@ -1,0 +1,101 @@
+"""What is written down while a fleet is simulated: a few numbers of each answer and of each run, to be summed up later.
+
+Nothing here has a part in what happens.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+
+from distree.types import Plan, Reason, Result
+from orchestrator.simulator.traffic import Traffic
+
+REASONS: tuple[Reason, ...] = ("confident", "last", "deadline", "fallback", "shed")
+
+NO_EXIT = -1
+
+
+def _floats() -> array[float]:
+    return array("d")
+
+
+def _small() -> array[int]:
+    return array("b")
+
+
+@dataclass(slots=True)
+class Books:
+    """Answers are parallel arrays, and so are runs of segments: of `run_stage`, for `run_s` seconds until `run_at`."""
+
+    traffic: Traffic
+    open: dict[str, int] = field(default_factory=dict)
+    """Idents of inputs that are accepted and not answered, by request."""
+    accepted: int = 0
+    missed: int = 0
+    """Inputs that came while their origin was dead: never accepted."""
+    lost: int = 0
+    """Inputs that died with their origin, which kept no spool."""
+    twice: int = 0
+    """Final results of inputs that had one: never, if all is well."""
+    late: int = 0
+    """Results that are not final: the answer came after another one."""
+    in_time: int = 0
+    without_branches: int = 0
+    answered_at: array[float] = field(default_factory=_floats)
+    latency_s: array[float] = field(default_factory=_floats)
+    exits: array[int] = field(default_factory=_small)
+    reasons: array[int] = field(default_factory=_small)
+    differs: array[int] = field(default_factory=_small)
+    """1 where the answer is not that of the last exit."""
+    right: array[int] = field(default_factory=_small)
+    last_right: array[int] = field(default_factory=_small)
+    run_at: array[float] = field(default_factory=_floats)
+    run_s: array[float] = field(default_factory=_floats)
+    run_stage: array[int] = field(default_factory=_small)
+    messages: Counter[str] = field(default_factory=Counter)
+    """Messages that boards and the orchestrator have handed to the broker, by kind, and the bytes of them all."""
+    message_bytes: int = 0
+    audits_drawn: int = 0
+    audits_lost: int = 0
+    audit_runs: int = 0
+    wasted_runs: int = 0
+    resent: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    deaths: int = 0
+    plans: list[tuple[float, Plan]] = field(default_factory=list)
+    alarms: list[float] = field(default_factory=list)
+
+    def answered(self, now: float, result: Result, deadline_s: float) -> None:
+        """Write down a result."""
+        if not result.final:
+            self.late += 1
+            return
+        ident = self.open.pop(result.request, None)
+        if ident is None:
+            self.twice += 1
+            return
+        traffic, last = self.traffic, self.traffic.prediction(ident, self.traffic.exits - 1)
+        label = traffic.label(ident)
+        # Boards reckon in floats: a deadline that is kept to the last bit is kept.
+        self.in_time += result.latency_s <= deadline_s + 1e-9
+        self.without_branches += bool(result.missing)
+        self.answered_at.append(now)
+        self.latency_s.append(result.latency_s)
+        self.exits.append(NO_EXIT if result.exit is None else result.exit)
+        self.reasons.append(REASONS.index(result.reason))
+        self.differs.append(result.class_id != last)
+        self.right.append(result.class_id == label)
+        self.last_right.append(last == label)
+
+    def ran(self, now: float, stage: int, took_s: float) -> None:
+        """Write down a run of a stage's segment."""
+        self.run_at.append(now)
+        self.run_s.append(took_s)
+        self.run_stage.append(stage)
+
+    def sent(self, kind: str, nbytes: int) -> None:
+        """Write down a message."""
+        self.messages[kind] += 1
+        self.message_bytes += nbytes

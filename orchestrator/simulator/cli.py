@@ -1,0 +1,87 @@
+"""`distree simulate`: a fleet of thousands of boards on this computer, before there is one."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distree.errors import ConfigError
+from orchestrator.simulator import plots
+from orchestrator.simulator.overrides import load_fleet
+from orchestrator.simulator.report import report, to_json, to_text
+from orchestrator.simulator.site import Site
+from orchestrator.simulator.traffic import load_table
+
+_EXAMPLE = """examples:
+  distree simulate -c fleet.yaml
+  distree simulate -c fleet.yaml --set boards.hub.count=20 --set links.loss=2% --out whatif"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `distree simulate`."""
+    parser.epilog, parser.formatter_class = _EXAMPLE, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="fleet.yaml")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="set a key of the file, such as traffic.rate_hz=2 or boards.hub.count=20; may come more than once",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.json and plots (needs the extra 'plots')")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the parsed arguments ask and return the exit status; DistreeError is the caller's to print."""
+    if args.out is not None:
+        plots.check_matplotlib()
+    config = load_fleet(args.config, args.overrides)
+    table = load_table(config.traffic, config.seed)
+    try:
+        site = Site(config, table)
+    except ConfigError as error:
+        raise ConfigError(f"{args.config}: {error}") from None
+    with _quiet():
+        site.run()
+    told = report(site)
+    print(to_text(told))
+    if args.json is not None:
+        _write(args.json, told)
+    if args.out is not None:
+        _write_folder(args.out, told)
+    return 0
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the orchestrator from logging: what it says is of a simulated time, and in the report."""
+    log = logging.getLogger("distree.orchestrator")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _write(path: Path, told: dict[str, Any]) -> None:
+    try:
+        path.write_text(to_json(told), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+
+
+def _write_folder(folder: Path, told: dict[str, Any]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = plots.draw(told, folder)
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: {error.strerror}") from None
+    _write(folder / "report.json", told)
+    print(f"wrote report.json, {', '.join(names)} to {folder}")

@@ -1,0 +1,246 @@
+"""A simulated site: its boards, what happens to them, and the run of it all."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+from distree.node import Accepted, StageNode
+from distree.settings import NodeSettings, OriginSettings
+from distree.types import Plan
+from orchestrator.config import NEVER_SENT, Pipeline
+from orchestrator.simulator.board import Board, Surroundings
+from orchestrator.simulator.books import Books
+from orchestrator.simulator.config import BoardsConfig, BoardsFailure, FleetConfig, check_exits
+from orchestrator.simulator.events import Events
+from orchestrator.simulator.network import Link, Shared
+from orchestrator.simulator.service import SITE, Host
+from orchestrator.simulator.traffic import CRITERION, TENSOR, Table, Traffic
+
+PIPELINE, MODEL, REVISION = "fleet", "simulated", "0"
+
+
+class Site:
+    """All boards under one clock. `run` lets `duration_s` of traffic pass, and what is on its way come to its end.
+
+    Raises ConfigError where the configuration does not fit the traffic.
+    """
+
+    def __init__(self, config: FleetConfig, table: Table) -> None:
+        check_exits(config, len(table.costs))
+        self.config = config
+        self.table = table
+        self.events = Events()
+        self.traffic = Traffic(table, config)
+        self.books = Books(self.traffic)
+        self.host: Host | None = None
+        if config.goal is not None:
+            self.host = Host(self.events, self._pipeline(), self.books, self, config.duration_s)
+        self._around = self._surroundings()
+        with _no_collection():
+            self.boards = {boards.name: self._build(boards) for boards in config.boards}
+        self._around.boards.update((board.name, board) for board in self._all())
+        self._subscribe()
+
+    def _all(self) -> itertools.chain[Board]:
+        return itertools.chain.from_iterable(self.boards.values())
+
+    def _lots(self, purpose: str) -> random.Random:
+        # One stream a purpose: another choice of failures does not bring other inputs.
+        return random.Random(f"{self.config.seed} {purpose}")  # noqa: S311 - a simulation is to be repeatable
+
+    # ------------------------------------------------------------ building
+
+    def _surroundings(self) -> Surroundings:
+        agents = self.config.agents
+        return Surroundings(
+            events=self.events,
+            traffic=self.traffic,
+            books=self.books,
+            random=self._lots("runs"),
+            stages=[],
+            boards={},
+            host=self.host,
+            tensor_bytes=self.config.traffic.tensor_bytes,
+            fuse_s=agents.fuse_ms / 1e3,
+            deadline_s=agents.deadline_ms / 1e3,
+            telemetry_s=agents.telemetry_s,
+            receive_maximum=agents.receive_maximum,
+            has_spools=agents.spool,
+            ends_at=self.config.duration_s,
+        )
+
+    def _build(self, boards: BoardsConfig) -> tuple[Board, ...]:
+        lots, links = self._lots(f"boards {boards.name}"), self._lots(f"links {boards.name}")
+        run_s, built = self._run_s(boards), []
+        for number in range(boards.count):
+            name, slowness = f"{boards.name}-{number}", math.exp(lots.gauss(0.0, boards.spread))
+            built.append(
+                Board(
+                    name,
+                    self._around,
+                    self._node_maker(name, boards),
+                    Link(boards.links or self.config.links, links),
+                    {stage: mean_s * slowness for stage, mean_s in run_s.items()},
+                    float(boards.jitter),
+                )
+            )
+        return tuple(built)
+
+    def _run_s(self, boards: BoardsConfig) -> dict[int, float]:
+        """Return the mean seconds of a run, by stage; a branch has its share of a wide stage."""
+        if boards.stage_ms is not None:
+            return {stage: stage_ms / 1e3 for stage, stage_ms in zip(boards.stages, boards.stage_ms, strict=True)}
+        costs, width = (0.0, *self.traffic.costs), self.config.branches or 1
+        speed = boards.macs_per_s or math.inf
+        return {stage: (costs[stage + 1] - costs[stage]) / width / speed for stage in boards.stages}
+
+    def _subscribe(self) -> None:
+        for stage in range(self.traffic.exits):
+            teams: dict[int | None, list[Board]] = {}
+            for boards in self.config.boards:
+                if stage in boards.stages and (boards.branch is None or stage == 0):
+                    teams.setdefault(boards.branch, []).extend(self.boards[boards.name])
+            self._around.stages.append([_shared(teams[branch]) for branch in sorted(teams, key=lambda b: b or 0)])
+
+    def _node_maker(
+        self, name: str, boards: BoardsConfig
+    ) -> Callable[[str, Sequence[Accepted], Sequence[str]], StageNode]:
+        agents, exits, branches = self.config.agents, self.traffic.exits, self.config.branches
+        origin = None
+        if boards.origin:
+            origin = OriginSettings(
+                deadline_s=agents.deadline_ms / 1e3,
+                pending_items=agents.pending,
+                silence_floor_s=agents.silence_ms / 1e3,
+                eager=agents.mode == "eager",
+            )
+        thresholds, labels = self._thresholds(), self._labels()
+        inputs, embeddings = (TENSOR,) * exits, ((TENSOR,) * branches,) * exits if branches else ()
+
+        def make(boot: str, restore: Sequence[Accepted], answered: Sequence[str]) -> StageNode:
+            settings = NodeSettings(
+                site=SITE,
+                device=name,
+                pipeline=PIPELINE,
+                boot=boot,
+                model=MODEL,
+                revision=REVISION,
+                labels=labels,
+                inputs=inputs,
+                stages=boards.stages,
+                criterion=CRITERION,
+                thresholds=thresholds,
+                inbox_items=agents.inbox_items,
+                origin=origin,
+                embeddings=embeddings,
+                branch=boards.branch,
+                branch_timeout_s=agents.branch_timeout_ms / 1e3,
+                audit_key=f"{self.config.seed} audits".encode(),
+            )
+            return StageNode(settings, restore=restore, answered=answered)
+
+        return make
+
+    def _thresholds(self) -> tuple[float, ...]:
+        """Return those that hold before there is a plan: the given ones, or those by which nobody leaves early."""
+        given = self.config.thresholds
+        return (NEVER_SENT,) * (self.traffic.exits - 1) if given is None else given
+
+    def _labels(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.traffic.classes)))
+
+    def _pipeline(self) -> Pipeline:
+        exits = self.traffic.exits
+        plan = Plan(
+            pipeline=PIPELINE,
+            epoch=0,
+            model=MODEL,
+            revision=REVISION,
+            criterion=CRITERION,
+            thresholds=self._thresholds(),
+            audit_rate=1.0,
+        )
+        return Pipeline(
+            name=PIPELINE,
+            exits=exits,
+            plan=plan,
+            branches=(self.config.branches,) * exits,
+            labels=self._labels(),
+            goal=self.config.goal,
+            costs=self.traffic.costs,
+        )
+
+    # ------------------------------------------------------------ what happens
+
+    def take_plan(self, plan: Plan, nbytes: int) -> None:
+        """Hand a plan to all boards; those that are dead find it on its topic when they are back."""
+        for board in self._all():
+            board.take_plan((plan, nbytes))
+
+    def run(self) -> None:
+        """Simulate it all."""
+        for phase in self.traffic.phases[1:]:
+            self.events.at(phase, self.traffic.begin, phase)
+        self._schedule_failures()
+        starts = self._lots("starts")
+        for board in self._all():
+            if self.host is not None:
+                self.events.at(0.0, board.introduce)
+                # Agents do not report all at once.
+                self.events.at(starts.random() * self.config.agents.telemetry_s, board.report)
+            if board.node.settings.origin is not None:
+                self.events.at(self.traffic.next_at(0.0), board.feed)
+        if self.host is not None:
+            self.host.open()
+            self.events.at(0.0, self.host.start)
+        try:
+            with _no_collection():
+                self.events.run()
+        finally:
+            if self.host is not None:
+                self.host.close()
+        for board in self._all():
+            if board.is_alive:
+                board.close_books()
+
+    def _schedule_failures(self) -> None:
+        lots = self._lots("failures")
+        for failure in self.config.failures:
+            back_at = failure.at_s + failure.for_s
+            if failure.kind == "boards":
+                for board in self._victims(failure, lots):
+                    self.events.at(failure.at_s, board.die, failure.notice_s)
+                    if back_at < math.inf:
+                        self.events.at(back_at, board.revive)
+            elif self.host is not None:
+                self.events.at(failure.at_s, self.host.die)
+                if back_at < math.inf:
+                    self.events.at(back_at, self.host.start)
+
+    def _victims(self, failure: BoardsFailure, lots: random.Random) -> list[Board]:
+        boards = self.boards.get(failure.boards) or (self._around.boards[failure.boards],)
+        return lots.sample(boards, round(failure.share * len(boards)))
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Do without the cyclic collector: thousands of nodes live to the end, and events leave no cycles behind."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _shared(team: Sequence[Board]) -> Shared:
+    shared = Shared([board.session for board in team])
+    for board in team:
+        board.subscribe(shared)
+    return shared

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test check format bench tuner-report zoo zoo-check zoo-report clean
+.PHONY: help setup dev demo test check format bench scale tuner-report zoo zoo-check zoo-report clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -48,6 +48,9 @@ format: dev          ## format the code and mend what ruff can
 bench: dev           ## the hop against the bare loop, and the criteria (some minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.criteria
 	$(BIN)/python -m benchmarks.hop
+
+scale: dev           ## 10,000 simulated boards, and an orchestrator of 1,000 real ones (some minutes, on an idle machine)
+	$(BIN)/python -m benchmarks.scale --out docs/results $(ARGS)
 
 tuner-report: dev    ## docs/results of the tuners (FASHION=folder CIFAR=cifar10_jpeg.npz WORK=folder; ten minutes)
 	$(BIN)/python -m benchmarks.tuner --on fashion=$(FASHION) --on cifar10-wide=$(CIFAR) --work $(WORK) --out docs/results $(ARGS)

@@ -16,10 +16,7 @@ COMMANDS = {
     "agent": ("device_agent.cli", "run or check a board's agent"),
     "orchestrator": ("orchestrator.cli", "presence, plan and telemetry of a site"),
     "tune": ("orchestrator.tune_cli", "run a tuner over recorded audits: what it would have done"),
-    "simulate": (
-        "orchestrator.simulator.cli",
-        "run thousands of simulated boards with real nodes and a real orchestrator",
-    ),
+    "simulate": ("orchestrator.simulator.cli", "thousands of boards under a simulated clock: what if?"),
     "broker": ("broker_config.cli", "run a broker for a first try"),
     "zoo": ("model_zoo.cli", "list, verify, evaluate and build bundles"),
     "submit": ("distree.submit", "send files to a running origin and print their results"),

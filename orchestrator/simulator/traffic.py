@@ -237,9 +237,10 @@ class Traffic:
         return SegmentOutput(features=array if stage < self.exits - 1 else None, logits=[], embedding=array)
 
     def _logits(self, stage: int, ident: int) -> list[float]:
-        logits = [_LEAST] * self.classes
+        # Classes behind the predicted one are left out: they would count as little, and take time.
+        logits = [_LEAST] * (self._predictions[ident][stage] + 1)
         # The last exit's score is not looked at.
-        logits[self._predictions[ident][stage]] = self._scores[ident][stage] if stage < self.exits - 1 else 0.0
+        logits[-1] = self._scores[ident][stage] if stage < self.exits - 1 else 0.0
         return logits
 
 

@@ -396,7 +396,8 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         right.annotate(f" {row['rss_mb']:.0f} MB", (100 * row["cpu_share"], place), va="center", fontsize=8)
     right.invert_yaxis()
     right.margins(x=0.2)
-    right.set(xlabel="CPU, % of a core", title="orchestrator of 1,000 boards" if phases else "")
+    boards = f" of {figures['orchestrator']['boards']:,} boards" if phases else ""
+    right.set(xlabel="CPU, % of a core", title=f"orchestrator{boards}")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.savefig(path, metadata={"Software": None})

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test check format bench scale tuner-report zoo zoo-check zoo-report clean
+.PHONY: help setup dev demo test check format api bench scale tuner-report zoo zoo-check zoo-report clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -44,6 +44,9 @@ check: dev           ## lint and type-check
 format: dev          ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+api: setup           ## write docs/asyncapi.yaml and docs/schemas anew
+	$(BIN)/python -m distree.asyncapi docs
 
 bench: dev           ## the hop against the bare loop, and the criteria (some minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.criteria

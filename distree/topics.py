@@ -133,6 +133,24 @@ def of_wide(site: str, pipeline: str, kind: Kind, device_id: str) -> str:
     return f"{ROOT}/{site}/pipeline/{pipeline}/{kind.value}/{device_id}"
 
 
+def template(kind: Kind) -> str:
+    """Topic of a kind with what varies in braces.
+
+    >>> template(Kind.RESULT)
+    'distree/1/{site}/pipeline/{pipeline}/result/{origin}'
+    """
+    site, pipeline = "{site}", "{pipeline}"
+    if kind in _OF_DEVICE:
+        return device(site, "{device}", kind)
+    if kind in _OF_ORIGIN:
+        return of_origin(site, pipeline, kind, "{origin}")
+    if kind in _OF_WIDE:
+        return of_wide(site, pipeline, kind, "{device}")
+    if kind is Kind.ORCHESTRATOR:
+        return orchestrator(site)
+    return f"{ROOT}/{site}/pipeline/{pipeline}/{kind.value}" + ("/{stage}" if kind is Kind.STAGE else "")
+
+
 @record
 class Address:
     """A parsed topic. Fields that a kind does not have are None."""

@@ -61,6 +61,15 @@ def test_every_kind_has_a_topic_that_is_parsed_to_it():
     assert {kind: topics.parse(topic).kind for kind, topic in built.items()} == {kind: kind for kind in Kind}
 
 
+@pytest.mark.parametrize("kind", Kind)
+def test_the_template_of_a_kind_becomes_a_topic_of_it(kind):
+    names = {"site": "lab", "device": "b", "pipeline": "p", "origin": "o", "stage": 2}
+    address = topics.parse(topics.template(kind).format(**names))
+    given = {name: names[name] for name in names if getattr(address, name) is not None}
+    assert address == Address(kind=kind, **given)
+    assert topics.template(kind) == topics.template(kind).format(**{name: f"{{{name}}}" for name in given})
+
+
 @pytest.mark.parametrize(
     "topic",
     [

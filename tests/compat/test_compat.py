@@ -1,0 +1,95 @@
+"""What any released version has written is read by this one: bytes as they came, and what they said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from compat_messages import HERE, MESSAGES, plain
+
+from distree import __version__, wire
+from distree.schemas import PAYLOADS, schema_of
+from distree.topics import DELIVERY, JSON
+
+FIXTURES = sorted(HERE.glob("*/*.bin"))
+NOW = HERE / __version__
+HOW = f"run python tests/compat/compat_messages.py, and see that nothing of {NOW.name} changes once it is released"
+
+
+def decoder(path: Path) -> Any:
+    return getattr(wire, f"decode_{path.stem.split('-')[0]}")
+
+
+def assert_says(read: Any, said: Any, where: str) -> None:
+    """Fail unless `read` has all of `said`; keys that a later version has added are its own."""
+    if isinstance(said, dict):
+        for name, value in said.items():
+            assert name in read, f"{where}.{name} is no longer read"
+            assert_says(read[name], value, f"{where}.{name}")
+    elif isinstance(said, list):
+        assert len(read) == len(said), where
+        for k, (mine, theirs) in enumerate(zip(read, said, strict=True)):
+            assert_says(mine, theirs, f"{where}[{k}]")
+    elif isinstance(said, float):
+        assert read == pytest.approx(said), where
+    else:
+        assert read == said, where
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_what_a_version_wrote_is_read_as_it_was_meant(path):
+    said = json.loads((path.parent / "said.json").read_text(encoding="utf-8"))
+    assert_says(plain(decoder(path)(path.read_bytes())), said[path.stem], path.stem)
+
+
+def test_every_version_has_the_fixtures_that_it_says():
+    versions = {path.parent for path in FIXTURES}
+    assert HERE / "0.1.0" in versions
+    for folder in versions:
+        said = json.loads((folder / "said.json").read_text(encoding="utf-8"))
+        assert {path.stem for path in folder.glob("*.bin")} == said.keys()
+        assert len(said) >= 20
+
+
+def test_this_version_has_fixtures_and_writes_them_still():
+    assert NOW.is_dir(), HOW
+    assert {path.stem for path in NOW.glob("*.bin")} == MESSAGES.keys(), HOW
+    for name, (encode, message) in MESSAGES.items():
+        assert (NOW / f"{name}.bin").read_bytes() == encode(message), f"{name}: {HOW}"
+
+
+def test_every_message_type_has_a_fixture():
+    codecs = {name.removeprefix("decode_") for name in dir(wire) if name.startswith("decode_")}
+    assert {name.split("-")[0] for name in MESSAGES} == codecs
+    assert {type(message) for _, message in MESSAGES.values()} == {payload.message for payload in PAYLOADS.values()}
+
+
+def keys_of(schema: dict[str, Any], at: str = "") -> set[str]:
+    """All keys that a schema knows, each with where it stands."""
+    found = set()
+    for name, part in schema.get("properties", {}).items():
+        found |= {f"{at}.{name}"} | keys_of(part, f"{at}.{name}")
+    items = schema.get("items")
+    return found | (keys_of(items, f"{at}[]") if isinstance(items, dict) else set())
+
+
+def keys_in(value: Any, at: str = "") -> set[str]:
+    if isinstance(value, dict):
+        return {f"{at}.{name}" for name in value}.union(
+            *(keys_in(part, f"{at}.{name}") for name, part in value.items())
+        )
+    return set().union(*(keys_in(part, f"{at}[]") for part in value)) if isinstance(value, list) else set()
+
+
+@pytest.mark.parametrize("kind", PAYLOADS)
+def test_every_key_of_a_message_stands_in_a_fixture(kind):
+    unpack = json.loads if DELIVERY[kind].content_type == JSON else msgpack.unpackb
+    written: set[str] = set()
+    for name, (_, message) in MESSAGES.items():
+        if isinstance(message, PAYLOADS[kind].message):
+            written |= keys_in(unpack((NOW / f"{name}.bin").read_bytes()))
+    known = {key for key in keys_of(schema_of(kind)) if ".reasons." not in key}
+    assert {key for key in written if ".reasons." not in key} == known

@@ -1,0 +1,102 @@
+"""Every message that real boards and a real orchestrator put on a broker fits the schema of its topic."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import jsonschema
+import msgpack
+import pytest
+import yaml
+
+from distree import topics, wire
+from distree.schemas import schema_of
+from distree.topics import DELIVERY, JSON, ROOT, Kind
+from distree.transport.paho import PahoTransport
+from distree.types import BrokerSettings, Truth
+
+VALIDATORS = {kind: jsonschema.Draft7Validator(schema_of(kind)) for kind in Kind}
+
+
+class Tap:
+    """Hears all of a broker and holds each message to the schema of its topic."""
+
+    def __init__(self, port):
+        self.transport = PahoTransport(BrokerSettings(port=port), client_id="tap", clean=True, receive_maximum=512)
+        self.seen = Counter()
+        self.faults = []
+        self.transport.open(self, [(f"{ROOT}/#", 1)])
+        self.transport.connect_now(10.0)
+
+    def connected(self): ...
+    def disconnected(self, why): ...
+    def published(self, token): ...
+
+    def received(self, message):
+        self.transport.acknowledge(message.token)
+        kind = topics.parse(message.topic).kind
+        if not message.payload or (kind is Kind.INPUT and not wire.is_input(message.payload)):
+            return
+        self.seen[kind] += 1
+        if DELIVERY[kind].content_type == JSON:
+            fields = json.loads(message.payload)
+        else:
+            fields = as_json(msgpack.unpackb(message.payload))
+        self.faults += [f"{message.topic}: {fault.message}" for fault in VALIDATORS[kind].iter_errors(fields)]
+
+
+def as_json(value):
+    if isinstance(value, dict):
+        return {name: as_json(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [as_json(part) for part in value]
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+@pytest.fixture
+def tap(site):
+    tap = Tap(site.broker.port)
+    yield tap
+    tap.transport.close()
+
+
+def hear(site, tap, kinds):
+    def heard():
+        tap.transport.poll(0.02)
+        assert not tap.faults
+        return tap.seen.keys() >= kinds
+
+    site.watch.until(heard, f"{kinds - tap.seen.keys()}")
+
+
+def test_of_a_chain_that_is_tuned(site, tap, images):
+    config = {
+        "site": "test",
+        "broker": {"port": site.broker.port},
+        "store": {"path": str(site.folder / "orchestrator.db")},
+        "pipelines": [{"name": "fashion", "bundle": "fashion", "goal": {"accuracy_drop": 0.02}}],
+    }
+    (site.folder / "orchestrator.yaml").write_text(yaml.safe_dump(config))
+    site.start("orchestrator", "orchestrator", "run", "-c", str(site.folder / "orchestrator.yaml"))
+    site.agent("b1", [1, 2])
+    site.agent("cam", [0], origin={"source": {"kind": "mqtt"}, "deadline_ms": 20000})
+    # Without a plan the bundle's own thresholds hold, and nothing is audited.
+    hear(site, tap, {Kind.PLAN})
+    for k, image in enumerate(images[:60]):
+        site.submit(f"r-{k}", f"{k}.png", image)
+    site.watch.publish(topics.of_origin("test", "fashion", Kind.INPUT, "cam"), b"\x00short")
+    site.watch.publish(topics.truth("test", "fashion"), wire.encode_truth(Truth(request="r-1", label="Bag")))
+    hear(site, tap, set(Kind) - {Kind.EXIT, Kind.DECISION})
+    site.watch.until(lambda: len(site.watch.final()) >= 60, "60 results")
+
+
+def test_of_wide_stages(site, tap, tiny_mixed, tiny_path):
+    site.bundle = str(tiny_mixed.path)
+    for branch in range(3):
+        site.agent(f"b{branch}", [1, 2], branch=branch)
+    site.agent("last", [3])
+    source = {"kind": "replay", "path": str(tiny_path), "limit": 60}
+    site.agent("cam", [0], origin={"source": source, "deadline_ms": 20000, "mode": "eager"})
+    site.watch.until(lambda: len(site.watch.final()) == 60, "60 results")
+    hear(site, tap, {Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.STAGE, Kind.EXIT, Kind.DECISION, Kind.RESULT})

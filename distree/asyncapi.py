@@ -39,6 +39,7 @@ _CHANNELS = {
     Kind.DECISION: "Whether the branches of a request go on, to a board of a branch.",
     Kind.AUDIT: "What all exits said of an input that its origin drew by lot.",
     Kind.TRUTH: "What inputs really were, from users.",
+    Kind.STATS: "How an origin did of late; published by an orchestrator with `home_assistant`.",
     Kind.ORCHESTRATOR: "Which orchestrator plans the site; also its will.",
 }
 _TO_DISTREE = frozenset({Kind.INPUT, Kind.TRUTH})

@@ -29,6 +29,7 @@ from distree.types import (
     Hop,
     InputMessage,
     MaskedThresholds,
+    OriginStats,
     Outcome,
     PipelineTelemetry,
     Plan,
@@ -68,6 +69,7 @@ PAYLOADS: dict[Kind, Payload] = {
     Kind.DECISION: Payload(message=Decision, word="decision"),
     Kind.AUDIT: Payload(message=AuditRow, word="audit"),
     Kind.TRUTH: Payload(message=Truth, word=wire.TRUTH_SCHEMA),
+    Kind.STATS: Payload(message=OriginStats, word=wire.STATS_SCHEMA),
     Kind.ORCHESTRATOR: Payload(message=Claim, word=wire.CLAIM_SCHEMA),
 }
 
@@ -109,7 +111,14 @@ _CODED_ROWS: dict[type, Schema] = {
 }
 """What MessagePack messages hold as a list of its fields, in their order."""
 
-_JSON_NAMES = {"latency_s": "latency_ms", "queue_s": "queue_ms", "compute_s": "compute_ms", "status": "state"}
+_JSON_NAMES = {
+    "latency_s": "latency_ms",
+    "latency_p50_s": "latency_p50_ms",
+    "latency_p95_s": "latency_p95_ms",
+    "queue_s": "queue_ms",
+    "compute_s": "compute_ms",
+    "status": "state",
+}
 """Fields that JSON messages call otherwise: people read milliseconds."""
 
 _LIMITS: dict[str, Schema] = {
@@ -124,7 +133,7 @@ _LIMITS: dict[str, Schema] = {
     "attempt": _upto(100),
     "stage": _STAGE,
     "branch": _upto(wire.MAX_BRANCHES - 1),
-    **dict.fromkeys(("confidence", "audit_rate"), _number(0, 1)),
+    **dict.fromkeys(("confidence", "audit_rate", "early_share"), _number(0, 1)),
     **dict.fromkeys(("budget_s", "spent_s"), _SECONDS),
     "memory": _list(_FINITE, wire.MAX_MEMORY),
     "missing": _BRANCHES,
@@ -181,6 +190,7 @@ _MEANING = {
     "dtype": "Element type of the tensor.",
     "duplicate": "Deliveries seen before.",
     "eager": "Whether branches go on until they are stopped.",
+    "early_share": "Share of the answers since the report before that left before the last exit; null without any.",
     "epoch": "Number of the plan by which exits are decided; 0 for the bundle's own thresholds.",
     "exit": "Number of the exit that answered, from 0; null where none did.",
     "exited": "Runs after which the input was answered.",
@@ -202,7 +212,9 @@ _MEANING = {
     "late": "Answers or embeddings that came too late.",
     "latency_max_s": "Longest latency in seconds, of the last report's period.",
     "latency_ms": "Milliseconds from the input to its answer, by the origin's clock.",
+    "latency_p50_ms": "Their median latency in milliseconds; null without any.",
     "latency_p50_s": "Median latency in seconds, of the last report's period.",
+    "latency_p95_ms": "95th percentile of their latency in milliseconds; null without any.",
     "latency_p95_s": "95th percentile of latency in seconds, of the last report's period.",
     "machine": "Machine type, such as armv7l.",
     "masked": "Thresholds for sets of missing branches: the set, then one threshold per exit but the last.",
@@ -224,6 +236,7 @@ _MEANING = {
     "python": "Version of Python.",
     "queue_ms": "Milliseconds spent waiting.",
     "queue_s": "Mean seconds of waiting before a run, of the last report's period.",
+    "rate_hz": "Answers a second since the report before.",
     "reason": "Why it was answered there.",
     "reasons": "Inputs answered for each reason since boot.",
     "received": "Inputs and features that came.",

@@ -5,7 +5,7 @@ distree/1/{site}/orchestrator
 distree/1/{site}/pipeline/{pipeline}/plan
 distree/1/{site}/pipeline/{pipeline}/truth
 distree/1/{site}/pipeline/{pipeline}/stage/{k}
-distree/1/{site}/pipeline/{pipeline}/{input,outcome,result,audit}/{origin}
+distree/1/{site}/pipeline/{pipeline}/{input,outcome,result,audit,stats}/{origin}
 distree/1/{site}/pipeline/{pipeline}/{exit,decision}/{device}
 """
 
@@ -38,6 +38,7 @@ class Kind(str, enum.Enum):
     DECISION = "decision"
     AUDIT = "audit"
     TRUTH = "truth"
+    STATS = "stats"
     ORCHESTRATOR = "orchestrator"
 
 
@@ -67,11 +68,12 @@ DELIVERY: dict[Kind, Delivery] = {
     Kind.DECISION: Delivery(qos=1, retain=False, content_type=MSGPACK),
     Kind.AUDIT: Delivery(qos=1, retain=False, content_type=MSGPACK),
     Kind.TRUTH: Delivery(qos=1, retain=False, content_type=JSON),
+    Kind.STATS: Delivery(qos=0, retain=False, content_type=JSON),
     Kind.ORCHESTRATOR: Delivery(qos=1, retain=True, content_type=JSON),
 }
 
 _OF_DEVICE = frozenset({Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD})
-_OF_ORIGIN = frozenset({Kind.INPUT, Kind.OUTCOME, Kind.RESULT, Kind.AUDIT})
+_OF_ORIGIN = frozenset({Kind.INPUT, Kind.OUTCOME, Kind.RESULT, Kind.AUDIT, Kind.STATS})
 _OF_WIDE = frozenset({Kind.EXIT, Kind.DECISION})
 
 
@@ -122,7 +124,7 @@ def shared_stage(site: str, pipeline: str, k: int, branch: int = 0) -> str:
 
 
 def of_origin(site: str, pipeline: str, kind: Kind, origin: str) -> str:
-    """Topic of an origin's raw inputs, outcomes, results or audits."""
+    """Topic of an origin's raw inputs, outcomes, results, audits or figures."""
     assert kind in _OF_ORIGIN  # noqa: S101
     return f"{ROOT}/{site}/pipeline/{pipeline}/{kind.value}/{origin}"
 
@@ -176,7 +178,7 @@ def parse(topic: str) -> Address:
                 return Address(site=site, kind=Kind(word), pipeline=pipeline)
             case [site, "pipeline", pipeline, "stage", k] if k.isdigit() and len(k) <= 3:
                 return Address(site=site, kind=Kind.STAGE, pipeline=pipeline, stage=int(k))
-            case [site, "pipeline", pipeline, ("input" | "outcome" | "result" | "audit") as word, origin]:
+            case [site, "pipeline", pipeline, ("input" | "outcome" | "result" | "audit" | "stats") as word, origin]:
                 return Address(site=site, kind=Kind(word), pipeline=pipeline, origin=origin)
             case [site, "pipeline", pipeline, ("exit" | "decision") as word, device_id]:
                 return Address(site=site, kind=Kind(word), pipeline=pipeline, device=device_id)

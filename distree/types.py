@@ -408,6 +408,25 @@ class Telemetry:
 
 
 @record
+class OriginStats:
+    """How an origin did between its last two reports, for dashboards; published by the orchestrator.
+
+    `answered` counts since boot. `rate_hz` is answers a second, `early_share` the share of them that left before the
+    last exit; it and the latencies are None where there were no answers.
+    """
+
+    pipeline: str
+    origin: str
+    epoch: int
+    answered: int
+    pending: int
+    rate_hz: float
+    early_share: float | None
+    latency_p50_s: float | None
+    latency_p95_s: float | None
+
+
+@record
 class DeadLetter:
     """A message that broke the protocol: what, where it came in, and its first bytes in hexadecimal."""
 

@@ -34,6 +34,7 @@ from distree.types import (
     Hop,
     InputMessage,
     MaskedThresholds,
+    OriginStats,
     OriginTelemetry,
     Outcome,
     PipelineTelemetry,
@@ -831,6 +832,7 @@ META_SCHEMA = "distree.meta/1"
 DEAD_SCHEMA = "distree.dead/1"
 CLAIM_SCHEMA = "distree.orchestrator/1"
 TRUTH_SCHEMA = "distree.truth/1"
+STATS_SCHEMA = "distree.stats/1"
 
 
 def encode_result(result: Result, *, time: str, clock_synced: bool) -> bytes:
@@ -1023,6 +1025,51 @@ def _read_truth(fields: Fields) -> Truth:
 def decode_truth(payload: bytes) -> Truth:
     """Decode what came on a truth topic."""
     return _decode(_read_truth, _load_json(payload, TRUTH_SCHEMA))
+
+
+def encode_stats(stats: OriginStats) -> bytes:
+    """Encode how an origin did of late."""
+    return _dump_json(
+        {
+            "schema": STATS_SCHEMA,
+            "pipeline": stats.pipeline,
+            "origin": stats.origin,
+            "epoch": stats.epoch,
+            "answered": stats.answered,
+            "pending": stats.pending,
+            "rate_hz": round(stats.rate_hz, 3),
+            "early_share": None if stats.early_share is None else round(stats.early_share, 4),
+            "latency_p50_ms": None if stats.latency_p50_s is None else round(stats.latency_p50_s * 1e3, 3),
+            "latency_p95_ms": None if stats.latency_p95_s is None else round(stats.latency_p95_s * 1e3, 3),
+        }
+    )
+
+
+def _share(fields: Fields, name: str) -> float:
+    return _number(fields, name, 0.0, 1.0)
+
+
+def _milliseconds(fields: Fields, name: str) -> float:
+    return _number(fields, name) / 1e3
+
+
+def _read_stats(fields: Fields) -> OriginStats:
+    return OriginStats(
+        pipeline=_id(fields, "pipeline"),
+        origin=_id(fields, "origin"),
+        epoch=_count(fields, "epoch"),
+        answered=_count(fields, "answered"),
+        pending=_count(fields, "pending"),
+        rate_hz=_number(fields, "rate_hz"),
+        early_share=_maybe(fields, "early_share", _share),
+        latency_p50_s=_maybe(fields, "latency_p50_ms", _milliseconds),
+        latency_p95_s=_maybe(fields, "latency_p95_ms", _milliseconds),
+    )
+
+
+def decode_stats(payload: bytes) -> OriginStats:
+    """Decode what came on a stats topic."""
+    return _decode(_read_stats, _load_json(payload, STATS_SCHEMA))
 
 
 def encode_dead(letter: DeadLetter) -> bytes:

@@ -16,7 +16,7 @@ import numpy as np
 from distree.errors import ConfigError
 from distree.transport.paho import PahoTransport
 from distree.types import Plan
-from orchestrator import explain, metrics
+from orchestrator import announced, explain, metrics
 from orchestrator.config import OrchestratorConfig, Pipeline, PipelineConfig, load_config, load_pipeline
 from orchestrator.lock import ServiceLock
 from orchestrator.service import Service, will_of
@@ -33,6 +33,7 @@ orchestrator.yaml:
   broker: {host: 127.0.0.1, port: 1883, username: orchestrator, password_file: secret}
   store: {path: state/orchestrator.db, telemetry_days: 7, max_mb: 64}
   metrics: {port: 9469}
+  home_assistant: {prefix: homeassistant}
   pipelines:
     - {name: fashion, bundle: fashion, criterion: max_softmax, thresholds: [0.9, 0.8]}"""
 _STATUS_EXAMPLE = """example:
@@ -44,12 +45,15 @@ _EXPLAIN_EXAMPLE = """example:
 _AUDITS_EXAMPLE = """example:
   distree orchestrator audits -c orchestrator.yaml --pipeline fashion --export audits.npz
   distree tune --replay audits.npz --accuracy-drop 0.5%"""
+_HOME_EXAMPLE = """example:
+  distree orchestrator home-assistant -c orchestrator.yaml
+  distree orchestrator home-assistant -c orchestrator.yaml --remove"""
 _SET_EXAMPLE = """example:
   distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 0.9 --wait 60"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands run, status, explain, audits and set-thresholds."""
+    """Add the subcommands run, status, explain, audits, home-assistant and set-thresholds."""
     commands = parser.add_subparsers(dest="orchestrator_command", metavar="COMMAND", required=True)
     _add_command(commands, "run", "run the orchestrator until SIGTERM or Ctrl-C", _RUN_EXAMPLE)
     status = _add_command(commands, "status", "show devices and pipelines, from the store", _STATUS_EXAMPLE)
@@ -63,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     audits.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
     audits.add_argument("--export", type=Path, required=True, metavar="FILE", help="npz for distree tune --replay")
     audits.add_argument("--missing", default="", metavar="A,B", help="those without these branches; default: with all")
+    home = _add_command(
+        commands, "home-assistant", "show or remove what Home Assistant was told of the site", _HOME_EXAMPLE
+    )
+    home.add_argument("--remove", action="store_true", help="take it back: Home Assistant forgets the site's devices")
+    home.add_argument("--prefix", metavar="P", help="discovery prefix; default: the configuration's, or homeassistant")
     change = _add_command(commands, "set-thresholds", "set a pipeline's exit thresholds", _SET_EXAMPLE)
     change.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
     change.add_argument("--criterion", metavar="C", help="exit criterion; default: the one in force")
@@ -96,6 +105,9 @@ def run(args: argparse.Namespace) -> int:
         case "audits":
             print(_export(config, args))
             return 0
+        case "home-assistant":
+            print(announced.told(config, args.prefix, remove=args.remove))
+            return 0
         case _:
             return _set_thresholds(config, args)
 
@@ -121,7 +133,15 @@ def _service(config: OrchestratorConfig, pipelines: Sequence[Pipeline], store: S
     identity = secrets.token_hex(3)
     client_id, will = f"orchestrator-{config.site}-{identity}", will_of(config.site, identity)
     transport = PahoTransport(config.broker, client_id=client_id, clean=True, will=will)
-    return Service(config.site, pipelines, store=store, transport=transport, identity=identity, retention=config.store)
+    return Service(
+        config.site,
+        pipelines,
+        store=store,
+        transport=transport,
+        identity=identity,
+        retention=config.store,
+        home_assistant=config.home_assistant,
+    )
 
 
 def _started(config: OrchestratorConfig, plans: Sequence[Plan], metrics_port: int | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,11 +14,15 @@ from distree.config import Share
 from distree.errors import ConfigError
 from distree.policies import problem
 from distree.protocols import PolicyParameters
-from distree.topics import check_id
+from distree.topics import ROOT, check_id
 from distree.types import BrokerSettings, MaskedThresholds, Plan
 
 CONFIDENCE = Share(0.95)
 AUDIT_RATE = Share(0.05)
+
+HOME_ASSISTANT_PREFIX = "homeassistant"
+
+_PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
 NEVER_SENT = 1e300
 """The threshold by which nobody leaves, as plans have it: messages hold finite numbers alone."""
@@ -118,13 +123,34 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HomeAssistantConfig:
+    """Where Home Assistant looks for devices: its discovery prefix, on the same broker."""
+
+    prefix: str = HOME_ASSISTANT_PREFIX
+
+    def __post_init__(self) -> None:
+        check_prefix(self.prefix, "prefix")
+
+
+def check_prefix(prefix: str, what: str) -> str:
+    """Return a prefix of topics that are not DistrEE's own; raise ConfigError naming `what` otherwise."""
+    if len(prefix) > 64 or not _PREFIX.fullmatch(prefix) or prefix.split("/")[0] == ROOT.split("/")[0]:
+        raise ConfigError(
+            f"{what}: {prefix!r} is not a discovery prefix; use letters, digits, '_', '-' and '/', "
+            f"as in {HOME_ASSISTANT_PREFIX}"
+        )
+    return prefix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OrchestratorConfig:
-    """The whole of orchestrator.yaml; without `metrics` no port is opened."""
+    """The whole of orchestrator.yaml; what `metrics` and `home_assistant` stand for is off without them."""
 
     site: str
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     store: StoreConfig = field(default_factory=StoreConfig)
     metrics: MetricsConfig | None = None
+    home_assistant: HomeAssistantConfig | None = None
     pipelines: tuple[PipelineConfig, ...]
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from distree import topics
 from distree.errors import RemoteProtocolError
 from distree.protocols import Received, Transport
 from distree.topics import DELIVERY, Address, Kind
-from distree.types import AuditRow, Claim, Plan, Telemetry
+from distree.types import AuditRow, Claim, OriginStats, Plan, Telemetry
 from distree.wire import (
     decode_audit,
     decode_claim,
@@ -28,14 +28,17 @@ from distree.wire import (
     decode_truth,
     encode_claim,
     encode_plan,
+    encode_stats,
 )
-from orchestrator.config import Pipeline, StoreConfig
+from orchestrator.config import HomeAssistantConfig, Pipeline, StoreConfig
 from orchestrator.fleet import Device, Fleet, epoch_of
+from orchestrator.home_assistant import HomeAssistant
 from orchestrator.leadership import Leadership, Role
 from orchestrator.load import rest_s
 from orchestrator.metrics import Snapshot, pipeline_snapshot
 from orchestrator.planner import Planner, Standing, fingerprint, same_content, starting_plan
 from orchestrator.records import AuditSample, Batch, Observation, PipelineRow, PlanRow, Refused, ServiceRow, TuningRow
+from orchestrator.stats import Stats
 from orchestrator.store import SAMPLES_KEPT, Store, StoreError
 from orchestrator.text import printable
 from orchestrator.tuning import Sample, Tuning
@@ -54,6 +57,8 @@ ESTIMATE_S = 30.0
 """Least time between two plans that only tell other times of stages."""
 LOOSEN_S = 1.0
 """Least time between two plans by which a tuner lets more inputs leave early; fewer take effect at once."""
+ANNOUNCE_S = 1.0
+"""How often it is looked whether Home Assistant has to be told anything, in seconds."""
 SAMPLES_UNSAVED = 500
 """Samples after which a tuning is saved though its plan is the same; a restart learns again from no more."""
 REFUSALS_KEPT = 1000
@@ -87,6 +92,7 @@ class Service:
         transport: Link,
         identity: str,
         retention: StoreConfig,
+        home_assistant: HomeAssistantConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -104,6 +110,10 @@ class Service:
         self._planners: dict[str, Planner] = {}
         self._tunings = {pipeline.name: Tuning(pipeline) for pipeline in pipelines if pipeline.goal is not None}
         self._samples: list[AuditSample] = []
+        self._home_assistant = home_assistant
+        self._home = HomeAssistant(home_assistant, site, (), {})
+        self._stats = Stats({pipeline.name: pipeline.exits for pipeline in pipelines})
+        self._stats_due: list[OriginStats] = []
         self._unsaved: Counter[str] = Counter()
         self._overloaded: set[str] = set()
         self._control_at_s = self._estimate_at_s = 0.0
@@ -120,6 +130,7 @@ class Service:
         self._saved_pipelines: tuple[PipelineRow, ...] = ()
         self._saved_service: ServiceRow | None = None
         self._flush_at_s = self._silence_at_s = self._prune_at_s = self._plans_at_s = self._retry_at_s = 0.0
+        self._announce_at_s = 0.0
 
     # ------------------------------------------------------------ life
 
@@ -134,6 +145,7 @@ class Service:
             self._planners[pipeline.name] = Planner(start, floor=max(known.floor, last.epoch if last else 0))
             author = "tuner" if pipeline.goal is not None else "config"
             self._authors[pipeline.name] = latest.author if latest and start == last else author
+        self._home = HomeAssistant(self._home_assistant, self._site, self._planners, self._store.announced())
         self._transport.open(self, self._subscriptions())
 
     def _tuned_start(self, pipeline: Pipeline, last: Plan | None) -> Plan | None:
@@ -214,7 +226,8 @@ class Service:
         audits = [topics.of_origin(self._site, name, Kind.AUDIT, "+") for name in self._tunings]
         audits += [topics.truth(self._site, name) for name in self._tunings]
         audits.append(topics.orchestrator(self._site))
-        return of_devices + of_plans + [(topic, DELIVERY[Kind.AUDIT].qos) for topic in audits]
+        births = [self._home.birth_topic] if self._home.birth_topic is not None else []
+        return of_devices + of_plans + [(topic, DELIVERY[Kind.AUDIT].qos) for topic in audits + births]
 
     # ------------------------------------------------------------ what the transport calls
 
@@ -223,6 +236,7 @@ class Service:
         self._online = True
         log.info("connected to the broker")
         self.leadership.connected(self._clock())
+        self._home.connected(self._clock())
         for planner in self._planners.values():
             planner.connected(self._clock())
 
@@ -239,6 +253,10 @@ class Service:
 
     def received(self, message: Received) -> None:
         """Take a message in; one that breaks the protocol is counted, logged once and dropped."""
+        if message.topic == self._home.birth_topic:
+            self._home.heard_birth(message.payload)
+            self._transport.acknowledge(message.token)
+            return
         try:
             self._take_in(topics.parse(message.topic), message)
         except RemoteProtocolError as error:
@@ -270,12 +288,15 @@ class Service:
                 self._note(self.fleet.saw_state(now_s, state, retained=message.retain), alive=alive)
             case Kind.META:
                 self._note(self.fleet.saw_meta(_of_device(device_id, decode_meta(payload))), alive=alive)
+                self._home.changed()
             case Kind.TELEMETRY:
                 report = _of_device(device_id, decode_telemetry(payload))
                 device = self.fleet.saw_telemetry(now_s, report)
                 self._reported[device_id] = self._note(device, alive=True)
                 self._hear_epochs(now_s, device)
                 self._hear_draws(report)
+                if self._home.is_on and self.leadership.leads:
+                    self._stats_due += self._stats.take(device)
 
     def _hear_epochs(self, now_s: float, device: Device) -> None:
         for name, planner in self._planners.items():
@@ -344,6 +365,8 @@ class Service:
 
     def _forget(self, device: str) -> None:
         self.fleet.forget(device)
+        self._home.changed()
+        self._stats.forget(device)
         if len(self._forgotten) < REFUSALS_KEPT:
             self._forgotten.add(device)
         self._dirty.pop(device, None)
@@ -370,6 +393,10 @@ class Service:
             self._claim(running=True)
         if now_s >= self._retry_at_s and not self._guarded("publishing", lambda: self._publish_due(now_s)):
             self._retry_at_s = now_s + RETRY_S
+        self._publish_stats()
+        if self.leadership.leads and now_s >= self._announce_at_s:
+            self._announce_at_s = now_s + ANNOUNCE_S
+            self._guarded("announcing", lambda: self._announce(now_s))
         if now_s >= self._silence_at_s:
             self._silence_at_s = now_s + SILENCE_CHECK_S
             self._tell_silence(now_s)
@@ -468,6 +495,22 @@ class Service:
         )
         thresholds = " ".join(f"{threshold:g}" for threshold in plan.thresholds)
         log.info("pipeline %s: published epoch %d: %s %s", plan.pipeline, plan.epoch, plan.criterion, thresholds)
+
+    def _announce(self, now_s: float) -> None:
+        """Tell Home Assistant what is new; the store knows first, so that nothing announced is ever forgotten."""
+        messages = self._home.due(now_s, self.fleet)
+        if messages:
+            self._store.announce(messages)
+        for topic, payload in messages:
+            self._transport.publish(topic, payload, qos=1, retain=True, content_type=topics.JSON)
+        self._home.done(messages)
+
+    def _publish_stats(self) -> None:
+        how = DELIVERY[Kind.STATS]
+        for stats in self._stats_due:
+            topic = topics.of_origin(self._site, stats.pipeline, Kind.STATS, stats.origin)
+            self._transport.publish(topic, encode_stats(stats), qos=how.qos, content_type=how.content_type)
+        self._stats_due.clear()
 
     def _tell_silence(self, now_s: float) -> None:
         silent, back = self.fleet.silence(now_s)

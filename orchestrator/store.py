@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -52,7 +52,7 @@ from orchestrator.records import (
     with_epoch,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_TIMEOUT_S = 2.0
 PLANS_KEPT = 1000
 SAMPLES_KEPT = 20_000
@@ -71,6 +71,7 @@ _TUNING_TABLES = (
     "CREATE INDEX audit_pipeline ON audit (pipeline, id)",
     "CREATE TABLE tuning (pipeline PRIMARY KEY, upto INTEGER, state) WITHOUT ROWID",
 )
+_ANNOUNCED_TABLE = "CREATE TABLE announced (topic PRIMARY KEY, payload BLOB) WITHOUT ROWID"
 _SCHEMA = (
     "CREATE TABLE plan (pipeline, epoch INTEGER, model, revision, criterion, thresholds, author, at REAL, "
     "masked DEFAULT '[]', audit_rate REAL DEFAULT 0, rest_s DEFAULT '[]', PRIMARY KEY (pipeline, epoch)) WITHOUT ROWID",
@@ -83,6 +84,7 @@ _SCHEMA = (
     _FUSION_TABLE,
     "CREATE TABLE service (id INTEGER PRIMARY KEY CHECK (id = 1), pid, started_at REAL, online, refused)",
     *_TUNING_TABLES,
+    _ANNOUNCED_TABLE,
 )
 _MIGRATIONS = {
     1: (
@@ -100,6 +102,7 @@ _MIGRATIONS = {
         "ALTER TABLE origin_report ADD COLUMN audits_lost DEFAULT 0",
         *_TUNING_TABLES,
     ),
+    3: (_ANNOUNCED_TABLE,),
 }
 """From each schema to the next."""
 _SAVE_DEVICE = """
@@ -261,6 +264,25 @@ class Store:
         pid, started_at, online, refused = rows[0]
         counts = tuple(Refused(reason=reason, count=count) for reason, count in json.loads(refused).items())
         return ServiceRow(pid=pid, started_at=started_at, online=bool(online), refused=counts)
+
+    # ------------------------------------------------------------ what other systems were told
+
+    def announced(self) -> dict[str, bytes]:
+        """Return the retained messages by which other systems were told of this site, by topic."""
+        return dict(self._rows("SELECT topic, payload FROM announced"))
+
+    def announce(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """Write messages before they are published; an empty one takes back what its topic said."""
+        with self._transaction():
+            for topic, payload in messages:
+                if payload:
+                    self._sql.execute(
+                        "INSERT INTO announced VALUES (?, ?) ON CONFLICT (topic) DO UPDATE SET payload = "
+                        "excluded.payload WHERE payload IS NOT excluded.payload",
+                        (topic, payload),
+                    )
+                else:
+                    self._sql.execute("DELETE FROM announced WHERE topic = ?", (topic,))
 
     # ------------------------------------------------------------ retention
 

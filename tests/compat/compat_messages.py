@@ -28,6 +28,7 @@ from distree.types import (
     Hop,
     InputMessage,
     MaskedThresholds,
+    OriginStats,
     OriginTelemetry,
     Outcome,
     PipelineTelemetry,
@@ -209,6 +210,28 @@ SHED_RESULT = Result(
     hops=(),
     missing=(0, 1),
 )
+STATS = OriginStats(
+    pipeline="fashion",
+    origin="cam1",
+    epoch=3,
+    answered=1000,
+    pending=2,
+    rate_hz=12.5,
+    early_share=0.98,
+    latency_p50_s=0.0004,
+    latency_p95_s=0.002,
+)
+IDLE_STATS = OriginStats(
+    pipeline="fashion",
+    origin="cam1",
+    epoch=3,
+    answered=1000,
+    pending=0,
+    rate_hz=0.0,
+    early_share=None,
+    latency_p50_s=None,
+    latency_p95_s=None,
+)
 META = {
     "device": "cam1", "boot": "9f3a", "version": "0.1.0", "python": "3.11.2", "runtime": "tflite-runtime 2.14.0",
     "machine": "armv7l", "memory_mb": 925,
@@ -251,6 +274,8 @@ MESSAGES: dict[str, tuple[Callable[[Any], bytes], Any]] = {
             detail="stage: expected an integer of 0 to 32, received 'x'", payload_bytes=5, head_hex="81a176a178",
         ),
     ),
+    "stats": (wire.encode_stats, STATS),
+    "stats-idle": (wire.encode_stats, IDLE_STATS),
     "claim": (wire.encode_claim, Claim(orchestrator="a1b2c3", running=True)),
     "truth": (wire.encode_truth, Truth(request="5b1c09e4-2a", label="Sneaker")),
 }  # fmt: skip

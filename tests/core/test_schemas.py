@@ -39,6 +39,7 @@ CODECS = {
     Kind.DECISION: ("decision", ["decision"]),
     Kind.AUDIT: ("audit", ["audit"]),
     Kind.TRUTH: ("truth", ["truth"]),
+    Kind.STATS: ("stats", ["stats", "stats-idle"]),
     Kind.ORCHESTRATOR: ("claim", ["claim"]),
 }
 """Of each kind: the codec's name, and the names of messages in FIXTURES."""

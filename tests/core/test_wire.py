@@ -28,6 +28,7 @@ from distree.types import (
     Hop,
     InputMessage,
     MaskedThresholds,
+    OriginStats,
     OriginTelemetry,
     Outcome,
     PipelineTelemetry,
@@ -153,6 +154,17 @@ EMBEDDING = Embedding(
     hops=(HOP,),
     tensor=Tensor(dtype="int8", shape=(1, 4), codec="raw", payload=b"\x00\x01\x02\x03"),
 )
+STATS = OriginStats(
+    pipeline="fashion",
+    origin="cam1",
+    epoch=7,
+    answered=9,
+    pending=1,
+    rate_hz=0.5,
+    early_share=0.75,
+    latency_p50_s=0.5,
+    latency_p95_s=None,
+)
 DECISION = Decision(request="ab-1", attempt=1, revision="0123456789ab", stage=1, go=True)
 
 # What a pipeline with wide stages puts into the messages that a chain has too.
@@ -229,6 +241,7 @@ CODECS = {
     "claim": (wire.encode_claim, wire.decode_claim, Claim(orchestrator="a1b2", running=True)),
     "truth": (wire.encode_truth, wire.decode_truth, Truth(request="ab-1", label="Bag")),
     "audit": (wire.encode_audit, wire.decode_audit, AUDIT),
+    "stats": (wire.encode_stats, wire.decode_stats, STATS),
 }
 WIDE = {
     "wide stage": (wire.encode_stage, wire.decode_stage, WIDE_STAGE),
@@ -259,7 +272,7 @@ OPTIONAL = {
 """Keys that a chain's messages without audits do not have, of the messages that have such keys at the top."""
 
 CODECS |= WIDE | AUDITED
-JSON_KINDS = ["result", "state", "meta", "dead", "claim", "truth", "wide result", "wide meta"]
+JSON_KINDS = ["result", "state", "meta", "dead", "claim", "truth", "stats", "wide result", "wide meta"]
 MSGPACK_KINDS = [kind for kind in CODECS if kind not in JSON_KINDS]
 
 each_codec = pytest.mark.parametrize("kind", CODECS)
@@ -498,6 +511,9 @@ BAD = {
     + [("trace", value) for value in BAD_TRACES]
     + [("branch", value) for value in (-1, 64, True, 1.0, "0", None)],
     "claim": [("orchestrator", value) for value in BAD_IDS] + [("running", value) for value in BAD_FLAGS],
+    "stats": [(name, value) for name in ("pipeline", "origin") for value in BAD_IDS]
+    + [("early_share", value) for value in (-0.1, 1.1, "0.5", True)]
+    + [("latency_p50_ms", -1), ("rate_hz", None), ("answered", -1), ("pending", 0.5), ("epoch", None)],
     "truth": [
         ("request", "x" * 65),
         ("request", "a\nb"),

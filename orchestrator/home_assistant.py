@@ -1,0 +1,255 @@
+"""What Home Assistant is told of a site by MQTT discovery, so that boards and their answers appear by themselves.
+
+Discovery in its device form (https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload): one retained
+message per board and one for the site on `{prefix}/device/{id}/config`. It names topics that carry JSON: states,
+results, the orchestrator's claim, and `stats`, which the orchestrator publishes for this. Home Assistant reads values
+out of them by templates.
+
+No I/O and no clock here: the service asks what to publish, writes it to the store and publishes it, so that what was
+announced is taken back later even if the option is switched off meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+from distree import __version__, topics
+from distree.topics import Kind
+from distree.types import DeviceStatus
+from orchestrator.config import HomeAssistantConfig
+from orchestrator.fleet import Device
+
+Message: TypeAlias = "tuple[str, bytes]"
+"""A topic and what is to be retained there; empty to take it back."""
+
+Fields: TypeAlias = "dict[str, Any]"
+
+SETTLE_S = 10.0
+"""How long after a connect a board may be missing before it counts as removed: its retained messages take a moment."""
+
+_QOS = 1
+_FINAL = "if value_json.final else this.state"
+_PRESENT = "{{ 'online' if value_json.state in ('ready', 'draining') else 'offline' }}"
+
+
+def site_id(site: str) -> str:
+    """Identifier of a site's own device. No id has an underscore in it, so different things never share one."""
+    return f"distree_{site}"
+
+
+def device_id(site: str, device: str) -> str:
+    """Identifier of a board."""
+    return f"{site_id(site)}_{device}"
+
+
+def config_topic(prefix: str, identifier: str) -> str:
+    """Topic of the discovery message of a device."""
+    return f"{prefix}/device/{identifier}/config"
+
+
+def is_of_site(site: str, topic: str) -> bool:
+    """Whether a discovery topic is one that an orchestrator of this site made."""
+    identifier = topic.removesuffix("/config").rpartition("/")[2]
+    device = identifier.removeprefix(site_id(site))
+    return device == "" or (device.startswith("_") and topics.is_id(device[1:]))
+
+
+def site_message(prefix: str, site: str, pipelines: Iterable[str]) -> Message:
+    """Return what is said of the site: whether an orchestrator runs, and the last answer of each pipeline."""
+    identifier = site_id(site)
+    components = {
+        "orchestrator": {
+            "p": "binary_sensor",
+            "name": "orchestrator",
+            "device_class": "running",
+            "entity_category": "diagnostic",
+            "state_topic": topics.orchestrator(site),
+            "value_template": "{{ 'ON' if value_json.running else 'OFF' }}",
+        }
+    }
+    for pipeline in pipelines:
+        components |= _answers(pipeline, topics.of_origin(site, pipeline, Kind.RESULT, "+"))
+    about = {"identifiers": [identifier], "name": f"DistrEE {site}", "manufacturer": "DistrEE"}
+    return config_topic(prefix, identifier), _payload(identifier, about, components)
+
+
+def device_message(prefix: str, site: str, device: Device) -> Message:
+    """Return what is said of a board with a description: its state, and what it answers where it is an origin."""
+    assert device.meta is not None  # noqa: S101 - the caller has looked
+    identifier, state_topic = device_id(site, device.device), topics.device(site, device.device, Kind.STATE)
+    components: Fields = {
+        "state": {
+            "p": "sensor",
+            "name": "state",
+            "device_class": "enum",
+            "options": [status.value for status in DeviceStatus],
+            "entity_category": "diagnostic",
+            "state_topic": state_topic,
+            "value_template": "{{ value_json.state }}",
+            # A board that is lost is to be shown as such, not as unavailable.
+            "availability": [{"topic": state_topic, "value_template": "{{ 'online' }}"}],
+        }
+    }
+    for pipeline in device.meta.origins:
+        components |= _answers(pipeline, topics.of_origin(site, pipeline, Kind.RESULT, device.device))
+        components |= _stats(pipeline, topics.of_origin(site, pipeline, Kind.STATS, device.device))
+    about = {
+        "identifiers": [identifier],
+        "name": f"{site} {device.device}",
+        "manufacturer": "DistrEE",
+        "model": device.meta.machine,
+        "sw_version": device.meta.version,
+        "via_device": site_id(site),
+    }
+    shared = {"availability": [{"topic": state_topic, "value_template": _PRESENT}]}
+    return config_topic(prefix, identifier), _payload(identifier, about, components, shared)
+
+
+def _answers(pipeline: str, topic: str) -> Fields:
+    """Describe the last final answer on a topic of results. A late one changes nothing."""
+    attributes = "{'input': value_json.input, 'confidence': value_json.confidence, 'reason': value_json.reason}"
+    return {
+        f"{pipeline}_answer": {
+            "p": "sensor",
+            "name": f"{pipeline} answer",
+            "state_topic": topic,
+            "value_template": f"{{{{ value_json.label {_FINAL} }}}}",
+            "json_attributes_topic": topic,
+            "json_attributes_template": f"{{{{ {attributes} | tojson }}}}",
+        },
+        f"{pipeline}_exit": {
+            "p": "sensor",
+            "name": f"{pipeline} exit",
+            "state_topic": topic,
+            "value_template": f"{{{{ value_json.exit {_FINAL} }}}}",
+        },
+        f"{pipeline}_latency": {
+            "p": "sensor",
+            "name": f"{pipeline} latency",
+            "device_class": "duration",
+            "unit_of_measurement": "ms",
+            "state_class": "measurement",
+            "suggested_display_precision": 1,
+            "state_topic": topic,
+            # Of a number, an empty value changes nothing.
+            "value_template": "{{ value_json.latency_ms if value_json.final else '' }}",
+        },
+    }
+
+
+def _stats(pipeline: str, topic: str) -> Fields:
+    """Describe how an origin did of late."""
+    return {
+        f"{pipeline}_early": {
+            "p": "sensor",
+            "name": f"{pipeline} early exits",
+            "unit_of_measurement": "%",
+            "state_class": "measurement",
+            "suggested_display_precision": 1,
+            "state_topic": topic,
+            "value_template": "{{ none if value_json.early_share is none else value_json.early_share * 100 }}",
+        },
+        f"{pipeline}_rate": {
+            "p": "sensor",
+            "name": f"{pipeline} answers",
+            "unit_of_measurement": "/s",
+            "state_class": "measurement",
+            "suggested_display_precision": 1,
+            "state_topic": topic,
+            "value_template": "{{ value_json.rate_hz }}",
+        },
+    }
+
+
+def _payload(identifier: str, about: Fields, components: Fields, shared: Fields | None = None) -> bytes:
+    named = {name: {**fields, "unique_id": f"{identifier}_{name}"} for name, fields in components.items()}
+    said = {"dev": about, "o": {"name": "DistrEE", "sw": __version__}, "cmps": named, "qos": _QOS, **(shared or {})}
+    return json.dumps(said, separators=(",", ":")).encode()
+
+
+def updates(before: bytes | None, after: bytes) -> Iterator[bytes]:
+    """Give what to publish, in order, so that Home Assistant drops the components that are no longer there.
+
+    One that is merely left out would stay: it is first named with its platform alone, as Home Assistant wants it.
+    """
+    said = json.loads(after)
+    was = json.loads(before)["cmps"] if before else {}
+    if gone := {name: {"p": fields["p"]} for name, fields in was.items() if name not in said["cmps"]}:
+        yield json.dumps({**said, "cmps": said["cmps"] | gone}, separators=(",", ":")).encode()
+    yield after
+
+
+class HomeAssistant:
+    """What Home Assistant has been told of a site, and what is due. Every `now_s` is of one monotonic clock.
+
+    `announced` is what it was told before, as the store has it. With `config` None all of that is taken back.
+    """
+
+    def __init__(
+        self,
+        config: HomeAssistantConfig | None,
+        site: str,
+        pipelines: Iterable[str],
+        announced: Mapping[str, bytes],
+    ) -> None:
+        self._prefix = None if config is None else config.prefix
+        self._site = site
+        self._pipelines = tuple(pipelines)
+        self._announced = dict(announced)
+        self._is_due = self._resend = True
+        self._settled_at_s: float | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether Home Assistant is to know of the site."""
+        return self._prefix is not None
+
+    @property
+    def birth_topic(self) -> str | None:
+        """Topic on which Home Assistant says that it has started; None if nobody listens."""
+        return None if self._prefix is None else f"{self._prefix}/status"
+
+    def connected(self, now_s: float) -> None:
+        """Tell all again: the broker may have forgotten it."""
+        self._is_due = self._resend = True
+        self._settled_at_s = now_s + SETTLE_S
+
+    def heard_birth(self, payload: bytes) -> None:
+        """Tell all again if Home Assistant has started."""
+        if payload == b"online":
+            self._is_due = self._resend = True
+
+    def changed(self) -> None:
+        """Look at the boards again: one has described itself, or is gone."""
+        self._is_due = True
+
+    def due(self, now_s: float, devices: Iterable[Device]) -> list[Message]:
+        """Return what to publish now, in this order; `done` says that it was."""
+        is_settled = self._prefix is None or self._settled_at_s is None or now_s >= self._settled_at_s
+        if is_settled and self._settled_at_s is not None:
+            self._is_due, self._settled_at_s = True, None
+        if not self._is_due:
+            return []
+        wanted, messages = self._wanted(devices), []
+        for topic, payload in wanted.items():
+            before = self._announced.get(topic)
+            if self._resend or before != payload:
+                messages += [(topic, each) for each in updates(before, payload)]
+        if is_settled:
+            messages += [(topic, b"") for topic in self._announced if topic not in wanted]
+        return messages
+
+    def done(self, messages: Iterable[Message]) -> None:
+        """Note that what was due is published."""
+        self._announced.update(messages)
+        self._announced = {topic: payload for topic, payload in self._announced.items() if payload}
+        self._is_due = self._resend = False
+
+    def _wanted(self, devices: Iterable[Device]) -> dict[str, bytes]:
+        if self._prefix is None:
+            return {}
+        messages = [site_message(self._prefix, self._site, self._pipelines)]
+        messages += [device_message(self._prefix, self._site, device) for device in devices if device.meta is not None]
+        return dict(messages)

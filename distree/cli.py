@@ -20,6 +20,7 @@ COMMANDS = {
     "broker": ("broker_config.cli", "run a broker for a first try"),
     "zoo": ("model_zoo.cli", "list, verify, evaluate and build bundles"),
     "submit": ("distree.submit", "send files to a running origin and print their results"),
+    "top": ("orchestrator.top.cli", "boards, rates, exits, latency and thresholds of a site, live in the terminal"),
     "results": ("distree.results", "print a site's results as they come"),
 }
 

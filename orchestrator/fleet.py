@@ -73,7 +73,8 @@ class Fleet:
     """All devices of a site. Every `now_s` is of one monotonic clock.
 
     `exits` gives the number of exits per configured pipeline; what reports say of other pipelines or
-    stages is left out, which also bounds what one device can make the orchestrator keep. The observing
+    stages is left out, which also bounds what one device can make the orchestrator keep. With None all is kept, for
+    who has no configuration; then only the codec's limits bound it. The observing
     methods return the device as it now stands, or raise RemoteProtocolError: `old-boot`, `old-sequence`
     or `fleet-full`.
 
@@ -82,8 +83,8 @@ class Fleet:
     'ready'
     """
 
-    def __init__(self, exits: Mapping[str, int], *, limit: int = MAX_DEVICES) -> None:
-        self._exits = dict(exits)
+    def __init__(self, exits: Mapping[str, int] | None, *, limit: int = MAX_DEVICES) -> None:
+        self._exits = None if exits is None else dict(exits)
         self._limit = limit
         self._devices: dict[str, Device] = {}
         self._silent: frozenset[str] = frozenset()
@@ -147,25 +148,33 @@ class Fleet:
         return device
 
     def _trim_meta(self, meta: DeviceMeta) -> DeviceMeta:
+        if self._exits is None:
+            return meta
         held = {
             (stage.pipeline, stage.stage): stage
             for stage in meta.stages
             if stage.stage < self._exits.get(stage.pipeline, 0)
         }
         return replace(
-            meta, stages=tuple(held.values()), origins=self._known(meta.origins), fusers=self._known(meta.fusers)
+            meta,
+            stages=tuple(held.values()),
+            origins=_known(meta.origins, self._exits),
+            fusers=_known(meta.fusers, self._exits),
         )
 
-    def _known(self, pipelines: Iterable[str]) -> tuple[str, ...]:
-        return tuple(name for name in dict.fromkeys(pipelines) if name in self._exits)
-
     def _trim_telemetry(self, report: Telemetry) -> Telemetry:
+        if self._exits is None:
+            return report
         kept = {
             part.pipeline: _trim_pipeline(part, self._exits[part.pipeline])
             for part in report.pipelines
             if part.pipeline in self._exits
         }
         return replace(report, pipelines=tuple(kept.values()))
+
+
+def _known(pipelines: Iterable[str], configured: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(name for name in dict.fromkeys(pipelines) if name in configured)
 
 
 def is_behind(device: Device, pipeline: str, epoch: int) -> bool:

@@ -112,7 +112,7 @@ class Service:
         self._samples: list[AuditSample] = []
         self._home_assistant = home_assistant
         self._home = HomeAssistant(home_assistant, site, (), {})
-        self._stats = Stats({pipeline.name: pipeline.exits for pipeline in pipelines})
+        self._stats = Stats()
         self._stats_due: list[OriginStats] = []
         self._unsaved: Counter[str] = Counter()
         self._overloaded: set[str] = set()

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from distree.types import OriginStats, OriginTelemetry, PipelineTelemetry
 from orchestrator.fleet import Device
 
 
 class Stats:
-    """Remembers the last report of every origin. exits: number of exits per pipeline.
+    """Remembers the last report of every origin. The first report of a run of an agent counts from its start."""
 
-    The first report of a run of an agent counts from its start.
-    """
-
-    def __init__(self, exits: Mapping[str, int]) -> None:
-        self._exits = dict(exits)
+    def __init__(self) -> None:
         self._last: dict[tuple[str, str], tuple[str, float, OriginTelemetry]] = {}
 
     def take(self, device: Device) -> Iterator[OriginStats]:
@@ -36,9 +32,7 @@ class Stats:
         is_later = boot == device.boot
         self._last[key] = (device.boot, uptime_s, report)
         answered = report.answered - (before.answered if is_later else 0)
-        early = _early(report, self._exits[part.pipeline]) - (
-            _early(before, self._exits[part.pipeline]) if is_later else 0
-        )
+        early = _early(report) - (_early(before) if is_later else 0)
         period_s = uptime_s - (before_s if is_later else 0.0)
         return OriginStats(
             pipeline=part.pipeline,
@@ -53,5 +47,5 @@ class Stats:
         )
 
 
-def _early(report: OriginTelemetry, exits: int) -> int:
-    return sum(report.exits[: exits - 1])
+def _early(report: OriginTelemetry) -> int:
+    return sum(report.exits[:-1])

@@ -200,7 +200,7 @@ def reported(fleet, sequence, exits, **changes):
 
 
 def test_figures_are_of_the_time_between_two_reports_and_templates_read_them():
-    fleet, stats = boards(meta()), Stats({"fashion": 3})
+    fleet, stats = boards(meta()), Stats()
     (first,) = stats.take(reported(fleet, 1, (70, 20, 10), answered=100))
     assert (first.rate_hz, first.early_share, first.answered) == (10.0, 0.9, 100)  # 10 s after its start
     (second,) = stats.take(reported(fleet, 2, (71, 20, 13), answered=105))
@@ -215,7 +215,7 @@ def test_figures_are_of_the_time_between_two_reports_and_templates_read_them():
 
 
 def test_a_board_that_started_anew_is_counted_from_its_start():
-    fleet, stats = boards(meta()), Stats({"fashion": 3})
+    fleet, stats = boards(meta()), Stats()
     list(stats.take(reported(fleet, 9, (70, 20, 10), answered=100)))
     fleet.saw_state(0.0, state(boot="b2"))
     part = PipelineTelemetry(pipeline="fashion", epoch=3, revision="r1", stages=(), origin=origin(exits=(1, 0, 1)))

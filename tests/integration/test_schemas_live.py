@@ -76,6 +76,7 @@ def test_of_a_chain_that_is_tuned(site, tap, images):
         "broker": {"port": site.broker.port},
         "store": {"path": str(site.folder / "orchestrator.db")},
         "pipelines": [{"name": "fashion", "bundle": "fashion", "goal": {"accuracy_drop": 0.02}}],
+        "home_assistant": {},
     }
     (site.folder / "orchestrator.yaml").write_text(yaml.safe_dump(config))
     site.start("orchestrator", "orchestrator", "run", "-c", str(site.folder / "orchestrator.yaml"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 import socket
 import threading
 import urllib.error
 import urllib.request
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from orchestrator_samples import fusion, meta, origin, plan, stage, state, telemetry
@@ -89,6 +91,14 @@ def test_plans_and_who_follows_them(scraped):
     assert value(scraped, "plan_threshold", pipeline="fashion", missing="", exit=1) == math.inf
     assert value(scraped, "plan_threshold", pipeline="fashion", missing="0,2", exit=1) == 0.7
     assert value(scraped, "device_epoch", pipeline="fashion", device="b") == 4
+
+
+@needs_client
+def test_the_queries_in_docs_ask_for_what_is_there(scraped):
+    page = (Path(__file__).parents[2] / "docs" / "dashboards.md").read_text(encoding="utf-8")
+    asked = set(re.findall(r"\bdistree_[a-z0-9_]+", page))
+    assert len(asked) >= 14
+    assert asked <= {name for name, _ in scraped}
 
 
 @needs_client

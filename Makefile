@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test check format api bench scale tuner-report zoo zoo-check zoo-report clean
+.PHONY: help setup dev demo test check format api bench scale footprint arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference first-result clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -55,6 +55,15 @@ bench: dev           ## the hop against the bare loop, and the criteria (some mi
 scale: dev           ## 10,000 simulated boards, and an orchestrator of 1,000 real ones (some minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.scale --out docs/results $(ARGS)
 
+dashboard-soak: dev  ## the dashboard in Chromium under 50 results a second for a minute
+	$(BIN)/python -m benchmarks.dashboard --soak 60 $(ARGS)
+
+footprint: dev       ## disk, memory, time to start and wake-ups of an agent (a minute, on an idle machine)
+	$(BIN)/python -m benchmarks.footprint --out docs/results $(ARGS)
+
+arm: dev             ## agents on Debian's armhf userland under qemu-user answer the samples (as root; minutes)
+	$(BIN)/python -m benchmarks.arm --on fashion=model_zoo/samples/fashion.npz --out docs/results $(ARGS)
+
 tuner-report: dev    ## docs/results of the tuners (FASHION=folder CIFAR=cifar10_jpeg.npz WORK=folder; ten minutes)
 	$(BIN)/python -m benchmarks.tuner --on fashion=$(FASHION) --on cifar10-wide=$(CIFAR) --work $(WORK) --out docs/results $(ARGS)
 
@@ -67,5 +76,19 @@ zoo-check: zoo       ## train, export and report on tiny networks (some minutes)
 zoo-report: zoo      ## docs/results from trained networks (DATA=cifar10_jpeg.npz WORK=folder)
 	$(BIN)/distree zoo report cifar10-wide --data $(DATA) --work $(WORK) $(ARGS)
 
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@ $(VENV)/.installed
+
+docs: $(VENV)/.installed-docs  ## build the documentation into site/
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html, or: cd site && python3 -m http.server"
+
+reference: dev       ## write docs/reference anew from the code
+	$(BIN)/python -m tools.reference
+
+first-result: dev    ## from a bare virtual environment to the first result, timed
+	$(BIN)/python -m benchmarks.first_result $(ARGS)
+
 clean:               ## remove what was installed and cached
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -9,12 +9,13 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from broker_config.managed import ManagedBroker
+from broker_config.managed import WEBSOCKETS_USER, ManagedBroker
 from distree.errors import ConfigError, DistreeError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `distree broker` to a parser."""
+    parser.epilog = "example: distree broker run --port 1884"
     commands = parser.add_subparsers(dest="broker_command", required=True, metavar="COMMAND")
     command = commands.add_parser(
         "run", help="run a broker on 127.0.0.1 until Ctrl-C", epilog="example: distree broker run --port 1884"
@@ -25,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "mosquitto", "embedded"),
         default="auto",
         help="auto takes mosquitto where it is installed, else the embedded broker",
+    )
+    command.add_argument(
+        "--websockets",
+        type=int,
+        metavar="PORT",
+        help="let browsers (`distree dashboard`) in on this port, on every address of this machine, with the password "
+        "that is printed, to read only (mosquitto only; 0 takes a free one)",
     )
     command.add_argument(
         "--persistence",
@@ -38,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     """Run a broker until SIGINT or SIGTERM. Exit status: 0 stopped, 1 the broker died, 2 it cannot start."""
     if not 0 <= args.port < 65536:
         raise ConfigError(f"--port: expected 0 to 65535, received {args.port}")
+    if args.websockets is not None and not 0 <= args.websockets < 65536:
+        raise ConfigError(f"--websockets: expected 0 to 65535, received {args.websockets}")
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -45,8 +55,14 @@ def run(args: argparse.Namespace) -> int:
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with ManagedBroker(args.port, args.engine, args.persistence) as broker:
+        with ManagedBroker(args.port, args.engine, args.persistence, websockets_port=args.websockets) as broker:
             print(f"{broker.describe()}, until Ctrl-C", flush=True)
+            if broker.websockets_port is not None:
+                print(
+                    f"for browsers ws://{broker.host}:{broker.websockets_port}, user {WEBSOCKETS_USER}, "
+                    f"password {broker.websockets_password}",
+                    flush=True,
+                )
             while broker.running and not stop.wait(0.5):
                 pass
             if not stop.is_set():

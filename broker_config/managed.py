@@ -9,6 +9,7 @@ import importlib.util
 import os
 import pwd
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -19,13 +20,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from broker_config.render import MosquittoSettings, iotcore_toml, mosquitto_conf
+from broker_config.render import MosquittoSettings, WebsocketsSettings, iotcore_toml, mosquitto_conf, password_line
 from distree import children
 from distree.errors import BrokerError, ConfigError
+from distree.topics import ROOT
 
 Engine = Literal["auto", "mosquitto", "embedded"]
 
 HOST = "127.0.0.1"
+
+WEBSOCKETS_USER = "dashboard"
+"""Who may log in by websockets, with a password drawn at random, to read what stands under `distree/`."""
 
 _START_S = 10.0
 _STOP_S = 3.0
@@ -69,7 +74,9 @@ class ManagedBroker:
     """A broker on 127.0.0.1, as a context manager: mosquitto where it is installed, else the embedded one.
 
     `port` 0 takes a free one. `persistence` is a directory for sessions and retained messages;
-    `password_file` and `acl_file` are mosquitto's; all three are mosquitto's alone. The process ends with the
+    `password_file` and `acl_file` are mosquitto's; `websockets_port` opens a listener for browsers, 0 on a free
+    port, on every address of this machine, where only WEBSOCKETS_USER with `websockets_password` can read. All four
+    are mosquitto's alone. The process ends with the
     thread that started it, even if that is killed, so start it from a thread that lives as long as the broker
     is wanted. Errors: BrokerError for a port in use, a broker that is not installed or does not start;
     ConfigError for what an engine cannot do.
@@ -85,12 +92,15 @@ class ManagedBroker:
         *,
         password_file: Path | None = None,
         acl_file: Path | None = None,
+        websockets_port: int | None = None,
     ) -> None:
         self.port = port
         self.engine: Engine = engine
         self.persistence = persistence
         self.password_file = password_file
         self.acl_file = acl_file
+        self.websockets_port = websockets_port
+        self.websockets_password = secrets.token_urlsafe(9)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -123,6 +133,8 @@ class ManagedBroker:
     def start(self) -> None:
         """Start the process and wait until it answers MQTT; again after `stop` on the same port."""
         self.engine = self._choose()
+        if self.websockets_port == 0:
+            self.websockets_port = free_port()
         if self.port:
             self._start_on(self.port)
         else:
@@ -137,6 +149,8 @@ class ManagedBroker:
 
     def _start_on(self, port: int) -> None:
         _check_free(port)
+        if self.websockets_port is not None:
+            _check_free(self.websockets_port, host="", option="--websockets")
         before, self.port = self.port, port
         try:
             # Both engines read their file once, so that nothing stays behind however this process ends.
@@ -160,7 +174,7 @@ class ManagedBroker:
                 process.wait()
 
     def _choose(self) -> Literal["mosquitto", "embedded"]:
-        only_mosquitto = self.persistence or self.password_file or self.acl_file
+        only_mosquitto = self.persistence or self.password_file or self.acl_file or self.websockets_port is not None
         if self.engine != "embedded" and find_mosquitto() is not None:
             return "mosquitto"
         if self.engine == "mosquitto":
@@ -168,7 +182,9 @@ class ManagedBroker:
         if not has_embedded():
             raise BrokerError('no broker is installed: apt install mosquitto, or pip install "distree[broker]"')
         if only_mosquitto:
-            raise ConfigError("the embedded broker keeps no files and knows no users: apt install mosquitto")
+            raise ConfigError(
+                "the embedded broker keeps no files, knows no users and speaks no websockets: apt install mosquitto"
+            )
         return "embedded"
 
     def _command(self, engine: Engine, directory: Path) -> list[str]:
@@ -185,10 +201,20 @@ class ManagedBroker:
             password_file=self.password_file and self.password_file.resolve(),
             acl_file=self.acl_file and self.acl_file.resolve(),
             user=_own_name_as_root(),
+            websockets=self._websockets(directory),
         )
         config = directory / "mosquitto.conf"
         config.write_text(mosquitto_conf(settings), encoding="utf-8")
         return [find_mosquitto() or "mosquitto", "-c", str(config)]
+
+    def _websockets(self, directory: Path) -> WebsocketsSettings | None:
+        if self.websockets_port is None:
+            return None
+        users, access = directory / "websockets.users", directory / "websockets.acl"
+        users.touch(0o600)
+        users.write_text(password_line(WEBSOCKETS_USER, self.websockets_password, secrets.token_bytes(12)))
+        access.write_text(f"user {WEBSOCKETS_USER}\ntopic read {ROOT.partition('/')[0]}/#\n")
+        return WebsocketsSettings(port=self.websockets_port, password_file=users, acl_file=access)
 
     def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
         until = time.monotonic() + _START_S
@@ -201,16 +227,17 @@ class ManagedBroker:
         raise BrokerError(f"{self.engine} does not answer on {self.host}:{self.port} after {_START_S:g} s")
 
 
-def _check_free(port: int) -> None:
+def _check_free(port: int, host: str = HOST, option: str = "--port") -> None:
     with socket.socket() as probe:
         # As brokers do: connections of a broker that ended a moment ago are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
             raise BrokerError(
-                f"port {port} on {HOST} cannot be used ({(error.strerror or str(error)).lower()}): "
-                "use the broker that runs there, or choose another with --port"
+                f"port {port} on {host or 'this machine'} cannot be used "
+                f"({(error.strerror or str(error)).lower()}): use the broker that runs there, or choose another with "
+                f"{option}"
             ) from error
 
 

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 MAX_PACKET_BYTES = 2 << 20
 """Above the 1 MiB that transports allow themselves where a broker cannot tell its limit."""
+
+
+PASSWORD_ROUNDS = 20_000
+"""Of PBKDF2 in a password file; mosquitto takes what the file says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebsocketsSettings:
+    """A listener for browsers, with users and an access list of its own.
+
+    Mosquitto 2.0 opens it on every address of the machine whatever it is told, so it lets nobody in without a password.
+    """
+
+    port: int
+    password_file: Path
+    acl_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +42,7 @@ class MosquittoSettings:
     password_file: Path | None = None
     acl_file: Path | None = None
     user: str | None = None
+    websockets: WebsocketsSettings | None = None
     max_packet_bytes: int = MAX_PACKET_BYTES
     max_inflight_messages: int = 64
     max_queued_messages: int = 20_000
@@ -34,8 +53,10 @@ def mosquitto_conf(settings: MosquittoSettings) -> str:
     """Render mosquitto.conf."""
     lines = [
         "# Written by DistrEE at each start: changes here are lost.",
+        *(["per_listener_settings true"] if settings.websockets else []),
         f"listener {settings.port} {settings.host}",
         *_access(settings),
+        *_websockets(settings.websockets),
         "",
         "# Without this, and the same at the client, a small message can wait 40 ms for an acknowledgement.",
         "set_tcp_nodelay true",
@@ -65,6 +86,29 @@ def _access(settings: MosquittoSettings) -> list[str]:
     if settings.user is not None:
         lines.append(f"user {settings.user}")
     return lines
+
+
+def _websockets(settings: WebsocketsSettings | None) -> list[str]:
+    if settings is None:
+        return []
+    lines = [
+        "",
+        "# For browsers. On every address of this machine, as mosquitto cannot bind it to one.",
+        f"listener {settings.port}",
+        "protocol websockets",
+        "allow_anonymous false",
+        f"password_file {settings.password_file}",
+    ]
+    if settings.acl_file is not None:
+        lines.append(f"acl_file {settings.acl_file}")
+    return lines
+
+
+def password_line(user: str, password: str, salt: bytes) -> str:
+    """Render one line of a mosquitto password file: PBKDF2 with SHA-512, as mosquitto_passwd writes it."""
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, PASSWORD_ROUNDS)
+    parts = base64.b64encode(salt).decode(), base64.b64encode(digest).decode()
+    return f"{user}:$7${PASSWORD_ROUNDS}${parts[0]}${parts[1]}\n"
 
 
 def _persistence(settings: MosquittoSettings) -> list[str]:

@@ -14,9 +14,11 @@ import os
 import platform
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 
+from device_agent import presence
 from device_agent.config import AgentConfig, OriginConfig, PipelineConfig
 from device_agent.crew import Crew
 from device_agent.selftest import SelfTest
@@ -24,6 +26,7 @@ from device_agent.sources import Feed, Mqtt, Source, make_source
 from device_agent.spool import Spool
 from device_agent.startup import fuses, load_bundles, start_self_tests
 from device_agent.system import clock_synced, memory_mb, rss_bytes
+from device_agent.thumbnails import Thumbnails
 from device_agent.watchdog import SystemdNotifier
 from distree import __version__, tensors, topics, wire
 from distree.bundle import Bundle, TensorSpec
@@ -56,7 +59,9 @@ from distree.types import (
     Telemetry,
     Tell,
     Tensor,
+    Thumbnail,
 )
+from distree.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +69,9 @@ _NEVER = float("inf")
 
 POLL_S = 1.0
 """Longest wait for the network; everything that is due sooner shortens it."""
+
+SIGNALS_S = 2.0
+"""How often the waiting main thread looks for signals that another thread was given."""
 
 DECISION_EXPIRY_S = 10.0
 """A decision that reaches its branch later than this, in seconds, is of no use any more."""
@@ -90,6 +98,10 @@ class Pipeline:
         self.stage_topics = [topics.stage(site, name, k) for k in range(len(bundle.stages))]
         self.result_topic = topics.of_origin(site, name, Kind.RESULT, device)
         self.audit_topic = topics.of_origin(site, name, Kind.AUDIT, device)
+        self.thumbnail_topic = topics.of_origin(site, name, Kind.THUMBNAIL, device)
+        self.thumbnails: Thumbnails | None = None
+        if config.origin is not None and config.origin.thumbnails is not None:
+            self.thumbnails = Thumbnails(config.origin.thumbnails)
         self.spool: Spool | None = None
         if config.origin is not None and config.origin.spool:
             self.spool = Spool(agent.config.state_dir / f"{name}.spool")
@@ -98,7 +110,7 @@ class Pipeline:
         # What an earlier run left open and this bundle can still take.
         restore = [item for item in left if (item.tensor.dtype, item.tensor.shape) == (spec.dtype, spec.shape)]
         self.node = StageNode(_node_settings(agent, index, config, bundle), restore=restore, answered=answered)
-        self.room = threading.Condition(agent.transport.lock)
+        self.room = Waiting(agent.transport.lock)
         self.source: Source | None = None
         self.feed: Feed | None = None
 
@@ -133,7 +145,7 @@ class Pipeline:
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until an input can be accepted without shedding another; False on time-out."""
-        with self.room:
+        with self.agent.transport.lock:
             return self.room.wait_for(lambda: self.node.room() > 0, timeout_s)
 
     def submit(self, name: str, raw: Array, request: str | None = None) -> str:
@@ -147,19 +159,44 @@ class Pipeline:
 
         The caller sees to its work, by `Agent.crew.work` or by waking the network's thread.
         """
-        tensor = tensors.encode(self.preprocessor.tensor(raw))
+        tensor = self.encode(raw)
         with self.agent.transport.lock:
-            request, effects = self.node.accept(time.monotonic(), name, tensor, request=request)
-            if self.node.holds(request):
-                if self.spool is not None:
-                    self.spool.accepted(Accepted(request=request, name=name, tensor=tensor))
-            elif self.source is not None:
-                # Shed, or answered before: either way this input is done with.
-                self.source.answered(request)
-            self.agent.perform(self, effects)
+            request = self.take(name, tensor, request)
+        self.taken(request, raw)
+        return request
+
+    def encode(self, raw: Array) -> Tensor:
+        """Return the tensor of stage 0, a copy; RemoteProtocolError for a wrong dtype or shape."""
+        return tensors.encode(self.preprocessor.tensor(raw))
+
+    def take(self, name: str, tensor: Tensor, request: str | None) -> str:
+        """Take an encoded input into custody. Called with the lock held; then call `taken` without it."""
+        request, effects = self.node.accept(time.monotonic(), name, tensor, request=request)
+        if self.node.holds(request):
+            if self.spool is not None:
+                self.spool.accepted(Accepted(request=request, name=name, tensor=tensor))
+        elif self.source is not None:
+            # Shed, or answered before: either way this input is done with.
+            self.source.answered(request)
+        self.agent.perform(self, effects)
+        return request
+
+    def taken(self, request: str, raw: Array) -> None:
+        """See to what an input brings beside its work, without the lock."""
+        if self.thumbnails is not None:
+            self._show(self.thumbnails, request, raw)
         # A deadline nearer than what the network's thread waits for would be noticed late.
         self.agent.wake_for(self.node.notify_at())
-        return request
+
+    def _show(self, thumbnails: Thumbnails, request: str, raw: Array) -> None:
+        """Publish a picture of an input, if it is time for one; offline there is nobody to see it."""
+        transport = self.agent.transport
+        png = thumbnails.take(time.monotonic(), raw) if transport.online else None
+        if png is not None:
+            payload = wire.encode_thumbnail(Thumbnail(request=request, png=png))
+            # A broker may take no packet of this size.
+            with transport.lock, contextlib.suppress(LocalProtocolError):
+                transport.publish(self.thumbnail_topic, payload, qos=DELIVERY[Kind.THUMBNAIL].qos)
 
     def reject(self, name: str, reason: str, detail: str, payload: bytes) -> None:
         """Dead-letter something that is no input."""
@@ -281,8 +318,11 @@ class Agent:
                 zip(config.pipelines, load_bundles(config) if bundles is None else bundles, strict=True)
             )
         ]
-        self.on_result: list[Callable[[Result], None]] = []
-        """Called with each final result of this origin, with the lock held."""
+        self.on_result: Callable[[Result], None] | None = None
+        """Called with each final result of this board's origins, without the lock, by a thread of the crew."""
+        self.on_hang: Callable[[], object] = functools.partial(os._exit, 70)
+        """Called, with the lock held, when inference hangs for good. A thread cannot be ended, a process can."""
+        self._answers: deque[Result] = deque()
         self.dead_letters = 0
         self._status = DeviceStatus.INIT
         self._state_topic = state_topic
@@ -328,11 +368,14 @@ class Agent:
 
     def run(self) -> int:
         """Serve until `stop`, then drain; return the exit status (0, or 70 after a fault of the program)."""
-        with contextlib.closing(self.transport):
+        here = presence.announce(self.config.site, self.config.device, self.boot)
+        with contextlib.closing(self.transport), here or contextlib.nullcontext():
             self.transport.open(self, self._subscriptions())
             self.crew.start()
-            # The calling thread only waits, so that it is free to take signals, whatever hangs elsewhere.
-            self._stopping.wait()
+            # The calling thread only waits, so that it is free to take signals, whatever hangs elsewhere. The kernel
+            # may give one to another thread, though, and then Python's handler runs when this one looks up.
+            while not self._stopping.wait(SIGNALS_S):
+                pass
             self._drain()
         for pipeline in self.pipelines:
             if pipeline.spool is not None:
@@ -343,6 +386,11 @@ class Agent:
         """Ask `run` to drain and return; safe in a signal handler."""
         self._stopping.set()
 
+    def abandon(self) -> None:
+        """Ask `run` to return without draining, with exit status 70."""
+        self._exit_status = 70
+        self.stop()
+
     def _turn(self) -> None:
         """Wait for the network or for what is due, and see to both."""
         now = time.monotonic()
@@ -352,10 +400,18 @@ class Agent:
         if time.monotonic() >= until:
             with self.transport.lock:
                 self._tick(time.monotonic())
+        self._hand_out()
 
     def _glance(self) -> None:
         """See to what the network has brought, without waiting for more."""
         self.transport.poll(0.0)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Hand results to the program that runs this agent; without the lock, for it may take its time."""
+        while self._answers and self.on_result is not None:
+            with contextlib.suppress(IndexError):  # the crew's other thread was quicker
+                self.on_result(self._answers.popleft())
 
     def _due_at(self) -> float:
         due = min([pipeline.due_at() for pipeline in self.pipelines])
@@ -389,7 +445,7 @@ class Agent:
         if self.crew.busy_s() > 2 * self.config.hang_s:
             # Not even a supervisor helped. Custody of what is spooled survives; a hung thread cannot be ended.
             log.critical("inference has hung for %.0f s: giving up, to be restarted", self.crew.busy_s())
-            os._exit(70)
+            self.on_hang()
 
     def _drain(self) -> None:
         """Answer what is in custody and finish what is at work, within `drain_s`; then say goodbye."""
@@ -417,8 +473,7 @@ class Agent:
 
     def _fault(self, error: BaseException) -> None:
         log.critical("ended by a fault of this program", exc_info=error)
-        self._exit_status = 70
-        self.stop()
+        self.abandon()
 
     # ------------------------------------------------------------ Listener
 
@@ -446,6 +501,9 @@ class Agent:
     def received(self, message: Received) -> None:
         """Route a message by its topic; whatever breaks the protocol is dead-lettered and acknowledged."""
         route = self._routes.get(message.topic)
+        if message.payload == wire.PROBE:
+            self.transport.acknowledge(message.token)
+            return
         try:
             if route is None:
                 raise RemoteProtocolError("topic", "not subscribed by this agent")
@@ -639,8 +697,8 @@ class Agent:
         )
         if result.final:
             pipeline.room.notify()
-            for hook in self.on_result:
-                hook(result)
+            if self.on_result is not None:
+                self._answers.append(result)
 
     def _publish(self, kind: Kind, topic: str, payload: bytes) -> None:
         delivery = DELIVERY[kind]
@@ -681,6 +739,9 @@ class Agent:
         with self.transport.lock:
             # The node's time is read under the lock: it must not run backwards between two events.
             self.perform(pipeline, pipeline.node.completed(time.monotonic(), task.key, output, took_s))
+            # What was sent on has left the inbox, which may be what an input waits for.
+            pipeline.room.notify()
+        self._hand_out()
         self.wake_for(pipeline.node.notify_at())
 
     def _infer_failed(self, pipeline: Pipeline, task: Run | Fuse, error: Exception) -> None:
@@ -691,6 +752,7 @@ class Agent:
                 # Not its traceback: this comes with each input, and the line says it all.
                 log.error("stage %d: %s: %s", task.stage, type(error).__name__, error)
             self.perform(pipeline, pipeline.node.failed(time.monotonic(), task.key, str(error)))
+        self._hand_out()
 
     # ------------------------------------------------------------ sources
 

@@ -6,8 +6,10 @@ import argparse
 import gc
 import logging
 import signal
+from dataclasses import replace
 from pathlib import Path
 
+from device_agent import credentials
 from device_agent.config import AgentConfig, load_agent_config
 from device_agent.startup import load_bundles, start_self_tests
 from distree.protocols import Received
@@ -15,6 +17,7 @@ from distree.protocols import Received
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `distree agent`."""
+    parser.epilog = "example: distree agent check -c agent.yaml --connect"
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="run|check")
     run_parser = verbs.add_parser(
         "run", help="serve until SIGTERM", epilog="example: distree agent run -c /etc/distree/agent.yaml"
@@ -34,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `distree agent …`; return the exit status."""
     config = load_agent_config(args.config)
     if args.verb == "check":
-        return _check(config, args.connect)
+        return check(config, connect=args.connect)
+    config = replace(config, broker=credentials.applied(config.broker))
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s"
     )
@@ -68,7 +72,8 @@ class _Silent:
     def published(self, token: str) -> None: ...
 
 
-def _check(config: AgentConfig, connect: bool) -> int:
+def check(config: AgentConfig, *, connect: bool = False) -> int:
+    """Carry out `distree agent check`; what is wrong is raised as it would be by `run`."""
     from device_agent.agent import Agent
 
     agent = Agent(config)

@@ -82,6 +82,17 @@ class Crew(Generic[J]):
         since = self._computing_since
         return 0.0 if since is None else time.monotonic() - since
 
+    def sleeps(self) -> bool:
+        """Whether nobody computes, so that a job put now is found no sooner than the network wakes a thread.
+
+        Called with the lock held.
+        """
+        return self._computing_since is None
+
+    def is_current(self) -> bool:
+        """Whether the calling thread is one of this crew: what it waits for would never come."""
+        return threading.current_thread() in self._threads
+
     def look(self) -> None:
         """See to the network without waiting, if no other thread does. For `compute` alone, without the lock."""
         with self._lock:

@@ -2,47 +2,111 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import asyncio
 import itertools
 import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from device_agent.agent import Agent, Pipeline
-from device_agent.config import AgentConfig, PythonSource, load_agent_config
-from distree.errors import BrokerError, ConfigError, DistreeError
+from device_agent.config import AgentConfig, OriginConfig, PipelineConfig, PythonSource, load_agent_config
+from distree import wire
+from distree.broker_options import broker_at
+from distree.errors import (
+    BrokerError,
+    ClosedError,
+    ConfigError,
+    DistreeError,
+    InputError,
+    OverloadError,
+    RemoteProtocolError,
+)
 from distree.protocols import Array
-from distree.types import Result
+from distree.types import BrokerSettings, Result, Tensor
+
+STOP_S = 10.0
+"""What stopping may take on top of `drain_s`: threads, the last report, the broker's acknowledgements."""
 
 
 class Origin:
-    """Runs an agent in the background and hands arrays to it.
+    """A board's agent in the background of one's own program, which hands it inputs and gets results as futures.
 
-    `config` is an agent.yaml, or the loaded configuration, with exactly one pipeline whose source is `kind: python`.
+        with Origin("fashion", site="lab", device="cam1", pipeline="fashion", stages=[0]) as origin:
+            print(origin.submit(image).result().label)
 
-        with Origin("agent.yaml") as origin:
-            print(origin.submit(array).result().label)
+    `bundle` is a name in the model zoo or a folder; `stages` are those that this board runs itself (none: all are
+    elsewhere), `broker` is `mqtt://HOST:PORT`, `HOST:PORT` or settings. Each accepted input is answered within
+    `deadline_s` seconds, by this board alone if need be; at most `pending` are under way. `spool` keeps accepted inputs
+    in `state_dir` until the broker has their results, so that the next run answers what a crash left. `from_yaml` and
+    `from_config` know everything else that an agent can do.
 
-    Entering waits until the agent is ready; leaving answers what is pending, then stops the agent. Raises BrokerError
-    when the broker is not reached within `timeout_s`, and what Agent raises.
+    It runs between entering and leaving, `with` or `async with`, once. Entering tests and loads the interpreter and
+    waits up to `connect_s` seconds for the broker; 0 starts without it. Leaving answers what is pending, within the
+    configuration's `drain_s` (10 s). No future is left pending: what was not answered by then has a ClosedError.
+
+    Raises ConfigError, BundleError, RuntimeUnavailableError, and BrokerError when the broker is not reached.
     """
 
-    def __init__(self, config: AgentConfig | Path | str, timeout_s: float = 10.0) -> None:
-        loaded = config if isinstance(config, AgentConfig) else load_agent_config(Path(config))
-        self._agent = Agent(loaded)
-        self._pipeline = _python_pipeline(self._agent)
-        self._timeout_s = timeout_s
-        self._futures: dict[str, concurrent.futures.Future[Result]] = {}
+    def __init__(
+        self,
+        bundle: str | Path,
+        *,
+        site: str,
+        device: str,
+        pipeline: str,
+        stages: Sequence[int] = (),
+        broker: str | BrokerSettings = "mqtt://127.0.0.1",
+        username: str | None = None,
+        password_file: Path | str | None = None,
+        deadline_s: float = 1.0,
+        pending: int = 64,
+        spool: bool = False,
+        state_dir: Path | str = "state",
+        connect_s: float = 10.0,
+    ) -> None:
+        origin = OriginConfig(
+            source=PythonSource(kind="python"), deadline_ms=deadline_s * 1e3, pending=pending, spool=spool
+        )
+        part = PipelineConfig(name=pipeline, bundle=str(bundle), stages=tuple(stages), origin=origin)
+        settings = broker_at(broker, username, password_file)
+        self._begin(
+            AgentConfig(site=site, device=device, broker=settings, pipelines=(part,), state_dir=Path(state_dir)),
+            connect_s,
+        )
+
+    @classmethod
+    def from_yaml(cls, path: Path | str, *, connect_s: float = 10.0) -> Origin:
+        """Make an origin from an agent.yaml with exactly one pipeline of `source: {kind: python}`."""
+        return cls.from_config(load_agent_config(Path(path)), connect_s=connect_s)
+
+    @classmethod
+    def from_config(cls, config: AgentConfig, *, connect_s: float = 10.0) -> Origin:
+        """Make an origin from a loaded configuration with exactly one pipeline of `source: {kind: python}`."""
+        made = cls.__new__(cls)
+        made._begin(config, connect_s)
+        return made
+
+    def _begin(self, config: AgentConfig, connect_s: float) -> None:
+        self._config = config
+        self._index = _python_pipeline(config)
+        self._connect_s = connect_s
+        self._agent: Agent | None = None
+        self._pipeline: Pipeline | None = None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._is_open = False
+        self._futures: dict[str, Future[Result]] = {}
         self._count = itertools.count(1)
-        self._thread = threading.Thread(target=self._agent.run, name="agent", daemon=True)
+
+    # ------------------------------------------------------------ life
 
     def __enter__(self) -> Origin:
-        self._agent.prepare()
-        self._agent.on_result.append(self._deliver)
-        self._thread.start()
-        if not self._agent.wait_ready(self._timeout_s):
-            self.close()
-            raise BrokerError(self._agent.transport.last_error or f"not ready within {self._timeout_s:g} s")
+        self._open()
         return self
 
     def __exit__(
@@ -50,35 +114,193 @@ class Origin:
     ) -> None:
         self.close()
 
-    def submit(self, array: Array, name: str = "") -> concurrent.futures.Future[Result]:
-        """Hand over one input of the manifest's dtype and shape; the future gets its final Result by the deadline.
-
-        Waits for room in the books, at most one deadline long, after which the input is answered `shed`. Raises
-        RemoteProtocolError for a wrong dtype or shape.
-        """
-        origin = self._pipeline.config.origin
-        assert origin is not None  # noqa: S101 - checked when this object was made
-        self._pipeline.wait_for_room(origin.deadline_ms / 1e3)
-        future: concurrent.futures.Future[Result] = concurrent.futures.Future()
-        # The id is chosen here, so that the future is known before the answer can come.
-        request = f"{self._agent.boot}-py-{next(self._count):x}"
-        self._futures[request] = future
+    async def __aenter__(self) -> Origin:
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open))
         try:
-            self._pipeline.accept(name, array, request)
-        except DistreeError:
-            del self._futures[request]
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # A thread cannot be cancelled: what it has opened by its end is closed.
+            await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None:
+                await asyncio.to_thread(self.close)
             raise
-        # The agent's threads compute; this one is the program's own.
-        self._agent.transport.wake()
-        return future
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    def _open(self) -> None:
+        if self._agent is not None:
+            raise ClosedError("this Origin was entered before: make another")
+        self._agent = agent = Agent(self._config)
+        self._pipeline = agent.pipelines[self._index]
+        agent.on_result = self._deliver
+        agent.on_hang = agent.abandon  # the program is not the agent's to end
+        try:
+            agent.prepare()
+        except BaseException:
+            for pipeline in agent.pipelines:
+                if pipeline.spool is not None:
+                    pipeline.spool.close()
+            raise
+        self._is_open = True
+        self._thread = threading.Thread(target=self._serve, args=(agent,), name="distree-agent", daemon=True)
+        self._thread.start()
+        ends_at = time.monotonic() + self._connect_s
+        while self._is_open and (left_s := ends_at - time.monotonic()) > 0:
+            if agent.wait_ready(min(left_s, 0.1)):
+                return
+        if self._is_open and not self._connect_s:
+            return
+        self.close()
+        if isinstance(self._failure, DistreeError):
+            raise self._failure
+        raise BrokerError(agent.transport.last_error or f"the broker did not answer within {self._connect_s:g} s")
+
+    def _serve(self, agent: Agent) -> None:
+        """Run the agent; whatever ends it, nobody waits for it any more."""
+        try:
+            if agent.run():
+                self._failure = ClosedError("the agent ended by a fault; the log says which")
+        except BaseException as error:  # noqa: BLE001 - told by whoever waits
+            self._failure = error
+        self._shut(agent)
+        why = self._failure or f"this Origin was closed and not answered within {self._config.drain_s:g} s"
+        while self._futures:
+            request, future = self._futures.popitem()
+            if future.set_running_or_notify_cancel():
+                future.set_exception(ClosedError(f"input {request} has no answer: {why}"))
+
+    def _shut(self, agent: Agent) -> None:
+        with agent.transport.lock:
+            self._is_open = False
+            for pipeline in agent.pipelines:
+                pipeline.room.notify_all()
 
     def close(self) -> None:
-        """Answer what is pending, within the agent's `drain_s`, and stop."""
-        self._agent.stop()
-        if self._thread.is_alive():
-            self._thread.join(self._agent.config.drain_s + 5.0)
-        for future in self._futures.values():
-            future.cancel()
+        """Answer what is pending, within `drain_s`, and stop; from any thread, and harmless the second time."""
+        agent, thread = self._agent, self._thread
+        if agent is None or thread is None:
+            return
+        self._shut(agent)
+        agent.stop()
+        thread.join(self._config.drain_s + STOP_S)
+
+    # ------------------------------------------------------------ inputs
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an input, without a batch dimension; for images (height, width, channels)."""
+        return self._entered()[1].preprocessor.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Dtype of an input; uint8 for images, from 0 to 255."""
+        return self._entered()[1].preprocessor.dtype
+
+    @property
+    def pending(self) -> int:
+        """Inputs of this program under way: submitted and not answered."""
+        return len(self._futures)
+
+    def decode(self, payload: bytes) -> Array:
+        """Return the array to submit for an encoded image (resized), or for exactly the input's raw bytes.
+
+        Raises InputError for anything else, and where images need `pip install 'distree[images]'`.
+        """
+        try:
+            return self._entered()[1].preprocessor.from_bytes(payload)
+        except RemoteProtocolError as error:
+            raise InputError(f"input: {error.detail}") from None
+
+    def submit(self, array: Array, name: str = "", *, timeout_s: float | None = None) -> Future[Result]:
+        """Hand over one input of `shape` and `dtype`; the future gets its final Result by the deadline.
+
+        The array is read before this returns. `name` stands in the result as `input`. While `pending` inputs are under
+        way it waits for room, `timeout_s` seconds at most (None: the deadline; 0: not at all). Any thread may call it.
+        Done-callbacks run in the agent's threads: keep them short; in one, this never waits.
+
+        Raises InputError for another dtype or shape, OverloadError without room, ClosedError outside of `with`.
+        """
+        agent, pipeline = self._entered()
+        tensor = self._encode(array)
+        with agent.transport.lock:
+            if self._is_open and pipeline.node.room() <= 0:
+                waits_s = 0.0 if agent.crew.is_current() else self._patience_s(timeout_s)
+                pipeline.room.wait_for(lambda: not self._is_open or pipeline.node.room() > 0, waits_s)
+            if (accepted := self._accept(name, tensor)) is None:
+                raise self._overload()
+        return self._accepted(accepted, array)
+
+    async def submit_async(self, array: Array, name: str = "", *, timeout_s: float | None = None) -> Result:
+        """Hand over one input and return its final Result; as `submit`, but the event loop goes on meanwhile.
+
+        One coroutine from input to answer, so that a task is an input under way: `asyncio.gather` and task groups work,
+        and a task that is cancelled gives up its place in the line, or its answer.
+        """
+        agent, pipeline = self._entered()
+        tensor = self._encode(array)
+        ends_at = time.monotonic() + self._patience_s(timeout_s)
+        while True:
+            with agent.transport.lock:
+                if (accepted := self._accept(name, tensor)) is not None:
+                    break
+                waiter = pipeline.room.join()
+            if not await pipeline.room.wait(waiter, max(0.0, ends_at - time.monotonic())):
+                raise self._overload()
+        return await asyncio.wrap_future(self._accepted(accepted, array))
+
+    def _entered(self) -> tuple[Agent, Pipeline]:
+        if self._agent is None or self._pipeline is None:
+            raise ClosedError("this Origin is not entered: use it in a with block")
+        return self._agent, self._pipeline
+
+    def _encode(self, array: Array) -> Tensor:
+        _, pipeline = self._entered()
+        received = type(array).__name__
+        if isinstance(array, np.ndarray):
+            try:
+                return pipeline.encode(array)
+            except RemoteProtocolError:
+                received = f"{array.dtype} {array.shape}"
+        raise InputError(
+            f"input: bundle {pipeline.bundle.name} takes an array {self.dtype} {self.shape}, received {received}"
+        )
+
+    def _accept(self, name: str, tensor: Tensor) -> tuple[str, Future[Result]] | None:
+        """Take an input into custody; None if there is no room. Called with the lock held."""
+        _, pipeline = self._entered()
+        if not self._is_open:
+            raise ClosedError(str(self._failure or "this Origin is closed: it takes no more inputs"))
+        if pipeline.node.room() <= 0:
+            return None
+        # The id is chosen here, so that the future is known before the answer can come.
+        request = f"{pipeline.agent.boot}-py-{next(self._count):x}"
+        future = self._futures[request] = Future()
+        pipeline.take(wire.printable(name)[:256], tensor, request)
+        # The agent's threads compute; this one is the program's own. Whoever computes already finds the work.
+        if pipeline.agent.crew.sleeps():
+            pipeline.agent.transport.wake()
+        return request, future
+
+    def _accepted(self, accepted: tuple[str, Future[Result]], array: Array) -> Future[Result]:
+        _, pipeline = self._entered()
+        request, future = accepted
+        pipeline.taken(request, array)
+        return future
+
+    def _patience_s(self, timeout_s: float | None) -> float:
+        if timeout_s is not None:
+            return timeout_s
+        origin = self._config.pipelines[self._index].origin
+        return origin.deadline_ms / 1e3 if origin is not None else 0.0
+
+    def _overload(self) -> OverloadError:
+        agent, pipeline = self._entered()
+        why = "" if agent.transport.online else f"; results wait for the broker: {agent.transport.last_error}"
+        return OverloadError(f"no room for another input: {pipeline.node.pending} are in the books{why}")
 
     def _deliver(self, result: Result) -> None:
         future = self._futures.pop(result.request, None)
@@ -86,9 +308,15 @@ class Origin:
             future.set_result(result)
 
 
-def _python_pipeline(agent: Agent) -> Pipeline:
-    for pipeline in agent.pipelines:
-        origin = pipeline.config.origin
-        if origin is not None and isinstance(origin.source, PythonSource):
-            return pipeline
-    raise ConfigError("no pipeline with an origin whose source is {kind: python}")
+def _python_pipeline(config: AgentConfig) -> int:
+    """Return the number of the one pipeline whose inputs come from this program."""
+    found = [
+        index
+        for index, pipeline in enumerate(config.pipelines)
+        if pipeline.origin is not None and isinstance(pipeline.origin.source, PythonSource)
+    ]
+    if len(found) != 1:
+        raise ConfigError(
+            f"pipelines: {len(found)} have an origin of source {{kind: python}}; an Origin needs exactly one"
+        )
+    return found[0]

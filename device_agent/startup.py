@@ -8,6 +8,7 @@ from device_agent.config import AgentConfig, PipelineConfig
 from device_agent.selftest import SelfTest, start_self_test
 from distree.bundle import Bundle, load_bundle
 from distree.errors import ConfigError
+from distree.preprocess import is_image
 
 
 def load_bundles(config: AgentConfig) -> list[Bundle]:
@@ -31,6 +32,7 @@ def _misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
     for k in config.stages:
         if k >= len(bundle.stages):
             yield f"stages: bundle {bundle.name} has 0 to {len(bundle.stages) - 1}, not {k}"
+    yield from _no_pictures(config, bundle)
     if not bundle.is_wide:
         yield from _only_of_wide_stages(config, bundle)
         return
@@ -41,6 +43,16 @@ def _misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
             yield (
                 f"stages: {_numbers(group)} of bundle {bundle.name} belong on one board, for a branch keeps its "
                 f"features between them; add {', '.join(missing)}"
+            )
+
+
+def _no_pictures(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
+    if config.origin is not None and config.origin.thumbnails is not None:
+        spec = bundle.manifest.input
+        if not is_image(spec.dtype, spec.shape):
+            yield (
+                f"origin.thumbnails: inputs of bundle {bundle.name} are {spec.dtype} {spec.shape}, no images "
+                "(uint8, height x width x 1 or 3); remove thumbnails"
             )
 
 

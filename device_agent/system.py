@@ -7,7 +7,8 @@ import os
 import time
 
 _TIME_ERROR = 5
-_EARLIEST_BELIEVABLE = 1_735_689_600.0  # 2025: boards without a battery-backed clock boot in 1970
+EARLIEST_BELIEVABLE = 1_735_689_600.0
+"""2025 in Unix time, before any release: boards without a battery-backed clock boot in 1970."""
 
 
 def rss_bytes() -> int:
@@ -26,7 +27,7 @@ def memory_mb() -> int:
 
 def clock_synced() -> bool:
     """Whether the kernel says that something keeps the clock right."""
-    if time.time() < _EARLIEST_BELIEVABLE:
+    if time.time() < EARLIEST_BELIEVABLE:
         return False
     # struct timex with modes 0 asks and sets nothing; 512 bytes hold it on every architecture.
     state: int = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(512))

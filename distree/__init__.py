@@ -1,3 +1,26 @@
 """DistrEE: distributed early exit of neural-network inference over MQTT."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distree.results import Results
+    from distree.types import Result
+
 __version__ = "0.1.0"
+
+__all__ = ["Result", "Results", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on demand: most modules of this package need no broker client.
+    if name == "Results":
+        from distree.results import Results
+
+        return Results
+    if name == "Result":
+        from distree.types import Result
+
+        return Result
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

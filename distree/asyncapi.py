@@ -40,6 +40,7 @@ _CHANNELS = {
     Kind.AUDIT: "What all exits said of an input that its origin drew by lot.",
     Kind.TRUTH: "What inputs really were, from users.",
     Kind.STATS: "How an origin did of late; published by an orchestrator with `home_assistant`.",
+    Kind.THUMBNAIL: "Small pictures of some inputs, for dashboards; published by an origin with `thumbnails`.",
     Kind.ORCHESTRATOR: "Which orchestrator plans the site; also its will.",
 }
 _TO_DISTREE = frozenset({Kind.INPUT, Kind.TRUTH})

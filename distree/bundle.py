@@ -302,12 +302,13 @@ class Bundle:
         read_verified(self.path / golden.file, golden.sha256)
         if parameters is not None:
             read_verified(self.path / parameters.file, parameters.sha256)
-        for spec in self._segments(stages, branch, fuse):
+        for spec in self.held(stages, branch, fuse):
             read_verified(self.path / spec.segment, spec.sha256)
 
-    def _segments(
-        self, stages: Iterable[int] | None, branch: int | None, fuse: bool
+    def held(
+        self, stages: Iterable[int] | None, branch: int | None = None, fuse: bool = False
     ) -> Iterator[StageSpec | BranchSpec]:
+        """Give what a board holds of this bundle, or with `stages` None all segments; arguments as for `verify`."""
         if stages is None:
             yield from self.stages
             yield from itertools.chain.from_iterable(stage.branches for stage in self.stages)

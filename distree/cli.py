@@ -13,6 +13,9 @@ from distree.errors import BundleError, ConfigError, DistreeError
 
 COMMANDS = {
     "demo": ("distree.demo", "broker, orchestrator and agents on this machine, answering real images"),
+    "init": ("device_agent.init", "write the agent.yaml of this board"),
+    "doctor": ("device_agent.doctor.cli", "check all that a board's agent needs, from Python to the broker's rights"),
+    "service": ("device_agent.service", "install, remove or look at the systemd unit of a board's agent"),
     "agent": ("device_agent.cli", "run or check a board's agent"),
     "orchestrator": ("orchestrator.cli", "presence, plan and telemetry of a site"),
     "tune": ("orchestrator.tune_cli", "run a tuner over recorded audits: what it would have done"),
@@ -21,7 +24,8 @@ COMMANDS = {
     "zoo": ("model_zoo.cli", "list, verify, evaluate and build bundles"),
     "submit": ("distree.submit", "send files to a running origin and print their results"),
     "top": ("orchestrator.top.cli", "boards, rates, exits, latency and thresholds of a site, live in the terminal"),
-    "results": ("distree.results", "print a site's results as they come"),
+    "results": ("distree.results_cli", "print a site's results as they come"),
+    "dashboard": ("distree.dashboard.cli", "a web page of a site's results, exits, thresholds and devices"),
 }
 
 

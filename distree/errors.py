@@ -23,6 +23,22 @@ class BrokerError(DistreeError):
     """The broker cannot be reached or refuses this client."""
 
 
+class InputError(DistreeError):
+    """An input is not what the bundle takes: another dtype or shape, or bytes that are no image. Nothing was sent."""
+
+
+class OverloadError(DistreeError):
+    """There was no room for an input in the time that its sender would wait; nothing was sent, so try it again."""
+
+
+class ClosedError(DistreeError):
+    """An Origin or a Results was used outside of its `with` block, or ended before an input was answered."""
+
+
+class ResultTimeoutError(DistreeError, TimeoutError):
+    """No result came in the time that its reader would wait."""
+
+
 class ProtocolError(DistreeError):
     """A message breaks the protocol; `reason` is a short word for counters and dead letters."""
 

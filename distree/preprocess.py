@@ -17,6 +17,11 @@ IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
 """What peers may send. Pillow knows many more: old ones, little tested, and one that starts Ghostscript."""
 
 
+def is_image(dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether inputs of this dtype and shape are images: uint8, (height, width, 1 or 3)."""
+    return dtype == "uint8" and len(shape) == 3 and shape[2] in (1, 3)
+
+
 class Preprocessor:
     """Turns raw inputs into the tensor of stage 0.
 
@@ -59,7 +64,7 @@ class Preprocessor:
 
     def from_image(self, encoded: bytes) -> Array:
         """Decode, convert and resize an image to the input spec (height, width, 1 or 3 channels)."""
-        if self.dtype != np.uint8 or len(self.shape) != 3 or self.shape[2] not in (1, 3):
+        if not is_image(self.dtype.name, self.shape):
             raise RemoteProtocolError(
                 "size", f"expected {self.nbytes} bytes ({self.dtype} {self.shape}), received {len(encoded)}"
             )

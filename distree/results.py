@@ -1,99 +1,70 @@
-"""`distree results`: print a site's results as they come, one JSON object a line."""
+"""Results of a site, as objects, for one's own program."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
 from pathlib import Path
-from uuid import uuid4
 
-from distree import topics
-from distree.errors import ConfigError
+from distree import wire
+from distree.broker_options import broker_at
 from distree.protocols import Received
-from distree.topics import ROOT
-from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings
+from distree.subscription import Subscription
+from distree.topics import ROOT, check_id
+from distree.types import BrokerSettings, Result
 
 
-def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where the broker is and which site is meant."""
-    parser.add_argument("--broker", default="127.0.0.1:1883", metavar="HOST:PORT", help="default: %(default)s")
-    parser.add_argument("--username", help="user name at the broker")
-    parser.add_argument("--password-file", type=Path, metavar="FILE", help="its first line is the password")
-    parser.add_argument("--site", required=True, help="site id, as in agent.yaml")
+def result_topic(site: str, pipeline: str | None = None, origin: str | None = None) -> str:
+    """Return the topic filter of results; ConfigError for what is no id. None stands for all.
+
+    >>> result_topic("lab", "fashion")
+    'distree/1/lab/pipeline/fashion/result/+'
+    """
+    ids = [
+        "+" if value is None else check_id(value, what) for value, what in ((pipeline, "pipeline"), (origin, "origin"))
+    ]
+    return f"{ROOT}/{check_id(site, 'site')}/pipeline/{ids[0]}/result/{ids[1]}"
 
 
-def broker_settings(args: argparse.Namespace) -> BrokerSettings:
-    """Read the options of `add_broker_arguments`; ConfigError for what is no HOST:PORT or no site."""
-    topics.check_id(args.site, "--site")
-    host, port = split_address(args.broker)
-    return BrokerSettings(host=host, port=port, username=args.username, password_file=args.password_file)
+class Results(Subscription[Result]):
+    """The results of a site as they come, for `for` and `async for`.
 
+        with Results("mqtt://hub", site="lab", pipeline="fashion") as results:
+            for result in results:
+                print(result.input, result.label, result.confidence)
 
-def split_address(address: str) -> tuple[str, int]:
-    """Split HOST:PORT; ConfigError if it is not of that form."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"--broker: expected HOST:PORT, received {address!r}; for example 127.0.0.1:1883")
-    return host, int(port)
+    `broker` is `mqtt://HOST:PORT`, `HOST:PORT` or settings. Without `pipeline` or `origin` it is those of all. Each
+    request comes once, with its final result; with `late` also what came after it (`result.final` is False there).
 
+    Entering returns once the subscription is confirmed, so what is submitted from then on is not missed. Iterating
+    ends when `close` is called, and raises ResultTimeoutError when nothing came for `timeout_s` seconds. At most
+    `queue` results wait to be read; then the oldest are dropped, and counted in `dropped`. Malformed messages are
+    counted in `malformed`, lost connections, in which results may be missed, in `interruptions`.
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `distree results`."""
-    add_broker_arguments(parser)
-    parser.add_argument("--pipeline", default="+", help="only this pipeline (default: all)")
-    parser.add_argument("--count", type=int, metavar="N", help="end after N results")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end after so long, with exit status 1")
-    parser.epilog = "example: distree results --site lab --pipeline fashion --count 10"
+    Raises ConfigError, and BrokerError when the broker is not reached within `connect_s` seconds.
+    """
 
+    def __init__(
+        self,
+        broker: str | BrokerSettings = "mqtt://127.0.0.1",
+        *,
+        site: str,
+        pipeline: str | None = None,
+        origin: str | None = None,
+        late: bool = False,
+        username: str | None = None,
+        password_file: Path | str | None = None,
+        queue: int = 1024,
+        timeout_s: float | None = None,
+        connect_s: float = 10.0,
+    ) -> None:
+        def decode(message: Received) -> Result | None:
+            result = wire.decode_result(message.payload)
+            return result if result.final or late else None
 
-class _Printer:
-    """Prints what comes, as it came, up to `count` of it: results are JSON already."""
-
-    def __init__(self, transport: PahoTransport, count: int | None) -> None:
-        self._transport = transport
-        self._count = count
-        self.seen = 0
-
-    @property
-    def done(self) -> bool:
-        """Whether all that was wanted is printed."""
-        return self._count is not None and self.seen >= self._count
-
-    def connected(self) -> None:
-        """Nothing to say: results follow."""
-
-    def disconnected(self, why: str) -> None:
-        """Say why; the transport keeps trying."""
-        print(f"distree: {why}", file=sys.stderr)  # noqa: T201
-
-    def received(self, message: Received) -> None:
-        """Print one result; one turn at the network may bring more of them than are wanted."""
-        if self.done:
-            return
-        self.seen += 1
-        print(message.payload.decode(errors="replace"), flush=True)  # noqa: T201
-        self._transport.acknowledge(message.token)
-
-    def published(self, token: str) -> None:
-        """Nothing is published here."""
-
-
-def run(args: argparse.Namespace) -> int:
-    """Carry out `distree results`; return the exit status."""
-    settings = broker_settings(args)
-    pipeline = args.pipeline if args.pipeline == "+" else topics.check_id(args.pipeline, "--pipeline")
-    transport = PahoTransport(settings, client_id=f"distree-results-{uuid4().hex[:8]}", clean=True)
-    printer = _Printer(transport, args.count)
-    ends_at = time.monotonic() + args.timeout if args.timeout else float("inf")
-    try:
-        transport.open(printer, [(f"{ROOT}/{args.site}/pipeline/{pipeline}/result/+", 1)])
-        transport.connect_now(settings.connect_timeout_s + 1.0)
-        while not printer.done:
-            if time.monotonic() > ends_at:
-                return 1
-            transport.poll(0.5)
-    finally:
-        transport.close()
-    return 0
+        super().__init__(
+            broker_at(broker, username, password_file),
+            [result_topic(site, pipeline, origin)],
+            decode,
+            queue=queue,
+            timeout_s=timeout_s,
+            connect_s=connect_s,
+        )

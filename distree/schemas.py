@@ -39,6 +39,7 @@ from distree.types import (
     StageMessage,
     Telemetry,
     Tensor,
+    Thumbnail,
     Truth,
 )
 
@@ -70,6 +71,7 @@ PAYLOADS: dict[Kind, Payload] = {
     Kind.AUDIT: Payload(message=AuditRow, word="audit"),
     Kind.TRUTH: Payload(message=Truth, word=wire.TRUTH_SCHEMA),
     Kind.STATS: Payload(message=OriginStats, word=wire.STATS_SCHEMA),
+    Kind.THUMBNAIL: Payload(message=Thumbnail, word="thumbnail"),
     Kind.ORCHESTRATOR: Payload(message=Claim, word=wire.CLAIM_SCHEMA),
 }
 
@@ -141,6 +143,7 @@ _LIMITS: dict[str, Schema] = {
     "trace": {"maxItems": wire.MAX_STAGES},
     "shape": {**_list(_upto(wire.MAX_MESSAGE_BYTES) | {"minimum": 1}, wire.MAX_RANK)},
     "payload": _BYTES,
+    "png": {**_BYTES, "pattern": r"^\u0089PNG\r\n\u001a\n", "maxLength": wire.MAX_THUMBNAIL_BYTES},
     "rest_s": _list(_SECONDS, wire.MAX_STAGES),
     **dict.fromkeys(("thresholds", "scores"), _list(_FINITE, wire.MAX_STAGES)),
     **dict.fromkeys(("predictions", "exits"), _list(_COUNT, wire.MAX_STAGES)),
@@ -232,6 +235,7 @@ _MEANING = {
     "pending": "Inputs under way.",
     "pipeline": "Id of the pipeline.",
     "pipelines": "What the board did, per pipeline.",
+    "png": "The picture as a PNG file of at most 64 KiB.",
     "predictions": "Class that each exit predicts; empty where the audit was lost.",
     "python": "Version of Python.",
     "queue_ms": "Milliseconds spent waiting.",

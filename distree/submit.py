@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -13,11 +12,13 @@ from uuid import uuid4
 import numpy as np
 
 from distree import topics, wire
-from distree.errors import BrokerError, ConfigError, RemoteProtocolError
+from distree.broker_options import add_broker_arguments, broker_settings
+from distree.errors import BrokerError, ConfigError, ResultTimeoutError
 from distree.protocols import Received
-from distree.results import add_broker_arguments, broker_settings
-from distree.topics import DELIVERY, Kind
-from distree.transport.paho import PahoTransport
+from distree.results import result_topic
+from distree.results_cli import as_text
+from distree.subscription import Subscription
+from distree.topics import Kind
 from distree.types import InputMessage
 
 WINDOW = 16
@@ -34,68 +35,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: distree submit --site lab --pipeline fashion --origin cam1 boot.png bag.npy"
 
 
-class _Submitter:
-    def __init__(self, transport: PahoTransport, topic: str, messages: list[InputMessage]) -> None:
-        self._transport = transport
-        self._topic = topic
-        self._waiting = deque(messages)
-        self._under_way: set[str] = set()
-        self.heard_at = time.monotonic()
-
-    @property
-    def missing(self) -> int:
-        return len(self._waiting) + len(self._under_way)
-
-    def connected(self) -> None:
-        self._fill()
-
-    def disconnected(self, why: str) -> None:
-        print(f"distree: {why}", file=sys.stderr)  # noqa: T201
-
-    def published(self, token: str) -> None:
-        """The result tells more than the broker's acknowledgement."""
-
-    def received(self, message: Received) -> None:
-        self._transport.acknowledge(message.token)
-        try:
-            result = wire.decode_result(message.payload)
-        except RemoteProtocolError as error:
-            print(f"distree: {message.topic}: {error}", file=sys.stderr)  # noqa: T201
-            return
-        if result.request in self._under_way and result.final:
-            self._under_way.discard(result.request)
-            self.heard_at = time.monotonic()
-            print(message.payload.decode(), flush=True)  # noqa: T201
-            self._fill()
-
-    def _fill(self) -> None:
-        while self._waiting and len(self._under_way) < WINDOW:
-            message = self._waiting.popleft()
-            self._under_way.add(message.request)
-            delivery = DELIVERY[Kind.INPUT]
-            self._transport.publish(self._topic, wire.encode_input(message), qos=delivery.qos)
-
-
 def run(args: argparse.Namespace) -> int:
     """Carry out `distree submit`; return 0 if every file was answered, 1 otherwise."""
     settings = broker_settings(args)
     pipeline, origin = topics.check_id(args.pipeline, "--pipeline"), topics.check_id(args.origin, "--origin")
     batch = uuid4().hex[:12]
     messages = [_message(path, f"{batch}-{index:x}") for index, path in enumerate(args.files)]
-    transport = PahoTransport(settings, client_id=f"distree-submit-{batch}", clean=True)
-    submitter = _Submitter(transport, topics.of_origin(args.site, pipeline, Kind.INPUT, origin), messages)
-    try:
-        transport.open(submitter, [(topics.of_origin(args.site, pipeline, Kind.RESULT, origin), 1)])
-        transport.connect_now(settings.connect_timeout_s + 1.0)
-        while submitter.missing and time.monotonic() < submitter.heard_at + args.timeout:
-            transport.poll(0.2)
-    finally:
-        transport.close()
-    if submitter.missing:
-        raise BrokerError(
-            f"{submitter.missing} of {len(messages)} inputs got no answer within {args.timeout:g} s: is the agent "
-            f"{origin!r} of site {args.site!r} running, with an origin of pipeline {pipeline!r} whose source is mqtt?"
-        )
+
+    def own(message: Received) -> tuple[str, str] | None:
+        result = wire.decode_result(message.payload)
+        return (result.request, as_text(message)) if result.final and result.request.startswith(batch) else None
+
+    waiting, under_way, heard_at = deque(messages), set[str](), time.monotonic()
+    topic = topics.of_origin(args.site, pipeline, Kind.INPUT, origin)
+    connect_s = settings.connect_timeout_s + 1.0
+    with Subscription(settings, [result_topic(args.site, pipeline, origin)], own, connect_s=connect_s) as results:
+        while waiting or under_way:
+            while waiting and len(under_way) < WINDOW:
+                message = waiting.popleft()
+                under_way.add(message.request)
+                results.publish(topic, wire.encode_input(message))
+            try:
+                request, line = results.get(max(0.0, heard_at + args.timeout - time.monotonic()))
+            except ResultTimeoutError:
+                raise BrokerError(
+                    f"{len(waiting) + len(under_way)} of {len(messages)} inputs got no answer within "
+                    f"{args.timeout:g} s: is the agent {origin!r} of site {args.site!r} running, with an origin of "
+                    f"pipeline {pipeline!r} whose source is mqtt?"
+                ) from None
+            if request in under_way:
+                under_way.discard(request)
+                heard_at = time.monotonic()
+                print(line, flush=True)  # noqa: T201
     return 0
 
 

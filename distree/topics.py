@@ -5,7 +5,7 @@ distree/1/{site}/orchestrator
 distree/1/{site}/pipeline/{pipeline}/plan
 distree/1/{site}/pipeline/{pipeline}/truth
 distree/1/{site}/pipeline/{pipeline}/stage/{k}
-distree/1/{site}/pipeline/{pipeline}/{input,outcome,result,audit,stats}/{origin}
+distree/1/{site}/pipeline/{pipeline}/{input,outcome,result,audit,stats,thumbnail}/{origin}
 distree/1/{site}/pipeline/{pipeline}/{exit,decision}/{device}
 """
 
@@ -26,20 +26,37 @@ class Kind(str, enum.Enum):
     """What a topic carries; the value is the word that stands in the topic."""
 
     STATE = "state"
+    """What a device does: init, ready, draining, disconnected, lost; with a boot id. Also its will."""
     META = "meta"
+    """What a device is: versions, runtime, memory, stages."""
     TELEMETRY = "telemetry"
+    """A device's counters since boot, latencies and times of stages."""
     DEAD = "dead"
+    """A message that a device refused: its topic, why, its size and first bytes."""
     PLAN = "plan"
+    """By which criterion and thresholds exits are taken, and the share of inputs audited; from the orchestrator."""
     STAGE = "stage"
+    """An input (stage 0) or features (later stages), for one board of that stage, or one of each branch."""
     INPUT = "input"
+    """An input for an origin whose source is mqtt: raw bytes, an encoded image, or msgpack with a name."""
     OUTCOME = "outcome"
+    """The answer to an input, from the board where it left, to its origin."""
     RESULT = "result"
+    """The answer to an input, from its origin, for dashboards and programs."""
     EXIT = "exit"
+    """A branch's embedding, to the board that fuses."""
     DECISION = "decision"
+    """Go on or stop, from the board that fuses, to a board of a branch."""
     AUDIT = "audit"
+    """What all exits said of an input drawn by lot, for the orchestrator."""
     TRUTH = "truth"
+    """What an input really was; from users, for the orchestrator."""
     STATS = "stats"
+    """How an origin did between two reports: rate, early exits, latency; from an orchestrator with `home_assistant`."""
+    THUMBNAIL = "thumbnail"
+    """A small picture of an input, for dashboards; from an origin with `thumbnails`."""
     ORCHESTRATOR = "orchestrator"
+    """Which orchestrator plans the site. Also its will."""
 
 
 @record
@@ -69,11 +86,12 @@ DELIVERY: dict[Kind, Delivery] = {
     Kind.AUDIT: Delivery(qos=1, retain=False, content_type=MSGPACK),
     Kind.TRUTH: Delivery(qos=1, retain=False, content_type=JSON),
     Kind.STATS: Delivery(qos=0, retain=False, content_type=JSON),
+    Kind.THUMBNAIL: Delivery(qos=0, retain=False, content_type=MSGPACK),
     Kind.ORCHESTRATOR: Delivery(qos=1, retain=True, content_type=JSON),
 }
 
 _OF_DEVICE = frozenset({Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD})
-_OF_ORIGIN = frozenset({Kind.INPUT, Kind.OUTCOME, Kind.RESULT, Kind.AUDIT, Kind.STATS})
+_OF_ORIGIN = frozenset({Kind.INPUT, Kind.OUTCOME, Kind.RESULT, Kind.AUDIT, Kind.STATS, Kind.THUMBNAIL})
 _OF_WIDE = frozenset({Kind.EXIT, Kind.DECISION})
 
 
@@ -124,7 +142,7 @@ def shared_stage(site: str, pipeline: str, k: int, branch: int = 0) -> str:
 
 
 def of_origin(site: str, pipeline: str, kind: Kind, origin: str) -> str:
-    """Topic of an origin's raw inputs, outcomes, results, audits or figures."""
+    """Topic of an origin's raw inputs, outcomes, results, audits, figures or thumbnails."""
     assert kind in _OF_ORIGIN  # noqa: S101
     return f"{ROOT}/{site}/pipeline/{pipeline}/{kind.value}/{origin}"
 
@@ -178,7 +196,7 @@ def parse(topic: str) -> Address:
                 return Address(site=site, kind=Kind(word), pipeline=pipeline)
             case [site, "pipeline", pipeline, "stage", k] if k.isdigit() and len(k) <= 3:
                 return Address(site=site, kind=Kind.STAGE, pipeline=pipeline, stage=int(k))
-            case [site, "pipeline", pipeline, ("input" | "outcome" | "result" | "audit" | "stats") as word, origin]:
+            case [site, "pipeline", pipeline, word, origin] if word in _OF_ORIGIN:
                 return Address(site=site, kind=Kind(word), pipeline=pipeline, origin=origin)
             case [site, "pipeline", pipeline, ("exit" | "decision") as word, device_id]:
                 return Address(site=site, kind=Kind(word), pipeline=pipeline, device=device_id)

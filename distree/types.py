@@ -267,6 +267,14 @@ class Truth:
     label: str
 
 
+@record
+class Thumbnail:
+    """A small picture of the input `request`, as a PNG file, for dashboards; never retained, lost without harm."""
+
+    request: str
+    png: bytes
+
+
 class DeviceStatus(str, enum.Enum):
     """Life of a device agent, as published on its retained state topic."""
 
@@ -439,16 +447,41 @@ class DeadLetter:
 
 
 @record
+class TlsSettings:
+    """How the connection to the broker is encrypted; certificate and host name are always verified."""
+
+    ca_file: Path | None = None
+    """Certificates (PEM) of those who may vouch for the broker; if left out, those that the system trusts."""
+    cert_file: Path | None = None
+    """This client's certificate (PEM), for a broker that asks for one."""
+    key_file: Path | None = None
+    """The certificate's key (PEM, no passphrase)."""
+
+    def __post_init__(self) -> None:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file: a client certificate needs both, cert_file and key_file")
+
+
+@record
 class BrokerSettings:
-    """Where the broker is and how to log in. `password_file` holds one line; a password never stands in YAML."""
+    """Where the broker is and how to log in; a password never stands in YAML."""
 
     host: str = "127.0.0.1"
+    """Name or address of the broker."""
     port: int = 1883
+    """Its port for MQTT over TCP."""
     username: str | None = None
+    """User name at the broker; without one the client is anonymous."""
     password_file: Path | None = None
+    """File whose first line is the password."""
+    tls: TlsSettings | None = None
+    """Given, be it empty, the connection is encrypted; brokers usually take that on port 8883."""
     keepalive_s: int = 15
+    """After so long without traffic the client pings; the broker gives it up after half as long again."""
     session_expiry_s: int = 3600
+    """How long the broker keeps a session, and what waits in it, for a client that is away."""
     connect_timeout_s: float = 5.0
+    """Longest wait for one attempt to connect."""
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:

@@ -46,11 +46,15 @@ from distree.types import (
     StageTelemetry,
     Telemetry,
     Tensor,
+    Thumbnail,
     Trace,
     Truth,
 )
 
 VERSION = 1
+
+PROBE = b"distree probe"
+"""What `distree doctor` sends to see whether a topic may be used: every agent ignores it, on every topic."""
 
 MAX_MESSAGE_BYTES = 1 << 20
 """Longest message that is looked at, in bytes; a longer one is refused unread."""
@@ -626,6 +630,32 @@ def is_input(payload: bytes) -> bool:
 def decode_input(payload: bytes) -> InputMessage:
     """Decode a named input."""
     return _decode(_read_input, _unpack(payload, "input"))
+
+
+MAX_THUMBNAIL_BYTES = 64 << 10
+"""Longest picture that is taken for a thumbnail."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def encode_thumbnail(thumbnail: Thumbnail) -> bytes:
+    """Encode a small picture of an input for its origin's thumbnail topic."""
+    packed: bytes = msgpack.packb(
+        {"v": VERSION, "kind": "thumbnail", "request": thumbnail.request, "png": thumbnail.png}
+    )
+    return packed
+
+
+def _read_thumbnail(fields: Fields) -> Thumbnail:
+    png = fields["png"]
+    if type(png) is not bytes or not png.startswith(_PNG) or len(png) > MAX_THUMBNAIL_BYTES:
+        raise _bad("png", type(png).__name__, f"a PNG file of at most {MAX_THUMBNAIL_BYTES} bytes")
+    return Thumbnail(request=_text(fields, "request"), png=png)
+
+
+def decode_thumbnail(payload: bytes) -> Thumbnail:
+    """Decode what came on a thumbnail topic; whether the picture behind its signature is whole is not looked at."""
+    return _decode(_read_thumbnail, _unpack(payload, "thumbnail"))
 
 
 # ---------------------------------------------------------------- plan and telemetry

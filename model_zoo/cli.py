@@ -54,6 +54,7 @@ _SAMPLES = Path(__file__).parent / "samples"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands of `distree zoo` to its parser."""
+    parser.epilog = "example: distree zoo show fashion"
     commands = parser.add_subparsers(dest="zoo_command", metavar="COMMAND", required=True)
     _command(commands, "list", "bundles that are installed", "distree zoo list")
     show = _command(commands, "show", "stages, exits and figures of a bundle", "distree zoo show fashion")

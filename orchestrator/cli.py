@@ -54,6 +54,7 @@ _SET_EXAMPLE = """example:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands run, status, explain, audits, home-assistant and set-thresholds."""
+    parser.epilog = "example: distree orchestrator status -c orchestrator.yaml"
     commands = parser.add_subparsers(dest="orchestrator_command", metavar="COMMAND", required=True)
     _add_command(commands, "run", "run the orchestrator until SIGTERM or Ctrl-C", _RUN_EXAMPLE)
     status = _add_command(commands, "status", "show devices and pipelines, from the store", _STATUS_EXAMPLE)

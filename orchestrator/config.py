@@ -30,11 +30,14 @@ NEVER_SENT = 1e300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
-    """Where the history is kept and how much of it: days of telemetry, and mebibytes of the whole file."""
+    """Where the history is kept and how much of it."""
 
     path: Path = Path("state/orchestrator.db")
+    """SQLite file of telemetry, audits, plans and the tuners' state."""
     telemetry_days: float = 7.0
+    """How long telemetry is kept."""
     max_mb: int = 64
+    """Largest size of the whole file."""
 
     def __post_init__(self) -> None:
         if not 0 < self.telemetry_days < math.inf:
@@ -47,26 +50,28 @@ class StoreConfig:
 class GoalConfig:
     """What a pipeline's thresholds are tuned for.
 
-    `accuracy_drop` is how much accuracy early exits may cost against the last exit, `confidence` how sure the
-    orchestrator must be of it before it lets inputs leave. `audit_rate` is the share of inputs of which all exits are
-    asked; while none may leave early it is 1, for then it costs nothing. Where users publish what inputs really were,
-    audits wait `labels_wait_s` for that.
-
-    The other goals are for what boards measure. With any of them, inputs leave as early as these goals need and no
-    earlier; without, as early as is proved safe. `latency_p95_ms` is of the slowest origin, `bytes_per_input` of what
-    boards send to each other, `energy_mj` per input as reckoned from `mj_per_mmac`, a million multiply-accumulates, and
-    `mj_per_kb`, a thousand bytes.
+    `latency_p95_ms`, `bytes_per_input` and `energy_mj` are for what boards measure. With any of them, inputs leave as
+    early as these goals need and no earlier; without, as early as is proved safe.
     """
 
     accuracy_drop: Share
+    """How much accuracy early exits may cost against the last exit."""
     confidence: Share = CONFIDENCE
+    """How sure the orchestrator must be of it before it lets inputs leave."""
     audit_rate: Share = AUDIT_RATE
+    """Share of inputs of which all exits are asked; while none may leave early it is 1, for then it costs nothing."""
     labels_wait_s: float | None = None
+    """How long audits wait for what users publish on `truth`; without it losses are against the last exit."""
     latency_p95_ms: float | None = None
+    """Goal for the 95th percentile of latency, of the slowest origin."""
     bytes_per_input: float | None = None
+    """Goal for the bytes that boards send to each other."""
     energy_mj: float | None = None
+    """Goal for the energy of an input, in millijoules; needs `mj_per_mmac`."""
     mj_per_mmac: float | None = None
+    """Millijoules that a million multiply-accumulates take on your boards."""
     mj_per_kb: float = 0.0
+    """Millijoules that a thousand bytes take to send."""
 
     def __post_init__(self) -> None:
         for name in ("accuracy_drop", "confidence"):
@@ -99,10 +104,15 @@ class PipelineConfig:
     """
 
     name: str
+    """The pipeline's id, as in agent.yaml."""
     bundle: str
+    """A name in the model zoo, or a folder with a bundle.yaml."""
     criterion: str | None = None
+    """Exit criterion; the bundle's if left out."""
     thresholds: tuple[float, ...] | None = None
+    """One per exit but the last; the bundle's calibrated ones if left out."""
     goal: GoalConfig | None = None
+    """What thresholds are tuned for, instead of giving them."""
 
     def __post_init__(self) -> None:
         check_id(self.name, "name")
@@ -115,7 +125,9 @@ class MetricsConfig:
     """Where Prometheus finds the metrics: http://host:port/metrics. Anyone who reaches the port reads them."""
 
     port: int
+    """Port of the metrics; 0 takes a free one."""
     host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for all."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -127,6 +139,7 @@ class HomeAssistantConfig:
     """Where Home Assistant looks for devices: its discovery prefix, on the same broker."""
 
     prefix: str = HOME_ASSISTANT_PREFIX
+    """Home Assistant's discovery prefix, on the same broker."""
 
     def __post_init__(self) -> None:
         check_prefix(self.prefix, "prefix")
@@ -147,11 +160,17 @@ class OrchestratorConfig:
     """The whole of orchestrator.yaml; what `metrics` and `home_assistant` stand for is off without them."""
 
     site: str
+    """The site's id, as in agent.yaml."""
     broker: BrokerSettings = field(default_factory=BrokerSettings)
+    """Where the broker is and how to log in."""
     store: StoreConfig = field(default_factory=StoreConfig)
+    """The history."""
     metrics: MetricsConfig | None = None
+    """Given where Prometheus is to see the site (extra `metrics`); otherwise no port is opened."""
     home_assistant: HomeAssistantConfig | None = None
+    """Given where Home Assistant is to find boards and answers by MQTT discovery."""
     pipelines: tuple[PipelineConfig, ...]
+    """What is planned; at least one."""
 
     def __post_init__(self) -> None:
         check_id(self.site, "site")

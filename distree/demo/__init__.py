@@ -8,13 +8,18 @@ import json
 import tempfile
 from pathlib import Path
 
+from distree.broker_options import split_address
 from distree.bundle import load_bundle
+from distree.demo.dashboard import serve_dashboard
 from distree.demo.figures import Figures, Screen
 from distree.demo.fleet import Demo
 from distree.demo.plan import plan_site
 from distree.demo.samples import load_samples
 from distree.errors import ConfigError
-from distree.results import split_address
+
+RATE_HZ = 250.0
+WATCHED_RATE_HZ = 20.0
+"""Inputs a second for people who look at each of them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,9 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate",
         type=float,
-        default=250.0,
         metavar="HZ",
-        help="inputs a second, 0 for all it can (default: %(default)s)",
+        help=f"inputs a second, 0 for all it can (default: {RATE_HZ:g}, with --dashboard {WATCHED_RATE_HZ:g})",
+    )
+    parser.add_argument(
+        "--dashboard",
+        type=int,
+        nargs="?",
+        const=8080,
+        metavar="PORT",
+        help="serve `distree dashboard` of it on this port (default: 8080), until Ctrl-C; needs mosquitto",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and every answer")
     parser.epilog = "example: distree demo --inputs 200 --json demo.json"
@@ -65,14 +77,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `distree demo`; 0 only if every input was answered."""
+    rate_hz = args.rate if args.rate is not None else RATE_HZ if args.dashboard is None else WATCHED_RATE_HZ
     bundle = load_bundle(args.bundle)
     plan = plan_site(bundle, fuser=args.fuser, mode=args.mode)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="distree-demo-")))
-        samples = load_samples(bundle, args.data, args.inputs, args.rate, folder)
+        samples = load_samples(bundle, args.data, args.inputs, rate_hz, folder)
         address, broker = _broker(args, stack)
         print(f"broker: {broker}")
-        demo = stack.enter_context(Demo(plan, samples, folder, address, broker))
+        demo = stack.enter_context(Demo(plan, samples, folder, address, broker, pictures=args.dashboard is not None))
         print(f"starting an orchestrator and {len(demo.devices)} agents for bundle {bundle.name} {bundle.revision} …")
         demo.start()
         screen = Screen(demo)
@@ -80,9 +93,12 @@ def run(args: argparse.Namespace) -> int:
             screen.show()
         screen.end()
         figures = Figures(demo)
-    print("\n".join(figures.lines()))
-    if args.json is not None:
-        _write_json(args.json, figures)
+        print("\n".join(figures.lines()))
+        if args.json is not None:
+            _write_json(args.json, figures)
+        if args.dashboard is not None:
+            print("\nthe dashboard stays until Ctrl-C", flush=True)
+            demo.stay()
     return 0 if figures.answered == samples.count else 1
 
 
@@ -95,8 +111,17 @@ def _write_json(path: Path, figures: Figures) -> None:
 
 def _broker(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[tuple[str, int], str]:
     if args.broker != "auto":
+        if args.dashboard is not None:
+            raise ConfigError(
+                "--dashboard: with a broker of your own run `distree dashboard --broker ws://HOST:PORT` beside the demo"
+            )
         return split_address(args.broker), f"the one at {args.broker}"
-    from broker_config.managed import ManagedBroker
+    from broker_config.managed import WEBSOCKETS_USER, ManagedBroker
 
-    managed = stack.enter_context(ManagedBroker(engine=args.engine))
+    if args.dashboard is None:
+        managed = stack.enter_context(ManagedBroker(engine=args.engine))
+    else:
+        managed = stack.enter_context(ManagedBroker(engine=args.engine, websockets_port=0))
+        url = serve_dashboard(stack, args.dashboard, f"ws://{managed.host}:{managed.websockets_port}")
+        print(f"dashboard: {url} user {WEBSOCKETS_USER}, password {managed.websockets_password}", flush=True)
     return (managed.host, managed.port), managed.describe()

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import yaml
@@ -17,6 +17,7 @@ from distree.demo.plan import Board, Site
 from distree.demo.samples import Samples
 from distree.demo.watch import Listener, Watch
 from distree.errors import BrokerError, DistreeError
+from distree.preprocess import is_image
 from distree.topics import ROOT, Kind
 from distree.transport.paho import PahoTransport
 from distree.types import BrokerSettings
@@ -35,19 +36,35 @@ BRANCH_TIMEOUT_MS = 1000
 """Generous for the same reason."""
 
 TELEMETRY_S = 0.5
+PICTURES_HZ = 50.0
+"""More than are seen one by one, fewer than would be felt at the rates of a demo without a dashboard."""
+
 REPORTS_S = 5.0
 """Longest wait for the boards' reports on all they did."""
 
 
 class Demo:
-    """Starts everything, watches, and stops everything in the reverse order."""
+    """Starts everything, watches, and stops everything in the reverse order.
 
-    def __init__(self, plan: Site, samples: Samples, folder: Path, address: tuple[str, int], broker: str) -> None:
+    With `pictures` the origin publishes thumbnails of its inputs, if they are images.
+    """
+
+    def __init__(
+        self,
+        plan: Site,
+        samples: Samples,
+        folder: Path,
+        address: tuple[str, int],
+        broker: str,
+        *,
+        pictures: bool = False,
+    ) -> None:
         self.plan = plan
         self.bundle = plan.bundle
         self.samples = samples
         self.folder = folder
         self.broker = broker
+        self.pictures = pictures and is_image(self.bundle.manifest.input.dtype, self.bundle.manifest.input.shape)
         self.site = f"demo-{uuid4().hex[:8]}"
         self.settings = BrokerSettings(host=address[0], port=address[1])
         self.devices = [board.device for board in plan.boards]
@@ -137,13 +154,15 @@ class Demo:
             "limit": self.samples.count,
             "rate_hz": self.samples.rate_hz,
         }
-        origin = {
+        origin: dict[str, Any] = {
             "deadline_ms": DEADLINE_MS,
             "pending": 8,
             "silence_ms": 2000,
             "source": source,
             "mode": "eager" if self.plan.is_eager else "gated",
         }
+        if self.pictures:
+            origin["thumbnails"] = {"side": 64, "rate_hz": PICTURES_HZ}
         return origin if self.plan.fuser is None else {**origin, "fuser": self.plan.fuser}
 
     def _orchestrator_config(self) -> dict[str, Any]:
@@ -195,6 +214,12 @@ class Demo:
             self._transport.poll(0.1)
         if self.bundle.is_wide:
             self._await_reports()
+
+    def stay(self) -> NoReturn:
+        """Keep all of it running until the process is told to end; DistreeError if a part of it ends by itself."""
+        while True:
+            self._transport.poll(0.5)
+            self._check_processes()
 
     def _await_reports(self) -> None:
         """Wait for a report of every board that was made after the last answer; boards that are gone owe none."""

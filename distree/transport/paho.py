@@ -16,12 +16,12 @@ import math
 import random
 import select
 import socket
+import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import paho.mqtt.client as mqtt
@@ -31,7 +31,7 @@ from paho.mqtt.properties import Properties
 
 from distree.errors import BrokerError, ConfigError, LocalProtocolError
 from distree.protocols import Listener, Received
-from distree.transport import packets
+from distree.transport import explain, login, packets
 from distree.types import BrokerSettings
 
 _PROTOCOL_LIMIT_BYTES = 268_435_455
@@ -53,7 +53,6 @@ _STABLE_S = 5.0
 _HOUSEKEEPING_S = 0.25
 _CLOSE_S = 1.0
 
-_REFUSED_LOGIN = ("Bad user name or password", "Not authorized", "Bad authentication method")
 _REPLACED = ("_sock_recv", "_packet_queue", "_out_packet", "_handle_publish", "_handle_pubackcomp", "_in_packet")
 
 
@@ -85,6 +84,8 @@ class _LeanClient(mqtt.Client):
 
     sink: _Sink
     corked = 0
+    tls_error: ssl.SSLError | None = None
+    """What TLS said as it ended the connection; paho tells of no more than the end."""
     _ahead = b""
     _at = 0
     _dry = False
@@ -93,6 +94,7 @@ class _LeanClient(mqtt.Client):
     def begin_connection(self, sock: Any) -> None:
         """Forget what was read ahead, or gathered, on an earlier connection."""
         self._ahead, self._at, self._dry = b"", 0, False
+        self.tls_error = None
         self._gathered: list[bytes] = []
         # TLS holds back bytes of its own, so that a short read does not mean an empty socket.
         self._plain = not hasattr(sock, "pending")
@@ -156,7 +158,11 @@ class _LeanClient(mqtt.Client):
         if at == len(self._ahead):
             if self._dry:
                 raise BlockingIOError
-            self._ahead, at = super()._sock_recv(_READ_BYTES), 0
+            try:
+                self._ahead, at = super()._sock_recv(_READ_BYTES), 0
+            except ssl.SSLError as error:
+                self.tls_error = error
+                raise
             self._dry = self._plain and len(self._ahead) < _READ_BYTES
         piece = self._ahead[at : at + bufsize]
         self._at = at + len(piece)
@@ -298,14 +304,18 @@ class PahoTransport:
         self._unsent_bytes = 0
         self._under_way: dict[int, _Outgoing] = {}
         self._unacknowledged: deque[_Pending] = deque()
+        self._tls: ssl.SSLContext | None = None
         self._client = self._new_client()
 
     # Life: open, connect, close.
 
     def open(self, listener: Listener, subscriptions: Sequence[tuple[str, int]]) -> None:
-        """Remember listener and subscriptions (QoS 2 counts as 1); ConfigError for a bad password file."""
-        _read_password(self._settings)
+        """Remember listener and subscriptions (QoS 2 counts as 1); ConfigError for a bad password file, or TLS's."""
+        login.read_password(self._settings)
         with self.lock:
+            if self._settings.tls is not None:
+                self._tls = login.tls_context(self._settings.tls)
+                self._client.tls_set_context(self._tls)
             self._listener = listener
             self._subscriptions = tuple((name, min(qos, 1)) for name, qos in subscriptions)
             self._bell = socket.socketpair()
@@ -568,6 +578,8 @@ class PahoTransport:
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         client.on_socket_open = self._on_socket_open
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
         if self._will is not None:
             client.will_set(self._will[0], self._will[1], qos=1, retain=True)
         return client
@@ -583,17 +595,22 @@ class PahoTransport:
         """Resolve, connect and send CONNECT: seconds at worst, so in a thread of its own."""
         error = None
         try:
-            self._client.username_pw_set(self._settings.username, _read_password(self._settings))
+            self._client.username_pw_set(self._settings.username, login.read_password(self._settings))
+            if self._tls is not None and self._settings.tls is not None:
+                login.load_tls_files(self._tls, self._settings.tls)
             self._client.connect(
                 self._settings.host, self._settings.port, self._settings.keepalive_s, **self._greeting()
             )
         except (OSError, ValueError, ConfigError) as caught:
-            error = _explain(self._settings, caught)
+            error = explain.unreachable(self._settings, caught)
+            self._hopeless = isinstance(caught, ssl.SSLError)
         with self.lock:
             if self._state is _State.CLOSED:
                 self._client.disconnect()
             elif error is not None:
                 self._ended(error)
+            elif self._client.socket() is None:
+                self._ended(explain.no_mqtt(self._settings, self._client.tls_error))
             elif self._state is _State.DIALLING:
                 self._state = _State.GREETING
                 self._greeting_until = time.monotonic() + self._settings.connect_timeout_s
@@ -687,8 +704,8 @@ class PahoTransport:
         if reason == "Unsupported protocol version" and not self._protocol_settled:
             self._silent_ends |= 1  # as good as the second end without an answer
             return
-        self._hopeless = reason in _REFUSED_LOGIN
-        self.last_error = _explain_refusal(self._settings, self._client_id, reason)
+        self._hopeless = reason in explain.REFUSED_LOGIN
+        self.last_error = explain.refusal(self._settings, self._client_id, reason)
         self._state = _State.SUBSCRIBING  # answered: not a matter of the protocol
 
     def _learn_limits(self, properties: Properties | None) -> None:
@@ -741,13 +758,13 @@ class PahoTransport:
             return
         why = None
         if flags.is_disconnect_packet_from_server:
-            why = _explain_refusal(self._settings, self._client_id, reason.getName())
+            why = explain.refusal(self._settings, self._client_id, reason.getName())
         elif self._state is _State.ONLINE:
             why = f"{self._address} closed the connection, or the network did"
             if time.monotonic() - self._online_since < _STABLE_S:  # mosquitto 2.0 tells no reason
                 why += f"; if it does so again and again, another client uses the id {self._client_id!r}"
         elif self._state is _State.GREETING:
-            why = f"{self._address} closes the connection when greeted with MQTT: is it a broker?"
+            why = explain.no_mqtt(self._settings, self._client.tls_error)
         self._ended(why)
 
     # What the lean client calls, with `lock` held.
@@ -784,56 +801,3 @@ def _check_paho() -> None:
 
         found = version("paho-mqtt")
         raise BrokerError(f"paho-mqtt {found} is not known to work here: pip install 'paho-mqtt>=2.1,<2.3'")
-
-
-def _read_password(settings: BrokerSettings) -> str | None:
-    """Return the first line of the password file; ConfigError where it cannot be read."""
-    if settings.password_file is None:
-        return None
-    try:
-        lines = Path(settings.password_file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"broker.password_file {settings.password_file}: {_reason(error)}") from error
-    if not lines or not lines[0]:
-        raise ConfigError(f"broker.password_file {settings.password_file}: its first line is empty")
-    return lines[0]
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).lower()
-
-
-def _explain(settings: BrokerSettings, error: Exception) -> str:
-    """Say in one line why the broker cannot be reached, and what to do."""
-    address = f"{settings.host}:{settings.port}"
-    match error:
-        case ConfigError():
-            return str(error)
-        case socket.gaierror():
-            return f"cannot resolve {settings.host!r} of {address}: check broker.host and this machine's DNS"
-        case ConnectionRefusedError():
-            return f"nothing listens on {address}: start the broker, or correct broker.host and broker.port"
-        case TimeoutError():
-            seconds = settings.connect_timeout_s
-            return f"{address} did not answer within {seconds:g} s: check the address, network and firewall"
-        case _:
-            return f"cannot reach {address} ({_reason(error)}): check broker.host and the network"
-
-
-def _explain_refusal(settings: BrokerSettings, client_id: str, reason: str) -> str:
-    """Say in one line why the broker refuses or ends the connection, and what to do."""
-    address = f"{settings.host}:{settings.port}"
-    match reason:
-        case "Session taken over":
-            return f"another client uses the id {client_id!r} on {address}: give each client an id of its own"
-        case name if name in _REFUSED_LOGIN and settings.username is None:
-            return f"{address} wants a login ({name.lower()}): set broker.username and broker.password_file"
-        case name if name in _REFUSED_LOGIN:
-            return (
-                f"{address} refuses user {settings.username!r} ({name.lower()}): "
-                "correct broker.username or the first line of broker.password_file"
-            )
-        case "Client identifier not valid":
-            return f"{address} refuses the client id {client_id!r}: choose another"
-        case _:
-            return f"{address} ended the connection: {reason.lower()}"

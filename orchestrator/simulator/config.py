@@ -26,17 +26,18 @@ MOST_NAME = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyntheticConfig:
-    """A network and its inputs, made up: see `orchestrator.simulator.traffic.synthetic`.
-
-    `macs` are the multiply-accumulates of an input that leaves at each exit, growing; `ability` says how difficult an
-    input (0 to 1, evenly) each exit is just able to tell; `sharpness` how suddenly it fails beyond.
-    """
+    """A network and its inputs, made up: see `orchestrator.simulator.traffic.synthetic`."""
 
     classes: int = 10
+    """Number of classes, 2 to 1000."""
     macs: tuple[float, ...] = (4e6, 10e6, 22e6)
+    """Multiply-accumulates of an input that leaves at each exit, growing."""
     ability: tuple[float, ...] = (0.8, 0.95, 1.1)
+    """How difficult an input (0 to 1, evenly) each exit is just able to tell, growing."""
     sharpness: float = 12.0
+    """How suddenly an exit fails beyond its ability."""
     inputs: int = 20_000
+    """How many inputs are made up; traffic draws from them."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.classes <= 1000:
@@ -54,11 +55,14 @@ class SyntheticConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BurstsConfig:
-    """Every `every_s` seconds, for `for_s` seconds, there are `times` as many inputs."""
+    """Times of more inputs."""
 
     every_s: float
+    """From the start of one burst to the next."""
     for_s: float
+    """Length of a burst."""
     times: float
+    """How many times as many inputs there are in a burst."""
 
     def __post_init__(self) -> None:
         _positive(every_s=self.every_s, for_s=self.for_s, times=self.times)
@@ -68,19 +72,20 @@ class BurstsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficConfig:
-    """Inputs: `rate_hz` at each origin, at random moments (a Poisson process), and what they are.
-
-    `recorded` is a file that `distree zoo evaluate --audits` has written, from the folder of fleet.yaml; without one
-    the inputs are synthetic. They are drawn at random, or come in the `order` of the recording, from its beginning
-    again after its end. `tensor_bytes` are the bytes of what each stage takes, from the input on.
-    """
+    """Inputs: how many come, at random moments (a Poisson process), and what they are."""
 
     rate_hz: float
+    """Inputs a second at each origin, at random moments."""
     bursts: BurstsConfig | None = None
+    """Times of more inputs."""
     recorded: Path | None = None
+    """What `distree zoo evaluate --audits` has written; without it inputs are synthetic."""
     synthetic: SyntheticConfig | None = None
+    """The made-up inputs."""
     order: Literal["random", "recorded"] = "random"
+    """Inputs drawn at random, or in the order of the recording."""
     tensor_bytes: tuple[int, ...] = ()
+    """Bytes of what each stage takes, from the input on; needed where a link has `kbit_per_s`."""
 
     def __post_init__(self) -> None:
         _positive(rate_hz=self.rate_hz)
@@ -94,16 +99,19 @@ class TrafficConfig:
 class LinksConfig:
     """The way between a board and the broker, each way alike.
 
-    `latency_ms`, and `jitter_ms` more on average; at `kbit_per_s` one message goes after the other. `loss` is the share
-    of messages that are lost and come `retry_ms` later, twice as much later each further time, with all that was sent
-    after them: MQTT runs over TCP.
+    A lost message holds back all that was sent after it: MQTT runs over TCP.
     """
 
     latency_ms: float = 1.0
+    """Time of a message each way."""
     jitter_ms: float = 0.5
+    """Mean of what comes on top of it, exponentially distributed."""
     kbit_per_s: float | None = None
+    """Rate at which bytes go one message after the other; unbounded if left out."""
     loss: Share = NONE
+    """Share of messages that are lost and come later, at most 90%."""
     retry_ms: float = 200.0
+    """How much later; twice as much each further time."""
 
     def __post_init__(self) -> None:
         for key in ("latency_ms", "jitter_ms"):
@@ -115,24 +123,31 @@ class LinksConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardsConfig:
-    """`count` boards of a kind, called `name`-0, `name`-1, and so on: the stages they run, and how fast they are.
+    """Boards of a kind: the stages they run, and how fast they are.
 
-    With `origin` each has inputs of its own. `branch` is the one that they run of a network whose stages are all wide.
-    They take `stage_ms` for each of their stages, or its multiply-accumulates by `macs_per_s`; `spread` is the standard
-    deviation between boards, `jitter` that from run to run, both as a share of the mean and of logarithms, so that no
-    time is negative. `links` are their own way to the broker, the site's if left out.
+    `spread` and `jitter` are shares of the mean and of logarithms, so that no time is negative.
     """
 
     name: str
+    """Boards are called by it and a number: `cam-0`, `cam-1` and so on."""
     count: int = 1
+    """How many there are."""
     stages: tuple[int, ...] = ()
+    """What each of them computes."""
     branch: int | None = None
+    """Branch that they run, of a network whose stages are all wide."""
     origin: bool = False
+    """Whether each has inputs of its own."""
     macs_per_s: float | None = None
+    """Multiply-accumulates a second; this or `stage_ms` is needed where there are stages."""
     stage_ms: tuple[float, ...] | None = None
+    """Milliseconds for each of their stages."""
     spread: Share = SPREAD
+    """Standard deviation of speed between boards."""
     jitter: Share = JITTER
+    """Standard deviation of a run's time."""
     links: LinksConfig | None = None
+    """Their own way to the broker; the site's if left out."""
 
     def __post_init__(self) -> None:
         check_id(self.name, "name")
@@ -163,15 +178,25 @@ class AgentsConfig:
     """
 
     deadline_ms: float = 1000
+    """As `origin.deadline_ms` in agent.yaml."""
     pending: int = 64
+    """As `origin.pending`."""
     silence_ms: float = 100
+    """As `origin.silence_ms`."""
     spool: bool = False
+    """As `origin.spool`."""
     mode: Literal["gated", "eager"] = "gated"
+    """As `origin.mode`."""
     branch_timeout_ms: float = 200
+    """As in agent.yaml."""
     inbox_items: int = 64
+    """As `inbox.items`."""
     receive_maximum: int = 16
+    """As in agent.yaml."""
     telemetry_s: float = 2.0
+    """As in agent.yaml."""
     fuse_ms: float = 0.5
+    """Time of a fusion head."""
 
     def __post_init__(self) -> None:
         for key in (
@@ -186,9 +211,13 @@ class HarderDrift:
     """From `at_s` on, for `for_s` seconds, inputs are drawn from the `share` of which exits are least sure."""
 
     kind: Literal["harder"]
+    """Inputs are harder."""
     at_s: float
+    """When it begins."""
     share: Share
+    """They are drawn from this share, of which exits are least sure."""
     for_s: float = math.inf
+    """How long it lasts."""
 
     def __post_init__(self) -> None:
         _moment(self.at_s, self.for_s)
@@ -201,9 +230,13 @@ class ClassesDrift:
     """From `at_s` on, for `for_s` seconds, inputs are of these `classes` alone."""
 
     kind: Literal["classes"]
+    """Inputs are of some classes alone."""
     at_s: float
+    """When it begins."""
     classes: tuple[int, ...]
+    """Numbers of these classes."""
     for_s: float = math.inf
+    """How long it lasts."""
 
     def __post_init__(self) -> None:
         _moment(self.at_s, self.for_s)
@@ -216,9 +249,13 @@ class ScoresDrift:
     """From `at_s` on, for `for_s` seconds, early exits are surer: `by` is added to their scores."""
 
     kind: Literal["scores"]
+    """Early exits are surer."""
     at_s: float
+    """When it begins."""
     by: float
+    """Added to their scores."""
     for_s: float = math.inf
+    """How long it lasts."""
 
     def __post_init__(self) -> None:
         _moment(self.at_s, self.for_s)
@@ -229,9 +266,13 @@ class PredictionsDrift:
     """From `at_s` on, for `for_s` seconds, early exits are wrong about a `share` of inputs, and as sure as before."""
 
     kind: Literal["predictions"]
+    """Early exits are wrong, and as sure as before."""
     at_s: float
+    """When it begins."""
     share: Share
+    """Share of inputs of which they are wrong."""
     for_s: float = math.inf
+    """How long it lasts."""
 
     def __post_init__(self) -> None:
         _moment(self.at_s, self.for_s)
@@ -249,11 +290,18 @@ class BoardsFailure:
     """
 
     kind: Literal["boards"]
+    """Boards die."""
     at_s: float
+    """When they die."""
     boards: str
+    """Those called so, or one board."""
     share: Share = ALL
+    """Share of those called so."""
     for_s: float = math.inf
+    """After how long they start anew."""
     notice_s: float = 0.0
+    """How long after the death the broker notices: 0 where an agent is killed, a keep-alive and a half where the power
+    fails."""
 
     def __post_init__(self) -> None:
         _moment(self.at_s, self.for_s)
@@ -265,8 +313,11 @@ class OrchestratorFailure:
     """At `at_s` the orchestrator dies, to start anew after `for_s` seconds with what its store has."""
 
     kind: Literal["orchestrator"]
+    """The orchestrator dies."""
     at_s: float
+    """When it dies."""
     for_s: float = math.inf
+    """After how long it starts anew, with what its store has."""
 
     def __post_init__(self) -> None:
         _moment(self.at_s, self.for_s)
@@ -280,15 +331,25 @@ class FleetConfig:
     """The whole of fleet.yaml. Thresholds are tuned for the `goal`, or stay as given: `thresholds`."""
 
     seed: int = 0
+    """Of everything random: the same seed gives the same report."""
     duration_s: float
+    """Simulated time, at most 1e6."""
     traffic: TrafficConfig
+    """Inputs."""
     boards: tuple[BoardsConfig, ...]
+    """Kinds of boards."""
     agents: AgentsConfig = field(default_factory=AgentsConfig)
+    """What agent.yaml says on every board."""
     links: LinksConfig = field(default_factory=LinksConfig)
+    """The way between a board and the broker."""
     goal: GoalConfig | None = None
+    """What thresholds are tuned for, as in orchestrator.yaml; this or `thresholds` is needed."""
     thresholds: tuple[float, ...] | None = None
+    """Fixed ones, one per exit but the last."""
     drift: tuple[Drift, ...] = ()
+    """How inputs change."""
     failures: tuple[Failure, ...] = ()
+    """What dies."""
 
     def __post_init__(self) -> None:
         if not 0 < self.duration_s <= 1e6:

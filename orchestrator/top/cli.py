@@ -7,8 +7,8 @@ import importlib.util
 import time
 from uuid import uuid4
 
+from distree.broker_options import add_broker_arguments, broker_settings
 from distree.errors import ConfigError
-from distree.results import add_broker_arguments, broker_settings
 from distree.transport.paho import PahoTransport
 from orchestrator.top.live import Live
 

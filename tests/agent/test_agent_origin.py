@@ -1,4 +1,4 @@
-"""What an origin owes a program that cancels, a spool that sheds, and an answer to a request of an earlier run."""
+"""What an origin owes a spool that sheds, and an answer to a request of an earlier run."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from device_agent import Origin
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig, PythonSource
+from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig
 from device_agent.spool import Spool
 from distree import wire
 from distree.transport.memory import MemoryBroker
-from distree.types import Guess, Outcome, Result
+from distree.types import Guess, Outcome
 
 
 def config(tmp_path, source, **changes):
@@ -78,19 +77,6 @@ def test_a_late_answer_to_a_request_of_an_earlier_run_is_valid_json(tmp_path, bu
     payload = wire.encode_result(late.message, time="", clock_synced=False)
     json.loads(payload, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert wire.decode_result(payload).late
-
-
-def test_a_future_that_the_program_has_cancelled_ends_nothing(tmp_path):
-    origin = Origin(config(tmp_path, PythonSource(kind="python")))
-    future = origin.submit(image())
-    assert future.cancel()
-    (request,) = origin._futures
-    result = Result(
-        request=request, site="lab", pipeline="p", origin="cam", input="", label=None, class_id=None, confidence=0.0,
-        exit=None, reason="deadline", final=True, late=False, attempt=1, latency_s=1.0, epoch=0, model="fashion",
-        revision="x", hops=(),
-    )  # fmt: skip
-    origin._deliver(result)
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,7 @@ from distree.types import (
     StageTelemetry,
     Telemetry,
     Tensor,
+    Thumbnail,
     Truth,
 )
 
@@ -276,6 +277,7 @@ MESSAGES: dict[str, tuple[Callable[[Any], bytes], Any]] = {
     ),
     "stats": (wire.encode_stats, STATS),
     "stats-idle": (wire.encode_stats, IDLE_STATS),
+    "thumbnail": (wire.encode_thumbnail, Thumbnail(request="r-1", png=b"\x89PNG\r\n\x1a\n")),
     "claim": (wire.encode_claim, Claim(orchestrator="a1b2c3", running=True)),
     "truth": (wire.encode_truth, Truth(request="5b1c09e4-2a", label="Sneaker")),
 }  # fmt: skip

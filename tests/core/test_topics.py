@@ -24,7 +24,7 @@ def test_pipeline_topics(site, pipeline, origin, k):
     assert topics.parse(topics.stage(site, pipeline, k)) == Address(
         site=site, kind=Kind.STAGE, pipeline=pipeline, stage=k
     )
-    for kind in (Kind.INPUT, Kind.OUTCOME, Kind.RESULT, Kind.AUDIT, Kind.STATS):
+    for kind in (Kind.INPUT, Kind.OUTCOME, Kind.RESULT, Kind.AUDIT, Kind.STATS, Kind.THUMBNAIL):
         assert topics.parse(topics.of_origin(site, pipeline, kind, origin)) == Address(
             site=site, kind=kind, pipeline=pipeline, origin=origin
         )
@@ -52,7 +52,7 @@ def test_every_kind_has_a_topic_that_is_parsed_to_it():
         **{kind: topics.device("lab", "b", kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD)},
         **{
             kind: topics.of_origin("lab", "p", kind, "b")
-            for kind in (Kind.INPUT, Kind.OUTCOME, Kind.RESULT, Kind.AUDIT, Kind.STATS)
+            for kind in (Kind.INPUT, Kind.OUTCOME, Kind.RESULT, Kind.AUDIT, Kind.STATS, Kind.THUMBNAIL)
         },
         **{kind: topics.of_wide("lab", "p", kind, "b") for kind in (Kind.EXIT, Kind.DECISION)},
     }

@@ -39,6 +39,7 @@ from distree.types import (
     StageTelemetry,
     Telemetry,
     Tensor,
+    Thumbnail,
     Truth,
 )
 
@@ -242,6 +243,11 @@ CODECS = {
     "truth": (wire.encode_truth, wire.decode_truth, Truth(request="ab-1", label="Bag")),
     "audit": (wire.encode_audit, wire.decode_audit, AUDIT),
     "stats": (wire.encode_stats, wire.decode_stats, STATS),
+    "thumbnail": (
+        wire.encode_thumbnail,
+        wire.decode_thumbnail,
+        Thumbnail(request="ab-1", png=b"\x89PNG\r\n\x1a\n..."),
+    ),
 }
 WIDE = {
     "wide stage": (wire.encode_stage, wire.decode_stage, WIDE_STAGE),

@@ -307,7 +307,8 @@ def test_thousands_of_random_payloads_on_every_topic_cost_no_answer(siege, good)
         PLAN: (wire.encode_plan(good["plan"]), msgpack.unpackb, msgpack.packb),
         INPUT: (wire.encode_input(good["input"]), msgpack.unpackb, msgpack.packb),
     }
-    noise = drawn(st.binary(max_size=1200), 500)
+    # The trial message of `distree doctor` is ignored; hypothesis finds it among the constants of the code.
+    noise = [payload for payload in drawn(st.binary(max_size=1200), 500) if payload != wire.PROBE]
     fired = 0
     for topic, (payload, unpack, pack) in packed.items():
         payloads = noise + drawn(spoilt(unpack(payload), pack), 500)

@@ -9,10 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from device_agent import Origin
-from device_agent.config import load_agent_config
 from distree import policies
-from distree.errors import RemoteProtocolError
 from distree.preprocess import Preprocessor
 from distree.protocols import Evidence
 from distree.runtimes.tflite import TFLiteRuntime
@@ -172,17 +169,6 @@ def test_results_follows_a_site(site, images):
     lines = process.communicate()[0].splitlines()
     assert len(lines) == 2
     assert json.loads(lines[0])["schema"] == "distree.result/1"
-
-
-def test_an_origin_inside_a_program(site, bundle, images):
-    config = load_agent_config(site.agent_config("cam", [0, 1, 2], origin={"source": {"kind": "python"}}))
-    with Origin(config) as origin:
-        futures = [origin.submit(image, name=str(index)) for index, image in enumerate(images[:50])]
-        results = [future.result(timeout=30) for future in futures]
-        with pytest.raises(RemoteProtocolError, match="shape"):
-            origin.submit(np.zeros((2, 2), np.uint8))
-    assert [(result.class_id, result.exit) for result in results] == offline(bundle, images[:50])
-    assert [result.input for result in results] == [str(index) for index in range(50)]
 
 
 def test_sigterm_drains(site, samples_path):

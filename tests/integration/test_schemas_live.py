@@ -81,7 +81,7 @@ def test_of_a_chain_that_is_tuned(site, tap, images):
     (site.folder / "orchestrator.yaml").write_text(yaml.safe_dump(config))
     site.start("orchestrator", "orchestrator", "run", "-c", str(site.folder / "orchestrator.yaml"))
     site.agent("b1", [1, 2])
-    site.agent("cam", [0], origin={"source": {"kind": "mqtt"}, "deadline_ms": 20000})
+    site.agent("cam", [0], origin={"source": {"kind": "mqtt"}, "deadline_ms": 20000, "thumbnails": {}})
     # Without a plan the bundle's own thresholds hold, and nothing is audited.
     hear(site, tap, {Kind.PLAN})
     for k, image in enumerate(images[:60]):

@@ -1,0 +1,24 @@
+"""Secrets that systemd hands to a service (LoadCredential=): files in a folder that this service alone can read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from distree.types import BrokerSettings
+
+PASSWORD, KEY = "broker-password", "broker-key"
+
+
+def applied(broker: BrokerSettings, environ: Mapping[str, str] = os.environ) -> BrokerSettings:
+    """Return the settings with the files that were handed over in place of those that the service cannot read."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if folder is None:
+        return broker
+    if (password := Path(folder, PASSWORD)).is_file():
+        broker = replace(broker, password_file=password)
+    if broker.tls is not None and (key := Path(folder, KEY)).is_file():
+        broker = replace(broker, tls=replace(broker.tls, key_file=key))
+    return broker

@@ -1,0 +1,197 @@
+"""What the broker lets this board do, on the very topics that its agent uses, without a word to a live site.
+
+Publishing is tried at QoS 2 and not released (`distree.transport.probe`): the broker says whether it may be, and
+nobody hears of it. Reading is tried on what is addressed to this board: there the trial is released, and must come in;
+a broker may accept a subscription and then deliver nothing. Agents ignore what is sent, and stages are subscribed to in
+a group of the doctor's own, so that no input misses the board it was meant for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from uuid import uuid4
+
+from device_agent.config import AgentConfig, PipelineConfig
+from device_agent.doctor.checks import Finding, Visit, failed, ok, unknown
+from device_agent.doctor.network import session
+from device_agent.startup import fuses
+from distree import topics, wire
+from distree.bundle import Bundle
+from distree.errors import RemoteProtocolError
+from distree.topics import Kind
+from distree.transport.probe import NAMES, REFUSED, ProbeClient
+from distree.types import DeviceMeta
+
+SETTLE_S = 0.5
+"""How long a broker may take to deliver what it has, in seconds."""
+
+DELIVERY_S = 3.0
+"""How long a released trial may take."""
+
+_AGENTS_READ = frozenset({Kind.STAGE, Kind.OUTCOME, Kind.EXIT, Kind.DECISION, Kind.INPUT})
+"""What agents alone read, which ignore a trial; other kinds may have readers of any make."""
+
+_ACL = "correct the rules for this user in the broker's ACL"
+
+
+def read(config: AgentConfig, bundles: Sequence[Bundle]) -> list[str]:
+    """Return the topics that the agent reads, as they are without a shared subscription's group."""
+    found = [topics.device(config.site, config.device, Kind.STATE)]
+    for pipeline, bundle in zip(config.pipelines, bundles, strict=True):
+        found += _read_of(config, pipeline, bundle)
+    return found
+
+
+def _read_of(config: AgentConfig, pipeline: PipelineConfig, bundle: Bundle) -> Iterator[str]:
+    site, name, me = config.site, pipeline.name, config.device
+    yield topics.plan(site, name)
+    for k in pipeline.stages:
+        if travels(bundle, k):
+            yield topics.stage(site, name, k)
+    if fuses(pipeline, bundle):
+        yield topics.of_wide(site, name, Kind.EXIT, me)
+    if pipeline.branch is not None:
+        yield topics.of_wide(site, name, Kind.DECISION, me)
+    if pipeline.origin is not None:
+        yield topics.of_origin(site, name, Kind.OUTCOME, me)
+        if pipeline.origin.source.kind == "mqtt":
+            yield topics.of_origin(site, name, Kind.INPUT, me)
+
+
+def travels(bundle: Bundle, k: int) -> bool:
+    """Whether a stage's input comes by the broker: between wide stages in a row it stays on its board."""
+    return k == 0 or not (bundle.stages[k].branches and bundle.stages[k - 1].branches)
+
+
+def written(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[DeviceMeta] = ()) -> list[str]:
+    """Return the topics on which the agent publishes; those of other boards where `metas` names the boards."""
+    found = [
+        topics.device(config.site, config.device, kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD)
+    ]
+    for pipeline, bundle in zip(config.pipelines, bundles, strict=True):
+        found += _written_of(config, pipeline, bundle, [meta for meta in metas if meta.device != config.device])
+    return list(dict.fromkeys(found))
+
+
+def _written_of(
+    config: AgentConfig, pipeline: PipelineConfig, bundle: Bundle, others: Sequence[DeviceMeta]
+) -> Iterator[str]:
+    site, name, me = config.site, pipeline.name, config.device
+    if pipeline.origin is not None:
+        yield topics.of_origin(site, name, Kind.RESULT, me)
+        yield topics.of_origin(site, name, Kind.AUDIT, me)
+    for k in sorted(_sent_to(pipeline, bundle)):
+        yield topics.stage(site, name, k)
+    origins = [meta.device for meta in others if name in meta.origins]
+    if pipeline.stages or pipeline.fuse:
+        yield from (topics.of_origin(site, name, Kind.OUTCOME, origin) for origin in origins)
+    if pipeline.branch is not None:
+        fusers = [meta.device for meta in others if name in meta.fusers]
+        yield from (topics.of_wide(site, name, Kind.EXIT, fuser) for fuser in fusers)
+    if fuses(pipeline, bundle):
+        branches = [
+            meta.device for meta in others if any(h.pipeline == name and h.branch is not None for h in meta.stages)
+        ]
+        yield from (topics.of_wide(site, name, Kind.DECISION, board) for board in branches)
+
+
+def _sent_to(pipeline: PipelineConfig, bundle: Bundle) -> set[int]:
+    """Return the stages to which this board sends: the next ones of its own, and the first for its inputs."""
+    wide_ends = [group[-1] for group in bundle.wide_groups] if fuses(pipeline, bundle) else []
+    plain = [k for k in pipeline.stages if not bundle.stages[k].branches]
+    following = {k + 1 for k in (*plain, *wide_ends) if k + 1 < len(bundle.stages)}
+    if pipeline.origin is not None:
+        following.add(0)
+    return {k for k in following if k not in pipeline.stages}
+
+
+def check_rights(visit: Visit) -> Finding:
+    """Every topic that the agent reads or writes is open to it."""
+    config = visit.config
+    inbound = read(config, visit.bundles)
+    refused, silent, untried = _try_reading(visit, inbound)
+    metas = _metas(visit)
+    outbound = written(config, visit.bundles, metas)
+    denied, unseen = _try_writing(visit, outbound)
+    if refused or denied or silent:
+        words = [f"may not subscribe to {topic}" for topic in refused]
+        words += [f"gets nothing of what comes on {topic}" for topic in silent]
+        words += [f"may not publish on {topic} ({why})" for topic, why in denied.items()]
+        return failed("; ".join(words), _ACL)
+    may = f"may publish on {len(outbound) - len(unseen)} topics and subscribe to {len(inbound)}"
+    if unseen:
+        return unknown(f"{may}; this broker does not say whether it may publish on {', '.join(unseen)}")
+    if untried:
+        may += f"; whether messages come in was not tried on {', '.join(untried)}"
+    return ok(may)
+
+
+def _try_reading(visit: Visit, inbound: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Return the topics whose subscription is refused, those that stay silent, and those that could not be tried."""
+    group = uuid4().hex[:8]
+    refused, tried, untried = [], [], []
+    state = inbound[0]
+    with session(visit) as client:
+        for topic in inbound:
+            share = f"$share/doctor-{group}/" if topics.parse(topic).kind is Kind.STAGE else ""
+            if client.subscribe(share + topic, visit.until()) >= REFUSED:
+                refused.append(topic)
+        can_withhold = visit.greeting.max_qos == 2
+        if can_withhold and client.withhold(state, wire.PROBE, visit.until()) < REFUSED:
+            client.listen(_soon(visit), lambda: _came(client, state))
+            visit.hands_on_at_once = _came(client, state)
+        for topic in inbound[1:]:
+            is_ours = topics.parse(topic).kind in _AGENTS_READ
+            if is_ours and can_withhold and client.withhold(topic, wire.PROBE, visit.until()) < REFUSED:
+                client.release(topic, visit.until())
+                tried.append(topic)
+            elif not any(message.topic == topic for message in client.heard):
+                untried.append(topic)
+        # A refusal shows as silence, so this is waited for to the end: a slow broker must not look like a strict one.
+        patience = min(visit.until(), time.monotonic() + DELIVERY_S)
+        client.listen(patience, lambda: all(_came(client, topic) for topic in tried))
+        missing = [topic for topic in tried if topic not in refused and not _came(client, topic)]
+    if not visit.five:
+        # Without reason codes silence may also mean that this board may not write there, which it need not.
+        return refused, [], untried + missing
+    return refused, missing, [topic for topic in untried if topic not in refused]
+
+
+def _came(client: ProbeClient, topic: str) -> bool:
+    return any(message.topic == topic and message.payload == wire.PROBE for message in client.heard)
+
+
+def _soon(visit: Visit) -> float:
+    return min(visit.until(), time.monotonic() + SETTLE_S)
+
+
+def _metas(visit: Visit) -> list[DeviceMeta]:
+    """Return what boards of the site say of themselves, as far as this user may read it."""
+    found = []
+    with session(visit) as client:
+        client.subscribe(topics.device(visit.config.site, "+", Kind.META), visit.until())
+        client.listen(_soon(visit))
+        for message in client.heard:
+            try:
+                found.append(wire.decode_meta(message.payload))
+            except RemoteProtocolError:
+                continue  # not this check's matter
+    return found
+
+
+def _try_writing(visit: Visit, outbound: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return why topics are refused, and the topics of which this broker does not say."""
+    if not visit.five or visit.greeting.max_qos < 2:
+        return {}, list(outbound)
+    harmless = [topic for topic in outbound if not visit.hands_on_at_once or topics.parse(topic).kind in _AGENTS_READ]
+    denied: dict[str, str] = {}
+    # A broker bounds how much may be under way: what was withheld is forgotten with the connection.
+    batch = max(1, min(visit.greeting.receive_maximum, 16) - 1)
+    for start in range(0, len(harmless), batch):
+        with session(visit) as client:
+            for topic in harmless[start : start + batch]:
+                code = client.withhold(topic, wire.PROBE, visit.until())
+                if code >= REFUSED:
+                    denied[topic] = NAMES.get(code, f"code {code}")
+    return denied, [topic for topic in outbound if topic not in harmless]

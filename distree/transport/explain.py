@@ -1,0 +1,103 @@
+"""Why there is no connection to the broker: in one line, with what to do."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+
+from distree.errors import ConfigError
+from distree.transport.login import reason
+from distree.types import BrokerSettings, TlsSettings
+
+REFUSED_LOGIN = ("Bad user name or password", "Not authorized", "Bad authentication method")
+
+# OpenSSL's X509_V_ERR_*: Python has no names for them.
+_NOT_YET_VALID, _EXPIRED = 9, 10
+_UNKNOWN_CA = frozenset({2, 18, 19, 20, 21, 24})
+_REVOKED = 23
+_OTHER_NAME = frozenset({62, 63, 64})
+
+
+def unreachable(settings: BrokerSettings, error: Exception) -> str:
+    """Say why the broker cannot be reached: no name, no answer, no trust, or what a file lacks."""
+    address = f"{settings.host}:{settings.port}"
+    if settings.tls is not None and isinstance(error, ssl.SSLError | ConnectionResetError):
+        return _untrusted(settings, settings.tls, error)
+    match error:
+        case ConfigError():
+            return str(error)
+        case socket.gaierror():
+            return f"cannot resolve {settings.host!r} of {address}: check broker.host and this machine's DNS"
+        case ConnectionRefusedError():
+            return f"nothing listens on {address}: start the broker, or correct broker.host and broker.port"
+        case TimeoutError():
+            seconds = settings.connect_timeout_s
+            return f"{address} did not answer within {seconds:g} s: check the address, network and firewall"
+        case _:
+            return f"cannot reach {address} ({reason(error)}): check broker.host and the network"
+
+
+def _untrusted(settings: BrokerSettings, tls: TlsSettings, error: Exception) -> str:
+    """Say why TLS came to nothing."""
+    address = f"{settings.host}:{settings.port}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _unverified(settings, tls, error)
+    name = getattr(error, "reason", None) or ""
+    if "CERTIFICATE_REQUIRED" in name or (name == "SSLV3_ALERT_HANDSHAKE_FAILURE" and tls.cert_file is None):
+        return f"{address} wants a certificate of this client: set broker.tls.cert_file and broker.tls.key_file"
+    if name.startswith(("TLSV1_ALERT", "SSLV3_ALERT", "TLSV13_ALERT")):
+        word = name.partition("ALERT_")[2].replace("_", " ").lower()
+        if tls.cert_file is not None and ("certificate" in word or word == "unknown ca"):
+            return f"{address} refuses the certificate in {tls.cert_file} ({word}): correct broker.tls.cert_file"
+        return f"{address} refuses this client's TLS ({word}): check the broker's TLS versions and its log"
+    return f"{address} speaks no TLS: correct broker.port (8883 is usual for TLS), or remove broker.tls"
+
+
+def _unverified(settings: BrokerSettings, tls: TlsSettings, error: ssl.SSLCertVerificationError) -> str:
+    where = f"the certificate of {settings.host}:{settings.port}"
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    match error.verify_code:
+        case code if code == _EXPIRED:
+            return f"{where} has expired: renew it, or mend this machine's clock, which says {today}"
+        case code if code == _NOT_YET_VALID:
+            return f"{where} is not valid yet: mend this machine's clock, which says {today}"
+        case code if code in _OTHER_NAME:
+            return f"{where} is not for the name {settings.host!r}: set broker.host to a name that it holds"
+        case code if code in _UNKNOWN_CA and tls.ca_file is None:
+            return f"{where} is of no authority that this system trusts: name its CA certificate in broker.tls.ca_file"
+        case code if code in _UNKNOWN_CA:
+            return f"{where} is of no authority in {tls.ca_file}: correct broker.tls.ca_file"
+        case code if code == _REVOKED:
+            return f"{where} was revoked: renew it"
+        case _:
+            return f"{where} is no good ({error.verify_message.lower()}): renew it, or correct broker.tls.ca_file"
+
+
+def no_mqtt(settings: BrokerSettings, error: Exception | None = None) -> str:
+    """Say why a connection ended right after the greeting; `error` is what TLS said of it."""
+    if error is not None and settings.tls is not None:
+        return _untrusted(settings, settings.tls, error)
+    hint = ", or does it want broker.tls?" if settings.tls is None else "?"
+    if settings.tls is not None and settings.tls.cert_file is None:
+        hint = ", or does it want a certificate of this client (broker.tls.cert_file)?"
+    return f"{settings.host}:{settings.port} closes the connection when greeted with MQTT: is it a broker{hint}"
+
+
+def refusal(settings: BrokerSettings, client_id: str, reason: str) -> str:
+    """Say in one line why the broker refuses or ends the connection, and what to do."""
+    address = f"{settings.host}:{settings.port}"
+    match reason:
+        case "Session taken over":
+            return f"another client uses the id {client_id!r} on {address}: give each client an id of its own"
+        case name if name in REFUSED_LOGIN and settings.username is None:
+            return f"{address} wants a login ({name.lower()}): set broker.username and broker.password_file"
+        case name if name in REFUSED_LOGIN:
+            return (
+                f"{address} refuses user {settings.username!r} ({name.lower()}): "
+                "correct broker.username or the first line of broker.password_file"
+            )
+        case "Client identifier not valid":
+            return f"{address} refuses the client id {client_id!r}: choose another"
+        case _:
+            return f"{address} ended the connection: {reason.lower()}"

@@ -1,0 +1,234 @@
+"""An MQTT client that asks one thing at a time and tells every answer: for checks, not for work.
+
+`PahoTransport` heals what goes wrong; a check wants to know it: what the broker says of its limits as it greets, and
+with which code it answers a subscription or a publish. The caller brings a connected socket, over TLS or not.
+
+`withhold` is a publish that reaches nobody: at QoS 2 a broker answers PUBREC, with MQTT 5 also whether the client may
+publish there, and hands the message on when the client releases it, which it need not do. Brokers may hand it on at
+once (MQTT 5.0, 4.3.3), so what is withheld must be harmless all the same. Source: MQTT 3.1.1 and 5.0 (OASIS).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from distree.errors import BrokerError
+from distree.transport.packets import PUBLISH, Published, frame, parse_publish, puback, varint
+
+_CONNACK, _PUBREC, _PUBREL, _PUBCOMP, _SUBACK, _DISCONNECT = 0x20, 0x50, 0x60, 0x70, 0x90, 0xE0
+_MAX_BYTES = 16 << 20
+
+REFUSED = 0x80
+"""Reason codes from here on are refusals."""
+
+NAMES = {
+    0x80: "unspecified error",
+    0x83: "refused by the broker's own rules",
+    0x84: "unsupported protocol version",
+    0x85: "client identifier not valid",
+    0x86: "bad user name or password",
+    0x87: "not authorized",
+    0x88: "server unavailable",
+    0x89: "server busy",
+    0x8A: "banned",
+    0x8E: "session taken over",
+    0x8F: "topic filter invalid",
+    0x90: "topic name invalid",
+    0x95: "packet too large",
+    0x97: "quota exceeded",
+    0x99: "payload format invalid",
+    0x9A: "retain not supported",
+    0x9B: "QoS not supported",
+    0x9E: "shared subscriptions not supported",
+    0xA2: "wildcard subscriptions not supported",
+}
+"""What MQTT 5's reason codes mean."""
+
+_OLD_REFUSALS = {1: 0x84, 2: 0x85, 3: 0x88, 4: 0x86, 5: 0x87}
+"""Return codes of a CONNACK of MQTT 3.1.1, as those of MQTT 5."""
+
+_SIZES = {0x11: 4, 0x13: 2, 0x21: 2, 0x22: 2, 0x24: 1, 0x25: 1, 0x27: 4, 0x28: 1, 0x29: 1, 0x2A: 1}
+_TEXTS = frozenset({0x12, 0x15, 0x16, 0x1A, 0x1C, 0x1F})
+_PAIR = 0x26
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeting:
+    """What a broker says in its CONNACK: `code` 0 for welcome, and its limits, where it names them."""
+
+    code: int
+    max_packet_bytes: int | None = None
+    max_qos: int = 2
+    receive_maximum: int = 65_535
+    shares: bool = True
+    why: str = ""
+
+
+@dataclass(slots=True)
+class ProbeClient:
+    """One connection. `heard` gathers every message that comes in, whatever is being waited for.
+
+    Every method takes `until`, of the monotonic clock, and raises TimeoutError after it; BrokerError where the broker
+    ends the connection or breaks the protocol, and OSError (of TLS too) where the network fails.
+    """
+
+    sock: socket.socket
+    five: bool = True
+    heard: list[Published] = field(default_factory=list)
+    _ahead: bytes = b""
+    _mid: int = 0
+    _withheld: dict[str, int] = field(default_factory=dict)
+
+    def greet(self, client_id: str, username: str | None, password: str | None, until: float) -> Greeting:
+        """Log in to a session without memory."""
+        flags = 0x02 | (0x80 if username is not None else 0) | (0x40 if password is not None else 0)
+        head = _text("MQTT") + bytes((5 if self.five else 4, flags)) + struct.pack(">H", 60)
+        texts = [client_id, *(text for text in (username, password) if text is not None)]
+        body = head + self._no_properties() + b"".join(map(_text, texts))
+        self._send(0x10, body, until)
+        answer = self._await(_CONNACK, lambda body: len(body) >= 2, until)
+        if not self.five:
+            return Greeting(code=_OLD_REFUSALS.get(answer[1], 0x80) if answer[1] else 0)
+        # A broker that knows MQTT 3.1.1 alone answers without properties, and with its own codes.
+        if len(answer) == 2 and answer[1] == 1:
+            return Greeting(code=0x84)
+        numbers, texts_found = _properties(answer[2:])
+        return Greeting(
+            code=answer[1],
+            max_packet_bytes=numbers.get(0x27),
+            max_qos=numbers.get(0x24, 2),
+            receive_maximum=numbers.get(0x21, 65_535),
+            shares=bool(numbers.get(0x2A, 1)),
+            why=texts_found.get(0x1F, ""),
+        )
+
+    def subscribe(self, topic_filter: str, until: float) -> int:
+        """Subscribe at QoS 1; return the reason code, from 0x80 on a refusal."""
+        mid = self._next_mid()
+        body = mid + self._no_properties() + _text(topic_filter) + b"\x01"
+        self._send(0x82, body, until)
+        return self._await(_SUBACK, lambda answer: answer[:2] == mid, until)[-1]
+
+    def withhold(self, topic: str, payload: bytes, until: float) -> int:
+        """Publish at QoS 2 and never release it; return the reason code (0 with MQTT 3.1.1, which has none)."""
+        mid = self._next_mid()
+        self._send(PUBLISH | 0x04, _text(topic) + mid + self._no_properties() + payload, until)
+        answer = self._await(_PUBREC, lambda answer: answer[:2] == mid, until)
+        code = answer[2] if len(answer) > 2 else 0
+        if code < REFUSED:
+            self._withheld[topic] = int.from_bytes(mid, "big")
+        return code
+
+    def release(self, topic: str, until: float) -> None:
+        """Have the broker hand on what was withheld from a topic."""
+        mid = self._withheld.pop(topic).to_bytes(2, "big")
+        self._send(_PUBREL | 0x02, mid, until)
+        self._await(_PUBCOMP, lambda answer: answer[:2] == mid, until)
+
+    def listen(self, until: float, enough: Callable[[], bool] = lambda: False) -> bool:
+        """Gather messages until `enough` or `until`; return whether it was enough."""
+        while not enough():
+            try:
+                self._handle(*self._packet(until))
+            except TimeoutError:
+                return enough()
+        return True
+
+    def close(self) -> None:
+        """Say goodbye, if that is still possible, and close the socket."""
+        try:
+            self.sock.settimeout(1.0)
+            self.sock.sendall(bytes((_DISCONNECT, 0)))
+        except OSError:
+            pass  # the connection is gone
+        finally:
+            self.sock.close()
+
+    def _no_properties(self) -> bytes:
+        return b"\x00" if self.five else b""
+
+    def _next_mid(self) -> bytes:
+        self._mid += 1
+        return self._mid.to_bytes(2, "big")
+
+    def _send(self, header: int, body: bytes, until: float) -> None:
+        self.sock.settimeout(_left(until))
+        self.sock.sendall(bytes((header,)) + varint(len(body)) + body)
+
+    def _await(self, kind: int, fits: Callable[[bytes], bool], until: float) -> bytes:
+        """Return the body of the next packet of a kind that fits, and handle what comes before it."""
+        while True:
+            header, body = self._packet(until)
+            if header & 0xF0 == kind and fits(body):
+                return body
+            self._handle(header, body)
+
+    def _handle(self, header: int, body: bytes) -> None:
+        if header & 0xF0 == PUBLISH:
+            try:
+                message = parse_publish(header, body, five=self.five)
+            except ValueError as error:
+                raise BrokerError(f"the broker sent a malformed message ({error})") from None
+            self.heard.append(message)
+            if message.mid is not None:
+                self.sock.sendall(puback(message.mid))
+        elif header & 0xF0 == _DISCONNECT:
+            code = body[0] if body else 0
+            raise BrokerError(f"the broker ended the connection: {NAMES.get(code, f'code {code}')}")
+
+    def _packet(self, until: float) -> tuple[int, bytes]:
+        """Return the first byte and the body of the next packet."""
+        while (found := frame(self._ahead, 0) if self._ahead else None) is None:
+            if len(self._ahead) > _MAX_BYTES:
+                raise BrokerError("the broker sent a packet without end")
+            self.sock.settimeout(_left(until))
+            more = self.sock.recv(1 << 16)
+            if not more:
+                raise BrokerError("the broker closed the connection")
+            self._ahead += more
+        header, body = self._ahead[0], self._ahead[found[0] : found[1]]
+        self._ahead = self._ahead[found[1] :]
+        return header, body
+
+
+def _left(until: float) -> float:
+    left_s = until - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError("the broker did not answer in time")
+    return left_s
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return struct.pack(">H", len(encoded)) + encoded
+
+
+def _properties(body: bytes) -> tuple[dict[int, int], dict[int, str]]:
+    """Parse the properties of a CONNACK into numbers and texts by identifier; BrokerError for malformed ones."""
+    numbers: dict[int, int] = {}
+    texts: dict[int, str] = {}
+    try:
+        found = frame(b"\x00" + body, 0)  # they are framed as packets are, but for the first byte
+        if found is None:
+            raise IndexError
+        part = body[found[0] - 1 : found[1] - 1]
+        at = 0
+        while at < len(part):
+            name, at = part[at], at + 1
+            if name in _SIZES:
+                numbers[name] = int.from_bytes(part[at : at + _SIZES[name]], "big")
+                at += _SIZES[name]
+            elif name in _TEXTS or name == _PAIR:
+                for _ in range(2 if name == _PAIR else 1):
+                    (length,) = struct.unpack_from(">H", part, at)
+                    texts[name] = part[at + 2 : at + 2 + length].decode(errors="replace")
+                    at += 2 + length
+            else:
+                raise IndexError
+    except (IndexError, struct.error):
+        raise BrokerError("the broker greets with malformed properties: is it an MQTT broker?") from None
+    return numbers, texts

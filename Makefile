@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test check format api bench scale footprint arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference first-result clean
+.PHONY: help setup dev demo test check format api bench scale footprint arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference first-result node clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -67,6 +67,13 @@ arm: dev             ## agents on Debian's armhf userland under qemu-user answer
 tuner-report: dev    ## docs/results of the tuners (FASHION=folder CIFAR=cifar10_jpeg.npz WORK=folder; ten minutes)
 	$(BIN)/python -m benchmarks.tuner --on fashion=$(FASHION) --on cifar10-wide=$(CIFAR) --work $(WORK) --out docs/results $(ARGS)
 
+node: node_modules/.installed  ## install what tests of the Node-RED flow and of docs/asyncapi.yaml need
+
+node_modules/.installed: Makefile
+	npm install --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error \
+	  node-red@4.1 @asyncapi/parser@3.6
+	@touch $@
+
 zoo: $(VENV)/.installed-zoo  ## install what training and exporting need
 
 zoo-check: zoo       ## train, export and report on tiny networks (some minutes)
@@ -86,9 +93,10 @@ docs: $(VENV)/.installed-docs  ## build the documentation into site/
 
 reference: dev       ## write docs/reference anew from the code
 	$(BIN)/python -m tools.reference
+	$(BIN)/python tests/integration/provoked.py
 
 first-result: dev    ## from a bare virtual environment to the first result, timed
 	$(BIN)/python -m benchmarks.first_result $(ARGS)
 
 clean:               ## remove what was installed and cached
-	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) node_modules site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -368,7 +368,7 @@ class Agent:
 
     def run(self) -> int:
         """Serve until `stop`, then drain; return the exit status (0, or 70 after a fault of the program)."""
-        here = presence.announce(self.config.site, self.config.device, self.boot)
+        here = presence.announce(self.config, self.boot)
         with contextlib.closing(self.transport), here or contextlib.nullcontext():
             self.transport.open(self, self._subscriptions())
             self.crew.start()

@@ -249,7 +249,9 @@ def _write_checked(target: Path, text: str) -> None:
         try:
             draft.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"{target}: cannot be written: {error.strerror}") from None
+            raise ConfigError(
+                f"{target}: cannot be written: {error.strerror}; name a folder that is there by -o"
+            ) from None
         try:
             check(load_agent_config(draft))
         except ConfigError as error:

@@ -72,7 +72,10 @@ def _branch_misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
     wide = [k for k in config.stages if counts[k]]
     if config.branch is not None and not wide:
         every = [k for k, count in enumerate(counts) if count]
-        yield f"branch: none of this board's stages is wide; those of bundle {bundle.name} are {_numbers(every)}"
+        yield (
+            f"branch: none of this board's stages is wide; those of bundle {bundle.name} are {_numbers(every)}; "
+            "remove branch"
+        )
     for k in wide:
         branches = counts[k]
         if config.branch is None:

@@ -346,7 +346,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
     known = sorted(found.parent.name for found in shipped.glob(f"*/{MANIFEST}")) if shipped else []
     raise BundleError(
         f"bundle {str(name_or_path)!r} not found: neither a folder with a {MANIFEST} nor one of the model zoo "
-        f"({', '.join(known) or 'which is not installed'})"
+        f"({', '.join(known) or 'which is not installed'}); correct the name, or give the folder's path"
     )
 
 

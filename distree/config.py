@@ -86,12 +86,14 @@ def _compose(path: Path) -> yaml.Node:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not YAML: {error.problem or error.context}") from None
+        raise ConfigError(
+            f"{where}: not YAML: {error.problem or error.context}; see to indentation, colons and quotes there"
+        ) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"{path}:{line}: not YAML: {error.reason}") from None
+        raise ConfigError(f"{path}:{line}: not YAML: {error.reason}; take the character out") from None
     if _too_many_nodes(root):
-        raise ConfigError(f"{path}: more than {MAX_NODES} nodes once aliases are expanded")
+        raise ConfigError(f"{path}: more than {MAX_NODES} nodes once aliases are expanded; is it the right file?")
     return root
 
 
@@ -118,14 +120,14 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}; check its name and its rights") from None
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes; is it the right file?")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8: byte 0x{data[error.start]:02x}") from None
+        raise ConfigError(f"{path}:{line}: not UTF-8: byte 0x{data[error.start]:02x}; save the file as UTF-8") from None
 
 
 def _too_many_nodes(root: yaml.Node) -> bool:
@@ -210,7 +212,7 @@ class _Reader:
             if key.value == "kind":
                 kind = self._literal(value, tuple(kinds), _join(at, "kind"))
                 return _BAD if kind is _BAD else self.read(node, kinds[kind], at)
-        self.problems.append(f"{self.file}: missing key {_join(at, 'kind')}; one of {', '.join(kinds)}")
+        self.problems.append(f"{self.file}: missing key {_join(at, 'kind')}; add it, one of {', '.join(kinds)}")
         return _BAD
 
     def _literal(self, node: yaml.Node, options: tuple[Any, ...], at: str) -> Any:
@@ -264,7 +266,7 @@ class _Reader:
                 self._unknown(key, child, fields, at)
         for name, field in fields.items():
             if name not in values and _is_required(field):
-                self.problems.append(f"{self.file}: missing key {_join(at, name)}")
+                self.problems.append(f"{self.file}: missing key {_join(at, name)}; add it")
         return self._build(node, cls, values, at) if len(self.problems) == known else _BAD
 
     def _unknown(self, key: yaml.ScalarNode, child: yaml.Node, fields: Iterable[str], at: str) -> None:

@@ -77,11 +77,12 @@ def _message(path: Path, request: str) -> InputMessage:
         if path.suffix == ".npy":
             payload = np.load(io.BytesIO(payload), allow_pickle=False).tobytes()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # noqa: BLE001 - of a file that is not an .npy numpy raises whatever it likes
-        raise ConfigError(f"{path}: cannot be read as an .npy array: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}; check its name and its rights") from None
+    except Exception:  # noqa: BLE001 - of a file that is not an .npy numpy raises whatever it likes
+        raise ConfigError(f"{path}: is no .npy array; write one by numpy.save(path, array)") from None
     if len(payload) > wire.MAX_MESSAGE_BYTES - 1024:
         raise ConfigError(
-            f"{path}: {len(payload)} bytes are too many for one message ({wire.MAX_MESSAGE_BYTES - 1024})"
+            f"{path}: {len(payload)} bytes are too many for one message ({wire.MAX_MESSAGE_BYTES - 1024}); shrink it, "
+            "or put it into a folder on the board (source: {kind: directory})"
         )
     return InputMessage(request=request, name=wire.printable(str(path))[-256:], payload=payload)

@@ -57,7 +57,7 @@ def check_client_id(visit: Visit) -> Finding:
     """No other board uses this board's name."""
     config = visit.config
     heard = _listen(visit)
-    here = presence.boots_here(config.site, config.device)
+    here = presence.boots_here(config)
     if len(here) > 1:
         return failed(f"{len(here)} agents named {config.device} run on this machine", "stop all but one")
     strangers = [boot for boot in heard.boots if boot not in here]

@@ -34,7 +34,7 @@ def check_memory(visit: Visit) -> Finding:
     except (OSError, KeyError, ValueError):
         return unknown(f"up to {_mb(need)} are needed; the machine does not say what it has")
     # What an agent that runs here already has is not free, and is the same memory.
-    available = total if presence.boots_here(config.site, config.device) else free
+    available = total if presence.boots_here(config) else free
     if need <= available:
         return ok(f"at most {_mb(need)} are needed, {_mb(free)} of {_mb(total)} are free")
     return failed(

@@ -81,6 +81,8 @@ def _written_of(
     if pipeline.origin is not None:
         yield topics.of_origin(site, name, Kind.RESULT, me)
         yield topics.of_origin(site, name, Kind.AUDIT, me)
+        if pipeline.origin.thumbnails is not None:
+            yield topics.of_origin(site, name, Kind.THUMBNAIL, me)
     for k in sorted(_sent_to(pipeline, bundle)):
         yield topics.stage(site, name, k)
     origins = [meta.device for meta in others if name in meta.origins]

@@ -60,20 +60,23 @@ def _read(config: ReplaySource, expected: Preprocessor) -> tuple[Array, Array | 
             raise ConfigError(f"{config.path}: holds one array without a name; save it as np.savez(path, input=…)")
         with arrays:
             if "input" not in arrays:
-                raise ConfigError(f"{config.path}: has no array 'input' (it has {', '.join(arrays) or 'none'})")
+                raise ConfigError(
+                    f"{config.path}: has no array 'input' (it has {', '.join(arrays) or 'none'}); save it by that name"
+                )
             inputs: Array = arrays["input"][: config.limit]
             names: Array | None = arrays["name"][: config.limit] if "name" in arrays else None
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - of a file that is not an .npz numpy raises whatever it likes
-        why = getattr(error, "strerror", None) or " ".join(str(error).split())
+        # What numpy says of such a file may be to load it unsafely.
+        why = getattr(error, "strerror", None) or "it is no .npz file, or a damaged one"
         raise ConfigError(
             f"{config.path}: cannot be replayed: {why}; an .npz file with an array 'input' is needed"
         ) from None
     if inputs.dtype != expected.dtype or inputs.shape[1:] != expected.shape or not len(inputs):
         raise ConfigError(
             f"{config.path}: input is {inputs.dtype} {inputs.shape}, the bundle takes {expected.dtype} (n, "
-            f"{', '.join(map(str, expected.shape))})"
+            f"{', '.join(map(str, expected.shape))}): convert it, or name another bundle"
         )
     if names is not None and names.shape != (len(inputs),):
         raise ConfigError(f"{config.path}: name is {names.shape}, one name for each of {len(inputs)} inputs is needed")

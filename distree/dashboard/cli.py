@@ -68,4 +68,5 @@ def _export(folder: Path, page: dict[str, Asset]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(asset.content)
     except OSError as error:
-        raise ConfigError(f"--export {folder}: cannot be written: {error.strerror or error}") from None
+        why = f"{error.strerror or error}; name a folder that can be written"
+        raise ConfigError(f"--export {folder}: cannot be written: {why}") from None

@@ -78,6 +78,6 @@ def make_server(bind: str, port: int, assets: Mapping[str, Asset], policy: str) 
         server = _Server((bind, port), _Handler)
     except (OSError, OverflowError) as error:
         why = (getattr(error, "strerror", None) or str(error)).lower()
-        raise ConfigError(f"the page cannot be served on {bind}:{port}: {why}; choose another port") from None
+        raise ConfigError(f"no page on {bind}:{port}: {why}; choose another --bind or --port") from None
     server.assets, server.policy = assets, f"{policy}; frame-ancestors 'none'"
     return server

@@ -60,7 +60,7 @@ def plan_site(bundle: Bundle, *, fuser: str, mode: str) -> Site:
     """Place a bundle's stages on boards; ConfigError for a `fuser` where nothing is fused."""
     groups = bundle.wide_groups
     if fuser == "board" and not groups:
-        raise ConfigError(f"--fuser board: bundle {bundle.name} has no wide stage, so nothing is fused")
+        raise ConfigError(f"--fuser board: bundle {bundle.name} has no wide stage, so nothing is fused; leave it out")
     boards: list[Board] = []
     if bundle.branch_counts[0]:
         boards.append(Board(device="origin", is_origin=True))

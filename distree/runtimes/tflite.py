@@ -197,7 +197,8 @@ class _Opener:
             runner = interpreter.get_signature_runner()
             return interpreter, runner.get_input_details(), runner.get_output_details(), where
         except (ValueError, RuntimeError) as error:
-            raise BundleError(f"{where}: the interpreter refuses it: {error}"[:300]) from None
+            told = f"{where}: the interpreter refuses it: {error}"[:300]
+            raise BundleError(f"{told}; copy the whole bundle to this board again, or export it anew") from None
 
 
 def _load(open_segment: _Opener, bundle: Bundle, k: int) -> _Segment:

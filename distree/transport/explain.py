@@ -30,7 +30,8 @@ def unreachable(settings: BrokerSettings, error: Exception) -> str:
         case socket.gaierror():
             return f"cannot resolve {settings.host!r} of {address}: check broker.host and this machine's DNS"
         case ConnectionRefusedError():
-            return f"nothing listens on {address}: start the broker, or correct broker.host and broker.port"
+            remedy = "start the broker, or correct its address (broker.host and broker.port, or --broker)"
+            return f"nothing listens on {address}: {remedy}"
         case TimeoutError():
             seconds = settings.connect_timeout_s
             return f"{address} did not answer within {seconds:g} s: check the address, network and firewall"

@@ -16,9 +16,13 @@ def read_password(settings: BrokerSettings) -> str | None:
     try:
         lines = Path(settings.password_file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"broker.password_file {settings.password_file}: {reason(error)}") from error
+        raise ConfigError(
+            f"broker.password_file {settings.password_file}: {reason(error)}; write the password into its first line"
+        ) from error
     if not lines or not lines[0]:
-        raise ConfigError(f"broker.password_file {settings.password_file}: its first line is empty")
+        raise ConfigError(
+            f"broker.password_file {settings.password_file}: its first line is empty; write the password there"
+        )
     return lines[0]
 
 
@@ -45,7 +49,7 @@ def load_tls_files(context: ssl.SSLContext, tls: TlsSettings) -> None:
         try:
             path.read_bytes()
         except OSError as error:
-            raise ConfigError(f"broker.tls.{name} {path}: {reason(error)}") from error
+            raise ConfigError(f"broker.tls.{name} {path}: {reason(error)}; check its name and its rights") from error
     try:
         # Without a password of our own OpenSSL would ask for one on the terminal.
         context.load_cert_chain(tls.cert_file, tls.key_file, password="")
@@ -54,16 +58,18 @@ def load_tls_files(context: ssl.SSLContext, tls: TlsSettings) -> None:
 
 
 def _no_pem(error: Exception, what: str) -> str:
-    return f"holds no PEM {what}" if isinstance(error, ssl.SSLError | ValueError) else reason(error)
+    if isinstance(error, ssl.SSLError | ValueError):
+        return f"holds no PEM {what}; name a file that does"
+    return f"{reason(error)}; check its name and its rights"
 
 
 def _no_pair(tls: TlsSettings, error: Exception) -> str:
     name = getattr(error, "reason", None) or ""
     if name == "KEY_VALUES_MISMATCH":
-        return f"is not the certificate of the key in {tls.key_file}"
+        return f"is not the certificate of the key in {tls.key_file}; name the two that belong together"
     if "DECRYPT" in name or "PASSWORD" in name or b"ENCRYPTED" in Path(tls.key_file or "").read_bytes():
         return f"the key in {tls.key_file} has a passphrase; take it off: openssl pkey -in KEY -out NEW"
-    return f"this or key_file {tls.key_file} is not PEM"
+    return f"this or key_file {tls.key_file} is not PEM; convert it by openssl"
 
 
 def reason(error: Exception) -> str:

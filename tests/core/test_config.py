@@ -261,25 +261,37 @@ ONE_PROBLEM = [
     ),
     (
         "pipelines:\n- bundle: x\n  origin:\n    deadline_ms: 5\n    source: {device: 0}",
-        "agent.yaml: missing key pipelines[0].origin.source.kind; one of camera, folder, directory",
+        "agent.yaml: missing key pipelines[0].origin.source.kind; add it, one of camera, folder, directory",
     ),
     (
         "pipelines:\n- bundle: x\n  origin:\n    deadline_ms: 5\n    source: {kind: folder}",
-        "agent.yaml: missing key pipelines[0].origin.source.path",
+        "agent.yaml: missing key pipelines[0].origin.source.path; add it",
     ),
-    ("pipelines:\n- {}", "agent.yaml: missing key pipelines[0].bundle"),
+    ("pipelines:\n- {}", "agent.yaml: missing key pipelines[0].bundle; add it"),
     # checks of the dataclasses themselves
     ("broker:\n  host: a\n  port: 70000", "agent.yaml:3: broker.port: 70000 is not a port"),
     ("\nbroker:\n  host: a\n  tls: yes", "agent.yaml:3: broker: tls needs a username"),
     # aliases are told at the text that is wrong
     ("broker: &b {port: abc}", "agent.yaml:1: broker.port: expected int, received 'abc'"),
     # not YAML
-    ("device: [", "agent.yaml:1: not YAML: expected the node content, but found '<stream end>'"),
-    ("a: b\n c: d", "agent.yaml:2: not YAML: mapping values are not allowed here"),
-    ("device: *who", "agent.yaml:1: not YAML: found undefined alias 'who'"),
-    ("a: 1\n---\nb: 2", "agent.yaml:2: not YAML: but found another document"),
-    ("device: a\nratio: \x07", "agent.yaml:2: not YAML: special characters are not allowed"),
-    (b"device: a\nratio: \xff\n", "agent.yaml:2: not UTF-8: byte 0xff"),
+    (
+        "device: [",
+        "agent.yaml:1: not YAML: expected the node content, but found '<stream end>'; see to indentation, colons and quotes there",
+    ),
+    (
+        "a: b\n c: d",
+        "agent.yaml:2: not YAML: mapping values are not allowed here; see to indentation, colons and quotes there",
+    ),
+    (
+        "device: *who",
+        "agent.yaml:1: not YAML: found undefined alias 'who'; see to indentation, colons and quotes there",
+    ),
+    (
+        "a: 1\n---\nb: 2",
+        "agent.yaml:2: not YAML: but found another document; see to indentation, colons and quotes there",
+    ),
+    ("device: a\nratio: \x07", "agent.yaml:2: not YAML: special characters are not allowed; take the character out"),
+    (b"device: a\nratio: \xff\n", "agent.yaml:2: not UTF-8: byte 0xff; save the file as UTF-8"),
     ("a: " + "[" * 800, "agent.yaml: nested too deeply"),
 ]
 
@@ -300,7 +312,7 @@ def test_all_problems_are_told_at_once(problems):
         "agent.yaml:7: pipelines[0].bundel: unknown key (received 'x'); nearest: bundle",
         "agent.yaml:8: pipelines[0].stages[0]: expected int, received 'a'",
         "agent.yaml:8: pipelines[0].stages[2]: expected int, received 'b'",
-        "agent.yaml: missing key pipelines[0].bundle",
+        "agent.yaml: missing key pipelines[0].bundle; add it",
     ]
 
 
@@ -327,7 +339,7 @@ def test_what_is_no_share_is_refused(tmp_path, text):
 
 
 def test_an_empty_file_misses_every_required_key(problems):
-    assert problems("", Needy) == ["agent.yaml: missing key first", "agent.yaml: missing key second"]
+    assert problems("", Needy) == ["agent.yaml: missing key first; add it", "agent.yaml: missing key second; add it"]
 
 
 def test_a_mapping_with_problems_is_not_also_checked_as_a_whole(problems):
@@ -339,17 +351,17 @@ def test_a_file_that_is_not_there(tmp_path):
     path = tmp_path / "none.yaml"
     with pytest.raises(ConfigError) as caught:
         load(path, Agent)
-    assert str(caught.value) == f"{path}: cannot be read: No such file or directory"
+    assert str(caught.value) == f"{path}: cannot be read: No such file or directory; check its name and its rights"
 
 
 def test_a_folder_is_not_a_file(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, Agent)
-    assert str(caught.value) == f"{tmp_path}: cannot be read: Is a directory"
+    assert str(caught.value) == f"{tmp_path}: cannot be read: Is a directory; check its name and its rights"
 
 
 def test_a_file_that_is_too_large(problems):
-    assert problems("#" * (config.MAX_BYTES + 1)) == ["agent.yaml: larger than 1048576 bytes"]
+    assert problems("#" * (config.MAX_BYTES + 1)) == ["agent.yaml: larger than 1048576 bytes; is it the right file?"]
 
 
 @pytest.mark.parametrize(
@@ -364,7 +376,7 @@ def test_a_file_that_is_too_large(problems):
     ids=["laughs", "list in itself", "mapping in itself", "wide"],
 )
 def test_the_nodes_are_bounded_with_aliases_expanded(problems, text):
-    assert problems(text) == ["agent.yaml: more than 10000 nodes once aliases are expanded"]
+    assert problems(text) == ["agent.yaml: more than 10000 nodes once aliases are expanded; is it the right file?"]
 
 
 def test_recursive_dataclasses_are_read(read):

@@ -239,12 +239,9 @@ process.stdin.on('data', (part) => { text += part; }).on('end', async () => {
 def parse():
     """Returns what @asyncapi/parser says of a document."""
     node = shutil.which("node")
-    folder = Path(os.environ.get("DISTREE_NODE_MODULES", Path(__file__).parents[2] / "node_modules"))
+    folder = Path(__file__).parents[2] / "node_modules"
     if node is None or not (folder / "@asyncapi" / "parser").is_dir():
-        pytest.skip(
-            "@asyncapi/parser is not installed: apt install nodejs npm, npm install @asyncapi/parser in any folder, "
-            "and set DISTREE_NODE_MODULES to its node_modules"
-        )
+        pytest.skip("@asyncapi/parser is not installed: apt install nodejs npm; make node")
 
     def parsed(text: str) -> Any:
         environment = {**os.environ, "NODE_PATH": str(folder)}

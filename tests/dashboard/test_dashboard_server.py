@@ -173,7 +173,7 @@ def test_export_writes_the_page(tmp_path: Path) -> None:
         (["--broker", "localhost:1883"], "--broker: expected ws://HOST:PORT"),
         (["--site", "Lab"], "--site: 'Lab' is not an id"),
         (["--port", "70000"], "--port: expected 0 to 65535, received 70000"),
-        (["--bind", "192.0.2.1"], "the page cannot be served on 192.0.2.1:8080: "),
+        (["--bind", "192.0.2.1"], "no page on 192.0.2.1:8080: "),
         (["--export", "/dev/null/here"], "--export /dev/null/here: cannot be written"),
     ],
 )
@@ -189,7 +189,7 @@ def test_a_port_in_use_is_told() -> None:
         port = str(other.getsockname()[1])
         done = distree("--port", port)
         assert done.returncode == 2
-        assert done.stderr.startswith(f"distree: the page cannot be served on 127.0.0.1:{port}: address already in use")
+        assert done.stderr.startswith(f"distree: no page on 127.0.0.1:{port}: address already in use")
 
 
 def test_it_serves_until_ctrl_c_and_says_when_others_cannot_reach_the_broker() -> None:

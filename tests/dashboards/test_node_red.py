@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -22,7 +21,8 @@ from distree.topics import Kind
 from distree.transport.paho import PahoTransport
 from distree.types import BrokerSettings, Hop, Result
 
-FLOW = Path(__file__).parents[2] / "docs" / "node-red" / "flow.json"
+ROOT = Path(__file__).parents[2]
+FLOW = ROOT / "docs" / "node-red" / "flow.json"
 PATIENCE_S = 90.0
 RESULT = Result(
     request="r-1", site="lab", pipeline="fashion", origin="cam1", input="boot.png", label="Ankle boot", class_id=9,
@@ -40,9 +40,8 @@ RESULTS = [
 
 
 def find_node_red() -> str | None:
-    folder = os.environ.get("DISTREE_NODE_RED")
-    inside = Path(folder) / "node_modules" / ".bin" / "node-red" if folder else None
-    return str(inside) if inside is not None and inside.exists() else shutil.which("node-red")
+    inside = ROOT / "node_modules" / ".bin" / "node-red"
+    return str(inside) if inside.exists() else shutil.which("node-red")
 
 
 def free_port() -> int:
@@ -128,10 +127,7 @@ class Publisher:
 def node_red(tmp_path):
     program = find_node_red()
     if program is None:
-        pytest.skip(
-            "Node-RED is not installed: npm install --prefix FOLDER node-red@4.1 in any folder, and set "
-            "DISTREE_NODE_RED to it"
-        )
+        pytest.skip("Node-RED is not installed: apt install nodejs npm; make node")
     if find_mosquitto() is None:
         pytest.skip("mosquitto is not installed: apt install mosquitto")
     running = NodeRed(program, tmp_path)

@@ -165,7 +165,9 @@ def test_lines_for_people(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("FAILED  tcp"))
     assert f"nothing listens on 127.0.0.1:{port}" in lines[at]
-    assert lines[at + 1].strip() == "→ start the broker, or correct broker.host and broker.port"
+    assert (
+        lines[at + 1].strip() == "→ start the broker, or correct its address (broker.host and broker.port, or --broker)"
+    )
     assert "skipped login      needs tls" in lines
     assert lines[-1] == "to be mended: tcp"
 
@@ -571,36 +573,32 @@ ELSEWHERE = (
 """An agent that does not show on this machine, as one on another board does not."""
 
 
-TWIN = "twin"
-"""No other test runs agents of this name, which would show on this machine."""
-
-
 def test_a_name_that_another_board_uses(tmp_path: Path) -> None:
     with Mosquitto(tmp_path) as broker:
-        path = board(tmp_path, broker.port, TWIN)
-        assert doctor(path, "client-id")["client-id"].text == "distree-lab-twin is free"
+        path = board(tmp_path, broker.port)
+        assert doctor(path, "client-id")["client-id"].text == "distree-lab-cam is free"
         with agent(path, ELSEWHERE) as process:
             found = doctor(path, "client-id")["client-id"]
-            fails(found, "an agent named twin that is not on this machine is at work (Python 3", "another device id")
+            fails(found, "an agent named cam that is not on this machine is at work (Python 3", "another device id")
             assert process.poll() is None
             os.kill(process.pid, signal.SIGSTOP)
             found = doctor(path, "client-id")["client-id"]
             os.kill(process.pid, signal.SIGCONT)
             assert found.status == "unknown"
-            assert "twin is said to be ready, but is silent" in found.text
+            assert "cam is said to be ready, but is silent" in found.text
             # It was never pushed off.
             assert "connected again" not in path.with_suffix(".log").read_text()
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE_S) == 0
-        assert doctor(path, "client-id")["client-id"].text == "distree-lab-twin is free (disconnected)"
+        assert doctor(path, "client-id")["client-id"].text == "distree-lab-cam is free (disconnected)"
 
 
 def test_two_agents_of_one_name_on_one_machine(tmp_path: Path) -> None:
     with Mosquitto(tmp_path) as broker:
-        path = board(tmp_path, broker.port, TWIN)
+        path = board(tmp_path, broker.port)
         (tmp_path / "again").mkdir()
-        with agent(path), agent(board(tmp_path / "again", broker.port, TWIN)):
-            fails(doctor(path, "client-id")["client-id"], "2 agents named twin run on this machine", "stop all but one")
+        with agent(path), agent(board(tmp_path / "again", broker.port)):
+            fails(doctor(path, "client-id")["client-id"], "2 agents named cam run on this machine", "stop all but one")
 
 
 # ---------------------------------------------------------------- the doctor itself

@@ -1,0 +1,432 @@
+"""What can be set up wrongly, by section: `python tests/integration/provoked.py` writes what is then printed to
+docs/reference/messages.md. Each value is a function that makes it so in a folder of its own and returns the arguments
+of `distree`, the exit status, and words that the one line on standard error must have, the remedy among them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from broker_config.managed import free_port
+from distree.bundle import find_bundle
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "reference" / "messages.md"
+NOT_OURS = re.compile(r"INFO: Created TensorFlow Lite|\d+: |W0000|I0000|WARNING: All log messages before absl")
+FASHION = find_bundle("fashion")
+WIDE, MIXED = (ROOT / "tests" / "data" / name for name in ("tiny-wide", "tiny-mixed"))
+
+
+class Case:
+    """A folder in which something is wrong. Methods return the arguments of `distree`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def file(self, name, text):
+        (self.folder / name).write_text(text)
+        return str(self.folder / name)
+
+    def bundle(self, good=FASHION):
+        """A copy of a good bundle, to be spoilt."""
+        return Path(shutil.copytree(good, self.folder / "copy"))
+
+    def sealed(self, path, name):
+        """Name a changed file's SHA-256 in the manifest, as a wrong build would."""
+        manifest = yaml.safe_load((path / "bundle.yaml").read_text())
+        digest = hashlib.sha256((path / name).read_bytes()).hexdigest()
+        for part in (*manifest["stages"], manifest["golden"]):
+            if name in (part.get("segment"), part.get("file")):
+                part["sha256"] = digest
+        (path / "bundle.yaml").write_text(yaml.safe_dump(manifest))
+
+    def agent(self, *options, verb="check", **changes):
+        config = {"site": "lab", "device": "cam", "pipelines": [{"name": "p", "bundle": "fashion", "stages": [0]}]}
+        config["broker"] = {"port": free_port()}
+        config["state_dir"] = str(self.folder / "state")
+        path = self.file("agent.yaml", yaml.safe_dump({**config, **changes}, sort_keys=False))
+        return ["agent", verb, "-c", path, *options]
+
+    def init(self, *options):
+        """To a file of this folder, unless told otherwise: the last -o holds."""
+        return ["init", "-o", str(self.folder / "new.yaml"), *options]
+
+    def text(self, text):
+        return ["agent", "check", "-c", self.file("agent.yaml", text)]
+
+    def pipeline(self, **changes):
+        return self.agent(pipelines=[{"name": "p", "bundle": "fashion", "stages": [0], **changes}])
+
+    def replay(self, path):
+        return self.pipeline(origin={"source": {"kind": "replay", "path": str(path)}})
+
+    def replayed(self, **arrays):
+        np.savez(self.folder / "inputs.npz", **arrays)
+        return self.replay(self.folder / "inputs.npz")
+
+    def orchestrator(self, **changes):
+        pipeline = {"name": "p", "bundle": "fashion", **changes}
+        config = {"site": "lab", "store": {"path": str(self.folder / "o.db")}, "pipelines": [pipeline]}
+        return ["orchestrator", "run", "-c", self.file("orchestrator.yaml", yaml.safe_dump(config))]
+
+    def submit(self, *options, content=bytes(784), name="x.raw"):
+        (self.folder / name).write_bytes(content)
+        where = ["--site", "lab", "--pipeline", "p", "--origin", "cam"]
+        return ["submit", *where, *options, str(self.folder / name)]
+
+
+STAGE = ("--site", "lab", "--device", "cam", "--bundle", "fashion", "--stages", "0")
+
+
+def missing_segment(case):
+    path = case.bundle()
+    (path / "stage0.tflite").unlink()
+    return case.pipeline(bundle=str(path))
+
+
+def tampered(name, good=FASHION, **pipeline):
+    def arguments(case):
+        path = case.bundle(good)
+        content = bytearray((path / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (path / name).write_bytes(content)
+        return case.pipeline(bundle=str(path), **pipeline)
+
+    return arguments
+
+
+def wide(bundle=WIDE, **pipeline):
+    return lambda case: case.pipeline(bundle=str(bundle), **pipeline)
+
+
+def no_segment_at_all(case):
+    path = case.bundle()
+    (path / "stage0.tflite").write_bytes(b"this is no flatbuffer" * 10)
+    case.sealed(path, "stage0.tflite")
+    return case.agent(self_test=False, pipelines=[{"name": "p", "bundle": str(path), "stages": [0]}])
+
+
+def embedding_off(case):
+    path = case.bundle(WIDE)
+    with np.load(path / "golden.npz") as arrays:
+        vectors = {name: arrays[name] for name in arrays}
+    vectors["stage1_branch1_embedding"] = vectors["stage1_branch1_embedding"] // 2
+    np.savez(path / "golden.npz", **vectors)
+    case.sealed(path, "golden.npz")
+    return case.pipeline(bundle=str(path), stages=[0, 1, 2], branch=1)
+
+
+def golden_off(case):
+    path = case.bundle()
+    with np.load(path / "golden.npz") as arrays:
+        vectors = {name: arrays[name] for name in arrays}
+    vectors["stage0_logits"] = vectors["stage0_logits"] + 30
+    np.savez(path / "golden.npz", **vectors)
+    case.sealed(path, "golden.npz")
+    return case.pipeline(bundle=str(path))
+
+
+def manifest(change):
+    def arguments(case):
+        path = case.bundle()
+        content = yaml.safe_load((path / "bundle.yaml").read_text())
+        change(content)
+        (path / "bundle.yaml").write_text(yaml.safe_dump(content))
+        return case.pipeline(bundle=str(path))
+
+    return arguments
+
+
+def unknown_key(case):
+    lines = "site: lab\ndevice: cam\npipelines:\n  - name: p\n    bundle: fashion\n    stagse: [0]\n    stages: [0]\n"
+    return case.text(lines)
+
+
+def broken_npy(case):
+    return case.submit(name="x.npy", content=b"PK\x03\x04 neither .npy nor .npz")
+
+
+def single_array(case):
+    np.save(case.folder / "x.npy", np.zeros((2, 28, 28, 1), np.uint8))
+    return case.replay(case.folder / "x.npy")
+
+
+def no_archive(case):
+    return case.replay(case.file("inputs.npz", "not an archive"))
+
+
+def unlabelled(case):
+    np.savez(case.folder / "x.npz", input=np.zeros((2, 28, 28, 1), np.uint8))
+    return ["demo", "--data", str(case.folder / "x.npz"), "--inputs", "1"]
+
+
+def nowhere():
+    return f"127.0.0.1:{free_port()}"
+
+
+SECTIONS = {
+    "Setting up a board": {
+        "init without what it must know": (lambda c: c.init("--bundle", "fashion"), 2, ["give --site, --stages or --source", "in a terminal"]),
+        "init over a file that is there": (lambda c: c.init(*STAGE, "-o", c.file("a.yaml", "mine")), 2, ["a.yaml: exists already", "--force"]),
+        "init in no folder": (lambda c: c.init(*STAGE, "-o", str(c.folder / "no" / "a.yaml")), 2, ["cannot be written: No such", "folder that is there"]),
+        "init with a user and no password file": (lambda c: c.init(*STAGE, "--username", "ann"), 2, ["--username: give --password-file too"]),
+        "init of an origin without its folder": (lambda c: c.init(*STAGE, "--source", "directory"), 2, ["give --path"]),
+        "doctor without a file": (lambda c: ["doctor", "-c", str(c.folder / "none.yaml")], 2, ["none.yaml: cannot be read", "check its name"]),
+        "doctor without time": (lambda c: ["doctor", *c.agent()[2:], "--timeout", "0"], 2, ["--timeout 0: must be above 0"]),
+        "a service with a state directory elsewhere": (
+            lambda c: ["service", "install", *c.pipeline(origin={"spool": True, "source": {"kind": "mqtt"}})[2:], "--print"],
+            2, ["the service writes below /var/lib/distree alone; remove state_dir"],
+        ),
+        "a service in an image that cannot be written": (
+            lambda c: ["service", "install", *c.agent()[2:], "--root", c.file("image", ""), "--exec", "/opt/distree/bin/distree"],
+            2, ["distree-agent.service: cannot be written", "sudo"],
+        ),
+    },
+    "Configuration": {
+        "no such file": (lambda c: ["agent", "check", "-c", str(c.folder / "none.yaml")], 2, ["none.yaml: cannot be read: No such"]),
+        "not YAML": (lambda c: c.text("site: lab\n  device: [cam"), 2, ["agent.yaml:2: not YAML: "]),
+        "unknown key": (unknown_key, 2, ["agent.yaml:6: pipelines[0].stagse: unknown key (received a list); nearest: stages"]),
+        "a password in the file": (
+            lambda c: c.agent(broker={"password": "hunter2"}), 2, ["broker.password: unknown key", "nearest: password_file"],
+        ),
+        "missing key": (lambda c: c.text("device: cam\npipelines: []\n"), 2, ["agent.yaml: missing key site"]),
+        "wrong type": (lambda c: c.agent(telemetry_s="fast"), 2, [": telemetry_s: expected float, received 'fast'"]),
+        "quoted number": (lambda c: c.agent(broker={"port": "1883"}), 2, ["broker.port: expected int", "remove the quotes"]),
+        "no id": (lambda c: c.agent(device="Cam 1"), 2, ["device: 'Cam 1' is not an id; use 1 to 32 of a-z, 0-9 and '-'"]),
+        "not positive": (lambda c: c.agent(num_threads=0), 2, ["num_threads: must be above 0"]),
+        "nothing to do": (lambda c: c.pipeline(stages=[]), 2, ["pipelines[0].stages: nothing to do"]),
+        "a stage twice": (lambda c: c.pipeline(stages=[0, 0]), 2, ["stages: must be different numbers from 0"]),
+        "a stage that the bundle does not have": (
+            lambda c: c.pipeline(stages=[7]), 2, ["stages: bundle fashion has 0 to 2, not 7"],
+        ),
+        "unknown source": (
+            lambda c: c.pipeline(origin={"source": {"kind": "camera"}}), 2, ["source.kind: expected one of replay, directory"],
+        ),
+        "two pipelines of one name": (
+            lambda c: c.agent(pipelines=[{"name": "p", "bundle": "fashion", "stages": [k]} for k in (0, 1)]),
+            2, ["pipelines: at least one is needed, each with its own name"],
+        ),
+        "unknown codec": (lambda c: c.agent(codec="zip"), 2, ["codec: expected one of raw, zlib, received 'zip'"]),
+        "a time-out of nothing": (lambda c: c.agent(broker={"connect_timeout_s": 0}), 2, ["broker.connect_timeout_s"]),
+        "a port beyond all": (lambda c: c.agent(broker={"port": 99999}), 2, ["broker.port"]),
+        "a deadline beyond what messages carry": (
+            lambda c: c.pipeline(origin={"deadline_ms": 4e6, "source": {"kind": "mqtt"}}), 2, ["deadline_ms"],
+        ),
+        "an unknown criterion in a manifest": (
+            manifest(lambda m: m["exits"].update(criterion="vibes")), 2, ["bundle.yaml", "vibes"],
+        ),
+        "a broker's port that cannot be": (lambda c: ["broker", "run", "--port", "99999"], 2, ["--port"]),
+        "unknown criterion": (lambda c: c.orchestrator(criterion="max_sotfmax"), 2, ["max_sotfmax", "max_softmax"]),
+        "unknown criterion on the command line": (
+            lambda c: ["zoo", "evaluate", "fashion", "--criterion", "vibes", "--thresholds", "1,1", "--limit", "1"],
+            2, ["vibes", "max_softmax"],
+        ),
+        "missing password file": (
+            lambda c: c.agent(verb="run", broker={"username": "ann", "password_file": str(c.folder / "none")}),
+            2, ["broker.password_file ", "none: no such file"],
+        ),
+        "wrong HOST:PORT": (lambda c: c.submit("--broker", "localhost"), 2, ["--broker: expected HOST:PORT, received 'localhost'"]),
+        "a port that cannot be": (lambda c: c.submit("--broker", "h:70000"), 2, ["expected HOST:PORT, received 'h:70000'"]),
+        "a site that is no id": (lambda c: ["results", "--site", "a/#"], 2, ["--site: 'a/#' is not an id"]),
+        "nothing to submit": (lambda c: [*c.submit(), str(c.folder / "none.png")], 2, ["none.png: cannot be read: No such file"]),
+        "too large to submit": (lambda c: c.submit(content=bytes(1 << 20)), 2, ["x.raw: 1048576 bytes are too many"]),
+        "no array to submit": (broken_npy, 2, ["x.npy: is no .npy array; write one by numpy.save"]),
+    },
+    "Inputs": {
+        "replay file missing": (lambda c: c.replay(c.folder / "none.npz"), 2, ["none.npz: cannot be replayed: No such file"]),
+        "replay of another shape": (
+            lambda c: c.replayed(input=np.zeros((5, 8, 8, 1), np.uint8)), 2,
+            ["inputs.npz: input is uint8 (5, 8, 8, 1), the bundle takes uint8 (n, 28, 28, 1)"],
+        ),
+        "replay of another dtype": (lambda c: c.replayed(input=np.zeros((5, 28, 28, 1))), 2, ["input is float64"]),
+        "replay without inputs": (lambda c: c.replayed(x=np.zeros(3)), 2, ["inputs.npz: has no array 'input' (it has x)"]),
+        "replay of one number": (lambda c: c.replayed(input=np.uint8(3)), 2, ["inputs.npz: "]),
+        "replay of a single array": (single_array, 2, ["x.npy: ", "savez"]),
+        "replay of no archive": (no_archive, 2, ["inputs.npz: cannot be replayed", ".npz file with an array 'input' is needed"]),
+    },
+    "Bundles": {
+        "missing bundle": (lambda c: c.pipeline(bundle="fasion"), 2, ["bundle 'fasion' not found", "model zoo (cifar10-wide, fashion"]),
+        "missing segment": (missing_segment, 2, ["stage0.tflite: No such file or directory; copy the whole bundle"]),
+        "tampered segment": (tampered("stage0.tflite"), 2, ["stage0.tflite: its SHA-256 is not the manifest's", "copy"]),
+        "tampered golden vectors": (tampered("golden.npz"), 2, ["golden.npz: its SHA-256 is not the manifest's", "copy"]),
+        "no segment at all": (no_segment_at_all, 2, ["stage0.tflite: the interpreter refuses it"]),
+        "too few thresholds": (
+            manifest(lambda m: m["exits"].update(thresholds=[0.5])), 2, ["exits.thresholds: 1 given, one per exit but the last"],
+        ),
+        "unknown key in a manifest": (manifest(lambda m: m.update(licence="x")), 2, ["bundle.yaml:", "licence: unknown key", "license"]),
+    },
+    "Self-test and broker": {
+        "golden vectors off": (golden_off, 1, ["self-test of bundle fashion: stage 0 is off by 30 quantisation steps, ", "install"]),
+        "agent check of no broker": (
+            lambda c: c.agent("--connect"), 1, ["nothing listens on 127.0.0.1:", "start the broker"],
+        ),
+        "submit to no broker": (lambda c: c.submit("--broker", nowhere()), 1, ["nothing listens on 127.0.0.1:", "start the broker"]),
+        "results of no broker": (lambda c: ["results", "--site", "lab", "--broker", nowhere()], 1, ["nothing listens on 127.0.0.1:"]),
+        "demo on no broker": (lambda c: ["demo", "--inputs", "1", "--broker", nowhere()], 1, ["nothing listens on 127.0.0.1:"]),
+    },
+    "The demo": {
+        "demo of no inputs": (lambda c: ["demo", "--inputs", "0"], 2, ["--inputs: expected 1 to 1000", "received 0"]),
+        "demo of too many inputs": (lambda c: ["demo", "--inputs", "1001"], 2, ["--inputs: expected 1 to 1000", "received 1001"]),
+        "demo without labels": (unlabelled, 2, ["x.npz: ", "'input' and 'label' is needed"]),
+        "demo without samples": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no samples for bundle fashion", "--data"]),
+    },
+    "Wide stages": {
+        "a branch of a chain": (lambda c: c.pipeline(branch=0), 2, ["pipelines.p.branch: bundle fashion has no wide stage; remove branch"]),
+        "fusing in a chain": (lambda c: c.pipeline(fuse=True), 2, ["pipelines.p.fuse: bundle fashion has no wide stage; remove fuse"]),
+        "a fuser in a chain": (
+            lambda c: c.pipeline(origin={"fuser": "hub", "source": {"kind": "mqtt"}}),
+            2, ["pipelines.p.origin.fuser: bundle fashion has no wide stage; remove origin.fuser"],
+        ),
+        "a wide stage without a branch": (
+            wide(stages=[0, 1, 2]), 2, ["pipelines.p.stages: stage 0 of bundle tiny-wide has 2 branches", "by branch: 0 to 1"],
+        ),
+        "a branch that the bundle does not have": (
+            wide(stages=[0, 1, 2], branch=2), 2, ["pipelines.p.branch: stage 0 of bundle tiny-wide has 0 to 1, not 2"],
+        ),
+        "a branch of plain stages alone": (
+            wide(MIXED, stages=[0, 3], branch=1), 2, ["pipelines.p.branch: none of this board's stages is wide", "tiny-mixed are 1, 2"],
+        ),
+        "a part of wide stages in a row": (
+            wide(stages=[0, 2], branch=1), 2, ["pipelines.p.stages: 0, 1, 2 of bundle tiny-wide belong on one board", "add 1"],
+        ),
+        "a wide stage that the bundle does not have": (wide(stages=[0, 1, 2, 3], branch=0), 2, ["has 0 to 2, not 3"]),
+        "a negative branch": (wide(stages=[0, 1, 2], branch=-1), 2, ["pipelines[0].branch: must be a number from 0, received -1"]),
+        "a branch without stages": (wide(stages=[], fuse=True, branch=0), 2, ["pipelines[0].branch: needs stages too"]),
+        "a fuser that is no id": (
+            wide(stages=[], origin={"fuser": "Hub", "source": {"kind": "mqtt"}}), 2, ["origin.fuser: 'Hub' is not an id"],
+        ),
+        "a mode that there is not": (
+            wide(stages=[], origin={"mode": "eagre", "source": {"kind": "mqtt"}}), 2, ["origin.mode: expected one of gated, eager"],
+        ),
+        "tampered segment of a branch": (
+            tampered("stage1.branch1.tflite", WIDE, stages=[0, 1, 2], branch=1), 2, ["stage1.branch1.tflite: its SHA-256 is not"],
+        ),
+        "tampered fusion head": (
+            tampered("stage2.fusion.tflite", WIDE, stages=[], fuse=True), 2, ["stage2.fusion.tflite: its SHA-256 is not", "copy"],
+        ),
+        "tampered fusion head of an origin": (
+            tampered("stage0.fusion.tflite", WIDE, stages=[], origin={"source": {"kind": "mqtt"}}), 2, ["stage0.fusion.tflite: its"],
+        ),
+        "golden embeddings off": (
+            embedding_off, 1, ["self-test of bundle tiny-wide: branch 1 of stage 1 is off by", "install another version"],
+        ),
+        "a board that fuses in a demo of a chain": (
+            lambda c: ["demo", "--fuser", "board", "--inputs", "1"], 2, ["--fuser board: bundle fashion has no wide stage"],
+        ),
+        "a criterion of embeddings for a chain": (
+            lambda c: c.orchestrator(criterion="feature_difference", thresholds=[-0.5, -0.5]),
+            2, ["pipeline p: feature_difference", "only wide stages have"],
+        ),
+    },
+    "Dashboards and brokers": {
+        "a dashboard of no websockets address": (
+            lambda c: ["dashboard", "--broker", "http://hub:9001"], 2, ["--broker: expected ws://HOST:PORT or wss://HOST:PORT"],
+        ),
+        "a password in a dashboard's address": (
+            lambda c: ["dashboard", "--broker", "ws://ann:secret@hub:9001"], 2, ["--broker: hub: only an address", "typed into the page"],
+        ),
+        "a dashboard on an address of another machine": (
+            lambda c: ["dashboard", "--bind", "203.0.113.1"], 2, ["no page on 203.0.113.1:8080", "--bind or --port"],
+        ),
+        "a dashboard exported into a file": (
+            lambda c: ["dashboard", "--export", c.file("page", "")], 2, ["cannot be written", "folder that can be written"],
+        ),
+        "top of no broker": (lambda c: ["top", "--site", "lab", "--broker", nowhere()], 1, ["nothing listens on", "start the broker"]),
+        "a CA certificate that is not there": (
+            lambda c: ["results", "--site", "lab", "--broker", "mqtts://hub", "--ca-file", str(c.folder / "ca.crt")],
+            2, ["broker.tls.ca_file", "no such file", "check its name"],
+        ),
+        "websockets of the embedded broker": (
+            lambda c: ["broker", "run", "--engine", "embedded", "--websockets", "0"], 2, ["speaks no websockets: apt install mosquitto"],
+        ),
+    },
+    "Orchestrator, tuning, simulation": {
+        "a goal that cannot be": (
+            lambda c: c.orchestrator(goal={"accuracy_drop": "200%"}), 2, ["goal.accuracy_drop: expected a share of 0% to 100%"],
+        ),
+        "too few thresholds for a pipeline": (
+            lambda c: c.orchestrator(thresholds=[0.9]), 2, ["pipeline p: 1 thresholds given", "needs 2, one per exit but the last"],
+        ),
+        "status before the first run": (
+            lambda c: ["orchestrator", "status", *c.orchestrator()[2:]], 1, ["o.db: no store yet", "distree orchestrator run"],
+        ),
+        "thresholds of no pipeline": (
+            lambda c: ["orchestrator", "set-thresholds", *c.orchestrator()[2:], "--pipeline", "q", "0.9", "0.8"],
+            2, ["--pipeline q: not in the configuration, which has p"],
+        ),
+        "a replay of no recording": (
+            lambda c: ["tune", "--replay", c.file("a.npz", "no archive"), "--accuracy-drop", "1%"],
+            2, ["a.npz: not an .npz of arrays", "distree zoo evaluate --audits writes one"],
+        ),
+        "a what-if of no key": (
+            lambda c: ["simulate", "-c", str(ROOT / "examples" / "fleet.yaml"), "--set", "boards.hub.cuont=3"],
+            2, ["boards[1].cuont: unknown key", "nearest: count"],
+        ),
+        "test images that are not there": (
+            lambda c: ["zoo", "evaluate", "fashion", "--data", str(c.folder / "none")], 2, ["does not exist", "dataset-fashion-mnist"],
+        ),
+    },
+}  # fmt: skip
+
+
+def distree(arguments, program=("-m", "distree")):
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *program, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120)
+
+
+def told(done):
+    """Return a process's lines on standard error, without those of the interpreter and of the broker."""
+    return [line for line in done.stderr.splitlines() if not NOT_OURS.match(line)]
+
+
+def shown(line, folder):
+    """Return a line as the page has it: folders, ports and versions are others each time."""
+    line = line.replace(f"{folder}/copy", "/path/to/bundle").replace(f"{folder}/", "/path/to/")
+    line = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:1883", line.replace(f"{ROOT}/", "/path/to/distree/"))
+    return re.sub(r"((?:ai-edge-litert|tflite-runtime) )\d+\.\d+\.\d+", r"\g<1>2.1.6", line)
+
+
+def row(name, status, line):
+    """Return a row of the page."""
+    return f"| {name} | `{line.replace('|', chr(92) + '|')}` | {status} |"
+
+
+def provoke(name, arguments):
+    """Return the page's row of what is printed; ValueError if it is not one line."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = distree(arguments(Case(Path(folder))))
+        lines = told(done)
+        if len(lines) != 1:
+            raise ValueError(f"{name}: {done.stderr}")
+        return row(name, done.returncode, shown(lines[0], folder))
+
+
+def page():
+    """Provoke everything, and return the page."""
+    lines = [
+        "# What errors say",
+        "",
+        "<!-- Written by `python tests/integration/provoked.py`: changes here are lost. -->",
+        "",
+        "Each was provoked by the tests, and this is what was printed on standard error: what, where, and how to mend it.",
+        "Statuses are explained [here](errors.md); what `distree doctor` looks at is [there](../howto/diagnose.md).",
+    ]
+    for title, errors in SECTIONS.items():
+        lines += ["", f"## {title}", "", "| wrong | what is printed | status |", "| --- | --- | --- |"]
+        lines += [provoke(name, arguments) for name, (arguments, *_) in errors.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -24,7 +24,7 @@ from device_agent.crew import Crew
 from device_agent.selftest import SelfTest
 from device_agent.sources import Feed, Mqtt, Source, make_source
 from device_agent.spool import Spool
-from device_agent.startup import fuses, load_bundles, start_self_tests
+from device_agent.startup import fuses, load_bundles, start_self_tests, travels
 from device_agent.system import clock_synced, memory_mb, rss_bytes
 from device_agent.thumbnails import Thumbnails
 from device_agent.watchdog import SystemdNotifier
@@ -123,10 +123,6 @@ class Pipeline:
     def branch_of(self, k: int) -> int | None:
         """Return the branch that this board would run of a stage; None for a plain one."""
         return self.config.branch if self.bundle.stages[k].branches else None
-
-    def takes_messages(self, k: int) -> bool:
-        """Whether a stage's input comes from the broker: a later one of wide stages in a row has it on its board."""
-        return k == 0 or not (self.bundle.stages[k].branches and self.bundle.stages[k - 1].branches)
 
     def compute(self, task: Run | Fuse) -> tuple[SegmentOutput, float]:
         """Run a segment or a fusion head; return what it gave and the seconds that the interpreter took."""
@@ -523,7 +519,7 @@ class Agent:
         routes: dict[str, Callable[[Received], None]] = {self._state_topic: self._on_own_state}
         for pipeline in self.pipelines:
             for k in pipeline.config.stages:
-                if pipeline.takes_messages(k):
+                if travels(pipeline.bundle, k):
                     routes[pipeline.stage_topics[k]] = self._stage_route(pipeline, k)
             if pipeline.fuses:
                 routes[self._wide_topic(pipeline, Kind.EXIT)] = self._exit_route(pipeline)

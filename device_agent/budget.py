@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 
 from device_agent import spool
 from device_agent.config import AgentConfig, PipelineConfig
+from device_agent.sources.directory import MAX_FILE_BYTES
 from device_agent.sources.mqtt import WAITING
 from device_agent.startup import fuses
 from distree.bundle import Bundle, TensorSpec
+from distree.preprocess import MAX_IMAGE_BYTES, is_image
 from distree.record import record
 
 _MIB = 1 << 20
@@ -69,6 +71,10 @@ def _of_pipeline(config: AgentConfig, pipeline: PipelineConfig, bundle: Bundle) 
     yield Item(what=f"open inputs of {pipeline.name}", bytes=2 * pipeline.origin.pending * largest)
     if pipeline.origin.source.kind == "mqtt":
         yield Item(what=f"inputs of {pipeline.name} not looked at yet", bytes=WAITING * (input_bytes(bundle) + 4096))
+    if is_image(bundle.manifest.input.dtype, bundle.manifest.input.shape):
+        yield Item(what=f"an input of {pipeline.name} while it is decoded", bytes=MAX_IMAGE_BYTES)
+    if pipeline.origin.source.kind == "directory":
+        yield Item(what=f"a file of {pipeline.name} while it is read", bytes=MAX_FILE_BYTES)
     if pipeline.origin.spool:
         yield Item(what=f"spool of {pipeline.name} while it is rewritten", bytes=2 * spool.LIMIT_BYTES)
 

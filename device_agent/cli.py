@@ -76,7 +76,9 @@ def check(config: AgentConfig, *, connect: bool = False) -> int:
     """Carry out `distree agent check`; what is wrong is raised as it would be by `run`."""
     from device_agent.agent import Agent
 
-    agent = Agent(config)
+    # Without spools: one that a running agent writes is not to be opened, and what it holds is not to be restored.
+    origins = [p if p.origin is None else replace(p, origin=replace(p.origin, spool=False)) for p in config.pipelines]
+    agent = Agent(replace(config, pipelines=tuple(origins)))
     agent.prepare()
     for pipeline in agent.pipelines:
         runtime = pipeline.runtime.name if pipeline.runtime is not None else "no interpreter needed"

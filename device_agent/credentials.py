@@ -1,4 +1,8 @@
-"""Secrets that systemd hands to a service (LoadCredential=): files in a folder that this service alone can read."""
+"""Secrets that systemd hands to a service (LoadCredential=): files in a folder that this service alone can read.
+
+They are copies of the moment when it was started, so a certificate comes along with its key: one that was renewed would
+not fit the old key.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from pathlib import Path
 
 from distree.types import BrokerSettings
 
-PASSWORD, KEY = "broker-password", "broker-key"
+PASSWORD, CERTIFICATE, KEY = "broker-password", "broker-certificate", "broker-key"
 
 
 def applied(broker: BrokerSettings, environ: Mapping[str, str] = os.environ) -> BrokerSettings:
@@ -19,6 +23,7 @@ def applied(broker: BrokerSettings, environ: Mapping[str, str] = os.environ) -> 
         return broker
     if (password := Path(folder, PASSWORD)).is_file():
         broker = replace(broker, password_file=password)
-    if broker.tls is not None and (key := Path(folder, KEY)).is_file():
-        broker = replace(broker, tls=replace(broker.tls, key_file=key))
+    certificate, key = Path(folder, CERTIFICATE), Path(folder, KEY)
+    if broker.tls is not None and certificate.is_file() and key.is_file():
+        broker = replace(broker, tls=replace(broker.tls, cert_file=certificate, key_file=key))
     return broker

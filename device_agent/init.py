@@ -61,9 +61,10 @@ def run(args: argparse.Namespace) -> int:
     if asks:
         _ask_what_is_missing(args)
     settings, bundle = _complete(args)
-    _write_checked(args.output, render(args, settings, bundle))
+    text = render(args, settings, bundle)
     if asks and args.username and args.password_file is not None and not args.password_file.exists():
         _write_password(args.password_file, getpass.getpass(f"password of {args.username} (not shown): "))
+    _write_checked(args.output, text)
     print(f"{args.output} is written and checked. Next: distree doctor -c {args.output}")  # noqa: T201
     return 0
 
@@ -87,9 +88,8 @@ def _ask_what_is_missing(args: argparse.Namespace) -> None:
     args.device = args.device or _ask("name of this board", device_name(socket.gethostname()), _an_id)
     if args.broker is None:
         args.broker = _ask("broker, HOST:PORT or mqtts://HOST:PORT", "127.0.0.1:1883", str)
-        args.username = (
-            args.username or _ask("user name at the broker, - for none", "-", str).replace("-", "", 1) or None
-        )
+        answer = args.username or _ask("user name at the broker, - for none", "-", str)
+        args.username = None if answer == "-" else answer
     if args.username and args.password_file is None:
         args.password_file = Path(_ask("file for the password", "secret", str))
     args.bundle = args.bundle or _ask("bundle, a name or a folder", "fashion", _a_bundle)
@@ -97,7 +97,7 @@ def _ask_what_is_missing(args: argparse.Namespace) -> None:
     if args.stages is None:
         args.stages = _ask(f"stages computed here, of 0 to {len(bundle.stages) - 1}, - for none", "0", str).strip("-")
     if args.branch is None and any(bundle.branch_counts[k] for k in _numbers(args.stages) if k < len(bundle.stages)):
-        args.branch = int(_ask(f"branch run here, of 0 to {max(bundle.branch_counts) - 1}", "0", str))
+        args.branch = int(_ask(f"branch run here, of 0 to {max(bundle.branch_counts) - 1}", "0", _a_number))
     if args.source is None:
         args.source = _ask(f"where inputs come from: {', '.join(SOURCES)}", "none", _a_source)
     if args.path is None and args.source in ("directory", "replay"):
@@ -106,7 +106,10 @@ def _ask_what_is_missing(args: argparse.Namespace) -> None:
 
 def _ask(question: str, default: str, read: Callable[[str], str]) -> str:
     while True:
-        answer = input(f"{question} [{default}]: ").strip() or default
+        try:
+            answer = input(f"{question} [{default}]: ").strip() or default
+        except EOFError:
+            raise KeyboardInterrupt from None  # Ctrl-D is as good as Ctrl-C
         try:
             return read(answer)
         except DistreeError as error:
@@ -122,6 +125,12 @@ def _a_bundle(text: str) -> str:
     return text
 
 
+def _a_number(text: str) -> str:
+    if not text.isdecimal():
+        raise ConfigError(f"{text!r} is no number")
+    return text
+
+
 def _a_source(text: str) -> str:
     if text not in SOURCES:
         raise ConfigError(f"{text!r} is none of {', '.join(SOURCES)}")
@@ -129,7 +138,11 @@ def _a_source(text: str) -> str:
 
 
 def _write_password(path: Path, password: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        why = f"{error.strerror}; name a file in a folder that is there"
+        raise ConfigError(f"{path}: cannot be written: {why}") from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(password + "\n")
 

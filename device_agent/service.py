@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import grp
-import os
 import re
 import shutil
 import stat
@@ -19,14 +18,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from device_agent import budget
-from device_agent.config import AgentConfig, DirectorySource, load_agent_config
-from device_agent.credentials import KEY, PASSWORD
+from device_agent.config import AgentConfig, DirectorySource, ReplaySource, load_agent_config
+from device_agent.credentials import CERTIFICATE, KEY, PASSWORD
 from device_agent.startup import load_bundles
+from distree.bundle import find_bundle
 from distree.errors import ConfigError
 
 UNIT = "distree-agent.service"
 STATE = "distree"
 """Below /var/lib: the agent's working directory, and so where `state_dir: state` is by default."""
+
+STATE_FOLDER = Path("/var/lib") / STATE
 
 GROUP = "distree"
 """The group that shares the folder of a directory source, where the folder does not say."""
@@ -172,21 +174,35 @@ _HARDENING = (
     "SystemCallFilter=@system-service",
     "SystemCallFilter=~@privileged @resources",
     "# Whether NTP keeps the clock is asked, with no right to set it. ProtectClock would forbid asking.",
-    "SystemCallFilter=adjtimex clock_adjtime",
+    "SystemCallFilter=adjtimex clock_adjtime clock_adjtime64",
     "SystemCallErrorNumber=EPERM",
 )
 
 
 def _credentials(config: AgentConfig) -> Iterator[str]:
-    broker = config.broker
-    for name, path in ((PASSWORD, broker.password_file), (KEY, broker.tls.key_file if broker.tls else None)):
-        if path is not None:
-            yield f"LoadCredential={name}:{_escaped(str(path))}"
+    for name, path in _secrets(config):
+        yield f"LoadCredential={name}:{_escaped(str(path))}"
+
+
+def _secrets(config: AgentConfig) -> Iterator[tuple[str, Path]]:
+    """Yield the files that the unit's user need not be able to read, by the names of their credentials."""
+    tls = config.broker.tls
+    files = (
+        (PASSWORD, config.broker.password_file),
+        (CERTIFICATE, tls.cert_file if tls else None),
+        (KEY, tls.key_file if tls else None),
+    )
+    yield from ((name, path) for name, path in files if path is not None)
 
 
 def _folders(config: AgentConfig) -> Iterator[str]:
-    """Give the lines for what the agent writes: the folders of its inputs; and refuse a state directory elsewhere."""
+    """Give the lines for what the agent writes: the folders of its inputs; and refuse what the unit cannot grant."""
     for pipeline in config.pipelines:
+        if not Path(pipeline.bundle).is_absolute() and find_bundle(pipeline.bundle) == Path(pipeline.bundle):
+            raise ConfigError(
+                f"pipelines.{pipeline.name}.bundle {pipeline.bundle}: the service runs in /var/lib/{STATE}; "
+                f"write {Path(pipeline.bundle).absolute()}"
+            )
         if pipeline.origin is None:
             continue
         if pipeline.origin.spool and config.state_dir.is_absolute() and not _is_state(config.state_dir):
@@ -199,8 +215,13 @@ def _folders(config: AgentConfig) -> Iterator[str]:
             yield f"SupplementaryGroups={_group(source.path)}"
 
 
+def is_installed() -> bool:
+    """Whether this machine has the unit."""
+    return (Path("/") / _UNITS / UNIT).exists()
+
+
 def _is_state(path: Path) -> bool:
-    return path.is_relative_to(f"/var/lib/{STATE}")
+    return path.is_relative_to(STATE_FOLDER)
 
 
 def _group(folder: Path) -> str:
@@ -248,22 +269,34 @@ def _systemd_version() -> int:
 def _check_visible(path: Path, config: AgentConfig, program: str) -> None:
     """Raise ConfigError for a file that the unit's user could not read, with what to do."""
     advice = "put it below /etc/distree"
-    files = [(path, advice), (Path(program), "install DistrEE into /opt/distree: python3 -m venv /opt/distree")]
-    if config.broker.tls is not None:
-        tls = config.broker.tls
-        files += [(file, advice) for file in (tls.ca_file, tls.cert_file) if file is not None]
-    files += [(Path(p.bundle).absolute(), advice) for p in config.pipelines if os.sep in p.bundle]
+    install = "install DistrEE into /opt/distree, with a Python of the system: python3 -m venv /opt/distree"
+    files = [(path, advice), *((file, install) for file in _program_files(program))]
+    if config.broker.tls is not None and config.broker.tls.ca_file is not None:
+        files.append((config.broker.tls.ca_file, advice))
+    files += [(Path(p.bundle), advice) for p in config.pipelines if Path(p.bundle).is_absolute()]
+    sources = [pipeline.origin.source for pipeline in config.pipelines if pipeline.origin is not None]
+    files += [(source.path, advice) for source in sources if isinstance(source, ReplaySource)]
     for file, remedy in files:
         if any(file.is_relative_to(hidden) for hidden in _HIDDEN):
             raise ConfigError(f"{file}: the service does not see what is there; {remedy}")
         if not _readable_by_all(file):
             raise ConfigError(f"{file}: the service's user cannot read it; chmod o+rX it and the folders above it")
-    for secret in (config.broker.password_file, config.broker.tls.key_file if config.broker.tls else None):
-        if secret is not None and not secret.is_file():
+    for _, secret in _secrets(config):
+        if not secret.is_file():
             raise ConfigError(f"{secret}: not there; write it before the service is installed")
-    for pipeline in config.pipelines:
-        if pipeline.origin is not None and isinstance(pipeline.origin.source, DirectorySource):
-            _check_shared(pipeline.origin.source.path)
+    for source in sources:
+        if isinstance(source, DirectorySource):
+            _check_shared(source.path)
+
+
+def _program_files(program: str) -> Iterator[Path]:
+    """Yield what a command of a virtual environment needs: beside itself its Python, and the package."""
+    yield Path(program)
+    python = Path(program).with_name("python")
+    if python.exists():
+        yield python.resolve()
+    if program == str(Path(sys.executable).with_name("distree")):
+        yield Path(__file__)
 
 
 def _readable_by_all(path: Path) -> bool:

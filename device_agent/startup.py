@@ -11,6 +11,11 @@ from distree.errors import ConfigError
 from distree.preprocess import is_image
 
 
+def travels(bundle: Bundle, k: int) -> bool:
+    """Whether a stage's input comes by the broker: a later one of wide stages in a row has it on its board."""
+    return k == 0 or not (bundle.stages[k].branches and bundle.stages[k - 1].branches)
+
+
 def load_bundles(config: AgentConfig) -> list[Bundle]:
     """Load and verify the bundle of each pipeline, in order.
 
@@ -80,8 +85,8 @@ def _branch_misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
         branches = counts[k]
         if config.branch is None:
             yield (
-                f"stages: stage {k} of bundle {bundle.name} has {branches} branches; say which one this board runs "
-                f"by branch: 0 to {branches - 1}"
+                f"stages: stage {k} of bundle {bundle.name} has {branches} branches; set branch to the one that this "
+                f"board runs, of 0 to {branches - 1}"
             )
         elif config.branch >= branches:
             yield f"branch: stage {k} of bundle {bundle.name} has 0 to {branches - 1}, not {config.branch}"

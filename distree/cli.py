@@ -34,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     # One thread is what a board has to spare, and OpenBLAS would take memory for more as numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    parser, module = _parser(arguments)
-    args = parser.parse_args(arguments)
     try:
+        parser, module = _parser(arguments)
+        args = parser.parse_args(arguments)
         return int(module.run(args)) if module is not None else 2
     except (ConfigError, BundleError) as error:
         print(f"distree: {error}", file=sys.stderr)
@@ -44,12 +44,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DistreeError as error:
         print(f"distree: {error}", file=sys.stderr)
         return 1
+    except ImportError as error:
+        print(f"distree: {_missing(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # What read our output is gone; its exit is no fault of ours.
         sys.stderr.close()
         return 141
+
+
+_DEBIAN = {"numpy": "python3-numpy", "msgpack": "python3-msgpack", "yaml": "python3-yaml", "PIL": "python3-pil"}
+_PYPI = {"yaml": "pyyaml", "paho": "paho-mqtt", "PIL": "pillow"}
+
+
+def _missing(error: ImportError) -> str:
+    """Say which package this Python lacks, and where it is to be had; there are no wheels for 32-bit boards."""
+    name = (error.name or "").partition(".")[0]
+    if not name:
+        return f"{error}: install DistrEE again"
+    debian = f", or on armv7l: apt install {_DEBIAN[name]}" if name in _DEBIAN else ""
+    return f"{error} ({sys.executable}): pip install {_PYPI.get(name, name)}{debian}"
 
 
 def _parser(arguments: list[str]):  # type: ignore[no-untyped-def]

@@ -46,25 +46,27 @@ def run(args: argparse.Namespace) -> int:
         result = wire.decode_result(message.payload)
         return (result.request, as_text(message)) if result.final and result.request.startswith(batch) else None
 
-    waiting, under_way, heard_at = deque(messages), set[str](), time.monotonic()
+    waiting, under_way = deque(messages), dict[str, str]()
     topic = topics.of_origin(args.site, pipeline, Kind.INPUT, origin)
     connect_s = settings.connect_timeout_s + 1.0
     with Subscription(settings, [result_topic(args.site, pipeline, origin)], own, connect_s=connect_s) as results:
+        heard_at = time.monotonic()
         while waiting or under_way:
             while waiting and len(under_way) < WINDOW:
                 message = waiting.popleft()
-                under_way.add(message.request)
+                under_way[message.request] = message.name
                 results.publish(topic, wire.encode_input(message))
             try:
                 request, line = results.get(max(0.0, heard_at + args.timeout - time.monotonic()))
             except ResultTimeoutError:
+                names = ", ".join([*under_way.values()][:3])
                 raise BrokerError(
                     f"{len(waiting) + len(under_way)} of {len(messages)} inputs got no answer within "
-                    f"{args.timeout:g} s: is the agent {origin!r} of site {args.site!r} running, with an origin of "
-                    f"pipeline {pipeline!r} whose source is mqtt?"
+                    f"{args.timeout:g} s ({names}): is the agent {origin!r} of site {args.site!r} running, with an "
+                    f"origin of pipeline {pipeline!r} whose source is mqtt, and are they inputs of its bundle?"
                 ) from None
             if request in under_way:
-                under_way.discard(request)
+                del under_way[request]
                 heard_at = time.monotonic()
                 print(line, flush=True)  # noqa: T201
     return 0

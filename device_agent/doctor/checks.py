@@ -49,14 +49,14 @@ def unknown(text: str, remedy: str = "") -> Finding:
 
 
 def blamed(error: Exception) -> Finding:
-    """Make a finding of an error whose message is "what: how to mend it"."""
+    """Make a finding of an error whose message says how to mend it."""
     return told(str(error))
 
 
 def told(line: str) -> Finding:
-    """Make a failure of a line "what: how to mend it"."""
-    what, _, remedy = line.rpartition(": ")
-    return failed(what, remedy) if what else failed(remedy, "")
+    """Make a failure of a line "what: how to mend it" or "what: why; how to mend it"."""
+    at = max(line.rfind(": "), line.rfind("; "))
+    return failed(line[:at], line[at + 2 :]) if at > 0 else failed(line, "")
 
 
 @dataclass(slots=True)
@@ -70,6 +70,8 @@ class Visit:
     tls: SSLContext | None = None
     five: bool = True
     """Whether the broker speaks MQTT 5."""
+    let_in: bool = False
+    """Whether the login succeeded."""
     greeting: Greeting = field(default_factory=lambda: Greeting(code=0))
     hands_on_at_once: bool = False
     """Whether the broker delivers at QoS 2 what was not released yet."""

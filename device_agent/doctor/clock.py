@@ -43,6 +43,8 @@ def check_clock(visit: Visit) -> Finding:
 def _against_others(visit: Visit) -> float | None:
     """Return by how many seconds this clock is ahead of another board's; None where no dated result comes by."""
     config = visit.config
+    if not visit.let_in:
+        return None
     try:
         with session(visit) as client:
             until = min(visit.until(), time.monotonic() + LISTEN_S)

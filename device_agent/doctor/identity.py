@@ -56,11 +56,13 @@ class _Heard:
 def check_client_id(visit: Visit) -> Finding:
     """No other board uses this board's name."""
     config = visit.config
-    heard = _listen(visit)
+    heard, ours = _listen(visit)
     here = presence.boots_here(config)
     if len(here) > 1:
         return failed(f"{len(here)} agents named {config.device} run on this machine", "stop all but one")
-    strangers = [boot for boot in heard.boots if boot not in here]
+    if len(ours) > 1:
+        return failed(f"the agent {config.device} of this machine ends and starts over and over", "see its log")
+    strangers = [boot for boot in heard.boots if boot not in ours]
     if strangers:
         who = f"an agent named {config.device} that is not on this machine is at work{_described(heard.meta)}"
         return failed(who, _OWN_NAME)
@@ -74,21 +76,32 @@ def check_client_id(visit: Visit) -> Finding:
     return ok(f"{config.client_id} is free" + ("" if heard.state is None else f" ({heard.state.status.value})"))
 
 
-def _listen(visit: Visit) -> _Heard:
-    """Read what is retained of the device, and what it reports until two reports are due."""
+def _listen(visit: Visit) -> tuple[_Heard, set[str]]:
+    """Read what is retained of the device, and what it reports until two reports are due.
+
+    Returns with it the boot ids of all agents that ran on this machine meanwhile.
+    """
     config = visit.config
     kinds = (Kind.STATE, Kind.META, Kind.TELEMETRY)
     telemetry = topics.device(config.site, config.device, Kind.TELEMETRY)
+    ours = presence.boots_here(config)
+
+    def has_reported() -> bool:
+        # Looked at with each message: an agent that is heard may be gone a moment later.
+        ours.update(presence.boots_here(config))
+        return sum(message.topic == telemetry for message in client.heard) >= 2
+
     with session(visit) as client:
         until = visit.until()
         for kind in kinds:
             client.subscribe(topics.device(config.site, config.device, kind), until)
         patience = min(until, time.monotonic() + max(1.0, 2.5 * config.telemetry_s)) - 0.1
-        client.listen(min(patience, time.monotonic() + 0.5))
+        client.listen(min(patience, time.monotonic() + 0.5), has_reported)
         state = _Heard(client.heard).state
         if state is not None and state.status in _ALIVE:
-            client.listen(patience, lambda: sum(message.topic == telemetry for message in client.heard) >= 2)
-        return _Heard(client.heard)
+            client.listen(patience, has_reported)
+        ours |= presence.boots_here(config)
+        return _Heard(client.heard), ours
 
 
 def _described(meta: DeviceMeta | None) -> str:

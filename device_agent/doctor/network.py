@@ -64,6 +64,7 @@ def check_login(visit: Visit) -> Finding:
     """The broker lets this board in."""
     settings = _patient(visit)
     with session(visit):
+        visit.let_in = True
         who = "without a user name" if settings.username is None else "with its user name"
         return ok(f"let in {who}, MQTT {'5' if visit.five else '3.1.1'}")
 
@@ -122,9 +123,12 @@ def _dial(settings: BrokerSettings, until: float) -> socket.socket:
 
 
 def _wrap(visit: Visit, plain: socket.socket) -> socket.socket:
-    """Encrypt a connection, if that is asked for; closes it where that fails."""
-    if visit.tls is None:
+    """Encrypt a connection, if that is asked for; closes it where that fails. BrokerError before TLS was checked."""
+    if visit.config.broker.tls is None:
         return plain
+    if visit.tls is None:
+        plain.close()
+        raise BrokerError("broker.tls is not in order, and a password is not sent without it: see the check tls")
     try:
         return visit.tls.wrap_socket(plain, server_hostname=visit.config.broker.host)
     except BaseException:

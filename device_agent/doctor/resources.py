@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from device_agent import budget, presence
+from device_agent import budget, presence, service
 from device_agent.config import AgentConfig
 from device_agent.doctor.checks import Finding, Visit, failed, ok, unknown
 
@@ -52,11 +52,14 @@ def check_disk(visit: Visit) -> Finding:
 
 
 def _room(config: AgentConfig, need: int) -> Finding:
-    folder = config.state_dir.absolute()
-    above = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    folder, is_service = config.state_dir.absolute(), False
+    if not config.state_dir.is_absolute() and service.is_installed():
+        # The unit's working directory, which only root and the service may look into.
+        folder, is_service = service.STATE_FOLDER, True
+    above = folder.parent if is_service else next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not above.is_dir():
         return failed(f"state_dir {folder}: {above} is no folder", "correct state_dir in agent.yaml")
-    if not os.access(above, os.W_OK | os.X_OK):
+    if not is_service and not os.access(above, os.W_OK | os.X_OK):
         return failed(
             f"state_dir {folder}: this user cannot write there",
             f"run this as the agent's user, make it writable (chown), or correct state_dir; it is {above} that exists",
@@ -65,7 +68,7 @@ def _room(config: AgentConfig, need: int) -> Finding:
     if stat.f_flag & os.ST_RDONLY:
         return failed(f"state_dir {folder} is on a read-only file system", "name a writable one, such as a tmpfs")
     free = stat.f_bavail * stat.f_frsize
-    kept = sum(found.stat().st_size for found in folder.glob("*.spool")) if folder.is_dir() else 0
+    kept = 0 if is_service or not folder.is_dir() else sum(found.stat().st_size for found in folder.glob("*.spool"))
     if need > free + kept:
         return failed(f"spools may take {_mb(need)}, {folder} has {_mb(free)} free", "free some, or correct state_dir")
     return ok(f"spools take at most {_mb(need)}, {folder} has {_mb(free)} free")

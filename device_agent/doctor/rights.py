@@ -15,7 +15,7 @@ from uuid import uuid4
 from device_agent.config import AgentConfig, PipelineConfig
 from device_agent.doctor.checks import Finding, Visit, failed, ok, unknown
 from device_agent.doctor.network import session
-from device_agent.startup import fuses
+from device_agent.startup import fuses, travels
 from distree import topics, wire
 from distree.bundle import Bundle
 from distree.errors import RemoteProtocolError
@@ -31,6 +31,9 @@ DELIVERY_S = 3.0
 
 _AGENTS_READ = frozenset({Kind.STAGE, Kind.OUTCOME, Kind.EXIT, Kind.DECISION, Kind.INPUT})
 """What agents alone read, which ignore a trial; other kinds may have readers of any make."""
+
+_NOBODY = "doctor-nobody"
+"""A board that is not there: where rules are not for single boards, it stands for those that were not heard."""
 
 _ACL = "correct the rules for this user in the broker's ACL"
 
@@ -59,11 +62,6 @@ def _read_of(config: AgentConfig, pipeline: PipelineConfig, bundle: Bundle) -> I
             yield topics.of_origin(site, name, Kind.INPUT, me)
 
 
-def travels(bundle: Bundle, k: int) -> bool:
-    """Whether a stage's input comes by the broker: between wide stages in a row it stays on its board."""
-    return k == 0 or not (bundle.stages[k].branches and bundle.stages[k - 1].branches)
-
-
 def written(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[DeviceMeta] = ()) -> list[str]:
     """Return the topics on which the agent publishes; those of other boards where `metas` names the boards."""
     found = [
@@ -72,6 +70,21 @@ def written(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[Devi
     for pipeline, bundle in zip(config.pipelines, bundles, strict=True):
         found += _written_of(config, pipeline, bundle, [meta for meta in metas if meta.device != config.device])
     return list(dict.fromkeys(found))
+
+
+def unheard(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[DeviceMeta] = ()) -> list[str]:
+    """Return topics as the agent publishes on to boards of which none was heard, addressed to a board that is not."""
+    told = {topics.parse(topic).kind for topic in written(config, bundles, metas)}
+    found = []
+    for pipeline, bundle in zip(config.pipelines, bundles, strict=True):
+        fuser = fuses(pipeline, bundle)
+        if pipeline.origin is None and (pipeline.stages or fuser) and Kind.OUTCOME not in told:
+            found.append(topics.of_origin(config.site, pipeline.name, Kind.OUTCOME, _NOBODY))
+        if pipeline.branch is not None and not fuser and Kind.EXIT not in told:
+            found.append(topics.of_wide(config.site, pipeline.name, Kind.EXIT, _NOBODY))
+        if fuser and Kind.DECISION not in told:
+            found.append(topics.of_wide(config.site, pipeline.name, Kind.DECISION, _NOBODY))
+    return found
 
 
 def _written_of(
@@ -115,13 +128,23 @@ def check_rights(visit: Visit) -> Finding:
     refused, silent, untried = _try_reading(visit, inbound)
     metas = _metas(visit)
     outbound = written(config, visit.bundles, metas)
-    denied, unseen = _try_writing(visit, outbound)
+    others = unheard(config, visit.bundles, metas)
+    denied, unseen = _try_writing(visit, [*outbound, *others])
+    silent_peers = [topic for topic in others if denied.pop(topic, None) is not None]
     if refused or denied or silent:
         words = [f"may not subscribe to {topic}" for topic in refused]
         words += [f"gets nothing of what comes on {topic}" for topic in silent]
         words += [f"may not publish on {topic} ({why})" for topic, why in denied.items()]
         return failed("; ".join(words), _ACL)
-    may = f"may publish on {len(outbound) - len(unseen)} topics and subscribe to {len(inbound)}"
+    may = (
+        f"may publish on {len({*outbound, *others} - {*unseen, *silent_peers})} topics and subscribe to {len(inbound)}"
+    )
+    if silent_peers:
+        where = ", ".join(topic.replace(_NOBODY, "+") for topic in silent_peers)
+        return unknown(
+            f"{may}; no board was heard to which it sends on {where}, and not every name is allowed there",
+            "ask again while the other boards run; this user must be allowed to read device/+/meta to hear of them",
+        )
     if unseen:
         return unknown(f"{may}; this broker does not say whether it may publish on {', '.join(unseen)}")
     if untried:

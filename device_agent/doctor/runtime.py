@@ -24,6 +24,8 @@ class Wheel:
     """For which Pythons and machines a TFLite runtime is published."""
 
     package: str
+    wanted: str
+    """As pip takes it."""
     oldest: tuple[int, int]
     newest: tuple[int, int]
     machines: tuple[str, ...]
@@ -33,6 +35,7 @@ class Wheel:
 WHEELS = (
     Wheel(
         package="ai-edge-litert 2.1",
+        wanted="ai-edge-litert==2.1.*",
         oldest=(3, 10),
         newest=(3, 14),
         machines=("x86_64", "aarch64"),
@@ -40,6 +43,7 @@ WHEELS = (
     ),
     Wheel(
         package="ai-edge-litert 1.2",
+        wanted="ai-edge-litert==1.2.*",
         oldest=(3, 9),
         newest=(3, 12),
         machines=("x86_64", "aarch64"),
@@ -47,6 +51,7 @@ WHEELS = (
     ),
     Wheel(
         package="tflite-runtime 2.14",
+        wanted="tflite-runtime==2.14.*",
         oldest=(3, 9),
         newest=(3, 11),
         machines=("x86_64", "aarch64", "armv7l"),
@@ -86,10 +91,12 @@ def check_python(visit: Visit) -> Finding:
             f"{here} has no TFLite runtime: no wheel is published for it",
             "use a Python of 3.10 to 3.14 on x86_64 or aarch64, or 3.10 to 3.11 on armv7l",
         )
-    offers = "; ".join(f"{wheel.package} (with {wheel.numpy})" for wheel in wheels)
-    return failed(
-        f"{here}, numpy {np.__version__}: {problem}", f"there are wheels for this Python: pip install {offers}"
-    )
+    offers = ", or ".join(_offer(wheel) for wheel in wheels)
+    return failed(f"{here}, numpy {np.__version__}: {problem}", f"pip install {offers}")
+
+
+def _offer(wheel: Wheel) -> str:
+    return f"'{wheel.wanted}'" + (" 'numpy<2'" if wheel.numpy == "numpy 1" else "")
 
 
 def _importable(module: str) -> bool:
@@ -126,8 +133,11 @@ def check_bundle(visit: Visit) -> Finding:
 
 
 def check_self_test(visit: Visit) -> Finding:
-    """The interpreter gives the right answers on this CPU. Forks, and so needs the main thread to be the only one."""
-    from device_agent.selftest import self_test
+    """The interpreter gives the right answers on this CPU, in the time that an agent would give it.
+
+    Forks, and so needs the main thread to be the only one.
+    """
+    from device_agent.selftest import TIMEOUT_S, self_test
     from device_agent.startup import fuses
 
     tested = []
@@ -138,7 +148,7 @@ def check_self_test(visit: Visit) -> Finding:
                 bundle,
                 pipeline.stages,
                 visit.config.num_threads,
-                visit.timeout_s,
+                max(visit.timeout_s, TIMEOUT_S),
                 branch=pipeline.branch,
                 fuse=fuse,
             )

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 SETTLED_S = 0.2
 """A file that changed more recently than this may still be written, and waits for the next look."""
 
-MAX_FILE_BYTES = 32 << 20
+MAX_FILE_BYTES = 16 << 20
 
 
 class Directory:
@@ -87,9 +87,21 @@ class Directory:
             request = f"{name[:24]}-{digest}-{path.stat().st_mtime_ns:x}"
             self._files[request] = path
             self._inlet.submit(name, raw, request)
+        except FileNotFoundError:
+            return  # whoever put it there took it back
+        except OSError as error:
+            self._refuse(path, RemoteProtocolError("file", f"cannot be read: {error.strerror or error}"), content)
         except RemoteProtocolError as error:
-            self._inlet.reject(wire.printable(path.name), error.reason, error.detail, content)
+            self._refuse(path, error, content)
+
+    def _refuse(self, path: Path, error: RemoteProtocolError, content: bytes) -> None:
+        """Put a file aside; where even that is forbidden it is left where it is, and not looked at again."""
+        self._inlet.reject(wire.printable(path.name), error.reason, error.detail, content)
+        try:
             self._move(path, "failed")
+        except OSError as problem:
+            self._taken[path] = None
+            log.warning("source %s: %s stays where it is: %s", self._config.path, path.name, problem.strerror)
 
     def _put_away(self) -> None:
         while self._finished:

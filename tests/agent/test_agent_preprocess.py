@@ -11,7 +11,7 @@ import pytest
 
 from distree.bundle import InputSpec, Preprocess, TensorSpec, load_bundle
 from distree.errors import RemoteProtocolError
-from distree.preprocess import MAX_IMAGE_PIXELS, Preprocessor
+from distree.preprocess import MAX_IMAGE_BYTES, Preprocessor, _check_size
 
 MANIFEST = load_bundle("fashion", verify=()).manifest
 
@@ -178,12 +178,33 @@ def test_other_sizes_are_resized_to_height_and_width(pillow):
 
 
 def test_too_many_pixels_are_refused_before_they_are_unpacked(pillow, monkeypatch):
-    side = math.isqrt(MAX_IMAGE_PIXELS) + 1
+    side = math.isqrt(MAX_IMAGE_BYTES // 2) + 1
     bomb = encoded(pillow.new("1", (side, side)))
     assert len(bomb) < 100_000
     monkeypatch.setattr(pillow.Image, "load", lambda _: pytest.fail("unpacked"))
     with pytest.raises(RemoteProtocolError, match=rf"image: {side}x{side} pixels are too many"):
         Preprocessor(manifest((6, 5, 1))).from_image(bomb)
+
+
+@pytest.mark.parametrize(
+    ("mode", "target", "most"),
+    [("RGB", "L", 16), ("RGB", "RGB", 16), ("L", "RGB", 64), ("P", "L", 32), ("RGBA", "RGB", 8), ("CMYK", "L", 64 / 5)],
+)
+def test_pixels_are_bounded_by_the_memory_they_take(mode, target, most):
+    width = int(most * (1 << 20)) // 4096
+    _check_size(width, 4096, mode, target)
+    with pytest.raises(RemoteProtocolError, match=f"{width + 1}x4096 pixels are too many, at most"):
+        _check_size(width + 1, 4096, mode, target)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "CMYK"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_modes_and_large_images(pillow, mode, channels):
+    picture = pillow.linear_gradient("L").resize((800, 600)).convert(mode)
+    kind = "JPEG" if mode in ("L", "RGB", "CMYK") else "PNG"
+    made = Preprocessor(manifest((60, 80, channels))).from_image(encoded(picture, kind))
+    plain = pillow.linear_gradient("L").resize((80, 60))
+    np.testing.assert_allclose(made, np.repeat(np.asarray(plain)[..., None], channels, axis=-1), atol=4)
 
 
 @pytest.mark.parametrize("kind", ["EPS", "TIFF", "TGA", "PCX", "SGI"])

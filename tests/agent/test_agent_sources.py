@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import zlib
+from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -225,6 +226,36 @@ def test_what_is_no_input_moves_to_failed_and_the_next_is_taken(folder, inlet, w
     assert [(who, why) for who, why, _, _ in inlet.rejected] == [(name, reason)]
     until(lambda: (folder / "failed" / name).exists(), "the move")
     assert inlet.names() == ["zz-good.npy"]
+
+
+@pytest.mark.parametrize("is_shut", [False, True])
+def test_a_file_that_may_not_be_read_holds_up_no_other(folder, inlet, watch, monkeypatch, is_shut):
+    put(folder, "a.npy", image())
+    put(folder, "b.npy", image())
+    read, replace = Path.read_bytes, Path.replace
+
+    def read_bytes(path):
+        if path.name == "a.npy":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    def move(path, target):
+        if path.name == "a.npy" and is_shut:
+            raise PermissionError(13, "Permission denied")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(Path, "replace", move)
+    watch()
+    until(lambda: inlet.taken, "the other")
+    assert inlet.names() == ["b.npy"]
+    assert [(name, reason, detail) for name, reason, detail, _ in inlet.rejected] == [
+        ("a.npy", "file", "cannot be read: Permission denied")
+    ]
+    put(folder, "c.npy", image())
+    until(lambda: len(inlet.taken) == 2, "one more")
+    assert len(inlet.rejected) == 1
+    assert (folder / "a.npy").exists() is is_shut
 
 
 def test_too_long_a_file_is_not_read(folder, inlet, watch, monkeypatch):

@@ -258,6 +258,26 @@ def test_no_broker_says_so_and_comes_when_it_does(page: Any) -> None:
     page.until(lambda: page.state == "connected", "the connection")
 
 
+def test_another_site_begins_with_an_empty_page(page: Any, publisher: Any) -> None:
+    page.connect()
+    announce(publisher, "cam1", DeviceStatus.READY)
+    publisher.publish(Kind.RESULT, RESULT_TOPIC, encoded(RESULT))
+    page.until(lambda: page.number("total") == 1 and len(rows(page)) == 1, "a result")
+    page.find("#leave").click()
+    page.until(lambda: page.state == "idle", "the end of the connection")
+    assert len(rows(page)) == 1
+    page.find("#form button[type=submit]").click()
+    page.until(lambda: page.state == "connected" and page.text("#devices .pill") == "ready", "the same again")
+    assert page.number("total") == 1
+    page.find("#leave").click()
+    page.find("#site").send_keys("elsewhere")
+    page.find("#form button[type=submit]").click()
+    page.until(lambda: page.state == "connected", "another site")
+    page.until(lambda: page.number("total") == 0 and page.text("#devices") == "", "an empty page")
+    assert (rows(page), page.text("#pipelines")) == ([], "")
+    assert page.errors() == []
+
+
 # ---------------------------------------------------------------- hostile messages
 
 

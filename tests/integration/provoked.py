@@ -288,7 +288,7 @@ SECTIONS = {
             2, ["pipelines.p.origin.fuser: bundle fashion has no wide stage; remove origin.fuser"],
         ),
         "a wide stage without a branch": (
-            wide(stages=[0, 1, 2]), 2, ["pipelines.p.stages: stage 0 of bundle tiny-wide has 2 branches", "by branch: 0 to 1"],
+            wide(stages=[0, 1, 2]), 2, ["pipelines.p.stages: stage 0 of bundle tiny-wide has 2 branches", "set branch to the one that this board runs, of 0 to 1"],
         ),
         "a branch that the bundle does not have": (
             wide(stages=[0, 1, 2], branch=2), 2, ["pipelines.p.branch: stage 0 of bundle tiny-wide has 0 to 1, not 2"],

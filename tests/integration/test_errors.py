@@ -196,6 +196,33 @@ def test_no_interpreter_at_all_is_told_with_the_package_to_install(tmp_path):
     check_told(done, 1, ["no TFLite runtime can be loaded", "pip install 'ai-edge-litert", "armv7l"])
 
 
+@pytest.mark.parametrize(
+    ("module", "remedy"),
+    [
+        ("numpy", "pip install numpy, or on armv7l: apt install python3-numpy"),
+        ("yaml", "pip install pyyaml, or on armv7l: apt install python3-yaml"),
+        ("msgpack", "pip install msgpack"),
+    ],
+)
+def test_a_package_that_is_not_there_is_told_with_what_to_install(tmp_path, module, remedy):
+    for arguments in (Case(tmp_path).agent(), ["doctor", *Case(tmp_path).agent()[2:]]):
+        done = distree(arguments, ("-c", WITHOUT.format(blocked=f"sys.modules[{module!r}] = None")))
+        check_told(done, 1, [module, remedy])
+
+
+def test_agent_check_leaves_the_spool_of_a_running_agent_alone(tmp_path):
+    case = Case(tmp_path)
+    (tmp_path / "state").mkdir()
+    journal = tmp_path / "state" / "p.spool"
+    journal.write_bytes(b"\x92\x00\xa1r")
+    before = journal.stat()
+    pipeline = {"name": "p", "bundle": "fashion", "stages": [0], "origin": {"spool": True, "source": {"kind": "mqtt"}}}
+    done = distree(case.agent(pipelines=[pipeline]))
+    assert done.returncode == 0, done.stderr
+    assert (journal.stat().st_ino, journal.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert list((tmp_path / "state").iterdir()) == [journal]
+
+
 def test_tflite_runtime_beside_numpy_2_is_told_before_it_crashes(tmp_path):
     package = tmp_path / "site" / "tflite_runtime-2.14.0.dist-info"
     package.mkdir(parents=True)

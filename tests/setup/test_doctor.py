@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -318,7 +319,7 @@ def test_no_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         (package / "__init__.py").write_text("raise ImportError('not for this machine')")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     found = doctor(board(tmp_path), "python")["python"]
-    fails(found, "no TFLite runtime can be loaded", "there are wheels for this Python: pip install ai-edge-litert")
+    fails(found, "no TFLite runtime can be loaded", "pip install 'ai-edge-litert==2.1.*', or ")
     monkeypatch.setattr(runtime, "machine", lambda: "riscv64")
     fails(
         doctor(board(tmp_path), "python")["python"],
@@ -425,7 +426,35 @@ def test_certificates_that_are_no_good(tmp_path: Path) -> None:
     with Mosquitto(tmp_path) as broker:
         fails(doctor(board(tmp_path, broker.port, broker=tls), "tls")["tls"], "speaks no TLS", "correct broker.port")
     found = doctor(board(tmp_path, 1, broker={"tls": {"ca_file": "none"}}), "tls")["tls"]
-    fails(found, "ca_file", "no such file")
+    fails(found, "ca_file", "check its name and its rights")
+    assert found.text.endswith("none: no such file or directory")
+
+
+def test_no_password_goes_out_before_tls_is_in_order(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hunter2\n")
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def listen() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.settimeout(1.0)
+                        with contextlib.suppress(TimeoutError):
+                            heard.append(connection.recv(4096))
+
+        threading.Thread(target=listen, daemon=True).start()
+        broker = {"username": "ann", "password_file": str(tmp_path / "secret"), "tls": {"ca_file": "none"}}
+        found = doctor(board(tmp_path, port, broker=broker), timeout_s=3.0)
+        assert found["tls"].status == "failed"
+        assert found["login"].status == "skipped"
+        # Each of these would log in by itself.
+        for name in ("login", "clock", "rights", "client-id"):
+            doctor(board(tmp_path, port, broker=broker), name, timeout_s=3.0)
+        server.shutdown(socket.SHUT_RDWR)
+    assert not [words for words in heard if b"hunter2" in words or b"MQTT" in words]
 
 
 def test_logins_that_are_refused(tmp_path: Path) -> None:
@@ -440,7 +469,7 @@ def test_logins_that_are_refused(tmp_path: Path) -> None:
         assert login(username="ann", password_file=str(good)).text == "let in with its user name, MQTT 5"
         fails(login(username="ann", password_file=str(bad)), "refuses user 'ann'", "first line of broker.password_file")
         fails(login(), "wants a login", "set broker.username and broker.password_file")
-        fails(login(username="ann", password_file="none"), "broker.password_file", "no such file")
+        fails(login(username="ann", password_file="none"), "none: no such file", "write the password into")
 
 
 def test_what_listens_but_is_no_broker(tmp_path: Path) -> None:
@@ -479,7 +508,7 @@ def test_a_clock_that_is_not_another_boards(tmp_path: Path, ahead_s: int) -> Non
         try:
             path = board(tmp_path, broker.port)
             until = time.monotonic() + PATIENCE_S
-            while (found := doctor(path, "clock")["clock"]).status != "failed" and time.monotonic() < until:
+            while (found := doctor(path, "login", "clock")["clock"]).status != "failed" and time.monotonic() < until:
                 pass  # the other board may not be up yet
         finally:
             process.kill()
@@ -494,7 +523,7 @@ def test_a_clock_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_clock_without_a_broker_says_what_is_not_known(tmp_path: Path) -> None:
-    found = doctor(board(tmp_path, free_port()), "clock")["clock"]
+    found = doctor(board(tmp_path, free_port()), "login", "clock")["clock"]
     assert found.status in ("ok", "unknown")
     assert "no other board's result was heard" in found.text
 
@@ -533,6 +562,33 @@ def test_rights(tmp_path: Path, rules: list[str], words: str) -> None:
         fails(found, words, "ACL")
     else:
         assert found.status == "ok", found
+
+
+@pytest.mark.parametrize(
+    ("rule", "status", "words"),
+    [
+        ("topic write distree/1/lab/pipeline/p/outcome/+", "ok", "may publish on 6 topics"),
+        (
+            "topic write distree/1/lab/pipeline/p/outcome/hub",
+            "unknown",
+            "it sends on distree/1/lab/pipeline/p/outcome/+",
+        ),
+        ("", "unknown", "no board was heard to which it sends on distree/1/lab/pipeline/p/outcome/+"),
+    ],
+)
+def test_rights_to_send_to_boards_that_are_not_heard(tmp_path: Path, rule: str, status: str, words: str) -> None:
+    acl = tmp_path / "acl"
+    path = board(tmp_path, stages=[1], origin=None)
+    config = load_agent_config(path)
+    bundles = load_bundles(config)
+    rules = [f"topic read {topic}" for topic in read(config, bundles)]
+    rules += [f"topic write {topic}" for topic in written(config, bundles)]
+    acl.write_text("\n".join([*rules, rule]) + "\n")
+    acl.chmod(0o600)
+    with Mosquitto(tmp_path, "allow_anonymous true", f"acl_file {acl}") as broker:
+        found = doctor(board(tmp_path, broker.port, stages=[1], origin=None), "rights")["rights"]
+    assert found.status == status, found
+    assert words in found.text
 
 
 def test_many_topics_do_not_exceed_what_the_broker_lets_be_under_way(tmp_path: Path) -> None:
@@ -591,6 +647,26 @@ def test_a_name_that_another_board_uses(tmp_path: Path) -> None:
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE_S) == 0
         assert doctor(path, "client-id")["client-id"].text == "distree-lab-cam is free (disconnected)"
+
+
+def test_an_agent_that_ends_and_starts_over_and_over_is_no_stranger(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path) as broker:
+        path = board(tmp_path, broker.port)
+        stop = threading.Event()
+
+        def restart() -> None:
+            while not stop.is_set():
+                with agent(path):
+                    stop.wait(0.5)
+
+        thread = threading.Thread(target=restart)
+        thread.start()
+        try:
+            found = doctor(board(tmp_path, broker.port, telemetry_s=0.9), "client-id")["client-id"]
+        finally:
+            stop.set()
+            thread.join()
+        assert "not on this machine" not in found.text, found
 
 
 def test_two_agents_of_one_name_on_one_machine(tmp_path: Path) -> None:

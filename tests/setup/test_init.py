@@ -88,7 +88,10 @@ def test_a_branch_of_a_bundle_in_a_folder(tmp_path: Path) -> None:
         ([*STAGE[:4], "--stages", "7"], "stages: bundle fashion has 0 to 2, not 7"),
         ([*STAGE[:4], "--stages", "0,0"], "agent.yaml:15: pipelines[0].stages: must be different numbers"),
         (["--site", "lab", "--bundle", "none-such", "--stages", "0"], "none-such"),
-        (["--site", "lab", "--bundle", str(WIDE), "--stages", "0,1,2"], "say which one this board runs by branch"),
+        (
+            ["--site", "lab", "--bundle", str(WIDE), "--stages", "0,1,2"],
+            "set branch to the one that this board runs, of 0 to 1",
+        ),
         ([*STAGE, "-o", "none/agent.yaml"], "none/agent.yaml: cannot be written"),
     ],
 )
@@ -157,6 +160,22 @@ def test_in_a_terminal_it_asks_and_asks_again(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     assert (secret.read_text(), secret.stat().st_mode & 0o777) == ("s3cret\n", 0o600)
     assert "s3cret" not in (tmp_path / "agent.yaml").read_text()
+
+
+def test_what_is_answered_wrongly_in_a_terminal(tmp_path: Path) -> None:
+    wide = ["--site", "lab", "--device", "cam", "--bundle", str(WIDE), "--stages", "0,1,2", "--source", "none"]
+    shown, status = converse(tmp_path, ["", "cam-1", "pw", "one", "1", "secret"], *wide)
+    assert status == 0, shown
+    assert "'one' is no number" in shown
+    config = load_agent_config(tmp_path / "agent.yaml")
+    assert (config.broker.username, config.pipelines[0].branch) == ("cam-1", 1)
+    shown, status = converse(tmp_path, ["-", "\x04"], *wide, "-o", "other.yaml", "--broker", "h:1")
+    assert (status, "Traceback" in shown) == (130, False), shown
+    where = ["-o", "other.yaml", "--broker", "h:1", "--username", "a", "--password-file", "no/pw"]
+    shown, status = converse(tmp_path, ["1", "x"], *wide, *where)
+    assert status == 2, shown
+    assert "no/pw: cannot be written: No such file or directory; name a file in a folder that is there" in shown
+    assert not (tmp_path / "other.yaml").exists()
 
 
 def test_in_a_terminal_flags_are_not_asked_for(tmp_path: Path) -> None:

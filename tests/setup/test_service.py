@@ -22,6 +22,7 @@ from device_agent import service
 from device_agent.config import load_agent_config
 from device_agent.credentials import applied
 from distree import children
+from distree.bundle import find_bundle
 from distree.errors import ConfigError
 from distree.types import BrokerSettings, TlsSettings
 
@@ -105,7 +106,11 @@ def test_words_that_systemd_would_read_otherwise(tmp_path: Path) -> None:
 def test_secrets_are_credentials(tmp_path: Path) -> None:
     broker = {"username": "a", "password_file": "pw", "tls": {"cert_file": "a.crt", "key_file": "a.key"}}
     unit = render(board(tmp_path, broker=broker))
-    assert values(unit, "LoadCredential") == [f"broker-password:{tmp_path}/pw", f"broker-key:{tmp_path}/a.key"]
+    assert values(unit, "LoadCredential") == [
+        f"broker-password:{tmp_path}/pw",
+        f"broker-certificate:{tmp_path}/a.crt",
+        f"broker-key:{tmp_path}/a.key",
+    ]
 
 
 def test_credentials_take_the_place_of_files(tmp_path: Path) -> None:
@@ -114,15 +119,15 @@ def test_credentials_take_the_place_of_files(tmp_path: Path) -> None:
     )
     assert applied(settings, {}) == settings
     assert applied(settings, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == settings
-    for name in ("broker-password", "broker-key"):
+    for name in ("broker-password", "broker-certificate", "broker-key"):
         (tmp_path / name).write_text("x")
     found = applied(settings, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert found.password_file == tmp_path / "broker-password"
-    assert found.tls == TlsSettings(cert_file=Path("c"), key_file=tmp_path / "broker-key")
+    assert found.tls == TlsSettings(cert_file=tmp_path / "broker-certificate", key_file=tmp_path / "broker-key")
     assert applied(BrokerSettings(), {"CREDENTIALS_DIRECTORY": str(tmp_path)}).tls is None
 
 
-def test_folders_of_inputs_are_writable_and_others_are_not(tmp_path: Path) -> None:
+def test_folders_of_inputs_are_writable_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     unit = render(board(tmp_path, **origin({"kind": "directory", "path": str(inbox)})))
@@ -133,6 +138,12 @@ def test_folders_of_inputs_are_writable_and_others_are_not(tmp_path: Path) -> No
         ConfigError, match=r"state_dir .*: the service writes below /var/lib/distree alone; remove state_dir"
     ):
         render(board(tmp_path, state_dir="mine", **origin({"kind": "mqtt"}, spool=True)))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.chdir(find_bundle("fashion").parent)
+        with pytest.raises(
+            ConfigError, match=r"bundle ./fashion: the service runs in /var/lib/distree; write /.*/fashion"
+        ):
+            render(board(tmp_path, pipelines=[{"name": "p", "bundle": "./fashion", "stages": [0]}]))
     render(board(tmp_path, state_dir="/var/lib/distree/spool", **origin({"kind": "mqtt"}, spool=True)))
 
 
@@ -202,6 +213,9 @@ def test_files_that_the_service_would_not_see(tmp_path: Path, monkeypatch: pytes
         ConfigError, match=r"/root/distree: the service does not see .*; install DistrEE into /opt/distree"
     ):
         visible(board(tmp_path), "/root/distree")
+    replay = origin({"kind": "replay", "path": "/root/inputs.npz"})
+    with pytest.raises(ConfigError, match=r"/root/inputs.npz: the service does not see"):
+        visible(board(tmp_path, **replay))
     with pytest.raises(ConfigError, match=r"none.crt: the service's user cannot read it; chmod o\+rX"):
         visible(board(tmp_path, broker={"tls": {"ca_file": "none.crt"}}))
     with pytest.raises(ConfigError, match="secret: not there"):

@@ -56,13 +56,19 @@ Connect = Callable[..., Listener]
 def connect() -> Iterator[Connect]:
     with contextlib.ExitStack() as stack:
 
-        def make(port: int, tls: TlsSettings | None, host: str = "127.0.0.1", topic: str | None = None) -> Listener:
+        def make(
+            port: int,
+            tls: TlsSettings | None,
+            host: str = "127.0.0.1",
+            topic: str | None = None,
+            patience_s: float = PATIENCE_S,
+        ) -> Listener:
             listener = Listener()
             settings = BrokerSettings(host=host, port=port, tls=tls)
             listener.transport = PahoTransport(settings, client_id=f"tls-{os.urandom(4).hex()}", clean=True)
             stack.callback(listener.transport.close)
             listener.transport.open(listener, [(topic, 1)] if topic else [])
-            listener.transport.connect_now(PATIENCE_S)
+            listener.transport.connect_now(patience_s)
             return listener
 
         yield make
@@ -125,7 +131,7 @@ def test_a_port_without_tls_and_one_with(
         Mosquitto(tmp_path) as plain,
         pytest.raises(BrokerError, match=rf"127.0.0.1:{plain.port} speaks no TLS: correct broker.port \(8883"),
     ):
-        connect(plain.port, TlsSettings(ca_file=certificates.ca))
+        connect(plain.port, TlsSettings(ca_file=certificates.ca), patience_s=3.0)
     transport = PahoTransport(BrokerSettings(port=broker.port), client_id="tls-none", clean=True)
     transport.open(Listener(), [])
     try:

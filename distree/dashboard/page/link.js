@@ -44,7 +44,8 @@ export class Link {
       this.onState("connected", `Connected to ${url}${user ? ` as ${user}` : ""}`);
       const filters = TOPICS.map(([topic, qos]) => [`distree/1/${site || "+"}/${topic}`, { qos }]);
       client.subscribe(Object.fromEntries(filters), mine((error, granted) => {
-        if (error || granted?.some(({ qos }) => qos >= 128)) {
+        // An error without the broker's code is a connection that went away, which "close" tells.
+        if (error?.code >= 128 || granted?.some(({ qos }) => qos >= 128)) {
           this.refuse(`The broker does not let ${user || "anonymous users"} read ${site ? `site ${site}` : "all sites; name one"}.`);
         }
       }));

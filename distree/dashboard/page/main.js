@@ -15,6 +15,7 @@ let frame = 0;
 let panelsAt = -Infinity;
 let panels = true;
 let told = { state: "idle", line: "" };
+let asked = null; // broker and site of what the model holds
 
 function draw(now) {
   frame = 0;
@@ -63,12 +64,13 @@ for (const url of document.querySelector("meta[name=distree-brokers]").content.s
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  link.open({
-    url: $("broker").value,
-    site: $("site").value.trim(),
-    user: $("user").value,
-    password: $("password").value,
-  });
+  const url = $("broker").value, site = $("site").value.trim();
+  if (asked !== `${url} ${site}`) {
+    asked = `${url} ${site}`;
+    model.empty();
+    view.empty();
+  }
+  link.open({ url, site, user: $("user").value, password: $("password").value });
   $("leave").focus({ preventScroll: true });
 });
 

@@ -11,12 +11,17 @@ const clock = () => performance.now() / 1000;
 
 export class Model {
   constructor() {
+    this.onPicture = () => {};
+    this.empty();
+  }
+
+  // Forget all that was heard: another broker or site is asked.
+  empty() {
     this.pipelines = new Map();
     this.devices = new Map();
     this.orchestrators = new Map();
     this.waiting = []; // results that are not drawn yet, oldest first
     this.pictures = new Map(); // of results to come, by request; oldest first
-    this.onPicture = () => {};
     this.total = this.late = this.dropped = this.refused = 0;
     this.heardAt = null;
     this.perSecond = new Float64Array(5);
@@ -126,7 +131,7 @@ export class Model {
   boards(site, pipeline) {
     const found = [];
     for (const device of this.devices.values()) {
-      if (device.site !== site || device.state !== "ready") continue;
+      if (device.site !== site || device.state !== "ready" || device.stale) continue;
       const part = device.report?.pipelines.find((each) => each.pipeline === pipeline);
       if (part) found.push(part);
     }

@@ -132,6 +132,13 @@ class Results {
     if (blob) { row.image.src = row.url; this.list.classList.add("pictured"); } else row.image.removeAttribute("src");
   }
 
+  empty() {
+    for (const row of this.rows) { this.setPicture(row, undefined); row.root.remove(); }
+    this.rows = [];
+    this.byKey.clear();
+    this.list.classList.remove("pictured");
+  }
+
   // A picture may come after its result; true if its row is there.
   addPicture(key, blob) {
     const row = this.byKey.get(key);
@@ -267,6 +274,8 @@ export class View {
     show($("leave"), !asked);
     document.body.classList.toggle("away", state === "lost");
   }
+
+  empty() { this.results.empty(); }
 
   drawResults() { return this.results.draw(); }
 

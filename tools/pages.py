@@ -183,7 +183,8 @@ class Runner:
             except PageError as error:
                 raise PageError(f"{page.name}:{step.line}: {error}") from None
             if step.verb in ("run", "terminal") or (install and step.verb == "install"):
-                self.seconds.append((" && ".join(step.text.strip().split("\n")), time.monotonic() - began))
+                command = " && ".join(re.sub(r"\\\n\s*", "", step.text.strip()).split("\n"))
+                self.seconds.append((command, time.monotonic() - began))
             elif step.verb == "output":  # what was waited for is the command's time
                 command, taken = self.seconds.pop()
                 self.seconds.append((command, taken + time.monotonic() - began))

@@ -399,7 +399,7 @@ def shown(line, folder):
 
 def row(name, status, line):
     """Return a row of the page."""
-    return f"| {name} | `{line.replace('|', chr(92) + '|')}` | {status} |"
+    return f"| {name} | {status} | `{line.replace('|', chr(92) + '|')}` |"
 
 
 def provoke(name, arguments):
@@ -423,7 +423,7 @@ def page():
         "Statuses are explained [here](errors.md); what `distree doctor` looks at is [there](../howto/diagnose.md).",
     ]
     for title, errors in SECTIONS.items():
-        lines += ["", f"## {title}", "", "| wrong | what is printed | status |", "| --- | --- | --- |"]
+        lines += ["", f"## {title}", "", "| wrong | status | what is printed |", "| --- | --- | --- |"]
         lines += [provoke(name, arguments) for name, (arguments, *_) in errors.items()]
     return "\n".join(lines) + "\n"
 

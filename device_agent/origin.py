@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from distree.errors import (
     OverloadError,
     RemoteProtocolError,
 )
+from distree.lifetime import Lifetime
 from distree.protocols import Array
 from distree.types import BrokerSettings, Result, Tensor
 
@@ -33,7 +33,7 @@ STOP_S = 10.0
 """What stopping may take on top of `drain_s`: threads, the last report, the broker's acknowledgements."""
 
 
-class Origin:
+class Origin(Lifetime):
     """A board's agent in the background of one's own program, which hands it inputs and gets results as futures.
 
         with Origin("fashion", site="lab", device="cam1", pipeline="fashion", stages=[0]) as origin:
@@ -104,32 +104,6 @@ class Origin:
         self._count = itertools.count(1)
 
     # ------------------------------------------------------------ life
-
-    def __enter__(self) -> Origin:
-        self._open()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Origin:
-        opening = asyncio.ensure_future(asyncio.to_thread(self._open))
-        try:
-            await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            # A thread cannot be cancelled: what it has opened by its end is closed.
-            await asyncio.wait([opening])
-            if not opening.cancelled() and opening.exception() is None:
-                await asyncio.to_thread(self.close)
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.close)
 
     def _open(self) -> None:
         if self._agent is not None:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 from uuid import uuid4
 
 from distree.errors import ClosedError, RemoteProtocolError, ResultTimeoutError
+from distree.lifetime import Lifetime
 from distree.protocols import Received
 from distree.transport.paho import PahoTransport
 from distree.types import BrokerSettings
 from distree.waiting import Waiting
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +26,7 @@ SAY_EVERY_S = 10.0
 """Between two words in the log on what was dropped."""
 
 
-class Subscription(Generic[T]):
+class Subscription(Lifetime, Generic[T]):
     """A queue of what `decode` makes of each message on `topics`, filled by a thread of its own; `with` runs it, once.
 
     `decode` raises RemoteProtocolError for what is malformed, which is counted in `malformed`, and returns None for
@@ -70,31 +66,6 @@ class Subscription(Generic[T]):
         self._says_at = 0.0
 
     # ------------------------------------------------------------ life
-
-    def __enter__(self) -> Self:
-        self._open()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        opening = asyncio.ensure_future(asyncio.to_thread(self._open))
-        try:
-            await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            # A thread cannot be cancelled: what it has opened by its end is closed.
-            await asyncio.wait([opening])
-            await asyncio.to_thread(self.close)
-            raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.close)
 
     def _open(self) -> None:
         if self._was_opened:

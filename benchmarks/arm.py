@@ -46,6 +46,7 @@ from orchestrator.config import NEVER_SENT
 
 SITE, PIPELINE, ORIGIN = "arm", "compared", "board0"
 LEAST_EQUAL = 0.98
+ORDER_SEED = 20
 WINDOW = 16
 PATIENCE_S = 120.0
 """Longest wait for the next answer, or for an agent to be ready: emulated boards are slow."""
@@ -337,10 +338,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _drawn(images: LabelledImages, count: int | None) -> LabelledImages:
+    """Return so many images in a fixed random order: a file may be sorted by class."""
+    order = np.random.default_rng(ORDER_SEED).permutation(len(images))[:count]
+    return LabelledImages(images.images[order], images.labels[order], images.index[order], images.source)
+
+
 def _of_bundle(
     bundle: Bundle, path: Path, count: int | None, userland: Userland, pythons: dict[str, str]
 ) -> dict[str, Any]:
-    images = (load_split(path, "test") if is_divided(path) else load_samples(path)).head(count)
+    images = _drawn(load_split(path, "test") if is_divided(path) else load_samples(path), count)
     told = {}
     for fleet, python in pythons.items():
         with tempfile.TemporaryDirectory(prefix="distree-arm-") as folder:
@@ -380,7 +387,7 @@ def markdown(report: dict[str, Any]) -> str:
         "`golden.tolerance` (steps of the int8 outputs).",
         "",
         '`make arm` takes the samples of `fashion`; `ARGS="--on BUNDLE=FILE --inputs N"` adds bundles with test data,',
-        "and takes the first N inputs of each.",
+        "and takes N inputs of each, drawn at random.",
         "",
         f"| | {' | '.join(versions)} |",
         f"|---|{'---|' * len(versions)}",

@@ -51,7 +51,7 @@ class DirectorySource:
     kind: Literal["directory"]
     """Inputs from files that appear in a folder."""
     path: Path
-    """The folder; it is made if it is not there."""
+    """The folder; it is made if it is not there. Files have at most 16 MiB, images 16 million pixels."""
     after: Literal["move", "delete"] = "move"
     """What becomes of a file that is answered: moved to `done` in the folder, or deleted."""
     poll_ms: float = 200

@@ -12,7 +12,9 @@ from distree.errors import RemoteProtocolError
 from distree.protocols import Array
 
 MAX_IMAGE_BYTES = 64 << 20
-"""What an image may take while it is decoded: 16 million pixels in colour, half as many with transparency."""
+"""What an image may take while it is decoded: 16 million pixels in colour, half as many with transparency, and fewer of
+a WebP.
+"""
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
 """What peers may send. Pillow knows many more: old ones, little tested, and one that starts Ghostscript."""
@@ -87,7 +89,7 @@ class Preprocessor:
         mode = "L" if channels == 1 else "RGB"
         try:
             with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as image:
-                _check_size(image.width, image.height, image.mode, mode)
+                _check_size(image.width, image.height, image.mode, mode, image.format or "")
                 # JPEG can be decoded to an eighth of its size, or in grey, for less time and memory.
                 image.draft(mode, (2 * width, 2 * height))
                 found = image if image.mode in _AS_THEY_ARE else image.convert(mode)
@@ -128,11 +130,13 @@ class Preprocessor:
         return quantised
 
 
-def _check_size(width: int, height: int, mode: str, target: str) -> None:
+def _check_size(width: int, height: int, mode: str, target: str, kind: str = "") -> None:
     """Refuse an image that would take too much memory, before it is decoded; modes are Pillow's."""
     per_pixel = 1 if mode in _ONE_BYTE else 4
     if mode not in _AS_THEY_ARE:
         per_pixel += 1 if target == "L" else 4
+    if kind == "WEBP":
+        per_pixel += 8  # its decoder keeps two canvases of its own
     if width * height * per_pixel > MAX_IMAGE_BYTES:
         most = MAX_IMAGE_BYTES // per_pixel / 1e6
         raise RemoteProtocolError("image", f"{width}x{height} pixels are too many, at most {most:.0f} million")

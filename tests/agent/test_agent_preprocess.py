@@ -187,14 +187,17 @@ def test_too_many_pixels_are_refused_before_they_are_unpacked(pillow, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("mode", "target", "most"),
-    [("RGB", "L", 16), ("RGB", "RGB", 16), ("L", "RGB", 64), ("P", "L", 32), ("RGBA", "RGB", 8), ("CMYK", "L", 64 / 5)],
-)
-def test_pixels_are_bounded_by_the_memory_they_take(mode, target, most):
+    ("mode", "target", "kind", "most"),
+    [
+        ("RGB", "L", "PNG", 16), ("RGB", "RGB", "JPEG", 16), ("L", "RGB", "PNG", 64), ("P", "L", "GIF", 32),
+        ("RGBA", "RGB", "PNG", 8), ("CMYK", "L", "JPEG", 64 / 5), ("RGBA", "RGB", "WEBP", 4), ("RGB", "L", "WEBP", 64 / 12),
+    ],
+)  # fmt: skip
+def test_pixels_are_bounded_by_the_memory_they_take(mode, target, kind, most):
     width = int(most * (1 << 20)) // 4096
-    _check_size(width, 4096, mode, target)
+    _check_size(width, 4096, mode, target, kind)
     with pytest.raises(RemoteProtocolError, match=f"{width + 1}x4096 pixels are too many, at most"):
-        _check_size(width + 1, 4096, mode, target)
+        _check_size(width + 1, 4096, mode, target, kind)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "CMYK"])

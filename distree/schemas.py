@@ -81,8 +81,15 @@ _BYTES: Schema = {"type": "string", "contentEncoding": "binary"}
 _COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": wire.MAX_COUNT}
 
 
+# Controls, formats, spaces but the plain one, private use. Unassigned code points are refused, too.
+_UNPRINTABLE = (
+    r"\u0000-\u001f\u007f-\u00a0\u00ad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ue000-\uf8ff"
+    r"\ufeff\ufff9-\ufffb"
+)
+
+
 def _text(limit: int) -> Schema:
-    return {"type": "string", "maxLength": limit, "pattern": r"^[^\u0000-\u001f\u007f]*$"}
+    return {"type": "string", "maxLength": limit, "pattern": f"^[^{_UNPRINTABLE}]*$"}
 
 
 def _upto(limit: int) -> Schema:

@@ -52,8 +52,13 @@ def config_topic(prefix: str, identifier: str) -> str:
 def is_of_site(site: str, topic: str) -> bool:
     """Whether a discovery topic is one that an orchestrator of this site made."""
     identifier = topic.removesuffix("/config").rpartition("/")[2]
-    device = identifier.removeprefix(site_id(site))
-    return device == "" or (device.startswith("_") and topics.is_id(device[1:]))
+    own = site_id(site)
+    return identifier == own or (identifier.startswith(f"{own}_") and topics.is_id(identifier[len(own) + 1 :]))
+
+
+def _is_there(device: Device) -> bool:
+    """Whether a board has said what it is and how; where one is left on the broker alone, it was removed."""
+    return device.meta is not None and device.status is not None
 
 
 def site_message(prefix: str, site: str, pipelines: Iterable[str]) -> Message:
@@ -109,7 +114,8 @@ def device_message(prefix: str, site: str, device: Device) -> Message:
 
 def _answers(pipeline: str, topic: str) -> Fields:
     """Describe the last final answer on a topic of results. A late one changes nothing."""
-    attributes = "{'input': value_json.input, 'confidence': value_json.confidence, 'reason': value_json.reason}"
+    attributes = ", ".join(f"'{name}': of.get('{name}')" for name in ("input", "confidence", "reason"))
+    of = "{% set of = value_json if value_json.final else this.attributes %}"
     return {
         f"{pipeline}_answer": {
             "p": "sensor",
@@ -117,7 +123,7 @@ def _answers(pipeline: str, topic: str) -> Fields:
             "state_topic": topic,
             "value_template": f"{{{{ value_json.label {_FINAL} }}}}",
             "json_attributes_topic": topic,
-            "json_attributes_template": f"{{{{ {attributes} | tojson }}}}",
+            "json_attributes_template": f"{of}{{{{ {{{attributes}}} | tojson }}}}",
         },
         f"{pipeline}_exit": {
             "p": "sensor",
@@ -251,5 +257,5 @@ class HomeAssistant:
         if self._prefix is None:
             return {}
         messages = [site_message(self._prefix, self._site, self._pipelines)]
-        messages += [device_message(self._prefix, self._site, device) for device in devices if device.meta is not None]
+        messages += [device_message(self._prefix, self._site, device) for device in devices if _is_there(device)]
         return dict(messages)

@@ -286,6 +286,7 @@ class Service:
             case Kind.STATE:
                 state = _of_device(device_id, decode_state(payload))
                 self._note(self.fleet.saw_state(now_s, state, retained=message.retain), alive=alive)
+                self._home.changed()
             case Kind.META:
                 self._note(self.fleet.saw_meta(_of_device(device_id, decode_meta(payload))), alive=alive)
                 self._home.changed()

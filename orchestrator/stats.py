@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from distree.types import OriginStats, OriginTelemetry, PipelineTelemetry
 from orchestrator.fleet import Device
 
+SHORTEST_S = 1e-3
+"""Of less time between two reports no rate is made: what agents send may be anything."""
+
 
 class Stats:
     """Remembers the last report of every origin. The first report of a run of an agent counts from its start."""
@@ -40,7 +43,7 @@ class Stats:
             epoch=part.epoch,
             answered=report.answered,
             pending=report.pending,
-            rate_hz=max(0, answered) / period_s if period_s > 0 else 0.0,
+            rate_hz=max(0, answered) / period_s if period_s >= SHORTEST_S else 0.0,
             early_share=min(max(early / answered, 0.0), 1.0) if answered > 0 else None,
             latency_p50_s=report.latency_p50_s if answered > 0 else None,
             latency_p95_s=report.latency_p95_s if answered > 0 else None,

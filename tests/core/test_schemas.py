@@ -122,7 +122,8 @@ plain = st.recursive(
     | st.booleans()
     | st.integers(-(2**63), 2**63)
     | st.floats(allow_nan=False, allow_infinity=False).filter(lambda value: math.modf(value)[0] != 0)
-    | st.text(st.characters(codec="ascii"), max_size=80),
+    | st.text(st.characters(codec="ascii"), max_size=80)
+    | st.text(st.sampled_from("a é\u0085\u00a0\u00ad\u200b\u202f\u3000\ue000\ufeff"), max_size=3),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("ab", max_size=3), inner, max_size=3),
     max_leaves=8,
 )

@@ -47,6 +47,7 @@ RESULT = Result(
 def boards(*metas):
     fleet = Fleet({"fashion": 3, "other-one": 2})
     for one in metas:
+        fleet.saw_state(0.0, state(device=one.device, boot=one.boot), retained=True)
         fleet.saw_meta(one)
     return fleet
 
@@ -66,13 +67,20 @@ def of_board(**about):
     return said(device_message(PREFIX, SITE, device))
 
 
-def rendered(template, payload, this="unknown"):
+def rendered(template, payload, this="unknown", attributes=None):
     """What Home Assistant makes of a message by a value template."""
     made = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template)
-    return made.render(value_json=json.loads(payload), this={"state": this})
+    return made.render(value_json=json.loads(payload), this={"state": this, "attributes": attributes or {}})
 
 
 # ---------------------------------------------------------------- messages
+
+
+@pytest.mark.parametrize(
+    "other", ["_kettle", "", "distree_lab_", "distree_lab_A", "distree_laboratory", "distree_lab2_cam"]
+)
+def test_what_others_announced_is_not_of_the_site(other):
+    assert not is_of_site(SITE, f"{PREFIX}/device/{other}/config")
 
 
 def test_the_schema_would_notice_what_is_not_documented():
@@ -169,6 +177,10 @@ def test_templates_read_results():
     assert [rendered(leave, one, this="0") for one in (final, late, shed)] == ["1", "0", "None"]
     latency = parts["fashion_latency"]["value_template"]
     assert [rendered(latency, one) for one in (final, late)] == ["12.5", ""]
+    attributes = json.loads(
+        rendered(answer["json_attributes_template"], late, attributes={"input": "x", "reason": "last"})
+    )
+    assert attributes == {"input": "x", "confidence": None, "reason": "last"}
     attributes = json.loads(rendered(answer["json_attributes_template"], final))
     assert attributes == {"input": "boot.png", "confidence": 0.9981, "reason": "confident"}
     hostile = "a\"b'{{ 1 }}\\</script>"
@@ -236,6 +248,16 @@ def told(home, now_s, fleet):
     messages = home.due(now_s, fleet)
     home.done(messages)
     return messages
+
+
+def test_a_board_of_which_only_the_description_is_left_is_not_announced():
+    fleet, home = boards(), HomeAssistant(ON, SITE, ["fashion"], {})
+    fleet.saw_meta(meta())
+    home.connected(0.0)
+    assert [said(message)["dev"]["identifiers"] for message in told(home, 1.0, fleet)] == [["distree_lab"]]
+    fleet.saw_state(2.0, state())
+    home.changed()
+    assert [said(message)["dev"]["identifiers"] for message in told(home, 2.0, fleet)] == [["distree_lab_a"]]
 
 
 def test_all_is_told_once_and_again_after_a_connect_and_a_birth():
@@ -453,6 +475,7 @@ def test_hostile_boards_break_neither_topics_nor_json(house):
             client.raw(f"distree/1/lab/device/{name}/{kind.value}", forged, retain=True)
             # On a topic that is right, with another name inside.
             client.raw(topics.device(SITE, "forged", kind), forged, retain=True)
+    client.raw(topics.device(SITE, "ok", Kind.STATE), wire.encode_state(state(device="ok")), retain=True)
     hostile_text = "\"}}{{ states('x') }}{% raw %}</b>\\"
     client.raw(
         topics.device(SITE, "ok", Kind.META),

@@ -124,6 +124,9 @@ def _sent_to(pipeline: PipelineConfig, bundle: Bundle) -> set[int]:
 def check_rights(visit: Visit) -> Finding:
     """Every topic that the agent reads or writes is open to it."""
     config = visit.config
+    if not visit.greeting.shares and any(pipeline.stages for pipeline in config.pipelines):
+        what = "this broker has no shared subscriptions, by which the boards of a stage take their inputs"
+        return failed(what, "take one that has them, such as mosquitto 2")
     inbound = read(config, visit.bundles)
     refused, silent, untried = _try_reading(visit, inbound)
     metas = _metas(visit)

@@ -30,12 +30,12 @@ from device_agent.config import load_agent_config
 from device_agent.doctor import clock, runtime
 from device_agent.doctor.checks import Check, Finding, Visit, examine, ok
 from device_agent.doctor.cli import CHECKS
-from device_agent.doctor.rights import read, written
+from device_agent.doctor.rights import check_rights, read, written
 from device_agent.startup import load_bundles
 from distree import children, topics, wire
 from distree.bundle import find_bundle
 from distree.topics import Kind
-from distree.transport.probe import ProbeClient
+from distree.transport.probe import Greeting, ProbeClient
 from distree.types import DeviceMeta, HeldStage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -589,6 +589,11 @@ def test_rights_to_send_to_boards_that_are_not_heard(tmp_path: Path, rule: str, 
         found = doctor(board(tmp_path, broker.port, stages=[1], origin=None), "rights")["rights"]
     assert found.status == status, found
     assert words in found.text
+
+
+def test_a_broker_without_shared_subscriptions(tmp_path: Path) -> None:
+    visit = Visit(config=load_agent_config(board(tmp_path)), timeout_s=1.0, greeting=Greeting(code=0, shares=False))
+    fails(check_rights(visit), "has no shared subscriptions", "mosquitto 2")
 
 
 def test_many_topics_do_not_exceed_what_the_broker_lets_be_under_way(tmp_path: Path) -> None:

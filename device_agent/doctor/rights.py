@@ -74,9 +74,10 @@ def written(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[Devi
 
 def unheard(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[DeviceMeta] = ()) -> list[str]:
     """Return topics as the agent publishes on to boards of which none was heard, addressed to a board that is not."""
-    told = {topics.parse(topic).kind for topic in written(config, bundles, metas)}
+    others = [meta for meta in metas if meta.device != config.device]
     found = []
     for pipeline, bundle in zip(config.pipelines, bundles, strict=True):
+        told = {topics.parse(topic).kind for topic in _written_of(config, pipeline, bundle, others)}
         fuser = fuses(pipeline, bundle)
         if pipeline.origin is None and (pipeline.stages or fuser) and Kind.OUTCOME not in told:
             found.append(topics.of_origin(config.site, pipeline.name, Kind.OUTCOME, _NOBODY))

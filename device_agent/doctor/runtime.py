@@ -24,38 +24,33 @@ class Wheel:
     """For which Pythons and machines a TFLite runtime is published."""
 
     package: str
-    wanted: str
-    """As pip takes it."""
+    """With its version, as pip takes it."""
     oldest: tuple[int, int]
     newest: tuple[int, int]
     machines: tuple[str, ...]
-    numpy: str
+    numpy: str = "numpy"
+    """The numpy that it works with, as pip takes it."""
 
 
 WHEELS = (
     Wheel(
-        package="ai-edge-litert 2.1",
-        wanted="ai-edge-litert==2.1.*",
+        package="ai-edge-litert==2.1.*",
         oldest=(3, 10),
         newest=(3, 14),
         machines=("x86_64", "aarch64"),
-        numpy="numpy 1 or 2",
     ),
     Wheel(
-        package="ai-edge-litert 1.2",
-        wanted="ai-edge-litert==1.2.*",
+        package="ai-edge-litert==1.2.*",
         oldest=(3, 9),
         newest=(3, 12),
         machines=("x86_64", "aarch64"),
-        numpy="numpy 1 or 2",
     ),
     Wheel(
-        package="tflite-runtime 2.14",
-        wanted="tflite-runtime==2.14.*",
+        package="tflite-runtime==2.14.*",
         oldest=(3, 9),
         newest=(3, 11),
         machines=("x86_64", "aarch64", "armv7l"),
-        numpy="numpy 1",
+        numpy="numpy<2",
     ),
 )
 
@@ -96,7 +91,7 @@ def check_python(visit: Visit) -> Finding:
 
 
 def _offer(wheel: Wheel) -> str:
-    return f"'{wheel.wanted}'" + (" 'numpy<2'" if wheel.numpy == "numpy 1" else "")
+    return f"'{wheel.package}' '{wheel.numpy}'"
 
 
 def _importable(module: str) -> bool:

@@ -30,7 +30,7 @@ from device_agent.config import load_agent_config
 from device_agent.doctor import clock, runtime
 from device_agent.doctor.checks import Check, Finding, Visit, examine, ok
 from device_agent.doctor.cli import CHECKS
-from device_agent.doctor.rights import check_rights, read, written
+from device_agent.doctor.rights import check_rights, read, unheard, written
 from device_agent.startup import load_bundles
 from distree import children, topics, wire
 from distree.bundle import find_bundle
@@ -319,7 +319,7 @@ def test_no_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         (package / "__init__.py").write_text("raise ImportError('not for this machine')")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     found = doctor(board(tmp_path), "python")["python"]
-    fails(found, "no TFLite runtime can be loaded", "pip install 'ai-edge-litert==2.1.*', or ")
+    fails(found, "no TFLite runtime can be loaded", "pip install 'ai-edge-litert==2.1.*' 'numpy', or ")
     monkeypatch.setattr(runtime, "machine", lambda: "riscv64")
     fails(
         doctor(board(tmp_path), "python")["python"],
@@ -330,7 +330,7 @@ def test_no_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_wheels_of_pythons_and_machines() -> None:
     def names(python: tuple[int, int], arch: str) -> list[str]:
-        return [wheel.package.split()[0] for wheel in runtime.wheels_for(python, arch)]
+        return [wheel.package.partition("==")[0] for wheel in runtime.wheels_for(python, arch)]
 
     assert names((3, 11), "armv7l") == ["tflite-runtime"]
     assert names((3, 12), "armv7l") == names((3, 9), "riscv64") == []
@@ -589,6 +589,15 @@ def test_rights_to_send_to_boards_that_are_not_heard(tmp_path: Path, rule: str, 
         found = doctor(board(tmp_path, broker.port, stages=[1], origin=None), "rights")["rights"]
     assert found.status == status, found
     assert words in found.text
+
+
+def test_a_board_that_is_heard_of_one_pipeline_is_not_heard_of_another(tmp_path: Path) -> None:
+    pipelines = [{"name": name, "bundle": "fashion", "stages": [1]} for name in ("p", "q")]
+    config = load_agent_config(board(tmp_path, pipelines=pipelines))
+    other = DeviceMeta(
+        device="hub", boot="a", version="0", python="3", runtime="", machine="", memory_mb=1, stages=(), origins=("p",)
+    )
+    assert unheard(config, load_bundles(config), [other]) == ["distree/1/lab/pipeline/q/outcome/doctor-nobody"]
 
 
 def test_a_broker_without_shared_subscriptions(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -154,6 +155,26 @@ def test_client_certificates(certificates: Certificates, tmp_path: Path, connect
                 transport.connect_now(3)
         finally:
             transport.close()
+
+
+def test_the_name_in_a_board_s_certificate_may_be_its_user_name(
+    certificates: Certificates, tmp_path: Path, connect: Connect
+) -> None:
+    cert, key = certificates.sign("cam1")
+    acl = tmp_path / "acl"
+    acl.write_text("pattern readwrite own/%u\n")
+    acl.chmod(0o600)
+    named = ("require_certificate true", "use_identity_as_username true", f"acl_file {acl}")
+    with Mosquitto(tmp_path, *certificates.listener(), *named) as broker:
+        listener = connect(
+            broker.port, TlsSettings(ca_file=certificates.ca, cert_file=cert, key_file=key), topic="own/+"
+        )
+        for name in ("cam2", "cam1"):
+            listener.transport.publish(f"own/{name}", name.encode(), qos=1)
+        ends_at = time.monotonic() + PATIENCE_S
+        while not listener.messages and time.monotonic() < ends_at:
+            listener.transport.poll(0.1)
+    assert [message.payload for message in listener.messages] == [b"cam1"]
 
 
 def test_files_that_are_no_good(certificates: Certificates, tmp_path: Path, connect: Connect) -> None:

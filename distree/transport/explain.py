@@ -5,8 +5,11 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from collections.abc import Sequence
 
-from distree.errors import ConfigError
+from distree import topics
+from distree.errors import ConfigError, RemoteProtocolError
+from distree.topics import Kind
 from distree.transport.login import reason
 from distree.types import BrokerSettings, TlsSettings
 
@@ -102,3 +105,122 @@ def refusal(settings: BrokerSettings, client_id: str, reason: str) -> str:
             return f"{address} refuses the client id {client_id!r}: choose another"
         case _:
             return f"{address} ended the connection: {reason.lower()}"
+
+
+# What a broker, or a proxy in between, does not let through. Every line is "what, and what is lost by it: remedy",
+# and holds no other ": " or "; " after the remedy has begun.
+
+_IN_BETWEEN = "a proxy or firewall in between"
+
+_LOSSES = {
+    Kind.STATE: "nobody sees whether this board is there",
+    Kind.META: "nobody sees what this board is",
+    Kind.TELEMETRY: "nobody sees this board's counters and latencies",
+    Kind.DEAD: "nobody sees which messages this board refused",
+    Kind.PLAN: "thresholds stay as they are",
+    Kind.STAGE: "inputs that would have to pass are answered at the local exit",
+    Kind.INPUT: "inputs do not reach their origin",
+    Kind.OUTCOME: "answers do not reach their origin, which answers at its local exit",
+    Kind.RESULT: "nobody sees this board's results",
+    Kind.EXIT: "answers are fused without this branch",
+    Kind.DECISION: "branches are not told to stop or to go on",
+    Kind.AUDIT: "thresholds are not tuned by this board's inputs",
+    Kind.TRUTH: "losses are not measured against labels",
+    Kind.STATS: "Home Assistant sees no figures",
+    Kind.THUMBNAIL: "the dashboard shows no pictures",
+    Kind.ORCHESTRATOR: "two orchestrators may plan this site",
+}
+
+
+def _loss(topic: str) -> str:
+    """Return what is lost where nothing passes on `topic`."""
+    try:
+        return _LOSSES[topics.parse(topic).kind]
+    except RemoteProtocolError:
+        return "nobody hears what is sent there"
+
+
+def hangs_up_on_will(settings: BrokerSettings) -> str:
+    """Say that a login is only answered without a will."""
+    return (
+        f"{settings.host}:{settings.port} hangs up on a login with a will, so nobody learns when this client dies: "
+        f"allow wills in the broker, or in {_IN_BETWEEN}"
+    )
+
+
+def hangs_up_on_subscribe(settings: BrokerSettings, filters: Sequence[str]) -> str:
+    """Say that a SUBSCRIBE ends the connection: of one filter, or of several that are taken one by one."""
+    address = f"{settings.host}:{settings.port}"
+    if len(filters) == 1:
+        return (
+            f"{address} hangs up on the subscription to {filters[0]}, so nothing is received from there: "
+            f"allow it in the broker's ACL, or in {_IN_BETWEEN}"
+        )
+    return (
+        f"{address} hangs up on a SUBSCRIBE with {len(filters)} filters (from {filters[0]} to {filters[-1]}), so each "
+        f"is subscribed to by itself, which takes longer: allow several filters in a SUBSCRIBE in the broker, or in "
+        f"{_IN_BETWEEN}"
+    )
+
+
+def hangs_up_on_publish(settings: BrokerSettings, topic: str, nbytes: int) -> str:
+    """Say that a publish on `topic` ends the connection, whatever its size; `nbytes` is that of its payload."""
+    return (
+        f"{settings.host}:{settings.port} hangs up on publishes on {topic} ({nbytes:,} bytes), so {_loss(topic)}: "
+        f"allow it in the broker's ACL, or in {_IN_BETWEEN}"
+    )
+
+
+def hangs_up_on_size(settings: BrokerSettings, nbytes: int, passed: int) -> str:
+    """Say that a message of `nbytes` ends the connection on any topic; one of `passed` bytes went through."""
+    return (
+        f"{settings.host}:{settings.port} hangs up on messages of {nbytes:,} bytes ({passed:,} pass), so inputs that "
+        f"would have to pass in larger ones are answered at the local exit: raise the limit of the broker (mosquitto's "
+        f"max_packet_size and message_size_limit), or of {_IN_BETWEEN}"
+    )
+
+
+def hangs_up_on_retained(settings: BrokerSettings) -> str:
+    """Say that a retained publish ends the connection."""
+    return (
+        f"{settings.host}:{settings.port} hangs up on retained messages, so whoever comes late sees nothing until the "
+        f"next change: set mosquitto's retain_available true, or allow them in {_IN_BETWEEN}"
+    )
+
+
+def hangs_up_on_qos(settings: BrokerSettings) -> str:
+    """Say that a publish at QoS 1 ends the connection."""
+    return (
+        f"{settings.host}:{settings.port} hangs up on publishes at QoS 1, so a lost connection loses results: "
+        f"set mosquitto's max_qos 2, or allow QoS 1 in {_IN_BETWEEN}"
+    )
+
+
+def takes_no_retained(settings: BrokerSettings) -> str:
+    """Say that the broker refuses retained messages: in its CONNACK, or by reason code 0x9A."""
+    return (
+        f"{settings.host}:{settings.port} takes no retained messages, so whoever comes late sees nothing until the "
+        f"next change: set mosquitto's retain_available true, or take a broker that retains"
+    )
+
+
+def takes_no_qos_1(settings: BrokerSettings) -> str:
+    """Say that the broker refuses QoS 1: in its CONNACK, or by reason code 0x9B."""
+    return (
+        f"{settings.host}:{settings.port} takes publishes at QoS 0 alone, so a lost connection loses results: "
+        f"set mosquitto's max_qos 2, or take a broker with QoS 1"
+    )
+
+
+def too_large(settings: BrokerSettings, topic: str, nbytes: int, limit: int) -> str:
+    """Say that a message is not sent: `nbytes` of payload in a packet beyond the `limit` that the broker named."""
+    return (
+        f"{nbytes:,} bytes on {topic} exceed the {limit:,} that {settings.host}:{settings.port} takes in a packet, so "
+        f"{_loss(topic)}: raise the broker's limit to {_room(nbytes):,} or more (mosquitto's max_packet_size and "
+        f"message_size_limit)"
+    )
+
+
+def _room(nbytes: int) -> int:
+    """Return a limit that has room for a payload, its topic and its properties."""
+    return nbytes + 256

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test check format api bench scale footprint arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference first-result node clean
+.PHONY: help setup dev demo test test-embedded check format api bench scale footprint arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference first-result node clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -33,8 +33,13 @@ $(VENV)/.installed-zoo: pyproject.toml | $(VENV)/bin/pip
 demo: setup          ## three agents, an orchestrator and a broker answer 1,000 images
 	$(BIN)/distree demo $(ARGS)
 
+BROKER_TESTS = $(addprefix tests/,api broker dashboards docs integration orchestrator setup transport)
+
 test: dev            ## run the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+test-embedded: dev   ## run the tests that touch brokers as where mosquitto is not installed
+	DISTREE_MOSQUITTO= $(BIN)/python -m pytest -n auto --dist loadfile $(BROKER_TESTS) $(ARGS)
 
 check: dev           ## lint and type-check
 	$(BIN)/ruff check .
@@ -54,6 +59,9 @@ bench: dev           ## the hop against the bare loop, and the criteria (some mi
 
 scale: dev           ## 10,000 simulated boards, and an orchestrator of 1,000 real ones (some minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.scale --out docs/results $(ARGS)
+
+soak: dev            ## faults against real agents, a real mosquitto and real links (half an hour; ARGS="outages burst")
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 dashboard-soak: dev  ## the dashboard in Chromium under 50 results a second for a minute
 	$(BIN)/python -m benchmarks.dashboard --soak 60 $(ARGS)

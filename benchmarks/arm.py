@@ -110,6 +110,9 @@ class Client:
     def published(self, token: str) -> None:
         """Do nothing: answers tell more."""
 
+    def given_up(self, token: str) -> None:
+        """Nothing is done about it."""
+
     def received(self, message: Received) -> None:
         """Keep what came."""
         self.transport.acknowledge(message.token)

@@ -48,6 +48,7 @@ from distree.types import (
     PipelineTelemetry,
     Plan,
     Result,
+    Session,
     StageTelemetry,
     Telemetry,
     Thumbnail,
@@ -93,7 +94,7 @@ class Stream:
         self._rate_hz = rate_hz
         self._random = np.random.default_rng(seed)
         self._stop = threading.Event()
-        self._transport = PahoTransport(BrokerSettings(port=port), client_id="stream", clean=True)
+        self._transport = PahoTransport(BrokerSettings(port=port), client_id="stream", session=Session.NONE)
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Stream:
@@ -121,6 +122,9 @@ class Stream:
 
     def published(self, token: str) -> None:
         """Nothing waits for it."""
+
+    def given_up(self, token: str) -> None:
+        """Nothing is done about it."""
 
     def received(self, message: Received) -> None:
         """Nothing is subscribed to."""

@@ -32,7 +32,7 @@ from distree.bundle import find_bundle
 from distree.protocols import Received
 from distree.topics import DELIVERY, Kind
 from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, DeviceStatus, InputMessage
+from distree.types import BrokerSettings, DeviceStatus, InputMessage, Session
 from model_zoo.data import load_samples
 
 ROOT = Path(__file__).parents[1]
@@ -134,7 +134,7 @@ class Subscriber:
     def __init__(self, port: int) -> None:
         self.ready_at: float | None = None
         self.is_answered = False
-        self._transport = PahoTransport(BrokerSettings(port=port), client_id="footprint", clean=True)
+        self._transport = PahoTransport(BrokerSettings(port=port), client_id="footprint", session=Session.NONE)
         states = topics.device(SITE, DEVICE, Kind.STATE)
         results = topics.of_origin(SITE, "fashion", Kind.RESULT, DEVICE)
         self._transport.open(self, [(states, 1), (results, 1)])
@@ -149,6 +149,9 @@ class Subscriber:
 
     def published(self, token: str) -> None:
         """Do nothing: the answer tells more."""
+
+    def given_up(self, token: str) -> None:
+        """Nothing is done about it."""
 
     def received(self, message: Received) -> None:
         """Note when it came."""

@@ -71,6 +71,9 @@ class Observer:
     def published(self, token: str) -> None:
         """Do nothing: nothing is published."""
 
+    def given_up(self, token: str) -> None:
+        """Nothing is done about it."""
+
     def received(self, message: Received) -> None:
         """Keep what came."""
         self.transport.acknowledge(message.token)

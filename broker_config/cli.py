@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=("auto", "mosquitto", "embedded"),
         default="auto",
-        help="auto takes mosquitto where it is installed, else the embedded broker",
+        help="auto takes mosquitto where it is installed, else the embedded broker; the environment variable "
+        "DISTREE_MOSQUITTO names a mosquitto by path, and none where it is empty",
     )
     command.add_argument(
         "--websockets",

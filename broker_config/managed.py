@@ -40,8 +40,18 @@ _CONNECT = b"\x10" + bytes((len(_CONNECT),)) + _CONNECT
 _DISCONNECT = b"\xe0\x00"
 
 
+MOSQUITTO_VARIABLE = "DISTREE_MOSQUITTO"
+"""Environment variable that names the mosquitto to run, by path or name; empty, there is none."""
+
+
 def find_mosquitto() -> str | None:
-    """Return the path of mosquitto, also where a user's PATH leaves it out; None without one."""
+    """Return the path of mosquitto, also where a user's PATH leaves it out; None without one.
+
+    Where DISTREE_MOSQUITTO is set, it is that program and no other; None where it is empty or names no program.
+    """
+    chosen = os.environ.get(MOSQUITTO_VARIABLE)
+    if chosen is not None:
+        return shutil.which(chosen) if chosen else None
     path = os.environ.get("PATH", os.defpath)
     return shutil.which("mosquitto", path=os.pathsep.join((path, "/usr/sbin", "/usr/local/sbin")))
 
@@ -178,6 +188,8 @@ class ManagedBroker:
         if self.engine != "embedded" and find_mosquitto() is not None:
             return "mosquitto"
         if self.engine == "mosquitto":
+            if MOSQUITTO_VARIABLE in os.environ:
+                raise BrokerError(f"{MOSQUITTO_VARIABLE} names no program: unset it, or use --engine embedded")
             raise BrokerError("mosquitto is not installed: apt install mosquitto, or use --engine embedded")
         if not has_embedded():
             raise BrokerError('no broker is installed: apt install mosquitto, or pip install "distree[broker]"')

@@ -16,14 +16,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from device_agent import presence
 from device_agent.config import AgentConfig, OriginConfig, PipelineConfig
 from device_agent.crew import Crew
+from device_agent.repeats import Repeats
 from device_agent.selftest import SelfTest
-from device_agent.sources import Feed, Mqtt, Source, make_source
-from device_agent.spool import Spool
+from device_agent.sources import Feed, Source, make_source
+from device_agent.spool import Recovered, Spool
 from device_agent.startup import fuses, load_bundles, start_self_tests, travels
 from device_agent.system import clock_synced, memory_mb, rss_bytes
 from device_agent.thumbnails import Thumbnails
@@ -51,10 +53,13 @@ from distree.types import (
     Embedding,
     Fuse,
     HeldStage,
+    Lane,
     Outcome,
+    PipelineTelemetry,
     Publish,
     Result,
     Run,
+    Session,
     StageMessage,
     Telemetry,
     Tell,
@@ -75,6 +80,15 @@ SIGNALS_S = 2.0
 
 DECISION_EXPIRY_S = 10.0
 """A decision that reaches its branch later than this, in seconds, is of no use any more."""
+
+OUTCOME_EXPIRY_S = 60.0
+"""An outcome that reaches its origin later than this, in seconds, is of no use any more."""
+
+REFUSED_S = 600.0
+"""How often the log says that a broker does not take some message."""
+
+SOURCES_S = 5.0
+"""An agent whose inputs cannot be subscribed to is ready after so long all the same: it may serve stages."""
 
 _TOPICS_KEPT = 1024
 """Topics of other boards that are kept ready, of each kind: peers choose their names."""
@@ -105,10 +119,12 @@ class Pipeline:
         self.spool: Spool | None = None
         if config.origin is not None and config.origin.spool:
             self.spool = Spool(agent.config.state_dir / f"{name}.spool")
-        left, answered = self.spool.recover() if self.spool is not None else ((), ())
+        left = self.spool.recover() if self.spool is not None else Recovered()
+        self.unpublished = left.unpublished
+        answered = (*left.answered, *(request for request, _ in left.unpublished))
         spec = self.specs[0]
         # What an earlier run left open and this bundle can still take.
-        restore = [item for item in left if (item.tensor.dtype, item.tensor.shape) == (spec.dtype, spec.shape)]
+        restore = [item for item in left.open if (item.tensor.dtype, item.tensor.shape) == (spec.dtype, spec.shape)]
         self.node = StageNode(_node_settings(agent, index, config, bundle), restore=restore, answered=answered)
         self.room = Waiting(agent.transport.lock)
         self.source: Source | None = None
@@ -192,7 +208,8 @@ class Pipeline:
             payload = wire.encode_thumbnail(Thumbnail(request=request, png=png))
             # A broker may take no packet of this size.
             with transport.lock, contextlib.suppress(LocalProtocolError):
-                transport.publish(self.thumbnail_topic, payload, qos=DELIVERY[Kind.THUMBNAIL].qos)
+                how = DELIVERY[Kind.THUMBNAIL]
+                transport.publish(self.thumbnail_topic, payload, qos=how.qos, lane=how.lane)
 
     def reject(self, name: str, reason: str, detail: str, payload: bytes) -> None:
         """Dead-letter something that is no input."""
@@ -201,12 +218,61 @@ class Pipeline:
         with self.agent.transport.lock:
             self.agent.dead_letter(topic, RemoteProtocolError(reason, f"{name}: {detail}"), payload)
 
-    def acknowledge(self, token: object) -> None:
-        """Acknowledge the delivery that an input came with."""
-        with self.agent.transport.lock:
-            self.agent.transport.acknowledge(token)
+    def wake(self) -> None:
+        """Have the agent see what has changed."""
+        self.agent.transport.wake()
 
     # ------------------------------------------------------------ the agent's side
+
+    def publish_answer(self, request: str | None, payload: bytes, lane: Lane = Lane.OWED) -> None:
+        """Publish an encoded result; `request` where it is the final one, of whose fate the books are told."""
+        how = DELIVERY[Kind.RESULT]
+        self.agent.transport.publish(
+            self.result_topic,
+            payload,
+            qos=how.qos,
+            content_type=how.content_type,
+            token=None if request is None else f"{self.index}/{request}",
+            lane=lane,
+        )
+
+    def publish_result(self, effect: Publish, result: Result) -> None:
+        """Publish a result of the node; one that no broker takes is closed in the books all the same."""
+        agent = self.agent
+        time_now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        payload = wire.encode_result(result, time=time_now, clock_synced=agent.clock_synced)
+        if result.final and self.spool is not None:
+            self.spool.answering(result.request, payload)
+        # What is turned away is in no book: its token has no request.
+        request, lane = (result.request, Lane.OWED) if effect.token is not None else (None, Lane.SHED)
+        try:
+            self.publish_answer("" if effect.turned_away else request, payload, lane)
+        except LocalProtocolError as error:
+            agent.dead_letter(self.result_topic, error, payload)
+            if result.final:
+                self.dropped("" if effect.turned_away else result.request)
+        if result.final:
+            self.room.notify()
+            agent.answer(result)
+
+    def say_again(self) -> None:
+        """Publish the answers of an earlier run that the broker may not have."""
+        again, self.unpublished = self.unpublished, ()
+        with self.agent.transport.lock:
+            for request, payload in again:
+                try:
+                    self.publish_answer(request, payload)
+                except LocalProtocolError as error:
+                    # This broker does not take it today, nor would it after the next start.
+                    self.agent.dead_letter(self.result_topic, error, payload)
+                    self.published(request)
+
+    def report(self) -> PipelineTelemetry:
+        """Report on the node, and on the spool."""
+        report = self.node.telemetry()
+        if self.spool is None or report.origin is None:
+            return report
+        return replace(report, origin=replace(report.origin, unspooled=self.spool.unspooled))
 
     def due_at(self) -> float:
         """When something is due: in the node, or the next input of a feed for which there is room."""
@@ -224,14 +290,24 @@ class Pipeline:
                 self.accept(*self.feed.take(now))
 
     def published(self, request: str) -> None:
-        """The broker has the result of `request`."""
-        if not self.node.published(request):
+        """The broker has the result of `request`, or of an input that was turned away ("")."""
+        if not request:
+            self.node.turned_away(told=True)
             return
         if self.spool is not None:
             self.spool.answered(request)
+        if not self.node.published(request):
+            return
         if self.source is not None:
             self.source.answered(request)
         self.room.notify()
+
+    def dropped(self, request: str) -> None:
+        """The result of `request` will never be with the broker; "" stands for an input that was turned away."""
+        if request:
+            self.published(request)  # there is nothing more to be done for it
+        else:
+            self.node.turned_away(told=False)
 
 
 def _decode(tensor: Tensor, spec: TensorSpec) -> Array:
@@ -298,7 +374,11 @@ class Agent:
     """
 
     def __init__(
-        self, config: AgentConfig, transport: Transport | None = None, bundles: Sequence[Bundle] | None = None
+        self,
+        config: AgentConfig,
+        transport: Transport | None = None,
+        bundles: Sequence[Bundle] | None = None,
+        input_transport: Callable[[str], Transport] | None = None,
     ) -> None:
         self.config = config
         self.boot = os.urandom(4).hex()
@@ -306,8 +386,13 @@ class Agent:
         state_topic = topics.device(config.site, config.device, Kind.STATE)
         will = (state_topic, self._state(DeviceStatus.LOST))
         self.transport: Transport = transport or PahoTransport(
-            config.broker, client_id=config.client_id, will=will, receive_maximum=config.receive_maximum
+            config.broker,
+            client_id=config.client_id,
+            will=will,
+            receive_maximum=config.receive_maximum,
+            trial_payload=wire.PROBE,
         )
+        self._input_transport = input_transport or self._connect_inputs
         self.pipelines = [
             Pipeline(self, index, pipeline, bundle)
             for index, (pipeline, bundle) in enumerate(
@@ -341,7 +426,14 @@ class Agent:
         self._healed_at = 0.0
         self._heal_at = _NEVER
         self._problem = ""
-        self._clock_synced = clock_synced()
+        self._repeats = Repeats()
+        self._refused = Repeats(every_s=REFUSED_S)
+        self.unpublished = 0
+        """Messages that the broker does not take."""
+        self._was_connected = False
+        self._unready_until = 0.0
+        self.clock_synced = clock_synced()
+        """Whether this board's clock may be believed, as last seen."""
 
     # ------------------------------------------------------------ life
 
@@ -358,9 +450,23 @@ class Agent:
                     pipeline.bundle, config.stages, self.config.num_threads, branch=config.branch, fuse=pipeline.fuses
                 )
             if config.origin is not None:
-                made = make_source(config.origin.source, pipeline)
+                made = make_source(
+                    config.origin.source,
+                    pipeline,
+                    self._origin_topic(pipeline, Kind.INPUT),
+                    functools.partial(self._input_transport, f"{self.config.client_id}_{config.name}"),
+                )
                 pipeline.source = made if isinstance(made, Source) else None
                 pipeline.feed = made if isinstance(made, Feed) else None
+
+    def _connect_inputs(self, client_id: str) -> Transport:
+        return PahoTransport(
+            self.config.broker,
+            client_id=client_id,
+            receive_maximum=self.config.receive_maximum,
+            session=Session.DURABLE,
+            trial_payload=wire.PROBE,
+        )
 
     def run(self) -> int:
         """Serve until `stop`, then drain; return the exit status (0, or 70 after a fault of the program)."""
@@ -411,6 +517,8 @@ class Agent:
 
     def _due_at(self) -> float:
         due = min([pipeline.due_at() for pipeline in self.pipelines])
+        if self._unready_until:
+            due = 0.0 if self._sources_ready() else min(due, self._unready_until)
         return min(due, self._telemetry_at, self._heal_at, self._watchdog_at if self._notifier.interval_s else due)
 
     def wait_ready(self, timeout_s: float) -> bool:
@@ -425,8 +533,12 @@ class Agent:
     def _tick(self, now: float) -> None:
         for pipeline in self.pipelines:
             pipeline.tick(now)
+        while self.transport.notices:
+            log.warning("%s", self.transport.notices.popleft())
         if self.transport.last_error not in (None, self._problem):
             self.disconnected(self.transport.last_error or "")
+        if self._unready_until and (self._sources_ready() or now >= self._unready_until):
+            self._be_ready()
         if now >= self._heal_at:
             self._healed_at, self._heal_at = now, _NEVER
             self._set_status(self._status)
@@ -449,6 +561,8 @@ class Agent:
         with self.transport.lock:
             for pipeline in self.pipelines:
                 pipeline.feed = None
+            # What others send from here on is for another board, or for the next run of this one.
+            self.transport.unsubscribe([name for name, _ in self._subscriptions() if "/stage/" in name])
         self._set_status(DeviceStatus.DRAINING)
         ends_at = time.monotonic() + self.config.drain_s
         while not self._idle() and time.monotonic() < ends_at and not self._exit_status:
@@ -475,24 +589,43 @@ class Agent:
 
     def connected(self) -> None:
         """Birth on every connect, so that no board is stuck as lost."""
-        first = self._status == DeviceStatus.INIT
+        first = not self._was_connected
+        self._was_connected = True
         if not first:
             log.info("connected again")
             for pipeline in self.pipelines:
                 pipeline.node.reconnected()
-        self._set_status(DeviceStatus.DRAINING if self._stopping.is_set() else DeviceStatus.READY)
-        self._publish(Kind.META, topics.device(self.config.site, self.config.device, Kind.META), self._meta())
         if first:
-            log.info("%s is ready: %s", self.config.device, ", ".join(map(_describe, self.pipelines)))
-            self._notifier.send("READY=1")
+            for pipeline in self.pipelines:
+                pipeline.say_again()
             self._start_sources()
-            self._ready.set()
+            self._unready_until = time.monotonic() + SOURCES_S
+        self._publish(Kind.META, topics.device(self.config.site, self.config.device, Kind.META), self._meta())
+        if self._unready_until and self._sources_ready():
+            self._be_ready()
+        elif not self._unready_until:
+            self._set_status(DeviceStatus.DRAINING if self._stopping.is_set() else DeviceStatus.READY)
+
+    def _sources_ready(self) -> bool:
+        return all(pipeline.source is None or pipeline.source.ready for pipeline in self.pipelines)
+
+    def _be_ready(self) -> None:
+        self._unready_until = 0.0
+        if not self._stopping.is_set():
+            self._set_status(DeviceStatus.READY)
+        log.info("%s is ready: %s", self.config.device, ", ".join(map(_describe, self.pipelines)))
+        self._notifier.send("READY=1")
+        self._ready.set()
 
     def disconnected(self, why: str) -> None:
-        """Say why, once per reason; the transport keeps trying."""
-        if why != self._problem:
-            self._problem = why
-            log.warning("%s", why)
+        """Say why, at a bounded rate; the transport keeps trying."""
+        self._problem = why
+        if self.transport.judging:
+            log.debug("%s", why)  # what comes of it will be said
+            return
+        line = self._repeats.line(time.monotonic(), why)
+        if line is not None:
+            log.warning("%s", line)
 
     def received(self, message: Received) -> None:
         """Route a message by its topic; whatever breaks the protocol is dead-lettered and acknowledged."""
@@ -513,6 +646,11 @@ class Agent:
         index, _, request = token.partition("/")
         self.pipelines[int(index)].published(request)
 
+    def given_up(self, token: str) -> None:
+        """A result will never be with the broker."""
+        index, _, request = token.partition("/")
+        self.pipelines[int(index)].dropped(request)
+
     # ------------------------------------------------------------ messages in
 
     def _make_routes(self) -> dict[str, Callable[[Received], None]]:
@@ -528,8 +666,6 @@ class Agent:
             routes[topics.plan(self.config.site, pipeline.config.name)] = self._plan_route(pipeline)
             if pipeline.config.origin is not None:
                 routes[self._origin_topic(pipeline, Kind.OUTCOME)] = self._outcome_route(pipeline)
-                if pipeline.config.origin.source.kind == "mqtt":
-                    routes[self._origin_topic(pipeline, Kind.INPUT)] = self._input_route(pipeline)
         return routes
 
     def _origin_topic(self, pipeline: Pipeline, kind: Kind) -> str:
@@ -595,14 +731,6 @@ class Agent:
 
         return route
 
-    def _input_route(self, pipeline: Pipeline) -> Callable[[Received], None]:
-        def route(message: Received) -> None:
-            source = pipeline.source
-            assert isinstance(source, Mqtt)  # noqa: S101 - the route exists for this source alone
-            source.put(message)
-
-        return route
-
     def _on_own_state(self, message: Received) -> None:
         """Heal a state that is not ours: the will of an earlier connection may arrive after the new birth."""
         self.transport.acknowledge(message.token)
@@ -646,61 +774,55 @@ class Agent:
             self._send_stage(pipeline, message)
         elif isinstance(message, Outcome):
             topic = self._outcome_topic(pipeline.config.name, message.origin)
-            self.transport.publish(topic, wire.encode_outcome(message), qos=DELIVERY[Kind.OUTCOME].qos)
+            self._publish(Kind.OUTCOME, topic, wire.encode_outcome(message), expiry_s=OUTCOME_EXPIRY_S)
         elif isinstance(message, Embedding):
-            self._send_embedding(pipeline, message)
+            payload, topic = wire.encode_embedding(message), self._exit_topic(pipeline.config.name, message.fuser)
+            pipeline.node.sent(message.stage + 1, len(payload), audit=message.audit)
+            # If it is not sent, it is to the board that fuses as if this branch had not been heard.
+            self._publish(Kind.EXIT, topic, payload, expiry_s=message.budget_s - message.spent_s)
         elif isinstance(message, AuditRow):
-            self.transport.publish(pipeline.audit_topic, wire.encode_audit(message), qos=DELIVERY[Kind.AUDIT].qos)
+            self._publish(Kind.AUDIT, pipeline.audit_topic, wire.encode_audit(message))
         else:
-            self._send_result(pipeline, message, effect.token)
+            pipeline.publish_result(effect, message)
 
     def _send_stage(self, pipeline: Pipeline, message: StageMessage) -> None:
-        payload, topic = wire.encode_stage(message), pipeline.stage_topics[message.stage]
+        payload, topic, how = wire.encode_stage(message), pipeline.stage_topics[message.stage], DELIVERY[Kind.STAGE]
         pipeline.node.sent(message.stage, len(payload), audit=message.audit)
         try:
             self.transport.publish(
-                topic, payload, qos=DELIVERY[Kind.STAGE].qos, expiry_s=message.budget_s - message.spent_s
+                topic, payload, qos=how.qos, expiry_s=message.budget_s - message.spent_s, lane=how.lane
             )
         except LocalProtocolError as error:
             self.dead_letter(topic, error, payload)
             self.perform(pipeline, pipeline.node.refused(time.monotonic(), message))
 
-    def _send_embedding(self, pipeline: Pipeline, message: Embedding) -> None:
-        payload, topic = wire.encode_embedding(message), self._exit_topic(pipeline.config.name, message.fuser)
-        pipeline.node.sent(message.stage + 1, len(payload), audit=message.audit)
-        try:
-            self.transport.publish(
-                topic, payload, qos=DELIVERY[Kind.EXIT].qos, expiry_s=message.budget_s - message.spent_s
-            )
-        except LocalProtocolError as error:
-            # To the board that fuses it is as if this branch had not been heard.
-            self.dead_letter(topic, error, payload)
-
     def _send_decision(self, pipeline: Pipeline, device: str, decision: Decision) -> None:
         topic = self._decision_topic(pipeline.config.name, device)
-        payload = wire.encode_decision(decision)
-        self.transport.publish(topic, payload, qos=DELIVERY[Kind.DECISION].qos, expiry_s=DECISION_EXPIRY_S)
+        self._publish(Kind.DECISION, topic, wire.encode_decision(decision), expiry_s=DECISION_EXPIRY_S)
 
-    def _send_result(self, pipeline: Pipeline, result: Result, token: str | None) -> None:
-        time_now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        delivery = DELIVERY[Kind.RESULT]
-        self.transport.publish(
-            pipeline.result_topic,
-            wire.encode_result(result, time=time_now, clock_synced=self._clock_synced),
-            qos=delivery.qos,
-            content_type=delivery.content_type,
-            token=None if token is None else f"{pipeline.index}/{token}",
-        )
-        if result.final:
-            pipeline.room.notify()
-            if self.on_result is not None:
-                self._answers.append(result)
+    def answer(self, result: Result) -> None:
+        """Keep a final result for the program that runs this agent."""
+        if self.on_result is not None:
+            self._answers.append(result)
 
-    def _publish(self, kind: Kind, topic: str, payload: bytes) -> None:
-        delivery = DELIVERY[kind]
-        self.transport.publish(
-            topic, payload, qos=delivery.qos, retain=delivery.retain, content_type=delivery.content_type
-        )
+    def _publish(self, kind: Kind, topic: str, payload: bytes, *, expiry_s: float | None = None) -> None:
+        """Publish a message; one that the broker does not take is told in the log, and costs only itself."""
+        how = DELIVERY[kind]
+        try:
+            self.transport.publish(
+                topic,
+                payload,
+                qos=how.qos,
+                retain=how.retain,
+                content_type=None if expiry_s is not None else how.content_type,
+                expiry_s=expiry_s,
+                lane=how.lane,
+            )
+        except LocalProtocolError as error:
+            self.unpublished += 1
+            line = self._refused.line(time.monotonic(), error.detail)
+            if line is not None:
+                log.warning("%s", line)
 
     def dead_letter(self, topic: str, error: RemoteProtocolError | LocalProtocolError, payload: bytes) -> None:
         """Count a message that broke the protocol and publish why. Called with the lock held."""
@@ -810,10 +932,13 @@ class Agent:
         )
 
     def _report(self) -> None:
+        for pipeline in self.pipelines:
+            if pipeline.spool is not None:
+                pipeline.spool.retry(time.monotonic())
         if not self.transport.online:
             return
         self._sequence += 1
-        self._clock_synced = clock_synced()
+        self.clock_synced = clock_synced()
         report = Telemetry(
             device=self.config.device,
             boot=self.boot,
@@ -821,8 +946,8 @@ class Agent:
             uptime_s=time.monotonic() - self._started_at,
             rss_bytes=rss_bytes(),
             dead_letters=self.dead_letters,
-            offline_dropped=self.transport.offline_dropped,
-            pipelines=tuple(pipeline.node.telemetry() for pipeline in self.pipelines),
+            offline_dropped=self.transport.offline_dropped + self.unpublished,
+            pipelines=tuple(pipeline.report() for pipeline in self.pipelines),
         )
         topic = topics.device(self.config.site, self.config.device, Kind.TELEMETRY)
         self._publish(Kind.TELEMETRY, topic, wire.encode_telemetry(report))

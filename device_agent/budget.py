@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from device_agent import spool
 from device_agent.config import AgentConfig, PipelineConfig
 from device_agent.sources.directory import MAX_FILE_BYTES
-from device_agent.sources.mqtt import WAITING
+from device_agent.sources.mqtt import WAITING_BYTES
 from device_agent.startup import fuses
+from distree import topics
 from distree.bundle import Bundle, TensorSpec
 from distree.preprocess import MAX_IMAGE_BYTES, is_image
 from distree.record import record
+from distree.topics import Kind
 
 _MIB = 1 << 20
 
@@ -24,9 +26,18 @@ PROCESS_BYTES = 64 * _MIB
 PER_SEGMENT_BYTE = 4
 """A segment's weights, their packed copy, and the tensors between its layers."""
 
-OFFLINE_BYTES = 8 * _MIB
+OFFLINE_BYTES = 11 * _MIB
+"""The lanes of the transport but for results, which are reckoned per origin."""
+
+UNPACKED_BYTES = 25 * _MIB
+"""What the worst message of 1 MiB takes while it is unpacked."""
+
 ENVELOPE_BYTES = 4096
 """What a message holds beside its tensor, at most: ids, 32 hops, what exits said."""
+
+# Messages without a tensor: about twice what they have at first, for names and counters grow.
+_OF_BOARD = {Kind.STATE: (160, 0), Kind.META: (512, 128), Kind.TELEMETRY: (256, 256), Kind.DEAD: (640, 0)}
+_ANSWER_BYTES, _PER_HOP_BYTES = 640, 128
 
 _ITEM_BYTES = {"int8": 1, "uint8": 1, "float16": 2, "float32": 4}
 
@@ -54,6 +65,7 @@ def memory(config: AgentConfig, bundles: Sequence[Bundle]) -> list[Item]:
     items = [
         Item(what="Python and the interpreter", bytes=PROCESS_BYTES),
         Item(what="messages that wait for the broker", bytes=OFFLINE_BYTES),
+        Item(what="a message while it is unpacked", bytes=UNPACKED_BYTES),
     ]
     for pipeline, bundle in zip(config.pipelines, bundles, strict=True):
         items += _of_pipeline(config, pipeline, bundle)
@@ -68,9 +80,11 @@ def _of_pipeline(config: AgentConfig, pipeline: PipelineConfig, bundle: Bundle) 
     yield Item(what=f"messages of {pipeline.name} under way", bytes=2 * config.receive_maximum * largest)
     if pipeline.origin is None:
         return
+    # Twice as many as may be unanswered: as many again may wait for the broker to take their result.
     yield Item(what=f"open inputs of {pipeline.name}", bytes=2 * pipeline.origin.pending * largest)
     if pipeline.origin.source.kind == "mqtt":
-        yield Item(what=f"inputs of {pipeline.name} not looked at yet", bytes=WAITING * (input_bytes(bundle) + 4096))
+        # Beyond the bound there may be what is read in one turn.
+        yield Item(what=f"inputs of {pipeline.name} not looked at yet", bytes=WAITING_BYTES + 2 * _MIB)
     if is_image(bundle.manifest.input.dtype, bundle.manifest.input.shape):
         yield Item(what=f"an input of {pipeline.name} while it is decoded", bytes=MAX_IMAGE_BYTES)
     if pipeline.origin.source.kind == "directory":
@@ -84,6 +98,37 @@ def largest_message(bundle: Bundle) -> int:
     specs = [stage.input for stage in bundle.stages]
     specs += [branch.embedding for stage in bundle.stages for branch in stage.branches]
     return max(input_bytes(bundle), *map(tensor_bytes, specs)) + ENVELOPE_BYTES
+
+
+def message_bytes(config: AgentConfig, bundles: Sequence[Bundle], topic: str) -> int:
+    """Return the size of the largest message that this board sends or receives on one of its topics."""
+    address = topics.parse(topic)
+    if address.pipeline is None:
+        entries = sum(map(_entries, config.pipelines, bundles))
+        constant, each = _OF_BOARD[address.kind]
+        return constant + each * entries
+    pipeline, bundle = next(
+        pair for pair in zip(config.pipelines, bundles, strict=True) if pair[0].name == address.pipeline
+    )
+    match address.kind:
+        case Kind.STAGE if address.stage:
+            return tensor_bytes(bundle.stages[address.stage].input) + ENVELOPE_BYTES
+        case Kind.STAGE | Kind.INPUT:
+            return input_bytes(bundle) + ENVELOPE_BYTES
+        case Kind.EXIT:
+            branches = (branch for stage in bundle.stages for branch in stage.branches)
+            return max(tensor_bytes(branch.embedding) for branch in branches) + ENVELOPE_BYTES
+        case Kind.THUMBNAIL:
+            side = pipeline.origin.thumbnails.side if pipeline.origin and pipeline.origin.thumbnails else 0
+            return 3 * side * side + ENVELOPE_BYTES
+    hops = sum(max(1, len(stage.branches)) for stage in bundle.stages)
+    return _ANSWER_BYTES + _PER_HOP_BYTES * hops
+
+
+def _entries(pipeline: PipelineConfig, bundle: Bundle) -> int:
+    """Return how many things of a pipeline a report has figures of; an origin has as many as two stages."""
+    fused = len(bundle.stages) if fuses(pipeline, bundle) else 0
+    return len(pipeline.stages) + fused + (2 if pipeline.origin is not None else 0)
 
 
 def disk_bytes(config: AgentConfig) -> int:

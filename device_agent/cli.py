@@ -71,6 +71,9 @@ class _Silent:
 
     def published(self, token: str) -> None: ...
 
+    def given_up(self, token: str) -> None:
+        """Nothing is done about it."""
+
 
 def check(config: AgentConfig, *, connect: bool = False) -> int:
     """Carry out `distree agent check`; what is wrong is raised as it would be by `run`."""
@@ -85,9 +88,10 @@ def check(config: AgentConfig, *, connect: bool = False) -> int:
         print(f"ok: {pipeline.config.name}: bundle {pipeline.bundle.name} {pipeline.bundle.revision}, {runtime}")
     if connect:
         from distree.transport.paho import PahoTransport
+        from distree.types import Session
 
         # Another client id: a check must not push a running agent off the broker.
-        transport = PahoTransport(config.broker, client_id=f"{config.client_id}-check", clean=True)
+        transport = PahoTransport(config.broker, client_id=f"{config.client_id}_check", session=Session.NONE)
         try:
             transport.open(_Silent(), [])
             transport.connect_now(config.broker.connect_timeout_s + 1.0)

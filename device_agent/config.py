@@ -221,8 +221,8 @@ class AgentConfig:
 
     @property
     def client_id(self) -> str:
-        """MQTT client id: one agent per device and site."""
-        return f"distree-{self.site}-{self.device}"
+        """MQTT client id: one agent per device and site. No id has an underscore, so no two agents share one."""
+        return f"distree_{self.site}_{self.device}"
 
 
 def load_agent_config(path: Path) -> AgentConfig:

@@ -156,7 +156,7 @@ class Origin(Lifetime):
     def close(self) -> None:
         """Answer what is pending, within `drain_s`, and stop; from any thread, and harmless the second time."""
         agent, thread = self._agent, self._thread
-        if agent is None or thread is None:
+        if agent is None or thread is None or self._is_forked:
             return
         self._shut(agent)
         agent.stop()
@@ -229,6 +229,7 @@ class Origin(Lifetime):
     def _entered(self) -> tuple[Agent, Pipeline]:
         if self._agent is None or self._pipeline is None:
             raise ClosedError("this Origin is not entered: use it in a with block")
+        self._check_process()
         return self._agent, self._pipeline
 
     def _encode(self, array: Array) -> Tensor:

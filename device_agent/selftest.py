@@ -122,7 +122,10 @@ def _child(parent: int, writer: int, test: _Test) -> None:
 
 def _await_child(child: int, reader: int, timeout_s: float) -> tuple[str, int | None]:
     """Return (what the child wrote, its wait status); a child that takes too long is killed: (…, None)."""
-    ready, _, _ = select.select([reader], [], [], timeout_s)
+    # Not select(), which takes no descriptor above 1023, and a program may have that many.
+    poller = select.poll()
+    poller.register(reader, select.POLLIN)
+    ready = poller.poll(timeout_s * 1e3)
     verdict = os.read(reader, 4096).decode(errors="replace") if ready else ""
     ends_at = time.monotonic() + (5.0 if ready else 0.0)
     while time.monotonic() < ends_at:

@@ -1,145 +1,361 @@
-"""Accepted inputs on disk, so that an origin that dies answers them when it is back.
+"""What an origin owes, on disk: accepted inputs, and answers on their way to the broker, through its death.
 
-An append-only journal of msgpack records, bounded in bytes: [1, request, name, dtype, shape, payload] when an input
-is accepted, [0, request] when its result is with the broker. Nothing is forced to the medium: the journal survives
-the death of the process, and as much of a power cut as the kernel has written. On a small board put `state_dir` on a
-tmpfs to spare the SD card, at the price of the power cut.
+A journal of msgpack records, appended to and now and then written anew: [1, request, name, dtype, shape, payload]
+when an input is accepted; [2, request, payload] before its answer is published, the result as it goes out, so that
+after a crash the same is said again and nothing else; [0, request] when the broker has it. Nothing is forced to the
+medium: the journal survives the death of the process, and as much of a power cut as the kernel has written. On a
+small board put `state_dir` on a tmpfs to spare the SD card, at the price of the power cut.
+
+A disk that fails stops nothing. All that is owed is in memory as well, and goes to the disk as soon as it can.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
-from collections import deque
+import stat
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgpack
 
 from distree.node import Accepted
+from distree.record import record
 from distree.types import Tensor
 
 log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 4 << 20
+"""Size at which the journal is written anew; twice what is owed, if that is more."""
 
 REMEMBERED = 1024
-"""Answered requests that a rewritten journal still names, so that one delivered again is not answered again."""
+"""Answered requests that a rewritten journal still names, so that one delivered again is not answered again.
+
+Also how many answers to inputs that were shed wait for the broker; the oldest beyond them is not said again.
+"""
+
+MAX_UNPUBLISHED = 4096
+"""Answers of earlier runs that are kept, over however many starts without a broker."""
+
+RETRY_S = 3.0
+"""Least seconds from one attempt to write the journal anew to the next, while the disk fails."""
+
+
+@record
+class Recovered:
+    """What an earlier run left.
+
+    `open` inputs have no answer yet. `unpublished` are (request, encoded result): answers that the broker may not
+    have. `answered` are the requests that were closed last, oldest first.
+    """
+
+    open: tuple[Accepted, ...] = ()
+    unpublished: tuple[tuple[str, bytes], ...] = ()
+    answered: tuple[str, ...] = ()
 
 
 class Spool:
-    """The journal of one pipeline's origin. A disk that fails is logged once; answering goes on without it."""
+    """The journal of one pipeline's origin. Nothing that the disk does raises; an outage is logged once.
 
-    def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
+    `clock` gives monotonic seconds, the same as the `now` of `retry`.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._limit_bytes = limit_bytes
+        self._clock = clock
         self._open: dict[str, Accepted] = {}
-        self._answered: deque[str] = deque(maxlen=REMEMBERED)
+        self._unpublished: dict[str, bytes] = {}
+        self._shed: dict[str, None] = {}
+        self._answered: dict[str, None] = {}
+        self._unwritten: set[str] = set()
         self._file: int | None = None
+        self._identity: tuple[int, int] | None = None
         self._size = 0
+        self._rewrite_above = limit_bytes
+        self._failed_at: float | None = None
+        self._retry_at = 0.0
 
-    def recover(self) -> tuple[tuple[Accepted, ...], tuple[str, ...]]:
-        """Read what an earlier run left open, and the requests it answered last; start afresh with just that."""
-        for record in _records(self._path):
-            if accepted := _accepted(record):
-                self._open[accepted.request] = accepted
-            elif type(record) is tuple and len(record) == 2 and type(record[1]) is str:
-                self._open.pop(record[1], None)
-                self._answered.append(record[1])
-        self._rewrite()
-        return tuple(self._open.values()), tuple(self._answered)
+    def recover(self) -> Recovered:
+        """Read what an earlier run left, and start afresh with just that. To be called once, before all else."""
+        for entry in self._read():
+            self._replay(entry)
+        surplus = len(self._unpublished) - MAX_UNPUBLISHED
+        if surplus > 0:
+            log.warning("spool %s: %d answers more than are kept; the oldest are not said again", self._path, surplus)
+            for request in list(self._unpublished)[:surplus]:
+                self._settle(request)
+        self._rewrite(self._clock())
+        return Recovered(
+            open=tuple(self._open.values()),
+            unpublished=tuple(self._unpublished.items()),
+            answered=tuple(self._answered),
+        )
+
+    @property
+    def unspooled(self) -> int:
+        """How many inputs in custody a crash would lose, or answer differently: their last record is not on disk."""
+        return len(self._unwritten)
 
     def accepted(self, item: Accepted) -> None:
         """Note an accepted input."""
-        self._open[item.request] = item
-        self._append(_pack(item))
+        if self._take(item):
+            self._note(item.request, _pack_input(item))
+
+    def answering(self, request: str, payload: bytes) -> None:
+        """Note the encoded result of a request; to be called before it is published."""
+        is_shed = request not in self._open
+        if not self._answer(request, payload):
+            return
+        self._note(request, _pack_answer(request, payload))
+        if is_shed:
+            # No input in custody bounds how many of these there are.
+            self._shed[request] = None
+            if len(self._shed) > REMEMBERED:
+                self.answered(next(iter(self._shed)))
 
     def answered(self, request: str) -> None:
-        """Note that the broker has a request's result."""
-        if self._open.pop(request, None) is None:
-            return
-        self._answered.append(request)
-        if self._size > self._limit_bytes:
-            self._rewrite()
-        else:
-            self._append(msgpack.packb((0, request)))
+        """Note that the broker has a request's result; nothing for a request that is not open."""
+        if self._settle(request):
+            self._note(request, _pack_settled(request))
+
+    def retry(self, now: float) -> None:
+        """See whether the journal is still there, and whether a disk that failed works again; call it now and then."""
+        if self._file is not None:
+            try:
+                self._check()
+            except OSError as error:
+                self._fail(now, error)
+        if self._failed_at is not None and now >= self._retry_at:
+            self._rewrite(now)
 
     def close(self) -> None:
         """Close the file; what is open in it stays for the next run."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self._failed_at is not None:
+            self._rewrite(self._clock())
+        self._close_file()
+        self._failed_at = None
 
-    def _append(self, record: bytes) -> None:
-        if self._file is None:
-            return
+    # ------------------------------------------------------------ what is owed: the same live and read back
+
+    def _take(self, item: Accepted) -> bool:
+        if item.request in self._unpublished:
+            # Its answer is settled, whoever asks again.
+            return False
+        self._answered.pop(item.request, None)
+        self._open[item.request] = item
+        return True
+
+    def _answer(self, request: str, payload: bytes) -> bool:
+        if request in self._unpublished:
+            return False
+        # From here on the answer is what counts; the input need not be kept.
+        self._open.pop(request, None)
+        self._answered.pop(request, None)
+        self._unpublished[request] = payload
+        return True
+
+    def _settle(self, request: str) -> bool:
+        was_open = self._open.pop(request, None) is not None
+        if self._unpublished.pop(request, None) is None and not was_open:
+            return False
+        self._shed.pop(request, None)
+        self._unwritten.discard(request)
+        self._remember(request)
+        return True
+
+    def _remember(self, request: str) -> None:
+        self._answered.pop(request, None)
+        self._answered[request] = None
+        if len(self._answered) > REMEMBERED:
+            del self._answered[next(iter(self._answered))]
+
+    def _replay(self, entry: object) -> None:
+        match entry:
+            case (
+                1,
+                str(request),
+                str(name),
+                ("int8" | "uint8" | "float16" | "float32") as dtype,
+                tuple(shape),
+                bytes(payload),
+            ):
+                tensor = Tensor(dtype=dtype, shape=shape, codec="raw", payload=payload)
+                self._take(Accepted(request=request, name=name, tensor=tensor))
+            case (2, str(request), bytes(payload)):
+                self._answer(request, payload)
+            case (0, str(request)) if not self._settle(request):
+                # A rewritten journal has nothing else of it.
+                self._remember(request)
+
+    # ------------------------------------------------------------ the disk
+
+    def _read(self) -> list[object]:
+        """Read the records up to the first that a crash cut short."""
         try:
-            written = os.write(self._file, record)
+            found = self._path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                # Reading a pipe would wait for ever.
+                raise OSError(errno.EINVAL, "not a file")
+            content = self._path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return []
         except OSError as error:
-            self._give_up(error)
-            return
-        self._size += written
-        if written < len(record):
-            # Later records would be read as the rest of this one.
-            self._rewrite()
+            aside = self._path.with_suffix(".unread")
+            with contextlib.suppress(OSError):
+                self._path.replace(aside)
+            log.error(  # noqa: TRY400 - the line says it all
+                "spool %s cannot be read: %s; what an earlier run left in it is not answered, look at %s",
+                self._path,
+                error.strerror,
+                aside,
+            )
+            return []
+        self._identity = (found.st_dev, found.st_ino)
+        unpacker = msgpack.Unpacker(
+            use_list=False, unicode_errors="surrogatepass", max_buffer_size=max(1, len(content))
+        )
+        unpacker.feed(content)
+        entries: list[object] = []
+        try:
+            entries.extend(unpacker)
+        except (ValueError, msgpack.UnpackException) as error:
+            log.warning("spool %s: damaged after %d records: %s", self._path, len(entries), error)
+        return entries
 
-    def _rewrite(self) -> None:
-        """Replace the journal by one of just the open inputs, in one step that a crash cannot halve."""
-        self.close()
+    def _note(self, request: str, packed: bytes) -> None:
+        """Bring one change to the disk."""
+        now = self._clock()
+        if self._file is not None and self._size + len(packed) <= self._rewrite_above:
+            try:
+                self._append(packed)
+            except OSError as error:
+                self._fail(now, error)
+            else:
+                return
+        elif self._file is None and self._failed_at is None:
+            # Closed, or never opened.
+            return
+        if request in self._open or request in self._unpublished:
+            self._unwritten.add(request)
+        if self._file is not None or now >= self._retry_at:
+            self._rewrite(now)
+
+    def _check(self) -> None:
+        """Raise OSError where the journal is no longer what was last written."""
+        found = self._path.stat()
+        if (found.st_dev, found.st_ino, found.st_size) != (*(self._identity or (0, 0)), self._size):
+            raise OSError(errno.ESTALE, "it was replaced or changed by another program")
+
+    def _append(self, packed: bytes) -> None:
+        assert self._file is not None  # noqa: S101 - the caller has looked
+        self._check()
+        _write(self._file, packed)
+        self._size += len(packed)
+
+    def _rewrite(self, now: float) -> None:
+        """Replace the journal by one of just what is owed, in one step that a crash cannot halve."""
+        self._close_file()
+        self._retry_at = now + RETRY_S
+        content = b"".join(
+            (
+                *map(_pack_settled, self._answered),
+                *(_pack_answer(request, payload) for request, payload in self._unpublished.items()),
+                *map(_pack_input, self._open.values()),
+            )
+        )
         fresh = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            closed = [msgpack.packb((0, request)) for request in self._answered]
-            content = b"".join((*closed, *map(_pack, self._open.values())))
-            fresh.write_bytes(content)
+            fresh.unlink(missing_ok=True)
+            self._file = os.open(fresh, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            _write(self._file, content)
             fresh.replace(self._path)
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            self._size = len(content)
+            found = self._path.stat()
         except OSError as error:
-            self._give_up(error)
+            # Half a journal would take what room there is.
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
+            self._fail(now, error)
+            return
+        self._identity = (found.st_dev, found.st_ino)
+        self._size = len(content)
+        self._rewrite_above = max(self._limit_bytes, 2 * len(content))
+        self._unwritten.clear()
+        if self._failed_at is not None:
+            owed = len(self._open) + len(self._unpublished)
+            log.info("spool %s works again after %.0f s; inputs in it: %d", self._path, now - self._failed_at, owed)
+            self._failed_at = None
 
-    def _give_up(self, error: OSError) -> None:
+    def _fail(self, now: float, error: OSError) -> None:
+        """Go on in memory, and say so if that is news."""
+        self._close_file()
+        if not self._is_there():
+            self._unwritten.update(self._open, self._unpublished)
+        if self._failed_at is not None:
+            return
+        self._failed_at = now
         log.error(
-            "spool %s: %s; going on without it: a crash of this agent would lose its inputs",
+            "spool %s cannot be written: %s; answering goes on, but a crash of this agent would now lose inputs: %s",
             self._path,
-            error,
+            error.strerror or error,
+            _REMEDIES.get(error.errno or 0, "see to the disk, or correct state_dir"),
         )
-        self.close()
-        # Nothing is appended any more, so there is nothing to rewrite either.
-        self._size = 0
+
+    def _is_there(self) -> bool:
+        """Whether what was last written can still be read, as far as it goes."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._identity
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._file)
+            self._file = None
 
 
-def _pack(item: Accepted) -> bytes:
+_FULL = "free some space there, or correct state_dir"
+_FORBIDDEN = "give the agent the right to write there, or correct state_dir"
+_NO_FOLDER = "correct state_dir, which is no folder"
+_REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,
+    errno.EROFS: "make the file system writable, or correct state_dir",
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.ENOENT: "nothing may remove it while the agent runs",
+    errno.ESTALE: "one agent alone may use it",
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EEXIST: _NO_FOLDER,
+}
+
+
+def _write(file: int, content: bytes) -> None:
+    """Write in one call. OSError where less was taken: later records would be read as the rest of that one."""
+    if os.write(file, content) < len(content):
+        raise OSError(errno.ENOSPC, "it took only a part")
+
+
+def _pack_input(item: Accepted) -> bytes:
     tensor = item.tensor
-    packed: bytes = msgpack.packb((1, item.request, item.name, tensor.dtype, tensor.shape, bytes(tensor.payload)))
+    return _pack(1, item.request, item.name, tensor.dtype, tensor.shape, bytes(tensor.payload))
+
+
+def _pack_answer(request: str, payload: bytes) -> bytes:
+    return _pack(2, request, payload)
+
+
+def _pack_settled(request: str) -> bytes:
+    return _pack(0, request)
+
+
+def _pack(*entry: object) -> bytes:
+    packed: bytes = msgpack.packb(entry, unicode_errors="surrogatepass")
     return packed
-
-
-def _records(path: Path) -> list[object]:
-    """Read the records up to the first that a crash cut short."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return []
-    unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=max(1, len(content)))
-    unpacker.feed(content)
-    records: list[object] = []
-    try:
-        records.extend(unpacker)
-    except (ValueError, msgpack.UnpackException) as error:
-        log.warning("spool %s: damaged after %d records: %s", path, len(records), error)
-    return records
-
-
-def _accepted(record: object) -> Accepted | None:
-    match record:
-        case (
-            1,
-            str(request),
-            str(name),
-            ("int8" | "uint8" | "float16" | "float32") as dtype,
-            tuple(shape),
-            bytes(payload),
-        ):
-            tensor = Tensor(dtype=dtype, shape=shape, codec="raw", payload=payload)
-            return Accepted(request=request, name=name, tensor=tensor)
-    return None

@@ -9,12 +9,12 @@ as CUSTODY_TRANSITIONS lists; `python -m distree.node` prints it.
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from distree.agenda import Agenda
 from distree.types import Guess, Hop, Outcome, Reason, StageMessage, Tensor, Trace
 
 CustodyState = Literal["here", "away", "answered"]
@@ -42,7 +42,7 @@ REMEMBERED = 1024
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """One input in custody; `audited` ones were drawn for an audit."""
+    """One input in custody; `audited` ones were drawn for an audit. `Custody.move` alone changes its state."""
 
     request: str
     name: str
@@ -59,10 +59,6 @@ class Entry:
     trace: Trace = None
     message: StageMessage | None = None
     sent_at: float = 0.0
-
-    def move(self, event: CustodyEvent) -> None:
-        """Follow the table; a KeyError here is a fault of this program."""
-        self.state = CUSTODY_TRANSITIONS[self.state, event]
 
 
 @dataclass(slots=True)
@@ -102,30 +98,28 @@ class RoundTrip:
 
 @dataclass(slots=True)
 class Circuit:
-    """Stops sending to a rest of the pipeline that does not answer, so that a dead board costs no one its deadline.
+    """Stops sending to boards that do not answer, so that a dead board costs no one its deadline.
 
-    Opens after `limit` requests in a row went unanswered; then lets one probe through every `probe_s`; any outcome
-    closes it.
+    Opens after `limit` failures in a row. While it is open it asks for a probe every `probe_s`: a copy of what would
+    have been sent, whose fate matters to nobody. Any answer closes it.
     """
 
-    limit: int = 3
+    limit: int = 1
     probe_s: float = 1.0
     failures: int = 0
     probe_at: float = 0.0
-
-    def blocks(self, now: float) -> bool:
-        """Whether a request should be answered here instead; False hands out a probe."""
-        if not self.is_open:
-            return False
-        if now < self.probe_at:
-            return True
-        self.probe_at = now + self.probe_s
-        return False
 
     @property
     def is_open(self) -> bool:
         """Whether nothing but probes goes through."""
         return self.failures >= self.limit
+
+    def wants_probe(self, now: float) -> bool:
+        """Whether a probe is due; True counts as one sent."""
+        if not self.is_open or now < self.probe_at:
+            return False
+        self.probe_at = now + self.probe_s
+        return True
 
     def failed(self, now: float) -> None:
         """One more request got no answer."""
@@ -134,30 +128,50 @@ class Circuit:
             self.probe_at = now + self.probe_s
 
     def answered(self) -> None:
-        """The rest of the pipeline is alive."""
+        """The boards are alive."""
         self.failures = 0
 
 
 @dataclass(slots=True)
 class Custody:
-    """The books of one origin: entries by request, a heap of what is due, and the memory of closed requests."""
+    """The books of one origin: entries by request, what is due, and the memory of closed requests.
+
+    An entry is opened by `open`, moves by `move` alone, and is closed by `close`. `unanswered` counts the entries that
+    need an answer, `away` those of them that are at other boards.
+    """
 
     round_trip: RoundTrip
     circuit: Circuit = field(default_factory=Circuit)
     entries: dict[str, Entry] = field(default_factory=dict)
     closed: OrderedDict[str, tuple[str, float | None]] = field(default_factory=OrderedDict)
-    due: list[tuple[float, str]] = field(default_factory=list)
+    agenda: Agenda[str] = field(default_factory=Agenda)
     unanswered: int = 0
+    away: int = 0
 
     def open(self, entry: Entry) -> None:
         """Take an input into custody."""
         self.entries[entry.request] = entry
         self.unanswered += 1
-        heapq.heappush(self.due, (entry.deadline_at, entry.request))
+        self.agenda.set(entry.request, entry.deadline_at)
 
-    def room(self, pending_items: int) -> int:
-        """How many more inputs fit: `pending_items` unanswered, and as many whose result the broker has not got yet."""
-        return min(pending_items - self.unanswered, 2 * pending_items - len(self.entries))
+    def move(self, entry: Entry, event: CustodyEvent) -> None:
+        """Follow the table, and keep count."""
+        was = entry.state
+        entry.state = CUSTODY_TRANSITIONS[was, event]
+        self.away += (entry.state == "away") - (was == "away")
+        if entry.state == "answered" and was != "answered":
+            self.unanswered -= 1
+            self.agenda.drop(entry.request)
+            entry.message = None
+
+    def room(self, pending_items: int, *, local: bool) -> int:
+        """How many more inputs fit.
+
+        `pending_items` may be unanswered, and as many more may wait for the broker to take their result. With `local`,
+        inputs that are away do not count: this board answers others without them.
+        """
+        unanswered = self.unanswered - self.away if local else self.unanswered
+        return min(pending_items - unanswered, 2 * pending_items - len(self.entries))
 
     def open_entry(self, request: str) -> Entry | None:
         """Return the entry of a request that still needs an answer."""
@@ -166,17 +180,24 @@ class Custody:
 
     def sent(self, entry: Entry, message: StageMessage, now: float) -> None:
         """Note that features went out, and when silence becomes suspicious."""
-        entry.move("forward")
-        entry.message, entry.sent_at, entry.attempt = message, now, message.attempt
-        silent_at = now + self.round_trip.silence_s(entry.deadline_at - now)
-        if silent_at < entry.deadline_at:
-            heapq.heappush(self.due, (silent_at, entry.request))
+        self.move(entry, "forward")
+        self._expect(entry, message, now)
 
     def resent(self, entry: Entry, message: StageMessage, now: float) -> None:
         """Note the one repetition."""
-        entry.move("silent")
-        entry.message, entry.sent_at, entry.attempt = message, now, message.attempt
+        self.move(entry, "silent")
         self.round_trip.backoff = min(64, self.round_trip.backoff * 2)
+        self._expect(entry, message, now)
+
+    def _expect(self, entry: Entry, message: StageMessage, now: float) -> None:
+        entry.message, entry.sent_at, entry.attempt = message, now, message.attempt
+        silent_at = now + self.round_trip.silence_s(entry.deadline_at - now)
+        self.agenda.set(entry.request, min(silent_at, entry.deadline_at))
+
+    def unheard(self, entry: Entry, now: float) -> None:
+        """Note that not even the repetition was answered: nothing is left but to wait for the deadline."""
+        self.circuit.failed(now)
+        self.agenda.set(entry.request, entry.deadline_at)
 
     def heard(self, entry: Entry, outcome: Outcome, now: float) -> None:
         """Note an outcome: the rest of the pipeline is alive, and this is how long it took."""
@@ -186,18 +207,12 @@ class Custody:
 
     def pop_due(self, now: float) -> Entry | None:
         """Return the next open entry whose deadline or silence has come, or None."""
-        while self.due and self.due[0][0] <= now:
-            _, request = heapq.heappop(self.due)
-            entry = self.open_entry(request)
-            if entry is not None:
-                return entry
-        return None
+        request = self.agenda.pop(now)
+        return None if request is None else self.entries[request]
 
     def next_due(self) -> float:
         """When `pop_due` is next worth a call; infinity when nothing is pending."""
-        if not self.entries:
-            self.due.clear()
-        return self.due[0][0] if self.due else float("inf")
+        return self.agenda.next_due()
 
     def reason_of_silence(self, entry: Entry) -> Reason:
         """Why the deadline struck: `fallback` when even the repetition went unanswered, else `deadline`."""
@@ -208,14 +223,15 @@ class Custody:
         entry = self.entries.pop(request, None)
         if entry is None:
             return False
-        self.closed[request] = (entry.name, entry.accepted_at)
-        if len(self.closed) > REMEMBERED:
-            self.closed.popitem(last=False)
+        self.remember([request], entry.name, entry.accepted_at)
         return True
 
-    def remember(self, requests: Iterable[str]) -> None:
-        """Take over the memory of an earlier run, whose clock is not comparable."""
-        self.closed.update((request, ("", None)) for request in requests)
+    def remember(self, requests: Iterable[str], name: str = "", accepted_at: float | None = None) -> None:
+        """Take closed requests into the memory; without `accepted_at` those of an earlier run, or of no custody."""
+        for request in requests:
+            self.closed[request] = (name, accepted_at)
+            if len(self.closed) > REMEMBERED:
+                self.closed.popitem(last=False)
 
     def remembered(self, request: str) -> tuple[str, float | None] | None:
         """Return (name, accepted_at) of a request in the books or closed, None for one never heard of.

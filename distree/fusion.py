@@ -10,13 +10,13 @@ that was left out three times in a row is not waited for at all, until it is hea
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from distree import policies, tensors
+from distree.agenda import Agenda
 from distree.custody import RoundTrip
 from distree.errors import RemoteProtocolError
 from distree.exits import Epochs, reading, too_late
@@ -92,7 +92,6 @@ class _Gathering:
     """Those of deeper exits, by stage and branch: eager branches do not wait for each other."""
     boards: dict[int, str] = field(default_factory=dict)
     """Where the branches run that were heard at any exit."""
-    due_at: float = 0.0
     since: float = 0.0
     """When the branches were told, or are known, to be at work on this exit."""
     missing: tuple[int, ...] | None = None
@@ -154,7 +153,7 @@ class Fuser:
         self._answer, self._forward, self._tell = answer, forward, tell
         self._gatherings: OrderedDict[Key, _Gathering] = OrderedDict()
         self._ended: OrderedDict[Key, None] = OrderedDict()
-        self._due: list[tuple[float, Key]] = []
+        self._agenda: Agenda[Key] = Agenda()
         self._fusing: dict[int, _Gathering] = {}
         self._left_out = dict.fromkeys(range(max(map(len, settings.embeddings), default=0)), 0)
         # From the word to go on to the next exit's embedding.
@@ -165,6 +164,10 @@ class Fuser:
 
     def __len__(self) -> int:
         return len(self._gatherings)
+
+    def books(self) -> dict[str, int]:
+        """How much is in each book, but for the bounded memories of what has ended."""
+        return {"gatherings": len(self._gatherings), "fusing": len(self._fusing), "fusion_times": len(self._agenda)}
 
     # ------------------------------------------------------------ embeddings in
 
@@ -263,7 +266,7 @@ class Fuser:
         if not gathering.heard:
             left_s = gathering.budget_s - gathering.spent(now)
             # Audits wait where there is live work: a branch that lets them wait is not gone.
-            self._set_due(gathering, now + (left_s if gathering.audit else self._settings.branch_timeout_s))
+            self._agenda.set(gathering.key, now + (left_s if gathering.audit else self._settings.branch_timeout_s))
             if gathering.since and not gathering.audit:
                 self._step.sample(now - gathering.since)
         if branch not in gathering.heard:
@@ -282,14 +285,11 @@ class Fuser:
         width = self._settings.width(gathering.stage)
         return [branch for branch in range(width) if self._left_out[branch] < ABSENT_AFTER]
 
-    def _set_due(self, gathering: _Gathering, at: float) -> None:
-        gathering.due_at = at
-        heapq.heappush(self._due, (at, gathering.key))
-
     # ------------------------------------------------------------ fusing
 
     def _fuse(self, now: float, gathering: _Gathering) -> list[Effect]:
         gathering.move("fuse")
+        self._agenda.drop(gathering.key)
         gathering.since = now
         width = self._settings.width(gathering.stage)
         counters = self._count(gathering)
@@ -373,7 +373,7 @@ class Fuser:
         gathering.stage += 1
         gathering.heard, gathering.since = {}, now
         left_s = gathering.budget_s - gathering.spent(now)
-        self._set_due(gathering, now + (left_s if gathering.audit else self._step.silence_s(left_s)))
+        self._agenda.set(gathering.key, now + (left_s if gathering.audit else self._step.silence_s(left_s)))
         effects: list[Effect] = []
         if not gathering.eager:
             effects += self._tell_all(now, gathering, self._decision(gathering, stage, go=True))
@@ -447,6 +447,7 @@ class Fuser:
 
     def _forget(self, gathering: _Gathering) -> None:
         self._gatherings.pop(gathering.key, None)
+        self._agenda.drop(gathering.key)
         self._ended[gathering.key] = None
         if len(self._ended) > ENDED:
             self._ended.popitem(last=False)
@@ -468,18 +469,13 @@ class Fuser:
 
     def next_due(self) -> float:
         """When `tick` is next worth a call; infinity when nothing is gathered."""
-        if not self._gatherings:
-            self._due.clear()
-        return self._due[0][0] if self._due else float("inf")
+        return self._agenda.next_due()
 
     def tick(self, now: float) -> list[Effect]:
         """Fuse without the branches whose time is up; give up where none of them was heard."""
         effects: list[Effect] = []
-        while self._due and self._due[0][0] <= now:
-            at, key = heapq.heappop(self._due)
-            gathering = self._gatherings.get(key)
-            if gathering is None or gathering.state != "gathering" or gathering.due_at != at:
-                continue
+        while (key := self._agenda.pop(now)) is not None:
+            gathering = self._gatherings[key]
             effects += self._fuse(now, gathering) if gathering.heard else self._give_up(now, gathering, "fallback")
         return effects
 

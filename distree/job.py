@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Literal
 
+from distree.agenda import Agenda
 from distree.types import Guess, Hop, PolicyMemory, Tensor, Trace
 
 JobState = Literal["waiting", "running", "kept", "done"]
@@ -36,8 +36,8 @@ JOB_TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
 ENDED = 1024
 """Ended jobs of a branch that are remembered, to tell a late decision from one on an unknown request."""
 
-BranchKey = tuple[str, int]
-"""Request and attempt."""
+Delivered = tuple[str, int, int]
+"""Request, attempt, and the stage at which a job came: what tells a delivery from the next."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -58,6 +58,8 @@ class Job:
     hops: tuple[Hop, ...]
     tensor: Tensor
     delivery: object | None
+    came_to: int = 0
+    """The stage at which it came to this board; `stage` goes up with each that this board runs."""
     own: bool = False
     """Accepted by this board, which is its origin; others came in a delivery."""
     fuser: str | None = None
@@ -84,31 +86,36 @@ class Job:
         return len(self.tensor.payload)
 
     @property
-    def branch_key(self) -> BranchKey:
-        """What decisions call it by."""
-        return self.request, self.attempt
+    def delivered(self) -> Delivered:
+        """What it is known by while it is on this board, whatever stage it is at."""
+        return self.request, self.attempt, self.came_to
 
 
 @dataclass(slots=True)
 class BranchBooks:
     """The jobs of this board's branch: those not at their end, those with kept features, the memory of ended ones.
 
-    Features are kept up to `items` and `nbytes`, each until its budget has run out.
+    Features are kept up to `items` and `nbytes`, each until its budget has run out. A job is opened by `begin` and
+    closed by `end`.
     """
 
     items: int
     nbytes: int
-    live: dict[BranchKey, Job] = field(default_factory=dict)
-    kept: OrderedDict[BranchKey, Job] = field(default_factory=OrderedDict)
+    live: dict[Delivered, Job] = field(default_factory=dict)
+    kept: OrderedDict[Delivered, Job] = field(default_factory=OrderedDict)
     kept_bytes: int = 0
-    ended: OrderedDict[BranchKey, int] = field(default_factory=OrderedDict)
-    due: list[tuple[float, BranchKey]] = field(default_factory=list)
+    ended: OrderedDict[Delivered, int] = field(default_factory=OrderedDict)
+    agenda: Agenda[Delivered] = field(default_factory=Agenda)
+
+    def begin(self, job: Job) -> None:
+        """Take in a job that was delivered."""
+        self.live[job.delivered] = job
 
     def keep(self, now: float, job: Job) -> list[Job]:
         """Keep a job's features; return the jobs that must be dropped for them, audits before others, oldest first."""
-        self.kept[job.branch_key] = job
+        self.kept[job.delivered] = job
         self.kept_bytes += job.nbytes
-        heapq.heappush(self.due, (now + job.budget_s - job.spent(now), job.branch_key))
+        self.agenda.set(job.delivered, now + job.budget_s - job.spent(now))
         dropped = []
         while len(self.kept) > self.items or self.kept_bytes > self.nbytes:
             oldest = next(iter(self.kept.values()))
@@ -117,28 +124,23 @@ class BranchBooks:
 
     def take(self, job: Job) -> Job:
         """Take a job's features out of what is kept."""
-        del self.kept[job.branch_key]
+        del self.kept[job.delivered]
+        self.agenda.drop(job.delivered)
         self.kept_bytes -= job.nbytes
         return job
 
     def end(self, job: Job, last_run: int) -> None:
         """Forget a job but for the deepest stage that it ran, -1 for none."""
-        self.live.pop(job.branch_key, None)
-        self.ended[job.branch_key] = last_run
+        self.live.pop(job.delivered, None)
+        self.ended[job.delivered] = last_run
         if len(self.ended) > ENDED:
             self.ended.popitem(last=False)
 
     def next_due(self) -> float:
         """When `pop_due` is next worth a call; infinity when nothing is kept."""
-        if not self.kept:
-            self.due.clear()
-        return self.due[0][0] if self.due else float("inf")
+        return self.agenda.next_due()
 
     def pop_due(self, now: float) -> Job | None:
         """Return the next job whose kept features have outlived their budget, or None."""
-        while self.due and self.due[0][0] <= now:
-            _, key = heapq.heappop(self.due)
-            job = self.kept.get(key)
-            if job is not None:
-                return self.take(job)
-        return None
+        key = self.agenda.pop(now)
+        return None if key is None else self.take(self.kept[key])

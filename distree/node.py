@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from distree import policies, tensors
 from distree.audits import AUDIT_BUDGET_S, Audit, AuditBooks
@@ -17,7 +18,7 @@ from distree.custody import CUSTODY_TRANSITIONS, Circuit, Custody, Entry, RoundT
 from distree.errors import ConfigError, RemoteProtocolError
 from distree.exits import Epochs, reading, too_late
 from distree.fusion import GATHERING_TRANSITIONS, Fuser
-from distree.job import JOB_TRANSITIONS, BranchBooks, Job
+from distree.job import JOB_TRANSITIONS, BranchBooks, Delivered, Job
 from distree.protocols import Evidence, SegmentOutput
 from distree.record import record
 from distree.settings import NodeSettings, OriginSettings
@@ -41,6 +42,7 @@ from distree.types import (
     StageTelemetry,
     Tell,
     Tensor,
+    Trace,
 )
 
 SEEN = 1024
@@ -51,6 +53,12 @@ AUDITS_WAITING = 8
 
 LATENCIES = 1024
 """Latencies kept per telemetry period; older ones of a busy period are left out."""
+
+PROBES = 64
+"""Probes remembered; one a second is sent to boards that do not answer, and its answer may be late."""
+
+PROBE_BUDGET_S = 10.0
+"""Longest time a probe may take, in seconds."""
 
 
 @record
@@ -90,7 +98,7 @@ class _StageCounters:
 
 class _OriginCounters:
     def __init__(self, exits: int) -> None:
-        self.accepted = self.answered = self.resent = self.late = 0
+        self.accepted = self.answered = self.shed = self.dropped = self.resent = self.late = 0
         self.exits = [0] * exits
         self.reasons: dict[str, int] = {}
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
@@ -112,8 +120,8 @@ class StageNode:
         self._waiting_bytes = 0
         self._waiting_audits: deque[Job] = deque()
         self._running: Job | None = None
-        self._jobs: dict[tuple[str, int, int], Job] = {}
-        self._seen: OrderedDict[tuple[str, int, int], None] = OrderedDict()
+        self._jobs: dict[Delivered, Job] = {}
+        self._seen: OrderedDict[Delivered, None] = OrderedDict()
         self._next_key = 0
         self._next_request = 0
         self._stages = {k: _StageCounters() for k in settings.stages}
@@ -122,7 +130,9 @@ class StageNode:
         self._restore = list(restore)
         self._branches = BranchBooks(settings.inbox_items, settings.inbox_bytes)
         self._fuser: Fuser | None = None
-        self._fuser_circuit = Circuit()
+        self._fuser_circuit = Circuit(limit=3)
+        self._probes: dict[str, float | None] = {}
+        """When each was sent; None for one that has ended."""
         if any(settings.embeddings) and (settings.fuses or settings.origin is not None):
             self._fuser = self._make_fuser()
         if settings.origin is not None:
@@ -158,7 +168,9 @@ class StageNode:
         """How many more inputs `accept` takes before it sheds; sources that can wait look here first."""
         if self.settings.origin is None:
             return 0
-        books = self._custody.room(self.settings.origin.pending_items)
+        # While the boards beyond do not answer, this one answers alone: no need to wait for what is with them.
+        local = self._custody.circuit.is_open and self._serves(0)
+        books = self._custody.room(self.settings.origin.pending_items, local=local)
         return min(books, self.settings.inbox_items - len(self._waiting))
 
     def accept(
@@ -174,8 +186,9 @@ class StageNode:
         """Take an input into custody; return its request id and effects.
 
         `tensor` is the quantised input of stage 0, `name` stands in the result as `input`. From here on the input is
-        answered, whatever happens. `request` is the sender's own id, if it has one: while that id is remembered,
-        the same again is dropped.
+        answered, whatever happens. Where the books are full it is turned away instead, by a result `shed` that is not
+        kept in them: the driver tells `turned_away` what became of that one. `request` is the sender's own id, if it
+        has one: while that id is remembered, the same again is dropped.
         """
         origin = self.settings.origin
         if origin is None:
@@ -192,23 +205,30 @@ class StageNode:
         )
         if self._custody.remembered(entry.request) is not None:
             return entry.request, [Drop(request=entry.request, reason="duplicate")]
+        if self._custody.room(origin.pending_items, local=self._serves(0)) <= 0:
+            if request is not None:
+                self._custody.remember([request], name)
+            result = self._result(entry, None, "shed", 0.0, final=True)
+            return entry.request, [Publish(message=result, turned_away=True)]
         self._origin.accepted += 1
         entry.audited = self._audits.draw(entry.request, self._epochs.current.plan.audit_rate)
-        full = self._custody.room(origin.pending_items) <= 0
         self._custody.open(entry)
-        if full:
-            effects = self._answer(now, entry, "shed")
-            # Not kept until the broker acknowledges it: the books are full.
-            self._custody.close(entry.request)
-            return entry.request, effects
-        return entry.request, self._begin(now, self._job(now, entry, budget_s))
+        effects = self._begin(now, self._job(now, entry, budget_s))
+        if self._fuser_circuit.wants_probe(now):
+            effects += self._probe_fuser(now, entry)
+        return entry.request, effects
+
+    def turned_away(self, *, told: bool) -> None:
+        """Count an input that was turned away: its result is with the broker, or was dropped."""
+        self._origin.shed += told
+        self._origin.dropped += not told
 
     def _begin(self, now: float, job: Job) -> list[Effect]:
         """Start the work on an own input, on this board or elsewhere."""
         if self._serves(0):
             self._count(job).received += 1
             return self._enqueue(now, job)
-        return self._send_on(now, job, job.tensor)
+        return self._send_on(now, job, job.tensor, 0)
 
     def _serves(self, stage: int) -> bool:
         """Whether a stage is on this board, as a whole; branches get their input from the broker, wherever they are."""
@@ -235,45 +255,47 @@ class StageNode:
             tensor=entry.tensor,
             delivery=None,
             own=True,
-            fuser=self._fuser_now(now),
+            fuser=self._fuser_now(),
             eager=self._origin_settings.eager,
             trace=() if entry.audited else None,
         )
 
     def _audit_job(self, now: float, audit: Audit) -> Job:
-        # Gated, whatever the mode: nobody waits for it. No probe whether the fusing board is back, for probes are
-        # inputs that are sent once more if it is not.
-        fuser = None
-        if self._fuser is not None:
-            other = None if self._fuser_circuit.is_open else self._origin_settings.fuser
-            fuser = other or self.settings.device
+        # Gated, whatever the mode: nobody waits for it.
+        fuser = self._fuser_now()
+        return self._unasked_job(now, audit.request, audit.epoch, AUDIT_BUDGET_S, audit.tensor, fuser=fuser, trace=())
+
+    def _unasked_job(
+        self, now: float, request: str, epoch: int, budget_s: float, tensor: Tensor, *, fuser: str | None, trace: Trace
+    ) -> Job:
+        """Return a job for which nobody waits: it takes no exit and gives way to those that do."""
         return Job(
             key=self._key(),
-            request=audit.request,
+            request=request,
             origin=self.settings.device,
             attempt=1,
-            epoch=audit.epoch,
+            epoch=epoch,
             stage=0,
-            budget_s=AUDIT_BUDGET_S,
+            budget_s=budget_s,
             spent_s=0.0,
             arrived_at=now,
             guess=None,
             memory=(),
             hops=(),
-            tensor=audit.tensor,
+            tensor=tensor,
             delivery=None,
             own=True,
             fuser=fuser,
-            trace=(),
+            trace=trace,
             audit=True,
         )
 
-    def _fuser_now(self, now: float) -> str | None:
+    def _fuser_now(self) -> str | None:
         """Return the board that is to fuse an own input: this one itself while the one for that does not answer."""
         if self._fuser is None:
             return None
         other = self._origin_settings.fuser
-        return self.settings.device if other is None or self._fuser_circuit.blocks(now) else other
+        return self.settings.device if other is None or self._fuser_circuit.is_open else other
 
     @property
     def _origin_settings(self) -> OriginSettings:
@@ -309,7 +331,7 @@ class StageNode:
     def _receive_stage(self, now: float, message: StageMessage, delivery: object) -> list[Effect]:
         self._check_stage(message)
         counters = (self._audit_stages if message.audit else self._stages)[message.stage]
-        identity = (message.request, message.attempt, message.stage)
+        identity: Delivered = (message.request, message.attempt, message.stage)
         known = self._jobs.get(identity)
         if known is not None:
             # Redelivered after a reconnect while still at work: only the newest delivery can be acknowledged.
@@ -337,6 +359,7 @@ class StageNode:
             hops=message.hops,
             tensor=message.tensor,
             delivery=delivery,
+            came_to=message.stage,
             fuser=message.fuser,
             eager=message.eager,
             trace=message.trace,
@@ -344,7 +367,7 @@ class StageNode:
         )
         self._jobs[identity] = job
         if self.settings.width(job.stage):
-            self._branches.live[job.branch_key] = job
+            self._branches.begin(job)
         if not job.audit:
             return self._enqueue(now, job)
         # Audits may wait for long, and what the broker has not got back counts against what it sends.
@@ -378,6 +401,8 @@ class StageNode:
             raise RemoteProtocolError("origin", f"this board does not answer for {outcome.origin}")
         self.settings.check_revision(outcome.revision)
         self.settings.check_guess(outcome.guess)
+        if outcome.request in self._probes:
+            return self._probed(now, outcome)
         if self._audits.knows(outcome.request):
             return self._audited(now, outcome)
         is_traced = self._audits.is_complete(outcome.trace)
@@ -393,8 +418,7 @@ class StageNode:
         entry.guess, entry.hops, entry.epoch = outcome.guess or entry.guess, outcome.hops, outcome.epoch
         entry.missing = outcome.missing
         entry.trace = outcome.trace if is_traced else None
-        entry.move("outcome")
-        return self._publish_result(now, entry, outcome.reason)
+        return self._answer(now, entry, outcome.reason, "outcome")
 
     def _late(self, now: float, outcome: Outcome) -> list[Effect]:
         remembered = self._custody.remembered(outcome.request)
@@ -403,10 +427,7 @@ class StageNode:
         self._origin.late += 1
         name, accepted_at = remembered
         latency_s = 0.0 if accepted_at is None else now - accepted_at
-        late = self._result(
-            outcome.request, name, outcome.guess, outcome.reason, latency_s,
-            attempt=outcome.attempt, epoch=outcome.epoch, hops=outcome.hops, missing=outcome.missing, final=False,
-        )  # fmt: skip
+        late = self._result(outcome, outcome.guess, outcome.reason, latency_s, name=name, final=False)
         return [Publish(message=late)]
 
     def _receive_plan(self, plan: Plan) -> list[Effect]:
@@ -502,7 +523,7 @@ class StageNode:
 
     def _expired(self, now: float, job: Job) -> bool:
         if job.own and job.audit:
-            return not self._audits.is_open(job.request)
+            return not (self._audits.is_open(job.request) or self._probes.get(job.request) is not None)
         if job.own:
             return self._custody.open_entry(job.request) is None
         return job.spent(now) >= job.budget_s
@@ -510,9 +531,8 @@ class StageNode:
     def _leave(self, job: Job, effects: list[Effect]) -> list[Effect]:
         """End of a job on this board: remember it and acknowledge its delivery, after its effects."""
         if not job.own:
-            identity = (job.request, job.attempt, job.stage)
-            self._jobs.pop(identity, None)
-            self._seen[identity] = None
+            self._jobs.pop(job.delivered, None)
+            self._seen[job.delivered] = None
             if len(self._seen) > SEEN:
                 self._seen.popitem(last=False)
             if not job.audit:
@@ -539,6 +559,8 @@ class StageNode:
             job.move("exit")
             counters.exited += 1
             effects = self._leave(job, self._reply(now, job, reason))
+            if reason == "fallback":
+                effects += self._probe(now, job, output)
         else:
             effects = self._advance(now, job, output)
         return effects + self._start_next(now) if self._waiting or self._waiting_audits else effects
@@ -579,7 +601,9 @@ class StageNode:
             if leaves_origin:
                 self._custody.round_trip.fade()
             return "deadline"
-        if leaves_origin and self._custody.circuit.blocks(now):
+        if leaves_origin and (
+            self._custody.circuit.is_open or self._custody.away >= self._origin_settings.pending_items
+        ):
             return "fallback"
         return None
 
@@ -610,18 +634,15 @@ class StageNode:
             self._running = job
             return [Run(key=job.key, stage=job.stage, tensor=job.tensor)]
         job.move("forward")
-        stage = job.stage
-        job.stage += 1
-        effects = self._send_on(now, job, tensors.encode(output.features, self.settings.codec))
-        job.stage = stage
+        effects = self._send_on(now, job, tensors.encode(output.features, self.settings.codec), job.stage + 1)
         return self._leave(job, effects)
 
-    def _send_on(self, now: float, job: Job, tensor: Tensor) -> list[Effect]:
-        """Publish `tensor` to the job's stage on another board."""
+    def _send_on(self, now: float, job: Job, tensor: Tensor, stage: int) -> list[Effect]:
+        """Publish `tensor` to a stage on another board."""
         message = StageMessage(
             request=job.request,
             origin=job.origin,
-            stage=job.stage,
+            stage=stage,
             attempt=job.attempt,
             revision=self.settings.revision,
             epoch=job.epoch,
@@ -783,12 +804,11 @@ class StageNode:
         """End of a job of this board's branch. `ran` is the deepest stage it ran; by default the one before its own."""
         self._branches.end(job, job.stage - 1 if ran is None else ran)
         effects: list[Effect] = [Drop(request=job.request, reason=why)] if why else []
-        delivered = (job.request, job.attempt, job.stage)
-        return self._leave(job, effects) if self._jobs.get(delivered) is job else effects
+        return self._leave(job, effects) if self._jobs.get(job.delivered) is job else effects
 
     def _receive_decision(self, now: float, decision: Decision) -> list[Effect]:
         self.settings.check_revision(decision.revision)
-        key = (decision.request, decision.attempt)
+        key = (decision.request, decision.attempt, self.settings.group_of(decision.stage))
         job = self._branches.live.get(key)
         if job is None:
             if key not in self._branches.ended:
@@ -832,6 +852,8 @@ class StageNode:
         """Whether an own request still needs an answer; None if it is not known."""
         if self.settings.origin is None:
             return None
+        if request in self._probes:
+            return self._probes[request] is not None
         if self._audits.knows(request):
             return self._audits.is_open(request)
         if self._custody.open_entry(request) is not None:
@@ -865,24 +887,18 @@ class StageNode:
 
     # ------------------------------------------------------------ answers
 
-    def _answer(self, now: float, entry: Entry, reason: Reason) -> list[Effect]:
-        entry.move("answer")
-        return self._publish_result(now, entry, reason)
-
-    def _publish_result(self, now: float, entry: Entry, reason: Reason) -> list[Effect]:
+    def _answer(
+        self, now: float, entry: Entry, reason: Reason, event: Literal["answer", "outcome", "deadline"] = "answer"
+    ) -> list[Effect]:
         """Publish the one final result of a request and settle the books, but for the broker's acknowledgement."""
+        self._custody.move(entry, event)
         latency_s = now - entry.accepted_at
-        self._custody.unanswered -= 1
         self._origin.answered += 1
         self._origin.latencies.append(latency_s)
         self._origin.reasons[reason] = self._origin.reasons.get(reason, 0) + 1
         if entry.guess is not None:
             self._origin.exits[entry.guess.exit] += 1
-        entry.message = None
-        result = self._result(
-            entry.request, entry.name, entry.guess, reason, latency_s,
-            attempt=entry.attempt, epoch=entry.epoch, hops=entry.hops, missing=entry.missing, final=True,
-        )  # fmt: skip
+        result = self._result(entry, entry.guess, reason, latency_s, final=True)
         effects: list[Effect] = [Publish(message=result, token=entry.request)]
         if self._fuser is not None:
             effects += self._fuser.settled(now, entry.request)
@@ -890,25 +906,22 @@ class StageNode:
 
     def _result(
         self,
-        request: str,
-        name: str,
+        of: Entry | Outcome,
         guess: Guess | None,
         reason: Reason,
         latency_s: float,
         *,
-        attempt: int,
-        epoch: int,
-        hops: tuple[Hop, ...],
-        missing: tuple[int, ...],
         final: bool,
+        name: str | None = None,
     ) -> Result:
+        """Return the result of an entry, or of an outcome to what was once called `name`."""
         settings = self.settings
         return Result(
-            request=request,
+            request=of.request,
             site=settings.site,
             pipeline=settings.pipeline,
             origin=settings.device,
-            input=name,
+            input=of.name if isinstance(of, Entry) else name or "",
             label=None if guess is None else settings.labels[guess.class_id],
             class_id=None if guess is None else guess.class_id,
             confidence=0.0 if guess is None else guess.confidence,
@@ -916,13 +929,13 @@ class StageNode:
             reason=reason,
             final=final,
             late=not final,
-            attempt=attempt,
+            attempt=of.attempt,
             latency_s=latency_s,
-            epoch=epoch,
+            epoch=of.epoch,
             model=settings.model,
             revision=settings.revision,
-            hops=hops,
-            missing=missing,
+            hops=of.hops,
+            missing=of.missing,
         )
 
     # ------------------------------------------------------------ audits
@@ -945,10 +958,12 @@ class StageNode:
         return self._begin(now, self._audit_job(now, audit))
 
     def _audited(self, now: float, outcome: Outcome) -> list[Effect]:
-        """An audit has come to its end, or to nothing."""
+        """An audit has come to its end, or to nothing. So has a probe that never left this board."""
         is_complete = self._audits.is_complete(outcome.trace)
         audit = self._audits.close(outcome.request)
         if audit is None:
+            if outcome.request in self._probes:
+                self._probes[outcome.request] = None
             return [Drop(request=outcome.request, reason="late")]
         # A board that did not have the epoch has decided by its own, which may be of another criterion.
         if is_complete and self._epochs.of(outcome.epoch).plan.criterion == audit.criterion:
@@ -959,6 +974,44 @@ class StageNode:
         row = self._audits.lost_row(audit.of, audit.epoch, audit.criterion)
         effects: list[Effect] = [Publish(message=row)]
         return effects if self._fuser is None else effects + self._fuser.settled(now, audit.request)
+
+    # ------------------------------------------------------------ probes
+
+    def _probe(self, now: float, job: Job, output: SegmentOutput) -> list[Effect]:
+        """Send a copy of what was answered here instead, if it is time to see whether the boards beyond are back."""
+        if not job.own or job.audit or output.features is None or not self._custody.circuit.wants_probe(now):
+            return []
+        probe = self._unasked_job(
+            now, self._probe_id(now), job.epoch, PROBE_BUDGET_S, job.tensor, fuser=job.fuser, trace=None
+        )
+        probe.guess, probe.memory = job.guess, job.memory
+        return self._send_on(now, probe, tensors.encode(output.features, self.settings.codec), job.stage + 1)
+
+    def _probe_fuser(self, now: float, entry: Entry) -> list[Effect]:
+        """Send a copy of an input by way of the board that fused before it fell silent."""
+        fuser = self._origin_settings.fuser
+        probe = self._unasked_job(
+            now, self._probe_id(now), entry.epoch, PROBE_BUDGET_S, entry.tensor, fuser=fuser, trace=None
+        )
+        return self._begin(now, probe)
+
+    def _probe_id(self, now: float) -> str:
+        request = self._request_id()
+        self._probes[request] = now
+        if len(self._probes) > PROBES:
+            del self._probes[next(iter(self._probes))]
+        return request
+
+    def _probed(self, now: float, outcome: Outcome) -> list[Effect]:
+        """A probe came back: it proves something if it went all the way, and in time for an answer."""
+        sent_at, self._probes[outcome.request] = self._probes[outcome.request], None
+        if sent_at is not None and outcome.reason == "last" and now - sent_at <= self._origin_settings.deadline_s:
+            self._custody.circuit.answered()
+            if any(hop.device == self._origin_settings.fuser for hop in outcome.hops):
+                self._fuser_circuit.answered()
+        return []
+
+    # ------------------------------------------------------------ before the end
 
     def give_up_audits(self, now: float) -> list[Effect]:
         """End all audits under way as lost: this board is about to stop."""
@@ -989,7 +1042,7 @@ class StageNode:
             due = min(self._custody.next_due(), self._audits.next_due())
         if self._fuser is not None:
             due = min(due, self._fuser.next_due())
-        return min(due, self._branches.next_due()) if self._branches.kept else due
+        return min(due, self._branches.next_due())
 
     def tick(self, now: float) -> list[Effect]:
         """Do what is due: deadlines, silent hops and branches, features to forget, inputs to restore."""
@@ -1012,12 +1065,14 @@ class StageNode:
 
     def _due(self, now: float, entry: Entry) -> list[Effect]:
         if now < entry.deadline_at:
-            return self._resend(now, entry) if entry.state == "away" and entry.attempt == 1 else []
+            if entry.attempt == 1:
+                return self._resend(now, entry)
+            self._custody.unheard(entry, now)
+            return []
         reason = self._custody.reason_of_silence(entry)
         if entry.state == "away":
             self._custody.circuit.failed(now)
-        entry.move("deadline")
-        return self._publish_result(now, entry, reason)
+        return self._answer(now, entry, reason, "deadline")
 
     def _resend(self, now: float, entry: Entry) -> list[Effect]:
         assert entry.message is not None  # noqa: S101 - kept while the entry is away
@@ -1040,6 +1095,31 @@ class StageNode:
             *(Accepted(request=entry.request, name=entry.name, tensor=entry.tensor) for entry in open_entries),
             *self._restore,
         )
+
+    def books(self) -> dict[str, int]:
+        """How much is in each book that is empty when nothing is at work: not in the bounded memories of what ended."""
+        books = {
+            "jobs": len(self._jobs),
+            "waiting": len(self._waiting) + len(self._waiting_audits),
+            "waiting_bytes": self._waiting_bytes,
+            "running": int(self._running is not None),
+            "branches": len(self._branches.live),
+            "kept": len(self._branches.kept),
+            "kept_bytes": self._branches.kept_bytes,
+            "kept_times": len(self._branches.agenda),
+            "restore": len(self._restore),
+        }
+        if self._fuser is not None:
+            books |= self._fuser.books()
+        if self.settings.origin is not None:
+            books |= {
+                "custody": len(self._custody.entries),
+                "custody_times": len(self._custody.agenda),
+                "unanswered": self._custody.unanswered,
+                "away": self._custody.away,
+                "audits": len(self._audits),
+            }
+        return books
 
     def idle(self) -> bool:
         """Whether nothing is at work, waiting or in custody."""
@@ -1097,6 +1177,8 @@ class StageNode:
         return OriginTelemetry(
             accepted=origin.accepted,
             answered=origin.answered,
+            shed=origin.shed,
+            dropped=origin.dropped,
             resent=origin.resent,
             late=origin.late,
             pending=len(self._custody.entries),

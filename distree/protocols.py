@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
 from distree.record import record
-from distree.types import PolicyMemory
+from distree.types import Lane, PolicyMemory
 
 Array: TypeAlias = "npt.NDArray[Any]"
 
@@ -39,19 +40,28 @@ class Listener(Protocol):
     def published(self, token: str) -> None:
         """The broker has settled a publish that carried this token; if it refused it, `last_error` says why."""
 
+    def given_up(self, token: str) -> None:
+        """A publish that carried this token was given up: its lane was full, it expired, or no broker would take it."""
+
 
 class Transport(Protocol):
     """A connection to a broker that heals itself.
 
     One thread calls `poll` in a loop. Everything else may be called from any thread, with `lock` held. Outgoing
-    messages at QoS 1 survive a lost connection in a queue that is bounded in items and bytes, the oldest dropped
-    and counted in `offline_dropped`; messages at QoS 0 do not.
+    messages at QoS 1 survive a lost connection in lanes with bounds of their own (see `Lane`); messages at QoS 0 do
+    not. What is given up is counted in `offline_dropped`. `notices` are lines on what the broker does not take, for
+    whoever shows them to take out; `judging` says that the last connection was lost in finding one of them out.
     """
 
     lock: threading.RLock
     online: bool
     last_error: str | None
-    offline_dropped: int
+    notices: deque[str]
+    judging: bool
+
+    @property
+    def offline_dropped(self) -> int:
+        """Messages given up."""
 
     def open(self, listener: Listener, subscriptions: Sequence[tuple[str, int]]) -> None:
         """Remember the listener and the (filter, QoS) pairs; `poll` then connects and keeps connected."""
@@ -66,11 +76,15 @@ class Transport(Protocol):
         content_type: str | None = None,
         expiry_s: float | None = None,
         token: str | None = None,
+        lane: Lane = Lane.WORK,
     ) -> None:
-        """Hand a message over. Raises LocalProtocolError("size") if the broker would refuse its size.
+        """Hand a message over. Raises LocalProtocolError if the broker would refuse it, for its size say.
 
-        With `expiry_s` it may be dropped while it waits for the connection; `published` is then never called.
+        With a `token` the listener is told what became of it, by one call of `published` or `given_up`.
         """
+
+    def unsubscribe(self, names: Sequence[str]) -> None:
+        """Ask for no more messages of these filters."""
 
     def cork(self) -> None:
         """Gather what is published and acknowledged until `uncork`, to send it at once; both with the lock held."""
@@ -86,6 +100,9 @@ class Transport(Protocol):
 
     def poll(self, timeout_s: float) -> None:
         """Wait at most `timeout_s` for the network, then handle what came, with `lock` held, and return."""
+
+    def pause(self, *, paused: bool) -> None:
+        """Stop taking in messages, or go on; for a connection that does nothing else, with the lock held."""
 
     def wake(self) -> None:
         """Make a waiting `poll` return early; callable from any thread, without the lock."""

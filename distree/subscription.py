@@ -14,7 +14,7 @@ from distree.errors import ClosedError, RemoteProtocolError, ResultTimeoutError
 from distree.lifetime import Lifetime
 from distree.protocols import Received
 from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings
+from distree.types import BrokerSettings, Lane, Session
 from distree.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,9 @@ class Subscription(Lifetime, Generic[T]):
         """Messages that broke the protocol; the log says how."""
         self.interruptions = 0
         """How often the connection was lost."""
-        self._transport = PahoTransport(broker, client_id=f"distree-{uuid4().hex[:12]}", clean=True, receive_maximum=64)
+        self._transport = PahoTransport(
+            broker, client_id=f"distree-{uuid4().hex[:12]}", session=Session.NONE, receive_maximum=64
+        )
         self._topics = [(topic, 1) for topic in topics]
         self._decode = decode
         self._items: deque[T] = deque()
@@ -96,7 +98,7 @@ class Subscription(Lifetime, Generic[T]):
 
     def close(self) -> None:
         """End it, from any thread: who iterates comes to the end. Harmless the second time."""
-        if self._thread is None:
+        if self._thread is None or self._is_forked:
             return
         self._shut()
         self._transport.wake()
@@ -113,12 +115,14 @@ class Subscription(Lifetime, Generic[T]):
 
     def get(self, timeout_s: float | None = None) -> T:
         """Return the next item; ResultTimeoutError after `timeout_s` seconds (None: never), ClosedError at the end."""
+        self._check_process()
         with self._transport.lock:
             self._waiting.wait_for(lambda: bool(self._items) or not self._is_open, timeout_s)
             return self._take(timeout_s)
 
     async def get_async(self, timeout_s: float | None = None) -> T:
         """As `get`, but the event loop goes on meanwhile."""
+        self._check_process()
         ends_at = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             with self._transport.lock:
@@ -163,8 +167,9 @@ class Subscription(Lifetime, Generic[T]):
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Publish at QoS 1 on the same connection; over a lost one it waits, within the transport's bounds."""
+        self._check_process()
         with self._transport.lock:
-            self._transport.publish(topic, payload, qos=1)
+            self._transport.publish(topic, payload, qos=1, lane=Lane.OWED)
 
     # ------------------------------------------------------------ Listener
 
@@ -178,6 +183,9 @@ class Subscription(Lifetime, Generic[T]):
 
     def published(self, token: str) -> None:
         """Nothing waits for it."""
+
+    def given_up(self, token: str) -> None:
+        """Nothing is done about it."""
 
     def received(self, message: Received) -> None:
         """Decode and queue."""

@@ -16,6 +16,7 @@ import re
 
 from distree.errors import ConfigError, RemoteProtocolError
 from distree.record import record
+from distree.types import Lane
 
 ROOT = "distree/1"
 
@@ -61,33 +62,34 @@ class Kind(str, enum.Enum):
 
 @record
 class Delivery:
-    """How messages of one kind are published."""
+    """How messages of one kind are published, and in which lane they wait for the connection."""
 
     qos: int
     retain: bool
     content_type: str
+    lane: Lane
 
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 
 DELIVERY: dict[Kind, Delivery] = {
-    Kind.STATE: Delivery(qos=1, retain=True, content_type=JSON),
-    Kind.META: Delivery(qos=1, retain=True, content_type=JSON),
-    Kind.TELEMETRY: Delivery(qos=0, retain=False, content_type=MSGPACK),
-    Kind.DEAD: Delivery(qos=1, retain=False, content_type=JSON),
-    Kind.PLAN: Delivery(qos=1, retain=True, content_type=MSGPACK),
-    Kind.STAGE: Delivery(qos=1, retain=False, content_type=MSGPACK),
-    Kind.INPUT: Delivery(qos=1, retain=False, content_type="application/octet-stream"),
-    Kind.OUTCOME: Delivery(qos=1, retain=False, content_type=MSGPACK),
-    Kind.RESULT: Delivery(qos=1, retain=False, content_type=JSON),
-    Kind.EXIT: Delivery(qos=1, retain=False, content_type=MSGPACK),
-    Kind.DECISION: Delivery(qos=1, retain=False, content_type=MSGPACK),
-    Kind.AUDIT: Delivery(qos=1, retain=False, content_type=MSGPACK),
-    Kind.TRUTH: Delivery(qos=1, retain=False, content_type=JSON),
-    Kind.STATS: Delivery(qos=0, retain=False, content_type=JSON),
-    Kind.THUMBNAIL: Delivery(qos=0, retain=False, content_type=MSGPACK),
-    Kind.ORCHESTRATOR: Delivery(qos=1, retain=True, content_type=JSON),
+    Kind.STATE: Delivery(qos=1, retain=True, content_type=JSON, lane=Lane.LATEST),
+    Kind.META: Delivery(qos=1, retain=True, content_type=JSON, lane=Lane.LATEST),
+    Kind.TELEMETRY: Delivery(qos=0, retain=False, content_type=MSGPACK, lane=Lane.LOSSY),
+    Kind.DEAD: Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.LOSSY),
+    Kind.PLAN: Delivery(qos=1, retain=True, content_type=MSGPACK, lane=Lane.LATEST),
+    Kind.STAGE: Delivery(qos=1, retain=False, content_type=MSGPACK, lane=Lane.WORK),
+    Kind.INPUT: Delivery(qos=1, retain=False, content_type="application/octet-stream", lane=Lane.OWED),
+    Kind.OUTCOME: Delivery(qos=1, retain=False, content_type=MSGPACK, lane=Lane.WORK),
+    Kind.RESULT: Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.OWED),
+    Kind.EXIT: Delivery(qos=1, retain=False, content_type=MSGPACK, lane=Lane.WORK),
+    Kind.DECISION: Delivery(qos=1, retain=False, content_type=MSGPACK, lane=Lane.WORK),
+    Kind.AUDIT: Delivery(qos=1, retain=False, content_type=MSGPACK, lane=Lane.AUDIT),
+    Kind.TRUTH: Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.OWED),
+    Kind.STATS: Delivery(qos=0, retain=False, content_type=JSON, lane=Lane.LOSSY),
+    Kind.THUMBNAIL: Delivery(qos=0, retain=False, content_type=MSGPACK, lane=Lane.LOSSY),
+    Kind.ORCHESTRATOR: Delivery(qos=1, retain=True, content_type=JSON, lane=Lane.LATEST),
 }
 
 _OF_DEVICE = frozenset({Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD})

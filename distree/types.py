@@ -328,7 +328,7 @@ class DeviceMeta:
 class StageTelemetry:
     """Counters of one stage on one device since boot; times are means over the last report's period.
 
-    `wasted` counts runs of a branch at a depth that the answer did not need, `audited` runs for audits, which are in
+    `wasted` counts runs of a branch at a depth that the answer did not need, `audited` runs for audits and probes, in
     none of the other counters and means.
     """
 
@@ -372,7 +372,10 @@ class FusionTelemetry:
 class OriginTelemetry:
     """Counters of one origin since boot. `exits` and `reasons` count answered inputs; latency is of the last period.
 
-    `audits_drawn` counts the inputs drawn by lot; of each there is a row by now, or there will be one.
+    What was offered is `accepted`, each of which is `answered` once, + `shed`, which found no room and whose results
+    say so, + `dropped`, which found no room and of which the broker could not be told either.
+    `audits_drawn` counts the inputs drawn by lot; of each there is a row by now, or there will be one. `unspooled` is
+    how many inputs under way a crash would lose, because the spool's disk fails; 0 where there is no spool.
     """
 
     accepted: int
@@ -387,6 +390,9 @@ class OriginTelemetry:
     latency_max_s: float
     audits_drawn: int = 0
     audits_lost: int = 0
+    shed: int = 0
+    dropped: int = 0
+    unspooled: int = 0
 
 
 @record
@@ -446,6 +452,37 @@ class DeadLetter:
     head_hex: str
 
 
+class Lane(enum.IntEnum):
+    """How a message waits for the connection, by what is owed, in the order in which lanes are served.
+
+    A lane that is full gives up its own oldest messages, which are counted.
+    """
+
+    OWED = enum.auto()
+    """Never given up: who sends it has bounded it. Results of inputs in custody."""
+    LATEST = enum.auto()
+    """The newest of each topic, never given up. What is retained."""
+    WORK = enum.auto()
+    """Bounded in number and bytes, and it expires. Features, embeddings, decisions, outcomes."""
+    SHED = enum.auto()
+    """Bounded. Results of inputs that found no room."""
+    AUDIT = enum.auto()
+    """Bounded. Rows of audits, which are numbered, so that gaps are noticed."""
+    LOSSY = enum.auto()
+    """Bounded, and few. Dead letters; and what goes out at QoS 0, which is dropped rather than kept waiting."""
+
+
+class Session(enum.Enum):
+    """How long a broker keeps what waits for a client that is away."""
+
+    NONE = "none"
+    """Not at all: each connection begins afresh."""
+    PROCESS = "process"
+    """While this process lives, and for a short time: a process begins afresh."""
+    DURABLE = "durable"
+    """Over restarts, for `BrokerSettings.session_expiry_s`."""
+
+
 @record
 class TlsSettings:
     """How the connection to the broker is encrypted; certificate and host name are always verified."""
@@ -478,8 +515,10 @@ class BrokerSettings:
     """Given, be it empty, the connection is encrypted; brokers usually take that on port 8883."""
     keepalive_s: int = 15
     """After so long without traffic the client pings; the broker gives it up after half as long again."""
+    mqtt_version: Literal["auto", 5, "3.1.1"] = "auto"
+    """Version of MQTT to speak; `auto` takes 5, or 3.1.1 where the broker knows no other."""
     session_expiry_s: int = 3600
-    """How long the broker keeps a session, and what waits in it, for a client that is away."""
+    """How long the broker keeps inputs for an origin of source mqtt that is away."""
     connect_timeout_s: float = 5.0
     """Longest wait for one attempt to connect."""
 
@@ -504,6 +543,8 @@ class Publish:
     message: StageMessage | Embedding | Outcome | Result | AuditRow
     token: str | None = None
     """Where set, the driver calls StageNode.published(token) once the broker has acknowledged it."""
+    turned_away: bool = False
+    """The result of an input that found no room; the driver calls StageNode.turned_away with what became of it."""
 
 
 @record

@@ -62,6 +62,12 @@ MAX_MESSAGE_BYTES = 1 << 20
 MAX_ITEMS = 1024
 """Longest list or map anywhere in a msgpack message."""
 
+SMALL_BYTES = 1 << 16
+"""A msgpack message up to this long is unpacked without counting: its objects take at most some 70 times its bytes."""
+
+MAX_CONTAINERS = 4096
+"""Most maps and lists in a longer message, which otherwise could be a million of them, and take 126 MB."""
+
 MAX_HOPS = 32
 MAX_RANK = 6
 MAX_MEMORY = 1024
@@ -197,7 +203,10 @@ def _check_size(payload: bytes) -> None:
 def _unpack(payload: bytes, kind: str) -> Fields:
     _check_size(payload)
     try:
-        fields = msgpack.unpackb(payload, use_list=False, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS)
+        if len(payload) <= SMALL_BYTES:
+            fields = msgpack.unpackb(payload, use_list=False, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS)
+        else:
+            fields = _unpack_counting(payload)
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
         raise RemoteProtocolError("encoding", f"not msgpack: {error}"[:160]) from None
     if type(fields) is not dict:
@@ -207,6 +216,27 @@ def _unpack(payload: bytes, kind: str) -> Fields:
     if fields.get("kind") != kind:
         raise RemoteProtocolError("kind", f"expected {kind!r}, received {_shown(fields.get('kind'))}")
     return fields
+
+
+def _unpack_counting(payload: bytes) -> Any:
+    """Unpack a long message, which is long for the sake of one payload; ValueError where it is many small things."""
+    left = MAX_CONTAINERS
+
+    def count(container: T) -> T:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"more than {MAX_CONTAINERS} maps and lists")
+        return container
+
+    return msgpack.unpackb(
+        payload,
+        use_list=False,
+        max_array_len=MAX_ITEMS,
+        max_map_len=MAX_ITEMS,
+        object_hook=count,
+        list_hook=count,
+    )
 
 
 def _load_json(payload: bytes, schema: str) -> Fields:
@@ -723,6 +753,8 @@ _STAGE_COUNTERS = (
 _FUSION_COUNTERS = ("stage", "fused", "exited", "forwarded", "failed", "expired", "late")
 _ORIGIN_COUNTERS = ("accepted", "answered", "resent", "late", "pending")
 _AUDIT_COUNTERS = ("audits_drawn", "audits_lost")
+_TROUBLES = ("shed", "dropped", "unspooled")
+"""What an origin reports only where there is any."""
 _ORIGIN_LATENCIES = ("latency_p50_s", "latency_p95_s", "latency_max_s")
 
 
@@ -741,7 +773,8 @@ def _pack_origin_telemetry(report: OriginTelemetry | None) -> Fields | None:
         return None
     names = (*_ORIGIN_COUNTERS, *_ORIGIN_LATENCIES, "exits", "reasons")
     fields = {name: getattr(report, name) for name in names}
-    return fields | {name: getattr(report, name) for name in _AUDIT_COUNTERS if report.audits_drawn}
+    fields |= {name: getattr(report, name) for name in _AUDIT_COUNTERS if report.audits_drawn}
+    return fields | {name: getattr(report, name) for name in _TROUBLES if getattr(report, name)}
 
 
 def _pack_pipeline_telemetry(report: PipelineTelemetry) -> Fields:
@@ -816,7 +849,7 @@ def _read_origin_telemetry(fields: Fields, name: str) -> OriginTelemetry:
         latency_p50_s=_number(part, "latency_p50_s"),
         latency_p95_s=_number(part, "latency_p95_s"),
         latency_max_s=_number(part, "latency_max_s"),
-        **{name: _count(part, name) for name in _AUDIT_COUNTERS if name in part},
+        **{name: _count(part, name) for name in (*_AUDIT_COUNTERS, *_TROUBLES) if name in part},
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from distree.errors import BrokerError
 from distree.protocols import Received
 from distree.transport.paho import PahoTransport
+from distree.types import Session
 from orchestrator.config import HOME_ASSISTANT_PREFIX, OrchestratorConfig, check_prefix
 from orchestrator.home_assistant import config_topic, is_of_site
 from orchestrator.lock import is_served
@@ -53,6 +54,9 @@ class _Finder:
         """The broker has taken a removal."""
         self.settled.add(token)
 
+    def given_up(self, token: str) -> None:
+        """Nothing is done about it."""
+
 
 def told(config: OrchestratorConfig, prefix: str | None, *, remove: bool) -> str:
     """Return lines on what Home Assistant was told of the site, and take it back if asked; BrokerError without one."""
@@ -60,7 +64,7 @@ def told(config: OrchestratorConfig, prefix: str | None, *, remove: bool) -> str
         prefix = config.home_assistant.prefix if config.home_assistant else HOME_ASSISTANT_PREFIX
     where = config_topic(check_prefix(prefix, "--prefix"), "+")
     client_id = f"orchestrator-{config.site}-home-{secrets.token_hex(3)}"
-    transport = PahoTransport(config.broker, client_id=client_id, clean=True)
+    transport = PahoTransport(config.broker, client_id=client_id, session=Session.NONE)
     finder = _Finder(transport, config.site)
     try:
         transport.open(finder, [(where, 1)])

@@ -15,7 +15,7 @@ import numpy as np
 
 from distree.errors import ConfigError
 from distree.transport.paho import PahoTransport
-from distree.types import Plan
+from distree.types import Plan, Session
 from orchestrator import announced, explain, metrics
 from orchestrator.config import OrchestratorConfig, Pipeline, PipelineConfig, load_config, load_pipeline
 from orchestrator.lock import ServiceLock
@@ -133,7 +133,7 @@ def _service(config: OrchestratorConfig, pipelines: Sequence[Pipeline], store: S
     # The id is new each time: a second orchestrator is to be noticed by its plans, not to cut this one off.
     identity = secrets.token_hex(3)
     client_id, will = f"orchestrator-{config.site}-{identity}", will_of(config.site, identity)
-    transport = PahoTransport(config.broker, client_id=client_id, clean=True, will=will)
+    transport = PahoTransport(config.broker, client_id=client_id, session=Session.NONE, will=will)
     return Service(
         config.site,
         pipelines,

@@ -250,6 +250,8 @@ def _add_fusion(to: _Families, fusion: FusionTelemetry, labels: Mapping[str, obj
 def _add_origin(to: _Families, origin: OriginTelemetry, labels: Mapping[str, object]) -> None:
     to.count("origin_accepted", "Inputs accepted.", origin.accepted, **labels)
     to.count("origin_answered", "Inputs answered.", origin.answered, **labels)
+    to.count("origin_shed", "Inputs for which there was no room; their results say so.", origin.shed, **labels)
+    to.count("origin_dropped", "Inputs for which there was no room, not even for a result.", origin.dropped, **labels)
     for k, count in enumerate(origin.exits):
         to.count("origin_answered_by_exit", "Inputs answered by an exit.", count, **labels, exit=k)
     for reason, count in sorted(origin.reasons.items()):
@@ -259,6 +261,7 @@ def _add_origin(to: _Families, origin: OriginTelemetry, labels: Mapping[str, obj
     to.count("origin_audits_drawn", "Inputs drawn for audits.", origin.audits_drawn, **labels)
     to.count("origin_audits_lost", "Audits that could not be run to the end.", origin.audits_lost, **labels)
     to.gauge("origin_pending", "Inputs under way.", origin.pending, **labels)
+    to.gauge("origin_unspooled", "Inputs under way that the spool could not write.", origin.unspooled, **labels)
     to.gauge("origin_latency_p50_seconds", "Median latency of the last report.", origin.latency_p50_s, **labels)
     to.gauge("origin_latency_p95_seconds", "Its 95th percentile.", origin.latency_p95_s, **labels)
     to.gauge("origin_latency_max_seconds", "Its maximum.", origin.latency_max_s, **labels)

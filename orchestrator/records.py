@@ -30,7 +30,9 @@ STAGE_COUNTERS = (
 )  # fmt: skip
 FUSION_COUNTERS = ("stage", "fused", "exited", "forwarded", "failed", "expired", "late", "audited")
 STAGE_TIMES = ("queue_s", "compute_s")
-ORIGIN_COUNTERS = ("accepted", "answered", "resent", "late", "pending", "audits_drawn", "audits_lost")
+ORIGIN_COUNTERS = (
+    "accepted", "answered", "resent", "late", "pending", "audits_drawn", "audits_lost", "shed", "dropped", "unspooled",
+)  # fmt: skip
 ORIGIN_TIMES = ("latency_p50_s", "latency_p95_s", "latency_max_s")
 ORIGIN_MAPS = ("exits", "reasons")
 

@@ -17,7 +17,7 @@ from distree import topics
 from distree.errors import RemoteProtocolError
 from distree.protocols import Received, Transport
 from distree.topics import DELIVERY, Address, Kind
-from distree.types import AuditRow, Claim, OriginStats, Plan, Telemetry
+from distree.types import AuditRow, Claim, Lane, OriginStats, Plan, Telemetry
 from distree.wire import (
     decode_audit,
     decode_claim,
@@ -266,6 +266,9 @@ class Service:
     def published(self, token: str) -> None:
         """Do nothing: a plan is retained and sent again at each connect."""
 
+    def given_up(self, token: str) -> None:
+        """Nothing is done about it."""
+
     def _take_in(self, address: Address, message: Received) -> None:
         if address.kind is Kind.ORCHESTRATOR:
             self._take_in_claim(message)
@@ -316,7 +319,7 @@ class Service:
         how, claim = DELIVERY[Kind.ORCHESTRATOR], Claim(orchestrator=self.leadership.own, running=running)
         topic = topics.orchestrator(self._site)
         self._transport.publish(
-            topic, encode_claim(claim), qos=how.qos, retain=how.retain, content_type=how.content_type
+            topic, encode_claim(claim), qos=how.qos, retain=how.retain, content_type=how.content_type, lane=how.lane
         )
 
     def _take_in_plan(self, name: str, message: Received) -> None:
@@ -493,6 +496,7 @@ class Service:
             qos=how.qos,
             retain=how.retain,
             content_type=how.content_type,
+            lane=how.lane,
         )
         thresholds = " ".join(f"{threshold:g}" for threshold in plan.thresholds)
         log.info("pipeline %s: published epoch %d: %s %s", plan.pipeline, plan.epoch, plan.criterion, thresholds)
@@ -503,14 +507,16 @@ class Service:
         if messages:
             self._store.announce(messages)
         for topic, payload in messages:
-            self._transport.publish(topic, payload, qos=1, retain=True, content_type=topics.JSON)
+            self._transport.publish(topic, payload, qos=1, retain=True, content_type=topics.JSON, lane=Lane.LATEST)
         self._home.done(messages)
 
     def _publish_stats(self) -> None:
         how = DELIVERY[Kind.STATS]
         for stats in self._stats_due:
             topic = topics.of_origin(self._site, stats.pipeline, Kind.STATS, stats.origin)
-            self._transport.publish(topic, encode_stats(stats), qos=how.qos, content_type=how.content_type)
+            self._transport.publish(
+                topic, encode_stats(stats), qos=how.qos, content_type=how.content_type, lane=how.lane
+            )
         self._stats_due.clear()
 
     def _tell_silence(self, now_s: float) -> None:

@@ -350,6 +350,16 @@ def _pipeline_text(line: PipelineLine) -> str:
         parts.append(f"  tuning   {_tuning_text(line.tuning)}")
     if audits := _audits_text(line):
         parts.append(f"  audits   {audits}")
+    if turned_away := [
+        f"{origin.device} {report.shed + report.dropped:,}"
+        for origin in line.origins
+        if (report := origin.report).shed or report.dropped
+    ]:
+        parts.append(f"  shed     no room for inputs of {', '.join(turned_away)}: they come too fast")
+    if unspooled := [
+        f"{origin.device} {origin.report.unspooled:,}" for origin in line.origins if origin.report.unspooled
+    ]:
+        parts.append(f"  spool    NOT ON DISK: inputs of {', '.join(unspooled)}; see the log there")
     if line.exits:
         parts.append(f"  exits    {_share_text(line.exits)}")
         parts.append(f"  reasons  {_share_text(line.reasons)}")

@@ -52,7 +52,7 @@ from orchestrator.records import (
     with_epoch,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BUSY_TIMEOUT_S = 2.0
 PLANS_KEPT = 1000
 SAMPLES_KEPT = 20_000
@@ -103,6 +103,7 @@ _MIGRATIONS = {
         *_TUNING_TABLES,
     ),
     3: (_ANNOUNCED_TABLE,),
+    4: tuple(f"ALTER TABLE origin_report ADD COLUMN {name} DEFAULT 0" for name in ("shed", "dropped", "unspooled")),
 }
 """From each schema to the next."""
 _SAVE_DEVICE = """

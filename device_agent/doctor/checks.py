@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Literal
 from device_agent.config import AgentConfig
 from distree.errors import DistreeError
 from distree.record import record
-from distree.transport.probe import Greeting
+from distree.transport import explain
+from distree.transport.probe import Greeting, HangUpError
 
 if TYPE_CHECKING:
     from distree.bundle import Bundle
+    from distree.types import DeviceMeta
 
 Status = Literal["ok", "failed", "unknown", "skipped"]
 """`unknown` is what could not be found out: said, and no reason to fail."""
@@ -73,8 +75,16 @@ class Visit:
     let_in: bool = False
     """Whether the login succeeded."""
     greeting: Greeting = field(default_factory=lambda: Greeting(code=0))
-    hands_on_at_once: bool = False
-    """Whether the broker delivers at QoS 2 what was not released yet."""
+    withholds: bool | None = None
+    """Whether what is published at QoS 2 and not released reaches nobody; None while that was not tried."""
+    qos: int = 2
+    """The highest QoS of a publish that does not end the connection, as far as is known."""
+    retains: bool | None = None
+    """Whether retained messages pass; None while that is not known."""
+    metas: list[DeviceMeta] | None = None
+    """What other boards say of themselves; None while nobody listened."""
+    blamed: set[str] = field(default_factory=set)
+    """Topics to which a subscription, or on which a publish, ends the connection: later checks leave them alone."""
 
     def until(self) -> float:
         """When the running check must be done, of the monotonic clock."""
@@ -134,6 +144,8 @@ def _too_slow(visit: Visit) -> Finding:
 def _guarded(check: Check, visit: Visit) -> Finding:
     try:
         return check.run(visit)
+    except HangUpError:
+        return told(explain.breaks_by_itself(visit.config.broker))
     except DistreeError as error:
         return blamed(error)
     except TimeoutError:

@@ -12,6 +12,7 @@ from device_agent.doctor.clock import check_clock
 from device_agent.doctor.identity import check_client_id
 from device_agent.doctor.limits import check_packet
 from device_agent.doctor.network import check_dns, check_login, check_tcp, check_tls
+from device_agent.doctor.passage import check_publish, check_qos, check_retained, check_subscribe, check_will
 from device_agent.doctor.report import outcomes_as_json, write
 from device_agent.doctor.resources import check_disk, check_memory
 from device_agent.doctor.rights import check_rights
@@ -29,6 +30,11 @@ CHECKS = (
     Check(name="tls", run=check_tls, needs=("tcp",)),
     Check(name="login", run=check_login, needs=("tls",)),
     Check(name="clock", run=check_clock),
+    Check(name="retained", run=check_retained, needs=("login", "bundle")),
+    Check(name="qos", run=check_qos, needs=("login", "bundle")),
+    Check(name="will", run=check_will, needs=("login",)),
+    Check(name="subscribe", run=check_subscribe, needs=("login", "bundle")),
+    Check(name="publish", run=check_publish, needs=("login", "bundle")),
     Check(name="rights", run=check_rights, needs=("login", "bundle")),
     Check(name="packet", run=check_packet, needs=("login", "bundle")),
     Check(name="client-id", run=check_client_id, needs=("login",)),

@@ -19,7 +19,7 @@ from distree.transport.packets import Published
 from distree.types import DeviceMeta, DeviceState, DeviceStatus, Telemetry
 
 _ALIVE = (DeviceStatus.INIT, DeviceStatus.READY, DeviceStatus.DRAINING)
-_OWN_NAME = "give one of the two another device id; distree-SITE-DEVICE is the client id"
+_OWN_NAME = "give one of the two another device id; distree_SITE_DEVICE is the client id"
 
 
 class _Heard:
@@ -94,7 +94,9 @@ def _listen(visit: Visit) -> tuple[_Heard, set[str]]:
     with session(visit) as client:
         until = visit.until()
         for kind in kinds:
-            client.subscribe(topics.device(config.site, config.device, kind), until)
+            topic = topics.device(config.site, config.device, kind)
+            if topic not in visit.blamed:
+                client.subscribe(topic, until)
         patience = min(until, time.monotonic() + max(1.0, 2.5 * config.telemetry_s)) - 0.1
         client.listen(min(patience, time.monotonic() + 0.5), has_reported)
         state = _Heard(client.heard).state

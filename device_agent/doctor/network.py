@@ -13,7 +13,7 @@ from uuid import uuid4
 from device_agent.doctor.checks import Finding, Visit, failed, ok, told
 from distree.errors import BrokerError
 from distree.transport import explain, login
-from distree.transport.probe import NAMES, Greeting, ProbeClient
+from distree.transport.probe import NAMES, Greeting, HangUpError, ProbeClient, Will
 from distree.types import BrokerSettings
 
 _UNSUPPORTED_PROTOCOL = 0x84
@@ -64,7 +64,6 @@ def check_login(visit: Visit) -> Finding:
     """The broker lets this board in."""
     settings = _patient(visit)
     with session(visit):
-        visit.let_in = True
         who = "without a user name" if settings.username is None else "with its user name"
         return ok(f"let in {who}, MQTT {'5' if visit.five else '3.1.1'}")
 
@@ -86,8 +85,25 @@ def session(visit: Visit) -> Iterator[ProbeClient]:
     with contextlib.closing(client):
         if greeting.code:
             raise BrokerError(_refusal(settings, client_id, greeting))
-        visit.greeting = greeting
+        visit.greeting, visit.let_in = greeting, True
         yield client
+
+
+def greet_with(visit: Visit, will: Will) -> int | None:
+    """Log in with a will, and log out; return the broker's code, None where the connection ends without one.
+
+    Only after a login without a will succeeded.
+    """
+    settings, until = _patient(visit), visit.until()
+    client_id = f"{visit.config.client_id}-doctor-{uuid4().hex[:6]}"
+    with contextlib.closing(ProbeClient(_wrap(visit, _dial(settings, until)), five=visit.five)) as client:
+        try:
+            greeting = client.greet(client_id, settings.username, login.read_password(settings), until, will)
+            if greeting.code == 0:
+                client.ping(until)
+        except (HangUpError, ssl.SSLError):
+            return None
+        return greeting.code
 
 
 def _refusal(settings: BrokerSettings, client_id: str, greeting: Greeting) -> str:
@@ -95,7 +111,7 @@ def _refusal(settings: BrokerSettings, client_id: str, greeting: Greeting) -> st
     if reason is not None:
         return explain.refusal(settings, client_id, reason)
     if greeting.code == _BAD_CLIENT_ID:
-        return f"the broker refuses the client id {client_id!r}: allow ids that begin with distree-SITE-DEVICE"
+        return f"the broker refuses the client id {client_id!r}: allow ids that begin with distree_SITE_DEVICE"
     word = NAMES.get(greeting.code, f"code {greeting.code}") + (f", {greeting.why}" if greeting.why else "")
     return f"the broker refuses the connection ({word}): see its log"
 
@@ -112,6 +128,8 @@ def _greet(visit: Visit, client_id: str, password: str | None, until: float) -> 
         raise BrokerError(f"{address} takes connections but does not answer MQTT: is it a broker?") from None
     except (BrokerError, OSError) as error:
         client.close()
+        if visit.let_in:
+            raise BrokerError(explain.breaks_by_itself(settings)) from None
         if visit.five and not isinstance(error, ssl.SSLError):
             return client, Greeting(code=_UNSUPPORTED_PROTOCOL)
         raise BrokerError(explain.no_mqtt(settings, error if isinstance(error, ssl.SSLError) else None)) from None

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from device_agent.config import DirectorySource, MqttSource, PythonSource, ReplaySource
 from device_agent.config import Source as SourceConfig
 from device_agent.sources.base import Feed, Inlet, Source
 from device_agent.sources.directory import Directory
 from device_agent.sources.mqtt import Mqtt
 from device_agent.sources.replay import Replay
+from distree.protocols import Transport
 
 __all__ = ["Feed", "Inlet", "Mqtt", "Source", "make_source"]
 
 
-def make_source(config: SourceConfig, inlet: Inlet) -> Source | Feed | None:
-    """Make what `config` describes; None where the program itself hands inputs over."""
+def make_source(
+    config: SourceConfig, inlet: Inlet, topic: str, connection: Callable[[], Transport]
+) -> Source | Feed | None:
+    """Make what `config` describes; None where the program itself hands inputs over.
+
+    `topic` is the origin's input topic, and `connection` makes the connection by which its inputs come.
+    """
     match config:
         case ReplaySource():
             return Replay(config, inlet.preprocessor)
         case DirectorySource():
             return Directory(config, inlet)
         case MqttSource():
-            return Mqtt(inlet)
+            return Mqtt(inlet, connection(), topic)
         case PythonSource():
             return None

@@ -26,8 +26,8 @@ class Inlet(Protocol):
     def reject(self, name: str, reason: str, detail: str, payload: bytes) -> None:
         """Dead-letter something that is no input."""
 
-    def acknowledge(self, token: object) -> None:
-        """Acknowledge the delivery that an input came with."""
+    def wake(self) -> None:
+        """Have the agent see what has changed, a source's `ready` say."""
 
 
 @runtime_checkable
@@ -47,6 +47,9 @@ class Feed(Protocol):
 @runtime_checkable
 class Source(Protocol):
     """Inputs that have to be waited for. A source runs in a thread of its own until `stop` is set."""
+
+    ready: bool
+    """Whether what is offered from now on is taken: the agent says that it is ready no sooner."""
 
     def run(self, stop: threading.Event) -> None:
         """Hand inputs over until there are no more, or until `stop`."""

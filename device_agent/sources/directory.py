@@ -37,6 +37,7 @@ class Directory:
     def __init__(self, config: DirectorySource, inlet: Inlet) -> None:
         self._config = config
         self._inlet = inlet
+        self.ready = True
         self._taken: dict[Path, str | None] = {}
         self._files: dict[str, Path] = {}
         self._finished: list[Path] = []

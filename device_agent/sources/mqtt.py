@@ -1,50 +1,76 @@
-"""Inputs from the origin's input topic."""
+"""Inputs from the origin's input topic, by a connection of their own.
+
+The broker keeps this connection's session while the agent is away, so that inputs published meanwhile are answered when
+it is back. Nothing else comes in by it: while the origin is full nothing is read, and the broker keeps what waits.
+"""
 
 from __future__ import annotations
 
-import queue
+import logging
 import threading
+import time
+from collections import deque
 
+from device_agent.repeats import Repeats
 from device_agent.sources.base import Inlet
 from distree import wire
 from distree.errors import RemoteProtocolError
-from distree.protocols import Received
+from distree.protocols import Received, Transport
+
+log = logging.getLogger(__name__)
 
 WAITING = 256
+"""Inputs at QoS 1 that may wait for room in here; then reading stops. Brokers may send more than they were asked to."""
+
+WAITING_BYTES = 4 << 20
+
+_POLL_S = 0.5
+_ROOM_S = 0.25
 
 
 class Mqtt:
-    """Takes what the agent received on the input topic.
+    """Takes inputs from `topic` of `transport`.
 
-    Deliveries are acknowledged once they are in custody. The source never waits for room, since outcomes come in
-    through the same window of unacknowledged deliveries: when the books are full, the input is answered `shed`.
+    An input at QoS 1 waits for room, and is acknowledged once it is in custody. One at QoS 0 cannot wait, for the
+    broker would drop it: without room it is answered `shed`. A retained message is what was published before this
+    origin was there, and no input; an empty one takes back what was retained.
     """
 
-    def __init__(self, inlet: Inlet) -> None:
+    def __init__(self, inlet: Inlet, transport: Transport, topic: str) -> None:
         self._inlet = inlet
-        self._waiting: queue.Queue[Received] = queue.Queue(WAITING)
-
-    def put(self, message: Received) -> None:
-        """Take a delivery from the network's thread; beyond the bound the oldest is dead-lettered."""
-        while True:
-            try:
-                self._waiting.put_nowait(message)
-                return
-            except queue.Full:
-                self._drop(self._waiting.get_nowait())
-
-    def _drop(self, message: Received) -> None:
-        self._inlet.reject("input", "overflow", f"more than {WAITING} inputs wait to be decoded", message.payload)
-        self._inlet.acknowledge(message.token)
+        self._transport = transport
+        self._topic = topic
+        self._waiting: deque[Received] = deque()
+        self._waiting_bytes = 0
+        self._hasty: deque[Received] = deque()
+        self._repeats = Repeats()
+        self._said: str | None = None
+        self.ready = False
+        """Whether the topic was subscribed to; from then on no input is lost."""
 
     def run(self, stop: threading.Event) -> None:
-        """Decode and hand over, one by one."""
-        while not stop.is_set():
-            try:
-                message = self._waiting.get(timeout=0.5)
-            except queue.Empty:
-                continue
+        """Read and hand over until `stop`; what was not handed over by then stays with the broker."""
+        self._transport.open(self, [(self._topic, 1)])
+        try:
+            while not stop.is_set():
+                self._transport.poll(0.0 if self._waiting else _POLL_S)
+                self._tell()
+                self._hand_over(stop)
+        finally:
+            self._transport.close()
+
+    def _hand_over(self, stop: threading.Event) -> None:
+        while self._hasty:
+            self._take(self._hasty.popleft())
+        while self._waiting and not stop.is_set() and self._inlet.wait_for_room(_ROOM_S):
+            message = self._waiting.popleft()
+            self._waiting_bytes -= len(message.payload)
             self._take(message)
+            if len(self._waiting) <= WAITING // 2:
+                break  # the connection is to be looked after
+        full = len(self._waiting) >= WAITING or self._waiting_bytes >= WAITING_BYTES
+        with self._transport.lock:
+            self._transport.pause(paused=full)
 
     def _take(self, message: Received) -> None:
         try:
@@ -56,7 +82,57 @@ class Mqtt:
             self._inlet.submit(name, raw, request)
         except RemoteProtocolError as error:
             self._inlet.reject("input", error.reason, error.detail, message.payload)
-        self._inlet.acknowledge(message.token)
+        with self._transport.lock:
+            self._transport.acknowledge(message.token)
 
     def answered(self, request: str) -> None:
         """Nothing to do: the delivery was acknowledged when the input was accepted."""
+
+    def _tell(self) -> None:
+        """Log what is wrong with the connection."""
+        while self._transport.notices:
+            log.warning("inputs: %s", self._transport.notices.popleft())
+        error = self._transport.last_error
+        if error is not None and error != self._said:
+            self._warn(error)
+        self._said = error
+
+    def _warn(self, text: str) -> None:
+        line = self._repeats.line(time.monotonic(), text)
+        if line is not None:
+            log.warning("inputs: %s", line)
+
+    # ------------------------------------------------------------ Listener
+
+    def connected(self) -> None:
+        """The topic is subscribed to."""
+        self.ready = True
+        self._inlet.wake()
+
+    def disconnected(self, why: str) -> None:
+        """Forget what was not acknowledged: it comes again."""
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._warn(why)
+        self._said = self._transport.last_error
+
+    def received(self, message: Received) -> None:
+        """Take in a message; all but inputs are done with at once."""
+        if message.retain:
+            self._warn(f"what was retained on {self._topic} is no input: publish inputs without retain")
+        elif not message.payload or message.payload == wire.PROBE:
+            pass
+        elif message.token is None:
+            self._hasty.append(message)
+            return
+        else:
+            self._waiting.append(message)
+            self._waiting_bytes += len(message.payload)
+            return
+        self._transport.acknowledge(message.token)
+
+    def published(self, token: str) -> None:
+        """Nothing is published here."""
+
+    def given_up(self, token: str) -> None:
+        """Nothing is published here."""

@@ -20,7 +20,7 @@ from distree.errors import BrokerError, DistreeError
 from distree.preprocess import is_image
 from distree.topics import ROOT, Kind
 from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings
+from distree.types import BrokerSettings, Session
 
 PIPELINE = "demo"
 START_S = 60.0
@@ -72,7 +72,9 @@ class Demo:
         self.wall_s = 0.0
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._killed: set[str] = set()
-        self._transport = PahoTransport(self.settings, client_id=f"{self.site}-watch", clean=True, receive_maximum=256)
+        self._transport = PahoTransport(
+            self.settings, client_id=f"{self.site}-watch", session=Session.NONE, receive_maximum=256
+        )
 
     def __enter__(self) -> Demo:
         site = f"{ROOT}/{self.site}"

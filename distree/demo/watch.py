@@ -112,6 +112,9 @@ class Listener:
     def published(self, token: str) -> None:
         """Nothing to do: the demo publishes nothing that waits."""
 
+    def given_up(self, token: str) -> None:
+        """Nothing is done about it."""
+
     def received(self, message: Received) -> None:
         """Count a message; one that breaks the protocol is not the demo's to tell of."""
         self._transport.acknowledge(message.token)

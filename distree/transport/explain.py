@@ -112,7 +112,7 @@ def refusal(settings: BrokerSettings, client_id: str, reason: str) -> str:
 
 _IN_BETWEEN = "a proxy or firewall in between"
 
-_LOSSES = {
+LOSSES = {
     Kind.STATE: "nobody sees whether this board is there",
     Kind.META: "nobody sees what this board is",
     Kind.TELEMETRY: "nobody sees this board's counters and latencies",
@@ -130,14 +130,23 @@ _LOSSES = {
     Kind.THUMBNAIL: "the dashboard shows no pictures",
     Kind.ORCHESTRATOR: "two orchestrators may plan this site",
 }
+"""What is lost where nothing passes on topics of a kind."""
 
 
 def _loss(topic: str) -> str:
     """Return what is lost where nothing passes on `topic`."""
     try:
-        return _LOSSES[topics.parse(topic).kind]
+        return LOSSES[topics.parse(topic).kind]
     except RemoteProtocolError:
         return "nobody hears what is sent there"
+
+
+def breaks_by_itself(settings: BrokerSettings) -> str:
+    """Say that the connection ended, and that nothing that was asked is to blame."""
+    return (
+        f"the connection to {settings.host}:{settings.port} breaks by itself: "
+        "check the network and the broker's log, then ask again"
+    )
 
 
 def hangs_up_on_will(settings: BrokerSettings) -> str:
@@ -145,6 +154,14 @@ def hangs_up_on_will(settings: BrokerSettings) -> str:
     return (
         f"{settings.host}:{settings.port} hangs up on a login with a will, so nobody learns when this client dies: "
         f"allow wills in the broker, or in {_IN_BETWEEN}"
+    )
+
+
+def refuses_will(settings: BrokerSettings) -> str:
+    """Say that a login with a will is refused, and one without is not."""
+    return (
+        f"{settings.host}:{settings.port} refuses a login with a will, so nobody learns when this client dies: "
+        f"allow wills in the broker"
     )
 
 
@@ -157,9 +174,8 @@ def hangs_up_on_subscribe(settings: BrokerSettings, filters: Sequence[str]) -> s
             f"allow it in the broker's ACL, or in {_IN_BETWEEN}"
         )
     return (
-        f"{address} hangs up on a SUBSCRIBE with {len(filters)} filters (from {filters[0]} to {filters[-1]}), so each "
-        f"is subscribed to by itself, which takes longer: allow several filters in a SUBSCRIBE in the broker, or in "
-        f"{_IN_BETWEEN}"
+        f"{address} hangs up on a SUBSCRIBE with {len(filters)} filters (from {filters[0]} to {filters[-1]}), so "
+        f"they are subscribed to a few at a time, which takes longer: allow as many in the broker, or in {_IN_BETWEEN}"
     )
 
 

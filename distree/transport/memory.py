@@ -6,6 +6,7 @@ the calls alone, so that a failing test fails again.
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 from collections import OrderedDict, deque
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from distree.errors import BrokerError, LocalProtocolError
 from distree.protocols import Listener, Received
+from distree.transport.outbox import Outbox, Outgoing
+from distree.types import Lane
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +177,15 @@ class MemoryBroker:
             if session is not None and session.owner is owner:
                 session.owner = None
 
+    def forget(self, session: _Session, names: Sequence[str]) -> None:
+        """End subscriptions of a client."""
+        with self.lock:
+            for name in names:
+                session.subscriptions.pop(name, None)
+                group = self._groups.get(_shared(name) or ("", ""))
+                if group is not None:
+                    group.members.pop(session.client_id, None)
+
     def _subscribe(self, session: _Session, subscription: str, qos: int) -> None:
         shared = _shared(subscription)
         if shared is not None:
@@ -204,7 +216,7 @@ class MemoryBroker:
             if levels:
                 yield session, max(levels)
         for (_, topic_filter), group in self._groups.items():
-            if matches(topic_filter, topic):
+            if group.members and matches(topic_filter, topic):
                 member, qos = group.next_member()
                 yield self._sessions[member], qos
 
@@ -254,21 +266,20 @@ class MemoryTransport:
     ) -> None:
         self.lock = threading.RLock()
         self.online = False
-        self.offline_dropped = 0
         self.client_id = client_id
         self.will = will
         self.last_error: str | None = None
         self._broker = broker
         self._receive_maximum = receive_maximum
-        self._offline_items = offline_items
-        self._offline_bytes = offline_bytes
+        self.notices: deque[str] = deque()
+        self.judging = False
+        self.outbox = Outbox(offline_items, offline_bytes)
         self._listener: Listener | None = None
         self._subscriptions: tuple[tuple[str, int], ...] = ()
         self._session: _Session | None = None
-        self._queued: deque[_Message] = deque()
-        self._queued_bytes = 0
         self._events: deque[Callable[[], None]] = deque()
         self._bell = threading.Event()
+        self._paused = False
 
     def open(self, listener: Listener, subscriptions: Sequence[tuple[str, int]]) -> None:
         """Remember listener and subscriptions; the next `poll` connects."""
@@ -293,19 +304,38 @@ class MemoryTransport:
         content_type: str | None = None,  # noqa: ARG002 - part of the contract, means nothing here
         expiry_s: float | None = None,  # noqa: ARG002
         token: str | None = None,
+        lane: Lane = Lane.WORK,
     ) -> None:
         """Hand a message to the broker, or to the offline queue; raise LocalProtocolError("size")."""
         size = len(topic) + len(payload)
         if size > self._broker.max_packet_bytes:
             limit = self._broker.max_packet_bytes
             raise LocalProtocolError("size", f"{size} bytes on {topic} exceed the broker's {limit}")
-        message = _Message(topic=topic, payload=payload, qos=qos, retain=retain, token=token)
         if self.online:
-            self._send(message)
+            self._send(_Message(topic=topic, payload=payload, qos=qos, retain=retain, token=token))
         elif qos == 0:
-            self.offline_dropped += 1
+            self.outbox.dropped[Lane.LOSSY] += 1
         else:
-            self._queue(message)
+            self.outbox.put(Outgoing(topic, payload, retain, token=token, lane=lane))
+            self._mourn()
+
+    def _mourn(self) -> None:
+        while self.outbox.casualties:
+            token, listener = self.outbox.casualties.popleft(), self._listener
+            if listener is not None:
+                self._events.append(functools.partial(listener.given_up, token))
+                self._bell.set()
+
+    @property
+    def offline_dropped(self) -> int:
+        """Messages given up, of all lanes."""
+        return self.outbox.dropped.total()
+
+    def unsubscribe(self, names: Sequence[str]) -> None:
+        """Ask for no more messages of these filters."""
+        self._subscriptions = tuple(pair for pair in self._subscriptions if pair[0] not in names)
+        if self._session is not None:
+            self._broker.forget(self._session, names)
 
     def _send(self, message: _Message) -> None:
         self._broker.route(message)
@@ -314,13 +344,9 @@ class MemoryTransport:
             self._events.append(lambda: listener.published(token))
             self._bell.set()
 
-    def _queue(self, message: _Message) -> None:
-        self._queued.append(message)
-        self._queued_bytes += len(message.topic) + len(message.payload)
-        while len(self._queued) > self._offline_items or self._queued_bytes > self._offline_bytes:
-            oldest = self._queued.popleft()
-            self._queued_bytes -= len(oldest.topic) + len(oldest.payload)
-            self.offline_dropped += 1
+    def pause(self, *, paused: bool) -> None:
+        """Stop taking in messages, or go on."""
+        self._paused = paused
 
     def cork(self) -> None:
         """Nothing to gather: sending costs nothing here."""
@@ -350,9 +376,8 @@ class MemoryTransport:
         self.online = True
         self._bell.set()
         self._events.append(listener.connected)
-        while self._queued:
-            self._send(self._queued.popleft())
-        self._queued_bytes = 0
+        while (item := self.outbox.pop(0.0)) is not None:
+            self._send(_Message(topic=item.topic, payload=item.payload, qos=1, retain=item.retain, token=item.token))
 
     def _deliver(self, listener: Listener) -> None:
         # Bounded by what waits now, so that two clients that answer each other cannot hold one poll for ever.
@@ -361,7 +386,7 @@ class MemoryTransport:
             if self._events:
                 self._events.popleft()()
         for _ in range(waiting):
-            if not self.online or self._session is None:
+            if not self.online or self._session is None or self._paused:
                 break
             delivery = self._broker.take(self._session, self._receive_maximum)
             if delivery is None:

@@ -1,8 +1,8 @@
-"""MQTT by paho-mqtt: a connection that heals itself. The only module that imports paho.
+"""MQTT by paho-mqtt: a connection that heals itself.
 
 paho's network thread is not used: `poll` waits on the socket, and a publish from any thread goes straight to
-the socket under `lock`, without a hand-over. The packets of the hot path bypass paho, see `packets`; they share its
-socket and its queue of what the socket did not take.
+the socket under `lock`, without a hand-over. What cannot go out at once waits in the `outbox`; what the broker hangs up
+on is found out and given up, see `blame`.
 
 Whoever calls into the paho client holds `PahoTransport.lock`. The dialling thread is the one exception: while
 it runs, nobody else touches the client.
@@ -13,26 +13,31 @@ from __future__ import annotations
 import contextlib
 import enum
 import math
+import os
 import random
 import select
 import socket
 import ssl
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from distree.errors import BrokerError, ConfigError, LocalProtocolError
 from distree.protocols import Listener, Received
 from distree.transport import explain, login, packets
-from distree.types import BrokerSettings
+from distree.transport.blame import Blame, Verdict, alone, at_qos_1
+from distree.transport.greeting import FILTERS_A_SUBSCRIBE, Filters, Greeting, Version
+from distree.transport.lean_client import MAX_INCOMING_BYTES, LeanClient, check_paho
+from distree.transport.outbox import Outbox, Outgoing
+from distree.types import BrokerSettings, Lane, Session
 
 _PROTOCOL_LIMIT_BYTES = 268_435_455
 _SILENT_LIMIT_BYTES = 1 << 20
@@ -41,10 +46,8 @@ _SILENT_LIMIT_BYTES = 1 << 20
 _WINDOW = 64
 """Unacknowledged publishes under way; also bounded by the broker's Receive Maximum."""
 
-_READ_BYTES = 1 << 16
-
-_BURST = 32
-"""Packets read in one turn before the lock is given back."""
+_BURST, _BURST_BYTES = 32, 1 << 20
+"""Packets read in one turn before the lock is given back, and bytes of messages."""
 
 _BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 5.0
 _STABLE_S = 5.0
@@ -53,7 +56,13 @@ _STABLE_S = 5.0
 _HOUSEKEEPING_S = 0.25
 _CLOSE_S = 1.0
 
-_REPLACED = ("_sock_recv", "_packet_queue", "_out_packet", "_handle_publish", "_handle_pubackcomp", "_in_packet")
+RESUME_S = 30
+"""How long a broker keeps a session of `Session.PROCESS`, in seconds: after that, what waits in it is stale."""
+
+_NOTICES = 16
+
+_OVERHEAD_BYTES = 64
+"""What a packet has beside topic and payload, at most."""
 
 
 class _State(enum.IntEnum):
@@ -63,174 +72,9 @@ class _State(enum.IntEnum):
     WAITING = enum.auto()  # for the next attempt
     DIALLING = enum.auto()  # a thread resolves the name and connects
     GREETING = enum.auto()  # CONNECT is sent
+    ANSWERED = enum.auto()  # and answered, but by nothing to go on with
     SUBSCRIBING = enum.auto()  # SUBSCRIBE is sent
     ONLINE = enum.auto()
-
-
-class _Sink(Protocol):
-    """Whoever takes what the lean client parsed."""
-
-    def took(self, message: packets.Published) -> None: ...
-
-    def settled(self, mid: int, code: int) -> None: ...
-
-
-class _LeanClient(mqtt.Client):
-    """paho's client, reading ahead, with the packets of the hot path handled beside it.
-
-    paho asks the socket for a packet in four small pieces; read ahead, one system call brings many packets. While
-    `corked`, packets are gathered; then one system call sends them, and the broker wakes up once.
-    """
-
-    sink: _Sink
-    corked = 0
-    tls_error: ssl.SSLError | None = None
-    """What TLS said as it ended the connection; paho tells of no more than the end."""
-    _ahead = b""
-    _at = 0
-    _dry = False
-    _plain = True
-
-    def begin_connection(self, sock: Any) -> None:
-        """Forget what was read ahead, or gathered, on an earlier connection."""
-        self._ahead, self._at, self._dry = b"", 0, False
-        self.tls_error = None
-        self._gathered: list[bytes] = []
-        # TLS holds back bytes of its own, so that a short read does not mean an empty socket.
-        self._plain = not hasattr(sock, "pending")
-
-    # Receiving.
-
-    def begin_turn(self) -> None:
-        """Allow the socket to be asked again."""
-        self._dry = False
-
-    def reads_ahead(self) -> bool:
-        """Whether bytes are left that the socket will not announce again."""
-        return self._at < len(self._ahead)
-
-    def read_packet(self) -> None:
-        """Handle the next packet, or what has arrived of it."""
-        if self._at == len(self._ahead) and not self._dry and not self._in_packet["command"]:
-            self._fill()
-        if not self._take_hot_packet():
-            self.loop_read()
-
-    def _fill(self) -> None:
-        """Read ahead; whatever goes wrong will go wrong for paho once more, which knows what to do."""
-        sock = self.socket()
-        if sock is None or not self._plain:
-            return
-        with contextlib.suppress(OSError):
-            self._ahead, self._at = sock.recv(_READ_BYTES), 0
-            # A short read emptied the socket: asking it again would be a system call to learn nothing. No bytes at
-            # all are the connection's end, which paho shall see.
-            self._dry = 0 < len(self._ahead) < _READ_BYTES
-
-    def _take_hot_packet(self) -> bool:
-        """Handle a complete PUBLISH or PUBACK that was read ahead; False leaves it to paho."""
-        ahead, at = self._ahead, self._at
-        if at == len(ahead) or self._in_packet["command"]:
-            return False
-        header = ahead[at]
-        kind = header & 0xF0
-        if kind not in (packets.PUBLISH, packets.PUBACK):
-            return False
-        found = packets.frame(ahead, at)
-        if found is None:
-            return False
-        body = ahead[found[0] : found[1]]
-        try:
-            if kind == packets.PUBACK:
-                mid, code = packets.parse_puback(body)
-                self._at = found[1]
-                self.sink.settled(mid, code)
-            else:
-                message = packets.parse_publish(header, body, five=self._protocol == MQTTProtocolVersion.MQTTv5)
-                self._at = found[1]
-                self.sink.took(message)
-        except ValueError:
-            return False  # paho ends a connection that brings malformed packets
-        return True
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        at = self._at
-        if at == len(self._ahead):
-            if self._dry:
-                raise BlockingIOError
-            try:
-                self._ahead, at = super()._sock_recv(_READ_BYTES), 0
-            except ssl.SSLError as error:
-                self.tls_error = error
-                raise
-            self._dry = self._plain and len(self._ahead) < _READ_BYTES
-        piece = self._ahead[at : at + bufsize]
-        self._at = at + len(piece)
-        return piece
-
-    def _handle_publish(self) -> MQTTErrorCode:
-        five = self._protocol == MQTTProtocolVersion.MQTTv5
-        try:
-            self.sink.took(packets.parse_publish(self._in_packet["command"], self._in_packet["packet"], five=five))
-        except ValueError:
-            return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
-
-    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
-        try:
-            if cmd == "PUBACK":
-                self.sink.settled(*packets.parse_puback(self._in_packet["packet"]))
-        except ValueError:
-            return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
-
-    # Sending.
-
-    def backed_up(self) -> bool:
-        """Whether the socket took less than it was given."""
-        return len(self._out_packet) > 0
-
-    def send_packet(self, packet: bytes) -> None:
-        """Send a packet now, or with others at `uncork`; what the socket does not take waits in paho's queue."""
-        if self.corked:
-            self._gathered.append(packet)
-            return
-        sent = 0
-        sock = self.socket()
-        if sock is not None and self._plain and not self._out_packet:
-            with contextlib.suppress(OSError):  # paho will meet it again, and knows what to do
-                sent = sock.send(packet)
-        if sent < len(packet):
-            self._packet_queue(packets.PUBACK, packet[sent:], 0, 1)
-
-    def uncork(self) -> None:
-        """Send what was gathered, once every `cork` has its `uncork`."""
-        self.corked = max(0, self.corked - 1)
-        if self._gathered and not self.corked:
-            gathered, self._gathered = self._gathered, []
-            self.send_packet(gathered[0] if len(gathered) == 1 else b"".join(gathered))
-
-    def fresh_mid(self, used: Container[int]) -> int:
-        """Return a packet id that is not in `used`."""
-        while (mid := self._mid_generate()) in used:
-            pass
-        return mid
-
-
-@dataclass(slots=True)
-class _Outgoing:
-    """A publish at QoS 1 that waits or is under way. `expires_at` is of the monotonic clock, in seconds."""
-
-    topic: str
-    payload: bytes
-    retain: bool
-    content_type: str | None
-    expires_at: float | None
-    token: str | None
-
-    @property
-    def size(self) -> int:
-        return len(self.topic) + len(self.payload)
 
 
 class _Pending:
@@ -243,15 +87,21 @@ class _Pending:
         self.done = False
 
 
+_transports: weakref.WeakSet[PahoTransport] = weakref.WeakSet()
+"""Those that are open, for a child process that is forked from this one."""
+
+
 class PahoTransport:
     """`Transport` over MQTT 5, or over MQTT 3.1.1 where the broker knows no other.
 
     `will` is a topic and a payload, retained at QoS 1. `receive_maximum` bounds received messages without an
     acknowledgement (with MQTT 5). Acknowledgements go out in the order of arrival, as MQTT demands (rumqttd
     cuts off whoever does otherwise), so one that is given early waits for those before it. `offline_items`
-    and `offline_bytes` bound what waits for the connection or for the broker's acknowledgements. `clean` asks
-    for a session without memory. `protocol` is "5" or "3.1.1"; `last_error` is one line on why there is no
-    connection, or on what was refused.
+    and `offline_bytes` bound the lane WORK while it waits for the connection or for the broker's acknowledgements.
+    `trial_payload` is what every reader of every topic ignores, see `blame`. `protocol` is "5" or "3.1.1"; `last_error`
+    is one line on why there is no connection, or on what was refused; `notices` are lines on what the broker does not
+    take, and this goes on without: whoever shows them takes them out. `judging` says whether the last connection ended
+    while it was being found out what the broker hangs up on, which a notice will say.
     """
 
     def __init__(
@@ -263,32 +113,36 @@ class PahoTransport:
         receive_maximum: int = 8,
         offline_items: int = 4096,
         offline_bytes: int = 8 << 20,
-        clean: bool = False,
+        session: Session = Session.PROCESS,
+        trial_payload: bytes = b"",
     ) -> None:
         self.lock = threading.RLock()
         self.online = False
-        self.offline_dropped = 0
-        self.protocol: Literal["5", "3.1.1"] = "5"
+        self.judging = False
         self.last_error: str | None = None
+        self.notices: deque[str] = deque(maxlen=_NOTICES)
+        self.outbox = Outbox(offline_items, offline_bytes)
         self._settings = settings
         self._address = f"{settings.host}:{settings.port}"
         self._client_id = client_id
         self._will = will
         self._receive_maximum = receive_maximum
-        self._offline_items = offline_items
-        self._offline_bytes = offline_bytes
-        self._clean = clean
+        self._session = session
+        self._began = session is not Session.PROCESS
+        """Whether the broker has forgotten what an earlier process left, where that is wanted."""
         self._random = random.Random()  # noqa: S311 - jitter
         self._listener: Listener | None = None
-        self._subscriptions: tuple[tuple[str, int], ...] = ()
         self._state = _State.CLOSED
         self._bell: tuple[socket.socket, socket.socket] | None = None
         self._poller = select.poll()
         self._probe = select.poll()
         self._registered: tuple[int, int] | None = None
-        # The protocol is settled by the first CONNACK that accepts; until then it alternates.
-        self._protocol_settled = False
-        self._silent_ends = 0
+        versions: tuple[Version, ...] = ("5", "3.1.1")
+        if settings.mqtt_version != "auto":
+            versions = ("5",) if settings.mqtt_version == 5 else ("3.1.1",)
+        self._greeting = Greeting(versions, has_will=will is not None)
+        self._filters = Filters((), FILTERS_A_SUBSCRIBE)
+        self._blame = Blame(trial_payload)
         self._failures = 0
         self._hopeless = False
         self._retry_at = 0.0
@@ -300,12 +154,31 @@ class PahoTransport:
         self._events: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._early: list[Received] = []
         self._announced = False
-        self._unsent: deque[_Outgoing] = deque()
-        self._unsent_bytes = 0
-        self._under_way: dict[int, _Outgoing] = {}
+        self._paused = False
+        self._turn_bytes = 0
+        self._forked = False
+        self._alone = False
+        """Whether what is under way is so by itself, to see whether the broker hangs up on it."""
+        self._under_way: dict[int, Outgoing] = {}
         self._unacknowledged: deque[_Pending] = deque()
+        self._warned: set[str] = set()
         self._tls: ssl.SSLContext | None = None
         self._client = self._new_client()
+
+    @property
+    def protocol(self) -> Version:
+        """The version of MQTT that is spoken, or tried next."""
+        return self._greeting.version
+
+    @property
+    def offline_dropped(self) -> int:
+        """Messages given up, of all lanes."""
+        return self.outbox.dropped.total()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be sent, or to be acknowledged by the broker."""
+        return not self.outbox and not self._under_way
 
     # Life: open, connect, close.
 
@@ -317,13 +190,14 @@ class PahoTransport:
                 self._tls = login.tls_context(self._settings.tls)
                 self._client.tls_set_context(self._tls)
             self._listener = listener
-            self._subscriptions = tuple((name, min(qos, 1)) for name, qos in subscriptions)
+            self._filters = Filters([(name, min(qos, 1)) for name, qos in subscriptions], FILTERS_A_SUBSCRIBE)
             self._bell = socket.socketpair()
             for end in self._bell:
                 end.setblocking(False)
             self._poller.register(self._bell[0], select.POLLIN)
             self._state = _State.WAITING
             self._retry_at = 0.0
+            _transports.add(self)
 
     def connect_now(self, timeout_s: float) -> None:
         """Poll until online; BrokerError with the reason after `timeout_s`, or at once if it cannot heal."""
@@ -334,18 +208,43 @@ class PahoTransport:
                 raise BrokerError(self.last_error or f"{self._address} did not answer within {timeout_s:g} s")
             self.poll(min(left, 0.1))
 
+    def unsubscribe(self, names: Sequence[str]) -> None:
+        """Ask for no more messages of these filters; called with the lock held."""
+        names = [name for name in names if name in self._filters.names]
+        self._filters.remove(names)
+        if self.online and names:
+            self._client.unsubscribe(names)
+            self.wake()
+
+    def pause(self, *, paused: bool) -> None:
+        """Stop reading from the socket, or go on; the connection is kept alive meanwhile. With the lock held.
+
+        Whatever else comes on this connection waits too: acknowledgements, and the news that it was lost.
+        """
+        self._paused = paused
+
     def close(self) -> None:
-        """Send what waits, disconnect (the will is not sent) and free the descriptors, within about 1 s."""
+        """Send what waits, disconnect (the will is not sent) and free the descriptors, within about 1 s.
+
+        A session of this process alone ends with it.
+        """
         until = time.monotonic() + _CLOSE_S
-        while self.online and (self._unsent or self._under_way) and time.monotonic() < until:
+        while self.online and not self.idle and time.monotonic() < until:
             self._serve_closing()
         with self.lock:
             was, self._state = self._state, _State.CLOSED
             self.online = False
             self._events.clear()
             if was >= _State.GREETING:
-                self._client.disconnect()
+                self._say_goodbye()
             self._release()
+
+    def _say_goodbye(self) -> None:
+        properties = None
+        if self._session is Session.PROCESS and self.protocol == "5":
+            properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = 0
+        self._client.disconnect(properties=properties)
 
     def _serve_closing(self) -> None:
         self._probe.poll(20)
@@ -357,6 +256,7 @@ class PahoTransport:
                 self._flush()
 
     def _release(self) -> None:
+        _transports.discard(self)
         if self._registered is not None:
             self._poller.unregister(self._registered[0])
             self._registered = None
@@ -366,6 +266,21 @@ class PahoTransport:
             self._poller.unregister(bell[0])
             for end in bell:
                 end.close()
+
+    def _let_go(self) -> None:
+        """Leave the connection to the process from which this one was forked."""
+        self.lock = threading.RLock()  # whoever held it is not in this process
+        self._forked = True
+        self.online = False
+        self._state = _State.CLOSED
+        self.last_error = (
+            f"this process was forked from the one that is connected to {self._address}: "
+            "open a connection of its own after the fork"
+        )
+        self._client.let_go()
+        for end in self._bell or ():
+            end.close()
+        self._bell = None
 
     # Sending.
 
@@ -379,79 +294,125 @@ class PahoTransport:
         content_type: str | None = None,
         expiry_s: float | None = None,
         token: str | None = None,
+        lane: Lane = Lane.WORK,
     ) -> None:
         """Send now, or queue where offline, backed up or at the window's bound; see `Transport.publish`.
 
-        At QoS 0 a message is dropped and counted in `offline_dropped` where it could not be sent at once.
-        QoS 2 counts as 1.
+        At QoS 0 a message is dropped and counted where it could not be sent at once. QoS 2 counts as 1.
         """
-        if len(topic) + len(payload) + 64 > self._max_packet_bytes:
-            raise LocalProtocolError("size", self._too_large(topic, len(payload)))
+        self._check(topic, payload)
         client = self._client
         free = self.online and not client.backed_up()
-        if qos == 0:
+        if qos == 0 and not (self._alone or self._blame.suspects(topic)):
             if free:
+                self._blame.sent_at_0(topic)
                 properties = self._properties(content_type, expiry_s)
                 client.send_packet(packets.publish(topic, payload, mid=None, retain=retain, properties=properties))
             else:
-                self.offline_dropped += 1
+                self.outbox.dropped[Lane.LOSSY] += 1
         else:
             expires_at = None if expiry_s is None else time.monotonic() + expiry_s
-            item = _Outgoing(topic, payload, retain, content_type, expires_at, token)
-            if free and not self._unsent and len(self._under_way) < self._window:
+            if qos:
+                item = Outgoing(topic, payload, retain, content_type, expires_at, token, lane)
+                if self._blame.refusals:
+                    self._blame.mark_retry(item)
+            else:
+                item = at_qos_1(topic, payload, content_type)
+            if free and not self.outbox and len(self._under_way) < self._window and self._may_go(item):
                 self._send(item, expiry_s)
             else:
-                self._enqueue(item)
+                self.outbox.put(item)
+                self._mourn()
         if client.backed_up():
             self.wake()  # the polling thread waits for reading alone
+
+    def _check(self, topic: str, payload: bytes) -> None:
+        """Raise LocalProtocolError for what the broker would not take."""
+        if self._forked:
+            raise LocalProtocolError("forked", self.last_error or "")
+        nbytes = len(topic) + len(payload)
+        if nbytes + _OVERHEAD_BYTES > self._max_packet_bytes:
+            raise LocalProtocolError("size", self._too_large(topic, len(payload)))
+        if self._blame.refusals:
+            verdict = self._blame.refuses(topic, nbytes, time.monotonic())
+            if verdict is not None:
+                raise LocalProtocolError("refused", self._explain(verdict))
+
+    def _explain(self, verdict: Verdict) -> str:
+        match verdict.why:
+            case "topic":
+                return explain.hangs_up_on_publish(self._settings, verdict.topic, verdict.nbytes)
+            case "size":
+                return explain.hangs_up_on_size(self._settings, verdict.nbytes, verdict.passed)
+            case "retained":
+                return explain.hangs_up_on_retained(self._settings)
+            case "qos":
+                return explain.hangs_up_on_qos(self._settings)
+
+    def _mourn(self) -> None:
+        """Tell the listener of messages that were given up."""
+        while self.outbox.casualties:
+            token = self.outbox.casualties.popleft()
+            if self._listener is not None:
+                self._events.append((self._listener.given_up, (token,)))
 
     def _properties(self, content_type: str | None, expiry_s: float | None) -> bytes:
         return packets.properties(content_type, expiry_s) if self.protocol == "5" else b""
 
     def _too_large(self, topic: str, payload_bytes: int) -> str:
-        limit = self._max_packet_bytes
-        return f"{payload_bytes} bytes on {topic} exceed the {limit} that {self._address} takes in a packet"
+        return explain.too_large(self._settings, topic, payload_bytes, self._max_packet_bytes)
 
-    def _send(self, item: _Outgoing, expiry_s: float | None) -> None:
+    def _may_go(self, item: Outgoing) -> bool:
+        """Whether a message may be under way with those that are."""
+        return not self._under_way or not (self._alone or alone(item))
+
+    def _send(self, item: Outgoing, expiry_s: float | None) -> None:
+        properties = self._properties(item.content_type, expiry_s)
+        retain = item.retain and self._blame.retains
+        if not self._blame.takes_qos_1:
+            # Nobody will acknowledge it: it is settled by being sent.
+            self._client.send_packet(
+                packets.publish(item.topic, item.payload, mid=None, retain=retain, properties=properties)
+            )
+            if item.token is not None and self._listener is not None:
+                self._events.append((self._listener.published, (item.token,)))
+            return
         mid = self._client.fresh_mid(self._under_way)
         self._under_way[mid] = item
-        self._transmit(mid, item, expiry_s)
-
-    def _transmit(self, mid: int, item: _Outgoing, expiry_s: float | None, *, dup: bool = False) -> None:
-        properties = self._properties(item.content_type, expiry_s)
+        self._alone = alone(item)
+        if self._alone:
+            item.sent_at = time.monotonic()
+        item.mark = self._blame.mark
         self._client.send_packet(
-            packets.publish(item.topic, item.payload, mid=mid, retain=item.retain, dup=dup, properties=properties)
+            packets.publish(
+                item.topic, item.payload, mid=mid, retain=retain, dup=item.losses > 0, properties=properties
+            )
         )
 
-    def _send_again(self) -> None:
-        """Repeat what the broker had not acknowledged when the connection was lost, under its old packet ids."""
-        now = time.monotonic()
-        for mid, item in self._under_way.items():
-            expiry_s = None if item.expires_at is None else max(0.0, item.expires_at - now)
-            self._transmit(mid, item, expiry_s, dup=True)
-
-    def _enqueue(self, item: _Outgoing) -> None:
-        self._unsent.append(item)
-        self._unsent_bytes += item.size
-        while len(self._unsent) > self._offline_items or self._unsent_bytes > self._offline_bytes:
-            self._unsent_bytes -= self._unsent.popleft().size
-            self.offline_dropped += 1
-
     def _flush(self) -> None:
-        """Send what waits, as far as window and socket allow; drop what has expired or is now too large."""
-        while self._unsent and self.online and len(self._under_way) < self._window:
+        """Send what waits, as far as window and socket allow; drop what has expired or would not be taken."""
+        now = time.monotonic()
+        while self.online and len(self._under_way) < self._window and not self._alone:
             if self._client.backed_up():
                 break
-            item = self._unsent.popleft()
-            self._unsent_bytes -= item.size
-            left_s = None if item.expires_at is None else item.expires_at - time.monotonic()
-            if left_s is not None and left_s <= 0:
-                self.offline_dropped += 1
-            elif item.size + 64 > self._max_packet_bytes:
-                self.last_error = self._too_large(item.topic, len(item.payload))
-                self.offline_dropped += 1
+            if self._blame.trials and not self._under_way:
+                item: Outgoing | None = self._blame.trials.popleft()
             else:
-                self._send(item, left_s)
+                item = self.outbox.pop(now)
+            if item is None:
+                break
+            if not self._may_go(item):
+                self.outbox.put_back([item])
+                break
+            try:
+                if not item.strikes:  # else it goes out to be judged
+                    self._check(item.topic, item.payload)
+            except LocalProtocolError as error:
+                self.last_error = error.detail
+                self.outbox.drop(item)
+                continue
+            self._send(item, None if item.expires_at is None else item.expires_at - now)
+        self._mourn()
 
     def acknowledge(self, token: object) -> None:
         """Acknowledge a received message; harmless for QoS 0, twice, and after a reconnect."""
@@ -502,7 +463,7 @@ class PahoTransport:
 
     def _patience_s(self, timeout_s: float) -> float:
         """Return how long to wait for the network: never past what housekeeping or the next attempt needs."""
-        if self._events or self._state is _State.CLOSED or self._client.reads_ahead():
+        if self._events or self._state is _State.CLOSED or (self._client.reads_ahead() and not self._paused):
             return 0.0
         if self._state is _State.WAITING:
             timeout_s = min(timeout_s, self._retry_at - time.monotonic())
@@ -514,25 +475,29 @@ class PahoTransport:
                 self._bell[0].recv(4096)
 
     def _serve(self, readable: bool) -> None:
-        if readable or self._client.reads_ahead():
+        if readable or (self._client.reads_ahead() and not self._paused):
             self._read()
         if self._client.want_write():
             self._client.loop_write()
-        if self._unsent:
+        if self.outbox or self._blame.trials:
             self._flush()
         now = time.monotonic()
         if now >= self._housekeeping_at:
             self._housekeeping_at = now + _HOUSEKEEPING_S
-            self._client.loop_misc()
-            if self._state in (_State.GREETING, _State.SUBSCRIBING) and now > self._greeting_until:
+            if self._paused:
+                self._client.ping_unheard()
+            else:
+                self._client.loop_misc()
+            if _State.GREETING <= self._state < _State.ONLINE and now > self._greeting_until:
                 self._hang_up(f"{self._address} takes connections but does not answer MQTT: is it a broker?")
 
     def _read(self) -> None:
         """Read until nothing is pending, or _BURST packets."""
         self._client.begin_turn()
+        self._turn_bytes = 0
         for _ in range(_BURST):
             self._client.read_packet()
-            if self._client.socket() is None or not self._client.reads_ahead():
+            if self._client.socket() is None or not self._client.reads_ahead() or self._turn_bytes > _BURST_BYTES:
                 break
 
     def _dispatch(self) -> None:
@@ -547,7 +512,7 @@ class PahoTransport:
         sock = self._client.socket() if self._state >= _State.GREETING else None
         wanted = None
         if sock is not None:
-            mask = select.POLLIN | (select.POLLOUT if self._client.want_write() else 0)
+            mask = (0 if self._paused else select.POLLIN) | (select.POLLOUT if self._client.want_write() else 0)
             wanted = (sock.fileno(), mask)
         if wanted != self._registered:
             if self._registered is not None:
@@ -558,13 +523,13 @@ class PahoTransport:
 
     # Connecting.
 
-    def _new_client(self) -> _LeanClient:
-        _check_paho()
+    def _new_client(self) -> LeanClient:
+        check_paho()
         five = self.protocol == "5"
-        client = _LeanClient(
+        client = LeanClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
-            clean_session=None if five else self._clean,
+            clean_session=None if five else self._cleans,
             protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
             manual_ack=True,
@@ -580,9 +545,22 @@ class PahoTransport:
         client.on_socket_open = self._on_socket_open
         if self._tls is not None:
             client.tls_set_context(self._tls)
-        if self._will is not None:
-            client.will_set(self._will[0], self._will[1], qos=1, retain=True)
+        if self._will is not None and self._greeting.with_will:
+            qos = 1 if self._blame.takes_qos_1 else 0
+            client.will_set(self._will[0], self._will[1], qos=qos, retain=self._blame.retains)
         return client
+
+    @property
+    def _cleans(self) -> bool:
+        """Whether the broker is to forget what it kept.
+
+        With MQTT 3.1.1 nothing is kept but over restarts: there a session never expires, so one that is kept for a
+        process would outlive it; and a client of rumqttd with a shared subscription and a session takes the broker with
+        it when it dies, see `broker_config.embedded`.
+        """
+        if self.protocol != "5":
+            return self._session is not Session.DURABLE
+        return self._session is Session.NONE or not self._began
 
     def _dial_if_due(self) -> None:
         with self.lock:
@@ -598,12 +576,10 @@ class PahoTransport:
             self._client.username_pw_set(self._settings.username, login.read_password(self._settings))
             if self._tls is not None and self._settings.tls is not None:
                 login.load_tls_files(self._tls, self._settings.tls)
-            self._client.connect(
-                self._settings.host, self._settings.port, self._settings.keepalive_s, **self._greeting()
-            )
+            self._client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s, **self._mqtt_5())
         except (OSError, ValueError, ConfigError) as caught:
             error = explain.unreachable(self._settings, caught)
-            self._hopeless = isinstance(caught, ssl.SSLError)
+            self._hopeless = isinstance(caught, ssl.SSLError | ConnectionRefusedError | socket.gaierror)
         with self.lock:
             if self._state is _State.CLOSED:
                 self._client.disconnect()
@@ -617,13 +593,18 @@ class PahoTransport:
                 self._housekeeping_at = 0.0
             self.wake()
 
-    def _greeting(self) -> dict[str, Any]:
+    def _mqtt_5(self) -> dict[str, Any]:
         if self.protocol != "5":
             return {}
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.SessionExpiryInterval = 0 if self._clean else self._settings.session_expiry_s
+        properties.SessionExpiryInterval = {
+            Session.NONE: 0,
+            Session.PROCESS: RESUME_S,
+            Session.DURABLE: self._settings.session_expiry_s,
+        }[self._session]
         properties.ReceiveMaximum = self._receive_maximum
-        return {"clean_start": self._clean, "properties": properties}
+        properties.MaximumPacketSize = MAX_INCOMING_BYTES
+        return {"clean_start": self._cleans, "properties": properties}
 
     def _hang_up(self, why: str) -> None:
         """Close a connection that is of no use."""
@@ -634,39 +615,60 @@ class PahoTransport:
         if sock is not None:  # the DISCONNECT did not go out
             sock.close()
 
-    def _ended(self, why: str | None) -> None:
+    def _ended(self, why: str | None, *, soon: bool = False) -> None:
         """Enter the wait for the next attempt. Idempotent: paho may report one end twice."""
         if self._state in (_State.CLOSED, _State.WAITING):
             return
         now = time.monotonic()
-        if self._state is _State.ONLINE and now - self._online_since >= _STABLE_S:
+        was, self._state = self._state, _State.WAITING
+        if was is _State.ONLINE and now - self._online_since >= _STABLE_S:
             self._failures = 0
-        soon = self._state is _State.GREETING and self._try_other_protocol()
-        self._state = _State.WAITING
+        if was is _State.GREETING and why is not None:
+            before = self._greeting.version, self._greeting.with_will
+            soon = self._greeting.unanswered() or soon
+            if before != (self._greeting.version, self._greeting.with_will):
+                self._client = self._new_client()
+        elif was is _State.SUBSCRIBING:
+            self._judge_filter(self._filters.unanswered())
         self.online = False
+        # What the broker hangs up on is soon found out: no need to hold off for long.
+        judging = self.judging = self._alone
+        self._take_back(now)
         self._unacknowledged.clear()
         self._early.clear()
         if why is not None:
             self.last_error = why
-        delay = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** min(self._failures, 10))
-        self._failures += 0 if soon else 1
+        delay = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (0 if judging else min(self._failures, 10)))
+        self._failures += 0 if soon or judging else 1
         self._retry_at = now if soon else now + delay * self._random.uniform(0.5, 1.0)
         if self._announced and self._listener is not None:
             self._announced = False
             self._events.append((self._listener.disconnected, (self.last_error or "connection lost",)))
         self.wake()
 
-    def _try_other_protocol(self) -> bool:
-        """After two ends without a CONNACK, change the protocol. True: the next attempt comes at once."""
-        if self._protocol_settled:
-            return False
-        self._silent_ends += 1
-        if self._silent_ends % 2 == 0:
-            self._use("3.1.1" if self.protocol == "5" else "5")
-        return self._silent_ends < 4  # both protocols twice; then the usual back-off
+    def _take_back(self, now: float) -> None:
+        """Have what was under way sent again, or give up what the broker hangs up on."""
+        again, given_up, verdict = self._blame.lost(list(self._under_way.values()), now)
+        self._under_way.clear()
+        self._alone = False
+        self.outbox.put_back(again)
+        for item in given_up:
+            self.outbox.drop(item)
+        self._mourn()
+        self._note(verdict)
 
-    def _use(self, protocol: Literal["5", "3.1.1"]) -> None:
-        self.protocol = protocol
+    def _note(self, verdict: Verdict | None) -> None:
+        if verdict is not None:
+            self.notices.append(self._explain(verdict))
+
+    def _judge_filter(self, name: str | None) -> None:
+        if name is not None:
+            self.notices.append(explain.hangs_up_on_subscribe(self._settings, [name]))
+
+    def _begin_anew(self) -> None:
+        """End a connection in good order and connect again at once, as another client would."""
+        self._ended(None, soon=True)
+        self._client.disconnect()
         self._client = self._new_client()
 
     # What paho calls, with `lock` held.
@@ -691,41 +693,66 @@ class PahoTransport:
         if reason.is_failure:
             self._refused(reason.getName())
             return
-        self._protocol_settled = True
+        doubted_will = self._greeting.confirming
+        if self._greeting.answered() == "confirm":
+            self._state = _State.ANSWERED
+            self._events.append((self._begin_anew, ()))
+            return
+        if self._will is not None and not self._greeting.with_will and not doubted_will:
+            self._warn_once(explain.hangs_up_on_will(self._settings))
+        self._began = True
         self._learn_limits(properties)
         self._state = _State.SUBSCRIBING
-        if self._subscriptions:
-            client.subscribe(list(self._subscriptions))
+        self._filters.begin()
+        self._subscribe_on(client)
+
+    def _subscribe_on(self, client: mqtt.Client) -> None:
+        """Subscribe to the next few filters, or be online."""
+        asked = self._filters.ask()
+        if asked:
+            client.subscribe(asked)
         else:
             # Later, outside of paho's callback and its locks.
             self._events.append((self._be_online, ()))
 
+    def _warn_once(self, line: str) -> None:
+        if line not in self._warned:
+            self._warned.add(line)
+            self.notices.append(line)
+
     def _refused(self, reason: str) -> None:
-        if reason == "Unsupported protocol version" and not self._protocol_settled:
-            self._silent_ends |= 1  # as good as the second end without an answer
-            return
-        self._hopeless = reason in explain.REFUSED_LOGIN
-        self.last_error = explain.refusal(self._settings, self._client_id, reason)
-        self._state = _State.SUBSCRIBING  # answered: not a matter of the protocol
+        self._state = _State.ANSWERED
+        if reason == "Unsupported protocol version" and self._greeting.other_version():
+            self._events.append((self._begin_anew, ()))
+        elif reason == "Retain not supported" and self._blame.retains:
+            self._blame.retains = False
+            self._warn_once(explain.takes_no_retained(self._settings))
+            self._events.append((self._begin_anew, ()))
+        elif reason == "QoS not supported" and self._blame.takes_qos_1:
+            self._blame.takes_qos_1 = False
+            self._warn_once(explain.takes_no_qos_1(self._settings))
+            self._events.append((self._begin_anew, ()))
+        else:
+            self._hopeless = reason in explain.REFUSED_LOGIN
+            self.last_error = explain.refusal(self._settings, self._client_id, reason)
 
     def _learn_limits(self, properties: Properties | None) -> None:
         silent = _PROTOCOL_LIMIT_BYTES if self.protocol == "5" else _SILENT_LIMIT_BYTES
         self._max_packet_bytes = getattr(properties, "MaximumPacketSize", silent)
-        window = min(_WINDOW, getattr(properties, "ReceiveMaximum", _WINDOW))
-        fits = all(item.size + 64 <= self._max_packet_bytes for item in self._under_way.values())
-        self._window = window
-        if len(self._under_way) > window or not fits:
-            # Sent again all at once they would break the broker's bound, and it would hang up, for ever.
-            self._unsent.extendleft(reversed(self._under_way.values()))
-            self._unsent_bytes += sum(item.size for item in self._under_way.values())
-            self._under_way.clear()
+        self._window = min(_WINDOW, getattr(properties, "ReceiveMaximum", _WINDOW))
+        if not getattr(properties, "RetainAvailable", 1):
+            self._blame.retains = False
+            self._warn_once(explain.takes_no_retained(self._settings))
+        if getattr(properties, "MaximumQoS", 2) == 0:
+            self._blame.takes_qos_1 = False
+            self._warn_once(explain.takes_no_qos_1(self._settings))
 
     def _on_subscribe(
-        self, _client: mqtt.Client, _userdata: object, _mid: int, reasons: list[Any], _properties: object
+        self, client: mqtt.Client, _userdata: object, _mid: int, reasons: list[Any], _properties: object
     ) -> None:
         refused = [
             f"{name} ({reason.getName()})"
-            for (name, _), reason in zip(self._subscriptions, reasons, strict=False)
+            for (name, _), reason in zip(self._filters.asked, reasons, strict=False)
             if reason.is_failure
         ]
         if refused:
@@ -734,7 +761,7 @@ class PahoTransport:
             # Hanging up inside paho's callback would wait for paho's own lock.
             self._events.append((self._hang_up, (why,)))
         else:
-            self._events.append((self._be_online, ()))
+            self._subscribe_on(client)
 
     def _be_online(self) -> None:
         if self._state is not _State.SUBSCRIBING or self._listener is None:
@@ -747,7 +774,6 @@ class PahoTransport:
         listener = self._listener
         self._events.extendleft((listener.received, (message,)) for message in reversed(self._early))
         self._early.clear()
-        self._send_again()
         self._flush()
         listener.connected()
 
@@ -765,6 +791,8 @@ class PahoTransport:
                 why += f"; if it does so again and again, another client uses the id {self._client_id!r}"
         elif self._state is _State.GREETING:
             why = explain.no_mqtt(self._settings, self._client.tls_error)
+        elif self._state is _State.SUBSCRIBING and self._filters.asked:
+            why = f"{self._address} closed the connection when asked for {self._filters.asked[0][0]}"
         self._ended(why)
 
     # What the lean client calls, with `lock` held.
@@ -772,6 +800,7 @@ class PahoTransport:
     def took(self, packet: packets.Published) -> None:
         """Queue a received message for the listener."""
         token = None
+        self._turn_bytes += len(packet.payload)
         if packet.mid is not None:
             token = _Pending(packet.mid)
             self._unacknowledged.append(token)
@@ -786,18 +815,34 @@ class PahoTransport:
         item = self._under_way.pop(mid, None)
         if item is None:
             return
+        self._alone = False
+        self._note(self._blame.passed(item, time.monotonic()))
+        if self._blame.doubted:
+            for doubted in self._blame.doubted:
+                self.outbox.drop(doubted)
+            self._blame.doubted.clear()
+            self._mourn()
         if code >= 0x80:
             self.last_error = f"{self._address} refuses publishes on {item.topic} (code {code}): check its ACL"
         if item.token is not None and self._listener is not None:
             self._events.append((self._listener.published, (item.token,)))
 
+    def skipped(self, topic: str, nbytes: int, mid: int | None) -> None:
+        """Acknowledge a message that is too large to be read, so that it does not come again."""
+        if mid is not None:
+            pending = _Pending(mid)
+            self._unacknowledged.append(pending)
+            self.acknowledge(pending)
+        self._warn_once(
+            f"a message of {nbytes:,} bytes on {topic[:120]!a} was not read, for at most {MAX_INCOMING_BYTES:,} are: "
+            "find out who sends it, and forbid it in the broker's ACL"
+        )
 
-def _check_paho() -> None:
-    """Raise BrokerError where paho is so new, or so old, that the replaced handlers do not fit."""
-    known = set(dir(mqtt.Client)) | set(mqtt.Client.__init__.__code__.co_names)
-    missing = [name for name in _REPLACED if name not in known]
-    if missing:
-        from importlib.metadata import version
 
-        found = version("paho-mqtt")
-        raise BrokerError(f"paho-mqtt {found} is not known to work here: pip install 'paho-mqtt>=2.1,<2.3'")
+def _leave_to_the_parent() -> None:
+    for transport in list(_transports):
+        transport._let_go()
+    _transports.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)

@@ -11,16 +11,21 @@ once (MQTT 5.0, 4.3.3), so what is withheld must be harmless all the same. Sourc
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from distree.errors import BrokerError
-from distree.transport.packets import PUBLISH, Published, frame, parse_publish, puback, varint
+from distree.transport.login import reason
+from distree.transport.packets import PUBACK, PUBLISH, Published, frame, parse_publish, puback, publish, varint
 
 _CONNACK, _PUBREC, _PUBREL, _PUBCOMP, _SUBACK, _DISCONNECT = 0x20, 0x50, 0x60, 0x70, 0x90, 0xE0
+_PINGREQ, _PINGRESP = 0xC0, 0xD0
 _MAX_BYTES = 16 << 20
+_PUBACK_S = 5.0
 
 REFUSED = 0x80
 """Reason codes from here on are refusals."""
@@ -56,6 +61,20 @@ _TEXTS = frozenset({0x12, 0x15, 0x16, 0x1A, 0x1C, 0x1F})
 _PAIR = 0x26
 
 
+class HangUpError(BrokerError):
+    """The connection ended, by the broker or on the way to it: what was asked last may be why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Will:
+    """A message that the broker publishes if the connection ends without a DISCONNECT."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Greeting:
     """What a broker says in its CONNACK: `code` 0 for welcome, and its limits, where it names them."""
@@ -64,6 +83,7 @@ class Greeting:
     max_packet_bytes: int | None = None
     max_qos: int = 2
     receive_maximum: int = 65_535
+    retains: bool = True
     shares: bool = True
     why: str = ""
 
@@ -72,8 +92,9 @@ class Greeting:
 class ProbeClient:
     """One connection. `heard` gathers every message that comes in, whatever is being waited for.
 
-    Every method takes `until`, of the monotonic clock, and raises TimeoutError after it; BrokerError where the broker
-    ends the connection or breaks the protocol, and OSError (of TLS too) where the network fails.
+    Every method takes `until`, of the monotonic clock, and raises TimeoutError after it; HangUpError where the
+    connection ends, BrokerError where the broker breaks the protocol, and OSError where the network fails. While
+    greeting, an error of TLS is raised as it is: it may say what the broker wants.
     """
 
     sock: socket.socket
@@ -81,16 +102,24 @@ class ProbeClient:
     heard: list[Published] = field(default_factory=list)
     _ahead: bytes = b""
     _mid: int = 0
+    _greeted: bool = False
     _withheld: dict[str, int] = field(default_factory=dict)
 
-    def greet(self, client_id: str, username: str | None, password: str | None, until: float) -> Greeting:
+    def greet(
+        self, client_id: str, username: str | None, password: str | None, until: float, will: Will | None = None
+    ) -> Greeting:
         """Log in to a session without memory."""
         flags = 0x02 | (0x80 if username is not None else 0) | (0x40 if password is not None else 0)
+        last = b""
+        if will is not None:
+            flags |= 0x04 | will.qos << 3 | (0x20 if will.retain else 0)
+            last = self._no_properties() + _text(will.topic) + struct.pack(">H", len(will.payload)) + will.payload
         head = _text("MQTT") + bytes((5 if self.five else 4, flags)) + struct.pack(">H", 60)
-        texts = [client_id, *(text for text in (username, password) if text is not None)]
-        body = head + self._no_properties() + b"".join(map(_text, texts))
+        texts = [text for text in (username, password) if text is not None]
+        body = head + self._no_properties() + _text(client_id) + last + b"".join(map(_text, texts))
         self._send(0x10, body, until)
         answer = self._await(_CONNACK, lambda body: len(body) >= 2, until)
+        self._greeted = True
         if not self.five:
             return Greeting(code=_OLD_REFUSALS.get(answer[1], 0x80) if answer[1] else 0)
         # A broker that knows MQTT 3.1.1 alone answers without properties, and with its own codes.
@@ -102,21 +131,47 @@ class ProbeClient:
             max_packet_bytes=numbers.get(0x27),
             max_qos=numbers.get(0x24, 2),
             receive_maximum=numbers.get(0x21, 65_535),
+            retains=bool(numbers.get(0x25, 1)),
             shares=bool(numbers.get(0x2A, 1)),
             why=texts_found.get(0x1F, ""),
         )
 
     def subscribe(self, topic_filter: str, until: float) -> int:
         """Subscribe at QoS 1; return the reason code, from 0x80 on a refusal."""
-        mid = self._next_mid()
-        body = mid + self._no_properties() + _text(topic_filter) + b"\x01"
-        self._send(0x82, body, until)
-        return self._await(_SUBACK, lambda answer: answer[:2] == mid, until)[-1]
+        return self.subscribe_all([topic_filter], until)[0]
 
-    def withhold(self, topic: str, payload: bytes, until: float) -> int:
+    def subscribe_all(self, filters: Sequence[str], until: float) -> list[int]:
+        """Subscribe to several filters in one packet, at QoS 1; return their reason codes."""
+        mid = self._next_mid()
+        self._send(0x82, mid + self._no_properties() + b"".join(_text(name) + b"\x01" for name in filters), until)
+        answer = self._await(_SUBACK, lambda answer: answer[:2] == mid, until)
+        # With MQTT 5 properties stand before the codes.
+        codes = list(answer[len(answer) - len(filters) :])
+        if len(answer) < 2 + len(filters):
+            raise BrokerError("the broker answers a subscription with too few codes: is it an MQTT broker?")
+        return codes
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, until: float) -> int:
+        """Publish at QoS 0 or 1; return the reason code of the acknowledgement, 0 where there is none."""
+        mid = self._next_mid() if qos else None
+        number = None if mid is None else int.from_bytes(mid, "big")
+        packet = publish(topic, payload, mid=number, properties=self._no_properties())
+        self._send_packet(packet, until)
+        if mid is None:
+            return 0
+        answer = self._await(PUBACK, lambda answer: answer[:2] == mid, until)
+        return answer[2] if len(answer) > 2 else 0
+
+    def ping(self, until: float) -> None:
+        """Wait for an answer: what was sent before has then passed, or has ended the connection."""
+        self._send(_PINGREQ, b"", until)
+        self._await(_PINGRESP, lambda _: True, until)
+
+    def withhold(self, topic: str, payload: bytes, until: float, *, retain: bool = False) -> int:
         """Publish at QoS 2 and never release it; return the reason code (0 with MQTT 3.1.1, which has none)."""
         mid = self._next_mid()
-        self._send(PUBLISH | 0x04, _text(topic) + mid + self._no_properties() + payload, until)
+        header = PUBLISH | 0x04 | (0x01 if retain else 0)
+        self._send(header, _text(topic) + mid + self._no_properties() + payload, until)
         answer = self._await(_PUBREC, lambda answer: answer[:2] == mid, until)
         code = answer[2] if len(answer) > 2 else 0
         if code < REFUSED:
@@ -156,8 +211,16 @@ class ProbeClient:
         return self._mid.to_bytes(2, "big")
 
     def _send(self, header: int, body: bytes, until: float) -> None:
+        self._send_packet(bytes((header,)) + varint(len(body)) + body, until)
+
+    def _send_packet(self, packet: bytes, until: float) -> None:
         self.sock.settimeout(_left(until))
-        self.sock.sendall(bytes((header,)) + varint(len(body)) + body)
+        try:
+            self.sock.sendall(packet)
+        except TimeoutError:
+            raise
+        except (ConnectionError, ssl.SSLError) as error:
+            self._raise_ended(error)
 
     def _await(self, kind: int, fits: Callable[[bytes], bool], until: float) -> bytes:
         """Return the body of the next packet of a kind that fits, and handle what comes before it."""
@@ -175,10 +238,10 @@ class ProbeClient:
                 raise BrokerError(f"the broker sent a malformed message ({error})") from None
             self.heard.append(message)
             if message.mid is not None:
-                self.sock.sendall(puback(message.mid))
+                self._send_packet(puback(message.mid), time.monotonic() + _PUBACK_S)
         elif header & 0xF0 == _DISCONNECT:
             code = body[0] if body else 0
-            raise BrokerError(f"the broker ended the connection: {NAMES.get(code, f'code {code}')}")
+            raise HangUpError(f"the broker ended the connection: {NAMES.get(code, f'code {code}')}")
 
     def _packet(self, until: float) -> tuple[int, bytes]:
         """Return the first byte and the body of the next packet."""
@@ -186,13 +249,26 @@ class ProbeClient:
             if len(self._ahead) > _MAX_BYTES:
                 raise BrokerError("the broker sent a packet without end")
             self.sock.settimeout(_left(until))
-            more = self.sock.recv(1 << 16)
+            more = self._recv()
             if not more:
-                raise BrokerError("the broker closed the connection")
+                raise HangUpError("the broker closed the connection")
             self._ahead += more
         header, body = self._ahead[0], self._ahead[found[0] : found[1]]
         self._ahead = self._ahead[found[1] :]
         return header, body
+
+    def _recv(self) -> bytes:
+        try:
+            return self.sock.recv(1 << 16)
+        except TimeoutError:
+            raise
+        except (ConnectionError, ssl.SSLError) as error:
+            self._raise_ended(error)
+
+    def _raise_ended(self, error: OSError) -> NoReturn:
+        if isinstance(error, ssl.SSLError) and not self._greeted:
+            raise error
+        raise HangUpError(f"the connection to the broker ended ({reason(error)})") from None
 
 
 def _left(until: float) -> float:

@@ -209,7 +209,7 @@ def to_text(report: dict[str, Any]) -> str:
         f"accuracy: {_percent(accuracy['answers'])} against {accuracy['against']}, the last exit "
         f"{_percent(accuracy['last_exit'])}: drop {_points(accuracy['drop'])}; "
         f"{_percent(accuracy['differs_from_last_exit'])} of the answers differ from the last exit's",
-        f"audits: {audits['drawn']} drawn, {audits['lost']} lost, {audits['runs']} runs more",
+        f"audits: {audits['drawn']} drawn, {audits['lost']} lost; {audits['runs']} runs more, with those for probes",
         "",
         table(
             ["STAGE", "BOARDS", "RUNS", "BUSY %"],

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from distree.protocols import Listener, Received
 from distree.topics import Kind, parse
-from distree.types import Plan
+from distree.types import Lane, Plan
 from distree.wire import decode_plan
 from orchestrator.config import Pipeline, StoreConfig
 from orchestrator.service import POLL_S, Service, will_of
@@ -49,6 +49,8 @@ class Transport:
         self.online = False
         self.last_error: str | None = None
         self.offline_dropped = 0
+        self.notices: deque[str] = deque()
+        self.judging = False
         self._inbox, self._send = inbox, send
         self._listener: Listener | None = None
 
@@ -75,12 +77,19 @@ class Transport:
         content_type: str | None = None,  # noqa: ARG002
         expiry_s: float | None = None,  # noqa: ARG002
         token: str | None = None,  # noqa: ARG002
+        lane: Lane = Lane.WORK,  # noqa: ARG002
     ) -> None:
         """Hand a message to the broker."""
         self._send(topic, payload, retain)
 
     def acknowledge(self, token: object) -> None:
         """Nothing waits for it."""
+
+    def unsubscribe(self, names: Sequence[str]) -> None:
+        """The broker hands this client no more than it asked for."""
+
+    def pause(self, *, paused: bool) -> None:
+        """Nothing is read ahead."""
 
     def cork(self) -> None:
         """Nothing is gathered."""

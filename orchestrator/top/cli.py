@@ -10,6 +10,7 @@ from uuid import uuid4
 from distree.broker_options import add_broker_arguments, broker_settings
 from distree.errors import ConfigError
 from distree.transport.paho import PahoTransport
+from distree.types import Session
 from orchestrator.top.live import Live
 
 REFRESH_S = 1.0
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     if importlib.util.find_spec("rich") is None:
         raise ConfigError("distree top needs rich; run: pip install 'distree[top]'")
     settings = broker_settings(args)
-    transport = PahoTransport(settings, client_id=f"distree-top-{uuid4().hex[:8]}", clean=True)
+    transport = PahoTransport(settings, client_id=f"distree-top-{uuid4().hex[:8]}", session=Session.NONE)
     live = Live(args.site, transport)
     try:
         transport.open(live, live.subscriptions())

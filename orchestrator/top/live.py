@@ -102,6 +102,9 @@ class Live:
     def published(self, token: str) -> None:
         """Nothing is published here."""
 
+    def given_up(self, token: str) -> None:
+        """Nothing is done about it."""
+
     def received(self, message: Received) -> None:
         """Take a message in; one that breaks the protocol is counted."""
         self._transport.acknowledge(message.token)

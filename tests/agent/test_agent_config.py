@@ -41,7 +41,7 @@ def source(**changes):
 
 def test_three_keys_are_enough(load, tmp_path):
     config = load()
-    assert (config.site, config.device, config.client_id) == ("lab", "cam", "distree-lab-cam")
+    assert (config.site, config.device, config.client_id) == ("lab", "cam", "distree_lab_cam")
     (pipeline,) = config.pipelines
     assert (pipeline.branch, pipeline.fuse, pipeline.branch_timeout_ms) == (None, False, 200)
     assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == ("p", "fashion", (0,), None)

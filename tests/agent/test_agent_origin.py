@@ -10,7 +10,8 @@ import pytest
 from device_agent.agent import Agent
 from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig
 from device_agent.spool import Spool
-from distree import wire
+from distree import topics, wire
+from distree.topics import Kind
 from distree.transport.memory import MemoryBroker
 from distree.types import Guess, Outcome
 
@@ -34,7 +35,7 @@ def image():
 
 
 def spooled(tmp_path):
-    return [item.request for item in Spool(tmp_path / "p.spool").recover()[0]]
+    return [item.request for item in Spool(tmp_path / "p.spool").recover().open]
 
 
 def test_an_open_input_is_in_the_spool(agent, tmp_path):
@@ -57,6 +58,78 @@ def test_an_input_that_was_answered_is_not_kept_when_it_comes_again(agent, tmp_p
         pipeline.published("first")
     pipeline.accept("a", image(), "first")
     assert spooled(tmp_path) == []
+
+
+class Ear:
+    """Keeps what it hears, and who acknowledged its own publishes."""
+
+    def __init__(self, broker, name="ear"):
+        self.payloads = []
+        self.transport = broker.transport(name)
+        self.transport.open(self, [(topics.of_origin("lab", "p", Kind.RESULT, "cam"), 1)])
+
+    def received(self, message):
+        self.transport.acknowledge(message.token)
+        self.payloads.append(message.payload)
+
+    def connected(self):
+        pass
+
+    disconnected = published = connected
+
+    def hears(self, *others):
+        for _ in range(10):
+            for transport in (*others, self.transport):
+                transport.poll(0.0)
+        return self.payloads
+
+
+def due(agent):
+    pipeline = agent.pipelines[0]
+    with agent.transport.lock:
+        agent.perform(pipeline, pipeline.node.tick(1e12))
+
+
+def test_an_answer_whose_arrival_is_unknown_is_said_again_to_the_byte_and_once(agent, tmp_path):
+    agent.pipelines[0].accept("a", image(), "first")
+    due(agent)
+    # The broker never heard it, for nobody polled: the process dies.
+    ((request, payload),) = Spool(tmp_path / "p.spool").recover().unpublished
+    assert request == "first"
+    broker = MemoryBroker()
+    ear = Ear(broker)
+    ear.hears()
+    second = Agent(config(tmp_path, MqttSource(kind="mqtt")), transport=broker.transport("cam"))
+    second._start_sources = lambda: None
+    second.transport.open(second, [])
+    assert ear.hears(second.transport) == [payload]
+    # The same delivered again is not computed anew.
+    second.pipelines[0].accept("a", image(), "first")
+    due(second)
+    assert ear.hears(second.transport) == [payload]
+    left = Spool(tmp_path / "p.spool").recover()
+    assert (left.open, left.unpublished, left.answered) == ((), (), ("first",))
+
+
+def test_an_answer_to_a_shed_input_is_kept_until_the_broker_has_it(agent, tmp_path):
+    agent.pipelines[0].accept("a", image(), "first")
+    agent.pipelines[0].accept("b", image(), "shed")
+    left = Spool(tmp_path / "p.spool").recover()
+    assert [request for request, _ in left.unpublished] == ["shed"]
+    assert wire.decode_result(left.unpublished[0][1]).reason == "shed"
+
+
+def test_a_failing_disk_is_told_in_telemetry(agent, tmp_path):
+    pipeline = agent.pipelines[0]
+    assert pipeline.report().origin.unspooled == 0
+    (tmp_path / "p.spool").unlink()
+    (tmp_path / "p.new").mkdir()
+    pipeline.accept("a", image(), "first")
+    agent._report()
+    assert pipeline.report().origin.unspooled == 1
+    (tmp_path / "p.new").rmdir()
+    pipeline.spool.retry(1e12)
+    assert pipeline.report().origin.unspooled == 0
 
 
 def test_a_late_answer_to_a_request_of_an_earlier_run_is_valid_json(tmp_path, bundle):

@@ -21,7 +21,7 @@ from distree import wire
 from distree.bundle import load_bundle
 from distree.errors import ConfigError
 from distree.preprocess import Preprocessor
-from distree.protocols import Received
+from distree.transport.memory import MemoryBroker
 from distree.types import InputMessage
 
 PATIENCE_S = 30.0
@@ -37,7 +37,6 @@ class Inlet:
         self.room.set()
         self.taken = []
         self.rejected = []
-        self.acknowledged = []
 
     def wait_for_room(self, timeout_s):
         return self.room.wait(timeout_s)
@@ -51,8 +50,8 @@ class Inlet:
     def reject(self, name, reason, detail, payload):
         self.rejected.append((name, reason, detail, payload))
 
-    def acknowledge(self, token):
-        self.acknowledged.append(token)
+    def wake(self):
+        pass
 
     def names(self):
         return [name for name, _, _ in self.taken]
@@ -433,50 +432,136 @@ def test_an_archive_of_something_else_is_refused(replay, arrays, message):
 # ---------------------------------------------------------------- messages
 
 
+TOPIC = "distree/1/s/pipeline/p/input/cam"
+
+
+class Publisher:
+    """Publishes on the input topic, and polls when told."""
+
+    def __init__(self, broker):
+        self.transport = broker.transport("publisher")
+        self.transport.open(self, [])
+        self.transport.poll(0.0)
+
+    def connected(self): ...
+
+    disconnected = published = given_up = received = connected
+
+    def say(self, payload, *, qos=1, retain=False):
+        self.transport.publish(TOPIC, payload, qos=qos, retain=retain)
+
+
 @pytest.fixture
-def mqtt(inlet):
-    source, stop = Mqtt(inlet), threading.Event()
-    thread = threading.Thread(target=source.run, args=(stop,))
-    thread.start()
-    yield source
-    stop.set()
-    thread.join(PATIENCE_S)
-    assert not thread.is_alive()
+def broker():
+    return MemoryBroker()
 
 
-def delivery(payload, token=None):
-    return Received(topic="distree/1/s/pipeline/p/input/cam", payload=payload, retain=False, token=token)
+@pytest.fixture
+def start(inlet, broker):
+    """Starts a source; its session at the broker is the same each time."""
+    running = []
+
+    def begin():
+        source, stop = Mqtt(inlet, broker.transport("inputs", receive_maximum=512), TOPIC), threading.Event()
+        thread = threading.Thread(target=source.run, args=(stop,))
+        thread.start()
+        until(lambda: source.ready, "the subscription")
+
+        def end():
+            stop.set()
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+        running.append(end)
+        return end
+
+    yield begin
+    inlet.room.set()
+    for end in running:
+        end()
 
 
-def test_raw_bytes_named_inputs_and_nonsense_are_each_acknowledged_once(mqtt, inlet):
+@pytest.fixture
+def publisher(broker):
+    return Publisher(broker)
+
+
+def left(broker):
+    """How many inputs the broker still keeps for the source."""
+    session = broker._sessions["inputs"]
+    return len(session.waiting) + len(session.unacknowledged)
+
+
+def test_raw_bytes_named_inputs_and_nonsense_are_each_acknowledged(start, publisher, inlet, broker):
+    start()
     named = wire.encode_input(InputMessage(request="mine", name="shoe", payload=image(2).tobytes()))
-    payloads = [
-        image(1).tobytes(),
-        named,
-        b"",
-        named[:-1],
-        b"\x83" * 30,
-        msgpack.packb({"v": 1, "kind": "input", "x": 1}),
-    ]
-    for token, payload in enumerate(payloads):
-        mqtt.put(delivery(payload, token))
-    until(lambda: len(inlet.acknowledged) == len(payloads), "all acknowledgements")
-    assert inlet.acknowledged == list(range(len(payloads)))
+    nonsense = [b"x", named[:-1], b"\x83" * 30, msgpack.packb({"v": 1, "kind": "input", "x": 1})]
+    for payload in (image(1).tobytes(), named, *nonsense):
+        publisher.say(payload)
+    until(lambda: len(inlet.rejected) == 4 and not left(broker), "all acknowledgements")
     assert [(name, int(raw.ravel()[0])) for name, raw, _ in inlet.taken] == [("", 1), ("shoe", 2)]
     assert inlet.taken[1][2] == "mine"
     assert [reason for _, reason, _, _ in inlet.rejected] == ["image", "encoding", "encoding", "field"]
 
 
-def test_beyond_its_bound_the_oldest_is_dead_lettered_and_acknowledged(inlet):
-    source = Mqtt(inlet)  # nobody takes anything
-    for token in range(300):
-        source.put(delivery(b"%d" % token, token))
-    assert inlet.acknowledged == list(range(300 - 256))
-    assert {reason for _, reason, _, _ in inlet.rejected} == {"overflow"}
-    assert inlet.rejected[0][3] == b"0"
+def test_what_is_retained_is_an_old_input_and_an_empty_message_is_none(start, publisher, inlet, broker, caplog):
+    publisher.say(image(1).tobytes(), retain=True)
+    start()
+    publisher.say(image(2).tobytes(), retain=True)  # live: answered, this once
+    publisher.say(b"", retain=True)
+    publisher.say(b"")
+    publisher.say(image(3).tobytes())
+    until(lambda: len(inlet.taken) == 2 and not left(broker), "the live ones")
+    assert [int(raw.ravel()[0]) for _, raw, _ in inlet.taken] == [2, 3]
+    assert not inlet.rejected
+    assert "publish inputs without retain" in caplog.text
 
 
-def test_images_that_pillow_chokes_on_end_nobody(mqtt, inlet):
+def test_without_room_the_broker_keeps_inputs_and_those_at_qos_0_are_turned_away(start, publisher, inlet, broker):
+    start()
+    inlet.room.clear()
+    for value in range(200):
+        publisher.say(image(value).tobytes())
+    publisher.say(image(200).tobytes(), qos=0)
+    until(lambda: len(inlet.taken) == 1, "the one that cannot wait")
+    assert int(inlet.taken[0][1].ravel()[0]) == 200
+    assert left(broker) == 200
+    inlet.room.set()
+    until(lambda: len(inlet.taken) == 201 and not left(broker), "all")
+    assert [int(raw.ravel()[0]) for _, raw, _ in inlet.taken[1:]] == list(range(200))
+
+
+def test_inputs_published_while_it_is_away_are_taken_when_it_is_back(start, publisher, inlet, broker):
+    start()()
+    for value in range(100):
+        publisher.say(image(value).tobytes())
+    assert not inlet.taken
+    start()
+    until(lambda: len(inlet.taken) == 100 and not left(broker), "all")
+
+
+def test_what_it_had_not_taken_when_the_connection_broke_comes_again_once(start, publisher, inlet, broker):
+    start()
+    inlet.room.clear()
+    for value in range(5):
+        publisher.say(image(value).tobytes())
+    session = broker._sessions["inputs"]
+    until(lambda: len(session.unacknowledged) == 5, "the deliveries")
+    first = list(session.unacknowledged.values())
+    broker.drop("inputs")
+    until(
+        lambda: (
+            len(session.unacknowledged) == 5
+            and not any(again is one for again in list(session.unacknowledged.values()) for one in first)
+        ),
+        "the deliveries again",
+    )
+    inlet.room.set()
+    until(lambda: len(inlet.taken) == 5 and not left(broker), "all")
+    assert [int(raw.ravel()[0]) for _, raw, _ in inlet.taken] == list(range(5))
+
+
+def test_images_that_pillow_chokes_on_end_nobody(start, publisher, inlet, broker):
     pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     from PIL import Image
 
@@ -491,21 +576,21 @@ def test_images_that_pillow_chokes_on_end_nobody(mqtt, inlet):
             for at in random.integers(0, len(damaged), 4):
                 damaged[at] = random.integers(0, 256)
             payloads.append(bytes(damaged))
-    for start in range(0, len(payloads), 100):
-        for payload in payloads[start : start + 100]:
-            mqtt.put(delivery(payload, payload))
-        until(lambda s=start: len(inlet.acknowledged) == s + 100, "acknowledgements")
-    assert len(inlet.taken) + len(inlet.rejected) == len(payloads)
+    start()
+    for payload in payloads:
+        publisher.say(payload)
+    until(lambda: len(inlet.taken) + len(inlet.rejected) == len(payloads) and not left(broker), "acknowledgements")
     assert inlet.rejected
 
 
-def test_whatever_pillow_raises_is_a_dead_letter(mqtt, inlet, monkeypatch):
+def test_whatever_pillow_raises_is_a_dead_letter(start, publisher, inlet, broker, monkeypatch):
     image_module = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
     def fail(*_, **__):
         raise zlib.error("deep inside a decoder")
 
     monkeypatch.setattr(image_module, "open", fail)
-    mqtt.put(delivery(b"\x89PNG", 1))
-    until(lambda: inlet.acknowledged == [1], "the acknowledgement")
+    start()
+    publisher.say(b"\x89PNG")
+    until(lambda: inlet.rejected and not left(broker), "the acknowledgement")
     assert inlet.rejected[0][1] == "image"

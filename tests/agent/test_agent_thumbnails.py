@@ -78,6 +78,9 @@ class Listener:
     def published(self, token):
         pass
 
+    def given_up(self, token):
+        pass
+
     def received(self, message):
         self.messages.append(message)
 

@@ -123,6 +123,9 @@ class Peer:
     def disconnected(self, why): ...
     def published(self, token): ...
 
+    def given_up(self, token):
+        pass
+
     def received(self, message):
         self.heard.append(message)
         self.transport.acknowledge(message.token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import time
 import weakref
@@ -269,7 +270,7 @@ def test_without_its_broker_it_closes_in_time_and_its_spool_keeps_the_results(or
             assert all(future.result(PATIENCE_S).final for future in futures)
             began_at = time.monotonic()
         assert time.monotonic() - began_at < 15
-        assert len(Spool(tmp_path / "fashion.spool").recover()[0]) == 4
+        assert len(Spool(tmp_path / "fashion.spool").recover().unpublished) == 4
 
 
 def test_it_starts_without_a_broker_if_told_to(origin_on, images, expected):
@@ -333,3 +334,23 @@ def test_no_thread_and_no_future_stays_behind(origin_on, broker, images):
     del future
     gc.collect()
     assert kept() is None
+
+
+def test_a_forked_child_is_told_and_the_parent_goes_on(origin_on, broker, images, expected):
+    with origin_on(broker.port) as origin:
+        ours, theirs = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                origin.submit(images[0])
+            except ClosedError as error:
+                os.write(theirs, str(error).encode())
+            finally:
+                origin.close()
+                os._exit(0)
+        os.close(theirs)
+        with os.fdopen(ours) as pipe:
+            assert "forked" in pipe.read()
+        os.waitpid(child, 0)
+        result = origin.submit(images[1]).result(PATIENCE_S)
+        assert (result.class_id, result.exit) == expected[1]

@@ -47,10 +47,13 @@ class Publisher:
 
     def published(self, token): ...
 
+    def given_up(self, token):
+        pass
+
     def say(self, payload, pipeline="p", origin="cam", site="lab"):
         with self.transport.lock:
             self.transport.publish(topics.of_origin(site, pipeline, Kind.RESULT, origin), payload, qos=1)
-        while self.transport._under_way or self.transport._unsent:
+        while not self.transport.idle:
             self.transport.poll(0.01)
 
 

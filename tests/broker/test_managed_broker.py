@@ -19,7 +19,7 @@ from broker_config.managed import Engine, ManagedBroker, answers_mqtt, find_mosq
 from distree.errors import BrokerError, ConfigError
 from distree.protocols import Received
 from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings
+from distree.types import BrokerSettings, Session
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,7 +103,21 @@ def test_a_broker_that_dies_at_its_start_is_reported(engine: Engine, monkeypatch
     assert not broker.running
 
 
+def test_a_variable_names_the_mosquitto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = tmp_path / "mosquitto"
+    other.write_text("#!/bin/sh")
+    monkeypatch.setenv("DISTREE_MOSQUITTO", str(other))
+    assert find_mosquitto() is None  # it cannot be run
+    other.chmod(0o755)
+    assert find_mosquitto() == str(other)
+    monkeypatch.setenv("DISTREE_MOSQUITTO", "")
+    assert find_mosquitto() is None
+    with pytest.raises(BrokerError, match="DISTREE_MOSQUITTO names no program"):
+        ManagedBroker(engine="mosquitto").start()
+
+
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISTREE_MOSQUITTO", raising=False)
     monkeypatch.setattr(managed, "find_mosquitto", lambda: None)
     with pytest.raises(BrokerError, match="apt install mosquitto"):
         ManagedBroker(engine="mosquitto").start()
@@ -125,6 +139,9 @@ class Silent:
 
     def published(self, token: str) -> None: ...
 
+    def given_up(self, token: str) -> None:
+        pass
+
     def received(self, message: Received) -> None:
         self.messages.append(message)
 
@@ -132,7 +149,7 @@ class Silent:
 def session(broker: ManagedBroker, retain: bytes | None = None) -> list[bytes]:
     """Connect, retain a message if given, and return what is retained after a round trip."""
     ear = Silent()
-    transport = PahoTransport(BrokerSettings(port=broker.port), client_id="keeper", clean=True)
+    transport = PahoTransport(BrokerSettings(port=broker.port), client_id="keeper", session=Session.NONE)
     transport.open(ear, [("kept/#", 1)])
     transport.connect_now(20)
     if retain is not None:

@@ -161,7 +161,7 @@ WIDE_TELEMETRY = Telemetry(
             epoch=3,
             revision="4ab1fe8ae806",
             stages=(StageTelemetry(**STAGE_REPORT, wasted=6, audited=7),),
-            origin=OriginTelemetry(**ORIGIN_REPORT, audits_drawn=8, audits_lost=1),
+            origin=OriginTelemetry(**ORIGIN_REPORT, audits_drawn=8, audits_lost=1, shed=5, dropped=3, unspooled=9),
             fusions=(
                 FusionTelemetry(
                     stage=0, fused=9, exited=6, forwarded=3, failed=1, expired=2, late=4, missing=(0, 5), audited=2

@@ -343,7 +343,7 @@ def test_kept_features_of_audits_are_dropped_before_those_of_inputs():
         effects = node.receive(0.0, replace(message, request=request), request)
         (run,) = [effect for effect in effects if isinstance(effect, Run)]
         node.completed(0.0, run.key, lab.output("b0", run), 0.01)
-    assert [request for request, _ in node._branches.kept] == ["live-1", "live-2"]
+    assert [request for request, _, _ in node._branches.kept] == ["live-1", "live-2"]
 
 
 def test_an_audit_repeated_by_the_broker_is_run_once():

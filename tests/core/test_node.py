@@ -154,6 +154,8 @@ def test_a_silent_hop_is_tried_once_more_and_then_falls_back_at_the_deadline():
     assert resend_at == pytest.approx(0.5)
     (again,) = published(node.tick(resend_at), StageMessage)
     assert again.attempt == 2
+    assert node.notify_at() == pytest.approx(0.75)
+    assert node.tick(0.75) == []
     assert node.notify_at() == pytest.approx(1.0)
     (result,) = published(node.tick(1.0), Result)
     assert (result.reason, result.exit, result.attempt, result.label) == ("fallback", 0, 2, "a")
@@ -266,18 +268,60 @@ def test_one_slow_answer_does_not_keep_inputs_here_for_ever():
     assert set(reasons) == {"deadline"}
 
 
-def test_a_dead_rest_opens_the_circuit_and_a_probe_closes_it():
+def test_the_first_unanswered_repetition_opens_the_circuit_and_a_probe_closes_it():
     node = origin_node(0, pending=64)
-    for index in range(3):
-        send_on(node, now=float(index))
-        node.tick(index + 0.9)
-        node.tick(index + 1.0)
-    _, effects = node.accept(3.1, "x", INPUT)
-    (result,) = published(finish(node, 3.1, effects, UNSURE), Result)
+    first, _ = send_on(node)
+    node.tick(0.5)
+    node.tick(0.75)
+    _, effects = node.accept(0.8, "x", INPUT)
+    (result,) = published(finish(node, 0.8, effects, UNSURE), Result)
     assert (result.reason, result.exit) == ("fallback", 0)
-    _, probe = send_on(node, now=4.2)
-    node.receive(4.3, reply_to(probe), 1)
-    assert published(finish(node, 4.4, node.accept(4.4, "y", INPUT)[1], UNSURE), StageMessage)
+    # The answer of an input never hangs on a probe: that is a copy, and nobody waits for it.
+    request, effects = node.accept(1.8, "y", INPUT)
+    effects = finish(node, 1.8, effects, UNSURE)
+    (result,), (probe,) = published(effects, Result), published(effects, StageMessage)
+    assert (result.request, result.reason) == (request, "fallback")
+    assert probe.request not in (request, first)
+    assert probe.audit
+    before = node.telemetry().origin
+    assert node.receive(1.9, reply_to(probe), 1) == [Acknowledge(delivery=1)]
+    assert node.telemetry().origin.accepted == before.accepted == 3
+    assert published(finish(node, 2.0, node.accept(2.0, "z", INPUT)[1], UNSURE), StageMessage)
+
+
+@pytest.mark.parametrize(("reason", "at"), [("shed", 1.9), ("fallback", 1.9), ("last", 2.9)])
+def test_a_probe_that_failed_or_took_longer_than_a_deadline_proves_nothing(reason, at):
+    node = origin_node(0, pending=64)
+    send_on(node)
+    node.tick(0.5)
+    node.tick(0.75)
+    (probe,) = published(finish(node, 1.8, node.accept(1.8, "y", INPUT)[1], UNSURE), StageMessage)
+    node.receive(at, reply_to(probe, reason), 1)
+    (result,) = published(finish(node, 3.0, node.accept(3.0, "z", INPUT)[1], UNSURE), Result)
+    assert result.reason == "fallback"
+
+
+def test_while_the_rest_is_dead_and_the_deadline_far_inputs_are_answered_at_the_local_exit():
+    node = origin_node(0, pending=4, deadline_s=10.0)
+    away = [send_on(node, now=0.01 * index)[0] for index in range(4)]
+    assert node.room() == 0  # sources that can wait do
+    for index in range(20):  # others are answered
+        request, effects = node.accept(0.1 + index / 100, "x", INPUT)
+        (result,) = published(finish(node, 0.1 + index / 100, effects, UNSURE), Result)
+        assert (result.request, result.reason, result.label) == (request, "fallback", "a")
+        node.published(request)
+    now = 0.3
+    while not node._custody.circuit.is_open:
+        now = max(now, node.notify_at())
+        node.tick(now)
+    assert now < 10.0
+    assert node.room() == 4  # and sources that can wait need not any more
+    effects = []
+    while node.pending:
+        effects += node.tick(node.notify_at())
+        for result in published(effects, Result):
+            node.published(result.request)
+    assert {(result.request, result.label) for result in published(effects, Result)} == {(r, "a") for r in away}
 
 
 def test_an_inference_error_is_answered():
@@ -469,7 +513,8 @@ def test_round_trip_estimate_backs_off_and_recovers():
 
 
 def test_a_closed_circuit_blocks_nothing():
-    assert not Circuit().blocks(0.0)
+    assert not Circuit().is_open
+    assert not Circuit().wants_probe(0.0)
 
 
 events = st.lists(

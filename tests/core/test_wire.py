@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from dataclasses import replace
 
 import msgpack
@@ -217,7 +218,7 @@ AUDITED_TELEMETRY = replace(
             WIDE_TELEMETRY.pipelines[0],
             stages=(replace(TELEMETRY.pipelines[0].stages[0], audited=3),),
             fusions=(replace(WIDE_TELEMETRY.pipelines[0].fusions[0], audited=4),),
-            origin=replace(TELEMETRY.pipelines[0].origin, audits_drawn=6, audits_lost=1),
+            origin=replace(TELEMETRY.pipelines[0].origin, audits_drawn=6, audits_lost=1, unspooled=2),
         ),
     ),
 )
@@ -709,3 +710,35 @@ def test_named_inputs_are_told_from_raw_bytes_and_images():
 def test_an_outcome_may_have_a_guess():
     outcome = replace(OUTCOME, guess=Guess(exit=1, class_id=2, confidence=1.0))
     assert wire.decode_outcome(wire.encode_outcome(outcome)) == outcome
+
+
+def many(count: int, item: bytes) -> bytes:
+    """A list of lists of `item`, as long as `count` says: what a sender of bad will makes of a megabyte."""
+    inner = b"\xdc\x03\xfc" + item * 1020
+    return b"\xdc\x03\xff" + inner * count
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        msgpack.packb([[{}] * 1020] * 1020),
+        b"\xdd\x00\x0f\xff\xf0" + b"\x80" * ((1 << 20) - 8),
+        many(500, b"\x91\xc0"),
+        many(340, b"\xa2ab"),
+        many(113, b"\xcb" + b"\x01" * 8),
+        many(60, b"\x80"),
+        many(15, b"\x81\xa1a\xc0"),
+    ],
+    ids=["maps", "flat", "lists", "texts", "numbers", "short maps", "maps with keys"],
+)
+@pytest.mark.parametrize("decode", [wire.decode_stage, wire.decode_plan, wire.decode_telemetry])
+def test_a_megabyte_of_small_things_takes_a_bounded_memory(decode, payload):
+    assert len(payload) <= wire.MAX_MESSAGE_BYTES
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError):
+            decode(payload)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 32e6

@@ -14,7 +14,7 @@ from broker_config.managed import WEBSOCKETS_USER, ManagedBroker, find_mosquitto
 from distree.protocols import Received
 from distree.topics import DELIVERY, Kind
 from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings
+from distree.types import BrokerSettings, Session
 
 PATIENCE_S = 60.0
 
@@ -121,7 +121,7 @@ class Publisher:
     def connect(self) -> None:
         """Connect, anew if the broker was away."""
         self._under_way = 0
-        self.transport = PahoTransport(BrokerSettings(port=self._port), client_id="publisher", clean=True)
+        self.transport = PahoTransport(BrokerSettings(port=self._port), client_id="publisher", session=Session.NONE)
         self.transport.open(self, [])
         self.transport.connect_now(10.0)
 
@@ -131,6 +131,9 @@ class Publisher:
 
     def published(self, token: str) -> None:
         self._under_way -= 1
+
+    def given_up(self, token: str) -> None:
+        pass
 
     def received(self, message: Received) -> None: ...
 

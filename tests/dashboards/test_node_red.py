@@ -19,7 +19,7 @@ from broker_config.managed import ManagedBroker, find_mosquitto
 from distree import children, topics, wire
 from distree.topics import Kind
 from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, Hop, Result
+from distree.types import BrokerSettings, Hop, Result, Session
 
 ROOT = Path(__file__).parents[2]
 FLOW = ROOT / "docs" / "node-red" / "flow.json"
@@ -98,7 +98,7 @@ class NodeRed:
 
 class Publisher:
     def __init__(self, port: int) -> None:
-        self.transport = PahoTransport(BrokerSettings(port=port), client_id="publisher", clean=True)
+        self.transport = PahoTransport(BrokerSettings(port=port), client_id="publisher", session=Session.NONE)
         self.taken: set[str] = set()
         self.transport.open(self, [])
         self.transport.connect_now(10.0)
@@ -109,6 +109,9 @@ class Publisher:
 
     def published(self, token):
         self.taken.add(token)
+
+    def given_up(self, token):
+        pass
 
     def say(self, result: Result) -> None:
         topic = topics.of_origin(result.site, result.pipeline, Kind.RESULT, result.origin)

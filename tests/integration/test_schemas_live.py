@@ -14,7 +14,7 @@ from distree import topics, wire
 from distree.schemas import schema_of
 from distree.topics import DELIVERY, JSON, ROOT, Kind
 from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, Truth
+from distree.types import BrokerSettings, Session, Truth
 
 VALIDATORS = {kind: jsonschema.Draft7Validator(schema_of(kind)) for kind in Kind}
 
@@ -23,7 +23,9 @@ class Tap:
     """Hears all of a broker and holds each message to the schema of its topic."""
 
     def __init__(self, port):
-        self.transport = PahoTransport(BrokerSettings(port=port), client_id="tap", clean=True, receive_maximum=512)
+        self.transport = PahoTransport(
+            BrokerSettings(port=port), client_id="tap", session=Session.NONE, receive_maximum=512
+        )
         self.seen = Counter()
         self.faults = []
         self.transport.open(self, [(f"{ROOT}/#", 1)])
@@ -32,6 +34,9 @@ class Tap:
     def connected(self): ...
     def disconnected(self, why): ...
     def published(self, token): ...
+
+    def given_up(self, token):
+        pass
 
     def received(self, message):
         self.transport.acknowledge(message.token)

@@ -30,6 +30,9 @@ class Plans:
     def published(self, token: str) -> None:
         pass
 
+    def given_up(self, token: str) -> None:
+        pass
+
     def received(self, message: Received) -> None:
         self.transport.acknowledge(message.token)
         self.epochs.append(wire.decode_plan(message.payload).epoch)

@@ -24,7 +24,7 @@ from distree.cli import main
 from distree.errors import ConfigError
 from distree.topics import Kind
 from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, Hop, PipelineTelemetry, Result
+from distree.types import BrokerSettings, Hop, PipelineTelemetry, Result, Session
 from orchestrator.config import HomeAssistantConfig, load_config
 from orchestrator.fleet import Fleet
 from orchestrator.home_assistant import SETTLE_S, HomeAssistant, device_message, is_of_site, site_message, updates
@@ -340,7 +340,9 @@ class Client:
     """Stands in for Home Assistant, and for boards; keeps the last message of each topic, and counts them."""
 
     def __init__(self, port):
-        self.transport = PahoTransport(BrokerSettings(port=port), client_id="home", clean=True, receive_maximum=256)
+        self.transport = PahoTransport(
+            BrokerSettings(port=port), client_id="home", session=Session.NONE, receive_maximum=256
+        )
         self.last, self.count = {}, {}
         self.transport.open(self, [(f"{PREFIX}/#", 1), ("distree/1/lab/pipeline/+/stats/+", 0)])
         self.transport.connect_now(10.0)
@@ -348,6 +350,9 @@ class Client:
     def connected(self): ...
     def disconnected(self, why): ...
     def published(self, token): ...
+
+    def given_up(self, token):
+        pass
 
     def received(self, message):
         self.transport.acknowledge(message.token)

@@ -44,7 +44,7 @@ def device(name="a", *, status="ready", branch=None, epoch=5, heard_at_s=10.0, s
         epoch=epoch,
         revision="r1",
         stages=stages or (replace(stage(), audited=9),),
-        origin=replace(origin(), audits_drawn=12, audits_lost=3),
+        origin=replace(origin(), audits_drawn=12, audits_lost=3, unspooled=7),
         fusions=fusions,
     )
     return fleet.saw_telemetry(heard_at_s, telemetry(device=name, pipelines=(part,)))
@@ -125,6 +125,7 @@ def test_stages_fusions_and_origins(scraped):
     assert value(scraped, "origin_answered_by_reason_total", **of_a, reason="confident") == 90
     assert value(scraped, "origin_audits_drawn_total", **of_a) == 12
     assert value(scraped, "origin_audits_lost_total", **of_a) == 3
+    assert value(scraped, "origin_unspooled", **of_a) == 7
     assert value(scraped, "origin_latency_p50_seconds", **of_a) == 0.004
     assert value(scraped, "origin_latency_p95_seconds", **of_a) == 0.009
 

@@ -28,7 +28,7 @@ from distree import topics
 from distree.cli import main
 from distree.topics import Kind
 from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, PipelineTelemetry
+from distree.types import BrokerSettings, PipelineTelemetry, Session
 from distree.wire import decode_plan
 from orchestrator.config import load_config
 from orchestrator.fleet import Fleet
@@ -292,6 +292,16 @@ def test_status_shows_what_audits_cost_where_there_are_any(config, store_path, c
     assert (shown["runs"], shown["audit_runs"], shown["tuning"]) == (125, 25, None)
 
 
+def test_status_shows_what_a_spool_cannot_write(config, store_path):
+    fill(store_path, device("a"), at=1000.0)
+    assert "NOT ON DISK" not in render(read_status(load_config(config), now=1001.0))
+    part = PipelineTelemetry(
+        pipeline="fashion", epoch=1, revision="r1", stages=(), origin=replace(origin(), unspooled=1234)
+    )
+    fill(store_path, replace(device("a"), telemetry=telemetry(sequence=2, pipelines=(part,))), at=1000.0)
+    assert "NOT ON DISK: inputs of a 1,234" in render(read_status(load_config(config), now=1001.0))
+
+
 def test_status_says_where_another_orchestrator_plans(config, store_path):
     command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
     with Store(store_path) as store:
@@ -316,7 +326,7 @@ class Agent:
     def __init__(self, port, name):
         self.name, self.epoch, self.sequence = name, 0, 0
         self.plans = queue.Queue()
-        self.transport = PahoTransport(BrokerSettings(port=port), client_id=name, clean=True)
+        self.transport = PahoTransport(BrokerSettings(port=port), client_id=name, session=Session.NONE)
         self.transport.open(self, [(topics.plan(SITE, "fashion"), 1)])
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.run, name=f"agent-{name}")
@@ -327,6 +337,9 @@ class Agent:
 
     def disconnected(self, why): ...
     def published(self, token): ...
+
+    def given_up(self, token):
+        pass
 
     def received(self, message):
         plan = decode_plan(message.payload)

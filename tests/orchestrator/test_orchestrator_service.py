@@ -43,6 +43,9 @@ class Peer:
     def received(self, message): ...
     def published(self, token): ...
 
+    def given_up(self, token):
+        pass
+
     def say(self, *messages):
         for message in messages:
             send(self.transport, message)

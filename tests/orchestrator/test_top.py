@@ -27,7 +27,7 @@ from distree.cli import main
 from distree.topics import Kind
 from distree.transport.memory import MemoryBroker
 from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, Claim, PipelineTelemetry
+from distree.types import BrokerSettings, Claim, PipelineTelemetry, Session
 from orchestrator.config import NEVER_SENT
 from orchestrator.top.live import Live
 
@@ -53,6 +53,9 @@ class Peer:
     def disconnected(self, why): ...
     def received(self, message): ...
     def published(self, token): ...
+
+    def given_up(self, token):
+        pass
 
     def say(self, *messages):
         for message in messages:
@@ -212,7 +215,7 @@ def broker():
 @pytest.fixture
 def boards(broker):
     """Two boards that report every now and then, as long as the test polls."""
-    peer = Peer(PahoTransport(BrokerSettings(port=broker.port), client_id="boards", clean=True))
+    peer = Peer(PahoTransport(BrokerSettings(port=broker.port), client_id="boards", session=Session.NONE))
     peer.say(state(), meta(), state(device="b"), meta(device="b", origin=False), plan(epoch=3))
     peer.transport.poll(0.1)
     yield peer

@@ -26,6 +26,7 @@ class Recorder:
         self.events: list[str] = []
         self.messages: list[Received] = []
         self.tokens: list[str] = []
+        self.given_up_tokens: list[str] = []
 
     def connected(self) -> None:
         self.events.append("connected")
@@ -41,6 +42,9 @@ class Recorder:
 
     def published(self, token: str) -> None:
         self.tokens.append(token)
+
+    def given_up(self, token: str) -> None:
+        self.given_up_tokens.append(token)
 
     @property
     def payloads(self) -> list[bytes]:

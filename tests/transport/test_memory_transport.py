@@ -36,6 +36,9 @@ class Ear:
     def published(self, token: str) -> None:
         self.tokens.append(token)
 
+    def given_up(self, token: str) -> None:
+        pass
+
     @property
     def payloads(self) -> list[bytes]:
         return [message.payload for message in self.messages]

@@ -19,7 +19,7 @@ from broker_config.managed import ManagedBroker, free_port
 from distree.errors import BrokerError, ConfigError, LocalProtocolError
 from distree.protocols import Received, Transport
 from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings
+from distree.types import BrokerSettings, Session
 
 Make = Callable[..., Any]
 
@@ -86,7 +86,7 @@ def test_shared_subscription(broker: ManagedBroker, client: Make, pump: Make) ->
 def test_unacknowledged_messages_come_again_and_stale_tokens_do_nothing(
     broker: ManagedBroker, client: Make, pump: Make, cut: Make
 ) -> None:
-    a = client(broker.port, "ma-a", [("ma/1", 1)], acknowledge=False)
+    a = client(broker.port, "ma-a", [("ma/1", 1)], acknowledge=False, session=Session.DURABLE)
     for payload in (b"1", b"2", b"3"):
         a.transport.publish("ma/1", payload, qos=1)
     pump(lambda: len(a.messages) == 3, a)
@@ -104,7 +104,7 @@ def test_unacknowledged_messages_come_again_and_stale_tokens_do_nothing(
 
 def test_acknowledgements_go_out_in_order(broker: ManagedBroker, client: Make, pump: Make, cut: Make) -> None:
     """The embedded broker ends the connection of a client that acknowledges out of order."""
-    a = client(broker.port, "or-a", [("or/1", 1)], acknowledge=False)
+    a = client(broker.port, "or-a", [("or/1", 1)], acknowledge=False, session=Session.DURABLE)
     for payload in (b"1", b"2", b"3"):
         a.transport.publish("or/1", payload, qos=1)
     pump(lambda: len(a.messages) == 3, a)
@@ -418,6 +418,6 @@ def test_a_smaller_receive_maximum_after_a_reconnect_is_heeded(client: Make, pum
 
 
 def test_a_newer_paho_without_the_replaced_handlers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distree.transport.paho._REPLACED", ("_handle_gone",))
+    monkeypatch.setattr("distree.transport.lean_client._REPLACED", ("_handle_gone",))
     with pytest.raises(BrokerError, match="pip install"):
         PahoTransport(BrokerSettings(), client_id="a")

@@ -1,0 +1,231 @@
+"""What passes between this board and the broker as the agent sends it: a will, retained messages, QoS 1, subscriptions.
+
+A broker, or a proxy before it, may answer by ending the connection, and an agent that connects again and does the same
+again is never online. So each thing is tried by itself, and what ends the connection twice is named.
+
+The will is empty and addressed to a board that is not there: should the connection break in the moment between login
+and logout, and the broker publish it, nothing is retained (an empty retained message only deletes, and there is
+nothing on that topic) and no board hears of it. Retained messages are tried at QoS 2 and not released, like all
+publishes that others than agents might read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+
+from device_agent.doctor.checks import Finding, Visit, failed, ok, told, unknown
+from device_agent.doctor.network import greet_with, session
+from device_agent.doctor.rights import AGENTS_READ, outbound, read
+from device_agent.doctor.trials import bad_filters, ends, hangs_up_on, nobody, send, withholds
+from device_agent.startup import travels
+from distree import topics, wire
+from distree.topics import Kind
+from distree.transport import explain
+from distree.transport.greeting import FILTERS_A_SUBSCRIBE
+from distree.transport.probe import HangUpError, Will
+
+_MOST_NAMED = 4
+"""No more lines than these in one finding."""
+
+_NOT_AUTHORIZED, _NO_RETAIN, _NO_QOS = 0x87, 0x9A, 0x9B
+
+
+def check_retained(visit: Visit) -> Finding:
+    """Retained messages pass: states, descriptions and plans are kept for those who come late."""
+    settings, config = visit.config.broker, visit.config
+    quietly = withholds(visit)
+    if not visit.greeting.retains:
+        visit.retains = False
+        return told(explain.takes_no_retained(settings))
+    if not quietly:
+        return unknown("the broker says nothing against them; they cannot be tried here without being kept")
+    codes: list[int] = []
+    for kind in (Kind.STATE, Kind.META):
+        topic = topics.device(config.site, config.device, kind)
+        if not _withheld_ends(visit, topic, codes, retain=True):
+            visit.retains = codes[-1] != _NO_RETAIN
+            return ok("retained messages pass") if visit.retains else told(explain.takes_no_retained(settings))
+        if not _withheld_ends(visit, topic, codes, retain=False):
+            visit.retains = False
+            return told(explain.hangs_up_on_retained(settings))
+    return unknown("the connection ends on every publish on this board's topics, retained or not: see publish")
+
+
+def _withheld_ends(visit: Visit, topic: str, codes: list[int], *, retain: bool) -> bool:
+    return ends(visit, lambda client: codes.append(client.withhold(topic, wire.PROBE, visit.until(), retain=retain)))
+
+
+def check_qos(visit: Visit) -> Finding:
+    """Publishes at QoS 1 pass: without them a lost connection loses what is under way."""
+    settings = visit.config.broker
+    with session(visit):
+        visit.qos = min(visit.qos, visit.greeting.max_qos)
+    if visit.qos == 0:
+        return told(explain.takes_no_qos_1(settings))
+    codes: list[int] = []
+    for topic in _read_by_agents(visit):
+        if not _publish_ends(visit, topic, 1, codes):
+            if codes[-1] != _NO_QOS:
+                return ok("publishes at QoS 1 pass")
+            visit.qos = 0
+            return told(explain.takes_no_qos_1(settings))
+        if not _publish_ends(visit, topic, 0, codes):
+            visit.qos = 0
+            return told(explain.hangs_up_on_qos(settings))
+    return unknown("the connection ends on every publish that could be tried, whatever its QoS: see publish")
+
+
+def _read_by_agents(visit: Visit) -> Iterator[str]:
+    yield nobody(visit)
+    yield from (name for name in outbound(visit) if topics.parse(name).kind in AGENTS_READ)
+
+
+def _publish_ends(visit: Visit, topic: str, qos: int, codes: list[int]) -> bool:
+    return ends(visit, lambda client: codes.append(client.publish(topic, wire.PROBE, qos=qos, until=visit.until())))
+
+
+def check_will(visit: Visit) -> Finding:
+    """A login with a will passes: it tells the others when this board dies."""
+    settings = visit.config.broker
+    # What is known not to pass was told already.
+    qos, retain = min(1, visit.qos), visit.greeting.retains and visit.retains is not False
+    answers: dict[tuple[int, bool], int | None] = {}
+    # As the agent does it, then by half measures, to see what is in the way.
+    for how in dict.fromkeys([(qos, retain), (qos, False), (0, retain), (0, False)]):
+        answers[how] = _greet_twice(visit, harmless_will(visit, *how))
+        if answers[how] in (0, _NOT_AUTHORIZED):
+            break
+    last, first = list(answers.items())[-1], next(iter(answers.values()))
+    if last[1] == _NOT_AUTHORIZED:
+        return unknown(
+            "this broker asks at the login whether a will's topic is open to this user, and one that nobody reads "
+            "is not; whether this board's own topics are is told by rights"
+        )
+    if first == 0:
+        return ok(f"a login with a will passes (QoS {qos}, {'retained' if retain else 'not retained'})")
+    if last[1] == 0 and last[0][1] != retain and not visit.retains:
+        hung_up, refused = explain.hangs_up_on_retained, explain.takes_no_retained
+    elif last[1] == 0 and last[0][1] == retain:
+        hung_up, refused = explain.hangs_up_on_qos, explain.takes_no_qos_1
+    else:
+        hung_up, refused = explain.hangs_up_on_will, explain.refuses_will
+    return told((hung_up if first is None else refused)(settings))
+
+
+def harmless_will(visit: Visit, qos: int, retain: bool) -> Will:
+    """Return a will that nobody hears and that leaves nothing behind, should it ever be published."""
+    return Will(topic=nobody(visit), payload=b"", qos=qos, retain=retain)
+
+
+def _greet_twice(visit: Visit, will: Will) -> int | None:
+    """Log in with a will; where the connection ends, once more if one without a will still lives."""
+    code = greet_with(visit, will)
+    if code is None:
+        ends(visit, lambda _: None)
+        code = greet_with(visit, will)
+    return code
+
+
+def check_subscribe(visit: Visit) -> Finding:
+    """Subscriptions pass, several filters in a packet, as the agent sends them."""
+    settings = visit.config.broker
+    with session(visit):
+        filters = list(_filters(visit))  # by what the broker says of itself now
+    blamed: list[str] = []
+    at, at_once, number = 0, FILTERS_A_SUBSCRIBE, 0
+    while at < len(filters):
+        packet = filters[at : at + at_once]
+        if hangs_up_on(visit, packet):
+            found, least_number = bad_filters(visit, packet)
+            blamed += found
+            if least_number and not found:
+                number = least_number
+                at_once = number - 1
+                continue
+        at += len(packet)
+    if not blamed and not number:
+        most = min(len(filters), FILTERS_A_SUBSCRIBE)
+        return ok(f"subscriptions pass, {most} filters at a time")
+    visit.blamed.update(_plain(name) for name in blamed)
+    lines = [explain.hangs_up_on_subscribe(settings, [_as_the_agent(visit, name)]) for name in blamed]
+    if number:
+        lines.insert(
+            0, explain.hangs_up_on_subscribe(settings, [_as_the_agent(visit, name) for name in filters[:number]])
+        )
+    return _joined(lines)
+
+
+def _group(visit: Visit) -> str:
+    return f"doctor-{visit.config.device}"
+
+
+def _filters(visit: Visit) -> Iterator[str]:
+    """Yield the agent's filters, but for the groups of shared subscriptions: in its own no input may be missed."""
+    for topic in read(visit.config, visit.bundles):
+        if topics.parse(topic).kind is not Kind.STAGE:
+            yield topic
+        elif visit.greeting.shares:  # else `rights` says so
+            yield f"$share/{_group(visit)}/{topic}"
+
+
+def _plain(topic_filter: str) -> str:
+    return topic_filter.split("/", 2)[2] if topic_filter.startswith("$share/") else topic_filter
+
+
+def _as_the_agent(visit: Visit, topic_filter: str) -> str:
+    """Return a filter with the group that the agent uses."""
+    for pipeline, bundle in zip(visit.config.pipelines, visit.bundles, strict=True):
+        for k in pipeline.stages:
+            if travels(bundle, k) and _plain(topic_filter) == topics.stage(visit.config.site, pipeline.name, k):
+                branch = pipeline.branch if bundle.stages[k].branches else 0
+                return topics.shared_stage(visit.config.site, pipeline.name, k, branch or 0)
+    return topic_filter
+
+
+def check_publish(visit: Visit) -> Finding:
+    """Small publishes pass on every topic of the agent."""
+    names = outbound(visit)
+    quietly = withholds(visit)
+    tried = [name for name in names if quietly or topics.parse(name).kind in AGENTS_READ]
+    # Each costs several connections, and a broker that takes no publishes at all is told as well by these.
+    blamed = list(islice(_ending(visit, tried, quietly=quietly), _MOST_NAMED + 1))
+    if blamed:
+        visit.blamed.update(blamed)
+        return _joined([explain.hangs_up_on_publish(visit.config.broker, topic, len(wire.PROBE)) for topic in blamed])
+    if not tried:
+        return unknown("publishes cannot be tried on this broker without disturbing others")
+    return ok(f"publishes pass on {len(tried)} topics" + (f" of {len(names)}" if len(tried) < len(names) else ""))
+
+
+def _ending(visit: Visit, names: Sequence[str], *, quietly: bool) -> Iterator[str]:
+    """Yield the topics on which a publish ends the connection."""
+    # A broker bounds how much may be under way: what was withheld is forgotten with the connection.
+    batch = max(1, min(visit.greeting.receive_maximum, 16) - 1)
+    at = 0
+    while at < len(names):
+        passed = at
+        try:
+            with session(visit) as client:
+                for topic in names[at : at + batch]:
+                    send(visit, client, topic, wire.PROBE, quietly=quietly)
+                    passed += 1
+                client.ping(visit.until())
+        except HangUpError:
+            # Some answer first and hang up then, so that the one before may be it.
+            for topic in names[max(at, passed - 1) : passed + 1]:
+                if ends(visit, partial(send, visit, topic=topic, payload=wire.PROBE, quietly=quietly)):
+                    yield topic
+            passed += 1
+        at = passed
+
+
+def _joined(lines: Sequence[str]) -> Finding:
+    """Make one finding of several lines; remedies that are the same are given once."""
+    findings = [told(line) for line in lines]
+    remedies = list(dict.fromkeys(finding.remedy for finding in findings))
+    texts = [finding.text for finding in findings[:_MOST_NAMED]]
+    if len(findings) > _MOST_NAMED:
+        texts.append("and on more like these")
+    return failed("; ".join(texts), "; ".join(remedies))

@@ -1,0 +1,40 @@
+"""Log lines that repeat: each kind at a bounded rate, and none forgotten."""
+
+from __future__ import annotations
+
+EVERY_S = 5.0
+"""A line is said at most this often."""
+
+_LINES = 64
+
+
+class Repeats:
+    """Decides what is said of a line that comes again and again.
+
+    >>> repeats = Repeats()
+    >>> repeats.line(0.0, "the connection is lost")
+    'the connection is lost'
+    >>> repeats.line(1.0, "the connection is lost"), repeats.line(2.0, "the connection is lost")
+    (None, None)
+    >>> repeats.line(9.0, "the connection is lost")
+    'the connection is lost (and 2 times in the 9 s before)'
+    """
+
+    def __init__(self, every_s: float = EVERY_S) -> None:
+        self._every_s = every_s
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def line(self, now: float, text: str) -> str | None:
+        """Return what to say of `text` now; None if it was said a moment ago."""
+        said_at, unsaid = self._said.pop(text, (None, 0))
+        if said_at is not None and now - said_at < self._every_s:
+            self._said[text] = said_at, unsaid + 1
+            return None
+        self._said[text] = now, 0
+        if len(self._said) > _LINES:
+            del self._said[next(iter(self._said))]
+        return (
+            f"{text} (and {unsaid} times in the {now - said_at:.0f} s before)"
+            if unsaid and said_at is not None
+            else text
+        )

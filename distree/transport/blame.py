@@ -1,0 +1,212 @@
+"""Which message makes the broker hang up; pure, without clock or socket.
+
+Some brokers, and proxies before them, answer a message that they do not like by closing the connection, without a word.
+Sent again after the reconnect, it would do so for ever. So what was under way when a second connection was lost is sent
+alone, one message at a time: if the connection ends again, that message is to blame, and is given up. Why it is to
+blame is found out by sending its like once more, alone too: without retain, then a few bytes on its topic.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from distree.transport.outbox import Outgoing
+from distree.types import Lane
+
+ALONE = 2
+"""What was under way in so many losses of the connection is sent alone from then on."""
+
+STRIKES = 2
+"""What was alone under way so often when the connection ended at once is given up."""
+
+AT_ONCE_S = 2.0
+"""A hang-up comes so soon after what it is an answer to; a network may fail at any time."""
+
+RETRY_S = 60.0
+RETRY_MAX_S = 3600.0
+"""A verdict holds so long at first, twice as long each time that it is confirmed: brokers are mended."""
+
+_TOPICS = 64
+_RETAINED = "retained"
+_UNPROVEN = 16
+
+Why = Literal["topic", "size", "retained", "qos"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the broker hangs up on: a topic, sizes above `passed`, retained messages, or all of QoS 1."""
+
+    why: Why
+    topic: str
+    nbytes: int
+    passed: int
+
+
+@dataclass(slots=True)
+class _Refusal:
+    verdict: Verdict
+    until: float
+    lasts_s: float
+
+
+class Blame:
+    """Keeps what the broker took, what it hung up on, and what therefore is not sent to it (`refusals`, by topic).
+
+    `retains` and `takes_qos_1` say whether messages may be retained, and sent at QoS 1. `trial_payload` is what every
+    reader of every topic ignores; without it topics and sizes are not told apart.
+    """
+
+    def __init__(self, trial_payload: bytes = b"") -> None:
+        self.retains = True
+        self.takes_qos_1 = True
+        self.trials: deque[Outgoing] = deque()
+        """To be sent, alone, before anything else."""
+        self.doubted: list[Outgoing] = []
+        """To be given up once the broker has acknowledged anything at all."""
+        self._trial_payload = trial_payload
+        self._passed = 0
+        self._passed_retained = False
+        self._given_up: set[str] = set()
+        self.refusals: OrderedDict[str, _Refusal] = OrderedDict()
+        self._unproven: deque[tuple[int, str]] = deque(maxlen=_UNPROVEN)
+        self._sent_at_0 = 0
+        self._proven = 0
+        self._strikes: OrderedDict[str, int] = OrderedDict()
+
+    # ------------------------------------------------------------ what is sent
+
+    @property
+    def mark(self) -> int:
+        """How many messages went out at QoS 0 so far: what the broker acknowledges now proves those before it."""
+        return self._sent_at_0
+
+    def sent_at_0(self, topic: str) -> None:
+        """Note a message that the broker will not acknowledge."""
+        self._sent_at_0 += 1
+        self._unproven.append((self._sent_at_0, topic))
+
+    def suspects(self, topic: str) -> bool:
+        """Whether what goes out on `topic` at QoS 0 should rather be acknowledged."""
+        return self._strikes.get(topic, 0) >= ALONE
+
+    def refuses(self, topic: str, nbytes: int, now: float) -> Verdict | None:
+        """Return why a message is not to be sent; None if it may be, be it to see whether the broker was mended."""
+        for refusal in self.refusals.values():
+            verdict = refusal.verdict
+            same = topic == verdict.topic
+            if (same and (verdict.why == "topic" or nbytes > verdict.passed)) or (
+                verdict.why == "size" and nbytes >= verdict.nbytes
+            ):
+                return verdict if now < refusal.until else None
+        return None
+
+    def mark_retry(self, item: Outgoing) -> None:
+        """Have a message go alone that is like one which the broker hung up on earlier: once more is proof enough."""
+        if self.refuses(item.topic, item.size, -1.0) is not None:
+            item.losses, item.strikes = ALONE, STRIKES - 1
+
+    # ------------------------------------------------------------ what comes of it
+
+    def passed(self, item: Outgoing, now: float) -> Verdict | None:
+        """The broker acknowledged a message; return what that proves, if anything."""
+        self._passed_retained |= item.retain
+        self._proven = max(self._proven, item.mark)
+        if self._strikes:
+            self._strikes.pop(item.topic, None)
+        if item.size > self._passed:
+            self._passed = item.size
+        if self.refusals and not item.trial:
+            self._pardon(item)
+        if item.trial == _RETAINED:
+            self.retains = False
+            return Verdict("retained", item.topic, item.size, self._passed)
+        if item.trial:
+            return self._refuse("size", item.topic, int(item.trial), now)
+        return None
+
+    def _pardon(self, item: Outgoing) -> None:
+        """Take back the verdicts that a message which passed has proved wrong."""
+        for topic, refusal in list(self.refusals.items()):
+            verdict = refusal.verdict
+            if item.topic == topic if verdict.why == "topic" else item.size >= verdict.nbytes:
+                del self.refusals[topic]
+
+    def lost(self, under_way: list[Outgoing], now: float) -> tuple[list[Outgoing], list[Outgoing], Verdict | None]:
+        """The connection ended: return (messages to send again, messages to give up, what the broker hung up on)."""
+        for mark, topic in self._unproven:
+            if mark > self._proven:
+                self._strikes[topic] = self._strikes.get(topic, 0) + 1
+                self._strikes.move_to_end(topic)
+                if len(self._strikes) > _TOPICS:
+                    self._strikes.popitem(last=False)
+        self._unproven.clear()
+        if len(under_way) == 1 and alone(under_way[0]) and now - under_way[0].sent_at <= AT_ONCE_S:
+            item = under_way[0]
+            item.strikes += 1
+            if item.strikes >= STRIKES:
+                again, given_up, verdict = self._judge(item, now)
+                if not self._passed:
+                    # It may turn out that the broker takes nothing at QoS 1, and this after all.
+                    self.doubted += given_up
+                    given_up = []
+                return again, given_up, verdict
+        for item in under_way:
+            item.losses += 1
+        return under_way, [], None
+
+    def _judge(self, item: Outgoing, now: float) -> tuple[list[Outgoing], list[Outgoing], Verdict | None]:
+        """Find out why the broker hangs up on a message, by trials where need be; return as `lost` does."""
+        is_own = not item.trial or item.trial == _RETAINED
+        given_up = [item] if is_own else []
+        if is_own and item.topic in self.refusals:
+            self._refuse("topic", item.topic, item.size, now)
+            return [], given_up, None
+        self._given_up.add(item.topic)
+        if not self._passed and len(self._given_up) > 1:
+            self.takes_qos_1 = False
+            self.refusals.clear()
+            self.trials.clear()
+            again, self.doubted = self.doubted + given_up, []
+            return again, [], Verdict("qos", item.topic, item.size, 0)
+        if item.retain and not self._passed_retained:
+            # The message itself, but for its flag: if it passes, it has arrived.
+            self.trials.append(self._trial(item, _RETAINED, retain=False))
+            return [], [], None
+        nbytes = int(item.trial) if item.trial.isdigit() else item.size
+        if is_own and nbytes > self._passed:
+            if not self._trial_payload:
+                return [], given_up, self._refuse("size", item.topic, nbytes, now)
+            self.trials.append(
+                self._trial(item, str(nbytes), payload=self._trial_payload, retain=False, token=None, expires_at=None)
+            )
+            return [], given_up, None
+        return [], given_up, self._refuse("topic", item.topic, nbytes, now)
+
+    def _trial(self, item: Outgoing, trial: str, **changes: Any) -> Outgoing:
+        return replace(item, trial=trial, losses=ALONE, strikes=STRIKES - 1, **changes)
+
+    def _refuse(self, why: Literal["topic", "size"], topic: str, nbytes: int, now: float) -> Verdict:
+        """Put a verdict in force, or confirm it for twice the time."""
+        known = self.refusals.get(topic)
+        if known is not None:
+            known.lasts_s = min(RETRY_MAX_S, 2 * known.lasts_s)
+            known.until = now + known.lasts_s
+            return known.verdict
+        verdict = Verdict(why, topic, nbytes, self._passed)
+        self.refusals[topic] = _Refusal(verdict, now + RETRY_S, RETRY_S)
+        if len(self.refusals) > _TOPICS:
+            self.refusals.popitem(last=False)
+        return verdict
+
+
+def alone(item: Outgoing) -> bool:
+    """Whether a message is to be under way by itself."""
+    return item.losses >= ALONE
+
+
+def at_qos_1(topic: str, payload: bytes, content_type: str | None) -> Outgoing:
+    """Return a message meant for QoS 0 as one that the broker acknowledges, and alone, to see whether it takes it."""
+    return Outgoing(topic, payload, content_type=content_type, lane=Lane.LOSSY, losses=ALONE)

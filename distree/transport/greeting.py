@@ -1,0 +1,130 @@
+"""How to begin a connection with a broker that may not like some of it; pure, without clock or socket.
+
+A broker, or a proxy before it, that does not like a CONNECT or a SUBSCRIBE may close the connection without a word, as
+it may when it is being restarted. So what is said is varied until it is answered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+Version = Literal["5", "3.1.1"]
+
+FILTERS_A_SUBSCRIBE = 8
+"""Most filters of one SUBSCRIBE: some brokers hang up on more (AWS IoT Core takes 8)."""
+
+_TRIES = 2
+"""A greeting is tried so often before another is, and a filter before it is done without."""
+
+
+class Greeting:
+    """By which version of MQTT to greet, and whether with a will, until a broker has answered; then it stays so.
+
+    A broker that answers only a greeting without a will is greeted once more with one, to be sure.
+    """
+
+    def __init__(self, versions: Sequence[Version], *, has_will: bool) -> None:
+        self._plan = [(version, has_will) for version in versions for _ in range(_TRIES)]
+        if has_will:
+            self._plan += [(version, False) for version in versions]
+        self._has_will = has_will
+        self._at = 0
+        self.settled = False
+        self.confirming = False
+        """Whether the last answer was to a greeting without a will, and the next is with one."""
+
+    @property
+    def version(self) -> Version:
+        """The version to greet with."""
+        return self._plan[self._at][0]
+
+    @property
+    def with_will(self) -> bool:
+        """Whether to greet with a will."""
+        return self._plan[self._at][1] or self.confirming
+
+    def unanswered(self) -> bool:
+        """The connection ended without an answer; return whether to try again at once."""
+        if self.confirming:
+            self.confirming, self.settled = False, True
+            return True
+        if self.settled:
+            return False
+        self._at = (self._at + 1) % len(self._plan)
+        return self._at != 0
+
+    def other_version(self) -> bool:
+        """The broker does not know this version: return whether there is another to try, at once."""
+        version, will = self._plan[self._at]
+        later = [at for at, (other, with_will) in enumerate(self._plan) if other != version and with_will is will]
+        if later and not self.settled:
+            self._at = later[0]
+        return bool(later) and not self.settled
+
+    def answered(self) -> Literal["go", "confirm"]:
+        """The broker accepted; `confirm` asks for the connection to be given up, and begun anew with a will."""
+        if self._has_will and not self.with_will and not self.settled:
+            self.confirming = True
+            return "confirm"
+        if self.confirming:  # it takes a will after all
+            self.confirming = False
+            self._at = self._plan.index((self.version, True))
+        self.settled = True
+        return "go"
+
+
+class Filters:
+    """Filters to subscribe to, a few at a time; one that a broker hangs up on is done without.
+
+    After a connection that ended in the middle they go one at a time, so that it is known which one it was.
+    """
+
+    def __init__(self, filters: Sequence[tuple[str, int]], at_a_time: int) -> None:
+        self._all = list(filters)
+        self._at_a_time = at_a_time
+        self._left: list[tuple[str, int]] = []
+        self._asked: list[tuple[str, int]] = []
+        self._blamed: Counter[str] = Counter()
+        self.without: set[str] = set()
+        """Those that the broker hangs up on."""
+
+    def begin(self) -> None:
+        """Start over, on a new connection."""
+        self._left = [pair for pair in self._all if pair[0] not in self.without]
+        self._asked = []
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Subscribe to these no more."""
+        self._all = [pair for pair in self._all if pair[0] not in names]
+
+    @property
+    def asked(self) -> list[tuple[str, int]]:
+        """What the last SUBSCRIBE was for."""
+        return self._asked
+
+    @property
+    def names(self) -> list[str]:
+        """All filters that are subscribed to."""
+        return [name for name, _ in self._all if name not in self.without]
+
+    def ask(self) -> list[tuple[str, int]]:
+        """Return what to subscribe to next; [] when it is done."""
+        self._asked, self._left = self._left[: self._at_a_time], self._left[self._at_a_time :]
+        return self._asked
+
+    def unanswered(self) -> str | None:
+        """The connection ended before the broker answered; return the filter that is to blame, once it is known."""
+        asked, self._asked = self._asked, []
+        if not asked:
+            return None
+        if len(asked) > 1:
+            self._at_a_time = 1
+            return None
+        name = asked[0][0]
+        self._blamed[name] += 1
+        if self._blamed[name] < _TRIES:
+            return None
+        self.without.add(name)
+        return name

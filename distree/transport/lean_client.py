@@ -1,0 +1,246 @@
+"""paho's client, reading ahead, with the packets of the hot path handled beside it.
+
+PUBLISH and PUBACK bypass paho, see `packets`; they share its socket and its queue of what the socket did not take.
+Whoever calls in here holds `PahoTransport.lock`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import time
+from collections.abc import Container
+from typing import Any, Literal, Protocol
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+
+from distree.errors import BrokerError
+from distree.transport import packets
+
+MAX_INCOMING_BYTES = (1 << 20) + (64 << 10)
+"""Largest packet that is read, in bytes: a message of 1 MiB with its topic. MQTT 5 brokers are told, and send no larger
+one; what comes all the same is skipped as it comes."""
+
+_READ_BYTES = 1 << 16
+
+_REPLACED = (
+    "_sock_recv", "_packet_queue", "_out_packet", "_handle_publish", "_handle_pubackcomp", "_in_packet",
+    "_send_pingreq", "_last_msg_out", "_ping_t", "_keepalive",
+)  # fmt: skip
+
+
+class Sink(Protocol):
+    """Whoever takes what the lean client parsed."""
+
+    def took(self, message: packets.Published) -> None:
+        """A PUBLISH came."""
+
+    def settled(self, mid: int, code: int) -> None:
+        """A PUBACK came, with a reason code."""
+
+    def skipped(self, topic: str, nbytes: int, mid: int | None) -> None:
+        """A PUBLISH is coming that is too large to be read; `mid` is None at QoS 0."""
+
+
+class LeanClient(mqtt.Client):
+    """paho's client for one `PahoTransport`.
+
+    paho asks the socket for a packet in four small pieces; read ahead, one system call brings many packets. While
+    `corked`, packets are gathered; then one system call sends them, and the broker wakes up once.
+    """
+
+    sink: Sink
+    corked = 0
+    tls_error: ssl.SSLError | None = None
+    """What TLS said as it ended the connection; paho tells of no more than the end."""
+    _ahead = b""
+    _at = 0
+    _dry = False
+    _plain = True
+    _skipping = 0
+    """Bytes still to come of a packet that is too large to be read."""
+
+    def begin_connection(self, sock: Any) -> None:
+        """Forget what was read ahead, or gathered, on an earlier connection."""
+        self._ahead, self._at, self._dry, self._skipping = b"", 0, False, 0
+        self.tls_error = None
+        self._gathered: list[bytes] = []
+        # TLS holds back bytes of its own, so that a short read does not mean an empty socket.
+        self._plain = not hasattr(sock, "pending")
+
+    # Receiving.
+
+    def begin_turn(self) -> None:
+        """Allow the socket to be asked again."""
+        self._dry = False
+
+    def reads_ahead(self) -> bool:
+        """Whether bytes are left that the socket will not announce again."""
+        return self._at < len(self._ahead)
+
+    def read_packet(self) -> None:
+        """Handle the next packet, or what has arrived of it."""
+        if self._skipping:
+            self._skip()
+            return
+        if self._at == len(self._ahead) and not self._dry and not self._in_packet["command"]:
+            self._fill()
+        if not self._take_hot_packet():
+            self.loop_read()
+            if self._in_packet["remaining_length"] > MAX_INCOMING_BYTES:
+                self._begin_to_skip()
+
+    def _begin_to_skip(self) -> None:
+        """Stop gathering a packet that is too large, once its topic is there; what follows is thrown away."""
+        head, header = self._in_packet["packet"], self._in_packet["command"]
+        if not self._in_packet["have_remaining"] or len(head) < 4 or len(head) < 4 + (head[0] << 8 | head[1]):
+            return
+        self._skipping = self._in_packet["to_process"]
+        nbytes = self._in_packet["remaining_length"]
+        self._in_packet = {
+            "command": 0,
+            "have_remaining": 0,
+            "remaining_count": [],
+            "remaining_mult": 1,
+            "remaining_length": 0,
+            "packet": bytearray(),
+            "to_process": 0,
+            "pos": 0,
+        }
+        if header & 0xF0 == packets.PUBLISH:
+            end = 2 + (head[0] << 8 | head[1])
+            mid = head[end] << 8 | head[end + 1] if header & 0x06 else None
+            self.sink.skipped(head[2:end].decode(errors="replace"), nbytes, mid)
+
+    def _skip(self) -> None:
+        try:
+            piece = self._sock_recv(min(self._skipping, _READ_BYTES))
+        except BlockingIOError:
+            return
+        except OSError:
+            piece = b""
+        self._skipping = self._skipping - len(piece) if piece else 0  # at its end paho meets the connection's
+
+    def _fill(self) -> None:
+        """Read ahead; whatever goes wrong will go wrong for paho once more, which knows what to do."""
+        sock = self.socket()
+        if sock is None or not self._plain:
+            return
+        with contextlib.suppress(OSError):
+            self._ahead, self._at = sock.recv(_READ_BYTES), 0
+            # A short read emptied the socket: asking it again would be a system call to learn nothing. No bytes at
+            # all are the connection's end, which paho shall see.
+            self._dry = 0 < len(self._ahead) < _READ_BYTES
+
+    def _take_hot_packet(self) -> bool:
+        """Handle a complete PUBLISH or PUBACK that was read ahead; False leaves it to paho."""
+        ahead, at = self._ahead, self._at
+        if at == len(ahead) or self._in_packet["command"]:
+            return False
+        header = ahead[at]
+        kind = header & 0xF0
+        if kind not in (packets.PUBLISH, packets.PUBACK):
+            return False
+        found = packets.frame(ahead, at)
+        if found is None:
+            return False
+        body = ahead[found[0] : found[1]]
+        try:
+            if kind == packets.PUBACK:
+                mid, code = packets.parse_puback(body)
+                self._at = found[1]
+                self.sink.settled(mid, code)
+            else:
+                message = packets.parse_publish(header, body, five=self._protocol == MQTTProtocolVersion.MQTTv5)
+                self._at = found[1]
+                self.sink.took(message)
+        except ValueError:
+            return False  # paho ends a connection that brings malformed packets
+        return True
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        at = self._at
+        if at == len(self._ahead):
+            if self._dry:
+                raise BlockingIOError
+            try:
+                self._ahead, at = super()._sock_recv(_READ_BYTES), 0
+            except ssl.SSLError as error:
+                self.tls_error = error
+                raise
+            self._dry = self._plain and len(self._ahead) < _READ_BYTES
+        piece = self._ahead[at : at + bufsize]
+        self._at = at + len(piece)
+        return piece
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        five = self._protocol == MQTTProtocolVersion.MQTTv5
+        try:
+            self.sink.took(packets.parse_publish(self._in_packet["command"], self._in_packet["packet"], five=five))
+        except ValueError:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
+        try:
+            if cmd == "PUBACK":
+                self.sink.settled(*packets.parse_puback(self._in_packet["packet"]))
+        except ValueError:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def ping_unheard(self) -> None:
+        """Keep the connection alive while nothing is read, so that no answer can be expected."""
+        if time.monotonic() - self._last_msg_out >= self._keepalive:
+            self._send_pingreq()
+            self._ping_t = 0
+
+    # Sending.
+
+    def backed_up(self) -> bool:
+        """Whether the socket took less than it was given."""
+        return len(self._out_packet) > 0
+
+    def send_packet(self, packet: bytes) -> None:
+        """Send a packet now, or with others at `uncork`; what the socket does not take waits in paho's queue."""
+        if self.corked:
+            self._gathered.append(packet)
+            return
+        sent = 0
+        sock = self.socket()
+        if sock is not None and self._plain and not self._out_packet:
+            with contextlib.suppress(OSError):  # paho will meet it again, and knows what to do
+                sent = sock.send(packet)
+        if sent < len(packet):
+            self._packet_queue(packets.PUBACK, packet[sent:], 0, 1)
+
+    def uncork(self) -> None:
+        """Send what was gathered, once every `cork` has its `uncork`."""
+        self.corked = max(0, self.corked - 1)
+        if self._gathered and not self.corked:
+            gathered, self._gathered = self._gathered, []
+            self.send_packet(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+
+    def fresh_mid(self, used: Container[int]) -> int:
+        """Return a packet id that is not in `used`."""
+        while (mid := self._mid_generate()) in used:
+            pass
+        return mid
+
+    def let_go(self) -> None:
+        """Close this process's copy of the socket without a word to the broker: it belongs to the parent process."""
+        sock = self.socket()
+        if sock is not None:
+            sock.close()
+
+
+def check_paho() -> None:
+    """Raise BrokerError where paho is so new, or so old, that what is replaced here does not fit."""
+    known = set(dir(mqtt.Client)) | set(mqtt.Client.__init__.__code__.co_names)
+    missing = [name for name in _REPLACED if name not in known]
+    if missing:
+        from importlib.metadata import version
+
+        found = version("paho-mqtt")
+        raise BrokerError(f"paho-mqtt {found} is not known to work here: pip install 'paho-mqtt>=2.1,<2.3'")

@@ -1,0 +1,131 @@
+"""What waits to be sent, in lanes by what is owed; pure, without clock or socket.
+
+A lane that is full gives up its own oldest messages and nobody else's, so that junk that is answered with dead letters
+can never push out a result.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from distree.types import Lane
+
+SHED_ITEMS = 1024
+AUDIT_ITEMS = 4096
+LOSSY_ITEMS = 256
+OTHER_BYTES = 1 << 20
+"""Bounds of the lanes SHED, AUDIT and LOSSY."""
+
+
+@dataclass(slots=True, eq=False)
+class Outgoing:
+    """A publish that waits or is under way. `expires_at` is of the monotonic clock, in seconds."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    content_type: str | None = None
+    expires_at: float | None = None
+    token: str | None = None
+    lane: Lane = Lane.WORK
+    losses: int = 0
+    """Connections that were lost while it was under way."""
+    strikes: int = 0
+    """Connections that ended at once while it was under way alone."""
+    sent_at: float = 0.0
+    """When it was last sent alone, of the monotonic clock."""
+    mark: int = 0
+    """How many messages had gone out at QoS 0 before it."""
+    trial: str = ""
+    """What is found out by it, if that is all it is for: see `blame`."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of topic and payload; a packet has a few more."""
+        return len(self.topic) + len(self.payload)
+
+
+class Outbox:
+    """The lanes. `items` and `nbytes` bound the lane WORK.
+
+    OWED is not bounded here: whoever puts something there has bounded it. LATEST holds the newest message of a topic.
+    `dropped` counts by lane what was given up; the tokens of those messages wait in `casualties`.
+    """
+
+    def __init__(self, items: int = 4096, nbytes: int = 8 << 20) -> None:
+        self.dropped: Counter[Lane] = Counter()
+        self.casualties: deque[str] = deque()
+        self._again: deque[Outgoing] = deque()
+        self._latest: OrderedDict[str, Outgoing] = OrderedDict()
+        self._lanes: dict[Lane, deque[Outgoing]] = {lane: deque() for lane in Lane if lane is not Lane.LATEST}
+        self._bytes: Counter[Lane] = Counter()
+        self._limits = {
+            Lane.WORK: (items, nbytes),
+            Lane.SHED: (SHED_ITEMS, OTHER_BYTES),
+            Lane.AUDIT: (AUDIT_ITEMS, OTHER_BYTES),
+            Lane.LOSSY: (LOSSY_ITEMS, OTHER_BYTES),
+        }
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, item: Outgoing) -> None:
+        """Add a message at the end of its lane; what is beyond the lane's bounds is dropped, the oldest first."""
+        self._count += 1
+        if item.lane is Lane.LATEST:
+            older = self._latest.pop(item.topic, None)
+            self._latest[item.topic] = item
+            if older is not None:  # no loss: the newer one says it all
+                self._count -= 1
+                if older.token is not None:
+                    self.casualties.append(older.token)
+            return
+        lane = self._lanes[item.lane]
+        lane.append(item)
+        if item.lane in self._limits:
+            items, nbytes = self._limits[item.lane]
+            self._bytes[item.lane] += item.size
+            while len(lane) > items or self._bytes[item.lane] > nbytes:
+                self.drop(self._pop_left(item.lane))
+
+    def put_back(self, items: Iterable[Outgoing]) -> None:
+        """Have messages that were under way go out before all others, in their order."""
+        again = list(items)
+        self._again.extendleft(reversed(again))
+        self._count += len(again)
+
+    def pop(self, now: float) -> Outgoing | None:
+        """Take out the next message; what has expired is dropped on the way. None when nothing is left."""
+        while self._count:
+            item = self._next()
+            if item.expires_at is None or item.expires_at > now:
+                return item
+            self.drop(item)
+        return None
+
+    def drop(self, item: Outgoing) -> None:
+        """Count a message that will not be sent."""
+        self.dropped[item.lane] += 1
+        if item.token is not None:
+            self.casualties.append(item.token)
+
+    def _next(self) -> Outgoing:
+        if self._again:
+            self._count -= 1
+            return self._again.popleft()
+        if self._lanes[Lane.OWED]:
+            return self._pop_left(Lane.OWED)
+        if self._latest:
+            self._count -= 1
+            return self._latest.popitem(last=False)[1]
+        return self._pop_left(next(lane for lane, waiting in self._lanes.items() if waiting))
+
+    def _pop_left(self, lane: Lane) -> Outgoing:
+        item = self._lanes[lane].popleft()
+        self._count -= 1
+        if lane in self._limits:
+            self._bytes[lane] -= item.size
+        return item

@@ -1,0 +1,236 @@
+"""Boards die in every way, amid traffic, and the broker serves whoever is left: see broker_config.embedded."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from broker_config.managed import Engine, ManagedBroker, find_mosquitto, has_embedded
+from distree import topics
+from distree.topics import Kind
+
+PATIENCE_S = 30.0
+STAGE = topics.stage("lab", "p", 1)
+EXIT = topics.of_wide("lab", "p", Kind.EXIT, "hub")
+SHARED = [topics.shared_stage("lab", "p", 1, branch) for branch in (0, 1)]
+
+
+def text(value: str) -> bytes:
+    return struct.pack(">H", len(value)) + value.encode()
+
+
+def packet(kind: int, body: bytes) -> bytes:
+    assert len(body) < 1 << 14
+    length = bytes((len(body),)) if len(body) < 128 else bytes((len(body) & 127 | 128, len(body) >> 7))
+    return bytes((kind,)) + length + body
+
+
+class Board:
+    """A client of MQTT 3.1.1 that writes down which topics it hears, and acknowledges only if it is told to.
+
+    `filters` are (filter, QoS). Without `clean` it forgets an earlier session first, as a process does when it starts.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        name: str,
+        filters: list[tuple[str, int]],
+        *,
+        clean: bool = True,
+        acknowledges: bool = True,
+    ) -> None:
+        self.port, self.name, self.filters, self.acknowledges = port, name, filters, acknowledges
+        self.clean = clean
+        self.heard: Counter[str] = Counter()
+        self._answers: Counter[int] = Counter()
+        if not clean:
+            with self._dial(clean=True) as before:
+                before.sendall(b"\xe0\x00")
+        self.socket = self._dial(clean=clean)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if filters:
+            asked = b"".join(text(name) + bytes((qos,)) for name, qos in filters)
+            self.ask(packet(0x82, b"\x00\x01" + asked), 0x90)
+
+    def _dial(self, *, clean: bool) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
+        connection.sendall(packet(0x10, b"\x00\x04MQTT\x04" + bytes((2 * clean,)) + b"\x00\x3c" + text(self.name)))
+        answer = connection.recv(4, socket.MSG_WAITALL)
+        assert answer[:1] == b"\x20"
+        assert answer[3] == 0
+        return connection
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError), self.socket.makefile("rb") as stream:
+            while kind := stream.read(1):
+                length = shift = 0
+                while (byte := stream.read(1)[0]) & 128:
+                    length, shift = length | (byte & 127) << shift, shift + 7
+                body = stream.read(length | byte << shift)
+                if kind[0] & 0xF0 == 0x30:
+                    self._hear(kind[0], body)
+                else:
+                    self._answers[kind[0] & 0xF0] += 1
+
+    def _hear(self, kind: int, body: bytes) -> None:
+        end = 2 + int.from_bytes(body[:2], "big")
+        self.heard[body[2:end].decode()] += 1
+        if kind & 6 and self.acknowledges:
+            self.socket.sendall(b"\x40\x02" + body[end : end + 2])
+
+    def ask(self, request: bytes, answer: int) -> None:
+        """Send, and wait for an answer of a kind."""
+        before = self._answers[answer]
+        self.socket.sendall(request)
+        wait_for(lambda: self._answers[answer] > before)
+
+    def publish(self, topic: str, payload: bytes = b"x") -> None:
+        self.ask(packet(0x32, text(topic) + b"\x00\x07" + payload), 0x40)
+
+    def stop(self) -> None:
+        """Leave in good order."""
+        self.socket.sendall(b"\xe0\x00")
+        self.end()
+
+    def end(self) -> None:
+        """End the connection, without a word."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self._reader.join(PATIENCE_S)
+        self.socket.close()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def reset(board: Board) -> None:
+    board.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    board.end()
+
+
+def unsubscribe_and_stop(board: Board) -> None:
+    board.ask(packet(0xA2, b"\x00\x02" + b"".join(text(name) for name, _ in board.filters)), 0xB0)
+    board.stop()
+
+
+def half_a_packet(board: Board) -> None:
+    board.socket.sendall(packet(0x32, text(STAGE) + b"\x00\x07" + bytes(100))[:50])
+    board.end()
+
+
+def garbage(board: Board) -> None:
+    with contextlib.suppress(OSError):
+        board.socket.sendall(b"\xff" * 64)
+    board.end()
+
+
+def takeover(board: Board) -> None:
+    Board(board.port, board.name, board.filters, clean=board.clean, acknowledges=False).end()
+    board.end()
+
+
+WAYS = {
+    "killed": Board.end,
+    "reset": reset,
+    "stopped": Board.stop,
+    "unsubscribed": unsubscribe_and_stop,
+    "half a packet": half_a_packet,
+    "garbage": garbage,
+    "another of its name": takeover,
+}
+
+
+@pytest.fixture(params=["mosquitto", "embedded"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    installed = find_mosquitto() is not None if request.param == "mosquitto" else has_embedded()
+    if not installed:
+        pytest.skip(f"{request.param} is not installed")
+    engine: Engine = request.param
+    return engine
+
+
+@contextlib.contextmanager
+def traffic(port: int) -> Iterator[None]:
+    """Messages for the stage and for the fusing board, one after the other, from a board that never rests."""
+    origin, over, errors = Board(port, "cam", []), threading.Event(), []
+
+    def publish() -> None:
+        try:
+            while not over.is_set():
+                origin.publish(STAGE, bytes(300))
+                origin.publish(EXIT, bytes(30))
+        except (AssertionError, OSError) as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        origin.stop()
+    assert not errors
+
+
+def subscriptions(engine: Engine, branch: int, *, clean: bool = True) -> list[tuple[str, int]]:
+    """Return what a board subscribes to; over MQTT 3.1.1 agents have sessions that are clean."""
+    return [(SHARED[branch], 1 if engine == "mosquitto" or clean else 0), (EXIT, 1)]
+
+
+def hears(board: Board) -> None:
+    before = board.heard.copy()
+    wait_for(lambda: board.heard[STAGE] > before[STAGE] and board.heard[EXIT] > before[EXIT])
+
+
+@pytest.mark.parametrize("acknowledges", [True, False], ids=["acknowledges", "silent"])
+@pytest.mark.parametrize("clean", [True, False], ids=["clean session", "session"])
+@pytest.mark.parametrize("branches", [1, 2], ids=["chain", "wide"])
+def test_a_broker_outlives_its_boards(engine: Engine, branches: int, clean: bool, acknowledges: bool) -> None:
+    with ManagedBroker(engine=engine) as broker:
+        others = [Board(broker.port, f"b{k}", subscriptions(engine, k)) for k in range(1, branches)]
+        with traffic(broker.port):
+            for die in WAYS.values():
+                options = {"clean": clean, "acknowledges": acknowledges}
+                board = Board(broker.port, "b0", subscriptions(engine, 0, clean=clean), **options)
+                hears(board)
+                die(board)
+                assert broker.running
+                for other in others:
+                    hears(other)
+            back = Board(broker.port, "b0", subscriptions(engine, 0))
+            hears(back)
+        for board in (back, *others):
+            board.stop()
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_broker_outlives_the_last_board_of_a_quiet_site(engine: Engine, name: str) -> None:
+    with ManagedBroker(engine=engine) as broker:
+        origin = Board(broker.port, "cam", [])
+        for _ in range(3):
+            board = Board(broker.port, "b0", subscriptions(engine, 0), acknowledges=False)
+            for _ in range(6):
+                origin.publish(STAGE)
+                origin.publish(EXIT)
+            wait_for(lambda board=board: board.heard[STAGE] and board.heard[EXIT])  # type: ignore[misc]
+            WAYS[name](board)
+        late = Board(broker.port, "late", subscriptions(engine, 1))
+        origin.publish(STAGE)
+        origin.publish(EXIT)
+        wait_for(lambda: late.heard[STAGE] == late.heard[EXIT] == 1)
+        late.stop()
+        origin.stop()

@@ -241,19 +241,23 @@ class Pipeline:
         agent = self.agent
         time_now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         payload = wire.encode_result(result, time=time_now, clock_synced=agent.clock_synced)
-        if result.final and self.spool is not None:
+        final = result.final
+        if final and self.spool is not None:
             self.spool.answering(result.request, payload)
         # What is turned away is in no book: its token has no request.
-        request, lane = (result.request, Lane.OWED) if effect.token is not None else (None, Lane.SHED)
+        request, lane = effect.token, Lane.OWED
+        if request is None:
+            request, lane = "" if effect.turned_away else None, Lane.SHED
         try:
-            self.publish_answer("" if effect.turned_away else request, payload, lane)
+            self.publish_answer(request, payload, lane)
         except LocalProtocolError as error:
             agent.dead_letter(self.result_topic, error, payload)
-            if result.final:
-                self.dropped("" if effect.turned_away else result.request)
-        if result.final:
+            if request is not None:
+                self.dropped(request)
+        if final:
             self.room.notify()
-            agent.answer(result)
+            if agent.on_result is not None:
+                agent.answers.append(result)
 
     def say_again(self) -> None:
         """Publish the answers of an earlier run that the broker may not have."""
@@ -403,7 +407,8 @@ class Agent:
         """Called with each final result of this board's origins, without the lock, by a thread of the crew."""
         self.on_hang: Callable[[], object] = functools.partial(os._exit, 70)
         """Called, with the lock held, when inference hangs for good. A thread cannot be ended, a process can."""
-        self._answers: deque[Result] = deque()
+        self.answers: deque[Result] = deque()
+        """Final results for the program that runs this agent."""
         self.dead_letters = 0
         self._status = DeviceStatus.INIT
         self._state_topic = state_topic
@@ -511,9 +516,9 @@ class Agent:
 
     def _hand_out(self) -> None:
         """Hand results to the program that runs this agent; without the lock, for it may take its time."""
-        while self._answers and self.on_result is not None:
+        while self.answers and self.on_result is not None:
             with contextlib.suppress(IndexError):  # the crew's other thread was quicker
-                self.on_result(self._answers.popleft())
+                self.on_result(self.answers.popleft())
 
     def _due_at(self) -> float:
         due = min([pipeline.due_at() for pipeline in self.pipelines])
@@ -774,55 +779,52 @@ class Agent:
             self._send_stage(pipeline, message)
         elif isinstance(message, Outcome):
             topic = self._outcome_topic(pipeline.config.name, message.origin)
-            self._publish(Kind.OUTCOME, topic, wire.encode_outcome(message), expiry_s=OUTCOME_EXPIRY_S)
+            self._publish_work(topic, wire.encode_outcome(message), OUTCOME_EXPIRY_S)
         elif isinstance(message, Embedding):
             payload, topic = wire.encode_embedding(message), self._exit_topic(pipeline.config.name, message.fuser)
             pipeline.node.sent(message.stage + 1, len(payload), audit=message.audit)
             # If it is not sent, it is to the board that fuses as if this branch had not been heard.
-            self._publish(Kind.EXIT, topic, payload, expiry_s=message.budget_s - message.spent_s)
+            self._publish_work(topic, payload, message.budget_s - message.spent_s)
         elif isinstance(message, AuditRow):
             self._publish(Kind.AUDIT, pipeline.audit_topic, wire.encode_audit(message))
         else:
             pipeline.publish_result(effect, message)
 
     def _send_stage(self, pipeline: Pipeline, message: StageMessage) -> None:
-        payload, topic, how = wire.encode_stage(message), pipeline.stage_topics[message.stage], DELIVERY[Kind.STAGE]
+        payload, topic = wire.encode_stage(message), pipeline.stage_topics[message.stage]
         pipeline.node.sent(message.stage, len(payload), audit=message.audit)
         try:
-            self.transport.publish(
-                topic, payload, qos=how.qos, expiry_s=message.budget_s - message.spent_s, lane=how.lane
-            )
+            self.transport.publish(topic, payload, qos=1, expiry_s=message.budget_s - message.spent_s)
         except LocalProtocolError as error:
             self.dead_letter(topic, error, payload)
             self.perform(pipeline, pipeline.node.refused(time.monotonic(), message))
 
     def _send_decision(self, pipeline: Pipeline, device: str, decision: Decision) -> None:
         topic = self._decision_topic(pipeline.config.name, device)
-        self._publish(Kind.DECISION, topic, wire.encode_decision(decision), expiry_s=DECISION_EXPIRY_S)
+        self._publish_work(topic, wire.encode_decision(decision), DECISION_EXPIRY_S)
 
-    def answer(self, result: Result) -> None:
-        """Keep a final result for the program that runs this agent."""
-        if self.on_result is not None:
-            self._answers.append(result)
+    def _publish_work(self, topic: str, payload: bytes, expiry_s: float) -> None:
+        """Publish what boards say to each other: at QoS 1, in the lane WORK."""
+        try:
+            self.transport.publish(topic, payload, qos=1, expiry_s=expiry_s)
+        except LocalProtocolError as error:
+            self._refuse(error)
 
-    def _publish(self, kind: Kind, topic: str, payload: bytes, *, expiry_s: float | None = None) -> None:
-        """Publish a message; one that the broker does not take is told in the log, and costs only itself."""
+    def _publish(self, kind: Kind, topic: str, payload: bytes) -> None:
         how = DELIVERY[kind]
         try:
             self.transport.publish(
-                topic,
-                payload,
-                qos=how.qos,
-                retain=how.retain,
-                content_type=None if expiry_s is not None else how.content_type,
-                expiry_s=expiry_s,
-                lane=how.lane,
+                topic, payload, qos=how.qos, retain=how.retain, content_type=how.content_type, lane=how.lane
             )
         except LocalProtocolError as error:
-            self.unpublished += 1
-            line = self._refused.line(time.monotonic(), error.detail)
-            if line is not None:
-                log.warning("%s", line)
+            self._refuse(error)
+
+    def _refuse(self, error: LocalProtocolError) -> None:
+        """A message that the broker does not take is told in the log, and costs only itself."""
+        self.unpublished += 1
+        line = self._refused.line(time.monotonic(), error.detail)
+        if line is not None:
+            log.warning("%s", line)
 
     def dead_letter(self, topic: str, error: RemoteProtocolError | LocalProtocolError, payload: bytes) -> None:
         """Count a message that broke the protocol and publish why. Called with the lock held."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
+from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
+
+_NEVER = float("inf")
 
 _SLACK = 64
 """Outdated entries that are always tolerated, so that a short agenda is never rebuilt."""
@@ -34,11 +36,12 @@ class Agenda(Generic[K]):
 
     def set(self, key: K, at: float) -> None:
         """Have `key` due at `at`, and at no other time."""
+        heap = self._heap
         self._at[key] = at
-        heapq.heappush(self._heap, (at, key))
-        if len(self._heap) > 2 * len(self._at) + _SLACK:
+        heappush(heap, (at, key))
+        if len(heap) > _SLACK and len(heap) > 2 * len(self._at) + _SLACK:
             self._heap = [(at, key) for key, at in self._at.items()]
-            heapq.heapify(self._heap)
+            heapify(self._heap)
 
     def drop(self, key: K) -> None:
         """Have `key` due no more; harmless for one that is not."""
@@ -53,13 +56,13 @@ class Agenda(Generic[K]):
             at, key = heap[0]
             if self._at.get(key) == at:
                 return at
-            heapq.heappop(heap)
-        return float("inf")
+            heappop(heap)
+        return _NEVER
 
     def pop(self, now: float) -> K | None:
         """Take out the key that is due first, if it is due by now; None if there is none."""
         if self.next_due() > now:
             return None
-        _, key = heapq.heappop(self._heap)
+        _, key = heappop(self._heap)
         del self._at[key]
         return key

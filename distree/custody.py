@@ -157,9 +157,14 @@ class Custody:
     def move(self, entry: Entry, event: CustodyEvent) -> None:
         """Follow the table, and keep count."""
         was = entry.state
-        entry.state = CUSTODY_TRANSITIONS[was, event]
-        self.away += (entry.state == "away") - (was == "away")
-        if entry.state == "answered" and was != "answered":
+        entry.state = state = CUSTODY_TRANSITIONS[was, event]
+        if state == was:
+            return
+        if was == "away":
+            self.away -= 1
+        elif state == "away":
+            self.away += 1
+        if state == "answered":
             self.unanswered -= 1
             self.agenda.drop(entry.request)
             entry.message = None
@@ -209,10 +214,6 @@ class Custody:
         """Return the next open entry whose deadline or silence has come, or None."""
         request = self.agenda.pop(now)
         return None if request is None else self.entries[request]
-
-    def next_due(self) -> float:
-        """When `pop_due` is next worth a call; infinity when nothing is pending."""
-        return self.agenda.next_due()
 
     def reason_of_silence(self, entry: Entry) -> Reason:
         """Why the deadline struck: `fallback` when even the repetition went unanswered, else `deadline`."""

@@ -51,6 +51,8 @@ SEEN = 1024
 AUDITS_WAITING = 8
 """Jobs of audits that wait on a board; beyond them the oldest is shed, which its origin counts as lost."""
 
+_NEVER = float("inf")
+
 LATENCIES = 1024
 """Latencies kept per telemetry period; older ones of a busy period are left out."""
 
@@ -114,6 +116,8 @@ class StageNode:
     def __init__(self, settings: NodeSettings, restore: Sequence[Accepted] = (), answered: Sequence[str] = ()) -> None:
         self.settings = settings
         self._held = frozenset(settings.stages)
+        self._is_local = 0 in self._held and settings.width(0) == 0
+        """Whether this board can answer inputs at the first exit by itself."""
         self._input_bytes = [tensors.nbytes(dtype, shape) for dtype, shape in settings.inputs]
         self._last = settings.last
         self._waiting: deque[Job] = deque()
@@ -169,7 +173,7 @@ class StageNode:
         if self.settings.origin is None:
             return 0
         # While the boards beyond do not answer, this one answers alone: no need to wait for what is with them.
-        local = self._custody.circuit.is_open and self._serves(0)
+        local = self._custody.circuit.is_open and self._is_local
         books = self._custody.room(self.settings.origin.pending_items, local=local)
         return min(books, self.settings.inbox_items - len(self._waiting))
 
@@ -205,7 +209,7 @@ class StageNode:
         )
         if self._custody.remembered(entry.request) is not None:
             return entry.request, [Drop(request=entry.request, reason="duplicate")]
-        if self._custody.room(origin.pending_items, local=self._serves(0)) <= 0:
+        if self._custody.room(origin.pending_items, local=self._is_local) <= 0:
             if request is not None:
                 self._custody.remember([request], name)
             result = self._result(entry, None, "shed", 0.0, final=True)
@@ -214,7 +218,7 @@ class StageNode:
         entry.audited = self._audits.draw(entry.request, self._epochs.current.plan.audit_rate)
         self._custody.open(entry)
         effects = self._begin(now, self._job(now, entry, budget_s))
-        if self._fuser_circuit.wants_probe(now):
+        if self._fuser is not None and self._fuser_circuit.wants_probe(now):
             effects += self._probe_fuser(now, entry)
         return entry.request, effects
 
@@ -225,7 +229,7 @@ class StageNode:
 
     def _begin(self, now: float, job: Job) -> list[Effect]:
         """Start the work on an own input, on this board or elsewhere."""
-        if self._serves(0):
+        if self._is_local:
             self._count(job).received += 1
             return self._enqueue(now, job)
         return self._send_on(now, job, job.tensor, 0)
@@ -1037,12 +1041,14 @@ class StageNode:
         """When the node next wants a tick; infinity if never."""
         if self._restore and self.room() > 0:
             return 0.0
-        due = float("inf")
+        due = _NEVER
         if self.settings.origin is not None:
-            due = min(self._custody.next_due(), self._audits.next_due())
+            due = self._custody.agenda.next_due()
+            if self._audits:
+                due = min(due, self._audits.next_due())
         if self._fuser is not None:
             due = min(due, self._fuser.next_due())
-        return min(due, self._branches.next_due())
+        return min(due, self._branches.next_due()) if self._branches.kept else due
 
     def tick(self, now: float) -> list[Effect]:
         """Do what is due: deadlines, silent hops and branches, features to forget, inputs to restore."""

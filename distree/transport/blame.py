@@ -9,8 +9,8 @@ blame is found out by sending its like once more, alone too: without retain, the
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from distree.transport.outbox import Outgoing
 from distree.types import Lane
@@ -72,21 +72,18 @@ class Blame:
         self._given_up: set[str] = set()
         self.refusals: OrderedDict[str, _Refusal] = OrderedDict()
         self._unproven: deque[tuple[int, str]] = deque(maxlen=_UNPROVEN)
-        self._sent_at_0 = 0
-        self._proven = 0
+        self.mark = 0
+        """How many messages went out at QoS 0: what the broker acknowledges now proves those before it."""
+        self.proven = 0
+        """The `mark` of the last message that the broker acknowledged."""
         self._strikes: OrderedDict[str, int] = OrderedDict()
 
     # ------------------------------------------------------------ what is sent
 
-    @property
-    def mark(self) -> int:
-        """How many messages went out at QoS 0 so far: what the broker acknowledges now proves those before it."""
-        return self._sent_at_0
-
     def sent_at_0(self, topic: str) -> None:
         """Note a message that the broker will not acknowledge."""
-        self._sent_at_0 += 1
-        self._unproven.append((self._sent_at_0, topic))
+        self.mark += 1
+        self._unproven.append((self.mark, topic))
 
     def suspects(self, topic: str) -> bool:
         """Whether what goes out on `topic` at QoS 0 should rather be acknowledged."""
@@ -110,10 +107,14 @@ class Blame:
 
     # ------------------------------------------------------------ what comes of it
 
+    def is_news(self, item: Outgoing) -> bool:
+        """Whether `passed` is worth its call, beyond what `mark` of the message proves: usually not."""
+        return item.size > self._passed or item.retain or bool(self._strikes or self.refusals or item.trial)
+
     def passed(self, item: Outgoing, now: float) -> Verdict | None:
         """The broker acknowledged a message; return what that proves, if anything."""
         self._passed_retained |= item.retain
-        self._proven = max(self._proven, item.mark)
+        self.proven = max(self.proven, item.mark)
         if self._strikes:
             self._strikes.pop(item.topic, None)
         if item.size > self._passed:
@@ -137,7 +138,7 @@ class Blame:
     def lost(self, under_way: list[Outgoing], now: float) -> tuple[list[Outgoing], list[Outgoing], Verdict | None]:
         """The connection ended: return (messages to send again, messages to give up, what the broker hung up on)."""
         for mark, topic in self._unproven:
-            if mark > self._proven:
+            if mark > self.proven:
                 self._strikes[topic] = self._strikes.get(topic, 0) + 1
                 self._strikes.move_to_end(topic)
                 if len(self._strikes) > _TOPICS:
@@ -173,20 +174,24 @@ class Blame:
             return again, [], Verdict("qos", item.topic, item.size, 0)
         if item.retain and not self._passed_retained:
             # The message itself, but for its flag: if it passes, it has arrived.
-            self.trials.append(self._trial(item, _RETAINED, retain=False))
+            self.trials.append(self._trial(item, _RETAINED))
             return [], [], None
         nbytes = int(item.trial) if item.trial.isdigit() else item.size
         if is_own and nbytes > self._passed:
             if not self._trial_payload:
                 return [], given_up, self._refuse("size", item.topic, nbytes, now)
-            self.trials.append(
-                self._trial(item, str(nbytes), payload=self._trial_payload, retain=False, token=None, expires_at=None)
-            )
+            self.trials.append(self._trial(item, str(nbytes)))
             return [], given_up, None
         return [], given_up, self._refuse("topic", item.topic, nbytes, now)
 
-    def _trial(self, item: Outgoing, trial: str, **changes: Any) -> Outgoing:
-        return replace(item, trial=trial, losses=ALONE, strikes=STRIKES - 1, **changes)
+    def _trial(self, item: Outgoing, trial: str) -> Outgoing:
+        """Return a message like `item` that goes out alone; the next hang-up is proof."""
+        if trial == _RETAINED:
+            made = Outgoing(item.topic, item.payload, False, item.content_type, item.expires_at, item.token, item.lane)
+        else:
+            made = Outgoing(item.topic, self._trial_payload, lane=item.lane)
+        made.trial, made.losses, made.strikes = trial, ALONE, STRIKES - 1
+        return made
 
     def _refuse(self, why: Literal["topic", "size"], topic: str, nbytes: int, now: float) -> Verdict:
         """Put a verdict in force, or confirm it for twice the time."""
@@ -209,4 +214,6 @@ def alone(item: Outgoing) -> bool:
 
 def at_qos_1(topic: str, payload: bytes, content_type: str | None) -> Outgoing:
     """Return a message meant for QoS 0 as one that the broker acknowledges, and alone, to see whether it takes it."""
-    return Outgoing(topic, payload, content_type=content_type, lane=Lane.LOSSY, losses=ALONE)
+    made = Outgoing(topic, payload, content_type=content_type, lane=Lane.LOSSY)
+    made.losses = ALONE
+    return made

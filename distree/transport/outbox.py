@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from distree.types import Lane
 
@@ -19,32 +18,42 @@ OTHER_BYTES = 1 << 20
 """Bounds of the lanes SHED, AUDIT and LOSSY."""
 
 
-@dataclass(slots=True, eq=False)
 class Outgoing:
-    """A publish that waits or is under way. `expires_at` is of the monotonic clock, in seconds."""
+    """A publish that waits or is under way. `expires_at` is of the monotonic clock, in seconds.
 
-    topic: str
-    payload: bytes
-    retain: bool = False
-    content_type: str | None = None
-    expires_at: float | None = None
-    token: str | None = None
-    lane: Lane = Lane.WORK
-    losses: int = 0
+    `size` is that of topic and payload, in bytes; a packet has a few more. One is made for every message, so what only
+    messages under suspicion need stands in the class until it is set.
+    """
+
+    losses = 0
     """Connections that were lost while it was under way."""
-    strikes: int = 0
+    strikes = 0
     """Connections that ended at once while it was under way alone."""
-    sent_at: float = 0.0
+    sent_at = 0.0
     """When it was last sent alone, of the monotonic clock."""
-    mark: int = 0
+    mark = 0
     """How many messages had gone out at QoS 0 before it."""
-    trial: str = ""
+    trial = ""
     """What is found out by it, if that is all it is for: see `blame`."""
 
-    @property
-    def size(self) -> int:
-        """Bytes of topic and payload; a packet has a few more."""
-        return len(self.topic) + len(self.payload)
+    def __init__(
+        self,
+        topic: str,
+        payload: bytes,
+        retain: bool = False,
+        content_type: str | None = None,
+        expires_at: float | None = None,
+        token: str | None = None,
+        lane: Lane = Lane.WORK,
+    ) -> None:
+        self.topic = topic
+        self.payload = payload
+        self.retain = retain
+        self.content_type = content_type
+        self.expires_at = expires_at
+        self.token = token
+        self.lane = lane
+        self.size = len(topic) + len(payload)
 
 
 class Outbox:
@@ -67,19 +76,19 @@ class Outbox:
             Lane.AUDIT: (AUDIT_ITEMS, OTHER_BYTES),
             Lane.LOSSY: (LOSSY_ITEMS, OTHER_BYTES),
         }
-        self._count = 0
+        self.count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def put(self, item: Outgoing) -> None:
         """Add a message at the end of its lane; what is beyond the lane's bounds is dropped, the oldest first."""
-        self._count += 1
+        self.count += 1
         if item.lane is Lane.LATEST:
             older = self._latest.pop(item.topic, None)
             self._latest[item.topic] = item
             if older is not None:  # no loss: the newer one says it all
-                self._count -= 1
+                self.count -= 1
                 if older.token is not None:
                     self.casualties.append(older.token)
             return
@@ -95,11 +104,11 @@ class Outbox:
         """Have messages that were under way go out before all others, in their order."""
         again = list(items)
         self._again.extendleft(reversed(again))
-        self._count += len(again)
+        self.count += len(again)
 
     def pop(self, now: float) -> Outgoing | None:
         """Take out the next message; what has expired is dropped on the way. None when nothing is left."""
-        while self._count:
+        while self.count:
             item = self._next()
             if item.expires_at is None or item.expires_at > now:
                 return item
@@ -114,18 +123,18 @@ class Outbox:
 
     def _next(self) -> Outgoing:
         if self._again:
-            self._count -= 1
+            self.count -= 1
             return self._again.popleft()
         if self._lanes[Lane.OWED]:
             return self._pop_left(Lane.OWED)
         if self._latest:
-            self._count -= 1
+            self.count -= 1
             return self._latest.popitem(last=False)[1]
         return self._pop_left(next(lane for lane, waiting in self._lanes.items() if waiting))
 
     def _pop_left(self, lane: Lane) -> Outgoing:
         item = self._lanes[lane].popleft()
-        self._count -= 1
+        self.count -= 1
         if lane in self._limits:
             self._bytes[lane] -= item.size
         return item

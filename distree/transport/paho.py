@@ -33,7 +33,7 @@ from paho.mqtt.properties import Properties
 from distree.errors import BrokerError, ConfigError, LocalProtocolError
 from distree.protocols import Listener, Received
 from distree.transport import explain, login, packets
-from distree.transport.blame import Blame, Verdict, alone, at_qos_1
+from distree.transport.blame import ALONE, Blame, Verdict, at_qos_1
 from distree.transport.greeting import FILTERS_A_SUBSCRIBE, Filters, Greeting, Version
 from distree.transport.lean_client import MAX_INCOMING_BYTES, LeanClient, check_paho
 from distree.transport.outbox import Outbox, Outgoing
@@ -271,6 +271,7 @@ class PahoTransport:
         """Leave the connection to the process from which this one was forked."""
         self.lock = threading.RLock()  # whoever held it is not in this process
         self._forked = True
+        self._max_packet_bytes = -1  # nothing is taken any more
         self.online = False
         self._state = _State.CLOSED
         self.last_error = (
@@ -300,7 +301,9 @@ class PahoTransport:
 
         At QoS 0 a message is dropped and counted where it could not be sent at once. QoS 2 counts as 1.
         """
-        self._check(topic, payload)
+        nbytes = len(topic) + len(payload)
+        if nbytes + _OVERHEAD_BYTES > self._max_packet_bytes or self._blame.refusals:
+            self._check(topic, nbytes)
         client = self._client
         free = self.online and not client.backed_up()
         if qos == 0 and not (self._alone or self._blame.suspects(topic)):
@@ -318,7 +321,8 @@ class PahoTransport:
                     self._blame.mark_retry(item)
             else:
                 item = at_qos_1(topic, payload, content_type)
-            if free and not self.outbox and len(self._under_way) < self._window and self._may_go(item):
+            under_way = len(self._under_way)
+            if free and not self.outbox.count and under_way < self._window and (not under_way or self._may_go(item)):
                 self._send(item, expiry_s)
             else:
                 self.outbox.put(item)
@@ -326,17 +330,15 @@ class PahoTransport:
         if client.backed_up():
             self.wake()  # the polling thread waits for reading alone
 
-    def _check(self, topic: str, payload: bytes) -> None:
-        """Raise LocalProtocolError for what the broker would not take."""
+    def _check(self, topic: str, nbytes: int) -> None:
+        """Raise LocalProtocolError for what the broker would not take; `nbytes` is of topic and payload."""
         if self._forked:
             raise LocalProtocolError("forked", self.last_error or "")
-        nbytes = len(topic) + len(payload)
         if nbytes + _OVERHEAD_BYTES > self._max_packet_bytes:
-            raise LocalProtocolError("size", self._too_large(topic, len(payload)))
-        if self._blame.refusals:
-            verdict = self._blame.refuses(topic, nbytes, time.monotonic())
-            if verdict is not None:
-                raise LocalProtocolError("refused", self._explain(verdict))
+            raise LocalProtocolError("size", self._too_large(topic, nbytes - len(topic)))
+        verdict = self._blame.refuses(topic, nbytes, time.monotonic())
+        if verdict is not None:
+            raise LocalProtocolError("refused", self._explain(verdict))
 
     def _explain(self, verdict: Verdict) -> str:
         match verdict.why:
@@ -364,7 +366,7 @@ class PahoTransport:
 
     def _may_go(self, item: Outgoing) -> bool:
         """Whether a message may be under way with those that are."""
-        return not self._under_way or not (self._alone or alone(item))
+        return not self._under_way or not (self._alone or item.losses >= ALONE)
 
     def _send(self, item: Outgoing, expiry_s: float | None) -> None:
         properties = self._properties(item.content_type, expiry_s)
@@ -379,10 +381,10 @@ class PahoTransport:
             return
         mid = self._client.fresh_mid(self._under_way)
         self._under_way[mid] = item
-        self._alone = alone(item)
+        item.mark = self._blame.mark
+        self._alone = item.losses >= ALONE
         if self._alone:
             item.sent_at = time.monotonic()
-        item.mark = self._blame.mark
         self._client.send_packet(
             packets.publish(
                 item.topic, item.payload, mid=mid, retain=retain, dup=item.losses > 0, properties=properties
@@ -406,7 +408,7 @@ class PahoTransport:
                 break
             try:
                 if not item.strikes:  # else it goes out to be judged
-                    self._check(item.topic, item.payload)
+                    self._check(item.topic, item.size)
             except LocalProtocolError as error:
                 self.last_error = error.detail
                 self.outbox.drop(item)
@@ -479,7 +481,7 @@ class PahoTransport:
             self._read()
         if self._client.want_write():
             self._client.loop_write()
-        if self.outbox or self._blame.trials:
+        if self.outbox.count or self._blame.trials:
             self._flush()
         now = time.monotonic()
         if now >= self._housekeeping_at:
@@ -816,16 +818,21 @@ class PahoTransport:
         if item is None:
             return
         self._alone = False
-        self._note(self._blame.passed(item, time.monotonic()))
-        if self._blame.doubted:
-            for doubted in self._blame.doubted:
-                self.outbox.drop(doubted)
-            self._blame.doubted.clear()
-            self._mourn()
+        self._blame.proven = item.mark
+        if self._blame.is_news(item):
+            self._learn(item)
         if code >= 0x80:
             self.last_error = f"{self._address} refuses publishes on {item.topic} (code {code}): check its ACL"
         if item.token is not None and self._listener is not None:
             self._events.append((self._listener.published, (item.token,)))
+
+    def _learn(self, item: Outgoing) -> None:
+        """Take in what it proves that the broker acknowledged a message."""
+        self._note(self._blame.passed(item, time.monotonic()))
+        for doubted in self._blame.doubted:
+            self.outbox.drop(doubted)
+        self._blame.doubted.clear()
+        self._mourn()
 
     def skipped(self, topic: str, nbytes: int, mid: int | None) -> None:
         """Acknowledge a message that is too large to be read, so that it does not come again."""

@@ -81,9 +81,6 @@ SIGNALS_S = 2.0
 DECISION_EXPIRY_S = 10.0
 """A decision that reaches its branch later than this, in seconds, is of no use any more."""
 
-OUTCOME_EXPIRY_S = 60.0
-"""An outcome that reaches its origin later than this, in seconds, is of no use any more."""
-
 REFUSED_S = 600.0
 """How often the log says that a broker does not take some message."""
 
@@ -779,7 +776,7 @@ class Agent:
             self._send_stage(pipeline, message)
         elif isinstance(message, Outcome):
             topic = self._outcome_topic(pipeline.config.name, message.origin)
-            self._publish_work(topic, wire.encode_outcome(message), OUTCOME_EXPIRY_S)
+            self._publish_work(topic, wire.encode_outcome(message), None)
         elif isinstance(message, Embedding):
             payload, topic = wire.encode_embedding(message), self._exit_topic(pipeline.config.name, message.fuser)
             pipeline.node.sent(message.stage + 1, len(payload), audit=message.audit)
@@ -803,7 +800,7 @@ class Agent:
         topic = self._decision_topic(pipeline.config.name, device)
         self._publish_work(topic, wire.encode_decision(decision), DECISION_EXPIRY_S)
 
-    def _publish_work(self, topic: str, payload: bytes, expiry_s: float) -> None:
+    def _publish_work(self, topic: str, payload: bytes, expiry_s: float | None) -> None:
         """Publish what boards say to each other: at QoS 1, in the lane WORK."""
         try:
             self.transport.publish(topic, payload, qos=1, expiry_s=expiry_s)

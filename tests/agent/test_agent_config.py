@@ -11,6 +11,7 @@ from device_agent.config import (
     AgentConfig,
     DirectorySource,
     MqttSource,
+    PipelineConfig,
     PythonSource,
     ReplaySource,
     load_agent_config,
@@ -144,3 +145,12 @@ def test_what_makes_no_sense_is_refused_with_file_and_key(load, changes, message
 def test_a_configuration_made_by_a_program_is_checked_alike():
     with pytest.raises(ConfigError, match="pipelines: at least one is needed"):
         AgentConfig(site="lab", device="cam", pipelines=())
+
+
+def test_no_two_agents_share_a_client_id():
+    def ident(site, device):
+        return AgentConfig(
+            site=site, device=device, pipelines=(PipelineConfig(name="p", bundle="fashion", stages=(0,)),)
+        ).client_id
+
+    assert len({ident(*pair) for pair in (("a-b", "c"), ("a", "b-c"), ("a", "b"), ("b", "a"))}) == 4

@@ -147,6 +147,15 @@ def test_nothing_listens_there(client: Make) -> None:
     assert not a.transport.online
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+def test_what_waiting_cannot_mend_is_said_at_once(client: Make, host: str) -> None:
+    a = client(free_port(), "fast-a", online=False, settings={"host": host})
+    begun = time.monotonic()
+    with pytest.raises(BrokerError, match=host):
+        a.transport.connect_now(300)
+    assert time.monotonic() - begun < 100
+
+
 def test_a_name_without_an_address(client: Make) -> None:
     a = client(1883, "dn-a", online=False, settings={"host": "no-such-host.invalid"})
     with pytest.raises(BrokerError, match=r"no-such-host\.invalid"):

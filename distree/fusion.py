@@ -182,6 +182,8 @@ class Fuser:
             if not self._settings.starts_group(message.stage):
                 raise RemoteProtocolError("request", f"{message.request} was not heard of at an earlier exit")
             gathering, effects = self._open(now, message)
+            if gathering.state == "ended":  # by what was pushed out for it: its own first attempt
+                return [*effects, *self._too_late(now, message, go=False)]
             return [*effects, *self._take(now, gathering, message)]
         gathering.boards[message.branch] = message.device
         if message.stage < gathering.stage:

@@ -26,7 +26,8 @@ TWICE: dict[str, object] = {
 
 
 def board(name: str, *stages: int, **changes: object) -> NodeSettings:
-    return node_settings(name, *stages, **changes)
+    # Small queues, so that they overflow.
+    return node_settings(name, *stages, **{"inbox_items": 3, **changes})
 
 
 PLACEMENTS: dict[str, list[NodeSettings]] = {

@@ -621,3 +621,35 @@ def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(scri
         assert sum(job.nbytes for job in books.kept.values()) == books.kept_bytes
     for node in lab.nodes.values():
         assert len(node._fuser or ()) <= 4
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+def test_a_gathering_that_ends_as_it_begins_leaves_nothing_due(branches):
+    """With room for one gathering, the repetition's pushes out the first one's, whose end answers the request."""
+    lab = fleet(inbox_items=1)
+    request = lab.accept()
+    first = list(lab.flying)
+    lab.flying.clear()
+    lab.tick(0.6)  # silent: sent once more
+    again = list(lab.flying)
+    assert {message.attempt for _, message in again} == {2}
+    lab.flying[:] = [entry for entry in first if entry[0] == "b0"]
+    lab.deliver()
+    lab.compute()
+    (embedding,) = lab.flying
+    lab.flying.clear()
+    cam = lab.nodes["cam"]
+    lab.carry_out("cam", cam.receive(lab.now, embedding[1], None))
+    for board, message in again[:branches]:
+        lab.flying[:] = [(board, message)]
+        lab.deliver()
+        lab.compute()
+        (embedding,) = lab.flying
+        lab.flying.clear()
+        lab.carry_out("cam", cam.receive(lab.now, embedding[1], None))
+    lab.settle()
+    lab.tick(5.0)
+    (result,) = [result for result in lab.results if result.final]
+    assert result.request == request
+    cam.published(request)
+    assert not any(cam.books().values()), cam.books()

@@ -248,6 +248,7 @@ class Pipeline:
         try:
             self.publish_answer(request, payload, lane)
         except LocalProtocolError as error:
+            agent.refuse(self.result_topic, error)
             agent.dead_letter(self.result_topic, error, payload)
             if request is not None:
                 self.dropped(request)
@@ -793,6 +794,7 @@ class Agent:
         try:
             self.transport.publish(topic, payload, qos=1, expiry_s=message.budget_s - message.spent_s)
         except LocalProtocolError as error:
+            self.refuse(topic, error)
             self.dead_letter(topic, error, payload)
             self.perform(pipeline, pipeline.node.refused(time.monotonic(), message))
 
@@ -805,7 +807,7 @@ class Agent:
         try:
             self.transport.publish(topic, payload, qos=1, expiry_s=expiry_s)
         except LocalProtocolError as error:
-            self._refuse(error)
+            self.refuse(topic, error)
 
     def _publish(self, kind: Kind, topic: str, payload: bytes) -> None:
         how = DELIVERY[kind]
@@ -814,12 +816,12 @@ class Agent:
                 topic, payload, qos=how.qos, retain=how.retain, content_type=how.content_type, lane=how.lane
             )
         except LocalProtocolError as error:
-            self._refuse(error)
+            self.refuse(topic, error)
 
-    def _refuse(self, error: LocalProtocolError) -> None:
-        """A message that the broker does not take is told in the log, and costs only itself."""
+    def refuse(self, topic: str, error: LocalProtocolError) -> None:
+        """Say in the log, once in a while for each topic, that the broker does not take some message."""
         self.unpublished += 1
-        line = self._refused.line(time.monotonic(), error.detail)
+        line = self._refused.line(time.monotonic(), error.detail, topic)
         if line is not None:
             log.warning("%s", line)
 

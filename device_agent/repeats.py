@@ -24,13 +24,17 @@ class Repeats:
         self._every_s = every_s
         self._said: dict[str, tuple[float, int]] = {}
 
-    def line(self, now: float, text: str) -> str | None:
-        """Return what to say of `text` now; None if it was said a moment ago."""
-        said_at, unsaid = self._said.pop(text, (None, 0))
+    def line(self, now: float, text: str, kind: str = "") -> str | None:
+        """Return what to say of `text` now; None if its like was said a moment ago.
+
+        `kind` is what makes two lines alike, where they differ in figures; the text itself by default.
+        """
+        kind = kind or text
+        said_at, unsaid = self._said.pop(kind, (None, 0))
         if said_at is not None and now - said_at < self._every_s:
-            self._said[text] = said_at, unsaid + 1
+            self._said[kind] = said_at, unsaid + 1
             return None
-        self._said[text] = now, 0
+        self._said[kind] = now, 0
         if len(self._said) > _LINES:
             del self._said[next(iter(self._said))]
         return (

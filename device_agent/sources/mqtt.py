@@ -62,12 +62,12 @@ class Mqtt:
     def _hand_over(self, stop: threading.Event) -> None:
         while self._hasty:
             self._take(self._hasty.popleft())
-        while self._waiting and not stop.is_set() and self._inlet.wait_for_room(_ROOM_S):
+        while self._waiting and not stop.is_set() and self._inlet.wait_for_room(0.0):
             message = self._waiting.popleft()
             self._waiting_bytes -= len(message.payload)
             self._take(message)
-            if len(self._waiting) <= WAITING // 2:
-                break  # the connection is to be looked after
+        if self._waiting and not stop.is_set():
+            self._inlet.wait_for_room(_ROOM_S)
         full = len(self._waiting) >= WAITING or self._waiting_bytes >= WAITING_BYTES
         with self._transport.lock:
             self._transport.pause(paused=full)
@@ -119,7 +119,7 @@ class Mqtt:
     def received(self, message: Received) -> None:
         """Take in a message; all but inputs are done with at once."""
         if message.retain:
-            self._warn(f"what was retained on {self._topic} is no input: publish inputs without retain")
+            self._warn(f"ignored a message retained on {self._topic}: it may be old, so publish inputs without retain")
         elif not message.payload or message.payload == wire.PROBE:
             pass
         elif message.token is None:

@@ -60,6 +60,7 @@ RESUME_S = 30
 """How long a broker keeps a session of `Session.PROCESS`, in seconds: after that, what waits in it is stale."""
 
 _NOTICES = 16
+_SKIPS_SAID_S = 60.0
 
 _OVERHEAD_BYTES = 64
 """What a packet has beside topic and payload, at most."""
@@ -162,6 +163,7 @@ class PahoTransport:
         self._under_way: dict[int, Outgoing] = {}
         self._unacknowledged: deque[_Pending] = deque()
         self._warned: set[str] = set()
+        self._skips_said_at = 0.0
         self._tls: ssl.SSLContext | None = None
         self._client = self._new_client()
 
@@ -840,10 +842,13 @@ class PahoTransport:
             pending = _Pending(mid)
             self._unacknowledged.append(pending)
             self.acknowledge(pending)
-        self._warn_once(
-            f"a message of {nbytes:,} bytes on {topic[:120]!a} was not read, for at most {MAX_INCOMING_BYTES:,} are: "
-            "find out who sends it, and forbid it in the broker's ACL"
-        )
+        now = time.monotonic()
+        if now >= self._skips_said_at:  # peers choose topics and sizes, so that no two lines need be the same
+            self._skips_said_at = now + _SKIPS_SAID_S
+            self.notices.append(
+                f"ignored a message of {nbytes:,} bytes on {topic[:120]!a}, as no more than {MAX_INCOMING_BYTES:,} are "
+                "read: find out who publishes it, and forbid it in the broker's ACL"
+            )
 
 
 def _leave_to_the_parent() -> None:

@@ -74,7 +74,7 @@ class Blame:
         self._unproven: deque[tuple[int, str]] = deque(maxlen=_UNPROVEN)
         self.mark = 0
         """How many messages went out at QoS 0: what the broker acknowledges now proves those before it."""
-        self.proven = 0
+        self._proven = 0
         """The `mark` of the last message that the broker acknowledged."""
         self._strikes: OrderedDict[str, int] = OrderedDict()
 
@@ -107,14 +107,12 @@ class Blame:
 
     # ------------------------------------------------------------ what comes of it
 
-    def is_news(self, item: Outgoing) -> bool:
-        """Whether `passed` is worth its call, beyond what `mark` of the message proves: usually not."""
-        return item.size > self._passed or item.retain or bool(self._strikes or self.refusals or item.trial)
-
     def passed(self, item: Outgoing, now: float) -> Verdict | None:
         """The broker acknowledged a message; return what that proves, if anything."""
+        self._proven = item.mark
+        if not (item.size > self._passed or item.retain or self._strikes or self.refusals or item.trial):
+            return None  # as nearly always
         self._passed_retained |= item.retain
-        self.proven = max(self.proven, item.mark)
         if self._strikes:
             self._strikes.pop(item.topic, None)
         if item.size > self._passed:
@@ -138,13 +136,13 @@ class Blame:
     def lost(self, under_way: list[Outgoing], now: float) -> tuple[list[Outgoing], list[Outgoing], Verdict | None]:
         """The connection ended: return (messages to send again, messages to give up, what the broker hung up on)."""
         for mark, topic in self._unproven:
-            if mark > self.proven:
+            if mark > self._proven:
                 self._strikes[topic] = self._strikes.get(topic, 0) + 1
                 self._strikes.move_to_end(topic)
                 if len(self._strikes) > _TOPICS:
                     self._strikes.popitem(last=False)
         self._unproven.clear()
-        if len(under_way) == 1 and alone(under_way[0]) and now - under_way[0].sent_at <= AT_ONCE_S:
+        if len(under_way) == 1 and under_way[0].losses >= ALONE and now - under_way[0].sent_at <= AT_ONCE_S:
             item = under_way[0]
             item.strikes += 1
             if item.strikes >= STRIKES:
@@ -165,8 +163,10 @@ class Blame:
         if is_own and item.topic in self.refusals:
             self._refuse("topic", item.topic, item.size, now)
             return [], given_up, None
-        self._given_up.add(item.topic)
-        if not self._passed and len(self._given_up) > 1:
+        if not self._passed:
+            self._given_up.add(item.topic)
+        if len(self._given_up) > 1:
+            self._given_up.clear()
             self.takes_qos_1 = False
             self.refusals.clear()
             self.trials.clear()
@@ -205,11 +205,6 @@ class Blame:
         if len(self.refusals) > _TOPICS:
             self.refusals.popitem(last=False)
         return verdict
-
-
-def alone(item: Outgoing) -> bool:
-    """Whether a message is to be under way by itself."""
-    return item.losses >= ALONE
 
 
 def at_qos_1(topic: str, payload: bytes, content_type: str | None) -> Outgoing:

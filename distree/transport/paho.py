@@ -323,8 +323,7 @@ class PahoTransport:
                     self._blame.mark_retry(item)
             else:
                 item = at_qos_1(topic, payload, content_type)
-            under_way = len(self._under_way)
-            if free and not self.outbox.count and under_way < self._window and (not under_way or self._may_go(item)):
+            if free and not self.outbox.count and len(self._under_way) < self._window and self._may_go(item):
                 self._send(item, expiry_s)
             else:
                 self.outbox.put(item)
@@ -583,7 +582,7 @@ class PahoTransport:
             self._client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s, **self._mqtt_5())
         except (OSError, ValueError, ConfigError) as caught:
             error = explain.unreachable(self._settings, caught)
-            self._hopeless = isinstance(caught, ssl.SSLError | ConnectionRefusedError | socket.gaierror)
+            self._hopeless = isinstance(caught, ssl.SSLError | ConnectionRefusedError | socket.gaierror | ConfigError)
         with self.lock:
             if self._state is _State.CLOSED:
                 self._client.disconnect()
@@ -820,17 +819,15 @@ class PahoTransport:
         if item is None:
             return
         self._alone = False
-        self._blame.proven = item.mark
-        if self._blame.is_news(item):
-            self._learn(item)
+        self._note(self._blame.passed(item, time.monotonic()))
+        if self._blame.doubted:
+            self._give_up_doubted()
         if code >= 0x80:
             self.last_error = f"{self._address} refuses publishes on {item.topic} (code {code}): check its ACL"
         if item.token is not None and self._listener is not None:
             self._events.append((self._listener.published, (item.token,)))
 
-    def _learn(self, item: Outgoing) -> None:
-        """Take in what it proves that the broker acknowledged a message."""
-        self._note(self._blame.passed(item, time.monotonic()))
+    def _give_up_doubted(self) -> None:
         for doubted in self._blame.doubted:
             self.outbox.drop(doubted)
         self._blame.doubted.clear()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from distree.transport.blame import AT_ONCE_S, RETRY_S, STRIKES, Blame, Verdict, alone
+from distree.transport.blame import ALONE, AT_ONCE_S, RETRY_S, STRIKES, Blame, Verdict
 from distree.transport.greeting import Filters, Greeting
 from distree.transport.outbox import Outbox, Outgoing
 from distree.types import Lane
@@ -54,7 +54,7 @@ class Line:
                 one = self.blame.trials.popleft() if self.blame.trials and not under_way else self.outbox.pop(self.now)
                 if one is None:
                     break
-                if under_way and (alone(one) or alone(under_way[0])):
+                if under_way and max(one.losses, under_way[0].losses) >= ALONE:
                     self.outbox.put_back([one])
                     break
                 if not one.strikes and self.blame.refuses(one.topic, one.size, self.now):

@@ -144,6 +144,8 @@ class PahoTransport:
         self._greeting = Greeting(versions, has_will=will is not None)
         self._filters = Filters((), FILTERS_A_SUBSCRIBE)
         self._blame = Blame(trial_payload)
+        self._broker_retains = self._broker_takes_qos_1 = True
+        """What the broker says of itself, as it greets or refuses to; what it hangs up on is for `blame` to find."""
         self._failures = 0
         self._hopeless = False
         self._retry_at = 0.0
@@ -371,8 +373,8 @@ class PahoTransport:
 
     def _send(self, item: Outgoing, expiry_s: float | None) -> None:
         properties = self._properties(item.content_type, expiry_s)
-        retain = item.retain and self._blame.retains
-        if not self._blame.takes_qos_1:
+        retain = item.retain and self._retains
+        if not self._takes_qos_1:
             # Nobody will acknowledge it: it is settled by being sent.
             self._client.send_packet(
                 packets.publish(item.topic, item.payload, mid=None, retain=retain, properties=properties)
@@ -548,10 +550,14 @@ class PahoTransport:
         client.on_socket_open = self._on_socket_open
         if self._tls is not None:
             client.tls_set_context(self._tls)
-        if self._will is not None and self._greeting.with_will:
-            qos = 1 if self._blame.takes_qos_1 else 0
-            client.will_set(self._will[0], self._will[1], qos=qos, retain=self._blame.retains)
         return client
+
+    def _set_will(self) -> None:
+        """Leave the will with the client as this broker takes it, for the next CONNECT."""
+        self._client.will_clear()
+        if self._will is not None and self._greeting.with_will:
+            topic, payload = self._will
+            self._client.will_set(topic, payload, qos=int(self._takes_qos_1), retain=self._retains)
 
     @property
     def _cleans(self) -> bool:
@@ -576,6 +582,7 @@ class PahoTransport:
         """Resolve, connect and send CONNECT: seconds at worst, so in a thread of its own."""
         error = None
         try:
+            self._set_will()
             self._client.username_pw_set(self._settings.username, login.read_password(self._settings))
             if self._tls is not None and self._settings.tls is not None:
                 login.load_tls_files(self._tls, self._settings.tls)
@@ -727,13 +734,11 @@ class PahoTransport:
         self._state = _State.ANSWERED
         if reason == "Unsupported protocol version" and self._greeting.other_version():
             self._events.append((self._begin_anew, ()))
-        elif reason == "Retain not supported" and self._blame.retains:
-            self._blame.retains = False
-            self._warn_once(explain.takes_no_retained(self._settings))
+        elif reason == "Retain not supported" and self._retains:
+            self._broker_says(retains=False)
             self._events.append((self._begin_anew, ()))
-        elif reason == "QoS not supported" and self._blame.takes_qos_1:
-            self._blame.takes_qos_1 = False
-            self._warn_once(explain.takes_no_qos_1(self._settings))
+        elif reason == "QoS not supported" and self._takes_qos_1:
+            self._broker_says(takes_qos_1=False)
             self._events.append((self._begin_anew, ()))
         else:
             self._hopeless = reason in explain.REFUSED_LOGIN
@@ -743,12 +748,34 @@ class PahoTransport:
         silent = _PROTOCOL_LIMIT_BYTES if self.protocol == "5" else _SILENT_LIMIT_BYTES
         self._max_packet_bytes = getattr(properties, "MaximumPacketSize", silent)
         self._window = min(_WINDOW, getattr(properties, "ReceiveMaximum", _WINDOW))
-        if not getattr(properties, "RetainAvailable", 1):
-            self._blame.retains = False
-            self._warn_once(explain.takes_no_retained(self._settings))
-        if getattr(properties, "MaximumQoS", 2) == 0:
-            self._blame.takes_qos_1 = False
-            self._warn_once(explain.takes_no_qos_1(self._settings))
+        self._broker_says(
+            retains=bool(getattr(properties, "RetainAvailable", 1)),
+            takes_qos_1=getattr(properties, "MaximumQoS", 2) > 0,
+        )
+
+    def _broker_says(self, *, retains: bool | None = None, takes_qos_1: bool | None = None) -> None:
+        """Take in what the broker says that it takes; a broker that was mended is believed at the next connection."""
+        if retains is not None:
+            self._broker_retains = retains
+            self._warn_while(explain.takes_no_retained(self._settings), on=not retains)
+        if takes_qos_1 is not None:
+            self._broker_takes_qos_1 = takes_qos_1
+            self._warn_while(explain.takes_no_qos_1(self._settings), on=not takes_qos_1)
+
+    def _warn_while(self, line: str, *, on: bool) -> None:
+        """Warn once of what lasts. A client without a will only reads, or hands over inputs: it misses nothing."""
+        if not on:
+            self._warned.discard(line)
+        elif self._will is not None:
+            self._warn_once(line)
+
+    @property
+    def _retains(self) -> bool:
+        return self._broker_retains and self._blame.retains
+
+    @property
+    def _takes_qos_1(self) -> bool:
+        return self._broker_takes_qos_1 and self._blame.takes_qos_1
 
     def _on_subscribe(
         self, client: mqtt.Client, _userdata: object, _mid: int, reasons: list[Any], _properties: object

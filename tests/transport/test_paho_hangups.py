@@ -176,3 +176,27 @@ def test_a_packet_beyond_all_reason_is_not_read_and_costs_no_memory(client: Make
         if version == "3.1.1":  # with MQTT 5 the broker knows what is too large, and sends nothing
             assert "ignored a message" in a.transport.notices[0]
         assert a.events == ["connected"]
+
+
+@pytest.mark.parametrize(
+    ("option", "line"), [("retain_available false", "no retained messages"), ("max_qos 0", "QoS 0 alone")]
+)
+def test_a_broker_that_was_mended_is_believed_again(client: Make, pump: Make, option: str, line: str) -> None:
+    broken, mended = RawBroker(option), RawBroker()
+    mended.port = broken.port
+    with broken:
+        a = client(broken.port, "mender", will=("m/will", b"lost"))
+        a.transport.publish("m/1", b"early", qos=1, retain=True, token="early", lane=Lane.LATEST)
+        pump(lambda: a.tokens == ["early"], a)
+        assert [line in one for one in a.transport.notices] == [True]
+    a.transport.notices.clear()
+    with mended:
+        pump(lambda: a.events.count("connected") == 2, a)
+        a.transport.publish("m/1", b"late", qos=1, retain=True, token="late", lane=Lane.LATEST)
+        pump(lambda: "late" in a.tokens, a)
+        reader = client(mended.port, "reader", [("m/1", 1)])
+        pump(lambda: reader.messages, reader)
+        assert [(m.payload, m.retain, m.token is not None) for m in reader.messages] == [(b"late", True, True)]
+        assert not a.transport.notices
+        a.transport.close()
+        reader.transport.close()

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.soak import expected
 from benchmarks.soak.broker import RawBroker, make_broker
-from benchmarks.soak.proxy import CONNECT, PUBLISH, REFUSED_PROTOCOL, SUBSCRIBE, HangUp, Packet, Proxy, Rule
+from benchmarks.soak.proxy import CONNECT, REFUSED_PROTOCOL, HangUp, Packet, Proxy, Rule
 from benchmarks.soak.report import Report
 from benchmarks.soak.site import (
     PIPELINE,
@@ -45,30 +45,30 @@ def _old(packet: Packet) -> HangUp | None:
 
 
 def _no_stage(packet: Packet) -> HangUp | None:
-    return b"" if packet.kind == PUBLISH and packet.topic == stage_topic(1) else None
+    return b"" if packet.topic == stage_topic(1) else None
 
 
 def _eight_filters(packet: Packet) -> HangUp | None:
-    return b"" if packet.kind == SUBSCRIBE and len(packet.filters) > 8 else None
+    return b"" if len(packet.filters) > 8 else None
 
 
 def _filter(name: str) -> Rule:
     def rule(packet: Packet) -> HangUp | None:
-        return b"" if packet.kind == SUBSCRIBE and any(f.endswith(name) for f in packet.filters) else None
+        return b"" if any(f.endswith(name) for f in packet.filters) else None
 
     return rule
 
 
 def _no_will(packet: Packet) -> HangUp | None:
-    return b"" if packet.kind == CONNECT and packet.has_will else None
+    return b"" if packet.has_will else None
 
 
 def _no_retained(packet: Packet) -> HangUp | None:
-    return b"" if packet.kind == PUBLISH and packet.retain else None
+    return b"" if packet.retain else None
 
 
 def _no_qos(packet: Packet) -> HangUp | None:
-    return b"" if packet.kind == PUBLISH and packet.qos else None
+    return b"" if packet.qos else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,8 @@ REFUSED_PROTOCOL = b"\x20\x02\x00\x01"
 class Packet:
     """A control packet of MQTT: its type, the flags of its first byte, and what follows the length.
 
-    `level` is the protocol level of the connection that it belongs to: 4 is MQTT 3.1.1, 5 is MQTT 5.
+    `level` is the protocol level of the connection that it belongs to: 4 is MQTT 3.1.1, 5 is MQTT 5. What a packet of
+    its type does not have is empty, 0 or False.
     """
 
     kind: int
@@ -50,32 +51,42 @@ class Packet:
     @property
     def dup(self) -> bool:
         """Whether a PUBLISH is sent again."""
-        return bool(self.flags & 8)
+        return self.kind == PUBLISH and bool(self.flags & 8)
 
     @property
     def qos(self) -> int:
         """The quality of service of a PUBLISH."""
-        return (self.flags >> 1) & 3
+        return (self.flags >> 1) & 3 if self.kind == PUBLISH else 0
 
     @property
     def retain(self) -> bool:
         """Whether a PUBLISH is to be retained."""
-        return bool(self.flags & 1)
+        return self.kind == PUBLISH and bool(self.flags & 1)
 
     @property
     def topic(self) -> str:
         """The topic of a PUBLISH."""
-        return _text(self.body, 0)[0]
+        return _text(self.body, 0)[0] if self.kind == PUBLISH else ""
 
     @property
     def has_will(self) -> bool:
         """Whether a CONNECT has a will."""
-        _, at = _text(self.body, 0)
-        return bool(self.body[at + 1] & 4)
+        return bool(self._connect_flags & 0x04)
+
+    @property
+    def will_retain(self) -> bool:
+        """Whether a CONNECT has a will that is to be retained."""
+        return self.has_will and bool(self._connect_flags & 0x20)
+
+    @property
+    def _connect_flags(self) -> int:
+        return self.body[_text(self.body, 0)[1] + 1] if self.kind == CONNECT else 0
 
     @property
     def filters(self) -> list[str]:
         """The filters of a SUBSCRIBE."""
+        if self.kind != SUBSCRIBE:
+            return []
         at = 2
         if self.level >= 5:
             length, used = _varint(self.body, at)
@@ -140,6 +151,11 @@ HangUp = bytes
 
 Rule = Callable[[Packet], HangUp | None]
 """Looks at a packet from a client: None lets it pass."""
+
+
+def hangs_up_if(dislikes: Callable[[Packet], bool]) -> Rule:
+    """Return the rule that closes the connection, without a word, on packets for which `dislikes` is true."""
+    return lambda packet: b"" if dislikes(packet) else None
 
 
 class _Link:

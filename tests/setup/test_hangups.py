@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hangup_proxy import SUBSCRIBE, HangUpProxy, Packet
 from hypothesis import given
 from hypothesis import strategies as st
 from setup_broker import PATIENCE_S, Certificates, Mosquitto
 from test_doctor import MIXED, ORIGIN, WIDE, agent, board, doctor, fails, listener
 
+from benchmarks.soak.proxy import SUBSCRIBE, Packet, Proxy, hangs_up_if
 from device_agent import budget
 from device_agent.config import load_agent_config
 from device_agent.doctor import passage
@@ -40,8 +40,8 @@ FOUR = [{"name": f"p{i}", "bundle": "fashion", "stages": [1], "origin": ORIGIN} 
 
 
 @contextlib.contextmanager
-def behind(folder: Path, dislikes: Callable[[Packet], bool], *lines: str) -> Iterator[HangUpProxy]:
-    with Mosquitto(folder, *lines) as broker, HangUpProxy(broker.port, dislikes) as proxy:
+def behind(folder: Path, dislikes: Callable[[Packet], bool], *lines: str) -> Iterator[Proxy]:
+    with Mosquitto(folder, *lines) as broker, contextlib.closing(Proxy(broker.port, hangs_up_if(dislikes))) as proxy:
         yield proxy
 
 
@@ -56,7 +56,7 @@ HANG_UPS: dict[str, tuple[Callable[[Packet], bool], str, str, str]] = {
         lambda p: p.has_will, "will",
         "hangs up on a login with a will, so nobody learns when this client dies", "allow wills",
     ),
-    "a retained will": (lambda p: p.will_retained, "will", "hangs up on a login with a will", "allow wills"),
+    "a retained will": (lambda p: p.will_retain, "will", "hangs up on a login with a will", "allow wills"),
     "two filters": (
         lambda p: len(p.filters) > 1, "subscribe",
         "hangs up on a SUBSCRIBE with 2 filters (from distree/1/lab/device/cam/state to ", "allow as many",
@@ -79,7 +79,7 @@ HANG_UPS: dict[str, tuple[Callable[[Packet], bool], str, str, str]] = {
         lambda p: p.topic.endswith("/telemetry"), "publish", "so nobody sees this board's counters", "broker's ACL",
     ),
     "retained": (
-        lambda p: p.retained, "retained",
+        lambda p: p.retain, "retained",
         "hangs up on retained messages, so whoever comes late sees nothing", "retain_available true",
     ),
     "QoS 1": (
@@ -87,7 +87,7 @@ HANG_UPS: dict[str, tuple[Callable[[Packet], bool], str, str, str]] = {
     ),
     "QoS 1 and 2": (lambda p: p.qos > 0, "qos", "hangs up on publishes at QoS 1", "max_qos 2"),
     "MQTT 5 and large packets": (
-        lambda p: p.version == 5 or p.size > 1500, "packet",
+        lambda p: p.level == 5 or p.size > 1500, "packet",
         f" pass), so inputs that would have to pass in larger ones are answered at the local exit; the largest on "
         f"{STAGE_1} has 5,664", "max_packet_size",
     ),
@@ -162,7 +162,7 @@ def test_an_end_that_nothing_explains_is_the_networks(tmp_path: Path) -> None:
     with behind(tmp_path, lambda p: p.kind == SUBSCRIBE and next(first) == 1) as proxy:
         found = doctor(board(tmp_path, proxy.port), "login", "retained", "subscribe")
         only(found)
-        assert len(proxy.hung_up) == 1
+        assert proxy.hangups == 1
     pingreq = 12
     with behind(tmp_path, lambda p: p.kind == pingreq) as proxy:
         found = doctor(board(tmp_path, proxy.port), "login", "retained", "qos", "will", "subscribe", "publish")
@@ -190,7 +190,7 @@ def test_brokers_that_take_less(
     tmp_path: Path, five: bool, line: str, check: str, words: str, said: str, remedy: str
 ) -> None:
     """With MQTT 5 they say so; with MQTT 3.1.1 they hang up."""
-    with behind(tmp_path, lambda p: p.version == 5 and not five, line) as proxy:
+    with behind(tmp_path, lambda p: p.level == 5 and not five, line) as proxy:
         found = doctor(board(tmp_path, proxy.port), *CHECKS)
     only(found, check)
     fails(found[check], words, remedy)
@@ -275,10 +275,13 @@ def test_a_live_site_behind_a_proxy_that_hangs_up_is_not_disturbed(tmp_path: Pat
     """Broken connections leave nothing behind either: no state, nothing retained, no dead letter."""
 
     def dislikes(packet: Packet) -> bool:
-        return packet.retained or packet.has_will or len(packet.filters) > 2 or packet.size > 1500
+        return packet.retain or packet.has_will or len(packet.filters) > 2 or packet.size > 1500
 
     with Mosquitto(tmp_path) as broker, listener(broker.port, "distree/#") as all_heard:
-        with agent(board(tmp_path, broker.port)), HangUpProxy(broker.port, dislikes) as proxy:
+        with (
+            agent(board(tmp_path, broker.port)),
+            contextlib.closing(Proxy(broker.port, hangs_up_if(dislikes))) as proxy,
+        ):
             found = doctor(board(tmp_path, proxy.port), *CHECKS[:-1])  # another port is another name
             only(found, "retained", "will", "subscribe", "packet")
             report = topics.device("lab", "cam", Kind.TELEMETRY)

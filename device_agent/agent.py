@@ -221,53 +221,42 @@ class Pipeline:
 
     # ------------------------------------------------------------ the agent's side
 
-    def publish_answer(self, request: str | None, payload: bytes, lane: Lane = Lane.OWED) -> None:
-        """Publish an encoded result; `request` where it is the final one, of whose fate the books are told."""
-        how = DELIVERY[Kind.RESULT]
-        self.agent.transport.publish(
-            self.result_topic,
-            payload,
-            qos=how.qos,
-            content_type=how.content_type,
-            token=None if request is None else f"{self.index}/{request}",
-            lane=lane,
-        )
-
     def publish_result(self, effect: Publish, result: Result) -> None:
-        """Publish a result of the node; one that no broker takes is closed in the books all the same."""
+        """Publish a result of the node."""
         agent = self.agent
         time_now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         payload = wire.encode_result(result, time=time_now, clock_synced=agent.clock_synced)
-        final = result.final
-        if final and self.spool is not None:
-            self.spool.answering(result.request, payload)
-        # What is turned away is in no book: its token has no request.
-        request, lane = effect.token, Lane.OWED
-        if request is None:
-            request, lane = "" if effect.turned_away else None, Lane.SHED
-        try:
-            self.publish_answer(request, payload, lane)
-        except LocalProtocolError as error:
-            agent.refuse(self.result_topic, error)
-            agent.dead_letter(self.result_topic, error, payload)
-            if request is not None:
-                self.dropped(request)
-        if final:
+        if result.final:
+            if self.spool is not None:
+                self.spool.answering(result.request, payload)
+            self._publish_answer(result.request, payload, Lane.SHED if effect.turned_away else Lane.OWED)
             self.room.notify()
             if agent.on_result is not None:
                 agent.answers.append(result)
+        else:
+            self._publish_answer(None, payload, Lane.SHED)
+
+    def _publish_answer(self, request: str | None, payload: bytes, lane: Lane) -> None:
+        """Publish an encoded result; `request` where it is the final one, of whose fate the books are told."""
+        how = DELIVERY[Kind.RESULT]
+        token = None if request is None else f"{self.index}/{lane.name}/{request}"
+        try:
+            self.agent.transport.publish(
+                self.result_topic, payload, qos=how.qos, content_type=how.content_type, token=token, lane=lane
+            )
+        except LocalProtocolError as error:
+            # This broker does not take it today, nor would it after the next start.
+            self.agent.refuse(self.result_topic, error)
+            self.agent.dead_letter(self.result_topic, error, payload)
+            if token is not None:
+                self.agent.given_up(token)
 
     def say_again(self) -> None:
         """Publish the answers of an earlier run that the broker may not have."""
         again, self.unpublished = self.unpublished, ()
         with self.agent.transport.lock:
             for request, payload in again:
-                try:
-                    self.publish_answer(request, payload)
-                except LocalProtocolError as error:
-                    # This broker does not take it today, nor would it after the next start.
-                    self.agent.dead_letter(self.result_topic, error, payload)
-                    self.published(request)
+                self._publish_answer(request, payload, Lane.OWED)
 
     def report(self) -> PipelineTelemetry:
         """Report on the node, and on the spool."""
@@ -292,10 +281,7 @@ class Pipeline:
                 self.accept(*self.feed.take(now))
 
     def published(self, request: str) -> None:
-        """The broker has the result of `request`, or of an input that was turned away ("")."""
-        if not request:
-            self.node.turned_away(told=True)
-            return
+        """The broker has the result of `request`, or will never have it: nothing more can be done for it."""
         if self.spool is not None:
             self.spool.answered(request)
         if not self.node.published(request):
@@ -304,12 +290,11 @@ class Pipeline:
             self.source.answered(request)
         self.room.notify()
 
-    def dropped(self, request: str) -> None:
-        """The result of `request` will never be with the broker; "" stands for an input that was turned away."""
-        if request:
-            self.published(request)  # there is nothing more to be done for it
-        else:
-            self.node.turned_away(told=False)
+    def turned_away(self, request: str, *, told: bool) -> None:
+        """Note what became of the result of an input that found no room: with the broker, or given up."""
+        if self.spool is not None:
+            self.spool.answered(request)
+        self.node.turned_away(told=told)
 
 
 def _decode(tensor: Tensor, spec: TensorSpec) -> Array:
@@ -565,7 +550,7 @@ class Agent:
             for pipeline in self.pipelines:
                 pipeline.feed = None
             # What others send from here on is for another board, or for the next run of this one.
-            self.transport.unsubscribe([name for name, _ in self._subscriptions() if "/stage/" in name])
+            self.transport.unsubscribe(list(self._shared_filters().values()))
         self._set_status(DeviceStatus.DRAINING)
         ends_at = time.monotonic() + self.config.drain_s
         while not self._idle() and time.monotonic() < ends_at and not self._exit_status:
@@ -646,13 +631,19 @@ class Agent:
 
     def published(self, token: str) -> None:
         """The broker acknowledged a result."""
-        index, _, request = token.partition("/")
-        self.pipelines[int(index)].published(request)
+        self._settle(token, told=True)
 
     def given_up(self, token: str) -> None:
         """A result will never be with the broker."""
-        index, _, request = token.partition("/")
-        self.pipelines[int(index)].dropped(request)
+        self._settle(token, told=False)
+
+    def _settle(self, token: str, *, told: bool) -> None:
+        index, lane, request = token.split("/", 2)
+        pipeline = self.pipelines[int(index)]
+        if lane == Lane.SHED.name:
+            pipeline.turned_away(request, told=told)
+        else:
+            pipeline.published(request)
 
     # ------------------------------------------------------------ messages in
 
@@ -678,14 +669,18 @@ class Agent:
         return topics.of_wide(self.config.site, pipeline.config.name, kind, self.config.device)
 
     def _subscriptions(self) -> list[tuple[str, int]]:
-        shared = {
+        shared = self._shared_filters()
+        return [(shared.get(topic, topic), 1) for topic in self._routes]
+
+    def _shared_filters(self) -> dict[str, str]:
+        """Return, by topic, the filters by which this board shares the work of its stages."""
+        return {
             pipeline.stage_topics[k]: topics.shared_stage(
                 self.config.site, pipeline.config.name, k, pipeline.branch_of(k) or 0
             )
             for pipeline in self.pipelines
             for k in pipeline.config.stages
         }
-        return [(shared.get(topic, topic), 1) for topic in self._routes]
 
     def _stage_route(self, pipeline: Pipeline, k: int) -> Callable[[Received], None]:
         receive, is_wide = pipeline.node.receive, pipeline.branch_of(k) is not None

@@ -355,7 +355,7 @@ def _pipeline_text(line: PipelineLine) -> str:
         for origin in line.origins
         if (report := origin.report).shed or report.dropped
     ]:
-        parts.append(f"  shed     no room for inputs of {', '.join(turned_away)}: they come too fast")
+        parts.append(f"  shed     no room for inputs of {', '.join(turned_away)}: send fewer, or add boards")
     if unspooled := [
         f"{origin.device} {origin.report.unspooled:,}" for origin in line.origins if origin.report.unspooled
     ]:

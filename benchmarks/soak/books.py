@@ -47,12 +47,7 @@ def check_books(
     differing = len(observer.differing())
     report.figures[when] = {
         "sent": len(sent),
-        "offered": books.offered,
-        "accepted": books.accepted,
-        "answered": books.answered,
-        "shed": books.shed,
-        "dropped": books.dropped,
-        "pending": books.pending,
+        **books.figures(),
         "results": real,
         "shed results": turned_away,
         "without a result": unanswered,

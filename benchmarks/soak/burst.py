@@ -49,12 +49,7 @@ def run(report: Report, options: Options) -> None:
             real = sum(any(answer.reason != "shed" for answer in found) for found in observer.finals.values())
         report.note(
             broker_dropped=by_broker,
-            offered=books.offered,
-            accepted=books.accepted,
-            answered=books.answered,
-            shed=books.shed,
-            dropped=books.dropped,
-            pending=books.pending,
+            **books.figures(),
             results=real,
             without_a_result=unanswered,
             dead_letters=sum(observer.dead.values()),

@@ -122,6 +122,11 @@ class Books:
     def offered(self) -> int:
         return self.accepted + self.shed + self.dropped
 
+    def figures(self) -> dict[str, int]:
+        """Return what is reported of them."""
+        names = ("offered", "accepted", "answered", "shed", "dropped", "pending")
+        return {name: getattr(self, name) for name in names}
+
 
 class Observer:
     """Subscribes to what a site says, by plain paho in a thread of its own, and keeps it. Read under `lock`."""

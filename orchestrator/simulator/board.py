@@ -303,6 +303,8 @@ class Board:
         if isinstance(message, Result):
             around.books.answered(now, message, around.deadline_s)
             around.books.sent("result", MESSAGE_BYTES)
+            if effect.turned_away:
+                self.node.turned_away(told=True)
             at_broker = self.session.link.up(now, MESSAGE_BYTES)
             if effect.token is not None:
                 self._events.at(at_broker + self.session.link.delay_s(), self._published, self.life, effect.token)

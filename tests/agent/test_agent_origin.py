@@ -157,3 +157,17 @@ def bundle():
     from distree.bundle import load_bundle
 
     return load_bundle("fashion", verify=())
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_an_answer_to_a_shed_input_that_was_settled_is_not_said_again(agent, tmp_path, told):
+    pipeline = agent.pipelines[0]
+    pipeline.accept("a", image(), "first")
+    pipeline.accept("b", image(), "shed/by name")
+    with agent.transport.lock:
+        (agent.published if told else agent.given_up)("0/SHED/shed/by name")
+    left = Spool(tmp_path / "p.spool").recover()
+    assert left.unpublished == ()
+    assert [item.request for item in left.open] == ["first"]
+    counts = pipeline.node.telemetry().origin
+    assert (counts.accepted, counts.shed, counts.dropped) == (1, int(told), int(not told))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from broker_config.managed import Engine, ManagedBroker, find_mosquitto, has_embedded
+from broker_config.managed import Engine, ManagedBroker
 from distree import topics
 from distree.topics import Kind
 
@@ -151,15 +151,6 @@ WAYS = {
     "garbage": garbage,
     "another of its name": takeover,
 }
-
-
-@pytest.fixture(params=["mosquitto", "embedded"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    installed = find_mosquitto() is not None if request.param == "mosquitto" else has_embedded()
-    if not installed:
-        pytest.skip(f"{request.param} is not installed")
-    engine: Engine = request.param
-    return engine
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from broker_config import managed
-from broker_config.managed import Engine, ManagedBroker, answers_mqtt, find_mosquitto, free_port, has_embedded
+from broker_config.managed import Engine, ManagedBroker, answers_mqtt, find_mosquitto, free_port
 from distree.errors import BrokerError, ConfigError
 from distree.protocols import Received
 from distree.transport.paho import PahoTransport
@@ -38,15 +38,6 @@ def lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
     except FileNotFoundError:
         return False
-
-
-@pytest.fixture(params=["mosquitto", "embedded"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    installed = find_mosquitto() is not None if request.param == "mosquitto" else has_embedded()
-    if not installed:
-        pytest.skip(f"{request.param} is not installed")
-    engine: Engine = request.param
-    return engine
 
 
 def test_life(engine: Engine) -> None:

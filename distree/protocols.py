@@ -95,8 +95,11 @@ class Transport(Protocol):
     def acknowledge(self, token: object) -> None:
         """Acknowledge a received message (QoS 1); harmless for QoS 0 and after a reconnect."""
 
-    def connect_now(self, timeout_s: float) -> None:
-        """Poll until online; BrokerError with the reason after `timeout_s`, or at once if waiting cannot help."""
+    def connect_now(self, timeout_s: float, *, patient: bool = False) -> None:
+        """Poll until online; BrokerError with the reason after `timeout_s`, or at once if waiting cannot help.
+
+        Where nothing listens at all, only `patient` callers wait: programs that may start before their broker does.
+        """
 
     def poll(self, timeout_s: float) -> None:
         """Wait at most `timeout_s` for the network, then handle what came, with `lock` held, and return."""

@@ -67,4 +67,5 @@ class Results(Subscription[Result]):
             queue=queue,
             timeout_s=timeout_s,
             connect_s=connect_s,
+            patient=True,
         )

@@ -33,7 +33,8 @@ class Subscription(Lifetime, Generic[T]):
     what is not wanted. Beyond `queue` items the oldest is dropped and counted in `dropped`: a slow reader sees the
     newest. The session is without memory: what is published while the connection is away is not heard, and
     `interruptions` counts those times. Entering returns once the broker has confirmed the subscription, or raises
-    BrokerError after `connect_s` seconds. Any thread and any event loop may read; each item goes to one of them.
+    BrokerError after `connect_s` seconds; where nothing listens at all it waits only if `patient`.
+    Any thread and any event loop may read; each item goes to one of them.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Subscription(Lifetime, Generic[T]):
         queue: int = 1024,
         timeout_s: float | None = None,
         connect_s: float = 10.0,
+        patient: bool = False,
     ) -> None:
         self.dropped = 0
         """Items that were dropped unread, since the queue was full."""
@@ -61,6 +63,7 @@ class Subscription(Lifetime, Generic[T]):
         self._bound = queue
         self._timeout_s = timeout_s
         self._connect_s = connect_s
+        self._patient = patient
         self._waiting = Waiting(self._transport.lock)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -75,7 +78,7 @@ class Subscription(Lifetime, Generic[T]):
         self._was_opened = True
         try:
             self._transport.open(self, self._topics)
-            self._transport.connect_now(self._connect_s)
+            self._transport.connect_now(self._connect_s, patient=self._patient)
         except BaseException:
             self._transport.close()
             raise

@@ -29,7 +29,6 @@ RETRY_MAX_S = 3600.0
 """A verdict holds so long at first, twice as long each time that it is confirmed: brokers are mended."""
 
 _TOPICS = 64
-_RETAINED = "retained"
 _UNPROVEN = 16
 
 Why = Literal["topic", "size", "retained", "qos"]
@@ -69,7 +68,8 @@ class Blame:
         self._trial_payload = trial_payload
         self._passed = 0
         self._passed_retained = False
-        self._given_up: set[str] = set()
+        self._suspects: set[str] = set()
+        """Topics that were hung up on while nothing has passed yet: with a second one, it is QoS 1."""
         self.refusals: OrderedDict[str, _Refusal] = OrderedDict()
         self._unproven: deque[tuple[int, str]] = deque(maxlen=_UNPROVEN)
         self.mark = 0
@@ -119,11 +119,11 @@ class Blame:
             self._passed = item.size
         if self.refusals and not item.trial:
             self._pardon(item)
-        if item.trial == _RETAINED:
+        if item.trial == "retained":
             self.retains = False
             return Verdict("retained", item.topic, item.size, self._passed)
-        if item.trial:
-            return self._refuse("size", item.topic, int(item.trial), now)
+        if item.trial == "size":
+            return self._refuse("size", item.topic, item.judged_bytes, now)
         return None
 
     def _pardon(self, item: Outgoing) -> None:
@@ -158,40 +158,37 @@ class Blame:
 
     def _judge(self, item: Outgoing, now: float) -> tuple[list[Outgoing], list[Outgoing], Verdict | None]:
         """Find out why the broker hangs up on a message, by trials where need be; return as `lost` does."""
-        is_own = not item.trial or item.trial == _RETAINED
-        given_up = [item] if is_own else []
-        if is_own and item.topic in self.refusals:
+        if item.trial == "size":  # not even a few bytes pass: it is the topic
+            return [], [], self._refuse("topic", item.topic, item.judged_bytes, now)
+        if item.topic in self.refusals:
             self._refuse("topic", item.topic, item.size, now)
-            return [], given_up, None
+            return [], [item], None
         if not self._passed:
-            self._given_up.add(item.topic)
-        if len(self._given_up) > 1:
-            self._given_up.clear()
+            self._suspects.add(item.topic)
+        if len(self._suspects) > 1:
+            self._suspects.clear()
             self.takes_qos_1 = False
             self.refusals.clear()
-            self.trials.clear()
-            again, self.doubted = self.doubted + given_up, []
+            again, self.doubted = [*self.doubted, item], []
             return again, [], Verdict("qos", item.topic, item.size, 0)
         if item.retain and not self._passed_retained:
             # The message itself, but for its flag: if it passes, it has arrived.
-            self.trials.append(self._trial(item, _RETAINED))
-            return [], [], None
-        nbytes = int(item.trial) if item.trial.isdigit() else item.size
-        if is_own and nbytes > self._passed:
-            if not self._trial_payload:
-                return [], given_up, self._refuse("size", item.topic, nbytes, now)
-            self.trials.append(self._trial(item, str(nbytes)))
-            return [], given_up, None
-        return [], given_up, self._refuse("topic", item.topic, nbytes, now)
-
-    def _trial(self, item: Outgoing, trial: str) -> Outgoing:
-        """Return a message like `item` that goes out alone; the next hang-up is proof."""
-        if trial == _RETAINED:
             made = Outgoing(item.topic, item.payload, False, item.content_type, item.expires_at, item.token, item.lane)
-        else:
-            made = Outgoing(item.topic, self._trial_payload, lane=item.lane)
-        made.trial, made.losses, made.strikes = trial, ALONE, STRIKES - 1
-        return made
+            self._try(made, "retained")
+            return [], [], None
+        if item.size <= self._passed:
+            return [], [item], self._refuse("topic", item.topic, item.size, now)
+        if not self._trial_payload:
+            return [], [item], self._refuse("size", item.topic, item.size, now)
+        made = Outgoing(item.topic, self._trial_payload, lane=item.lane)
+        made.judged_bytes = item.size
+        self._try(made, "size")
+        return [], [item], None
+
+    def _try(self, item: Outgoing, trial: Literal["retained", "size"]) -> None:
+        """Have a message go out alone; the next hang-up is proof."""
+        item.trial, item.losses, item.strikes = trial, ALONE, STRIKES - 1
+        self.trials.append(item)
 
     def _refuse(self, why: Literal["topic", "size"], topic: str, nbytes: int, now: float) -> Verdict:
         """Put a verdict in force, or confirm it for twice the time."""

@@ -287,7 +287,7 @@ class MemoryTransport:
         self._subscriptions = tuple(subscriptions)
         self._bell.set()
 
-    def connect_now(self, timeout_s: float) -> None:  # noqa: ARG002 - there is nothing to wait for
+    def connect_now(self, timeout_s: float, *, patient: bool = False) -> None:  # noqa: ARG002 - nothing to wait for
         """Poll until online; raise BrokerError where the broker is stopped."""
         for _ in range(2):  # the first may have to tell of a lost connection
             self.poll(0.0)

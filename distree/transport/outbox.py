@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
+from typing import Literal
 
 from distree.types import Lane
 
@@ -33,8 +34,10 @@ class Outgoing:
     """When it was last sent alone, of the monotonic clock."""
     mark = 0
     """How many messages had gone out at QoS 0 before it."""
-    trial = ""
-    """What is found out by it, if that is all it is for: see `blame`."""
+    trial: Literal["", "retained", "size"] = ""
+    """What is found out by it, if it goes out for that: see `blame`."""
+    judged_bytes = 0
+    """Size of the message for which a trial of `size` stands in."""
 
     def __init__(
         self,

@@ -148,6 +148,8 @@ class PahoTransport:
         """What the broker says of itself, as it greets or refuses to; what it hangs up on is for `blame` to find."""
         self._failures = 0
         self._hopeless = False
+        self._is_absent = False
+        """Whether nothing listens where the broker should be, or its name is not known."""
         self._retry_at = 0.0
         self._greeting_until = 0.0
         self._online_since = 0.0
@@ -203,12 +205,12 @@ class PahoTransport:
             self._retry_at = 0.0
             _transports.add(self)
 
-    def connect_now(self, timeout_s: float) -> None:
+    def connect_now(self, timeout_s: float, *, patient: bool = False) -> None:
         """Poll until online; BrokerError with the reason after `timeout_s`, or at once if it cannot heal."""
         until = time.monotonic() + timeout_s
         while not self.online:
             left = until - time.monotonic()
-            if left <= 0 or self._hopeless:
+            if left <= 0 or self._hopeless or (self._is_absent and not patient):
                 raise BrokerError(self.last_error or f"{self._address} did not answer within {timeout_s:g} s")
             self.poll(min(left, 0.1))
 
@@ -575,7 +577,7 @@ class PahoTransport:
         with self.lock:
             if self._state is _State.WAITING and time.monotonic() >= self._retry_at:
                 self._state = _State.DIALLING
-                self._hopeless = False
+                self._hopeless = self._is_absent = False
                 threading.Thread(target=self._connect, name="distree-dial", daemon=True).start()
 
     def _connect(self) -> None:
@@ -589,7 +591,8 @@ class PahoTransport:
             self._client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s, **self._mqtt_5())
         except (OSError, ValueError, ConfigError) as caught:
             error = explain.unreachable(self._settings, caught)
-            self._hopeless = isinstance(caught, ssl.SSLError | ConnectionRefusedError | socket.gaierror | ConfigError)
+            self._hopeless = isinstance(caught, ssl.SSLError | ConfigError)
+            self._is_absent = isinstance(caught, ConnectionRefusedError | socket.gaierror)
         with self.lock:
             if self._state is _State.CLOSED:
                 self._client.disconnect()

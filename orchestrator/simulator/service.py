@@ -97,7 +97,7 @@ class Transport:
     def uncork(self) -> None:
         """Nothing was gathered."""
 
-    def connect_now(self, timeout_s: float) -> None:
+    def connect_now(self, timeout_s: float, *, patient: bool = False) -> None:
         """`poll` connects."""
 
     def wake(self) -> None:

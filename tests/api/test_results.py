@@ -296,3 +296,19 @@ def test_who_waits_in_a_loop_that_is_gone_harms_nobody():
     with lock:
         waiting.notify()
         waiting.notify_all()
+
+
+def test_it_waits_for_a_broker_that_starts_later():
+    port, subscribed = free_port(), []
+
+    def read():
+        with Results(f"127.0.0.1:{port}", site="lab", connect_s=60.0) as results:
+            subscribed.append(results.subscribed)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    time.sleep(0.5)  # it has met nobody by now, most likely
+    assert reader.is_alive()
+    with ManagedBroker(port=port):
+        reader.join(60.0)
+        assert subscribed == [True]

@@ -86,7 +86,7 @@ class Line:
             self.verdicts.append(verdict)
 
     def delivered(self) -> list[str]:
-        return [one.topic for one in self.taken if not one.trial.isdigit()]
+        return [one.topic for one in self.taken if one.trial != "size"]
 
 
 def of_topic(topic: str) -> Hates:

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test test-embedded check format api bench scale footprint arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference first-result node clean
+.PHONY: help setup dev demo test test-embedded check size format api bench fuzz peers scale footprint arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference first-result node clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -46,16 +46,30 @@ check: dev           ## lint and type-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+size: dev            ## the largest files and classes, and the lines of source
+	$(BIN)/python -m tools.size $(ARGS)
+
 format: dev          ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-api: setup           ## write docs/asyncapi.yaml and docs/schemas anew
+api: setup           ## write anew what describes messages: docs/asyncapi.yaml, docs/schemas, and for the dashboard
 	$(BIN)/python -m distree.asyncapi docs
+	$(BIN)/python -m distree.dashboard.declared
 
 bench: dev           ## the hop against the bare loop, and the criteria (some minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.criteria
 	$(BIN)/python -m benchmarks.hop
+
+fuzz: dev           ## a million spoiled messages at all decoders (two minutes; ARGS="--seed 2")
+	$(BIN)/python -m benchmarks.fuzz $(ARGS)
+
+$(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench,$(EXTRAS)]'
+	@touch $@ $(VENV)/.installed
+
+peers: $(VENV)/.installed-bench  ## the hop against gRPC, HTTP and ZeroMQ, and where each byte goes (a minute, on an idle machine)
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 scale: dev           ## 10,000 simulated boards, and an orchestrator of 1,000 real ones (some minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.scale --out docs/results $(ARGS)

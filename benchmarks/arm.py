@@ -35,12 +35,20 @@ import yaml
 from benchmarks import armhf
 from benchmarks.armhf import Userland
 from broker_config.managed import ManagedBroker
-from distree import children, topics, wire
+from distree import children, topics
 from distree.bundle import Bundle, load_bundle
+from distree.messages.audit import AuditRow
+from distree.messages.codec import decode, encode
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
+from distree.messages.events import DeadLetter
+from distree.messages.plan import Plan
+from distree.messages.request import InputMessage
+from distree.messages.result import Result
+from distree.messages.telemetry import Telemetry
 from distree.protocols import Received
 from distree.topics import DELIVERY, Kind
-from distree.transport.paho import PahoTransport
-from distree.types import AuditRow, BrokerSettings, DeviceMeta, DeviceStatus, InputMessage, Plan, Result
+from distree.transport import make_transport
+from distree.types import BrokerSettings
 from model_zoo.data import LabelledImages, is_divided, load_samples, load_split
 from orchestrator.config import NEVER_SENT
 
@@ -93,7 +101,7 @@ class Client:
         self.ready: set[str] = set()
         self.epochs: dict[str, int] = {}
         self.problems: list[str] = []
-        self.transport = PahoTransport(BrokerSettings(port=port), client_id="arm-client", receive_maximum=512)
+        self.transport = make_transport(BrokerSettings(port=port), client_id="arm-client", receive_maximum=512)
         kinds = (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD)
         wanted = [topics.device(SITE, "+", kind) for kind in kinds]
         wanted += [topics.of_origin(SITE, PIPELINE, kind, ORIGIN) for kind in (Kind.RESULT, Kind.AUDIT)]
@@ -118,23 +126,23 @@ class Client:
         self.transport.acknowledge(message.token)
         match topics.parse(message.topic).kind:
             case Kind.RESULT:
-                result = wire.decode_result(message.payload)
+                result = decode(Result, message.payload)
                 if result.request in self.results:
                     self.problems.append(f"{result.request} was answered twice")
                 self.results[result.request] = result
             case Kind.AUDIT:
-                row = wire.decode_audit(message.payload)
+                row = decode(AuditRow, message.payload)
                 self.rows[row.request] = row
             case Kind.META:
-                meta = wire.decode_meta(message.payload)
+                meta = decode(DeviceMeta, message.payload)
                 self.boards[meta.device] = meta
             case Kind.TELEMETRY:
-                report = wire.decode_telemetry(message.payload)
+                report = decode(Telemetry, message.payload)
                 self.epochs[report.device] = report.pipelines[0].epoch
             case Kind.DEAD:
-                self.problems.append(f"dead letter: {wire.decode_dead(message.payload)}")
+                self.problems.append(f"dead letter: {decode(DeadLetter, message.payload)}")
             case _:
-                state = wire.decode_state(message.payload)
+                state = decode(DeviceState, message.payload)
                 (self.ready.add if state.status == DeviceStatus.READY else self.ready.discard)(state.device)
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
@@ -157,7 +165,7 @@ class Client:
             floor = index - WINDOW
             self.until(lambda floor=floor: sum(r in self.results for r in requests[: floor + 1]) > floor, "an answer")
             message = InputMessage(request=request, name=str(index), payload=images.images[index].tobytes())
-            self.publish(Kind.INPUT, topic, wire.encode_input(message))
+            self.publish(Kind.INPUT, topic, encode(message))
         self.until(lambda: all(request in self.results for request in requests), "the last answers")
         return requests
 
@@ -233,7 +241,7 @@ def answers(fleet: Fleet, images: LabelledImages) -> Answers:
                     pipeline=PIPELINE, epoch=1, model=bundle.name, revision=bundle.revision,
                     criterion=bundle.criterion, thresholds=(NEVER_SENT,) * (len(bundle.stages) - 1), audit_rate=1.0,
                 )  # fmt: skip
-                client.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), wire.encode_plan(plan))
+                client.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), encode(plan))
                 client.until(lambda: all(client.epochs.get(device) == 1 for device in devices), "the plan")
                 audited = client.ask("audited", images)
                 client.until(lambda: all(request in client.rows for request in audited), "the audits")

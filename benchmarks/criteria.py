@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from distree.messages.request import PolicyMemory
 from distree.policies import make_policy
 from distree.protocols import Array, Evidence, PolicyParameters, Score
-from distree.types import PolicyMemory
 
 CLASSES = (10, 100, 1000)
 VALUES = (32, 128, 512)

@@ -32,27 +32,20 @@ import yaml
 from benchmarks.browser import browser, log_in, memory, missing, prefer, resize
 from broker_config.managed import WEBSOCKETS_USER, ManagedBroker
 from device_agent.thumbnails import png
-from distree import children, topics, wire
+from distree import children, topics
 from distree.dashboard.page import assets, policy
 from distree.dashboard.server import make_server
+from distree.messages.codec import encode
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
+from distree.messages.events import Thumbnail
+from distree.messages.plan import Plan
+from distree.messages.request import Hop
+from distree.messages.result import Result, Stamp
+from distree.messages.telemetry import PipelineTelemetry, StageTelemetry, Telemetry
 from distree.protocols import Received
 from distree.topics import DELIVERY, Kind
-from distree.transport.paho import PahoTransport
-from distree.types import (
-    BrokerSettings,
-    DeviceMeta,
-    DeviceState,
-    DeviceStatus,
-    HeldStage,
-    Hop,
-    PipelineTelemetry,
-    Plan,
-    Result,
-    Session,
-    StageTelemetry,
-    Telemetry,
-    Thumbnail,
-)
+from distree.transport import make_transport
+from distree.types import BrokerSettings, Session
 
 SITE, PIPELINE = "hall-2", "fashion"
 BOARDS = ("cam1", "hub-a", "hub-b")
@@ -94,7 +87,7 @@ class Stream:
         self._rate_hz = rate_hz
         self._random = np.random.default_rng(seed)
         self._stop = threading.Event()
-        self._transport = PahoTransport(BrokerSettings(port=port), client_id="stream", session=Session.NONE)
+        self._transport = make_transport(BrokerSettings(port=port), client_id="stream", session=Session.NONE)
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Stream:
@@ -139,7 +132,7 @@ class Stream:
             pipeline=PIPELINE, epoch=4, model="fashion", revision="4ab1fe8ae806", criterion="max_softmax",
             thresholds=(0.91, 0.84), audit_rate=0.05,
         )  # fmt: skip
-        self.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), wire.encode_plan(plan))
+        self.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), encode(plan))
         for stage, device in enumerate(BOARDS):
             held = HeldStage(pipeline=PIPELINE, stage=stage, model="fashion", revision="4ab1fe8ae806")
             meta = DeviceMeta(
@@ -147,8 +140,8 @@ class Stream:
                 machine="aarch64", memory_mb=1024, stages=(held,), origins=(PIPELINE,) if stage == 0 else (),
             )  # fmt: skip
             state = DeviceState(device=device, boot="b0", status=DeviceStatus.READY)
-            self.publish(Kind.META, topics.device(SITE, device, Kind.META), wire.encode_meta(meta))
-            self.publish(Kind.STATE, topics.device(SITE, device, Kind.STATE), wire.encode_state(state))
+            self.publish(Kind.META, topics.device(SITE, device, Kind.META), encode(meta))
+            self.publish(Kind.STATE, topics.device(SITE, device, Kind.STATE), encode(state))
 
     def _run(self) -> None:
         begun = time.monotonic()
@@ -181,9 +174,9 @@ class Stream:
         self.publish(
             Kind.THUMBNAIL,
             topics.of_origin(SITE, PIPELINE, Kind.THUMBNAIL, "cam1"),
-            wire.encode_thumbnail(thumbnail),
+            encode(thumbnail),
         )
-        payload = wire.encode_result(result, time="2026-01-15T09:30:00.123+00:00", clock_synced=True)
+        payload = encode(result, Stamp(time="2026-01-15T09:30:00.123+00:00", clock_synced=True))
         self.publish(Kind.RESULT, topics.of_origin(SITE, PIPELINE, Kind.RESULT, "cam1"), payload)
 
     def _report(self, uptime_s: float) -> None:
@@ -200,7 +193,7 @@ class Stream:
                 offline_dropped=0, pipelines=(pipeline,),
             )  # fmt: skip
             topic = topics.device(SITE, device, Kind.TELEMETRY)
-            self.publish(Kind.TELEMETRY, topic, wire.encode_telemetry(report))
+            self.publish(Kind.TELEMETRY, topic, encode(report))
 
 
 # What the page itself says and does; rows shown are counted from outside, by watching the list.

@@ -27,12 +27,15 @@ import numpy as np
 import yaml
 
 from broker_config.managed import ManagedBroker
-from distree import children, topics, wire
+from distree import children, topics
 from distree.bundle import find_bundle
+from distree.messages.codec import decode, encode
+from distree.messages.device import DeviceState, DeviceStatus
+from distree.messages.request import InputMessage
 from distree.protocols import Received
 from distree.topics import DELIVERY, Kind
-from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, DeviceStatus, InputMessage, Session
+from distree.transport import make_transport
+from distree.types import BrokerSettings, Session
 from model_zoo.data import load_samples
 
 ROOT = Path(__file__).parents[1]
@@ -134,7 +137,7 @@ class Subscriber:
     def __init__(self, port: int) -> None:
         self.ready_at: float | None = None
         self.is_answered = False
-        self._transport = PahoTransport(BrokerSettings(port=port), client_id="footprint", session=Session.NONE)
+        self._transport = make_transport(BrokerSettings(port=port), client_id="footprint", session=Session.NONE)
         states = topics.device(SITE, DEVICE, Kind.STATE)
         results = topics.of_origin(SITE, "fashion", Kind.RESULT, DEVICE)
         self._transport.open(self, [(states, 1), (results, 1)])
@@ -158,14 +161,14 @@ class Subscriber:
         self._transport.acknowledge(message.token)
         if topics.parse(message.topic).kind is Kind.RESULT:
             self.is_answered = True
-        elif message.payload and wire.decode_state(message.payload).status == DeviceStatus.READY:
+        elif message.payload and decode(DeviceState, message.payload).status == DeviceStatus.READY:
             self.ready_at = time.monotonic()
 
     def ask(self, tensor: Any) -> None:
         """Have one input answered."""
         message = InputMessage(request="r-0", name="0", payload=tensor.tobytes())
         topic = topics.of_origin(SITE, "fashion", Kind.INPUT, DEVICE)
-        self._transport.publish(topic, wire.encode_input(message), qos=DELIVERY[Kind.INPUT].qos, retain=False)
+        self._transport.publish(topic, encode(message), qos=DELIVERY[Kind.INPUT].qos, retain=False)
         self.until("is_answered", "the answer")
 
     def until(self, name: str, what: str) -> None:

@@ -32,11 +32,15 @@ import numpy as np
 import yaml
 
 from broker_config.managed import ManagedBroker
-from distree import children, topics, wire
+from distree import children, topics
+from distree.messages.codec import decode
+from distree.messages.device import DeviceState
+from distree.messages.plan import Plan
+from distree.messages.result import Result
 from distree.protocols import Received
 from distree.topics import Kind
-from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, Plan, Result
+from distree.transport import make_transport
+from distree.types import BrokerSettings
 from orchestrator.config import NEVER_SENT
 
 SITE, PIPELINE = "live", "fashion"
@@ -55,7 +59,7 @@ class Observer:
         self.results: list[tuple[float, Result]] = []
         self.plans: list[tuple[float, Plan]] = []
         self.ready: set[str] = set()
-        self.transport = PahoTransport(BrokerSettings(port=port), client_id="observer", receive_maximum=512)
+        self.transport = make_transport(BrokerSettings(port=port), client_id="observer", receive_maximum=512)
         anyone = topics.of_origin(SITE, PIPELINE, Kind.RESULT, "+")
         states = topics.device(SITE, "+", Kind.STATE)
         self.transport.open(self, [(anyone, 1), (states, 1), (topics.plan(SITE, PIPELINE), 1)])
@@ -80,11 +84,11 @@ class Observer:
         now_s = time.monotonic()
         match topics.parse(message.topic).kind:
             case Kind.RESULT:
-                self.results.append((now_s, wire.decode_result(message.payload)))
+                self.results.append((now_s, decode(Result, message.payload)))
             case Kind.PLAN:
-                self.plans.append((now_s, wire.decode_plan(message.payload)))
+                self.plans.append((now_s, decode(Plan, message.payload)))
             case _:
-                state = wire.decode_state(message.payload)
+                state = decode(DeviceState, message.payload)
                 if state.status.value == "ready":
                     self.ready.add(state.device)
 

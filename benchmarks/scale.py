@@ -31,19 +31,12 @@ import paho.mqtt.client as mqtt
 import yaml
 
 from broker_config.managed import ManagedBroker
-from distree import __version__, children, topics, wire
+from distree import __version__, children, topics
 from distree.bundle import find_bundle, load_bundle
+from distree.messages.codec import encode
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
+from distree.messages.telemetry import OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 from distree.topics import DELIVERY, Kind
-from distree.types import (
-    DeviceMeta,
-    DeviceState,
-    DeviceStatus,
-    HeldStage,
-    OriginTelemetry,
-    PipelineTelemetry,
-    StageTelemetry,
-    Telemetry,
-)
 from orchestrator.simulator.overrides import load_fleet
 from orchestrator.simulator.report import report
 from orchestrator.simulator.site import Site
@@ -126,8 +119,8 @@ class Boards:
         told = []
         for number, name in enumerate(self._names):
             state = DeviceState(device=name, boot="b0", status=DeviceStatus.READY)
-            told.append(self._publish(name, Kind.STATE, wire.encode_state(state)))
-            told.append(self._publish(name, Kind.META, wire.encode_meta(self._meta(number, name))))
+            told.append(self._publish(name, Kind.STATE, encode(state)))
+            told.append(self._publish(name, Kind.META, encode(self._meta(number, name))))
         for message in told:
             message.wait_for_publish(60.0)
 
@@ -142,7 +135,7 @@ class Boards:
             report = self._telemetry(number)
             self.sent += 1
             self.rows += 2 if report.pipelines[0].origin is not None else 1
-            self._publish(report.device, Kind.TELEMETRY, wire.encode_telemetry(report))
+            self._publish(report.device, Kind.TELEMETRY, encode(report))
 
     def close(self) -> None:
         """Disconnect."""

@@ -87,11 +87,11 @@ def check(config: AgentConfig, *, connect: bool = False) -> int:
         runtime = pipeline.runtime.name if pipeline.runtime is not None else "no interpreter needed"
         print(f"ok: {pipeline.config.name}: bundle {pipeline.bundle.name} {pipeline.bundle.revision}, {runtime}")
     if connect:
-        from distree.transport.paho import PahoTransport
+        from distree.transport import make_transport
         from distree.types import Session
 
         # Another client id: a check must not push a running agent off the broker.
-        transport = PahoTransport(config.broker, client_id=f"{config.client_id}_check", session=Session.NONE)
+        transport = make_transport(config.broker, client_id=f"{config.client_id}_check", session=Session.NONE)
         try:
             transport.open(_Silent(), [])
             transport.connect_now(config.broker.connect_timeout_s + 1.0)

@@ -8,9 +8,10 @@ from typing import Literal
 
 from distree import config
 from distree.errors import ConfigError
+from distree.messages.request import Codec
 from distree.record import record
-from distree.topics import check_id
-from distree.types import BrokerSettings, Codec
+from distree.topics import check_device, check_id
+from distree.types import BrokerSettings
 
 
 def _positive(**values: float) -> None:
@@ -121,7 +122,7 @@ class OriginConfig:
 
     def __post_init__(self) -> None:
         if self.fuser is not None:
-            check_id(self.fuser, "fuser")
+            check_device(self.fuser, "fuser")
         _positive(deadline_ms=self.deadline_ms, pending=self.pending, silence_ms=self.silence_ms)
         if self.deadline_ms > 3_600_000:
             raise ConfigError("deadline_ms: must be at most 3600000, an hour")
@@ -205,7 +206,7 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         check_id(self.site, "site")
-        check_id(self.device, "device")
+        check_device(self.device, "device")
         _positive(
             num_threads=self.num_threads,
             receive_maximum=self.receive_maximum,

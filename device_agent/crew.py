@@ -52,6 +52,8 @@ class Crew(Generic[J]):
         self._computes_as: int | None = None
         self._slow = False
         self._computed = 0
+        self._computers: set[int] = set()
+        """Idents of the threads that are in `work`."""
         self._stopping = False
         self._active = threading.Event()
         self._take_over = threading.Event()
@@ -83,15 +85,16 @@ class Crew(Generic[J]):
         return 0.0 if since is None else time.monotonic() - since
 
     def sleeps(self) -> bool:
-        """Whether nobody computes, so that a job put now is found no sooner than the network wakes a thread.
-
-        Called with the lock held.
-        """
+        """Whether nobody computes, so that a job that was put is found no sooner than the network wakes a thread."""
         return self._computing_since is None
 
     def is_current(self) -> bool:
-        """Whether the calling thread is one of this crew: what it waits for would never come."""
-        return threading.current_thread() in self._threads
+        """Whether the calling thread is one of this crew, or computes for it: what it waits for would never come."""
+        return threading.get_ident() in self._computers or threading.current_thread() in self._threads
+
+    def is_quick(self) -> bool:
+        """Whether a job is done sooner than a thread is woken for it: the last one was."""
+        return self._computed > 0 and not self._slow
 
     def look(self) -> None:
         """See to the network without waiting, if no other thread does. For `compute` alone, without the lock."""
@@ -106,7 +109,12 @@ class Crew(Generic[J]):
 
     def work(self) -> None:
         """Compute until no job is left, unless another thread is at it: it will find the jobs."""
-        self._work(leads=None)
+        me = threading.get_ident()
+        self._computers.add(me)
+        try:
+            self._work(leads=None)
+        finally:
+            self._computers.discard(me)
 
     def _work(self, *, leads: int | None) -> None:
         """Compute; `leads` is the number of the calling thread if it is the leader, with nobody at the network."""

@@ -18,7 +18,7 @@ from device_agent.config import load_agent_config
 from distree.broker_options import broker_settings
 from distree.bundle import Bundle, find_bundle, load_bundle
 from distree.errors import ConfigError, DistreeError
-from distree.topics import check_id, is_id
+from distree.topics import check_device, check_id, is_id
 from distree.types import BrokerSettings
 
 SOURCES = ("none", "directory", "mqtt", "replay", "python")
@@ -85,7 +85,7 @@ def device_name(host: str) -> str:
 def _ask_what_is_missing(args: argparse.Namespace) -> None:
     """Fill in what no flag said; an empty answer takes what stands in brackets."""
     args.site = args.site or _ask("site, the same on all boards that work together", "lab", _an_id)
-    args.device = args.device or _ask("name of this board", device_name(socket.gethostname()), _an_id)
+    args.device = args.device or _ask("name of this board", device_name(socket.gethostname()), _a_device)
     if args.broker is None:
         args.broker = _ask("broker, HOST:PORT or mqtts://HOST:PORT", "127.0.0.1:1883", str)
         answer = args.username or _ask("user name at the broker, - for none", "-", str)
@@ -118,6 +118,10 @@ def _ask(question: str, default: str, read: Callable[[str], str]) -> str:
 
 def _an_id(text: str) -> str:
     return check_id(text, "that")
+
+
+def _a_device(text: str) -> str:
+    return check_device(text, "that")
 
 
 def _a_bundle(text: str) -> str:
@@ -170,7 +174,7 @@ def _complete(args: argparse.Namespace) -> tuple[BrokerSettings, Bundle]:
         raise ConfigError("--path: is of --source directory and --source replay alone")
     if args.username and args.password_file is None:
         raise ConfigError("--username: give --password-file too, a file whose first line is the password")
-    args.device = check_id(args.device or device_name(socket.gethostname()), "--device")
+    args.device = check_device(args.device or device_name(socket.gethostname()), "--device")
     args.broker = args.broker or "127.0.0.1:1883"
     bundle = load_bundle(args.bundle, verify=())
     if args.pipeline is None:

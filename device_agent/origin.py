@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from device_agent.agent import Agent, Pipeline
+from device_agent.agent import Agent
 from device_agent.config import AgentConfig, OriginConfig, PipelineConfig, PythonSource, load_agent_config
-from distree import wire
+from device_agent.pipeline import Pipeline
 from distree.broker_options import broker_at
 from distree.errors import (
     BrokerError,
@@ -26,8 +26,11 @@ from distree.errors import (
     RemoteProtocolError,
 )
 from distree.lifetime import Lifetime
+from distree.messages.packing import printable
+from distree.messages.request import Tensor
+from distree.messages.result import Result
 from distree.protocols import Array
-from distree.types import BrokerSettings, Result, Tensor
+from distree.types import BrokerSettings
 
 STOP_S = 10.0
 """What stopping may take on top of `drain_s`: threads, the last report, the broker's acknowledgements."""
@@ -110,14 +113,13 @@ class Origin(Lifetime):
             raise ClosedError("this Origin was entered before: make another")
         self._agent = agent = Agent(self._config)
         self._pipeline = agent.pipelines[self._index]
-        agent.on_result = self._deliver
+        agent.mailbox.on_result = self._deliver
         agent.on_hang = agent.abandon  # the program is not the agent's to end
         try:
             agent.prepare()
         except BaseException:
             for pipeline in agent.pipelines:
-                if pipeline.spool is not None:
-                    pipeline.spool.close()
+                pipeline.close()
             raise
         self._is_open = True
         self._thread = threading.Thread(target=self._serve, args=(agent,), name="distree-agent", daemon=True)
@@ -194,19 +196,24 @@ class Origin(Lifetime):
 
         The array is read before this returns. `name` stands in the result as `input`. While `pending` inputs are under
         way it waits for room, `timeout_s` seconds at most (None: the deadline; 0: not at all). Any thread may call it.
-        Done-callbacks run in the agent's threads: keep them short; in one, this never waits.
+        Where inference is quick, the first segment runs in the calling thread: waking another would take longer.
+        Done-callbacks run in the agent's threads, or in one that submits: keep them short; in one, this never waits.
 
         Raises InputError for another dtype or shape, OverloadError without room, ClosedError outside of `with`.
         """
         agent, pipeline = self._entered()
-        tensor = self._encode(array)
+        tensor = self._to_tensor(array)
         with agent.transport.lock:
             if self._is_open and pipeline.node.room() <= 0:
                 waits_s = 0.0 if agent.crew.is_current() else self._patience_s(timeout_s)
                 pipeline.room.wait_for(lambda: not self._is_open or pipeline.node.room() > 0, waits_s)
-            if (accepted := self._accept(name, tensor)) is None:
+            if (admitted := self._admit(name, tensor)) is None:
                 raise self._overload()
-        return self._accepted(accepted, array)
+        if agent.crew.is_quick():
+            self._work(agent)
+        else:
+            self._ring(agent)
+        return self._future_of(admitted, array)
 
     async def submit_async(self, array: Array, name: str = "", *, timeout_s: float | None = None) -> Result:
         """Hand over one input and return its final Result; as `submit`, but the event loop goes on meanwhile.
@@ -215,16 +222,17 @@ class Origin(Lifetime):
         and a task that is cancelled gives up its place in the line, or its answer.
         """
         agent, pipeline = self._entered()
-        tensor = self._encode(array)
+        tensor = self._to_tensor(array)
         ends_at = time.monotonic() + self._patience_s(timeout_s)
         while True:
             with agent.transport.lock:
-                if (accepted := self._accept(name, tensor)) is not None:
+                if (admitted := self._admit(name, tensor)) is not None:
                     break
                 waiter = pipeline.room.join()
             if not await pipeline.room.wait(waiter, max(0.0, ends_at - time.monotonic())):
                 raise self._overload()
-        return await asyncio.wrap_future(self._accepted(accepted, array))
+        self._ring(agent)
+        return await asyncio.wrap_future(self._future_of(admitted, array))
 
     def _entered(self) -> tuple[Agent, Pipeline]:
         if self._agent is None or self._pipeline is None:
@@ -232,38 +240,46 @@ class Origin(Lifetime):
         self._check_process()
         return self._agent, self._pipeline
 
-    def _encode(self, array: Array) -> Tensor:
+    def _to_tensor(self, array: Array) -> Tensor:
         _, pipeline = self._entered()
         received = type(array).__name__
         if isinstance(array, np.ndarray):
             try:
-                return pipeline.encode(array)
+                return pipeline.to_tensor(array)
             except RemoteProtocolError:
                 received = f"{array.dtype} {array.shape}"
         raise InputError(
             f"input: bundle {pipeline.bundle.name} takes an array {self.dtype} {self.shape}, received {received}"
         )
 
-    def _accept(self, name: str, tensor: Tensor) -> tuple[str, Future[Result]] | None:
+    def _admit(self, name: str, tensor: Tensor) -> tuple[str, Future[Result]] | None:
         """Take an input into custody; None if there is no room. Called with the lock held."""
-        _, pipeline = self._entered()
+        agent, pipeline = self._entered()
         if not self._is_open:
             raise ClosedError(str(self._failure or "this Origin is closed: it takes no more inputs"))
         if pipeline.node.room() <= 0:
             return None
         # The id is chosen here, so that the future is known before the answer can come.
-        request = f"{pipeline.agent.boot}-py-{next(self._count):x}"
+        request = f"{agent.boot}-py-{next(self._count):x}"
         future = self._futures[request] = Future()
-        pipeline.take(wire.printable(name)[:256], tensor, request)
-        # The agent's threads compute; this one is the program's own. Whoever computes already finds the work.
-        if pipeline.agent.crew.sleeps():
-            pipeline.agent.transport.wake()
+        pipeline.admit(printable(name)[:256], tensor, request)
         return request, future
 
-    def _accepted(self, accepted: tuple[str, Future[Result]], array: Array) -> Future[Result]:
+    def _work(self, agent: Agent) -> None:
+        try:
+            agent.work()
+        except Exception as error:  # noqa: BLE001 - as in a thread of the agent: a fault of it, not of who submits
+            agent.fault(error)
+
+    def _ring(self, agent: Agent) -> None:
+        """Have the agent's threads compute; whoever does already finds the work."""
+        if agent.crew.sleeps():
+            agent.transport.wake()
+
+    def _future_of(self, admitted: tuple[str, Future[Result]], array: Array) -> Future[Result]:
         _, pipeline = self._entered()
-        request, future = accepted
-        pipeline.taken(request, array)
+        request, future = admitted
+        pipeline.show_and_wake(request, array)
         return future
 
     def _patience_s(self, timeout_s: float | None) -> float:

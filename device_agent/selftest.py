@@ -16,7 +16,7 @@ from distree import children
 from distree.bundle import Bundle, TensorSpec, read_verified
 from distree.errors import DistreeError, RuntimeUnavailableError
 from distree.protocols import Array, SegmentOutput, SegmentRuntime
-from distree.runtimes.tflite import TFLiteRuntime
+from distree.runtimes import load_runtime, make_runtime
 
 TIMEOUT_S = 60.0
 
@@ -52,6 +52,7 @@ def start_self_test(
 
     Call it while this process has one thread: a fork keeps only the calling one.
     """
+    load_runtime(bundle)  # before the fork, as this process needs it too
     reader, writer = os.pipe()
     parent = os.getpid()
     child = os.fork()
@@ -86,7 +87,7 @@ class _Test:
     fuse: bool
 
     def run(self) -> str:
-        runtime = TFLiteRuntime(self.bundle, self.stages, self.num_threads, branch=self.branch, fuse=self.fuse)
+        runtime = make_runtime(self.bundle, self.stages, self.num_threads, branch=self.branch, fuse=self.fuse)
         return compare(self.bundle, runtime, self.stages, branch=self.branch, fuse=self.fuse)
 
 

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import msgpack
 
+from distree.messages.request import Tensor
 from distree.node import Accepted
 from distree.record import record
-from distree.types import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -100,27 +100,27 @@ class Spool:
         """How many inputs in custody a crash would lose, or answer differently: their last record is not on disk."""
         return len(self._unwritten)
 
-    def accepted(self, item: Accepted) -> None:
+    def note_accepted(self, item: Accepted) -> None:
         """Note an accepted input."""
         if self._take(item):
-            self._note(item.request, _pack_input(item))
+            self._write_record(item.request, _pack_input(item))
 
-    def answering(self, request: str, payload: bytes) -> None:
+    def note_answer(self, request: str, payload: bytes) -> None:
         """Note the encoded result of a request; to be called before it is published."""
         is_shed = request not in self._open
         if not self._answer(request, payload):
             return
-        self._note(request, _pack_answer(request, payload))
+        self._write_record(request, _pack_answer(request, payload))
         if is_shed:
             # No input in custody bounds how many of these there are.
             self._shed[request] = None
             if len(self._shed) > REMEMBERED:
-                self.answered(next(iter(self._shed)))
+                self.note_published(next(iter(self._shed)))
 
-    def answered(self, request: str) -> None:
+    def note_published(self, request: str) -> None:
         """Note that the broker has a request's result; nothing for a request that is not open."""
         if self._settle(request):
-            self._note(request, _pack_settled(request))
+            self._write_record(request, _pack_settled(request))
 
     def retry(self, now: float) -> None:
         """See whether the journal is still there, and whether a disk that failed works again; call it now and then."""
@@ -226,7 +226,7 @@ class Spool:
             log.warning("spool %s: damaged after %d records: %s", self._path, len(entries), error)
         return entries
 
-    def _note(self, request: str, packed: bytes) -> None:
+    def _write_record(self, request: str, packed: bytes) -> None:
         """Bring one change to the disk."""
         now = self._clock()
         if self._file is not None and self._size + len(packed) <= self._rewrite_above:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distree.messages.result import Result
     from distree.results import Results
-    from distree.types import Result
 
 __version__ = "0.1.0"
 
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return Results
     if name == "Result":
-        from distree.types import Result
+        from distree.messages.result import Result
 
         return Result
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

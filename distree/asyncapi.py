@@ -1,7 +1,7 @@
 """The AsyncAPI 3 document of all topics and payloads, and the JSON Schemas of what dashboards read.
 
 `python -m distree.asyncapi docs` (or `make api`) writes `docs/asyncapi.yaml` and `docs/schemas/*.json`. Everything in
-them comes from `distree.topics` and `distree.schemas`; a test says when they are out of date.
+them comes from `distree.topics` and `distree.messages`; a test says when they are out of date.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from distree import topics, wire
-from distree.schemas import DIALECT, PAYLOADS, Schema, schema_of
+from distree import topics
+from distree.messages.schema import DIALECT, MESSAGES, Schema, schema_of
 from distree.topics import DELIVERY, JSON, Kind
 
 _PARAMETERS = {
@@ -23,6 +23,8 @@ _PARAMETERS = {
     "pipeline": "Id of the pipeline.",
     "origin": "Id of the board that accepted the input.",
     "stage": "Number of the stage, from 0.",
+    "to": f"Id of the board addressed, or `{topics.ANY}`: any that serves the stage.",
+    "sender": "Id of the board that says it.",
 }
 _CHANNELS = {
     Kind.STATE: "Life of a board's agent; also its will.",
@@ -31,7 +33,7 @@ _CHANNELS = {
     Kind.DEAD: "Messages that a board refused.",
     Kind.PLAN: "Thresholds and their epoch, which all boards of the pipeline follow.",
     Kind.STAGE: "Inputs (stage 0) and features for a stage; its boards share them by "
-    "$share/{site}-{pipeline}-{stage}-{branch}/…, with branch 0 for a plain stage.",
+    "$share/{site}-{pipeline}-{stage}-{branch}/…/any/+, with branch 0 for a plain stage.",
     Kind.INPUT: "Inputs for an origin whose source is mqtt.",
     Kind.OUTCOME: "Answers on their way to the origin.",
     Kind.RESULT: "Answers, for dashboards; exactly one of a request is final.",
@@ -62,7 +64,7 @@ def document() -> dict[str, Any]:
         "id": "urn:distree:1",
         "info": {
             "title": "DistrEE",
-            "version": str(wire.VERSION),
+            "version": topics.ROOT.rpartition("/")[2],
             "description": _INFO,
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
@@ -125,7 +127,7 @@ def _operation(kind: Kind) -> Schema:
 def _message(kind: Kind) -> Schema:
     content_type = JSON if DELIVERY[kind].content_type == JSON else topics.MSGPACK
     return {
-        "name": PAYLOADS[kind].message.__name__,
+        "name": MESSAGES[kind].__name__,
         "contentType": content_type,
         "payload": {"$ref": f"#/components/schemas/{kind.value}"},
     }

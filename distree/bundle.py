@@ -21,10 +21,12 @@ import numpy as np
 
 from distree import config
 from distree.errors import BundleError, ConfigError
+from distree.messages.plan import MaskedThresholds
+from distree.messages.request import DType
 from distree.policies import POLICIES, problem
 from distree.protocols import Array, PolicyParameters
 from distree.record import record
-from distree.types import DType, MaskedThresholds
+from distree.runtimes import DEFAULT_RUNTIME, RUNTIMES
 
 MANIFEST = "bundle.yaml"
 MAX_SEGMENT_BYTES = 64 << 20
@@ -175,12 +177,13 @@ class Measured:
 
 @record
 class Manifest:
-    """bundle.yaml, format 1."""
+    """bundle.yaml, format 1. `runtime` says what its segments are made for: see `distree.runtimes`."""
 
     format: Literal[1]
     name: str
     description: str
     license: str
+    runtime: str = DEFAULT_RUNTIME
     labels: tuple[str, ...]
     input: InputSpec
     preprocess: Preprocess
@@ -387,6 +390,8 @@ def _check(manifest: Manifest) -> None:
 
 def _problems(manifest: Manifest) -> Iterable[str]:
     stages = manifest.stages
+    if manifest.runtime not in RUNTIMES:
+        yield f"runtime: unknown {manifest.runtime!r}; known: {', '.join(RUNTIMES)}"
     if not stages:
         yield "stages: at least one is needed"
     if len(manifest.labels) < 2:

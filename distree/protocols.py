@@ -9,8 +9,9 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
+from distree.messages.request import PolicyMemory
 from distree.record import record
-from distree.types import Lane, PolicyMemory
+from distree.types import Lane
 
 Array: TypeAlias = "npt.NDArray[Any]"
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distree import wire
 from distree.broker_options import broker_at
+from distree.messages.codec import decode
+from distree.messages.result import Result
 from distree.protocols import Received
 from distree.subscription import Subscription
 from distree.topics import ROOT, check_id
-from distree.types import BrokerSettings, Result
+from distree.types import BrokerSettings
 
 
 def result_topic(site: str, pipeline: str | None = None, origin: str | None = None) -> str:
@@ -56,14 +57,14 @@ class Results(Subscription[Result]):
         timeout_s: float | None = None,
         connect_s: float = 10.0,
     ) -> None:
-        def decode(message: Received) -> Result | None:
-            result = wire.decode_result(message.payload)
+        def read(message: Received) -> Result | None:
+            result = decode(Result, message.payload)
             return result if result.final or late else None
 
         super().__init__(
             broker_at(broker, username, password_file),
             [result_topic(site, pipeline, origin)],
-            decode,
+            read,
             queue=queue,
             timeout_s=timeout_s,
             connect_s=connect_s,

@@ -7,9 +7,11 @@ import itertools
 import sys
 import time
 
-from distree import topics, wire
+from distree import topics
 from distree.broker_options import add_broker_arguments, broker_settings
 from distree.errors import ResultTimeoutError
+from distree.messages.codec import decode
+from distree.messages.result import Result
 from distree.protocols import Received
 from distree.results import result_topic
 from distree.subscription import Subscription
@@ -43,5 +45,5 @@ def run(args: argparse.Namespace) -> int:
 
 def as_text(message: Received) -> str:
     """Return a result as it came; it is JSON already. RemoteProtocolError for what is no result."""
-    wire.decode_result(message.payload)
+    decode(Result, message.payload)
     return message.payload.decode()

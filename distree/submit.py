@@ -11,15 +11,19 @@ from uuid import uuid4
 
 import numpy as np
 
-from distree import topics, wire
+from distree import topics
 from distree.broker_options import add_broker_arguments, broker_settings
 from distree.errors import BrokerError, ConfigError, ResultTimeoutError
+from distree.messages.codec import decode, encode
+from distree.messages.limits import MAX_MESSAGE_BYTES
+from distree.messages.packing import printable
+from distree.messages.request import InputMessage
+from distree.messages.result import Result
 from distree.protocols import Received
 from distree.results import result_topic
 from distree.results_cli import as_text
 from distree.subscription import Subscription
 from distree.topics import Kind
-from distree.types import InputMessage
 
 WINDOW = 16
 """Inputs on their way at a time: enough to keep an origin busy, fewer than its books hold."""
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     messages = [_message(path, f"{batch}-{index:x}") for index, path in enumerate(args.files)]
 
     def own(message: Received) -> tuple[str, str] | None:
-        result = wire.decode_result(message.payload)
+        result = decode(Result, message.payload)
         return (result.request, as_text(message)) if result.final and result.request.startswith(batch) else None
 
     waiting, under_way = deque(messages), dict[str, str]()
@@ -55,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             while waiting and len(under_way) < WINDOW:
                 message = waiting.popleft()
                 under_way[message.request] = message.name
-                results.publish(topic, wire.encode_input(message))
+                results.publish(topic, encode(message))
             try:
                 request, line = results.get(max(0.0, heard_at + args.timeout - time.monotonic()))
             except ResultTimeoutError:
@@ -82,9 +86,9 @@ def _message(path: Path, request: str) -> InputMessage:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}; check its name and its rights") from None
     except Exception:  # noqa: BLE001 - of a file that is not an .npy numpy raises whatever it likes
         raise ConfigError(f"{path}: is no .npy array; write one by numpy.save(path, array)") from None
-    if len(payload) > wire.MAX_MESSAGE_BYTES - 1024:
+    if len(payload) > MAX_MESSAGE_BYTES - 1024:
         raise ConfigError(
-            f"{path}: {len(payload)} bytes are too many for one message ({wire.MAX_MESSAGE_BYTES - 1024}); shrink it, "
+            f"{path}: {len(payload)} bytes are too many for one message ({MAX_MESSAGE_BYTES - 1024}); shrink it, "
             "or put it into a folder on the board (source: {kind: directory})"
         )
-    return InputMessage(request=request, name=wire.printable(str(path))[-256:], payload=payload)
+    return InputMessage(request=request, name=printable(str(path))[-256:], payload=payload)

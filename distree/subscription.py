@@ -13,7 +13,7 @@ from uuid import uuid4
 from distree.errors import ClosedError, RemoteProtocolError, ResultTimeoutError
 from distree.lifetime import Lifetime
 from distree.protocols import Received
-from distree.transport.paho import PahoTransport
+from distree.transport import make_transport
 from distree.types import BrokerSettings, Lane, Session
 from distree.waiting import Waiting
 
@@ -54,7 +54,7 @@ class Subscription(Lifetime, Generic[T]):
         """Messages that broke the protocol; the log says how."""
         self.interruptions = 0
         """How often the connection was lost."""
-        self._transport = PahoTransport(
+        self._transport = make_transport(
             broker, client_id=f"distree-{uuid4().hex[:12]}", session=Session.NONE, receive_maximum=64
         )
         self._topics = [(topic, 1) for topic in topics]

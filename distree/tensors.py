@@ -11,8 +11,8 @@ import zlib
 import numpy as np
 
 from distree.errors import LocalProtocolError, RemoteProtocolError
+from distree.messages.request import Codec, DType, Tensor
 from distree.protocols import Array
-from distree.types import Codec, DType, Tensor
 
 _DTYPES: dict[DType, np.dtype[np.generic]] = {
     "int8": np.dtype("<i1"),

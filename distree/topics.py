@@ -1,24 +1,25 @@
-"""Topics, version 1: the one place that builds and parses them, with the QoS and retain flag of each kind.
+"""Topics, version 1: the one table of them, and what builds and parses them by it.
 
-distree/1/{site}/device/{device}/{state,meta,telemetry,dead}
-distree/1/{site}/orchestrator
-distree/1/{site}/pipeline/{pipeline}/plan
-distree/1/{site}/pipeline/{pipeline}/truth
-distree/1/{site}/pipeline/{pipeline}/stage/{k}
-distree/1/{site}/pipeline/{pipeline}/{input,outcome,result,audit,stats,thumbnail}/{origin}
-distree/1/{site}/pipeline/{pipeline}/{exit,decision}/{device}
+The table says of each kind of message how its topics look, who publishes them, who subscribes to them, and how they are
+delivered. Agents, `distree doctor` and the documentation read it. What boards say to each other ends in the sender's
+id, so that a broker's rules can hold everyone to their own name.
 """
 
 from __future__ import annotations
 
 import enum
+import functools
 import re
+from typing import Any
 
 from distree.errors import ConfigError, RemoteProtocolError
 from distree.record import record
 from distree.types import Lane
 
 ROOT = "distree/1"
+
+ANY = "any"
+"""Stands for an addressee: any board that serves the stage. No board has this id."""
 
 _ID = re.compile(r"[a-z0-9-]{1,32}")
 
@@ -60,6 +61,27 @@ class Kind(str, enum.Enum):
     """Which orchestrator plans the site. Also its will."""
 
 
+class Role(str, enum.Enum):
+    """Who publishes or subscribes. A board has several, in each pipeline its own."""
+
+    BOARD = "board"
+    """Every board, for itself and its pipelines."""
+    STAGE = "stage"
+    """A board that serves stages of the pipeline, or branches of them."""
+    BRANCH = "branch"
+    """A board that runs a branch of wide stages."""
+    FUSER = "fuser"
+    """A board that fuses embeddings: an origin of wide stages for itself, a hub for others."""
+    HUB = "hub"
+    """A board that fuses for others: `fuse: true`."""
+    ORIGIN = "origin"
+    """A board that has inputs of its own."""
+    ORCHESTRATOR = "orchestrator"
+    """The orchestrator that plans the site."""
+    USER = "user"
+    """A person's program or dashboard."""
+
+
 @record
 class Delivery:
     """How messages of one kind are published, and in which lane they wait for the connection."""
@@ -73,28 +95,90 @@ class Delivery:
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 
-DELIVERY: dict[Kind, Delivery] = {
-    Kind.STATE: Delivery(qos=1, retain=True, content_type=JSON, lane=Lane.LATEST),
-    Kind.META: Delivery(qos=1, retain=True, content_type=JSON, lane=Lane.LATEST),
-    Kind.TELEMETRY: Delivery(qos=0, retain=False, content_type=MSGPACK, lane=Lane.LOSSY),
-    Kind.DEAD: Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.LOSSY),
-    Kind.PLAN: Delivery(qos=1, retain=True, content_type=MSGPACK, lane=Lane.LATEST),
-    Kind.STAGE: Delivery(qos=1, retain=False, content_type=MSGPACK, lane=Lane.WORK),
-    Kind.INPUT: Delivery(qos=1, retain=False, content_type="application/octet-stream", lane=Lane.OWED),
-    Kind.OUTCOME: Delivery(qos=1, retain=False, content_type=MSGPACK, lane=Lane.WORK),
-    Kind.RESULT: Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.OWED),
-    Kind.EXIT: Delivery(qos=1, retain=False, content_type=MSGPACK, lane=Lane.WORK),
-    Kind.DECISION: Delivery(qos=1, retain=False, content_type=MSGPACK, lane=Lane.WORK),
-    Kind.AUDIT: Delivery(qos=1, retain=False, content_type=MSGPACK, lane=Lane.AUDIT),
-    Kind.TRUTH: Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.OWED),
-    Kind.STATS: Delivery(qos=0, retain=False, content_type=JSON, lane=Lane.LOSSY),
-    Kind.THUMBNAIL: Delivery(qos=0, retain=False, content_type=MSGPACK, lane=Lane.LOSSY),
-    Kind.ORCHESTRATOR: Delivery(qos=1, retain=True, content_type=JSON, lane=Lane.LATEST),
+_LATEST = Delivery(qos=1, retain=True, content_type=JSON, lane=Lane.LATEST)
+_WORK = Delivery(qos=1, retain=False, content_type=MSGPACK, lane=Lane.WORK)
+_LOSSY = Delivery(qos=0, retain=False, content_type=MSGPACK, lane=Lane.LOSSY)
+
+
+@record
+class Topic:
+    """A row of the table. `form` is what stands below `distree/1/{site}/`, with what varies in braces."""
+
+    form: str
+    publishers: frozenset[Role]
+    subscribers: frozenset[Role]
+    delivery: Delivery
+
+
+def _row(form: str, publishers: set[Role], subscribers: set[Role], delivery: Delivery) -> Topic:
+    return Topic(form=form, publishers=frozenset(publishers), subscribers=frozenset(subscribers), delivery=delivery)
+
+
+TABLE: dict[Kind, Topic] = {
+    Kind.STATE: _row("device/{device}/state", {Role.BOARD}, {Role.BOARD, Role.ORCHESTRATOR, Role.USER}, _LATEST),
+    Kind.META: _row("device/{device}/meta", {Role.BOARD}, {Role.ORCHESTRATOR, Role.USER}, _LATEST),
+    Kind.TELEMETRY: _row("device/{device}/telemetry", {Role.BOARD}, {Role.ORCHESTRATOR, Role.USER}, _LOSSY),
+    Kind.DEAD: _row(
+        "device/{device}/dead",
+        {Role.BOARD},
+        {Role.USER},
+        Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.LOSSY),
+    ),
+    Kind.ORCHESTRATOR: _row("orchestrator", {Role.ORCHESTRATOR}, {Role.ORCHESTRATOR, Role.USER}, _LATEST),
+    Kind.PLAN: _row(
+        "pipeline/{pipeline}/plan",
+        {Role.ORCHESTRATOR},
+        {Role.BOARD, Role.ORCHESTRATOR, Role.USER},
+        Delivery(qos=1, retain=True, content_type=MSGPACK, lane=Lane.LATEST),
+    ),
+    Kind.TRUTH: _row(
+        "pipeline/{pipeline}/truth",
+        {Role.USER},
+        {Role.ORCHESTRATOR},
+        Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.OWED),
+    ),
+    Kind.STAGE: _row(
+        "pipeline/{pipeline}/stage/{stage}/{to}/{sender}",
+        {Role.ORIGIN, Role.STAGE, Role.FUSER},
+        {Role.STAGE},
+        _WORK,
+    ),
+    Kind.EXIT: _row("pipeline/{pipeline}/exit/{device}/{sender}", {Role.BRANCH}, {Role.FUSER}, _WORK),
+    Kind.DECISION: _row("pipeline/{pipeline}/decision/{device}/{sender}", {Role.FUSER}, {Role.BRANCH}, _WORK),
+    Kind.OUTCOME: _row("pipeline/{pipeline}/outcome/{origin}/{sender}", {Role.STAGE, Role.HUB}, {Role.ORIGIN}, _WORK),
+    Kind.INPUT: _row(
+        "pipeline/{pipeline}/input/{origin}",
+        {Role.USER},
+        {Role.ORIGIN},
+        Delivery(qos=1, retain=False, content_type="application/octet-stream", lane=Lane.OWED),
+    ),
+    Kind.RESULT: _row(
+        "pipeline/{pipeline}/result/{origin}",
+        {Role.ORIGIN},
+        {Role.USER},
+        Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.OWED),
+    ),
+    Kind.AUDIT: _row(
+        "pipeline/{pipeline}/audit/{origin}",
+        {Role.ORIGIN},
+        {Role.ORCHESTRATOR},
+        Delivery(qos=1, retain=False, content_type=MSGPACK, lane=Lane.AUDIT),
+    ),
+    Kind.STATS: _row(
+        "pipeline/{pipeline}/stats/{origin}",
+        {Role.ORCHESTRATOR},
+        {Role.USER},
+        Delivery(qos=0, retain=False, content_type=JSON, lane=Lane.LOSSY),
+    ),
+    Kind.THUMBNAIL: _row("pipeline/{pipeline}/thumbnail/{origin}", {Role.ORIGIN}, {Role.USER}, _LOSSY),
 }
 
-_OF_DEVICE = frozenset({Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD})
-_OF_ORIGIN = frozenset({Kind.INPUT, Kind.OUTCOME, Kind.RESULT, Kind.AUDIT, Kind.STATS, Kind.THUMBNAIL})
-_OF_WIDE = frozenset({Kind.EXIT, Kind.DECISION})
+DELIVERY: dict[Kind, Delivery] = {kind: topic.delivery for kind, topic in TABLE.items()}
+
+_OF_DEVICE = frozenset(kind for kind, topic in TABLE.items() if topic.form.startswith("device/"))
+_OF_ORIGIN = frozenset(kind for kind, topic in TABLE.items() if topic.form.endswith("/{origin}"))
+ADDRESSED = frozenset({Kind.EXIT, Kind.DECISION, Kind.OUTCOME})
+"""What goes to one board, which is named before the sender."""
 
 
 def is_id(value: str) -> bool:
@@ -102,57 +186,23 @@ def is_id(value: str) -> bool:
     return _ID.fullmatch(value) is not None
 
 
+def is_device(value: str) -> bool:
+    """Whether `value` may be a board's id."""
+    return value != ANY and is_id(value)
+
+
 def check_id(value: str, what: str) -> str:
     """Return `value` if it is an id of `[a-z0-9-]{1,32}`; raise ConfigError naming `what` otherwise."""
-    if not _ID.fullmatch(value):
+    if not is_id(value):
         raise ConfigError(f"{what}: {value!r} is not an id; use 1 to 32 of a-z, 0-9 and '-'")
     return value
 
 
-def device(site: str, device_id: str, kind: Kind) -> str:
-    """Topic of a device's state, meta, telemetry or dead letters."""
-    assert kind in _OF_DEVICE  # noqa: S101 - a programming error, not a message's
-    return f"{ROOT}/{site}/device/{device_id}/{kind.value}"
-
-
-def plan(site: str, pipeline: str) -> str:
-    """Topic of a pipeline's retained plan."""
-    return f"{ROOT}/{site}/pipeline/{pipeline}/plan"
-
-
-def truth(site: str, pipeline: str) -> str:
-    """Topic on which users tell what inputs of a pipeline really were."""
-    return f"{ROOT}/{site}/pipeline/{pipeline}/truth"
-
-
-def orchestrator(site: str) -> str:
-    """Topic of the retained claim of the orchestrator that plans a site."""
-    return f"{ROOT}/{site}/orchestrator"
-
-
-def stage(site: str, pipeline: str, k: int) -> str:
-    """Topic on which stage `k` of a pipeline takes inputs (k = 0) or features."""
-    return f"{ROOT}/{site}/pipeline/{pipeline}/stage/{k}"
-
-
-def shared_stage(site: str, pipeline: str, k: int, branch: int = 0) -> str:
-    """Subscription by which the boards of one branch of a stage share its messages.
-
-    The group names the site too: some brokers keep groups by name alone, whatever their topic.
-    """
-    return f"$share/{site}-{pipeline}-{k}-{branch}/{stage(site, pipeline, k)}"
-
-
-def of_origin(site: str, pipeline: str, kind: Kind, origin: str) -> str:
-    """Topic of an origin's raw inputs, outcomes, results, audits, figures or thumbnails."""
-    assert kind in _OF_ORIGIN  # noqa: S101
-    return f"{ROOT}/{site}/pipeline/{pipeline}/{kind.value}/{origin}"
-
-
-def of_wide(site: str, pipeline: str, kind: Kind, device_id: str) -> str:
-    """Topic of the embeddings that a board fuses, or of the decisions that a board of a branch waits for."""
-    assert kind in _OF_WIDE  # noqa: S101
-    return f"{ROOT}/{site}/pipeline/{pipeline}/{kind.value}/{device_id}"
+def check_device(value: str, what: str) -> str:
+    """Return `value` if it may be a board's id; raise ConfigError naming `what` otherwise."""
+    if check_id(value, what) == ANY:
+        raise ConfigError(f"{what}: {ANY!r} is reserved, for topics address any board of a stage by it; use another id")
+    return value
 
 
 def template(kind: Kind) -> str:
@@ -161,16 +211,72 @@ def template(kind: Kind) -> str:
     >>> template(Kind.RESULT)
     'distree/1/{site}/pipeline/{pipeline}/result/{origin}'
     """
-    site, pipeline = "{site}", "{pipeline}"
-    if kind in _OF_DEVICE:
-        return device(site, "{device}", kind)
-    if kind in _OF_ORIGIN:
-        return of_origin(site, pipeline, kind, "{origin}")
-    if kind in _OF_WIDE:
-        return of_wide(site, pipeline, kind, "{device}")
-    if kind is Kind.ORCHESTRATOR:
-        return orchestrator(site)
-    return f"{ROOT}/{site}/pipeline/{pipeline}/{kind.value}" + ("/{stage}" if kind is Kind.STAGE else "")
+    return f"{ROOT}/{{site}}/{TABLE[kind].form}"
+
+
+def build(kind: Kind, **names: object) -> str:
+    """Topic of a kind, or a filter where a name is "+". `names` may have more than the kind's template asks for.
+
+    >>> build(Kind.EXIT, site="lab", pipeline="p", device="hub", sender="+")
+    'distree/1/lab/pipeline/p/exit/hub/+'
+    """
+    return template(kind).format(**names)
+
+
+def every(kind: Kind, site: str, pipeline: str = "+") -> str:
+    """Return the filter of all topics of a kind in a pipeline, or in all of a site.
+
+    >>> every(Kind.STAGE, "lab", "p")
+    'distree/1/lab/pipeline/p/stage/+/+/+'
+    """
+    names = dict.fromkeys(("device", "origin", "stage", "to", "sender"), "+")
+    return build(kind, site=site, pipeline=pipeline, **names)
+
+
+def device(site: str, device_id: str, kind: Kind) -> str:
+    """Topic of a device's state, meta, telemetry or dead letters."""
+    assert kind in _OF_DEVICE  # noqa: S101 - a programming error, not a message's
+    return build(kind, site=site, device=device_id)
+
+
+def plan(site: str, pipeline: str) -> str:
+    """Topic of a pipeline's retained plan."""
+    return build(Kind.PLAN, site=site, pipeline=pipeline)
+
+
+def truth(site: str, pipeline: str) -> str:
+    """Topic on which users tell what inputs of a pipeline really were."""
+    return build(Kind.TRUTH, site=site, pipeline=pipeline)
+
+
+def orchestrator(site: str) -> str:
+    """Topic of the retained claim of the orchestrator that plans a site."""
+    return build(Kind.ORCHESTRATOR, site=site)
+
+
+def stage(site: str, pipeline: str, k: int, sender: str, to: str = ANY) -> str:
+    """Topic on which `sender` hands inputs (k = 0) or features to stage `k`: to a board of it, or to any."""
+    return build(Kind.STAGE, site=site, pipeline=pipeline, stage=k, to=to, sender=sender)
+
+
+def shared_stage(site: str, pipeline: str, k: int, branch: int = 0) -> str:
+    """Subscription by which the boards of one branch of a stage share what is for any of them.
+
+    The group names the site too: some brokers keep groups by name alone, whatever their topic.
+    """
+    return f"$share/{site}-{pipeline}-{k}-{branch}/{stage(site, pipeline, k, '+')}"
+
+
+def of_origin(site: str, pipeline: str, kind: Kind, origin: str) -> str:
+    """Topic of an origin's raw inputs, results, audits, figures or thumbnails."""
+    assert kind in _OF_ORIGIN  # noqa: S101
+    return build(kind, site=site, pipeline=pipeline, origin=origin)
+
+
+def to_board(site: str, pipeline: str, kind: Kind, to: str, sender: str) -> str:
+    """Topic of an embedding, a decision or an outcome from `sender` to the board `to`."""
+    assert kind in ADDRESSED  # noqa: S101
+    return build(kind, site=site, pipeline=pipeline, device=to, origin=to, sender=sender)
 
 
 @record
@@ -183,23 +289,33 @@ class Address:
     pipeline: str | None = None
     stage: int | None = None
     origin: str | None = None
+    to: str | None = None
+    sender: str | None = None
+
+
+_KINDS = {kind.value: kind for kind in Kind}
+
+
+@functools.cache
+def _pattern(kind: Kind) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{([a-z]+)\}", lambda name: f"(?P<{name[1]}>{_syntax(name[1])})", template(kind)))
+
+
+def _syntax(name: str) -> str:
+    if name == "stage":
+        return "[0-9]{1,3}"
+    is_board = name in ("device", "origin", "sender")
+    return (f"(?!{ANY}(?:/|$))" if is_board else "") + _ID.pattern
 
 
 def parse(topic: str) -> Address:
     """Parse a topic of version 1; raise RemoteProtocolError("topic") for anything else."""
-    parts = topic.split("/")
-    if parts[:2] == ["distree", "1"] and all(_ID.fullmatch(part) for part in parts[2:]):
-        match parts[2:]:
-            case [site, "device", device_id, ("state" | "meta" | "telemetry" | "dead") as word]:
-                return Address(site=site, kind=Kind(word), device=device_id)
-            case [site, "orchestrator"]:
-                return Address(site=site, kind=Kind.ORCHESTRATOR)
-            case [site, "pipeline", pipeline, ("plan" | "truth") as word]:
-                return Address(site=site, kind=Kind(word), pipeline=pipeline)
-            case [site, "pipeline", pipeline, "stage", k] if k.isdigit() and len(k) <= 3:
-                return Address(site=site, kind=Kind.STAGE, pipeline=pipeline, stage=int(k))
-            case [site, "pipeline", pipeline, word, origin] if word in _OF_ORIGIN:
-                return Address(site=site, kind=Kind(word), pipeline=pipeline, origin=origin)
-            case [site, "pipeline", pipeline, ("exit" | "decision") as word, device_id]:
-                return Address(site=site, kind=Kind(word), pipeline=pipeline, device=device_id)
-    raise RemoteProtocolError("topic", f"{topic[:120]!r} is not a topic of {ROOT}")
+    parts = topic.split("/", 6)
+    kind = _KINDS.get(parts[5] if len(parts) > 5 else parts[-1])
+    found = None if kind is None else _pattern(kind).fullmatch(topic)
+    if kind is None or found is None:
+        raise RemoteProtocolError("topic", f"{topic[:120]!r} is not a topic of {ROOT}")
+    fields: dict[str, Any] = found.groupdict()
+    if kind is Kind.STAGE:
+        fields["stage"] = int(fields["stage"])
+    return Address(kind=kind, **fields)

@@ -6,7 +6,7 @@ import numpy as np
 
 from distree.bundle import Bundle, TensorSpec
 from distree.protocols import Array, SegmentOutput
-from distree.runtimes.tflite import TFLiteRuntime
+from distree.runtimes import make_runtime
 
 
 class Boards:
@@ -17,10 +17,10 @@ class Boards:
 
     def __init__(self, bundle: Bundle) -> None:
         counts = bundle.branch_counts
-        self._host = TFLiteRuntime(bundle, fuse=True)
+        self._host = make_runtime(bundle, fuse=True)
         self.name = self._host.name
         self._branches = [
-            TFLiteRuntime(bundle, [k for k, count in enumerate(counts) if b < count], branch=b)
+            make_runtime(bundle, [k for k, count in enumerate(counts) if b < count], branch=b)
             for b in range(max(counts))
         ]
 

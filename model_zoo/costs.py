@@ -10,12 +10,24 @@ import importlib.util
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from distree.bundle import BranchSpec, StageSpec, TensorSpec
-from distree.types import Decision, Embedding, Guess, Hop, Outcome, StageMessage, Tensor
+from distree.messages.limits import MAX_HOPS
+from distree.messages.request import (
+    Decision,
+    Embedding,
+    Guess,
+    Hop,
+    Outcome,
+    Progress,
+    RequestContext,
+    Rule,
+    StageMessage,
+    Tensor,
+)
 
 FUSER = "fusion"
 """Name of the board that runs the fusion heads."""
@@ -145,7 +157,7 @@ class _Sent:
 
 
 def _traffic(stages: Sequence[StageSpec], absent: tuple[int, ...]) -> Traffic:
-    sizes = _Sizes()
+    sizes = _Sizes(len(stages))
     way, at_exit = _Sent(), []
     for k, stage in enumerate(stages):
         present = [branch for b, branch in enumerate(stage.branches) if b not in absent]
@@ -217,88 +229,73 @@ def tensor_bytes(spec: TensorSpec) -> int:
 
 
 class _Sizes:
-    """Sizes of messages as sent, by `distree.wire`, with ids and numbers as they usually are.
+    """Sizes of messages as sent, by `distree.messages`, with ids and numbers as they usually are; of so many stages.
 
     Where there is no msgpack, as where networks are trained, sizes are not `known`, and 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stages: int) -> None:
         self.known = importlib.util.find_spec("msgpack") is not None
+        of_exits = (_SECONDS,) * (stages - 1)
+        rule = Rule(epoch=1, criterion="max_softmax", thresholds=of_exits, rest_s=of_exits)
+        self._context = RequestContext(
+            request=_REQUEST,
+            origin=_DEVICE,
+            attempt=1,
+            token=_TOKEN,
+            revision=_REVISION,
+            rule=rule,
+            budget_s=1.0,
+        )
+        self._wide_context = replace(self._context, fuser=_DEVICE)
 
     def stage(self, spec: TensorSpec, k: int, hops: int, *, wide: bool) -> int:
-        message = StageMessage(
-            request=_REQUEST,
-            origin=_DEVICE,
-            stage=k,
-            attempt=1,
-            revision=_REVISION,
-            epoch=1,
-            budget_s=1.0,
-            spent_s=_SECONDS,
-            guess=_guess(k),
-            memory=(),
-            hops=_hops(hops),
-            tensor=_tensor(spec),
-            fuser=_DEVICE if wide else None,
+        return self._size(
+            StageMessage(
+                context=self._wide_context if wide else self._context,
+                progress=_progress(_guess(k), hops),
+                stage=k,
+                tensor=_tensor(spec),
+            )
         )
-        return self._size(message)
 
     def embedding(self, branch: BranchSpec, k: int, hops: int) -> int:
-        message = Embedding(
-            request=_REQUEST,
-            origin=_DEVICE,
-            fuser=_DEVICE,
-            device=_DEVICE,
-            stage=k,
-            branch=0,
-            attempt=1,
-            revision=_REVISION,
-            epoch=1,
-            eager=False,
-            budget_s=1.0,
-            spent_s=_SECONDS,
-            guess=_guess(k) if hops else None,
-            memory=(),
-            hops=_hops(hops + 1),
-            tensor=_tensor(branch.embedding),
+        return self._size(
+            Embedding(
+                context=self._wide_context,
+                progress=_progress(_guess(k) if hops else None, hops + 1),
+                stage=k,
+                branch=0,
+                device=_DEVICE,
+                tensor=_tensor(branch.embedding),
+            )
         )
-        return self._size(message)
 
     def decision(self) -> int:
-        return self._size(Decision(request=_REQUEST, attempt=1, revision=_REVISION, stage=1, go=True))
+        return self._size(Decision(request=_REQUEST, token=_TOKEN, stage=1, go=True))
 
     def outcome(self, k: int, hops: int) -> int:
-        message = Outcome(
-            request=_REQUEST,
-            origin=_DEVICE,
-            attempt=1,
-            revision=_REVISION,
-            epoch=1,
-            guess=_guess(k + 1),
-            reason="confident",
-            spent_s=_SECONDS,
-            hops=_hops(hops),
+        return self._size(
+            Outcome(
+                request=_REQUEST,
+                token=_TOKEN,
+                reason="confident",
+                guess=_guess(k + 1),
+                spent_s=_SECONDS,
+                hops=_hops(hops),
+            )
         )
-        return self._size(message)
 
     def _size(self, message: StageMessage | Embedding | Decision | Outcome) -> int:
         if not self.known:
             return 0
-        from distree import wire
+        from distree.messages.codec import encode
 
-        match message:
-            case StageMessage():
-                return len(wire.encode_stage(message))
-            case Embedding():
-                return len(wire.encode_embedding(message))
-            case Decision():
-                return len(wire.encode_decision(message))
-            case Outcome():
-                return len(wire.encode_outcome(message))
+        return len(encode(message))
 
 
 _REQUEST, _REVISION, _DEVICE, _SECONDS = "5f3a09c2-1a2", "0123456789ab", "board1", 0.0123
-_MAX_HOPS = 32  # a board tells no more
+_TOKEN = bytes(8)
 
 
 def _tensor(spec: TensorSpec) -> Tensor:
@@ -306,7 +303,13 @@ def _tensor(spec: TensorSpec) -> Tensor:
 
 
 def _hops(count: int) -> tuple[Hop, ...]:
-    return (Hop(device=_DEVICE, stage=1, queue_s=_SECONDS, compute_s=_SECONDS),) * min(count, _MAX_HOPS)
+    return (Hop(device=_DEVICE, stage=1, queue_s=_SECONDS, compute_s=_SECONDS),) * min(
+        count, MAX_HOPS
+    )  # a board tells no more
+
+
+def _progress(guess: Guess | None, hops: int) -> Progress:
+    return Progress(spent_s=_SECONDS, guess=guess, memory=(), hops=_hops(hops))
 
 
 def _guess(k: int) -> Guess | None:

@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from distree.bundle import Bundle, TensorSpec
 from distree.errors import ConfigError
+from distree.messages.request import PolicyMemory
 from distree.policies import NEVER, confidence, make_policy
 from distree.preprocess import Preprocessor
 from distree.protocols import Array, Evidence, ExitPolicy, PolicyParameters
-from distree.types import PolicyMemory
 from model_zoo.boards import Boards
 from model_zoo.costs import FUSER, BoardCosts, Costs, Traffic, costs_of
 from model_zoo.data import LabelledImages

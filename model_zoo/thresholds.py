@@ -34,8 +34,8 @@ import numpy.typing as npt
 
 from distree.bundle import Bundle
 from distree.errors import ConfigError
+from distree.messages.plan import MaskedThresholds
 from distree.protocols import PolicyParameters
-from distree.types import MaskedThresholds
 from model_zoo.build.segments import missing_sets
 from model_zoo.costs import Costs, costs_of
 from model_zoo.evaluation import Collector, ExitScores, score_exits

@@ -11,8 +11,8 @@ import time
 from typing import Any
 
 from distree.errors import BrokerError
-from distree.protocols import Received
-from distree.transport.paho import PahoTransport
+from distree.protocols import Received, Transport
+from distree.transport import make_transport
 from distree.types import Session
 from orchestrator.config import HOME_ASSISTANT_PREFIX, OrchestratorConfig, check_prefix
 from orchestrator.home_assistant import config_topic, is_of_site
@@ -29,7 +29,7 @@ LONGEST_S = 10.0
 class _Finder:
     """Collects the site's discovery messages as the broker sends them, by topic."""
 
-    def __init__(self, transport: PahoTransport, site: str) -> None:
+    def __init__(self, transport: Transport, site: str) -> None:
         self._transport = transport
         self._site = site
         self.found: dict[str, bytes] = {}
@@ -64,7 +64,7 @@ def told(config: OrchestratorConfig, prefix: str | None, *, remove: bool) -> str
         prefix = config.home_assistant.prefix if config.home_assistant else HOME_ASSISTANT_PREFIX
     where = config_topic(check_prefix(prefix, "--prefix"), "+")
     client_id = f"orchestrator-{config.site}-home-{secrets.token_hex(3)}"
-    transport = PahoTransport(config.broker, client_id=client_id, session=Session.NONE)
+    transport = make_transport(config.broker, client_id=client_id, session=Session.NONE)
     finder = _Finder(transport, config.site)
     try:
         transport.open(finder, [(where, 1)])
@@ -88,7 +88,7 @@ def told(config: OrchestratorConfig, prefix: str | None, *, remove: bool) -> str
     return "\n".join(lines)
 
 
-def _remove(transport: PahoTransport, finder: _Finder, found: dict[str, bytes]) -> None:
+def _remove(transport: Transport, finder: _Finder, found: dict[str, bytes]) -> None:
     with transport.lock:
         for topic in found:
             transport.publish(topic, b"", qos=1, retain=True, token=topic)

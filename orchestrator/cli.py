@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from distree.errors import ConfigError
-from distree.transport.paho import PahoTransport
-from distree.types import Plan, Session
+from distree.messages.plan import Plan
+from distree.transport import make_transport
+from distree.types import Session
 from orchestrator import announced, explain, metrics
+from orchestrator.addresses import will_of
 from orchestrator.config import OrchestratorConfig, Pipeline, PipelineConfig, load_config, load_pipeline
 from orchestrator.lock import ServiceLock
-from orchestrator.service import Service, will_of
+from orchestrator.restoring import restored_tuning
+from orchestrator.service import Service
 from orchestrator.status import read_status, render, to_json
 from orchestrator.store import Store, StoreError
 from orchestrator.text import branches_text, thresholds_text
@@ -133,7 +136,7 @@ def _service(config: OrchestratorConfig, pipelines: Sequence[Pipeline], store: S
     # The id is new each time: a second orchestrator is to be noticed by its plans, not to cut this one off.
     identity = secrets.token_hex(3)
     client_id, will = f"orchestrator-{config.site}-{identity}", will_of(config.site, identity)
-    transport = PahoTransport(config.broker, client_id=client_id, session=Session.NONE, will=will)
+    transport = make_transport(config.broker, client_id=client_id, session=Session.NONE, will=will)
     return Service(
         config.site,
         pipelines,
@@ -168,7 +171,7 @@ def _export(config: OrchestratorConfig, args: argparse.Namespace) -> str:
     if pipeline.goal is None:
         raise ConfigError(f"--pipeline {pipeline.name}: has no goal, so nothing is audited")
     with Store(config.store.path, read_only=True) as store:
-        samples = explain.kept_samples(store, explain.restored(store, pipeline), pipeline.name)
+        samples = explain.kept_samples(store, restored_tuning(store, pipeline), pipeline.name)
     audits = [sample.audit for sample in samples if not sample.audit.lost and sample.missing == missing]
     if not audits:
         raise StoreError(f"{config.store.path}: no audit of {pipeline.name} with {branches_text(missing)} is kept")

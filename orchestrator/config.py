@@ -12,10 +12,11 @@ from distree import config
 from distree.bundle import MANIFEST, Bundle, load_bundle
 from distree.config import Share
 from distree.errors import ConfigError
+from distree.messages.plan import MaskedThresholds, Plan
 from distree.policies import problem
 from distree.protocols import PolicyParameters
 from distree.topics import ROOT, check_id
-from distree.types import BrokerSettings, MaskedThresholds, Plan
+from distree.types import BrokerSettings
 
 CONFIDENCE = Share(0.95)
 AUDIT_RATE = Share(0.05)

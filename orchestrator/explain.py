@@ -17,14 +17,16 @@ from itertools import zip_longest
 import numpy as np
 
 from distree.errors import DistreeError
-from distree.types import MaskedThresholds, PipelineTelemetry, Plan
+from distree.messages.plan import MaskedThresholds, Plan
+from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.config import NEVER_SENT, GoalConfig, OrchestratorConfig, Pipeline, PipelineConfig, load_pipeline
 from orchestrator.control import MOST
 from orchestrator.fleet import Device
 from orchestrator.lock import is_served
 from orchestrator.records import Observation, PlanRow
+from orchestrator.restoring import restored_tuning
 from orchestrator.store import Store
-from orchestrator.text import ago, bar, branches_text, percent, printable, table, thresholds_text
+from orchestrator.text import ago, bar, branches_text, percent, table, thresholds_text
 from orchestrator.tuners import Audit, Certified, Vector
 from orchestrator.tuners.audits import exits_taken
 from orchestrator.tuners.betting import Certificate
@@ -112,7 +114,7 @@ def read_tuning(store: Store, configured: PipelineConfig) -> TuningLine | None:
     if configured.goal is None:
         return None
     try:
-        tuning = restored(store, load_pipeline(configured))
+        tuning = restored_tuning(store, load_pipeline(configured))
     except DistreeError as error:
         return TuningLine(goal=configured.goal, trouble=str(error))
     return _tuning_line(tuning)
@@ -126,29 +128,6 @@ def _tuning_line(tuning: Tuning) -> TuningLine:
         queues=dict(tuning.control.queues),
         tuners=tuner_lines(tuning),
     )
-
-
-class OtherTuningError(DistreeError):
-    """What the store keeps of a tuning is not of the configured bundle, criterion and goal."""
-
-
-def restored(store: Store, pipeline: Pipeline) -> Tuning:
-    """Return the tuning of a pipeline that has a goal, as a service would go on with it.
-
-    Raises OtherTuningError where the service would begin anew, StoreError where the store cannot be read.
-    """
-    tuning = Tuning(pipeline)
-    state, later = store.tuning(pipeline.name)
-    try:
-        if state is not None:
-            tuning.restore(state)
-        for row in later:
-            tuning.apply(row.sample)
-    except (ValueError, LookupError, TypeError) as error:
-        raise OtherTuningError(
-            f"what is kept is of another tuning, which the orchestrator begins anew: {printable(str(error))}"
-        ) from None
-    return tuning
 
 
 def kept_samples(store: Store, tuning: Tuning, pipeline: str) -> tuple[Sample, ...]:
@@ -282,7 +261,7 @@ def _reasons(store: Store, configured: PipelineConfig, devices: Sequence[Observa
     if configured.goal is not None:
         try:
             pipeline = load_pipeline(configured)
-            tuning = restored(store, pipeline)
+            tuning = restored_tuning(store, pipeline)
             samples = kept_samples(store, tuning, name)
         except DistreeError as error:
             line = TuningLine(goal=configured.goal, trouble=str(error))

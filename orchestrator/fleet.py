@@ -10,16 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from distree.errors import RemoteProtocolError
-from distree.types import (
-    DeviceMeta,
-    DeviceState,
-    DeviceStatus,
-    FusionTelemetry,
-    OriginTelemetry,
-    PipelineTelemetry,
-    StageTelemetry,
-    Telemetry,
-)
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
+from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
 MAX_DEVICES = 10_000
 BOOTS_REMEMBERED = 8

@@ -16,10 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from distree import __version__, topics
+from distree.messages.device import DeviceState, DeviceStatus
+from distree.messages.layout import layout_of
+from distree.messages.result import Result
+from distree.messages.site import Claim, OriginStats
 from distree.topics import Kind
-from distree.types import DeviceStatus
 from orchestrator.config import HomeAssistantConfig
 from orchestrator.fleet import Device
+from orchestrator.stats import Stats
 
 Message: TypeAlias = "tuple[str, bytes]"
 """A topic and what is to be retained there; empty to take it back."""
@@ -30,8 +34,24 @@ SETTLE_S = 10.0
 """How long after a connect a board may be missing before it counts as removed: its retained messages take a moment."""
 
 _QOS = 1
-_FINAL = "if value_json.final else this.state"
-_PRESENT = "{{ 'online' if value_json.state in ('ready', 'draining') else 'offline' }}"
+
+
+def _key(cls: type, name: str) -> str:
+    """Return what a field is called in JSON, from its declaration."""
+    return next(field.key for field in layout_of(cls).fields if field.name == name)
+
+
+def _value(cls: type, name: str) -> str:
+    """Return a field of what came, as templates have it."""
+    return f"value_json.{_key(cls, name)}"
+
+
+_STATE = _value(DeviceState, "status")
+_FINAL = _value(Result, "final")
+_IF_FINAL = f"if {_FINAL} else this.state"
+_PRESENT = (
+    f"{{{{ 'online' if {_STATE} in ('{DeviceStatus.READY.value}', '{DeviceStatus.DRAINING.value}') else 'offline' }}}}"
+)
 
 
 def site_id(site: str) -> str:
@@ -71,7 +91,7 @@ def site_message(prefix: str, site: str, pipelines: Iterable[str]) -> Message:
             "device_class": "running",
             "entity_category": "diagnostic",
             "state_topic": topics.orchestrator(site),
-            "value_template": "{{ 'ON' if value_json.running else 'OFF' }}",
+            "value_template": f"{{{{ 'ON' if {_value(Claim, 'running')} else 'OFF' }}}}",
         }
     }
     for pipeline in pipelines:
@@ -92,7 +112,7 @@ def device_message(prefix: str, site: str, device: Device) -> Message:
             "options": [status.value for status in DeviceStatus],
             "entity_category": "diagnostic",
             "state_topic": state_topic,
-            "value_template": "{{ value_json.state }}",
+            "value_template": f"{{{{ {_STATE} }}}}",
             # A board that is lost is to be shown as such, not as unavailable.
             "availability": [{"topic": state_topic, "value_template": "{{ 'online' }}"}],
         }
@@ -114,14 +134,15 @@ def device_message(prefix: str, site: str, device: Device) -> Message:
 
 def _answers(pipeline: str, topic: str) -> Fields:
     """Describe the last final answer on a topic of results. A late one changes nothing."""
-    attributes = ", ".join(f"'{name}': of.get('{name}')" for name in ("input", "confidence", "reason"))
-    of = "{% set of = value_json if value_json.final else this.attributes %}"
+    shown = [_key(Result, name) for name in ("input", "confidence", "reason")]
+    attributes = ", ".join(f"'{key}': of.get('{key}')" for key in shown)
+    of = f"{{% set of = value_json if {_FINAL} else this.attributes %}}"
     return {
         f"{pipeline}_answer": {
             "p": "sensor",
             "name": f"{pipeline} answer",
             "state_topic": topic,
-            "value_template": f"{{{{ value_json.label {_FINAL} }}}}",
+            "value_template": f"{{{{ {_value(Result, 'label')} {_IF_FINAL} }}}}",
             "json_attributes_topic": topic,
             "json_attributes_template": f"{of}{{{{ {{{attributes}}} | tojson }}}}",
         },
@@ -129,7 +150,7 @@ def _answers(pipeline: str, topic: str) -> Fields:
             "p": "sensor",
             "name": f"{pipeline} exit",
             "state_topic": topic,
-            "value_template": f"{{{{ value_json.exit {_FINAL} }}}}",
+            "value_template": f"{{{{ {_value(Result, 'exit')} {_IF_FINAL} }}}}",
         },
         f"{pipeline}_latency": {
             "p": "sensor",
@@ -140,13 +161,14 @@ def _answers(pipeline: str, topic: str) -> Fields:
             "suggested_display_precision": 1,
             "state_topic": topic,
             # Of a number, an empty value changes nothing.
-            "value_template": "{{ value_json.latency_ms if value_json.final else '' }}",
+            "value_template": f"{{{{ {_value(Result, 'latency_s')} if {_FINAL} else '' }}}}",
         },
     }
 
 
 def _stats(pipeline: str, topic: str) -> Fields:
     """Describe how an origin did of late."""
+    early = _value(OriginStats, "early_share")
     return {
         f"{pipeline}_early": {
             "p": "sensor",
@@ -155,7 +177,7 @@ def _stats(pipeline: str, topic: str) -> Fields:
             "state_class": "measurement",
             "suggested_display_precision": 1,
             "state_topic": topic,
-            "value_template": "{{ none if value_json.early_share is none else value_json.early_share * 100 }}",
+            "value_template": f"{{{{ none if {early} is none else {early} * 100 }}}}",
         },
         f"{pipeline}_rate": {
             "p": "sensor",
@@ -164,7 +186,7 @@ def _stats(pipeline: str, topic: str) -> Fields:
             "state_class": "measurement",
             "suggested_display_precision": 1,
             "state_topic": topic,
-            "value_template": "{{ value_json.rate_hz }}",
+            "value_template": f"{{{{ {_value(OriginStats, 'rate_hz')} }}}}",
         },
     }
 
@@ -206,6 +228,8 @@ class HomeAssistant:
         self._announced = dict(announced)
         self._is_due = self._resend = True
         self._settled_at_s: float | None = None
+        self._stats = Stats()
+        self._stats_due: list[OriginStats] = []
 
     @property
     def is_on(self) -> bool:
@@ -228,8 +252,23 @@ class HomeAssistant:
             self._is_due = self._resend = True
 
     def changed(self) -> None:
-        """Look at the boards again: one has described itself, or is gone."""
+        """Look at the boards again: one has described itself."""
         self._is_due = True
+
+    def forget(self, device: str) -> None:
+        """Look at the boards again: this one is gone."""
+        self._is_due = True
+        self._stats.forget(device)
+
+    def take_report(self, device: Device) -> None:
+        """Have told what the origins of a board did since its report before."""
+        if self.is_on:
+            self._stats_due += self._stats.take(device)
+
+    def stats_due(self) -> list[OriginStats]:
+        """Return what origins did that has not been told yet; it counts as told."""
+        due, self._stats_due = self._stats_due, []
+        return due
 
     def due(self, now_s: float, devices: Iterable[Device]) -> list[Message]:
         """Return what to publish now, in this order; `done` says that it was."""

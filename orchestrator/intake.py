@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distree.errors import RemoteProtocolError
-from distree.types import AuditRow, OriginTelemetry
+from distree.messages.audit import AuditRow
+from distree.messages.telemetry import OriginTelemetry
 from orchestrator.config import Pipeline
 from orchestrator.fleet import Device
 

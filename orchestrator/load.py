@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from distree.types import DeviceStatus, PipelineTelemetry
+from distree.messages.device import DeviceStatus
+from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.fleet import Device
 
 LONGEST_S = 3600.0

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from distree.errors import ConfigError
-from distree.types import DeviceStatus, FusionTelemetry, OriginTelemetry, PipelineTelemetry, Plan, StageTelemetry
+from distree.messages.device import DeviceStatus
+from distree.messages.layout import layout_of
+from distree.messages.plan import Plan
+from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.config import NEVER_SENT, MetricsConfig
 from orchestrator.control import MOST
 from orchestrator.explain import TunerLine, tuner_lines
@@ -195,10 +199,7 @@ def _add_device(to: _Families, device: Device, now_s: float) -> None:
         to.gauge("device_silence_seconds", "Time since the device was last heard.", age_s, device=name)
     if report is None:
         return
-    to.gauge("device_rss_bytes", "Resident memory of the agent.", report.rss_bytes, device=name)
-    to.gauge("device_uptime_seconds", "Time since the agent started.", report.uptime_s, device=name)
-    to.count("device_dead_letters", "Messages that the agent refused.", report.dead_letters, device=name)
-    to.count("device_offline_dropped", "Messages lost while without a broker.", report.offline_dropped, device=name)
+    _add_fields(to, "device", report, {"device": name})
     branches = {(held.pipeline, held.stage): held.branch for held in device.meta.stages} if device.meta else {}
     for part in report.pipelines:
         _add_report(to, name, part, branches)
@@ -208,60 +209,26 @@ def _add_report(
     to: _Families, device: str, part: PipelineTelemetry, branches: Mapping[tuple[str, int], int | None]
 ) -> None:
     labels = {"pipeline": part.pipeline, "device": device}
-    to.gauge("device_epoch", "Epoch of the plan in force on the device.", part.epoch, **labels)
+    _add_fields(to, "device", part, labels)
     for stage in part.stages:
         branch = branches.get((part.pipeline, stage.stage))
         # Prometheus takes an empty label for none: of a plain stage.
-        _add_stage(to, stage, {**labels, "stage": stage.stage, "branch": "" if branch is None else branch})
+        _add_fields(to, "stage", stage, {**labels, "stage": stage.stage, "branch": "" if branch is None else branch})
     for fusion in part.fusions:
-        _add_fusion(to, fusion, {**labels, "stage": fusion.stage})
+        _add_fields(to, "fusion", fusion, {**labels, "stage": fusion.stage})
     if part.origin is not None:
-        _add_origin(to, part.origin, labels)
+        _add_fields(to, "origin", part.origin, labels)
 
 
-def _add_stage(to: _Families, stage: StageTelemetry, labels: Mapping[str, object]) -> None:
-    to.count("stage_received", "Inputs and features that came.", stage.received, **labels)
-    to.count("stage_exited", "Runs after which the input was answered.", stage.exited, **labels)
-    to.count("stage_forwarded", "Runs after which features or an embedding went on.", stage.forwarded, **labels)
-    to.count("stage_shed", "Work refused or answered at once because a queue was full.", stage.shed, **labels)
-    to.count("stage_expired", "Work dropped because its time was over.", stage.expired, **labels)
-    to.count("stage_failed", "Runs that raised an error.", stage.failed, **labels)
-    to.count("stage_duplicate", "Deliveries seen before.", stage.duplicate, **labels)
-    to.count("stage_wasted", "Runs of a branch that the answer did not need.", stage.wasted, **labels)
-    to.count("stage_audited", "Runs for audits alone, in no other counter.", stage.audited, **labels)
-    to.count("stage_sent_bytes", "Bytes of features and embeddings published.", stage.bytes_out, **labels)
-    to.gauge("stage_waiting", "Work that waits now.", stage.waiting, **labels)
-    to.gauge("stage_queue_seconds", "Mean wait before a run, of the last report.", stage.queue_s, **labels)
-    to.gauge("stage_compute_seconds", "Mean time of a run, of the last report.", stage.compute_s, **labels)
-
-
-def _add_fusion(to: _Families, fusion: FusionTelemetry, labels: Mapping[str, object]) -> None:
-    to.count("fusion_fused", "Exits of a wide stage that were decided.", fusion.fused, **labels)
-    to.count("fusion_exited", "Of these, those after which the input was answered.", fusion.exited, **labels)
-    to.count("fusion_forwarded", "Of these, those after which the input went on.", fusion.forwarded, **labels)
-    to.count("fusion_failed", "Fusion heads that raised an error.", fusion.failed, **labels)
-    to.count("fusion_expired", "Requests given up while waiting for embeddings.", fusion.expired, **labels)
-    to.count("fusion_late", "Embeddings that came after their decision.", fusion.late, **labels)
-    to.count("fusion_audited", "Fusions for audits alone, in no other counter.", fusion.audited, **labels)
-    for branch, count in enumerate(fusion.missing):
-        to.count("fusion_missing", "Decisions made without a branch.", count, **labels, branch=branch)
-
-
-def _add_origin(to: _Families, origin: OriginTelemetry, labels: Mapping[str, object]) -> None:
-    to.count("origin_accepted", "Inputs accepted.", origin.accepted, **labels)
-    to.count("origin_answered", "Inputs answered.", origin.answered, **labels)
-    to.count("origin_shed", "Inputs for which there was no room; their results say so.", origin.shed, **labels)
-    to.count("origin_dropped", "Inputs for which there was no room, not even for a result.", origin.dropped, **labels)
-    for k, count in enumerate(origin.exits):
-        to.count("origin_answered_by_exit", "Inputs answered by an exit.", count, **labels, exit=k)
-    for reason, count in sorted(origin.reasons.items()):
-        to.count("origin_answered_by_reason", "Inputs answered for a reason.", count, **labels, reason=reason)
-    to.count("origin_resent", "Inputs sent once more.", origin.resent, **labels)
-    to.count("origin_late", "Answers that came after their input was answered.", origin.late, **labels)
-    to.count("origin_audits_drawn", "Inputs drawn for audits.", origin.audits_drawn, **labels)
-    to.count("origin_audits_lost", "Audits that could not be run to the end.", origin.audits_lost, **labels)
-    to.gauge("origin_pending", "Inputs under way.", origin.pending, **labels)
-    to.gauge("origin_unspooled", "Inputs under way that the spool could not write.", origin.unspooled, **labels)
-    to.gauge("origin_latency_p50_seconds", "Median latency of the last report.", origin.latency_p50_s, **labels)
-    to.gauge("origin_latency_p95_seconds", "Its 95th percentile.", origin.latency_p95_s, **labels)
-    to.gauge("origin_latency_max_seconds", "Its maximum.", origin.latency_max_s, **labels)
+def _add_fields(to: _Families, of: str, report: object, labels: Mapping[str, object]) -> None:
+    """Add what is declared to be a metric among the fields of a report, or of a part of one."""
+    for one in layout_of(type(report)).fields:
+        if one.metric is None:
+            continue
+        name = f"{of}_{one.metric.name or re.sub('_s$', '_seconds', one.name)}"
+        add, value = to.count if one.metric.grows else to.gauge, getattr(report, one.name)
+        if not one.metric.by:
+            add(name, one.meaning, value, **labels)
+            continue
+        for key, number in sorted(value.items()) if isinstance(value, dict) else enumerate(value):
+            add(name, one.meaning, number, **labels, **{one.metric.by: key})

@@ -13,7 +13,7 @@ import json
 from collections import deque
 from dataclasses import replace
 
-from distree.types import Plan
+from distree.messages.plan import Plan
 
 SETTLE_S = 0.5
 """How long after a connect the retained plan is waited for, in seconds."""

@@ -6,35 +6,15 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from distree.types import (
-    DeviceStatus,
-    FusionTelemetry,
-    MaskedThresholds,
-    OriginTelemetry,
-    PipelineTelemetry,
-    Plan,
-    StageTelemetry,
-    Telemetry,
-)
-from distree.wire import decode_meta, decode_telemetry, encode_meta, encode_telemetry
+from distree.messages.codec import decode, encode
+from distree.messages.device import DeviceMeta, DeviceStatus
+from distree.messages.plan import MaskedThresholds, Plan
+from distree.messages.telemetry import Telemetry
 from orchestrator.fleet import Device
 from orchestrator.tuners import Audit
 from orchestrator.tuning import Sample
 
 Row: TypeAlias = "tuple[Any, ...]"
-
-HEAD = ("at", "device", "boot", "sequence", "pipeline", "epoch", "revision")
-STAGE_COUNTERS = (
-    "stage", "received", "exited", "forwarded", "shed", "expired", "failed", "duplicate", "waiting",
-    "bytes_out", "wasted", "audited",
-)  # fmt: skip
-FUSION_COUNTERS = ("stage", "fused", "exited", "forwarded", "failed", "expired", "late", "audited")
-STAGE_TIMES = ("queue_s", "compute_s")
-ORIGIN_COUNTERS = (
-    "accepted", "answered", "resent", "late", "pending", "audits_drawn", "audits_lost", "shed", "dropped", "unspooled",
-)  # fmt: skip
-ORIGIN_TIMES = ("latency_p50_s", "latency_p95_s", "latency_max_s")
-ORIGIN_MAPS = ("exits", "reasons")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,8 +164,8 @@ def device_values(observation: Observation) -> Row:
         # What came as JSON may hold half a surrogate pair, which SQLite refuses as text.
         device.boot.encode("utf-8", "surrogatepass"),
         device.status.value if device.status else None,
-        encode_meta(device.meta) if device.meta else None,
-        encode_telemetry(device.telemetry) if device.telemetry else None,
+        encode(device.meta) if device.meta else None,
+        encode(device.telemetry) if device.telemetry else None,
         observation.heard_at,
         device.period_s,
         observation.seen_at,
@@ -199,32 +179,11 @@ def observation(values: Row) -> Observation:
         device=device_id,
         boot=boot.decode("utf-8", "surrogatepass"),
         status=DeviceStatus(status) if status else None,
-        meta=decode_meta(meta) if meta else None,
-        telemetry=decode_telemetry(telemetry) if telemetry else None,
+        meta=decode(DeviceMeta, meta) if meta else None,
+        telemetry=decode(Telemetry, telemetry) if telemetry else None,
         period_s=period_s,
     )
     return Observation(device=device, heard_at=heard_at, seen_at=seen_at)
-
-
-def head_values(at: float, report: Telemetry, part: PipelineTelemetry) -> Row:
-    """Columns that all tables of the history begin with: HEAD."""
-    return at, report.device, report.boot, report.sequence, part.pipeline, part.epoch, part.revision
-
-
-def stage_values(report: StageTelemetry) -> Row:
-    """Columns STAGE_COUNTERS and STAGE_TIMES of the table `stage_report`."""
-    return tuple(getattr(report, name) for name in (*STAGE_COUNTERS, *STAGE_TIMES))
-
-
-def fusion_values(report: FusionTelemetry) -> Row:
-    """Columns FUSION_COUNTERS of the table `fusion_report`, and `missing`."""
-    return (*(getattr(report, name) for name in FUSION_COUNTERS), json.dumps(report.missing))
-
-
-def origin_values(report: OriginTelemetry) -> Row:
-    """Columns ORIGIN_COUNTERS, ORIGIN_TIMES and ORIGIN_MAPS of the table `origin_report`."""
-    numbers = tuple(getattr(report, name) for name in (*ORIGIN_COUNTERS, *ORIGIN_TIMES))
-    return (*numbers, json.dumps(report.exits), json.dumps(report.reasons))
 
 
 def with_epoch(row: PlanRow, epoch: int) -> PlanRow:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from distree.types import OriginStats, OriginTelemetry, PipelineTelemetry
+from distree.messages.site import OriginStats
+from distree.messages.telemetry import OriginTelemetry, PipelineTelemetry
 from orchestrator.fleet import Device
 
 SHORTEST_S = 1e-3

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
-from distree.types import DeviceStatus, FusionTelemetry, OriginTelemetry, Plan, StageTelemetry
+from distree.messages.device import DeviceStatus
+from distree.messages.plan import Plan
+from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, StageTelemetry
 from orchestrator.config import OrchestratorConfig, PipelineConfig
 from orchestrator.explain import TuningLine, goal_text, progress_text, read_tuning, reports
 from orchestrator.fleet import Device, epoch_of, is_behind, is_stale
@@ -27,19 +29,16 @@ SCHEMA = "distree.orchestrator-status/1"
 _DEVICE_HEAD = (
     "DEVICE", "STATE", "SERVES", "RUNTIME", "RSS_MB", "UPTIME", "HEARD", "EPOCH", "DEAD", "DROPPED",
 )  # fmt: skip
-_ORIGIN_HEAD = (
-    "ORIGIN", "ACCEPTED", "ANSWERED", "PENDING", "RESENT", "LATE", "P50_MS", "P95_MS", "MAX_MS",
+_ORIGIN = (
+    "accepted", "answered", "pending", "resent", "late", "latency_p50_s", "latency_p95_s", "latency_max_s",
 )  # fmt: skip
-_ORIGIN_AUDITS = ("DRAWN", "LOST")
-_STAGE_HEAD = (
-    "STAGE", "DEVICE", "RECEIVED", "EXITED", "FORWARDED", "SHED", "EXPIRED", "FAILED", "DUPLICATE",
-    "WAITING", "QUEUE_MS", "COMPUTE_MS",
+_ORIGIN_AUDITS = ("audits_drawn", "audits_lost")
+_STAGE = (
+    "received", "exited", "forwarded", "shed", "expired", "failed", "duplicate", "waiting", "queue_s", "compute_s",
 )  # fmt: skip
-_AUDITED = ("AUDITED",)
-_WIDE_STAGE_HEAD = ("STAGE", "BRANCH", *_STAGE_HEAD[1:], "WASTED")
-_FUSION_HEAD = (
-    "FUSION", "DEVICE", "FUSED", "EXITED", "FORWARDED", "FAILED", "EXPIRED", "LATE", "MISSING",
-)  # fmt: skip
+_FUSION = ("fused", "exited", "forwarded", "failed", "expired", "late")
+_AUDITED = ("audited",)
+"""What is shown of the reports; the rest is in the JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -425,27 +424,29 @@ def _share_text(shares: Sequence[Share]) -> str:
 
 
 def _origin_table(origins: Sequence[OriginLine]) -> str:
-    rows = [
-        [
-            line.device,
-            *(str(count) for count in (r.accepted, r.answered, r.pending, r.resent, r.late)),
-            *(_ms(seconds) for seconds in (r.latency_p50_s, r.latency_p95_s, r.latency_max_s)),
-        ]
-        for line in origins
-        for r in (line.report,)
-    ]
-    audits = [(line.report.audits_drawn, line.report.audits_lost) for line in origins]
-    return _with_audits(_ORIGIN_HEAD, rows, _ORIGIN_AUDITS, audits)
+    rows = [[line.device, *_cells(line.report, _ORIGIN)] for line in origins]
+    audits = [_cells(line.report, _ORIGIN_AUDITS) for line in origins]
+    return _with_audits(("ORIGIN", *_heads(_ORIGIN)), rows, _ORIGIN_AUDITS, audits)
+
+
+def _heads(names: Sequence[str]) -> list[str]:
+    """Return heads of columns: `latency_p50_s` is P50_MS."""
+    short = [name.removeprefix("latency_").removeprefix("audits_").upper() for name in names]
+    return [f"{head[:-2]}_MS" if head.endswith("_S") else head for head in short]
+
+
+def _cells(report: object, names: Sequence[str]) -> list[str]:
+    values = [getattr(report, name) for name in names]
+    return [_ms(value) if name.endswith("_s") else str(value) for name, value in zip(names, values, strict=True)]
 
 
 def _with_audits(
-    head: Sequence[str], rows: Sequence[Sequence[str]], names: Sequence[str], counts: Sequence[Sequence[int]]
+    head: Sequence[str], rows: Sequence[Sequence[str]], names: Sequence[str], counts: Sequence[Sequence[str]]
 ) -> str:
     """Return a table, with columns of what was done for audits where there were any."""
-    if not any(map(any, counts)):
+    if all(count == "0" for of_row in counts for count in of_row):
         return table(head, rows)
-    wider = [[*row, *map(str, of_row)] for row, of_row in zip(rows, counts, strict=True)]
-    return table((*head, *names), wider)
+    return table((*head, *_heads(names)), [[*row, *of_row] for row, of_row in zip(rows, counts, strict=True)])
 
 
 def _branch_text(line: BranchLine) -> str:
@@ -455,45 +456,33 @@ def _branch_text(line: BranchLine) -> str:
 
 
 def _stage_table(stages: Sequence[StageLine]) -> str:
-    rows = [[str(line.report.stage), *_stage_cells(line)] for line in stages]
-    return _with_audits(_STAGE_HEAD, rows, _AUDITED, _audited(stages))
+    rows = [[str(line.report.stage), line.device, *_cells(line.report, _STAGE)] for line in stages]
+    return _with_audits(("STAGE", "DEVICE", *_heads(_STAGE)), rows, _AUDITED, _audited(stages))
 
 
 def _wide_stage_table(stages: Sequence[StageLine]) -> str:
+    shown = (*_STAGE, "wasted")
     rows = []
     for line in stages:
         branch = "-" if line.branch is None else str(line.branch)
-        rows.append([str(line.report.stage), branch, *_stage_cells(line), str(line.report.wasted)])
-    return _with_audits(_WIDE_STAGE_HEAD, rows, _AUDITED, _audited(stages))
+        rows.append([str(line.report.stage), branch, line.device, *_cells(line.report, shown)])
+    return _with_audits(("STAGE", "BRANCH", "DEVICE", *_heads(shown)), rows, _AUDITED, _audited(stages))
 
 
-def _audited(lines: Sequence[StageLine | FusionLine]) -> list[tuple[int]]:
-    return [(line.report.audited,) for line in lines]
-
-
-def _stage_cells(line: StageLine) -> list[str]:
-    r = line.report
-    return [
-        line.device,
-        *(str(count) for count in (r.received, r.exited, r.forwarded, r.shed, r.expired, r.failed)),
-        *(str(count) for count in (r.duplicate, r.waiting)),
-        _ms(r.queue_s),
-        _ms(r.compute_s),
-    ]
+def _audited(lines: Sequence[StageLine | FusionLine]) -> list[list[str]]:
+    return [_cells(line.report, _AUDITED) for line in lines]
 
 
 def _fusion_table(fusions: Sequence[FusionLine]) -> str:
     rows = [
-        [
-            str(r.stage),
-            line.device,
-            *(str(count) for count in (r.fused, r.exited, r.forwarded, r.failed, r.expired, r.late)),
-            ", ".join(f"branch {branch}: {count}" for branch, count in enumerate(r.missing) if count) or "-",
-        ]
+        [str(line.report.stage), line.device, *_cells(line.report, _FUSION), _missing_text(line.report.missing)]
         for line in fusions
-        for r in (line.report,)
     ]
-    return _with_audits(_FUSION_HEAD, rows, _AUDITED, _audited(fusions))
+    return _with_audits(("FUSION", "DEVICE", *_heads(_FUSION), "MISSING"), rows, _AUDITED, _audited(fusions))
+
+
+def _missing_text(missing: Sequence[int]) -> str:
+    return ", ".join(f"branch {branch}: {count}" for branch, count in enumerate(missing) if count) or "-"
 
 
 def _indent(text: str) -> str:

@@ -20,15 +20,9 @@ from types import TracebackType
 from typing import Any
 
 from distree.errors import DistreeError
-from distree.types import Plan
+from distree.messages.plan import Plan
+from orchestrator import history
 from orchestrator.records import (
-    FUSION_COUNTERS,
-    HEAD,
-    ORIGIN_COUNTERS,
-    ORIGIN_MAPS,
-    ORIGIN_TIMES,
-    STAGE_COUNTERS,
-    STAGE_TIMES,
     AuditSample,
     Batch,
     Observation,
@@ -38,21 +32,17 @@ from orchestrator.records import (
     Row,
     ServiceRow,
     device_values,
-    fusion_values,
-    head_values,
     observation,
-    origin_values,
     pipeline_row,
     pipeline_values,
     plan_row,
     plan_values,
     sample_row,
     sample_values,
-    stage_values,
     with_epoch,
 )
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 BUSY_TIMEOUT_S = 2.0
 PLANS_KEPT = 1000
 SAMPLES_KEPT = 20_000
@@ -61,10 +51,6 @@ DAY_S = 86_400.0
 OVERFLOW_ROUNDS = 20
 SPARE_PAGES = 64
 
-_STAGE_COLUMNS = (*HEAD, *STAGE_COUNTERS, *STAGE_TIMES)
-_ORIGIN_COLUMNS = (*HEAD, *ORIGIN_COUNTERS, *ORIGIN_TIMES, *ORIGIN_MAPS)
-_FUSION_COLUMNS = (*HEAD, *FUSION_COUNTERS, "missing")
-_FUSION_TABLE = f"CREATE TABLE fusion_report ({', '.join(_FUSION_COLUMNS)})"
 _TUNING_TABLES = (
     "CREATE TABLE audit (id INTEGER PRIMARY KEY AUTOINCREMENT, pipeline, at REAL, origin, request, missing, scores, "
     "predictions, label INTEGER)",
@@ -79,33 +65,26 @@ _SCHEMA = (
     "WITHOUT ROWID",
     "CREATE TABLE device (device PRIMARY KEY, boot, status, meta, telemetry, heard_at REAL, period_s REAL, "
     "seen_at REAL) WITHOUT ROWID",
-    f"CREATE TABLE stage_report ({', '.join(_STAGE_COLUMNS)})",
-    f"CREATE TABLE origin_report ({', '.join(_ORIGIN_COLUMNS)})",
-    _FUSION_TABLE,
     "CREATE TABLE service (id INTEGER PRIMARY KEY CHECK (id = 1), pid, started_at REAL, online, refused)",
     *_TUNING_TABLES,
     _ANNOUNCED_TABLE,
 )
-_MIGRATIONS = {
+_MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: (
         "ALTER TABLE plan ADD COLUMN masked DEFAULT '[]'",
         "ALTER TABLE pipeline ADD COLUMN branches DEFAULT '[]'",
-        "ALTER TABLE stage_report ADD COLUMN wasted DEFAULT 0",
-        f"CREATE TABLE fusion_report ({', '.join(name for name in _FUSION_COLUMNS if name != 'audited')})",
     ),
     2: (
         "ALTER TABLE plan ADD COLUMN audit_rate REAL DEFAULT 0",
         "ALTER TABLE plan ADD COLUMN rest_s DEFAULT '[]'",
-        "ALTER TABLE stage_report ADD COLUMN audited DEFAULT 0",
-        "ALTER TABLE fusion_report ADD COLUMN audited DEFAULT 0",
-        "ALTER TABLE origin_report ADD COLUMN audits_drawn DEFAULT 0",
-        "ALTER TABLE origin_report ADD COLUMN audits_lost DEFAULT 0",
         *_TUNING_TABLES,
     ),
     3: (_ANNOUNCED_TABLE,),
-    4: tuple(f"ALTER TABLE origin_report ADD COLUMN {name} DEFAULT 0" for name in ("shed", "dropped", "unspooled")),
+    4: (),
+    # Reports came in version 1 of the messages; boards soon send others.
+    5: ("UPDATE device SET telemetry = NULL",),
 }
-"""From each schema to the next."""
+"""From each schema to the next; what has the history of reports is matched to their declarations."""
 _SAVE_DEVICE = """
 INSERT INTO device VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET
     status = CASE WHEN boot = excluded.boot THEN coalesce(excluded.status, status) ELSE excluded.status END,
@@ -121,7 +100,6 @@ ON CONFLICT (name) DO UPDATE SET
     floor = max(floor, excluded.floor), standing = excluded.standing, configured = excluded.configured,
     branches = excluded.branches
 """
-_HISTORY = ("stage_report", "fusion_report", "origin_report")
 
 
 class StoreError(DistreeError):
@@ -236,7 +214,8 @@ class Store:
         with self._transaction():
             self._sql.executemany(_SAVE_DEVICE, map(device_values, batch.devices))
             for seen in batch.reported:
-                self._add_history(seen)
+                if seen.device.telemetry is not None:
+                    history.add(self._sql, seen.seen_at, seen.device.telemetry)
             gone = [(name,) for name in batch.forgotten]
             self._sql.executemany("DELETE FROM device WHERE device = ?", gone)
             self._sql.executemany(_SAVE_PIPELINE, map(pipeline_values, batch.pipelines))
@@ -289,7 +268,7 @@ class Store:
 
     def history_length(self) -> int:
         """Return how many reports of stages, fusions and origins are kept."""
-        return sum(int(self._rows(f"SELECT count(*) FROM {table}")[0][0]) for table in _HISTORY)  # noqa: S608
+        return sum(int(self._rows(f"SELECT count(*) FROM {table}")[0][0]) for table in history.TABLES)  # noqa: S608
 
     def used_bytes(self) -> int:
         """Return the bytes in use in the file, without its free pages and its log."""
@@ -303,14 +282,14 @@ class Store:
         oldest = now - telemetry_days * DAY_S
         with self._transaction():
             self._sql.execute("DELETE FROM device WHERE seen_at < ?", (oldest,))
-            for table in _HISTORY:
+            for table in history.TABLES:
                 self._drop_before(table, oldest)
             self._drop_samples()
         for _ in range(OVERFLOW_ROUNDS):
             if self.used_bytes() <= max_bytes or not self.history_length():
                 break
             with self._transaction():
-                for table in _HISTORY:
+                for table in history.TABLES:
                     self._drop_tenth(table)
         self._give_back()
 
@@ -372,6 +351,7 @@ class Store:
             self._sql.execute(f"PRAGMA {pragma}")
         with self._transaction():
             version = self._user_version()
+            history.match_tables(self._sql)
             if version < SCHEMA_VERSION:
                 steps = [_SCHEMA] if version == 0 else [_MIGRATIONS[k] for k in range(version, SCHEMA_VERSION)]
                 for statement in itertools.chain.from_iterable(steps):
@@ -439,24 +419,6 @@ class Store:
             "REPLACE INTO service (id, pid, started_at, online, refused) VALUES (1, ?, ?, ?, ?)",
             (row.pid, row.started_at, row.online, refused),
         )
-
-    def _add_history(self, seen: Observation) -> None:
-        report = seen.device.telemetry
-        if report is None:
-            return
-        for part in report.pipelines:
-            head = head_values(seen.seen_at, report, part)
-            stages = [(*head, *stage_values(stage)) for stage in part.stages]
-            self._sql.executemany(_insert("stage_report", _STAGE_COLUMNS), stages)
-            fusions = [(*head, *fusion_values(fusion)) for fusion in part.fusions]
-            self._sql.executemany(_insert("fusion_report", _FUSION_COLUMNS), fusions)
-            if part.origin is not None:
-                row = (*head, *origin_values(part.origin))
-                self._sql.execute(_insert("origin_report", _ORIGIN_COLUMNS), row)
-
-
-def _insert(table: str, columns: tuple[str, ...]) -> str:
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
 
 
 def _explain(error: sqlite3.Error) -> str:

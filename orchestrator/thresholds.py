@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distree.errors import ConfigError
-from distree.types import DeviceStatus, Plan
+from distree.messages.device import DeviceStatus
+from distree.messages.plan import Plan
 from orchestrator.config import OrchestratorConfig, Pipeline, check_thresholds, load_pipeline
 from orchestrator.fleet import is_behind, serves
 from orchestrator.lock import is_served

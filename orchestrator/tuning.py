@@ -13,7 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distree.errors import RemoteProtocolError
-from distree.types import AuditRow, MaskedThresholds, OriginTelemetry, Plan, Truth
+from distree.messages.audit import AuditRow
+from distree.messages.plan import MaskedThresholds, Plan
+from distree.messages.site import Truth
+from distree.messages.telemetry import OriginTelemetry
 from orchestrator.config import NEVER_SENT, GoalConfig, Pipeline
 from orchestrator.control import Control, outlook
 from orchestrator.fleet import Device

@@ -1,1 +1,1 @@
-"""What makes and checks the documentation; no part of the product."""
+"""What makes and checks the documentation, and measures the source; no part of the product."""

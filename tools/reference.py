@@ -1,8 +1,8 @@
 """`python -m tools.reference`: write docs/reference from the code, so that it says what the code does.
 
-Topics come from `distree.topics`, keys of configuration files from the dataclasses that read them, commands from their
-parsers, errors from `distree.errors`. What a key or a kind of message means is the string that stands under it in its
-class. New ones are found by themselves.
+Topics come from `distree.topics`, payloads from the fields declared in `distree.messages`, keys of configuration files
+from the dataclasses that read them, commands from their parsers, errors from `distree.errors`. What a key or a kind of
+message means is the string that stands under it in its class. New ones are found by themselves.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import json
 import math
 import re
 import sys
@@ -25,6 +26,10 @@ from typing import Any, Literal, Union
 from device_agent.config import AgentConfig
 from distree import cli, errors, topics
 from distree.config import Share
+from distree.messages.forms import Branches, Form, Items, Packed, Part
+from distree.messages.layout import REQUIRED, Layout, layout_of
+from distree.messages.schema import MESSAGES, unit_of
+from distree.messages.schema import summary as payload_summary
 from orchestrator.config import OrchestratorConfig
 from orchestrator.simulator.config import FleetConfig
 
@@ -58,6 +63,7 @@ def pages() -> dict[str, str]:
     """Return the pages by file name."""
     return {
         "topics.md": _topics(),
+        "payloads.md": _payloads(),
         "configuration.md": _configuration(),
         "commands.md": _commands(),
         "errors.md": _errors(),
@@ -112,36 +118,104 @@ def _meaning(cls: type, name: str) -> str:
 
 
 def _topics() -> str:
-    meanings = docs_under(topics.Kind)
-    rows = []
-    for pattern in _patterns():
-        kind = topics.parse(re.sub(r"\{k\}", "0", pattern).replace("{", "").replace("}", "")).kind
-        how = topics.DELIVERY[kind]
-        retained = "yes" if how.retain else "no"
-        rows.append((f"`{pattern}`", str(how.qos), retained, f"`{how.content_type}`", meanings[kind.name]))
-    told = {row[0].rsplit("`")[1] for row in rows}
-    missing = [kind.name for kind in topics.Kind if not any(kind.value in topic.split("/") for topic in told)]
-    if missing:
-        raise ValueError(f"distree.topics: its docstring does not name the topics of {', '.join(missing)}")
+    meanings, roles = docs_under(topics.Kind), docs_under(topics.Role)
+    rows = [
+        (
+            f"`{topics.template(kind)}`",
+            _roles(topic.publishers),
+            _roles(topic.subscribers),
+            str(topic.delivery.qos),
+            "yes" if topic.delivery.retain else "no",
+            f"`{topic.delivery.content_type}`",
+            meanings[kind.name],
+        )
+        for kind, topic in topics.TABLE.items()
+    ]
     return _page(
         "Topics",
         f"Version 1: all topics begin with `{topics.ROOT}/{{site}}`. Names in braces are ids, 1 to 32 of a-z, 0-9 and "
-        "'-'; `{k}` is the number of a stage.",
-        _table(("topic", "QoS", "retained", "content type", "what"), rows),
-        "Boards of a stage, or of a branch of it, share its messages by the subscription "
-        f"`{topics.shared_stage('{site}', '{pipeline}', 0)}` (here of stage 0, branch 0).",
+        f"'-'; `{{stage}}` is the number of a stage. No board is called `{topics.ANY}`: as `{{to}}` it stands for any "
+        "board that serves the stage.",
+        _table(("topic", "from", "to", "QoS", "retained", "content type", "what"), rows),
+        "What boards say to each other ends in `{sender}`, the board that says it. Boards of a stage, or of a branch "
+        f"of it, share its messages by the subscription `{topics.shared_stage('{site}', '{pipeline}', 0)}` (here of "
+        "stage 0, branch 0).",
+        _table(("who", "what it is"), [(f"`{role.value}`", roles[role.name]) for role in topics.Role]),
         "How results look: [subscribe from your own program](../howto/subscribe.md). Who may publish what: [secure the "
         "broker](../howto/secure-broker.md).",
     )
 
 
-def _patterns() -> Iterator[str]:
-    """Yield the topics that the docstring of `distree.topics` names, its lists in braces taken apart."""
-    for line in (topics.__doc__ or "").splitlines():
-        if line.startswith(topics.ROOT):
-            words = re.search(r"\{([a-z]+(?:,[a-z]+)+)\}", line)
-            for word in words[1].split(",") if words else ("",):
-                yield line.replace(words[0], word) if words else line
+def _roles(roles: frozenset[topics.Role]) -> str:
+    return ", ".join(f"`{role.value}`" for role in topics.Role if role in roles)
+
+
+# ------------------------------------------------------------------ payloads
+
+
+def _payloads() -> str:
+    sections: dict[str, tuple[str, str]] = {}
+    for kind, cls in MESSAGES.items():
+        layout = layout_of(cls)
+        coded = f"JSON, schema `{layout.word}`"
+        if not layout.is_json:
+            coded = f"MessagePack, kind `{layout.word}`, version {layout.version}"
+        what = f"{payload_summary(cls)} On topics of kind `{kind.value}`; {coded}."
+        sections[cls.__name__] = what, _payload_fields(layout, is_json=layout.is_json)
+    for cls in MESSAGES.values():
+        is_json = layout_of(cls).is_json
+        for inner in _parts(layout_of(cls), is_json=is_json):
+            form = "a list" if layout_of(inner).is_row and not is_json else "a map"
+            what = f"{payload_summary(inner)} As part of a message it is {form}."
+            sections[_part_name(inner, is_json=is_json)] = what, _payload_fields(layout_of(inner), is_json=is_json)
+    head = (
+        "What messages hold. A MessagePack message is a map that begins with its version, `v`, and its `kind`, a JSON "
+        "one with its `schema`. A field with a default is left out where it holds it, at the end of a list likewise. "
+        "Unknown keys are ignored, and so is what a list has beyond its fields. The same as schemas: "
+        "[asyncapi.yaml](../asyncapi.yaml); on which topics they are: [topics](topics.md)."
+    )
+    return _page("Payloads", head, *(part for name, parts in sections.items() for part in (f"## {name}", *parts)))
+
+
+def _part_name(cls: type, *, is_json: bool) -> str:
+    """Return the heading of a part; what MessagePack has as a list is another thing in JSON."""
+    return f"{cls.__name__} in JSON" if is_json and layout_of(cls).is_row else cls.__name__
+
+
+def _parts(layout: Layout, *, is_json: bool) -> Iterator[type]:
+    """Yield the records inside of one, each before those inside of it."""
+    for field in layout.fields:
+        form = field.form_in(is_json=is_json)
+        form = form.item if isinstance(form, Items) else form
+        if isinstance(form, Part | Packed):
+            yield form.cls
+            yield from _parts(layout_of(form.cls), is_json=is_json)
+
+
+def _payload_fields(layout: Layout, *, is_json: bool) -> str:
+    rows = []
+    for field in (*layout.fields, *layout.beside):
+        what = _told(field.form_in(is_json=is_json), is_json=is_json)
+        default = "" if field.default is REQUIRED else f"`{json.dumps(field.default)}`"
+        name = field.key_in(is_json=is_json)
+        rows.append(
+            (f"`{name}`", f"{what}, or null" if field.nullable else what, default, unit_of(field, is_json=is_json),
+             field.meaning)
+        )  # fmt: skip
+    return _table(("field", "value", "default", "unit", "meaning"), rows)
+
+
+def _told(form: Form, *, is_json: bool) -> str:
+    match form:
+        case Branches():
+            return form.told
+        case Items():
+            return f"at most {form.most}, each {_told(form.item, is_json=is_json)}"
+        case Part() | Packed():
+            name = _part_name(form.cls, is_json=is_json)
+            link = f"[{name}](#{name.lower().replace(' ', '-')})"
+            return f"bytes of a packed {link}" if isinstance(form, Packed) else link
+    return form.told
 
 
 # ------------------------------------------------------------------ configuration

@@ -17,8 +17,8 @@ COUNT = 60_000
 FLOW_HZ = 50.0
 
 OUTCOME = {
-    "v": 1, "kind": "outcome", "request": "never", "origin": "cam", "attempt": 1, "revision": "0" * 12, "epoch": 0,
-    "guess": [0, 3, 0.5], "reason": "confident", "spent_s": 0.1, "hops": [],
+    "v": 2, "kind": "outcome", "request": "never", "token": bytes(8), "reason": "confident", "guess": [0, 3, 0.5],
+    "spent_s": 0.1, "hops": [],
 }  # fmt: skip
 INPUT = {"v": 1, "kind": "input", "request": "never", "name": "never", "payload": b"\0" * 100}
 
@@ -44,7 +44,7 @@ def run(report: Report, options: Options) -> None:
             observer = site.observer
             before = site.memory()["cam"]["VmRSS"]
             flow = Flow(publishers[0], "cam", images())
-            outcome_topic = f"distree/1/{SITE}/pipeline/{PIPELINE}/outcome/cam"
+            outcome_topic = f"distree/1/{SITE}/pipeline/{PIPELINE}/outcome/cam/mid"
             streams = [
                 threading.Thread(target=_pour, args=(publishers[1], input_topic("cam"), INPUT, 1), daemon=True),
                 threading.Thread(target=_pour, args=(publishers[2], outcome_topic, OUTCOME, 2), daemon=True),

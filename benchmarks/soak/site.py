@@ -29,6 +29,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from distree import children
+from distree.messages.codec import encode
 
 HOST = "127.0.0.1"
 SITE = "soak"
@@ -80,8 +81,8 @@ def input_topic(origin: str, pipeline: str = PIPELINE) -> str:
     return f"distree/1/{SITE}/pipeline/{pipeline}/input/{origin}"
 
 
-def stage_topic(stage: int, pipeline: str = PIPELINE) -> str:
-    return f"distree/1/{SITE}/pipeline/{pipeline}/stage/{stage}"
+def stage_topic(stage: int, sender: str, pipeline: str = PIPELINE) -> str:
+    return f"distree/1/{SITE}/pipeline/{pipeline}/stage/{stage}/any/{sender}"
 
 
 # ---------------------------------------------------------------- whoever watches
@@ -515,11 +516,10 @@ class Site:
 def packed_plan(thresholds: tuple[float, ...], bundle: str | Path = PIPELINE, epoch: int = 1) -> bytes:
     """Return a plan by max softmax."""
     from distree.bundle import load_bundle
-    from distree.types import Plan
-    from distree.wire import encode_plan
+    from distree.messages.plan import Plan
 
     found = load_bundle(bundle, verify=())
-    return encode_plan(
+    return encode(
         Plan(
             pipeline=PIPELINE,
             epoch=epoch,

@@ -17,7 +17,7 @@ from distree.transport.probe import Greeting, HangUpError
 
 if TYPE_CHECKING:
     from distree.bundle import Bundle
-    from distree.types import DeviceMeta
+    from distree.messages.device import DeviceMeta
 
 Status = Literal["ok", "failed", "unknown", "skipped"]
 """`unknown` is what could not be found out: said, and no reason to fail."""

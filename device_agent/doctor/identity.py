@@ -12,11 +12,13 @@ import time
 from device_agent import presence
 from device_agent.doctor.checks import Finding, Visit, failed, ok, unknown
 from device_agent.doctor.network import session
-from distree import topics, wire
+from distree import topics
 from distree.errors import RemoteProtocolError
+from distree.messages.codec import decode
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
+from distree.messages.telemetry import Telemetry
 from distree.topics import Kind
 from distree.transport.packets import Published
-from distree.types import DeviceMeta, DeviceState, DeviceStatus, Telemetry
 
 _ALIVE = (DeviceStatus.INIT, DeviceStatus.READY, DeviceStatus.DRAINING)
 _OWN_NAME = "give one of the two another device id; distree_SITE_DEVICE is the client id"
@@ -39,13 +41,13 @@ class _Heard:
     def _take(self, message: Published) -> None:
         match topics.parse(message.topic).kind:
             case Kind.STATE:
-                self.state = wire.decode_state(message.payload)
+                self.state = decode(DeviceState, message.payload)
                 if not message.retain and self.state.status in _ALIVE:
                     self._note(self.state.boot)
             case Kind.META:
-                self.meta = wire.decode_meta(message.payload)
+                self.meta = decode(DeviceMeta, message.payload)
             case Kind.TELEMETRY:
-                report: Telemetry = wire.decode_telemetry(message.payload)
+                report: Telemetry = decode(Telemetry, message.payload)
                 self._note(report.boot)
 
     def _note(self, boot: str) -> None:

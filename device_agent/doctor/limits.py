@@ -5,14 +5,16 @@ from __future__ import annotations
 from functools import partial
 
 from device_agent import budget
+from device_agent.addresses import subscriptions
 from device_agent.doctor.checks import Finding, Visit, failed, ok, told, unknown
-from device_agent.doctor.rights import outbound, read
+from device_agent.doctor.rights import outbound
 from device_agent.doctor.trials import ends, least, nobody, send, withholds
-from distree import topics, wire
+from distree import topics
+from distree.messages.codec import PROBE
+from distree.messages.limits import MAX_MESSAGE_BYTES
 from distree.topics import Kind
 from distree.transport import explain
 from distree.transport.probe import NAMES, REFUSED
-from distree.wire import MAX_MESSAGE_BYTES
 
 _NOT_AUTHORIZED = 0x87
 _PRECISION_BYTES = 16
@@ -22,7 +24,8 @@ _PACKET_BYTES = 256
 
 def check_packet(visit: Visit) -> Finding:
     """The largest message passes. Sent in full and withheld, or to nobody where the broker withholds nothing."""
-    names = dict.fromkeys(name for name in [*outbound(visit), *read(visit.config, visit.bundles)])
+    inbound = (sub.topic_of(visit.config.device) for sub in subscriptions(visit.config, visit.bundles))
+    names = dict.fromkeys([*outbound(visit), *inbound])
     sizes = {name: budget.message_bytes(visit.config, visit.bundles, name) for name in names}
     topic = max(sizes, key=lambda name: sizes[name])
     largest = f"the largest message, on {topic}, has {sizes[topic]:,} bytes"
@@ -66,7 +69,7 @@ def _tried(visit: Visit, topic: str, size: int) -> Finding | None:
     codes: list[int] = []
 
     def hangs_up(where: str, nbytes: int) -> bool:
-        payload = bytes(nbytes) if nbytes > len(wire.PROBE) else wire.PROBE
+        payload = bytes(nbytes) if nbytes > len(PROBE) else PROBE
         return ends(visit, lambda client: codes.append(send(visit, client, where, payload, quietly=quietly)))
 
     for where in places:
@@ -80,7 +83,7 @@ def _tried(visit: Visit, topic: str, size: int) -> Finding | None:
             address = f"{settings.host}:{settings.port}"
             return failed(f"{address} refuses a message of {size:,} bytes on {where} ({why})", _raise_to(size))
         if hangs_up(where, 0):
-            return told(explain.hangs_up_on_publish(settings, where, len(wire.PROBE)))
+            return told(explain.hangs_up_on_publish(settings, where, len(PROBE)))
         if where == topic and len(places) > 1 and not hangs_up(places[-1], size):
             return told(explain.hangs_up_on_publish(settings, where, size))
         passed, stopped = least(0, size, partial(hangs_up, where), _PRECISION_BYTES)

@@ -15,12 +15,13 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 
+from device_agent.addresses import subscriptions
 from device_agent.doctor.checks import Finding, Visit, failed, ok, told, unknown
 from device_agent.doctor.network import greet_with, session
-from device_agent.doctor.rights import AGENTS_READ, outbound, read
+from device_agent.doctor.rights import AGENTS_READ, outbound
 from device_agent.doctor.trials import bad_filters, ends, hangs_up_on, nobody, send, withholds
-from device_agent.startup import travels
-from distree import topics, wire
+from distree import topics
+from distree.messages.codec import PROBE
 from distree.topics import Kind
 from distree.transport import explain
 from distree.transport.greeting import FILTERS_A_SUBSCRIBE
@@ -54,7 +55,7 @@ def check_retained(visit: Visit) -> Finding:
 
 
 def _withheld_ends(visit: Visit, topic: str, codes: list[int], *, retain: bool) -> bool:
-    return ends(visit, lambda client: codes.append(client.withhold(topic, wire.PROBE, visit.until(), retain=retain)))
+    return ends(visit, lambda client: codes.append(client.withhold(topic, PROBE, visit.until(), retain=retain)))
 
 
 def check_qos(visit: Visit) -> Finding:
@@ -83,7 +84,7 @@ def _read_by_agents(visit: Visit) -> Iterator[str]:
 
 
 def _publish_ends(visit: Visit, topic: str, qos: int, codes: list[int]) -> bool:
-    return ends(visit, lambda client: codes.append(client.publish(topic, wire.PROBE, qos=qos, until=visit.until())))
+    return ends(visit, lambda client: codes.append(client.publish(topic, PROBE, qos=qos, until=visit.until())))
 
 
 def check_will(visit: Visit) -> Finding:
@@ -132,7 +133,8 @@ def check_subscribe(visit: Visit) -> Finding:
     """Subscriptions pass, several filters in a packet, as the agent sends them."""
     settings = visit.config.broker
     with session(visit):
-        filters = list(_filters(visit))  # by what the broker says of itself now
+        as_the_agent = _filters(visit)  # by what the broker says of itself now
+    filters = list(as_the_agent)
     blamed: list[str] = []
     at, at_once, number = 0, FILTERS_A_SUBSCRIBE, 0
     while at < len(filters):
@@ -149,39 +151,28 @@ def check_subscribe(visit: Visit) -> Finding:
         most = min(len(filters), FILTERS_A_SUBSCRIBE)
         return ok(f"subscriptions pass, {most} filters at a time")
     visit.blamed.update(_plain(name) for name in blamed)
-    lines = [explain.hangs_up_on_subscribe(settings, [_as_the_agent(visit, name)]) for name in blamed]
+    lines = [explain.hangs_up_on_subscribe(settings, [as_the_agent[name]]) for name in blamed]
     if number:
-        lines.insert(
-            0, explain.hangs_up_on_subscribe(settings, [_as_the_agent(visit, name) for name in filters[:number]])
-        )
+        lines.insert(0, explain.hangs_up_on_subscribe(settings, [as_the_agent[name] for name in filters[:number]]))
     return _joined(lines)
 
 
-def _group(visit: Visit) -> str:
-    return f"doctor-{visit.config.device}"
+def _filters(visit: Visit) -> dict[str, str]:
+    """Return the agent's filters by those tried: its own, but for the groups of shared subscriptions.
 
-
-def _filters(visit: Visit) -> Iterator[str]:
-    """Yield the agent's filters, but for the groups of shared subscriptions: in its own no input may be missed."""
-    for topic in read(visit.config, visit.bundles):
-        if topics.parse(topic).kind is not Kind.STAGE:
-            yield topic
+    In a group of the agent no input may be missed.
+    """
+    found = {}
+    for sub in subscriptions(visit.config, visit.bundles):
+        if sub.kind is not Kind.STAGE:
+            found[sub.filter] = sub.filter
         elif visit.greeting.shares:  # else `rights` says so
-            yield f"$share/{_group(visit)}/{topic}"
+            found[f"$share/doctor-{visit.config.device}/{sub.filter}"] = sub.shared
+    return found
 
 
 def _plain(topic_filter: str) -> str:
     return topic_filter.split("/", 2)[2] if topic_filter.startswith("$share/") else topic_filter
-
-
-def _as_the_agent(visit: Visit, topic_filter: str) -> str:
-    """Return a filter with the group that the agent uses."""
-    for pipeline, bundle in zip(visit.config.pipelines, visit.bundles, strict=True):
-        for k in pipeline.stages:
-            if travels(bundle, k) and _plain(topic_filter) == topics.stage(visit.config.site, pipeline.name, k):
-                branch = pipeline.branch if bundle.stages[k].branches else 0
-                return topics.shared_stage(visit.config.site, pipeline.name, k, branch or 0)
-    return topic_filter
 
 
 def check_publish(visit: Visit) -> Finding:
@@ -193,7 +184,7 @@ def check_publish(visit: Visit) -> Finding:
     blamed = list(islice(_ending(visit, tried, quietly=quietly), _MOST_NAMED + 1))
     if blamed:
         visit.blamed.update(blamed)
-        return _joined([explain.hangs_up_on_publish(visit.config.broker, topic, len(wire.PROBE)) for topic in blamed])
+        return _joined([explain.hangs_up_on_publish(visit.config.broker, topic, len(PROBE)) for topic in blamed])
     if not tried:
         return unknown("publishes cannot be tried on this broker without disturbing others")
     return ok(f"publishes pass on {len(tried)} topics" + (f" of {len(names)}" if len(tried) < len(names) else ""))
@@ -209,13 +200,13 @@ def _ending(visit: Visit, names: Sequence[str], *, quietly: bool) -> Iterator[st
         try:
             with session(visit) as client:
                 for topic in names[at : at + batch]:
-                    send(visit, client, topic, wire.PROBE, quietly=quietly)
+                    send(visit, client, topic, PROBE, quietly=quietly)
                     passed += 1
                 client.ping(visit.until())
         except HangUpError:
             # Some answer first and hang up then, so that the one before may be it.
             for topic in names[max(at, passed - 1) : passed + 1]:
-                if ends(visit, partial(send, visit, topic=topic, payload=wire.PROBE, quietly=quietly)):
+                if ends(visit, partial(send, visit, topic=topic, payload=PROBE, quietly=quietly)):
                     yield topic
             passed += 1
         at = passed

@@ -10,116 +10,30 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from uuid import uuid4
 
-from device_agent.config import AgentConfig, PipelineConfig
+from device_agent.addresses import Subscription, publications, subscriptions, unheard
 from device_agent.doctor.checks import Finding, Visit, failed, ok, unknown
 from device_agent.doctor.network import session
 from device_agent.doctor.trials import NOBODY, SETTLE_S, came, withholds
-from device_agent.startup import fuses, travels
-from distree import topics, wire
-from distree.bundle import Bundle
+from distree import topics
 from distree.errors import RemoteProtocolError
-from distree.topics import Kind
+from distree.messages.codec import PROBE, decode
+from distree.messages.device import DeviceMeta
+from distree.topics import TABLE, Kind, Role
 from distree.transport.probe import NAMES, REFUSED, HangUpError, ProbeClient
-from distree.types import DeviceMeta
 
 DELIVERY_S = 3.0
 """How long a released trial may take."""
 
-AGENTS_READ = frozenset({Kind.STAGE, Kind.OUTCOME, Kind.EXIT, Kind.DECISION, Kind.INPUT})
+AGENTS_READ = frozenset(
+    kind for kind, topic in TABLE.items() if not topic.subscribers & {Role.BOARD, Role.ORCHESTRATOR, Role.USER}
+)
 """What agents alone read, which ignore a trial; other kinds may have readers of any make."""
 
 _ACL = "correct the rules for this user in the broker's ACL"
-
-
-def read(config: AgentConfig, bundles: Sequence[Bundle]) -> list[str]:
-    """Return the topics that the agent reads, as they are without a shared subscription's group."""
-    found = [topics.device(config.site, config.device, Kind.STATE)]
-    for pipeline, bundle in zip(config.pipelines, bundles, strict=True):
-        found += _read_of(config, pipeline, bundle)
-    return found
-
-
-def _read_of(config: AgentConfig, pipeline: PipelineConfig, bundle: Bundle) -> Iterator[str]:
-    site, name, me = config.site, pipeline.name, config.device
-    yield topics.plan(site, name)
-    for k in pipeline.stages:
-        if travels(bundle, k):
-            yield topics.stage(site, name, k)
-    if fuses(pipeline, bundle):
-        yield topics.of_wide(site, name, Kind.EXIT, me)
-    if pipeline.branch is not None:
-        yield topics.of_wide(site, name, Kind.DECISION, me)
-    if pipeline.origin is not None:
-        yield topics.of_origin(site, name, Kind.OUTCOME, me)
-        if pipeline.origin.source.kind == "mqtt":
-            yield topics.of_origin(site, name, Kind.INPUT, me)
-
-
-def written(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[DeviceMeta] = ()) -> list[str]:
-    """Return the topics on which the agent publishes; those of other boards where `metas` names the boards."""
-    found = [
-        topics.device(config.site, config.device, kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD)
-    ]
-    for pipeline, bundle in zip(config.pipelines, bundles, strict=True):
-        found += _written_of(config, pipeline, bundle, [meta for meta in metas if meta.device != config.device])
-    return list(dict.fromkeys(found))
-
-
-def unheard(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[DeviceMeta] = ()) -> list[str]:
-    """Return topics as the agent publishes on to boards of which none was heard, addressed to a board that is not.
-
-    Where rules are not for single boards, it stands for those that were not heard.
-    """
-    others = [meta for meta in metas if meta.device != config.device]
-    found = []
-    for pipeline, bundle in zip(config.pipelines, bundles, strict=True):
-        told = {topics.parse(topic).kind for topic in _written_of(config, pipeline, bundle, others)}
-        fuser = fuses(pipeline, bundle)
-        if pipeline.origin is None and (pipeline.stages or fuser) and Kind.OUTCOME not in told:
-            found.append(topics.of_origin(config.site, pipeline.name, Kind.OUTCOME, NOBODY))
-        if pipeline.branch is not None and not fuser and Kind.EXIT not in told:
-            found.append(topics.of_wide(config.site, pipeline.name, Kind.EXIT, NOBODY))
-        if fuser and Kind.DECISION not in told:
-            found.append(topics.of_wide(config.site, pipeline.name, Kind.DECISION, NOBODY))
-    return found
-
-
-def _written_of(
-    config: AgentConfig, pipeline: PipelineConfig, bundle: Bundle, others: Sequence[DeviceMeta]
-) -> Iterator[str]:
-    site, name, me = config.site, pipeline.name, config.device
-    if pipeline.origin is not None:
-        yield topics.of_origin(site, name, Kind.RESULT, me)
-        yield topics.of_origin(site, name, Kind.AUDIT, me)
-        if pipeline.origin.thumbnails is not None:
-            yield topics.of_origin(site, name, Kind.THUMBNAIL, me)
-    for k in sorted(_sent_to(pipeline, bundle)):
-        yield topics.stage(site, name, k)
-    origins = [meta.device for meta in others if name in meta.origins]
-    if pipeline.stages or pipeline.fuse:
-        yield from (topics.of_origin(site, name, Kind.OUTCOME, origin) for origin in origins)
-    if pipeline.branch is not None:
-        fusers = [meta.device for meta in others if name in meta.fusers]
-        yield from (topics.of_wide(site, name, Kind.EXIT, fuser) for fuser in fusers)
-    if fuses(pipeline, bundle):
-        branches = [
-            meta.device for meta in others if any(h.pipeline == name and h.branch is not None for h in meta.stages)
-        ]
-        yield from (topics.of_wide(site, name, Kind.DECISION, board) for board in branches)
-
-
-def _sent_to(pipeline: PipelineConfig, bundle: Bundle) -> set[int]:
-    """Return the stages to which this board sends: the next ones of its own, and the first for its inputs."""
-    wide_ends = [group[-1] for group in bundle.wide_groups] if fuses(pipeline, bundle) else []
-    plain = [k for k in pipeline.stages if not bundle.stages[k].branches]
-    following = {k + 1 for k in (*plain, *wide_ends) if k + 1 < len(bundle.stages)}
-    if pipeline.origin is not None:
-        following.add(0)
-    return {k for k in following if k not in pipeline.stages}
 
 
 def check_rights(visit: Visit) -> Finding:
@@ -128,11 +42,11 @@ def check_rights(visit: Visit) -> Finding:
     if not visit.greeting.shares and any(pipeline.stages for pipeline in config.pipelines):
         what = "this broker has no shared subscriptions, by which the boards of a stage take their inputs"
         return failed(what, "take one that has them, such as mosquitto 2")
-    inbound = [topic for topic in read(config, visit.bundles) if topic not in visit.blamed]
+    inbound = [sub for sub in subscriptions(config, visit.bundles) if sub.filter not in visit.blamed]
     refused, silent, untried = _try_reading(visit, inbound)
     metas = _metas(visit)
-    names = [topic for topic in written(config, visit.bundles, metas) if topic not in visit.blamed]
-    others = [topic for topic in unheard(config, visit.bundles, metas) if topic not in visit.blamed]
+    names = [topic for topic in publications(config, visit.bundles, metas) if topic not in visit.blamed]
+    others = [topic for topic in unheard(config, visit.bundles, metas, NOBODY) if topic not in visit.blamed]
     denied, unseen = _try_writing(visit, [*names, *others])
     silent_peers = [topic for topic in others if denied.pop(topic, None) is not None]
     if refused or denied or silent:
@@ -157,58 +71,64 @@ def check_rights(visit: Visit) -> Finding:
 def outbound(visit: Visit) -> list[str]:
     """Return the topics on which the agent publishes, to boards that were heard and to those that may be there."""
     metas = _metas(visit)
-    return written(visit.config, visit.bundles, metas) + unheard(visit.config, visit.bundles, metas)
+    return publications(visit.config, visit.bundles, metas) + unheard(visit.config, visit.bundles, metas, NOBODY)
 
 
-def _try_reading(visit: Visit, inbound: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Return the topics whose subscription is refused, those that stay silent, and those that could not be tried."""
+def _try_reading(visit: Visit, inbound: Sequence[Subscription]) -> tuple[list[str], list[str], list[str]]:
+    """Return the filters that are refused, those that stay silent, and those that could not be tried.
+
+    What passes by a filter is tried with a message from this board itself.
+    """
+    me = visit.config.device
     ends_it: set[str] = set()
     while True:
         refused: list[str] = []
-        tried: list[str] = []
+        tried: list[Subscription] = []
         untried: list[str] = []
         trying = ""
         with session(visit) as client:
             try:
                 _subscribe(visit, client, inbound, refused)
-                for trying in (topic for topic in inbound if topics.parse(topic).kind is not Kind.STATE):
-                    if trying not in ends_it and _release(visit, client, trying):
-                        tried.append(trying)
-                    elif not any(message.topic == trying for message in client.heard):
+                for sub in (sub for sub in inbound if sub.kind is not Kind.STATE):
+                    trying = sub.filter
+                    topic = sub.topic_of(me)
+                    if trying not in ends_it and _release(visit, client, sub.kind, topic):
+                        tried.append(sub)
+                    elif not any(message.topic == topic for message in client.heard):
                         untried.append(trying)
                 trying = ""
                 # A refusal shows as silence, so this is waited for to the end: a slow broker is not a strict one.
                 patience = min(visit.until(), time.monotonic() + DELIVERY_S)
-                client.listen(patience, partial(_all_came, client, tried))
+                client.listen(patience, partial(_all_came, client, [sub.topic_of(me) for sub in tried]))
             except HangUpError:
                 if not trying:
                     raise
                 ends_it.add(trying)  # this board need not publish there, it only reads
                 continue
-            missing = [topic for topic in tried if topic not in refused and not came(client, topic)]
+            missing = [sub.filter for sub in tried if sub.filter not in refused and not came(client, sub.topic_of(me))]
         if not visit.five:
             # Without reason codes silence may also mean that this board may not write there, which it need not.
             return refused, [], untried + missing
-        return refused, missing, [topic for topic in untried if topic not in refused]
+        return refused, missing, [name for name in untried if name not in refused]
 
 
 def _all_came(client: ProbeClient, names: Sequence[str]) -> bool:
     return all(came(client, topic) for topic in names)
 
 
-def _subscribe(visit: Visit, client: ProbeClient, inbound: Sequence[str], refused: list[str]) -> None:
+def _subscribe(visit: Visit, client: ProbeClient, inbound: Sequence[Subscription], refused: list[str]) -> None:
     group = uuid4().hex[:8]
-    for topic in inbound:
-        share = f"$share/doctor-{group}/" if topics.parse(topic).kind is Kind.STAGE else ""
-        if client.subscribe(share + topic, visit.until()) >= REFUSED:
-            refused.append(topic)
+    for sub in inbound:
+        share = f"$share/doctor-{group}/" if sub.kind is Kind.STAGE else ""
+        if client.subscribe(share + sub.filter, visit.until()) >= REFUSED:
+            refused.append(sub.filter)
 
 
-def _release(visit: Visit, client: ProbeClient, topic: str) -> bool:
+def _release(visit: Visit, client: ProbeClient, kind: Kind, topic: str) -> bool:
     """Publish a trial where agents alone read; return whether it was taken."""
-    if topics.parse(topic).kind not in AGENTS_READ or visit.qos < 2:
+    if kind not in AGENTS_READ or visit.qos < 2:
         return False
-    if client.withhold(topic, wire.PROBE, visit.until()) >= REFUSED:
+    if client.withhold(topic, PROBE, visit.until()) >= REFUSED:
         return False
     client.release(topic, visit.until())
     return True
@@ -227,7 +147,7 @@ def _metas(visit: Visit) -> list[DeviceMeta]:
             client.listen(_soon(visit))
             for message in client.heard:
                 with contextlib.suppress(RemoteProtocolError):  # not this check's matter
-                    visit.metas.append(wire.decode_meta(message.payload))
+                    visit.metas.append(decode(DeviceMeta, message.payload))
     return visit.metas
 
 
@@ -246,7 +166,7 @@ def _try_writing(visit: Visit, names: Sequence[str]) -> tuple[dict[str, str], li
         with session(visit) as client:
             try:
                 while now:
-                    code = client.withhold(now[0], wire.PROBE, visit.until())
+                    code = client.withhold(now[0], PROBE, visit.until())
                     if code >= REFUSED:
                         denied[now[0]] = NAMES.get(code, f"code {code}")
                     now.pop(0)

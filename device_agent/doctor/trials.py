@@ -8,8 +8,9 @@ from functools import partial
 
 from device_agent.doctor.checks import Visit
 from device_agent.doctor.network import session
-from distree import topics, wire
+from distree import topics
 from distree.errors import BrokerError
+from distree.messages.codec import PROBE
 from distree.topics import Kind
 from distree.transport import explain
 from distree.transport.probe import REFUSED, HangUpError, ProbeClient
@@ -105,7 +106,7 @@ def _keeps_back(visit: Visit) -> bool:
         try:
             with session(visit) as client:
                 client.subscribe(topic, visit.until())
-                code = client.withhold(topic, wire.PROBE, visit.until())
+                code = client.withhold(topic, PROBE, visit.until())
                 all_end = False
                 if code < REFUSED:
                     patience = min(visit.until(), time.monotonic() + SETTLE_S)
@@ -113,7 +114,7 @@ def _keeps_back(visit: Visit) -> bool:
         except HangUpError:
             continue
     other = nobody(visit)
-    if all_end and not ends(visit, lambda client: client.publish(other, wire.PROBE, qos=0, until=visit.until())):
+    if all_end and not ends(visit, lambda client: client.publish(other, PROBE, qos=0, until=visit.until())):
         visit.qos = 1  # or less, which is tried later
         return False
     # Refused, or hung up on, whatever it is: nothing of what follows is likely to be handed on.
@@ -122,12 +123,13 @@ def _keeps_back(visit: Visit) -> bool:
 
 def nobody(visit: Visit) -> str:
     """Return a topic that agents alone read, addressed to none that is there."""
-    return topics.of_origin(visit.config.site, visit.config.pipelines[0].name, Kind.OUTCOME, NOBODY)
+    config = visit.config
+    return topics.to_board(config.site, config.pipelines[0].name, Kind.OUTCOME, NOBODY, config.device)
 
 
 def came(client: ProbeClient, topic: str) -> bool:
     """Whether a trial on `topic` came in."""
-    return any(message.topic == topic and message.payload == wire.PROBE for message in client.heard)
+    return any(message.topic == topic and message.payload == PROBE for message in client.heard)
 
 
 def send(visit: Visit, client: ProbeClient, topic: str, payload: bytes, *, quietly: bool) -> int:

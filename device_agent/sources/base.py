@@ -17,11 +17,14 @@ class Inlet(Protocol):
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until an input can be accepted without shedding another; False on time-out."""
 
-    def submit(self, name: str, raw: Array, request: str | None = None) -> str:
-        """Accept an input of the manifest's dtype and shape; return its request id.
+    def accept(self, name: str, raw: Array, request: str | None = None) -> str:
+        """Accept an input of the manifest's dtype and shape; return its request id. Then call `work`.
 
         Raises RemoteProtocolError for a wrong dtype or shape.
         """
+
+    def work(self) -> None:
+        """Compute what accepted inputs bring, unless another thread is at it."""
 
     def reject(self, name: str, reason: str, detail: str, payload: bytes) -> None:
         """Dead-letter something that is no input."""
@@ -40,7 +43,7 @@ class Feed(Protocol):
     def due_at(self) -> float:
         """When the next input is due; infinity if there is none."""
 
-    def take(self, now: float) -> tuple[str, Array]:
+    def next_input(self, now: float) -> tuple[str, Array]:
         """Return the name and raw array of the input that is due."""
 
 
@@ -54,5 +57,5 @@ class Source(Protocol):
     def run(self, stop: threading.Event) -> None:
         """Hand inputs over until there are no more, or until `stop`."""
 
-    def answered(self, request: str) -> None:
+    def note_answered(self, request: str) -> None:
         """The broker has the result of `request`. Called with the agent's lock held: be short."""

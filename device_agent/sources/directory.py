@@ -14,8 +14,8 @@ import numpy as np
 
 from device_agent.config import DirectorySource
 from device_agent.sources.base import Inlet
-from distree import wire
 from distree.errors import RemoteProtocolError
+from distree.messages.packing import printable
 from distree.protocols import Array
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Directory:
             except OSError as error:
                 log.warning("source %s: %s; looking again", self._config.path, error)
 
-    def answered(self, request: str) -> None:
+    def note_answered(self, request: str) -> None:
         """Note that a file is done; it is moved at the next look, outside the lock."""
         path = self._files.pop(request, None)
         if path is not None:
@@ -83,11 +83,12 @@ class Directory:
             raw = read_input(path.name, content, self._inlet)
             self._taken[path] = None
             # Named by file and time: a new file of an old name is a new input, the same file after a crash is not.
-            name = wire.printable(path.name)[:256]
+            name = printable(path.name)[:256]
             digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
             request = f"{name[:24]}-{digest}-{path.stat().st_mtime_ns:x}"
             self._files[request] = path
-            self._inlet.submit(name, raw, request)
+            self._inlet.accept(name, raw, request)
+            self._inlet.work()
         except FileNotFoundError:
             return  # whoever put it there took it back
         except OSError as error:
@@ -97,7 +98,7 @@ class Directory:
 
     def _refuse(self, path: Path, error: RemoteProtocolError, content: bytes) -> None:
         """Put a file aside; where even that is forbidden it is left where it is, and not looked at again."""
-        self._inlet.reject(wire.printable(path.name), error.reason, error.detail, content)
+        self._inlet.reject(printable(path.name), error.reason, error.detail, content)
         try:
             self._move(path, "failed")
         except OSError as problem:

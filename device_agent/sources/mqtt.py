@@ -13,8 +13,9 @@ from collections import deque
 
 from device_agent.repeats import Repeats
 from device_agent.sources.base import Inlet
-from distree import wire
 from distree.errors import RemoteProtocolError
+from distree.messages.codec import PROBE, decode
+from distree.messages.request import InputMessage, is_input
 from distree.protocols import Received, Transport
 
 log = logging.getLogger(__name__)
@@ -75,17 +76,18 @@ class Mqtt:
     def _take(self, message: Received) -> None:
         try:
             request, name, payload = None, "", message.payload
-            if len(payload) != self._inlet.preprocessor.nbytes and wire.is_input(payload):
-                named = wire.decode_input(payload)
+            if len(payload) != self._inlet.preprocessor.nbytes and is_input(payload):
+                named = decode(InputMessage, payload)
                 request, name, payload = named.request, named.name, named.payload
             raw = self._inlet.preprocessor.from_bytes(payload)
-            self._inlet.submit(name, raw, request)
+            self._inlet.accept(name, raw, request)
+            self._inlet.work()
         except RemoteProtocolError as error:
             self._inlet.reject("input", error.reason, error.detail, message.payload)
         with self._transport.lock:
             self._transport.acknowledge(message.token)
 
-    def answered(self, request: str) -> None:
+    def note_answered(self, request: str) -> None:
         """Nothing to do: the delivery was acknowledged when the input was accepted."""
 
     def _tell(self) -> None:
@@ -120,7 +122,7 @@ class Mqtt:
         """Take in a message; all but inputs are done with at once."""
         if message.retain:
             self._warn(f"ignored a message retained on {self._topic}: it may be old, so publish inputs without retain")
-        elif not message.payload or message.payload == wire.PROBE:
+        elif not message.payload or message.payload == PROBE:
             pass
         elif message.token is None:
             self._hasty.append(message)

@@ -7,8 +7,8 @@ import logging
 import numpy as np
 
 from device_agent.config import ReplaySource
-from distree import wire
 from distree.errors import ConfigError
+from distree.messages.packing import printable
 from distree.preprocess import Preprocessor
 from distree.protocols import Array
 
@@ -38,7 +38,7 @@ class Replay:
         """When the next input is due; infinity before the start and after the last."""
         return self._due_at
 
-    def take(self, now: float) -> tuple[str, Array]:
+    def next_input(self, now: float) -> tuple[str, Array]:
         """Return the name and the raw array of the input that is due, and move on."""
         index = self._index
         # A board that falls behind by more than a second does not catch up in one burst.
@@ -50,7 +50,7 @@ class Replay:
                 self._due_at = _NEVER
                 log.info("replay is over: %d inputs", len(self._inputs))
         name = index if self._names is None else self._names[index]
-        return wire.printable(str(name))[:256], self._inputs[index]
+        return printable(str(name))[:256], self._inputs[index]
 
 
 def _read(config: ReplaySource, expected: Preprocessor) -> tuple[Array, Array | None]:

@@ -27,6 +27,7 @@ NAMES = (
     "main.js",
     "link.js",
     "decode.js",
+    "declared.js",
     "model.js",
     "flow.js",
     "view.js",

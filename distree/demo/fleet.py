@@ -18,8 +18,8 @@ from distree.demo.samples import Samples
 from distree.demo.watch import Listener, Watch
 from distree.errors import BrokerError, DistreeError
 from distree.preprocess import is_image
-from distree.topics import ROOT, Kind
-from distree.transport.paho import PahoTransport
+from distree.topics import Kind
+from distree.transport import make_transport
 from distree.types import BrokerSettings, Session
 
 PIPELINE = "demo"
@@ -72,17 +72,16 @@ class Demo:
         self.wall_s = 0.0
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._killed: set[str] = set()
-        self._transport = PahoTransport(
+        self._transport = make_transport(
             self.settings, client_id=f"{self.site}-watch", session=Session.NONE, receive_maximum=256
         )
 
     def __enter__(self) -> Demo:
-        site = f"{ROOT}/{self.site}"
-        filters = ["device/+/state", f"pipeline/{PIPELINE}/result/+", f"pipeline/{PIPELINE}/stage/+"]
-        filters.append(f"pipeline/{PIPELINE}/outcome/+")
+        kinds = [Kind.STATE, Kind.RESULT, Kind.STAGE, Kind.OUTCOME]
         if self.bundle.is_wide:
-            filters += [f"pipeline/{PIPELINE}/exit/+", f"pipeline/{PIPELINE}/decision/+", "device/+/telemetry"]
-        self._transport.open(Listener(self._transport, self.watch), [(f"{site}/{name}", 1) for name in filters])
+            kinds += [Kind.EXIT, Kind.DECISION, Kind.TELEMETRY]
+        filters = [topics.every(kind, self.site, PIPELINE) for kind in kinds]
+        self._transport.open(Listener(self._transport, self.watch), [(name, 1) for name in filters])
         self._transport.connect_now(10.0)
         return self
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distree import wire
 from distree.bundle import Bundle, zoo_folder
 from distree.errors import ConfigError
+from distree.messages.packing import printable
+from distree.messages.result import Result
 from distree.protocols import Array
-from distree.types import Result
 
 ORDER_SEED = 20
 """Of the order in which test images are taken from a file that is sorted by class."""
@@ -63,7 +63,7 @@ def load_samples(bundle: Bundle, data: Path | None, count: int, rate_hz: float, 
         why = " ".join(str(error).split())
         raise ConfigError(f"{path}: {why}; an .npz file with arrays 'input' and 'label' is needed") from None
     _check_count(count, len(labels), path)
-    places = {wire.printable(str(name))[:256]: place for place, name in enumerate(names[:count])}
+    places = {printable(str(name))[:256]: place for place, name in enumerate(names[:count])}
     if len(places) < count:
         raise ConfigError(f"{path}: two inputs have the same name; an answer could not be told from another")
     return Samples(path, count, rate_hz or None, places, labels)

@@ -9,13 +9,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from distree import topics, wire
+from distree import topics
 from distree.demo.plan import Site
 from distree.errors import RemoteProtocolError
-from distree.protocols import Received
+from distree.messages.codec import decode
+from distree.messages.device import DeviceState, DeviceStatus
+from distree.messages.request import Embedding
+from distree.messages.result import Result
+from distree.messages.telemetry import StageTelemetry, Telemetry
+from distree.protocols import Received, Transport
 from distree.topics import Kind
-from distree.transport.paho import PahoTransport
-from distree.types import DeviceStatus, Result, StageTelemetry, Telemetry
 
 _PUBLISH_OVERHEAD_BYTES = 13
 """Bytes of an MQTT 5 PUBLISH around topic and payload: header, lengths, packet id, message expiry."""
@@ -41,7 +44,7 @@ class Watch:
         """Count one message by the kind of its topic."""
         address = topics.parse(message.topic)
         if address.kind is Kind.TELEMETRY:
-            report = wire.decode_telemetry(message.payload)
+            report = decode(Telemetry, message.payload)
             self.telemetry[report.device] = report
             return
         self.heard_at = time.monotonic()
@@ -49,11 +52,11 @@ class Watch:
             case Kind.STATE:
                 self._take_state(message.payload)
             case Kind.RESULT:
-                self._take_result(wire.decode_result(message.payload))
+                self._take_result(decode(Result, message.payload))
             case Kind.STAGE if address.stage is not None and address.stage < len(self.branch_counts):
                 self._count(message, f"stage {address.stage}", max(1, self.branch_counts[address.stage]))
             case Kind.EXIT:
-                self._count(message, f"exit {wire.decode_embedding(message.payload).stage}")
+                self._count(message, f"exit {decode(Embedding, message.payload).stage}")
             case Kind.OUTCOME | Kind.DECISION:
                 self._count(message, address.kind.value)
 
@@ -63,7 +66,7 @@ class Watch:
         self.traffic[hop] += boards * (len(message.payload) + len(message.topic) + _PUBLISH_OVERHEAD_BYTES)
 
     def _take_state(self, payload: bytes) -> None:
-        state = wire.decode_state(payload)
+        state = decode(DeviceState, payload)
         (self.ready.add if state.status is DeviceStatus.READY else self.ready.discard)(state.device)
 
     def _take_result(self, result: Result) -> None:
@@ -98,7 +101,7 @@ class Watch:
 class Listener:
     """Hands what the broker sends to a Watch."""
 
-    def __init__(self, transport: PahoTransport, watch: Watch) -> None:
+    def __init__(self, transport: Transport, watch: Watch) -> None:
         self._transport = transport
         self._watch = watch
 

@@ -21,9 +21,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from distree.messages.request import PolicyMemory
 from distree.policies.softmax import LEAST_SURE, finite
 from distree.protocols import Evidence, PolicyParameters, Score
-from distree.types import PolicyMemory
 
 MAX_REMEMBERED = 1024
 """Longest memory, of as many numbers as the codec lets through; longer embeddings are not remembered."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 
+from distree.messages.request import PolicyMemory
 from distree.policies.softmax import LEAST_SURE, confidence
 from distree.protocols import Evidence, Score
-from distree.types import PolicyMemory
 
 
 class Patience:

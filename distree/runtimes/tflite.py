@@ -100,24 +100,16 @@ def _version(package: str) -> str:
 
 
 class TFLiteRuntime:
-    """Runs segments of one bundle, each with its own interpreter. Used by one thread at a time.
-
-    `stages` are what `run` serves: plain stages, and of wide ones the branch `branch`. By default these are all
-    stages, or, where no branch is named, the plain ones. `fuse` loads the fusion heads of all wide stages too.
-
-    Raises RuntimeUnavailableError when no interpreter works here, BundleError when a segment is missing, was
-    changed, cannot be read by the interpreter, or does not have the tensors that the manifest names, and for a
-    wide stage without such a branch.
-    """
+    """Runs segments of one bundle, each with its own interpreter; parameters and errors as of `make_runtime`."""
 
     def __init__(
         self,
         bundle: Bundle,
-        stages: Iterable[int] | None = None,
-        num_threads: int = 1,
+        stages: Iterable[int] | None,
+        num_threads: int,
         *,
-        branch: int | None = None,
-        fuse: bool = False,
+        branch: int | None,
+        fuse: bool,
     ) -> None:
         interpreter_class, self.name = load_interpreter()
         open_segment = _Opener(interpreter_class, bundle, num_threads)

@@ -9,9 +9,9 @@ blame is found out by sending its like once more, alone too: without retain, the
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
 from typing import Literal
 
+from distree.record import record
 from distree.transport.outbox import Outgoing
 from distree.types import Lane
 
@@ -34,7 +34,7 @@ _UNPROVEN = 16
 Why = Literal["topic", "size", "retained", "qos"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Verdict:
     """What the broker hangs up on: a topic, sizes above `passed`, retained messages, or all of QoS 1."""
 
@@ -44,11 +44,13 @@ class Verdict:
     passed: int
 
 
-@dataclass(slots=True)
 class _Refusal:
-    verdict: Verdict
-    until: float
-    lasts_s: float
+    """A verdict in force, for `lasts_s` from when it was last confirmed."""
+
+    def __init__(self, verdict: Verdict, now: float) -> None:
+        self.verdict = verdict
+        self.lasts_s = RETRY_S
+        self.until = now + RETRY_S
 
 
 class Blame:
@@ -121,7 +123,7 @@ class Blame:
             self._pardon(item)
         if item.trial == "retained":
             self.retains = False
-            return Verdict("retained", item.topic, item.size, self._passed)
+            return Verdict(why="retained", topic=item.topic, nbytes=item.size, passed=self._passed)
         if item.trial == "size":
             return self._refuse("size", item.topic, item.judged_bytes, now)
         return None
@@ -170,7 +172,7 @@ class Blame:
             self.takes_qos_1 = False
             self.refusals.clear()
             again, self.doubted = [*self.doubted, item], []
-            return again, [], Verdict("qos", item.topic, item.size, 0)
+            return again, [], Verdict(why="qos", topic=item.topic, nbytes=item.size, passed=0)
         if item.retain and not self._passed_retained:
             # The message itself, but for its flag: if it passes, it has arrived.
             made = Outgoing(item.topic, item.payload, False, item.content_type, item.expires_at, item.token, item.lane)
@@ -197,8 +199,8 @@ class Blame:
             known.lasts_s = min(RETRY_MAX_S, 2 * known.lasts_s)
             known.until = now + known.lasts_s
             return known.verdict
-        verdict = Verdict(why, topic, nbytes, self._passed)
-        self.refusals[topic] = _Refusal(verdict, now + RETRY_S, RETRY_S)
+        verdict = Verdict(why=why, topic=topic, nbytes=nbytes, passed=self._passed)
+        self.refusals[topic] = _Refusal(verdict, now)
         if len(self.refusals) > _TOPICS:
             self.refusals.popitem(last=False)
         return verdict

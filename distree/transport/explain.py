@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from distree import topics
 from distree.errors import ConfigError, RemoteProtocolError
 from distree.topics import Kind
+from distree.transport.blame import Verdict
 from distree.transport.login import reason
 from distree.types import BrokerSettings, TlsSettings
 
@@ -76,6 +77,14 @@ def _unverified(settings: BrokerSettings, tls: TlsSettings, error: ssl.SSLCertVe
             return f"{where} was revoked: renew it"
         case _:
             return f"{where} is no good ({error.verify_message.lower()}): renew it, or correct broker.tls.ca_file"
+
+
+def forked(settings: BrokerSettings) -> str:
+    """Say that the connection belongs to another process."""
+    return (
+        f"this process was forked from the one that is connected to {settings.host}:{settings.port}: "
+        "open a connection of its own after the fork"
+    )
 
 
 def no_mqtt(settings: BrokerSettings, error: Exception | None = None) -> str:
@@ -177,6 +186,19 @@ def hangs_up_on_subscribe(settings: BrokerSettings, filters: Sequence[str]) -> s
         f"{address} hangs up on a SUBSCRIBE with {len(filters)} filters (from {filters[0]} to {filters[-1]}), so "
         f"they are subscribed to a few at a time, which takes longer: allow as many in the broker, or in {_IN_BETWEEN}"
     )
+
+
+def hangs_up(settings: BrokerSettings, verdict: Verdict) -> str:
+    """Say what was found to end the connection."""
+    match verdict.why:
+        case "topic":
+            return hangs_up_on_publish(settings, verdict.topic, verdict.nbytes)
+        case "size":
+            return hangs_up_on_size(settings, verdict.nbytes, verdict.passed)
+        case "retained":
+            return hangs_up_on_retained(settings)
+        case "qos":
+            return hangs_up_on_qos(settings)
 
 
 def hangs_up_on_publish(settings: BrokerSettings, topic: str, nbytes: int) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any, Literal, Protocol
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
 from distree.errors import BrokerError
 from distree.transport import packets
@@ -26,6 +26,9 @@ _READ_BYTES = 1 << 16
 """Most bytes of one read of a plain socket, into a buffer that is kept: a new one for each read, cut down to what came,
 tore the memory of a busy board to pieces (3 MiB in 100,000 inputs)."""
 
+_TURN_PACKETS, _TURN_BYTES = 32, 1 << 20
+"""Packets read in one turn, and bytes of messages."""
+
 _PIECE_BYTES = 1 << 14
 """Most bytes of a read by paho: a record of TLS."""
 
@@ -36,9 +39,18 @@ _REPLACED = (
 
 
 class Sink(Protocol):
-    """Whoever takes what the lean client parsed."""
+    """Whoever takes what the client was told by the broker."""
 
-    def took(self, message: packets.Published) -> None:
+    def accepted(self, limits: object) -> None:
+        """A CONNACK came, with these properties; None where it has none."""
+
+    def refused(self, reason: str) -> None:
+        """A CONNACK came that says no."""
+
+    def subscribed(self, refusals: Sequence[str | None]) -> None:
+        """A SUBACK came: for each filter None, or why it was refused."""
+
+    def took(self, packet: packets.Published) -> None:
         """A PUBLISH came."""
 
     def settled(self, mid: int, code: int) -> None:
@@ -47,15 +59,17 @@ class Sink(Protocol):
     def skipped(self, topic: str, nbytes: int, mid: int | None) -> None:
         """A PUBLISH is coming that is too large to be read; `mid` is None at QoS 0."""
 
+    def lost(self, said: str | None) -> None:
+        """The connection ended; `said` is the reason in a DISCONNECT, if one came."""
+
 
 class LeanClient(mqtt.Client):
-    """paho's client for one `PahoTransport`.
+    """paho's client for one `PahoTransport`, which is its `sink`.
 
     paho asks the socket for a packet in four small pieces; read ahead, one system call brings many packets. While
     `corked`, packets are gathered; then one system call sends them, and the broker wakes up once.
     """
 
-    sink: Sink
     corked = 0
     tls_error: ssl.SSLError | None = None
     """What TLS said as it ended the connection; paho tells of no more than the end."""
@@ -64,8 +78,26 @@ class LeanClient(mqtt.Client):
     _at = 0
     _dry = False
     _plain = True
+    _turn_bytes = 0
     _skipping = 0
     """Bytes still to come of a packet that is too large to be read."""
+
+    def __init__(self, sink: Sink, client_id: str, *, five: bool, clean_session: bool | None) -> None:
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=clean_session,
+            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        self.sink = sink
+        # Window and queue are held in `sending`: paho would search its own anew at each acknowledgement.
+        self.max_inflight_messages_set(0)
+        self.on_connect = self._tell_connect
+        self.on_subscribe = self._tell_subscribe
+        self.on_disconnect = self._tell_disconnect
+        self.begin_connection(None)
 
     def begin_connection(self, sock: Any) -> None:
         """Forget what was read ahead, or gathered, on an earlier connection."""
@@ -76,27 +108,47 @@ class LeanClient(mqtt.Client):
         # TLS holds back bytes of its own, so that a short read does not mean an empty socket.
         self._plain = not hasattr(sock, "pending")
 
-    # Receiving.
+    def _tell_connect(self, _client: Any, _userdata: object, _flags: object, reason: Any, properties: object) -> None:
+        if reason.is_failure:
+            self.sink.refused(reason.getName())
+        else:
+            self.sink.accepted(properties)
 
-    def begin_turn(self) -> None:
-        """Allow the socket to be asked again."""
-        self._dry = False
+    def _tell_subscribe(
+        self, _client: Any, _userdata: object, _mid: int, reasons: Sequence[Any], _properties: object
+    ) -> None:
+        self.sink.subscribed([reason.getName() if reason.is_failure else None for reason in reasons])
+
+    def _tell_disconnect(self, _client: Any, _userdata: object, flags: Any, reason: Any, _properties: object) -> None:
+        self.sink.lost(reason.getName() if flags.is_disconnect_packet_from_server else None)
+
+    # Receiving.
 
     def reads_ahead(self) -> bool:
         """Whether bytes are left that the socket will not announce again."""
         return self._at < len(self._ahead)
 
-    def read_packet(self) -> None:
-        """Handle the next packet, or what has arrived of it."""
+    def read(self) -> None:
+        """Read until nothing is pending, or a turn's worth: then others shall have the lock."""
+        self._dry = False
+        self._turn_bytes = 0
+        for _ in range(_TURN_PACKETS):
+            if not self._read_packet() or self._turn_bytes > _TURN_BYTES:
+                break
+
+    def _read_packet(self) -> bool:
+        """Handle the next packet, or what has arrived of it; return whether there is more that was read ahead."""
         if self._skipping:
             self._skip()
-            return
-        if self._at == len(self._ahead) and not self._dry and not self._in_packet["command"]:
-            self._fill()
-        if not self._take_hot_packet():
+        else:
+            if self._at == len(self._ahead) and not self._dry and not self._in_packet["command"]:
+                self._fill()
+            if self._take_hot_packet():
+                return self._at < len(self._ahead)
             self.loop_read()
             if self._in_packet["remaining_length"] > MAX_INCOMING_BYTES:
                 self._begin_to_skip()
+        return self.reads_ahead() and self.socket() is not None
 
     def _begin_to_skip(self) -> None:
         """Stop gathering a packet that is too large, once its topic is there; what follows is thrown away."""
@@ -161,6 +213,7 @@ class LeanClient(mqtt.Client):
             else:
                 message = packets.parse_publish(header, body, five=self._protocol == MQTTProtocolVersion.MQTTv5)
                 self._at = found[1]
+                self._turn_bytes += len(message.payload)
                 self.sink.took(message)
         except ValueError:
             return False  # paho ends a connection that brings malformed packets
@@ -184,9 +237,11 @@ class LeanClient(mqtt.Client):
     def _handle_publish(self) -> MQTTErrorCode:
         five = self._protocol == MQTTProtocolVersion.MQTTv5
         try:
-            self.sink.took(packets.parse_publish(self._in_packet["command"], self._in_packet["packet"], five=five))
+            message = packets.parse_publish(self._in_packet["command"], self._in_packet["packet"], five=five)
         except ValueError:
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        self._turn_bytes += len(message.payload)
+        self.sink.took(message)
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
@@ -197,9 +252,11 @@ class LeanClient(mqtt.Client):
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
-    def ping_unheard(self) -> None:
-        """Keep the connection alive while nothing is read, so that no answer can be expected."""
-        if time.monotonic() - self._last_msg_out >= self._keepalive:
+    def keep_alive(self, *, reads: bool) -> None:
+        """Ping where it is time for it; while nothing is read, no answer is expected."""
+        if reads:
+            self.loop_misc()
+        elif time.monotonic() - self._last_msg_out >= self._keepalive:
             self._send_pingreq()
             self._ping_t = 0
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+
+from distree.record import record
 
 PUBLISH, PUBACK = 0x30, 0x40
 _DUP, _QOS_1, _QOS_2, _RETAIN = 0x08, 0x02, 0x04, 0x01
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Published:
     """A parsed PUBLISH; `mid` is None at QoS 0."""
 
@@ -122,7 +123,7 @@ def parse_publish(header: int, body: bytes | bytearray, *, five: bool) -> Publis
         raise ValueError("cut short") from None
     if header & _QOS_2 or start > len(body):
         raise ValueError("QoS 2, which is never subscribed to, or cut short")
-    return Published(topic, bytes(body[start:]), bool(header & _RETAIN), mid)
+    return Published(topic=topic, payload=bytes(body[start:]), retain=bool(header & _RETAIN), mid=mid)
 
 
 def parse_puback(body: bytes | bytearray) -> tuple[int, int]:

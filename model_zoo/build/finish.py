@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distree.bundle import Bundle, Exits, StageSpec, Trained, load_bundle
-from distree.types import MaskedThresholds
+from distree.messages.plan import MaskedThresholds
 from model_zoo.build.draft import draft_bundle, measured_figures
 from model_zoo.build.manifest import GOLDEN_INPUTS, write_golden, write_manifest, write_policies
 from model_zoo.costs import costs_of

@@ -14,6 +14,7 @@ import yaml
 from distree.bundle import MANIFEST, Bundle, Golden, Manifest, PolicyFile
 from distree.preprocess import Preprocessor
 from distree.protocols import Array
+from distree.runtimes import DEFAULT_RUNTIME
 from model_zoo.boards import Boards, quantised_logits
 
 GOLDEN_FILE = "golden.npz"
@@ -67,7 +68,12 @@ def _plain(value: Any, name: str = "") -> Any:
 
 
 def _left_out(value: Any, name: str) -> bool:
-    """Whether a field is an empty list by default: a plain stage has no branches to write."""
+    """Whether a field goes without saying: a plain stage has no branches, and nearly every bundle the usual runtime.
+
+    So a bundle that is written again has the same bytes, and the same revision.
+    """
+    if isinstance(value, Manifest) and name == "runtime":
+        return value.runtime == DEFAULT_RUNTIME
     defaults = {field.name: field.default for field in dataclasses.fields(value)}
     return bool(getattr(value, name) == () and defaults[name] == ())
 

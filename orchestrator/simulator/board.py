@@ -1,4 +1,4 @@
-"""A simulated board: carries out the effects of its node, as `device_agent.agent` does on a real one."""
+"""A simulated board: carries out the effects of its node, as `device_agent.mailbox` does on a real one."""
 
 from __future__ import annotations
 
@@ -8,28 +8,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from distree import topics, wire
-from distree.custody import REMEMBERED
+from distree import topics
 from distree.errors import RemoteProtocolError
-from distree.node import Accepted, StageNode
+from distree.messages.audit import AuditRow
+from distree.messages.codec import encode
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
+from distree.messages.request import Decision, Embedding, Outcome, StageMessage
+from distree.messages.result import Result
+from distree.messages.telemetry import Telemetry
+from distree.node import Accepted, Acknowledge, Effect, Fuse, Publish, Run, StageNode
+from distree.node.custody import REMEMBERED
 from distree.topics import DELIVERY, Kind
-from distree.types import (
-    Acknowledge,
-    AuditRow,
-    DeviceMeta,
-    DeviceState,
-    DeviceStatus,
-    Effect,
-    Fuse,
-    HeldStage,
-    Outcome,
-    Publish,
-    Result,
-    Run,
-    StageMessage,
-    Telemetry,
-    Tell,
-)
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.events import Events
 from orchestrator.simulator.network import Link, Message, Session, Shared
@@ -153,10 +142,10 @@ class Board:
             origins=(settings.pipeline,) if settings.origin is not None else (),
         )
         self._tell_host(Kind.STATE, self._state(DeviceStatus.READY))
-        self._tell_host(Kind.META, wire.encode_meta(meta))
+        self._tell_host(Kind.META, encode(meta))
 
     def _state(self, status: DeviceStatus) -> bytes:
-        return wire.encode_state(DeviceState(device=self.name, boot=self.boot, status=status))
+        return encode(DeviceState(device=self.name, boot=self.boot, status=status))
 
     def report(self) -> None:
         """Send telemetry now, and every `telemetry_s` until the traffic ends."""
@@ -176,7 +165,7 @@ class Board:
             offline_dropped=0,
             pipelines=(self.node.telemetry(),),
         )
-        self._tell_host(Kind.TELEMETRY, wire.encode_telemetry(report))
+        self._tell_host(Kind.TELEMETRY, encode(report))
 
     def _tell_host(self, kind: Kind, payload: bytes) -> None:
         host, books, settings = self._around.host, self._around.books, self.node.settings
@@ -294,8 +283,6 @@ class Board:
                     self._compute()
             elif isinstance(effect, Acknowledge):
                 self.session.acknowledge(effect.delivery)
-            elif isinstance(effect, Tell):
-                self._send("decision", effect.device, effect.decision, self._events.now + DECISION_EXPIRY_S)
         self._arm()
 
     def _publish(self, effect: Publish) -> None:
@@ -306,32 +293,37 @@ class Board:
             if effect.turned_away:
                 self.node.turned_away(told=True)
             at_broker = self.session.link.up(now, MESSAGE_BYTES)
-            if effect.token is not None:
-                self._events.at(at_broker + self.session.link.delay_s(), self._published, self.life, effect.token)
+            if effect.settles is not None:
+                self._events.at(at_broker + self.session.link.delay_s(), self._published, self.life, effect.settles)
         elif isinstance(message, StageMessage):
             nbytes = self._bytes_to(message.stage)
-            self.node.sent(message.stage, nbytes, audit=message.audit)
+            self.node.sent(message.stage, nbytes, audit=message.context.audit)
             around.books.sent("stage", nbytes)
             at_broker = self.session.link.up(now, nbytes)
+            expires_at = now + message.context.budget_s - message.progress.spent_s
             for branch in around.stages[message.stage]:
-                branch.post(at_broker, message, now + message.budget_s - message.spent_s, nbytes)
-        elif isinstance(message, Outcome):
-            self._send("outcome", message.origin, message, math.inf)
+                branch.post(at_broker, message, expires_at, nbytes)
         elif isinstance(message, AuditRow):
-            self._tell_host(Kind.AUDIT, wire.encode_audit(message))
+            self._tell_host(Kind.AUDIT, encode(message))
         else:
-            self.node.sent(message.stage + 1, MESSAGE_BYTES, audit=message.audit)
-            self._send("exit", message.fuser, message, now + message.budget_s - message.spent_s)
+            self._send(effect.to or "", message)
 
     def _bytes_to(self, stage: int) -> int:
         tensor_bytes = self._around.tensor_bytes
         return MESSAGE_BYTES + (tensor_bytes[stage] if tensor_bytes else 0)
 
-    def _send(self, kind: str, device: str, message: Message, expires_at: float) -> None:
-        """Send a message without a tensor to another board."""
-        around = self._around
+    def _send(self, device: str, message: Outcome | Decision | Embedding) -> None:
+        """Send a message to another board; what an embedding holds is counted as small."""
+        around, now = self._around, self._events.now
+        if isinstance(message, Outcome):
+            kind, expires_at = "outcome", math.inf
+        elif isinstance(message, Decision):
+            kind, expires_at = "decision", now + DECISION_EXPIRY_S
+        else:
+            kind, expires_at = "exit", now + message.context.budget_s - message.progress.spent_s
+            self.node.sent(message.stage + 1, MESSAGE_BYTES, audit=message.context.audit)
         around.books.sent(kind, MESSAGE_BYTES)
-        at_broker = self.session.link.up(self._events.now, MESSAGE_BYTES)
+        at_broker = self.session.link.up(now, MESSAGE_BYTES)
         around.boards[device].session.post(at_broker, message, expires_at, MESSAGE_BYTES)
 
     # ------------------------------------------------------------ inference

@@ -9,7 +9,9 @@ from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 
-from distree.types import Plan, Reason, Result
+from distree.messages.plan import Plan
+from distree.messages.request import Reason
+from distree.messages.result import Result
 from orchestrator.simulator.traffic import Traffic
 
 REASONS: tuple[Reason, ...] = ("confident", "last", "deadline", "fallback", "shed")

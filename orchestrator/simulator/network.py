@@ -12,7 +12,8 @@ import random
 from collections import deque
 from typing import Protocol, TypeAlias
 
-from distree.types import Decision, Embedding, Outcome, Plan, StageMessage
+from distree.messages.plan import Plan
+from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from orchestrator.simulator.config import LinksConfig
 from orchestrator.simulator.events import Events
 

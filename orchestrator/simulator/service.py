@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from distree.messages.codec import decode
+from distree.messages.plan import Plan
 from distree.protocols import Listener, Received
 from distree.topics import Kind, parse
-from distree.types import Lane, Plan
-from distree.wire import decode_plan
+from distree.types import Lane
+from orchestrator.addresses import will_of
 from orchestrator.config import Pipeline, StoreConfig
-from orchestrator.service import POLL_S, Service, will_of
+from orchestrator.service import POLL_S, Service
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.events import Events
 from orchestrator.store import Store
@@ -173,7 +175,7 @@ class Host:
         """Return the retained plan and its bytes, for a board that subscribes to it."""
         for topic, payload in self._retained.items():
             if parse(topic).kind is Kind.PLAN:
-                return decode_plan(payload), len(payload)
+                return decode(Plan, payload), len(payload)
         return None
 
     def _send(self, topic: str, payload: bytes, retain: bool) -> None:
@@ -181,7 +183,7 @@ class Host:
         self._books.sent(kind.value, len(payload))
         self.arrive(topic, payload, retain)
         if kind is Kind.PLAN:
-            plan = decode_plan(payload)
+            plan = decode(Plan, payload)
             self._books.plans.append((self._events.now, plan))
             self._audience.take_plan(plan, len(payload))
 

@@ -9,9 +9,8 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from distree.node import Accepted, StageNode
-from distree.settings import NodeSettings, OriginSettings
-from distree.types import Plan
+from distree.messages.plan import Plan
+from distree.node import Accepted, NodeSettings, OriginSettings, StageNode
 from orchestrator.config import NEVER_SENT, Pipeline
 from orchestrator.simulator.board import Board, Surroundings
 from orchestrator.simulator.books import Books
@@ -140,7 +139,7 @@ class Site:
                 embeddings=embeddings,
                 branch=boards.branch,
                 branch_timeout_s=agents.branch_timeout_ms / 1e3,
-                audit_key=f"{self.config.seed} audits".encode(),
+                secret=f"{self.config.seed} audits".encode(),
             )
             return StageNode(settings, restore=restore, answered=answered)
 

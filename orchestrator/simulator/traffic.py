@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from distree import tensors
 from distree.errors import ConfigError
+from distree.messages.request import Tensor
+from distree.node.settings import Shape
 from distree.protocols import SegmentOutput
-from distree.settings import Shape
-from distree.types import Tensor
 from orchestrator.replay import load_recording
 from orchestrator.simulator.config import Drift, FleetConfig, SyntheticConfig, TrafficConfig
 from orchestrator.tuners import Vector

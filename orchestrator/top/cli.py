@@ -9,7 +9,8 @@ from uuid import uuid4
 
 from distree.broker_options import add_broker_arguments, broker_settings
 from distree.errors import ConfigError
-from distree.transport.paho import PahoTransport
+from distree.protocols import Transport
+from distree.transport import make_transport
 from distree.types import Session
 from orchestrator.top.live import Live
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if importlib.util.find_spec("rich") is None:
         raise ConfigError("distree top needs rich; run: pip install 'distree[top]'")
     settings = broker_settings(args)
-    transport = PahoTransport(settings, client_id=f"distree-top-{uuid4().hex[:8]}", session=Session.NONE)
+    transport = make_transport(settings, client_id=f"distree-top-{uuid4().hex[:8]}", session=Session.NONE)
     live = Live(args.site, transport)
     try:
         transport.open(live, live.subscriptions())
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         transport.close()
 
 
-def _once(live: Live, transport: PahoTransport, wait_s: float) -> int:
+def _once(live: Live, transport: Transport, wait_s: float) -> int:
     from rich.console import Console
 
     from orchestrator.top.screen import draw
@@ -65,7 +66,7 @@ def _once(live: Live, transport: PahoTransport, wait_s: float) -> int:
     return 0 if frame.boards else 1
 
 
-def _follow(live: Live, transport: PahoTransport) -> int:
+def _follow(live: Live, transport: Transport) -> int:
     from rich.console import Console
     from rich.live import Live as Display
 

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 
 from distree import topics
 from distree.errors import RemoteProtocolError
+from distree.messages.codec import decode
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
+from distree.messages.limits import MAX_PIPELINES
+from distree.messages.plan import Plan
+from distree.messages.site import Claim, OriginStats
+from distree.messages.telemetry import Telemetry
 from distree.protocols import Received, Transport
 from distree.topics import DELIVERY, Address, Kind
-from distree.types import Claim, DeviceStatus, OriginStats, Plan, Telemetry
-from distree.wire import MAX_PIPELINES, decode_claim, decode_meta, decode_plan, decode_state, decode_telemetry
 from orchestrator.fleet import Device, Fleet, is_stale
 from orchestrator.stats import Stats
 from orchestrator.text import printable, thresholds_text
@@ -118,7 +122,7 @@ class Live:
         name, payload = address.device or address.pipeline, message.payload
         match address.kind:
             case Kind.ORCHESTRATOR:
-                self._claim = decode_claim(payload) if payload else None
+                self._claim = decode(Claim, payload) if payload else None
             case Kind.PLAN if name is not None:
                 self._take_in_plan(name, payload)
             case Kind.STATE if name is not None and not payload:
@@ -130,7 +134,7 @@ class Live:
         if not payload:
             self._plans.pop(name, None)
         elif name in self._plans or len(self._plans) < MAX_PIPELINES:
-            plan = decode_plan(payload)
+            plan = decode(Plan, payload)
             _check_name(name, plan.pipeline)
             self._plans[name] = plan
 
@@ -143,15 +147,15 @@ class Live:
     def _take_in_device(self, kind: Kind, name: str, message: Received) -> None:
         match kind:
             case Kind.STATE:
-                state = decode_state(message.payload)
+                state = decode(DeviceState, message.payload)
                 _check_name(name, state.device)
                 self._fleet.saw_state(self._clock(), state, retained=message.retain)
             case Kind.META:
-                meta = decode_meta(message.payload)
+                meta = decode(DeviceMeta, message.payload)
                 _check_name(name, meta.device)
                 self._fleet.saw_meta(meta)
             case _:
-                report = decode_telemetry(message.payload)
+                report = decode(Telemetry, message.payload)
                 _check_name(name, report.device)
                 known = self._fleet.get(name)
                 device = self._fleet.saw_telemetry(self._clock(), report)

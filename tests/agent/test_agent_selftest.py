@@ -16,7 +16,7 @@ from device_agent import selftest
 from device_agent.selftest import self_test
 from distree.bundle import load_bundle
 from distree.errors import BundleError, RuntimeUnavailableError
-from distree.runtimes.tflite import TFLiteRuntime
+from distree.runtimes import make_runtime
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def instead(monkeypatch):
     """Have the child use another interpreter."""
 
     def instead(make):
-        monkeypatch.setattr(selftest, "TFLiteRuntime", make)
+        monkeypatch.setattr(selftest, "make_runtime", make)
 
     return instead
 
@@ -54,7 +54,7 @@ class Off:
         self._spoil = spoil
 
     def __call__(self, bundle, stages, num_threads, **wide):
-        self._runtime = TFLiteRuntime(bundle, stages, num_threads, **wide)
+        self._runtime = make_runtime(bundle, stages, num_threads, **wide)
         self.name = "spoilt 1.0"
         return self
 

@@ -17,12 +17,12 @@ from device_agent.config import DirectorySource, ReplaySource
 from device_agent.sources import Mqtt, directory
 from device_agent.sources.directory import Directory
 from device_agent.sources.replay import Replay
-from distree import wire
 from distree.bundle import load_bundle
 from distree.errors import ConfigError
+from distree.messages.codec import encode
+from distree.messages.request import InputMessage
 from distree.preprocess import Preprocessor
 from distree.transport.memory import MemoryBroker
-from distree.types import InputMessage
 
 PATIENCE_S = 30.0
 SHAPE = (28, 28, 1)
@@ -37,15 +37,19 @@ class Inlet:
         self.room.set()
         self.taken = []
         self.rejected = []
+        self.worked = 0
 
     def wait_for_room(self, timeout_s):
         return self.room.wait(timeout_s)
 
-    def submit(self, name, raw, request=None):
+    def accept(self, name, raw, request=None):
         self.preprocessor.tensor(raw)  # raises for a wrong dtype or shape
         request = request or f"own-{len(self.taken)}"
         self.taken.append((name, raw, request))
         return request
+
+    def work(self):
+        self.worked = len(self.taken)
 
     def reject(self, name, reason, detail, payload):
         self.rejected.append((name, reason, detail, payload))
@@ -117,14 +121,14 @@ def put(folder, name, content, age_s=1.0):
 
 def answer_all(source, inlet):
     for _, _, request in inlet.taken:
-        source.answered(request)
+        source.note_answered(request)
 
 
 def test_files_are_taken_oldest_name_first(folder, inlet, watch):
     for name in ("b.npy", "c.npy", "a.npy"):
         put(folder, name, image(ord(name[0])))
     watch()
-    until(lambda: len(inlet.taken) == 3, "three inputs")
+    until(lambda: inlet.worked == 3, "three inputs, and their computing")
     assert inlet.names() == ["a.npy", "b.npy", "c.npy"]
     assert [int(raw[0, 0, 0]) for _, raw, _ in inlet.taken] == [97, 98, 99]
 
@@ -136,7 +140,7 @@ def test_a_file_stays_until_it_is_answered_and_then_moves_to_done(folder, inlet,
     put(folder, "b.npy", image())
     until(lambda: len(inlet.taken) == 2, "a later look")
     assert (folder / "a.npy").exists()
-    source.answered(inlet.taken[0][2])
+    source.note_answered(inlet.taken[0][2])
     until(lambda: (folder / "done" / "a.npy").exists(), "the move")
     assert not (folder / "a.npy").exists()
     assert (folder / "b.npy").exists()
@@ -327,7 +331,7 @@ def played(feed, now=100.0, most=100):
     feed.start(now)
     taken = []
     while feed.due_at() <= now and len(taken) < most:
-        name, raw = feed.take(now)
+        name, raw = feed.next_input(now)
         taken.append((name, int(raw.ravel()[0])))
     return taken
 
@@ -349,7 +353,7 @@ def test_nothing_is_due_before_the_start_and_after_the_end(replay):
     assert feed.due_at() == float("inf")
     feed.start(3.0)
     assert feed.due_at() == 3.0
-    feed.take(3.0)
+    feed.next_input(3.0)
     assert feed.due_at() == float("inf")
 
 
@@ -369,7 +373,7 @@ def test_a_rate_spaces_the_inputs(replay):
     due = []
     for _ in range(5):
         due.append(feed.due_at())
-        feed.take(due[-1])
+        feed.next_input(due[-1])
     assert due == pytest.approx([50.0, 50.1, 50.2, 50.3, 50.4])
 
 
@@ -379,7 +383,7 @@ def test_what_was_held_up_for_long_is_not_caught_up_in_one_burst(replay):
     late = 60.0
     burst = 0
     while feed.due_at() <= late:
-        feed.take(late)
+        feed.next_input(late)
         burst += 1
     assert burst <= 12
 
@@ -494,13 +498,14 @@ def left(broker):
 
 def test_raw_bytes_named_inputs_and_nonsense_are_each_acknowledged(start, publisher, inlet, broker):
     start()
-    named = wire.encode_input(InputMessage(request="mine", name="shoe", payload=image(2).tobytes()))
+    named = encode(InputMessage(request="mine", name="shoe", payload=image(2).tobytes()))
     nonsense = [b"x", named[:-1], b"\x83" * 30, msgpack.packb({"v": 1, "kind": "input", "x": 1})]
     for payload in (image(1).tobytes(), named, *nonsense):
         publisher.say(payload)
     until(lambda: len(inlet.rejected) == 4 and not left(broker), "all acknowledgements")
     assert [(name, int(raw.ravel()[0])) for name, raw, _ in inlet.taken] == [("", 1), ("shoe", 2)]
     assert inlet.taken[1][2] == "mine"
+    assert inlet.worked == 2
     assert [reason for _, reason, _, _ in inlet.rejected] == ["image", "encoding", "encoding", "field"]
 
 

@@ -115,9 +115,9 @@ def test_nothing_is_recovered_where_nothing_was(path):
 def test_what_was_accepted_and_not_answered_is_recovered(path):
     spool, _ = open_spool(path)
     for index in range(10):
-        spool.accepted(item(index))
+        spool.note_accepted(item(index))
     for index in (0, 3, 9):
-        spool.answered(f"r{index}")
+        spool.note_published(f"r{index}")
     # No close: the process died.
     found = recovered(path)
     assert plain(found.open) == plain([item(index) for index in (1, 2, 4, 5, 6, 7, 8)])
@@ -128,11 +128,11 @@ def test_what_was_accepted_and_not_answered_is_recovered(path):
 def test_an_answer_is_recovered_to_the_byte_until_the_broker_has_it(path):
     spool, _ = open_spool(path)
     for index in range(4):
-        spool.accepted(item(index))
+        spool.note_accepted(item(index))
     payload = bytes(range(256))
-    spool.answering("r1", payload)
-    spool.answering("r2", answer(2))
-    spool.answered("r2")
+    spool.note_answer("r1", payload)
+    spool.note_answer("r2", answer(2))
+    spool.note_published("r2")
     for _ in range(3):
         found = recovered(path)
         assert plain(found.open) == plain([item(0), item(3)])
@@ -142,26 +142,26 @@ def test_an_answer_is_recovered_to_the_byte_until_the_broker_has_it(path):
 
 def test_an_answer_that_was_said_again_is_closed_like_any(path):
     spool, _ = open_spool(path)
-    spool.accepted(item(1))
-    spool.answering("r1", answer(1))
+    spool.note_accepted(item(1))
+    spool.note_answer("r1", answer(1))
     spool, _ = open_spool(path)
-    spool.answered("r1")
+    spool.note_published("r1")
     assert recovered(path) == Recovered(answered=("r1",))
 
 
 def test_the_first_answer_stands(path):
     spool, _ = open_spool(path)
-    spool.accepted(item(1))
-    spool.answering("r1", b"first")
-    spool.answering("r1", b"second")
-    spool.accepted(item(1))
+    spool.note_accepted(item(1))
+    spool.note_answer("r1", b"first")
+    spool.note_answer("r1", b"second")
+    spool.note_accepted(item(1))
     assert recovered(path) == Recovered(unpublished=(("r1", b"first"),))
 
 
 def test_a_rewritten_journal_holds_no_input_whose_answer_is_noted(path):
     spool, _ = open_spool(path)
-    spool.accepted(item(1, 50_000))
-    spool.answering("r1", answer(1))
+    spool.note_accepted(item(1, 50_000))
+    spool.note_answer("r1", answer(1))
     assert path.stat().st_size > 50_000
     found = recovered(path)
     assert found.unpublished == (("r1", answer(1)),)
@@ -170,9 +170,9 @@ def test_a_rewritten_journal_holds_no_input_whose_answer_is_noted(path):
 
 def test_recovering_twice_gives_the_same(path):
     spool, _ = open_spool(path)
-    spool.accepted(item(1))
-    spool.accepted(item(2))
-    spool.answered("r1")
+    spool.note_accepted(item(1))
+    spool.note_accepted(item(2))
+    spool.note_published("r1")
     spool.close()
     for _ in range(3):
         spool, found = open_spool(path)
@@ -183,23 +183,23 @@ def test_recovering_twice_gives_the_same(path):
 def test_a_request_accepted_again_is_open_again(path):
     spool, _ = open_spool(path)
     for _ in range(2):
-        spool.accepted(item(1))
-        spool.answered("r1")
-    spool.accepted(item(1))
+        spool.note_accepted(item(1))
+        spool.note_published("r1")
+    spool.note_accepted(item(1))
     found = recovered(path)
     assert (plain(found.open), found.answered) == (plain([item(1)]), ())
 
 
 def test_the_end_of_what_was_never_accepted_is_not_noted(path):
     spool, _ = open_spool(path)
-    spool.answered("unheard-of")
+    spool.note_published("unheard-of")
     assert path.read_bytes() == b""
 
 
 def test_names_that_are_no_text_are_kept(path):
     spool, _ = open_spool(path)
     odd = Accepted(request="r", name="\udcff.png", tensor=item(1).tensor)
-    spool.accepted(odd)
+    spool.note_accepted(odd)
     assert plain(recovered(path).open) == plain([odd])
 
 
@@ -237,11 +237,11 @@ def says(found):
 
 def do(spool, event, index, payload):
     if event == "accepted":
-        spool.accepted(item(index))
+        spool.note_accepted(item(index))
     elif event == "answering":
-        spool.answering(f"r{index}", payload)
+        spool.note_answer(f"r{index}", payload)
     else:
-        spool.answered(f"r{index}")
+        spool.note_published(f"r{index}")
 
 
 def in_any_order(told):
@@ -354,7 +354,7 @@ def test_a_journal_cut_at_any_byte_keeps_all_records_before_the_cut(path):
         complete = sum(end <= cut for end in ends) - 1
         assert says(found) == after[complete], cut
         # It goes on from there.
-        spool.accepted(item(99))
+        spool.note_accepted(item(99))
         spool.close()
         assert plain(recovered(path).open) == [*after[complete][0], *plain([item(99)])]
 
@@ -373,7 +373,7 @@ def test_garbage_is_never_fatal(path, garbage):
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(garbage)
     spool, _ = open_spool(path)
-    spool.accepted(item(1))
+    spool.note_accepted(item(1))
     spool.close()
     assert plain([item(1)])[0] in plain(recovered(path).open)
 
@@ -408,7 +408,7 @@ def test_what_is_no_file_is_put_aside(path, make, told):
     assert levels(told) == ["ERROR"]
     assert f"spool {path} cannot be read: not a file" in told.text
     assert path.with_suffix(".unread").exists()
-    spool.accepted(item(1))
+    spool.note_accepted(item(1))
     assert spool.unspooled == 0
     assert plain(left_in(path).open) == plain([item(1)])
 
@@ -419,9 +419,9 @@ def test_what_is_no_file_is_put_aside(path, make, told):
 def test_the_last_answered_requests_are_remembered_and_no_more(path):
     spool, _ = open_spool(path)
     for index in range(REMEMBERED + 100):
-        spool.accepted(item(index))
-        spool.answering(f"r{index}", answer(index))
-        spool.answered(f"r{index}")
+        spool.note_accepted(item(index))
+        spool.note_answer(f"r{index}", answer(index))
+        spool.note_published(f"r{index}")
     found = recovered(path)
     assert found == Recovered(answered=tuple(f"r{index}" for index in range(100, REMEMBERED + 100)))
 
@@ -429,12 +429,12 @@ def test_the_last_answered_requests_are_remembered_and_no_more(path):
 def test_the_journal_is_rewritten_before_it_outgrows_its_limit(path):
     limit_bytes = 20_000
     spool, _ = open_spool(path, limit_bytes=limit_bytes)
-    spool.accepted(item(0, 500))
+    spool.note_accepted(item(0, 500))
     sizes = []
     for index in range(1, 500):
-        spool.accepted(item(index, 500))
-        spool.answering(f"r{index}", answer(index))
-        spool.answered(f"r{index}")
+        spool.note_accepted(item(index, 500))
+        spool.note_answer(f"r{index}", answer(index))
+        spool.note_published(f"r{index}")
         sizes.append(path.stat().st_size)
     assert max(sizes) <= limit_bytes
     assert sum(later < earlier for earlier, later in pairwise(sizes)) > 5
@@ -446,22 +446,22 @@ def test_the_journal_is_rewritten_before_it_outgrows_its_limit(path):
 def test_inputs_beyond_the_limit_are_not_written_again_with_each_answer(path, monkeypatch):
     spool, _ = open_spool(path, limit_bytes=1000)
     for index in range(100):
-        spool.accepted(item(index, 1000))
+        spool.note_accepted(item(index, 1000))
     written, real = [], os.write
     monkeypatch.setattr(os, "write", lambda file, content: written.append(len(content)) or real(file, content))
     for index in range(50):
-        spool.answering(f"r{index}", answer(index))
-        spool.answered(f"r{index}")
+        spool.note_answer(f"r{index}", answer(index))
+        spool.note_published(f"r{index}")
     assert sum(written) < 100_000
 
 
 def test_answers_to_shed_inputs_are_kept_within_bounds(path):
     spool, _ = open_spool(path, limit_bytes=100_000)
-    spool.accepted(item(0))
-    spool.answering("r0", answer(0))
+    spool.note_accepted(item(0))
+    spool.note_answer("r0", answer(0))
     sizes = set()
     for index in range(1, 3 * REMEMBERED):
-        spool.answering(f"r{index}", answer(index))
+        spool.note_answer(f"r{index}", answer(index))
         sizes.add(path.stat().st_size)
     assert max(sizes) <= 200_000
     found = recovered(path)
@@ -474,7 +474,7 @@ def test_starts_without_a_broker_do_not_add_up_without_end(path, told):
     for life in range(6):
         spool, _ = open_spool(path)
         for index in range(life * REMEMBERED, (life + 1) * REMEMBERED):
-            spool.answering(f"r{index}", answer(index))
+            spool.note_answer(f"r{index}", answer(index))
     found = recovered(path)
     assert len(found.unpublished) == MAX_UNPUBLISHED
     assert found.unpublished[-1] == (f"r{6 * REMEMBERED - 1}", answer(6 * REMEMBERED - 1))
@@ -484,7 +484,7 @@ def test_starts_without_a_broker_do_not_add_up_without_end(path, told):
 def test_a_crash_while_rewriting_loses_nothing(path):
     spool, _ = open_spool(path, limit_bytes=1000)
     for index in range(5):
-        spool.accepted(item(index, 400))
+        spool.note_accepted(item(index, 400))
     # The new journal is half written when the power goes.
     path.with_suffix(".new").write_bytes(path.read_bytes()[:70])
     found = recovered(path)
@@ -496,10 +496,10 @@ def test_a_crash_while_rewriting_loses_nothing(path):
 
 def test_an_outage_is_logged_once_and_its_end_too(path, clock, monkeypatch, told):
     spool, _ = open_spool(path, clock=clock)
-    spool.accepted(item(1))
+    spool.note_accepted(item(1))
     disk = Disk(monkeypatch)
     for index in range(2, 20):
-        spool.accepted(item(index))
+        spool.note_accepted(item(index))
         clock.now += 1.0
     assert spool.unspooled == 18
     assert levels(told) == ["ERROR"]
@@ -513,14 +513,14 @@ def test_an_outage_is_logged_once_and_its_end_too(path, clock, monkeypatch, told
     disk.full = False
     assert plain(left_in(path).open) == plain([item(1)])
     clock.now += RETRY_S
-    spool.accepted(item(20))
+    spool.note_accepted(item(20))
     assert spool.unspooled == 0
     assert levels(told) == ["ERROR", "INFO"]
     assert "works again after 21 s; inputs in it: 20" in told.text
     assert plain(left_in(path).open) == plain([item(index) for index in range(1, 21)])
     # The next outage is news again.
     disk.full = True
-    spool.accepted(item(21))
+    spool.note_accepted(item(21))
     assert levels(told) == ["ERROR", "INFO", "ERROR"]
 
 
@@ -529,18 +529,18 @@ def test_whatever_comes_first_brings_all_to_a_disk_that_works_again(path, clock,
     spool, _ = open_spool(path, clock=clock)
     disk = Disk(monkeypatch)
     for index in range(5):
-        spool.accepted(item(index))
-    spool.answering("r4", answer(4))
-    spool.answered("r0")
+        spool.note_accepted(item(index))
+    spool.note_answer("r4", answer(4))
+    spool.note_published("r0")
     assert spool.unspooled == 4
     disk.full = False
     clock.now += RETRY_S
     expected = [item(index) for index in (1, 2, 3)]
     if event == "accepted":
-        spool.accepted(item(9))
+        spool.note_accepted(item(9))
         expected.append(item(9))
     elif event == "answered":
-        spool.answered("r1")
+        spool.note_published("r1")
         del expected[0]
     elif event == "retry":
         spool.retry(clock.now)
@@ -563,7 +563,7 @@ def test_a_failing_disk_is_tried_every_few_seconds_and_no_more(path, clock, monk
     monkeypatch.setattr(os, "write", write)
     clock.now += RETRY_S
     for index in range(1000):
-        spool.accepted(item(index))
+        spool.note_accepted(item(index))
         spool.retry(clock.now)
         clock.now += 0.1
     # The append that failed, and a rewrite every three of a hundred seconds.
@@ -573,25 +573,25 @@ def test_a_failing_disk_is_tried_every_few_seconds_and_no_more(path, clock, monk
 @pytest.mark.parametrize("takes", [0.0, 0.5, 0.99])
 def test_a_short_write_is_a_failure(path, clock, monkeypatch, takes, told):
     spool, _ = open_spool(path, clock=clock)
-    spool.accepted(item(1))
+    spool.note_accepted(item(1))
     disk = Disk(monkeypatch, takes=takes)
-    spool.accepted(item(2))
+    spool.note_accepted(item(2))
     assert spool.unspooled == 1
     assert levels(told) == ["ERROR"]
     assert plain(left_in(path).open) == plain([item(1)])
     disk.full = False
     clock.now += RETRY_S
-    spool.accepted(item(3))
+    spool.note_accepted(item(3))
     assert plain(left_in(path).open) == plain([item(1), item(2), item(3)])
 
 
 def test_an_answer_that_could_not_be_noted_counts_too(path, clock, monkeypatch):
     spool, _ = open_spool(path, clock=clock)
-    spool.accepted(item(1))
+    spool.note_accepted(item(1))
     Disk(monkeypatch)
-    spool.answering("r1", answer(1))
+    spool.note_answer("r1", answer(1))
     assert spool.unspooled == 1
-    spool.answered("r1")
+    spool.note_published("r1")
     assert spool.unspooled == 0
 
 
@@ -599,10 +599,10 @@ def test_a_disk_that_fails_in_rewriting_leaves_the_old_journal(path, clock, monk
     spool, _ = open_spool(path, limit_bytes=200, clock=clock)
     clock.now += RETRY_S
     for index in range(4):
-        spool.accepted(item(index))
+        spool.note_accepted(item(index))
     Disk(monkeypatch)
     for index in range(4, 10):
-        spool.accepted(item(index))
+        spool.note_accepted(item(index))
     assert levels(told) == ["ERROR"]
     assert not path.with_suffix(".new").exists()
     assert spool.unspooled == 6
@@ -631,14 +631,14 @@ def folder_gone(path):
 @pytest.mark.parametrize("by", ["accepted", "retry"])
 def test_a_journal_that_others_touched_is_written_anew(path, clock, harm, by, told):
     spool, _ = open_spool(path, clock=clock)
-    spool.accepted(item(1))
+    spool.note_accepted(item(1))
     clock.now += RETRY_S
     harm(path)
     if by == "accepted":
-        spool.accepted(item(2))
+        spool.note_accepted(item(2))
     else:
         spool.retry(clock.now)
-        spool.accepted(item(2))
+        spool.note_accepted(item(2))
     assert levels(told) == ["ERROR", "INFO"]
     assert spool.unspooled == 0
     assert plain(left_in(path).open) == plain([item(1), item(2)])
@@ -646,11 +646,11 @@ def test_a_journal_that_others_touched_is_written_anew(path, clock, harm, by, to
 
 def test_a_journal_that_vanished_for_longer_counts_all_that_was_in_it(path, clock, told):
     spool, _ = open_spool(path, clock=clock)
-    spool.accepted(item(1))
+    spool.note_accepted(item(1))
     path.unlink()
     path.parent.rmdir()
     path.parent.write_text("no folder")
-    spool.accepted(item(2))
+    spool.note_accepted(item(2))
     assert spool.unspooled == 2
     assert "Not a directory" in told.text
     path.parent.unlink()
@@ -663,10 +663,10 @@ def test_a_journal_that_vanished_for_longer_counts_all_that_was_in_it(path, cloc
 def test_a_folder_that_cannot_be_made_is_logged_and_stops_nothing(tmp_path, told):
     (tmp_path / "file").write_text("")
     spool, found = open_spool(tmp_path / "file" / "p.spool")
-    spool.accepted(item(1))
+    spool.note_accepted(item(1))
     assert spool.unspooled == 1
-    spool.answering("r1", answer(1))
-    spool.answered("r1")
+    spool.note_answer("r1", answer(1))
+    spool.note_published("r1")
     assert spool.unspooled == 0
     spool.close()
     assert found == Recovered()
@@ -676,10 +676,10 @@ def test_a_folder_that_cannot_be_made_is_logged_and_stops_nothing(tmp_path, told
 
 def test_a_closed_spool_writes_nothing(path, clock):
     spool, _ = open_spool(path, clock=clock)
-    spool.accepted(item(1))
+    spool.note_accepted(item(1))
     spool.close()
     before = path.stat()
-    spool.accepted(item(2))
+    spool.note_accepted(item(2))
     spool.retry(clock.now + 100)
     spool.close()
     assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
@@ -701,15 +701,15 @@ def test_a_full_disk_that_is_emptied_again(tmp_path, clock, told):
     with mounted(tmp_path / "disk", "256k") as disk:
         path = disk / "state" / "p.spool"
         spool, _ = open_spool(path, clock=clock)
-        spool.accepted(item(0, 10_000))
+        spool.note_accepted(item(0, 10_000))
         with contextlib.suppress(OSError), (disk / "ballast").open("wb") as ballast:
             while True:
                 ballast.write(b"x" * 4096)
                 ballast.flush()
         for index in range(1, 11):
-            spool.accepted(item(index, 10_000))
+            spool.note_accepted(item(index, 10_000))
             clock.now += RETRY_S
-        spool.answering("r10", answer(10))
+        spool.note_answer("r10", answer(10))
         assert levels(told) == ["ERROR"]
         assert spool.unspooled >= 9
         assert plain(left_in(path).open)[0] == plain([item(0, 10_000)])[0]
@@ -728,19 +728,19 @@ def test_a_file_system_that_becomes_read_only(tmp_path, clock, told):
     with mounted(tmp_path / "disk", "1m") as disk:
         path = disk / "p.spool"
         spool, _ = open_spool(path, clock=clock)
-        spool.accepted(item(1))
+        spool.note_accepted(item(1))
         spool.close()
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         spool, found = open_spool(path, clock=clock)
         assert plain(found.open) == plain([item(1)])
         # It is on the disk, as it was.
         assert spool.unspooled == 0
-        spool.accepted(item(2))
+        spool.note_accepted(item(2))
         assert spool.unspooled == 1
         assert "make the file system writable" in told.text
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
         clock.now += RETRY_S
-        spool.answered("r1")
+        spool.note_published("r1")
         assert spool.unspooled == 0
         assert levels(told) == ["ERROR", "INFO"]
         assert plain(left_in(path).open) == plain([item(2)])
@@ -753,7 +753,7 @@ def test_a_limit_on_the_size_of_files(path, clock, told):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
     try:
         for index in range(4):
-            spool.accepted(item(index, 900))
+            spool.note_accepted(item(index, 900))
             clock.now += RETRY_S
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -13,8 +13,11 @@ from device_agent.agent import Agent
 from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig, ThumbnailConfig
 from device_agent.startup import load_bundles
 from device_agent.thumbnails import Thumbnails, png, shrink
-from distree import topics, wire
+from distree import topics
 from distree.errors import ConfigError
+from distree.messages.codec import decode
+from distree.messages.events import Thumbnail
+from distree.messages.limits import MAX_THUMBNAIL_BYTES
 from distree.topics import Kind
 from distree.transport.memory import MemoryBroker
 
@@ -36,7 +39,7 @@ def test_a_picture_is_what_was_given_made_small(height, width, channels, side, s
         # Means of blocks: near the mean of the whole for noise of this many pixels, and never outside its range.
         assert image.min() <= small.min() <= small.max() <= image.max()
     encoded = png(small)
-    assert len(encoded) < wire.MAX_THUMBNAIL_BYTES
+    assert len(encoded) < MAX_THUMBNAIL_BYTES
     with image_module.open(io.BytesIO(encoded)) as decoded:
         assert decoded.format == "PNG"
         assert np.array_equal(np.asarray(decoded).reshape(small.shape), small)
@@ -105,7 +108,7 @@ def published(tmp_path, thumbnails, count=3):
 
 def test_an_origin_publishes_pictures_if_asked(tmp_path):
     messages = published(tmp_path, ThumbnailConfig(side=16, rate_hz=1e9))
-    decoded = [wire.decode_thumbnail(message.payload) for message in messages]
+    decoded = [decode(Thumbnail, message.payload) for message in messages]
     assert [thumbnail.request for thumbnail in decoded] == ["r0", "r1", "r2"]
     assert decoded[1].png == png(np.ones((14, 14, 1), np.uint8))
 

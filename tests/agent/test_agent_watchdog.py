@@ -88,7 +88,8 @@ def test_a_hung_interpreter_is_neither_fed_nor_waited_for_in_a_busy_loop(monkeyp
     for busy_s, expected in ((0.0, ["WATCHDOG=1"]), (40.0, [])):
         monkeypatch.setattr(agent.crew, "busy_s", lambda busy_s=busy_s: busy_s)
         sent.clear()
-        agent._telemetry_at = agent._watchdog_at = 0.0
+        agent.reporting.report_soon()
+        agent._watchdog_at = 0.0
         agent._tick(1000.0)
         assert sent == expected
         assert agent._due_at() > 1000.0

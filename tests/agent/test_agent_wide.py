@@ -9,22 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import request_samples
+from request_samples import embedding_of, token_of
 
-from device_agent.agent import DECISION_EXPIRY_S, Agent
+from device_agent.agent import Agent
 from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig
+from device_agent.mailbox import DECISION_EXPIRY_S
 from device_agent.startup import fuses, load_bundles
-from distree import tensors, topics, wire
+from distree import tensors, topics
 from distree.bundle import load_bundle
+from distree.messages.codec import decode, encode
+from distree.messages.request import Decision, Embedding, Outcome
 from distree.protocols import PolicyParameters, SegmentOutput
 from distree.topics import Kind
 from distree.transport.memory import MemoryBroker
-from distree.types import Decision, Embedding, StageMessage
 
 DATA = Path(__file__).parents[1] / "data"
 LONG_S = 30.0
 """Bound of what must come at all."""
 
-STAGE = topics.stage("lab", "p", 0)
+STAGE = topics.stage("lab", "p", 0, "hub")
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +46,22 @@ def mqtt_origin(**changes):
 
 
 def subscriptions(made):
-    return {name for name, _ in Agent(made, transport=MemoryBroker().transport("x"))._subscriptions()}
+    return {name for name, _ in Agent(made, transport=MemoryBroker().transport("x")).mailbox.subscriptions()}
 
 
-def of_wide(kind, device):
-    return topics.of_wide("lab", "p", kind, device)
+def exits(device, sender):
+    return topics.to_board("lab", "p", Kind.EXIT, device, sender)
+
+
+def decisions(device, sender):
+    return topics.to_board("lab", "p", Kind.DECISION, device, sender)
 
 
 def test_a_branch_shares_its_input_and_listens_for_decisions(tmp_path):
     heard = subscriptions(config(tmp_path, stages=(0, 1, 2), branch=1))
-    assert f"$share/lab-p-0-1/{STAGE}" in heard
-    assert of_wide(Kind.DECISION, "b0") in heard
-    assert of_wide(Kind.EXIT, "b0") not in heard
+    assert f"$share/lab-p-0-1/{topics.stage('lab', 'p', 0, '+')}" in heard
+    assert decisions("b0", "+") in heard
+    assert exits("b0", "+") not in heard
     # Between wide stages in a row nothing travels.
     assert not any("/stage/1" in name or "/stage/2" in name for name in heard)
 
@@ -61,8 +69,8 @@ def test_a_branch_shares_its_input_and_listens_for_decisions(tmp_path):
 def test_who_fuses_listens_for_embeddings(tmp_path):
     for roles in ({"origin": mqtt_origin()}, {"fuse": True}, {"stages": (0, 1, 2), "branch": 0, "fuse": True}):
         heard = subscriptions(config(tmp_path, **roles))
-        assert of_wide(Kind.EXIT, "b0") in heard
-        assert (of_wide(Kind.DECISION, "b0") in heard) == ("branch" in roles)
+        assert exits("b0", "+") in heard
+        assert (decisions("b0", "+") in heard) == ("branch" in roles)
     chain = AgentConfig(
         site="lab", device="b0", pipelines=(PipelineConfig(name="p", bundle="fashion", origin=mqtt_origin()),)
     )
@@ -73,7 +81,7 @@ def test_plain_stages_beside_wide_ones_are_shared_as_ever(tmp_path):
     heard = subscriptions(config(tmp_path, bundle="tiny-mixed", stages=(0, 1, 2, 3), branch=2))
     stages = {name for name in heard if "/stage/" in name}
     assert stages == {
-        f"$share/lab-p-{k}-{branch}/{topics.stage('lab', 'p', k)}" for k, branch in ((0, 0), (1, 2), (3, 0))
+        f"$share/lab-p-{k}-{branch}/{topics.stage('lab', 'p', k, '+')}" for k, branch in ((0, 0), (1, 2), (3, 0))
     }
 
 
@@ -141,7 +149,7 @@ class Peer:
             self.transport.poll(0.01)
 
     def embeddings(self):
-        return [wire.decode_embedding(message.payload) for message in self.heard if "/exit/" in message.topic]
+        return [decode(Embedding, message.payload) for message in self.heard if "/exit/" in message.topic]
 
 
 class Branch:
@@ -177,7 +185,7 @@ def running(agent):
 def board(tmp_path):
     """The agent of branch 0, its runtime, and the peer that is origin and fuses."""
     broker = MemoryBroker()
-    peer = Peer(broker, of_wide(Kind.EXIT, "hub"))
+    peer = Peer(broker, exits("hub", "+"))
     agent = Agent(config(tmp_path, stages=(0, 1, 2), branch=0), transport=broker.transport("b0"))
     runtime = agent.pipelines[0].runtime = Branch()
     with running(agent):
@@ -185,28 +193,16 @@ def board(tmp_path):
 
 
 def stage_message(bundle, request="r1", *, eager=True):
-    return wire.encode_stage(
-        StageMessage(
-            request=request,
-            origin="hub",
-            stage=0,
-            attempt=1,
-            revision=bundle.revision,
-            epoch=0,
-            budget_s=20.0,
-            spent_s=0.5,
-            guess=None,
-            memory=(),
-            hops=(),
-            tensor=tensors.encode(np.zeros((1, 8, 8, 3), np.int8)),
-            fuser="hub",
-            eager=eager,
+    tensor = tensors.encode(np.zeros((1, 8, 8, 3), np.int8))
+    return encode(
+        request_samples.stage_message(
+            tensor, request=request, origin="hub", revision=bundle.revision, spent_s=0.5, fuser="hub", eager=eager
         )
     )
 
 
-def decision(bundle, request="r1", *, stage=0, go=False):
-    return wire.encode_decision(Decision(request=request, attempt=1, revision=bundle.revision, stage=stage, go=go))
+def decision(request="r1", *, stage=0, go=False):
+    return encode(Decision(request=request, token=token_of(request), stage=stage, go=go))
 
 
 def test_an_eager_branch_goes_on_by_itself(board, wide):
@@ -222,7 +218,7 @@ def test_an_eager_branch_goes_on_by_itself(board, wide):
 def test_an_eager_branch_that_is_told_to_stop_while_it_runs_runs_no_further_stage(board, wide):
     agent, runtime, peer = board
     # On its way while stage 1 runs, and so before stage 2 could begin.
-    runtime.during[1] = lambda: peer.say(of_wide(Kind.DECISION, "b0"), decision(wide))
+    runtime.during[1] = lambda: peer.say(decisions("b0", "hub"), decision())
     peer.say(STAGE, stage_message(wide))
     peer.until(lambda: agent.pipelines[0].node.telemetry().stages[1].wasted == 1, "the wasted run")
     assert runtime.runs == [0, 1]
@@ -239,23 +235,23 @@ def test_what_waits_behind_a_run_is_stopped_before_it_runs(board, wide):
     def meanwhile():
         # A second input, and then the word that the first one is answered.
         peer.say(STAGE, stage_message(wide, "r2"))
-        peer.say(of_wide(Kind.DECISION, "b0"), decision(wide, "r1"))
+        peer.say(decisions("b0", "hub"), decision("r1"))
 
     runtime.during[0] = meanwhile
     peer.say(STAGE, stage_message(wide, "r1"))
-    peer.until(lambda: sum(message.request == "r2" for message in peer.embeddings()) == 3, "the second input")
+    peer.until(lambda: sum(message.context.request == "r2" for message in peer.embeddings()) == 3, "the second input")
     assert runtime.runs == [0, 0, 1, 2]
-    assert agent.dead_letters == 0
+    assert agent.reporting.dead_letters == 0
 
 
 def test_a_gated_branch_waits_for_its_word(board, wide):
     agent, runtime, peer = board
     peer.say(STAGE, stage_message(wide, eager=False))
     peer.until(lambda: len(peer.embeddings()) == 1, "the first embedding")
-    peer.say(of_wide(Kind.DECISION, "b0"), decision(wide, stage=0, go=True))
+    peer.say(decisions("b0", "hub"), decision(stage=0, go=True))
     peer.until(lambda: len(peer.embeddings()) == 2, "the second embedding")
     assert runtime.runs == [0, 1]
-    peer.say(of_wide(Kind.DECISION, "b0"), decision(wide, stage=1, go=False))
+    peer.say(decisions("b0", "hub"), decision(stage=1, go=False))
     peer.until(agent._idle, "rest")
     assert runtime.runs == [0, 1]
     assert [stage.wasted for stage in agent.pipelines[0].node.telemetry().stages] == [0, 0, 0]
@@ -280,7 +276,7 @@ def test_embeddings_expire_with_the_budget_and_their_bytes_are_counted(board, wi
     ledger = Ledger(agent.transport)
     peer.say(STAGE, stage_message(wide))
     peer.until(lambda: len(peer.embeddings()) == 3, "three embeddings")
-    expiries = ledger.expiries[of_wide(Kind.EXIT, "hub")]
+    expiries = ledger.expiries[exits("hub", "b0")]
     assert len(expiries) == 3
     assert all(19.0 < expiry_s <= 19.5 for expiry_s in expiries)
     sizes = [len(message.payload) for message in peer.heard]
@@ -290,30 +286,22 @@ def test_embeddings_expire_with_the_budget_and_their_bytes_are_counted(board, wi
 def say_embeddings(peer, bundle, request):
     """Publish what both branches have to say at the first exit, to the board `hub`."""
     for branch in range(2):
-        embedding = Embedding(
+        tensor = tensors.encode(np.zeros((1, 6), np.int8))
+        embedding = embedding_of(
+            tensor,
+            device=f"b{branch}",
+            branch=branch,
             request=request,
             origin="cam",
             fuser="hub",
-            device=f"b{branch}",
-            stage=0,
-            branch=branch,
-            attempt=1,
             revision=bundle.revision,
-            epoch=0,
-            eager=False,
-            budget_s=20.0,
-            spent_s=0.0,
-            guess=None,
-            memory=(),
-            hops=(),
-            tensor=tensors.encode(np.zeros((1, 6), np.int8)),
         )
-        peer.say(of_wide(Kind.EXIT, "hub"), wire.encode_embedding(embedding))
+        peer.say(exits("hub", f"b{branch}"), encode(embedding))
 
 
 def test_decisions_go_to_the_boards_that_were_heard_and_expire(tmp_path, wide):
     broker = MemoryBroker()
-    peer = Peer(broker, of_wide(Kind.DECISION, "b0"), of_wide(Kind.DECISION, "b1"))
+    peer = Peer(broker, decisions("b0", "+"), decisions("b1", "+"))
     agent = Agent(config(tmp_path, device="hub", fuse=True), transport=broker.transport("hub"))
 
     class Head:
@@ -328,14 +316,14 @@ def test_decisions_go_to_the_boards_that_were_heard_and_expire(tmp_path, wide):
     with running(agent):
         say_embeddings(peer, wide, "r1")
         peer.until(lambda: len(peer.heard) == 2, "two decisions")
-    assert [message.topic for message in peer.heard] == [of_wide(Kind.DECISION, f"b{branch}") for branch in range(2)]
-    assert {wire.decode_decision(message.payload).go for message in peer.heard} == {False}
-    assert ledger.expiries[of_wide(Kind.DECISION, "b0")] == [DECISION_EXPIRY_S]
+    assert [message.topic for message in peer.heard] == [decisions(f"b{branch}", "hub") for branch in range(2)]
+    assert {decode(Decision, message.payload).go for message in peer.heard} == {False}
+    assert ledger.expiries[decisions("b0", "hub")] == [DECISION_EXPIRY_S]
 
 
 def test_a_fusion_head_that_raises_costs_its_request_alone(tmp_path, wide):
     broker = MemoryBroker()
-    outcomes = topics.of_origin("lab", "p", Kind.OUTCOME, "cam")
+    outcomes = topics.to_board("lab", "p", Kind.OUTCOME, "cam", "+")
     peer = Peer(broker, outcomes)
     agent = Agent(config(tmp_path, device="hub", fuse=True), transport=broker.transport("hub"))
 
@@ -354,6 +342,6 @@ def test_a_fusion_head_that_raises_costs_its_request_alone(tmp_path, wide):
         say_embeddings(peer, wide, "r1")
         say_embeddings(peer, wide, "r2")
         peer.until(lambda: len(peer.heard) == 2, "two outcomes")
-    told = [wire.decode_outcome(message.payload) for message in peer.heard]
+    told = [decode(Outcome, message.payload) for message in peer.heard]
     assert [(outcome.request, outcome.reason) for outcome in told] == [("r1", "fallback"), ("r2", "confident")]
     assert agent.pipelines[0].node.telemetry().fusions[0].failed == 1

@@ -122,7 +122,7 @@ def test_types_are_as_a_user_sees_them(tmp_path):
         [*command, "--cache-dir", str(tmp_path / "cache"), "--explicit-package-bases", *checked],
         capture_output=True, text=True, cwd=tmp_path, env=env, timeout=PATIENCE_S,
     )  # fmt: skip
-    assert 'Revealed type is "distree.types.Result"' in done.stdout
+    assert 'Revealed type is "distree.messages.result.Result"' in done.stdout
     errors = [line for line in done.stdout.splitlines() if ": error:" in line]
     assert len(errors) == 1, done.stdout
     assert '"Result" has no attribute "lable"' in errors[0]

@@ -19,7 +19,7 @@ from device_agent.config import AgentConfig, load_agent_config
 from device_agent.spool import Spool
 from distree.bundle import find_bundle, load_bundle
 from distree.errors import BrokerError, BundleError, ClosedError, ConfigError, InputError, OverloadError
-from distree.runtimes.tflite import TFLiteRuntime
+from distree.runtimes import make_runtime
 from distree.types import BrokerSettings
 
 PATIENCE_S = 60
@@ -43,7 +43,7 @@ def expected(images):
     from distree.preprocess import Preprocessor
 
     bundle = load_bundle("fashion")
-    runtime, preprocessor, answers = TFLiteRuntime(bundle, [0, 1, 2]), Preprocessor(bundle.manifest), []
+    runtime, preprocessor, answers = make_runtime(bundle, [0, 1, 2]), Preprocessor(bundle.manifest), []
     for image in images:
         features = preprocessor.tensor(image)
         for k in range(3):

@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker_config.managed import ManagedBroker, find_mosquitto, free_port
-from distree import Result, Results, topics, wire
+from distree import Result, Results, topics
 from distree.broker_options import broker_at
-from distree.errors import BrokerError, ClosedError, ConfigError, ResultTimeoutError
+from distree.errors import BrokerError, ClosedError, ConfigError, RemoteProtocolError, ResultTimeoutError
+from distree.messages.codec import encode
+from distree.messages.result import Stamp
 from distree.protocols import Received
 from distree.subscription import Subscription
 from distree.topics import Kind
-from distree.transport.paho import PahoTransport
+from distree.transport import make_transport
 from distree.types import BrokerSettings
 from distree.waiting import Waiting
 
@@ -35,7 +37,7 @@ class Publisher:
     """Publishes results as an origin does."""
 
     def __init__(self, port):
-        self.transport = PahoTransport(BrokerSettings(port=port), client_id=f"publisher-{random.random()}")
+        self.transport = make_transport(BrokerSettings(port=port), client_id=f"publisher-{random.random()}")
         self.transport.open(self, [])
         self.transport.connect_now(PATIENCE_S)
 
@@ -70,7 +72,7 @@ def result(request="r", **changes):
         "confidence": 0.5, "exit": 0, "reason": "confident", "final": True, "late": False, "attempt": 1,
         "latency_s": 0.001, "epoch": 0, "model": "fashion", "revision": "0" * 12, "hops": (),
     }  # fmt: skip
-    return wire.encode_result(Result(**{**fields, **changes}), time="", clock_synced=False)
+    return encode(Result(**{**fields, **changes}), Stamp(time="", clock_synced=False))
 
 
 def test_results_come_as_objects_in_order(broker, publisher):
@@ -240,7 +242,7 @@ def test_a_login_goes_on_top(tmp_path):
 def test_the_queue_is_bounded_and_its_books_balance(steps, bound):
     def decode(message):
         if message.payload == b"bad":
-            raise wire.RemoteProtocolError("field", "bad")
+            raise RemoteProtocolError("field", "bad")
         return None if message.payload == b"unwanted" else message.payload
 
     made = Subscription(BrokerSettings(), ["x"], decode, queue=bound)

@@ -17,8 +17,9 @@ from distree import topics
 from distree.topics import Kind
 
 PATIENCE_S = 30.0
-STAGE = topics.stage("lab", "p", 1)
-EXIT = topics.of_wide("lab", "p", Kind.EXIT, "hub")
+STAGE = topics.stage("lab", "p", 1, "cam")
+EXIT = topics.to_board("lab", "p", Kind.EXIT, "hub", "cam")
+EXITS = topics.to_board("lab", "p", Kind.EXIT, "hub", "+")
 SHARED = [topics.shared_stage("lab", "p", 1, branch) for branch in (0, 1)]
 
 
@@ -179,7 +180,7 @@ def traffic(port: int) -> Iterator[None]:
 
 def subscriptions(engine: Engine, branch: int, *, clean: bool = True) -> list[tuple[str, int]]:
     """Return what a board subscribes to; over MQTT 3.1.1 agents have sessions that are clean."""
-    return [(SHARED[branch], 1 if engine == "mosquitto" or clean else 0), (EXIT, 1)]
+    return [(SHARED[branch], 1 if engine == "mosquitto" or clean else 0), (EXITS, 1)]
 
 
 def hears(board: Board) -> None:

@@ -18,7 +18,7 @@ from broker_config import managed
 from broker_config.managed import Engine, ManagedBroker, answers_mqtt, find_mosquitto, free_port
 from distree.errors import BrokerError, ConfigError
 from distree.protocols import Received
-from distree.transport.paho import PahoTransport
+from distree.transport import make_transport
 from distree.types import BrokerSettings, Session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,7 +140,7 @@ class Silent:
 def session(broker: ManagedBroker, retain: bytes | None = None) -> list[bytes]:
     """Connect, retain a message if given, and return what is retained after a round trip."""
     ear = Silent()
-    transport = PahoTransport(BrokerSettings(port=broker.port), client_id="keeper", session=Session.NONE)
+    transport = make_transport(BrokerSettings(port=broker.port), client_id="keeper", session=Session.NONE)
     transport.open(ear, [("kept/#", 1)])
     transport.connect_now(20)
     if retain is not None:

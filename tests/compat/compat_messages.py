@@ -7,95 +7,93 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distree import __version__, wire
-from distree.types import (
-    AuditRow,
-    Claim,
-    DeadLetter,
+from distree import __version__
+from distree.messages.audit import AuditRow
+from distree.messages.codec import encode
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
+from distree.messages.events import DeadLetter, Thumbnail
+from distree.messages.plan import MaskedThresholds, Plan
+from distree.messages.request import (
     Decision,
-    DeviceMeta,
-    DeviceState,
-    DeviceStatus,
     Embedding,
-    FusionTelemetry,
     Guess,
-    HeldStage,
     Hop,
     InputMessage,
-    MaskedThresholds,
-    OriginStats,
-    OriginTelemetry,
     Outcome,
-    PipelineTelemetry,
-    Plan,
+    Progress,
     Reading,
-    Result,
+    RequestContext,
+    Rule,
     StageMessage,
-    StageTelemetry,
-    Telemetry,
     Tensor,
-    Thumbnail,
-    Truth,
 )
+from distree.messages.result import Result, Stamp
+from distree.messages.site import Claim, OriginStats, Truth
+from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
 HERE = Path(__file__).parent
 
-ROUTING = {"request": "5b1c09e4-2a", "origin": "cam1", "attempt": 1, "revision": "4ab1fe8ae806", "epoch": 3}
+TOKEN = bytes.fromhex("8f00d1e2c3b4a596")
+CONTEXT = RequestContext(
+    request="5b1c09e4-2a",
+    origin="cam1",
+    attempt=1,
+    token=TOKEN,
+    revision="4ab1fe8ae806",
+    rule=Rule(epoch=3, criterion="max_softmax", thresholds=(0.9, 0.8)),
+    budget_s=0.5,
+)
+WIDE_CONTEXT = replace(
+    CONTEXT,
+    rule=replace(CONTEXT.rule, rest_s=(0.002, 0.001)),
+    route=("any", "b1"),
+    fuser="hub",
+    eager=True,
+    audit=True,
+)
 HOPS = (
     Hop(device="cam1", stage=0, queue_s=0.00003, compute_s=0.000158),
     Hop(device="b1", stage=1, queue_s=0.001, compute_s=0.0004),
 )
 FEATURES = Tensor(dtype="int8", shape=(1, 2, 3), codec="raw", payload=bytes([0, 127, 128, 255, 1, 2]))
 TRACE = (Reading(score=0.625, class_id=9), Reading(score=-1.5, class_id=7))
+PROGRESS = Progress(
+    spent_s=0.001588,
+    guess=Guess(exit=0, class_id=9, confidence=0.625),
+    memory=(0.5, -0.25),
+    hops=HOPS,
+    trace=TRACE,
+)
 STAGE = StageMessage(
-    **ROUTING,
+    context=CONTEXT,
+    progress=Progress(spent_s=0.0, guess=None, memory=(), hops=()),
     stage=0,
-    budget_s=0.5,
-    spent_s=0.0,
-    guess=None,
-    memory=(),
-    hops=(),
     tensor=Tensor(dtype="uint8", shape=(1, 2, 2), codec="zlib", payload=bytes.fromhex("789c63606060000000040001")),
 )
-WIDE_STAGE = StageMessage(
-    **ROUTING,
-    stage=1,
-    budget_s=0.5,
-    spent_s=0.001588,
-    guess=Guess(exit=0, class_id=9, confidence=0.625),
-    memory=(0.5, -0.25),
-    hops=HOPS,
-    tensor=FEATURES,
-    fuser="hub",
-    eager=True,
-    trace=TRACE,
-    audit=True,
-)
+WIDE_STAGE = StageMessage(context=WIDE_CONTEXT, progress=PROGRESS, stage=1, tensor=FEATURES)
 EMBEDDING = Embedding(
-    **ROUTING,
-    fuser="hub",
-    device="b1",
+    context=WIDE_CONTEXT,
+    progress=PROGRESS,
     stage=1,
     branch=1,
-    eager=False,
-    budget_s=0.5,
-    spent_s=0.001588,
-    guess=Guess(exit=0, class_id=9, confidence=0.625),
-    memory=(0.5, -0.25),
-    hops=HOPS,
+    device="b1",
     tensor=Tensor(dtype="float32", shape=(1, 2), codec="raw", payload=bytes(8)),
-    trace=TRACE,
-    audit=True,
 )
 OUTCOME = Outcome(
-    **ROUTING, guess=Guess(exit=1, class_id=9, confidence=0.998), reason="confident", spent_s=0.001588, hops=HOPS
+    request="5b1c09e4-2a",
+    token=TOKEN,
+    reason="confident",
+    guess=Guess(exit=1, class_id=9, confidence=0.998),
+    spent_s=0.001588,
+    hops=HOPS,
 )
-UNHEARD_OUTCOME = Outcome(**ROUTING, guess=None, reason="shed", spent_s=0.0, hops=(), missing=(0, 2), trace=TRACE)
+UNHEARD_OUTCOME = Outcome(
+    request="5b1c09e4-2a", token=TOKEN, reason="shed", guess=None, spent_s=0.0, hops=(), missing=(0, 2), trace=TRACE
+)
 AUDIT = AuditRow(
     request="5b1c09e4-2a",
     origin="cam1",
@@ -240,48 +238,42 @@ META = {
 HELD = {"pipeline": "fashion", "stage": 0, "model": "fashion", "revision": "4ab1fe8ae806"}
 
 
-def _result(message: Result) -> bytes:
-    return wire.encode_result(message, time="2026-01-15T09:30:00.123+00:00", clock_synced=True)
-
-
-MESSAGES: dict[str, tuple[Callable[[Any], bytes], Any]] = {
-    "stage": (wire.encode_stage, STAGE),
-    "stage-wide": (wire.encode_stage, WIDE_STAGE),
-    "embedding": (wire.encode_embedding, EMBEDDING),
-    "decision": (
-        wire.encode_decision,
-        Decision(request="5b1c09e4-2a", attempt=1, revision="4ab1fe8ae806", stage=1, go=True),
+MESSAGES: dict[str, Any] = {
+    "stage": STAGE,
+    "stage-wide": WIDE_STAGE,
+    "embedding": EMBEDDING,
+    "decision": Decision(request="5b1c09e4-2a", token=TOKEN, stage=1, go=True),
+    "outcome": OUTCOME,
+    "outcome-unheard": UNHEARD_OUTCOME,
+    "audit": AUDIT,
+    "audit-lost": replace(AUDIT, sequence=13, scores=(), predictions=(), missing=(), hops=()),
+    "input": InputMessage(request="r-1", name="boot.png", payload=b"\x89PNG\r\n"),
+    "plan": PLAN,
+    "plan-tuned": TUNED_PLAN,
+    "telemetry": TELEMETRY,
+    "telemetry-wide": WIDE_TELEMETRY,
+    "result": RESULT,
+    "result-shed": SHED_RESULT,
+    "state": DeviceState(device="cam1", boot="9f3a", status=DeviceStatus.READY),
+    "meta": DeviceMeta(**META, stages=(HeldStage(**HELD),), origins=("fashion",)),
+    "meta-wide": DeviceMeta(**META, stages=(HeldStage(**HELD, branch=1),), origins=(), fusers=("fashion",)),
+    "dead": DeadLetter(
+        device="cam1", topic="distree/1/lab/pipeline/fashion/stage/1", reason="field",
+        detail="stage: expected an integer of 0 to 31, received 'x'", payload_bytes=5, head_hex="81a176a178",
     ),
-    "outcome": (wire.encode_outcome, OUTCOME),
-    "outcome-unheard": (wire.encode_outcome, UNHEARD_OUTCOME),
-    "audit": (wire.encode_audit, AUDIT),
-    "input": (wire.encode_input, InputMessage(request="r-1", name="boot.png", payload=b"\x89PNG\r\n")),
-    "plan": (wire.encode_plan, PLAN),
-    "plan-tuned": (wire.encode_plan, TUNED_PLAN),
-    "telemetry": (wire.encode_telemetry, TELEMETRY),
-    "telemetry-wide": (wire.encode_telemetry, WIDE_TELEMETRY),
-    "result": (_result, RESULT),
-    "result-shed": (_result, SHED_RESULT),
-    "state": (wire.encode_state, DeviceState(device="cam1", boot="9f3a", status=DeviceStatus.READY)),
-    "meta": (wire.encode_meta, DeviceMeta(**META, stages=(HeldStage(**HELD),), origins=("fashion",))),
-    "meta-wide": (
-        wire.encode_meta,
-        DeviceMeta(**META, stages=(HeldStage(**HELD, branch=1),), origins=(), fusers=("fashion",)),
-    ),
-    "dead": (
-        wire.encode_dead,
-        DeadLetter(
-            device="cam1", topic="distree/1/lab/pipeline/fashion/stage/1", reason="field",
-            detail="stage: expected an integer of 0 to 32, received 'x'", payload_bytes=5, head_hex="81a176a178",
-        ),
-    ),
-    "stats": (wire.encode_stats, STATS),
-    "stats-idle": (wire.encode_stats, IDLE_STATS),
-    "thumbnail": (wire.encode_thumbnail, Thumbnail(request="r-1", png=b"\x89PNG\r\n\x1a\n")),
-    "claim": (wire.encode_claim, Claim(orchestrator="a1b2c3", running=True)),
-    "truth": (wire.encode_truth, Truth(request="5b1c09e4-2a", label="Sneaker")),
+    "stats": STATS,
+    "stats-idle": IDLE_STATS,
+    "thumbnail": Thumbnail(request="r-1", png=b"\x89PNG\r\n\x1a\n"),
+    "claim": Claim(orchestrator="a1b2c3", running=True),
+    "truth": Truth(request="5b1c09e4-2a", label="Sneaker"),
 }  # fmt: skip
-"""By name of the fixture: the codec's name, and after a dash which form of the message it is."""
+"""By name of the fixture: the message, and after a dash which form of it it is."""
+
+STAMP = Stamp(time="2026-01-15T09:30:00.123+00:00", clock_synced=True)
+
+
+def encoded(message: Any) -> bytes:
+    return encode(message, STAMP if isinstance(message, Result) else None)
 
 
 def plain(value: Any) -> Any:
@@ -299,9 +291,9 @@ def plain(value: Any) -> Any:
 
 def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    for name, (encode, message) in MESSAGES.items():
-        (folder / f"{name}.bin").write_bytes(encode(message))
-    said = {name: plain(message) for name, (_, message) in MESSAGES.items()}
+    for name, message in MESSAGES.items():
+        (folder / f"{name}.bin").write_bytes(encoded(message))
+    said = {name: plain(message) for name, message in MESSAGES.items()}
     (folder / "said.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import msgpack
 import pytest
-from compat_messages import HERE, MESSAGES, plain
+from compat_messages import HERE, MESSAGES, encoded, plain
 
-from distree import __version__, wire
-from distree.schemas import PAYLOADS, schema_of
+from distree import __version__
+from distree.messages import schema
+from distree.messages.codec import decode
+from distree.messages.schema import schema_of
 from distree.topics import DELIVERY, JSON
 
 FIXTURES = sorted(HERE.glob("*/*.bin"))
@@ -19,8 +21,8 @@ NOW = HERE / __version__
 HOW = f"run python tests/compat/compat_messages.py, and see that nothing of {NOW.name} changes once it is released"
 
 
-def decoder(path: Path) -> Any:
-    return getattr(wire, f"decode_{path.stem.split('-')[0]}")
+def decoded(path: Path) -> Any:
+    return decode(type(MESSAGES[path.stem]), path.read_bytes())
 
 
 def assert_says(read: Any, said: Any, where: str) -> None:
@@ -42,7 +44,7 @@ def assert_says(read: Any, said: Any, where: str) -> None:
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_what_a_version_wrote_is_read_as_it_was_meant(path):
     said = json.loads((path.parent / "said.json").read_text(encoding="utf-8"))
-    assert_says(plain(decoder(path)(path.read_bytes())), said[path.stem], path.stem)
+    assert_says(plain(decoded(path)), said[path.stem], path.stem)
 
 
 def test_every_version_has_the_fixtures_that_it_says():
@@ -57,14 +59,12 @@ def test_every_version_has_the_fixtures_that_it_says():
 def test_this_version_has_fixtures_and_writes_them_still():
     assert NOW.is_dir(), HOW
     assert {path.stem for path in NOW.glob("*.bin")} == MESSAGES.keys(), HOW
-    for name, (encode, message) in MESSAGES.items():
-        assert (NOW / f"{name}.bin").read_bytes() == encode(message), f"{name}: {HOW}"
+    for name, message in MESSAGES.items():
+        assert (NOW / f"{name}.bin").read_bytes() == encoded(message), f"{name}: {HOW}"
 
 
 def test_every_message_type_has_a_fixture():
-    codecs = {name.removeprefix("decode_") for name in dir(wire) if name.startswith("decode_")}
-    assert {name.split("-")[0] for name in MESSAGES} == codecs
-    assert {type(message) for _, message in MESSAGES.values()} == {payload.message for payload in PAYLOADS.values()}
+    assert {type(message) for message in MESSAGES.values()} == set(schema.MESSAGES.values())
 
 
 def keys_of(schema: dict[str, Any], at: str = "") -> set[str]:
@@ -84,12 +84,12 @@ def keys_in(value: Any, at: str = "") -> set[str]:
     return set().union(*(keys_in(part, f"{at}[]") for part in value)) if isinstance(value, list) else set()
 
 
-@pytest.mark.parametrize("kind", PAYLOADS)
+@pytest.mark.parametrize("kind", schema.MESSAGES)
 def test_every_key_of_a_message_stands_in_a_fixture(kind):
     unpack = json.loads if DELIVERY[kind].content_type == JSON else msgpack.unpackb
     written: set[str] = set()
-    for name, (_, message) in MESSAGES.items():
-        if isinstance(message, PAYLOADS[kind].message):
+    for name, message in MESSAGES.items():
+        if isinstance(message, schema.MESSAGES[kind]):
             written |= keys_in(unpack((NOW / f"{name}.bin").read_bytes()))
     known = {key for key in keys_of(schema_of(kind)) if ".reasons." not in key}
     assert {key for key in written if ".reasons." not in key} == known

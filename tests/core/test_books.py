@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from test_audits import plan
 from test_wide_node import SURE, UNSURE, Fleet, node_settings
 
-from distree.agenda import Agenda
-from distree.node import StageNode
-from distree.settings import NodeSettings, OriginSettings
-from distree.types import Acknowledge, Effect, Publish, Result
+from distree.messages.result import Result
+from distree.node import Acknowledge, Effect, NodeSettings, OriginSettings, Publish, StageNode
+from distree.node.agenda import Agenda
 
 ORIGIN = OriginSettings(deadline_s=1.0, pending_items=4, silence_floor_s=0.1)
 CHAIN: dict[str, object] = {"embeddings": (), "masked": ()}
@@ -90,8 +89,8 @@ class Site(Fleet):
             if isinstance(effect, Publish) and isinstance(effect.message, Result):
                 if effect.turned_away:
                     self.nodes[device].turned_away(told=True)
-                elif effect.token is not None:
-                    self.told.append(effect.token)
+                elif effect.settles is not None:
+                    self.told.append(effect.settles)
             if isinstance(effect, Acknowledge) and effect.delivery is not None:
                 self.delivered.discard(effect.delivery)  # type: ignore[arg-type]
         super().carry_out(device, effects)
@@ -206,6 +205,13 @@ def test_all_books_are_empty_after_every_kind_of_end(name: str, script: list[tup
 def test_every_delivery_is_acknowledged(name: str, script: list[tuple[object, ...]]) -> None:
     site = Site(PLACEMENTS[name], 0.5)
     play(site, [step for step in script if step[0] != "kill"])
+    site.come_to_rest()
+    assert not site.delivered
+
+
+def test_a_message_that_a_broker_delivers_twice_is_acknowledged_twice() -> None:
+    site = Site(PLACEMENTS["wide"], 0.0)
+    play(site, [("accept",), ("hear", 0, True), ("hear", 1, False)])
     site.come_to_rest()
     assert not site.delivered
 

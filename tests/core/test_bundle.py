@@ -14,8 +14,8 @@ import yaml
 
 from distree.bundle import Bundle, load_bundle
 from distree.errors import BundleError
+from distree.messages.plan import MaskedThresholds
 from distree.protocols import PolicyParameters
-from distree.types import MaskedThresholds
 
 DATA = Path(__file__).parents[1] / "data"
 WIDE, MIXED = DATA / "tiny-wide", DATA / "tiny-mixed"
@@ -119,6 +119,7 @@ TENSOR = {"name": "features", "dtype": "int8", "shape": [1, 4, 4, 4], "scale": 0
         (WIDE, put("exits", "masked", 1, "thresholds", [0.5, float("inf")]), "masked[1].thresholds: must be finite"),
         (WIDE, put("exits", "parameters", "file", "a/b.npz"), "exits.parameters.file: must be a file name"),
         (WIDE, put("exits", "criterion", "margn"), "unknown 'margn'"),
+        (WIDE, put("runtime", "onnx"), "runtime: unknown 'onnx'; known: tflite"),
         (MIXED, put("exits", "thresholds", [0.5, 0.5]), "exits.thresholds: 2 given, one per exit but the last"),
     ],
 )

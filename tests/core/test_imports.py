@@ -18,28 +18,66 @@ LAZY = {"distree.cli", "distree.demo", "distree.demo.samples"}
 LAYERS = {
     "distree.types": set(),
     "distree.errors": set(),
-    "distree.agenda": set(),
     "distree.topics": {"distree.errors", "distree.types"},
-    "distree.protocols": {"distree.types"},
-    "distree.custody": {"distree.agenda", "distree.types"},
-    "distree.tensors": {"distree.errors", "distree.protocols", "distree.types"},
-    "distree.settings": {"distree.errors", "distree.protocols", "distree.types"},
-    "distree.job": {"distree.agenda", "distree.types"},
-    "distree.exits": {"distree.errors", "distree.policies", "distree.protocols", "distree.types"},
-    "distree.fusion": {
-        "distree.agenda", "distree.custody", "distree.errors", "distree.exits", "distree.policies", "distree.protocols",
-        "distree.settings", "distree.tensors", "distree.types",
+    "distree.messages.limits": set(),
+    "distree.messages.packing": {"distree.errors", "distree.messages.layout", "distree.messages.limits"},
+    "distree.messages.layout": {"distree.errors", "distree.messages.forms"},
+    "distree.messages.forms": {"distree.messages", "distree.topics"},
+    "distree.messages.fields": {"distree.messages.forms", "distree.messages.layout", "distree.messages.limits"},
+    "distree.messages.codec": {"distree.messages.forms", "distree.messages.layout", "distree.messages.packing"},
+    "distree.protocols": {"distree.messages", "distree.types"},
+    "distree.tensors": {"distree.errors", "distree.messages", "distree.protocols"},
+    # Parts of a node know no other part: an origin no fuser, a worker no inbox.
+    "distree.node.agenda": set(),
+    "distree.node.settings": {"distree.errors", "distree.messages", "distree.protocols"},
+    "distree.node.job": {"distree.messages"},
+    "distree.node.effects": {"distree.messages", "distree.node.job"},
+    "distree.node.circuits": set(),
+    "distree.node.probes": {"distree.messages"},
+    "distree.node.inbox": {"distree.node.effects", "distree.node.job"},
+    "distree.node.counters": {"distree.messages", "distree.node.job"},
+    "distree.node.attempts": {"distree.messages", "distree.node.circuits", "distree.node.settings"},
+    "distree.node.custody": {"distree.messages", "distree.node.agenda", "distree.node.circuits", "distree.node.job"},
+    "distree.node.audits": {"distree.errors", "distree.messages", "distree.node.settings"},
+    "distree.node.exits": {
+        "distree.errors", "distree.messages", "distree.node.settings", "distree.policies", "distree.protocols",
     },
-    "distree.audits": {"distree.custody", "distree.errors", "distree.settings", "distree.types"},
-    "distree.node": {
-        "distree.audits", "distree.custody", "distree.errors", "distree.exits", "distree.fusion", "distree.job",
-        "distree.policies", "distree.protocols", "distree.settings", "distree.tensors", "distree.types",
+    "distree.node.deliveries": {
+        "distree.errors", "distree.messages", "distree.node.effects", "distree.node.job", "distree.node.settings",
+        "distree.tensors",
+    },
+    "distree.node.gathering": {"distree.messages", "distree.node.effects"},
+    "distree.node.origin": {
+        "distree.errors", "distree.messages", "distree.node.attempts", "distree.node.audits", "distree.node.circuits",
+        "distree.node.custody", "distree.node.effects", "distree.node.exits", "distree.node.job", "distree.node.probes",
+        "distree.node.settings",
+    },
+    "distree.node.worker": {
+        "distree.messages", "distree.node.counters", "distree.node.deliveries", "distree.node.effects",
+        "distree.node.exits", "distree.node.job", "distree.node.settings", "distree.policies", "distree.protocols",
+        "distree.tensors",
+    },
+    "distree.node.branch": {
+        "distree.errors", "distree.messages", "distree.node.agenda", "distree.node.counters", "distree.node.deliveries",
+        "distree.node.effects", "distree.node.inbox", "distree.node.job", "distree.node.settings", "distree.protocols",
+        "distree.tensors",
+    },
+    "distree.node.fuser": {
+        "distree.errors", "distree.messages", "distree.node.agenda", "distree.node.circuits", "distree.node.effects",
+        "distree.node.exits", "distree.node.gathering", "distree.node.settings", "distree.policies",
+        "distree.protocols", "distree.tensors",
     },
     "distree.transport.packets": set(),
     "distree.transport.outbox": {"distree.types"},
     "distree.transport.blame": {"distree.transport", "distree.types"},
     "distree.transport.greeting": set(),
+    "distree.transport.limits": set(),
+    "distree.transport.poller": set(),
+    "distree.transport.connection": {"distree.errors", "distree.transport", "distree.types"},
+    "distree.transport.sending": {"distree.errors", "distree.transport", "distree.types"},
+    "distree.transport.receiving": {"distree.protocols", "distree.transport"},
     "distree.transport.lean_client": {"distree.errors", "distree.transport"},
+    "distree.transport.dialling": {"distree.transport", "distree.types"},
     "distree.transport.paho": {"distree.errors", "distree.protocols", "distree.transport", "distree.types"},
     "distree.transport.memory": {"distree.errors", "distree.protocols", "distree.transport", "distree.types"},
 }  # fmt: skip
@@ -98,7 +136,17 @@ def test_only_the_transport_imports_paho():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(found.startswith("paho") for found in names):
                 users.add(name)
-    assert users == {"distree.transport.paho", "distree.transport.lean_client"}
+    assert users == {"distree.transport.dialling", "distree.transport.lean_client"}
+
+
+def test_only_who_connects_loads_paho_and_only_who_computes_a_runtime():
+    script = (
+        "import sys, distree.transport.explain, distree.subscription, device_agent.agent, orchestrator.cli\n"
+        "late = {'paho', 'distree.transport.paho', 'distree.runtimes.tflite'}\n"
+        "print(' '.join(late & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not done.stdout.split()
 
 
 BASE = {"numpy", "msgpack", "yaml", "paho", "ai_edge_litert", "tflite_runtime", "google", "flatbuffers"}

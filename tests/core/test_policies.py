@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from request_samples import stage_message
 
 import distree.policies
-from distree import wire
 from distree.errors import ConfigError
+from distree.messages.codec import decode, encode
+from distree.messages.limits import MAX_MEMORY
+from distree.messages.request import StageMessage, Tensor
 from distree.policies import LEAST_SURE, NEVER, POLICIES, confidence, make_policy, problem
 from distree.policies.energy import Energy
 from distree.policies.feature_difference import MAX_REMEMBERED
 from distree.protocols import Evidence, PolicyParameters
-from distree.types import StageMessage, Tensor
 
 SHIFT_INVARIANT = ["max_softmax", "entropy", "margin", "patience"]
 OF_LOGITS = ["max_softmax", "entropy", "margin", "energy"]
@@ -176,15 +178,12 @@ def test_memory_survives_the_network(name, evidence, parameters):
     assert isinstance(kept, tuple)
     assert all(type(number) is float and math.isfinite(number) for number in kept)
     assert struct.unpack(f"<{len(kept)}d", struct.pack(f"<{len(kept)}d", *kept)) == kept
-    assert wire.decode_stage(wire.encode_stage(message(kept))).memory == kept
+    assert decode(StageMessage, encode(message(kept))).progress.memory == kept
 
 
 def message(memory):
     tensor = Tensor(dtype="int8", shape=(1,), codec="raw", payload=b"0")
-    return StageMessage(
-        request="r", origin="a", stage=1, attempt=1, revision="r", epoch=0, budget_s=1.0, spent_s=0.0, guess=None,
-        memory=memory, hops=(), tensor=tensor,
-    )  # fmt: skip
+    return stage_message(tensor, stage=1, memory=memory)
 
 
 @every
@@ -484,7 +483,7 @@ def test_feature_difference_follows_the_exits_one_by_one():
 
 
 def test_what_cannot_be_carried_is_not_remembered():
-    assert MAX_REMEMBERED == wire.MAX_MEMORY
+    assert MAX_REMEMBERED == MAX_MEMORY
     assert difference([[1.0] * (MAX_REMEMBERED - 1)], 1).memory == (MAX_REMEMBERED - 1.0, *[1.0] * (MAX_REMEMBERED - 1))
     assert difference([[1.0] * MAX_REMEMBERED], 1).memory == ()
     assert difference([[1.0, math.nan]], 1).memory == ()

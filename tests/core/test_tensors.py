@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distree.errors import LocalProtocolError, RemoteProtocolError
+from distree.messages.request import Tensor
 from distree.tensors import decode, encode, nbytes
-from distree.types import Tensor
 
 DTYPES = ["int8", "uint8", "float16", "float32"]
 SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)

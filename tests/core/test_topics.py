@@ -8,39 +8,50 @@ from hypothesis import strategies as st
 
 from distree import topics
 from distree.errors import ConfigError, RemoteProtocolError
-from distree.topics import DELIVERY, Address, Kind
+from distree.topics import ANY, DELIVERY, TABLE, Address, Kind, Role
 
 ids = st.from_regex(r"[a-z0-9-]{1,32}", fullmatch=True)
+boards = ids.filter(lambda name: name != ANY)
 
 
-@given(ids, ids, st.sampled_from([Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD]))
+@given(ids, boards, st.sampled_from([Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD]))
 def test_device_topics(site, device, kind):
     assert topics.parse(topics.device(site, device, kind)) == Address(site=site, kind=kind, device=device)
 
 
-@given(ids, ids, ids, st.integers(0, 999))
-def test_pipeline_topics(site, pipeline, origin, k):
+@given(ids, ids, boards)
+def test_pipeline_topics(site, pipeline, origin):
     assert topics.parse(topics.plan(site, pipeline)) == Address(site=site, kind=Kind.PLAN, pipeline=pipeline)
-    assert topics.parse(topics.stage(site, pipeline, k)) == Address(
-        site=site, kind=Kind.STAGE, pipeline=pipeline, stage=k
-    )
-    for kind in (Kind.INPUT, Kind.OUTCOME, Kind.RESULT, Kind.AUDIT, Kind.STATS, Kind.THUMBNAIL):
+    for kind in (Kind.INPUT, Kind.RESULT, Kind.AUDIT, Kind.STATS, Kind.THUMBNAIL):
         assert topics.parse(topics.of_origin(site, pipeline, kind, origin)) == Address(
             site=site, kind=kind, pipeline=pipeline, origin=origin
         )
 
 
-@given(ids, ids, ids, st.sampled_from([Kind.EXIT, Kind.DECISION]))
-def test_topics_of_wide_stages(site, pipeline, device, kind):
-    topic = topics.of_wide(site, pipeline, kind, device)
-    assert topic == f"distree/1/{site}/pipeline/{pipeline}/{kind.value}/{device}"
-    assert topics.parse(topic) == Address(site=site, kind=kind, pipeline=pipeline, device=device)
+@given(ids, ids, st.integers(0, 999), boards, ids)
+def test_what_is_for_a_stage_names_its_sender_last(site, pipeline, k, sender, to):
+    for topic, board in (
+        (topics.stage(site, pipeline, k, sender), "any"),
+        (topics.stage(site, pipeline, k, sender, to), to),
+    ):
+        assert topic == f"distree/1/{site}/pipeline/{pipeline}/stage/{k}/{board}/{sender}"
+        assert topics.parse(topic) == Address(
+            site=site, kind=Kind.STAGE, pipeline=pipeline, stage=k, to=board, sender=sender
+        )
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in (Kind.EXIT, Kind.DECISION)])
-def test_other_kinds_are_not_of_wide_stages(kind):
+@given(ids, ids, boards, boards)
+def test_what_is_for_one_board_names_its_sender_last(site, pipeline, to, sender):
+    for kind, name in ((Kind.EXIT, "device"), (Kind.DECISION, "device"), (Kind.OUTCOME, "origin")):
+        topic = topics.to_board(site, pipeline, kind, to, sender)
+        assert topic == f"distree/1/{site}/pipeline/{pipeline}/{kind.value}/{to}/{sender}"
+        assert topics.parse(topic) == Address(site=site, kind=kind, pipeline=pipeline, sender=sender, **{name: to})
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in (Kind.EXIT, Kind.DECISION, Kind.OUTCOME)])
+def test_other_kinds_are_not_for_one_board(kind):
     with pytest.raises(AssertionError):
-        topics.of_wide("lab", "fashion", kind, "hub")
+        topics.to_board("lab", "fashion", kind, "hub", "b")
 
 
 def test_every_kind_has_a_topic_that_is_parsed_to_it():
@@ -48,22 +59,34 @@ def test_every_kind_has_a_topic_that_is_parsed_to_it():
         Kind.PLAN: topics.plan("lab", "p"),
         Kind.TRUTH: topics.truth("lab", "p"),
         Kind.ORCHESTRATOR: topics.orchestrator("lab"),
-        Kind.STAGE: topics.stage("lab", "p", 1),
+        Kind.STAGE: topics.stage("lab", "p", 1, "b"),
         **{kind: topics.device("lab", "b", kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD)},
         **{
             kind: topics.of_origin("lab", "p", kind, "b")
-            for kind in (Kind.INPUT, Kind.OUTCOME, Kind.RESULT, Kind.AUDIT, Kind.STATS, Kind.THUMBNAIL)
+            for kind in (Kind.INPUT, Kind.RESULT, Kind.AUDIT, Kind.STATS, Kind.THUMBNAIL)
         },
-        **{kind: topics.of_wide("lab", "p", kind, "b") for kind in (Kind.EXIT, Kind.DECISION)},
+        **{kind: topics.to_board("lab", "p", kind, "b", "c") for kind in (Kind.EXIT, Kind.DECISION, Kind.OUTCOME)},
     }
     assert built.keys() == set(Kind)
     assert len(set(built.values())) == len(Kind)
     assert {kind: topics.parse(topic).kind for kind, topic in built.items()} == {kind: kind for kind in Kind}
 
 
+def test_every_kind_is_published_by_someone_and_read_by_someone():
+    assert TABLE.keys() == DELIVERY.keys() == set(Kind)
+    assert all(topic.publishers and topic.subscribers for topic in TABLE.values())
+
+
+def test_what_only_boards_say_to_each_other_ends_in_its_sender():
+    people = {Role.USER, Role.ORCHESTRATOR}
+    between_boards = {kind for kind, topic in TABLE.items() if not (topic.publishers | topic.subscribers) & people}
+    assert between_boards == {Kind.STAGE, Kind.EXIT, Kind.DECISION, Kind.OUTCOME}
+    assert {kind for kind in Kind if topics.template(kind).endswith("/{sender}")} == between_boards
+
+
 @pytest.mark.parametrize("kind", Kind)
 def test_the_template_of_a_kind_becomes_a_topic_of_it(kind):
-    names = {"site": "lab", "device": "b", "pipeline": "p", "origin": "o", "stage": 2}
+    names = {"site": "lab", "device": "b", "pipeline": "p", "origin": "o", "stage": 2, "to": "any", "sender": "s"}
     address = topics.parse(topics.template(kind).format(**names))
     given = {name: names[name] for name in names if getattr(address, name) is not None}
     assert address == Address(kind=kind, **given)
@@ -78,17 +101,30 @@ def test_the_template_of_a_kind_becomes_a_topic_of_it(kind):
         "distree/1/lab/device/a/unheard",
         "distree/1/lab/device/a/state/more",
         "distree/1/Lab/device/a/state",
-        "distree/1/lab/pipeline/p/stage/x",
-        "distree/1/lab/pipeline/p/stage/-1",
-        "distree/1/lab/pipeline/p/stage/1234",
+        "distree/1/lab/pipeline/p/stage/x/any/b",
+        "distree/1/lab/pipeline/p/stage/-1/any/b",
+        "distree/1/lab/pipeline/p/stage/1234/any/b",
+        "distree/1/lab/pipeline/p/stage/\u0663/any/b",
         "distree/1/lab/pipeline//plan",
         "distree/1/lab/pipeline/" + "p" * 33 + "/plan",
         "distree/1/lab/pipeline/p/exit",
         "distree/1/lab/pipeline/p/exit/",
-        "distree/1/lab/pipeline/p/exit/hub/1",
-        "distree/1/lab/pipeline/p/exit/+",
+        "distree/1/lab/pipeline/p/exit/hub",
+        "distree/1/lab/pipeline/p/exit/hub/",
+        "distree/1/lab/pipeline/p/exit/hub/b/1",
+        "distree/1/lab/pipeline/p/exit/hub/+",
+        "distree/1/lab/pipeline/p/exit/hub/any",
+        "distree/1/lab/pipeline/p/exit/any/b",
+        "distree/1/lab/pipeline/p/exit/hub/B",
+        "distree/1/lab/pipeline/p/exit/hub/b\n",
+        "distree/1/lab/pipeline/p/outcome/cam",
+        "distree/1/lab/pipeline/p/outcome/cam/any",
+        "distree/1/lab/pipeline/p/stage/0",
+        "distree/1/lab/pipeline/p/stage/0/any",
+        "distree/1/lab/pipeline/p/stage/0/any/any",
+        "distree/1/lab/device/any/state",
         "distree/1/lab/pipeline/p/decision/#",
-        "distree/1/lab/pipeline/p/decision/Hub",
+        "distree/1/lab/pipeline/p/decision/Hub/b",
         "distree/1/lab/device/hub/exit",
     ],
 )
@@ -106,10 +142,9 @@ def test_any_text_is_parsed_or_refused(text):
 
 
 def test_boards_of_one_branch_share_a_stage():
-    assert topics.shared_stage("lab", "fashion", 2) == "$share/lab-fashion-2-0/distree/1/lab/pipeline/fashion/stage/2"
-    assert topics.shared_stage("lab", "fashion", 2, 3) == (
-        "$share/lab-fashion-2-3/distree/1/lab/pipeline/fashion/stage/2"
-    )
+    topic = "distree/1/lab/pipeline/fashion/stage/2/any/+"
+    assert topics.shared_stage("lab", "fashion", 2) == f"$share/lab-fashion-2-0/{topic}"
+    assert topics.shared_stage("lab", "fashion", 2, 3) == f"$share/lab-fashion-2-3/{topic}"
 
 
 @pytest.mark.parametrize("bad", ["", "A", "a b", "a/b", "+", "#", "ä", "x" * 33, "a\n"])
@@ -126,3 +161,14 @@ def test_commands_to_boards_are_not_retained_and_every_kind_has_its_delivery():
         Kind.PLAN,
         Kind.ORCHESTRATOR,
     }
+
+
+def test_no_board_is_called_any():
+    assert topics.check_device("any-1", "device") == "any-1"
+    with pytest.raises(ConfigError, match="device: 'any' is reserved"):
+        topics.check_device("any", "device")
+    with pytest.raises(ConfigError, match="device: 'Any' is not an id"):
+        topics.check_device("Any", "device")
+    # As the name of anything else it is like others.
+    assert topics.check_id("any", "site") == "any"
+    assert topics.parse("distree/1/any/pipeline/any/plan").pipeline == "any"

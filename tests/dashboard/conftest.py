@@ -13,7 +13,7 @@ from benchmarks.dashboard import served
 from broker_config.managed import WEBSOCKETS_USER, ManagedBroker, find_mosquitto
 from distree.protocols import Received
 from distree.topics import DELIVERY, Kind
-from distree.transport.paho import PahoTransport
+from distree.transport import make_transport
 from distree.types import BrokerSettings, Session
 
 PATIENCE_S = 60.0
@@ -121,7 +121,7 @@ class Publisher:
     def connect(self) -> None:
         """Connect, anew if the broker was away."""
         self._under_way = 0
-        self.transport = PahoTransport(BrokerSettings(port=self._port), client_id="publisher", session=Session.NONE)
+        self.transport = make_transport(BrokerSettings(port=self._port), client_id="publisher", session=Session.NONE)
         self.transport.open(self, [])
         self.transport.connect_now(10.0)
 

@@ -16,22 +16,16 @@ from benchmarks.browser import missing, prefer, resize
 from benchmarks.dashboard import WARM_UP_S, faults, lines, soak
 from broker_config.managed import WEBSOCKETS_USER, find_mosquitto
 from device_agent.thumbnails import png
-from distree import topics, wire
+from distree import topics
+from distree.messages.codec import encode
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
+from distree.messages.events import Thumbnail
+from distree.messages.plan import Plan
+from distree.messages.request import Hop
+from distree.messages.result import Result, Stamp
+from distree.messages.site import Claim
+from distree.messages.telemetry import PipelineTelemetry, StageTelemetry, Telemetry
 from distree.topics import Kind
-from distree.types import (
-    Claim,
-    DeviceMeta,
-    DeviceState,
-    DeviceStatus,
-    HeldStage,
-    Hop,
-    PipelineTelemetry,
-    Plan,
-    Result,
-    StageTelemetry,
-    Telemetry,
-    Thumbnail,
-)
 
 SITE, PIPELINE = "lab", "fashion"
 DASH = "\u2013"
@@ -54,7 +48,7 @@ META = DeviceMeta(
 
 
 def encoded(result: Result) -> bytes:
-    return wire.encode_result(result, time="2026-01-15T09:30:00.123+00:00", clock_synced=True)
+    return encode(result, Stamp(time="2026-01-15T09:30:00.123+00:00", clock_synced=True))
 
 
 def telemetry(device: str, epoch: int) -> bytes:
@@ -63,7 +57,7 @@ def telemetry(device: str, epoch: int) -> bytes:
         queue_s=0.0, compute_s=0.0,
     )  # fmt: skip
     part = PipelineTelemetry(pipeline=PIPELINE, epoch=epoch, revision="4ab1fe8ae806", stages=(stage,), origin=None)
-    return wire.encode_telemetry(
+    return encode(
         Telemetry(
             device=device, boot="b0", sequence=1, uptime_s=300.0, rss_bytes=54_000_000, dead_letters=2,
             offline_dropped=0, pipelines=(part,),
@@ -72,7 +66,7 @@ def telemetry(device: str, epoch: int) -> bytes:
 
 
 def announce(publisher: Any, device: str, status: DeviceStatus) -> None:
-    state = wire.encode_state(DeviceState(device=device, boot="b0", status=status))
+    state = encode(DeviceState(device=device, boot="b0", status=status))
     publisher.publish(Kind.STATE, topics.device(SITE, device, Kind.STATE), state)
 
 
@@ -126,7 +120,7 @@ def test_it_keeps_a_bounded_list(page: Any, publisher: Any) -> None:
 
 def test_it_shows_exits_with_thresholds_flow_and_where_time_went(page: Any, publisher: Any) -> None:
     page.connect()
-    publisher.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), wire.encode_plan(PLAN))
+    publisher.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), encode(PLAN))
     for device, epoch in (("cam1", 4), ("hub", 3)):
         announce(publisher, device, DeviceStatus.READY)
         publisher.publish(Kind.TELEMETRY, topics.device(SITE, device, Kind.TELEMETRY), telemetry(device, epoch))
@@ -166,11 +160,11 @@ def test_without_a_plan_it_says_whose_thresholds_hold(page: Any, publisher: Any)
 
 def test_it_shows_devices_and_who_went_offline(page: Any, publisher: Any) -> None:
     page.connect()
-    publisher.publish(Kind.META, topics.device(SITE, "cam1", Kind.META), wire.encode_meta(META))
+    publisher.publish(Kind.META, topics.device(SITE, "cam1", Kind.META), encode(META))
     announce(publisher, "cam1", DeviceStatus.READY)
     announce(publisher, "hub", DeviceStatus.INIT)
     publisher.publish(Kind.TELEMETRY, topics.device(SITE, "cam1", Kind.TELEMETRY), telemetry("cam1", 4))
-    claim = wire.encode_claim(Claim(orchestrator="o1", running=True))
+    claim = encode(Claim(orchestrator="o1", running=True))
     publisher.publish(Kind.ORCHESTRATOR, topics.orchestrator(SITE), claim)
     page.until(lambda: "MB · up" in page.text("#devices") and "o1" in page.text("#devices"), "the devices")
     page.until(lambda: page.text("#online") == "1 of 2 ready", "the count")
@@ -188,9 +182,7 @@ def test_it_shows_the_picture_of_an_input_whichever_comes_first(page: Any, publi
     picture = png(np.full((28, 20, 3), 200, np.uint8))
 
     def send_picture(request: str) -> None:
-        publisher.publish(
-            Kind.THUMBNAIL, THUMBNAIL_TOPIC, wire.encode_thumbnail(Thumbnail(request=request, png=picture))
-        )
+        publisher.publish(Kind.THUMBNAIL, THUMBNAIL_TOPIC, encode(Thumbnail(request=request, png=picture)))
 
     send_picture("before")
     publisher.publish(Kind.RESULT, RESULT_TOPIC, encoded(replace(RESULT, request="before")))
@@ -290,7 +282,7 @@ def repacked(payload: bytes, **changes: Any) -> bytes:
     return packed
 
 
-GOOD, GOOD_PLAN, GOOD_REPORT = encoded(RESULT), wire.encode_plan(PLAN), telemetry("cam1", 4)
+GOOD, GOOD_PLAN, GOOD_REPORT = encoded(RESULT), encode(PLAN), telemetry("cam1", 4)
 PICTURE = png(np.zeros((8, 8, 1), np.uint8))
 HUGE_PICTURE = PICTURE[:16] + struct.pack(">II", 60_000, 60_000) + PICTURE[24:]
 BAD_STATE = {"schema": "distree.state/1", "device": "cam1", "boot": "b0"}
@@ -373,11 +365,9 @@ def test_markup_is_text(page: Any, publisher: Any) -> None:
     before = page.driver.execute_script("return document.querySelectorAll('main *').length")
     hostile = replace(RESULT, label=markup, input=markup, model=markup, revision=markup, request=markup)
     publisher.publish(Kind.RESULT, RESULT_TOPIC, encoded(hostile))
-    publisher.publish(
-        Kind.PLAN, topics.plan(SITE, PIPELINE), wire.encode_plan(replace(PLAN, criterion=markup, model=markup))
-    )
+    publisher.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), encode(replace(PLAN, criterion=markup, model=markup)))
     meta = replace(META, runtime=markup, origins=("<b>x</b>",), fusers=("<i>y</i>",))
-    publisher.publish(Kind.META, topics.device(SITE, "cam1", Kind.META), wire.encode_meta(meta))
+    publisher.publish(Kind.META, topics.device(SITE, "cam1", Kind.META), encode(meta))
     page.until(lambda: markup in page.text(".plan") and "<i>y</i>" in page.text("#devices"), "the markup as text")
     assert rows(page)[0]["label"] == rows(page)[0]["what .dim"] == markup
     assert page.driver.execute_script("return document.querySelectorAll('main b, main i, main [onerror]').length") == 0
@@ -401,10 +391,10 @@ def test_more_devices_and_pipelines_than_fit_are_counted(page: Any, publisher: A
     for k in range(300):
         announce_at = topics.device(SITE, f"b{k:03}", Kind.STATE)
         state = DeviceState(device=f"b{k:03}", boot="b0", status=DeviceStatus.READY)
-        publisher.publish(Kind.STATE, announce_at, wire.encode_state(state))
+        publisher.publish(Kind.STATE, announce_at, encode(state))
     page.until(lambda: page.number("refused") == 300 - 256, "the devices")
     for k in range(70):
-        publisher.publish(Kind.PLAN, topics.plan(SITE, f"p{k}"), wire.encode_plan(replace(PLAN, pipeline=f"p{k}")))
+        publisher.publish(Kind.PLAN, topics.plan(SITE, f"p{k}"), encode(replace(PLAN, pipeline=f"p{k}")))
     page.until(lambda: page.number("refused") == 300 - 256 + 70 - 64, "the pipelines")
     page.until(lambda: page.text("#online") == "256 of 256 ready", "the count")
 
@@ -442,13 +432,11 @@ def test_it_fits_a_phone(page: Any, publisher: Any, scheme: str) -> None:
     assert page.driver.execute_script(wide) == [320, 320]
     page.connect()
     long = "x" * 64
-    publisher.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), wire.encode_plan(replace(PLAN, criterion=long)))
+    publisher.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), encode(replace(PLAN, criterion=long)))
     publisher.publish(
         Kind.RESULT, RESULT_TOPIC, encoded(replace(RESULT, label=long, input=long * 8, model=long, revision=long))
     )
-    publisher.publish(
-        Kind.META, topics.device(SITE, "d" * 32, Kind.META), wire.encode_meta(replace(META, device="d" * 32))
-    )
+    publisher.publish(Kind.META, topics.device(SITE, "d" * 32, Kind.META), encode(replace(META, device="d" * 32)))
     announce(publisher, "d" * 32, DeviceStatus.READY)
     publisher.publish(Kind.THUMBNAIL, THUMBNAIL_TOPIC, thumbnail(PICTURE))
     page.until(lambda: page.number("total") == 1 and "stage 0" in page.text("#devices"), "long words")

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from benchmarks.dashboard import served
 from distree import __version__
+from distree.dashboard import declared
 from distree.dashboard.page import NAMES, assets, check_broker, policy
 from distree.errors import ConfigError
 
@@ -204,3 +205,7 @@ def test_it_serves_until_ctrl_c_and_says_when_others_cannot_reach_the_broker() -
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
         assert process.stderr.read() == ""
+
+
+def test_the_page_reads_messages_as_they_are_declared() -> None:
+    assert declared.PATH.read_text(encoding="utf-8") == declared.text(), "run make api"

@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 
 from broker_config.managed import ManagedBroker, find_mosquitto
-from distree import children, topics, wire
+from distree import children, topics
+from distree.messages.codec import encode
+from distree.messages.request import Hop
+from distree.messages.result import Result, Stamp
 from distree.topics import Kind
-from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, Hop, Result, Session
+from distree.transport import make_transport
+from distree.types import BrokerSettings, Session
 
 ROOT = Path(__file__).parents[2]
 FLOW = ROOT / "docs" / "node-red" / "flow.json"
@@ -98,7 +101,7 @@ class NodeRed:
 
 class Publisher:
     def __init__(self, port: int) -> None:
-        self.transport = PahoTransport(BrokerSettings(port=port), client_id="publisher", session=Session.NONE)
+        self.transport = make_transport(BrokerSettings(port=port), client_id="publisher", session=Session.NONE)
         self.taken: set[str] = set()
         self.transport.open(self, [])
         self.transport.connect_now(10.0)
@@ -115,7 +118,7 @@ class Publisher:
 
     def say(self, result: Result) -> None:
         topic = topics.of_origin(result.site, result.pipeline, Kind.RESULT, result.origin)
-        payload = wire.encode_result(result, time="2026-01-15T09:30:00.123+00:00", clock_synced=True)
+        payload = encode(result, Stamp(time="2026-01-15T09:30:00.123+00:00", clock_synced=True))
         self.raw(topic, payload)
 
     def raw(self, topic: str, payload: bytes) -> None:

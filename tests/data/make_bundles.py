@@ -31,7 +31,7 @@ from distree.bundle import (
     Trained,
     load_bundle,
 )
-from distree.types import MaskedThresholds
+from distree.messages.plan import MaskedThresholds
 from model_zoo.build.export import export_parts, export_wide
 from model_zoo.build.manifest import GOLDEN_FILE, write_golden, write_manifest, write_policies
 from model_zoo.build.segments import missing_sets

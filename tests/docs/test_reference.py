@@ -8,7 +8,7 @@ import pytest
 
 from distree.config import Share
 from distree.record import record
-from distree.topics import Kind
+from distree.topics import Kind, Role
 from tools import reference
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
@@ -70,3 +70,4 @@ def test_a_key_without_a_meaning_is_told():
 
 def test_every_kind_of_message_has_a_meaning():
     assert set(reference.docs_under(Kind)) == {kind.name for kind in Kind}
+    assert set(reference.docs_under(Role)) == {role.name for role in Role}

@@ -16,24 +16,20 @@ import pytest
 import yaml
 
 from broker_config.managed import ManagedBroker
-from distree import children, topics, wire
+from distree import children, topics
 from distree.bundle import Bundle, find_bundle, load_bundle
+from distree.errors import RemoteProtocolError
+from distree.messages.codec import decode, encode
+from distree.messages.device import DeviceMeta, DeviceState
+from distree.messages.events import DeadLetter
+from distree.messages.plan import MaskedThresholds, Plan
+from distree.messages.request import InputMessage
+from distree.messages.result import Result
+from distree.messages.telemetry import FusionTelemetry, StageTelemetry, Telemetry
 from distree.protocols import Received
 from distree.topics import ROOT, Kind
-from distree.transport.paho import PahoTransport
-from distree.types import (
-    BrokerSettings,
-    DeadLetter,
-    DeviceMeta,
-    FusionTelemetry,
-    InputMessage,
-    MaskedThresholds,
-    Plan,
-    Result,
-    Session,
-    StageTelemetry,
-    Telemetry,
-)
+from distree.transport import make_transport
+from distree.types import BrokerSettings, Session
 
 PATIENCE_S = 60.0
 SITE = "test"
@@ -45,7 +41,7 @@ class Watcher:
 
     def __init__(self, port: int, client_id: str = "watcher") -> None:
         settings = BrokerSettings(port=port)
-        self.transport = PahoTransport(settings, client_id=client_id, receive_maximum=512, session=Session.DURABLE)
+        self.transport = make_transport(settings, client_id=client_id, receive_maximum=512, session=Session.DURABLE)
         self.results: list[Result] = []
         self.raw_results: list[dict[str, Any]] = []
         self.dead: list[DeadLetter] = []
@@ -79,17 +75,17 @@ class Watcher:
         address = topics.parse(message.topic)
         match address.kind:
             case Kind.RESULT:
-                self.results.append(wire.decode_result(message.payload))
+                self.results.append(decode(Result, message.payload))
                 self.raw_results.append(json.loads(message.payload))
             case Kind.DEAD:
-                self.dead.append(wire.decode_dead(message.payload))
+                self.dead.append(decode(DeadLetter, message.payload))
             case Kind.TELEMETRY:
-                self.telemetry[address.device] = wire.decode_telemetry(message.payload)
+                self.telemetry[address.device] = decode(Telemetry, message.payload)
             case Kind.META:
-                self.metas[address.device] = wire.decode_meta(message.payload)
+                self.metas[address.device] = decode(DeviceMeta, message.payload)
             case Kind.STATE:
-                with contextlib.suppress(wire.RemoteProtocolError):
-                    state = wire.decode_state(message.payload)
+                with contextlib.suppress(RemoteProtocolError):
+                    state = decode(DeviceState, message.payload)
                     self.states[state.device] = state.status.value
                     self.history.append((state.device, state.status.value))
 
@@ -178,7 +174,7 @@ class Site:
 
     def submit(self, request: str, name: str, image: np.ndarray, origin: str = "cam") -> None:
         message = InputMessage(request=request, name=name, payload=image.tobytes())
-        self.watch.publish(topics.of_origin(SITE, PIPELINE, Kind.INPUT, origin), wire.encode_input(message))
+        self.watch.publish(topics.of_origin(SITE, PIPELINE, Kind.INPUT, origin), encode(message))
 
     def plan(
         self,
@@ -197,7 +193,7 @@ class Site:
             thresholds=thresholds,
             masked=masked,
         )
-        self.watch.publish(topics.plan(SITE, PIPELINE), wire.encode_plan(plan), retain=True)
+        self.watch.publish(topics.plan(SITE, PIPELINE), encode(plan), retain=True)
 
     def kill(self, name: str) -> None:
         """End a process as a power cut does."""

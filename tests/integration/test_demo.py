@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from broker_config.managed import ManagedBroker, find_mosquitto, has_embedded
-from distree.transport.paho import PahoTransport
+from distree.transport import make_transport
 from distree.types import BrokerSettings, Session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -370,7 +370,7 @@ class Retained:
 def retained(port):
     """What a newcomer finds at the broker; a message of its own, sent after the subscription, marks the end."""
     listener = Retained()
-    listener.transport = transport = PahoTransport(
+    listener.transport = transport = make_transport(
         BrokerSettings(port=port), client_id="newcomer", session=Session.NONE
     )
     transport.open(listener, [("distree/#", 1), ("the/last", 1)])

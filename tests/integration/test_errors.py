@@ -240,7 +240,7 @@ def test_tflite_runtime_beside_numpy_2_is_told_before_it_crashes(tmp_path):
 def test_an_interpreter_that_crashes_in_the_self_test_leaves_the_agent_alive_to_tell(tmp_path):
     crash = (
         "import os, signal, device_agent.selftest as selftest; "
-        "selftest.TFLiteRuntime = lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)"
+        "selftest.make_runtime = lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)"
     )
     done = distree(Case(tmp_path).agent(), ("-c", WITHOUT.format(blocked=crash)))
     check_told(done, 1, ["self-test of bundle fashion: the interpreter crashed (SIGSEGV)", "install another version"])

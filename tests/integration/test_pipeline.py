@@ -12,14 +12,14 @@ import pytest
 from distree import policies
 from distree.preprocess import Preprocessor
 from distree.protocols import Evidence
-from distree.runtimes.tflite import TFLiteRuntime
+from distree.runtimes import make_runtime
 
 
 def offline(bundle, images, thresholds=None, criterion=None):
     """(class id, exit) of each image by the plainest loop over the same segments."""
     policy = policies.make_policy(criterion or bundle.criterion)
     limits = [*(thresholds or bundle.thresholds), -float("inf")]
-    runtime, prepare, answers = TFLiteRuntime(bundle), Preprocessor(bundle.manifest), []
+    runtime, prepare, answers = make_runtime(bundle), Preprocessor(bundle.manifest), []
     for image in images:
         tensor, memory = prepare.tensor(image), ()
         for k, limit in enumerate(limits):

@@ -10,11 +10,14 @@ import msgpack
 import pytest
 import yaml
 
-from distree import topics, wire
-from distree.schemas import schema_of
+from distree import topics
+from distree.messages.codec import encode
+from distree.messages.request import is_input
+from distree.messages.schema import schema_of
+from distree.messages.site import Truth
 from distree.topics import DELIVERY, JSON, ROOT, Kind
-from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, Session, Truth
+from distree.transport import make_transport
+from distree.types import BrokerSettings, Session
 
 VALIDATORS = {kind: jsonschema.Draft7Validator(schema_of(kind)) for kind in Kind}
 
@@ -23,7 +26,7 @@ class Tap:
     """Hears all of a broker and holds each message to the schema of its topic."""
 
     def __init__(self, port):
-        self.transport = PahoTransport(
+        self.transport = make_transport(
             BrokerSettings(port=port), client_id="tap", session=Session.NONE, receive_maximum=512
         )
         self.seen = Counter()
@@ -41,7 +44,7 @@ class Tap:
     def received(self, message):
         self.transport.acknowledge(message.token)
         kind = topics.parse(message.topic).kind
-        if not message.payload or (kind is Kind.INPUT and not wire.is_input(message.payload)):
+        if not message.payload or (kind is Kind.INPUT and not is_input(message.payload)):
             return
         self.seen[kind] += 1
         if DELIVERY[kind].content_type == JSON:
@@ -92,7 +95,7 @@ def test_of_a_chain_that_is_tuned(site, tap, images):
     for k, image in enumerate(images[:60]):
         site.submit(f"r-{k}", f"{k}.png", image)
     site.watch.publish(topics.of_origin("test", "fashion", Kind.INPUT, "cam"), b"\x00short")
-    site.watch.publish(topics.truth("test", "fashion"), wire.encode_truth(Truth(request="r-1", label="Bag")))
+    site.watch.publish(topics.truth("test", "fashion"), encode(Truth(request="r-1", label="Bag")))
     hear(site, tap, set(Kind) - {Kind.EXIT, Kind.DECISION})
     site.watch.until(lambda: len(site.watch.final()) >= 60, "60 results")
 

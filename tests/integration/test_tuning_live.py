@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from distree.types import Plan
+from distree.messages.plan import Plan
 from orchestrator.config import NEVER_SENT, load_config, load_pipeline
 from orchestrator.store import Store, StoreError
 from orchestrator.tuners import Certified

@@ -6,9 +6,11 @@ import re
 
 import yaml
 
-from distree import topics, wire
+from distree import topics
+from distree.messages.codec import decode
+from distree.messages.plan import Plan
 from distree.protocols import Received
-from distree.transport.paho import PahoTransport
+from distree.transport import make_transport
 from distree.types import BrokerSettings
 
 
@@ -17,7 +19,7 @@ class Plans:
 
     def __init__(self, port: int) -> None:
         self.epochs: list[int] = []
-        self.transport = PahoTransport(BrokerSettings(port=port), client_id="plans")
+        self.transport = make_transport(BrokerSettings(port=port), client_id="plans")
         self.transport.open(self, [(topics.plan("test", "fashion"), 1)])
         self.transport.connect_now(10.0)
 
@@ -35,7 +37,7 @@ class Plans:
 
     def received(self, message: Received) -> None:
         self.transport.acknowledge(message.token)
-        self.epochs.append(wire.decode_plan(message.payload).epoch)
+        self.epochs.append(decode(Plan, message.payload).epoch)
 
 
 def start(site, name: str, threshold: float) -> None:

@@ -9,16 +9,18 @@ import signal
 import zlib
 from collections import Counter
 
-import msgpack
 import numpy as np
 import pytest
+from request_samples import changed, embedding_of, repacked, stage_message
 
-from distree import policies, tensors, topics, wire
+from distree import policies, tensors, topics
+from distree.messages.codec import encode
+from distree.messages.limits import MAX_MESSAGE_BYTES
+from distree.messages.request import Decision, Hop
 from distree.preprocess import Preprocessor
 from distree.protocols import Evidence
-from distree.runtimes.tflite import TFLiteRuntime
+from distree.runtimes import make_runtime
 from distree.topics import Kind
-from distree.types import Decision, Embedding, Hop, StageMessage
 
 SITE, PIPELINE = "test", "fashion"
 NEVER = 2.0
@@ -39,9 +41,9 @@ class Offline:
         self.policy = policies.make_policy(criterion or bundle.criterion, bundle.policy_parameters())
         self.thresholds = {row.missing: row.thresholds for row in bundle.manifest.exits.masked}
         self.thresholds[()] = thresholds or bundle.thresholds
-        self.plain = TFLiteRuntime(bundle, [k for k, count in enumerate(self.counts) if not count], fuse=True)
+        self.plain = make_runtime(bundle, [k for k, count in enumerate(self.counts) if not count], fuse=True)
         wide = [k for k, count in enumerate(self.counts) if count]
-        self.branches = [TFLiteRuntime(bundle, wide, branch=b) for b in range(max(self.counts))]
+        self.branches = [make_runtime(bundle, wide, branch=b) for b in range(max(self.counts))]
         self.prepare = Preprocessor(bundle.manifest)
 
     def answers(self, images, missing=()):
@@ -364,12 +366,8 @@ def test_all_branches_gone_leaves_the_best_guess_of_the_stage_before(site, tiny_
 # ---------------------------------------------------------------- hostile messages
 
 
-def of_wide(kind, device):
-    return topics.of_wide(SITE, PIPELINE, kind, device)
-
-
-def repacked(message, /, **changes):
-    return msgpack.packb({**msgpack.unpackb(message), **changes})
+def topic_to(device, kind, sender):
+    return topics.to_board(SITE, PIPELINE, kind, device, sender)
 
 
 class Siege:
@@ -388,11 +386,11 @@ class Siege:
         self.asked += 1
 
     def fire(self, topic, device, payload, reason):
-        if len(payload) > wire.MAX_MESSAGE_BYTES and self.site.watch.transport.protocol != "5":
+        if len(payload) > MAX_MESSAGE_BYTES and self.site.watch.transport.protocol != "5":
             return  # nobody sends that over MQTT 3.1.1, where a broker cannot tell what it takes
         self.site.watch.publish(topic, payload)
         self.expected[device, topic, reason] += 1
-        if len(payload) > wire.MAX_MESSAGE_BYTES:
+        if len(payload) > MAX_MESSAGE_BYTES:
             self.site.watch.settle()
 
     def check(self):
@@ -419,50 +417,25 @@ def siege(site, tiny_wide, tiny_images):
 def good(tiny_wide):
     """An embedding, a decision and an input of wide stages, each valid but for its request, of which nobody knows."""
     spec = tiny_wide.branch(0, 0)
-    embedding = Embedding(
-        request="never-asked",
-        origin="cam",
-        fuser="cam",
+    given = {"revision": tiny_wide.revision, "budget_s": 3600.0, "fuser": "cam"}
+    embedding = embedding_of(
+        tensors.encode(np.zeros(spec.embedding.shape, np.int8)),
         device="b0",
-        stage=0,
-        branch=0,
-        attempt=1,
-        revision=tiny_wide.revision,
-        epoch=0,
-        eager=False,
-        budget_s=3600.0,
-        spent_s=0.0,
-        guess=None,
-        memory=(),
+        origin="cam",
         hops=(Hop(device="b0", stage=0, queue_s=0.0, compute_s=0.0),),
-        tensor=tensors.encode(np.zeros(spec.embedding.shape, np.int8)),
+        **given,
     )
-    decision = Decision(request="never-asked", attempt=1, revision=tiny_wide.revision, stage=0, go=True)
-    stage = StageMessage(
-        request="never-asked",
-        origin="nobody",
-        stage=0,
-        attempt=1,
-        revision=tiny_wide.revision,
-        epoch=0,
-        budget_s=3600.0,
-        spent_s=0.0,
-        guess=None,
-        memory=(),
-        hops=(),
-        tensor=tensors.encode(np.zeros(spec.input.shape, np.int8)),
-        fuser="cam",
-    )
-    return embedding, decision, stage
+    decision = Decision(request="never-asked", token=embedding.context.token, stage=0, go=True)
+    return embedding, decision, stage_message(tensors.encode(np.zeros(spec.input.shape, np.int8)), **given)
 
 
 def wrong_embeddings(embedding):
     """(payload, reason) of what the fusing board must refuse."""
-    packed = wire.encode_embedding(embedding)
+    packed = encode(embedding)
 
     def with_tensor(**changes):
         tensor = dataclasses.replace(embedding.tensor, **changes)
-        return wire.encode_embedding(dataclasses.replace(embedding, tensor=tensor))
+        return encode(dataclasses.replace(embedding, tensor=tensor))
 
     bomb = zlib.compress(bytes(8 << 20), 9)
     return [
@@ -483,58 +456,62 @@ def wrong_embeddings(embedding):
         (repacked(packed, fuser="hub"), "fuser"),
         (repacked(packed, origin="b0"), "fuser"),
         (repacked(packed, device="b0/#"), "field"),
+        (repacked(packed, device="b1"), "sender"),
         (repacked(packed, eager="yes"), "field"),
         (repacked(packed, memory=[math.nan]), "field"),
         (repacked(packed, spent_s=-1.0), "field"),
-        (repacked(packed, v=2), "version"),
+        (repacked(packed, v=1), "version"),
         (repacked(packed, kind="decision"), "kind"),
         (packed[:-1], "encoding"),
         (b"", "encoding"),
         (b"\xff garbage", "encoding"),
-        (b"\x81" + bytes(wire.MAX_MESSAGE_BYTES), "size"),
+        (b"\x81" + bytes(MAX_MESSAGE_BYTES), "size"),
     ]
 
 
 def wrong_decisions(decision):
-    packed = wire.encode_decision(decision)
+    packed = encode(decision)
     return [
         (packed, "request"),
         (repacked(packed, go=False), "request"),
-        (repacked(packed, revision="0" * 12), "revision"),
+        (repacked(packed, token=b"guessed!"), "request"),
+        (repacked(packed, token=b"short"), "field"),
         (repacked(packed, go=1), "field"),
         (repacked(packed, stage=-1), "field"),
-        (repacked(packed, attempt=101), "field"),
         (repacked(packed, request="\x00"), "field"),
         (repacked(packed, v=0), "version"),
         (repacked(packed, kind="embedding"), "kind"),
         (packed + b"\x00", "encoding"),
         (b"", "encoding"),
         (b'{"go":true}', "encoding"),
-        (b"\x81" + bytes(wire.MAX_MESSAGE_BYTES), "size"),
+        (b"\x81" + bytes(MAX_MESSAGE_BYTES), "size"),
     ]
 
 
 def test_bad_embeddings_and_decisions_are_told_once_and_good_inputs_are_answered(siege, good):
     embedding, decision, _ = good
     for payload, reason in wrong_embeddings(embedding):
-        siege.fire(of_wide(Kind.EXIT, "cam"), "cam", payload, reason)
+        siege.fire(topic_to("cam", Kind.EXIT, "b0"), "cam", payload, reason)
         siege.ask()
+    for sender in ("any", "B0", "b0.", ""):
+        siege.fire(topic_to("cam", Kind.EXIT, sender), "cam", encode(embedding), "sender")
+        siege.fire(topic_to("b0", Kind.DECISION, sender), "b0", encode(decision), "sender")
     for payload, reason in wrong_decisions(decision):
-        siege.fire(of_wide(Kind.DECISION, "b0"), "b0", payload, reason)
+        siege.fire(topic_to("b0", Kind.DECISION, "cam"), "b0", payload, reason)
         siege.ask()
     # A deeper exit of a request of which its first one was never heard.
-    deeper = dataclasses.replace(embedding, origin="nobody", fuser="hub", stage=2)
-    siege.fire(of_wide(Kind.EXIT, "hub"), "hub", wire.encode_embedding(deeper), "request")
+    deeper = changed(embedding, origin="nobody", fuser="hub", stage=2)
+    siege.fire(topic_to("hub", Kind.EXIT, "b0"), "hub", encode(deeper), "request")
     siege.check()
 
 
 def test_inputs_that_no_branch_can_take_are_told_by_a_board_of_each_branch(siege, good):
-    topic, stage = topics.stage(SITE, PIPELINE, 0), good[2]
+    topic, stage = topics.stage(SITE, PIPELINE, 0, "cam"), good[2]
     cases = [
-        (wire.encode_stage(dataclasses.replace(stage, fuser=None)), "fuser"),
-        (wire.encode_stage(dataclasses.replace(stage, stage=1)), "stage"),
-        (wire.encode_stage(dataclasses.replace(stage, revision="0" * 12)), "revision"),
-        (repacked(wire.encode_stage(stage), fuser="a/b"), "field"),
+        (encode(changed(stage, fuser=None)), "fuser"),
+        (encode(changed(stage, stage=1)), "stage"),
+        (encode(changed(stage, revision="0" * 12)), "revision"),
+        (repacked(encode(stage), fuser="a/b"), "field"),
     ]
     for payload, reason in cases:
         siege.fire(topic, "b0", payload, reason)
@@ -548,8 +525,8 @@ def test_random_bytes_on_exit_and_decision_topics_cost_no_answer(siege, good):
     embedding, decision, _ = good
     watch, sent = siege.site.watch, Counter()
     aims = {
-        "cam": (of_wide(Kind.EXIT, "cam"), wire.encode_embedding(embedding)),
-        "b1": (of_wide(Kind.DECISION, "b1"), wire.encode_decision(decision)),
+        "cam": (topic_to("cam", Kind.EXIT, "b0"), encode(embedding)),
+        "b1": (topic_to("b1", Kind.DECISION, "cam"), encode(decision)),
     }
     for device, (topic, valid) in aims.items():
         for index in range(300):

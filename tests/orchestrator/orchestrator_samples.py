@@ -6,21 +6,11 @@ import hashlib
 from pathlib import Path
 
 from distree import topics
+from distree.messages.codec import encode
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
+from distree.messages.plan import MaskedThresholds, Plan
+from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 from distree.topics import DELIVERY, Kind
-from distree.types import (
-    DeviceMeta,
-    DeviceState,
-    DeviceStatus,
-    FusionTelemetry,
-    HeldStage,
-    MaskedThresholds,
-    OriginTelemetry,
-    PipelineTelemetry,
-    Plan,
-    StageTelemetry,
-    Telemetry,
-)
-from distree.wire import encode_meta, encode_plan, encode_state, encode_telemetry
 from orchestrator.config import Pipeline
 
 SITE = "lab"
@@ -140,13 +130,13 @@ def send(transport, message):
     """Publish a message on its own topic by a transport."""
     match message:
         case DeviceState():
-            kind, payload = Kind.STATE, encode_state(message)
+            kind, payload = Kind.STATE, encode(message)
         case DeviceMeta():
-            kind, payload = Kind.META, encode_meta(message)
+            kind, payload = Kind.META, encode(message)
         case Telemetry():
-            kind, payload = Kind.TELEMETRY, encode_telemetry(message)
+            kind, payload = Kind.TELEMETRY, encode(message)
         case Plan():
-            kind, payload = Kind.PLAN, encode_plan(message)
+            kind, payload = Kind.PLAN, encode(message)
     topic = topics.plan(SITE, message.pipeline) if kind is Kind.PLAN else None
     topic = topic or topics.device(SITE, message.device, kind)
     with transport.lock:

@@ -14,7 +14,8 @@ from test_tuning import tuned
 
 from distree.config import Share
 from distree.errors import ConfigError
-from distree.types import DeviceStatus, PipelineTelemetry
+from distree.messages.device import DeviceStatus
+from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.config import NEVER_SENT, GoalConfig
 from orchestrator.control import MOST, Control, outlook
 from orchestrator.fleet import Device

@@ -11,7 +11,7 @@ from orchestrator_samples import WIDE, meta, origin, state, telemetry, write_con
 from test_tuners import LOST, stream
 
 from distree.cli import main
-from distree.types import MaskedThresholds
+from distree.messages.plan import MaskedThresholds
 from orchestrator.config import NEVER_SENT, load_config, load_pipeline
 from orchestrator.explain import read_explanation, read_tuning, render, to_json, tuner_lines
 from orchestrator.fleet import Fleet

@@ -19,12 +19,18 @@ from hypothesis import strategies as st
 from orchestrator_samples import SITE, meta, origin, send, state, telemetry, write_config
 
 from broker_config.managed import ManagedBroker, find_mosquitto
-from distree import children, topics, wire
+from distree import children, topics
 from distree.cli import main
 from distree.errors import ConfigError
+from distree.messages.codec import decode, encode
+from distree.messages.device import DeviceMeta
+from distree.messages.request import Hop
+from distree.messages.result import Result, Stamp
+from distree.messages.site import Claim
+from distree.messages.telemetry import PipelineTelemetry
 from distree.topics import Kind
-from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, Hop, PipelineTelemetry, Result, Session
+from distree.transport import make_transport
+from distree.types import BrokerSettings, Session
 from orchestrator.config import HomeAssistantConfig, load_config
 from orchestrator.fleet import Fleet
 from orchestrator.home_assistant import SETTLE_S, HomeAssistant, device_message, is_of_site, site_message, updates
@@ -147,7 +153,7 @@ def test_what_a_board_says_of_itself_stays_a_text(version, machine):
 
 
 def of_board_of(version, machine):
-    told = wire.decode_meta(wire.encode_meta(replace(meta(), version=version, machine=machine)))
+    told = decode(DeviceMeta, encode(replace(meta(), version=version, machine=machine)))
     (device,) = boards(told)
     return said(device_message(PREFIX, SITE, device))
 
@@ -162,7 +168,7 @@ def test_a_prefix_that_cannot_be_one_is_refused(prefix):
 
 
 def result_of(**changes):
-    return wire.encode_result(replace(RESULT, **changes), time="2026-01-01T00:00:00+00:00", clock_synced=True)
+    return encode(replace(RESULT, **changes), Stamp(time="2026-01-01T00:00:00+00:00", clock_synced=True))
 
 
 def test_templates_read_results():
@@ -194,13 +200,13 @@ def test_templates_read_states_and_the_orchestrator_s_claim():
     (present,) = fields["availability"]
     (always,) = fields["cmps"]["state"]["availability"]
     for status, is_present in (("ready", True), ("draining", True), ("lost", False), ("init", False)):
-        payload = wire.encode_state(state(status=status))
+        payload = encode(state(status=status))
         assert rendered(present["value_template"], payload) == ("online" if is_present else "offline")
         assert rendered(always["value_template"], payload) == "online"
         assert rendered(fields["cmps"]["state"]["value_template"], payload) == status
         assert status in fields["cmps"]["state"]["options"]
     claim = said(site_message(PREFIX, SITE, []))["cmps"]["orchestrator"]["value_template"]
-    claims = [wire.encode_claim(wire.Claim(orchestrator="x", running=running)) for running in (True, False)]
+    claims = [encode(Claim(orchestrator="x", running=running)) for running in (True, False)]
     assert [rendered(claim, payload) for payload in claims] == ["ON", "OFF"]
 
 
@@ -221,9 +227,9 @@ def test_figures_are_of_the_time_between_two_reports_and_templates_read_them():
     assert (idle.rate_hz, idle.early_share, idle.latency_p50_s) == (0.0, None, None)
     parts = of_board()["cmps"]
     early, rate = parts["fashion_early"]["value_template"], parts["fashion_rate"]["value_template"]
-    assert [float(rendered(early, wire.encode_stats(one))) for one in (first, second)] == [90.0, 20.0]
-    assert rendered(early, wire.encode_stats(idle)) == "None"
-    assert float(rendered(rate, wire.encode_stats(second))) == 0.5
+    assert [float(rendered(early, encode(one))) for one in (first, second)] == [90.0, 20.0]
+    assert rendered(early, encode(idle)) == "None"
+    assert float(rendered(rate, encode(second))) == 0.5
 
 
 def test_a_board_that_started_anew_is_counted_from_its_start():
@@ -340,7 +346,7 @@ class Client:
     """Stands in for Home Assistant, and for boards; keeps the last message of each topic, and counts them."""
 
     def __init__(self, port):
-        self.transport = PahoTransport(
+        self.transport = make_transport(
             BrokerSettings(port=port), client_id="home", session=Session.NONE, receive_maximum=256
         )
         self.last, self.count = {}, {}
@@ -475,16 +481,16 @@ def test_hostile_boards_break_neither_topics_nor_json(house):
     house.start()
     client.until(lambda: client.config("distree_lab"), "the site")
     for name in HOSTILE:
-        for kind, payload in ((Kind.STATE, wire.encode_state(state())), (Kind.META, wire.encode_meta(meta()))):
+        for kind, payload in ((Kind.STATE, encode(state())), (Kind.META, encode(meta()))):
             forged = payload.replace(b'"device":"a"', b'"device":' + json.dumps(name).encode())
             client.raw(f"distree/1/lab/device/{name}/{kind.value}", forged, retain=True)
             # On a topic that is right, with another name inside.
             client.raw(topics.device(SITE, "forged", kind), forged, retain=True)
-    client.raw(topics.device(SITE, "ok", Kind.STATE), wire.encode_state(state(device="ok")), retain=True)
+    client.raw(topics.device(SITE, "ok", Kind.STATE), encode(state(device="ok")), retain=True)
     hostile_text = "\"}}{{ states('x') }}{% raw %}</b>\\"
     client.raw(
         topics.device(SITE, "ok", Kind.META),
-        wire.encode_meta(replace(meta(device="ok", runtime=hostile_text), version=hostile_text, machine=hostile_text)),
+        encode(replace(meta(device="ok", runtime=hostile_text), version=hostile_text, machine=hostile_text)),
         retain=True,
     )
     client.until(lambda: client.config("distree_lab_ok"), "the board with an odd description")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from orchestrator_samples import meta, origin, pipeline, wide_pipeline
 
 from distree.errors import RemoteProtocolError
-from distree.types import AuditRow
+from distree.messages.audit import AuditRow
 from orchestrator.fleet import Device
 from orchestrator.intake import MOST_LOST, Intake
 

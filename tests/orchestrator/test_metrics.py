@@ -16,7 +16,8 @@ import pytest
 from orchestrator_samples import fusion, meta, origin, plan, stage, state, telemetry
 
 from distree.errors import ConfigError
-from distree.types import MaskedThresholds, PipelineTelemetry
+from distree.messages.plan import MaskedThresholds
+from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.config import NEVER_SENT, MetricsConfig
 from orchestrator.explain import TunerLine
 from orchestrator.fleet import Fleet

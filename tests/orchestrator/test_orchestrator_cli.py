@@ -26,10 +26,12 @@ from orchestrator_samples import (
 from broker_config.managed import ManagedBroker, find_mosquitto
 from distree import topics
 from distree.cli import main
+from distree.messages.codec import decode
+from distree.messages.plan import Plan
+from distree.messages.telemetry import PipelineTelemetry
 from distree.topics import Kind
-from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, PipelineTelemetry, Session
-from distree.wire import decode_plan
+from distree.transport import make_transport
+from distree.types import BrokerSettings, Session
 from orchestrator.config import load_config
 from orchestrator.fleet import Fleet
 from orchestrator.leadership import Role
@@ -326,7 +328,7 @@ class Agent:
     def __init__(self, port, name):
         self.name, self.epoch, self.sequence = name, 0, 0
         self.plans = queue.Queue()
-        self.transport = PahoTransport(BrokerSettings(port=port), client_id=name, session=Session.NONE)
+        self.transport = make_transport(BrokerSettings(port=port), client_id=name, session=Session.NONE)
         self.transport.open(self, [(topics.plan(SITE, "fashion"), 1)])
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.run, name=f"agent-{name}")
@@ -342,7 +344,7 @@ class Agent:
         pass
 
     def received(self, message):
-        plan = decode_plan(message.payload)
+        plan = decode(Plan, message.payload)
         if plan.epoch > self.epoch:
             self.epoch = plan.epoch
             self.plans.put(plan)

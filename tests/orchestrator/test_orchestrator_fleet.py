@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from orchestrator_samples import fusion, meta, origin, stage, state, telemetry
 
 from distree.errors import RemoteProtocolError
-from distree.types import PipelineTelemetry
+from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.fleet import BOOTS_REMEMBERED, Fleet, epoch_of, is_behind, is_stale, serves
 
 EXITS = {"fashion": 3}

@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 from orchestrator_samples import MASKED, SITE, meta, pipeline, plan, send, stage, state, telemetry, wide_pipeline
 
 from distree import topics
+from distree.messages.codec import decode, encode
+from distree.messages.plan import Plan
 from distree.topics import Kind
 from distree.transport.memory import MemoryBroker
-from distree.wire import decode_plan, encode_plan, encode_state, encode_telemetry
+from orchestrator.addresses import will_of
 from orchestrator.config import StoreConfig
 from orchestrator.leadership import CLAIM_S, PATIENCE_S
 from orchestrator.planner import SETTLE_S
 from orchestrator.records import PlanRow
-from orchestrator.service import Service, will_of
+from orchestrator.service import Service
 from orchestrator.store import Store
 
 PLAN = topics.plan(SITE, "fashion")
@@ -94,7 +96,7 @@ class Site:
     @property
     def published(self):
         payload = self.broker.retained(PLAN)
-        return decode_plan(payload) if payload else None
+        return decode(Plan, payload) if payload else None
 
 
 @pytest.fixture
@@ -373,11 +375,11 @@ def test_silence_is_told(site, caplog):
     ("topic", "payload", "reason"),
     [
         (topics.device(SITE, "a", Kind.STATE), b"{", "encoding"),
-        (topics.device(SITE, "a", Kind.STATE), encode_state(state(device="b")), "device"),
-        (topics.device(SITE, "a", Kind.TELEMETRY), encode_telemetry(telemetry(device="b")), "device"),
-        (topics.device(SITE, "a", Kind.TELEMETRY), encode_plan(plan()), "kind"),
+        (topics.device(SITE, "a", Kind.STATE), encode(state(device="b")), "device"),
+        (topics.device(SITE, "a", Kind.TELEMETRY), encode(telemetry(device="b")), "device"),
+        (topics.device(SITE, "a", Kind.TELEMETRY), encode(plan()), "kind"),
         (topics.device(SITE, "A_", Kind.TELEMETRY), b"", "topic"),
-        (PLAN, encode_plan(plan(pipeline="other", epoch=9)), "pipeline"),
+        (PLAN, encode(plan(pipeline="other", epoch=9)), "pipeline"),
         (PLAN, b"garbage", "encoding"),
         (PLAN, b"", "encoding"),
     ],
@@ -396,7 +398,7 @@ def test_what_breaks_the_protocol_is_counted_and_told_once(site, caplog, topic, 
 
 
 TOPICS = [topics.device(SITE, "a", kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY)] + [PLAN]
-REAL = [encode_state(state()), encode_telemetry(telemetry()), encode_plan(plan(epoch=7))]
+REAL = [encode(state()), encode(telemetry()), encode(plan(epoch=7))]
 SPLICED = st.builds(
     lambda real, at, junk: real[: at % len(real)] + junk + real[at % len(real) + len(junk) :],
     st.sampled_from(REAL),

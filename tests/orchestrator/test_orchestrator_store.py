@@ -8,7 +8,7 @@ import threading
 import pytest
 from orchestrator_samples import MASKED, fusion, meta, origin, plan, stage, state, telemetry
 
-from distree.types import PipelineTelemetry
+from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.fleet import Fleet
 from orchestrator.lock import ServiceLock, is_served
 from orchestrator.records import Batch, Observation, PipelineRow, PlanRow, Refused, ServiceRow

@@ -22,12 +22,15 @@ import pytest
 from orchestrator_samples import SITE, meta, origin, plan, send, stage, state, telemetry
 
 from broker_config.managed import ManagedBroker
-from distree import children, topics, wire
+from distree import children, topics
 from distree.cli import main
+from distree.messages.codec import encode
+from distree.messages.site import Claim
+from distree.messages.telemetry import PipelineTelemetry
 from distree.topics import Kind
+from distree.transport import make_transport
 from distree.transport.memory import MemoryBroker
-from distree.transport.paho import PahoTransport
-from distree.types import BrokerSettings, Claim, PipelineTelemetry, Session
+from distree.types import BrokerSettings, Session
 from orchestrator.config import NEVER_SENT
 from orchestrator.top.live import Live
 
@@ -139,10 +142,10 @@ def test_boards_that_need_a_look_come_first_and_removed_ones_go(scene):
 
 
 def test_who_speaks_for_another_is_counted_and_not_believed(scene):
-    scene.peer.raw(topics.device(SITE, "a", Kind.STATE), wire.encode_state(state(device="b")))
-    scene.peer.raw(topics.device(SITE, "a", Kind.TELEMETRY), wire.encode_telemetry(report(1, device="b")))
+    scene.peer.raw(topics.device(SITE, "a", Kind.STATE), encode(state(device="b")))
+    scene.peer.raw(topics.device(SITE, "a", Kind.TELEMETRY), encode(report(1, device="b")))
     scene.peer.raw(topics.device(SITE, "a", Kind.META), b"\xff")
-    scene.peer.raw(topics.plan(SITE, "other"), wire.encode_plan(plan()))
+    scene.peer.raw(topics.plan(SITE, "other"), encode(plan()))
     frame = scene.frame()
     assert (frame.boards, frame.pipelines, frame.refused) == ((), (), 4)
 
@@ -173,7 +176,7 @@ def drawn(frame, width=80, height=None):
 @needs_rich
 @pytest.mark.parametrize("boards", [0, 1, 3, 200])
 def test_a_picture_fits_its_terminal_and_no_figure_is_cut(scene, boards):
-    scene.peer.raw(topics.orchestrator(SITE), wire.encode_claim(Claim(orchestrator="o1", running=True)), retain=True)
+    scene.peer.raw(topics.orchestrator(SITE), encode(Claim(orchestrator="o1", running=True)), retain=True)
     scene.peer.say(plan(epoch=3, thresholds=(0.123456, 0.8)))
     for k in range(boards):
         name = f"board-of-a-long-name-{k}"
@@ -215,7 +218,7 @@ def broker():
 @pytest.fixture
 def boards(broker):
     """Two boards that report every now and then, as long as the test polls."""
-    peer = Peer(PahoTransport(BrokerSettings(port=broker.port), client_id="boards", session=Session.NONE))
+    peer = Peer(make_transport(BrokerSettings(port=broker.port), client_id="boards", session=Session.NONE))
     peer.say(state(), meta(), state(device="b"), meta(device="b", origin=False), plan(epoch=3))
     peer.transport.poll(0.1)
     yield peer

@@ -14,11 +14,13 @@ from test_tuners import COSTS, stream
 
 from distree import topics
 from distree.config import Share
+from distree.messages.audit import AuditRow
+from distree.messages.codec import encode
+from distree.messages.site import Truth
+from distree.messages.telemetry import PipelineTelemetry
 from distree.topics import Kind
-from distree.types import AuditRow, PipelineTelemetry, Truth
-from distree.wire import encode_audit, encode_truth
 from orchestrator.config import NEVER_SENT, GoalConfig
-from orchestrator.service import SAMPLES_UNSAVED
+from orchestrator.pipeline import SAMPLES_UNSAVED
 from orchestrator.store import Store, StoreError
 from orchestrator.tuners import Audit, Certified
 from orchestrator.tuning import Tuning
@@ -57,7 +59,7 @@ class Tuned(Site):
 
     def say_rows(self, rows) -> None:
         for row in rows:
-            self.peer.raw(AUDITS, encode_audit(row))
+            self.peer.raw(AUDITS, encode(row))
         self.pass_time(0.5)
 
     def learn(self, audits, **changes) -> None:
@@ -65,7 +67,7 @@ class Tuned(Site):
 
     @property
     def tuning(self) -> Tuning:
-        return self.service._tunings["fashion"]
+        return self.service.tunings["fashion"]
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_the_plan_follows_what_the_audits_prove(site):
 def test_plans_that_let_more_leave_come_at_most_once_a_second(site):
     epochs = [site.published.epoch]
     for audit in stream(2500, seed=3):
-        site.peer.raw(AUDITS, encode_audit(site.row(audit)))
+        site.peer.raw(AUDITS, encode(site.row(audit)))
         if site.sequence % 25 == 0:
             site.pass_time(0.25)
             epochs.append(site.published.epoch)
@@ -109,7 +111,7 @@ def test_a_shift_closes_the_exits_within_a_turn(site, caplog):
     assert site.published.thresholds != SHUT
     wrong = [Audit(scores=audit.scores, predictions=(1, 2, 3)) for audit in stream(400, seed=5)]
     for audit in wrong:
-        site.peer.raw(AUDITS, encode_audit(site.row(audit)))
+        site.peer.raw(AUDITS, encode(site.row(audit)))
         site.clock.now += 0.01
         site.service.turn(0.0)
         if site.tuning.tuners[()].alarms:
@@ -274,14 +276,14 @@ def test_rows_of_unknown_boards_and_pipelines_are_refused(tmp_path):
             scores=(0.5, 0.5), predictions=(1, 1, 1),
         )  # fmt: skip
         site.pass_time()
-        site.peer.raw(AUDITS, encode_audit(row))
+        site.peer.raw(AUDITS, encode(row))
         site.pass_time()
         assert site.service.refused == {"device": 1}
 
 
 def test_whatever_bytes_come_on_the_audit_topic_loosen_nothing(site):
     noise = np.random.default_rng(0)
-    whole = encode_audit(site.row(GOOD))
+    whole = encode(site.row(GOOD))
     for _ in range(2000):
         spoiled = bytearray(whole)
         for at in noise.integers(0, len(whole), 3):
@@ -349,7 +351,7 @@ def kept(site):
 
 
 def tell(site, request: str, label: str) -> None:
-    site.peer.raw(TRUTH, encode_truth(Truth(request=request, label=label)))
+    site.peer.raw(TRUTH, encode(Truth(request=request, label=label)))
 
 
 def test_a_label_that_comes_in_time_decides_the_loss(labelled):

@@ -25,18 +25,22 @@ import yaml
 from setup_broker import PATIENCE_S, Certificates, Mosquitto, users
 
 from broker_config.managed import ManagedBroker, free_port, has_embedded
+from device_agent.addresses import publications, subscriptions, unheard
 from device_agent.agent import Agent
 from device_agent.config import load_agent_config
 from device_agent.doctor import clock, runtime
 from device_agent.doctor.checks import Check, Finding, Visit, examine, ok
 from device_agent.doctor.cli import CHECKS
-from device_agent.doctor.rights import check_rights, read, unheard, written
+from device_agent.doctor.rights import check_rights
+from device_agent.doctor.trials import NOBODY
 from device_agent.startup import load_bundles
-from distree import children, topics, wire
+from distree import children, topics
 from distree.bundle import find_bundle
+from distree.messages.codec import PROBE, decode
+from distree.messages.device import DeviceMeta, DeviceState, HeldStage
+from distree.messages.telemetry import Telemetry
 from distree.topics import Kind
 from distree.transport.probe import Greeting, ProbeClient
-from distree.types import DeviceMeta, HeldStage
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDE, MIXED = (ROOT / "tests" / "data" / name for name in ("tiny-wide", "tiny-mixed"))
@@ -135,8 +139,8 @@ def test_a_board_with_login_tls_and_rules_of_its_own_is_well(tmp_path: Path) -> 
     path = board(tmp_path, 1)
     config = load_agent_config(path)
     bundles = load_bundles(config)
-    rules = [f"topic read {topic}" for topic in read(config, bundles)]
-    rules += [f"topic write {topic}" for topic in written(config, bundles)]
+    rules = [f"topic read {sub.filter}" for sub in subscriptions(config, bundles)]
+    rules += [f"topic write {topic}" for topic in publications(config, bundles)]
     acl.write_text("\n".join(["user ann-the-user", *rules]) + "\n")
     acl.chmod(0o600)
     lines = [*certificates.listener(), users(tmp_path, **{"ann-the-user": "s3cret"}), f"acl_file {acl}"]
@@ -189,18 +193,18 @@ def test_a_live_site_is_not_disturbed(tmp_path: Path) -> None:
                 lambda: all(sum(m.topic == topic for m in all_heard.heard[count:]) >= 3 for topic in reports),
             )
             heard = [(topics.parse(message.topic).kind, message) for message in all_heard.heard]
-            assert {kind for kind, message in heard if message.payload == wire.PROBE} <= {
+            assert {kind for kind, message in heard if message.payload == PROBE} <= {
                 Kind.OUTCOME,
                 Kind.INPUT,
                 Kind.STAGE,
             }
             assert not [message for kind, message in heard if kind is Kind.DEAD]
             assert all(
-                wire.decode_telemetry(message.payload).dead_letters == 0
+                decode(Telemetry, message.payload).dead_letters == 0
                 for kind, message in heard
                 if kind is Kind.TELEMETRY
             )
-            states = [wire.decode_state(m.payload).status.value for kind, m in heard if kind is Kind.STATE]
+            states = [decode(DeviceState, m.payload).status.value for kind, m in heard if kind is Kind.STATE]
             assert set(states) == {"ready"}
 
 
@@ -226,8 +230,8 @@ def test_rules_made_of_what_the_doctor_tries_are_enough_for_the_agents(tmp_path:
     for name, changes in boards.items():
         config = load_agent_config(board(tmp_path, 1, name, **changes))
         bundles = load_bundles(config)
-        rules += [f"user {name}", *(f"topic read {topic}" for topic in read(config, bundles))]
-        rules += [f"topic write {topic}" for topic in written(config, bundles, metas)]
+        rules += [f"user {name}", *(f"topic read {sub.filter}" for sub in subscriptions(config, bundles))]
+        rules += [f"topic write {topic}" for topic in publications(config, bundles, metas)]
     acl.write_text("\n".join([*rules, "user ops", "topic readwrite distree/#"]) + "\n")
     acl.chmod(0o600)
     passwords = users(tmp_path, cam="s3cret", b1="s3cret", ops="s3cret")
@@ -266,7 +270,8 @@ def test_rules_made_of_what_the_doctor_tries_are_enough_for_the_agents(tmp_path:
 def test_what_is_tried_for_reading_is_what_the_agent_subscribes_to(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = load_agent_config(board(tmp_path, 1, **changes))
     subscribed = {
-        name.split("/", 2)[2] if name.startswith("$share/") else name for name, _ in Agent(config)._subscriptions()
+        name.split("/", 2)[2] if name.startswith("$share/") else name
+        for name, _ in Agent(config).mailbox.subscriptions()
     }
     # Inputs come by a connection of their own.
     subscribed |= {
@@ -274,16 +279,18 @@ def test_what_is_tried_for_reading_is_what_the_agent_subscribes_to(tmp_path: Pat
         for part in config.pipelines
         if part.origin is not None and part.origin.source.kind == "mqtt"
     }
-    found = read(config, load_bundles(config))
-    assert set(found) == subscribed
-    assert topics.parse(found[0]).kind is Kind.STATE
+    found = subscriptions(config, load_bundles(config))
+    assert {sub.filter for sub in found} == subscribed
+    assert found[0].kind is Kind.STATE
 
 
 def test_what_is_tried_for_writing_in_a_wide_pipeline(tmp_path: Path) -> None:
     def kinds(meta: list[DeviceMeta], **changes: Any) -> set[str]:
         config = load_agent_config(board(tmp_path, 1, **changes))
         prefix = "distree/1/lab/pipeline/p/"
-        return {t.removeprefix(prefix) for t in written(config, load_bundles(config), meta) if t.startswith(prefix)}
+        return {
+            t.removeprefix(prefix) for t in publications(config, load_bundles(config), meta) if t.startswith(prefix)
+        }
 
     def meta(device: str, **what: Any) -> DeviceMeta:
         return DeviceMeta(
@@ -294,15 +301,15 @@ def test_what_is_tried_for_writing_in_a_wide_pipeline(tmp_path: Path) -> None:
     held = tuple(HeldStage(pipeline="p", stage=k, model="m", revision="r", branch=0) for k in range(3))
     others = [meta("hub", origins=("p",), fusers=("p",)), meta("b0", stages=held), meta("other", origins=("q",))]
     branch = {"bundle": str(WIDE), "stages": [0, 1, 2], "branch": 1, "origin": None}
-    assert kinds(others, **branch) == {"exit/hub", "outcome/hub"}
+    assert kinds(others, **branch) == {"exit/hub/cam", "outcome/hub/cam"}
     assert kinds(others, bundle=str(WIDE), stages=[], origin=ORIGIN) == {
-        "stage/0",
-        "decision/b0",
+        "stage/0/any/cam",
+        "decision/b0/cam",
         "result/cam",
         "audit/cam",
     }
-    assert kinds([], bundle=str(MIXED), stages=[0], origin=None) == {"stage/1"}
-    assert kinds([], bundle=str(MIXED), stages=[], fuse=True, origin=None) == {"stage/3"}
+    assert kinds([], bundle=str(MIXED), stages=[0], origin=None) == {"stage/1/any/cam"}
+    assert kinds([], bundle=str(MIXED), stages=[], fuse=True, origin=None) == {"stage/3/any/cam"}
 
 
 # ---------------------------------------------------------------- Python, bundle, machine
@@ -541,20 +548,22 @@ def test_a_clock_without_a_broker_says_what_is_not_known(tmp_path: Path) -> None
     ("rules", "words"),
     [
         (
-            ["topic readwrite distree/1/lab/device/cam/+", "topic readwrite distree/1/lab/pipeline/p/+/+"],
+            ["topic readwrite distree/1/lab/device/cam/+", "topic readwrite distree/1/lab/pipeline/p/+/+",
+             "topic read distree/1/lab/pipeline/p/stage/0/any/+", "topic write distree/1/lab/pipeline/p/stage/+/any/cam",
+             "topic read distree/1/lab/pipeline/p/outcome/cam/+", "topic write distree/1/lab/pipeline/p/outcome/+/cam"],
             "",
         ),
         (
-            ["topic readwrite distree/1/lab/device/cam/+", "topic readwrite distree/1/lab/pipeline/p/stage/+",
-             "topic readwrite distree/1/lab/pipeline/p/outcome/+"],
+            ["topic readwrite distree/1/lab/device/cam/+", "topic readwrite distree/1/lab/pipeline/p/stage/#",
+             "topic readwrite distree/1/lab/pipeline/p/outcome/#"],
             "may not publish on distree/1/lab/pipeline/p/result/cam (not authorized); "
             "may not publish on distree/1/lab/pipeline/p/audit/cam (not authorized)",
         ),
         (
             ["topic readwrite distree/1/lab/device/cam/+", "topic readwrite distree/1/lab/pipeline/p/result/+",
              "topic write distree/1/lab/pipeline/p/#"],
-            "gets nothing of what comes on distree/1/lab/pipeline/p/stage/0; "
-            "gets nothing of what comes on distree/1/lab/pipeline/p/outcome/cam",
+            "gets nothing of what comes on distree/1/lab/pipeline/p/stage/0/any/+; "
+            "gets nothing of what comes on distree/1/lab/pipeline/p/outcome/cam/+",
         ),
     ],
 )  # fmt: skip
@@ -573,13 +582,13 @@ def test_rights(tmp_path: Path, rules: list[str], words: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "status", "words"),
     [
-        ("topic write distree/1/lab/pipeline/p/outcome/+", "ok", "may publish on 6 topics"),
+        ("topic write distree/1/lab/pipeline/p/outcome/+/cam", "ok", "may publish on 6 topics"),
         (
-            "topic write distree/1/lab/pipeline/p/outcome/hub",
+            "topic write distree/1/lab/pipeline/p/outcome/hub/cam",
             "unknown",
-            "it sends on distree/1/lab/pipeline/p/outcome/+",
+            "it sends on distree/1/lab/pipeline/p/outcome/+/cam",
         ),
-        ("", "unknown", "no board was heard to which it sends on distree/1/lab/pipeline/p/outcome/+"),
+        ("", "unknown", "no board was heard to which it sends on distree/1/lab/pipeline/p/outcome/+/cam"),
     ],
 )
 def test_rights_to_send_to_boards_that_are_not_heard(tmp_path: Path, rule: str, status: str, words: str) -> None:
@@ -587,8 +596,8 @@ def test_rights_to_send_to_boards_that_are_not_heard(tmp_path: Path, rule: str, 
     path = board(tmp_path, stages=[1], origin=None)
     config = load_agent_config(path)
     bundles = load_bundles(config)
-    rules = [f"topic read {topic}" for topic in read(config, bundles)]
-    rules += [f"topic write {topic}" for topic in written(config, bundles)]
+    rules = [f"topic read {sub.filter}" for sub in subscriptions(config, bundles)]
+    rules += [f"topic write {topic}" for topic in publications(config, bundles)]
     acl.write_text("\n".join([*rules, rule]) + "\n")
     acl.chmod(0o600)
     with Mosquitto(tmp_path, "allow_anonymous true", f"acl_file {acl}") as broker:
@@ -603,7 +612,9 @@ def test_a_board_that_is_heard_of_one_pipeline_is_not_heard_of_another(tmp_path:
     other = DeviceMeta(
         device="hub", boot="a", version="0", python="3", runtime="", machine="", memory_mb=1, stages=(), origins=("p",)
     )
-    assert unheard(config, load_bundles(config), [other]) == ["distree/1/lab/pipeline/q/outcome/doctor-nobody"]
+    assert unheard(config, load_bundles(config), [other], NOBODY) == [
+        "distree/1/lab/pipeline/q/outcome/doctor-nobody/cam"
+    ]
 
 
 def test_a_broker_without_shared_subscriptions(tmp_path: Path) -> None:
@@ -625,7 +636,9 @@ def test_a_broker_that_takes_no_large_messages(tmp_path: Path, line: str) -> Non
         found = doctor(board(tmp_path, broker.port), "login", "rights", "packet")
     assert found["rights"].status == "ok", found
     fails(
-        found["packet"], "5,664 bytes on distree/1/lab/pipeline/p/stage/1", "raise the broker's limit to 5,920 or more"
+        found["packet"],
+        "5,664 bytes on distree/1/lab/pipeline/p/stage/1/any/cam",
+        "raise the broker's limit to 5,920 or more",
     )
 
 

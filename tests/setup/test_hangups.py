@@ -19,24 +19,32 @@ from test_doctor import MIXED, ORIGIN, WIDE, agent, board, doctor, fails, listen
 
 from benchmarks.soak.proxy import SUBSCRIBE, Packet, Proxy, hangs_up_if
 from device_agent import budget
-from device_agent.config import load_agent_config
+from device_agent.addresses import publications, subscriptions
+from device_agent.config import AgentConfig, load_agent_config
 from device_agent.doctor import passage
 from device_agent.doctor.checks import Finding, Visit, told
 from device_agent.doctor.network import check_tls
 from device_agent.doctor.passage import check_retained, check_will, harmless_will
-from device_agent.doctor.rights import read, written
 from device_agent.doctor.trials import NOBODY, least
 from device_agent.startup import load_bundles
-from distree import topics, wire
-from distree.bundle import find_bundle
+from distree import topics
+from distree.bundle import Bundle, find_bundle
+from distree.messages.codec import PROBE, decode
+from distree.messages.device import DeviceState
+from distree.messages.telemetry import Telemetry
 from distree.topics import Kind
 from distree.transport import explain
 from distree.transport.probe import HangUpError, ProbeClient, Will
 from distree.types import BrokerSettings
 
 CHECKS = ("login", "retained", "qos", "will", "subscribe", "publish", "rights", "packet", "client-id")
-STAGE_1 = "distree/1/lab/pipeline/p/stage/1"
+STAGE_1 = "distree/1/lab/pipeline/p/stage/1/any/cam"
 FOUR = [{"name": f"p{i}", "bundle": "fashion", "stages": [1], "origin": ORIGIN} for i in range(4)]
+
+
+def own_topics(config: AgentConfig, bundles: list[Bundle], sender: str) -> list[str]:
+    """Return what a board publishes on, and on what a sender would reach it."""
+    return [*publications(config, bundles), *(sub.topic_of(sender) for sub in subscriptions(config, bundles))]
 
 
 @contextlib.contextmanager
@@ -67,8 +75,8 @@ HANG_UPS: dict[str, tuple[Callable[[Packet], bool], str, str, str]] = {
         "hangs up on the subscription to distree/1/lab/pipeline/p/plan, so", "broker's ACL",
     ),
     "a shared filter": (
-        lambda p: any(name.endswith("/stage/0") for name in p.filters), "subscribe",
-        "on the subscription to $share/lab-p-0-0/distree/1/lab/pipeline/p/stage/0, so", "broker's ACL",
+        lambda p: any(name.endswith("/stage/0/any/+") for name in p.filters), "subscribe",
+        "on the subscription to $share/lab-p-0-0/distree/1/lab/pipeline/p/stage/0/any/+, so", "broker's ACL",
     ),
     "a topic": (
         lambda p: p.topic == STAGE_1, "publish",
@@ -261,14 +269,14 @@ def test_a_will_that_fires_all_the_same_reaches_no_board_and_leaves_nothing(tmp_
                 retained = {message.topic: message for message in late.heard if message.retain}
             assert will.topic not in retained
             state = retained[topics.device("lab", "cam", Kind.STATE)]
-            assert wire.decode_state(state.payload).status.value == "ready"
+            assert decode(DeviceState, state.payload).status.value == "ready"
             report = topics.device("lab", "cam", Kind.TELEMETRY)
             count = len(all_heard.heard)
             all_heard.listen(
                 time.monotonic() + PATIENCE_S, lambda: any(m.topic == report for m in all_heard.heard[count:])
             )
             last = [message for message in all_heard.heard if message.topic == report][-1]
-            assert wire.decode_telemetry(last.payload).dead_letters == 0
+            assert decode(Telemetry, last.payload).dead_letters == 0
 
 
 def test_a_live_site_behind_a_proxy_that_hangs_up_is_not_disturbed(tmp_path: Path) -> None:
@@ -291,10 +299,10 @@ def test_a_live_site_behind_a_proxy_that_hangs_up_is_not_disturbed(tmp_path: Pat
                 lambda: sum(message.topic == report for message in all_heard.heard[count:]) >= 2,
             )
         heard = [(topics.parse(message.topic).kind, message) for message in all_heard.heard]
-        trials = {kind for kind, message in heard if kind is not Kind.THUMBNAIL and message.payload == wire.PROBE}
+        trials = {kind for kind, message in heard if kind is not Kind.THUMBNAIL and message.payload == PROBE}
         assert trials <= {Kind.OUTCOME, Kind.INPUT, Kind.STAGE}
         assert not [message for kind, message in heard if kind is Kind.DEAD]
-        states = {wire.decode_state(message.payload).status.value for kind, message in heard if kind is Kind.STATE}
+        states = {decode(DeviceState, message.payload).status.value for kind, message in heard if kind is Kind.STATE}
         assert states == {"ready"}
 
 
@@ -338,7 +346,7 @@ def test_sizes_are_reckoned_larger_than_they_are(tmp_path: Path, boards: dict[st
             sizes = [
                 budget.message_bytes(config, bundles, message.topic)
                 for config, bundles in configs
-                if message.topic in [*read(config, bundles), *written(config, bundles)]
+                if message.topic in own_topics(config, bundles, topics.parse(message.topic).sender or "")
             ]
             assert all(len(message.payload) <= size for size in sizes), (message.topic, len(message.payload), sizes)
 
@@ -352,7 +360,7 @@ def test_every_topic_of_a_board_has_a_size(tmp_path: Path) -> None:
     ):
         config = load_agent_config(board(tmp_path, 1, **changes))
         bundles = load_bundles(config)
-        for topic in [*read(config, bundles), *written(config, bundles)]:
+        for topic in own_topics(config, bundles, "hub"):
             assert 100 <= budget.message_bytes(config, bundles, topic) < 1 << 20, topic
 
 

@@ -16,8 +16,8 @@ from setup_broker import PATIENCE_S, Certificates, Mosquitto
 
 from device_agent.config import load_agent_config
 from distree.errors import BrokerError, ConfigError
-from distree.protocols import Received
-from distree.transport.paho import PahoTransport
+from distree.protocols import Received, Transport
+from distree.transport import make_transport
 from distree.types import BrokerSettings, Session, TlsSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def broker(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory)
 class Listener:
     def __init__(self) -> None:
         self.messages: list[Received] = []
-        self.transport: PahoTransport
+        self.transport: Transport
 
     def connected(self) -> None: ...
 
@@ -69,7 +69,7 @@ def connect() -> Iterator[Connect]:
         ) -> Listener:
             listener = Listener()
             settings = BrokerSettings(host=host, port=port, tls=tls)
-            listener.transport = PahoTransport(settings, client_id=f"tls-{os.urandom(4).hex()}", session=Session.NONE)
+            listener.transport = make_transport(settings, client_id=f"tls-{os.urandom(4).hex()}", session=Session.NONE)
             stack.callback(listener.transport.close)
             listener.transport.open(listener, [(topic, 1)] if topic else [])
             listener.transport.connect_now(patience_s)
@@ -136,7 +136,7 @@ def test_a_port_without_tls_and_one_with(
         pytest.raises(BrokerError, match=rf"127.0.0.1:{plain.port} speaks no TLS: correct broker.port \(8883"),
     ):
         connect(plain.port, TlsSettings(ca_file=certificates.ca), patience_s=3.0)
-    transport = PahoTransport(BrokerSettings(port=broker.port), client_id="tls-none", session=Session.NONE)
+    transport = make_transport(BrokerSettings(port=broker.port), client_id="tls-none", session=Session.NONE)
     transport.open(Listener(), [])
     try:
         with pytest.raises(BrokerError, match=r"does it want broker\.tls"):
@@ -149,7 +149,7 @@ def test_client_certificates(certificates: Certificates, tmp_path: Path, connect
     cert, key = certificates.sign("cam1")
     with Mosquitto(tmp_path, *certificates.listener(), "require_certificate true") as broker:
         assert connect(broker.port, TlsSettings(ca_file=certificates.ca, cert_file=cert, key_file=key)).transport.online
-        transport = PahoTransport(
+        transport = make_transport(
             BrokerSettings(port=broker.port, tls=TlsSettings(ca_file=certificates.ca)),
             client_id="no-cert",
             session=Session.NONE,
@@ -212,7 +212,7 @@ def test_a_renewed_certificate_is_taken_without_a_restart(
     ca.write_text(Certificates(tmp_path / "old").ca.read_text())
     with Mosquitto(tmp_path, *certificates.listener()) as broker:
         settings = BrokerSettings(port=broker.port, tls=TlsSettings(ca_file=ca))
-        transport = PahoTransport(settings, client_id="renewed", session=Session.NONE)
+        transport = make_transport(settings, client_id="renewed", session=Session.NONE)
         transport.open(Listener(), [])
         try:
             with pytest.raises(BrokerError, match="of no authority in"):

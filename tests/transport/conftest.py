@@ -11,7 +11,7 @@ import pytest
 
 from broker_config.managed import ManagedBroker, find_mosquitto, has_embedded
 from distree.protocols import Received
-from distree.transport.paho import PahoTransport
+from distree.transport import make_transport
 from distree.types import BrokerSettings
 
 PATIENCE_S = 30.0
@@ -100,7 +100,7 @@ def client() -> Iterator[Callable[..., Recorder]]:
         settings: dict[str, Any] | None = None,
         **options: Any,
     ) -> Recorder:
-        transport = PahoTransport(BrokerSettings(port=port, **(settings or {})), client_id=client_id, **options)
+        transport = make_transport(BrokerSettings(port=port, **(settings or {})), client_id=client_id, **options)
         recorder = Recorder(transport, acknowledge=acknowledge)
         made.append(recorder)
         transport.open(recorder, subscriptions)

@@ -41,7 +41,7 @@ def test_what_is_built_is_what_paho_reads(topic, payload, mid, retain, dup, five
     assert (read.topic.decode(), read.payload, read.mid) == (topic, payload, mid)
     assert (read.qos, read.retain, read.dup) == (1, retain, dup)
     parsed = packets.parse_publish(packet[0], packet[start:], five=five)
-    assert parsed == packets.Published(topic, payload, retain, mid)
+    assert parsed == packets.Published(topic=topic, payload=payload, retain=retain, mid=mid)
 
 
 def test_at_qos_0_there_is_no_packet_id():

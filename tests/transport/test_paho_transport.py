@@ -18,14 +18,14 @@ import pytest
 from broker_config.managed import ManagedBroker, free_port
 from distree.errors import BrokerError, ConfigError, LocalProtocolError
 from distree.protocols import Received, Transport
-from distree.transport.paho import PahoTransport
+from distree.transport import make_transport
 from distree.types import BrokerSettings, Session
 
 Make = Callable[..., Any]
 
 
 def test_it_is_a_transport() -> None:
-    transport: Transport = PahoTransport(BrokerSettings(), client_id="a")
+    transport: Transport = make_transport(BrokerSettings(), client_id="a")
     assert not transport.online
 
 
@@ -429,4 +429,4 @@ def test_a_smaller_receive_maximum_after_a_reconnect_is_heeded(client: Make, pum
 def test_a_newer_paho_without_the_replaced_handlers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distree.transport.lean_client._REPLACED", ("_handle_gone",))
     with pytest.raises(BrokerError, match="pip install"):
-        PahoTransport(BrokerSettings(), client_id="a")
+        make_transport(BrokerSettings(), client_id="a")

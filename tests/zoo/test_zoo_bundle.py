@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import model_zoo
 from distree.bundle import Bundle, load_bundle
 from distree.errors import BundleError, RuntimeUnavailableError
 from distree.preprocess import Preprocessor
-from distree.runtimes.tflite import TFLiteRuntime
+from distree.runtimes import DEFAULT_RUNTIME, RUNTIMES, make_runtime
 from model_zoo.build.manifest import write_manifest
 from model_zoo.build.segments import check_boundaries, inspect_segment
 from model_zoo.data import LabelledImages
@@ -177,6 +178,26 @@ def test_a_manifest_written_again_is_the_same_manifest(fashion: Bundle, copied: 
     assert load_bundle(copied).manifest == fashion.manifest
 
 
+def test_the_usual_runtime_goes_without_saying_and_another_is_written(
+    fashion: Bundle, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fashion.manifest.runtime == DEFAULT_RUNTIME
+    assert "runtime:" not in (SHIPPED / "bundle.yaml").read_text()
+    made: list[object] = []
+    monkeypatch.setitem(RUNTIMES, "other", lambda: lambda *given, **named: made.append((given, named)) or "made")
+    write_manifest(replace(fashion.manifest, runtime="other"), copied)
+    bundle = load_bundle(copied)
+    assert "runtime: other" in (copied / "bundle.yaml").read_text()
+    assert bundle.revision != fashion.revision
+    assert make_runtime(bundle, [0], 2, fuse=True) == "made"
+    assert made == [((bundle, [0], 2), {"branch": None, "fuse": True})]
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_that_a_bundle_may_name_can_be_loaded(fashion: Bundle, name: str) -> None:
+    assert callable(RUNTIMES[name]())
+
+
 def test_segments_hold_no_transposes(fashion: Bundle) -> None:
     for stage in fashion.stages:
         interpreter = Interpreter(model_path=str(fashion.path / stage.segment))
@@ -191,7 +212,7 @@ def test_one_image_by_hand(fashion: Bundle, samples: LabelledImages) -> None:
     real = (samples.images[0] / 255.0 - np.array(words.mean)) / np.array(words.std)
     tensor = np.clip(np.rint(real / spec.scale) + spec.zero_point, -128, 127).astype(np.int8)
     assert np.array_equal(Preprocessor(fashion.manifest).tensor(samples.images[0])[0], tensor)
-    logits = TFLiteRuntime(fashion, [0]).run(0, tensor[None]).logits
+    logits = make_runtime(fashion, [0]).run(0, tensor[None]).logits
     assert len(logits) == len(fashion.labels)
 
 

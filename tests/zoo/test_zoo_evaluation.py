@@ -10,7 +10,7 @@ from distree.errors import ConfigError
 from distree.policies import make_policy
 from distree.preprocess import Preprocessor
 from distree.protocols import Evidence
-from distree.runtimes.tflite import TFLiteRuntime
+from distree.runtimes import make_runtime
 from model_zoo.data import LabelledImages
 from model_zoo.errors import DataError
 from model_zoo.evaluation import (
@@ -35,7 +35,7 @@ def collected(fashion: Bundle, hundred: LabelledImages) -> ExitLogits:
 
 def serve(bundle: Bundle, image: np.ndarray, criterion: str, thresholds) -> tuple[int, int]:
     """What boards do with one input, stage by stage and stopping early: (class, exit)."""
-    runtime, policy = TFLiteRuntime(bundle), make_policy(criterion)
+    runtime, policy = make_runtime(bundle), make_policy(criterion)
     tensor, memory = Preprocessor(bundle.manifest).tensor(image), ()
     for stage in range(len(bundle.stages)):
         output = runtime.run(stage, tensor)

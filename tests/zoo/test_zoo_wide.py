@@ -16,11 +16,12 @@ from ai_edge_litert.interpreter import Interpreter
 
 from distree.bundle import Bundle, load_bundle
 from distree.errors import BundleError, ConfigError, RuntimeUnavailableError
+from distree.messages.plan import MaskedThresholds
 from distree.policies import NEVER, make_policy
 from distree.preprocess import Preprocessor
 from distree.protocols import Evidence
+from distree.runtimes import make_runtime
 from distree.runtimes.tflite import TFLiteRuntime
-from distree.types import MaskedThresholds
 from model_zoo.build.manifest import write_golden, write_manifest, write_policies
 from model_zoo.build.segments import check_boundaries, inspect_branch, inspect_fusion, inspect_segment, missing_sets
 from model_zoo.costs import FUSER, fusion_macs
@@ -87,13 +88,13 @@ def copied(bundle: Bundle, tmp_path: Path) -> Bundle:
 
 def embeddings_of(bundle: Bundle, image: np.ndarray) -> list[np.ndarray]:
     tensor = Preprocessor(bundle.manifest).tensor(image)
-    runtimes = [TFLiteRuntime(bundle, (0,), branch=b) for b in range(bundle.branch_counts[0])]
+    runtimes = [make_runtime(bundle, (0,), branch=b) for b in range(bundle.branch_counts[0])]
     return [runtime.run(0, tensor).embedding for runtime in runtimes]
 
 
 def test_a_branch_gives_what_its_segment_gives(wide: Bundle, images) -> None:
     tensor = Preprocessor(wide.manifest).tensor(images.images[0])
-    output = TFLiteRuntime(wide, branch=1).run(0, tensor)
+    output = make_runtime(wide, branch=1).run(0, tensor)
     spec = wide.stages[0].branches[1]
     runner = Interpreter(model_path=str(wide.path / spec.segment)).get_signature_runner()
     expected = runner(input=tensor)
@@ -105,7 +106,7 @@ def test_a_branch_gives_what_its_segment_gives(wide: Bundle, images) -> None:
 
 def test_the_last_wide_stage_gives_no_features(wide: Bundle) -> None:
     spec = wide.stages[2].branches[0].input
-    output = TFLiteRuntime(wide, branch=0).run(2, np.zeros(spec.shape, np.int8))
+    output = make_runtime(wide, branch=0).run(2, np.zeros(spec.shape, np.int8))
     assert output.features is None
 
 
@@ -114,7 +115,7 @@ def test_the_fusion_head_takes_embeddings_by_branch(wide: Bundle, images) -> Non
     runner = Interpreter(model_path=str(wide.path / wide.stages[0].segment)).get_signature_runner()
     logits = runner(embedding0=first, embedding1=second)["logits"][0]
     spec = wide.stages[0].logits
-    output = TFLiteRuntime(wide, (), fuse=True).fuse(0, [first, second])
+    output = make_runtime(wide, (), fuse=True).fuse(0, [first, second])
     assert output.logits == [(int(q) - spec.zero_point) * spec.scale for q in logits]
     assert output.features is None
     for known, given, branch in zip(output.embeddings, (first, second), wide.stages[0].branches, strict=True):
@@ -123,7 +124,7 @@ def test_the_fusion_head_takes_embeddings_by_branch(wide: Bundle, images) -> Non
 
 
 def test_a_missing_embedding_is_zeros(mixed: Bundle) -> None:
-    runtime = TFLiteRuntime(mixed, (), fuse=True)
+    runtime = make_runtime(mixed, (), fuse=True)
     generator = np.random.default_rng(1)
     given = [generator.integers(-128, 128, b.embedding.shape).astype(np.int8) for b in mixed.stages[2].branches]
     zeros = np.full_like(given[1], mixed.stages[2].branches[1].embedding.zero_point)
@@ -139,20 +140,20 @@ def test_a_missing_embedding_is_zeros(mixed: Bundle) -> None:
 
 
 def test_as_many_embeddings_as_branches_are_needed(wide: Bundle) -> None:
-    runtime = TFLiteRuntime(wide, (), fuse=True)
+    runtime = make_runtime(wide, (), fuse=True)
     with pytest.raises(ValueError):
         runtime.fuse(0, [None])
 
 
 def test_a_wide_stage_without_a_branch_is_refused(wide: Bundle) -> None:
     with pytest.raises(BundleError, match="stage 1 has the branches 0 to 1, none was named"):
-        TFLiteRuntime(wide, (1,))
+        make_runtime(wide, (1,))
     with pytest.raises(BundleError, match="not 2"):
-        TFLiteRuntime(wide, (1,), branch=2)
+        make_runtime(wide, (1,), branch=2)
 
 
 def test_by_default_a_runtime_serves_what_its_branch_can(mixed: Bundle) -> None:
-    plain, branch = TFLiteRuntime(mixed), TFLiteRuntime(mixed, branch=0)
+    plain, branch = make_runtime(mixed), make_runtime(mixed, branch=0)
     tensor = np.zeros(mixed.stages[1].input.shape, np.int8)
     assert branch.run(1, tensor).embedding is not None
     assert branch.run(3, np.zeros(mixed.stages[3].input.shape, np.int8)).logits
@@ -168,7 +169,7 @@ def test_a_fusion_head_with_other_inputs_is_refused(mixed: Bundle, tmp_path) -> 
     stages[1] = dataclasses.replace(stages[1], segment=stages[3].segment, sha256=stages[3].sha256)
     odd = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, stages=tuple(stages)))
     with pytest.raises(BundleError, match=r"stage3.tflite: has no tensor 'embedding0'"):
-        TFLiteRuntime(odd, (), fuse=True)
+        make_runtime(odd, (), fuse=True)
 
 
 # ---------------------------------------------------------------- what was built
@@ -363,8 +364,8 @@ def test_evaluation_equals_serving_one_by_one(bundle, images, collectors, criter
     scored = score_exits(collectors(bundle).collect(missing), criterion, parameters)
     taken = exits_taken(scored.scores, thresholds)
     runtimes = (
-        TFLiteRuntime(bundle, fuse=True),
-        [TFLiteRuntime(bundle, branch=b) for b in range(max(bundle.branch_counts))],
+        make_runtime(bundle, fuse=True),
+        [make_runtime(bundle, branch=b) for b in range(max(bundle.branch_counts))],
     )
     policy = make_policy(criterion, parameters)
     served = [serve(bundle, runtimes, image, policy, thresholds, missing) for image in images.images]

@@ -1,52 +1,82 @@
-// What the broker delivers, read as distree/wire.py and distree/topics.py do: every length has a limit, every number is
-// finite, and whatever does not fit is Refused. Nothing that leaves this file needs to be checked again.
+// What the broker delivers, read as distree/messages and distree/topics.py do: fields, forms and limits come from the same
+// declarations, by declared.js, and whatever does not fit is Refused. Nothing that leaves this file needs to be checked
+// again.
+
+import { MESSAGES } from "./declared.js";
 
 export class Refused extends Error {}
 
+// The page's own limits, below those of messages: what it reads is small.
 const MAX_JSON_BYTES = 32 << 10;
 const MAX_MSGPACK_BYTES = 256 << 10;
-const MAX_THUMBNAIL_BYTES = 64 << 10;
+const MAX_PICTURE_BYTES = 64 << 10;
 const MAX_THUMBNAIL_SIDE = 128;
-const MAX_MS = 3_600_000;
-const MAX_STAGES = 32;
-const MAX_BRANCHES = 64;
-const MAX_HOPS = 32;
-const MAX_PIPELINES = 64;
-const MAX_COUNT = Number.MAX_SAFE_INTEGER;
 
 const ID = /^[a-z0-9-]{1,32}$/;
 // As Python's str.isprintable: no control, format, private or unassigned character, no space but the plain one.
 const UNPRINTABLE = /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u;
-const REASONS = new Set(["confident", "last", "deadline", "fallback", "shed"]);
-const STATES = new Set(["init", "ready", "draining", "disconnected", "lost"]);
 
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 const limits = {
-  maxStrLength: 4096, maxBinLength: MAX_THUMBNAIL_BYTES, maxArrayLength: 1024, maxMapLength: 1024, maxExtLength: 0,
+  maxStrLength: 4096, maxBinLength: MAX_PICTURE_BYTES, maxArrayLength: 1024, maxMapLength: 1024, maxExtLength: 0,
 };
 
 function refuse(what) { throw new Refused(what); }
+function same(value, expected) { return value === expected ? value : refuse("not what its topic says"); }
 
-function text(value, limit = 64) {
-  if (typeof value !== "string" || value.length > 2 * limit || UNPRINTABLE.test(value)) refuse("text");
-  if (value.length > limit && [...value].length > limit) refuse("text");
-  return value;
-}
-function id(value) { return typeof value === "string" && ID.test(value) ? value : refuse("id"); }
-function count(value, limit = MAX_COUNT) {
-  return Number.isSafeInteger(value) && value >= 0 && value <= limit ? value : refuse("count");
-}
-function number(value, low = 0, high = 1e15) {
-  return typeof value === "number" && value >= low && value <= high ? value : refuse("number"); // NaN fails both
-}
-function flag(value) { return typeof value === "boolean" ? value : refuse("flag"); }
-function word(value, words) { return words.has(value) ? value : refuse("word"); }
-function list(value, limit) { return Array.isArray(value) && value.length <= limit ? value : refuse("list"); }
+// ---------------------------------------------------------------- what a value can be
+
+const FORMS = {
+  text(value, most) {
+    if (typeof value !== "string" || value.length > 2 * most || UNPRINTABLE.test(value)) refuse("text");
+    if (value.length > most && [...value].length > most) refuse("text");
+    return value;
+  },
+  id(value) { return typeof value === "string" && ID.test(value) ? value : refuse("id"); },
+  count(value, least, most) {
+    return Number.isSafeInteger(value) && value >= least && value <= most ? value : refuse("count");
+  },
+  number(value, least, most) {
+    return typeof value === "number" && value >= least && value <= most ? value : refuse("number"); // NaN fails both
+  },
+  word(value, words) { return words.includes(value) ? value : refuse("word"); },
+  flag(value) { return typeof value === "boolean" ? value : refuse("flag"); },
+  bytes(value, least, most) {
+    return value instanceof Uint8Array && value.length >= least && value.length <= most ? value : refuse("bytes");
+  },
+  list(value, item, least, most) {
+    if (!Array.isArray(value) || value.length < least || value.length > most) refuse("list");
+    return value.map((each) => read(item, each));
+  },
+  tally(value, words, most) {
+    return Object.fromEntries(Object.entries(map(value)).map(([word, count]) => [
+      FORMS.word(word, words), FORMS.count(count, 0, most),
+    ]));
+  },
+  map(value, fields) {
+    map(value);
+    const made = {};
+    for (const field of fields) {
+      const { name } = field;
+      made[name] = Object.hasOwn(value, name) ? given(field, value[name]) : absent(field);
+    }
+    return made;
+  },
+  // A later version may have appended some, and those that hold their default may be left out at the end.
+  row(value, fields) {
+    if (!Array.isArray(value)) refuse("row");
+    const made = {};
+    fields.forEach((field, k) => { made[field.name] = k < value.length ? given(field, value[k]) : absent(field); });
+    return made;
+  },
+};
+
+function read(form, value) { return FORMS[form[0]](value, form[1], form[2], form[3]); }
+function given(field, value) { return field.nullable && value === null ? null : read(field.form, value); }
+function absent(field) { return Object.hasOwn(field, "absent") ? field.absent : refuse(`no ${field.name}`); }
 function map(value) {
   return value !== null && typeof value === "object" && !Array.isArray(value) ? value : refuse("map");
 }
-function maybe(value, read, ...more) { return value === null ? null : read(value, ...more); }
-function same(value, expected) { return value === expected ? value : refuse("not what its topic says"); }
 
 // ---------------------------------------------------------------- topics
 
@@ -64,26 +94,16 @@ export function address(topic) {
 
 // ---------------------------------------------------------------- messages
 
-function json(payload, schema) {
+function json(payload, { word, fields }) {
   if (payload.length > MAX_JSON_BYTES) refuse("size");
-  const fields = map(JSON.parse(utf8.decode(payload)));
-  return fields.schema === schema ? fields : refuse("schema");
+  const value = map(JSON.parse(utf8.decode(payload)));
+  return value.schema === word ? FORMS.map(value, fields) : refuse("schema");
 }
 
-function msgpack(payload, kind) {
+function msgpack(payload, { word, version, fields }) {
   if (payload.length > MAX_MSGPACK_BYTES) refuse("size");
-  const fields = map(MessagePack.decode(payload, limits));
-  return fields.v === 1 && fields.kind === kind ? fields : refuse("kind");
-}
-
-function hop(value) {
-  const fields = map(value);
-  return {
-    device: id(fields.device),
-    stage: count(fields.stage, MAX_STAGES),
-    queue: number(fields.queue_ms, 0, MAX_MS),
-    compute: number(fields.compute_ms, 0, MAX_MS),
-  };
+  const value = map(MessagePack.decode(payload, limits));
+  return value.v === version && value.kind === word ? FORMS.map(value, fields) : refuse("kind");
 }
 
 // Where the time went, in ms. Branches of one stage work at the same time: the slowest of them counts. What is neither
@@ -100,99 +120,91 @@ function split(latency, hops) {
 }
 
 function result(payload, at) {
-  const fields = json(payload, "distree.result/1");
-  const hops = list(fields.hops, MAX_HOPS).map(hop);
+  const fields = json(payload, MESSAGES.result);
+  const hops = fields.hops.map((hop) => ({ stage: hop.stage, queue: hop.queue_ms, compute: hop.compute_ms }));
   return {
-    request: text(fields.request),
+    request: fields.request,
     site: same(fields.site, at.site),
     pipeline: same(fields.pipeline, at.pipeline),
     origin: same(fields.origin, at.origin),
-    input: text(fields.input, 512),
-    label: maybe(fields.label, text),
-    classId: maybe(fields.class_id, count),
-    confidence: number(fields.confidence, 0, 1),
-    exit: maybe(fields.exit, count, MAX_STAGES - 1),
-    reason: word(fields.reason, REASONS),
-    final: flag(fields.final),
-    late: flag(fields.late),
-    epoch: count(fields.epoch),
-    model: text(fields.model),
-    revision: text(fields.revision),
-    missing: fields.missing === undefined ? 0 : list(fields.missing, MAX_BRANCHES).length,
-    ...split(number(fields.latency_ms, 0, MAX_MS), hops),
+    input: fields.input,
+    label: fields.label,
+    classId: fields.class_id,
+    confidence: fields.confidence,
+    exit: fields.exit,
+    reason: fields.reason,
+    final: fields.final,
+    late: fields.late,
+    epoch: fields.epoch,
+    model: fields.model,
+    revision: fields.revision,
+    missing: fields.missing.length,
+    ...split(fields.latency_ms, hops),
   };
 }
 
 function state(payload, at) {
-  const fields = json(payload, "distree.state/1");
-  return { device: same(fields.device, at.device), boot: text(fields.boot), state: word(fields.state, STATES) };
+  const fields = json(payload, MESSAGES.state);
+  return { device: same(fields.device, at.device), boot: fields.boot, state: fields.state };
 }
 
 function meta(payload, at) {
-  const fields = json(payload, "distree.meta/1");
+  const fields = json(payload, MESSAGES.meta);
   return {
     device: same(fields.device, at.device),
-    version: text(fields.version),
-    runtime: text(fields.runtime, 128),
-    machine: text(fields.machine),
-    memoryMb: count(fields.memory_mb),
-    stages: list(fields.stages, MAX_STAGES * MAX_PIPELINES).map((held) => ({
-      pipeline: id(map(held).pipeline),
-      stage: count(held.stage, MAX_STAGES),
-      branch: held.branch === undefined ? null : count(held.branch, MAX_BRANCHES - 1),
-    })),
-    origins: list(fields.origins, MAX_PIPELINES).map((name) => text(name, 32)),
-    fusers: fields.fusers === undefined ? [] : list(fields.fusers, MAX_PIPELINES).map((name) => text(name, 32)),
+    version: fields.version,
+    runtime: fields.runtime,
+    machine: fields.machine,
+    memoryMb: fields.memory_mb,
+    stages: fields.stages.map(({ pipeline, stage, branch }) => ({ pipeline, stage, branch })),
+    origins: fields.origins,
+    fusers: fields.fusers,
   };
 }
 
 function telemetry(payload, at) {
-  const fields = msgpack(payload, "telemetry");
+  const fields = msgpack(payload, MESSAGES.telemetry);
   return {
     device: same(fields.device, at.device),
-    uptime: number(fields.uptime_s),
-    rssBytes: count(fields.rss_bytes),
-    deadLetters: count(fields.dead_letters),
-    pipelines: list(fields.pipelines, MAX_PIPELINES).map((part) => ({
-      pipeline: id(map(part).pipeline),
-      epoch: count(part.epoch),
-      revision: text(part.revision),
-      waiting: list(part.stages, MAX_STAGES).reduce((sum, stage) => sum + count(map(stage).waiting), 0),
+    uptime: fields.uptime_s,
+    rssBytes: fields.rss_bytes,
+    deadLetters: fields.dead_letters,
+    pipelines: fields.pipelines.map(({ pipeline, epoch, revision, stages }) => ({
+      pipeline, epoch, revision, waiting: stages.reduce((sum, stage) => sum + stage.waiting, 0),
     })),
   };
 }
 
 function plan(payload, at) {
-  const fields = msgpack(payload, "plan");
+  const fields = msgpack(payload, MESSAGES.plan);
   return {
     pipeline: same(fields.pipeline, at.pipeline),
-    epoch: count(fields.epoch),
-    model: text(fields.model),
-    revision: text(fields.revision),
-    criterion: text(fields.criterion),
-    thresholds: list(fields.thresholds, MAX_STAGES).map((value) => number(value, -1e300, 1e300)),
-    auditRate: fields.audit_rate === undefined ? 0 : number(fields.audit_rate, 0, 1),
+    epoch: fields.epoch,
+    model: fields.model,
+    revision: fields.revision,
+    criterion: fields.criterion,
+    thresholds: fields.thresholds,
+    auditRate: fields.audit_rate,
   };
 }
 
 function claim(payload) {
-  const fields = json(payload, "distree.orchestrator/1");
-  return { orchestrator: id(fields.orchestrator), running: flag(fields.running) };
+  const { orchestrator, running } = json(payload, MESSAGES.orchestrator);
+  return { orchestrator, running };
 }
 
 // A picture as boards write it: one PNG whose data follow its header at once, so that there is no room for animation,
 // profiles or text, and the size that its header states bounds what a decoder may have to do.
 function thumbnail(payload) {
-  if (payload.length > MAX_THUMBNAIL_BYTES + 256) refuse("size");
-  const fields = msgpack(payload, "thumbnail");
-  const png = fields.png;
-  if (!(png instanceof Uint8Array) || png.length < 57 || png.length > MAX_THUMBNAIL_BYTES) refuse("picture");
+  if (payload.length > MAX_PICTURE_BYTES + 256) refuse("size");
+  const { request, png } = msgpack(payload, MESSAGES.thumbnail);
+  if (png.length < 57) refuse("picture");
   const view = new DataView(png.buffer, png.byteOffset, png.byteLength);
   const sides = [view.getUint32(16), view.getUint32(20)];
   const starts = view.getUint32(0) === 0x89504e47 && view.getUint32(4) === 0x0d0a1a0a &&
     view.getUint32(8) === 13 && view.getUint32(12) === 0x49484452 && view.getUint32(37) === 0x49444154;
   if (!starts || !sides.every((side) => side >= 1 && side <= MAX_THUMBNAIL_SIDE)) refuse("picture");
-  return { request: text(fields.request), blob: new Blob([png], { type: "image/png" }) };
+  return { request, blob: new Blob([png], { type: "image/png" }) };
 }
 
 const READERS = { result, state, meta, telemetry, plan, orchestrator: claim, thumbnail };

@@ -16,10 +16,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distree.custody import Entry
 from distree.errors import RemoteProtocolError
-from distree.settings import NodeSettings
-from distree.types import AuditRow, Hop, Outcome, Reading, Tensor
+from distree.messages.audit import AuditRow
+from distree.messages.request import Hop, Reading, RequestContext, Rule, Tensor, Trace
+from distree.node.settings import NodeSettings
 
 AUDIT_BUDGET_S = 30.0
 """Longest time an audit may take, in seconds: it waits wherever there is live work."""
@@ -33,12 +33,10 @@ ENDED = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """An audit under way: `of` is the request that was drawn, `epoch` the one by which that was decided."""
+    """An audit under way: `of` is the request that was drawn, and whose rule the audit's own context has."""
 
-    request: str
+    context: RequestContext
     of: str
-    epoch: int
-    criterion: str
     tensor: Tensor
     due_at: float
 
@@ -48,7 +46,7 @@ class AuditBooks:
 
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
-        self._key = settings.audit_key[: hashlib.blake2b.MAX_KEY_SIZE]
+        self._key = settings.secret[: hashlib.blake2b.MAX_KEY_SIZE]
         self._open: OrderedDict[str, Audit] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self.drawn = self.lost = self.sequence = 0
@@ -75,11 +73,15 @@ class AuditBooks:
         """Whether an audit of this id is under way or was."""
         return request in self._open or request in self._ended
 
+    def find(self, request: str) -> Audit | None:
+        """Return the audit of this id, if it is under way."""
+        return self._open.get(request)
+
     def open(self, audit: Audit) -> bool:
         """Note an audit as under way; False if there are too many already."""
         if len(self._open) >= OPEN:
             return False
-        self._open[audit.request] = audit
+        self._open[audit.context.request] = audit
         return True
 
     def close(self, request: str) -> Audit | None:
@@ -115,30 +117,23 @@ class AuditBooks:
             raise RemoteProtocolError("trace", f"{len(trace)} readings received of {exits} exits and {classes} classes")
         return len(trace) == exits
 
-    def row(self, request: str, of: Entry | Outcome, criterion: str) -> AuditRow:
+    def row(
+        self, request: str, rule: Rule, trace: Trace, missing: tuple[int, ...] = (), hops: tuple[Hop, ...] = ()
+    ) -> AuditRow:
         """Return the row of a request whose trace is complete."""
-        assert of.trace is not None  # noqa: S101 - the caller has looked
-        return self._row(
-            request,
-            of.epoch,
-            criterion,
-            scores=tuple(part.score for part in of.trace[:-1]),
-            predictions=tuple(part.class_id for part in of.trace),
-            missing=of.missing,
-            hops=of.hops,
-        )
+        assert trace is not None  # noqa: S101 - the caller has looked
+        scores, predictions = tuple(said.score for said in trace[:-1]), tuple(said.class_id for said in trace)
+        return self._row(request, rule, scores, predictions, missing, hops)
 
-    def lost_row(self, request: str, epoch: int, criterion: str) -> AuditRow:
+    def lost_row(self, request: str, rule: Rule) -> AuditRow:
         """Return the row of a request of which the exits will never be known."""
         self.lost += 1
-        return self._row(request, epoch, criterion)
+        return self._row(request, rule)
 
     def _row(
         self,
         request: str,
-        epoch: int,
-        criterion: str,
-        *,
+        rule: Rule,
         scores: tuple[float, ...] = (),
         predictions: tuple[int, ...] = (),
         missing: tuple[int, ...] = (),
@@ -151,8 +146,8 @@ class AuditBooks:
             boot=self._settings.boot,
             sequence=self.sequence,
             revision=self._settings.revision,
-            epoch=epoch,
-            criterion=criterion,
+            epoch=rule.epoch,
+            criterion=rule.criterion,
             scores=scores,
             predictions=predictions,
             missing=missing,

@@ -14,8 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from distree.agenda import Agenda
-from distree.types import Guess, Hop, Outcome, Reason, StageMessage, Tensor, Trace
+from distree.messages.request import Progress, Reason, RequestContext, StageMessage, Tensor
+from distree.node.agenda import Agenda
+from distree.node.circuits import Circuit, RoundTrip
+from distree.node.job import NOTHING_YET
+from distree.record import record
 
 CustodyState = Literal["here", "away", "answered"]
 CustodyEvent = Literal["forward", "silent", "answer", "outcome", "deadline"]
@@ -24,16 +27,12 @@ CUSTODY_TRANSITIONS: dict[tuple[CustodyState, CustodyEvent], CustodyState] = {
     ("here", "forward"): "away",
     ("here", "answer"): "answered",
     ("here", "deadline"): "answered",
-    # An outcome for an input that is worked on here: an earlier run of this origin had sent it on.
-    ("here", "outcome"): "answered",
     # After a wide stage the features go on from here.
     ("away", "forward"): "away",
     ("away", "silent"): "away",
     ("away", "answer"): "answered",
     ("away", "outcome"): "answered",
     ("away", "deadline"): "answered",
-    # Published as a late duplicate; what was answered stays answered.
-    ("answered", "outcome"): "answered",
 }
 
 REMEMBERED = 1024
@@ -42,94 +41,48 @@ REMEMBERED = 1024
 
 @dataclass(slots=True, kw_only=True)
 class Entry:
-    """One input in custody; `audited` ones were drawn for an audit. `Custody.move` alone changes its state."""
+    """One input in custody. `Custody.move` alone changes its state."""
 
-    request: str
     name: str
     accepted_at: float
     deadline_at: float
-    attempt: int
-    epoch: int
     tensor: Tensor
+    context: RequestContext
+    """Of the attempt under way; `earlier` is the one before it, if there was one."""
+    earlier: RequestContext | None = None
     state: CustodyState = "here"
-    guess: Guess | None = None
-    hops: tuple[Hop, ...] = ()
+    progress: Progress = NOTHING_YET
     missing: tuple[int, ...] = ()
     audited: bool = False
-    trace: Trace = None
+    """Drawn for an audit."""
     message: StageMessage | None = None
+    """What was sent last, to be repeated if nothing is heard of it."""
     sent_at: float = 0.0
 
-
-@dataclass(slots=True)
-class RoundTrip:
-    """Estimate of how long the rest of a pipeline takes: smoothed mean and deviation, as TCP estimates its timer.
-
-    Source: Jacobson, Congestion Avoidance and Control (1988), with Karn's rule: answers to re-sent requests are no
-    samples, and each silence doubles the time-out until a fresh sample comes.
-    """
-
-    floor_s: float
-    mean_s: float | None = None
-    deviation_s: float = 0.0
-    backoff: int = 1
-
-    def sample(self, took_s: float) -> None:
-        """Take in one measured time from sending features to their outcome."""
-        self.backoff = 1
-        if self.mean_s is None:
-            self.mean_s, self.deviation_s = took_s, took_s / 2
-            return
-        error = took_s - self.mean_s
-        self.mean_s += error / 8
-        self.deviation_s += (abs(error) - self.deviation_s) / 4
-
-    def fade(self) -> None:
-        """Forget a little: called when the estimate kept a request here, lest one bad sample do so for ever."""
-        if self.mean_s is not None:
-            self.mean_s *= 0.9
-
-    def silence_s(self, left_s: float) -> float:
-        """Seconds after which silence is suspicious; half of the time left while nothing was measured."""
-        if self.mean_s is None:
-            return left_s / 2
-        return self.backoff * max(self.floor_s, self.mean_s + 4 * self.deviation_s)
-
-
-@dataclass(slots=True)
-class Circuit:
-    """Stops sending to boards that do not answer, so that a dead board costs no one its deadline.
-
-    Opens after `limit` failures in a row. While it is open it asks for a probe every `probe_s`: a copy of what would
-    have been sent, whose fate matters to nobody. Any answer closes it.
-    """
-
-    limit: int = 1
-    probe_s: float = 1.0
-    failures: int = 0
-    probe_at: float = 0.0
+    @property
+    def request(self) -> str:
+        """The id of the request."""
+        return self.context.request
 
     @property
-    def is_open(self) -> bool:
-        """Whether nothing but probes goes through."""
-        return self.failures >= self.limit
+    def attempts(self) -> tuple[RequestContext, ...]:
+        """All attempts, the latest first."""
+        return (self.context,) if self.earlier is None else (self.context, self.earlier)
 
-    def wants_probe(self, now: float) -> bool:
-        """Whether a probe is due; True counts as one sent."""
-        if not self.is_open or now < self.probe_at:
-            return False
-        self.probe_at = now + self.probe_s
-        return True
 
-    def failed(self, now: float) -> None:
-        """One more request got no answer."""
-        self.failures += 1
-        if self.failures == self.limit:
-            self.probe_at = now + self.probe_s
+@record
+class Closed:
+    """What is remembered of a request that needs no answer any more.
 
-    def answered(self) -> None:
-        """The boards are alive."""
-        self.failures = 0
+    `accepted_at` is None, and `attempts` are (), for one of an earlier run, or of no custody.
+    """
+
+    name: str = ""
+    accepted_at: float | None = None
+    attempts: tuple[RequestContext, ...] = ()
+
+
+_OF_NO_CUSTODY = Closed()
 
 
 @dataclass(slots=True)
@@ -143,10 +96,19 @@ class Custody:
     round_trip: RoundTrip
     circuit: Circuit = field(default_factory=Circuit)
     entries: dict[str, Entry] = field(default_factory=dict)
-    closed: OrderedDict[str, tuple[str, float | None]] = field(default_factory=OrderedDict)
+    closed: OrderedDict[str, Closed] = field(default_factory=OrderedDict)
     agenda: Agenda[str] = field(default_factory=Agenda)
     unanswered: int = 0
     away: int = 0
+
+    def books(self) -> dict[str, int]:
+        """How much is in each book, but for the memory of closed requests."""
+        return {
+            "custody": len(self.entries),
+            "custody_times": len(self.agenda),
+            "unanswered": self.unanswered,
+            "away": self.away,
+        }
 
     def open(self, entry: Entry) -> None:
         """Take an input into custody."""
@@ -189,13 +151,14 @@ class Custody:
         self._expect(entry, message, now)
 
     def resent(self, entry: Entry, message: StageMessage, now: float) -> None:
-        """Note the one repetition."""
+        """Note the one repetition, an attempt of its own."""
         self.move(entry, "silent")
+        entry.earlier, entry.context = entry.context, message.context
         self.round_trip.backoff = min(64, self.round_trip.backoff * 2)
         self._expect(entry, message, now)
 
     def _expect(self, entry: Entry, message: StageMessage, now: float) -> None:
-        entry.message, entry.sent_at, entry.attempt = message, now, message.attempt
+        entry.message, entry.sent_at = message, now
         silent_at = now + self.round_trip.silence_s(entry.deadline_at - now)
         self.agenda.set(entry.request, min(silent_at, entry.deadline_at))
 
@@ -204,10 +167,10 @@ class Custody:
         self.circuit.failed(now)
         self.agenda.set(entry.request, entry.deadline_at)
 
-    def heard(self, entry: Entry, outcome: Outcome, now: float) -> None:
+    def heard(self, entry: Entry, now: float) -> None:
         """Note an outcome: the rest of the pipeline is alive, and this is how long it took."""
         self.circuit.answered()
-        if entry.state == "away" and entry.attempt == 1 == outcome.attempt:
+        if entry.context.attempt == 1:
             self.round_trip.sample(now - entry.sent_at)
 
     def pop_due(self, now: float) -> Entry | None:
@@ -217,27 +180,31 @@ class Custody:
 
     def reason_of_silence(self, entry: Entry) -> Reason:
         """Why the deadline struck: `fallback` when even the repetition went unanswered, else `deadline`."""
-        return "fallback" if entry.state == "away" and entry.attempt > 1 else "deadline"
+        return "fallback" if entry.state == "away" and entry.context.attempt > 1 else "deadline"
 
     def close(self, request: str) -> bool:
-        """The result is with the broker: forget the entry but for its name. False if there was none."""
+        """The result is with the broker: forget the entry but for what tells a late answer. False if there was none."""
         entry = self.entries.pop(request, None)
         if entry is None:
             return False
-        self.remember([request], entry.name, entry.accepted_at)
+        self._remember(request, _closed(entry))
         return True
 
-    def remember(self, requests: Iterable[str], name: str = "", accepted_at: float | None = None) -> None:
-        """Take closed requests into the memory; without `accepted_at` those of an earlier run, or of no custody."""
+    def remember(self, requests: Iterable[str], name: str = "") -> None:
+        """Take requests into the memory that were closed by an earlier run, or were never in custody."""
         for request in requests:
-            self.closed[request] = (name, accepted_at)
-            if len(self.closed) > REMEMBERED:
-                self.closed.popitem(last=False)
+            self._remember(request, Closed(name=name) if name else _OF_NO_CUSTODY)
 
-    def remembered(self, request: str) -> tuple[str, float | None] | None:
-        """Return (name, accepted_at) of a request in the books or closed, None for one never heard of.
+    def _remember(self, request: str, closed: Closed) -> None:
+        self.closed[request] = closed
+        if len(self.closed) > REMEMBERED:
+            self.closed.popitem(last=False)
 
-        `accepted_at` is None for a request of an earlier run.
-        """
+    def remembered(self, request: str) -> Closed | None:
+        """Return what is known of a request in the books or closed, None for one never heard of."""
         entry = self.entries.get(request)
-        return (entry.name, entry.accepted_at) if entry else self.closed.get(request)
+        return _closed(entry) if entry else self.closed.get(request)
+
+
+def _closed(entry: Entry) -> Closed:
+    return Closed(name=entry.name, accepted_at=entry.accepted_at, attempts=entry.attempts)

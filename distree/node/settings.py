@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from distree.errors import RemoteProtocolError
+from distree.messages.plan import MaskedThresholds
+from distree.messages.request import Codec, DType, Guess
 from distree.protocols import PolicyParameters
 from distree.record import record
-from distree.types import Codec, DType, Guess, MaskedThresholds
 
 Shape = tuple[DType, tuple[int, ...]]
 """dtype and shape of a tensor."""
@@ -32,8 +33,8 @@ class NodeSettings:
     """What a node must know of its board, its model and its limits.
 
     `inputs` holds (dtype, shape) of every stage's input tensor, whether held here or not. `boot` is put into request
-    ids, so it must differ from one run of the origin to the next. `audit_key` is what the lots for audits are
-    drawn with: who does not know it cannot foresee them.
+    ids, so it must differ from one run of the origin to the next. `secret` is what the lots for audits are
+    drawn with and the tokens of attempts are made from: who does not know it can foresee neither.
 
     For wide stages: `embeddings` holds, per stage, (dtype, shape) of each branch's embedding, () for a plain stage;
     `branch` is the one that this board runs; `fuses` says whether it fuses for origins that name it (an origin can
@@ -62,12 +63,27 @@ class NodeSettings:
     branch_timeout_s: float = 0.2
     masked: tuple[MaskedThresholds, ...] = ()
     parameters: PolicyParameters = PolicyParameters()
-    audit_key: bytes = b""
+    secret: bytes = b""
 
     @property
     def last(self) -> int:
         """Number of the last stage."""
         return len(self.inputs) - 1
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether any stage has branches."""
+        return any(self.embeddings)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether this board fuses, for itself or for others."""
+        return self.is_wide and (self.fuses or self.origin is not None)
+
+    @property
+    def decides(self) -> bool:
+        """Whether an exit may be decided on this board: that of a plain stage, or one that it fuses."""
+        return self.gathers or any(not self.width(k) for k in self.stages)
 
     def width(self, stage: int) -> int:
         """Return how many branches a stage has; 0 for a plain one, and for one that there is not."""

@@ -1,0 +1,315 @@
+"""The board's mail: messages from the broker to the nodes, and the nodes' effects out.
+
+All that is decoded from other boards and encoded for them is so here. What comes is routed by the filters that the
+topic table gives this board (see `device_agent.addresses`); whoever sent it stands at the end of its topic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+
+from device_agent.addresses import Subscription, subscriptions
+from device_agent.config import AgentConfig
+from device_agent.pipeline import Pipeline
+from device_agent.reporting import Reporting
+from distree import topics
+from distree.errors import LocalProtocolError, RemoteProtocolError
+from distree.messages.audit import AuditRow
+from distree.messages.codec import PROBE, decode, encode
+from distree.messages.events import Thumbnail
+from distree.messages.plan import Plan
+from distree.messages.request import Decision, Embedding, Outcome, StageMessage
+from distree.messages.result import Result, Stamp
+from distree.node import Acknowledge, Drop, Effect, Fuse, Publish, Run
+from distree.protocols import Received, Transport
+from distree.topics import DELIVERY, Kind
+from distree.types import Lane
+
+log = logging.getLogger(__name__)
+
+DECISION_EXPIRY_S = 10.0
+"""A decision that reaches its branch later than this, in seconds, is of no use any more."""
+
+_TOPICS_KEPT = 1024
+"""Topics from and to other boards that are kept ready, each way: peers choose their names."""
+
+_WORK = DELIVERY[Kind.STAGE]
+"""How boards send each other what nodes say."""
+
+_KINDS: dict[type, Kind] = {Embedding: Kind.EXIT, Decision: Kind.DECISION, Outcome: Kind.OUTCOME}
+
+Route = Callable[[Received, str], None]
+"""Takes a message and its sender; "" where the topic has none."""
+
+
+class Mailbox:
+    """Routes what is received and carries out what nodes want. All but `deliver_results` with the lock held.
+
+    `put` hands a job to whoever computes.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        pipelines: Sequence[Pipeline],
+        transport: Transport,
+        reporting: Reporting,
+        put: Callable[[tuple[Pipeline, Run | Fuse]], None],
+    ) -> None:
+        self.on_result: Callable[[Result], None] | None = None
+        """Called with each final result of this board's origins, without the lock, by a thread of the crew."""
+        self._pipelines = pipelines
+        self._transport = transport
+        self._reporting = reporting
+        self._put = put
+        self._results: deque[Result] = deque()
+        bundles = [pipeline.bundle for pipeline in pipelines]
+        # Inputs by MQTT come by a connection of their own.
+        self._subscriptions = [sub for sub in subscriptions(config, bundles) if sub.kind is not Kind.INPUT]
+        self._routes = {sub.filter: self._route(sub) for sub in self._subscriptions}
+        self._routed: dict[str, tuple[Route, str]] = {}
+        self._topic_to = functools.lru_cache(_TOPICS_KEPT)(functools.partial(_topic_to, config))
+
+    # ------------------------------------------------------------ messages in
+
+    def subscriptions(self) -> list[tuple[str, int]]:
+        """Return the filters that this board subscribes to, with their QoS."""
+        return [(sub.shared, DELIVERY[sub.kind].qos) for sub in self._subscriptions]
+
+    def leave_stages(self) -> None:
+        """Have the broker hand what comes for this board's stages to other boards, or keep it."""
+        self._transport.unsubscribe([sub.shared for sub in self._subscriptions if sub.kind is Kind.STAGE])
+
+    def receive(self, message: Received) -> None:
+        """Route a message by its topic; whatever breaks the protocol is dead-lettered and acknowledged."""
+        if message.payload == PROBE:
+            self._transport.acknowledge(message.token)
+            return
+        try:
+            route, sender = self._routed.get(message.topic) or self._look_up(message.topic)
+            route(message, sender)
+        except RemoteProtocolError as error:
+            self._reporting.dead_letter(message.topic, error, message.payload)
+            self._transport.acknowledge(message.token)
+
+    def _look_up(self, topic: str) -> tuple[Route, str]:
+        """Return what takes messages of a topic that is new, and who sends them."""
+        head, _, sender = topic.rpartition("/")
+        route = self._routes.get(f"{head}/+")
+        if route is None:
+            route, sender = self._routes.get(topic), ""
+            if route is None:
+                raise RemoteProtocolError("topic", "not subscribed by this agent")
+        elif not topics.is_device(sender):
+            raise RemoteProtocolError("sender", f"the topic ends in {sender[:64]!r}, which is no board's id")
+        if len(self._routed) >= _TOPICS_KEPT:
+            self._routed.clear()
+        self._routed[topic] = found = route, sender
+        return found
+
+    def _route(self, sub: Subscription) -> Route:
+        if sub.pipeline is None:
+            return self._own_state
+        pipeline = self._pipelines[sub.pipeline]
+        match sub.kind:
+            case Kind.STAGE:
+                return self._stage_route(pipeline, sub.stage)
+            case Kind.EXIT:
+                return self._exit_route(pipeline)
+            case Kind.DECISION:
+                return self._node_route(pipeline, Decision)
+            case Kind.OUTCOME:
+                return self._node_route(pipeline, Outcome)
+            case Kind.PLAN:
+                return self._plan_route(pipeline)
+        raise AssertionError(f"no route for {sub.kind}")
+
+    def _stage_route(self, pipeline: Pipeline, k: int) -> Route:
+        receive, is_wide = pipeline.node.receive, pipeline.branch_of(k) is not None
+
+        def route(message: Received, _sender: str) -> None:
+            decoded = decode(StageMessage, message.payload)
+            if decoded.stage != k:
+                raise RemoteProtocolError("stage", f"says stage {decoded.stage} on the topic of stage {k}")
+            effects = receive(time.monotonic(), decoded, message.token)
+            if is_wide:
+                pipeline.is_eager = decoded.context.eager
+            self.perform(pipeline, effects)
+
+        return route
+
+    def _exit_route(self, pipeline: Pipeline) -> Route:
+        def route(message: Received, sender: str) -> None:
+            embedding = decode(Embedding, message.payload)
+            if embedding.device != sender:
+                raise RemoteProtocolError("sender", f"says it is from {embedding.device} on a topic of {sender}")
+            self.perform(pipeline, pipeline.node.receive(time.monotonic(), embedding, message.token))
+
+        return route
+
+    def _node_route(self, pipeline: Pipeline, cls: type[Decision] | type[Outcome]) -> Route:
+        def route(message: Received, _sender: str) -> None:
+            decoded: Decision | Outcome = decode(cls, message.payload)
+            self.perform(pipeline, pipeline.node.receive(time.monotonic(), decoded, message.token))
+
+        return route
+
+    def _plan_route(self, pipeline: Pipeline) -> Route:
+        def route(message: Received, _sender: str) -> None:
+            before = pipeline.node.plan.epoch
+            plan = decode(Plan, message.payload)
+            self.perform(pipeline, pipeline.node.receive(time.monotonic(), plan, message.token))
+            if pipeline.node.plan.epoch != before:
+                log.info("%s: epoch %d, %s %s", pipeline.config.name, plan.epoch, plan.criterion, plan.thresholds)
+                # The acknowledgement of a plan is the epoch in the next report; it need not wait.
+                self._reporting.report_soon()
+
+        return route
+
+    def _own_state(self, message: Received, _sender: str) -> None:
+        self._transport.acknowledge(message.token)
+        self._reporting.check_state(message.payload)
+
+    # ------------------------------------------------------------ effects out
+
+    def perform(self, pipeline: Pipeline, effects: Sequence[Effect]) -> None:
+        """Carry out a node's effects, in order."""
+        if len(effects) == 1 and type(effects[0]) is Run:
+            # What a message usually comes to; there is nothing to gather.
+            self._put((pipeline, effects[0]))
+            return
+        self._transport.cork()
+        try:
+            self._carry_out(pipeline, effects)
+        finally:
+            self._transport.uncork()
+
+    def _carry_out(self, pipeline: Pipeline, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            kind = type(effect)
+            if kind is Publish:
+                self._send(pipeline, effect)  # type: ignore[arg-type]
+            elif kind is Run or kind is Fuse:
+                self._put((pipeline, effect))  # type: ignore[arg-type]
+            elif kind is Acknowledge:
+                self._transport.acknowledge(effect.delivery)  # type: ignore[union-attr]
+            elif kind is Drop and log.isEnabledFor(logging.DEBUG):
+                log.debug("%s dropped: %s", effect.request, effect.reason)  # type: ignore[union-attr]
+
+    def _send(self, pipeline: Pipeline, effect: Publish) -> None:
+        message = effect.message
+        if isinstance(message, StageMessage):
+            self._send_stage(pipeline, message)
+        elif isinstance(message, Result):
+            self._send_result(pipeline, message, Lane.SHED if effect.turned_away else Lane.OWED)
+        elif isinstance(message, AuditRow):
+            topic = self._topic_to(Kind.AUDIT, pipeline.config.name)
+            self._reporting.publish(Kind.AUDIT, topic, encode(message))
+        elif effect.to is not None:
+            self._send_to(effect.to, pipeline, message)
+
+    def _send_stage(self, pipeline: Pipeline, message: StageMessage) -> None:
+        payload, topic = encode(message), self._topic_to(Kind.STAGE, pipeline.config.name, message.stage)
+        pipeline.node.sent(message.stage, len(payload), audit=message.context.audit)
+        try:
+            self._transport.publish(topic, payload, qos=_WORK.qos, expiry_s=_left_s(message))
+        except LocalProtocolError as error:
+            self._reporting.note_refused(topic, error)
+            self._reporting.dead_letter(topic, error, payload)
+            self.perform(pipeline, pipeline.node.refused(time.monotonic(), message))
+
+    def _send_to(self, board: str, pipeline: Pipeline, message: Embedding | Decision | Outcome) -> None:
+        kind, payload = _KINDS[type(message)], encode(message)
+        # An outcome is never too late: its origin knows.
+        expiry_s = DECISION_EXPIRY_S if kind is Kind.DECISION else None
+        if isinstance(message, Embedding):
+            pipeline.node.sent(message.stage + 1, len(payload), audit=message.context.audit)
+            expiry_s = _left_s(message)
+        topic = self._topic_to(kind, pipeline.config.name, board)
+        try:
+            self._transport.publish(topic, payload, qos=_WORK.qos, expiry_s=expiry_s)
+        except LocalProtocolError as error:
+            # An embedding that is not sent is to the board that fuses as if this branch had not been heard.
+            self._reporting.note_refused(topic, error)
+
+    def show(self, pipeline: Pipeline, thumbnail: Thumbnail) -> None:
+        """Publish a picture of an input. Takes the lock itself, for encoding takes time."""
+        how, payload = DELIVERY[Kind.THUMBNAIL], encode(thumbnail)
+        # A broker may take no packet of this size.
+        with self._transport.lock, contextlib.suppress(LocalProtocolError):
+            topic = self._topic_to(Kind.THUMBNAIL, pipeline.config.name)
+            self._transport.publish(topic, payload, qos=how.qos, lane=how.lane)
+
+    # ------------------------------------------------------------ results
+
+    def _send_result(self, pipeline: Pipeline, result: Result, lane: Lane) -> None:
+        time_now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        payload = encode(result, Stamp(time=time_now, clock_synced=self._reporting.clock_synced))
+        if not result.final:
+            self._publish_result(pipeline, None, payload, Lane.SHED)
+            return
+        pipeline.note_answer(result.request, payload)
+        self._publish_result(pipeline, result.request, payload, lane)
+        pipeline.room.notify()
+        if self.on_result is not None:
+            self._results.append(result)
+
+    def send_again(self, pipeline: Pipeline) -> None:
+        """Publish the results of an earlier run that the broker may not have."""
+        for request, payload in pipeline.take_unpublished():
+            self._publish_result(pipeline, request, payload, Lane.OWED)
+
+    def _publish_result(self, pipeline: Pipeline, request: str | None, payload: bytes, lane: Lane) -> None:
+        """Publish an encoded result; `request` where it is the final one, of whose fate the books are told."""
+        how, topic = DELIVERY[Kind.RESULT], self._topic_to(Kind.RESULT, pipeline.config.name)
+        token = None if request is None else f"{pipeline.index}/{lane.name}/{request}"
+        try:
+            self._transport.publish(topic, payload, qos=how.qos, content_type=how.content_type, token=token, lane=lane)
+        except LocalProtocolError as error:
+            # This broker does not take it today, nor would it after the next start.
+            self._reporting.note_refused(topic, error)
+            self._reporting.dead_letter(topic, error, payload)
+            if token is not None:
+                self.note_given_up(token)
+
+    def note_published(self, token: str) -> None:
+        """Note that the broker has a result."""
+        self._settle(token, told=True)
+
+    def note_given_up(self, token: str) -> None:
+        """Note that a result will never be with the broker."""
+        self._settle(token, told=False)
+
+    def _settle(self, token: str, *, told: bool) -> None:
+        index, lane, request = token.split("/", 2)
+        pipeline = self._pipelines[int(index)]
+        if lane == Lane.SHED.name:
+            pipeline.note_turned_away(request, told=told)
+        else:
+            pipeline.note_published(request)
+
+    def deliver_results(self) -> None:
+        """Hand results to the program that runs this agent; without the lock, for it may take its time."""
+        while self._results and self.on_result is not None:
+            with contextlib.suppress(IndexError):  # the crew's other thread was quicker
+                self.on_result(self._results.popleft())
+
+
+def _left_s(message: StageMessage | Embedding) -> float:
+    return message.context.budget_s - message.progress.spent_s
+
+
+def _topic_to(config: AgentConfig, kind: Kind, pipeline: str, to: str | int = "") -> str:
+    """Return the topic on which this board publishes in a pipeline; `to` is a board or, of kind STAGE, a stage."""
+    me = config.device
+    if kind is Kind.STAGE:
+        return topics.stage(config.site, pipeline, int(to), me)
+    if kind in topics.ADDRESSED:
+        return topics.to_board(config.site, pipeline, kind, str(to), me)
+    return topics.of_origin(config.site, pipeline, kind, me)

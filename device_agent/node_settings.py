@@ -1,0 +1,61 @@
+"""What a node must know of its board, its pipeline and its bundle."""
+
+from __future__ import annotations
+
+import os
+
+from device_agent.config import AgentConfig, OriginConfig, PipelineConfig
+from device_agent.startup import fuses
+from distree.bundle import Bundle
+from distree.node import NodeSettings, OriginSettings
+from distree.protocols import PolicyParameters
+
+
+def node_settings(agent: AgentConfig, index: int, bundle: Bundle, boot: str) -> NodeSettings:
+    """Return the settings for pipeline number `index`; `boot` is the id of this run of the agent."""
+    config = agent.pipelines[index]
+    return NodeSettings(
+        site=agent.site,
+        device=agent.device,
+        pipeline=config.name,
+        boot=f"{boot}{index or ''}",
+        model=bundle.name,
+        revision=bundle.revision,
+        labels=bundle.labels,
+        inputs=tuple((stage.input.dtype, stage.input.shape) for stage in bundle.stages),
+        stages=config.stages,
+        criterion=bundle.criterion,
+        thresholds=bundle.thresholds,
+        codec=agent.codec,
+        inbox_items=agent.inbox.items,
+        inbox_bytes=agent.inbox.kb << 10,
+        origin=_origin_settings(config.origin),
+        embeddings=tuple(
+            tuple((branch.embedding.dtype, branch.embedding.shape) for branch in stage.branches)
+            for stage in bundle.stages
+        ),
+        branch=config.branch,
+        fuses=config.fuse,
+        branch_timeout_s=config.branch_timeout_ms / 1e3,
+        masked=bundle.manifest.exits.masked,
+        # A board that runs branches alone decides nothing.
+        parameters=bundle.policy_parameters() if _decides(config, bundle) else PolicyParameters(),
+        secret=os.urandom(16),
+    )
+
+
+def _decides(config: PipelineConfig, bundle: Bundle) -> bool:
+    """Whether an exit may be decided on this board: that of a plain stage, or one that it fuses."""
+    return fuses(config, bundle) or any(not bundle.stages[k].branches for k in config.stages)
+
+
+def _origin_settings(config: OriginConfig | None) -> OriginSettings | None:
+    if config is None:
+        return None
+    return OriginSettings(
+        deadline_s=config.deadline_ms / 1e3,
+        pending_items=config.pending,
+        silence_floor_s=config.silence_ms / 1e3,
+        fuser=config.fuser,
+        eager=config.mode == "eager",
+    )

@@ -1,0 +1,180 @@
+"""What a board says of itself: state, description, telemetry, and what it refused or could not publish."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Sequence
+
+from device_agent.config import AgentConfig
+from device_agent.pipeline import Pipeline
+from device_agent.repeats import Repeats
+from device_agent.system import clock_synced, memory_mb, rss_bytes
+from distree import __version__, topics
+from distree.errors import LocalProtocolError, RemoteProtocolError
+from distree.messages.codec import decode, encode
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
+from distree.messages.events import DeadLetter
+from distree.messages.packing import printable
+from distree.messages.telemetry import Telemetry
+from distree.protocols import Transport
+from distree.topics import DELIVERY, Kind
+
+log = logging.getLogger(__name__)
+
+_NEVER = float("inf")
+
+REFUSED_S = 600.0
+"""How often the log says that a broker does not take some message."""
+
+HEAL_S = 1.0
+"""Two boards of one name correct each other's state no more often than this, in seconds."""
+
+
+def state_of(config: AgentConfig, boot: str, status: DeviceStatus) -> tuple[str, bytes]:
+    """Return topic and payload of a board's state."""
+    topic = topics.device(config.site, config.device, Kind.STATE)
+    return topic, encode(DeviceState(device=config.device, boot=boot, status=status))
+
+
+class Reporting:
+    """Publishes what a board says of itself, and keeps the counters of it. All with the lock held."""
+
+    def __init__(self, config: AgentConfig, boot: str, transport: Transport, pipelines: Sequence[Pipeline]) -> None:
+        self.dead_letters = 0
+        self.unpublished = 0
+        """Messages that the broker does not take."""
+        self.clock_synced = clock_synced()
+        """Whether this board's clock may be believed, as last seen."""
+        self._config = config
+        self._boot = boot
+        self._transport = transport
+        self._pipelines = pipelines
+        self._topic = {
+            kind: topics.device(config.site, config.device, kind) for kind in (Kind.META, Kind.TELEMETRY, Kind.DEAD)
+        }
+        self._started_at = time.monotonic()
+        self._status = DeviceStatus.INIT
+        self._sequence = 0
+        self._report_at = 0.0
+        self._healed_at = 0.0
+        self._heal_at = _NEVER
+        self._refused = Repeats(every_s=REFUSED_S)
+
+    # ------------------------------------------------------------ what is due
+
+    def due_at(self) -> float:
+        """When a report or a correction of the state is due."""
+        return min(self._report_at, self._heal_at)
+
+    def tick(self, now: float) -> None:
+        """Publish what is due."""
+        if now >= self._heal_at:
+            self._healed_at, self._heal_at = now, _NEVER
+            self.set_status(self._status)
+        if now >= self._report_at:
+            self._report_at = now + self._config.telemetry_s
+            self.report()
+
+    def report_soon(self) -> None:
+        """Make the next report due now."""
+        self._report_at = 0.0
+
+    # ------------------------------------------------------------ state, description, telemetry
+
+    def set_status(self, status: DeviceStatus) -> None:
+        """Publish a new state."""
+        self._status = status
+        self.publish(Kind.STATE, *state_of(self._config, self._boot, status))
+
+    def check_state(self, payload: bytes) -> None:
+        """Have a retained state corrected that is not ours: the will of an earlier connection may come after a birth.
+
+        RemoteProtocolError for what is no state.
+        """
+        if payload == state_of(self._config, self._boot, self._status)[1]:
+            return
+        self._heal_at = max(time.monotonic(), self._healed_at + HEAL_S)
+        decode(DeviceState, payload)
+
+    def describe(self) -> None:
+        """Publish what this board is."""
+        pipelines = self._pipelines
+        runtimes = {pipeline.runtime.name for pipeline in pipelines if pipeline.runtime is not None}
+        meta = DeviceMeta(
+            device=self._config.device,
+            boot=self._boot,
+            version=__version__,
+            python=platform.python_version(),
+            runtime=", ".join(sorted(runtimes)),
+            machine=platform.machine(),
+            memory_mb=memory_mb(),
+            stages=tuple(
+                HeldStage(
+                    pipeline=p.config.name,
+                    stage=k,
+                    model=p.bundle.name,
+                    revision=p.bundle.revision,
+                    branch=p.branch_of(k),
+                )
+                for p in pipelines
+                for k in p.config.stages
+            ),
+            origins=tuple(p.config.name for p in pipelines if p.config.origin is not None),
+            fusers=tuple(p.config.name for p in pipelines if p.fuses),
+        )
+        self.publish(Kind.META, self._topic[Kind.META], encode(meta))
+
+    def report(self) -> None:
+        """Publish the counters, if the broker is there; a spool whose disk failed is tried again."""
+        for pipeline in self._pipelines:
+            if pipeline.spool is not None:
+                pipeline.spool.retry(time.monotonic())
+        if not self._transport.online:
+            return
+        self._sequence += 1
+        self.clock_synced = clock_synced()
+        telemetry = Telemetry(
+            device=self._config.device,
+            boot=self._boot,
+            sequence=self._sequence,
+            uptime_s=time.monotonic() - self._started_at,
+            rss_bytes=rss_bytes(),
+            dead_letters=self.dead_letters,
+            offline_dropped=self._transport.offline_dropped + self.unpublished,
+            pipelines=tuple(pipeline.telemetry() for pipeline in self._pipelines),
+        )
+        self.publish(Kind.TELEMETRY, self._topic[Kind.TELEMETRY], encode(telemetry))
+
+    # ------------------------------------------------------------ what went wrong
+
+    def dead_letter(self, topic: str, error: RemoteProtocolError | LocalProtocolError, payload: bytes) -> None:
+        """Count a message that broke the protocol, and publish why."""
+        self.dead_letters += 1
+        letter = DeadLetter(
+            device=self._config.device,
+            topic=printable(topic)[:256],
+            reason=error.reason,
+            detail=printable(error.detail)[:256],
+            payload_bytes=len(payload),
+            head_hex=bytes(payload[:32]).hex(),
+        )
+        self.publish(Kind.DEAD, self._topic[Kind.DEAD], encode(letter))
+
+    def note_refused(self, topic: str, error: LocalProtocolError) -> None:
+        """Count a message that the broker does not take; say so in the log, once in a while for each topic."""
+        self.unpublished += 1
+        line = self._refused.line(time.monotonic(), error.detail, topic)
+        if line is not None:
+            log.warning("%s", line)
+
+    def publish(self, kind: Kind, topic: str, payload: bytes) -> None:
+        """Publish a message as messages of its kind are; one that the broker does not take is noted."""
+        how = DELIVERY[kind]
+        try:
+            self._transport.publish(
+                topic, payload, qos=how.qos, retain=how.retain, content_type=how.content_type, lane=how.lane
+            )
+        except LocalProtocolError as error:
+            self.note_refused(topic, error)

@@ -1,0 +1,56 @@
+"""What a board's agent says of itself: its state and its description, both retained."""
+
+from __future__ import annotations
+
+import enum
+
+from distree.messages.fields import count, declared, ident, parts, text, texts, word
+from distree.messages.limits import MAX_BRANCHES, MAX_PIPELINES, MAX_STAGES
+
+
+class DeviceStatus(str, enum.Enum):
+    """Life of a device agent, as published on its retained state topic."""
+
+    INIT = "init"
+    READY = "ready"
+    DRAINING = "draining"
+    DISCONNECTED = "disconnected"
+    LOST = "lost"
+
+
+@declared(schema="distree.state/1")
+class DeviceState:
+    """The retained state of a device. `boot` tells one run of the agent from the next."""
+
+    device: str = ident("Id of the board.")
+    boot: str = text("Tells one run of the agent from the next.")
+    status: DeviceStatus = word("Life of the agent; `lost` is its will's.", DeviceStatus, json="state")
+
+
+@declared()
+class HeldStage:
+    """A stage that a device serves, or its branch of a wide stage: of which pipeline, model and revision."""
+
+    pipeline: str = ident("Id of the pipeline.")
+    stage: int = count("Number of the stage, from 0.", most=MAX_STAGES - 1)
+    model: str = text("Name of the bundle.")
+    revision: str = text("Revision of the bundle.")
+    branch: int | None = count("Branch of a wide stage.", most=MAX_BRANCHES - 1, default=None)
+
+
+@declared(schema="distree.meta/1")
+class DeviceMeta:
+    """The retained description of a device: versions, memory and what it serves."""
+
+    device: str = ident("Id of the board.")
+    boot: str = text("Tells one run of the agent from the next.")
+    version: str = text("Version of DistrEE.")
+    python: str = text("Version of Python.")
+    runtime: str = text("Package and version that runs the segments.", most=128)
+    machine: str = text("Machine type, such as armv7l.")
+    memory_mb: int = count("Memory of the board in megabytes.", unit="MB")
+    stages: tuple[HeldStage, ...] = parts(HeldStage, "Stages that the board serves.", most=MAX_STAGES * MAX_PIPELINES)
+    origins: tuple[str, ...] = texts("Pipelines of which the board is an origin.", most=MAX_PIPELINES, each=32)
+    fusers: tuple[str, ...] = texts(
+        "Pipelines for whose wide stages the board fuses.", most=MAX_PIPELINES, each=32, default=()
+    )

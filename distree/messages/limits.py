@@ -1,0 +1,41 @@
+"""Limits that messages share: of every length, depth and number that comes from outside."""
+
+from __future__ import annotations
+
+MAX_MESSAGE_BYTES = 1 << 20
+"""Longest message that is looked at, in bytes; a longer one is refused unread."""
+
+MAX_ITEMS = 1024
+"""Longest list or map anywhere in a msgpack message."""
+
+SMALL_BYTES = 1 << 16
+"""A msgpack message up to this long is unpacked without counting: its objects take at most some 70 times its bytes."""
+
+MAX_CONTAINERS = 4096
+"""Most maps and lists in a longer message, which otherwise could be a million of them, and take 126 MB."""
+
+MAX_PACKED_BYTES = 1 << 12
+"""Longest part that travels packed, such as the context of a request: all at its limit, that takes 2,600 bytes."""
+
+MAX_TEXT = 64
+"""Longest text in characters, where a field says nothing else."""
+
+MAX_COUNT = 1 << 53
+MAX_NUMBER = 1e15
+MAX_FINITE = 1e300
+MAX_HOPS = 32
+MAX_RANK = 6
+MAX_MEMORY = 1024
+"""Most numbers of a criterion's memory: the embeddings of an exit are among what may have to be remembered."""
+
+MAX_STAGES = 32
+MAX_BRANCHES = 64
+MAX_MASKED = 256
+"""Most sets of missing branches for which a plan has thresholds."""
+
+MAX_CLASSES = 1 << 20
+MAX_PIPELINES = 64
+MAX_ATTEMPTS = 100
+MAX_BUDGET_S = 3600.0
+MAX_THUMBNAIL_BYTES = 64 << 10
+"""Longest picture that is taken for a thumbnail."""

@@ -1,0 +1,230 @@
+"""What travels with a request from its input to its answer.
+
+A request is one input of one origin. What decides it, and never changes, is its context, which boards pass on as the
+bytes that came; what boards find out and use up on the way is its progress, which each of them replaces. Durations are
+seconds, never points in time, because the clocks of two boards are never compared.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from distree.messages.fields import (
+    branches,
+    count,
+    counts,
+    data,
+    declared,
+    durations,
+    flag,
+    ident,
+    idents,
+    number,
+    packed,
+    part,
+    parts,
+    score,
+    scores,
+    seconds,
+    text,
+    word,
+)
+from distree.messages.layout import Packable
+from distree.messages.limits import (
+    MAX_ATTEMPTS,
+    MAX_BRANCHES,
+    MAX_BUDGET_S,
+    MAX_CLASSES,
+    MAX_HOPS,
+    MAX_MEMORY,
+    MAX_MESSAGE_BYTES,
+    MAX_RANK,
+    MAX_STAGES,
+)
+
+Reason = Literal["confident", "last", "deadline", "fallback", "shed"]
+"""Why an input was answered where it was: see docs/architecture.md."""
+
+DType = Literal["int8", "uint8", "float16", "float32"]
+Codec = Literal["raw", "zlib"]
+
+PolicyMemory: TypeAlias = "tuple[float, ...]"
+"""What a criterion carries from one exit to the next, in the message; () where it needs nothing."""
+
+Trace: TypeAlias = "tuple[Reading, ...] | None"
+"""What the exits passed so far said, where that is recorded: of inputs drawn for an audit; else None."""
+
+TOKEN_BYTES = 8
+
+
+@declared(as_row=True)
+class Tensor:
+    """A tensor as it travels: `payload` is C-ordered bytes of `dtype` and `shape` after `codec`."""
+
+    dtype: DType = word("Element type of the tensor.", DType)
+    shape: tuple[int, ...] = counts("Shape of the tensor.", most=MAX_RANK, least=1, each=MAX_MESSAGE_BYTES)
+    codec: Codec = word("How the tensor's bytes are packed.", Codec)
+    payload: bytes | memoryview = data("Bytes of the tensor.")
+
+
+@declared(as_row=True)
+class Hop:
+    """What one board spent on one request: seconds waiting in its inbox and seconds computing."""
+
+    device: str = ident("Id of the board.")
+    stage: int = count("Number of the stage, from 0.", most=MAX_STAGES - 1)
+    queue_s: float = seconds("Time spent waiting.", most=MAX_BUDGET_S, json="queue_ms")
+    compute_s: float = seconds("Time spent computing.", most=MAX_BUDGET_S, json="compute_ms")
+
+
+@declared(as_row=True)
+class Guess:
+    """The best answer so far: the prediction of the deepest exit computed."""
+
+    exit: int = count("Number of the exit, from 0.", most=MAX_STAGES - 1)
+    class_id: int = count("Index of the predicted class.", most=MAX_CLASSES)
+    confidence: float = number("Largest softmax probability there.", most=1.0)
+
+
+@declared(as_row=True)
+class Reading:
+    """What one exit said of an audited input: the criterion's score (0 at the last exit) and the class."""
+
+    score: float = score("Score by the criterion; 0 at the last exit.")
+    class_id: int = count("Index of the predicted class.", most=MAX_CLASSES)
+
+
+@declared(as_row=True)
+class Rule(Packable):
+    """What decides a request at every exit. It travels with it, so that boards need no plan and epochs never mix.
+
+    `thresholds` has one score per exit but the last; `rest_s`, likewise, what a request takes at least from there to
+    the next exit, network not counted; () if unknown.
+    """
+
+    epoch: int = count("Number of the plan that the rule is of; 0 for the bundle's own thresholds.")
+    criterion: str = text("Exit criterion.")
+    thresholds: tuple[float, ...] = scores("Score at which each exit but the last is taken.", most=MAX_STAGES)
+    rest_s: tuple[float, ...] = durations(
+        "Least time from each exit but the last to the next.", most=MAX_STAGES, default=()
+    )
+
+
+@declared(as_row=True)
+class RequestContext(Packable):
+    """What travels with a request unchanged, written by its origin: one value, copied nowhere.
+
+    `token` is random, and another one for each attempt, so that it names the attempt to those who were sent it.
+    `budget_s` is the whole time that the origin grants. `route` names the boards that the origin chose, by stage, or
+    "any"; () where it chose none. `fuser` is the board that fuses the embeddings of wide stages, None where a pipeline
+    has none; `eager` tells their branches to go on until they are stopped instead of waiting to be told to go on. An
+    `audit` is no input that waits for an answer: it takes no exit, and gives way to those that do.
+    """
+
+    request: str = text("Id of the request.")
+    origin: str = ident("Board that accepted the input.")
+    attempt: int = count("1, or 2 where the features were sent once more.", most=MAX_ATTEMPTS)
+    token: bytes = data("Random bytes that name the attempt.", least=TOKEN_BYTES, most=TOKEN_BYTES)
+    revision: str = text("Revision of the bundle.")
+    rule: Rule = packed(Rule, "What decides the request at every exit.", shared=True)
+    budget_s: float = seconds("Time that the origin grants in all.", most=MAX_BUDGET_S)
+    route: tuple[str, ...] = idents(
+        "Boards chosen by the origin, by stage; `any` for any.", most=MAX_STAGES, default=()
+    )
+    fuser: str | None = ident("Board that fuses the branches' embeddings.", default=None)
+    eager: bool = flag("Whether branches go on until they are stopped.", default=False)
+    audit: bool = flag("Whether this is an audit: it takes no exit and nobody waits for it.", default=False)
+
+
+@declared(as_row=True)
+class Progress:
+    """What boards have found out about a request and used up so far; each replaces it.
+
+    `spent_s` is what they have used of the budget; network time is not in it, as no board can measure it alone.
+    `trace` is given where it is recorded.
+    """
+
+    spent_s: float = seconds("Time that boards have used so far.", most=MAX_BUDGET_S)
+    guess: Guess | None = part(Guess, "Best answer so far; null if there is none.", nullable=True)
+    memory: PolicyMemory = scores("What the criterion carries from exit to exit.", most=MAX_MEMORY)
+    hops: tuple[Hop, ...] = parts(Hop, "Where the time went: one entry per board and stage.", most=MAX_HOPS)
+    trace: Trace = parts(
+        Reading, "What the exits passed so far said, of inputs drawn for audits.", most=MAX_STAGES, default=None
+    )
+
+
+@declared(kind="stage", version=2)
+class StageMessage:
+    """An input (stage 0) or features (later stages), on their way to a stage."""
+
+    context: RequestContext = packed(RequestContext, "What travels with the request unchanged.")
+    progress: Progress = part(Progress, "What boards have found out and used up so far.")
+    stage: int = count("Number of the stage, from 0.", most=MAX_STAGES - 1)
+    tensor: Tensor = part(Tensor, "The input, or the features.")
+
+
+@declared(kind="embedding", version=2)
+class Embedding:
+    """What one branch of a wide stage has to say at its exit, on its way to the board that fuses.
+
+    `device` is the sender, to which the decision goes. Progress is what the stage's input came with, with the sender's
+    own hop. At the second and later wide stages in a row, guess and trace are None and memory empty, for the fusing
+    board knows them, and `hops` holds the one of this stage.
+    """
+
+    context: RequestContext = packed(RequestContext, "What travels with the request unchanged.")
+    progress: Progress = part(Progress, "What boards have found out and used up so far.")
+    stage: int = count("Number of the stage, from 0.", most=MAX_STAGES - 1)
+    branch: int = count("Branch of the wide stage.", most=MAX_BRANCHES - 1)
+    device: str = ident("Board of the branch.")
+    tensor: Tensor = part(Tensor, "The embedding.")
+
+    def fault(self) -> str:
+        """Say what is wrong with the fields together."""
+        return "" if self.context.fuser is not None else "fuser: expected an id of a-z, 0-9 and '-', received None"
+
+
+@declared(kind="decision", version=2)
+class Decision:
+    """What the fusing board decided at the exit of a wide stage, to a board of a branch: go on, or stop."""
+
+    request: str = text("Id of the request.")
+    token: bytes = data("Random bytes that name the attempt.", least=TOKEN_BYTES, most=TOKEN_BYTES)
+    stage: int = count("Number of the stage, from 0.", most=MAX_STAGES - 1)
+    go: bool = flag("Whether the branch is to go on.")
+
+
+@declared(kind="outcome", version=2)
+class Outcome:
+    """The answer that a later stage sends to the origin, which alone publishes results.
+
+    `missing` are the branches that were not heard at the exit taken; () in a chain. `trace` is given where it is known
+    of all exits.
+    """
+
+    request: str = text("Id of the request.")
+    token: bytes = data("Random bytes that name the attempt.", least=TOKEN_BYTES, most=TOKEN_BYTES)
+    reason: Reason = word("Why it was answered there.", Reason)
+    guess: Guess | None = part(Guess, "The answer; null if there is none.", nullable=True)
+    spent_s: float = seconds("Time that boards have used.", most=MAX_BUDGET_S)
+    hops: tuple[Hop, ...] = parts(Hop, "Where the time went: one entry per board and stage.", most=MAX_HOPS)
+    missing: tuple[int, ...] = branches("Branches that were not heard at the exit taken.", default=())
+    trace: Trace = parts(Reading, "What the exits said, of inputs drawn for audits.", most=MAX_STAGES, default=None)
+
+
+@declared(kind="input")
+class InputMessage:
+    """An input with a name, for an origin's input topic; raw bytes without this envelope are accepted there too.
+
+    `request` is chosen by the sender: sending it again is harmless. `payload` is what the manifest's input spec
+    takes, or an encoded image.
+    """
+
+    request: str = text("Id of the request.")
+    name: str = text("Name of the input.", most=256)
+    payload: bytes = data("Bytes of the bundle's input spec, or an encoded image.")
+
+
+def is_input(payload: bytes) -> bool:
+    """Whether bytes on an input topic look like a named input: a small msgpack map, which no image starts with."""
+    return len(payload) > 0 and 0x83 <= payload[0] <= 0x88

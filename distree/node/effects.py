@@ -1,0 +1,94 @@
+"""Effects: what a node asks its driver to do, in order; and what the parts of a node hand to each other.
+
+A part returns effects, and things to be delivered: a `Send`, which the node gives to another part of the same board or
+turns into a `Publish`, and what is for parts of this board alone: a `Job` for the inbox, `Learned`, `Settled`.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from distree.messages.audit import AuditRow
+from distree.messages.request import Decision, Embedding, Outcome, Progress, StageMessage, Tensor
+from distree.messages.result import Result
+from distree.node.job import Job
+from distree.record import record
+
+
+@record
+class Publish:
+    """Send a message; the driver builds the topic from its kind, the pipeline and `to`.
+
+    `to` is the board for which it is: None for results and audits, which are for everybody, and for stage messages,
+    which any board of the stage may take.
+    """
+
+    message: StageMessage | Embedding | Decision | Outcome | Result | AuditRow
+    to: str | None = None
+    settles: str | None = None
+    """Where set, the driver calls StageNode.published(settles) once the broker has acknowledged it."""
+    turned_away: bool = False
+    """The result of an input that found no room; the driver calls StageNode.turned_away with what became of it."""
+
+
+@record
+class Run:
+    """Run the segment of `stage` on `tensor`; answer with StageNode.completed or failed, quoting `key`."""
+
+    key: int
+    stage: int
+    tensor: Tensor
+
+
+@record
+class Fuse:
+    """Run the fusion head of `stage` on one embedding per branch, None where it is missing; answer as to Run."""
+
+    key: int
+    stage: int
+    embeddings: tuple[Tensor | None, ...]
+
+
+@record
+class Acknowledge:
+    """The delivery's effects are handed over: the broker may forget it. `delivery` is the driver's own token."""
+
+    delivery: object
+
+
+@record
+class Drop:
+    """A request ends on this board without an answer from it; for logs."""
+
+    request: str
+    reason: str
+
+
+Effect: TypeAlias = "Publish | Run | Fuse | Acknowledge | Drop"
+
+
+@record
+class Send:
+    """A message for the board `to`, which may be this one; None for any board that serves its stage."""
+
+    message: StageMessage | Embedding | Decision | Outcome
+    to: str | None = None
+
+
+@record
+class Learned:
+    """The best answer so far to an own request, from a fuser on this board: for the deadline."""
+
+    request: str
+    progress: Progress
+
+
+@record
+class Settled:
+    """An own request needs no answer any more: what is still at work on it may stop."""
+
+    request: str
+
+
+Output: TypeAlias = "Effect | Send | Job | Learned | Settled"
+"""What a part returns."""

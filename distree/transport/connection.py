@@ -1,0 +1,255 @@
+"""The life of a connection: its states, what the broker is greeted with, and when the next attempt is due.
+
+Pure, without clock or socket; `now` is of the monotonic clock, in seconds. One connection follows another:
+
+    closed ── waiting ── dialling ── greeting ── subscribing ── online ── waiting ── …
+
+as CONNECTION_TRANSITIONS lists; `python -m distree.transport.connection` prints it.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import ssl
+from collections import deque
+from collections.abc import Sequence
+from typing import Literal
+
+from distree.errors import ConfigError
+from distree.transport import explain
+from distree.transport.greeting import FILTERS_A_SUBSCRIBE, Filters, Greeting, Version
+from distree.transport.limits import Limits
+from distree.types import BrokerSettings
+
+ConnectionState = Literal["closed", "waiting", "dialling", "greeting", "answered", "subscribing", "online"]
+ConnectionEvent = Literal["open", "dial", "greet", "accept", "decline", "be online", "end", "close"]
+
+CONNECTION_TRANSITIONS: dict[tuple[ConnectionState, ConnectionEvent], ConnectionState] = {
+    ("closed", "open"): "waiting",
+    # A thread resolves the name and connects.
+    ("waiting", "dial"): "dialling",
+    # CONNECT is sent; from here on there is a socket to serve.
+    ("dialling", "greet"): "greeting",
+    ("dialling", "end"): "waiting",
+    # SUBSCRIBE is sent, if there is anything to subscribe to.
+    ("greeting", "accept"): "subscribing",
+    # Answered, but by nothing to go on with.
+    ("greeting", "decline"): "answered",
+    ("greeting", "end"): "waiting",
+    ("answered", "end"): "waiting",
+    ("subscribing", "be online"): "online",
+    ("subscribing", "end"): "waiting",
+    ("online", "end"): "waiting",
+    ("closed", "close"): "closed",
+    ("waiting", "close"): "closed",
+    ("dialling", "close"): "closed",
+    ("greeting", "close"): "closed",
+    ("answered", "close"): "closed",
+    ("subscribing", "close"): "closed",
+    ("online", "close"): "closed",
+}
+
+_WITH_SOCKET = frozenset({"greeting", "answered", "subscribing", "online"})
+
+_BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 5.0
+_STABLE_S = 5.0
+"""What lasted this long resets the back-off: two clients of one id shall not fight at full speed."""
+
+Step = Literal["subscribe", "be online", "begin anew", "hang up", "wait"]
+"""What follows from an answer of the broker: to subscribe to `Connection.filters.asked`, to be online, to end the
+connection and connect again at once, to end it, or to wait until the broker does."""
+
+
+class Connection:
+    """One connection after the other, to the broker of `settings`. What it takes is in `limits`.
+
+    `has_socket` says whether there is a socket to serve, `is_known` whether the broker has accepted this client before.
+    `is_hopeless` says that time does not heal why the last attempt failed, `is_absent` that nothing listens where the
+    broker should be, or that its name is not known. `retry_at` is when the next attempt is due. Lines on what the
+    broker does not take are added to `notices`, but for a client without a will: it only reads, or hands over inputs,
+    and misses nothing.
+    """
+
+    def __init__(self, settings: BrokerSettings, client_id: str, *, has_will: bool, notices: deque[str]) -> None:
+        versions: tuple[Version, ...] = ("5", "3.1.1")
+        if settings.mqtt_version != "auto":
+            versions = ("5",) if settings.mqtt_version == 5 else ("3.1.1",)
+        self.state: ConnectionState = "closed"
+        self.has_socket = False
+        self.greeting = Greeting(versions, has_will=has_will)
+        self.filters = Filters((), FILTERS_A_SUBSCRIBE)
+        self.limits = Limits()
+        self.is_known = False
+        self.is_hopeless = False
+        self.is_absent = False
+        self.retry_at = 0.0
+        self._settings = settings
+        self._address = f"{settings.host}:{settings.port}"
+        self._client_id = client_id
+        self._has_will = has_will
+        self._notices = notices
+        self._warned: set[str] = set()
+        self._random = random.Random()  # noqa: S311 - jitter
+        self._failures = 0
+        self._answer_until = 0.0
+        self._online_since = 0.0
+
+    def open(self, subscriptions: Sequence[tuple[str, int]]) -> None:
+        """Have the first attempt be due at once; QoS 2 of a subscription counts as 1."""
+        self._move("open")
+        self.filters = Filters([(name, min(qos, 1)) for name, qos in subscriptions], FILTERS_A_SUBSCRIBE)
+        self.retry_at = 0.0
+
+    def close(self) -> bool:
+        """Connect no more; return whether there is a socket to close. Harmless when closed."""
+        had_socket = self.has_socket
+        self._move("close")
+        return had_socket
+
+    def dial(self, now: float) -> bool:
+        """Begin the next attempt, if it is due."""
+        if self.state != "waiting" or now < self.retry_at:
+            return False
+        self._move("dial")
+        self.is_hopeless = self.is_absent = False
+        return True
+
+    def unreachable(self, error: Exception) -> str:
+        """The attempt failed before a CONNECT could be sent; return why, in one line."""
+        self.is_hopeless = isinstance(error, ssl.SSLError | ConfigError)
+        self.is_absent = isinstance(error, ConnectionRefusedError | socket.gaierror)
+        return explain.unreachable(self._settings, error)
+
+    def greeted(self, now: float) -> None:
+        """CONNECT is sent: the broker has `connect_timeout_s` from here to take client and subscriptions."""
+        self._move("greet")
+        self._answer_until = now + self._settings.connect_timeout_s
+
+    def accepted(self, limits: object) -> tuple[Step, str | None]:
+        """The broker accepted, with these properties in its CONNACK (see `Limits.learn`); return as `refused` does."""
+        if self.state != "greeting":
+            return "wait", None
+        if self.greeting.answered() == "confirm":
+            self._move("decline")
+            return "begin anew", None
+        self._move("accept")
+        self.is_known = True
+        self.limits.learn(limits, five=self.greeting.version == "5")
+        self._warn_while(explain.hangs_up_on_will(self._settings), on=not self.greeting.with_will)
+        self._warn_of_limits()
+        self.filters.begin()
+        return self._subscribe(), None
+
+    def refused(self, reason: str) -> tuple[Step, str | None]:
+        """The broker refused; return what follows, and what is wrong in one line, if no other greeting would help."""
+        if self.state != "greeting":
+            return "wait", None
+        self._move("decline")
+        if reason == "Retain not supported" and self.limits.retains:
+            self.limits.retains = False
+        elif reason == "QoS not supported" and self.limits.takes_qos_1:
+            self.limits.takes_qos_1 = False
+        elif reason != "Unsupported protocol version" or not self.greeting.other_version():
+            self.is_hopeless = reason in explain.REFUSED_LOGIN
+            return "wait", explain.refusal(self._settings, self._client_id, reason)
+        self._warn_of_limits()
+        return "begin anew", None
+
+    def subscribed(self, refusals: Sequence[str | None]) -> tuple[Step, str | None]:
+        """The broker answered a SUBSCRIBE, with None for each filter that it took; return as `refused` does."""
+        if self.state != "subscribing":
+            return "wait", None
+        refused = [
+            f"{name} ({why})" for (name, _), why in zip(self.filters.asked, refusals, strict=False) if why is not None
+        ]
+        if not refused:
+            return self._subscribe(), None
+        self.is_hopeless = True
+        return "hang up", f"{self._address} refuses the subscription to {', '.join(refused)}: check the broker's ACL"
+
+    def _subscribe(self) -> Step:
+        return "subscribe" if self.filters.ask() else "be online"
+
+    def _warn_of_limits(self) -> None:
+        self._warn_while(explain.takes_no_retained(self._settings), on=not self.limits.retains)
+        self._warn_while(explain.takes_no_qos_1(self._settings), on=not self.limits.takes_qos_1)
+
+    def _warn_while(self, line: str, *, on: bool) -> None:
+        """Say once what lasts."""
+        if not on:
+            self._warned.discard(line)
+        elif self._has_will and line not in self._warned:
+            self._warned.add(line)
+            self._notices.append(line)
+
+    def be_online(self, now: float) -> bool:
+        """Begin to be of use; False where the connection has ended meanwhile."""
+        if self.state != "subscribing":
+            return False
+        self._move("be online")
+        self._online_since = now
+        return True
+
+    def overdue(self, now: float) -> str | None:
+        """Return, in one line, that the broker did not answer in time; None while it may."""
+        if self.has_socket and self.state != "online" and now > self._answer_until:
+            return f"{self._address} takes connections but does not answer MQTT: is it a broker?"
+        return None
+
+    def why_lost(self, said: str | None, tls_error: ssl.SSLError | None, now: float) -> str | None:
+        """Return in one line why the connection ended, None if that was said already.
+
+        `said` is what the broker gave as its reason, and `tls_error` what TLS did.
+        """
+        if said is not None:
+            return explain.refusal(self._settings, self._client_id, said)
+        if self.state == "online":
+            why = f"{self._address} closed the connection, or the network did"
+            if now - self._online_since < _STABLE_S:  # mosquitto 2.0 tells no reason
+                why += f"; if it does so again and again, another client uses the id {self._client_id!r}"
+            return why
+        if self.state == "greeting":
+            return explain.no_mqtt(self._settings, tls_error)
+        if self.state == "subscribing" and self.filters.asked:
+            return f"{self._address} closed the connection when asked for {self.filters.asked[0][0]}"
+        return None
+
+    def ended(self, now: float, *, soon: bool, judging: bool) -> bool:
+        """Enter the wait for the next attempt; False where there was no connection, or its end is known.
+
+        The next attempt is due at once if it is to be `soon`, and after no more than the shortest wait while `judging`
+        what the broker hangs up on.
+        """
+        if self.state in ("closed", "waiting"):
+            return False
+        was = self.state
+        self._move("end")
+        if was == "online" and now - self._online_since >= _STABLE_S:
+            self._failures = 0
+        elif was == "greeting":
+            soon = self.greeting.unanswered() or soon
+        elif was == "subscribing":
+            without = self.filters.unanswered()
+            if without is not None:
+                self._notices.append(explain.hangs_up_on_subscribe(self._settings, [without]))
+        delay = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (0 if judging else min(self._failures, 10)))
+        self._failures += 0 if soon or judging else 1
+        self.retry_at = now if soon else now + delay * self._random.uniform(0.5, 1.0)
+        return True
+
+    def _move(self, event: ConnectionEvent) -> None:
+        """Follow the table; a KeyError here is a fault of this program."""
+        self.state = CONNECTION_TRANSITIONS[self.state, event]
+        self.has_socket = self.state in _WITH_SOCKET
+
+
+def transition_table() -> str:
+    """Return the transition table as text, one line a transition."""
+    lines = ["A connection to the broker:"]
+    lines += [f"  {state:<11} {event:<9} -> {after}" for (state, event), after in CONNECTION_TRANSITIONS.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(transition_table())  # noqa: T201

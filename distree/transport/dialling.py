@@ -1,0 +1,114 @@
+"""How a connection begins and ends: the paho client, TLS, CONNECT with login and will, DISCONNECT."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Any
+
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from distree.transport import login
+from distree.transport.greeting import Version
+from distree.transport.lean_client import MAX_INCOMING_BYTES, LeanClient, Sink, check_paho
+from distree.types import BrokerSettings, Session
+
+RESUME_S = 30
+"""How long a broker keeps a session of `Session.PROCESS`, in seconds: after that, what waits in it is stale."""
+
+
+class Dialler:
+    """What a client says of itself, to the broker of `settings`.
+
+    `will` is a topic and a payload. `receive_maximum` bounds received messages without an acknowledgement (MQTT 5).
+    """
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        client_id: str,
+        will: tuple[str, bytes] | None,
+        receive_maximum: int,
+        session: Session,
+    ) -> None:
+        self._settings = settings
+        self._client_id = client_id
+        self._will = will
+        self._receive_maximum = receive_maximum
+        self._session = session
+        self._tls: ssl.SSLContext | None = None
+
+    def read_files(self) -> None:
+        """Read the password and what TLS needs; ConfigError for files that are no good."""
+        login.read_password(self._settings)
+        if self._settings.tls is not None:
+            self._tls = login.tls_context(self._settings.tls)
+
+    def make_client(self, sink: Sink, version: Version) -> LeanClient:
+        """Make a client without a connection; BrokerError where the installed paho is not one that is known."""
+        check_paho()
+        five = version == "5"
+        clean_session = None if five else self._cleans(version, is_known=False)
+        client = LeanClient(sink, self._client_id, five=five, clean_session=clean_session)
+        client.connect_timeout = self._settings.connect_timeout_s
+        client.on_socket_open = self._begin_connection
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        return client
+
+    def connect(
+        self, client: LeanClient, version: Version, *, is_known: bool, will_flags: tuple[int, bool] | None
+    ) -> None:
+        """Resolve the name, connect and send CONNECT: seconds at worst, so in a thread of its own.
+
+        `is_known` says that the broker has forgotten what an earlier process left. `will_flags` are the will's QoS and
+        whether it is to be retained, None for a greeting without it. Raises OSError, ValueError and ConfigError.
+        """
+        client.will_clear()
+        if self._will is not None and will_flags is not None:
+            client.will_set(*self._will, *will_flags)
+        settings = self._settings
+        client.username_pw_set(settings.username, login.read_password(settings))
+        if self._tls is not None and settings.tls is not None:
+            login.load_tls_files(self._tls, settings.tls)
+        client.connect(settings.host, settings.port, settings.keepalive_s, **self._mqtt_5(version, is_known))
+
+    def disconnect(self, client: LeanClient, version: Version) -> None:
+        """Disconnect in good order, for good; a session of this process alone ends with it."""
+        properties = None
+        if self._session is Session.PROCESS and version == "5":
+            properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
+            properties.SessionExpiryInterval = 0
+        client.disconnect(properties=properties)
+
+    def _cleans(self, version: Version, *, is_known: bool) -> bool:
+        """Whether the broker is to forget what it kept.
+
+        With MQTT 3.1.1 nothing is kept but over restarts: there a session never expires, so one that is kept for a
+        process would outlive it; and a client of rumqttd with a shared subscription and a session takes the broker with
+        it when it dies, see `broker_config.embedded`.
+        """
+        if version != "5":
+            return self._session is not Session.DURABLE
+        return self._session is Session.NONE or (self._session is Session.PROCESS and not is_known)
+
+    def _mqtt_5(self, version: Version, is_known: bool) -> dict[str, Any]:
+        if version != "5":
+            return {}
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = {
+            Session.NONE: 0,
+            Session.PROCESS: RESUME_S,
+            Session.DURABLE: self._settings.session_expiry_s,
+        }[self._session]
+        properties.ReceiveMaximum = self._receive_maximum
+        properties.MaximumPacketSize = MAX_INCOMING_BYTES
+        return {"clean_start": self._cleans(version, is_known=is_known), "properties": properties}
+
+    def _begin_connection(self, client: Any, _userdata: object, sock: Any) -> None:
+        client.begin_connection(sock)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A cable that was pulled shows while data is under way, not only after two keep-alives.
+        if self._settings.keepalive_s:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._settings.keepalive_s * 1000)

@@ -1,0 +1,32 @@
+"""What a broker says that it takes."""
+
+from __future__ import annotations
+
+_PROTOCOL_LIMIT_BYTES = 268_435_455
+_SILENT_LIMIT_BYTES = 1 << 20
+"""With MQTT 3.1.1 a broker cannot tell its limit, and what exceeds it ends each connection that sends it."""
+
+_WINDOW = 64
+
+
+class Limits:
+    """What the broker says that it takes, as it greets or refuses to; what it hangs up on is for `blame` to find.
+
+    `window` bounds the publishes that are under way without an acknowledgement; `five` says that it speaks MQTT 5.
+    """
+
+    def __init__(self) -> None:
+        self.five = True
+        self.max_packet_bytes = _PROTOCOL_LIMIT_BYTES
+        self.window = _WINDOW
+        self.retains = True
+        self.takes_qos_1 = True
+
+    def learn(self, said: object, *, five: bool) -> None:
+        """Take in the properties of a CONNACK, None where it has none; a broker that was mended is believed."""
+        self.five = five
+        silent = _PROTOCOL_LIMIT_BYTES if five else _SILENT_LIMIT_BYTES
+        self.max_packet_bytes = getattr(said, "MaximumPacketSize", silent)
+        self.window = min(_WINDOW, getattr(said, "ReceiveMaximum", _WINDOW))
+        self.retains = bool(getattr(said, "RetainAvailable", 1))
+        self.takes_qos_1 = getattr(said, "MaximumQoS", 2) > 0

@@ -1,0 +1,94 @@
+"""The topic table applied to an orchestrator: what it reads, and what it publishes where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
+
+from distree import topics
+from distree.errors import RemoteProtocolError
+from distree.messages.codec import encode
+from distree.messages.plan import Plan
+from distree.messages.site import Claim, OriginStats
+from distree.record import record
+from distree.topics import DELIVERY, Delivery, Kind
+from distree.types import Lane
+
+_DISCOVERY = Delivery(qos=1, retain=True, content_type=topics.JSON, lane=Lane.LATEST)
+
+
+@record
+class Outgoing:
+    """A message to be published."""
+
+    topic: str
+    payload: bytes
+    delivery: Delivery
+
+
+def subscriptions(
+    site: str, pipelines: Iterable[str], tuned: Iterable[str], birth_topic: str | None
+) -> list[tuple[str, int]]:
+    """Return what an orchestrator of these pipelines reads of its site, as topic filters with their QoS.
+
+    Of the pipelines that are `tuned` it reads audits and labels too; on `birth_topic` Home Assistant says that it has
+    started, None if nobody listens.
+    """
+    found = [(topics.device(site, "+", kind), kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY)]
+    found += [(topics.plan(site, name), Kind.PLAN) for name in pipelines]
+    for name in tuned:
+        found += [(topics.of_origin(site, name, Kind.AUDIT, "+"), Kind.AUDIT), (topics.truth(site, name), Kind.TRUTH)]
+    found.append((topics.orchestrator(site), Kind.ORCHESTRATOR))
+    births = [(birth_topic, _DISCOVERY.qos)] if birth_topic is not None else []
+    return [(topic, DELIVERY[kind].qos) for topic, kind in found] + births
+
+
+def claim(site: str, identity: str, *, running: bool) -> Outgoing:
+    """Return an orchestrator's claim on a site, or what takes it back; that is also its will."""
+    said = Claim(orchestrator=identity, running=running)
+    return Outgoing(topic=topics.orchestrator(site), payload=encode(said), delivery=DELIVERY[Kind.ORCHESTRATOR])
+
+
+def will_of(site: str, identity: str) -> tuple[str, bytes]:
+    """Return topic and payload of the will by which a dead orchestrator's claim on a site is taken back."""
+    back = claim(site, identity, running=False)
+    return back.topic, back.payload
+
+
+def plan(site: str, to_hold: Plan) -> Outgoing:
+    """Return a plan as boards get it."""
+    topic = topics.plan(site, to_hold.pipeline)
+    return Outgoing(topic=topic, payload=encode(to_hold), delivery=DELIVERY[Kind.PLAN])
+
+
+def stats(site: str, of_origin: OriginStats) -> Outgoing:
+    """Return what an origin did of late, as users get it."""
+    topic = topics.of_origin(site, of_origin.pipeline, Kind.STATS, of_origin.origin)
+    return Outgoing(topic=topic, payload=encode(of_origin), delivery=DELIVERY[Kind.STATS])
+
+
+def discovery(topic: str, payload: bytes) -> Outgoing:
+    """Return a message by which Home Assistant discovers a device, or forgets it."""
+    return Outgoing(topic=topic, payload=payload, delivery=_DISCOVERY)
+
+
+class _FromDevice(Protocol):
+    @property
+    def device(self) -> str: ...
+
+
+Said = TypeVar("Said", bound=_FromDevice)
+
+
+def of_device(device: str, said: Said) -> Said:
+    """Return what came on a topic of `device`; RemoteProtocolError if it speaks of another one."""
+    if said.device != device:
+        raise RemoteProtocolError("device", f"{said.device!r} on the topic of {device!r}")
+    return said
+
+
+def of_pipeline(name: str, seen: Plan) -> Plan:
+    """Return what came on the topic of a pipeline's plan; RemoteProtocolError if it is another one's."""
+    if seen.pipeline != name:
+        raise RemoteProtocolError("pipeline", f"a plan of {seen.pipeline!r} on the topic of {name!r}")
+    return seen

@@ -1,0 +1,10 @@
+"""What all tests begin with."""
+
+from __future__ import annotations
+
+import signal
+
+# A run that was started in the background may have been told to ignore Ctrl-C, and so would be every program that a test
+# starts and ends by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -65,7 +65,7 @@ class Deliveries:
             context=message.context,
             progress=message.progress,
             stage=message.stage,
-            came_to=message.stage,
+            delivered=(message.context.token, message.stage),
             tensor=message.tensor,
             delivery=None,
             arrived_at=now,

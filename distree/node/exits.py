@@ -24,6 +24,7 @@ class Criteria:
 
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
+        self._last = settings.last
         self._made: dict[str, ExitPolicy] = {}
 
     def of(self, name: str) -> ExitPolicy:
@@ -39,7 +40,7 @@ class Criteria:
 
     def check(self, rule: Rule) -> None:
         """Raise RemoteProtocolError for a rule that does not fit the exits of this board's bundle."""
-        last = self._settings.last
+        last = self._last
         if len(rule.thresholds) != last:
             raise RemoteProtocolError(
                 "thresholds", f"{len(rule.thresholds)} received, one per exit but the last expected ({last})"

@@ -46,12 +46,14 @@ class Job:
     context: RequestContext
     progress: Progress
     stage: int
-    """Goes up with each stage that this board runs; `came_to` is the one at which it came."""
-    came_to: int
+    """Goes up with each stage that this board runs."""
+    delivered: Delivered
+    """What it is known by while it is on this board, whatever stage it is at."""
     tensor: Tensor
     delivery: object | None
     """The driver's token of the delivery that is to be acknowledged; None for what came from this board itself."""
     arrived_at: float
+    """When `progress` was what it is."""
     state: JobState = "waiting"
     ready_at: float = 0.0
     queue_s: float = 0.0
@@ -74,8 +76,3 @@ class Job:
     def nbytes(self) -> int:
         """Bytes of its tensor as it is kept."""
         return len(self.tensor.payload)
-
-    @property
-    def delivered(self) -> Delivered:
-        """What it is known by while it is on this board, whatever stage it is at."""
-        return self.context.token, self.came_to

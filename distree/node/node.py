@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from distree.errors import ConfigError, RemoteProtocolError
 from distree.messages.plan import Plan
@@ -55,11 +56,11 @@ class StageNode:
             k: self._branch if settings.width(k) else self._worker for k in settings.stages
         }
         self._restore = list(restore)
-        self._deliveries: dict[type, Callable[[float, Output], Sequence[Output]]] = {
-            Send: self._deliver,  # type: ignore[dict-item]
-            Job: self._queue,  # type: ignore[dict-item]
-            Learned: self._learn,  # type: ignore[dict-item]
-            Settled: self._settle,  # type: ignore[dict-item]
+        self._deliveries: dict[type, Callable[[float, Any], Sequence[Effect]]] = {
+            Send: self._deliver,
+            Job: self._queue,
+            Learned: self._learn,
+            Settled: self._settle,
         }
 
     # ------------------------------------------------------------ inputs of this origin
@@ -190,10 +191,10 @@ class StageNode:
             if deliver is None:
                 effects.append(output)  # type: ignore[arg-type]
             else:
-                effects += self._carry(now, deliver(now, output))
+                effects += deliver(now, output)
         return effects
 
-    def _deliver(self, now: float, send: Send) -> Sequence[Output]:
+    def _deliver(self, now: float, send: Send) -> Sequence[Effect]:
         message, to = send.message, send.to
         if isinstance(message, StageMessage):
             return self._deliver_stage(now, message)
@@ -202,37 +203,37 @@ class StageNode:
         if isinstance(message, Outcome) and self._origin is not None and not self._origin.is_wanted(message.request):
             return [Drop(request=message.request, reason="answered")]
         try:
-            return self._receive(now, message)
+            outputs = self._receive(now, message)
         except RemoteProtocolError as error:
             # An origin that was started anew does not know the requests of its earlier life.
             request = message.context.request if isinstance(message, Embedding) else message.request
             return [Drop(request=request, reason=str(error))]
+        return self._carry(now, outputs)
 
-    def _deliver_stage(self, now: float, message: StageMessage) -> Sequence[Output]:
+    def _deliver_stage(self, now: float, message: StageMessage) -> Sequence[Effect]:
         """Take features on to a plain stage of this board; branches get theirs from the broker, wherever they are."""
         if message.stage in self._worker.stages:
-            return self._worker.take(now, message)
+            return self._queue(now, self._worker.take(now, message))
         if self._origin is None or message.context.origin != self.settings.device:
             return [Publish(message=message)]
         is_on_its_way, outputs = self._origin.send(now, message)
         if not is_on_its_way:
             self._worker.answered_here(message)
-        return outputs
+        return self._carry(now, outputs)
 
-    def _queue(self, now: float, job: Job) -> Sequence[Output]:
+    def _queue(self, now: float, job: Job) -> Sequence[Effect]:
         """Give a job to the inbox: a new one, one that has run and goes on, or one whose branch is eager."""
         if job.state == "running":
             run = self._inbox.go_on(job)
             return [] if run is None else [run]
         if job.state == "kept":
-            return self._branch.go_on(job)
+            return self._carry(now, self._branch.go_on(job))
         if job.state != "waiting":
             return []  # what was sent before it has stopped it
         run, overflow = self._inbox.put(now, job)
-        outputs: list[Output] = [] if run is None else [run]
-        for shed in overflow:
-            outputs += self._workers[shed.stage].shed(now, shed)
-        return outputs
+        if run is not None:
+            return [run]
+        return [effect for shed in overflow for effect in self._carry(now, self._workers[shed.stage].shed(now, shed))]
 
     def _start_next(self, now: float) -> list[Effect]:
         """Start the oldest job that is still worth it."""
@@ -242,13 +243,13 @@ class StageNode:
             effects += self._carry(now, self._workers[job.stage].expired(job))
         return effects if run is None else [*effects, run]
 
-    def _learn(self, _now: float, learned: Learned) -> Sequence[Output]:
+    def _learn(self, _now: float, learned: Learned) -> Sequence[Effect]:
         if self._origin is not None:
             self._origin.learned(learned.request, learned.progress)
         return ()
 
-    def _settle(self, _now: float, settled: Settled) -> Sequence[Output]:
-        return () if self._fuser is None else self._fuser.settled(settled.request)
+    def _settle(self, now: float, settled: Settled) -> Sequence[Effect]:
+        return () if self._fuser is None else self._carry(now, self._fuser.settled(settled.request))
 
     # ------------------------------------------------------------ the connection
 

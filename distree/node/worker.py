@@ -22,6 +22,7 @@ class StageWorker:
         self._settings = settings
         self._criteria = criteria
         self._deliveries = Deliveries(settings, keys)
+        self._last = settings.last
         self.stages = frozenset(k for k in settings.stages if not settings.width(k))
         self.counters = Counters(sorted(self.stages))
 
@@ -44,11 +45,11 @@ class StageWorker:
         job, outputs = self._deliveries.begin(now, message, delivery)
         return [*outputs, job]
 
-    def take(self, now: float, message: StageMessage) -> list[Output]:
+    def take(self, now: float, message: StageMessage) -> Job:
         """Take a stage message from this board itself."""
         job = self._deliveries.job(now, message)
         self.counters.of(job).received += 1
-        return [job]
+        return job
 
     # ------------------------------------------------------------ a run is over
 
@@ -73,7 +74,7 @@ class StageWorker:
         job.move("forward")
         message = StageMessage(
             context=job.context,
-            progress=self._spend(now, job),
+            progress=job.progress,
             stage=job.stage + 1,
             tensor=tensors.encode(output.features, self._settings.codec),
         )
@@ -83,27 +84,28 @@ class StageWorker:
         """Note what the exit says; return why to answer there, or None to go on."""
         context, before, stage = job.context, job.progress, job.stage
         hop = Hop(device=self._settings.device, stage=stage, queue_s=job.queue_s, compute_s=took_s)
-        left_s = job.left(now)
+        spent_s = job.spent(now)
         evidence = None
         value, memory = 0.0, before.memory
-        if stage < self._settings.last:
+        if stage < self._last:
             evidence = Evidence(
                 logits=logits,
                 confidence=guess.confidence,
                 exit=stage,
                 memory=memory,
-                left_s=left_s,
+                left_s=context.budget_s - spent_s,
                 rest_s=self._rest_s(job),
             )
             score = self._criteria.of(context.rule.criterion).score(evidence)
             value, memory = score.value, score.memory
         job.progress = Progress(
-            spent_s=before.spent_s,
+            spent_s=spent_s,
             guess=guess,
             memory=memory,
             hops=(*before.hops, hop),
             trace=None if before.trace is None else (*before.trace, reading(value, guess.class_id)),
         )
+        job.arrived_at = now
         if evidence is None:
             return "last"
         if context.audit:
@@ -166,14 +168,3 @@ class StageWorker:
             trace=progress.trace if reason == "last" else None,
         )
         return Send(message=outcome, to=job.context.origin)
-
-    def _spend(self, now: float, job: Job) -> Progress:
-        """Return the progress of a job with the time that this board has used of its budget."""
-        progress = job.progress
-        return Progress(
-            spent_s=job.spent(now),
-            guess=progress.guess,
-            memory=progress.memory,
-            hops=progress.hops,
-            trace=progress.trace,
-        )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
-from device_agent.config import AgentConfig, OriginConfig, PipelineConfig
-from device_agent.startup import fuses
+from device_agent.config import AgentConfig, OriginConfig
 from distree.bundle import Bundle
 from distree.node import NodeSettings, OriginSettings
-from distree.protocols import PolicyParameters
 
 
 def node_settings(agent: AgentConfig, index: int, bundle: Bundle, boot: str) -> NodeSettings:
     """Return the settings for pipeline number `index`; `boot` is the id of this run of the agent."""
     config = agent.pipelines[index]
-    return NodeSettings(
+    settings = NodeSettings(
         site=agent.site,
         device=agent.device,
         pipeline=config.name,
@@ -38,15 +37,10 @@ def node_settings(agent: AgentConfig, index: int, bundle: Bundle, boot: str) -> 
         fuses=config.fuse,
         branch_timeout_s=config.branch_timeout_ms / 1e3,
         masked=bundle.manifest.exits.masked,
-        # A board that runs branches alone decides nothing.
-        parameters=bundle.policy_parameters() if _decides(config, bundle) else PolicyParameters(),
         secret=os.urandom(16),
     )
-
-
-def _decides(config: PipelineConfig, bundle: Bundle) -> bool:
-    """Whether an exit may be decided on this board: that of a plain stage, or one that it fuses."""
-    return fuses(config, bundle) or any(not bundle.stages[k].branches for k in config.stages)
+    # A board that runs branches alone decides nothing, and need not load what its criteria have learned.
+    return replace(settings, parameters=bundle.policy_parameters()) if settings.decides else settings
 
 
 def _origin_settings(config: OriginConfig | None) -> OriginSettings | None:

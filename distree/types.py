@@ -1,8 +1,4 @@
-"""Effects that the node asks for, how to reach a broker, and the node's messages; `distree.messages` has all others.
-
-Everything here is frozen and keyword-only. Durations are seconds in `*_s`, never points in time, because the
-clocks of two boards are never compared. `request` ids are unique for the life of a pipeline.
-"""
+"""How to reach a broker, and how messages wait for the connection to it."""
 
 from __future__ import annotations
 

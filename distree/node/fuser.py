@@ -20,7 +20,7 @@ from distree.messages.telemetry import FusionTelemetry
 from distree.node.agenda import Agenda
 from distree.node.circuits import RoundTrip
 from distree.node.effects import Drop, Fuse, Learned, Output, Send
-from distree.node.exits import Criteria, Plans, reading, too_late
+from distree.node.exits import Criteria, Plans, too_late
 from distree.node.gathering import FusionCounters, Gathering, Key
 from distree.node.settings import NodeSettings
 from distree.protocols import Evidence, SegmentOutput
@@ -219,7 +219,7 @@ class Fuser:
     def _decide(self, now: float, gathering: Gathering, output: SegmentOutput, guess: Guess) -> Reason | None:
         stage, rule = gathering.stage, gathering.context.rule
         if stage == self._settings.last:
-            gathering.add_reading(reading(0.0, guess.class_id))
+            gathering.add_reading(0.0, guess.class_id)
             return "last"
         evidence = Evidence(
             logits=output.logits,
@@ -232,7 +232,7 @@ class Fuser:
         )
         score = self._criteria.of(rule.criterion).score(evidence)
         gathering.memory = score.memory
-        gathering.add_reading(reading(score.value, guess.class_id))
+        gathering.add_reading(score.value, guess.class_id)
         if gathering.context.audit:
             return None
         if score.value >= self._plans.threshold(rule, stage, gathering.missing or ()):

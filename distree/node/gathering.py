@@ -12,13 +12,13 @@ from distree.messages.request import (
     Hop,
     PolicyMemory,
     Progress,
-    Reading,
     RequestContext,
     Tensor,
     Trace,
 )
 from distree.messages.telemetry import FusionTelemetry
 from distree.node.effects import Output, Send
+from distree.node.exits import reading
 
 GatheringState = Literal["gathering", "fusing", "ended"]
 GatheringEvent = Literal["fuse", "go", "exit", "forward", "fail", "expire"]
@@ -100,10 +100,10 @@ class Gathering:
         """Add hops, as long as there is room for them."""
         self.hops = (*self.hops, *hops)[:KEPT_HOPS]
 
-    def add_reading(self, said: Reading) -> None:
+    def add_reading(self, score: float, class_id: int) -> None:
         """Add what an exit said, where that is recorded."""
         if self.trace is not None:
-            self.trace = (*self.trace, said)
+            self.trace = (*self.trace, reading(score, class_id))
 
     def progress(self, now: float) -> Progress:
         """Return what is known so far, as it travels on."""

@@ -417,7 +417,9 @@ def _attempt(outcome: Outcome, attempts: Sequence[RequestContext]) -> RequestCon
     for context in attempts:
         if context.token == outcome.token:
             return context
-    raise RemoteProtocolError("token", f"{outcome.request}: its token is of no attempt by this run of its origin")
+    raise RemoteProtocolError(
+        "token", f"{outcome.request}: answers no attempt of this run, but one before a restart, or is forged"
+    )
 
 
 def _quantile(ordered: list[float], q: float) -> float:

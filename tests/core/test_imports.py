@@ -46,7 +46,7 @@ LAYERS = {
         "distree.errors", "distree.messages", "distree.node.effects", "distree.node.job", "distree.node.settings",
         "distree.tensors",
     },
-    "distree.node.gathering": {"distree.messages", "distree.node.effects"},
+    "distree.node.gathering": {"distree.messages", "distree.node.effects", "distree.node.exits"},
     "distree.node.origin": {
         "distree.errors", "distree.messages", "distree.node.attempts", "distree.node.audits", "distree.node.circuits",
         "distree.node.custody", "distree.node.effects", "distree.node.exits", "distree.node.job", "distree.node.probes",

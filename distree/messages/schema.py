@@ -107,6 +107,11 @@ def _row(layout: Layout) -> Schema:
     return {"type": "array", "items": items, "minItems": len(layout.required)}
 
 
+def _text_with(pattern: str) -> Schema:
+    """Return the schema of text that has such a character; null, where a field may be it, has none."""
+    return {"type": "string", "pattern": pattern}
+
+
 def _described(field: Field, *, is_json: bool) -> Schema:
     schema = _value(field.form_in(is_json=is_json), is_json=is_json)
     if field.nullable:
@@ -117,9 +122,10 @@ def _described(field: Field, *, is_json: bool) -> Schema:
 def _value(form: Form, *, is_json: bool) -> Schema:
     match form:
         case Text():
-            return {"type": "string", "maxLength": form.most, "pattern": f"^[^{_UNPRINTABLE}]*$"}
+            # By what may not be in it: to some validators `$` also matches before a line feed at the end.
+            return {"type": "string", "maxLength": form.most, "not": _text_with(f"[{_UNPRINTABLE}]")}
         case Id():
-            return {"type": "string", "pattern": "^[a-z0-9-]{1,32}$"}
+            return {"type": "string", "minLength": 1, "maxLength": 32, "not": _text_with("[^a-z0-9-]")}
         case Whole():
             return {"type": "integer", "minimum": form.least, "maximum": form.most}
         case Number():

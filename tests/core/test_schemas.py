@@ -178,6 +178,9 @@ BAD = [
     (Kind.TELEMETRY, "telemetry", ("pipelines", 0, "origin", "reasons"), {"luck": 1}),
     (Kind.TELEMETRY, "telemetry", ("pipelines", 0, "stages", 0, "received"), -1),
     (Kind.AUDIT, "audit", ("hops", 0), ["cam1", 0, 0.1]),
+    (Kind.AUDIT, "audit", ("request",), "r\n"),
+    (Kind.AUDIT, "audit", ("origin",), "cam1\n"),
+    (Kind.AUDIT, "audit", ("origin",), ""),
 ]
 
 

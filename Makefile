@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test test-embedded check size format api bench fuzz peers scale footprint arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference first-result node clean
+.PHONY: help setup dev demo test test-embedded check size format api bench fuzz peers brokers scale footprint routing arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference first-result node clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -76,6 +76,12 @@ scale: dev           ## 10,000 simulated boards, and an orchestrator of 1,000 re
 
 soak: dev            ## faults against real agents, a real mosquitto and real links (half an hour; ARGS="outages burst")
 	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+brokers: dev         ## what other brokers can do, and a chain and a wide site on each (ten minutes; apt install them; ARGS="NATS")
+	$(BIN)/python -m benchmarks.brokers --install --out docs $(ARGS)
+
+routing: dev         ## boards that go, hang, are slow, or lose their broker (ten minutes; ARGS="uneven --checkout old=DIR")
+	$(BIN)/python -m benchmarks.routing $(ARGS)
 
 dashboard-soak: dev  ## the dashboard in Chromium under 50 results a second for a minute
 	$(BIN)/python -m benchmarks.dashboard --soak 60 $(ARGS)

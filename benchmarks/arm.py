@@ -121,6 +121,9 @@ class Client:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
+    def unread(self, topic: str, payload: bytes) -> None:
+        """Nothing is done about it."""
+
     def received(self, message: Received) -> None:
         """Keep what came."""
         self.transport.acknowledge(message.token)

@@ -119,6 +119,9 @@ class Stream:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
+    def unread(self, topic: str, payload: bytes) -> None:
+        """Nothing is done about it."""
+
     def received(self, message: Received) -> None:
         """Nothing is subscribed to."""
 

@@ -156,6 +156,9 @@ class Subscriber:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
+    def unread(self, topic: str, payload: bytes) -> None:
+        """Nothing is done about it."""
+
     def received(self, message: Received) -> None:
         """Note when it came."""
         self._transport.acknowledge(message.token)

@@ -22,7 +22,22 @@ import msgpack
 
 from distree.errors import RemoteProtocolError
 from distree.messages.codec import decode, encode
-from distree.messages.forms import Branches, Data, Flag, Form, Id, Items, Number, Packed, Part, Tally, Text, Whole, Word
+from distree.messages.forms import (
+    Branches,
+    Data,
+    Flag,
+    Form,
+    Id,
+    Items,
+    Number,
+    Packed,
+    PackedItems,
+    Part,
+    Tally,
+    Text,
+    Whole,
+    Word,
+)
 from distree.messages.layout import REQUIRED, layout_of
 from distree.messages.limits import MAX_BRANCHES
 from distree.messages.result import Result, Stamp
@@ -87,6 +102,8 @@ class Maker:
                 return {word: self.value(form.count) for word in form.words if rng.random() < 0.5}
             case Part() | Packed():
                 return self.record(form.cls)
+            case PackedItems():
+                return self.value(form.items)
         raise TypeError(f"{form!r}: cannot be made up")
 
 

@@ -6,6 +6,9 @@
 of ten are origins with an input each five seconds; the others run the later stages; thresholds are tuned by the
 orchestrator, to which each board reports every thirty seconds. Wall time and CPU time are of building and running it.
 
+*members*: what the boards of such a fleet say of themselves, and what the broker hands on of it to origins, simulated:
+when all start, when the broker has been away, and when ten of the boards that others choose start anew.
+
 *orchestrator*: a real `distree orchestrator run` process, a real mosquitto, and the state, meta and telemetry of 1,000
 boards, published by one client: each board reports every ten seconds, then every two, which is an agent's default. CPU
 time and resident memory are the process's own, from /proc; what has arrived is counted in its store.
@@ -44,6 +47,7 @@ from orchestrator.simulator.traffic import load_table
 from orchestrator.store import Store
 
 SITE, PIPELINE = "scale", "fashion"
+PARTS = ("simulation", "members", "orchestrator")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 FLEET = """\
@@ -66,8 +70,7 @@ def simulation(boards: int, folder: Path, duration_s: float) -> dict[str, Any]:
     """Simulate a fleet and say what it took."""
     path = folder / "fleet.yaml"
     path.write_text(FLEET)
-    counts = {"cam": boards * 9 // 10, "hub": boards * 7 // 100, "box": boards * 3 // 100}
-    overrides = [f"boards.{name}.count={count}" for name, count in counts.items()]
+    overrides = [f"boards.{name}.count={count}" for name, count in _counts(boards).items()]
     wall_at, cpu_at = time.perf_counter(), time.process_time()
     config = load_fleet(path, [*overrides, f"duration_s={duration_s:g}"])
     site = Site(config, load_table(config.traffic, config.seed))
@@ -90,11 +93,67 @@ def simulation(boards: int, folder: Path, duration_s: float) -> dict[str, Any]:
     }
 
 
+def _counts(boards: int) -> dict[str, int]:
+    return {"cam": boards * 9 // 10, "hub": boards * 7 // 100, "box": boards * 3 // 100}
+
+
 def in_a_process(boards: int, duration_s: float) -> dict[str, Any]:
     """Return the figures of a simulation in a process of its own, whose memory is then its own too."""
     command = [sys.executable, "-m", "benchmarks.scale", "--one", str(boards), "--seconds", str(duration_s)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return dict(json.loads(done.stdout))
+
+
+# ------------------------------------------------------------ members
+
+MEMBERS_CASES: dict[str, str | None] = {
+    "all start": None,
+    "the broker was away": "failures=[{kind: broker, at_s: 10, for_s: 1}]",
+    "ten are killed and start anew": "failures=[{kind: boards, boards: hub, share: %g%%, at_s: 10, for_s: 1}]",
+}
+
+
+def members(boards: int, folder: Path) -> list[dict[str, Any]]:
+    """Return what each case takes, beyond what the start does."""
+    path, hubs = folder / "fleet.yaml", boards * 7 // 100
+    path.write_text(FLEET)
+    overrides = [f"boards.{name}.count={count}" for name, count in _counts(boards).items()]
+    overrides += ["goal=null", "thresholds=[.inf, .inf]", "duration_s=20", "traffic.rate_hz=1e-9"]
+    found: list[dict[str, Any]] = []
+    for case, failure in MEMBERS_CASES.items():
+        more = [] if failure is None else [failure % (1000 / hubs) if "%" in failure else failure]
+        config = load_fleet(path, [*overrides, *more])
+        site = Site(config, load_table(config.traffic, config.seed))
+        site.run()
+        books = site.books
+        row = {
+            "messages": sum(books.messages.values()),
+            "message_bytes": books.message_bytes,
+            "deliveries": sum(books.deliveries.values()),
+            "delivery_bytes": books.delivery_bytes,
+            "subscriptions": books.subscriptions,
+        }
+        start = found[0] if found else dict.fromkeys(row, 0)
+        found.append({"case": case, **{key: count - start[key] for key, count in row.items()}})
+    return found
+
+
+def members_lines(boards: int, rows: list[dict[str, Any]]) -> list[str]:
+    return [
+        "## Members",
+        "",
+        f"{boards:,} boards, nine of ten of them origins, which choose from the others. Up: what boards publish of "
+        "themselves; down: copies that the broker hands to origins; payloads alone.",
+        "",
+        "| when | messages up | kB up | deliveries | MB down | subscriptions | kB down per origin |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        *(
+            f"| {row['case']} | {row['messages']:,} | {row['message_bytes'] / 1e3:.0f} | {row['deliveries']:,} "
+            f"| {row['delivery_bytes'] / 1e6:.1f} | {row['subscriptions']:,} "
+            f"| {row['delivery_bytes'] / 1e3 / (boards * 9 // 10):.1f} |"
+            for row in rows
+        ),
+    ]
 
 
 # ------------------------------------------------------------ the orchestrator
@@ -341,6 +400,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
             f"| {row['cpu_s']:.1f} | {row['wall_s']:.1f} | {row['peak_rss_mb']:.0f} |"
             for row in figures["simulation"]
         ]
+    if figures["members"]:
+        told += ["", *members_lines(figures["members_boards"], figures["members"])]
     if figures["orchestrator"] is not None:
         told += ["", *orchestrator_lines(figures["orchestrator"])]
     return told
@@ -398,7 +459,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["simulation", "orchestrator"], help="only this part")
+    parser.add_argument("--part", choices=PARTS, help="only this part")
     parser.add_argument("--short", action="store_true", help="a tenth of the boards and a few seconds, to try it")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write scale.md, scale.json and scale.png")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
@@ -421,11 +482,14 @@ def main() -> None:
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     sizes, simulated_s = ((100, 300, 1000), 10.0) if options.short else ((1000, 3000, 10_000), 60.0)
     count, reporting_s = (100, 10.0) if options.short else (1000, 60.0)
+    parts = PARTS if options.part is None else (options.part,)
     return {
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "load_average": os.getloadavg()[0],
-        "simulation": [] if options.part == "orchestrator" else [in_a_process(size, simulated_s) for size in sizes],
-        "orchestrator": None if options.part == "simulation" else orchestrator(count, reporting_s, folder),
+        "simulation": [in_a_process(size, simulated_s) for size in sizes] if "simulation" in parts else [],
+        "members_boards": count,
+        "members": members(count, folder) if "members" in parts else [],
+        "orchestrator": orchestrator(count, reporting_s, folder) if "orchestrator" in parts else None,
     }
 
 

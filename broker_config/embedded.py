@@ -1,27 +1,22 @@
 """The embedded broker as a process of its own: `python -m broker_config.embedded --port N`.
 
 It is rumqttd, from the package iotcore, which has no way to stop but the end of its process. It does QoS 0
-and 1, retained messages, wills, sessions, redelivery and shared subscriptions. It does not do:
+and 1, retained messages, wills, sessions and redelivery. It does not do:
 
-* MQTT 5 on the same port as MQTT 3.1.1. The port given here speaks MQTT 3.1.1, which every client knows; its
-  MQTT 5 listener heeds neither receive maximum nor no-local, so that little is lost.
+* MQTT 5 on the same port as MQTT 3.1.1. The port given here speaks MQTT 3.1.1, which every client knows, and in which a
+  broker cannot say that nobody reads a message; its MQTT 5 listener heeds neither receive maximum nor no-local.
 * Anything on disk: sessions and retained messages end with the process.
-* One shared group name for two filters: groups are known by their name alone, and messages get lost.
 * QoS 0 for what is published so: it delivers at the subscription's QoS.
 * Acknowledgements out of order: it disconnects the client. Overlapping filters give duplicates.
 * A reader that falls some 8 MiB behind loses messages.
-* Death of the last member of a shared subscription's group while it has messages of that topic unacknowledged, at
-  QoS 1 and with a session that outlives the connection (clean session 0): its router panics ("group must exists"),
-  and from then on no client is served. It forgets the group, then looks for it to set its cursor back. It does so
-  whether the member is killed, says DISCONNECT or unsubscribes first, and whatever other groups the topic has. With
-  clean session 1, at QoS 0 or with plain filters it survives; not with a plain filter and a shared one for the same
-  topic in one session. So agents ask for clean sessions over MQTT 3.1.1, but for the plain filter of their inputs;
-  what was on its way to a board whose connection broke, its origin sends again.
+* Shared subscriptions that one could rely on, so that nothing here uses any: groups are known by their name alone, and
+  where the last member of one dies with messages unacknowledged, at QoS 1 and with a session that outlives the
+  connection, its router panics ("group must exists") and serves no client any more. With plain filters it survives
+  boards that die in any way, whatever their sessions.
 * A prompt return to a session that was cut off amid traffic at QoS 1: the first CONNECT is not answered, and ends
   by its timeout; the second is. A CONNECT with clean session 1 is always answered, and the session after it is new.
 * Retained messages for a session that subscribes again to what it had subscribed: only a new one gets them.
-* UNSUBACK as it should be: it comes once per filter, and not at all for a filter that was not subscribed. To
-  unsubscribe from anything leaves all groups.
+* UNSUBACK as it should be: it comes once per filter, and not at all for a filter that was not subscribed.
 * Users, passwords and access lists are not set up here; it listens on the loopback address alone.
 """
 

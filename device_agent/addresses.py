@@ -13,28 +13,34 @@ from distree import topics
 from distree.bundle import Bundle
 from distree.messages.device import DeviceMeta
 from distree.record import record
-from distree.topics import ADDRESSED, ANY, TABLE, Kind, Role
+from distree.topics import ADDRESSED, ALL, TABLE, Kind, Role
 
 
 @record
 class Subscription:
     """Something that this board reads.
 
-    `filter` matches its topics; where they name their sender it ends in "+". `shared` is the filter by which the boards
-    of a stage share what comes, else the same. `pipeline` is the number of the pipeline among the board's, None for
-    what is the board's own.
+    `filter` matches its topics; where they name their sender it ends in "+". `pipeline` is the number of the pipeline
+    among the board's, None for what is the board's own.
     """
 
     kind: Kind
     filter: str
-    shared: str
     pipeline: int | None = None
     stage: int = 0
 
     def topic_of(self, sender: str) -> str:
-        """Return the topic on which `sender` would publish to this board."""
+        """Return the topic on which `sender` would publish to this board.
+
+        Of this board's own announcements that is none in particular: what it returns has wildcards.
+        """
         head, _, last = self.filter.rpartition("/")
         return f"{head}/{sender}" if last == "+" else self.filter
+
+    @property
+    def is_own_members(self) -> bool:
+        """Whether it is for what this board announces itself, subscribed to once that is done."""
+        return self.kind is Kind.MEMBER and self.pipeline is None
 
 
 def roles(config: PipelineConfig, bundle: Bundle) -> frozenset[Role]:
@@ -51,19 +57,27 @@ def roles(config: PipelineConfig, bundle: Bundle) -> frozenset[Role]:
 
 
 def subscriptions(config: AgentConfig, bundles: Sequence[Bundle]) -> list[Subscription]:
-    """Return all that this board reads, its inputs by MQTT included, for which it has a connection of their own."""
+    """Return all that this board reads, its inputs by MQTT included, for which it has a connection of their own.
+
+    The states of boards that announce themselves are not in it: which these are is known by and by. Nor is what it
+    sends to itself for a moment, without which it does as well.
+    """
     found = [
         _plain(config, kind)
         for kind, topic in TABLE.items()
-        if Role.BOARD in topic.subscribers and not _is_of_pipeline(kind)
+        if Role.BOARD in topic.subscribers and not _is_of_pipeline(kind) and kind is not Kind.ECHO
     ]
+    # What an earlier run announced, and this one does not serve, is to be cleared.
+    found.append(Subscription(kind=Kind.MEMBER, filter=topics.member(config.site, "+", "+", config.device)))
     for index, (pipeline, bundle) in enumerate(zip(config.pipelines, bundles, strict=True)):
         own = roles(pipeline, bundle)
         for kind, topic in TABLE.items():
             if not topic.subscribers & own or not _is_of_pipeline(kind) or not _is_wanted(kind, pipeline):
                 continue
             if kind is Kind.STAGE:
-                found += _stages(config.site, index, pipeline, bundle)
+                found += _stages(config, index, bundle)
+            elif kind is Kind.MEMBER:
+                found += _members(config, index, bundle)
             else:
                 found.append(_plain(config, kind, index))
     return found
@@ -87,20 +101,34 @@ def _is_wanted(kind: Kind, config: PipelineConfig) -> bool:
 def _plain(config: AgentConfig, kind: Kind, index: int | None = None) -> Subscription:
     name = None if index is None else config.pipelines[index].name
     heard = topics.build(kind, site=config.site, pipeline=name, device=config.device, origin=config.device, sender="+")
-    return Subscription(kind=kind, filter=heard, shared=heard, pipeline=index)
+    return Subscription(kind=kind, filter=heard, pipeline=index)
 
 
-def _stages(site: str, index: int, config: PipelineConfig, bundle: Bundle) -> Iterator[Subscription]:
-    for k in config.stages:
-        if travels(bundle, k):
-            branch = (config.branch or 0) if bundle.stages[k].branches else 0
-            yield Subscription(
-                kind=Kind.STAGE,
-                filter=topics.stage(site, config.name, k, "+"),
-                shared=topics.shared_stage(site, config.name, k, branch),
-                pipeline=index,
-                stage=k,
-            )
+def _stages(config: AgentConfig, index: int, bundle: Bundle) -> Iterator[Subscription]:
+    pipeline = config.pipelines[index]
+    for k in served(pipeline, bundle):
+        if k not in pipeline.stages:
+            continue
+        for to in (config.device, ALL) if bundle.stages[k].branches else (config.device,):
+            heard = topics.stage(config.site, pipeline.name, k, to, "+")
+            yield Subscription(kind=Kind.STAGE, filter=heard, pipeline=index, stage=k)
+
+
+def _members(config: AgentConfig, index: int, bundle: Bundle) -> Iterator[Subscription]:
+    """Read what boards say that serve stages which this one has not."""
+    pipeline = config.pipelines[index]
+    for k, stage in enumerate(bundle.stages):
+        if travels(bundle, k) and (stage.branches or k not in pipeline.stages):
+            heard = topics.member(config.site, pipeline.name, k, "+")
+            yield Subscription(kind=Kind.MEMBER, filter=heard, pipeline=index, stage=k)
+
+
+def served(config: PipelineConfig, bundle: Bundle) -> list[int]:
+    """Return the stages at which requests may come to this board: those on whose topics it announces itself."""
+    stages = {k for k in config.stages if travels(bundle, k)}
+    if config.fuse:
+        stages |= {group[0] for group in bundle.wide_groups}
+    return sorted(stages)
 
 
 def publications(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[DeviceMeta] = ()) -> list[str]:
@@ -109,20 +137,45 @@ def publications(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence
     found = [
         topics.build(kind, **own)
         for kind, topic in TABLE.items()
-        if Role.BOARD in topic.publishers and not _is_of_pipeline(kind)
+        if Role.BOARD in topic.publishers and not _is_of_pipeline(kind) and kind is not Kind.ECHO
     ]
     others = [meta for meta in metas if meta.device != config.device]
     for pipeline, bundle in zip(config.pipelines, bundles, strict=True):
         for kind in _published_kinds(pipeline, bundle):
             names = {"site": config.site, "pipeline": pipeline.name, "sender": config.device}
             if kind is Kind.STAGE:
-                found += [topics.build(kind, stage=k, to=ANY, **names) for k in sorted(_sent_to(pipeline, bundle))]
+                found += [
+                    topics.build(kind, stage=k, to=to, **names)
+                    for k in sorted(_sent_to(pipeline, bundle))
+                    for to in _readers(config, pipeline, bundle, k, others)
+                ]
+            elif kind is Kind.MEMBER:
+                found += [topics.build(kind, stage=k, device=config.device, **names) for k in served(pipeline, bundle)]
             elif kind in ADDRESSED:
                 heard = [meta.device for meta in others if _reads(meta, pipeline.name, kind)]
                 found += [topics.build(kind, device=to, origin=to, **names) for to in heard]
             else:
                 found.append(topics.build(kind, origin=config.device, **names))
     return list(dict.fromkeys(found))
+
+
+def _readers(
+    config: AgentConfig, pipeline: PipelineConfig, bundle: Bundle, k: int, others: Sequence[DeviceMeta]
+) -> list[str]:
+    """Return to whom this board addresses what goes to a stage, as far as boards were heard."""
+    found = [meta.device for meta in others if _holds(meta, pipeline.name, k)]
+    if bundle.stages[k].branches:
+        # Branches get theirs from the broker, on this board too.
+        return [*found, *([config.device] if k in pipeline.stages else []), ALL]
+    if k in pipeline.stages and pipeline.origin is None:
+        # What it could run itself it sends on only to an origin that runs that stage of its own inputs.
+        origins = {meta.device for meta in others if pipeline.name in meta.origins}
+        return [device for device in found if device in origins]
+    return found
+
+
+def _holds(meta: DeviceMeta, pipeline: str, k: int) -> bool:
+    return any(held.pipeline == pipeline and held.stage == k for held in meta.stages)
 
 
 def unheard(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[DeviceMeta], nobody: str) -> list[str]:
@@ -134,6 +187,13 @@ def unheard(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[Devi
     found = []
     for pipeline, bundle in zip(config.pipelines, bundles, strict=True):
         for kind in _published_kinds(pipeline, bundle):
+            if kind is Kind.STAGE:
+                found += [
+                    topics.stage(config.site, pipeline.name, k, nobody, config.device)
+                    for k in sorted(_needed(pipeline, bundle))
+                    if not any(_holds(meta, pipeline.name, k) for meta in others)
+                ]
+                continue
             if kind not in ADDRESSED or _may_stay_here(kind, pipeline, bundle):
                 continue
             if not any(_reads(meta, pipeline.name, kind) for meta in others):
@@ -149,6 +209,8 @@ def _may_stay_here(kind: Kind, config: PipelineConfig, bundle: Bundle) -> bool:
 def _published_kinds(config: PipelineConfig, bundle: Bundle) -> Iterator[Kind]:
     own = roles(config, bundle)
     for kind, topic in TABLE.items():
+        if kind is Kind.EXIT and Role.BRANCH not in own and (config.origin is None or config.origin.fuser is None):
+            continue  # an origin only probes a board that is to fuse for it
         if topic.publishers & own and _is_of_pipeline(kind) and _is_wanted(kind, config):
             yield kind
 
@@ -164,10 +226,19 @@ def _reads(meta: DeviceMeta, pipeline: str, kind: Kind) -> bool:
 
 
 def _sent_to(config: PipelineConfig, bundle: Bundle) -> set[int]:
-    """Return the stages to which this board sends: the next ones of its own, and the first for its inputs."""
+    """Return the stages to which this board sends: the next ones of its own; an origin to any, if only to probe it."""
+    if config.origin is not None:
+        return {k for k in range(len(bundle.stages)) if travels(bundle, k)}
+    return _following(config, bundle)
+
+
+def _following(config: PipelineConfig, bundle: Bundle) -> set[int]:
     wide_ends = [group[-1] for group in bundle.wide_groups] if fuses(config, bundle) else []
     plain = [k for k in config.stages if not bundle.stages[k].branches]
-    following = {k + 1 for k in (*plain, *wide_ends) if k + 1 < len(bundle.stages)}
-    if config.origin is not None:
-        following.add(0)
-    return {k for k in following if k not in config.stages}
+    return {k + 1 for k in (*plain, *wide_ends) if k + 1 < len(bundle.stages)}
+
+
+def _needed(config: PipelineConfig, bundle: Bundle) -> set[int]:
+    """Return the stages for which there must be another board: the next ones, and the first for inputs of its own."""
+    first = set() if config.origin is None else {0}
+    return {k for k in _following(config, bundle) | first if bundle.stages[k].branches or k not in config.stages}

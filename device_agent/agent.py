@@ -86,15 +86,17 @@ class Agent:
             self._turn, self._glance, self._infer, self.lock, self.fault
         )
         self.reporting = Reporting(config, self.boot, self.transport, self.pipelines)
-        self.mailbox = Mailbox(config, self.pipelines, self.transport, self.reporting, self.crew.put)
+        self.mailbox = Mailbox(config, self.boot, self.pipelines, self.transport, self.reporting, self.crew.put)
         self.on_hang: Callable[[], object] = functools.partial(os._exit, 70)
         """Called, with the lock held, when inference hangs for good. A thread cannot be ended, a process can."""
         # What others call of this object and the parts do: bound here, so that no message crosses a further call.
-        self.received, self.published, self.given_up = (
+        self.received, self.published, self.given_up, self.unread = (
             self.mailbox.receive,
             self.mailbox.note_published,
             self.mailbox.note_given_up,
+            self.mailbox.unread,
         )
+        self.owed_since = self.transport.unacknowledged_since
         self.perform, self.show, self.deliver_results = (
             self.mailbox.perform,
             self.mailbox.show,
@@ -164,8 +166,8 @@ class Agent:
         with self.lock:
             for pipeline in self.pipelines:
                 pipeline.stop_feeding()
-            # What others send from here on is for another board, or for the next run of this one.
-            self.mailbox.leave_stages()
+                # What others send from here on is for another board, or for the next run of this one.
+                pipeline.node.drain()
             self.reporting.set_status(DeviceStatus.DRAINING)
         ends_at = time.monotonic() + self.config.drain_s
         while not self._idle() and time.monotonic() < ends_at and not self._exit_status:
@@ -215,6 +217,7 @@ class Agent:
         due = min([pipeline.due_at() for pipeline in self.pipelines])
         if self._unready_until:
             due = 0.0 if self._takes_inputs() else min(due, self._unready_until)
+        due = min(due, self.mailbox.echoes.due_at())
         return min(due, self.reporting.due_at(), self._watchdog_at if self._notifier.interval_s else due)
 
     def _tick(self, now: float) -> None:
@@ -227,6 +230,7 @@ class Agent:
         if self._unready_until and (self._takes_inputs() or now >= self._unready_until):
             self._be_ready()
         self.reporting.tick(now)
+        self.mailbox.echoes.tick(now)
         self._watch(now)
 
     def _watch(self, now: float) -> None:
@@ -259,9 +263,10 @@ class Agent:
             self._unready_until = time.monotonic() + SOURCES_S
         else:
             log.info("connected again")
-            for pipeline in self.pipelines:
-                pipeline.node.reconnected()
         self.reporting.describe()
+        for pipeline in self.pipelines:
+            self.perform(pipeline, pipeline.node.connected(time.monotonic()))
+        self.mailbox.echoes.connected(time.monotonic())
         if self._unready_until and self._takes_inputs():
             self._be_ready()
         elif not self._unready_until:

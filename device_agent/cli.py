@@ -74,6 +74,9 @@ class _Silent:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
+    def unread(self, topic: str, payload: bytes) -> None:
+        """Nothing is done about it."""
+
 
 def check(config: AgentConfig, *, connect: bool = False) -> int:
     """Carry out `distree agent check`; what is wrong is raised as it would be by `run`."""

@@ -16,17 +16,20 @@ from datetime import datetime, timezone
 
 from device_agent.addresses import Subscription, subscriptions
 from device_agent.config import AgentConfig
+from device_agent.echoes import Echoes
 from device_agent.pipeline import Pipeline
 from device_agent.reporting import Reporting
 from distree import topics
 from distree.errors import LocalProtocolError, RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.codec import PROBE, decode, encode
+from distree.messages.device import DeviceState
 from distree.messages.events import Thumbnail
+from distree.messages.member import Call, Member
 from distree.messages.plan import Plan
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.messages.result import Result, Stamp
-from distree.node import Acknowledge, Drop, Effect, Fuse, Publish, Run
+from distree.node import Acknowledge, Announce, Drop, Effect, Fuse, Listen, Publish, Run, Tell
 from distree.protocols import Received, Transport
 from distree.topics import DELIVERY, Kind
 from distree.types import Lane
@@ -57,6 +60,7 @@ class Mailbox:
     def __init__(
         self,
         config: AgentConfig,
+        boot: str,
         pipelines: Sequence[Pipeline],
         transport: Transport,
         reporting: Reporting,
@@ -69,22 +73,30 @@ class Mailbox:
         self._reporting = reporting
         self._put = put
         self._results: deque[Result] = deque()
+        self._site, self._device = config.site, config.device
         bundles = [pipeline.bundle for pipeline in pipelines]
-        # Inputs by MQTT come by a connection of their own.
-        self._subscriptions = [sub for sub in subscriptions(config, bundles) if sub.kind is not Kind.INPUT]
+        announced = [
+            topics.member(config.site, pipeline.config.name, k, config.device)
+            for pipeline in pipelines
+            for k in pipeline.node.served
+        ]
+        self.echoes = Echoes(config, boot, transport, reporting, announced, self._announce_all)
+        # Inputs by MQTT come by a connection of their own, and own announcements are subscribed to once they are made.
+        self._subscriptions = [
+            sub for sub in subscriptions(config, bundles) if sub.kind is not Kind.INPUT and not sub.is_own_members
+        ]
         self._routes = {sub.filter: self._route(sub) for sub in self._subscriptions}
+        self._routes[self.echoes.echo] = self.echoes.took_echo
         self._routed: dict[str, tuple[Route, str]] = {}
+        self._listening: dict[str, set[int]] = {}
+        """Boards whose states are listened to, and by which pipelines."""
         self._topic_to = functools.lru_cache(_TOPICS_KEPT)(functools.partial(_topic_to, config))
 
     # ------------------------------------------------------------ messages in
 
     def subscriptions(self) -> list[tuple[str, int]]:
         """Return the filters that this board subscribes to, with their QoS."""
-        return [(sub.shared, DELIVERY[sub.kind].qos) for sub in self._subscriptions]
-
-    def leave_stages(self) -> None:
-        """Have the broker hand what comes for this board's stages to other boards, or keep it."""
-        self._transport.unsubscribe([sub.shared for sub in self._subscriptions if sub.kind is Kind.STAGE])
+        return [(sub.filter, DELIVERY[sub.kind].qos) for sub in self._subscriptions]
 
     def receive(self, message: Received) -> None:
         """Route a message by its topic; whatever breaks the protocol is dead-lettered and acknowledged."""
@@ -95,15 +107,20 @@ class Mailbox:
             route, sender = self._routed.get(message.topic) or self._look_up(message.topic)
             route(message, sender)
         except RemoteProtocolError as error:
-            self._reporting.dead_letter(message.topic, error, message.payload)
+            if not (message.retain and error.reason == "topic"):  # amqtt hands over what others have asked for
+                self._reporting.dead_letter(message.topic, error, message.payload)
             self._transport.acknowledge(message.token)
 
     def _look_up(self, topic: str) -> tuple[Route, str]:
         """Return what takes messages of a topic that is new, and who sends them."""
         head, _, sender = topic.rpartition("/")
+        if sender == self._device and _kind_of(topic) is Kind.MEMBER:
+            return self.echoes.took_member, sender
         route = self._routes.get(f"{head}/+")
         if route is None:
             route, sender = self._routes.get(topic), ""
+            if route is None and _kind_of(topic) is Kind.STATE:
+                return self._state_of_stranger, sender
             if route is None:
                 raise RemoteProtocolError("topic", "not subscribed by this agent")
         elif not topics.is_device(sender):
@@ -115,7 +132,7 @@ class Mailbox:
 
     def _route(self, sub: Subscription) -> Route:
         if sub.pipeline is None:
-            return self._own_state
+            return self.echoes.took_state
         pipeline = self._pipelines[sub.pipeline]
         match sub.kind:
             case Kind.STAGE:
@@ -128,6 +145,10 @@ class Mailbox:
                 return self._node_route(pipeline, Outcome)
             case Kind.PLAN:
                 return self._plan_route(pipeline)
+            case Kind.MEMBER:
+                return self._member_route(pipeline, sub.stage)
+            case Kind.CALL:
+                return self._call_route(pipeline)
         raise AssertionError(f"no route for {sub.kind}")
 
     def _stage_route(self, pipeline: Pipeline, k: int) -> Route:
@@ -154,9 +175,9 @@ class Mailbox:
         return route
 
     def _node_route(self, pipeline: Pipeline, cls: type[Decision] | type[Outcome]) -> Route:
-        def route(message: Received, _sender: str) -> None:
+        def route(message: Received, sender: str) -> None:
             decoded: Decision | Outcome = decode(cls, message.payload)
-            self.perform(pipeline, pipeline.node.receive(time.monotonic(), decoded, message.token))
+            self.perform(pipeline, pipeline.node.receive(time.monotonic(), decoded, message.token, sender))
 
         return route
 
@@ -172,9 +193,56 @@ class Mailbox:
 
         return route
 
-    def _own_state(self, message: Received, _sender: str) -> None:
+    def _member_route(self, pipeline: Pipeline, k: int) -> Route:
+        def route(message: Received, sender: str) -> None:
+            self._transport.acknowledge(message.token)
+            node, now = pipeline.node, time.monotonic()
+            if not message.payload:
+                self.perform(pipeline, node.withdrawn(now, sender, k))
+                return
+            member = decode(Member, message.payload)
+            if (member.device, member.pipeline) != (sender, pipeline.config.name):
+                raise RemoteProtocolError("sender", f"says it is of {member.device} in {member.pipeline}")
+            self.perform(pipeline, node.announced(now, member, k, is_live=not message.retain))
+
+        return route
+
+    def _call_route(self, pipeline: Pipeline) -> Route:
+        def route(message: Received, sender: str) -> None:
+            self._transport.acknowledge(message.token)
+            call = decode(Call, message.payload)
+            if call.caller != sender:
+                raise RemoteProtocolError("sender", f"says it is from {call.caller} on a topic of {sender}")
+            pipeline.node.called(time.monotonic(), sender)
+
+        return route
+
+    def _board_state(self, message: Received, _sender: str) -> None:
+        """Take the state of a board that has announced itself, for all pipelines that listen to it."""
         self._transport.acknowledge(message.token)
-        self._reporting.check_state(message.payload)
+        if not message.payload:
+            return
+        state = decode(DeviceState, message.payload)
+        if topics.device(self._site, state.device, Kind.STATE) != message.topic:
+            raise RemoteProtocolError("device", f"{state.device} on the topic of another")
+        for index in tuple(self._listening.get(state.device, ())):
+            pipeline = self._pipelines[index]
+            self.perform(pipeline, pipeline.node.has_state(time.monotonic(), state))
+
+    def _state_of_stranger(self, message: Received, _sender: str) -> None:
+        """Leave a state alone that was under way while the subscription to it was ended."""
+        self._transport.acknowledge(message.token)
+
+    def unread(self, topic: str, payload: bytes) -> None:
+        """The broker says that nobody reads what was published: whoever asked for it is to choose another board."""
+        address = topics.parse(topic)
+        to = address.to or address.device
+        pipeline = next((one for one in self._pipelines if one.config.name == address.pipeline), None)
+        if pipeline is None or to is None or address.kind not in (Kind.STAGE, Kind.EXIT):
+            return
+        message: StageMessage | Embedding
+        message = decode(StageMessage, payload) if address.kind is Kind.STAGE else decode(Embedding, payload)
+        self.perform(pipeline, pipeline.node.unread(time.monotonic(), message, to))
 
     # ------------------------------------------------------------ effects out
 
@@ -199,23 +267,62 @@ class Mailbox:
                 self._put((pipeline, effect))  # type: ignore[arg-type]
             elif kind is Acknowledge:
                 self._transport.acknowledge(effect.delivery)  # type: ignore[union-attr]
+            elif kind is Announce:
+                self._announce(effect)  # type: ignore[arg-type]
+            elif kind is Listen:
+                self._listen(pipeline, effect)  # type: ignore[arg-type]
+            elif kind is Tell:
+                log.warning("%s", effect.line)  # type: ignore[union-attr]
             elif kind is Drop and log.isEnabledFor(logging.DEBUG):
                 log.debug("%s dropped: %s", effect.request, effect.reason)  # type: ignore[union-attr]
 
     def _send(self, pipeline: Pipeline, effect: Publish) -> None:
         message = effect.message
         if isinstance(message, StageMessage):
-            self._send_stage(pipeline, message)
+            self._send_stage(pipeline, message, effect.to or "")
         elif isinstance(message, Result):
             self._send_result(pipeline, message, Lane.SHED if effect.turned_away else Lane.OWED)
         elif isinstance(message, AuditRow):
             topic = self._topic_to(Kind.AUDIT, pipeline.config.name)
             self._reporting.publish(Kind.AUDIT, topic, encode(message))
+        elif isinstance(message, Call):
+            topic = topics.call(self._site, pipeline.config.name, self._device)
+            self._reporting.publish(Kind.CALL, topic, encode(message))
         elif effect.to is not None:
             self._send_to(effect.to, pipeline, message)
 
-    def _send_stage(self, pipeline: Pipeline, message: StageMessage) -> None:
-        payload, topic = encode(message), self._topic_to(Kind.STAGE, pipeline.config.name, message.stage)
+    def _announce(self, effect: Announce) -> None:
+        payload = encode(effect.member)
+        for k in effect.stages:
+            topic = topics.member(self._site, effect.member.pipeline, k, self._device)
+            self._reporting.publish(Kind.MEMBER, topic, payload)
+        if effect.again:
+            self._reporting.say_again()
+
+    def _announce_all(self) -> None:
+        for pipeline in self._pipelines:
+            self.perform(pipeline, pipeline.node.announce())
+
+    def _listen(self, pipeline: Pipeline, effect: Listen) -> None:
+        topic = topics.device(self._site, effect.device, Kind.STATE)
+        if effect.device == self._device:
+            return
+        listening = self._listening.setdefault(effect.device, set())
+        if effect.on:
+            if not listening:
+                self._routes[topic] = self._board_state
+                self._transport.subscribe([(topic, DELIVERY[Kind.STATE].qos)])
+            listening.add(pipeline.index)
+            return
+        listening.discard(pipeline.index)
+        if not listening:
+            del self._listening[effect.device]
+            del self._routes[topic]
+            self._routed.pop(topic, None)
+            self._transport.unsubscribe([topic])
+
+    def _send_stage(self, pipeline: Pipeline, message: StageMessage, to: str) -> None:
+        payload, topic = encode(message), self._topic_to(Kind.STAGE, pipeline.config.name, to, message.stage)
         pipeline.node.sent(message.stage, len(payload), audit=message.context.audit)
         try:
             self._transport.publish(topic, payload, qos=_WORK.qos, expiry_s=_left_s(message))
@@ -301,15 +408,23 @@ class Mailbox:
                 self.on_result(self._results.popleft())
 
 
+def _kind_of(topic: str) -> Kind | None:
+    """Return what a topic carries, None for one that is none."""
+    try:
+        return topics.parse(topic).kind
+    except RemoteProtocolError:
+        return None
+
+
 def _left_s(message: StageMessage | Embedding) -> float:
     return message.context.budget_s - message.progress.spent_s
 
 
-def _topic_to(config: AgentConfig, kind: Kind, pipeline: str, to: str | int = "") -> str:
-    """Return the topic on which this board publishes in a pipeline; `to` is a board or, of kind STAGE, a stage."""
+def _topic_to(config: AgentConfig, kind: Kind, pipeline: str, to: str = "", stage: int = 0) -> str:
+    """Return the topic on which this board publishes in a pipeline, to a board and, of kind STAGE, for a stage."""
     me = config.device
     if kind is Kind.STAGE:
-        return topics.stage(config.site, pipeline, int(to), me)
+        return topics.stage(config.site, pipeline, stage, to, me)
     if kind in topics.ADDRESSED:
-        return topics.to_board(config.site, pipeline, kind, str(to), me)
+        return topics.to_board(config.site, pipeline, kind, to, me)
     return topics.of_origin(config.site, pipeline, kind, me)

@@ -18,6 +18,7 @@ def node_settings(agent: AgentConfig, index: int, bundle: Bundle, boot: str) -> 
         device=agent.device,
         pipeline=config.name,
         boot=f"{boot}{index or ''}",
+        board_boot=boot,
         model=bundle.name,
         revision=bundle.revision,
         labels=bundle.labels,

@@ -229,7 +229,7 @@ class Pipeline:
         with board.lock:
             if isinstance(error, RemoteProtocolError) and isinstance(task, Run):
                 # Who sent it is not known any more.
-                topic = topics.stage(self._site, self.config.name, task.stage, "+")
+                topic = topics.stage(self._site, self.config.name, task.stage, self._device, "+")
                 board.dead_letter(topic, error, bytes(task.tensor.payload))
             else:
                 # Not its traceback: this comes with each input, and the line says it all.
@@ -277,7 +277,7 @@ class Pipeline:
     def tick(self, now: float) -> None:
         """Do what is due."""
         if self.node.notify_at() <= now:
-            self._board.perform(self, self.node.tick(now))
+            self._board.perform(self, self.node.tick(now, self._board.owed_since()))
         if self._feed is not None:
             while self._feed.due_at() <= now and self.node.room() > 0:
                 self.accept(*self._feed.next_input(now))

@@ -23,6 +23,9 @@ class Board(Protocol):
     def online(self) -> bool:
         """Whether the broker is there."""
 
+    def owed_since(self) -> float:
+        """Return since when the broker has owed an acknowledgement; infinity if it owes none. With the lock held."""
+
     def perform(self, pipeline: Pipeline, effects: Sequence[Effect]) -> None:
         """Carry out effects of the pipeline's node, in order. Called with the lock held."""
 

@@ -88,15 +88,20 @@ class Reporting:
         self._status = status
         self.publish(Kind.STATE, *state_of(self._config, self._boot, status))
 
-    def check_state(self, payload: bytes) -> None:
-        """Have a retained state corrected that is not ours: the will of an earlier connection may come after a birth.
+    def say_again(self) -> None:
+        """Publish state and description once more, for those that the broker has not kept them for."""
+        self.describe()
+        self.set_status(self._status)
 
-        RemoteProtocolError for what is no state.
+    def check_state(self, payload: bytes) -> DeviceState | None:
+        """Have a state corrected that is not ours: the will of an earlier connection may come after a birth.
+
+        Returns it, and raises RemoteProtocolError for what is no state.
         """
         if payload == state_of(self._config, self._boot, self._status)[1]:
-            return
+            return None
         self._heal_at = max(time.monotonic(), self._healed_at + HEAL_S)
-        decode(DeviceState, payload)
+        return decode(DeviceState, payload)
 
     def describe(self) -> None:
         """Publish what this board is."""

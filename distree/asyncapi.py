@@ -23,7 +23,7 @@ _PARAMETERS = {
     "pipeline": "Id of the pipeline.",
     "origin": "Id of the board that accepted the input.",
     "stage": "Number of the stage, from 0.",
-    "to": f"Id of the board addressed, or `{topics.ANY}`: any that serves the stage.",
+    "to": f"Id of the board addressed, or `{topics.ALL}`: those of a wide stage that the route names.",
     "sender": "Id of the board that says it.",
 }
 _CHANNELS = {
@@ -31,9 +31,11 @@ _CHANNELS = {
     Kind.META: "What a board is and serves.",
     Kind.TELEMETRY: "Counters of a board since boot, every few seconds.",
     Kind.DEAD: "Messages that a board refused.",
+    Kind.ECHO: "Tiny messages of a board to itself, which show whether the broker holds them back.",
     Kind.PLAN: "Thresholds and their epoch, which all boards of the pipeline follow.",
-    Kind.STAGE: "Inputs (stage 0) and features for a stage; its boards share them by "
-    "$share/{site}-{pipeline}-{stage}-{branch}/…/any/+, with branch 0 for a plain stage.",
+    Kind.MEMBER: "Which stages of a pipeline a board serves, for the origins that choose among boards.",
+    Kind.CALL: "Asks boards to say again what they serve.",
+    Kind.STAGE: "Inputs (stage 0) and features for a stage, to a board that the origin chose.",
     Kind.INPUT: "Inputs for an origin whose source is mqtt.",
     Kind.OUTCOME: "Answers on their way to the origin.",
     Kind.RESULT: "Answers, for dashboards; exactly one of a request is final.",

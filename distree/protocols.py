@@ -30,7 +30,7 @@ class Listener(Protocol):
     """What a transport calls. Every call comes with `Transport.lock` held, from inside `Transport.poll`."""
 
     def connected(self) -> None:
-        """The broker accepted this client and its subscriptions; comes again after each reconnect."""
+        """The broker accepted this client and what it was opened with; comes again after each reconnect."""
 
     def disconnected(self, why: str) -> None:
         """The connection is gone; the transport reconnects by itself."""
@@ -43,6 +43,9 @@ class Listener(Protocol):
 
     def given_up(self, token: str) -> None:
         """A publish that carried this token was given up: its lane was full, it expired, or no broker would take it."""
+
+    def unread(self, topic: str, payload: bytes) -> None:
+        """The broker took a message in lane WORK and says that nobody subscribes to its topic; few brokers say so."""
 
 
 class Transport(Protocol):
@@ -64,6 +67,14 @@ class Transport(Protocol):
     def offline_dropped(self) -> int:
         """Messages given up."""
 
+    @property
+    def retains(self) -> bool:
+        """Whether the broker takes retained messages, as far as it has said."""
+
+    @property
+    def tells_unread(self) -> bool:
+        """Whether the broker may say that nobody reads a message, as it cannot with MQTT 3.1.1."""
+
     def open(self, listener: Listener, subscriptions: Sequence[tuple[str, int]]) -> None:
         """Remember the listener and the (filter, QoS) pairs; `poll` then connects and keeps connected."""
 
@@ -84,8 +95,24 @@ class Transport(Protocol):
         With a `token` the listener is told what became of it, by one call of `published` or `given_up`.
         """
 
+    def subscribe(self, subscriptions: Sequence[tuple[str, int]]) -> None:
+        """Ask for these (filter, QoS) pairs too, now and on later connections, soon after `Listener.connected`.
+
+        What is subscribed to is not asked for again. What the broker refuses is told in `notices`, and the connection
+        goes on without.
+        """
+
     def unsubscribe(self, names: Sequence[str]) -> None:
         """Ask for no more messages of these filters."""
+
+    def unacknowledged_since(self) -> float:
+        """Return since when the broker has owed an acknowledgement, of monotonic time.
+
+        Infinity where it owes none; minus infinity while there is no connection.
+        """
+
+    def acknowledge_at_once(self) -> None:
+        """Have the kernel acknowledge what comes at once: a broker that holds back small messages waits for that."""
 
     def cork(self) -> None:
         """Gather what is published and acknowledged until `uncork`, to send it at once; both with the lock held."""

@@ -190,6 +190,9 @@ class Subscription(Lifetime, Generic[T]):
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
+    def unread(self, topic: str, payload: bytes) -> None:
+        """Nothing is done about it."""
+
     def received(self, message: Received) -> None:
         """Decode and queue."""
         self._transport.acknowledge(message.token)

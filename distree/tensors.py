@@ -55,6 +55,13 @@ def encode(array: Array, codec: Codec = "raw") -> Tensor:
     return Tensor(dtype=name, shape=array.shape, codec=codec, payload=payload)
 
 
+def zeros(dtype: DType, shape: tuple[int, ...]) -> Tensor:
+    """Describe an array of zeros, in few bytes."""
+    return Tensor(
+        dtype=dtype, shape=shape, codec="zlib", payload=zlib.compress(bytes(nbytes(dtype, shape)), _ZLIB_LEVEL)
+    )
+
+
 def decode(tensor: Tensor, *, dtype: DType, shape: tuple[int, ...]) -> Array:
     """Give the tensor as a read-only array of exactly the dtype and shape that this end expects.
 

@@ -18,8 +18,8 @@ from distree.types import Lane
 
 ROOT = "distree/1"
 
-ANY = "any"
-"""Stands for an addressee: any board that serves the stage. No board has this id."""
+ALL = "all"
+"""Stands for an addressee: all boards of a wide stage, of which a route names some. No board is called so."""
 
 _ID = re.compile(r"[a-z0-9-]{1,32}")
 
@@ -35,10 +35,16 @@ class Kind(str, enum.Enum):
     """A device's counters since boot, latencies and times of stages."""
     DEAD = "dead"
     """A message that a device refused: its topic, why, its size and first bytes."""
+    ECHO = "echo"
+    """Tiny messages of a device to itself, for a moment: how late the second of two comes back, tells of the broker."""
     PLAN = "plan"
     """By which criterion and thresholds exits are taken, and the share of inputs audited; from the orchestrator."""
+    MEMBER = "member"
+    """Which stages of the pipeline a board serves, with which revisions of the bundle; empty once it does not."""
+    CALL = "call"
+    """Asks the boards of a pipeline to say again what they serve: where the broker has not retained it."""
     STAGE = "stage"
-    """An input (stage 0) or features (later stages), for one board of that stage, or one of each branch."""
+    """An input (stage 0) or features (later stages), for a board that the origin chose, or for one of each branch."""
     INPUT = "input"
     """An input for an origin whose source is mqtt: raw bytes, an encoded image, or msgpack with a name."""
     OUTCOME = "outcome"
@@ -124,6 +130,12 @@ TABLE: dict[Kind, Topic] = {
         {Role.USER},
         Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.LOSSY),
     ),
+    Kind.ECHO: _row(
+        "device/{device}/echo",
+        {Role.BOARD},
+        {Role.BOARD},
+        Delivery(qos=0, retain=False, content_type=JSON, lane=Lane.LOSSY),
+    ),
     Kind.ORCHESTRATOR: _row("orchestrator", {Role.ORCHESTRATOR}, {Role.ORCHESTRATOR, Role.USER}, _LATEST),
     Kind.PLAN: _row(
         "pipeline/{pipeline}/plan",
@@ -137,13 +149,31 @@ TABLE: dict[Kind, Topic] = {
         {Role.ORCHESTRATOR},
         Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.OWED),
     ),
+    Kind.MEMBER: _row(
+        "pipeline/{pipeline}/member/{stage}/{device}",
+        {Role.STAGE, Role.HUB},
+        {Role.ORIGIN, Role.USER},
+        _LATEST,
+    ),
+    Kind.CALL: _row(
+        "pipeline/{pipeline}/call/{sender}",
+        {Role.ORIGIN, Role.ORCHESTRATOR},
+        {Role.BOARD},
+        Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.LOSSY),
+    ),
     Kind.STAGE: _row(
         "pipeline/{pipeline}/stage/{stage}/{to}/{sender}",
         {Role.ORIGIN, Role.STAGE, Role.FUSER},
         {Role.STAGE},
         _WORK,
     ),
-    Kind.EXIT: _row("pipeline/{pipeline}/exit/{device}/{sender}", {Role.BRANCH}, {Role.FUSER}, _WORK),
+    Kind.EXIT: _row(
+        # From an origin it holds nothing, and asks whether the board that fuses for it is back.
+        "pipeline/{pipeline}/exit/{device}/{sender}",
+        {Role.BRANCH, Role.ORIGIN},
+        {Role.FUSER},
+        _WORK,
+    ),
     Kind.DECISION: _row("pipeline/{pipeline}/decision/{device}/{sender}", {Role.FUSER}, {Role.BRANCH}, _WORK),
     Kind.OUTCOME: _row("pipeline/{pipeline}/outcome/{origin}/{sender}", {Role.STAGE, Role.HUB}, {Role.ORIGIN}, _WORK),
     Kind.INPUT: _row(
@@ -176,6 +206,7 @@ TABLE: dict[Kind, Topic] = {
 DELIVERY: dict[Kind, Delivery] = {kind: topic.delivery for kind, topic in TABLE.items()}
 
 _OF_DEVICE = frozenset(kind for kind, topic in TABLE.items() if topic.form.startswith("device/"))
+_OF_STAGE = frozenset(kind for kind, topic in TABLE.items() if "{stage}" in topic.form)
 _OF_ORIGIN = frozenset(kind for kind, topic in TABLE.items() if topic.form.endswith("/{origin}"))
 ADDRESSED = frozenset({Kind.EXIT, Kind.DECISION, Kind.OUTCOME})
 """What goes to one board, which is named before the sender."""
@@ -188,7 +219,7 @@ def is_id(value: str) -> bool:
 
 def is_device(value: str) -> bool:
     """Whether `value` may be a board's id."""
-    return value != ANY and is_id(value)
+    return value != ALL and is_id(value)
 
 
 def check_id(value: str, what: str) -> str:
@@ -200,8 +231,8 @@ def check_id(value: str, what: str) -> str:
 
 def check_device(value: str, what: str) -> str:
     """Return `value` if it may be a board's id; raise ConfigError naming `what` otherwise."""
-    if check_id(value, what) == ANY:
-        raise ConfigError(f"{what}: {ANY!r} is reserved, for topics address any board of a stage by it; use another id")
+    if check_id(value, what) == ALL:
+        raise ConfigError(f"{what}: {ALL!r} is reserved: topics address all boards of a stage by it; use another id")
     return value
 
 
@@ -254,17 +285,19 @@ def orchestrator(site: str) -> str:
     return build(Kind.ORCHESTRATOR, site=site)
 
 
-def stage(site: str, pipeline: str, k: int, sender: str, to: str = ANY) -> str:
-    """Topic on which `sender` hands inputs (k = 0) or features to stage `k`: to a board of it, or to any."""
+def stage(site: str, pipeline: str, k: int, to: str, sender: str) -> str:
+    """Topic on which `sender` hands inputs (k = 0) or features to stage `k`, on the board `to` or on all of them."""
     return build(Kind.STAGE, site=site, pipeline=pipeline, stage=k, to=to, sender=sender)
 
 
-def shared_stage(site: str, pipeline: str, k: int, branch: int = 0) -> str:
-    """Subscription by which the boards of one branch of a stage share what is for any of them.
+def member(site: str, pipeline: str, k: int | str, device_id: str) -> str:
+    """Topic on which a board says that it serves stage `k`; either may be "+"."""
+    return build(Kind.MEMBER, site=site, pipeline=pipeline, stage=k, device=device_id)
 
-    The group names the site too: some brokers keep groups by name alone, whatever their topic.
-    """
-    return f"$share/{site}-{pipeline}-{k}-{branch}/{stage(site, pipeline, k, '+')}"
+
+def call(site: str, pipeline: str, sender: str) -> str:
+    """Topic on which `sender` asks boards to say what they serve."""
+    return build(Kind.CALL, site=site, pipeline=pipeline, sender=sender)
 
 
 def of_origin(site: str, pipeline: str, kind: Kind, origin: str) -> str:
@@ -305,7 +338,7 @@ def _syntax(name: str) -> str:
     if name == "stage":
         return "[0-9]{1,3}"
     is_board = name in ("device", "origin", "sender")
-    return (f"(?!{ANY}(?:/|$))" if is_board else "") + _ID.pattern
+    return (f"(?!{ALL}(?:/|$))" if is_board else "") + _ID.pattern
 
 
 def parse(topic: str) -> Address:
@@ -316,6 +349,6 @@ def parse(topic: str) -> Address:
     if kind is None or found is None:
         raise RemoteProtocolError("topic", f"{topic[:120]!r} is not a topic of {ROOT}")
     fields: dict[str, Any] = found.groupdict()
-    if kind is Kind.STAGE:
+    if kind in _OF_STAGE:
         fields["stage"] = int(fields["stage"])
     return Address(kind=kind, **fields)

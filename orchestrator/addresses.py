@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from distree import topics
 from distree.errors import RemoteProtocolError
 from distree.messages.codec import encode
+from distree.messages.member import Call
 from distree.messages.plan import Plan
 from distree.messages.site import Claim, OriginStats
 from distree.record import record
@@ -53,6 +54,12 @@ def will_of(site: str, identity: str) -> tuple[str, bytes]:
     """Return topic and payload of the will by which a dead orchestrator's claim on a site is taken back."""
     back = claim(site, identity, running=False)
     return back.topic, back.payload
+
+
+def call(site: str, pipeline: str, identity: str) -> Outgoing:
+    """Return what asks the boards of a pipeline to say again what they are; `identity` is the orchestrator's id."""
+    topic = topics.call(site, pipeline, identity)
+    return Outgoing(topic=topic, payload=encode(Call(caller=identity)), delivery=DELIVERY[Kind.CALL])
 
 
 def plan(site: str, to_hold: Plan) -> Outgoing:

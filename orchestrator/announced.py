@@ -57,6 +57,9 @@ class _Finder:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
+    def unread(self, topic: str, payload: bytes) -> None:
+        """No work is sent from here."""
+
 
 def told(config: OrchestratorConfig, prefix: str | None, *, remove: bool) -> str:
     """Return lines on what Home Assistant was told of the site, and take it back if asked; BrokerError without one."""

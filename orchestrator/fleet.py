@@ -1,7 +1,15 @@
 """What is known of the devices: presence, what they serve, their last report. No I/O, no clock.
 
-Boot ids have no order of their own: the boot heard last is the current one, and the few before it are
-remembered, so that an old session's will or a late report is told from a new life of the device.
+Boot ids have no order of their own, so the boot heard last is the current one, whichever it is: who sends a message
+under another boot is believed no longer than until the board is next heard, and never locks it out. What the few runs
+before had said is kept, and holds again when one of them is heard again. That is counted: the will of an old session
+may come after the birth of the next one, and the board mends that by itself, but runs that take turns are two boards
+of one name.
+
+A late report of a run that is over is taken for that run's, and makes it the current one until the next report of the
+other, seconds later. It is rare, since nobody repeats a report at QoS 0, and refusing it would be a ban again: who
+forges one would have all true reports refused. It is held against the last number of its own run, so that nothing is
+ever replaced by what is older.
 """
 
 from __future__ import annotations
@@ -14,7 +22,8 @@ from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
 MAX_DEVICES = 10_000
-BOOTS_REMEMBERED = 8
+RUNS_REMEMBERED = 4
+"""Runs of a device before the current one of which is kept what they said: boards of one name are rarely more."""
 DEFAULT_PERIOD_S = 10.0
 SHORTEST_PERIOD_S, LONGEST_PERIOD_S = 1.0, 300.0
 STALE_PERIODS = 3
@@ -25,17 +34,19 @@ STALE_PERIODS = 3
 class Device:
     """One device as last heard. `heard_at_s` is on the caller's clock, None if only retained messages came.
 
-    `period_s` is the time between two of its reports, by its own count.
+    `period_s` is the time between two of its reports, by its own count. `earlier` is what is known of the runs before
+    the current one, the last one first; `returns` counts how often one of them was heard again.
     """
 
     device: str
     boot: str
-    earlier_boots: tuple[str, ...] = ()
     status: DeviceStatus | None = None
     meta: DeviceMeta | None = None
     telemetry: Telemetry | None = None
     heard_at_s: float | None = None
     period_s: float = DEFAULT_PERIOD_S
+    earlier: tuple[Device, ...] = ()
+    returns: int = 0
 
 
 def epoch_of(device: Device, pipeline: str) -> int | None:
@@ -67,8 +78,7 @@ class Fleet:
     `exits` gives the number of exits per configured pipeline; what reports say of other pipelines or
     stages is left out, which also bounds what one device can make the orchestrator keep. With None all is kept, for
     who has no configuration; then only the codec's limits bound it. The observing
-    methods return the device as it now stands, or raise RemoteProtocolError: `old-boot`, `old-sequence`
-    or `fleet-full`.
+    methods return the device as it now stands, or raise RemoteProtocolError: `old-sequence` or `fleet-full`.
 
     >>> fleet = Fleet({"fashion": 3})
     >>> fleet.saw_state(0.0, DeviceState(device="a", boot="b1", status=DeviceStatus.READY)).status.value
@@ -102,7 +112,7 @@ class Fleet:
         return self._keep(replace(self._of_boot(meta.device, meta.boot), meta=self._trim_meta(meta)))
 
     def saw_telemetry(self, now_s: float, report: Telemetry) -> Device:
-        """Note a device's report; it must be newer than the last one of the same boot."""
+        """Note a device's report; it must be newer than the last one of the same run."""
         device = self._of_boot(report.device, report.boot)
         last = device.telemetry
         if last is not None and report.sequence <= last.sequence:
@@ -110,6 +120,13 @@ class Fleet:
         period_s = device.period_s if last is None else _period_s(last, report)
         telemetry = self._trim_telemetry(report)
         return self._keep(replace(device, telemetry=telemetry, heard_at_s=now_s, period_s=period_s))
+
+    def is_start(self, state: DeviceState) -> bool:
+        """Whether a run of a device becomes ready for the first time by this state, which is not noted yet."""
+        known = self._devices.get(state.device)
+        runs = () if known is None else (known, *known.earlier)
+        said = [run.status for run in runs if run.boot == state.boot]
+        return state.status is DeviceStatus.READY and all(one in (None, DeviceStatus.INIT) for one in said)
 
     def forget(self, device: str) -> bool:
         """Drop a device whose retained state was cleared; False if it was not known."""
@@ -129,11 +146,13 @@ class Fleet:
             return Device(device=device_id, boot=boot)
         if boot == known.boot:
             return known
-        if boot in known.earlier_boots:
-            raise RemoteProtocolError("old-boot", f"boot {boot!r} ended before boot {known.boot!r}")
-        earlier = (known.boot, *known.earlier_boots)[:BOOTS_REMEMBERED]
+        runs = (replace(known, earlier=()), *known.earlier)
+        earlier = tuple(run for run in runs if run.boot != boot)[:RUNS_REMEMBERED]
+        again = next((run for run in known.earlier if run.boot == boot), None)
+        if again is not None:
+            return replace(again, earlier=earlier, returns=known.returns + 1)
         # A new life: nothing that the former one said holds any longer.
-        return Device(device=device_id, boot=boot, earlier_boots=earlier, period_s=known.period_s)
+        return Device(device=device_id, boot=boot, earlier=earlier, period_s=known.period_s, returns=known.returns)
 
     def _keep(self, device: Device) -> Device:
         self._devices[device.device] = device

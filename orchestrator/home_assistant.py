@@ -76,9 +76,13 @@ def is_of_site(site: str, topic: str) -> bool:
     return identifier == own or (identifier.startswith(f"{own}_") and topics.is_id(identifier[len(own) + 1 :]))
 
 
-def _is_there(device: Device) -> bool:
-    """Whether a board has said what it is and how; where one is left on the broker alone, it was removed."""
-    return device.meta is not None and device.status is not None
+def _described(device: Device) -> Device | None:
+    """Return the last run of a board that has said what it is and how; where one is left alone, it was removed.
+
+    A run that has said but one of them yet does not take the board away.
+    """
+    runs = (device, *device.earlier)
+    return next((run for run in runs if run.meta is not None and run.status is not None), None)
 
 
 def site_message(prefix: str, site: str, pipelines: Iterable[str]) -> Message:
@@ -296,5 +300,6 @@ class HomeAssistant:
         if self._prefix is None:
             return {}
         messages = [site_message(self._prefix, self._site, self._pipelines)]
-        messages += [device_message(self._prefix, self._site, device) for device in devices if _is_there(device)]
+        described = [run for run in map(_described, devices) if run is not None]
+        messages += [device_message(self._prefix, self._site, run) for run in described]
         return dict(messages)

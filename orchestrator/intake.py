@@ -3,6 +3,9 @@
 A row counts once, comes from a board that is known and origin of the pipeline, in the order of its number, and is of
 the bundle and the criterion in force. What an origin has numbered or drawn and did not get through counts as lost,
 unless it was this orchestrator that was not listening: its own absence says nothing about the inputs.
+
+There are books for each run of an origin's agent that the fleet remembers: rows come in order within a run, and a run
+that is heard again goes on where it stood.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from distree.errors import RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.telemetry import OriginTelemetry
 from orchestrator.config import Pipeline
-from orchestrator.fleet import Device
+from orchestrator.fleet import RUNS_REMEMBERED, Device
 
 MOST_LOST = 1000
 """Most audits that one message can make count as lost: no number that a board invents goes further."""
@@ -22,8 +25,7 @@ MAX_ORIGINS = 10_000
 
 
 @dataclass(slots=True)
-class _Origin:
-    boot: str
+class _Run:
     sequence: int
     drawn: int = 0
     is_sure: bool = True
@@ -35,7 +37,8 @@ class Intake:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._origins: dict[str, _Origin] = {}
+        self._origins: dict[str, dict[str, _Run]] = {}
+        """The runs of each origin by boot, the current one last."""
 
     def take(self, row: AuditRow, device: Device | None) -> int:
         """Check a row; return how many rows before it were lost.
@@ -45,51 +48,48 @@ class Intake:
         """
         boot = self._check_sender(row, device)
         self._check_content(row)
-        known = self._origins.get(row.origin)
-        if known is None:
+        runs = self._origins.get(row.origin)
+        if runs is None:
             if len(self._origins) >= MAX_ORIGINS:
                 raise RemoteProtocolError("device", f"rows of {MAX_ORIGINS} origins came already")
-            self._origins[row.origin] = _Origin(boot, row.sequence)
+            self._origins[row.origin] = {boot: _Run(row.sequence)}
             return 0
-        if known.boot != boot:
-            lost = self._next_boot(known, boot)
-        elif row.sequence <= known.sequence:
+        known = runs.get(boot)
+        if known is not None and row.sequence <= known.sequence:
             raise RemoteProtocolError("old-sequence", f"{row.sequence} after {known.sequence}")
-        else:
-            lost = 0
-        if known.is_sure:
-            lost += row.sequence - known.sequence - 1
-        known.sequence, known.is_sure = row.sequence, True
+        run, lost = _turn_to(runs, boot)
+        if run.is_sure:
+            lost += row.sequence - run.sequence - 1
+        run.sequence, run.is_sure = row.sequence, True
         return min(lost, MOST_LOST)
 
     def reported(self, device: str, boot: str, origin: OriginTelemetry) -> int:
         """Note how many inputs an origin says it has drawn; return how many of an earlier boot were lost."""
-        known = self._origins.get(device)
-        if known is None:
+        runs = self._origins.get(device)
+        if runs is None:
             return 0
-        lost = self._next_boot(known, boot) if known.boot != boot else 0
-        known.drawn = origin.audits_drawn
+        run, lost = _turn_to(runs, boot)
+        run.drawn = origin.audits_drawn
         return min(lost, MOST_LOST)
 
     def away(self) -> None:
         """Note that this orchestrator was not listening: gaps up to the next rows are its own."""
-        for known in self._origins.values():
-            known.is_sure = False
-
-    def _next_boot(self, known: _Origin, boot: str) -> int:
-        """An origin's agent was started anew; what it had drawn before and not sent is lost."""
-        lost = max(0, known.drawn - known.sequence) if known.is_sure else 0
-        known.boot, known.sequence, known.drawn = boot, 0, 0
-        return lost
+        for runs in self._origins.values():
+            for run in runs.values():
+                run.is_sure = False
 
     def _check_sender(self, row: AuditRow, device: Device | None) -> str:
         name = self._pipeline.name
-        if device is None or device.meta is None or name not in device.meta.origins:
+        # Any message may have made another run the current one for a moment.
+        known = () if device is None else (device, *device.earlier)
+        runs = [run for run in known if run.meta is not None and name in run.meta.origins]
+        if not runs:
             raise RemoteProtocolError("device", f"{row.origin} is not known as an origin of {name}")
         # An agent tells its pipelines apart by what it appends to the id of its run.
-        if not row.boot.startswith(device.boot):
-            raise RemoteProtocolError("boot", f"{row.boot!r} is not the run of {row.origin} that is known")
-        return device.boot
+        boots = [run.boot for run in runs if row.boot.startswith(run.boot)]
+        if not boots:
+            raise RemoteProtocolError("boot", f"{row.boot!r} is no run of {row.origin} that is known")
+        return max(boots, key=len)
 
     def _check_content(self, row: AuditRow) -> None:
         pipeline, plan = self._pipeline, self._pipeline.plan
@@ -112,11 +112,29 @@ class Intake:
 
     def snapshot(self) -> list[list[object]]:
         """Return plain data, for `restore`."""
-        return [[name, known.boot, known.sequence, known.drawn] for name, known in self._origins.items()]
+        return [
+            [name, boot, run.sequence, run.drawn] for name, runs in self._origins.items() for boot, run in runs.items()
+        ]
 
     def restore(self, data: list[list[object]]) -> None:
         """Go on where another one stood; rows that came meanwhile are not counted as lost."""
-        self._origins = {
-            str(name): _Origin(str(boot), int(str(sequence)), int(str(drawn)), is_sure=False)
-            for name, boot, sequence, drawn in data
-        }
+        self._origins = {}
+        for name, boot, sequence, drawn in data:
+            run = _Run(int(str(sequence)), int(str(drawn)), is_sure=False)
+            self._origins.setdefault(str(name), {})[str(boot)] = run
+
+
+def _turn_to(runs: dict[str, _Run], boot: str) -> tuple[_Run, int]:
+    """Make a run of an origin the current one; return it, and how many rows of the one before are lost with that.
+
+    What that one had drawn and not sent is lost. Should it still come, it is counted already, and refused as old.
+    """
+    before, last = next(reversed(runs.items()))
+    if before == boot:
+        return last, 0
+    lost = max(0, last.drawn - last.sequence) if last.is_sure else 0
+    last.sequence += lost
+    runs[boot] = runs.pop(boot) if boot in runs else _Run(0, is_sure=last.is_sure)
+    while len(runs) > RUNS_REMEMBERED + 1:
+        del runs[next(iter(runs))]
+    return runs[boot], lost

@@ -14,11 +14,13 @@ from distree.messages.plan import Plan
 from distree.messages.site import Truth
 from distree.messages.telemetry import OriginTelemetry
 from orchestrator.config import Pipeline
-from orchestrator.fleet import Device
+from orchestrator.coverage import Gap, find_gaps
+from orchestrator.fleet import Device, is_behind, serves
 from orchestrator.leadership import Role
 from orchestrator.load import rest_s
-from orchestrator.planner import Planner, fingerprint, same_content
+from orchestrator.planner import Planner, Standing, fingerprint, same_content
 from orchestrator.records import PipelineRow, PlanRow, TuningRow
+from orchestrator.reminder import Reminder
 from orchestrator.tuning import Sample, Tuning
 
 LOOSEN_S = 1.0
@@ -47,6 +49,7 @@ class PlannedPipeline:
         self.author = author
         self.unsaved = unsaved
         self._configured = configured
+        self._reminder = Reminder()
         self._loosen_at_s = 0.0
         self._is_overloaded = False
 
@@ -128,6 +131,42 @@ class PlannedPipeline:
         self.planner.want(newer)
         if self.tuning is not None:
             self.planner.want(replace(plan, epoch=0))
+
+    # ------------------------------------------------------------ when it is published
+
+    def started(self, device: Device) -> None:
+        """Note that a device has started, which may have been handed no plan; before it says what it does, it may."""
+        if device.meta is None or serves(device, self.name):
+            self._reminder.started(device.device)
+
+    def reported(self, now_s: float, device: Device) -> None:
+        """Note by a device's report whether it follows the plan."""
+        behind = is_behind(device, self.name, self.planner.wanted.epoch)
+        self._reminder.reported(now_s, device.device, is_behind=behind)
+
+    def forget(self, device: str) -> None:
+        """Drop a device that is gone."""
+        self._reminder.forget(device)
+
+    def gaps(self, devices: Iterable[Device]) -> tuple[Gap, ...]:
+        """Return where inputs of the pipeline cannot go on."""
+        plain = (0,) * self._configured.exits
+        return find_gaps(self.name, self._configured.branches or plain, devices)
+
+    def again(self, now_s: float) -> Plan | None:
+        """Return the plan in force, if it is to be published once more now; ask when the planner has nothing to do.
+
+        It is recorded already, and its planner takes its echo for its own. Who has yielded keeps quiet.
+        """
+        if self.planner.standing is not Standing.LEADING or not self._reminder.is_due(now_s):
+            return None
+        self._reminder.published(now_s, self.planner.wanted.epoch)
+        return self.planner.wanted
+
+    def published(self, now_s: float, plan: Plan) -> None:
+        """Note that the planner's plan was recorded and handed to the transport."""
+        self.planner.published(plan)
+        self._reminder.published(now_s, plan.epoch)
 
     # ------------------------------------------------------------ what the store is to have
 

@@ -70,6 +70,21 @@ class Pipelines:
                 learned += self.tuned(part.pipeline).take_report(report.device, report.boot, part.origin)
         return learned
 
+    def started(self, device: Device) -> None:
+        """Note that a device has started."""
+        for pipeline in self:
+            pipeline.started(device)
+
+    def reported(self, now_s: float, device: Device) -> None:
+        """Note by a device's report which plans it follows."""
+        for pipeline in self:
+            pipeline.reported(now_s, device)
+
+    def forget(self, device: str) -> None:
+        """Drop a device that is gone."""
+        for pipeline in self:
+            pipeline.forget(device)
+
     def take_overdue(self, now_s: float) -> list[Learned]:
         """Learn from what has waited long enough for labels, from all that waits at infinity."""
         return [learned for pipeline in self for learned in pipeline.take_overdue(now_s)]

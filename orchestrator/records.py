@@ -61,11 +61,16 @@ class ServiceRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """A device and when (Unix seconds) it was noted; `heard_at` is None where it was not heard alive."""
+    """A device and when (Unix seconds) it was noted; `heard_at` is None where it was not heard alive.
+
+    `shared` says that another board uses its name, where that was found, and `shared_at` when it was.
+    """
 
     device: Device
     heard_at: float | None
     seen_at: float
+    shared: str | None = None
+    shared_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,12 +174,15 @@ def device_values(observation: Observation) -> Row:
         observation.heard_at,
         device.period_s,
         observation.seen_at,
+        observation.shared,
+        observation.shared_at,
     )
 
 
 def observation(values: Row) -> Observation:
-    """Read a row of the table `device`."""
-    device_id, boot, status, meta, telemetry, heard_at, period_s, seen_at = values
+    """Read a row of the table `device`; one of an earlier schema lacks the last columns."""
+    device_id, boot, status, meta, telemetry, heard_at, period_s, seen_at, *later = values
+    shared, shared_at = later or (None, None)
     device = Device(
         device=device_id,
         boot=boot.decode("utf-8", "surrogatepass"),
@@ -183,7 +191,7 @@ def observation(values: Row) -> Observation:
         telemetry=decode(Telemetry, telemetry) if telemetry else None,
         period_s=period_s,
     )
-    return Observation(device=device, heard_at=heard_at, seen_at=seen_at)
+    return Observation(device=device, heard_at=heard_at, seen_at=seen_at, shared=shared, shared_at=shared_at)
 
 
 def with_epoch(row: PlanRow, epoch: int) -> PlanRow:

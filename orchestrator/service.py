@@ -24,8 +24,10 @@ from distree.protocols import Received, Transport
 from distree.topics import Address, Kind
 from orchestrator import addresses
 from orchestrator.addresses import Outgoing, of_device, of_pipeline
-from orchestrator.complaints import Refusals, Troubles
+from orchestrator.caller import Caller
+from orchestrator.complaints import Lasting, Namesakes, Refusals, Troubles
 from orchestrator.config import HomeAssistantConfig, Pipeline, StoreConfig
+from orchestrator.coverage import gap_text
 from orchestrator.fleet import Device, Fleet
 from orchestrator.home_assistant import HomeAssistant
 from orchestrator.leadership import Leadership, Role
@@ -96,6 +98,9 @@ class Service:
         self._unsaved = Unsaved()
         self._refusals = Refusals()
         self._troubles = Troubles()
+        self._lasting = Lasting()
+        self._namesakes = Namesakes()
+        self._caller = Caller()
         self._stopping = False
         self._online = False
         self._unread = False
@@ -174,6 +179,7 @@ class Service:
         self._online = True
         log.info("connected to the broker")
         self.leadership.connected(self._clock())
+        self._caller.connected(self._clock())
         self._home.connected(self._clock())
         self._pipelines.connected(self._clock())
 
@@ -183,6 +189,7 @@ class Service:
         log.warning("no broker: %s", why)
         self._troubles.note("broker", why)
         self.leadership.disconnected()
+        self._caller.disconnected()
         self._pipelines.disconnected()
 
     def received(self, message: Received) -> None:
@@ -203,6 +210,9 @@ class Service:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
+    def unread(self, topic: str, payload: bytes) -> None:
+        """No work is sent from here."""
+
     def _take_in(self, address: Address, message: Received) -> None:
         if address.kind is Kind.ORCHESTRATOR:
             self._take_in_claim(message)
@@ -222,17 +232,24 @@ class Service:
         match kind:
             case Kind.STATE:
                 state = of_device(device_id, decode(DeviceState, payload))
-                self._keep_device(self.fleet.saw_state(now_s, state, retained=message.retain), alive=alive)
+                has_started = alive and self.fleet.is_start(state)
+                device = self.fleet.saw_state(now_s, state, retained=message.retain)
+                self._keep_device(device, alive=alive)
+                if has_started:
+                    self._pipelines.started(device)
+                self._caller.heard(retained=message.retain)
                 self._home.changed()
             case Kind.META:
                 meta = of_device(device_id, decode(DeviceMeta, payload))
                 self._keep_device(self.fleet.saw_meta(meta), alive=alive)
+                self._caller.heard(retained=message.retain)
                 self._home.changed()
             case Kind.TELEMETRY:
                 report = of_device(device_id, decode(Telemetry, payload))
                 device = self.fleet.saw_telemetry(now_s, report)
                 self._keep_device(device, alive=True, reported=True)
                 self._keep_samples(self._pipelines.take_report(now_s, device, report))
+                self._pipelines.reported(now_s, device)
                 if self.leadership.leads:
                     self._home.take_report(device)
 
@@ -264,6 +281,8 @@ class Service:
 
     def _forget(self, device: str) -> None:
         self.fleet.forget(device)
+        self._namesakes.forget(device)
+        self._pipelines.forget(device)
         self._home.forget(device)
         self._unsaved.forget(device)
 
@@ -285,6 +304,8 @@ class Service:
             self._look(now_s)
         if self.leadership.step(now_s):
             self._publish_claim(running=True)
+        if self.leadership.leads and self._caller.step(now_s):
+            self._call()
         if now_s >= self._retry_at_s and not self._guarded("publishing", lambda: self._publish_due(now_s)):
             self._retry_at_s = now_s + RETRY_S
         self._publish_stats()
@@ -294,6 +315,7 @@ class Service:
         if now_s >= self._silence_at_s:
             self._silence_at_s = now_s + SILENCE_CHECK_S
             self._tell_silence(now_s)
+            self._tell_gaps()
         if now_s >= self._flush_at_s:
             self._flush_at_s = now_s + FLUSH_S
             self._flush()
@@ -333,14 +355,18 @@ class Service:
             return
         for pipeline in self._pipelines:
             plan = pipeline.planner.step(now_s)
-            if plan is not None and pipeline.unsaved:
-                # Thresholds must not outlive what they rest on.
-                self._save(self._batch([pipeline]))
-            if plan is not None and self._record(pipeline, plan):
+            if plan is None:
+                again = pipeline.again(now_s)
+                if again is not None:
+                    self._publish_plan(again)
+            elif self._record(pipeline, plan):
                 self._publish_plan(plan)
-                pipeline.planner.published(plan)
+                pipeline.published(now_s, plan)
 
     def _record(self, pipeline: PlannedPipeline, plan: Plan) -> bool:
+        if pipeline.unsaved:
+            # Thresholds must not outlive what they rest on.
+            self._save(self._batch([pipeline]))
         if self._store.record_plan(PlanRow(plan=plan, author=pipeline.author, at=self._wall())):
             return True
         # Somebody took the epoch for another content between two looks at the store: theirs is newer.
@@ -354,6 +380,12 @@ class Service:
         _log_devices("no telemetry any more from", silent)
         _log_devices("telemetry again from", back)
 
+    def _tell_gaps(self) -> None:
+        for pipeline in self._pipelines:
+            found = pipeline.gaps(self.fleet)
+            for line in self._lasting.note(pipeline.name, {gap.what: gap_text(gap) for gap in found}):
+                self._warn(line, pipeline.name)
+
     # ------------------------------------------------------------ publishing
 
     def _publish(self, message: Outgoing) -> None:
@@ -364,6 +396,12 @@ class Service:
 
     def _publish_claim(self, *, running: bool) -> None:
         self._publish(addresses.claim(self._site, self.leadership.own, running=running))
+
+    def _call(self) -> None:
+        for name in self._pipelines.names:
+            self._publish(addresses.call(self._site, name, self.leadership.own))
+        # On a site without boards this is every few seconds.
+        log.debug("the broker handed over nothing of boards: asked them to say what they are")
 
     def _publish_plan(self, plan: Plan) -> None:
         self._publish(addresses.plan(self._site, plan))
@@ -386,8 +424,11 @@ class Service:
     # ------------------------------------------------------------ keeping
 
     def _keep_device(self, device: Device, *, alive: bool, reported: bool = False) -> None:
-        now = self._wall()
-        seen = Observation(device=device, heard_at=now if alive else None, seen_at=now)
+        now, shared = self._wall(), self._namesakes.note(self._clock(), device)
+        self._warn(shared)
+        shared_at = now if shared is not None else None
+        heard_at = now if alive else None
+        seen = Observation(device=device, heard_at=heard_at, seen_at=now, shared=shared, shared_at=shared_at)
         self._unsaved.add_device(seen, reported=reported)
 
     def _keep_samples(self, learned: Iterable[Learned]) -> None:

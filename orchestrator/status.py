@@ -16,7 +16,9 @@ from itertools import zip_longest
 from distree.messages.device import DeviceStatus
 from distree.messages.plan import Plan
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, StageTelemetry
+from orchestrator.complaints import NAMESAKE_S
 from orchestrator.config import OrchestratorConfig, PipelineConfig
+from orchestrator.coverage import Gap, find_gaps, gap_text
 from orchestrator.explain import TuningLine, goal_text, progress_text, read_tuning, reports
 from orchestrator.fleet import Device, epoch_of, is_behind, is_stale
 from orchestrator.lock import is_served
@@ -43,7 +45,10 @@ _AUDITED = ("audited",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceLine:
-    """A device; `heard_s` is the age of its last sign of life in seconds, None if there was none."""
+    """A device; `heard_s` is the age of its last sign of life in seconds, None if there was none.
+
+    `shared` says that another board uses its name, "" where none was found to of late.
+    """
 
     device: str
     state: str
@@ -56,6 +61,7 @@ class DeviceLine:
     epochs: tuple[str, ...]
     dead_letters: int
     offline_dropped: int
+    shared: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +116,7 @@ class PipelineLine:
     """A pipeline: its plan, who is to follow it yet, how its tuning stands, and what its origins and stages report.
 
     `runs` are the runs of segments since the boards' boots, `audit_runs` those of them that were for audits alone.
+    `gaps` are where inputs cannot go on.
     """
 
     pipeline: str
@@ -123,6 +130,7 @@ class PipelineLine:
     origins: tuple[OriginLine, ...]
     stages: tuple[StageLine, ...]
     branches: tuple[BranchLine, ...]
+    gaps: tuple[Gap, ...]
     fusions: tuple[FusionLine, ...]
     tuning: TuningLine | None
     runs: int
@@ -187,7 +195,14 @@ def _device_line(seen: Observation, pipelines: Sequence[str], now: float) -> Dev
         epochs=tuple(f"{name}:{epoch}" for name, epoch in epochs if epoch is not None),
         dead_letters=report.dead_letters if report else 0,
         offline_dropped=report.offline_dropped if report else 0,
+        shared=_shared(seen, now),
     )
+
+
+def _shared(seen: Observation, now: float) -> str:
+    age_s = _age_s(now, seen.shared_at)
+    # While it goes on, it is found about once in NAMESAKE_S.
+    return "" if seen.shared is None or age_s is None or age_s > 2 * NAMESAKE_S else seen.shared
 
 
 def _serves(seen: Observation) -> Iterable[str]:
@@ -219,6 +234,7 @@ def _pipeline_line(
         origins=origins,
         stages=stages,
         branches=_branch_lines(name, known.branches, devices),
+        gaps=find_gaps(name, known.branches, [seen.device for seen in devices]),
         fusions=_fusion_lines(name, devices),
         tuning=read_tuning(store, configured),
         runs=audit_runs + sum(line.report.exited + line.report.forwarded for line in stages),
@@ -325,7 +341,8 @@ def _head(status: Status) -> str:
 def _device_table(devices: Sequence[DeviceLine]) -> str:
     if not devices:
         return "no device was heard yet"
-    return table(_DEVICE_HEAD, [_device_cells(line) for line in devices])
+    shared = [line.shared for line in devices if line.shared]
+    return "\n".join([table(_DEVICE_HEAD, [_device_cells(line) for line in devices]), *shared])
 
 
 def _device_cells(line: DeviceLine) -> list[str]:
@@ -362,6 +379,9 @@ def _pipeline_text(line: PipelineLine) -> str:
     if line.exits:
         parts.append(f"  exits    {_share_text(line.exits)}")
         parts.append(f"  reasons  {_share_text(line.reasons)}")
+    # Of a branch that nobody serves its own line says so.
+    told = [gap for gap in line.gaps if gap.branch is None or gap.revision is not None]
+    parts += [f"  members  {gap_text(gap)}" for gap in told]
     parts += [f"  {_branch_text(branch)}" for branch in line.branches]
     if line.origins:
         parts.append(_indent(_origin_table(line.origins)))

@@ -42,7 +42,7 @@ from orchestrator.records import (
     with_epoch,
 )
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 BUSY_TIMEOUT_S = 2.0
 PLANS_KEPT = 1000
 SAMPLES_KEPT = 20_000
@@ -64,7 +64,7 @@ _SCHEMA = (
     "CREATE TABLE pipeline (name PRIMARY KEY, floor INTEGER, standing, configured, branches DEFAULT '[]') "
     "WITHOUT ROWID",
     "CREATE TABLE device (device PRIMARY KEY, boot, status, meta, telemetry, heard_at REAL, period_s REAL, "
-    "seen_at REAL) WITHOUT ROWID",
+    "seen_at REAL, shared, shared_at REAL) WITHOUT ROWID",
     "CREATE TABLE service (id INTEGER PRIMARY KEY CHECK (id = 1), pid, started_at REAL, online, refused)",
     *_TUNING_TABLES,
     _ANNOUNCED_TABLE,
@@ -83,16 +83,18 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
     4: (),
     # Reports came in version 1 of the messages; boards soon send others.
     5: ("UPDATE device SET telemetry = NULL",),
+    6: ("ALTER TABLE device ADD COLUMN shared", "ALTER TABLE device ADD COLUMN shared_at REAL"),
 }
 """From each schema to the next; what has the history of reports is matched to their declarations."""
 _SAVE_DEVICE = """
-INSERT INTO device VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET
+INSERT INTO device VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET
     status = CASE WHEN boot = excluded.boot THEN coalesce(excluded.status, status) ELSE excluded.status END,
     meta = CASE WHEN boot = excluded.boot THEN coalesce(excluded.meta, meta) ELSE excluded.meta END,
     telemetry = CASE WHEN boot = excluded.boot THEN coalesce(excluded.telemetry, telemetry)
         ELSE excluded.telemetry END,
     heard_at = coalesce(excluded.heard_at, heard_at),
-    boot = excluded.boot, period_s = excluded.period_s, seen_at = excluded.seen_at
+    boot = excluded.boot, period_s = excluded.period_s, seen_at = excluded.seen_at,
+    shared = coalesce(excluded.shared, shared), shared_at = coalesce(excluded.shared_at, shared_at)
 """
 _SAVE_PIPELINE = """
 INSERT INTO pipeline (name, floor, standing, configured, branches) VALUES (?, ?, ?, ?, ?)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from orchestrator.records import AuditSample, Batch, Observation, PipelineRow, ServiceRow, TuningRow
 from orchestrator.store import SAMPLES_KEPT
@@ -28,6 +29,10 @@ class Unsaved:
     def add_device(self, seen: Observation, *, reported: bool = False) -> None:
         """Have a device written; its report joins the history where it is a new one."""
         name = seen.device.device
+        before = self._devices.get(name)
+        if before is not None and seen.shared is None:
+            # It is said once, and must not be lost to the next message.
+            seen = replace(seen, shared=before.shared, shared_at=before.shared_at)
         self._devices[name] = seen
         self._forgotten.discard(name)
         if reported:

@@ -15,6 +15,7 @@ from distree.messages.request import (
     RequestContext,
     Rule,
     StageMessage,
+    Stop,
     Tensor,
 )
 
@@ -64,15 +65,36 @@ CONTEXT = RequestContext(
 PROGRESS = Progress(spent_s=0.0, guess=None, memory=(), hops=())
 
 
-def stage_message(tensor: Tensor, *, stage: int = 0, **changes: object) -> StageMessage:
-    """Return a stage message; `changes` are fields of its context, rule or progress."""
-    return changed(StageMessage(context=CONTEXT, progress=PROGRESS, stage=stage, tensor=tensor), **changes)
+def route_of(*stops: tuple[int, str | tuple[str, ...]], together: bool = False) -> tuple[Stop, ...]:
+    """Return a route of stops: of each its stage, and the board of a plain one or those of a wide one."""
+    return tuple(
+        Stop(stage=stage, boards=(boards,) if isinstance(boards, str) else boards, together=together)
+        for stage, boards in stops
+    )
 
 
-def embedding_of(tensor: Tensor, *, device: str, branch: int = 0, stage: int = 0, **changes: object) -> Embedding:
-    """Return an embedding; `changes` are fields of its context, rule or progress."""
+def stage_message(
+    tensor: Tensor, *, stage: int = 0, to: str = "b1", route: tuple[Stop, ...] | None = None, **changes: object
+) -> StageMessage:
+    """Return a stage message for the board `to`, or along `route`; `changes` are of its context, rule or progress."""
+    made = StageMessage(context=CONTEXT, progress=PROGRESS, stage=stage, tensor=tensor)
+    return changed(made, route=route_of((stage, to)) if route is None else route, **changes)
+
+
+def embedding_of(
+    tensor: Tensor,
+    *,
+    device: str,
+    branch: int = 0,
+    stage: int = 0,
+    route: tuple[Stop, ...] | None = None,
+    **changes: object,
+) -> Embedding:
+    """Return an embedding of a board that its route names; `changes` are of its context, rule or progress."""
+    if route is None:
+        route = route_of((0, ("",) * branch + (device,)))
     made = Embedding(
-        context=replace(CONTEXT, fuser="cam"),
+        context=replace(CONTEXT, fuser="cam", route=route),
         progress=PROGRESS,
         stage=stage,
         branch=branch,

@@ -26,7 +26,7 @@ from typing import Any, Literal, Union
 from device_agent.config import AgentConfig
 from distree import cli, errors, topics
 from distree.config import Share
-from distree.messages.forms import Branches, Form, Items, Packed, Part
+from distree.messages.forms import Branches, Form, Items, Packed, PackedItems, Part
 from distree.messages.layout import REQUIRED, Layout, layout_of
 from distree.messages.schema import MESSAGES, unit_of
 from distree.messages.schema import summary as payload_summary
@@ -134,12 +134,11 @@ def _topics() -> str:
     return _page(
         "Topics",
         f"Version 1: all topics begin with `{topics.ROOT}/{{site}}`. Names in braces are ids, 1 to 32 of a-z, 0-9 and "
-        f"'-'; `{{stage}}` is the number of a stage. No board is called `{topics.ANY}`: as `{{to}}` it stands for any "
-        "board that serves the stage.",
+        f"'-'; `{{stage}}` is the number of a stage. No board is called `{topics.ALL}`: as `{{to}}` it stands for all "
+        "boards of a wide stage.",
         _table(("topic", "from", "to", "QoS", "retained", "content type", "what"), rows),
-        "What boards say to each other ends in `{sender}`, the board that says it. Boards of a stage, or of a branch "
-        f"of it, share its messages by the subscription `{topics.shared_stage('{site}', '{pipeline}', 0)}` (here of "
-        "stage 0, branch 0).",
+        "What boards say to each other ends in `{sender}`, the board that says it. What is for one board has its id "
+        "before that: `{to}`, `{device}` or `{origin}`.",
         _table(("who", "what it is"), [(f"`{role.value}`", roles[role.name]) for role in topics.Role]),
         "How results look: [subscribe from your own program](../howto/subscribe.md). Who may publish what: [secure the "
         "broker](../howto/secure-broker.md).",
@@ -186,6 +185,7 @@ def _parts(layout: Layout, *, is_json: bool) -> Iterator[type]:
     """Yield the records inside of one, each before those inside of it."""
     for field in layout.fields:
         form = field.form_in(is_json=is_json)
+        form = form.items if isinstance(form, PackedItems) else form
         form = form.item if isinstance(form, Items) else form
         if isinstance(form, Part | Packed):
             yield form.cls
@@ -211,6 +211,8 @@ def _told(form: Form, *, is_json: bool) -> str:
             return form.told
         case Items():
             return f"at most {form.most}, each {_told(form.item, is_json=is_json)}"
+        case PackedItems():
+            return f"bytes of packed rows, {_told(form.items, is_json=is_json)}"
         case Part() | Packed():
             name = _part_name(form.cls, is_json=is_json)
             link = f"[{name}](#{name.lower().replace(' ', '-')})"

@@ -34,7 +34,7 @@ _PIECE = 1 << 20
 def run(report: Report, options: Options) -> None:
     maps = [b"\xdd" + struct.pack(">I", MAPS) + b"\x80" * MAPS, _nested()]
     root = f"distree/1/{SITE}"
-    topics = [stage_topic(1, "cam"), f"{root}/pipeline/{PIPELINE}/plan", f"{root}/device/mid/state"]
+    topics = [stage_topic(1, "mid", "cam"), f"{root}/pipeline/{PIPELINE}/plan", f"{root}/device/mid/state"]
     with RawBroker("max_queued_messages 20000") as broker, open_site(broker.port, options) as site:
         publisher = Publisher(broker.port)
         with closing_all(publisher):

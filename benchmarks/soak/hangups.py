@@ -45,7 +45,7 @@ def _old(packet: Packet) -> HangUp | None:
 
 
 def _no_stage(packet: Packet) -> HangUp | None:
-    return b"" if packet.topic == stage_topic(1, "cam") else None
+    return b"" if packet.topic == stage_topic(1, "far", "cam") else None
 
 
 def _eight_filters(packet: Packet) -> HangUp | None:
@@ -92,7 +92,8 @@ KINDS: dict[str, Case] = {
     "stage": Case("closes on PUBLISH to stage/1", _no_stage, travel=False),
     "filters": Case("closes on SUBSCRIBE with more than 8 filters", _eight_filters, pipelines=4),
     "plan": Case("closes on SUBSCRIBE to the plan", _filter("/plan")),
-    "shared": Case("closes on SUBSCRIBE to a shared stage", _filter("/stage/0/any/+")),
+    "own-stage": Case("closes on SUBSCRIBE to the stage that the board serves", _filter("/stage/0/cam/+")),
+    "members": Case("closes on SUBSCRIBE to announcements", _filter("/member/1/+"), travel=False),
     "will": Case("closes on CONNECT with a will", _no_will),
     "retained": Case("closes on retained PUBLISH", _no_retained),
     "qos": Case("closes on PUBLISH at QoS 1", _no_qos),

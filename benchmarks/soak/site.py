@@ -81,8 +81,8 @@ def input_topic(origin: str, pipeline: str = PIPELINE) -> str:
     return f"distree/1/{SITE}/pipeline/{pipeline}/input/{origin}"
 
 
-def stage_topic(stage: int, sender: str, pipeline: str = PIPELINE) -> str:
-    return f"distree/1/{SITE}/pipeline/{pipeline}/stage/{stage}/any/{sender}"
+def stage_topic(stage: int, to: str, sender: str, pipeline: str = PIPELINE) -> str:
+    return f"distree/1/{SITE}/pipeline/{pipeline}/stage/{stage}/{to}/{sender}"
 
 
 # ---------------------------------------------------------------- whoever watches

@@ -61,6 +61,12 @@ def told(line: str) -> Finding:
     return failed(line[:at], line[at + 2 :]) if at > 0 else failed(line, "")
 
 
+def noted(line: str) -> Finding:
+    """Make of a line as `told` takes it something that is good to know, and no failure."""
+    found = told(line)
+    return Finding(status="ok", text=found.text, remedy=found.remedy)
+
+
 @dataclass(slots=True)
 class Visit:
     """A board under examination: its configuration, and what checks found that later ones need."""

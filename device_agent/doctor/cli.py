@@ -7,12 +7,19 @@ import json
 from pathlib import Path
 
 from device_agent.config import load_agent_config
+from device_agent.doctor.answers import check_delay, check_unread
 from device_agent.doctor.checks import Check, Outcome, Visit, examine
 from device_agent.doctor.clock import check_clock
 from device_agent.doctor.identity import check_client_id
 from device_agent.doctor.limits import check_packet
 from device_agent.doctor.network import check_dns, check_login, check_tcp, check_tls
-from device_agent.doctor.passage import check_publish, check_qos, check_retained, check_subscribe, check_will
+from device_agent.doctor.passage import (
+    check_publish,
+    check_qos,
+    check_retained,
+    check_subscribe,
+    check_will,
+)
 from device_agent.doctor.report import outcomes_as_json, write
 from device_agent.doctor.resources import check_disk, check_memory
 from device_agent.doctor.rights import check_rights
@@ -36,6 +43,8 @@ CHECKS = (
     Check(name="subscribe", run=check_subscribe, needs=("login", "bundle")),
     Check(name="publish", run=check_publish, needs=("login", "bundle")),
     Check(name="rights", run=check_rights, needs=("login", "bundle")),
+    Check(name="unread", run=check_unread, needs=("login", "bundle")),
+    Check(name="delay", run=check_delay, needs=("login", "bundle")),
     Check(name="packet", run=check_packet, needs=("login", "bundle")),
     Check(name="client-id", run=check_client_id, needs=("login",)),
 )

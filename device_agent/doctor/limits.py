@@ -24,7 +24,8 @@ _PACKET_BYTES = 256
 
 def check_packet(visit: Visit) -> Finding:
     """The largest message passes. Sent in full and withheld, or to nobody where the broker withholds nothing."""
-    inbound = (sub.topic_of(visit.config.device) for sub in subscriptions(visit.config, visit.bundles))
+    heard = [sub for sub in subscriptions(visit.config, visit.bundles) if not sub.is_own_members]
+    inbound = (sub.topic_of(visit.config.device) for sub in heard)
     names = dict.fromkeys([*outbound(visit), *inbound])
     sizes = {name: budget.message_bytes(visit.config, visit.bundles, name) for name in names}
     topic = max(sizes, key=lambda name: sizes[name])

@@ -6,26 +6,28 @@ again is never online. So each thing is tried by itself, and what ends the conne
 The will is empty and addressed to a board that is not there: should the connection break in the moment between login
 and logout, and the broker publish it, nothing is retained (an empty retained message only deletes, and there is
 nothing on that topic) and no board hears of it. Retained messages are tried at QoS 2 and not released, like all
-publishes that others than agents might read.
+publishes that others than agents might read; but for one that agents ignore, in the place of this board's own
+announcement where it has none, to see whether it is there for whoever subscribes later. It is taken away again.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 
-from device_agent.addresses import subscriptions
+from device_agent.addresses import publications, subscriptions
 from device_agent.doctor.checks import Finding, Visit, failed, ok, told, unknown
 from device_agent.doctor.network import greet_with, session
 from device_agent.doctor.rights import AGENTS_READ, outbound
-from device_agent.doctor.trials import bad_filters, ends, hangs_up_on, nobody, send, withholds
+from device_agent.doctor.trials import SETTLE_S, bad_filters, ends, hangs_up_on, nobody, send, withholds
 from distree import topics
 from distree.messages.codec import PROBE
 from distree.topics import Kind
 from distree.transport import explain
 from distree.transport.greeting import FILTERS_A_SUBSCRIBE
-from distree.transport.probe import HangUpError, Will
+from distree.transport.probe import REFUSED, HangUpError, Will
 
 _MOST_NAMED = 4
 """No more lines than these in one finding."""
@@ -47,11 +49,48 @@ def check_retained(visit: Visit) -> Finding:
         topic = topics.device(config.site, config.device, kind)
         if not _withheld_ends(visit, topic, codes, retain=True):
             visit.retains = codes[-1] != _NO_RETAIN
-            return ok("retained messages pass") if visit.retains else told(explain.takes_no_retained(settings))
+            return _handed_out(visit) if visit.retains else told(explain.takes_no_retained(settings))
         if not _withheld_ends(visit, topic, codes, retain=False):
             visit.retains = False
             return told(explain.hangs_up_on_retained(settings))
     return unknown("the connection ends on every publish on this board's topics, retained or not: see publish")
+
+
+def _handed_out(visit: Visit) -> Finding:
+    """See whether what boards announce is there for whoever subscribes afterwards, by wildcards."""
+    config = visit.config
+    inbound = [sub for sub in subscriptions(config, visit.bundles) if sub.kind is Kind.MEMBER]
+    (echoes,) = (sub.filter for sub in inbound if sub.is_own_members)
+    names = publications(config, visit.bundles)
+    own = next((name for name in names if topics.parse(name).kind is Kind.MEMBER), None)
+    there = ok("retained messages pass, and are there for whoever subscribes later")
+    try:
+        if _comes_retained(visit, [sub.filter for sub in inbound]):
+            return there
+        if own is None or not _leave(visit, own, PROBE):
+            return ok("retained messages pass; no board has announced itself, so whether that lasts was not tried")
+        try:
+            comes = _comes_retained(visit, [echoes])
+        finally:
+            _leave(visit, own, b"")
+    except HangUpError:
+        return ok("retained messages pass; the connection ends where it was tried whether they last")
+    return there if comes else told(explain.keeps_no_announcement(config.broker, echoes))
+
+
+def _comes_retained(visit: Visit, filters: Sequence[str]) -> bool:
+    """Whether anything that is retained comes on these."""
+    with session(visit) as client:
+        for name in filters:
+            client.subscribe(name, visit.until())
+        patience = min(visit.until(), time.monotonic() + SETTLE_S)
+        return client.listen(patience, lambda: any(message.retain for message in client.heard))
+
+
+def _leave(visit: Visit, topic: str, payload: bytes) -> bool:
+    """Have the broker keep a message, or forget it where it is empty; return whether it does."""
+    with session(visit) as client:
+        return client.publish(topic, payload, qos=min(1, visit.qos), until=visit.until(), retain=True) < REFUSED
 
 
 def _withheld_ends(visit: Visit, topic: str, codes: list[int], *, retain: bool) -> bool:
@@ -132,9 +171,7 @@ def _greet_twice(visit: Visit, will: Will) -> int | None:
 def check_subscribe(visit: Visit) -> Finding:
     """Subscriptions pass, several filters in a packet, as the agent sends them."""
     settings = visit.config.broker
-    with session(visit):
-        as_the_agent = _filters(visit)  # by what the broker says of itself now
-    filters = list(as_the_agent)
+    filters = [sub.filter for sub in subscriptions(visit.config, visit.bundles)]
     blamed: list[str] = []
     at, at_once, number = 0, FILTERS_A_SUBSCRIBE, 0
     while at < len(filters):
@@ -150,29 +187,11 @@ def check_subscribe(visit: Visit) -> Finding:
     if not blamed and not number:
         most = min(len(filters), FILTERS_A_SUBSCRIBE)
         return ok(f"subscriptions pass, {most} filters at a time")
-    visit.blamed.update(_plain(name) for name in blamed)
-    lines = [explain.hangs_up_on_subscribe(settings, [as_the_agent[name]]) for name in blamed]
+    visit.blamed.update(blamed)
+    lines = [explain.hangs_up_on_subscribe(settings, [name]) for name in blamed]
     if number:
-        lines.insert(0, explain.hangs_up_on_subscribe(settings, [as_the_agent[name] for name in filters[:number]]))
+        lines.insert(0, explain.hangs_up_on_subscribe(settings, filters[:number]))
     return _joined(lines)
-
-
-def _filters(visit: Visit) -> dict[str, str]:
-    """Return the agent's filters by those tried: its own, but for the groups of shared subscriptions.
-
-    In a group of the agent no input may be missed.
-    """
-    found = {}
-    for sub in subscriptions(visit.config, visit.bundles):
-        if sub.kind is not Kind.STAGE:
-            found[sub.filter] = sub.filter
-        elif visit.greeting.shares:  # else `rights` says so
-            found[f"$share/doctor-{visit.config.device}/{sub.filter}"] = sub.shared
-    return found
-
-
-def _plain(topic_filter: str) -> str:
-    return topic_filter.split("/", 2)[2] if topic_filter.startswith("$share/") else topic_filter
 
 
 def check_publish(visit: Visit) -> Finding:

@@ -138,3 +138,6 @@ class Mqtt:
 
     def given_up(self, token: str) -> None:
         """Nothing is published here."""
+
+    def unread(self, topic: str, payload: bytes) -> None:
+        """Nothing is done about it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from distree.demo.figures import Figures, Screen
 from distree.demo.fleet import Demo
 from distree.demo.plan import plan_site
 from distree.demo.samples import load_samples
+from distree.demo.verdict import stranded
 from distree.errors import ConfigError
 
 RATE_HZ = 250.0
@@ -76,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `distree demo`; 0 only if every input was answered."""
+    """Carry out `distree demo`; 0 only if every input was answered, and those got to other boards that were to."""
     rate_hz = args.rate if args.rate is not None else RATE_HZ if args.dashboard is None else WATCHED_RATE_HZ
     bundle = load_bundle(args.bundle)
     plan = plan_site(bundle, fuser=args.fuser, mode=args.mode)
@@ -96,10 +98,13 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(figures.lines()))
         if args.json is not None:
             _write_json(args.json, figures)
+        problem = stranded(demo)
+        if problem:
+            print(f"distree: {problem}", file=sys.stderr, flush=True)
         if args.dashboard is not None:
             print("\nthe dashboard stays until Ctrl-C", flush=True)
             demo.stay()
-    return 0 if figures.answered == samples.count else 1
+    return 0 if figures.answered == samples.count and not problem else 1
 
 
 def _write_json(path: Path, figures: Figures) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from distree.demo.fleet import Demo
+from distree.messages.result import Result
 
 
 class Screen:
@@ -60,6 +61,10 @@ def exit_table(demo: Demo) -> list[str]:
             f"  {k:>4}  {answering:<{width}} {share:>5.1f} %   {p50:>14.2f} {p95:>7.2f}   {100 * right:>6.1f} %"
         )
     return lines
+
+
+def _branches(result: Result) -> list[dict[str, Any]]:
+    return [{"branch": missing.branch, "device": missing.device} for missing in result.missing]
 
 
 class Figures:
@@ -146,7 +151,7 @@ class Figures:
                     "exit": result.exit,
                     "reason": result.reason,
                     "latency_ms": result.latency_s * 1e3,
-                    **({"missing": list(result.missing)} if demo.bundle.is_wide else {}),
+                    **({"missing": _branches(result)} if demo.bundle.is_wide else {}),
                 }
                 for result in self._results
             ],

@@ -68,7 +68,7 @@ class Demo:
         self.site = f"demo-{uuid4().hex[:8]}"
         self.settings = BrokerSettings(host=address[0], port=address[1])
         self.devices = [board.device for board in plan.boards]
-        self.watch = Watch(branch_counts=plan.bundle.branch_counts)
+        self.watch = Watch(branch_counts=plan.bundle.branch_counts, origin=plan.origin.device)
         self.wall_s = 0.0
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._killed: set[str] = set()
@@ -77,7 +77,7 @@ class Demo:
         )
 
     def __enter__(self) -> Demo:
-        kinds = [Kind.STATE, Kind.RESULT, Kind.STAGE, Kind.OUTCOME]
+        kinds = [Kind.STATE, Kind.MEMBER, Kind.RESULT, Kind.STAGE, Kind.OUTCOME]
         if self.bundle.is_wide:
             kinds += [Kind.EXIT, Kind.DECISION, Kind.TELEMETRY]
         filters = [topics.every(kind, self.site, PIPELINE) for kind in kinds]
@@ -103,6 +103,12 @@ class Demo:
         if not self._transport.online:
             return
         names = [topics.device(self.site, device, kind) for device in self.devices for kind in (Kind.STATE, Kind.META)]
+        names += [
+            topics.member(self.site, PIPELINE, k, board.device)
+            for board in self.plan.boards
+            for k in range(len(self.bundle.stages))
+            if board.fuses or k in board.stages
+        ]
         with self._transport.lock:
             for name in (*names, topics.plan(self.site, PIPELINE), topics.orchestrator(self.site)):
                 self._transport.publish(name, b"", qos=1, retain=True)
@@ -198,7 +204,10 @@ class Demo:
                 )
 
     def stream(self) -> Iterator[None]:
-        """Poll until every sample is answered, or nothing came for STALL_S; yields about five times a second."""
+        """Poll until every sample is answered; yields about five times a second.
+
+        It gives up where nothing came for STALL_S, and where for so long nothing has travelled that was to.
+        """
         shown_at = 0.0
         while len(self.watch.results) < self.samples.count:
             self._transport.poll(0.1)
@@ -208,6 +217,9 @@ class Demo:
                 self._check_processes()
                 yield
             if self.watch.heard_at and now - self.watch.heard_at > STALL_S:
+                break
+            is_stranded = self.watch.stranded > 0 and not self.watch.travelled
+            if is_stranded and now - (self.watch.first_at or now) > STALL_S:
                 break
         self.wall_s = time.monotonic() - (self.watch.first_at or time.monotonic())
         # What the boards still tell each other about answered inputs is part of the bytes.

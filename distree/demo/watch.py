@@ -20,6 +20,7 @@ from distree.messages.telemetry import StageTelemetry, Telemetry
 from distree.protocols import Received, Transport
 from distree.topics import Kind
 
+_STRANDED = frozenset({"deadline", "fallback"})
 _PUBLISH_OVERHEAD_BYTES = 13
 """Bytes of an MQTT 5 PUBLISH around topic and payload: header, lengths, packet id, message expiry."""
 
@@ -34,6 +35,13 @@ class Watch:
     late: int = 0
     branch_counts: tuple[int, ...] = ()
     """Branches of each stage: so many boards get a message to a wide one."""
+    origin: str = ""
+    announced: set[int] = field(default_factory=set)
+    """Stages that boards have announced that they serve."""
+    travelled: int = 0
+    """Answers in which another board than the origin had a part."""
+    stranded: int = 0
+    """Answers for which the origin wanted other boards, and had none of them in time."""
     messages: Counter[str] = field(default_factory=Counter)
     traffic: Counter[str] = field(default_factory=Counter)
     telemetry: dict[str, Telemetry] = field(default_factory=dict)
@@ -51,6 +59,8 @@ class Watch:
         match address.kind:
             case Kind.STATE:
                 self._take_state(message.payload)
+            case Kind.MEMBER if message.payload and address.stage is not None:
+                self.announced.add(address.stage)
             case Kind.RESULT:
                 self._take_result(decode(Result, message.payload))
             case Kind.STAGE if address.stage is not None and address.stage < len(self.branch_counts):
@@ -77,6 +87,9 @@ class Watch:
             self.duplicates += 1
         else:
             self.results[result.input] = result
+            has_travelled = any(hop.device != self.origin for hop in result.hops)
+            self.travelled += has_travelled
+            self.stranded += not has_travelled and result.reason in _STRANDED
 
     def bytes_per_input(self) -> float:
         """Mean bytes between boards for one input, envelopes and topics counted."""
@@ -89,7 +102,7 @@ class Watch:
 
     def missing(self) -> Counter[int]:
         """How many answers came about without a branch, by branch."""
-        return Counter(branch for result in self.results.values() for branch in result.missing)
+        return Counter(missing.branch for result in self.results.values() for missing in result.missing)
 
     def stage_reports(self) -> Iterator[StageTelemetry]:
         """Give the last report of every board on each of its stages."""
@@ -116,6 +129,9 @@ class Listener:
         """Nothing to do: the demo publishes nothing that waits."""
 
     def given_up(self, token: str) -> None:
+        """Nothing is done about it."""
+
+    def unread(self, topic: str, payload: bytes) -> None:
         """Nothing is done about it."""
 
     def received(self, message: Received) -> None:

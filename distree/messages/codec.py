@@ -68,6 +68,12 @@ class _Scope:
     def packer(self, cls: type) -> str:
         return self.bind(_packer_of(cls))
 
+    def rows_unpacker(self, items: Items) -> str:
+        return self.bind(_rows_unpacker_of(items))
+
+    def rows_packer(self, cls: type) -> str:
+        return self.bind(_rows_packer_of(cls))
+
     def written(self, cls: type, x: str, *, is_json: bool) -> str:
         layout = layout_of(cls)
         if not layout.is_row or is_json or layout.optional:
@@ -270,8 +276,8 @@ _encoders, _decoders = _Made(_make_encoder), _Made(_make_decoder)
 # ---------------------------------------------------------------- rows that travel packed
 
 
-_SHARED = 32
-"""Of rows that many messages share, how many are at hand: a few epochs of each pipeline."""
+_SHARED = 128
+"""Of rows that many messages share, how many are at hand: a few epochs of each pipeline, and the routes in use."""
 
 
 @functools.cache
@@ -301,3 +307,26 @@ def _unpacker_of(cls: type, shared: bool) -> Callable[[bytes, str], Any]:
         return row
 
     return functools.lru_cache(maxsize=_SHARED)(read_packed) if shared else read_packed
+
+
+@functools.cache
+def _rows_packer_of(cls: type) -> Callable[[tuple[Any, ...]], bytes]:
+    """Return what gives the bytes of rows, and keeps those of the last ones."""
+    write = _writer_of(cls, False)
+
+    @functools.lru_cache(maxsize=_SHARED)
+    def packed(rows: tuple[Any, ...]) -> bytes:
+        return pack([write(row) for row in rows])
+
+    return packed
+
+
+@functools.cache
+def _rows_unpacker_of(items: Items) -> Callable[[bytes, str], Any]:
+    """Return what reads rows out of their bytes, and keeps the last ones."""
+
+    @functools.lru_cache(maxsize=_SHARED)
+    def read_packed(payload: bytes, name: str) -> Any:
+        return items.read(unpack(payload), name)
+
+    return read_packed

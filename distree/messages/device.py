@@ -27,6 +27,13 @@ class DeviceState:
     status: DeviceStatus = word("Life of the agent; `lost` is its will's.", DeviceStatus, json="state")
 
 
+@declared(schema="distree.echo/1")
+class Echo:
+    """What a device sends to itself, two at a time, to see whether the broker holds the second one back."""
+
+    device: str = ident("Id of the board.")
+
+
 @declared()
 class HeldStage:
     """A stage that a device serves, or its branch of a wide stage: of which pipeline, model and revision."""

@@ -19,6 +19,7 @@ from distree.messages.forms import (
     Items,
     Number,
     Packed,
+    PackedItems,
     Part,
     Tally,
     Text,
@@ -153,9 +154,9 @@ def texts(meaning: str, *, most: int, each: int = MAX_TEXT, default: Any = REQUI
     return _declare(Items(Text(each), most), meaning, default=default)
 
 
-def idents(meaning: str, *, most: int, default: Any = REQUIRED) -> Any:
-    """Declare at most `most` ids."""
-    return _declare(Items(Id(), most), meaning, default=default)
+def idents(meaning: str, *, most: int, or_none: bool = False, default: Any = REQUIRED) -> Any:
+    """Declare at most `most` ids; with `or_none`, "" may stand in the place of one."""
+    return _declare(Items(Id(or_none=or_none), most), meaning, default=default)
 
 
 def tally(meaning: str, words: Any, *, metric: Metric | None = None) -> Any:
@@ -182,6 +183,11 @@ def packed(cls: type, meaning: str, *, shared: bool = False) -> Any:
     return _declare(Packed(cls, shared=shared), meaning, default=REQUIRED)
 
 
+def packed_parts(cls: type, meaning: str, *, most: int, default: Any = REQUIRED) -> Any:
+    """Declare at most `most` rows that travel as packed bytes and are the same in many messages."""
+    return _declare(PackedItems(cls, most), meaning, default=default)
+
+
 # ---------------------------------------------------------------- records
 
 
@@ -190,7 +196,7 @@ def packed(cls: type, meaning: str, *, shared: bool = False) -> Any:
     kw_only_default=True,
     field_specifiers=(
         text, ident, count, number, score, seconds, word, flag, data, scores, durations, counts, branches, texts,
-        idents, tally, part, parts, packed,
+        idents, tally, part, parts, packed, packed_parts,
     ),
 )  # fmt: skip
 def declared(

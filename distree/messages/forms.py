@@ -34,6 +34,12 @@ class Scope(Protocol):
     def packer(self, cls: type) -> str:
         """Return the name of a function that packs a row, or has its bytes."""
 
+    def rows_unpacker(self, items: Items) -> str:
+        """Return the name of a function that reads rows out of their bytes."""
+
+    def rows_packer(self, cls: type) -> str:
+        """Return the name of a function that packs rows, or has their bytes."""
+
     def written(self, cls: type, x: str, *, is_json: bool) -> str:
         """Return an expression of what is packed of a record `x`."""
 
@@ -95,16 +101,23 @@ class Text(Form):
 
 
 class Id(Form):
-    """What may become part of a topic."""
+    """What may become part of a topic; with `or_none`, "" stands for nobody."""
 
-    __slots__ = ()
-    told = "an id of a-z, 0-9 and '-'"
+    __slots__ = ("or_none",)
+
+    def __init__(self, *, or_none: bool = False) -> None:
+        self.or_none = or_none
+
+    @property
+    def told(self) -> str:
+        return "an id of a-z, 0-9 and '-'" + (", or ''" if self.or_none else "")
 
     def usual(self, x: str, scope: Scope) -> str:
-        return f"type({x}) is str and len({x}) <= 32 and {scope.bind(is_known_id)}({x})"
+        known = f"len({x}) <= 32 and {scope.bind(is_known_id)}({x})"
+        return f"type({x}) is str and " + (f"(not {x} or {known})" if self.or_none else known)
 
     def read(self, value: Any, name: str) -> str:
-        if type(value) is str and topics.is_id(value):
+        if type(value) is str and ((self.or_none and not value) or topics.is_id(value)):
             return value
         raise bad(name, value, self.told)
 
@@ -403,6 +416,36 @@ class Packed(Form):
             from distree.messages.packing import unpack
 
             return read_record(self.cls, unpack(value), name, is_json=False)
+        raise bad(name, value if type(value) is not bytes else f"{len(value)} bytes", self.told)
+
+
+class PackedItems(Form):
+    """Rows that travel as packed bytes, the same in many messages: they are packed and unpacked once."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, cls: type, most: int) -> None:
+        self.items = Items(Part(cls), most)
+
+    @property
+    def told(self) -> str:
+        return f"{self.items.told} in at most {MAX_PACKED_BYTES} packed bytes"
+
+    def usual(self, x: str, _scope: Scope) -> str:
+        return f"type({x}) is bytes and len({x}) <= {MAX_PACKED_BYTES}"
+
+    def taken(self, x: str, name: str, scope: Scope) -> str:
+        return f"{scope.rows_unpacker(self.items)}({x}, {name!r})"
+
+    def written(self, x: str, scope: Scope) -> str:
+        assert isinstance(self.items.item, Part)  # noqa: S101
+        return f"{scope.rows_packer(self.items.item.cls)}({x})"
+
+    def read(self, value: Any, name: str) -> Any:
+        if type(value) is bytes and len(value) <= MAX_PACKED_BYTES:
+            from distree.messages.packing import unpack  # as above
+
+            return self.items.read(unpack(value), name)
         raise bad(name, value if type(value) is not bytes else f"{len(value)} bytes", self.told)
 
 

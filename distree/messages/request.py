@@ -21,6 +21,7 @@ from distree.messages.fields import (
     idents,
     number,
     packed,
+    packed_parts,
     part,
     parts,
     score,
@@ -47,6 +48,9 @@ Reason = Literal["confident", "last", "deadline", "fallback", "shed"]
 
 DType = Literal["int8", "uint8", "float16", "float32"]
 Codec = Literal["raw", "zlib"]
+
+Verdict = Literal["confident", "last", "deadline", "fallback", "shed", "moved", "unreachable"]
+"""Why a board tells the origin: why it was answered there, or why it was not: see `Outcome`."""
 
 PolicyMemory: TypeAlias = "tuple[float, ...]"
 """What a criterion carries from one exit to the next, in the message; () where it needs nothing."""
@@ -111,29 +115,59 @@ class Rule(Packable):
 
 
 @declared(as_row=True)
+class Stop:
+    """A part of a route: the boards that run `stage` and, on the same boards, those after it up to the next stop.
+
+    `boards` has one board for plain stages, for wide ones one per branch, "" where a branch has none. With `together`
+    what goes there is published once, for all boards of the stage, of which those in `boards` take it.
+    """
+
+    stage: int = count("First stage that is run there.", most=MAX_STAGES - 1)
+    boards: tuple[str, ...] = idents(
+        "Boards that run it, one per branch where it is wide; `''` where a branch has none.",
+        most=MAX_BRANCHES,
+        or_none=True,
+    )
+    together: bool = flag("Whether it is published once for all boards of the stage.", default=False)
+
+
+@declared(as_row=True)
 class RequestContext(Packable):
     """What travels with a request unchanged, written by its origin: one value, copied nowhere.
 
     `token` is random, and another one for each attempt, so that it names the attempt to those who were sent it.
-    `budget_s` is the whole time that the origin grants. `route` names the boards that the origin chose, by stage, or
-    "any"; () where it chose none. `fuser` is the board that fuses the embeddings of wide stages, None where a pipeline
-    has none; `eager` tells their branches to go on until they are stopped instead of waiting to be told to go on. An
-    `audit` is no input that waits for an answer: it takes no exit, and gives way to those that do.
+    `budget_s` is the whole time that the origin grants. `route` names the boards that the origin chose, in the order of
+    stages, from where the request leaves it; () before it does. `fuser` is the board that fuses the embeddings of wide
+    stages, None where a pipeline has none; `eager` tells their branches to go on until they are stopped instead of
+    waiting to be told to go on. An `audit` is no input that waits for an answer: it takes no exit, and gives way to
+    those that do.
     """
 
     request: str = text("Id of the request.")
     origin: str = ident("Board that accepted the input.")
-    attempt: int = count("1, or 2 where the features were sent once more.", most=MAX_ATTEMPTS)
+    attempt: int = count("1; one more each time that the features were sent once more.", most=MAX_ATTEMPTS)
     token: bytes = data("Random bytes that name the attempt.", least=TOKEN_BYTES, most=TOKEN_BYTES)
     revision: str = text("Revision of the bundle.")
     rule: Rule = packed(Rule, "What decides the request at every exit.", shared=True)
     budget_s: float = seconds("Time that the origin grants in all.", most=MAX_BUDGET_S)
-    route: tuple[str, ...] = idents(
-        "Boards chosen by the origin, by stage; `any` for any.", most=MAX_STAGES, default=()
-    )
+    route: tuple[Stop, ...] = packed_parts(Stop, "Boards that the origin chose, in order.", most=MAX_STAGES, default=())
     fuser: str | None = ident("Board that fuses the branches' embeddings.", default=None)
     eager: bool = flag("Whether branches go on until they are stopped.", default=False)
     audit: bool = flag("Whether this is an audit: it takes no exit and nobody waits for it.", default=False)
+
+    def names(self, device: str) -> bool:
+        """Whether a board has a part in the request: it is on its route, or fuses for it."""
+        for stop in self.route:
+            if device in stop.boards:
+                return True
+        return device == self.fuser
+
+    def stop_at(self, stage: int) -> Stop | None:
+        """Return the stop that begins with a stage, if the route has one."""
+        for stop in self.route:
+            if stop.stage == stage:
+                return stop
+        return None
 
 
 @declared(as_row=True)
@@ -196,20 +230,22 @@ class Decision:
 
 @declared(kind="outcome", version=2)
 class Outcome:
-    """The answer that a later stage sends to the origin, which alone publishes results.
+    """What another board tells the origin, which alone publishes results: the answer, or why there is none.
 
-    `missing` are the branches that were not heard at the exit taken; () in a chain. `trace` is given where it is known
-    of all exits.
+    `moved`: the board that says so stops, and did not take the request. `unreachable`: `board` could not be reached, as
+    the broker knows of nobody who reads what was sent to it. `missing` are the branches that were not heard at the exit
+    taken; () in a chain. `trace` is given where it is known of all exits.
     """
 
     request: str = text("Id of the request.")
     token: bytes = data("Random bytes that name the attempt.", least=TOKEN_BYTES, most=TOKEN_BYTES)
-    reason: Reason = word("Why it was answered there.", Reason)
+    reason: Verdict = word("Why it was answered there, or was not.", Verdict)
     guess: Guess | None = part(Guess, "The answer; null if there is none.", nullable=True)
     spent_s: float = seconds("Time that boards have used.", most=MAX_BUDGET_S)
     hops: tuple[Hop, ...] = parts(Hop, "Where the time went: one entry per board and stage.", most=MAX_HOPS)
     missing: tuple[int, ...] = branches("Branches that were not heard at the exit taken.", default=())
     trace: Trace = parts(Reading, "What the exits said, of inputs drawn for audits.", most=MAX_STAGES, default=None)
+    board: str | None = ident("Board that could not be reached.", default=None)
 
 
 @declared(kind="input")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from distree.messages.fields import branches, count, declared, flag, ident, number, parts, seconds, text, word
-from distree.messages.limits import MAX_ATTEMPTS, MAX_CLASSES, MAX_HOPS, MAX_STAGES
+from distree.messages.fields import count, declared, flag, ident, number, parts, seconds, text, word
+from distree.messages.limits import MAX_ATTEMPTS, MAX_BRANCHES, MAX_CLASSES, MAX_HOPS, MAX_STAGES
 from distree.messages.request import Hop, Reason
 
 
@@ -15,12 +15,21 @@ class Stamp:
     clock_synced: bool = flag("Whether the clock of the board that wrote `time` is to be believed.")
 
 
+@declared()
+class MissingBranch:
+    """A branch of a wide stage that was not heard at the exit taken."""
+
+    branch: int = count("Number of the branch.", most=MAX_BRANCHES - 1)
+    device: str | None = text("Board that was to run it; null where none was there.", most=32, nullable=True)
+
+
 @declared(schema="distree.result/1", beside=Stamp)
 class Result:
     """What users see, as JSON: schema `distree.result/1`.
 
     Exactly one result of a request has `final` true. `class_id`, `label` and `exit` are None when nothing could
-    be computed in time. `missing` are the branches of a wide stage that were not heard at the exit taken.
+    be computed in time. `missing` are the branches of a wide stage that were not heard at the exit taken, each with the
+    board that was to run it.
     """
 
     request: str = text("Id of the request.")
@@ -39,10 +48,12 @@ class Result:
     reason: Reason = word("Why it was answered there.", Reason)
     final: bool = flag("True for exactly one result of a request.")
     late: bool = flag("Whether it came after another result of the request was final.")
-    attempt: int = count("1, or 2 where the features were sent once more.", most=MAX_ATTEMPTS)
+    attempt: int = count("1; one more each time that the features were sent once more.", most=MAX_ATTEMPTS)
     latency_s: float = seconds("Time from the input to its answer, by the origin's clock.", json="latency_ms")
     epoch: int = count("Number of the plan by which exits were decided; 0 for the bundle's own thresholds.")
     model: str = text("Name of the bundle.")
     revision: str = text("Revision of the bundle.")
     hops: tuple[Hop, ...] = parts(Hop, "Where the time went: one entry per board and stage.", most=MAX_HOPS)
-    missing: tuple[int, ...] = branches("Branches that were not heard at the exit taken.", default=())
+    missing: tuple[MissingBranch, ...] = parts(
+        MissingBranch, "Branches that were not heard at the exit taken.", most=MAX_BRANCHES, default=()
+    )

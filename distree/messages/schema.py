@@ -12,11 +12,27 @@ import inspect
 from typing import Any, TypeAlias
 
 from distree.messages.audit import AuditRow
-from distree.messages.device import DeviceMeta, DeviceState
+from distree.messages.device import DeviceMeta, DeviceState, Echo
 from distree.messages.events import DeadLetter, Thumbnail
-from distree.messages.forms import Branches, Data, Flag, Form, Id, Items, Number, Packed, Part, Tally, Text, Whole, Word
+from distree.messages.forms import (
+    Branches,
+    Data,
+    Flag,
+    Form,
+    Id,
+    Items,
+    Number,
+    Packed,
+    PackedItems,
+    Part,
+    Tally,
+    Text,
+    Whole,
+    Word,
+)
 from distree.messages.layout import Field, Layout, layout_of
 from distree.messages.limits import MAX_PACKED_BYTES
+from distree.messages.member import Call, Member
 from distree.messages.plan import Plan
 from distree.messages.request import Decision, Embedding, InputMessage, Outcome, StageMessage
 from distree.messages.result import Result
@@ -33,7 +49,10 @@ MESSAGES: dict[Kind, type] = {
     Kind.META: DeviceMeta,
     Kind.TELEMETRY: Telemetry,
     Kind.DEAD: DeadLetter,
+    Kind.ECHO: Echo,
     Kind.PLAN: Plan,
+    Kind.MEMBER: Member,
+    Kind.CALL: Call,
     Kind.STAGE: StageMessage,
     Kind.INPUT: InputMessage,
     Kind.OUTCOME: Outcome,
@@ -125,7 +144,12 @@ def _value(form: Form, *, is_json: bool) -> Schema:
             # By what may not be in it: to some validators `$` also matches before a line feed at the end.
             return {"type": "string", "maxLength": form.most, "not": _text_with(f"[{_UNPRINTABLE}]")}
         case Id():
-            return {"type": "string", "minLength": 1, "maxLength": 32, "not": _text_with("[^a-z0-9-]")}
+            return {
+                "type": "string",
+                "minLength": int(not form.or_none),
+                "maxLength": 32,
+                "not": _text_with("[^a-z0-9-]"),
+            }
         case Whole():
             return {"type": "integer", "minimum": form.least, "maximum": form.most}
         case Number():
@@ -148,6 +172,9 @@ def _value(form: Form, *, is_json: bool) -> Schema:
             return _row(layout) if layout.is_row and not is_json else _object(layout, is_json=is_json)
         case Packed():
             content = {"title": form.cls.__name__, "description": summary(form.cls), **_row(layout_of(form.cls))}
+            return {**_binary(MAX_PACKED_BYTES), "contentMediaType": MSGPACK, "contentSchema": content}
+        case PackedItems():
+            content = _value(form.items, is_json=False)
             return {**_binary(MAX_PACKED_BYTES), "contentMediaType": MSGPACK, "contentSchema": content}
     raise TypeError(f"{form!r}: has no schema")
 

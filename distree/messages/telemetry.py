@@ -95,6 +95,8 @@ class OriginTelemetry:
     unspooled: int = count(
         "Inputs under way that a crash would lose, because the spool's disk fails.", metric=GAUGE, default=0
     )
+    members: int = count("Boards of the pipeline that are there to be chosen from.", metric=GAUGE, default=0)
+    left_out: int = count("Of these, those that are left out, for they do not answer.", metric=GAUGE, default=0)
 
 
 @declared()

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
-from distree.messages.request import RequestContext, Rule
-from distree.node.circuits import Circuit
+from distree.messages.request import TOKEN_BYTES, RequestContext, Rule
+from distree.node.routing import Route, Router
 from distree.node.settings import NodeSettings, OriginSettings
-
-TOKEN_BYTES = 8
 
 
 class Attempts:
-    """Makes the contexts of one origin's requests. `fuser_circuit` tells whether the board that fuses answers."""
+    """Makes the contexts of one origin's requests. `router` says which board is to fuse."""
 
-    def __init__(self, settings: NodeSettings, own: OriginSettings, fuser_circuit: Circuit) -> None:
+    def __init__(self, settings: NodeSettings, own: OriginSettings, router: Router) -> None:
         self._settings = settings
         self._own = own
-        self._fuser_circuit = fuser_circuit
+        self._router = router
         self._secret = settings.secret[: hashlib.blake2b.MAX_KEY_SIZE]
         self._run = f"{settings.device} {settings.boot}".encode()
         self._requests = self._tokens = 0
@@ -29,7 +26,7 @@ class Attempts:
         return f"{self._settings.boot}-{self._requests:x}"
 
     def first(self, request: str, rule: Rule, budget_s: float, *, attempt: int = 1) -> RequestContext:
-        """Return the context of an input's first attempt by this run of the agent."""
+        """Return the context of an input that this run of the agent takes in; its route is chosen when it leaves."""
         return RequestContext(
             request=request,
             origin=self._settings.device,
@@ -38,16 +35,36 @@ class Attempts:
             revision=self._settings.revision,
             rule=rule,
             budget_s=budget_s,
-            fuser=self._fuser_now(),
             eager=self._own.eager,
         )
 
-    def next(self, before: RequestContext) -> RequestContext:
-        """Return the context of the repetition, which this board fuses itself."""
-        fuser = None if before.fuser is None else self._settings.device
-        return replace(before, attempt=before.attempt + 1, token=self._token(), fuser=fuser)
+    def routed(self, context: RequestContext, route: Route) -> RequestContext:
+        """Return a context with its route: the same attempt."""
+        return self._with(context, context.attempt, context.token, route, self._fuser())
 
-    def unasked(self, rule: Rule, budget_s: float, *, fuser: str | None = None) -> RequestContext:
+    def next(self, before: RequestContext, route: Route, *, fuses_here: bool) -> RequestContext:
+        """Return the context of the attempt after one, which this board fuses itself if it is to."""
+        fuser = self._settings.device if fuses_here and self._settings.is_wide else self._fuser()
+        return self._with(before, before.attempt + 1, self._token(), route, fuser)
+
+    def _with(
+        self, context: RequestContext, attempt: int, token: bytes, route: Route, fuser: str | None
+    ) -> RequestContext:
+        return RequestContext(
+            request=context.request,
+            origin=context.origin,
+            attempt=attempt,
+            token=token,
+            revision=context.revision,
+            rule=context.rule,
+            budget_s=context.budget_s,
+            route=route,
+            fuser=fuser,
+            eager=context.eager,
+            audit=context.audit,
+        )
+
+    def unasked(self, rule: Rule, budget_s: float, route: Route = (), fuser: str | None = None) -> RequestContext:
         """Return the context of an audit or a probe, for which nobody waits: gated, whatever the mode."""
         return RequestContext(
             request=self.request_id(),
@@ -57,7 +74,8 @@ class Attempts:
             revision=self._settings.revision,
             rule=rule,
             budget_s=budget_s,
-            fuser=fuser or self._fuser_now(),
+            route=route,
+            fuser=fuser,
             audit=True,
         )
 
@@ -67,9 +85,5 @@ class Attempts:
         said = self._tokens.to_bytes(8, "big") + self._run
         return hashlib.blake2b(said, digest_size=TOKEN_BYTES, key=self._secret, salt=b"token").digest()
 
-    def _fuser_now(self) -> str | None:
-        """Return the board that is to fuse: this one itself while the one for that does not answer."""
-        if not self._settings.is_wide:
-            return None
-        other = self._own.fuser
-        return self._settings.device if other is None or self._fuser_circuit.is_open else other
+    def _fuser(self) -> str | None:
+        return self._router.fuser() if self._settings.is_wide else None

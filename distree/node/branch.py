@@ -74,6 +74,10 @@ class BranchWorker:
         self._live[job.delivered] = job
         return [*outputs, job]
 
+    def knows(self, message: StageMessage) -> bool:
+        """Whether a message is at work here, or has been."""
+        return self._deliveries.knows(message)
+
     def decided(self, decision: Decision) -> list[Output]:
         """Take a decision: go on, or stop. RemoteProtocolError for a request that was never at work here."""
         key = (decision.token, self._settings.group_of(decision.stage))

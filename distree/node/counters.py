@@ -1,12 +1,17 @@
-"""What a board counts of the stages that it runs."""
+"""What a board counts: of the stages that it runs, and of its inputs."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from distree.messages.telemetry import StageTelemetry
+from distree.messages.request import Reason
+from distree.messages.telemetry import OriginTelemetry, StageTelemetry
 from distree.node.job import Job
+
+LATENCIES = 1024
+"""Latencies kept per telemetry period; older ones of a busy period are left out."""
 
 
 @dataclass(slots=True)
@@ -75,3 +80,44 @@ class Counters:
         )
         counters.period_runs, counters.period_queue_s, counters.period_compute_s = 0, 0.0, 0.0
         return report
+
+
+class OriginCounters:
+    """Counters of an origin since boot, and latencies since the last report."""
+
+    def __init__(self, exits: int) -> None:
+        self.accepted = self.answered = self.shed = self.dropped = self.late = 0
+        self._exits = [0] * exits
+        self._reasons: dict[str, int] = {}
+        self._latencies: deque[float] = deque(maxlen=LATENCIES)
+
+    def answer(self, latency_s: float, reason: Reason, exit_taken: int | None) -> None:
+        """Count an answer."""
+        self.answered += 1
+        self._latencies.append(latency_s)
+        self._reasons[reason] = self._reasons.get(reason, 0) + 1
+        if exit_taken is not None:
+            self._exits[exit_taken] += 1
+
+    def report(self) -> OriginTelemetry:
+        """Report what is counted here; latencies begin anew."""
+        ordered = sorted(self._latencies)
+        self._latencies.clear()
+        return OriginTelemetry(
+            accepted=self.accepted,
+            answered=self.answered,
+            resent=0,
+            late=self.late,
+            pending=0,
+            exits=tuple(self._exits),
+            reasons=dict(self._reasons),
+            latency_p50_s=_quantile(ordered, 0.50),
+            latency_p95_s=_quantile(ordered, 0.95),
+            latency_max_s=_quantile(ordered, 1.0),
+            shed=self.shed,
+            dropped=self.dropped,
+        )
+
+
+def _quantile(ordered: list[float], q: float) -> float:
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0.0

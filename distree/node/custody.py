@@ -2,7 +2,7 @@
 
 Pure state, no clock and no I/O. `now` is any monotonic time in seconds. The life of an entry:
 
-    here ── away ── answered ── (closed)
+    here ── away (or held) ── answered ── (closed)
 
 as CUSTODY_TRANSITIONS lists; `python -m distree.node` prints it.
 """
@@ -16,24 +16,34 @@ from typing import Literal
 
 from distree.messages.request import Progress, Reason, RequestContext, StageMessage, Tensor
 from distree.node.agenda import Agenda
-from distree.node.circuits import Circuit, RoundTrip
 from distree.node.job import NOTHING_YET
+from distree.node.round_trip import RoundTrip
 from distree.record import record
 
-CustodyState = Literal["here", "away", "answered"]
-CustodyEvent = Literal["forward", "silent", "answer", "outcome", "deadline"]
+CustodyState = Literal["here", "away", "held", "answered"]
+CustodyEvent = Literal["forward", "hold", "answer", "outcome", "deadline"]
 
 CUSTODY_TRANSITIONS: dict[tuple[CustodyState, CustodyEvent], CustodyState] = {
     ("here", "forward"): "away",
+    # No board for it is there, but one may come back.
+    ("here", "hold"): "held",
     ("here", "answer"): "answered",
     ("here", "deadline"): "answered",
-    # After a wide stage the features go on from here.
+    # Once more; or, after a wide stage, on from here.
     ("away", "forward"): "away",
-    ("away", "silent"): "away",
+    ("away", "hold"): "held",
     ("away", "answer"): "answered",
     ("away", "outcome"): "answered",
     ("away", "deadline"): "answered",
+    ("held", "forward"): "away",
+    ("held", "hold"): "held",
+    ("held", "answer"): "answered",
+    # To what was sent before it was held.
+    ("held", "outcome"): "answered",
+    ("held", "deadline"): "answered",
 }
+
+_BEYOND = frozenset({"away", "held"})
 
 REMEMBERED = 1024
 """Closed requests that are remembered, to tell a late duplicate from an unknown request."""
@@ -48,16 +58,18 @@ class Entry:
     deadline_at: float
     tensor: Tensor
     context: RequestContext
-    """Of the attempt under way; `earlier` is the one before it, if there was one."""
-    earlier: RequestContext | None = None
+    """Of the attempt under way; `earlier` are those before it, the latest first."""
+    earlier: tuple[RequestContext, ...] = ()
     state: CustodyState = "here"
     progress: Progress = NOTHING_YET
     missing: tuple[int, ...] = ()
     audited: bool = False
     """Drawn for an audit."""
     message: StageMessage | None = None
-    """What was sent last, to be repeated if nothing is heard of it."""
+    """What was sent last, to be repeated if nothing is heard of it; or what is held."""
     sent_at: float = 0.0
+    is_repeated: bool = False
+    """Sent once more, because nothing was heard of it."""
 
     @property
     def request(self) -> str:
@@ -67,7 +79,7 @@ class Entry:
     @property
     def attempts(self) -> tuple[RequestContext, ...]:
         """All attempts, the latest first."""
-        return (self.context,) if self.earlier is None else (self.context, self.earlier)
+        return (self.context, *self.earlier)
 
 
 @record
@@ -90,11 +102,10 @@ class Custody:
     """The books of one origin: entries by request, what is due, and the memory of closed requests.
 
     An entry is opened by `open`, moves by `move` alone, and is closed by `close`. `unanswered` counts the entries that
-    need an answer, `away` those of them that are at other boards.
+    need an answer, `away` those of them that are at other boards, or held for them.
     """
 
     round_trip: RoundTrip
-    circuit: Circuit = field(default_factory=Circuit)
     entries: dict[str, Entry] = field(default_factory=dict)
     closed: OrderedDict[str, Closed] = field(default_factory=OrderedDict)
     agenda: Agenda[str] = field(default_factory=Agenda)
@@ -122,10 +133,7 @@ class Custody:
         entry.state = state = CUSTODY_TRANSITIONS[was, event]
         if state == was:
             return
-        if was == "away":
-            self.away -= 1
-        elif state == "away":
-            self.away += 1
+        self.away += (state in _BEYOND) - (was in _BEYOND)
         if state == "answered":
             self.unanswered -= 1
             self.agenda.drop(entry.request)
@@ -151,10 +159,9 @@ class Custody:
         self._expect(entry, message, now)
 
     def resent(self, entry: Entry, message: StageMessage, now: float) -> None:
-        """Note the one repetition, an attempt of its own."""
-        self.move(entry, "silent")
-        entry.earlier, entry.context = entry.context, message.context
-        self.round_trip.backoff = min(64, self.round_trip.backoff * 2)
+        """Note that features went out once more, in an attempt of their own."""
+        self.move(entry, "forward")
+        entry.earlier, entry.context = entry.attempts, message.context
         self._expect(entry, message, now)
 
     def _expect(self, entry: Entry, message: StageMessage, now: float) -> None:
@@ -162,16 +169,29 @@ class Custody:
         silent_at = now + self.round_trip.silence_s(entry.deadline_at - now)
         self.agenda.set(entry.request, min(silent_at, entry.deadline_at))
 
-    def unheard(self, entry: Entry, now: float) -> None:
-        """Note that not even the repetition was answered: nothing is left but to wait for the deadline."""
-        self.circuit.failed(now)
+    def hold(self, entry: Entry, message: StageMessage) -> None:
+        """Note that features wait until there is a board for them."""
+        self.move(entry, "hold")
+        entry.message = message
         self.agenda.set(entry.request, entry.deadline_at)
 
+    def silent(self, entry: Entry) -> None:
+        """Note that nothing was heard of an entry in time: others may take as long."""
+        entry.is_repeated = True
+        self.round_trip.backoff = min(64, self.round_trip.backoff * 2)
+
+    def wait(self, entry: Entry, until: float) -> None:
+        """Look again at an entry at `until`, if it has not been answered by then; not beyond its deadline."""
+        self.agenda.set(entry.request, min(until, entry.deadline_at))
+
     def heard(self, entry: Entry, now: float) -> None:
-        """Note an outcome: the rest of the pipeline is alive, and this is how long it took."""
-        self.circuit.answered()
+        """Note an outcome, and how long it took."""
         if entry.context.attempt == 1:
             self.round_trip.sample(now - entry.sent_at)
+
+    def beyond(self) -> list[Entry]:
+        """Return the entries that are at other boards, or held for them."""
+        return [entry for entry in self.entries.values() if entry.state in _BEYOND] if self.away else []
 
     def pop_due(self, now: float) -> Entry | None:
         """Return the next open entry whose deadline or silence has come, or None."""
@@ -179,8 +199,8 @@ class Custody:
         return None if request is None else self.entries[request]
 
     def reason_of_silence(self, entry: Entry) -> Reason:
-        """Why the deadline struck: `fallback` when even the repetition went unanswered, else `deadline`."""
-        return "fallback" if entry.state == "away" and entry.context.attempt > 1 else "deadline"
+        """Why the deadline struck: `fallback` when no board was there or answered the repetition, else `deadline`."""
+        return "fallback" if entry.state == "held" or (entry.state == "away" and entry.is_repeated) else "deadline"
 
     def close(self, request: str) -> bool:
         """The result is with the broker: forget the entry but for what tells a late answer. False if there was none."""

@@ -43,6 +43,11 @@ class Deliveries:
             raise RemoteProtocolError("size", f"expected {nbytes} bytes, received {len(tensor.payload)}")
         settings.check_guess(message.progress.guess)
 
+    def knows(self, message: StageMessage) -> bool:
+        """Whether a message is at work, or has been."""
+        identity = message.context.token, message.stage
+        return identity in self._at_work or identity in self._seen
+
     def repeated(self, message: StageMessage, delivery: object) -> list[Output] | None:
         """Return what comes of a message that is at work or has been; None for a new one."""
         identity: Delivered = (message.context.token, message.stage)

@@ -9,21 +9,22 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from distree.messages.audit import AuditRow
+from distree.messages.member import Call, Member
 from distree.messages.request import Decision, Embedding, Outcome, Progress, StageMessage, Tensor
 from distree.messages.result import Result
 from distree.node.job import Job
 from distree.record import record
+from distree.topics import ALL
 
 
 @record
 class Publish:
     """Send a message; the driver builds the topic from its kind, the pipeline and `to`.
 
-    `to` is the board for which it is: None for results and audits, which are for everybody, and for stage messages,
-    which any board of the stage may take.
+    `to` is the board for which it is, or `topics.ALL`; None for what is for everybody: results, audits, calls.
     """
 
-    message: StageMessage | Embedding | Decision | Outcome | Result | AuditRow
+    message: StageMessage | Embedding | Decision | Outcome | Result | AuditRow | Call
     to: str | None = None
     settles: str | None = None
     """Where set, the driver calls StageNode.published(settles) once the broker has acknowledged it."""
@@ -64,12 +65,39 @@ class Drop:
     reason: str
 
 
-Effect: TypeAlias = "Publish | Run | Fuse | Acknowledge | Drop"
+@record
+class Announce:
+    """Publish what this board serves, retained, on the topic of each of `stages`.
+
+    With `again` boards were asked to say what they are, so that the board's state and description are due too.
+    """
+
+    member: Member
+    stages: tuple[int, ...]
+    again: bool = False
+
+
+@record
+class Listen:
+    """Subscribe to the state of a board, or no longer."""
+
+    device: str
+    on: bool = True
+
+
+@record
+class Tell:
+    """A line for people, that something has changed: for logs."""
+
+    line: str
+
+
+Effect: TypeAlias = "Publish | Run | Fuse | Acknowledge | Drop | Announce | Listen | Tell"
 
 
 @record
 class Send:
-    """A message for the board `to`, which may be this one; None for any board that serves its stage."""
+    """A message for the board `to`, which may be this one; None for features, which go where their route says."""
 
     message: StageMessage | Embedding | Decision | Outcome
     to: str | None = None
@@ -92,3 +120,14 @@ class Settled:
 
 Output: TypeAlias = "Effect | Send | Job | Learned | Settled"
 """What a part returns."""
+
+
+def along(message: StageMessage) -> list[Output]:
+    """Return what sends features to the boards that their route names for their stage, one or more."""
+    stop = message.context.stop_at(message.stage)
+    assert stop is not None  # noqa: S101 - the caller has looked
+    if stop.together:
+        return [Publish(message=message, to=ALL)]
+    if len(stop.boards) == 1:
+        return [Publish(message=message, to=stop.boards[0])]
+    return [Publish(message=message, to=device) for device in stop.boards if device]

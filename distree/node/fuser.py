@@ -4,8 +4,8 @@ One *gathering* per attempt of a request:
 
     gathering ── fusing ── gathering (the next exit) ── … ── ended
 
-A branch that has not been heard `branch_timeout_s` after the first one is left out, its embedding masked. A branch
-that was left out three times in a row is not waited for at all, until it is heard again.
+A branch that has not been heard `branch_timeout_s` after the first one is left out, its embedding masked. One for which
+the route names no board is not waited for at all.
 """
 
 from __future__ import annotations
@@ -18,22 +18,19 @@ from distree.errors import RemoteProtocolError
 from distree.messages.request import Decision, Embedding, Guess, Hop, Outcome, Progress, Reason, StageMessage
 from distree.messages.telemetry import FusionTelemetry
 from distree.node.agenda import Agenda
-from distree.node.circuits import RoundTrip
 from distree.node.effects import Drop, Fuse, Learned, Output, Send
 from distree.node.exits import Criteria, Plans, too_late
 from distree.node.gathering import FusionCounters, Gathering, Key
+from distree.node.round_trip import RoundTrip
 from distree.node.settings import NodeSettings
 from distree.protocols import Evidence, SegmentOutput
-
-ABSENT_AFTER = 3
-"""A branch left out so many times in a row is not waited for."""
 
 ENDED = 1024
 """Ended gatherings remembered, to tell a late embedding from one of an unknown request."""
 
 
 class Fuser:
-    """The board that fuses: gatherings by attempt, and the branches that are not waited for."""
+    """The board that fuses: gatherings by attempt."""
 
     def __init__(self, settings: NodeSettings, criteria: Criteria, plans: Plans, keys: Iterator[int]) -> None:
         self._settings = settings
@@ -44,7 +41,6 @@ class Fuser:
         self._ended: OrderedDict[Key, None] = OrderedDict()
         self._agenda: Agenda[Key] = Agenda()
         self._fusing: dict[int, Gathering] = {}
-        self._left_out = dict.fromkeys(range(max(map(len, settings.embeddings), default=0)), 0)
         # From the word to go on to the next exit's embedding.
         self._step = RoundTrip(settings.branch_timeout_s)
         wide = [k for k in range(len(settings.inputs)) if settings.width(k) > 0]
@@ -91,6 +87,11 @@ class Fuser:
             return []
         return self._take(now, gathering, message)
 
+    def knows(self, message: Embedding) -> bool:
+        """Whether an attempt is gathered here, or has been."""
+        key = (message.context.token, self._settings.group_of(message.stage))
+        return key in self._gatherings or key in self._ended
+
     def _check(self, message: Embedding) -> None:
         settings, context = self._settings, message.context
         if context.fuser != settings.device or not (settings.fuses or context.origin == settings.device):
@@ -98,6 +99,9 @@ class Fuser:
         settings.check_revision(context.revision)
         if message.branch >= settings.width(message.stage):
             raise RemoteProtocolError("branch", f"stage {message.stage} has no branch {message.branch}")
+        stop = context.stop_at(settings.group_of(message.stage))
+        if stop is None or stop.boards[message.branch : message.branch + 1] != (message.device,):
+            raise RemoteProtocolError("route", f"{context.request}: {message.device} is not on its route")
         self._criteria.check(context.rule)
         dtype, shape = settings.embeddings[message.stage][message.branch]
         # Unpacked here, so that a payload that does not fit is told as its sender's fault.
@@ -107,7 +111,6 @@ class Fuser:
     def _too_late(self, message: Embedding, *, go: bool) -> list[Output]:
         context = message.context
         self._count(message.stage, audit=context.audit).late += 1
-        self._left_out[message.branch] = 0
         outputs: list[Output] = [Drop(request=context.request, reason="late")]
         if self._settings.ends_group(message.stage) or (go and context.eager):
             return outputs
@@ -130,7 +133,6 @@ class Fuser:
 
     def _take(self, now: float, gathering: Gathering, message: Embedding) -> list[Output]:
         branch, is_audit = message.branch, gathering.context.audit
-        self._left_out[branch] = 0
         if gathering.state == "fusing":
             # Left out, but its board learns of the decision like the others.
             if branch not in gathering.heard:
@@ -153,8 +155,8 @@ class Fuser:
         if not self._settings.starts_group(gathering.stage):
             # Those that were silent so far have nothing to go on from.
             return list(gathering.boards)
-        width = self._settings.width(gathering.stage)
-        return [branch for branch in range(width) if self._left_out[branch] < ABSENT_AFTER]
+        stop = gathering.context.stop_at(gathering.stage)
+        return [] if stop is None else [branch for branch, device in enumerate(stop.boards) if device]
 
     # ------------------------------------------------------------ fusing
 
@@ -169,11 +171,8 @@ class Fuser:
             # No thresholds are meant for exits of which some have heard more branches than others.
             gathering.trace = None
         gathering.missing = missing
-        awaited = self._awaited(gathering)
         for branch in missing:
             counters.missing[branch] += 1
-            # Silent at one exit, it cannot be heard at the next ones of the same request: that is one time, not three.
-            self._left_out[branch] += branch in awaited
         key = next(self._keys)
         self._fusing[key] = gathering
         embeddings = tuple(gathering.heard.get(branch) for branch in range(width))

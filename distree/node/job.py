@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from distree.messages.request import Progress, RequestContext, Tensor
@@ -33,6 +33,9 @@ JOB_TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
 
 NOTHING_YET = Progress(spent_s=0.0, guess=None, memory=(), hops=())
 """The progress of a request that has just begun."""
+
+TRACED = replace(NOTHING_YET, trace=())
+"""The same of one of which all exits are to say what they see."""
 
 Delivered = tuple[bytes, int]
 """Token of the attempt, and the stage at which a job came: what tells a delivery from the next."""

@@ -12,23 +12,30 @@ delivers what is for another part of the same board.
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from distree.errors import ConfigError, RemoteProtocolError
+from distree.messages.device import DeviceState
+from distree.messages.member import Member
 from distree.messages.plan import Plan
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage, Tensor
 from distree.messages.telemetry import PipelineTelemetry
+from distree.node.announcer import Announcer
+from distree.node.answers import turned_back
 from distree.node.branch import BranchWorker
-from distree.node.effects import Acknowledge, Drop, Effect, Learned, Output, Publish, Send, Settled
+from distree.node.effects import Acknowledge, Drop, Effect, Learned, Output, Publish, Send, Settled, along
 from distree.node.exits import Criteria, Plans
 from distree.node.fuser import Fuser
 from distree.node.inbox import Inbox
 from distree.node.job import Job
+from distree.node.members import Change, Members
 from distree.node.origin import Accepted, Origin
 from distree.node.settings import NodeSettings
 from distree.node.worker import StageWorker
 from distree.protocols import SegmentOutput
+from distree.topics import ALL
 
 _NEVER = float("inf")
 
@@ -37,11 +44,21 @@ class StageNode:
     """One pipeline on one board: stages it serves, and the inputs for which it is the origin.
 
     `restore` takes what `snapshot` of an earlier run returned: those inputs are run again and answered. `answered`
-    names requests that an earlier run answered, so that the same again is dropped.
+    names requests that an earlier run answered, so that the same again is dropped. `chance` is where all that is left
+    to chance comes from. `members` is for drivers of many nodes, that keep one book on boards for all of them.
     """
 
-    def __init__(self, settings: NodeSettings, restore: Sequence[Accepted] = (), answered: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        restore: Sequence[Accepted] = (),
+        answered: Sequence[str] = (),
+        *,
+        chance: random.Random | None = None,
+        members: Members | None = None,
+    ) -> None:
         self.settings = settings
+        chance = chance or random.Random()  # noqa: S311 - routes are no secret
         keys = itertools.count(1)
         criteria = Criteria(settings)
         self._plans = Plans(settings, criteria)
@@ -51,11 +68,17 @@ class StageNode:
         self._fuser = Fuser(settings, criteria, self._plans, keys) if settings.gathers else None
         self._origin: Origin | None = None
         if settings.origin is not None:
-            self._origin = Origin(settings, settings.origin, self._plans, answered)
+            known = Members(settings.revision) if members is None else members
+            self._origin = Origin(settings, settings.origin, self._plans, known, chance, answered)
+        self._announcer = Announcer(settings, chance, wants=self._origin is not None)
+        self._is_draining = False
         self._workers: dict[int, StageWorker | BranchWorker] = {
             k: self._branch if settings.width(k) else self._worker for k in settings.stages
         }
         self._restore = list(restore)
+        self._timed = [part for part in (self._origin, self._fuser, self._branch) if part is not None]
+        if settings.branch is None:
+            self._timed.remove(self._branch)
         self._deliveries: dict[type, Callable[[float, Any], Sequence[Effect]]] = {
             Send: self._deliver,
             Job: self._queue,
@@ -112,11 +135,16 @@ class StageNode:
     # ------------------------------------------------------------ messages
 
     def receive(
-        self, now: float, message: StageMessage | Embedding | Decision | Outcome | Plan, delivery: object
+        self,
+        now: float,
+        message: StageMessage | Embedding | Decision | Outcome | Plan,
+        delivery: object,
+        sender: str = "",
     ) -> list[Effect]:
         """Take a decoded message; raise RemoteProtocolError for one that does not belong here.
 
-        `delivery` comes back in an Acknowledge, at once or when the work on it is handed over.
+        `delivery` comes back in an Acknowledge, at once or when the work on it is handed over. `sender` is the board
+        that sent it, as its topic says.
         """
         if isinstance(message, StageMessage):
             return self._carry(now, self._receive_stage(now, message, delivery))
@@ -124,7 +152,7 @@ class StageNode:
         if isinstance(message, Plan):
             self._plans.receive(message)
         else:
-            outputs = self._receive(now, message)
+            outputs = self._receive(now, message, sender)
         effects = self._carry(now, outputs)
         effects.append(Acknowledge(delivery=delivery))
         return effects
@@ -133,21 +161,90 @@ class StageNode:
         worker = self._workers.get(message.stage)
         if worker is None:
             raise RemoteProtocolError("stage", f"stage {message.stage} is not served here")
+        context, me = message.context, self.settings.device
+        stop = context.stop_at(message.stage)
+        if stop is None or me not in stop.boards:
+            if stop is None or not stop.together:
+                raise RemoteProtocolError("route", f"{context.request}: its route does not name {me}")
+            return [Drop(request=context.request, reason="for others"), Acknowledge(delivery=delivery)]
+        if self._is_draining and context.origin != me and not worker.knows(message):
+            return [turned_back(message, "moved"), Acknowledge(delivery=delivery)]
         return worker.receive(now, message, delivery)
 
-    def _receive(self, now: float, message: Embedding | Decision | Outcome) -> list[Output]:
+    def _receive(self, now: float, message: Embedding | Decision | Outcome, sender: str) -> list[Output]:
         if isinstance(message, Outcome):
             if self._origin is None:
                 raise RemoteProtocolError("origin", f"this board does not answer for {message.request}")
-            return self._origin.receive(now, message)
+            return self._origin.receive(now, message, sender)
         if isinstance(message, Decision):
-            return self._branch.decided(message)
-        if self._fuser is None:
-            raise RemoteProtocolError("fuser", f"this board does not fuse for {message.context.origin}")
-        is_wanted: bool | None = True
-        if message.context.origin == self.settings.device:
-            is_wanted = None if self._origin is None else self._origin.is_wanted(message.context.request)
-        return self._fuser.receive(now, message, is_wanted=is_wanted)
+            answer = None if self._origin is None else self._origin.decided(now, message, sender)
+            return self._branch.decided(message) if answer is None else answer
+        return self._receive_embedding(now, message)
+
+    def _receive_embedding(self, now: float, message: Embedding) -> list[Output]:
+        fuser, context = self._fuser, message.context
+        if fuser is None:
+            raise RemoteProtocolError("fuser", f"this board does not fuse for {context.origin}")
+        if self._origin is None or context.origin != self.settings.device:
+            if self._is_draining and not fuser.knows(message):
+                return [turned_back(message, "moved")]
+            return fuser.receive(now, message, is_wanted=True)
+        is_answer, outputs = self._origin.embedded(now, message)
+        if is_answer:
+            return outputs
+        return [*outputs, *fuser.receive(now, message, is_wanted=self._origin.is_wanted(context.request))]
+
+    # ------------------------------------------------------------ other boards
+
+    def announced(self, now: float, member: Member, stage: int, *, is_live: bool) -> list[Effect]:
+        """Take what a board says that it serves, on the topic of a stage; `is_live` where it was not retained."""
+        self._announcer.heard(is_live=is_live)
+        if self._origin is None or member.device == self.settings.device:
+            return []
+        return self._carry(now, self._origin.announced(now, member, stage, is_live=is_live))
+
+    def withdrawn(self, now: float, device: str, stage: int) -> list[Effect]:
+        """Take it that a board serves a stage no longer."""
+        return [] if self._origin is None else self._carry(now, self._origin.withdrawn(now, device, stage))
+
+    def has_state(self, now: float, state: DeviceState) -> list[Effect]:
+        """Take the state of a board that has announced itself."""
+        return [] if self._origin is None else self._carry(now, self._origin.has_state(now, state))
+
+    def minds(self, device: str) -> bool:
+        """Whether `changed` may have consequences: this origin has to do with a board, or waits for any."""
+        return self._origin is not None and self._origin.minds(device)
+
+    def changed(self, now: float, change: Change) -> list[Effect]:
+        """Take what became of a board, where the driver keeps the books on members."""
+        return [] if self._origin is None else self._carry(now, self._origin.changed(now, change))
+
+    def called(self, now: float, caller: str) -> None:
+        """Boards are asked to say what they serve."""
+        if not self._is_draining:
+            self._announcer.called(now, caller)
+
+    def announce(self) -> list[Effect]:
+        """Say what this board serves: it is ready, or connected again."""
+        return [] if self._is_draining else self._announcer.announce()
+
+    @property
+    def served(self) -> tuple[int, ...]:
+        """The stages at which requests may come to this board."""
+        return self._announcer.stages
+
+    def unread(self, now: float, message: StageMessage | Embedding, to: str) -> list[Effect]:
+        """The broker says that nobody reads what this board has sent to another: the origin is to choose anew."""
+        boards = [to]
+        if to == ALL and (stop := message.context.stop_at(message.stage)) is not None:
+            boards = [device for device in stop.boards if device]
+        if self._origin is not None and message.context.origin == self.settings.device:
+            return self._carry(now, self._origin.unreachable(now, message, boards))
+        return self._carry(now, [turned_back(message, "unreachable", boards[0])])
+
+    def drain(self) -> None:
+        """Finish what is under way, and turn back what comes from here on."""
+        self._is_draining = True
 
     # ------------------------------------------------------------ inference done
 
@@ -168,18 +265,10 @@ class StageNode:
 
     def refused(self, now: float, message: StageMessage) -> list[Effect]:
         """The transport will never deliver `message` (too large for the broker, say): answer with what there is."""
-        context, progress = message.context, message.progress
+        context = message.context
         if self._origin is not None and context.origin == self.settings.device and not context.audit:
             return self._carry(now, self._origin.refused(now, message))
-        outcome = Outcome(
-            request=context.request,
-            token=context.token,
-            reason="fallback",
-            guess=progress.guess,
-            spent_s=progress.spent_s,
-            hops=progress.hops,
-        )
-        return self._carry(now, [Send(message=outcome, to=context.origin)])
+        return self._carry(now, [turned_back(message, "fallback")])
 
     # ------------------------------------------------------------ delivery on this board
 
@@ -203,7 +292,7 @@ class StageNode:
         if isinstance(message, Outcome) and self._origin is not None and not self._origin.is_wanted(message.request):
             return [Drop(request=message.request, reason="answered")]
         try:
-            outputs = self._receive(now, message)
+            outputs = self._receive(now, message, self.settings.device)
         except RemoteProtocolError as error:
             # An origin that was started anew does not know the requests of its earlier life.
             request = message.context.request if isinstance(message, Embedding) else message.request
@@ -211,15 +300,22 @@ class StageNode:
         return self._carry(now, outputs)
 
     def _deliver_stage(self, now: float, message: StageMessage) -> Sequence[Effect]:
-        """Take features on to a plain stage of this board; branches get theirs from the broker, wherever they are."""
-        if message.stage in self._worker.stages:
+        """Take features on to a plain stage of this board, or to the boards on their route.
+
+        Branches get theirs from the broker, wherever they are.
+        """
+        context, me = message.context, self.settings.device
+        stop = context.stop_at(message.stage)
+        if message.stage in self._worker.stages and (stop is None or stop.boards == (me,)):
             return self._queue(now, self._worker.take(now, message))
-        if self._origin is None or message.context.origin != self.settings.device:
-            return [Publish(message=message)]
-        is_on_its_way, outputs = self._origin.send(now, message)
-        if not is_on_its_way:
-            self._worker.answered_here(message)
-        return self._carry(now, outputs)
+        if self._origin is not None and context.origin == me:
+            is_on_its_way, outputs = self._origin.send(now, message)
+            if not is_on_its_way:
+                self._worker.answered_here(message)
+            return self._carry(now, outputs)
+        if stop is None:
+            return self._carry(now, [turned_back(message, "fallback")])  # its route ends here
+        return self._carry(now, along(message))
 
     def _queue(self, now: float, job: Job) -> Sequence[Effect]:
         """Give a job to the inbox: a new one, one that has run and goes on, or one whose branch is eager."""
@@ -253,10 +349,12 @@ class StageNode:
 
     # ------------------------------------------------------------ the connection
 
-    def reconnected(self) -> None:
-        """This board is connected again: what went unanswered may have been its own connection's fault."""
+    def connected(self, now: float) -> list[Effect]:
+        """This board has connected, for the first time or again."""
+        self._announcer.connected(now)
         if self._origin is not None:
-            self._origin.reconnected()
+            self._origin.connected(now)
+        return self.announce()
 
     def published(self, request: str) -> bool:
         """The broker has the result of `request`; True if its entry was closed by this."""
@@ -268,20 +366,30 @@ class StageNode:
         """When the node next wants a tick; infinity if never."""
         if self._restore and self.room() > 0:
             return 0.0
-        due = self._branch.next_due()
-        if self._origin is not None:
-            due = min(due, self._origin.next_due())
-        return due if self._fuser is None else min(due, self._fuser.next_due())
+        due = self._announcer.due_at
+        for part in self._timed:
+            part_due = part.next_due()
+            if part_due < due:
+                due = part_due
+        return due
 
-    def tick(self, now: float) -> list[Effect]:
-        """Do what is due: deadlines, silent hops and branches, features to forget, inputs to restore."""
+    def tick(self, now: float, owed_since: float = _NEVER) -> list[Effect]:
+        """Do what is due: deadlines, silent hops and branches, features to forget, inputs to restore, probes, calls.
+
+        `owed_since` is since when the broker has owed this board an acknowledgement; infinity if it owes none.
+        """
         effects: list[Effect] = []
         while self._restore and self.room() > 0:
             accepted = self._restore.pop()
             effects += self.accept(now, accepted.name, accepted.tensor, request=accepted.request, attempt=2)[1]
-        for part in (self._origin, self._fuser, self._branch):
+        if self._origin is not None:
+            effects += self._carry(now, self._origin.tick(now, owed_since))
+        for part in (self._fuser, self._branch):
             if part is not None:
                 effects += self._carry(now, part.tick(now))
+        if self._announcer.due_at <= now:
+            is_dark = self._origin is not None and self._origin.is_dark
+            effects += self._carry(now, self._announcer.tick(now, is_dark=is_dark))
         return effects
 
     def give_up_audits(self, now: float) -> list[Effect]:

@@ -1,28 +1,39 @@
-"""The origin: takes inputs into custody, sends them on, and answers each of them once, by its deadline."""
+"""The origin: takes inputs into custody, sends them to boards of its choice, and answers each of them once, in time."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+import random
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from distree.errors import RemoteProtocolError
-from distree.messages.request import Outcome, Progress, Reason, RequestContext, Rule, StageMessage, Tensor
-from distree.messages.result import Result
+from distree.messages.device import DeviceState
+from distree.messages.member import Member
+from distree.messages.request import (
+    Decision,
+    Embedding,
+    Outcome,
+    Progress,
+    Reason,
+    RequestContext,
+    StageMessage,
+    Tensor,
+)
 from distree.messages.telemetry import OriginTelemetry
+from distree.node.answers import board_of_branch, result_of
 from distree.node.attempts import Attempts
-from distree.node.audits import AUDIT_BUDGET_S, Audit, AuditBooks
-from distree.node.circuits import Circuit, RoundTrip
+from distree.node.counters import OriginCounters
 from distree.node.custody import Closed, Custody, CustodyEvent, Entry
-from distree.node.effects import Drop, Output, Publish, Send, Settled
+from distree.node.dispatch import Dispatcher
+from distree.node.effects import Drop, Listen, Output, Publish, Settled
 from distree.node.exits import Plans
-from distree.node.job import NOTHING_YET
-from distree.node.probes import PROBE_BUDGET_S, Probes
+from distree.node.job import NOTHING_YET, TRACED
+from distree.node.members import Change, Members
+from distree.node.round_trip import RoundTrip
+from distree.node.routing import Router
 from distree.node.settings import NodeSettings, OriginSettings
+from distree.node.unasked import Unasked, first
 from distree.record import record
-
-LATENCIES = 1024
-"""Latencies kept per telemetry period; older ones of a busy period are left out."""
 
 
 @record
@@ -34,33 +45,36 @@ class Accepted:
     tensor: Tensor
 
 
-class _Counters:
-    def __init__(self, exits: int) -> None:
-        self.accepted = self.answered = self.shed = self.dropped = self.resent = self.late = 0
-        self.exits = [0] * exits
-        self.reasons: dict[str, int] = {}
-        self.latencies: deque[float] = deque(maxlen=LATENCIES)
-
-
 class Origin:
     """The inputs for which this board answers.
 
     `settings` are those of the board, `own` those of its origin. `answered` names requests that an earlier run
-    answered, so that the same again is dropped.
+    answered, so that the same again is dropped. `members` are the boards to choose from.
     """
 
-    def __init__(self, settings: NodeSettings, own: OriginSettings, plans: Plans, answered: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        own: OriginSettings,
+        plans: Plans,
+        members: Members,
+        chance: random.Random,
+        answered: Sequence[str] = (),
+    ) -> None:
         self._settings = settings
         self._own = own
         self._plans = plans
+        self._members = members
+        self._router = Router(settings, own.fuser, members, chance)
+        self._attempts = Attempts(settings, own, self._router)
         self._custody = Custody(RoundTrip(own.silence_floor_s))
-        self._audits = AuditBooks(settings)
-        self._probes = Probes()
-        self._fuser_circuit = Circuit(limit=3)
-        self._attempts = Attempts(settings, own, self._fuser_circuit)
-        self._counters = _Counters(len(settings.inputs))
+        self._dispatcher = Dispatcher(settings, self._custody, self._router, self._attempts)
+        self._unasked = Unasked(settings, plans, self._attempts, self._router)
+        self._counters = OriginCounters(len(settings.inputs))
         self._is_local = 0 in settings.stages and settings.width(0) == 0
         """Whether this board can answer inputs at the first exit by itself."""
+        self._is_alone = False
+        """Whether a stage has no board that may be chosen, and not only because this one has just connected."""
         self._custody.remember(answered)
 
     @property
@@ -70,7 +84,7 @@ class Origin:
 
     def books(self) -> dict[str, int]:
         """How much is in each book, but for the bounded memories of what has ended."""
-        return {**self._custody.books(), "audits": len(self._audits)}
+        return {**self._custody.books(), **self._router.books(), "audits": len(self._unasked.audits)}
 
     def holds(self, request: str) -> bool:
         """Whether `request` is in custody."""
@@ -79,16 +93,12 @@ class Origin:
     def room(self) -> int:
         """How many more inputs `accept` takes before it turns them away."""
         # While the boards beyond do not answer, this one answers alone: no need to wait for what is with them.
-        local = self._custody.circuit.is_open and self._is_local
-        return self._custody.room(self._own.pending_items, local=local)
+        return self._custody.room(self._own.pending_items, local=self._is_local and self._is_alone)
 
     def is_wanted(self, request: str) -> bool | None:
         """Whether a request of this origin still needs an answer; None if it was never asked."""
-        probed = self._probes.is_open(request)
-        if probed is not None:
-            return probed
-        if self._audits.knows(request):
-            return self._audits.is_open(request)
+        if (is_wanted := self._unasked.is_wanted(request)) is not None:
+            return is_wanted
         if self._custody.open_entry(request) is not None:
             return True
         return None if self._custody.remembered(request) is None else False
@@ -107,10 +117,10 @@ class Origin:
         if self._custody.room(self._own.pending_items, local=self._is_local) <= 0:
             if request is not None:
                 self._custody.remember([request], name)
-            result = self._result(context, name, "shed", NOTHING_YET, latency_s=0.0, final=True)
+            result = result_of(self._settings, context, name, "shed", NOTHING_YET, latency_s=0.0, final=True)
             return ident, [Publish(message=result, turned_away=True)]
         self._counters.accepted += 1
-        audited = self._audits.draw(ident, self._plans.current.audit_rate)
+        audited = self._unasked.audits.draw(ident, self._plans.current.audit_rate)
         entry = Entry(
             name=name,
             accepted_at=now,
@@ -118,13 +128,10 @@ class Origin:
             tensor=tensor,
             context=context,
             audited=audited,
-            progress=replace(NOTHING_YET, trace=()) if audited else NOTHING_YET,
+            progress=TRACED if audited else NOTHING_YET,
         )
         self._custody.open(entry)
-        outputs: list[Output] = [_first(context, entry.progress, tensor)]
-        if self._settings.is_wide and self._fuser_circuit.wants_probe(now):
-            outputs.append(self._probe_fuser(now, entry))
-        return ident, outputs
+        return ident, [first(context, entry.progress, tensor)]
 
     def turned_away(self, *, told: bool) -> None:
         """Count an input that was turned away: its result is with the broker, or was dropped."""
@@ -139,20 +146,30 @@ class Origin:
         Returns whether the input is still on its way, and what is to be done.
         """
         if message.context.audit:
-            return True, [Publish(message=message)]
+            return True, self._unasked.send(now, message)
         entry = self._custody.open_entry(message.context.request)
         if entry is None:
             return True, [Drop(request=message.context.request, reason="answered")]
         entry.progress = message.progress
-        if entry.state == "here" and message.progress.guess is not None:
-            left_s = message.context.budget_s - message.progress.spent_s
+        can_answer = entry.state == "here" and message.progress.guess is not None
+        left_s = message.context.budget_s - message.progress.spent_s
+        if can_answer:
             if (self._custody.round_trip.mean_s or 0.0) >= left_s:
                 self._custody.round_trip.fade()
                 return False, self._answer(now, entry, "deadline")
-            if self._custody.circuit.is_open or self._custody.away >= self._own.pending_items:
-                return False, [*self._answer(now, entry, "fallback"), *self._probe(now, message)]
-        self._custody.sent(entry, message, now)
-        return True, [Publish(message=message)]
+            if self._custody.away >= self._own.pending_items:
+                return False, self._answer(now, entry, "fallback")
+        route = self._dispatcher.way(now, entry, message)
+        if route is not None:
+            if can_answer and self._router.is_too_long(now, route, left_s):
+                # What would come too late would keep what comes after it from being in time.
+                return False, self._answer(now, entry, "deadline")
+            return True, self._dispatcher.go(now, entry, message, route)
+        if can_answer and not self._router.awaits(now, message.stage):
+            return False, [*self._answer(now, entry, "fallback"), *self._look(now)]
+        self._dispatcher.hold(now, entry, message)
+        self._is_alone = self._router.is_alone(now)
+        return True, []
 
     def learned(self, request: str, progress: Progress) -> None:
         """Note the best guess so far, for the deadline."""
@@ -160,26 +177,43 @@ class Origin:
         if entry is not None:
             entry.progress = progress
 
-    def receive(self, now: float, outcome: Outcome) -> list[Output]:
-        """Take an answer; RemoteProtocolError for one to what was never asked."""
+    # ------------------------------------------------------------ what boards say
+
+    def receive(self, now: float, outcome: Outcome, sender: str) -> list[Output]:
+        """Take what another board says of a request; RemoteProtocolError for one that was never asked.
+
+        `sender` is the board that says it.
+        """
         self._settings.check_guess(outcome.guess)
-        is_complete = self._audits.is_complete(outcome.trace)
-        if self._probes.is_open(outcome.request) is not None:
-            return self._probed(now, outcome)
-        if self._audits.knows(outcome.request):
-            return self._audited(outcome, is_complete=is_complete)
+        is_complete = self._unasked.audits.is_complete(outcome.trace)
+        unasked = self._unasked.receive(outcome, is_complete=is_complete, is_asked=self._asked, sender=sender)
+        if unasked is not None:
+            if outcome.reason == "moved":
+                return unasked
+            devices = dict.fromkeys((sender, *(hop.device for hop in outcome.hops)))
+            return [*unasked, *self._resume(now, self._heard_of(now, devices))]
         entry = self._custody.open_entry(outcome.request)
         if entry is None:
-            return self._late(now, outcome)
-        _attempt(outcome, entry.attempts)
+            return self._late(now, outcome, sender)
+        context = self._asked(outcome, entry.attempts, sender)
+        told = self._heard(now, outcome, sender)
+        outputs: list[Output] = []
+        is_current = context is entry.context and entry.state == "away"
+        if outcome.reason == "moved" or outcome.reason == "unreachable":
+            outputs += self._turned_back(now, outcome, sender)
+            if is_current:
+                outputs += self._dispatcher.again(now, entry)
+            return [*outputs, *self._resume(now, told)]
         event: CustodyEvent = "answer"
-        if entry.state == "away":
+        if entry.state != "here":
             event = "outcome"
             self._custody.heard(entry, now)
-            self._fuser_heard(outcome)
-            if outcome.reason == "fallback" and entry.context.attempt == 1 and entry.message is not None:
-                # A board failed on it; another may share the stage, so the one repetition is spent at once.
-                return self._resend(now, entry, entry.message)
+            if outcome.reason == "fallback" and is_current and not entry.is_repeated:
+                # A board failed on it; another may serve the stage, so the one repetition is spent at once.
+                self._custody.silent(entry)
+                return [*self._dispatcher.again(now, entry, (sender,)), *self._resume(now, told)]
+        if outcome.missing:
+            outputs += self._missed(now, entry, context, outcome)
         entry.progress = Progress(
             spent_s=outcome.spent_s,
             guess=outcome.guess or entry.progress.guess,
@@ -188,194 +222,207 @@ class Origin:
             trace=outcome.trace if is_complete else None,
         )
         entry.missing = outcome.missing
-        return self._answer(now, entry, outcome.reason, event)
+        return [*self._answer(now, entry, outcome.reason, event), *outputs, *self._resume(now, told)]
 
-    def _fuser_heard(self, outcome: Outcome) -> None:
-        if any(hop.device == self._own.fuser for hop in outcome.hops):
-            self._fuser_circuit.answered()
+    def _asked(self, outcome: Outcome, attempts: Sequence[RequestContext], sender: str) -> RequestContext:
+        """Return the attempt that an outcome answers; RemoteProtocolError if it is none of these, or not its to say."""
+        for context in attempts:
+            if context.token == outcome.token:
+                break
+        else:
+            raise RemoteProtocolError(
+                "token", f"{outcome.request}: answers no attempt of this run, but one before a restart, or is forged"
+            )
+        if sender != self._settings.device and not context.names(sender):
+            raise RemoteProtocolError("sender", f"{outcome.request}: {sender} is not on its route")
+        if outcome.reason == "unreachable" and not context.names(outcome.board or ""):
+            raise RemoteProtocolError("board", f"{outcome.request}: {outcome.board} is not on its route")
+        return context
 
-    def _late(self, now: float, outcome: Outcome) -> list[Output]:
+    def _heard(self, now: float, outcome: Outcome, sender: str) -> list[Output]:
+        """Note who has a part in an outcome, and how long it took them."""
+        if outcome.reason == "moved":
+            return []
+        return self._router.measured(now, outcome.hops) + self._router.heard(now, sender)
+
+    def _heard_of(self, now: float, devices: Iterable[str]) -> list[Output]:
+        """Note that boards were heard, in something that is no measure of them."""
+        return [tell for device in devices for tell in self._router.heard(now, device)]
+
+    def _resume(self, now: float, told: list[Output]) -> list[Output]:
+        """Send what was held to boards that answer again, as `told` says of them."""
+        return [*told, *self._dispatcher.come(now), *self._look(now)] if told else []
+
+    def _look(self, now: float) -> list[Output]:
+        """See whether this board is left alone, and say which stages nobody serves."""
+        self._is_alone = self._router.is_alone(now)
+        return self._router.unserved(now)
+
+    def _turned_back(self, now: float, outcome: Outcome, sender: str) -> list[Output]:
+        """A board did not take a request, or could not pass it on."""
+        if outcome.reason == "moved":
+            self._router.moved(sender)
+            return []
+        return self._router.unreachable(now, outcome.board or "")
+
+    def _missed(self, now: float, entry: Entry, context: RequestContext, outcome: Outcome) -> list[Output]:
+        """Boards whose branches were not heard, though others of the same stage were."""
+        boards = [board_of_branch(self._settings, context, branch) for branch in outcome.missing]
+        return self._router.silent(now, filter(None, boards), entry.sent_at)
+
+    def embedded(self, now: float, message: Embedding) -> tuple[bool, list[Output]]:
+        """Note that a branch was heard; return whether it answers a probe, and is not to be fused."""
+        heard = self._heard_of(now, (message.device,))
+        probed = self._unasked.embedded(message)
+        return probed is not None, [*(probed or ()), *self._resume(now, heard)]
+
+    def decided(self, now: float, decision: Decision, sender: str) -> list[Output] | None:
+        """Take a decision that answers a probe of a board that fuses; None for any other."""
+        if not self._unasked.is_probe(decision.request, decision.token):
+            return None
+        return self._resume(now, self._heard_of(now, (sender,)))
+
+    def unreachable(self, now: float, message: StageMessage | Embedding, boards: Sequence[str]) -> list[Output]:
+        """The broker says that nobody reads what this board has just sent to others, of an own request."""
+        outputs = [tell for device in boards for tell in self._router.unreachable(now, device)]
+        entry = self._custody.open_entry(message.context.request)
+        if entry is None or entry.state != "away" or entry.context.token != message.context.token:
+            return outputs
+        return [*outputs, *self._dispatcher.again(now, entry)]
+
+    def _late(self, now: float, outcome: Outcome, sender: str) -> list[Output]:
         closed: Closed | None = self._custody.remembered(outcome.request)
         if closed is None:
             raise RemoteProtocolError("request", f"{outcome.request} was never asked here")
-        context = _attempt(outcome, closed.attempts)
+        context = self._asked(outcome, closed.attempts, sender)
+        outputs = self._resume(now, self._heard(now, outcome, sender))
+        if outcome.reason == "moved" or outcome.reason == "unreachable":
+            return outputs
         self._counters.late += 1
         latency_s = 0.0 if closed.accepted_at is None else now - closed.accepted_at
         progress = replace(NOTHING_YET, guess=outcome.guess, hops=outcome.hops)
-        late = self._result(
-            context, closed.name, outcome.reason, progress, outcome.missing, latency_s=latency_s, final=False
+        late = result_of(
+            self._settings,
+            context,
+            closed.name,
+            outcome.reason,
+            progress,
+            outcome.missing,
+            latency_s=latency_s,
+            final=False,
         )
-        return [Publish(message=late)]
+        return [*outputs, Publish(message=late)]
 
     def refused(self, now: float, message: StageMessage) -> list[Output]:
         """The transport will never deliver features of an own input: answer with what there is."""
         entry = self._custody.open_entry(message.context.request)
         return [] if entry is None else self._answer(now, entry, "fallback")
 
+    # ------------------------------------------------------------ which boards there are
+
+    def announced(self, now: float, member: Member, stage: int, *, is_live: bool) -> list[Output]:
+        """Take what a board says that it serves; one that says so now is heard, too."""
+        if not is_live:
+            self._router.settle()
+        outputs = self._changed(now, self._members.announced(now, member, stage, is_live=is_live))
+        return [*outputs, *self._resume(now, self._heard_of(now, (member.device,)))] if is_live else outputs
+
+    def withdrawn(self, now: float, device: str, stage: int) -> list[Output]:
+        """Take it that a board serves a stage no longer."""
+        return self._changed(now, self._members.withdrawn(now, device, stage))
+
+    def has_state(self, now: float, state: DeviceState) -> list[Output]:
+        """Take the state of a board that has announced itself."""
+        return self._changed(now, self._members.has_state(now, state))
+
+    def _changed(self, now: float, change: Change) -> list[Output]:
+        outputs: list[Output] = []
+        if change.listen:
+            outputs.append(Listen(device=change.device, on=change.listen == "begin"))
+        return [*outputs, *self.changed(now, change)]
+
+    def changed(self, now: float, change: Change) -> list[Output]:
+        """Do what follows from what became of a board: where others keep the books on members, they say so here."""
+        outputs = self._dispatcher.gone(now, change.device) if change.ended else []
+        self._router.changed(change)
+        if change.came:
+            outputs += self._dispatcher.come(now)
+            outputs += self._look(now)
+        return outputs
+
+    def minds(self, device: str) -> bool:
+        """Whether it matters here what becomes of a board."""
+        return self._custody.away > 0 or self._router.knows(device)
+
+    @property
+    def is_dark(self) -> bool:
+        """Whether a stage has no board that may be chosen."""
+        return self._router.is_dark()
+
     # ------------------------------------------------------------ answers
 
     def _answer(self, now: float, entry: Entry, reason: Reason, event: CustodyEvent = "answer") -> list[Output]:
         """Publish the one final result of a request and settle the books, but for the broker's acknowledgement."""
+        self._dispatcher.unload(entry)
         self._custody.move(entry, event)
-        counters, guess, latency_s = self._counters, entry.progress.guess, now - entry.accepted_at
-        counters.answered += 1
-        counters.latencies.append(latency_s)
-        counters.reasons[reason] = counters.reasons.get(reason, 0) + 1
-        if guess is not None:
-            counters.exits[guess.exit] += 1
-        result = self._result(
-            entry.context, entry.name, reason, entry.progress, entry.missing, latency_s=latency_s, final=True
-        )
+        guess, latency_s = entry.progress.guess, now - entry.accepted_at
+        self._counters.answer(latency_s, reason, None if guess is None else guess.exit)
+        said = entry.context, entry.name, reason, entry.progress, entry.missing
+        result = result_of(self._settings, *said, latency_s=latency_s, final=True)
         outputs: list[Output] = [Publish(message=result, settles=entry.request)]
         if self._settings.is_wide:
             outputs.append(Settled(request=entry.request))
-        return [*outputs, *self._audit(now, entry, reason)] if entry.audited else outputs
-
-    def _result(
-        self,
-        context: RequestContext,
-        name: str,
-        reason: Reason,
-        progress: Progress,
-        missing: tuple[int, ...] = (),
-        *,
-        latency_s: float,
-        final: bool,
-    ) -> Result:
-        settings, guess = self._settings, progress.guess
-        return Result(
-            request=context.request,
-            site=settings.site,
-            pipeline=settings.pipeline,
-            origin=settings.device,
-            input=name,
-            label=None if guess is None else settings.labels[guess.class_id],
-            class_id=None if guess is None else guess.class_id,
-            confidence=0.0 if guess is None else guess.confidence,
-            exit=None if guess is None else guess.exit,
-            reason=reason,
-            final=final,
-            late=not final,
-            attempt=context.attempt,
-            latency_s=latency_s,
-            epoch=context.rule.epoch,
-            model=settings.model,
-            revision=settings.revision,
-            hops=progress.hops,
-            missing=missing,
-        )
+        return [*outputs, *self._unasked.audit(now, entry, reason)] if entry.audited else outputs
 
     def published(self, request: str) -> bool:
         """The broker has the result of `request`; True if its entry was closed by this."""
         return self._custody.close(request)
 
-    # ------------------------------------------------------------ audits
-
-    def _audit(self, now: float, entry: Entry, reason: Reason) -> list[Output]:
-        """Find out what all exits say of an input that was drawn, now that it is answered."""
-        rule, trace = entry.context.rule, entry.progress.trace
-        if reason == "last" and self._audits.is_complete(trace):
-            row = self._audits.row(entry.request, rule, trace, entry.missing, entry.progress.hops)
-            return [Publish(message=row)]
-        context = self._attempts.unasked(rule, AUDIT_BUDGET_S)
-        audit = Audit(context=context, of=entry.request, tensor=entry.tensor, due_at=now + AUDIT_BUDGET_S)
-        if not self._audits.open(audit):
-            return [Publish(message=self._audits.lost_row(entry.request, rule))]
-        return [_first(context, replace(NOTHING_YET, trace=()), entry.tensor)]
-
-    def _audited(self, outcome: Outcome, *, is_complete: bool) -> list[Output]:
-        """An audit has come to its end, or to nothing."""
-        audit = self._audits.find(outcome.request)
-        if audit is None:
-            return [Drop(request=outcome.request, reason="late")]
-        _attempt(outcome, (audit.context,))
-        self._audits.close(outcome.request)
-        if not is_complete:
-            return self._audit_lost(audit)
-        row = self._audits.row(audit.of, audit.context.rule, outcome.trace, outcome.missing, outcome.hops)
-        return [Publish(message=row)]
-
-    def _audit_lost(self, audit: Audit) -> list[Output]:
-        row = self._audits.lost_row(audit.of, audit.context.rule)
-        return [Publish(message=row), Settled(request=audit.context.request)]
-
     def give_up_audits(self) -> list[Output]:
         """End all audits under way as lost: this board is about to stop."""
-        outputs: list[Output] = []
-        while (audit := self._audits.pop()) is not None:
-            outputs += self._audit_lost(audit)
-        return outputs
-
-    # ------------------------------------------------------------ probes
-
-    def _probe(self, now: float, message: StageMessage) -> list[Output]:
-        """Send a copy of what was answered here instead, if it is time to see whether the boards beyond are back."""
-        if not self._custody.circuit.wants_probe(now):
-            return []
-        context = self._probe_context(now, message.context.rule, message.context.fuser)
-        progress = replace(message.progress, spent_s=0.0, hops=(), trace=None)
-        return [Publish(message=replace(message, context=context, progress=progress))]
-
-    def _probe_fuser(self, now: float, entry: Entry) -> Send:
-        """Send a copy of an input by way of the board that fused before it fell silent."""
-        context = self._probe_context(now, entry.context.rule, self._own.fuser)
-        return _first(context, NOTHING_YET, entry.tensor)
-
-    def _probe_context(self, now: float, rule: Rule, fuser: str | None) -> RequestContext:
-        context = self._attempts.unasked(rule, PROBE_BUDGET_S, fuser=fuser)
-        self._probes.open(now, context)
-        return context
-
-    def _probed(self, now: float, outcome: Outcome) -> list[Output]:
-        """A probe came back: it proves something if it went all the way, and in time for an answer."""
-        _attempt(outcome, (self._probes.context(outcome.request),))
-        took_s = self._probes.close(now, outcome.request)
-        if outcome.reason == "last" and took_s is not None and took_s <= self._own.deadline_s:
-            self._custody.circuit.answered()
-            self._fuser_heard(outcome)
-        return []
+        return self._unasked.give_up()
 
     # ------------------------------------------------------------ the connection, and time
 
-    def reconnected(self) -> None:
-        """This board is connected again: what went unanswered may have been its own connection's fault."""
-        self._custody.circuit.answered()
+    def connected(self, now: float) -> None:
+        """This board has connected, for the first time or again."""
+        self._router.connected(now)
 
     def next_due(self) -> float:
         """When `tick` is next worth a call; infinity if never."""
-        return min(self._custody.agenda.next_due(), self._audits.next_due())
+        due, unasked = self._custody.agenda.next_due(), self._unasked.next_due()
+        return due if due < unasked else unasked
 
-    def tick(self, now: float) -> list[Output]:
-        """Do what is due: deadlines, silent hops, audits that took too long."""
+    def tick(self, now: float, owed_since: float) -> list[Output]:
+        """Do what is due: deadlines, silences, audits that took too long, probes.
+
+        `owed_since` is since when the broker has owed this board an acknowledgement: if that is for half as long as a
+        board has been silent, or longer, the silence may be this board's own.
+        """
         outputs: list[Output] = []
         while (entry := self._custody.pop_due(now)) is not None:
-            outputs += self._due(now, entry)
-        while (audit := self._audits.pop_due(now)) is not None:
-            outputs += self._audit_lost(audit)
-        return outputs
+            outputs += self._due(now, entry, is_doubtful=owed_since <= (entry.sent_at + now) / 2)
+        return [*outputs, *self._unasked.tick(now)]
 
-    def _due(self, now: float, entry: Entry) -> list[Output]:
+    def _due(self, now: float, entry: Entry, *, is_doubtful: bool) -> list[Output]:
         if now < entry.deadline_at:
-            if entry.context.attempt == 1 and entry.message is not None:
-                return self._resend(now, entry, entry.message)
-            self._custody.unheard(entry, now)
-            return []
-        reason = self._custody.reason_of_silence(entry)
-        if entry.state == "away":
-            self._custody.circuit.failed(now)
-        return self._answer(now, entry, reason, "deadline")
-
-    def _resend(self, now: float, entry: Entry, message: StageMessage) -> list[Output]:
-        before = entry.context
-        if before.fuser not in (None, self._settings.device):
-            # The board that fuses may be what fell silent.
-            self._fuser_circuit.failed(now)
-        context = self._attempts.next(before)
-        spent_s = min(before.budget_s, now - entry.accepted_at)
-        again = replace(message, context=context, progress=replace(message.progress, spent_s=spent_s))
-        self._counters.resent += 1
-        self._custody.resent(entry, again, now)
-        return [Publish(message=again)]
+            if entry.state == "held":
+                self._is_alone = self._router.is_alone(now)
+                return self._dispatcher.again(now, entry)
+            if is_doubtful:
+                self._custody.wait(entry, now + self._own.silence_floor_s)
+                return []
+            outputs = self._dispatcher.silent(now, entry)
+            self._is_alone = self._router.is_alone(now)
+            return outputs
+        outputs = []
+        if entry.state == "away" and not is_doubtful:
+            outputs = self._router.silent(
+                now, self._dispatcher.boards_of(entry), entry.sent_at, is_last=entry.is_repeated
+            )
+        elif entry.state == "held":
+            outputs = self._look(now)
+        return [*self._answer(now, entry, self._custody.reason_of_silence(entry), "deadline"), *outputs]
 
     def snapshot(self) -> tuple[Accepted, ...]:
         """Return the inputs that are not yet answered."""
@@ -387,40 +434,13 @@ class Origin:
 
     def telemetry(self) -> OriginTelemetry:
         """Report the counters since boot and the latencies since the last report."""
-        counters, ordered = self._counters, sorted(self._counters.latencies)
-        counters.latencies.clear()
-        return OriginTelemetry(
-            accepted=counters.accepted,
-            answered=counters.answered,
-            shed=counters.shed,
-            dropped=counters.dropped,
-            resent=counters.resent,
-            late=counters.late,
+        audits = self._unasked.audits
+        return replace(
+            self._counters.report(),
+            resent=self._dispatcher.resent,
             pending=len(self._custody.entries),
-            exits=tuple(counters.exits),
-            reasons=dict(counters.reasons),
-            latency_p50_s=_quantile(ordered, 0.50),
-            latency_p95_s=_quantile(ordered, 0.95),
-            latency_max_s=_quantile(ordered, 1.0),
-            audits_drawn=self._audits.drawn,
-            audits_lost=self._audits.lost,
+            audits_drawn=audits.drawn,
+            audits_lost=audits.lost,
+            members=self._members.present,
+            left_out=self._router.left_out,
         )
-
-
-def _first(context: RequestContext, progress: Progress, tensor: Tensor) -> Send:
-    """Return an input on its way to the first stage."""
-    return Send(message=StageMessage(context=context, progress=progress, stage=0, tensor=tensor))
-
-
-def _attempt(outcome: Outcome, attempts: Sequence[RequestContext]) -> RequestContext:
-    """Return the attempt that an outcome answers; RemoteProtocolError("token") if it is none of these."""
-    for context in attempts:
-        if context.token == outcome.token:
-            return context
-    raise RemoteProtocolError(
-        "token", f"{outcome.request}: answers no attempt of this run, but one before a restart, or is forged"
-    )
-
-
-def _quantile(ordered: list[float], q: float) -> float:
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0.0

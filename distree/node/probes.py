@@ -1,41 +1,82 @@
-"""Probes: copies of inputs, sent to see whether boards that did not answer are back."""
+"""Probes: whether boards that did not answer are back. They carry no input: nothing but zeros of the right shape."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from distree.messages.request import RequestContext
+from distree import tensors
+from distree.messages.member import Member
+from distree.messages.request import Decision, Embedding, RequestContext, Rule, StageMessage, Stop
+from distree.node.attempts import Attempts
+from distree.node.effects import Output, Publish
+from distree.node.job import NOTHING_YET
+from distree.node.settings import NodeSettings
 
-PROBES = 64
-"""Probes remembered; one a second is sent to boards that do not answer, and its answer may be late."""
+REMEMBERED = 64
+"""Probes remembered; an answer may be late."""
 
-PROBE_BUDGET_S = 10.0
+BUDGET_S = 10.0
 """Longest time a probe may take, in seconds."""
+
+FUSING_BUDGET_S = 1.0
+"""As long as a board that fuses waits for branches that never come."""
 
 
 @dataclass(slots=True)
 class Probes:
-    """The probes of one origin: the context of each and when it was sent, None for one that has ended."""
+    """The probes of one origin, by request: the context of each."""
 
-    _sent: dict[str, tuple[RequestContext, float | None]] = field(default_factory=dict)
+    settings: NodeSettings
+    attempts: Attempts
+    _sent: dict[str, RequestContext] = field(default_factory=dict)
 
-    def open(self, now: float, context: RequestContext) -> None:
-        """Note a probe as sent."""
-        self._sent[context.request] = context, now
-        if len(self._sent) > PROBES:
+    def find(self, request: str) -> RequestContext | None:
+        """Return the context of a probe, if it is one that is known."""
+        return self._sent.get(request)
+
+    def send(self, member: Member, rule: Rule) -> list[Output]:
+        """Send a probe to a member: through the stages that it serves in a row, or to its fusion heads."""
+        settings = self.settings
+        stage = next((k for k in member.stages if settings.travels(k) and k <= settings.last), None)
+        if stage is None:
+            return self._to_fuser(member, rule)
+        branch = member.branch if settings.width(stage) else None
+        boards = (member.device,) if branch is None else ("",) * branch + (member.device,)
+        route = (Stop(stage=stage, boards=boards),)
+        context = self.attempts.unasked(rule, BUDGET_S, route, None if branch is None else settings.device)
+        message = StageMessage(
+            context=context, progress=NOTHING_YET, stage=stage, tensor=tensors.zeros(*settings.inputs[stage])
+        )
+        return self._published(context, Publish(message=message, to=member.device))
+
+    def _to_fuser(self, member: Member, rule: Rule) -> list[Output]:
+        """Send an embedding of nothing: whoever fuses gives up at once on branches that are on no route."""
+        settings = self.settings
+        stage = next((k for k in range(settings.last + 1) if settings.starts_group(k)), None)
+        if stage is None:
+            return []
+        route = (Stop(stage=stage, boards=(settings.device,)),)
+        context = self.attempts.unasked(rule, FUSING_BUDGET_S, route, member.device)
+        message = Embedding(
+            context=context,
+            progress=NOTHING_YET,
+            stage=stage,
+            branch=0,
+            device=settings.device,
+            tensor=tensors.zeros(*settings.embeddings[stage][0]),
+        )
+        return self._published(context, Publish(message=message, to=member.device))
+
+    def answered(self, message: Embedding) -> list[Output]:
+        """A branch has answered a probe: it need not keep its features."""
+        if self.settings.ends_group(message.stage):
+            return []
+        context = message.context
+        stop = Decision(request=context.request, token=context.token, stage=message.stage, go=False)
+        return [Publish(message=stop, to=message.device)]
+
+    def _published(self, context: RequestContext, probe: Publish) -> list[Output]:
+        self._sent[context.request] = context
+        if len(self._sent) > REMEMBERED:
             del self._sent[next(iter(self._sent))]
-
-    def is_open(self, request: str) -> bool | None:
-        """Whether a probe of this id is under way; None if there is no such probe."""
-        known = self._sent.get(request)
-        return None if known is None else known[1] is not None
-
-    def context(self, request: str) -> RequestContext:
-        """Return the context of a probe that is known."""
-        return self._sent[request][0]
-
-    def close(self, now: float, request: str) -> float | None:
-        """End a probe that is known; return the seconds that it took, None if it had ended before."""
-        context, sent_at = self._sent[request]
-        self._sent[request] = context, None
-        return None if sent_at is None else now - sent_at
+        return [probe]

@@ -33,7 +33,8 @@ class NodeSettings:
     """What a node must know of its board, its model and its limits.
 
     `inputs` holds (dtype, shape) of every stage's input tensor, whether held here or not. `boot` is put into request
-    ids, so it must differ from one run of the origin to the next. `secret` is what the lots for audits are
+    ids, so it must differ from one run of the origin to the next; `board_boot` is the id of that run in the board's
+    state, where that is another. `secret` is what the lots for audits are
     drawn with and the tokens of attempts are made from: who does not know it can foresee neither.
 
     For wide stages: `embeddings` holds, per stage, (dtype, shape) of each branch's embedding, () for a plain stage;
@@ -64,6 +65,7 @@ class NodeSettings:
     masked: tuple[MaskedThresholds, ...] = ()
     parameters: PolicyParameters = PolicyParameters()
     secret: bytes = b""
+    board_boot: str = ""
 
     @property
     def last(self) -> int:
@@ -102,6 +104,16 @@ class NodeSettings:
         while self.width(stage) and not self.starts_group(stage):
             stage -= 1
         return stage
+
+    def end_of_group(self, stage: int) -> int:
+        """Return the last stage of the group of wide stages to which `stage` belongs."""
+        while self.width(stage) and not self.ends_group(stage):
+            stage += 1
+        return stage
+
+    def travels(self, stage: int) -> bool:
+        """Whether a stage takes its input from the network: a plain one, or the first of wide ones in a row."""
+        return not self.width(stage) or self.starts_group(stage)
 
     def check_revision(self, revision: str) -> None:
         """Raise RemoteProtocolError for a message of another bundle than this board's."""

@@ -45,6 +45,10 @@ class StageWorker:
         job, outputs = self._deliveries.begin(now, message, delivery)
         return [*outputs, job]
 
+    def knows(self, message: StageMessage) -> bool:
+        """Whether a message is at work here, or has been."""
+        return self._deliveries.knows(message)
+
     def take(self, now: float, message: StageMessage) -> Job:
         """Take a stage message from this board itself."""
         job = self._deliveries.job(now, message)
@@ -66,7 +70,7 @@ class StageWorker:
             return [self._answer(now, job, reason), *self._deliveries.end(job)]
         assert output.features is not None  # noqa: S101 - a bundle is checked when it is loaded
         counters.forwarded += 1
-        if job.stage + 1 in self.stages:
+        if job.stage + 1 in self.stages and self._stays(job):
             job.stage += 1
             job.tensor = tensors.encode(output.features)
             self.counters.of(job).received += 1
@@ -79,6 +83,11 @@ class StageWorker:
             tensor=tensors.encode(output.features, self._settings.codec),
         )
         return [Send(message=message), *self._deliveries.end(job)]
+
+    def _stays(self, job: Job) -> bool:
+        """Whether a job's next stage is run here too, as no other board is named for it."""
+        stop = job.context.stop_at(job.stage + 1)
+        return stop is None or stop.boards == (self._settings.device,)
 
     def _decide(self, now: float, job: Job, logits: Sequence[float], guess: Guess, took_s: float) -> Reason | None:
         """Note what the exit says; return why to answer there, or None to go on."""

@@ -144,7 +144,7 @@ class Blame:
                 if len(self._strikes) > _TOPICS:
                     self._strikes.popitem(last=False)
         self._unproven.clear()
-        if len(under_way) == 1 and under_way[0].losses >= ALONE and now - under_way[0].sent_at <= AT_ONCE_S:
+        if len(under_way) == 1 and under_way[0].losses >= ALONE and now - under_way[0].alone_at <= AT_ONCE_S:
             item = under_way[0]
             item.strikes += 1
             if item.strikes >= STRIKES:
@@ -176,6 +176,7 @@ class Blame:
         if item.retain and not self._passed_retained:
             # The message itself, but for its flag: if it passes, it has arrived.
             made = Outgoing(item.topic, item.payload, False, item.content_type, item.expires_at, item.token, item.lane)
+            made.handed_at = item.handed_at
             self._try(made, "retained")
             return [], [], None
         if item.size <= self._passed:

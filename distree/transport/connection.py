@@ -90,6 +90,9 @@ class Connection:
         self._has_will = has_will
         self._notices = notices
         self._warned: set[str] = set()
+        self._refused: list[str] = []
+        """Filters whose refusal is still to be told."""
+        self._refused_before: set[str] = set()
         self._random = random.Random()  # noqa: S311 - jitter
         self._failures = 0
         self._answer_until = 0.0
@@ -98,7 +101,7 @@ class Connection:
     def open(self, subscriptions: Sequence[tuple[str, int]]) -> None:
         """Have the first attempt be due at once; QoS 2 of a subscription counts as 1."""
         self._move("open")
-        self.filters = Filters([(name, min(qos, 1)) for name, qos in subscriptions], FILTERS_A_SUBSCRIBE)
+        self.filters = Filters(subscriptions, FILTERS_A_SUBSCRIBE)
         self.retry_at = 0.0
 
     def close(self) -> bool:
@@ -158,15 +161,28 @@ class Connection:
 
     def subscribed(self, refusals: Sequence[str | None]) -> tuple[Step, str | None]:
         """The broker answered a SUBSCRIBE, with None for each filter that it took; return as `refused` does."""
-        if self.state != "subscribing":
+        if self.state not in ("subscribing", "online") or not self.filters.asked:
             return "wait", None
-        refused = [
-            f"{name} ({why})" for (name, _), why in zip(self.filters.asked, refusals, strict=False) if why is not None
-        ]
-        if not refused:
-            return self._subscribe(), None
-        self.is_hopeless = True
-        return "hang up", f"{self._address} refuses the subscription to {', '.join(refused)}: check the broker's ACL"
+        answers = self.filters.answered(refusals)
+        refused = {name: f"{name} ({why})" for name, why in answers.items() if why is not None}
+        missed = [text for name, text in refused.items() if self.filters.is_needed(name)]
+        if missed:
+            self.is_hopeless = True
+            return "hang up", f"{self._address} refuses the subscription to {', '.join(missed)}: check the broker's ACL"
+        self._refused += [text for name, text in refused.items() if name not in self._refused_before]
+        self._refused_before = (self._refused_before - answers.keys()) | refused.keys()
+        return ("wait" if self.state == "online" else self._subscribe()), None
+
+    def ask_for_more(self) -> bool:
+        """Whether to subscribe to `filters.asked`, beyond what was needed to be online; each time one at a time."""
+        if self.state != "online" or self.filters.asked:
+            return False
+        if self.filters.ask(for_more=True):
+            return True
+        if self._refused:
+            self._notices.append(explain.refuses_subscribe(self._settings, self._refused))
+            self._refused = []
+        return False
 
     def _subscribe(self) -> Step:
         return "subscribe" if self.filters.ask() else "be online"
@@ -229,10 +245,9 @@ class Connection:
             self._failures = 0
         elif was == "greeting":
             soon = self.greeting.unanswered() or soon
-        elif was == "subscribing":
-            without = self.filters.unanswered()
-            if without is not None:
-                self._notices.append(explain.hangs_up_on_subscribe(self._settings, [without]))
+        without = self.filters.unanswered()
+        if without is not None:
+            self._notices.append(explain.hangs_up_on_subscribe(self._settings, [without]))
         delay = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (0 if judging else min(self._failures, 10)))
         self._failures += 0 if soon or judging else 1
         self.retry_at = now if soon else now + delay * self._random.uniform(0.5, 1.0)

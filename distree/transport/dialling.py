@@ -14,8 +14,11 @@ from distree.transport.greeting import Version
 from distree.transport.lean_client import MAX_INCOMING_BYTES, LeanClient, Sink, check_paho
 from distree.types import BrokerSettings, Session
 
-RESUME_S = 30
-"""How long a broker keeps a session of `Session.PROCESS`, in seconds: after that, what waits in it is stale."""
+RESUME_S = 10
+"""How long a broker keeps a session of `Session.PROCESS`, in seconds, once it has seen its connection end.
+
+Long enough for two attempts to reconnect, which are at most 5 s apart, and no longer: until then the broker takes
+messages for a board that is gone, and tells nobody that they are not read. What waited longer is stale."""
 
 
 class Dialler:
@@ -86,8 +89,7 @@ class Dialler:
         """Whether the broker is to forget what it kept.
 
         With MQTT 3.1.1 nothing is kept but over restarts: there a session never expires, so one that is kept for a
-        process would outlive it; and a client of rumqttd with a shared subscription and a session takes the broker with
-        it when it dies, see `broker_config.embedded`.
+        process would outlive it.
         """
         if version != "5":
             return self._session is not Session.DURABLE

@@ -125,8 +125,11 @@ LOSSES = {
     Kind.STATE: "nobody sees whether this board is there",
     Kind.META: "nobody sees what this board is",
     Kind.TELEMETRY: "nobody sees this board's counters and latencies",
+    Kind.ECHO: "it is not found out whether the broker holds small messages back",
     Kind.DEAD: "nobody sees which messages this board refused",
     Kind.PLAN: "thresholds stay as they are",
+    Kind.MEMBER: "no origin sends anything to this board",
+    Kind.CALL: "boards are not asked what they serve where the broker has not kept it",
     Kind.STAGE: "inputs that would have to pass are answered at the local exit",
     Kind.INPUT: "inputs do not reach their origin",
     Kind.OUTCOME: "answers do not reach their origin, which answers at its local exit",
@@ -188,6 +191,15 @@ def hangs_up_on_subscribe(settings: BrokerSettings, filters: Sequence[str]) -> s
     )
 
 
+def refuses_subscribe(settings: BrokerSettings, refused: Sequence[str]) -> str:
+    """Say that filters are refused that this goes on without; each with the broker's reason."""
+    more = f" and {len(refused) - 3:,} more" if len(refused) > 3 else ""
+    return (
+        f"{settings.host}:{settings.port} refuses the subscription to {', '.join(refused[:3])}{more}, so nothing is "
+        f"received from there: allow it in the broker's ACL"
+    )
+
+
 def hangs_up(settings: BrokerSettings, verdict: Verdict) -> str:
     """Say what was found to end the connection."""
     match verdict.why:
@@ -238,7 +250,7 @@ def takes_no_retained(settings: BrokerSettings) -> str:
     """Say that the broker refuses retained messages: in its CONNACK, or by reason code 0x9A."""
     return (
         f"{settings.host}:{settings.port} takes no retained messages, so whoever comes late sees nothing until the "
-        f"next change: set mosquitto's retain_available true, or take a broker that retains"
+        f"next change, and boards are called for: set mosquitto's retain_available true, or take a broker that retains"
     )
 
 
@@ -247,6 +259,39 @@ def takes_no_qos_1(settings: BrokerSettings) -> str:
     return (
         f"{settings.host}:{settings.port} takes publishes at QoS 0 alone, so a lost connection loses results: "
         f"set mosquitto's max_qos 2, or take a broker with QoS 1"
+    )
+
+
+def keeps_no_announcement(settings: BrokerSettings, topic_filter: str) -> str:
+    """Say that what a board has announced, retained, did not come to it when it subscribed by a wildcard."""
+    return (
+        f"what this board announces is not there for whoever subscribes later at {settings.host}:{settings.port}, so "
+        f"boards are called for instead, and dashboards see a board when it next says what it is: set mosquitto's "
+        f"retain_available true, take a broker that hands what it retains to wildcard subscriptions, or allow this "
+        f"user to read {topic_filter}"
+    )
+
+
+def tells_no_unread(settings: BrokerSettings, *, five: bool) -> str:
+    """Say that the broker does not tell a sender that nobody reads its message."""
+    address = f"{settings.host}:{settings.port}"
+    why = (
+        f"{address} does not say when nobody reads a message, or something there reads all messages"
+        if five
+        else f"{address} speaks MQTT 3.1.1 alone, which cannot say that nobody reads a message"
+    )
+    return (
+        f"{why}, so a board that has stopped is noticed by its state or by its silence: take a broker with MQTT 5 that "
+        f"says so, such as mosquitto 2"
+    )
+
+
+def holds_back(settings: BrokerSettings) -> str:
+    """Say that the broker delays small messages, see `nagle`."""
+    return (
+        f"{settings.host}:{settings.port} holds back small messages by some 40 ms, as it leaves TCP_NODELAY off, so "
+        f"answers of other boards are late: add set_tcp_nodelay true to mosquitto.conf (with RabbitMQ, "
+        f"mqtt.tcp_listen_options.nodelay = true to rabbitmq.conf)"
     )
 
 

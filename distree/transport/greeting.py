@@ -76,15 +76,20 @@ class Greeting:
 
 
 class Filters:
-    """Filters to subscribe to, a few at a time; one that a broker hangs up on is done without.
+    """Filters to subscribe to, a few at a time; one that a broker hangs up on is done without. QoS 2 counts as 1.
 
-    After a connection that ended in the middle they go one at a time, so that it is known which one it was.
+    Those of the beginning are needed, and come first; others are added at any time, and are asked for once there is
+    nothing else to wait for. After a connection that ended in the middle they go one at a time, so that it is known
+    which one it was; and any of which it may have been goes with the first, while nothing else is under way that the
+    broker may hang up on.
     """
 
     def __init__(self, filters: Sequence[tuple[str, int]], at_a_time: int) -> None:
-        self._all = list(filters)
+        self._wanted = {name: min(qos, 1) for name, qos in filters}
+        self._needed = set(self._wanted)
+        self._suspected: set[str] = set()
         self._at_a_time = at_a_time
-        self._left: list[tuple[str, int]] = []
+        self._left: dict[str, int] = {}
         self._asked: list[tuple[str, int]] = []
         self._blamed: Counter[str] = Counter()
         self.without: set[str] = set()
@@ -92,33 +97,61 @@ class Filters:
 
     def begin(self) -> None:
         """Start over, on a new connection."""
-        self._left = [pair for pair in self._all if pair[0] not in self.without]
+        self._left = {name: qos for name, qos in self._wanted.items() if name not in self.without}
         self._asked = []
 
-    def remove(self, names: Sequence[str]) -> None:
-        """Subscribe to these no more."""
-        self._all = [pair for pair in self._all if pair[0] not in names]
+    def add(self, filters: Sequence[tuple[str, int]]) -> bool:
+        """Subscribe to these too, where they are new; return whether that leaves anything to ask for."""
+        for name, qos in filters:
+            if name not in self._wanted:
+                self._wanted[name] = min(qos, 1)
+                if name not in self.without:
+                    self._left[name] = min(qos, 1)
+        return bool(self._left)
+
+    def remove(self, names: Sequence[str]) -> list[str]:
+        """Subscribe to these no more; return those of them that the broker was asked for."""
+        known = []
+        for name in names:
+            wanted = self._wanted.pop(name, None) is not None
+            left = self._left.pop(name, None) is not None
+            self._needed.discard(name)
+            self._suspected.discard(name)
+            if wanted and not left and name not in self.without:
+                known.append(name)
+        return known
 
     @property
     def asked(self) -> list[tuple[str, int]]:
-        """What the last SUBSCRIBE was for."""
+        """What the last SUBSCRIBE was for, until it is answered."""
         return self._asked
 
-    @property
-    def names(self) -> list[str]:
-        """All filters that are subscribed to."""
-        return [name for name, _ in self._all if name not in self.without]
+    def is_needed(self, name: str) -> bool:
+        """Whether a filter is one of the beginning, and still wanted."""
+        return name in self._needed
 
-    def ask(self) -> list[tuple[str, int]]:
-        """Return what to subscribe to next; [] when it is done."""
-        self._asked, self._left = self._left[: self._at_a_time], self._left[self._at_a_time :]
+    def ask(self, *, for_more: bool = False) -> list[tuple[str, int]]:
+        """Return what to subscribe to next; [] when it is done. What was added is asked `for_more`, after the rest."""
+        first = self._needed | self._suspected
+        names = [name for name in self._left if for_more or name in first][: self._at_a_time]
+        self._asked = [(name, self._left.pop(name)) for name in names]
         return self._asked
+
+    def answered(self, refusals: Sequence[str | None]) -> dict[str, str | None]:
+        """The broker answered, with None for each filter that it took; return the answers by filter."""
+        answers = {name: why for (name, _), why in zip(self._asked, refusals, strict=False) if name in self._wanted}
+        for name, _ in self._asked:
+            self._suspected.discard(name)
+            self._blamed.pop(name, None)
+        self._asked = []
+        return answers
 
     def unanswered(self) -> str | None:
         """The connection ended before the broker answered; return the filter that is to blame, once it is known."""
         asked, self._asked = self._asked, []
         if not asked:
             return None
+        self._suspected.update(name for name, _ in asked if name in self._wanted)
         if len(asked) > 1:
             self._at_a_time = 1
             return None

@@ -7,6 +7,7 @@ Whoever calls in here holds `PahoTransport.lock`.
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import time
 from collections.abc import Container, Sequence
@@ -71,6 +72,8 @@ class LeanClient(mqtt.Client):
     """
 
     corked = 0
+    acknowledges_at_once = False
+    """Whether TCP is to acknowledge what is read without waiting for more to send: see `nagle`."""
     tls_error: ssl.SSLError | None = None
     """What TLS said as it ended the connection; paho tells of no more than the end."""
     _buffer = memoryview(b"")
@@ -191,6 +194,8 @@ class LeanClient(mqtt.Client):
             # A short read emptied the socket: asking it again would be a system call to learn nothing. No bytes at
             # all are the connection's end, which paho shall see.
             self._dry = 0 < len(self._ahead) < _READ_BYTES
+            if self.acknowledges_at_once:  # the kernel forgets it after a while
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _take_hot_packet(self) -> bool:
         """Handle a complete PUBLISH or PUBACK that was read ahead; False leaves it to paho."""
@@ -292,8 +297,13 @@ class LeanClient(mqtt.Client):
             pass
         return mid
 
+    def hang_up(self) -> None:
+        """Disconnect, and be it without a word."""
+        self.disconnect()
+        self.let_go()
+
     def let_go(self) -> None:
-        """Close this process's copy of the socket without a word to the broker: it belongs to the parent process."""
+        """Close this process's copy of the socket without a word to the broker: it may belong to the parent process."""
         sock = self.socket()
         if sock is not None:
             sock.close()

@@ -1,4 +1,4 @@
-"""A broker inside the process: sessions, retained messages, wills, shared subscriptions and injected loss.
+"""A broker inside the process: sessions, retained messages, wills and injected loss.
 
 Nothing here starts a thread or opens a socket. What a client receives depends on the seed and on the order of
 the calls alone, so that a failing test fails again.
@@ -7,6 +7,7 @@ the calls alone, so that a failing test fails again.
 from __future__ import annotations
 
 import functools
+import math
 import random
 import threading
 from collections import OrderedDict, deque
@@ -26,6 +27,7 @@ class _Message:
     qos: int
     retain: bool
     token: str | None = None
+    lane: Lane = Lane.OWED
 
 
 @dataclass(slots=True)
@@ -48,20 +50,6 @@ class _Session:
     owner: MemoryTransport | None = None
 
 
-@dataclass(slots=True)
-class _Group:
-    """The members of one shared subscription, served in turn."""
-
-    members: dict[str, int] = field(default_factory=dict)
-    turn: int = 0
-
-    def next_member(self) -> tuple[str, int]:
-        names = list(self.members)
-        name = names[self.turn % len(names)]
-        self.turn += 1
-        return name, self.members[name]
-
-
 def matches(topic_filter: str, topic: str) -> bool:
     """Tell whether a filter matches a topic; no wildcard stands for a first level that begins with `$`."""
     if topic.startswith("$") and topic_filter[:1] in ("+", "#"):
@@ -75,34 +63,35 @@ def matches(topic_filter: str, topic: str) -> bool:
     return len(levels) == len(parts)
 
 
-def _shared(subscription: str) -> tuple[str, str] | None:
-    """Split `$share/group/filter` into group and filter; None for a plain filter."""
-    if not subscription.startswith("$share/"):
-        return None
-    _, group, topic_filter = subscription.split("/", 2)
-    return group, topic_filter
-
-
 class MemoryBroker:
     """A broker for transports of one process.
 
     `loss` is the probability that a delivery at QoS 0 vanishes; `loss_qos1` the probability that a delivery
-    at QoS 1 misses its turn and comes later, after its successors. Offline members of a shared subscription
-    keep their share, as they do at mosquitto: it waits in their session.
+    at QoS 1 misses its turn and comes later, after its successors. `tells_unread` says whether it tells that nobody
+    subscribes to a topic, as mosquitto does; a client that is away keeps its subscriptions, until `expire`. Without
+    `retains` nothing is retained.
     """
 
     def __init__(
-        self, seed: int = 0, loss: float = 0.0, loss_qos1: float = 0.0, max_packet_bytes: int = 268_435_455
+        self,
+        seed: int = 0,
+        loss: float = 0.0,
+        loss_qos1: float = 0.0,
+        max_packet_bytes: int = 268_435_455,
+        *,
+        tells_unread: bool = True,
+        retains: bool = True,
     ) -> None:
+        self.tells_unread = tells_unread
         self.max_packet_bytes = max_packet_bytes
         self.lock = threading.RLock()
         self.running = True
         self._random = random.Random(seed)  # noqa: S311 - a simulation, not a secret
         self._loss = loss
         self._loss_qos1 = loss_qos1
+        self._retains = retains
         self._sessions: dict[str, _Session] = {}
         self._retained: dict[str, _Message] = {}
-        self._groups: dict[tuple[str, str], _Group] = {}
 
     def transport(
         self,
@@ -127,6 +116,13 @@ class MemoryBroker:
         if session is not None and session.owner is not None:
             self._cut(session, "the connection was dropped")
 
+    def expire(self, client_id: str) -> None:
+        """End the session of a client that is away, with what waits in it."""
+        with self.lock:
+            session = self._sessions.get(client_id)
+            if session is not None and session.owner is None:
+                del self._sessions[client_id]
+
     def stop(self, *, forget: bool = False) -> None:
         """Cut every client off, without wills. `forget` loses sessions and retained messages."""
         with self.lock:
@@ -138,7 +134,6 @@ class MemoryBroker:
             if forget:
                 self._sessions.clear()
                 self._retained.clear()
-                self._groups.clear()
 
     def start(self) -> None:
         """Start again after `stop`; clients reconnect at their next poll."""
@@ -166,8 +161,7 @@ class MemoryBroker:
             again = [replace(delivery) for delivery in session.unacknowledged.values()]
             session.waiting.extendleft(reversed(again))
             session.unacknowledged.clear()
-            for subscription, qos in subscriptions:
-                self._subscribe(session, subscription, min(qos, 1))
+            self.subscribe(session, subscriptions)
             return session
 
     def detach(self, owner: MemoryTransport) -> None:
@@ -182,27 +176,25 @@ class MemoryBroker:
         with self.lock:
             for name in names:
                 session.subscriptions.pop(name, None)
-                group = self._groups.get(_shared(name) or ("", ""))
-                if group is not None:
-                    group.members.pop(session.client_id, None)
 
-    def _subscribe(self, session: _Session, subscription: str, qos: int) -> None:
-        shared = _shared(subscription)
-        if shared is not None:
-            self._groups.setdefault(shared, _Group()).members[session.client_id] = qos
-            return
-        session.subscriptions[subscription] = qos
-        for message in self._retained.values():
-            if matches(subscription, message.topic):
-                self._offer(session, message, qos, retain=True)
-
-    def route(self, message: _Message) -> None:
-        """Retain a message where asked and offer it to every client that it concerns."""
+    def subscribe(self, session: _Session, subscriptions: Sequence[tuple[str, int]]) -> None:
+        """Begin subscriptions of a client, with what is retained."""
         with self.lock:
-            if message.retain:
+            for subscription, qos in subscriptions:
+                session.subscriptions[subscription] = qos = min(qos, 1)
+                for message in self._retained.values():
+                    if matches(subscription, message.topic):
+                        self._offer(session, message, qos, retain=True)
+
+    def route(self, message: _Message) -> bool:
+        """Retain a message where asked and offer it to every client that it concerns; return whether there is one."""
+        with self.lock:
+            if message.retain and self._retains:
                 self._retain(message)
-            for session, qos in self._receivers(message.topic):
+            receivers = list(self._receivers(message.topic))
+            for session, qos in receivers:
                 self._offer(session, message, qos, retain=False)
+            return bool(receivers)
 
     def _retain(self, message: _Message) -> None:
         if message.payload:
@@ -215,10 +207,6 @@ class MemoryBroker:
             levels = [qos for name, qos in session.subscriptions.items() if matches(name, topic)]
             if levels:
                 yield session, max(levels)
-        for (_, topic_filter), group in self._groups.items():
-            if group.members and matches(topic_filter, topic):
-                member, qos = group.next_member()
-                yield self._sessions[member], qos
 
     def _offer(self, session: _Session, message: _Message, qos: int, *, retain: bool) -> None:
         level = min(qos, message.qos)
@@ -312,7 +300,7 @@ class MemoryTransport:
             limit = self._broker.max_packet_bytes
             raise LocalProtocolError("size", f"{size} bytes on {topic} exceed the broker's {limit}")
         if self.online:
-            self._send(_Message(topic=topic, payload=payload, qos=qos, retain=retain, token=token))
+            self._send(_Message(topic=topic, payload=payload, qos=qos, retain=retain, token=token, lane=lane))
         elif qos == 0:
             self.outbox.dropped[Lane.LOSSY] += 1
         else:
@@ -331,6 +319,31 @@ class MemoryTransport:
         """Messages given up, of all lanes."""
         return self.outbox.dropped.total()
 
+    def acknowledge_at_once(self) -> None:
+        """Nothing is held back here."""
+
+    @property
+    def retains(self) -> bool:
+        """Whether this broker keeps retained messages is not told by it."""
+        return True
+
+    @property
+    def tells_unread(self) -> bool:
+        """Whether this broker says that nobody reads a message."""
+        return self._broker.tells_unread
+
+    def unacknowledged_since(self) -> float:
+        """Return infinity, as the broker acknowledges at once; minus infinity while not online."""
+        return math.inf if self.online else -math.inf
+
+    def subscribe(self, subscriptions: Sequence[tuple[str, int]]) -> None:
+        """Ask for these filters too, those that are new."""
+        known = dict(self._subscriptions)
+        added = {name: qos for name, qos in subscriptions if name not in known}
+        self._subscriptions += tuple(added.items())
+        if self.online and self._session is not None:
+            self._broker.subscribe(self._session, list(added.items()))
+
     def unsubscribe(self, names: Sequence[str]) -> None:
         """Ask for no more messages of these filters."""
         self._subscriptions = tuple(pair for pair in self._subscriptions if pair[0] not in names)
@@ -338,10 +351,15 @@ class MemoryTransport:
             self._broker.forget(self._session, names)
 
     def _send(self, message: _Message) -> None:
-        self._broker.route(message)
+        is_read = self._broker.route(message)
         listener, token = self._listener, message.token
-        if token is not None and message.qos and listener is not None:
-            self._events.append(lambda: listener.published(token))
+        if not message.qos or listener is None:
+            return
+        if not is_read and message.lane is Lane.WORK and self._broker.tells_unread:
+            self._events.append(functools.partial(listener.unread, message.topic, message.payload))
+            self._bell.set()
+        if token is not None:
+            self._events.append(functools.partial(listener.published, token))
             self._bell.set()
 
     def pause(self, *, paused: bool) -> None:
@@ -377,7 +395,16 @@ class MemoryTransport:
         self._bell.set()
         self._events.append(listener.connected)
         while (item := self.outbox.pop(0.0)) is not None:
-            self._send(_Message(topic=item.topic, payload=item.payload, qos=1, retain=item.retain, token=item.token))
+            self._send(
+                _Message(
+                    topic=item.topic,
+                    payload=item.payload,
+                    qos=1,
+                    retain=item.retain,
+                    token=item.token,
+                    lane=item.lane,
+                )
+            )
 
     def _deliver(self, listener: Listener) -> None:
         # Bounded by what waits now, so that two clients that answer each other cannot hold one poll for ever.

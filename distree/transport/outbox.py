@@ -6,6 +6,7 @@ can never push out a result.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from typing import Literal
@@ -30,7 +31,9 @@ class Outgoing:
     """Connections that were lost while it was under way."""
     strikes = 0
     """Connections that ended at once while it was under way alone."""
-    sent_at = 0.0
+    handed_at = math.inf
+    """When it was handed over, of the monotonic clock; infinity for what the broker need not acknowledge."""
+    alone_at = 0.0
     """When it was last sent alone, of the monotonic clock."""
     mark = 0
     """How many messages had gone out at QoS 0 before it."""
@@ -123,6 +126,15 @@ class Outbox:
         self.dropped[item.lane] += 1
         if item.token is not None:
             self.casualties.append(item.token)
+
+    def oldest_since(self) -> float:
+        """Return when the oldest message was handed over, infinity without any.
+
+        A lane's first is its oldest: what was sent before waits apart.
+        """
+        firsts = [lane[0] for lane in self._lanes.values() if lane]
+        firsts += [*list(self._latest.values())[:1], *self._again]
+        return min((item.handed_at for item in firsts), default=math.inf)
 
     def _next(self) -> Outgoing:
         if self._again:

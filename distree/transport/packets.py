@@ -12,6 +12,9 @@ import math
 from distree.record import record
 
 PUBLISH, PUBACK = 0x30, 0x40
+NO_SUBSCRIBERS, REFUSED = 0x10, 0x80
+"""Reason codes of a PUBACK of MQTT 5: nobody subscribes to the topic; from here on, the broker refuses."""
+
 _DUP, _QOS_1, _QOS_2, _RETAIN = 0x08, 0x02, 0x04, 0x01
 
 

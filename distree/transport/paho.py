@@ -16,8 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from distree.errors import BrokerError, ConfigError, LocalProtocolError
 from distree.protocols import Listener
@@ -30,6 +29,7 @@ from distree.transport.outbox import Outbox, Outgoing
 from distree.transport.poller import Poller
 from distree.transport.receiving import Receiver
 from distree.transport.sending import OVERHEAD_BYTES, Sender
+from distree.transport.telling import Teller
 from distree.types import BrokerSettings, Lane, Session
 
 _HOUSEKEEPING_S = 0.25
@@ -73,14 +73,11 @@ class PahoTransport:
         self._sender = Sender(settings, self._connection.limits, self._outbox, trial_payload, self.notices)
         self._receiver = Receiver(self.notices)
         self._dialler = Dialler(settings, client_id, will, receive_maximum, session)
-        self._client = self._new_client()
+        self._client = self._dialler.make_client(self, self.protocol)
         self._poller = Poller()
         self._housekeeping_at = 0.0
         self._paused = False
-        self._listener: Listener | None = None
-        self._announced = False
-        self._events: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        """Calls that wait until paho has returned, which holds locks of its own."""
+        self._teller = Teller()
 
     @property
     def protocol(self) -> Version:
@@ -91,6 +88,16 @@ class PahoTransport:
     def offline_dropped(self) -> int:
         """Messages given up, of all lanes."""
         return self._outbox.dropped.total()
+
+    @property
+    def retains(self) -> bool:
+        """Whether the broker takes retained messages, as far as it has said, or hung up on them."""
+        return self._sender.retains
+
+    @property
+    def tells_unread(self) -> bool:
+        """Whether the broker may say that nobody reads a message: in MQTT 3.1.1 it has no way to."""
+        return self.protocol == "5"
 
     @property
     def idle(self) -> bool:
@@ -104,7 +111,7 @@ class PahoTransport:
         with self.lock:
             self._dialler.read_files()
             self._client = self._new_client()
-            self._listener = listener
+            self._teller.open(listener)
             self._poller.open()
             self._connection.open(subscriptions)
             _transports.add(self)
@@ -119,13 +126,17 @@ class PahoTransport:
                     raise BrokerError(self.last_error or f"{self._address} did not answer within {timeout_s:g} s")
             self.poll(min(left, 0.1))
 
+    def subscribe(self, subscriptions: Sequence[tuple[str, int]]) -> None:
+        """Ask for these too, in the next turn of `poll`, and once online on later connections; with the lock held."""
+        if self._connection.filters.add(subscriptions) and self.online:
+            self._teller.add(self._ask_for_more)
+            self.wake()
+
     def unsubscribe(self, names: Sequence[str]) -> None:
         """Ask for no more messages of these filters; called with the lock held."""
-        filters = self._connection.filters
-        names = [name for name in names if name in filters.names]
-        filters.remove(names)
-        if self.online and names:
-            self._client.unsubscribe(names)
+        known = self._connection.filters.remove(names)
+        if self.online and known:
+            self._client.unsubscribe(known)
             self.wake()
 
     def pause(self, *, paused: bool) -> None:
@@ -136,10 +147,7 @@ class PahoTransport:
         self._paused = paused
 
     def close(self) -> None:
-        """Send what waits, disconnect (the will is not sent) and free the descriptors, within about 1 s.
-
-        A session of this process alone ends with it.
-        """
+        """Send what waits, disconnect without the will, and with it end a session of this process; within about 1 s."""
         until = time.monotonic() + _CLOSE_S
         while self.online and not self.idle and time.monotonic() < until:
             self._poller.wait_to_read(20)
@@ -150,7 +158,7 @@ class PahoTransport:
                     self._flush()
         with self.lock:
             self.online = False
-            self._events.clear()
+            self._teller.calls.clear()
             if self._connection.close():
                 self._dialler.disconnect(self._client, self.protocol)
             _transports.discard(self)
@@ -197,12 +205,12 @@ class PahoTransport:
         else:
             now = time.monotonic()
             expires_at = None if expiry_s is None else now + expiry_s
-            item = sender.prepare(topic, payload, qos, retain, content_type, expires_at, token, lane)
+            item = sender.prepare(topic, payload, qos, retain, content_type, expires_at, token, lane, now)
             if free and sender.has_room(item):
                 self._send(item, now, expiry_s)
             else:
                 self._outbox.put(item)
-                self._tell_given_up()
+                self._teller.given_up(self._outbox.casualties)
         if client.backed_up():
             self.wake()  # the polling thread waits for reading alone
 
@@ -212,8 +220,8 @@ class PahoTransport:
             client.send_packet(sender.put_under_way(item, client.fresh_mid(sender.under_way), now, expiry_s))
         else:
             client.send_packet(sender.put_under_way(item, None, now, expiry_s))
-            if item.token is not None and self._listener is not None:
-                self._events.append((self._listener.published, (item.token,)))
+            if item.token is not None:
+                self._teller.published(item.token)
 
     def _flush(self) -> None:
         """Send what waits, as far as window and socket allow; drop what has expired or would not be taken."""
@@ -227,14 +235,15 @@ class PahoTransport:
                 self._outbox.drop(item)
             else:
                 self._send(item, now, None if item.expires_at is None else item.expires_at - now)
-        self._tell_given_up()
+        self._teller.given_up(self._outbox.casualties)
 
-    def _tell_given_up(self) -> None:
-        """Tell the listener of messages that were given up."""
-        while self._outbox.casualties:
-            token = self._outbox.casualties.popleft()
-            if self._listener is not None:
-                self._events.append((self._listener.given_up, (token,)))
+    def unacknowledged_since(self) -> float:
+        """Return since when the broker has owed an acknowledgement, see `Transport`; it owes none without QoS 1."""
+        return self._sender.oldest_since() if self.online else -math.inf
+
+    def acknowledge_at_once(self) -> None:
+        """Have the kernel acknowledge what comes at once, on this connection and later ones."""
+        self._client.acknowledges_at_once = True
 
     def acknowledge(self, token: object) -> None:
         """Acknowledge a received message; harmless for QoS 0, twice, and after a reconnect."""
@@ -269,10 +278,7 @@ class PahoTransport:
             readable = self._poller.is_ready(come)
             if self._connection.has_socket:
                 self._serve(readable)
-            events = self._events
-            while events:  # an event leaves the queue first: a call may raise
-                call, arguments = events.popleft()
-                call(*arguments)
+            self._teller.tell()
             client = self._client
             sock = client.socket() if self._connection.has_socket else None
             self._poller.watch(sock, reads=not self._paused, writes=client.want_write())
@@ -280,7 +286,7 @@ class PahoTransport:
     def _patience_s(self, timeout_s: float) -> float:
         """Return how long to wait for the network: never past what housekeeping or the next attempt needs."""
         state = self._connection.state
-        if self._events or state == "closed" or (self._client.reads_ahead() and not self._paused):
+        if self._teller.calls or state == "closed" or (self._client.reads_ahead() and not self._paused):
             return 0.0
         if state == "waiting":
             timeout_s = min(timeout_s, self._connection.retry_at - time.monotonic())
@@ -300,11 +306,14 @@ class PahoTransport:
             client.keep_alive(reads=not self._paused)
             if (overdue := self._connection.overdue(now)) is not None:
                 self._hang_up(overdue)
+            self._ask_for_more()
 
     # Connecting.
 
     def _new_client(self) -> LeanClient:
-        return self._dialler.make_client(self, self.protocol)
+        client = self._dialler.make_client(self, self.protocol)
+        client.acknowledges_at_once = self._client.acknowledges_at_once
+        return client
 
     def _dial_if_due(self) -> None:
         with self.lock:
@@ -336,10 +345,7 @@ class PahoTransport:
         """Close a connection that is of no use."""
         client = self._client
         self._ended(why)
-        client.disconnect()
-        sock = client.socket()
-        if sock is not None:  # the DISCONNECT did not go out
-            sock.close()
+        client.hang_up()
 
     def _ended(self, why: str | None, *, soon: bool = False) -> None:
         """Enter the wait for the next attempt. Idempotent: paho may report one end twice."""
@@ -351,13 +357,11 @@ class PahoTransport:
         if version != self.protocol:
             self._client = self._new_client()
         self._sender.lost(now)
-        self._tell_given_up()
+        self._teller.given_up(self._outbox.casualties)
         self._receiver.forget()
         if why is not None:
             self.last_error = why
-        if self._announced and self._listener is not None:
-            self._announced = False
-            self._events.append((self._listener.disconnected, (self.last_error or "connection lost",)))
+        self._teller.disconnected(self.last_error or "connection lost")
         self.wake()
 
     def _go_on(self, step: Step, why: str | None) -> None:
@@ -375,31 +379,34 @@ class PahoTransport:
                 self._client = self._new_client()
             case "hang up":
                 self._hang_up(why)
+        self._ask_for_more()
 
     def _be_online(self) -> None:
-        if self._listener is None or not self._connection.be_online(time.monotonic()):
+        if not self._connection.be_online(time.monotonic()):
             return
-        self.online = self._announced = True
+        self.online = True
         self.last_error = None
-        listener, early = self._listener, self._receiver.early
-        self._events.extendleft((listener.received, (message,)) for message in reversed(early))
-        early.clear()
         self._flush()
-        listener.connected()
+        self._teller.connected(self._receiver.early)
+
+    def _ask_for_more(self) -> None:
+        """Subscribe to what was added, a few at a time, unless a message goes alone to see who is hung up on."""
+        if not self._sender.alone and self._connection.ask_for_more():
+            self._client.subscribe(self._connection.filters.asked)
 
     # What the client calls, with `lock` held.
 
     def accepted(self, limits: object) -> None:
         """The broker accepted this client."""
-        self._events.append((self._go_on, self._connection.accepted(limits)))
+        self._teller.add(self._go_on, *self._connection.accepted(limits))
 
     def refused(self, reason: str) -> None:
         """The broker refused this client."""
-        self._events.append((self._go_on, self._connection.refused(reason)))
+        self._teller.add(self._go_on, *self._connection.refused(reason))
 
     def subscribed(self, refusals: Sequence[str | None]) -> None:
         """The broker answered a SUBSCRIBE."""
-        self._events.append((self._go_on, self._connection.subscribed(refusals)))
+        self._teller.add(self._go_on, *self._connection.subscribed(refusals))
 
     def lost(self, said: str | None) -> None:
         """The connection ended."""
@@ -409,22 +416,24 @@ class PahoTransport:
     def took(self, packet: packets.Published) -> None:
         """Queue a received message for the listener."""
         message = self._receiver.took(packet)
-        if self.online and self._listener is not None:
-            self._events.append((self._listener.received, (message,)))
+        if self.online:
+            self._teller.received(message)
         else:
             self._receiver.early.append(message)
 
     def settled(self, mid: int, code: int) -> None:
-        """Take the broker's verdict on a publish; codes from 0x80 on are refusals, and final."""
+        """Take the broker's verdict on a publish; a refusal is final."""
         item = self._sender.settled(mid, time.monotonic())
         if item is None:
             return
         if self._outbox.casualties:
-            self._tell_given_up()
-        if code >= 0x80:
+            self._teller.given_up(self._outbox.casualties)
+        if code >= packets.REFUSED:
             self.last_error = f"{self._address} refuses publishes on {item.topic} (code {code}): check its ACL"
-        if item.token is not None and self._listener is not None:
-            self._events.append((self._listener.published, (item.token,)))
+        elif code == packets.NO_SUBSCRIBERS and item.lane is Lane.WORK and item.trial != "size":
+            self._teller.unread(item.topic, item.payload)
+        if item.token is not None:
+            self._teller.published(item.token)
 
     def skipped(self, topic: str, nbytes: int, mid: int | None) -> None:
         """Acknowledge a message that is too large to be read, so that it does not come again."""

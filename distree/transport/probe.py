@@ -84,7 +84,6 @@ class Greeting:
     max_qos: int = 2
     receive_maximum: int = 65_535
     retains: bool = True
-    shares: bool = True
     why: str = ""
 
 
@@ -132,7 +131,6 @@ class ProbeClient:
             max_qos=numbers.get(0x24, 2),
             receive_maximum=numbers.get(0x21, 65_535),
             retains=bool(numbers.get(0x25, 1)),
-            shares=bool(numbers.get(0x2A, 1)),
             why=texts_found.get(0x1F, ""),
         )
 
@@ -151,16 +149,20 @@ class ProbeClient:
             raise BrokerError("the broker answers a subscription with too few codes: is it an MQTT broker?")
         return codes
 
-    def publish(self, topic: str, payload: bytes, *, qos: int, until: float) -> int:
+    def publish(self, topic: str, payload: bytes, *, qos: int, until: float, retain: bool = False) -> int:
         """Publish at QoS 0 or 1; return the reason code of the acknowledgement, 0 where there is none."""
         mid = self._next_mid() if qos else None
         number = None if mid is None else int.from_bytes(mid, "big")
-        packet = publish(topic, payload, mid=number, properties=self._no_properties())
+        packet = publish(topic, payload, mid=number, retain=retain, properties=self._no_properties())
         self._send_packet(packet, until)
         if mid is None:
             return 0
         answer = self._await(PUBACK, lambda answer: answer[:2] == mid, until)
         return answer[2] if len(answer) > 2 else 0
+
+    def publish_pair(self, topic: str, payload: bytes, until: float) -> None:
+        """Publish two messages at QoS 0, at once."""
+        self._send_packet(publish(topic, payload, mid=None, properties=self._no_properties()) * 2, until)
 
     def ping(self, until: float) -> None:
         """Wait for an answer: what was sent before has then passed, or has ended the connection."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from distree.errors import LocalProtocolError
@@ -53,6 +54,13 @@ class Sender:
         """Whether nothing waits to be sent, or to be acknowledged by the broker."""
         return not self.outbox and not self.under_way
 
+    def oldest_since(self) -> float:
+        """Return when the oldest message without an acknowledgement was handed over; infinity where none is owed."""
+        if not self.takes_qos_1:
+            return math.inf
+        under_way = min((item.handed_at for item in self.under_way.values()), default=math.inf)
+        return min(under_way, self.outbox.oldest_since())
+
     def leave(self) -> None:
         """Take nothing any more: the connection belongs to the process from which this one was forked."""
         self._forked = True
@@ -91,11 +99,13 @@ class Sender:
         expires_at: float | None,
         token: str | None,
         lane: Lane,
+        now: float,
     ) -> Outgoing:
         """Return a message as it goes out at QoS 1, be it to find something out."""
         if not qos:
             return at_qos_1(topic, payload, content_type)
         item = Outgoing(topic, payload, retain, content_type, expires_at, token, lane)
+        item.handed_at = now
         if self.blame.refusals:
             self.blame.mark_retry(item)
         return item
@@ -130,7 +140,7 @@ class Sender:
         item.mark = self.blame.mark
         self.alone = item.losses >= ALONE
         if self.alone:
-            item.sent_at = now
+            item.alone_at = now
         return packets.publish(
             item.topic, item.payload, mid=mid, retain=retain, dup=item.losses > 0, properties=properties
         )

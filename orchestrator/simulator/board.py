@@ -7,26 +7,35 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from distree import topics
 from distree.errors import RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.codec import encode
-from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
+from distree.messages.device import DeviceStatus
+from distree.messages.member import Call
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.messages.result import Result
-from distree.messages.telemetry import Telemetry
-from distree.node import Accepted, Acknowledge, Effect, Fuse, Publish, Run, StageNode
+from distree.node import Accepted, Acknowledge, Announce, Effect, Fuse, Publish, Run, StageNode
 from distree.node.custody import REMEMBERED
-from distree.topics import DELIVERY, Kind
+from distree.topics import ALL
 from orchestrator.simulator.books import Books
+from orchestrator.simulator.config import BoardsConfig, BrokerConfig
 from orchestrator.simulator.events import Events
-from orchestrator.simulator.network import Link, Message, Session, Shared
-from orchestrator.simulator.service import SITE, Host
+from orchestrator.simulator.network import Link, Message, Session
+from orchestrator.simulator.reporting import Reporting
+from orchestrator.simulator.roll import Roll, Word
+from orchestrator.simulator.service import Host
 from orchestrator.simulator.traffic import Traffic
 
 DECISION_EXPIRY_S = 10.0
 """As an agent publishes decisions."""
+
+DRAIN_S = 10.0
+"""As long as an agent that is stopped takes to finish what is under way, by default."""
+
+IDLE_CHECK_S = 0.01
+"""How often it looks whether that is done."""
 
 MESSAGE_BYTES = 300
 """About what a message takes besides its tensor, MQTT's part included."""
@@ -34,14 +43,16 @@ MESSAGE_BYTES = 300
 
 @dataclass(slots=True, kw_only=True)
 class Surroundings:
-    """What boards have in common. `stages` has the shared subscriptions of each stage, one of every branch."""
+    """What boards have in common. `readers` has those of each stage's topic for all boards of it (`topics.ALL`)."""
 
     events: Events
     traffic: Traffic
     books: Books
     random: random.Random
-    stages: list[list[Shared]]
+    readers: list[list[Session]]
     boards: dict[str, Board]
+    roll: Roll
+    broker: BrokerConfig
     host: Host | None
     tensor_bytes: tuple[int, ...]
     fuse_s: float
@@ -56,12 +67,13 @@ class Board:
     """One board: its node, its interpreter, which does one thing at a time, and its connection.
 
     make_node: makes the node of each of its lives, by the id of that run and what its spool held. run_s: mean seconds
-    of a run, by stage; `jitter` is their deviation.
+    of a run, by stage. needs: the stages for which it chooses boards, if it is an origin.
     """
 
     __slots__ = (
-        "_answered", "_around", "_events", "_has_timers", "_is_busy", "_jitter", "_make_node", "_run_s", "_sequence",
-        "_subscriptions", "_tick_at", "_work", "boot", "is_alive", "life", "name", "node", "session",
+        "_answered", "_around", "_cut_off_since", "_events", "_goes_on_at", "_has_timers", "_is_awake", "_is_busy",
+        "_is_draining", "_jitter", "_make_node", "_needs", "_rate_hz", "_reporting", "_run_s", "_tick_at", "_work",
+        "boot", "is_alive", "life", "name", "node", "session",
     )  # fmt: skip
 
     def __init__(
@@ -71,33 +83,34 @@ class Board:
         make_node: Callable[[str, Sequence[Accepted], Sequence[str]], StageNode],
         link: Link,
         run_s: dict[int, float],
-        jitter: float,
+        kind: BoardsConfig,
+        needs: frozenset[int],
     ) -> None:
         self.name = name
         self.session = Session(around.events, link, around.receive_maximum, self)
         self.life = 0
-        self.is_alive = True
+        self.is_alive = self._is_awake = True
+        self._goes_on_at = 0.0
+        self._cut_off_since = math.inf
+        """Since when the broker has owed acknowledgements: it is away."""
         self._around = around
         self._events = around.events
         self._make_node = make_node
-        self._run_s, self._jitter = run_s, jitter
-        self._subscriptions: list[Shared] = []
+        self._run_s, self._jitter, self._rate_hz = run_s, float(kind.jitter), kind.rate_hz
+        self._needs = needs
         self._answered: deque[str] = deque(maxlen=REMEMBERED)
+        self._reporting = Reporting(self, around)
         self._begin((), ())
-        # A board that neither answers for inputs nor runs a branch never asks for a tick.
+        # A board that neither answers for inputs nor runs a branch asks for a tick only where it was called.
         self._has_timers = self.node.settings.origin is not None or self.node.settings.branch is not None
 
     def _begin(self, restore: Sequence[Accepted], answered: Sequence[str]) -> None:
         self.boot = f"{self.name}.{self.life:04d}"
         self.node = self._make_node(self.boot, restore, answered)
         self._work: deque[Run | Fuse] = deque()
-        self._is_busy = False
+        self._is_busy = self._is_draining = False
         self._tick_at = math.inf
-        self._sequence = 0
-
-    def subscribe(self, subscription: Shared) -> None:
-        """Take part in a shared subscription."""
-        self._subscriptions.append(subscription)
+        self._reporting.begin()
 
     # ------------------------------------------------------------ inputs and reports
 
@@ -106,9 +119,12 @@ class Board:
         around, now = self._around, self._events.now
         if now >= around.ends_at:
             return
+        if self.is_alive and not self._is_awake:
+            self._put_off(self.feed)
+            return
         ident = around.traffic.draw()
-        self._events.at(around.traffic.next_at(now), self.feed)
-        if not self.is_alive:
+        self._events.at(around.traffic.next_at(now, self._rate_hz), self.feed)
+        if not self.is_alive or self._is_draining:
             around.books.missed += 1
             return
         around.books.accepted += 1
@@ -117,158 +133,227 @@ class Board:
         around.books.open[request] = ident
         self._perform(self.node.accept(now, "", around.traffic.tensor(ident), request=request)[1])
 
-    def introduce(self) -> None:
-        """Tell the orchestrator what this board is, and that it is ready."""
-        settings = self.node.settings
-        held = [
-            HeldStage(
-                pipeline=settings.pipeline,
-                stage=stage,
-                model=settings.model,
-                revision=settings.revision,
-                branch=settings.branch,
-            )
-            for stage in settings.stages
-        ]
-        meta = DeviceMeta(
-            device=self.name,
-            boot=self.boot,
-            version="",
-            python="",
-            runtime="simulated",
-            machine="simulated",
-            memory_mb=0,
-            stages=tuple(held),
-            origins=(settings.pipeline,) if settings.origin is not None else (),
-        )
-        self._tell_host(Kind.STATE, self._state(DeviceStatus.READY))
-        self._tell_host(Kind.META, encode(meta))
+    def begin(self) -> None:
+        """Have the first input come, if this is an origin."""
+        if self.node.settings.origin is not None:
+            self._events.at(self._around.traffic.next_at(0.0, self._rate_hz), self.feed)
 
-    def _state(self, status: DeviceStatus) -> bytes:
-        return encode(DeviceState(device=self.name, boot=self.boot, status=status))
+    def announce(self) -> None:
+        """The site has been up for long: what this board serves is known."""
+        for effect in self.node.connected(self._events.now):
+            if isinstance(effect, Announce):
+                self._reporting.announce(effect.member, effect.stages, at_once=True)
+
+    def introduce(self) -> None:
+        """Say what this board is, and that it is ready."""
+        self._reporting.describe()
+        self._reporting.set_status(DeviceStatus.READY)
 
     def report(self) -> None:
         """Send telemetry now, and every `telemetry_s` until the traffic ends."""
         around, now = self._around, self._events.now
         if now + around.telemetry_s < around.ends_at:
             self._events.at(now + around.telemetry_s, self.report)
-        if not self.is_alive:
-            return
-        self._sequence += 1
-        report = Telemetry(
-            device=self.name,
-            boot=self.boot,
-            sequence=self._sequence,
-            uptime_s=now,
-            rss_bytes=0,
-            dead_letters=0,
-            offline_dropped=0,
-            pipelines=(self.node.telemetry(),),
-        )
-        self._tell_host(Kind.TELEMETRY, encode(report))
-
-    def _tell_host(self, kind: Kind, payload: bytes) -> None:
-        host, books, settings = self._around.host, self._around.books, self.node.settings
-        if host is None:
-            return
-        books.sent(kind.value, len(payload))
-        if kind is Kind.AUDIT:
-            topic = topics.of_origin(SITE, settings.pipeline, kind, self.name)
-        else:
-            topic = topics.device(SITE, self.name, kind)
-        at_broker = self.session.link.up(self._events.now, len(payload))
-        self._events.at(at_broker, host.arrive, topic, payload, DELIVERY[kind].retain)
+        if self._is_awake:
+            self._reporting.report()
 
     def take_plan(self, plan: tuple[Message, int]) -> None:
         """The broker has a plan for this board."""
-        if self.is_alive:
-            self.session.post(self._events.now, plan[0], math.inf, plan[1])
+        if self.session.is_online:
+            self.session.post(self._events.now, plan[0], math.inf, plan[1], "")
 
     # ------------------------------------------------------------ life and death
 
+    def join(self) -> None:
+        """The broker takes this board to be connected: an origin hears of others."""
+        if self._needs:
+            self._around.roll.connected(self, self._needs)
+
     def die(self, notice_s: float) -> None:
         """Stop at once; the broker notices after `notice_s`."""
-        if not self.is_alive:
-            return
-        books = self._around.books
-        self.is_alive = False
-        self.close_books()
-        books.deaths += 1
-        if not self._around.has_spools:
-            for accepted in self.node.snapshot():
-                del books.open[accepted.request]
-                books.lost += 1
-        self._events.at(self._events.now + notice_s, self._noticed, self.life)
+        if self.is_alive:
+            self._around.books.deaths += 1
+            self._end()
+            self._events.at(self._events.now + notice_s, self._noticed, self.life)
 
     def _noticed(self, life: int) -> None:
         """The broker publishes this board's will, and sends nothing more to it."""
         if self.life == life and not self.is_alive:
-            self.session.is_online = False
-            if self._around.host is not None:
-                topic = topics.device(SITE, self.name, Kind.STATE)
-                self._around.host.arrive(topic, self._state(DeviceStatus.LOST), True)
+            self._leave(self._around.broker.session_expiry_s)
+            self._reporting.will()
+
+    def _end(self) -> None:
+        books = self._around.books
+        self.is_alive = self._is_awake = False
+        self.close_books()
+        if not self._around.has_spools:
+            for accepted in self.node.snapshot():
+                del books.open[accepted.request]
+                books.lost += 1
+
+    def _leave(self, keeps_s: float) -> None:
+        self.session.end(keeps_s)
+        if self._needs:
+            self._around.roll.gone(self, self._needs)
+
+    def stop(self) -> None:
+        """Finish what is under way, take nothing more, and leave in good order."""
+        if not self._is_awake:
+            self._put_off(self.stop)
+        elif not self._is_draining:
+            self._around.books.stops += 1
+            self._is_draining = True
+            self.node.drain()
+            self._reporting.set_status(DeviceStatus.DRAINING)
+            self._leave_when_idle(self.life, self._events.now + DRAIN_S)
+
+    def _leave_when_idle(self, life: int, until: float) -> None:
+        now = self._events.now
+        if not self._is_awake:
+            self._put_off(self._leave_when_idle, life, until)
+            return
+        if life != self.life:
+            return
+        if not self.node.idle() and now < until:
+            self._events.at(now + IDLE_CHECK_S, self._leave_when_idle, life, until)
+            return
+        self._perform(self.node.give_up_audits(now))
+        self._reporting.report()
+        self._reporting.set_status(DeviceStatus.DISCONNECTED)
+        self._end()
+        self._events.at(self.session.link.up(now, 0), self._left, life)
+
+    def _left(self, life: int) -> None:
+        if life == self.life:
+            self._leave(0.0)
+
+    def cut_off(self, until: float) -> None:
+        """The broker has gone; this board connects again at `until`."""
+        self.session.link.hold(until)
+        self._cut_off_since = min(self._cut_off_since, self._events.now)
+        self._events.at(until, self._reconnect, self.life)
+
+    def _reconnect(self, life: int) -> None:
+        self._cut_off_since = math.inf
+        if not self._is_awake:
+            self._put_off(self._reconnect, life)
+        elif life == self.life:
+            self.join()
+            self._perform(self.node.connected(self._events.now))
+            self._reporting.say_again()
+
+    def pause(self, for_s: float) -> None:
+        """Do nothing for so long; whatever comes meanwhile waits."""
+        if self.is_alive:
+            self._around.books.pauses += 1
+            self._is_awake = False
+            self._goes_on_at = max(self._goes_on_at, self._events.now + for_s)
+            self._events.at(self._goes_on_at, self._go_on, self.life)
+
+    def _go_on(self, life: int) -> None:
+        if life == self.life and self.is_alive and self._events.now >= self._goes_on_at:
+            self._is_awake = True
+
+    def _put_off(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Do what is due once this board goes on, if it is paused; one that is dead never does it."""
+        if self.is_alive:
+            self._events.at(self._goes_on_at, call, *arguments)
 
     def revive(self) -> None:
         """Start anew, with what the spool held."""
         if self.is_alive:
+            if self._is_draining:
+                self._events.at(self._events.now + IDLE_CHECK_S, self.revive)
             return
         around = self._around
+        if self.session.is_online:
+            # The broker learns by this that the one before is gone.
+            self._leave(0.0)
         self.life += 1
-        self.is_alive = True
+        self.is_alive = self._is_awake = True
         left, answered = (self.node.snapshot(), tuple(self._answered)) if around.has_spools else ((), ())
         self._begin(left, answered)
-        if around.host is not None:
-            self.introduce()
-            plan = around.host.plan()
-            if plan is not None:
-                self.take_plan(plan)
-        self.session.resume()
-        for subscription in self._subscriptions:
-            subscription.resume(self._events.now)
-        self._arm()
+        self.session.begin()
+        self.join()
+        plan = None if around.host is None else around.host.plan()
+        if plan is not None:
+            self.take_plan(plan)
+        self._perform(self.node.connected(self._events.now))
+        self.introduce()
 
     def close_books(self) -> None:
         """Write down what the node counted: at its end."""
-        books, report = self._around.books, self.node.telemetry()
-        for part in report.stages:
-            books.audit_runs += part.audited
-            books.wasted_runs += part.wasted
-        if report.origin is not None:
-            books.audits_drawn += report.origin.audits_drawn
-            books.audits_lost += report.origin.audits_lost
-            books.resent += report.origin.resent
+        self._around.books.ended(self.node.telemetry())
 
     # ------------------------------------------------------------ events in
 
-    def hear(self, delivery: int, message: Message) -> None:
+    def hear(self, delivery: int, message: Message, sender: str) -> None:
         """Take a message from the broker; what breaks the protocol is counted and acknowledged."""
-        if not (self.is_alive and self.session.is_due(delivery)):
+        if not self._is_awake:
+            self._put_off(self.hear, delivery, message, sender)
+            return
+        if not self.session.is_due(delivery):
             return
         try:
-            effects = self.node.receive(self._events.now, message, delivery)
+            effects = self.node.receive(self._events.now, message, delivery, sender)
         except RemoteProtocolError as error:
             self._around.books.refused[error.reason] += 1
             self.session.acknowledge(delivery)
             return
         self._perform(effects)
 
+    def learn(self, word: Word) -> None:
+        """Take what is said of another board."""
+        if not self._is_awake:
+            self._put_off(self.learn, word)
+            return
+        try:
+            effects = word(self.node, self._events.now)
+        except RemoteProtocolError as error:
+            self._around.books.refused[error.reason] += 1
+            return
+        self._perform(effects)
+
+    def called(self, caller: str) -> None:
+        """Boards are asked to say what they serve."""
+        if not self._is_awake:
+            self._put_off(self.called, caller)
+            return
+        self.node.called(self._events.now, caller)
+        self._has_timers = True
+        self._arm()
+
+    def _unread(self, life: int, message: StageMessage | Embedding, to: str) -> None:
+        """The broker has said that nobody reads a message."""
+        if not self._is_awake:
+            self._put_off(self._unread, life, message, to)
+        elif life == self.life:
+            self._perform(self.node.unread(self._events.now, message, to))
+
     def _published(self, life: int, token: str) -> None:
         """The broker has a result."""
-        if self.is_alive and life == self.life:
+        if not self._is_awake:
+            self._put_off(self._published, life, token)
+        elif life == self.life:
             self.node.published(token)
             self._answered.append(token)
             self._arm()
 
     def _tick(self, due_at: float, life: int) -> None:
-        if due_at == self._tick_at and life == self.life and self.is_alive:
+        if not self._is_awake:
+            self._put_off(self._tick, due_at, life)
+        elif due_at == self._tick_at and life == self.life:
             self._tick_at = math.inf
-            self._perform(self.node.tick(self._events.now))
+            self._perform(self.node.tick(self._events.now, self._cut_off_since))
 
     def _arm(self) -> None:
-        """Have the node ticked when it wants to be."""
-        if self._has_timers and (due_at := self.node.notify_at()) < self._tick_at:
+        """Have the node ticked when it wants to be; not for ever, once the traffic has ended."""
+        now = self._events.now
+        if not self._has_timers or (now >= self._around.ends_at and not any(self.node.books().values())):
+            return
+        due_at = self.node.notify_at()
+        if due_at < self._tick_at:
             self._tick_at = due_at
-            now = self._events.now
             self._events.at(due_at if due_at > now else now, self._tick, due_at, self.life)
 
     # ------------------------------------------------------------ effects out
@@ -283,6 +368,10 @@ class Board:
                     self._compute()
             elif isinstance(effect, Acknowledge):
                 self.session.acknowledge(effect.delivery)
+            elif isinstance(effect, Announce):
+                self._reporting.announce(effect.member, effect.stages)
+                if effect.again:
+                    self._reporting.say_again()
         self._arm()
 
     def _publish(self, effect: Publish) -> None:
@@ -296,40 +385,55 @@ class Board:
             if effect.settles is not None:
                 self._events.at(at_broker + self.session.link.delay_s(), self._published, self.life, effect.settles)
         elif isinstance(message, StageMessage):
-            nbytes = self._bytes_to(message.stage)
+            nbytes = self._bytes_of(message)
             self.node.sent(message.stage, nbytes, audit=message.context.audit)
-            around.books.sent("stage", nbytes)
-            at_broker = self.session.link.up(now, nbytes)
             expires_at = now + message.context.budget_s - message.progress.spent_s
-            for branch in around.stages[message.stage]:
-                branch.post(at_broker, message, expires_at, nbytes)
-        elif isinstance(message, AuditRow):
-            self._tell_host(Kind.AUDIT, encode(message))
-        else:
-            self._send(effect.to or "", message)
-
-    def _bytes_to(self, stage: int) -> int:
-        tensor_bytes = self._around.tensor_bytes
-        return MESSAGE_BYTES + (tensor_bytes[stage] if tensor_bytes else 0)
-
-    def _send(self, device: str, message: Outcome | Decision | Embedding) -> None:
-        """Send a message to another board; what an embedding holds is counted as small."""
-        around, now = self._around, self._events.now
-        if isinstance(message, Outcome):
-            kind, expires_at = "outcome", math.inf
-        elif isinstance(message, Decision):
-            kind, expires_at = "decision", now + DECISION_EXPIRY_S
-        else:
-            kind, expires_at = "exit", now + message.context.budget_s - message.progress.spent_s
+            self._send("stage", message, effect.to or "", expires_at, nbytes)
+        elif isinstance(message, Embedding):
             self.node.sent(message.stage + 1, MESSAGE_BYTES, audit=message.context.audit)
-        around.books.sent(kind, MESSAGE_BYTES)
-        at_broker = self.session.link.up(now, MESSAGE_BYTES)
-        around.boards[device].session.post(at_broker, message, expires_at, MESSAGE_BYTES)
+            expires_at = now + message.context.budget_s - message.progress.spent_s
+            # What an embedding holds is counted as small.
+            self._send("exit", message, effect.to or "", expires_at, MESSAGE_BYTES)
+        elif isinstance(message, Outcome):
+            self._send("outcome", message, effect.to or "", math.inf, MESSAGE_BYTES)
+        elif isinstance(message, Decision):
+            self._send("decision", message, effect.to or "", now + DECISION_EXPIRY_S, MESSAGE_BYTES)
+        elif isinstance(message, AuditRow):
+            self._reporting.audited(encode(message))
+        elif isinstance(message, Call):
+            self._reporting.call(message)
+
+    def _bytes_of(self, message: StageMessage) -> int:
+        tensor_bytes = self._around.tensor_bytes
+        # The zeros of a probe are packed.
+        return MESSAGE_BYTES + (tensor_bytes[message.stage] if tensor_bytes and message.tensor.codec == "raw" else 0)
+
+    def _send(
+        self,
+        kind: str,
+        message: StageMessage | Outcome | Decision | Embedding,
+        to: str,
+        expires_at: float,
+        nbytes: int,
+    ) -> None:
+        """Send a message to another board, or features to all boards of a stage."""
+        around, name = self._around, self.name
+        around.books.sent(kind, nbytes)
+        at_broker = self.session.link.up(self._events.now, nbytes)
+        if to != ALL:
+            is_read = around.boards[to].session.post(at_broker, message, expires_at, nbytes, name)
+        else:
+            sessions = around.readers[message.stage]  # type: ignore[union-attr]
+            takers = [session for session in sessions if session.post(at_broker, message, expires_at, nbytes, name)]
+            is_read = bool(takers)
+        if not is_read and around.broker.tells_unread and isinstance(message, StageMessage | Embedding):
+            around.books.unread += 1
+            self._events.at(at_broker + self.session.link.delay_s(), self._unread, self.life, message, to)
 
     # ------------------------------------------------------------ inference
 
     def _compute(self) -> None:
-        task, around = self._work.popleft(), self._around
+        task, around, now = self._work.popleft(), self._around, self._events.now
         self._is_busy = True
         if isinstance(task, Run):
             took_s = self._run_s[task.stage]
@@ -337,13 +441,17 @@ class Board:
                 took_s *= math.exp(around.random.gauss(0.0, self._jitter))
         else:
             took_s = around.fuse_s
-        self._events.at(self._events.now + took_s, self._computed, self.life, task, took_s)
+        self._events.at(now + took_s, self._computed, self.life, task, now)
 
-    def _computed(self, life: int, task: Run | Fuse, took_s: float) -> None:
-        if life != self.life or not self.is_alive:
+    def _computed(self, life: int, task: Run | Fuse, began_at: float) -> None:
+        if not self._is_awake:
+            self._put_off(self._computed, life, task, began_at)
+            return
+        if life != self.life:
             return
         self._is_busy = False
         now, traffic = self._events.now, self._around.traffic
+        took_s = now - began_at
         if isinstance(task, Fuse):
             output = traffic.ran(task.stage, next(part for part in task.embeddings if part is not None))
         else:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from distree.messages.plan import Plan
 from distree.messages.request import Reason
 from distree.messages.result import Result
+from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.simulator.traffic import Traffic
 
 REASONS: tuple[Reason, ...] = ("confident", "last", "deadline", "fallback", "shed")
@@ -59,6 +60,13 @@ class Books:
     messages: Counter[str] = field(default_factory=Counter)
     """Messages that boards and the orchestrator have handed to the broker, by kind, and the bytes of them all."""
     message_bytes: int = 0
+    deliveries: Counter[str] = field(default_factory=Counter)
+    """Copies of what boards say of themselves, by kind, that the broker has handed to origins, and the bytes of all."""
+    delivery_bytes: int = 0
+    subscriptions: int = 0
+    """To states of boards that have announced themselves."""
+    unread: int = 0
+    """Messages of which the broker has said that nobody reads them."""
     audits_drawn: int = 0
     audits_lost: int = 0
     audit_runs: int = 0
@@ -66,6 +74,8 @@ class Books:
     resent: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     deaths: int = 0
+    stops: int = 0
+    pauses: int = 0
     plans: list[tuple[float, Plan]] = field(default_factory=list)
     alarms: list[float] = field(default_factory=list)
 
@@ -97,7 +107,22 @@ class Books:
         self.run_s.append(took_s)
         self.run_stage.append(stage)
 
+    def ended(self, report: PipelineTelemetry) -> None:
+        """Write down what a node counted, at its end."""
+        for part in report.stages:
+            self.audit_runs += part.audited
+            self.wasted_runs += part.wasted
+        if report.origin is not None:
+            self.audits_drawn += report.origin.audits_drawn
+            self.audits_lost += report.origin.audits_lost
+            self.resent += report.origin.resent
+
     def sent(self, kind: str, nbytes: int) -> None:
         """Write down a message."""
         self.messages[kind] += 1
         self.message_bytes += nbytes
+
+    def delivered(self, kind: str, count: int, nbytes: int) -> None:
+        """Write down copies of what a board said of itself: so many, of so many bytes together."""
+        self.deliveries[kind] += count
+        self.delivery_bytes += nbytes

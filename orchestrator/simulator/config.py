@@ -122,6 +122,21 @@ class LinksConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerConfig:
+    """What the broker does, by default as mosquitto with the sessions that agents ask for."""
+
+    tells_unread: bool = True
+    """Whether it tells a board that nobody reads what it has published; some brokers do not."""
+    session_expiry_s: float = 10.0
+    """How long it keeps the session of a board that is away, before it takes what is sent there to be unread."""
+    retains: bool = True
+    """Whether it retains what boards announce; without, origins that connect have to ask for it."""
+
+    def __post_init__(self) -> None:
+        _not_negative("session_expiry_s", self.session_expiry_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BoardsConfig:
     """Boards of a kind: the stages they run, and how fast they are.
 
@@ -138,6 +153,8 @@ class BoardsConfig:
     """Branch that they run, of a network whose stages are all wide."""
     origin: bool = False
     """Whether each has inputs of its own."""
+    rate_hz: float | None = None
+    """Inputs a second at each of them; the traffic's if left out."""
     macs_per_s: float | None = None
     """Multiply-accumulates a second; this or `stage_ms` is needed where there are stages."""
     stage_ms: tuple[float, ...] | None = None
@@ -165,7 +182,9 @@ class BoardsConfig:
             raise ConfigError("macs_per_s: give it, or stage_ms: milliseconds of each of the stages")
         if self.stage_ms is not None and len(self.stage_ms) != len(self.stages):
             raise ConfigError(f"stage_ms: {len(self.stage_ms)} given, one per stage needed ({len(self.stages)})")
-        _positive(macs_per_s=self.macs_per_s)
+        _positive(macs_per_s=self.macs_per_s, rate_hz=self.rate_hz)
+        if self.rate_hz is not None and not self.origin:
+            raise ConfigError("rate_hz: of boards that have inputs; give origin: true")
         if min(self.stage_ms or (1.0,)) <= 0:
             raise ConfigError("stage_ms: must all be above 0")
 
@@ -283,22 +302,25 @@ Drift: TypeAlias = HarderDrift | ClassesDrift | ScoresDrift | PredictionsDrift
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardsFailure:
-    """At `at_s` boards die, to start anew after `for_s` seconds: the `share` of those called `boards`, or one board.
+    """At `at_s` boards fail, for `for_s` seconds: the `share` of those called `boards`, or one board.
 
-    The broker notices `notice_s` after the death: at once where an agent is killed, after a keep-alive and a half where
-    the power fails.
+    Killed, a board dies, to start anew; the broker notices `notice_s` later: at once where an agent is killed, after a
+    keep-alive and a half where the power fails. Stopped, it finishes what is under way and leaves in good order, to
+    start anew. Paused, it does nothing for that time and goes on, and the broker does not notice.
     """
 
     kind: Literal["boards"]
-    """Boards die."""
+    """Boards fail."""
     at_s: float
-    """When they die."""
+    """When they do."""
     boards: str
     """Those called so, or one board."""
+    how: Literal["kill", "stop", "pause"] = "kill"
+    """Killed, stopped in good order, or paused."""
     share: Share = ALL
     """Share of those called so."""
     for_s: float = math.inf
-    """After how long they start anew."""
+    """After how long they start anew, or go on."""
     notice_s: float = 0.0
     """How long after the death the broker notices: 0 where an agent is killed, a keep-alive and a half where the power
     fails."""
@@ -306,6 +328,10 @@ class BoardsFailure:
     def __post_init__(self) -> None:
         _moment(self.at_s, self.for_s)
         _not_negative("notice_s", self.notice_s)
+        if self.how == "pause" and self.for_s == math.inf:
+            raise ConfigError("for_s: needed where boards are paused; those that never go on are killed")
+        if self.how != "kill" and self.notice_s:
+            raise ConfigError(f"notice_s: only of boards that are killed, not with how: {self.how}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,7 +349,27 @@ class OrchestratorFailure:
         _moment(self.at_s, self.for_s)
 
 
-Failure: TypeAlias = BoardsFailure | OrchestratorFailure
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerFailure:
+    """At `at_s` the broker goes away, for `for_s` seconds. It keeps sessions and what it retains.
+
+    What boards send each other waits until both have connected again, which takes each up to a second more.
+    """
+
+    kind: Literal["broker"]
+    """The broker goes away."""
+    at_s: float
+    """When it goes."""
+    for_s: float
+    """After how long it is back."""
+
+    def __post_init__(self) -> None:
+        _moment(self.at_s, self.for_s)
+        if self.for_s == math.inf:
+            raise ConfigError("for_s: a broker must come back")
+
+
+Failure: TypeAlias = BoardsFailure | BrokerFailure | OrchestratorFailure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,6 +388,8 @@ class FleetConfig:
     """What agent.yaml says on every board."""
     links: LinksConfig = field(default_factory=LinksConfig)
     """The way between a board and the broker."""
+    broker: BrokerConfig = field(default_factory=BrokerConfig)
+    """What the broker does."""
     goal: GoalConfig | None = None
     """What thresholds are tuned for, as in orchestrator.yaml; this or `thresholds` is needed."""
     thresholds: tuple[float, ...] | None = None
@@ -349,7 +397,7 @@ class FleetConfig:
     drift: tuple[Drift, ...] = ()
     """How inputs change."""
     failures: tuple[Failure, ...] = ()
-    """What dies."""
+    """What fails."""
 
     def __post_init__(self) -> None:
         if not 0 < self.duration_s <= 1e6:
@@ -381,8 +429,14 @@ class FleetConfig:
             if failure.kind == "orchestrator":
                 if self.goal is None:
                     raise ConfigError("failures: there is no orchestrator without a goal")
-            elif failure.boards not in names and not any(
-                failure.boards == f"{boards.name}-{number}" for boards in self.boards for number in range(boards.count)
+            elif (
+                failure.kind == "boards"
+                and failure.boards not in names
+                and not any(
+                    failure.boards == f"{boards.name}-{number}"
+                    for boards in self.boards
+                    for number in range(boards.count)
+                )
             ):
                 raise ConfigError(f"failures: there are no boards {failure.boards}; there are {', '.join(names)}")
 

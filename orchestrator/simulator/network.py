@@ -1,8 +1,8 @@
-"""The simulated broker and the links to it: delays, order, shared subscriptions, sessions of boards that are away.
+"""The simulated links to the broker, and the broker's sessions of boards: delays, order, and what waits for whom.
 
-What is kept of MQTT: the messages of one board arrive in the order in which it sent them; a stage's features go to one
-board of it, in turn, and to none that the broker knows to be away; a board has at most `receive_maximum` messages that
-it has not acknowledged, and what it had when it died comes again when it is back, unless its time is over.
+What is kept of MQTT: the messages of one board arrive in the order in which it sent them; a board has at most
+`receive_maximum` messages that it has not acknowledged. While its session is kept, messages wait for a board that is
+away; of one that has no session the broker knows that nobody reads what is sent to it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from orchestrator.simulator.events import Events
 
 Message: TypeAlias = "StageMessage | Embedding | Decision | Outcome | Plan"
 
-Post: TypeAlias = "tuple[Message, float, int]"
-"""A message, when it is of no use any more, and its bytes."""
+Post: TypeAlias = "tuple[Message, float, int, str]"
+"""A message, when it is of no use any more, its bytes, and the board that sent it."""
 
 
 class Link:
     """A board's way to the broker and back. Each way keeps the order, and one message goes after the other."""
 
-    __slots__ = ("_down_until", "_draw", "_jitter_s", "_latency_s", "_loss", "_retry_s", "_s_per_byte", "_up_until")
+    __slots__ = (
+        "_down_until", "_draw", "_jitter_s", "_latency_s", "_loss", "_retry_s", "_s_per_byte", "_up_until", "is_narrow",
+    )  # fmt: skip
 
     def __init__(self, config: LinksConfig, lots: random.Random) -> None:
         self._draw = lots.random
@@ -35,6 +37,8 @@ class Link:
         self._loss, self._retry_s = float(config.loss), config.retry_ms / 1e3
         # When the last message is through, and when the last one was handed to the radio.
         self._up_until = self._down_until = (0.0, 0.0)
+        self.is_narrow = self._s_per_byte > 0.0
+        """Whether bytes take time, so that a message holds up the next."""
 
     def delay_s(self) -> float:
         """Return how long the next message is on its way, apart from its bytes."""
@@ -58,6 +62,11 @@ class Link:
         self._down_until = until = self._through(self._down_until, at_s, nbytes)
         return until[0]
 
+    def hold(self, until: float) -> None:
+        """Have what is sent from now on wait until then."""
+        self._up_until = self._up_until[0], max(self._up_until[1], until)
+        self._down_until = self._down_until[0], max(self._down_until[1], until)
+
     def _through(self, before: tuple[float, float], at_s: float, nbytes: int) -> tuple[float, float]:
         arrived_s, sent_s = before
         sent_s = (sent_s if sent_s > at_s else at_s) + nbytes * self._s_per_byte
@@ -68,7 +77,7 @@ class Link:
 class Recipient(Protocol):
     """A board as the broker sees it."""
 
-    def hear(self, delivery: int, message: Message) -> None:
+    def hear(self, delivery: int, message: Message, sender: str) -> None:
         """A message has arrived; Session.acknowledge follows once the work on it is handed over."""
 
 
@@ -76,28 +85,36 @@ class Session:
     """A board's session at the broker."""
 
     __slots__ = (
-        "_delivery", "_events", "_receive_maximum", "_recipient", "_waiting", "is_online", "link", "unacknowledged",
+        "_delivery", "_events", "_kept_until", "_receive_maximum", "_recipient", "_waiting", "is_online", "link",
+        "unacknowledged",
     )  # fmt: skip
 
     def __init__(self, events: Events, link: Link, receive_maximum: int, recipient: Recipient) -> None:
         self._events, self._recipient, self._receive_maximum = events, recipient, receive_maximum
         self._delivery = 0
         self._waiting: deque[Post] = deque()
+        self._kept_until = -math.inf
         self.link = link
         self.unacknowledged: dict[int, Post] = {}
         self.is_online = True
+        """Whether the broker takes the board to be connected."""
 
-    def post(self, at_s: float, message: Message, expires_at: float, nbytes: int) -> None:
-        """Send a message that is at the broker at `at_s`, or keep it until the board is back and has room for it."""
-        if self.is_online and len(self.unacknowledged) < self._receive_maximum:
-            self._send(at_s, (message, expires_at, nbytes))
+    def post(self, at_s: float, message: Message, expires_at: float, nbytes: int, sender: str) -> bool:
+        """Send a message that is at the broker at `at_s`, or keep it until there is room; False if nobody reads it."""
+        if not self.is_online:
+            # It may wait for a while, but whoever comes next under this name begins anew.
+            return at_s < self._kept_until
+        if len(self.unacknowledged) < self._receive_maximum:
+            self._send(at_s, (message, expires_at, nbytes, sender))
         else:
-            self._waiting.append((message, expires_at, nbytes))
+            self._waiting.append((message, expires_at, nbytes, sender))
+        return True
 
     def _send(self, at_s: float, post: Post) -> None:
         self._delivery += 1
         self.unacknowledged[self._delivery] = post
-        self._events.at(self.link.down(at_s, post[2]), self._recipient.hear, self._delivery, post[0])
+        message, _, nbytes, sender = post
+        self._events.at(self.link.down(at_s, nbytes), self._recipient.hear, self._delivery, message, sender)
 
     def acknowledge(self, delivery: object) -> None:
         """Forget a message, and send the next one that waits."""
@@ -110,43 +127,20 @@ class Session:
         return delivery in self.unacknowledged
 
     def _flush(self, at_s: float) -> None:
-        while self._waiting and self.is_online and len(self.unacknowledged) < self._receive_maximum:
+        while self._waiting and len(self.unacknowledged) < self._receive_maximum:
             post = self._waiting.popleft()
             if post[1] > at_s:
                 self._send(at_s, post)
 
-    def resume(self) -> None:
-        """The board is back: what it never acknowledged comes first."""
-        self.is_online = True
-        self._waiting.extendleft(reversed(self.unacknowledged.values()))
+    def end(self, keeps_s: float) -> None:
+        """The board is not connected any more; the broker keeps its session for so long."""
+        self.is_online = False
+        self._kept_until = self._events.now + keeps_s
+        self._waiting.clear()
         self.unacknowledged.clear()
-        self._flush(self._events.now)
 
-
-class Shared:
-    """A shared subscription: the boards of one stage, or of one of its branches."""
-
-    __slots__ = ("_next", "_sessions", "_waiting")
-
-    def __init__(self, sessions: list[Session]) -> None:
-        self._sessions = sessions
-        self._next = 0
-        self._waiting: deque[Post] = deque()
-
-    def post(self, at_s: float, message: Message, expires_at: float, nbytes: int) -> None:
-        """Hand a message to the next board that is there; while there is none, keep it."""
-        sessions = self._sessions
-        for _ in sessions:
-            session = sessions[self._next]
-            self._next = (self._next + 1) % len(sessions)
-            if session.is_online:
-                session.post(at_s, message, expires_at, nbytes)
-                return
-        self._waiting.append((message, expires_at, nbytes))
-
-    def resume(self, now: float) -> None:
-        """A board of it is back."""
-        waiting, self._waiting = self._waiting, deque()
-        for message, expires_at, nbytes in waiting:
-            if expires_at > now:
-                self.post(now, message, expires_at, nbytes)
+    def begin(self) -> None:
+        """A board has connected that begins anew: what waited for the one before it is forgotten."""
+        self.is_online = True
+        self._waiting.clear()
+        self.unacknowledged.clear()

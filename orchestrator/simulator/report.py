@@ -43,9 +43,15 @@ def report(site: Site) -> dict[str, Any]:
         "compute_saved": _compute_saved(site),
         "audits": {"drawn": books.audits_drawn, "lost": books.audits_lost, "runs": books.audit_runs},
         "wasted_runs": books.wasted_runs,
-        "failures": {"boards": books.deaths, "orchestrator": site.host.deaths if site.host is not None else 0},
+        "failures": _failures(site),
         "messages": dict(sorted(books.messages.items())),
         "message_bytes": books.message_bytes,
+        "unread": books.unread,
+        "members": {
+            "deliveries": dict(sorted(books.deliveries.items())),
+            "delivery_bytes": books.delivery_bytes,
+            "subscriptions": books.subscriptions,
+        },
         "refused": dict(sorted(books.refused.items())),
         "events": site.events.count,
         "plans": [
@@ -91,6 +97,16 @@ def _inputs(books: Books) -> dict[str, int]:
         "late_duplicates": books.late,
         "sent_once_more": books.resent,
         "answered_without_a_branch": books.without_branches,
+    }
+
+
+def _failures(site: Site) -> dict[str, int]:
+    books, host = site.books, site.host
+    return {
+        "boards": books.deaths,
+        "stopped": books.stops,
+        "paused": books.pauses,
+        "orchestrator": 0 if host is None else host.deaths,
     }
 
 
@@ -195,7 +211,7 @@ def _bins(at_s: Floats, period_s: float) -> npt.NDArray[np.int64]:
 def to_text(report: dict[str, Any]) -> str:
     """Return a report as lines for people."""
     inputs, accuracy, messages = report["inputs"], report["accuracy"], report["messages"]
-    latency, audits = report["latency_ms"], report["audits"]
+    latency, audits, members = report["latency_ms"], report["audits"], report["members"]
     reasons = ", ".join(f"{count} {reason}" for reason, count in report["reasons"].items() if count)
     exits = ", ".join(f"{percent(share)} at exit {exit}" for exit, share in enumerate(report["exits"]))
     lines = [
@@ -209,6 +225,8 @@ def to_text(report: dict[str, Any]) -> str:
         f"accuracy: {_percent(accuracy['answers'])} against {accuracy['against']}, the last exit "
         f"{_percent(accuracy['last_exit'])}: drop {_points(accuracy['drop'])}; "
         f"{_percent(accuracy['differs_from_last_exit'])} of the answers differ from the last exit's",
+        f"members: {sum(members['deliveries'].values())} times were origins told of boards, "
+        f"{members['delivery_bytes'] / 1e6:.1f} MB; {members['subscriptions']} subscriptions to states",
         f"audits: {audits['drawn']} drawn, {audits['lost']} lost; {audits['runs']} runs more, with those for probes",
         "",
         table(
@@ -233,7 +251,14 @@ def _trouble(report: dict[str, Any]) -> list[str]:
         "answered_without_a_branch": "answered without a branch (taken to say what all branches say)",
     }
     told = [f"{inputs[key]} {text}" for key, text in words.items() if inputs[key]]
-    told += [f"{count} deaths of {what}" for what, count in failures.items() if count]
+    failed = {
+        "boards": "deaths of boards",
+        "stopped": "boards stopped",
+        "paused": "boards paused",
+        "orchestrator": "deaths of orchestrator",
+    }
+    told += [f"{failures[key]} {text}" for key, text in failed.items() if failures[key]]
+    told += [f"{report['unread']} messages that nobody read"] if report["unread"] else []
     told += [f"{count} messages refused ({reason})" for reason, count in report["refused"].items()]
     return [f"trouble: {'; '.join(told)}"] if told else []
 

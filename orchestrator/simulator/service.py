@@ -53,6 +53,7 @@ class Transport:
         self.offline_dropped = 0
         self.notices: deque[str] = deque()
         self.judging = False
+        self.retains = self.tells_unread = True
         self._inbox, self._send = inbox, send
         self._listener: Listener | None = None
 
@@ -86,6 +87,16 @@ class Transport:
 
     def acknowledge(self, token: object) -> None:
         """Nothing waits for it."""
+
+    def subscribe(self, subscriptions: Sequence[tuple[str, int]]) -> None:
+        """The broker hands this client what it subscribes to and no more."""
+
+    def acknowledge_at_once(self) -> None:
+        """Nothing is held back."""
+
+    def unacknowledged_since(self) -> float:
+        """Nothing is owed."""
+        return float("inf")
 
     def unsubscribe(self, names: Sequence[str]) -> None:
         """The broker hands this client no more than it asked for."""

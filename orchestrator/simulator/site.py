@@ -11,16 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 
 from distree.messages.plan import Plan
 from distree.node import Accepted, NodeSettings, OriginSettings, StageNode
+from distree.node.members import Members
 from orchestrator.config import NEVER_SENT, Pipeline
 from orchestrator.simulator.board import Board, Surroundings
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import BoardsConfig, BoardsFailure, FleetConfig, check_exits
 from orchestrator.simulator.events import Events
-from orchestrator.simulator.network import Link, Shared
+from orchestrator.simulator.network import Link
+from orchestrator.simulator.roll import Roll
 from orchestrator.simulator.service import SITE, Host
 from orchestrator.simulator.traffic import CRITERION, TENSOR, Table, Traffic
 
 PIPELINE, MODEL, REVISION = "fleet", "simulated", "0"
+
+RECONNECT_S = 1.0
+"""Boards connect again to a broker that is back within so many seconds, each at a moment of its own."""
 
 
 class Site:
@@ -39,6 +44,8 @@ class Site:
         self.host: Host | None = None
         if config.goal is not None:
             self.host = Host(self.events, self._pipeline(), self.books, self, config.duration_s)
+        # One book on members for all origins, where they all know the same.
+        self._members = Members(REVISION) if config.broker.retains else None
         self._around = self._surroundings()
         with _no_collection():
             self.boards = {boards.name: self._build(boards) for boards in config.boards}
@@ -61,8 +68,10 @@ class Site:
             traffic=self.traffic,
             books=self.books,
             random=self._lots("runs"),
-            stages=[],
+            readers=[],
             boards={},
+            roll=Roll(self.events, self.books, self._members, map(self._needs, self.config.boards)),
+            broker=self.config.broker,
             host=self.host,
             tensor_bytes=self.config.traffic.tensor_bytes,
             fuse_s=agents.fuse_ms / 1e3,
@@ -75,6 +84,8 @@ class Site:
 
     def _build(self, boards: BoardsConfig) -> tuple[Board, ...]:
         lots, links = self._lots(f"boards {boards.name}"), self._lots(f"links {boards.name}")
+        # Shared by boards of a kind, as their links' is: thousands of generators would take tens of megabytes.
+        routes = self._lots(f"routes {boards.name}")
         run_s, built = self._run_s(boards), []
         for number in range(boards.count):
             name, slowness = f"{boards.name}-{number}", math.exp(lots.gauss(0.0, boards.spread))
@@ -82,10 +93,11 @@ class Site:
                 Board(
                     name,
                     self._around,
-                    self._node_maker(name, boards),
+                    self._node_maker(name, boards, routes),
                     Link(boards.links or self.config.links, links),
                     {stage: mean_s * slowness for stage, mean_s in run_s.items()},
-                    float(boards.jitter),
+                    boards,
+                    self._needs(boards),
                 )
             )
         return tuple(built)
@@ -98,16 +110,19 @@ class Site:
         speed = boards.macs_per_s or math.inf
         return {stage: (costs[stage + 1] - costs[stage]) / width / speed for stage in boards.stages}
 
+    def _needs(self, boards: BoardsConfig) -> frozenset[int]:
+        """Return the stages for which an origin chooses boards: where requests travel, less its own plain ones."""
+        if not boards.origin:
+            return frozenset()
+        return frozenset({0} if self.config.branches else set(range(self.traffic.exits)).difference(boards.stages))
+
     def _subscribe(self) -> None:
         for stage in range(self.traffic.exits):
-            teams: dict[int | None, list[Board]] = {}
-            for boards in self.config.boards:
-                if stage in boards.stages and (boards.branch is None or stage == 0):
-                    teams.setdefault(boards.branch, []).extend(self.boards[boards.name])
-            self._around.stages.append([_shared(teams[branch]) for branch in sorted(teams, key=lambda b: b or 0)])
+            readers = [boards for boards in self.config.boards if stage in boards.stages]
+            self._around.readers.append([board.session for kind in readers for board in self.boards[kind.name]])
 
     def _node_maker(
-        self, name: str, boards: BoardsConfig
+        self, name: str, boards: BoardsConfig, chance: random.Random
     ) -> Callable[[str, Sequence[Accepted], Sequence[str]], StageNode]:
         agents, exits, branches = self.config.agents, self.traffic.exits, self.config.branches
         origin = None
@@ -141,7 +156,7 @@ class Site:
                 branch_timeout_s=agents.branch_timeout_ms / 1e3,
                 secret=f"{self.config.seed} audits".encode(),
             )
-            return StageNode(settings, restore=restore, answered=answered)
+            return StageNode(settings, restore=restore, answered=answered, chance=chance, members=self._members)
 
         return make
 
@@ -186,14 +201,14 @@ class Site:
         for phase in self.traffic.phases[1:]:
             self.events.at(phase, self.traffic.begin, phase)
         self._schedule_failures()
+        self._gather()
         starts = self._lots("starts")
         for board in self._all():
+            self.events.at(0.0, board.introduce)
             if self.host is not None:
-                self.events.at(0.0, board.introduce)
                 # Agents do not report all at once.
                 self.events.at(starts.random() * self.config.agents.telemetry_s, board.report)
-            if board.node.settings.origin is not None:
-                self.events.at(self.traffic.next_at(0.0), board.feed)
+            board.begin()
         if self.host is not None:
             self.host.open()
             self.events.at(0.0, self.host.start)
@@ -207,19 +222,43 @@ class Site:
             if board.is_alive:
                 board.close_books()
 
+    def _gather(self) -> None:
+        """Have all boards be connected, each with what the others have announced."""
+        for board in self._all():
+            board.announce()
+        for board in self._all():
+            board.join()
+
     def _schedule_failures(self) -> None:
         lots = self._lots("failures")
         for failure in self.config.failures:
             back_at = failure.at_s + failure.for_s
             if failure.kind == "boards":
                 for board in self._victims(failure, lots):
-                    self.events.at(failure.at_s, board.die, failure.notice_s)
-                    if back_at < math.inf:
-                        self.events.at(back_at, board.revive)
+                    self._schedule(failure, board)
+            elif failure.kind == "broker":
+                self.events.at(failure.at_s, self._cut_off, back_at, lots)
             elif self.host is not None:
                 self.events.at(failure.at_s, self.host.die)
                 if back_at < math.inf:
                     self.events.at(back_at, self.host.start)
+
+    def _cut_off(self, until: float, lots: random.Random) -> None:
+        for board in self._all():
+            board.cut_off(until + lots.random() * RECONNECT_S)
+
+    def _schedule(self, failure: BoardsFailure, board: Board) -> None:
+        match failure.how:
+            case "pause":
+                self.events.at(failure.at_s, board.pause, failure.for_s)
+                return
+            case "stop":
+                self.events.at(failure.at_s, board.stop)
+            case "kill":
+                self.events.at(failure.at_s, board.die, failure.notice_s)
+        back_at = failure.at_s + failure.for_s
+        if back_at < math.inf:
+            self.events.at(back_at, board.revive)
 
     def _victims(self, failure: BoardsFailure, lots: random.Random) -> list[Board]:
         boards = self.boards.get(failure.boards) or (self._around.boards[failure.boards],)
@@ -236,10 +275,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _shared(team: Sequence[Board]) -> Shared:
-    shared = Shared([board.session for board in team])
-    for board in team:
-        board.subscribe(shared)
-    return shared

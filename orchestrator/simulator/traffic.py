@@ -173,28 +173,25 @@ class Traffic:
 
     # ------------------------------------------------------------ inputs
 
-    def next_at(self, now: float) -> float:
-        """Return when an origin's next input comes, after one at `now`."""
+    def next_at(self, now: float, rate_hz: float | None = None) -> float:
+        """Return when an origin's next input comes, after one at `now`; `rate_hz` is its own rate, if it has one."""
+        usual_hz = self._config.rate_hz if rate_hz is None else rate_hz
         while True:
-            rate_hz, until = self._rate(now)
-            at_s = now + self._random.expovariate(rate_hz)
+            times, until = self._times(now)
+            at_s = now + self._random.expovariate(usual_hz * times)
             if at_s < until:
                 return at_s
             # The time to the next input does not depend on how long none has come.
             now = until
 
-    def _rate(self, now: float) -> tuple[float, float]:
-        """Return the rate at a time, and until when it is that."""
-        bursts, rate_hz = self._config.bursts, self._config.rate_hz
+    def _times(self, now: float) -> tuple[float, float]:
+        """Return how many times the usual inputs there are at a time, and until when."""
+        bursts = self._config.bursts
         if bursts is None:
-            return rate_hz, math.inf
+            return 1.0, math.inf
         count = math.floor(now / bursts.every_s)
         ends_at, next_at = count * bursts.every_s + bursts.for_s, (count + 1) * bursts.every_s
-        return (
-            (rate_hz * bursts.times, ends_at)
-            if now < ends_at
-            else (rate_hz, max(next_at, math.nextafter(now, math.inf)))
-        )
+        return (bursts.times, ends_at) if now < ends_at else (1.0, max(next_at, math.nextafter(now, math.inf)))
 
     def draw(self) -> int:
         """Return the ident of a fresh input."""
@@ -223,7 +220,7 @@ class Traffic:
 
     def ran(self, stage: int, tensor: Tensor) -> SegmentOutput:
         """Return what a plain stage's segment, or the fusion head of a wide one, gives for an input."""
-        ident = int.from_bytes(tensor.payload, "little")
+        ident = _ident(tensor)
         known = self._outputs.get((stage, ident))
         if known is None:
             features = _array(ident) if stage < self.exits - 1 else None
@@ -233,7 +230,7 @@ class Traffic:
 
     def branch_ran(self, stage: int, tensor: Tensor) -> SegmentOutput:
         """Return what a branch's segment gives: features for its own next stage, and an embedding."""
-        array = _array(int.from_bytes(tensor.payload, "little"))
+        array = _array(_ident(tensor))
         return SegmentOutput(features=array if stage < self.exits - 1 else None, logits=[], embedding=array)
 
     def _logits(self, stage: int, ident: int) -> list[float]:
@@ -242,6 +239,11 @@ class Traffic:
         # The last exit's score is not looked at.
         logits[-1] = self._scores[ident][stage] if stage < self.exits - 1 else 0.0
         return logits
+
+
+def _ident(tensor: Tensor) -> int:
+    # Only the zeros of probes are packed: they stand for no input, and any will do.
+    return int.from_bytes(tensor.payload, "little") if tensor.codec == "raw" else 0
 
 
 def _array(ident: int) -> npt.NDArray[Any]:

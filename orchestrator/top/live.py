@@ -109,14 +109,17 @@ class Live:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
+    def unread(self, topic: str, payload: bytes) -> None:
+        """No work is sent from here."""
+
     def received(self, message: Received) -> None:
         """Take a message in; one that breaks the protocol is counted."""
         self._transport.acknowledge(message.token)
         try:
             self._take_in(topics.parse(message.topic), message)
         except RemoteProtocolError as error:
-            # An old life's will, or a report on its way when its board started anew, is no fault.
-            self._refused += error.reason not in ("old-boot", "old-sequence")
+            # A report that another one overtook is no fault.
+            self._refused += error.reason != "old-sequence"
 
     def _take_in(self, address: Address, message: Received) -> None:
         name, payload = address.device or address.pipeline, message.payload

@@ -76,7 +76,7 @@ class Ear:
     def connected(self):
         pass
 
-    disconnected = published = connected
+    disconnected = published = unread = connected
 
     def hears(self, *others):
         for _ in range(10):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineC
 from device_agent.pipeline import Pipeline
 from distree.bundle import load_bundle
 from distree.errors import RemoteProtocolError
-from distree.messages.request import StageMessage
+from distree.messages.member import Member
+from distree.messages.request import StageMessage, Stop
 from distree.messages.result import Result
 from distree.node import Publish, Run
 from distree.protocols import SegmentOutput
@@ -54,16 +56,31 @@ def make(board, tmp_path, *, stages=(), **origin):
     return Pipeline(board, agent, 0, load_bundle("fashion", verify=()), "boot")
 
 
+def there(pipeline, device):
+    """A board has announced itself for all stages, and is ready."""
+    member = Member(
+        device=device,
+        boot="1",
+        pipeline="p",
+        model=pipeline.bundle.name,
+        revisions=(pipeline.bundle.revision,),
+        stages=(0, 1, 2),
+    )
+    pipeline.node.announced(time.monotonic(), member, 0, is_live=True)
+
+
 def image():
     return np.zeros((28, 28, 1), np.uint8)
 
 
 def test_an_input_is_taken_into_custody_sent_and_watched_for(board, tmp_path):
     pipeline = make(board, tmp_path)
+    there(pipeline, "b1")
     request = pipeline.accept("a", image())
     (effect,) = board.effects
     assert isinstance(effect.message, StageMessage)
     assert effect.message.context.request == request
+    assert (effect.to, effect.message.context.route) == ("b1", (Stop(stage=0, boards=("b1",)),))
     assert pipeline.node.holds(request)
     assert board.asked == ["wake for"]
     pipeline.work()
@@ -121,7 +138,7 @@ def test_what_inference_brings_is_carried_out(board, tmp_path):
     ("error", "dead"),
     [
         (ValueError("of the interpreter"), []),
-        (RemoteProtocolError("size", "too few"), [("distree/1/lab/pipeline/p/stage/0/any/+", "size")]),
+        (RemoteProtocolError("size", "too few"), [("distree/1/lab/pipeline/p/stage/0/cam/+", "size")]),
     ],
 )
 def test_an_interpreter_that_raises_costs_its_input_alone(board, tmp_path, error, dead):

@@ -84,6 +84,9 @@ class Listener:
     def given_up(self, token):
         pass
 
+    def unread(self, topic, payload):
+        pass
+
     def received(self, message):
         self.messages.append(message)
 

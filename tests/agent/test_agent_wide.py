@@ -19,7 +19,7 @@ from device_agent.startup import fuses, load_bundles
 from distree import tensors, topics
 from distree.bundle import load_bundle
 from distree.messages.codec import decode, encode
-from distree.messages.request import Decision, Embedding, Outcome
+from distree.messages.request import Decision, Embedding, Outcome, Stop
 from distree.protocols import PolicyParameters, SegmentOutput
 from distree.topics import Kind
 from distree.transport.memory import MemoryBroker
@@ -28,7 +28,8 @@ DATA = Path(__file__).parents[1] / "data"
 LONG_S = 30.0
 """Bound of what must come at all."""
 
-STAGE = topics.stage("lab", "p", 0, "hub")
+STAGE = topics.stage("lab", "p", 0, "b0", "hub")
+ROUTE = (Stop(stage=0, boards=("b0", "b1")),)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +58,9 @@ def decisions(device, sender):
     return topics.to_board("lab", "p", Kind.DECISION, device, sender)
 
 
-def test_a_branch_shares_its_input_and_listens_for_decisions(tmp_path):
+def test_a_branch_reads_what_is_for_it_and_for_all_and_listens_for_decisions(tmp_path):
     heard = subscriptions(config(tmp_path, stages=(0, 1, 2), branch=1))
-    assert f"$share/lab-p-0-1/{topics.stage('lab', 'p', 0, '+')}" in heard
+    assert {topics.stage("lab", "p", 0, to, "+") for to in ("b0", topics.ALL)} <= heard
     assert decisions("b0", "+") in heard
     assert exits("b0", "+") not in heard
     # Between wide stages in a row nothing travels.
@@ -77,11 +78,10 @@ def test_who_fuses_listens_for_embeddings(tmp_path):
     assert not any("/exit/" in name or "/decision/" in name for name in subscriptions(chain))
 
 
-def test_plain_stages_beside_wide_ones_are_shared_as_ever(tmp_path):
+def test_plain_stages_beside_wide_ones_are_read_by_the_board_s_name_alone(tmp_path):
     heard = subscriptions(config(tmp_path, bundle="tiny-mixed", stages=(0, 1, 2, 3), branch=2))
-    stages = {name for name in heard if "/stage/" in name}
-    assert stages == {
-        f"$share/lab-p-{k}-{branch}/{topics.stage('lab', 'p', k, '+')}" for k, branch in ((0, 0), (1, 2), (3, 0))
+    assert {name for name in heard if "/stage/" in name} == {
+        topics.stage("lab", "p", k, to, "+") for k, to in ((0, "b0"), (1, "b0"), (1, topics.ALL), (3, "b0"))
     }
 
 
@@ -132,6 +132,9 @@ class Peer:
     def published(self, token): ...
 
     def given_up(self, token):
+        pass
+
+    def unread(self, topic, payload):
         pass
 
     def received(self, message):
@@ -192,11 +195,18 @@ def board(tmp_path):
         yield agent, runtime, peer
 
 
-def stage_message(bundle, request="r1", *, eager=True):
+def stage_message(bundle, request="r1", *, eager=True, route=ROUTE):
     tensor = tensors.encode(np.zeros((1, 8, 8, 3), np.int8))
     return encode(
         request_samples.stage_message(
-            tensor, request=request, origin="hub", revision=bundle.revision, spent_s=0.5, fuser="hub", eager=eager
+            tensor,
+            request=request,
+            origin="hub",
+            revision=bundle.revision,
+            spent_s=0.5,
+            fuser="hub",
+            eager=eager,
+            route=route,
         )
     )
 
@@ -213,6 +223,22 @@ def test_an_eager_branch_goes_on_by_itself(board, wide):
     assert [(message.stage, message.branch, message.device) for message in peer.embeddings()] == [
         (k, 0, "b0") for k in range(3)
     ]
+
+
+def test_what_is_for_all_boards_of_a_stage_is_run_by_those_on_its_route(board, wide):
+    agent, runtime, peer = board
+    every = topics.stage("lab", "p", 0, topics.ALL, "hub")
+    for request, boards in (("others", ("b3", "b1")), ("ours", ("b0", "b1"))):
+        route = (Stop(stage=0, boards=boards, together=True),)
+        peer.say(every, stage_message(wide, request, route=route))
+    peer.until(lambda: len(peer.embeddings()) == 3, "three embeddings")
+    assert {message.context.request for message in peer.embeddings()} == {"ours"}
+    assert runtime.runs == [0, 1, 2]
+    assert agent.reporting.dead_letters == 0
+    # What is sent to it alone must name it.
+    peer.say(STAGE, stage_message(wide, "strays", route=(Stop(stage=0, boards=("b3", "b1")),)))
+    peer.until(lambda: agent.reporting.dead_letters == 1, "a dead letter")
+    assert runtime.runs == [0, 1, 2]
 
 
 def test_an_eager_branch_that_is_told_to_stop_while_it_runs_runs_no_further_stage(board, wide):
@@ -295,6 +321,7 @@ def say_embeddings(peer, bundle, request):
             origin="cam",
             fuser="hub",
             revision=bundle.revision,
+            route=ROUTE,
         )
         peer.say(exits("hub", f"b{branch}"), encode(embedding))
 

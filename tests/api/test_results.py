@@ -52,6 +52,9 @@ class Publisher:
     def given_up(self, token):
         pass
 
+    def unread(self, topic, payload):
+        pass
+
     def say(self, payload, pipeline="p", origin="cam", site="lab"):
         with self.transport.lock:
             self.transport.publish(topics.of_origin(site, pipeline, Kind.RESULT, origin), payload, qos=1)

@@ -133,6 +133,9 @@ class Silent:
     def given_up(self, token: str) -> None:
         pass
 
+    def unread(self, topic: str, payload: bytes) -> None:
+        pass
+
     def received(self, message: Received) -> None:
         self.messages.append(message)
 

@@ -14,8 +14,9 @@ from typing import Any
 from distree import __version__
 from distree.messages.audit import AuditRow
 from distree.messages.codec import encode
-from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, Echo, HeldStage
 from distree.messages.events import DeadLetter, Thumbnail
+from distree.messages.member import Call, Member
 from distree.messages.plan import MaskedThresholds, Plan
 from distree.messages.request import (
     Decision,
@@ -29,9 +30,10 @@ from distree.messages.request import (
     RequestContext,
     Rule,
     StageMessage,
+    Stop,
     Tensor,
 )
-from distree.messages.result import Result, Stamp
+from distree.messages.result import MissingBranch, Result, Stamp
 from distree.messages.site import Claim, OriginStats, Truth
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
@@ -50,7 +52,7 @@ CONTEXT = RequestContext(
 WIDE_CONTEXT = replace(
     CONTEXT,
     rule=replace(CONTEXT.rule, rest_s=(0.002, 0.001)),
-    route=("any", "b1"),
+    route=(Stop(stage=1, boards=("b1", ""), together=True), Stop(stage=2, boards=("b2",))),
     fuser="hub",
     eager=True,
     audit=True,
@@ -159,7 +161,9 @@ WIDE_TELEMETRY = Telemetry(
             epoch=3,
             revision="4ab1fe8ae806",
             stages=(StageTelemetry(**STAGE_REPORT, wasted=6, audited=7),),
-            origin=OriginTelemetry(**ORIGIN_REPORT, audits_drawn=8, audits_lost=1, shed=5, dropped=3, unspooled=9),
+            origin=OriginTelemetry(
+                **ORIGIN_REPORT, audits_drawn=8, audits_lost=1, shed=5, dropped=3, unspooled=9, members=4, left_out=2
+            ),
             fusions=(
                 FusionTelemetry(
                     stage=0, fused=9, exited=6, forwarded=3, failed=1, expired=2, late=4, missing=(0, 5), audited=2
@@ -207,8 +211,12 @@ SHED_RESULT = Result(
     model="fashion",
     revision="4ab1fe8ae806",
     hops=(),
-    missing=(0, 1),
+    missing=(MissingBranch(branch=0, device=None), MissingBranch(branch=1, device="b1")),
 )
+MEMBER = {
+    "device": "b1", "boot": "9f3a", "pipeline": "fashion", "model": "fashion",
+    "revisions": ("4ab1fe8ae806", "00"), "stages": (1, 2),
+}  # fmt: skip
 STATS = OriginStats(
     pipeline="fashion",
     origin="cam1",
@@ -245,20 +253,26 @@ MESSAGES: dict[str, Any] = {
     "decision": Decision(request="5b1c09e4-2a", token=TOKEN, stage=1, go=True),
     "outcome": OUTCOME,
     "outcome-unheard": UNHEARD_OUTCOME,
+    "outcome-moved": replace(OUTCOME, reason="moved", guess=None),
+    "outcome-unreachable": replace(OUTCOME, reason="unreachable", board="b2"),
     "audit": AUDIT,
     "audit-lost": replace(AUDIT, sequence=13, scores=(), predictions=(), missing=(), hops=()),
     "input": InputMessage(request="r-1", name="boot.png", payload=b"\x89PNG\r\n"),
+    "echo": Echo(device="cam1"),
     "plan": PLAN,
     "plan-tuned": TUNED_PLAN,
     "telemetry": TELEMETRY,
     "telemetry-wide": WIDE_TELEMETRY,
     "result": RESULT,
     "result-shed": SHED_RESULT,
+    "member": Member(**MEMBER),
+    "member-wide": Member(**MEMBER, branch=1, fuses=True),
+    "call": Call(caller="cam1"),
     "state": DeviceState(device="cam1", boot="9f3a", status=DeviceStatus.READY),
     "meta": DeviceMeta(**META, stages=(HeldStage(**HELD),), origins=("fashion",)),
     "meta-wide": DeviceMeta(**META, stages=(HeldStage(**HELD, branch=1),), origins=(), fusers=("fashion",)),
     "dead": DeadLetter(
-        device="cam1", topic="distree/1/lab/pipeline/fashion/stage/1", reason="field",
+        device="cam1", topic="distree/1/lab/pipeline/fashion/stage/1/cam1/b1", reason="field",
         detail="stage: expected an integer of 0 to 31, received 'x'", payload_bytes=5, head_hex="81a176a178",
     ),
     "stats": STATS,

@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from node_fleet import MISSES_B1, MISSES_ONE, SURE, UNSURE, Fleet, fleet, node_settings
 from request_samples import changed, request_of
-from test_wide_node import SURE, UNSURE, Fleet, both_fusers, both_modes, fleet, node_settings
+from test_wide_node import both_fusers, both_modes
 
 from distree.errors import RemoteProtocolError
+from distree.messages.device import DeviceStatus
 from distree.messages.plan import Plan
 from distree.messages.request import Outcome, Reading, StageMessage
 from distree.node import Acknowledge, OriginSettings, Publish, Run, StageNode
@@ -112,7 +114,7 @@ def test_inputs_that_are_not_drawn_carry_no_trace():
     lab = chain(script={0: UNSURE, 1: UNSURE}, rate=0.0)
     lab.accept()
     lab.compute()
-    (_, message), *_ = lab.flying
+    (_, message, _), *_ = lab.flying
     assert (message.progress.trace, message.context.audit) == (None, False)
     lab.settle()
     assert (lab.rows, len(lab.results)) == ([], 1)
@@ -162,7 +164,7 @@ def test_an_absent_branch_stands_in_the_row():
         lab.settle()
         lab.tick(0.2)
         lab.settle()
-    assert [result.missing for result in lab.results] == [(1,)] * 4
+    assert [result.missing for result in lab.results] == [MISSES_B1] * 3 + [MISSES_ONE]
     lab.tick(AUDIT_BUDGET_S)
     # Once the branch is known to be gone, audits do not wait for it either.
     assert [row.missing for row in lab.rows if not row.lost][-1] == (1,)
@@ -171,17 +173,22 @@ def test_an_absent_branch_stands_in_the_row():
 
 def test_exits_that_heard_different_branches_make_no_row_of_scores():
     lab = audited(fleet(script={0: UNSURE, 1: UNSURE, 2: SURE}, masked=()))
+    lab.tick(0.01)
     lab.accept()
-    while lab.runs["b1", 0] + lab.runs["b0", 0] < 2 or lab.flying:
+    lab.settle()
+    assert [row.lost for row in lab.rows] == [False]
+    # From here on it is known how soon branches answer: the second exit is decided before anybody is asked again.
+    lab.accept()
+    while lab.runs["b1", 0] + lab.runs["b0", 0] < 4 or lab.flying:
         lab.compute() if lab.work else lab.deliver()
     lab.compute()  # the first fusion head, which has heard both
     lab.lose.add("b1")
     for _ in range(5):
         lab.settle()
-        lab.tick(0.3)
-    assert [(result.reason, result.missing) for result in lab.results] == [("last", (1,))]
+        lab.tick(0.11)
+    assert [(result.reason, result.missing) for result in lab.results] == [("last", ()), ("last", MISSES_B1)]
     lab.tick(AUDIT_BUDGET_S)
-    assert [row.lost for row in lab.rows] == [True]
+    assert [row.lost for row in lab.rows] == [False, True]
 
 
 # ---------------------------------------------------------------- audits that come to nothing
@@ -193,7 +200,7 @@ def drawn_and_left_early(**changes: object) -> Fleet:
     lab.accept()
     lab.compute()
     lab.compute()
-    assert [type(message) for _, message in lab.flying] == [StageMessage]
+    assert [type(message) for _, message, _ in lab.flying] == [StageMessage]
     return lab
 
 
@@ -221,10 +228,10 @@ def test_a_late_answer_to_an_audit_changes_nothing():
 @pytest.mark.parametrize("change", [{"trace": None}, {"reason": "confident", "trace": None}])
 def test_an_answer_that_does_not_know_all_exits_is_a_lost_audit(change):
     lab = drawn_and_left_early()
-    while not any(isinstance(message, Outcome) for _, message in lab.flying):
+    while not any(isinstance(message, Outcome) for _, message, _ in lab.flying):
         lab.compute() if lab.work else lab.deliver()
-    board, outcome = lab.flying.pop()
-    lab.flying.append((board, replace(outcome, **change)))
+    letter = lab.flying.pop()
+    lab.flying.append(letter._replace(message=replace(letter.message, **change)))
     lab.deliver()
     assert [row.lost for row in lab.rows] == [True]
 
@@ -234,11 +241,11 @@ def test_an_answer_that_does_not_know_all_exits_is_a_lost_audit(change):
 )
 def test_a_trace_that_this_bundle_cannot_give_is_refused(trace):
     lab = drawn_and_left_early()
-    while not any(isinstance(message, Outcome) for _, message in lab.flying):
+    while not any(isinstance(message, Outcome) for _, message, _ in lab.flying):
         lab.compute() if lab.work else lab.deliver()
-    _, outcome = lab.flying.pop()
+    _, outcome, sender = lab.flying.pop()
     with pytest.raises(RemoteProtocolError) as caught:
-        lab.nodes["cam"].receive(lab.now, replace(outcome, trace=trace), 1)
+        lab.nodes["cam"].receive(lab.now, replace(outcome, trace=trace), 1, sender)
     assert caught.value.reason == "trace"
     assert lab.rows == []
 
@@ -254,7 +261,7 @@ def test_a_failing_board_loses_the_audit_at_once():
 
 def test_audits_that_the_broker_refuses_are_lost_at_once():
     lab = drawn_and_left_early()
-    _, message = lab.flying.pop()
+    _, message, _ = lab.flying.pop()
     lab.carry_out("cam", lab.nodes["cam"].refused(lab.now, message))
     assert [row.lost for row in lab.rows] == [True]
 
@@ -277,6 +284,37 @@ def test_the_number_of_audits_is_bounded_and_what_is_too_much_is_lost():
     assert [row.sequence for row in lab.rows] == [1, 2, 3, 4, 5]
 
 
+def test_an_audit_goes_to_boards_that_answer_or_not_at_all():
+    lab = chain(script={0: SURE})
+    lab.nodes["a1"] = StageNode(node_settings("a1", 1, embeddings=(), masked=()))
+    lab.introduce("cam")
+    (letter,) = [*drawn_and_left_early().flying]
+    lab.carry_out("cam", lab.nodes["cam"].unread(0.0, letter.message, "b1"))
+    lab.accept()
+    lab.compute()
+    lab.compute()
+    assert lab.on_the_way() == ["a1"]
+    assert all(node.idle() or node.pending for node in lab.nodes.values())
+    lab.flying.clear()
+    lab.has_state("a1", DeviceStatus.LOST)
+    lab.accept()
+    lab.compute()
+    lab.compute()
+    assert (lab.on_the_way(), [row.lost for row in lab.rows]) == ([], [True])
+
+
+def test_nobody_is_blamed_for_an_audit_that_is_lost():
+    lab = chain(script={0: SURE})
+    lab.lose = {"b1", "b2"}
+    for _ in range(5):
+        lab.accept()
+        lab.settle()
+        lab.tick(AUDIT_BUDGET_S + 1.0)
+    assert [row.lost for row in lab.rows] == [True] * 5
+    assert lab.nodes["cam"].telemetry().origin.left_out == 0
+    assert lab.told == []
+
+
 # ---------------------------------------------------------------- those who wait for an answer go first
 
 
@@ -285,7 +323,7 @@ def test_an_audit_waits_for_every_input_that_waits_for_an_answer():
     sender = chain(script={0: SURE})
     sender.accept()
     sender.settle()
-    _, sent = drawn_and_left_early().flying.pop()
+    _, sent, _ = drawn_and_left_early().flying.pop()
     live = changed(sent, audit=False, trace=None)
     (run,) = [effect for effect in node.receive(0.0, changed(live, request="first"), 1) if isinstance(effect, Run)]
     assert node.receive(0.0, changed(sent, request="audit"), 2) == [Acknowledge(delivery=2)]
@@ -319,7 +357,7 @@ def test_an_audit_gives_way_between_two_stages_of_one_board():
 
 def test_too_many_waiting_audits_are_shed_and_inputs_are_not():
     node = StageNode(node_settings("b1", 1, embeddings=(), masked=(), inbox_items=4))
-    _, sent = drawn_and_left_early().flying.pop()
+    _, sent, _ = drawn_and_left_early().flying.pop()
     node.receive(0.0, changed(sent, request="live", audit=False, trace=None), 0)
     effects = []
     for n in range(AUDITS_WAITING + 3):
@@ -334,9 +372,9 @@ def test_kept_features_of_audits_are_dropped_before_those_of_inputs():
     lab = audited(fleet(inbox_items=2))
     node = lab.nodes["b0"]
     lab.accept()
-    while not any(isinstance(message, StageMessage) for _, message in lab.flying):
+    while not any(isinstance(message, StageMessage) for _, message, _ in lab.flying):
         lab.compute()
-    _, sent = lab.flying.pop()
+    _, sent, _ = lab.flying.pop()
     live = changed(sent, audit=False, trace=None)
     for request, message in [("live-1", live), ("audit", changed(sent, audit=True)), ("live-2", live)]:
         effects = node.receive(0.0, changed(message, request=request), request)
@@ -366,6 +404,9 @@ steps = st.lists(
         st.tuples(st.just("wait"), st.floats(0.001, 0.4)),
         st.tuples(st.just("dies"), st.sampled_from(["b1"])),
         st.tuples(st.just("lives"), st.sampled_from(["b1"])),
+        st.tuples(st.just("bounce"), st.integers(0, 5)),
+        st.tuples(st.just("drains"), st.sampled_from(["b1"])),
+        st.tuples(st.just("state"), st.sampled_from(["b1"]), st.sampled_from(list(DeviceStatus))),
     ),
     max_size=80,
 )
@@ -408,6 +449,12 @@ def test_one_result_of_each_input_and_one_row_of_each_that_was_drawn(script, wid
                 lab.lose.add(board)
             case ("lives", board):
                 lab.lose.discard(board)
+            case ("bounce", index) if index < len(lab.flying):
+                lab.bounce(index)
+            case ("drains", board):
+                lab.nodes[board].drain()
+            case ("state", board, status):
+                lab.has_state(board, status)
     assert Counter(result.request for result in lab.results if result.final) == dict.fromkeys(accepted, 1)
     assert all(result.latency_s <= 1.0 + 1e-9 for result in lab.results if result.final)
     origin = lab.nodes["cam"].telemetry().origin

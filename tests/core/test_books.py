@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from node_fleet import SURE, UNSURE, Fleet, announce, node_settings, state_of
 from test_audits import plan
-from test_wide_node import SURE, UNSURE, Fleet, node_settings
 
+from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.result import Result
-from distree.node import Acknowledge, Effect, NodeSettings, OriginSettings, Publish, StageNode
+from distree.node import Acknowledge, Announce, Effect, NodeSettings, OriginSettings, Publish, StageNode
 from distree.node.agenda import Agenda
 
 ORIGIN = OriginSettings(deadline_s=1.0, pending_items=4, silence_floor_s=0.1)
@@ -42,6 +46,18 @@ PLACEMENTS: dict[str, list[NodeSettings]] = {
         board("b0", 0, 1, 2, branch=0),
         board("b1", 0, 1, 2, branch=1),
     ],
+    "twins": [
+        board("cam", 0, origin=ORIGIN, **CHAIN),
+        board("b1", 1, 2, **CHAIN),
+        board("t1", 1, **CHAIN),
+        board("t2", 2, **CHAIN),
+    ],
+    "wide, twins": [
+        board("cam", origin=ORIGIN),
+        board("b0", 0, 1, 2, branch=0),
+        board("b1", 0, 1, 2, branch=1),
+        board("t1", 0, 1, 2, branch=1),
+    ],
     "wide, fused by a hub": [
         board("cam", origin=OriginSettings(deadline_s=1.0, pending_items=4, silence_floor_s=0.1, fuser="hub")),
         board("b0", 0, 1, 2, branch=0),
@@ -66,23 +82,23 @@ PLACEMENTS: dict[str, list[NodeSettings]] = {
 
 
 class Site(Fleet):
-    """A fleet whose boards die and come back, and whose broker delivers some messages twice."""
+    """A fleet whose boards die, drain and come back, of which origins hear late; some messages come twice."""
 
     def __init__(self, boards: list[NodeSettings], rate: float) -> None:
-        super().__init__({made.device: StageNode(made) for made in boards})
         self.boards = {made.device: made for made in boards}
         self.rate = rate
         self.boots = 0
         self.delivered: set[int] = set()
-        self.lives: dict[int, int] = {}
-        self.told: list[str] = []
+        self.settled: list[str] = []
+        self.news: list[tuple[str, Announce | DeviceState | int]] = []
+        """What origins will hear of boards: announcements, states, and stages that they withdraw."""
+        super().__init__({made.device: StageNode(made, chance=random.Random(1)) for made in boards})
         for device in self.boards:
-            self.introduce(device)
+            self.plan(device)
 
-    def introduce(self, device: str) -> None:
+    def plan(self, device: str) -> None:
         thresholds = (0.9,) * self.nodes[device].settings.last
-        made = plan(self.rate)
-        self.nodes[device].receive(self.now, type(made)(**{**_fields(made), "thresholds": thresholds}), None)
+        self.nodes[device].receive(self.now, replace(plan(self.rate), thresholds=thresholds), None)
 
     def carry_out(self, device: str, effects: list[Effect]) -> None:
         for effect in effects:
@@ -90,19 +106,18 @@ class Site(Fleet):
                 if effect.turned_away:
                     self.nodes[device].turned_away(told=True)
                 elif effect.settles is not None:
-                    self.told.append(effect.settles)
+                    self.settled.append(effect.settles)
             if isinstance(effect, Acknowledge) and effect.delivery is not None:
                 self.delivered.discard(effect.delivery)  # type: ignore[arg-type]
         super().carry_out(device, effects)
 
     def hear(self, index: int, *, twice: bool) -> None:
         """Deliver a message; with `twice` it stays on its way and comes again."""
-        entry = self.flying[index]
+        letter = self.flying[index]
         if twice:
-            self.flying.append(entry)
-        if entry[0] not in self.lose:
+            self.flying.append(letter)
+        if letter.to not in self.lose:
             self.delivered.add(self.token + 1)
-            self.lives[self.token + 1] = self.boots
         refused = len(self.refused)
         self.deliver(index)
         if len(self.refused) > refused:
@@ -112,36 +127,69 @@ class Site(Fleet):
         device, job = self.work.pop(index)
         self.carry_out(device, self.nodes[device].failed(self.now, job.key, "boom"))
 
+    # ------------------------------------------------------------ who is there
+
+    def announced(self, device: str, effect: Announce) -> None:
+        self.news.append((device, effect))
+
+    def learn(self, index: int) -> None:
+        """Let origins hear some news, maybe ahead of others."""
+        device, news = self.news.pop(index)
+        for origin in self.origins:
+            node = self.nodes[origin]
+            if origin == device:
+                continue
+            if isinstance(news, DeviceState):
+                self.carry_out(origin, node.has_state(self.now, news))
+            elif isinstance(news, int):
+                self.carry_out(origin, node.withdrawn(self.now, device, news))
+            else:
+                self.carry_out(origin, announce(node, [news], self.now, is_live=True))
+
+    def say(self, device: str, status: DeviceStatus) -> None:
+        self.news.append((device, state_of(self.nodes[device], status)))
+
     def kill(self, device: str) -> None:
         """End a board and start it anew: its work and what was on its way to it are gone."""
         self.boots += 1
+        self.say(device, DeviceStatus.LOST)
         before = self.nodes[device]
-        made = before.settings
-        again = NodeSettings(**{**_fields(made), "boot": f"{device}{self.boots}"})
-        left = before.snapshot() if made.origin is not None else ()
-        self.nodes[device] = StageNode(again, restore=left)
+        again = replace(before.settings, boot=f"{device}{self.boots}")
+        left = before.snapshot() if again.origin is not None else ()
+        self.nodes[device] = StageNode(again, restore=left, chance=random.Random(self.boots))
         self.work = [job for job in self.work if job[0] != device]
-        self.flying = [entry for entry in self.flying if entry[0] != device]
+        self.flying = [letter for letter in self.flying if letter.to != device]
         self.delivered.clear()
+        self.plan(device)
         self.introduce(device)
+        self.say(device, DeviceStatus.READY)
+        self.carry_out(device, self.nodes[device].connected(self.now))
+
+    def drain(self, device: str) -> None:
+        """Have a board finish what is under way."""
+        if device not in self.origins:
+            self.nodes[device].drain()
+            self.say(device, DeviceStatus.DRAINING)
+
+    def withdraw(self, device: str) -> None:
+        """A board serves nothing any more, by what it says; requests come to it nevertheless."""
+        self.news += [(device, stage) for stage in self.nodes[device].served]
 
     def acknowledge(self) -> None:
-        told, self.told = self.told, []
+        told, self.settled = self.settled, []
         for request in told:
             self.nodes["cam"].published(request)
 
     def come_to_rest(self) -> None:
         """Deliver and compute what there is, acknowledge results, and let all times pass."""
         for _ in range(60):
+            while self.news:
+                self.learn(0)
             self.settle()
             self.acknowledge()
             self.tick(1.0)
         self.settle()
         self.acknowledge()
-
-
-def _fields(of: object) -> dict[str, object]:
-    return {name: getattr(of, name) for name in type(of).__dataclass_fields__}  # type: ignore[attr-defined]
 
 
 steps = st.lists(
@@ -152,6 +200,12 @@ steps = st.lists(
         st.tuples(st.just("compute"), st.integers(0, 3)),
         st.tuples(st.just("fail"), st.integers(0, 3)),
         st.tuples(st.just("kill"), st.integers(0, 3)),
+        st.tuples(st.just("drain"), st.integers(0, 3)),
+        st.tuples(st.just("withdraw"), st.integers(0, 3)),
+        st.tuples(st.just("learn"), st.integers(0, 7)),
+        st.tuples(st.just("bounce"), st.integers(0, 7)),
+        st.just(("connect",)),
+        st.just(("call",)),
         st.tuples(st.just("wait"), st.floats(0.001, 0.5)),
         st.just(("acknowledge",)),
         st.tuples(st.just("mood"), st.sampled_from([SURE, UNSURE])),
@@ -175,6 +229,19 @@ def play(site: Site, script: list[tuple[object, ...]]) -> None:
                 site.fail(index)
             case ("kill", int(index)) if index < len(site.boards):
                 site.kill(list(site.boards)[index])
+            case ("drain", int(index)) if index < len(site.boards):
+                site.drain(list(site.boards)[index])
+            case ("withdraw", int(index)) if index < len(site.boards):
+                site.withdraw(list(site.boards)[index])
+            case ("learn", int(index)) if index < len(site.news):
+                site.learn(index)
+            case ("bounce", int(index)) if index < len(site.flying):
+                site.bounce(index)
+            case ("connect",):
+                site.carry_out("cam", site.nodes["cam"].connected(site.now))
+            case ("call",):
+                for node in site.nodes.values():
+                    node.called(site.now, "else")
             case ("wait", float(seconds)):
                 site.tick(seconds)
             case ("acknowledge",):

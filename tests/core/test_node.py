@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,16 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from request_samples import changed
+from node_fleet import announce, lines, meet, state_of
+from request_samples import changed, route_of
 
 from distree import tensors
 from distree.errors import RemoteProtocolError
+from distree.messages.device import DeviceStatus
 from distree.messages.plan import Plan
 from distree.messages.request import Guess, Outcome, StageMessage
 from distree.messages.result import Result
 from distree.node import Accepted, Acknowledge, Drop, Effect, NodeSettings, OriginSettings, Publish, Run, StageNode
 from distree.node.__main__ import TABLES, transition_tables
-from distree.node.circuits import Circuit, RoundTrip
+from distree.node.round_trip import RoundTrip
 from distree.protocols import SegmentOutput
 
 SURE = [9.0, 0.0, 0.0]
@@ -45,9 +48,22 @@ def node_settings(device: str, *stages: int, origin: OriginSettings | None = Non
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
-def origin_node(*stages: int, deadline_s: float = 1.0, pending: int = 4, **changes: object) -> StageNode:
+def others() -> list[StageNode]:
+    """Return the boards that an origin knows: one for each later stage, and for the first one too."""
+    return [StageNode(node_settings(f"b{stage}", stage)) for stage in range(3)]
+
+
+def origin_node(
+    *stages: int,
+    deadline_s: float = 1.0,
+    pending: int = 4,
+    known: list[StageNode] | None = None,
+    **changes: object,
+) -> StageNode:
     origin = OriginSettings(deadline_s=deadline_s, pending_items=pending, silence_floor_s=0.05)
-    return StageNode(node_settings("cam", *stages, origin=origin, **changes))
+    node = StageNode(node_settings("cam", *stages, origin=origin, **changes), chance=random.Random(1))
+    meet(node, *(others() if known is None else known))
+    return node
 
 
 def output(logits: list[float], last: bool = False) -> SegmentOutput:
@@ -116,7 +132,7 @@ def test_an_unsure_input_travels_and_its_outcome_becomes_the_result():
     effects = finish(end, 0.2, end.receive(0.2, message, "d2"), UNSURE, last=True)
     (outcome,) = published(effects, Outcome)
     assert (outcome.reason, outcome.guess.exit, len(outcome.hops)) == ("last", 2, 3)
-    effects = origin.receive(0.3, outcome, "d3")
+    effects = origin.receive(0.3, outcome, "d3", "b2")
     (result,) = published(effects, Result)
     assert (result.request, result.exit, result.reason) == (request, 2, "last")
     assert [hop.stage for hop in result.hops] == [0, 1, 2]
@@ -151,7 +167,7 @@ def test_a_silent_hop_is_tried_once_more_and_then_falls_back_at_the_deadline():
     (again,) = published(node.tick(resend_at), StageMessage)
     assert again.context.attempt == 2
     assert node.notify_at() == pytest.approx(0.75)
-    assert node.tick(0.75) == []
+    assert only(node.tick(0.75), Publish) == []
     assert node.notify_at() == pytest.approx(1.0)
     (result,) = published(node.tick(1.0), Result)
     assert (result.reason, result.exit, result.attempt, result.label) == ("fallback", 0, 2, "a")
@@ -175,7 +191,7 @@ def test_a_late_outcome_is_published_as_late_and_not_final():
     for closed in (False, True):
         if closed:
             node.published(request)
-        (late,) = published(node.receive(2.0, reply_to(message), "d"), Result)
+        (late,) = published(node.receive(2.0, reply_to(message), "d", "b2"), Result)
         assert (late.final, late.late, late.exit) == (False, True, 2)
         assert late.latency_s == pytest.approx(2.0)
     assert node.telemetry().origin.late == 2
@@ -185,17 +201,17 @@ def test_both_attempts_answered_give_one_final_result():
     node = origin_node(0)
     _, message = send_on(node)
     (again,) = published(node.tick(0.5), StageMessage)
-    first = published(node.receive(0.6, reply_to(again), 1), Result)
-    second = published(node.receive(0.7, reply_to(message), 2), Result)
+    first = published(node.receive(0.6, reply_to(again), 1, "b2"), Result)
+    second = published(node.receive(0.7, reply_to(message), 2, "b2"), Result)
     assert [result.final for result in (*first, *second)] == [True, False]
 
 
 def test_a_board_that_failed_costs_one_repetition_then_the_best_guess():
     node = origin_node(0)
     _, message = send_on(node)
-    (again,) = published(node.receive(0.1, reply_to(message, "fallback"), 1), StageMessage)
+    (again,) = published(node.receive(0.1, reply_to(message, "fallback"), 1, "b2"), StageMessage)
     assert again.context.attempt == 2
-    (result,) = published(node.receive(0.2, reply_to(again, "fallback"), 2), Result)
+    (result,) = published(node.receive(0.2, reply_to(again, "fallback"), 2, "b2"), Result)
     assert result.reason == "fallback"
 
 
@@ -242,7 +258,7 @@ def test_a_deadline_too_near_for_the_rest_is_answered_at_this_exit():
     node = origin_node(0, pending=64)
     for _ in range(20):
         _, message = send_on(node)
-        node.receive(0.4, reply_to(message), 1)
+        node.receive(0.4, reply_to(message), 1, "b2")
     _, effects = node.accept(1.0, "x", INPUT, deadline_s=0.3)
     (result,) = published(finish(node, 1.01, effects, UNSURE), Result)
     assert (result.reason, result.exit) == ("deadline", 0)
@@ -251,7 +267,7 @@ def test_a_deadline_too_near_for_the_rest_is_answered_at_this_exit():
 def test_one_slow_answer_does_not_keep_inputs_here_for_ever():
     node = origin_node(0, pending=64)
     _, message = send_on(node)
-    node.receive(0.95, reply_to(message), 1)
+    node.receive(0.95, reply_to(message), 1, "b2")
     reasons = []
     for index in range(30):
         _, effects = node.accept(index + 1.0, "x", INPUT, deadline_s=0.5)
@@ -264,37 +280,54 @@ def test_one_slow_answer_does_not_keep_inputs_here_for_ever():
     assert set(reasons) == {"deadline"}
 
 
-def test_the_first_unanswered_repetition_opens_the_circuit_and_a_probe_closes_it():
+def test_the_first_unanswered_repetition_leaves_the_last_boards_out_and_probes_take_them_in():
     node = origin_node(0, pending=64)
     first, _ = send_on(node)
     node.tick(0.5)
-    node.tick(0.75)
+    assert node.telemetry().origin.left_out == 0  # nobody can stand in for them
+    told = lines(node.tick(0.75))
+    assert told == [f"p: {board} does not answer, and is left out until it does" for board in ("b1", "b2")]
     _, effects = node.accept(0.8, "x", INPUT)
-    (result,) = published(finish(node, 0.8, effects, UNSURE), Result)
+    effects = finish(node, 0.8, effects, UNSURE)
+    (result,) = published(effects, Result)
     assert (result.reason, result.exit) == ("fallback", 0)
-    # The answer of an input never hangs on a probe: that is a copy, and nobody waits for it.
-    request, effects = node.accept(1.8, "y", INPUT)
-    effects = finish(node, 1.8, effects, UNSURE)
-    (result,), (probe,) = published(effects, Result), published(effects, StageMessage)
-    assert (result.request, result.reason) == (request, "fallback")
-    assert probe.context.request not in (request, first)
-    assert probe.context.audit
+    assert lines(effects) == ["p: no board of stage 1 answers", "p: no board of stage 2 answers"]
+    # The answer of an input never hangs on a probe: that has a request of its own, and nobody waits for it.
+    assert node.notify_at() == pytest.approx(1.0)
+    node.tick(1.0)
+    probes = only(node.tick(1.75), Publish)
+    assert sorted(probe.to for probe in probes) == ["b1", "b2"]
+    assert all(probe.message.context.audit for probe in probes)
+    assert not {probe.message.context.request for probe in probes} & {first, result.request}
     before = node.telemetry().origin
-    assert node.receive(1.9, reply_to(probe), 1) == [Acknowledge(delivery=1)]
-    assert node.telemetry().origin.accepted == before.accepted == 3
+    for probe in probes:
+        effects = node.receive(1.9, reply_to(probe.message, "fallback"), 1, probe.to)
+        assert (lines(effects), effects[-1]) == (
+            [f"p: {probe.to} answers again", f"p: stage {probe.to[1]} is served again"],
+            Acknowledge(delivery=1),
+        )
+    assert node.telemetry().origin.accepted == before.accepted == 2
     assert published(finish(node, 2.0, node.accept(2.0, "z", INPUT)[1], UNSURE), StageMessage)
 
 
-@pytest.mark.parametrize(("reason", "at"), [("shed", 1.9), ("fallback", 1.9), ("last", 2.9)])
-def test_a_probe_that_failed_or_took_longer_than_a_deadline_proves_nothing(reason, at):
-    node = origin_node(0, pending=64)
-    send_on(node)
-    node.tick(0.5)
-    node.tick(0.75)
-    (probe,) = published(finish(node, 1.8, node.accept(1.8, "y", INPUT)[1], UNSURE), StageMessage)
-    node.receive(at, reply_to(probe, reason), 1)
-    (result,) = published(finish(node, 3.0, node.accept(3.0, "z", INPUT)[1], UNSURE), Result)
-    assert result.reason == "fallback"
+def test_what_nobody_took_is_sent_anew_but_not_for_ever():
+    node = origin_node(0)
+    _, message = send_on(node)
+    attempts = [message]
+    for _ in range(20):
+        effects = node.receive(0.01, reply_to(attempts[-1], "moved"), 1, "b1")
+        # It is at once there again, as far as its origin knows.
+        meet(node, StageNode(node_settings("b1", 1, boot=f"b{len(attempts)}")), now=0.01)
+        attempts += published(effects, StageMessage)
+        if node.notify_at() == pytest.approx(1.0):
+            break
+    assert [sent.context.attempt for sent in attempts] == list(range(1, len(attempts) + 1))
+    assert len(attempts) <= 8
+    while node.pending:
+        now = node.notify_at()
+        assert now <= 1.0 + 1e-9
+        for result in published(node.tick(now), Result):
+            node.published(result.request)
 
 
 def test_while_the_rest_is_dead_and_the_deadline_far_inputs_are_answered_at_the_local_exit():
@@ -307,7 +340,7 @@ def test_while_the_rest_is_dead_and_the_deadline_far_inputs_are_answered_at_the_
         assert (result.request, result.reason, result.label) == (request, "fallback", "a")
         node.published(request)
     now = 0.3
-    while not node._origin._custody.circuit.is_open:
+    while not node.telemetry().origin.left_out:
         now = max(now, node.notify_at())
         node.tick(now)
     assert now < 10.0
@@ -391,6 +424,9 @@ def test_a_redelivery_during_the_work_takes_over_the_acknowledgement():
     [
         ({"revision": "other"}, "revision"),
         ({"stage": 2}, "stage"),
+        ({"route": ()}, "route"),
+        ({"route": route_of((1, "b9"), (2, "b1"))}, "route"),
+        ({"route": route_of((2, "b1"))}, "route"),
         ({"tensor": tensors.encode(np.zeros((1, 4), np.uint8))}, "dtype"),
         ({"tensor": tensors.encode(np.zeros((1, 5), np.int8))}, "shape"),
         ({"tensor": replace(INPUT, payload=b"123")}, "size"),
@@ -414,8 +450,17 @@ def test_outcomes_that_do_not_belong_here_are_refused():
         ({"guess": Guess(exit=3, class_id=0, confidence=0.5)}, "guess"),
     ]:
         with pytest.raises(RemoteProtocolError) as caught:
-            node.receive(0.1, changed(reply_to(message), **change), 1)
+            node.receive(0.1, changed(reply_to(message), **change), 1, "b2")
         assert caught.value.reason == reason
+    for stranger in ("b9", "", "b0"):
+        with pytest.raises(RemoteProtocolError, match="is not on its route") as caught:
+            node.receive(0.1, reply_to(message), 1, stranger)
+        assert caught.value.reason == "sender"
+    for board in (None, "b9", "cam"):
+        with pytest.raises(RemoteProtocolError, match="is not on its route") as caught:
+            node.receive(0.1, replace(reply_to(message, "unreachable"), board=board), 1, "b1")
+        assert caught.value.reason == "board"
+    assert node.pending == 1
 
 
 # ---------------------------------------------------------------- plans
@@ -508,19 +553,26 @@ def test_round_trip_estimate_backs_off_and_recovers():
     assert trip.backoff == 1
 
 
-def test_a_closed_circuit_blocks_nothing():
-    assert not Circuit().is_open
-    assert not Circuit().wants_probe(0.0)
-
+BOARDS = ["b1", "b2", "t1"]
 
 events = st.lists(
     st.one_of(
         st.just(("accept",)),
         st.tuples(st.just("complete"), st.sampled_from([SURE, UNSURE])),
         st.just(("fail",)),
-        st.tuples(st.just("reply"), st.integers(0, 5), st.sampled_from(["last", "confident", "fallback", "shed"])),
-        st.tuples(st.just("wait"), st.floats(0.001, 0.7)),
+        st.tuples(
+            st.just("reply"),
+            st.integers(0, 5),
+            st.sampled_from(["last", "confident", "fallback", "shed", "moved", "unreachable"]),
+        ),
+        st.tuples(st.just("unread"), st.integers(0, 5)),
+        st.tuples(st.just("wait"), st.floats(0.001, 0.7), st.booleans()),
         st.just(("acknowledge",)),
+        st.tuples(st.just("announced"), st.sampled_from(BOARDS), st.integers(0, 2), st.booleans()),
+        st.tuples(st.just("state"), st.sampled_from(BOARDS), st.integers(0, 2), st.sampled_from(list(DeviceStatus))),
+        st.tuples(st.just("withdrawn"), st.sampled_from(BOARDS)),
+        st.just(("connected",)),
+        st.just(("called",)),
     ),
     max_size=60,
 )
@@ -530,10 +582,15 @@ events = st.lists(
 @settings(max_examples=300, deadline=None)
 def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(script):
     """Whatever happens in whatever order; time moves in steps of at most 0.7 s and each step is ticked."""
-    node, now = origin_node(0, pending=5), 0.0
+    known = {
+        (device, run): StageNode(node_settings(device, int(device[1]), boot=f"run{run}"))
+        for device in BOARDS
+        for run in range(3)
+    }
+    node, now = origin_node(0, pending=5, known=[known[device, 0] for device in BOARDS]), 0.0
     accepted: dict[str, float] = {}
     final: dict[str, float] = {}
-    away: list[StageMessage] = []
+    away: list[tuple[str, StageMessage]] = []
     runs: list[Run] = []
 
     def carry_out(effects: list[Effect]) -> None:
@@ -541,8 +598,9 @@ def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(scri
             if isinstance(effect, Run):
                 runs.append(effect)
             elif isinstance(effect, Publish) and isinstance(effect.message, StageMessage):
-                away.append(effect.message)
-            elif isinstance(effect, Publish) and effect.message.final:
+                assert effect.to in BOARDS
+                away.append((effect.to, effect.message))
+            elif isinstance(effect, Publish) and isinstance(effect.message, Result) and effect.message.final:
                 assert effect.message.request not in final
                 final[effect.message.request] = now
 
@@ -551,7 +609,7 @@ def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(scri
             yield max(now, node.notify_at())
         yield to
 
-    for step in [*script, ("wait", 0.7), ("wait", 0.7)]:
+    for step in [*script, ("wait", 0.7, False), ("wait", 0.7, False)]:
         match step:
             case ("accept",):
                 request, effects = node.accept(now, "x", INPUT)
@@ -562,14 +620,31 @@ def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(scri
             case ("fail",) if runs:
                 carry_out(node.failed(now, runs.pop(0).key, "boom"))
             case ("reply", index, reason) if index < len(away):
-                carry_out(node.receive(now, reply_to(away[index], reason), index))
-            case ("wait", seconds):
+                board, message = away[index]
+                reply = replace(reply_to(message, reason), board=board if reason == "unreachable" else None)
+                carry_out(node.receive(now, reply, index, board))
+            case ("unread", index) if index < len(away):
+                board, message = away[index]
+                carry_out(node.unread(now, message, board))
+            case ("wait", seconds, is_owed):
+                owed_since = now if is_owed else float("inf")
                 for moment in advance(now + seconds):
                     now = moment
-                    carry_out(node.tick(now))
+                    carry_out(node.tick(now, owed_since))
             case ("acknowledge",):
                 for request in list(final):
                     node.published(request)
+            case ("announced", device, run, is_live):
+                carry_out(announce(node, known[device, run].announce(), now, is_live=is_live))
+            case ("state", device, run, status):
+                carry_out(node.has_state(now, state_of(known[device, run], status)))
+            case ("withdrawn", device):
+                carry_out(node.withdrawn(now, device, int(device[1])))
+            case ("connected",):
+                carry_out(node.connected(now))
+            case ("called",):
+                node.called(now, "else")
     assert final.keys() == accepted.keys()
     assert all(final[request] <= accepted[request] + 1.0 + 1e-9 for request in accepted)
     assert len(runs) <= 1
+    assert node.books()["loads"] == node.books()["away"] == 0

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from distree import topics
 from distree.errors import ConfigError, RemoteProtocolError
-from distree.topics import ANY, DELIVERY, TABLE, Address, Kind, Role
+from distree.topics import ALL, DELIVERY, TABLE, Address, Kind, Role
 
 ids = st.from_regex(r"[a-z0-9-]{1,32}", fullmatch=True)
-boards = ids.filter(lambda name: name != ANY)
+boards = ids.filter(lambda name: name != ALL)
 
 
 @given(ids, boards, st.sampled_from([Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD]))
@@ -30,14 +30,27 @@ def test_pipeline_topics(site, pipeline, origin):
 
 @given(ids, ids, st.integers(0, 999), boards, ids)
 def test_what_is_for_a_stage_names_its_sender_last(site, pipeline, k, sender, to):
-    for topic, board in (
-        (topics.stage(site, pipeline, k, sender), "any"),
-        (topics.stage(site, pipeline, k, sender, to), to),
-    ):
+    # One board, or all of a wide stage.
+    for board in (to, ALL):
+        topic = topics.stage(site, pipeline, k, board, sender)
         assert topic == f"distree/1/{site}/pipeline/{pipeline}/stage/{k}/{board}/{sender}"
         assert topics.parse(topic) == Address(
             site=site, kind=Kind.STAGE, pipeline=pipeline, stage=k, to=board, sender=sender
         )
+
+
+@given(ids, ids, st.integers(0, 999), boards)
+def test_what_a_board_serves_is_told_at_a_topic_of_each_stage(site, pipeline, k, device):
+    topic = topics.member(site, pipeline, k, device)
+    assert topic == f"distree/1/{site}/pipeline/{pipeline}/member/{k}/{device}"
+    assert topics.parse(topic) == Address(site=site, kind=Kind.MEMBER, pipeline=pipeline, stage=k, device=device)
+
+
+@given(ids, ids, boards)
+def test_who_calls_stands_in_the_topic(site, pipeline, sender):
+    topic = topics.call(site, pipeline, sender)
+    assert topic == f"distree/1/{site}/pipeline/{pipeline}/call/{sender}"
+    assert topics.parse(topic) == Address(site=site, kind=Kind.CALL, pipeline=pipeline, sender=sender)
 
 
 @given(ids, ids, boards, boards)
@@ -59,8 +72,13 @@ def test_every_kind_has_a_topic_that_is_parsed_to_it():
         Kind.PLAN: topics.plan("lab", "p"),
         Kind.TRUTH: topics.truth("lab", "p"),
         Kind.ORCHESTRATOR: topics.orchestrator("lab"),
-        Kind.STAGE: topics.stage("lab", "p", 1, "b"),
-        **{kind: topics.device("lab", "b", kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD)},
+        Kind.STAGE: topics.stage("lab", "p", 1, "b", "c"),
+        Kind.MEMBER: topics.member("lab", "p", 1, "b"),
+        Kind.CALL: topics.call("lab", "p", "b"),
+        **{
+            kind: topics.device("lab", "b", kind)
+            for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD, Kind.ECHO)
+        },
         **{
             kind: topics.of_origin("lab", "p", kind, "b")
             for kind in (Kind.INPUT, Kind.RESULT, Kind.AUDIT, Kind.STATS, Kind.THUMBNAIL)
@@ -80,13 +98,14 @@ def test_every_kind_is_published_by_someone_and_read_by_someone():
 def test_what_only_boards_say_to_each_other_ends_in_its_sender():
     people = {Role.USER, Role.ORCHESTRATOR}
     between_boards = {kind for kind, topic in TABLE.items() if not (topic.publishers | topic.subscribers) & people}
-    assert between_boards == {Kind.STAGE, Kind.EXIT, Kind.DECISION, Kind.OUTCOME}
-    assert {kind for kind in Kind if topics.template(kind).endswith("/{sender}")} == between_boards
+    assert between_boards == {Kind.STAGE, Kind.EXIT, Kind.DECISION, Kind.OUTCOME, Kind.ECHO}
+    between_boards.remove(Kind.ECHO)  # a board's own
+    assert {kind for kind in Kind if topics.template(kind).endswith("/{sender}")} == {*between_boards, Kind.CALL}
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_the_template_of_a_kind_becomes_a_topic_of_it(kind):
-    names = {"site": "lab", "device": "b", "pipeline": "p", "origin": "o", "stage": 2, "to": "any", "sender": "s"}
+    names = {"site": "lab", "device": "b", "pipeline": "p", "origin": "o", "stage": 2, "to": "all", "sender": "s"}
     address = topics.parse(topics.template(kind).format(**names))
     given = {name: names[name] for name in names if getattr(address, name) is not None}
     assert address == Address(kind=kind, **given)
@@ -101,10 +120,10 @@ def test_the_template_of_a_kind_becomes_a_topic_of_it(kind):
         "distree/1/lab/device/a/unheard",
         "distree/1/lab/device/a/state/more",
         "distree/1/Lab/device/a/state",
-        "distree/1/lab/pipeline/p/stage/x/any/b",
-        "distree/1/lab/pipeline/p/stage/-1/any/b",
-        "distree/1/lab/pipeline/p/stage/1234/any/b",
-        "distree/1/lab/pipeline/p/stage/\u0663/any/b",
+        "distree/1/lab/pipeline/p/stage/x/all/b",
+        "distree/1/lab/pipeline/p/stage/-1/all/b",
+        "distree/1/lab/pipeline/p/stage/1234/all/b",
+        "distree/1/lab/pipeline/p/stage/\u0663/all/b",
         "distree/1/lab/pipeline//plan",
         "distree/1/lab/pipeline/" + "p" * 33 + "/plan",
         "distree/1/lab/pipeline/p/exit",
@@ -113,16 +132,22 @@ def test_the_template_of_a_kind_becomes_a_topic_of_it(kind):
         "distree/1/lab/pipeline/p/exit/hub/",
         "distree/1/lab/pipeline/p/exit/hub/b/1",
         "distree/1/lab/pipeline/p/exit/hub/+",
-        "distree/1/lab/pipeline/p/exit/hub/any",
-        "distree/1/lab/pipeline/p/exit/any/b",
+        "distree/1/lab/pipeline/p/exit/hub/all",
+        "distree/1/lab/pipeline/p/exit/all/b",
         "distree/1/lab/pipeline/p/exit/hub/B",
         "distree/1/lab/pipeline/p/exit/hub/b\n",
         "distree/1/lab/pipeline/p/outcome/cam",
-        "distree/1/lab/pipeline/p/outcome/cam/any",
+        "distree/1/lab/pipeline/p/outcome/cam/all",
         "distree/1/lab/pipeline/p/stage/0",
-        "distree/1/lab/pipeline/p/stage/0/any",
-        "distree/1/lab/pipeline/p/stage/0/any/any",
-        "distree/1/lab/device/any/state",
+        "distree/1/lab/pipeline/p/stage/0/all",
+        "distree/1/lab/pipeline/p/stage/0/all/all",
+        "distree/1/lab/pipeline/p/member/0",
+        "distree/1/lab/pipeline/p/member/0/all",
+        "distree/1/lab/pipeline/p/member/x/b",
+        "distree/1/lab/pipeline/p/member/0/b/c",
+        "distree/1/lab/pipeline/p/call",
+        "distree/1/lab/pipeline/p/call/all",
+        "distree/1/lab/device/all/state",
         "distree/1/lab/pipeline/p/decision/#",
         "distree/1/lab/pipeline/p/decision/Hub/b",
         "distree/1/lab/device/hub/exit",
@@ -141,10 +166,14 @@ def test_any_text_is_parsed_or_refused(text):
         return
 
 
-def test_boards_of_one_branch_share_a_stage():
-    topic = "distree/1/lab/pipeline/fashion/stage/2/any/+"
-    assert topics.shared_stage("lab", "fashion", 2) == f"$share/lab-fashion-2-0/{topic}"
-    assert topics.shared_stage("lab", "fashion", 2, 3) == f"$share/lab-fashion-2-3/{topic}"
+def test_filters_of_members():
+    assert topics.member("lab", "p", "+", "+") == topics.every(Kind.MEMBER, "lab", "p")
+    assert topics.every(Kind.MEMBER, "lab") == "distree/1/lab/pipeline/+/member/+/+"
+    assert topics.call("lab", "p", "+") == topics.every(Kind.CALL, "lab", "p")
+
+
+def test_no_topic_is_shared():
+    assert not any("$share" in topics.template(kind) for kind in Kind)
 
 
 @pytest.mark.parametrize("bad", ["", "A", "a b", "a/b", "+", "#", "ä", "x" * 33, "a\n"])
@@ -159,16 +188,17 @@ def test_commands_to_boards_are_not_retained_and_every_kind_has_its_delivery():
         Kind.STATE,
         Kind.META,
         Kind.PLAN,
+        Kind.MEMBER,
         Kind.ORCHESTRATOR,
     }
 
 
-def test_no_board_is_called_any():
-    assert topics.check_device("any-1", "device") == "any-1"
-    with pytest.raises(ConfigError, match="device: 'any' is reserved"):
-        topics.check_device("any", "device")
-    with pytest.raises(ConfigError, match="device: 'Any' is not an id"):
-        topics.check_device("Any", "device")
+def test_no_board_is_called_all():
+    assert topics.check_device("all-1", "device") == "all-1"
+    with pytest.raises(ConfigError, match="device: 'all' is reserved"):
+        topics.check_device("all", "device")
+    with pytest.raises(ConfigError, match="device: 'All' is not an id"):
+        topics.check_device("All", "device")
     # As the name of anything else it is like others.
-    assert topics.check_id("any", "site") == "any"
-    assert topics.parse("distree/1/any/pipeline/any/plan").pipeline == "any"
+    assert topics.check_id("all", "site") == "all"
+    assert topics.parse("distree/1/all/pipeline/all/plan").pipeline == "all"

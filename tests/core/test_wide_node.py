@@ -3,168 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from request_samples import changed
+from node_fleet import MISSES_B1, MISSES_ONE, SURE, UNSURE, WIDE, Fleet, announce, fleet, node_settings
+from request_samples import changed, route_of
 
 from distree import tensors
 from distree.errors import RemoteProtocolError
-from distree.messages.audit import AuditRow
+from distree.messages.device import DeviceStatus
 from distree.messages.plan import MaskedThresholds, Plan
-from distree.messages.request import Decision, Embedding, Outcome, StageMessage
-from distree.messages.result import Result
-from distree.node import Acknowledge, Drop, Effect, Fuse, NodeSettings, OriginSettings, Publish, Run, StageNode
-from distree.protocols import SegmentOutput
-
-INPUT = tensors.encode(np.zeros((1, 4), np.int8))
-FEATURES = np.arange(4, dtype=np.int8).reshape(1, 4)
-SURE, UNSURE = [9.0, 0.0, 0.0], [0.1, 0.0, 0.0]
-WIDE = (("int8", (1, 2)), ("int8", (1, 3)))
-SHAPES = {0: (1, 2), 1: (1, 3)}
-
-
-def node_settings(device: str, *stages: int, **changes: object) -> NodeSettings:
-    base = NodeSettings(
-        site="lab",
-        device=device,
-        pipeline="p",
-        boot=device,
-        model="toy",
-        revision="r1",
-        labels=("a", "b", "c"),
-        inputs=(("int8", (1, 4)),) * 3,
-        stages=stages,
-        criterion="max_softmax",
-        thresholds=(0.9, 0.9),
-        embeddings=(WIDE, WIDE, WIDE),
-        branch_timeout_s=0.1,
-        masked=(MaskedThresholds(missing=(1,), thresholds=(0.3, 0.3)),),
-    )
-    return replace(base, **changes)  # type: ignore[arg-type]
-
-
-@dataclass
-class Fleet:
-    """Nodes by device, what is on its way between them, and what they did."""
-
-    nodes: dict[str, StageNode]
-    script: dict[int, list[float]] = field(default_factory=dict)
-    """Logits of each exit; SURE where none are given."""
-    now: float = 0.0
-    flying: list[tuple[str, object]] = field(default_factory=list)
-    work: list[tuple[str, Run | Fuse]] = field(default_factory=list)
-    runs: Counter[tuple[str, int]] = field(default_factory=Counter)
-    results: list[Result] = field(default_factory=list)
-    rows: list[AuditRow] = field(default_factory=list)
-    acknowledged: Counter[object] = field(default_factory=Counter)
-    refused: list[RemoteProtocolError] = field(default_factory=list)
-    lose: set[str] = field(default_factory=set)
-    """Devices that neither hear nor work."""
-    token: int = 0
-
-    def accept(self, device: str = "cam", **arguments: object) -> str:
-        request, effects = self.nodes[device].accept(self.now, "x", INPUT, **arguments)  # type: ignore[arg-type]
-        self.carry_out(device, effects)
-        return request
-
-    def carry_out(self, device: str, effects: list[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case Run() | Fuse():
-                    self.work.append((device, effect))
-                case Publish(message=StageMessage() as message):
-                    self.flying += [(board, message) for board in self.takers(message.stage)]
-                case Publish(message=Embedding() | Outcome() | Decision() as message, to=str(board)):
-                    assert board != device, "what is for a board itself is delivered there"
-                    self.flying.append((board, message))
-                case Publish(message=Result() as result, settles=settled):
-                    self.results.append(result)
-                    assert settled is None or settled == result.request
-                case Publish(message=AuditRow() as row):
-                    self.rows.append(row)
-                case Acknowledge(delivery=delivery):
-                    self.acknowledged[delivery] += 1
-                case Drop():
-                    pass
-
-    def takers(self, stage: int) -> list[str]:
-        """One board of each branch, or one of a plain stage."""
-        boards: dict[int | None, str] = {}
-        for device, node in self.nodes.items():
-            if stage in node.settings.stages:
-                boards.setdefault(node.settings.branch, device)
-        return list(boards.values())
-
-    def deliver(self, index: int = 0) -> None:
-        board, message = self.flying.pop(index)
-        if board in self.lose:
-            return
-        self.token += 1
-        try:
-            self.carry_out(board, self.nodes[board].receive(self.now, message, self.token))  # type: ignore[arg-type]
-        except RemoteProtocolError as error:
-            self.refused.append(error)
-
-    def compute(self, index: int = 0) -> None:
-        board, job = self.work.pop(index)
-        if board not in self.lose:
-            self.carry_out(board, self.nodes[board].completed(self.now, job.key, self.output(board, job), 0.001))
-
-    def output(self, board: str, job: Run | Fuse) -> SegmentOutput:
-        settings = self.nodes[board].settings
-        if isinstance(job, Fuse):
-            after = FEATURES if settings.width(job.stage + 1) == 0 and job.stage < settings.last else None
-            heard = tuple(None if part is None else [1.0] for part in job.embeddings)
-            return SegmentOutput(features=after, logits=self.script.get(job.stage, SURE), embeddings=heard)
-        self.runs[board, job.stage] += 1
-        features = None if job.stage == settings.last else FEATURES
-        if settings.width(job.stage) == 0:
-            return SegmentOutput(features=features, logits=self.script.get(job.stage, SURE))
-        assert settings.branch is not None
-        embedding = np.ones(SHAPES[settings.branch], np.int8)
-        return SegmentOutput(features=features, logits=[], embedding=embedding)
-
-    def tick(self, seconds: float) -> None:
-        """Let time pass; every node is ticked when it wants to be."""
-        ends_at = self.now + seconds
-        while True:
-            due = {device: node.notify_at() for device, node in self.nodes.items() if device not in self.lose}
-            device, at = min(due.items(), key=lambda item: item[1])
-            if at > ends_at:
-                break
-            self.now = max(self.now, at)
-            self.carry_out(device, self.nodes[device].tick(self.now))
-        self.now = ends_at
-
-    def settle(self) -> None:
-        """Deliver and compute until nothing is left to do."""
-        for _ in range(10_000):
-            if self.work:
-                self.compute()
-            elif self.flying:
-                self.deliver()
-            else:
-                return
-        raise AssertionError("it goes on for ever")
-
-
-def fleet(
-    *, eager: bool = False, fuser: str | None = None, script: dict[int, list[float]] | None = None, **changes: object
-) -> Fleet:
-    """Origin `cam`, branches `b0` and `b1`, and `hub`, which fuses if asked."""
-    origin = OriginSettings(deadline_s=1.0, pending_items=8, silence_floor_s=0.3, fuser=fuser, eager=eager)
-    nodes = {
-        "cam": StageNode(node_settings("cam", origin=origin, **changes)),
-        "b0": StageNode(node_settings("b0", 0, 1, 2, branch=0, **changes)),
-        "b1": StageNode(node_settings("b1", 0, 1, 2, branch=1, **changes)),
-        "hub": StageNode(node_settings("hub", fuses=True, **changes)),
-    }
-    return Fleet(nodes, script or {})
-
+from distree.messages.request import Decision, Embedding
+from distree.node import Fuse, OriginSettings, StageNode
 
 both_modes = pytest.mark.parametrize("eager", [False, True])
 both_fusers = pytest.mark.parametrize("fuser", [None, "hub"])
@@ -266,6 +118,7 @@ def test_an_origin_can_run_a_branch_and_fuse():
     lab = fleet(script={0: UNSURE, 1: UNSURE})
     lab.nodes["cam"] = StageNode(node_settings("cam", 0, 1, 2, branch=0, origin=origin))
     del lab.nodes["b0"]
+    lab.introduce("cam")
     lab.accept()
     lab.settle()
     assert lab.results[0].reason == "last"
@@ -289,7 +142,7 @@ def test_a_missing_branch_is_masked_after_its_time_out(eager, fuser):
     lab.settle()
     # Max softmax 0.58 is below the threshold of all branches and above that of one without branch 1.
     (result,) = lab.results
-    assert (result.exit, result.reason, result.missing) == (0, "confident", (1,))
+    assert (result.exit, result.reason, result.missing) == (0, "confident", MISSES_B1)
 
 
 def test_without_thresholds_for_a_mask_only_the_last_exit_is_taken():
@@ -299,7 +152,7 @@ def test_without_thresholds_for_a_mask_only_the_last_exit_is_taken():
     for _ in range(3):
         lab.settle()
         lab.tick(0.11)
-    assert (lab.results[0].exit, lab.results[0].missing) == (2, (1,))
+    assert (lab.results[0].exit, lab.results[0].missing) == (2, MISSES_B1)
 
 
 def test_masked_thresholds_of_a_plan_replace_the_bundles():
@@ -329,8 +182,9 @@ def test_masked_thresholds_of_the_wrong_number_are_refused():
     assert caught.value.reason == "masked"
 
 
-def test_a_branch_that_stays_away_is_no_longer_waited_for_until_it_is_heard():
-    lab = fleet(fuser="hub")
+@both_fusers
+def test_a_branch_that_stays_away_is_no_longer_waited_for_until_it_answers(fuser):
+    lab = fleet(fuser=fuser)
     lab.lose = {"b1"}
     for _ in range(3):
         lab.accept()
@@ -338,18 +192,19 @@ def test_a_branch_that_stays_away_is_no_longer_waited_for_until_it_is_heard():
         lab.tick(0.11)
         lab.settle()
     lab.accept()
-    lab.settle()
-    assert [result.missing for result in lab.results] == [(1,)] * 4
+    lab.settle()  # no time passes
+    assert [result.missing for result in lab.results] == [MISSES_B1] * 3 + [MISSES_ONE]
+    assert lab.told == ["p: b1 does not answer, and is left out until it does"]
+    fusing = lab.nodes[fuser or "cam"]
+    assert fusing.telemetry().fusions[0].missing == (0, 4)
     lab.lose = set()
+    lab.tick(1.0)  # a probe is due
+    lab.settle()
+    assert lab.told[1:] == ["p: b1 answers again"]
     lab.accept()
     lab.settle()
-    # Its embedding came too late for this one, but shows that it is alive.
-    lab.accept()
-    lab.settle()
-    assert [result.missing for result in lab.results[4:]] in ([(1,), ()], [(), ()])
-    hub = lab.nodes["hub"].telemetry().fusions[0]
-    assert hub.missing[0] == 0
-    assert hub.missing[1] in (4, 5)
+    assert lab.results[4].missing == ()
+    assert not lab.refused
 
 
 def test_a_branch_missing_from_one_request_is_still_waited_for_at_the_next():
@@ -360,7 +215,7 @@ def test_a_branch_missing_from_one_request_is_still_waited_for_at_the_next():
         lab.settle()
         lab.tick(0.11)
     # Left out at three exits, of one request.
-    assert (lab.results[0].exit, lab.results[0].missing) == (2, (1,))
+    assert (lab.results[0].exit, lab.results[0].missing) == (2, MISSES_B1)
     lab.accept()
     lab.settle()
     assert len(lab.results) == 1
@@ -369,7 +224,7 @@ def test_a_branch_missing_from_one_request_is_still_waited_for_at_the_next():
 def test_a_late_branch_is_told_what_was_decided_and_catches_up():
     lab = fleet(script={0: UNSURE, 1: UNSURE}, masked=())
     lab.accept()
-    slow = [index for index, (board, _) in enumerate(lab.flying) if board == "b1"]
+    slow = [index for index, (board, *_) in enumerate(lab.flying) if board == "b1"]
     held = [lab.flying.pop(index) for index in slow]
     lab.settle()
     lab.tick(0.11)
@@ -400,7 +255,7 @@ def test_a_dead_fuser_costs_one_repetition(eager):
 def test_when_all_branches_die_half_way_the_best_guess_is_the_answer():
     lab = fleet(script={0: UNSURE})
     lab.accept()
-    while not any(isinstance(message, Decision) for _, message in lab.flying):
+    while not any(isinstance(message, Decision) for _, message, _ in lab.flying):
         lab.compute() if lab.work else lab.deliver()
     lab.lose = {"b0", "b1"}
     lab.settle()
@@ -467,7 +322,7 @@ def embedding_of(lab: Fleet) -> Embedding:
     lab.accept()
     lab.deliver()
     lab.compute()
-    return next(message for _, message in lab.flying if isinstance(message, Embedding))
+    return next(message for _, message, _ in lab.flying if isinstance(message, Embedding))
 
 
 @pytest.mark.parametrize(
@@ -515,14 +370,31 @@ def test_decisions_that_do_not_belong_here_are_refused():
     assert caught.value.reason == "request"
 
 
-@pytest.mark.parametrize(("change", "reason"), [({"stage": 1}, "stage"), ({"fuser": None}, "fuser")])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"stage": 1, "route": route_of((1, ("b0", "b1")))}, "stage"),
+        ({"fuser": None}, "fuser"),
+        ({"route": ()}, "route"),
+        ({"route": route_of((0, ("b9", "b1")))}, "route"),
+    ],
+)
 def test_inputs_that_a_branch_cannot_take_are_refused(change, reason):
     lab = fleet()
     lab.accept()
-    message = next(message for board, message in lab.flying if board == "b0")
+    message = next(message for board, message, _ in lab.flying if board == "b0")
     with pytest.raises(RemoteProtocolError) as caught:
         lab.nodes["b0"].receive(0.0, changed(message, **change), "d")
     assert caught.value.reason == reason
+
+
+def test_an_embedding_of_a_board_that_is_not_on_the_route_is_refused():
+    lab = fleet()
+    message = embedding_of(lab)
+    assert message.device == "b0"
+    with pytest.raises(RemoteProtocolError) as caught:
+        lab.nodes["cam"].receive(0.0, changed(message, device="b7"), "d")
+    assert caught.value.reason == "route"
 
 
 def test_repeated_messages_change_nothing():
@@ -533,10 +405,10 @@ def test_repeated_messages_change_nothing():
             lab.compute()
         elif lab.flying:
             # Everything is delivered twice.
-            board, message = lab.flying[0]
-            lab.flying.insert(1, (board, message)) if lab.flying.count((board, message)) < 2 else None
+            letter = lab.flying[0]
+            lab.flying.insert(1, letter) if lab.flying.count(letter) < 2 else None
             lab.deliver()
-            if lab.flying and lab.flying[0] == (board, message):
+            if lab.flying and lab.flying[0] == letter:
                 lab.deliver()
         else:
             break
@@ -548,17 +420,26 @@ def test_repeated_messages_change_nothing():
 # ---------------------------------------------------------------- invariants
 
 
+BOARDS = ["b0", "b1", "hub", "t1"]
+
 steps = st.lists(
     st.one_of(
         st.just(("accept",)),
         st.tuples(st.just("deliver"), st.integers(0, 5)),
         st.tuples(st.just("lose"), st.integers(0, 5)),
         st.tuples(st.just("twice"), st.integers(0, 5)),
+        st.tuples(st.just("bounce"), st.integers(0, 5)),
         st.tuples(st.just("compute"), st.integers(0, 3)),
         st.tuples(st.just("fail"), st.integers(0, 3)),
         st.tuples(st.just("wait"), st.floats(0.001, 0.4)),
-        st.tuples(st.just("dies"), st.sampled_from(["b0", "b1", "hub"])),
-        st.tuples(st.just("lives"), st.sampled_from(["b0", "b1", "hub"])),
+        st.tuples(st.just("dies"), st.sampled_from(BOARDS)),
+        st.tuples(st.just("lives"), st.sampled_from(BOARDS)),
+        st.tuples(st.just("drains"), st.sampled_from(BOARDS)),
+        st.tuples(st.just("state"), st.sampled_from(BOARDS), st.sampled_from(list(DeviceStatus))),
+        st.tuples(st.just("withdrawn"), st.sampled_from(BOARDS)),
+        st.tuples(st.just("announced"), st.sampled_from(BOARDS), st.booleans()),
+        st.just(("connected",)),
+        st.just(("called",)),
     ),
     max_size=80,
 )
@@ -568,12 +449,14 @@ steps = st.lists(
     script=steps,
     eager=st.booleans(),
     fuser=st.sampled_from([None, "hub"]),
+    twins=st.booleans(),
     exits=st.dictionaries(st.integers(0, 2), st.sampled_from([SURE, UNSURE])),
 )
 @settings(max_examples=300, deadline=None)
-def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(script, eager, fuser, exits):
-    """Whatever is lost, repeated, reordered or dead; nobody waits beyond what is due."""
-    lab = fleet(eager=eager, fuser=fuser, script=exits, inbox_items=4)
+def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(script, eager, fuser, twins, exits):
+    """Whatever is lost, repeated, reordered, unread, withdrawn or dead; nobody waits beyond what is due."""
+    lab = fleet(eager=eager, fuser=fuser, script=exits, twins=twins, inbox_items=4)
+    cam = lab.nodes["cam"]
     accepted: dict[str, float] = {}
     for step in [*script, *[("wait", 0.4)] * 5]:
         match step:
@@ -585,6 +468,8 @@ def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(scri
                 lab.flying.pop(index)
             case ("twice", index) if index < len(lab.flying):
                 lab.flying.append(lab.flying[index])
+            case ("bounce", index) if index < len(lab.flying):
+                lab.bounce(index)
             case ("compute", index) if index < len(lab.work):
                 lab.compute(index)
             case ("fail", index) if index < len(lab.work):
@@ -596,9 +481,23 @@ def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(scri
                 lab.lose.add(board)
             case ("lives", board):
                 lab.lose.discard(board)
+            case ("drains", board) if board in lab.nodes:
+                lab.nodes[board].drain()
+            case ("state", board, status) if board in lab.nodes:
+                lab.has_state(board, status)
+            case ("withdrawn", board) if board in lab.nodes:
+                lab.carry_out("cam", cam.withdrawn(lab.now, board, 0))
+            case ("announced", board, is_live) if board in lab.nodes:
+                lab.carry_out("cam", announce(cam, lab.nodes[board].announce(), lab.now, is_live=is_live))
+            case ("connected",):
+                lab.carry_out("cam", cam.connected(lab.now))
+            case ("called",):
+                for node in lab.nodes.values():
+                    node.called(lab.now, "else")
     final = Counter(result.request for result in lab.results if result.final)
     assert final == dict.fromkeys(accepted, 1)
     assert all(result.latency_s <= 1.0 + 1e-9 for result in lab.results if result.final)
+    assert cam.books()["loads"] == 0
     for board in ("b0", "b1"):
         books = lab.nodes[board]._branch
         assert len(books._kept) <= 4
@@ -616,7 +515,7 @@ def test_a_gathering_that_ends_as_it_begins_leaves_nothing_due(branches):
     lab.flying.clear()
     lab.tick(0.6)  # silent: sent once more
     again = list(lab.flying)
-    assert {message.context.attempt for _, message in again} == {2}
+    assert {message.context.attempt for _, message, _ in again} == {2}
     lab.flying[:] = [entry for entry in first if entry[0] == "b0"]
     lab.deliver()
     lab.compute()
@@ -624,8 +523,8 @@ def test_a_gathering_that_ends_as_it_begins_leaves_nothing_due(branches):
     lab.flying.clear()
     cam = lab.nodes["cam"]
     lab.carry_out("cam", cam.receive(lab.now, embedding[1], None))
-    for board, message in again[:branches]:
-        lab.flying[:] = [(board, message)]
+    for letter in again[:branches]:
+        lab.flying[:] = [letter]
         lab.deliver()
         lab.compute()
         (embedding,) = lab.flying

@@ -135,6 +135,9 @@ class Publisher:
     def given_up(self, token: str) -> None:
         pass
 
+    def unread(self, topic: str, payload: bytes) -> None:
+        pass
+
     def received(self, message: Received) -> None: ...
 
     def publish(self, kind: Kind, topic: str, payload: bytes) -> None:

@@ -22,7 +22,7 @@ from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldS
 from distree.messages.events import Thumbnail
 from distree.messages.plan import Plan
 from distree.messages.request import Hop
-from distree.messages.result import Result, Stamp
+from distree.messages.result import MissingBranch, Result, Stamp
 from distree.messages.site import Claim
 from distree.messages.telemetry import PipelineTelemetry, StageTelemetry, Telemetry
 from distree.topics import Kind
@@ -133,7 +133,9 @@ def test_it_shows_exits_with_thresholds_flow_and_where_time_went(page: Any, publ
         Hop(device="hub-b", stage=1, queue_s=0.0, compute_s=0.003),
     )
     for k in range(2):
-        deep = replace(RESULT, request=f"b{k}", exit=2, reason="last", latency_s=0.01, hops=hops, missing=(1,))
+        # The first of them lacks a branch, too, that nobody was there to run.
+        lacking = (MissingBranch(branch=1, device="hub-b"), MissingBranch(branch=3, device=None))[: 2 - k]
+        deep = replace(RESULT, request=f"b{k}", exit=2, reason="last", latency_s=0.01, hops=hops, missing=lacking)
         publisher.publish(Kind.RESULT, RESULT_TOPIC, encoded(deep))
     page.until(lambda: page.number("total") == 8 and "of 2 boards" in page.text(".plan"), "results and reports")
     page.until(lambda: page.text("tbody tr:nth-child(3) .count") == "2", "the table")
@@ -148,7 +150,11 @@ def test_it_shows_exits_with_thresholds_flow_and_where_time_went(page: Any, publ
         ["1", "shut", "0 %", "0", DASH, ""],
         ["2", "last", "25 %", "2", "10.0 ms", "1.00 + 5.00 + 4.00 ms"],
     ]
-    assert "1 missing" in rows(page)[0]["reason"]
+    assert [row["reason"] for row in rows(page)[:2]] == [
+        "last, branch 1 (hub-b) missing", "last, 2 branches missing",
+    ]  # fmt: skip
+    titles = page.driver.execute_script("return [...document.querySelectorAll('.reason')].map((cell) => cell.title)")
+    assert titles[:3] == ["branch 1 (hub-b)", "branch 1 (hub-b), branch 3 (no board)", ""]
 
 
 def test_without_a_plan_it_says_whose_thresholds_hold(page: Any, publisher: Any) -> None:

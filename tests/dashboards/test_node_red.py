@@ -116,6 +116,9 @@ class Publisher:
     def given_up(self, token):
         pass
 
+    def unread(self, topic, payload):
+        pass
+
     def say(self, result: Result) -> None:
         topic = topics.of_origin(result.site, result.pipeline, Kind.RESULT, result.origin)
         payload = encode(result, Stamp(time="2026-01-15T09:30:00.123+00:00", clock_synced=True))

@@ -23,7 +23,7 @@ from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState
 from distree.messages.events import DeadLetter
 from distree.messages.plan import MaskedThresholds, Plan
-from distree.messages.request import InputMessage
+from distree.messages.request import InputMessage, StageMessage
 from distree.messages.result import Result
 from distree.messages.telemetry import FusionTelemetry, StageTelemetry, Telemetry
 from distree.protocols import Received
@@ -49,6 +49,8 @@ class Watcher:
         self.metas: dict[str, DeviceMeta] = {}
         self.states: dict[str, str] = {}
         self.history: list[tuple[str, str]] = []
+        self.sent: list[StageMessage] = []
+        """What went to stages, from `follow` on."""
         self.transport.open(
             self,
             [
@@ -70,6 +72,9 @@ class Watcher:
     def given_up(self, token: str) -> None:
         pass
 
+    def unread(self, topic: str, payload: bytes) -> None:
+        pass
+
     def received(self, message: Received) -> None:
         self.transport.acknowledge(message.token)
         address = topics.parse(message.topic)
@@ -83,11 +88,18 @@ class Watcher:
                 self.telemetry[address.device] = decode(Telemetry, message.payload)
             case Kind.META:
                 self.metas[address.device] = decode(DeviceMeta, message.payload)
+            case Kind.STAGE:
+                self.sent.append(decode(StageMessage, message.payload))
             case Kind.STATE:
                 with contextlib.suppress(RemoteProtocolError):
                     state = decode(DeviceState, message.payload)
                     self.states[state.device] = state.status.value
                     self.history.append((state.device, state.status.value))
+
+    def follow(self) -> None:
+        """Listen to what goes to stages, too."""
+        with self.transport.lock:
+            self.transport.subscribe([(topics.every(Kind.STAGE, SITE), 1)])
 
     def until(self, condition: Callable[[], bool], what: str = "", patience_s: float = PATIENCE_S) -> None:
         ends_at = time.monotonic() + patience_s

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -193,7 +194,7 @@ def test_a_branch_may_be_killed_during_a_demo(tmp_path, tiny_wide, tiny_images):
     figures = json.loads(path.read_text())
     missing = figures["missing"][1]
     assert figures["answered"] == count
-    assert 0 < missing == sum(row["missing"] == [1] for row in figures["results"])
+    assert 0 < missing == sum([one["branch"] for one in row["missing"]] == [1] for row in figures["results"])
     assert figures["missing"][0] == 0
     assert f"answers without a branch: branch 1 in {missing}" in told
 
@@ -359,6 +360,9 @@ class Retained:
     def given_up(self, token):
         pass
 
+    def unread(self, topic, payload):
+        pass
+
     def received(self, message):
         self.transport.acknowledge(message.token)
         if message.topic == "the/last":
@@ -385,6 +389,42 @@ def retained(port):
     finally:
         transport.close()
     return listener.found
+
+
+@pytest.mark.parametrize(
+    ("denied", "told"),
+    [
+        ("member/#", "nobody serves stage 1, or the broker does not pass on {topics}/member/1/+"),
+        ("stage/#", "the broker does not pass on {topics}/stage/1/+/board0"),
+        ("outcome/#", "stage 1 was sent its inputs, and no answer came; perhaps the broker does not pass on "
+                      "{topics}/outcome/board0/+"),
+    ],
+)  # fmt: skip
+def test_inputs_that_were_to_travel_and_did_not_are_no_success(tmp_path, denied, told):
+    skip_without("mosquitto")
+    rules = tmp_path / "rules"
+    rules.write_text(f"topic readwrite #\ntopic deny distree/1/+/pipeline/+/{denied}\n")
+    with ManagedBroker(engine="mosquitto", acl_file=rules) as broker:
+        done = distree("demo", "--inputs", 60, "--broker", f"127.0.0.1:{broker.port}", "--json", tmp_path / "demo.json")
+    assert "60 of 60 answered" in done.stdout
+    assert done.returncode == 1
+    reasons = json.loads((tmp_path / "demo.json").read_text())["reasons"]
+    lost = reasons.get("fallback", 0) + reasons.get("deadline", 0)
+    assert lost > 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("distree: ")]
+    topics = re.search(r"distree/1/demo-[0-9a-f]+/pipeline/demo", line)[0]
+    assert line == f"distree: {lost} inputs were to go beyond board0, and none did: {told.format(topics=topics)}"
+
+
+def test_a_demo_of_inputs_that_the_first_exit_is_sure_of_is_a_success(tmp_path):
+    skip_without("mosquitto")
+    rules = tmp_path / "rules"
+    rules.write_text("topic readwrite #\ntopic deny distree/1/+/pipeline/+/stage/#\n")
+    with ManagedBroker(engine="mosquitto", acl_file=rules) as broker:
+        done = distree("demo", "--inputs", 3, "--broker", f"127.0.0.1:{broker.port}")
+    assert (done.returncode, [line for line in done.stderr.splitlines() if line.startswith("distree: ")]) == (0, [])
+    assert "3 of 3 answered" in done.stdout
+    assert "(3 confident)" in done.stdout
 
 
 @pytest.mark.parametrize(("count", "status"), [("0", 2), ("-1", 2), ("1001", 2)])

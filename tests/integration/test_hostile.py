@@ -22,17 +22,17 @@ from distree.messages.codec import PROBE, encode
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.limits import MAX_MESSAGE_BYTES
 from distree.messages.plan import Plan
-from distree.messages.request import Guess, Hop, InputMessage, Outcome, Tensor
+from distree.messages.request import Guess, Hop, InputMessage, Outcome, Stop, Tensor
 from distree.preprocess import Preprocessor
 from distree.topics import Kind
 
 SITE, PIPELINE = "test", "fashion"
-STAGE = topics.stage(SITE, PIPELINE, 1, "nobody")
+STAGE = topics.stage(SITE, PIPELINE, 1, "b1", "nobody")
 INPUT = topics.of_origin(SITE, PIPELINE, Kind.INPUT, "cam")
 OUTCOME = topics.to_board(SITE, PIPELINE, Kind.OUTCOME, "cam", "b1")
 PLAN = topics.plan(SITE, PIPELINE)
 STATE = topics.device(SITE, "cam", Kind.STATE)
-NO_SENDERS = ("any", "B1", "b1.", "b" * 33, "")
+NO_SENDERS = (topics.ALL, "B1", "b1.", "b" * 33, "")
 """What may stand where a topic names its sender, and is no board's id."""
 READERS = {
     STAGE: ("b1",),
@@ -40,7 +40,7 @@ READERS = {
     OUTCOME: ("cam",),
     PLAN: ("b1", "cam"),
     STATE: ("cam",),
-    **{topics.stage(SITE, PIPELINE, 1, sender): ("b1",) for sender in NO_SENDERS},
+    **{topics.stage(SITE, PIPELINE, 1, "b1", sender): ("b1",) for sender in NO_SENDERS},
     **{topics.to_board(SITE, PIPELINE, Kind.OUTCOME, "cam", sender): ("cam",) for sender in NO_SENDERS},
 }
 """Which of the test's agents read a topic: each of them owes a dead letter for what it cannot take."""
@@ -109,6 +109,7 @@ def good(bundle):
             request="bad",
             revision=bundle.revision,
             budget_s=3600.0,
+            route=(Stop(stage=1, boards=("b1",)),),
             guess=Guess(exit=0, class_id=3, confidence=0.5),
             hops=(Hop(device="nobody", stage=0, queue_s=0.0, compute_s=0.0),),
         ),
@@ -240,6 +241,12 @@ def wrong_stages(message, bundle):
         ("a rule of another bundle", encode(changed(message, thresholds=(0.5,))), "thresholds"),
         ("a rule by nothing", encode(changed(message, criterion="astrology")), "criterion"),
         ("an origin that is no topic", repacked(packed, origin="a/b/#"), "field"),
+        ("no route", encode(changed(message, route=())), "route"),
+        ("a route by others", encode(changed(message, route=(Stop(stage=1, boards=("b2",)),))), "route"),
+        ("a route from another stage", encode(changed(message, route=(Stop(stage=2, boards=("b1",)),))), "route"),
+        ("a route that is none", repacked(packed, route=msgpack.packb([[1, "b1"]])), "field"),
+        ("a route that is no topic", repacked(packed, route=msgpack.packb([[1, ["b1/#"]]])), "field"),
+        ("a route without end", repacked(packed, route=msgpack.packb([[1, ["b1"]]] * 33)), "field"),
         ("a budget that is no number", repacked(packed, budget_s=math.nan), "field"),
         ("a budget without end", repacked(packed, budget_s=math.inf), "field"),
         ("a negative time", repacked(packed, spent_s=-1.0), "field"),
@@ -260,7 +267,7 @@ def test_each_bad_message_is_told_once_with_its_reason(siege, good):
     packed_input = encode(named)
     oversized = bytes(MAX_MESSAGE_BYTES + 1)
     cases = [(STAGE, payload, reason) for _, payload, reason in stage]
-    cases += [(topics.stage(SITE, PIPELINE, 1, sender), stage[0][1], "sender") for sender in NO_SENDERS]
+    cases += [(topics.stage(SITE, PIPELINE, 1, "b1", sender), stage[0][1], "sender") for sender in NO_SENDERS]
     cases += [
         (topics.to_board(SITE, PIPELINE, Kind.OUTCOME, "cam", sender), outcome, "sender") for sender in NO_SENDERS
     ]
@@ -306,7 +313,7 @@ def test_each_bad_message_is_told_once_with_its_reason(siege, good):
     for topic, payload, reason in cases:
         siege.fire(topic, [payload])
         # What is found when it is unpacked for the interpreter may have come from anyone.
-        told_of = topics.stage(SITE, PIPELINE, 1, "+") if payload in late else topic
+        told_of = topics.stage(SITE, PIPELINE, 1, "b1", "+") if payload in late else topic
         expected.update((device, told_of, reason) for device in READERS[topic])
     siege.settle()
     assert Counter((letter.device, letter.topic, letter.reason) for letter in siege.site.watch.dead) == expected

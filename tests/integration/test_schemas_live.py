@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from distree import topics
-from distree.messages.codec import encode
+from distree.messages.codec import PROBE, encode
 from distree.messages.request import is_input
 from distree.messages.schema import schema_of
 from distree.messages.site import Truth
@@ -41,10 +41,13 @@ class Tap:
     def given_up(self, token):
         pass
 
+    def unread(self, topic, payload):
+        pass
+
     def received(self, message):
         self.transport.acknowledge(message.token)
         kind = topics.parse(message.topic).kind
-        if not message.payload or (kind is Kind.INPUT and not is_input(message.payload)):
+        if message.payload in (b"", PROBE) or (kind is Kind.INPUT and not is_input(message.payload)):
             return
         self.seen[kind] += 1
         if DELIVERY[kind].content_type == JSON:
@@ -88,8 +91,10 @@ def test_of_a_chain_that_is_tuned(site, tap, images):
     }
     (site.folder / "orchestrator.yaml").write_text(yaml.safe_dump(config))
     site.start("orchestrator", "orchestrator", "run", "-c", str(site.folder / "orchestrator.yaml"))
-    site.agent("b1", [1, 2])
     site.agent("cam", [0], origin={"source": {"kind": "mqtt"}, "deadline_ms": 20000, "thumbnails": {}})
+    # An origin that finds nobody asks who is there.
+    hear(site, tap, {Kind.CALL})
+    site.agent("b1", [1, 2])
     # Without a plan the bundle's own thresholds hold, and nothing is audited.
     hear(site, tap, {Kind.PLAN})
     for k, image in enumerate(images[:60]):

@@ -35,6 +35,9 @@ class Plans:
     def given_up(self, token: str) -> None:
         pass
 
+    def unread(self, topic: str, payload: bytes) -> None:
+        pass
+
     def received(self, message: Received) -> None:
         self.transport.acknowledge(message.token)
         self.epochs.append(decode(Plan, message.payload).epoch)

@@ -10,9 +10,10 @@ import msgpack
 
 from distree.messages import codec
 from distree.messages.audit import AuditRow
-from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, Echo, HeldStage
 from distree.messages.events import DeadLetter, Thumbnail
 from distree.messages.layout import layout_of
+from distree.messages.member import Call, Member
 from distree.messages.plan import MaskedThresholds, Plan
 from distree.messages.request import (
     Decision,
@@ -26,9 +27,10 @@ from distree.messages.request import (
     RequestContext,
     Rule,
     StageMessage,
+    Stop,
     Tensor,
 )
-from distree.messages.result import Result, Stamp
+from distree.messages.result import MissingBranch, Result, Stamp
 from distree.messages.site import Claim, OriginStats, Truth
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
@@ -129,9 +131,15 @@ STATS = OriginStats(
     latency_p95_s=None,
 )
 DECISION = Decision(request="ab-1", token=b"\x01tokened", stage=1, go=True)
+MEMBER = Member(device="b1", boot="b0", pipeline="fashion", model="fashion", revisions=("0123456789ab",), stages=(1, 2))
+CALL = Call(caller="cam1")
+
+# What its origin writes into a request that leaves it.
+ROUTE = (Stop(stage=1, boards=("b1",)), Stop(stage=2, boards=("b2", "", "b3"), together=True))
+ROUTED_STAGE = replace(STAGE, context=replace(CONTEXT, route=ROUTE))
 
 # What a pipeline with wide stages puts into the messages that a chain has too.
-WIDE_STAGE = replace(STAGE, context=replace(CONTEXT, fuser="hub", eager=True, route=("b1", "any")))
+WIDE_STAGE = replace(STAGE, context=replace(CONTEXT, fuser="hub", eager=True, route=ROUTE))
 WIDE_OUTCOME = replace(OUTCOME, missing=(0, 3))
 WIDE_PLAN = replace(
     PLAN,
@@ -154,7 +162,8 @@ WIDE_TELEMETRY = replace(
         ),
     ),
 )
-WIDE_RESULT = replace(RESULT, missing=(1,))
+WIDE_MEMBER = replace(MEMBER, branch=1, fuses=True)
+WIDE_RESULT = replace(RESULT, missing=(MissingBranch(branch=1, device="b2"), MissingBranch(branch=3, device=None)))
 WIDE_META = replace(META, stages=(replace(META.stages[0], branch=0),), fusers=("fashion",))
 
 # What only audits put into messages.
@@ -180,7 +189,9 @@ AUDITED_TELEMETRY = replace(
             WIDE_TELEMETRY.pipelines[0],
             stages=(replace(TELEMETRY.pipelines[0].stages[0], audited=3),),
             fusions=(replace(WIDE_TELEMETRY.pipelines[0].fusions[0], audited=4),),
-            origin=replace(TELEMETRY.pipelines[0].origin, audits_drawn=6, audits_lost=1, unspooled=2),
+            origin=replace(
+                TELEMETRY.pipelines[0].origin, audits_drawn=6, audits_lost=1, unspooled=2, members=3, left_out=1
+            ),
         ),
     ),
 )
@@ -194,15 +205,20 @@ MESSAGES: dict[str, Any] = {
     "result": RESULT,
     "state": STATE,
     "meta": META,
+    "echo": Echo(device="cam1"),
     "dead": DEAD,
     "embedding": EMBEDDING,
     "decision": DECISION,
+    "member": MEMBER,
+    "call": CALL,
     "claim": Claim(orchestrator="a1b2", running=True),
     "truth": Truth(request="ab-1", label="Bag"),
     "audit": AUDIT,
     "stats": STATS,
     "thumbnail": Thumbnail(request="ab-1", png=b"\x89PNG\r\n\x1a\n..."),
+    "routed stage": ROUTED_STAGE,
     "wide stage": WIDE_STAGE,
+    "wide member": WIDE_MEMBER,
     "wide outcome": WIDE_OUTCOME,
     "wide plan": WIDE_PLAN,
     "wide telemetry": WIDE_TELEMETRY,
@@ -217,6 +233,7 @@ MESSAGES: dict[str, Any] = {
         context=replace(EMBEDDING.context, audit=True, rule=replace(RULE, rest_s=(0.25, 0.0))),
         progress=replace(PROGRESS, guess=None, trace=TRACE),
     ),
+    "unreachable outcome": replace(OUTCOME, reason="unreachable", board="b1"),
     "traced outcome": replace(OUTCOME, guess=Guess(exit=1, class_id=2, confidence=1.0), trace=TRACE),
     "auditing plan": replace(PLAN, audit_rate=0.25, rest_s=(0.5, 0.0)),
     "audited telemetry": AUDITED_TELEMETRY,
@@ -226,7 +243,9 @@ MESSAGES: dict[str, Any] = {
 OPTIONAL = {
     "traced outcome": {"trace"},
     "auditing plan": {"audit_rate", "rest_s"},
+    "unreachable outcome": {"board"},
     "wide outcome": {"missing"},
+    "wide member": {"branch", "fuses"},
     "wide plan": {"masked"},
     "wide result": {"missing"},
     "wide meta": {"fusers"},

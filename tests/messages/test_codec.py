@@ -26,6 +26,7 @@ from message_samples import (
     PLAN,
     PROGRESS,
     RESULT,
+    ROUTE,
     RULE,
     STAGE,
     TELEMETRY,
@@ -53,10 +54,12 @@ from distree.messages.limits import (
     MAX_MEMORY,
     MAX_MESSAGE_BYTES,
     MAX_PACKED_BYTES,
+    MAX_REVISIONS,
     MAX_STAGES,
 )
 from distree.messages.plan import MaskedThresholds, Plan
-from distree.messages.request import Hop, Reading, RequestContext, Rule, StageMessage, is_input
+from distree.messages.request import Hop, Reading, RequestContext, Rule, StageMessage, Stop, is_input
+from distree.messages.result import MissingBranch
 from distree.messages.telemetry import Telemetry
 
 JSON_KINDS = [kind for kind in MESSAGES if is_json(kind)]
@@ -98,11 +101,11 @@ def test_golden_bytes_of_an_outcome_and_a_plan():
 
 def test_golden_bytes_of_an_embedding_and_a_decision():
     assert encoded(EMBEDDING).hex() == (
-        "88a17602a46b696e64a9656d62656464696e67a7636f6e74657874c4509aa461622d31a463616d3101c40801746f6b656e65"
+        "88a17602a46b696e64a9656d62656464696e67a7636f6e74657874c4529aa461622d31a463616d3101c40801746f6b656e65"
         "64ac303132333435363738396162c41c9307a66d617267696e92cb3fe0000000000000cb3fd0000000000000cb3fe0000000"
-        "00000090a3687562c3a870726f677265737394cb3fc0000000000000930003cb3fe000000000000092cb3ff0000000000000"
-        "cb40000000000000009194a463616d3100cb3fd0000000000000cb3fe0000000000000a5737461676501a66272616e636802"
-        "a6646576696365a26232a674656e736f7294a4696e7438920104a3726177c40400010203"
+        "000000c40190a3687562c3a870726f677265737394cb3fc0000000000000930003cb3fe000000000000092cb3ff000000000"
+        "0000cb40000000000000009194a463616d3100cb3fd0000000000000cb3fe0000000000000a5737461676501a66272616e63"
+        "6802a6646576696365a26232a674656e736f7294a4696e7438920104a3726177c40400010203"
     )
     assert encoded(DECISION).hex() == (
         "86a17602a46b696e64a86465636973696f6ea772657175657374a461622d31a5746f6b656ec40801746f6b656e6564a57374"
@@ -130,8 +133,10 @@ def test_what_wide_stages_add_comes_after_the_golden_bytes_of_a_chain():
     assert added(encoded(WIDE_PLAN), encoded(PLAN)) == (
         "a66d61736b65649292910092cb3fe8000000000000cb3fe00000000000009292000292cb3ff0000000000000cb3fe0000000000000"
     )
-    wide = replace(CONTEXT, route=("b1", "any"), fuser="hub", eager=True)
-    assert added(packed_context(wide), packed_context(CONTEXT)) == "92a26231a3616e79a3687562c3"
+    wide = replace(CONTEXT, route=ROUTE, fuser="hub", eager=True)
+    route = "c41292920191a26231930293a26232a0a26233c3"
+    assert added(packed_context(wide), packed_context(CONTEXT)) == route + "a3687562c3"
+    assert added(packed_context(replace(CONTEXT, route=ROUTE)), packed_context(CONTEXT)) == route
 
 
 def packed_context(context: RequestContext) -> bytes:
@@ -165,7 +170,10 @@ def test_absent_optional_keys_are_read_as_their_defaults(kind):
 
 
 def test_the_places_of_wide_stages_in_a_result_and_a_description():
-    assert json.loads(encoded(WIDE_RESULT))["missing"] == [1]
+    assert json.loads(encoded(WIDE_RESULT))["missing"] == [
+        {"branch": 1, "device": "b2"},
+        {"branch": 3, "device": None},
+    ]
     meta = json.loads(encoded(WIDE_META))
     assert (meta["stages"][0]["branch"], meta["fusers"]) == (0, ["fashion"])
 
@@ -264,8 +272,15 @@ BAD_OF_A_STAGE = [
     ("context.token", b"123456789"),
     ("context.token", "12345678"),
     ("context.token", None),
-    ("context.route", ["a/b"]),
-    ("context.route", ["any"] * 33),
+    ("context.route", ["b1"]),
+    ("context.route", [[1, ["a/b"]]]),
+    ("context.route", [[1]]),
+    ("context.route", [[-1, ["b1"]]]),
+    ("context.route", [[1, "b1"]]),
+    ("context.route", [[1, ["b1"] * 65]]),
+    ("context.route", [[1, [None]]]),
+    ("context.route", [[1, ["b1"], 1]]),
+    ("context.route", [[1, ["b1"]]] * 33),
     ("context.route", None),
     ("context.revision", b"0"),
     ("context.rule", None),
@@ -342,7 +357,20 @@ BAD = {
     + [("sequence", value) for value in (-1, 1.0, True, 1 << 54, "1", None)]
     + [("origin", value) for value in BAD_IDS]
     + [("boot", "a\nb"), ("boot", "x" * 65), ("criterion", None), ("epoch", -1), ("revision", 7), ("request", "\x00")],
-    "result": [("missing", value) for value in BAD_SETS_OF_BRANCHES],
+    "unreachable outcome": [("board", value) for value in BAD_IDS if value is not None]
+    + [("reason", value) for value in ("gone", None, 1)],
+    "result": [("missing", value) for value in (None, 3, {}, [1], [None], [{}], [{"branch": 1}])]
+    + [("missing", [{"branch": value, "device": None}]) for value in (-1, 64, True, 1.0, "0", None)]
+    + [("missing", [{"branch": 1, "device": value}]) for value in (3, "x" * 33, ["b1"], "a\nb")]
+    + [("missing", [{"branch": 1, "device": None}] * 65)]
+    + [("reason", value) for value in ("moved", "unreachable", "gone")],
+    "member": [(name, value) for name in ("device", "pipeline") for value in BAD_IDS]
+    + [("stages", value) for value in ([-1], [32], [True], [1.0], ["0"], list(range(33)), None, 1, {})]
+    + [("revisions", value) for value in ([None], ["x" * 65], ["a\nb"], ["r"] * 9, None, "r", {})]
+    + [("branch", value) for value in (-1, 64, True, 1.0, "0", None)]
+    + [("fuses", value) for value in BAD_FLAGS]
+    + [("boot", "a\nb"), ("boot", "x" * 65), ("boot", None), ("model", 7)],
+    "call": [("caller", value) for value in BAD_IDS],
     "plan": [("rest_s", value) for value in ([-0.1], [math.nan], [math.inf], [1e9], ["0"], [0.5] * 33, None, 0.5)]
     + [("masked", [[value, [0.5, 0.5]]]) for value in [*BAD_SETS_OF_BRANCHES, []]]
     + [("audit_rate", value) for value in (-0.1, 1.1, math.nan, math.inf, True, "1", None)]
@@ -368,7 +396,11 @@ LONGEST_CONTEXT = RequestContext(
     revision="\U0001f600" * 64,
     rule=Rule(epoch=1 << 53, criterion="\U0001f600" * 64, thresholds=(0.1,) * MAX_STAGES, rest_s=(0.1,) * MAX_STAGES),
     budget_s=3600.0,
-    route=("r" * 32,) * MAX_STAGES,
+    # A group of wide stages and as many plain ones as there can be beside it.
+    route=(
+        Stop(stage=0, boards=("w" * 32,) * MAX_BRANCHES, together=True),
+        *(Stop(stage=k, boards=("r" * 32,), together=True) for k in range(1, MAX_STAGES)),
+    ),
     fuser="f" * 32,
     eager=True,
     audit=True,
@@ -388,7 +420,9 @@ LONGEST_CONTEXT = RequestContext(
         ("stage", "context", LONGEST_CONTEXT),
         ("embedding", "branch", MAX_BRANCHES - 1),
         ("outcome", "missing", tuple(range(MAX_BRANCHES))),
-        ("result", "missing", tuple(range(MAX_BRANCHES))),
+        ("result", "missing", (MissingBranch(branch=MAX_BRANCHES - 1, device="d" * 32),) * MAX_BRANCHES),
+        ("member", "stages", tuple(range(MAX_STAGES))),
+        ("member", "revisions", ("\U0001f600" * 64,) * MAX_REVISIONS),
         (
             "plan",
             "masked",
@@ -509,7 +543,7 @@ def test_one_json_field_of_any_value_is_read_or_refused(kind, data):
         return
 
 
-@pytest.mark.parametrize("kind", ["wide stage", "embedding", "decision", "wide plan"])
+@pytest.mark.parametrize("kind", ["routed stage", "wide stage", "embedding", "decision", "wide plan"])
 @given(st.binary(max_size=64), st.integers(0, 400))
 @settings(max_examples=500, deadline=None)
 def test_flipped_bytes(kind, noise, position):

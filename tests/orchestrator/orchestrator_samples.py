@@ -57,8 +57,9 @@ def meta(
     branch=None,
     origin=True,
     fuser=False,
+    revision="r1",
 ):
-    held = tuple(HeldStage(pipeline=name, stage=k, model="fashion", revision="r1", branch=branch) for k in stages)
+    held = tuple(HeldStage(pipeline=name, stage=k, model="fashion", revision=revision, branch=branch) for k in stages)
     return DeviceMeta(
         device=device,
         boot=boot,

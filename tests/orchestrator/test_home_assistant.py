@@ -23,7 +23,7 @@ from distree import children, topics
 from distree.cli import main
 from distree.errors import ConfigError
 from distree.messages.codec import decode, encode
-from distree.messages.device import DeviceMeta
+from distree.messages.device import DeviceMeta, DeviceState
 from distree.messages.request import Hop
 from distree.messages.result import Result, Stamp
 from distree.messages.site import Claim
@@ -266,6 +266,22 @@ def test_a_board_of_which_only_the_description_is_left_is_not_announced():
     assert [said(message)["dev"]["identifiers"] for message in told(home, 2.0, fleet)] == [["distree_lab_a"]]
 
 
+@pytest.mark.parametrize("first", [state(boot="b2", status="lost"), meta(boot="b2")])
+def test_a_run_that_has_not_said_all_yet_takes_no_board_away(first):
+    """A will that comes after a birth, a restart, or a forged message."""
+    fleet, home = boards(meta()), HomeAssistant(ON, SITE, ["fashion"], {})
+    told(home, 0.0, fleet)
+    if isinstance(first, DeviceState):
+        fleet.saw_state(1.0, first)
+    else:
+        fleet.saw_meta(first)
+    home.changed()
+    assert told(home, 1.0, fleet) == []
+    assert fleet.forget("a")
+    home.changed()
+    assert [payload for _, payload in told(home, 2.0, fleet)] == [b""]
+
+
 def test_all_is_told_once_and_again_after_a_connect_and_a_birth():
     fleet, home = boards(meta(), meta(device="b")), HomeAssistant(ON, SITE, ["fashion"], {})
     home.connected(0.0)
@@ -358,6 +374,9 @@ class Client:
     def published(self, token): ...
 
     def given_up(self, token):
+        pass
+
+    def unread(self, topic, payload):
         pass
 
     def received(self, message):

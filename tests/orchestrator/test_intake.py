@@ -125,6 +125,25 @@ def test_what_is_not_believed(change, device, reason):
     assert books.take(row(3), BOARD) == 0
 
 
+def test_a_run_that_is_heard_again_goes_on_where_it_stood():
+    """A late will, a late report or a forged one makes another run the current one for a moment."""
+    books = intake()
+    other = replace(BOARD, boot="x", meta=None, earlier=(BOARD,))
+    assert [books.take(row(n), BOARD) for n in (1, 2, 3)] == [0, 0, 0]
+    books.reported("a", "b1", drawn(5))
+    assert books.take(row(4), other) == 0
+    assert books.reported("a", "x", drawn(0)) == 1  # What the run before had drawn and not sent.
+    with pytest.raises(RemoteProtocolError, match="old-sequence"):
+        books.take(row(5), other)  # It is counted already.
+    assert books.take(row(6), BOARD) == 0
+    assert books.take(row(8), BOARD) == 1
+
+
+def test_rows_of_a_run_that_nobody_knows_are_not_believed():
+    with pytest.raises(RemoteProtocolError, match="no run of a"):
+        intake().take(row(boot="b3"), replace(BOARD, boot="b2", earlier=(BOARD,)))
+
+
 def test_an_agent_of_several_pipelines_tells_them_apart_by_its_boot():
     books = intake()
     assert [books.take(row(n, boot="b11"), BOARD) for n in (1, 2)] == [0, 0]
@@ -163,4 +182,5 @@ def test_a_number_is_never_believed_twice_and_losses_are_never_negative(messages
         except RemoteProtocolError:
             continue
         assert 0 <= lost <= MOST_LOST
+        assert (boot, number) not in believed
         believed.add((boot, number))

@@ -32,6 +32,7 @@ from distree.messages.telemetry import PipelineTelemetry
 from distree.topics import Kind
 from distree.transport import make_transport
 from distree.types import BrokerSettings, Session
+from orchestrator.complaints import NAMESAKE_S
 from orchestrator.config import load_config
 from orchestrator.fleet import Fleet
 from orchestrator.leadership import Role
@@ -245,6 +246,33 @@ def test_a_chain_shows_nothing_of_branches(config, store_path):
     assert not any(word in text for word in (" branch ", "BRANCH", "WASTED", "FUSION"))
 
 
+def test_status_says_where_inputs_cannot_go_on(config, store_path, capsys):
+    fleet = Fleet({"fashion": 3})
+    fleet.saw_state(0.0, state(device="b1"))
+    other = fleet.saw_meta(meta(device="b1", stages=(1,), origin=False, revision="r2"))
+    fill(store_path, device("cam"), other, at=1000.0)
+    assert "  members " not in render(read_status(load_config(config), now=1001.0))  # No service told of stages yet.
+    with Store(store_path) as store:
+        store.save(Batch(pipelines=(PipelineRow(name="fashion", branches=(0, 0, 0)),)))
+    assert [
+        line for line in render(read_status(load_config(config), now=1001.0)).splitlines() if "members" in line
+    ] == [
+        "  members  no member of revision r1 for stage 1; b1 has r2: put the same bundle on all boards",
+        "  members  nobody serves stage 2: start a board that does",
+    ]
+    assert command("status", "-c", config, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["pipelines"][0]["gaps"] == [
+        {
+            "stage": 1,
+            "branch": None,
+            "revision": "r1",
+            "origins": ["cam"],
+            "others": [{"device": "b1", "revision": "r2"}],
+        },
+        {"stage": 2, "branch": None, "revision": None, "origins": ["cam"], "others": []},
+    ]
+
+
 def test_set_thresholds_takes_those_for_missing_branches_along(tmp_path):
     path = tmp_path / "wide.yaml"
     path.write_text(f"site: lab\nstore: {{path: o.db}}\npipelines: [{{name: fashion, bundle: {WIDE}}}]\n")
@@ -304,6 +332,18 @@ def test_status_shows_what_a_spool_cannot_write(config, store_path):
     assert "NOT ON DISK: inputs of a 1,234" in render(read_status(load_config(config), now=1001.0))
 
 
+def test_status_says_of_late_that_two_boards_have_one_name(config, store_path, capsys):
+    line = "two boards call themselves a (boots b1, b2): give one another id"
+    seen = Observation(device=device("a"), heard_at=1000.0, seen_at=1000.0, shared=line, shared_at=1000.0)
+    with Store(store_path) as store:
+        store.save(Batch(devices=(seen,)))
+        store.save(Batch(devices=(replace(seen, shared=None, shared_at=None),)))
+    assert line in render(read_status(load_config(config), now=1000.0 + NAMESAKE_S)).splitlines()
+    assert line not in render(read_status(load_config(config), now=1001.0 + 2 * NAMESAKE_S))
+    assert command("status", "-c", config, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["devices"][0]["shared"] == ""
+
+
 def test_status_says_where_another_orchestrator_plans(config, store_path):
     command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
     with Store(store_path) as store:
@@ -341,6 +381,9 @@ class Agent:
     def published(self, token): ...
 
     def given_up(self, token):
+        pass
+
+    def unread(self, topic, payload):
         pass
 
     def received(self, message):

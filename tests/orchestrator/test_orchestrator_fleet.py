@@ -1,11 +1,14 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from orchestrator_samples import fusion, meta, origin, stage, state, telemetry
 
 from distree.errors import RemoteProtocolError
+from distree.messages.device import DeviceMeta, DeviceState
 from distree.messages.telemetry import PipelineTelemetry
-from orchestrator.fleet import BOOTS_REMEMBERED, Fleet, epoch_of, is_behind, is_stale, serves
+from orchestrator.fleet import RUNS_REMEMBERED, Fleet, epoch_of, is_behind, is_stale, serves
 
 EXITS = {"fashion": 3}
 
@@ -38,13 +41,50 @@ def test_an_old_or_repeated_report_is_refused(sequence):
     assert refused(fleet.saw_telemetry, 1.0, telemetry(sequence=sequence)) == "old-sequence"
 
 
-def test_what_an_ended_boot_says_is_refused():
+def test_a_will_that_comes_after_the_next_birth_is_mended_and_costs_nothing_that_is_known():
     fleet = Fleet(EXITS)
     fleet.saw_state(0.0, state(boot="b1"))
-    fleet.saw_telemetry(1.0, telemetry(boot="b2", sequence=1))
-    assert refused(fleet.saw_state, 2.0, state(boot="b1", status="lost")) == "old-boot"
-    assert refused(fleet.saw_telemetry, 2.0, telemetry(boot="b1", sequence=99)) == "old-boot"
-    assert refused(fleet.saw_meta, meta(boot="b1")) == "old-boot"
+    fleet.saw_state(1.0, state(boot="b2"))
+    fleet.saw_meta(meta(boot="b2"))
+    born = fleet.saw_telemetry(1.0, telemetry(boot="b2", sequence=7))
+    late = fleet.saw_state(2.0, state(boot="b1", status="lost"))
+    assert (late.boot, late.status.value, late.meta, late.telemetry) == ("b1", "lost", None, None)
+    mended = fleet.saw_state(3.0, state(boot="b2"))
+    assert (mended.boot, mended.status, mended.meta, mended.telemetry) == ("b2", born.status, born.meta, born.telemetry)
+    assert [run.boot for run in mended.earlier] == ["b1"]
+    assert mended.returns == 2
+    assert fleet.saw_state(4.0, state(boot="b3")).returns == 2  # A restart is none.
+
+
+def test_whoever_forges_a_boot_locks_nobody_out():
+    fleet, numbers = Fleet(EXITS), itertools.count(1 << 40)
+
+    def say(one):
+        match one:
+            case DeviceState():
+                return fleet.saw_state(0.0, one)
+            case DeviceMeta():
+                return fleet.saw_meta(one)
+        return fleet.saw_telemetry(0.0, one)
+
+    for one in (state(), meta(), telemetry(sequence=5)):
+        say(one)
+    for sequence in range(6, 20):
+        for one in (state(boot="x"), meta(boot="x"), telemetry(boot="x", sequence=next(numbers))):
+            assert say(one).boot == "x"
+        real = say(telemetry(sequence=sequence))
+        assert (real.boot, real.meta, real.telemetry.sequence) == ("b1", meta(), sequence)
+
+
+def test_a_late_report_of_an_earlier_run_replaces_nothing_newer():
+    fleet = Fleet(EXITS)
+    fleet.saw_telemetry(0.0, telemetry(boot="b1", sequence=50))
+    fleet.saw_telemetry(1.0, telemetry(boot="b2", sequence=3))
+    assert refused(fleet.saw_telemetry, 2.0, telemetry(boot="b1", sequence=50)) == "old-sequence"
+    assert (fleet.get("a").boot, fleet.get("a").returns) == ("b2", 0)
+    assert fleet.saw_telemetry(2.0, telemetry(boot="b1", sequence=51)).boot == "b1"
+    assert refused(fleet.saw_telemetry, 3.0, telemetry(boot="b2", sequence=3)) == "old-sequence"
+    assert fleet.saw_telemetry(4.0, telemetry(boot="b2", sequence=4)).telemetry.sequence == 4
 
 
 def test_a_new_boot_begins_with_nothing_of_the_former():
@@ -58,9 +98,10 @@ def test_a_new_boot_begins_with_nothing_of_the_former():
 
 def test_boots_and_devices_are_bounded():
     fleet = Fleet(EXITS, limit=2)
-    for k in range(3 * BOOTS_REMEMBERED):
+    for k in range(3 * RUNS_REMEMBERED):
         fleet.saw_state(0.0, state(boot=f"b{k}"))
-    assert len(fleet.get("a").earlier_boots) == BOOTS_REMEMBERED
+    assert len(fleet.get("a").earlier) == RUNS_REMEMBERED
+    assert not any(run.earlier for run in fleet.get("a").earlier)
     fleet.saw_state(0.0, state(device="b"))
     assert refused(fleet.saw_state, 0.0, state(device="c")) == "fleet-full"
     assert fleet.forget("b")
@@ -133,21 +174,22 @@ def test_behind_are_the_ready_devices_of_the_pipeline_that_do_not_follow():
 
 
 @given(st.lists(st.tuples(st.sampled_from("123"), st.integers(0, 5), st.booleans()), max_size=40))
-def test_in_any_order_of_messages_a_boot_never_comes_back_and_its_sequence_only_grows(messages):
-    fleet, ended, current, last = Fleet(EXITS), set(), None, -1
+def test_in_any_order_of_messages_the_last_boot_is_current_and_the_sequence_of_each_only_grows(messages):
+    fleet, last, boots = Fleet(EXITS), {}, []
     for boot, sequence, is_state in messages:
         try:
             if is_state:
-                fleet.saw_state(0.0, state(boot=boot))
+                device = fleet.saw_state(0.0, state(boot=boot))
             else:
-                fleet.saw_telemetry(0.0, telemetry(boot=boot, sequence=sequence))
+                device = fleet.saw_telemetry(0.0, telemetry(boot=boot, sequence=sequence))
         except RemoteProtocolError:
-            assert boot in ended or sequence <= last
+            assert not is_state
+            assert sequence <= last[boot]
             continue
-        assert boot not in ended
-        if boot != current:
-            ended |= {current}
-            current, last = boot, -1
+        assert device.boot == boot
         if not is_state:
-            assert sequence > last
-            last = sequence
+            assert sequence > last.get(boot, -1)
+            last[boot] = sequence
+        assert (device.telemetry.sequence if device.telemetry else -1) == last.get(boot, -1)
+        boots += [boot] if boots[-1:] != [boot] else []
+        assert device.returns == len(boots) - len(set(boots))

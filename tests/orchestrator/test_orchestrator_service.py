@@ -10,6 +10,7 @@ from orchestrator_samples import MASKED, SITE, meta, pipeline, plan, send, stage
 
 from distree import topics
 from distree.messages.codec import decode, encode
+from distree.messages.member import Call
 from distree.messages.plan import Plan
 from distree.topics import Kind
 from distree.transport.memory import MemoryBroker
@@ -46,6 +47,9 @@ class Peer:
     def published(self, token): ...
 
     def given_up(self, token):
+        pass
+
+    def unread(self, topic, payload):
         pass
 
     def say(self, *messages):
@@ -369,6 +373,150 @@ def test_silence_is_told(site, caplog):
     site.pass_time(6.0)
     told = [r.getMessage() for r in caplog.records if "telemetry" in r.getMessage()]
     assert told == ["no telemetry any more from a", "telemetry again from a"]
+
+
+def test_where_inputs_cannot_go_on_is_told_once(site, caplog):
+    site.peer.say(meta(), state())
+    site.pass_time(2.0)
+    site.peer.say(meta(device="b1", stages=(1, 2), origin=False, revision="r2"), state(device="b1"))
+    site.pass_time(60.0)
+    told = [r.getMessage() for r in caplog.records if "stage" in r.getMessage()]
+    assert told == [
+        f"pipeline fashion: no member of revision r1 for stage {k}; b1 has r2: put the same bundle on all boards"
+        for k in (1, 2)
+    ]
+
+
+class Heard:
+    """A client that keeps what is published on a topic, and what was retained there."""
+
+    def __init__(self, site, topic):
+        self.messages = []
+        self.transport = site.broker.transport(f"heard-{topic[-20:]}")
+        self.transport.open(self, [(topic, 1)])
+        self.transport.connect_now(1.0)
+
+    def connected(self): ...
+    def disconnected(self, why): ...
+    def published(self, token): ...
+    def given_up(self, token): ...
+    def unread(self, topic, payload): ...
+
+    def received(self, message):
+        self.transport.acknowledge(message.token)
+        self.messages.append(message)
+
+    def since(self):
+        """Return the topics and payloads that came since the last call."""
+        self.transport.poll(0.0)
+        came, self.messages = [(one.topic, one.payload) for one in self.messages], []
+        return came
+
+
+def test_a_board_that_starts_is_published_the_plan_again(site):
+    site.pass_time(10.0)
+    heard = Heard(site, PLAN)
+    heard.since()
+    site.peer.say(meta(), state())
+    site.peer.say(meta(device="b"), state(device="b"))
+    site.pass_time(1.0)
+    assert heard.since() == [(PLAN, encode(plan(epoch=1)))]
+    # Neither a reconnect nor a description makes a start; boards that start together need but one.
+    site.peer.say(state(status="lost"), state(), meta())
+    site.pass_time(20.0)
+    assert heard.since() == []
+    for k in range(8):
+        site.peer.say(state(device=f"c{k}"))
+        site.pass_time(0.5)
+    site.pass_time(20.0)
+    assert heard.since() == [(PLAN, encode(plan(epoch=1)))] * 2
+    assert site.store.pipeline("fashion").standing == "leading"
+
+
+def test_a_board_of_another_pipeline_starts_without_the_plan(site):
+    site.pass_time(10.0)
+    heard = Heard(site, PLAN)
+    heard.since()
+    site.peer.say(meta(name="other"), state())
+    site.pass_time(10.0)
+    assert heard.since() == []
+
+
+def test_a_board_that_is_behind_is_published_the_plan_again_ever_less_often(site):
+    site.pass_time(10.0)
+    heard = Heard(site, PLAN)
+    site.peer.say(state(), meta())
+    site.pass_time(10.0)
+    heard.since()
+    for sequence in range(1, 31):
+        site.peer.say(telemetry(sequence=sequence, epoch=0))
+        site.pass_time(2.0)
+    assert heard.since() == [(PLAN, encode(plan(epoch=1)))] * 3
+    site.peer.say(telemetry(sequence=31, epoch=1))
+    site.pass_time(60.0)
+    assert heard.since() == []
+    # Who reports that it follows, and later that it does not, has missed another one.
+    site.peer.say(telemetry(sequence=32, epoch=0))
+    site.pass_time(1.0)
+    assert len(heard.since()) == 1
+    assert site.store.plans("fashion")[0].plan.epoch == 1
+
+
+def test_a_store_that_is_locked_keeps_no_plan_from_a_board_that_starts(site):
+    site.pass_time(10.0)
+    heard = Heard(site, PLAN)
+    heard.since()
+    with contextlib.closing(sqlite3.connect(site.path, isolation_level=None)) as other:
+        site.store._sql.execute("PRAGMA busy_timeout = 1")
+        other.execute("BEGIN IMMEDIATE")
+        site.peer.say(state())
+        site.pass_time(5.0)
+        other.execute("ROLLBACK")
+    assert len(heard.since()) == 1
+
+
+def test_who_stands_by_publishes_no_plan_again_and_calls_nobody(site, second):
+    both(site, second, 20.0)
+    site.peer.say(meta(), state(), telemetry(epoch=0))
+    heard, calls = Heard(site, PLAN), Heard(site, topics.call(SITE, "fashion", "+"))
+    heard.since()
+    both(site, second, 4.0)
+    assert heard.since() == [(PLAN, encode(plan(epoch=1)))]
+    site.broker.stop(forget=True)
+    site.broker.start()
+    calls.transport.connect_now(1.0)
+    both(site, second, 30.0)
+    assert {decode(Call, payload).caller for _, payload in calls.since()} == {site.client_id}
+
+
+def test_boards_are_asked_what_they_are_where_nothing_is_retained_and_until_one_says_it(site):
+    topic = topics.call(SITE, "fashion", site.client_id)
+    calls = Heard(site, topic)
+    site.pass_time(0.5)
+    assert calls.since() == []
+    site.pass_time(15.0)
+    assert calls.since() == [(topic, encode(Call(caller=site.client_id)))] * 2
+    site.peer.say(state(), meta())
+    site.pass_time(30.0)
+    assert calls.since() == []
+    site.stop()
+    site.start()
+    site.pass_time(30.0)
+    assert calls.since() == []  # The broker has retained it.
+
+
+def test_two_boards_of_one_name_are_told_of_once_kept_and_refused_nothing(site, caplog):
+    site.pass_time()
+    for sequence in range(1, 40):
+        for boot in ("b1", "b2"):
+            site.peer.say(state(boot=boot), telemetry(boot=boot, sequence=sequence))
+        site.pass_time(0.5)
+    site.pass_time()
+    line = "two boards call themselves a (boots b1, b2): give one another id"
+    assert [r.getMessage() for r in caplog.records if "call themselves" in r.getMessage()] == [line]
+    assert site.store.devices()[0].shared == line
+    assert site.service.refused == {}
+    assert site.service.fleet.get("a").telemetry.sequence == 39
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from orchestrator_samples import SITE, meta, pipeline, plan, state, telemetry
@@ -12,10 +13,13 @@ from distree import topics
 from distree.errors import RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.codec import decode
+from distree.messages.member import Call
 from distree.messages.site import Claim
 from distree.topics import Kind
 from orchestrator import addresses
-from orchestrator.complaints import REFUSALS_TOLD, Refusals, Troubles
+from orchestrator.caller import PAUSE_S as CALL_PAUSE_S
+from orchestrator.caller import WAIT_S, Caller
+from orchestrator.complaints import NAMESAKE_RETURNS, NAMESAKE_S, REFUSALS_TOLD, Lasting, Namesakes, Refusals, Troubles
 from orchestrator.config import GoalConfig
 from orchestrator.fleet import Device, Fleet
 from orchestrator.leadership import Role
@@ -23,6 +27,8 @@ from orchestrator.pipeline import PlannedPipeline
 from orchestrator.pipelines import Pipelines
 from orchestrator.planner import SETTLE_S, Planner
 from orchestrator.records import Batch, Observation, PipelineRow, PlanRow, Refused, ServiceRow, TuningRow
+from orchestrator.reminder import PAUSE_S as REMIND_PAUSE_S
+from orchestrator.reminder import Reminder
 from orchestrator.restoring import OtherTuningError, restored_pipeline, restored_tuning
 from orchestrator.store import Store
 from orchestrator.tuning import Tuning
@@ -66,6 +72,38 @@ def test_a_trouble_is_told_when_it_begins_and_again_only_after_it_was_over():
     assert troubles.note("plans", "full") == "plans: full"
 
 
+def test_what_is_wrong_for_a_moment_is_not_told_and_what_lasts_is_told_once():
+    lasting = Lasting()
+    looks = [{1: "one"}, {2: "two"}, {2: "two, still"}, {2: "two", 3: "three"}, {3: "three"}, {}, {3: "three"}]
+    assert [lasting.note("p", look) for look in looks] == [[], [], ["two, still"], [], ["three"], [], []]
+    assert lasting.note("q", {3: "three"}) == []
+    assert lasting.note("p", {3: "three"}) == ["three"]
+
+
+def in_turns(fleet, namesakes, times, start_s=0.0, every_s=1.0):
+    """Have two runs speak in turns; return what is told."""
+    says = [(start_s + k * every_s, ("b1", "b2")[k % 2]) for k in range(times)]
+    return [line for at_s, boot in says if (line := namesakes.note(at_s, fleet.saw_state(at_s, state(boot=boot))))]
+
+
+def test_two_boards_of_one_name_are_told_of_once_in_a_while():
+    fleet, namesakes = Fleet({"fashion": 3}), Namesakes()
+    assert in_turns(fleet, namesakes, NAMESAKE_RETURNS + 1) == []
+    line = "two boards call themselves a (boots b1, b2): give one another id"
+    assert in_turns(fleet, namesakes, 200, start_s=10.0)[:1] == [line]
+    assert in_turns(fleet, namesakes, 300, start_s=210.0) == []
+    assert len(in_turns(fleet, namesakes, 300, start_s=NAMESAKE_S + 10.0)) == 1
+
+
+def test_wills_that_come_late_are_no_second_board():
+    fleet, namesakes = Fleet({"fashion": 3}), Namesakes()
+    for k in range(100):
+        for boot in (f"b{k + 1}", f"b{k}", f"b{k + 1}"):
+            at_s = k * (NAMESAKE_S + 1.0)
+            assert namesakes.note(at_s, fleet.saw_state(at_s, state(boot=boot))) is None
+    assert fleet.get("a").returns == 199
+
+
 # ---------------------------------------------------------------- what the store lacks
 
 ROWS = (PipelineRow(name="fashion", floor=1),)
@@ -93,6 +131,14 @@ def test_refusals_alone_cause_no_write_and_ride_with_the_next_device():
     assert unsaved.batch(ROWS, refusing, ()) == Batch()
     unsaved.add_device(seen())
     assert unsaved.batch(ROWS, refusing, ()).service == refusing
+
+
+def test_that_a_name_is_shared_is_not_lost_to_the_next_message():
+    unsaved = Unsaved()
+    unsaved.add_device(replace(seen(), shared="two boards", shared_at=1.0))
+    unsaved.add_device(replace(seen(), seen_at=2.0))
+    (kept,) = unsaved.batch(ROWS, SERVICE, ()).devices
+    assert (kept.seen_at, kept.shared, kept.shared_at) == (2.0, "two boards", 1.0)
 
 
 def test_a_device_is_either_written_or_forgotten_and_no_list_grows_for_ever():
@@ -174,6 +220,69 @@ def test_who_loses_an_epoch_yields_to_a_person_and_goes_on_with_what_is_tuned(co
     assert one.planner.floor == 4
 
 
+# ---------------------------------------------------------------- once more
+
+
+def test_a_board_that_stays_behind_has_the_plan_published_ever_less_often():
+    reminder, at = Reminder(), []
+    reminder.published(-10.0, 3)
+    for now_s in range(0, 4000, 2):
+        reminder.reported(now_s, "a", is_behind=True)
+        if reminder.is_due(now_s):
+            at.append(now_s)
+            reminder.published(now_s, 3)
+    gaps = [later - earlier for earlier, later in pairwise(at)]
+    assert gaps[:3] == [10, 20, 40]
+    assert set(gaps[6:]) == {600}
+
+
+def test_who_stays_behind_holds_up_no_other_and_a_new_plan_or_a_start_counts_anew():
+    reminder = Reminder()
+
+    def is_published(now_s, epoch=3):
+        if due := reminder.is_due(now_s):
+            reminder.published(now_s, epoch)
+        return due
+
+    for now_s in range(100):
+        reminder.reported(now_s, "a", is_behind=True)
+        is_published(now_s)
+    reminder.reported(100.0, "a", is_behind=True)
+    assert not is_published(100.0)
+    reminder.reported(100.0, "b", is_behind=True)
+    assert is_published(100.0)
+    reminder.reported(101.0, "c", is_behind=True)  # Sent before the publish, for all that is known.
+    assert not is_published(101.0 + REMIND_PAUSE_S)
+    reminder.reported(110.0, "b", is_behind=False)
+    reminder.reported(111.0, "b", is_behind=True)
+    assert is_published(111.0)
+    reminder.published(120.0, 4)
+    reminder.reported(130.0, "a", is_behind=True)
+    assert is_published(130.0, 4)
+    reminder.started("a")
+    reminder.started("b")
+    assert not is_published(131.0, 4)
+    assert is_published(130.0 + REMIND_PAUSE_S, 4)
+    assert not is_published(200.0, 4)
+
+
+def test_boards_are_called_until_one_answers_and_only_where_nothing_is_retained():
+    caller = Caller()
+    calls = [caller.step(0.0)]
+    caller.connected(10.0)
+    caller.heard(retained=False)  # A board that happens to start.
+    calls += [caller.step(10.0 + at_s) for at_s in (0.5, WAIT_S, 2.0, WAIT_S + CALL_PAUSE_S)]
+    caller.heard(retained=False)
+    calls.append(caller.step(100.0))
+    assert calls == [False, False, True, False, True, False]
+    caller.connected(200.0)
+    caller.heard(retained=True)
+    assert not caller.step(300.0)
+    caller.connected(400.0)
+    caller.disconnected()
+    assert not caller.step(500.0)
+
+
 # ---------------------------------------------------------------- what a start goes on with
 
 
@@ -220,6 +329,14 @@ def test_an_orchestrator_reads_audits_only_of_what_it_tunes_and_births_only_wher
     assert topics.of_origin(SITE, "one", Kind.AUDIT, "+") not in read
     births = addresses.subscriptions(SITE, ("one", "two"), ("two",), "homeassistant/status")
     assert [topic for topic, _ in births] == [*read, "homeassistant/status"]
+
+
+def test_a_call_names_who_calls_on_a_topic_of_its_own_and_is_not_retained():
+    call = addresses.call(SITE, "fashion", "a1")
+    address = topics.parse(call.topic)
+    assert (address.kind, address.pipeline, address.sender) == (Kind.CALL, "fashion", "a1")
+    assert decode(Call, call.payload) == Call(caller="a1")
+    assert not call.delivery.retain
 
 
 def test_the_will_is_the_claim_taken_back():

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from distree.cli import main
 from distree.config import Share
+from distree.errors import ConfigError
+from distree.transport.dialling import RESUME_S
 from orchestrator.config import NEVER_SENT, GoalConfig
 from orchestrator.replay import Recording, replay
 from orchestrator.simulator.books import Books
@@ -20,6 +22,8 @@ from orchestrator.simulator.config import (
     AgentsConfig,
     BoardsConfig,
     BoardsFailure,
+    BrokerConfig,
+    BrokerFailure,
     BurstsConfig,
     ClassesDrift,
     FleetConfig,
@@ -139,6 +143,19 @@ def test_bursts_bring_more_inputs():
     assert in_bursts[0] > 2 * max(in_bursts[part] for part in (2, 3, 4))
 
 
+def test_boards_of_a_kind_may_have_a_rate_of_their_own():
+    boards = (
+        BoardsConfig(name="calm", origin=True, stages=(0,), stage_ms=(1,)),
+        BoardsConfig(name="busy", origin=True, stages=(0,), stage_ms=(1,), rate_hz=50.0),
+        *chain()[1:],
+    )
+    told = simulated(duration_s=20.0, boards=boards, traffic=TrafficConfig(rate_hz=1.0, synthetic=SMALL))[1]
+    # 20 and 1000 of them, give or take four standard deviations.
+    assert told["inputs"]["accepted"] == pytest.approx(1020, abs=4 * 1020**0.5)
+    with pytest.raises(ConfigError):
+        BoardsConfig(name="mid", stages=(1,), stage_ms=(1,), rate_hz=1.0)
+
+
 # ------------------------------------------------------------ each answered once
 
 
@@ -151,6 +168,16 @@ def troubled(draw):
         BoardsFailure, kind=st.just("boards"), at_s=moment, for_s=lasting, boards=name,
         share=st.sampled_from([Share(0.5), Share(1.0)]), notice_s=st.sampled_from([0.0, 1.0]),
     )  # fmt: skip
+    stopping = st.builds(
+        BoardsFailure, kind=st.just("boards"), how=st.just("stop"), at_s=moment, for_s=lasting, boards=name
+    )
+    # Of boards without inputs: an origin that does nothing keeps no deadline.
+    breaking = st.builds(BrokerFailure, kind=st.just("broker"), at_s=moment, for_s=st.floats(0.05, 2.0))
+    pausing = st.builds(
+        BoardsFailure, kind=st.just("boards"), how=st.just("pause"), at_s=moment, for_s=st.floats(0.05, 3.0),
+        boards=st.sampled_from(["mid", "end", "mid-1"]),
+    )  # fmt: skip
+    failing = st.one_of(dying, stopping, pausing, breaking)
     orchestrator = st.builds(OrchestratorFailure, kind=st.just("orchestrator"), at_s=moment, for_s=lasting)
     drift = st.one_of(
         st.builds(HarderDrift, kind=st.just("harder"), at_s=moment, share=st.just(Share(0.2)), for_s=lasting),
@@ -175,7 +202,12 @@ def troubled(draw):
         ),
         links=links,
         agents=agents,
-        failures=tuple(draw(st.lists(st.one_of(dying, orchestrator) if tuned else dying, max_size=4))),
+        broker=BrokerConfig(
+            tells_unread=draw(st.booleans()),
+            session_expiry_s=draw(st.sampled_from([0.0, 30.0])),
+            retains=draw(st.booleans()),
+        ),
+        failures=tuple(draw(st.lists(st.one_of(failing, orchestrator) if tuned else failing, max_size=4))),
         drift=tuple(draw(st.lists(drift, max_size=2))),
         **rule,
     )
@@ -214,6 +246,157 @@ def test_a_board_that_the_broker_misses_late_costs_a_repetition():
     told = simulated(failures=(dying,), thresholds=(math.inf, math.inf), links=PROMPT)[1]
     assert told["inputs"]["sent_once_more"] > 0
     assert told["reasons"]["last"] + told["reasons"]["fallback"] == told["inputs"]["accepted"]
+
+
+# ------------------------------------------------------------ members
+
+ALWAYS_ON = (math.inf, math.inf)
+"""Thresholds at which no early exit is taken."""
+
+
+def failing(boards, at_s=2.0, **more):
+    return BoardsFailure(kind="boards", boards=boards, at_s=at_s, **more)
+
+
+def test_a_dead_twin_is_missed_for_a_second_at_most(monkeypatch):
+    """The broker has not noticed: origins find out by themselves, and choose the other from then on."""
+    late = []
+    write = Books.answered
+
+    def note(books, now, result, deadline_s):
+        late.append((now, result.reason, result.latency_s))
+        write(books, now, result, deadline_s)
+
+    monkeypatch.setattr(Books, "answered", note)
+    told = simulated(
+        duration_s=10.0, boards=chain(4, 2, 1, **STEADY), thresholds=ALWAYS_ON, failures=(failing("mid-0", notice_s=20),),
+        links=PROMPT, agents=AgentsConfig(deadline_ms=2000),
+    )[1]  # fmt: skip
+    assert told["inputs"]["sent_once_more"] > 0
+    assert told["reasons"]["last"] == told["inputs"]["accepted"]
+    after = [latency_s for now, _, latency_s in late if now > 3.0]
+    assert len(after) > 80
+    assert max(after) < 0.5
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_broker_tells_what_nobody_reads(tells):
+    """What is on its way when a board goes, and is passed on to it, is for nobody: the board before hears of it."""
+    told = simulated(
+        boards=chain(2, 2, 1, **STEADY),
+        thresholds=ALWAYS_ON,
+        traffic=TrafficConfig(rate_hz=15.0, synthetic=SMALL),
+        broker=BrokerConfig(session_expiry_s=0.0, tells_unread=tells),
+        failures=tuple(failing("end", at_s=at_s, for_s=0.2) for at_s in (1.0, 2.0, 3.0, 4.0)),
+    )[1]
+    assert (told["unread"] > 0) == tells
+    assert told["inputs"]["answered"] == told["inputs"]["accepted"]
+
+
+def test_sessions_are_kept_as_agents_ask_for_it():
+    assert BrokerConfig().session_expiry_s == RESUME_S
+
+
+def test_a_board_that_is_stopped_takes_nothing_with_it():
+    told = simulated(
+        boards=chain(4, 2, 2, **STEADY), thresholds=ALWAYS_ON, links=PROMPT,
+        traffic=TrafficConfig(rate_hz=10.0, synthetic=SMALL), agents=AgentsConfig(deadline_ms=5000),
+        failures=(failing("mid-0", how="stop", for_s=1.0), failing("end-1", how="stop", for_s=1.5)),
+    )[1]  # fmt: skip
+    assert told["failures"]["stopped"] == 2
+    assert told["failures"]["boards"] == 0
+    assert told["reasons"]["last"] == told["inputs"]["accepted"]
+    assert told["latency_ms"]["max"] < 1000
+
+
+def test_an_origin_that_is_stopped_answers_what_it_has():
+    told = simulated(
+        traffic=TrafficConfig(rate_hz=40.0, synthetic=SMALL), failures=(failing("cam", how="stop", for_s=1.0),)
+    )[1]
+    inputs = told["inputs"]
+    assert inputs["came_to_dead_origins"] > 20
+    assert inputs["lost_with_their_origin"] == inputs["in_spools"] == 0
+    assert inputs["answered"] == inputs["accepted"]
+
+
+def test_what_waits_for_a_board_that_is_paused_is_done_elsewhere():
+    told = simulated(
+        duration_s=8.0, boards=chain(2, 2, 2, **STEADY), thresholds=ALWAYS_ON, links=PROMPT,
+        failures=(failing("mid-0", how="pause", for_s=3.0),),
+    )[1]  # fmt: skip
+    assert told["failures"]["paused"] == 1
+    assert told["inputs"]["sent_once_more"] > 0
+    # It does what it had when it goes on, which is too late.
+    assert told["inputs"]["late_duplicates"] > 0
+    assert told["reasons"]["last"] == told["inputs"]["accepted"] == told["inputs"]["in_time"]
+
+
+def test_what_waits_for_the_broker_is_done_when_it_is_back():
+    """All boards announce themselves once more. Those that connect later than others seem to be silent for a while."""
+    broken = BrokerFailure(kind="broker", at_s=2.0, for_s=0.5)
+    told = simulated(thresholds=ALWAYS_ON, agents=AgentsConfig(deadline_ms=5000), failures=(broken,), links=PROMPT)[1]
+    assert told["reasons"]["last"] >= told["inputs"]["accepted"] - 3
+    assert told["inputs"]["sent_once_more"] < 10
+    assert told["latency_ms"]["max"] > 500
+    assert told["messages"]["member"] == told["messages"]["state"] == 2 * 5
+    # From the start, from what is retained, and from boards as they connect again.
+    assert told["members"]["deliveries"] == {"member": 3 * 2 * 3, "state": 3 * 2 * 3}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"how": "pause"},
+        {"how": "pause", "for_s": 1.0, "notice_s": 1.0},
+        {"how": "stop", "notice_s": 1.0},
+    ],
+)
+def test_a_failure_that_makes_no_sense_is_refused(failure):
+    with pytest.raises(ConfigError):
+        failing("mid", **failure)
+
+
+def test_what_boards_say_of_themselves_is_counted():
+    """Two origins need three members, each on one stage: all hear each of them, and listen to its state."""
+    told = simulated()[1]
+    assert told["messages"]["member"] == told["messages"]["state"] == 5
+    assert told["members"]["deliveries"] == {"member": 2 * 3, "state": 2 * 3}
+    assert told["members"]["subscriptions"] == 2 * 3
+    again = simulated(failures=(failing("mid-0", for_s=1.0),))[1]
+    # One announcement, one will and one state more; the state of a will is the broker's to send.
+    assert again["messages"]["member"] == again["messages"]["state"] == 6
+    assert again["members"]["deliveries"] == {"member": 2 * 4, "state": 2 * 3 + 2 * 2}
+
+
+def test_narrow_links_are_held_up_by_what_boards_say():
+    narrow = LinksConfig(latency_ms=2, jitter_ms=0, kbit_per_s=20)
+    traffic = TrafficConfig(rate_hz=2.0, synthetic=SMALL, tensor_bytes=(0, 0, 0))
+    given = {"links": narrow, "traffic": traffic, "agents": AgentsConfig(deadline_ms=5000), "thresholds": ALWAYS_ON}
+    calm = simulated(boards=chain(1, 1, 1, **STEADY), **given)[1]
+    crowd = (*chain(1, 1, 1, **STEADY), BoardsConfig(name="more", count=40, stages=(1,), stage_ms=(20,), **STEADY))
+    restless = simulated(boards=crowd, failures=(failing("more", for_s=1.0),), **given)[1]
+    assert restless["latency_ms"]["max"] > calm["latency_ms"]["max"] + 300
+
+
+def test_where_nothing_is_retained_origins_ask():
+    site, told = simulated(broker=BrokerConfig(retains=False), thresholds=ALWAYS_ON)
+    assert told["messages"]["call"] >= 1
+    assert told["members"]["deliveries"]["call"] == 5 * told["messages"]["call"]
+    # What came before the boards had answered was answered by its origin alone.
+    assert told["reasons"]["fallback"] > 0
+    assert told["reasons"]["last"] > told["reasons"]["fallback"]
+    assert all(board.node.telemetry().origin.members == 3 for board in site.boards["cam"])
+
+
+def test_books_of_their_own_say_what_the_shared_book_says():
+    """An origin that hears all itself knows in the end what all know from the book that they share."""
+    failures = (failing("mid-0", for_s=1.0), failing("end", at_s=3.0))
+    members = [
+        {board.node.telemetry().origin.members for board in simulated(
+            broker=BrokerConfig(retains=retains), failures=failures, boards=chain(3, 3, 2))[0].boards["cam"]}
+        for retains in (True, False)
+    ]  # fmt: skip
+    assert members == [{3}, {3}]
 
 
 # ------------------------------------------------------------ wide networks

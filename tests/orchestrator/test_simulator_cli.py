@@ -166,7 +166,7 @@ def test_a_wrong_override_is_one_clear_line(fleet, capsys, override, told):
         (["goal=null", "failures=[]", "thresholds=[0.5]"], "thresholds: 1 given, 2 needed"),
         (["goal=null", "thresholds=[0.5, 0.5]"], "failures: there is no orchestrator without a goal"),
         (["failures.0.boards=hubs"], "failures: there are no boards hubs; there are cam, hub, box"),
-        (["failures.0.kind=board"], "expected one of boards, orchestrator, received 'board'; nearest: boards"),
+        (["failures.0.kind=board"], "expected one of boards, broker, orchestrator, received 'board'; nearest: boards"),
         (["drift.0={kind: classes, at_s: 1, classes: [77]}"], "drift: classes: there are no inputs of these classes"),
         (["traffic.recorded=none.npz"], "none.npz: No such file or directory"),
     ],

@@ -60,6 +60,9 @@ class Peer:
     def given_up(self, token):
         pass
 
+    def unread(self, topic, payload):
+        pass
+
     def say(self, *messages):
         for message in messages:
             send(self.transport, message)

@@ -52,6 +52,9 @@ class Listener:
     def given_up(self, token: str) -> None:
         pass
 
+    def unread(self, topic: str, payload: bytes) -> None:
+        pass
+
 
 Connect = Callable[..., Listener]
 

@@ -27,6 +27,7 @@ class Recorder:
         self.messages: list[Received] = []
         self.tokens: list[str] = []
         self.given_up_tokens: list[str] = []
+        self.unread_messages: list[tuple[str, bytes]] = []
 
     def connected(self) -> None:
         self.events.append("connected")
@@ -45,6 +46,9 @@ class Recorder:
 
     def given_up(self, token: str) -> None:
         self.given_up_tokens.append(token)
+
+    def unread(self, topic: str, payload: bytes) -> None:
+        self.unread_messages.append((topic, payload))
 
     @property
     def payloads(self) -> list[bytes]:

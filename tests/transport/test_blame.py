@@ -60,7 +60,7 @@ class Line:
                 if not one.strikes and self.blame.refuses(one.topic, one.size, self.now):
                     self.outbox.drop(one)
                     continue
-                one.sent_at, one.mark = self.now, self.blame.mark
+                one.alone_at, one.mark = self.now, self.blame.mark
                 under_way.append(one)
             for index, one in enumerate(under_way):
                 qos = 1 if self.blame.takes_qos_1 else 0
@@ -179,7 +179,7 @@ def test_a_network_that_fails_blames_nobody() -> None:
     """Losses that come some time after the sending, or with several messages under way, prove nothing."""
     blame, item = Blame(), Outgoing("t", b"x", token="t", lane=Lane.OWED)
     for _ in range(50):
-        item.sent_at = 0.0
+        item.alone_at = 0.0
         again, given_up, verdict = blame.lost([item], AT_ONCE_S + 1)
         assert (again, given_up, verdict) == ([item], [], None)
     others = [Outgoing(f"o{index}", b"") for index in range(3)]
@@ -294,3 +294,76 @@ def test_the_one_that_is_hung_up_on_is_done_without() -> None:
     assert done == [name for name, _ in ALL if name != "f11"]
     assert filters.without == {"f11"}
     assert connections == 4
+
+
+def test_filters_that_are_added_come_after_those_that_are_needed() -> None:
+    filters = Filters(ALL[:3], 2)
+    filters.begin()
+    assert filters.add([("more/1", 2), ("more/2", 0), ("more/3", 1)])
+    assert filters.ask() == [("f0", 1), ("f1", 1)]
+    assert filters.ask() == [("f2", 1)]
+    assert filters.ask() == []
+    assert filters.ask(for_more=True) == [("more/1", 1), ("more/2", 0)], "QoS 2 counts as 1"
+    assert filters.add([("more/1", 1), ("f0", 1)]), "the third is still to be asked for"
+    assert filters.ask(for_more=True) == [("more/3", 1)]
+    assert not filters.add([("more/1", 1), ("f0", 1)])
+    assert filters.ask(for_more=True) == [], "none is asked for twice"
+    filters.begin()
+    assert [filters.ask(), filters.ask()] == [[("f0", 1), ("f1", 1)], [("f2", 1)]]
+    assert len(filters.ask(for_more=True)) == 2, "on the next connection all are"
+
+
+def test_a_filter_that_is_still_waiting_is_forgotten() -> None:
+    filters = Filters(ALL[:1], 1)
+    filters.begin()
+    filters.ask()
+    filters.add([("more/1", 1), ("more/2", 1)])
+    filters.ask(for_more=True)
+    assert filters.remove(["f0", "more/1", "more/2", "never"]) == ["f0", "more/1"], "the broker knows of no other"
+    assert filters.ask(for_more=True) == []
+    filters.begin()
+    assert filters.ask(for_more=True) == []
+
+
+def test_an_added_filter_that_may_have_been_hung_up_on_goes_first_and_alone() -> None:
+    filters = Filters(ALL[:2], 8)
+    filters.add([(f"more/{index}", 1) for index in range(3)])
+    filters.begin()
+    filters.ask()
+    assert len(filters.ask(for_more=True)) == 3
+    filters.add([("late", 1)])
+    assert filters.unanswered() is None
+    filters.begin()
+    asked = []
+    while filters.ask():
+        asked += filters.asked
+        assert len(filters.asked) == 1
+        if filters.asked == [("more/1", 1)]:
+            break
+        filters.answered([None])
+    assert [name for name, _ in asked] == ["f0", "f1", "more/0", "more/1"]
+    assert filters.unanswered() is None, "once may be the network"
+    filters.begin()
+    while filters.ask() != [("more/1", 1)]:
+        filters.answered([None])
+    assert filters.unanswered() == "more/1"
+    filters.begin()
+    first = []
+    while filters.ask():
+        first += filters.asked
+        filters.answered([None])
+    assert [name for name, _ in first] == ["f0", "f1", "more/2"], "what was not under way need not hurry"
+    assert filters.ask(for_more=True) == [("more/0", 1)]
+
+
+def test_one_loss_now_and_another_long_after_prove_nothing() -> None:
+    filters = Filters([], 8)
+    filters.add([("more", 1)])
+    for _ in range(5):
+        filters.begin()
+        filters.ask(for_more=True)
+        assert filters.unanswered() is None
+        filters.begin()
+        filters.ask()
+        assert filters.answered([None]) == {"more": None}
+    assert not filters.without

@@ -9,6 +9,7 @@ import pytest
 
 from distree.errors import ConfigError
 from distree.transport.connection import CONNECTION_TRANSITIONS, Connection, Step, transition_table
+from distree.transport.greeting import FILTERS_A_SUBSCRIBE
 from distree.types import BrokerSettings
 
 FILTERS = [("a/#", 1), ("b/#", 2)]
@@ -229,6 +230,95 @@ def test_a_filter_on_which_the_broker_hangs_up_is_done_without() -> None:
         now += 10.0
     assert step == "be online"
     assert ["hangs up on the subscription to a/#" in line for line in connection._notices] == [True]
+
+
+def more(connection: Connection, *names: str) -> None:
+    connection.filters.add([(name, 1) for name in names])
+
+
+def test_what_is_added_is_asked_for_one_subscribe_after_the_other_once_online() -> None:
+    connection = made()
+    connection.open(FILTERS)
+    more(connection, *(f"m/{index}" for index in range(FILTERS_A_SUBSCRIBE + 1)))
+    assert not connection.ask_for_more(), "not before it is online"
+    online(connection, 0.0)
+    assert connection.ask_for_more()
+    assert [name for name, _ in connection.filters.asked] == [f"m/{index}" for index in range(FILTERS_A_SUBSCRIBE)]
+    assert not connection.ask_for_more(), "not before the answer"
+    assert connection.subscribed([None] * FILTERS_A_SUBSCRIBE) == ("wait", None)
+    assert connection.ask_for_more()
+    assert connection.filters.asked == [(f"m/{FILTERS_A_SUBSCRIBE}", 1)]
+    connection.subscribed([None])
+    assert not connection.ask_for_more()
+    more(connection, "m/0", "a/#")
+    assert not connection.ask_for_more(), "it has those"
+    end(connection, 1.0)
+    online(connection, 10.0)
+    assert connection.ask_for_more(), "the next connection knows nothing"
+    assert not connection._notices
+
+
+def test_a_refused_filter_that_was_added_is_said_once_and_the_connection_stays() -> None:
+    connection = made()
+    for now in (0.0, 10.0):
+        online(connection, now)
+        more(connection, "good", *(f"bad/{index}" for index in range(20)))
+        while connection.ask_for_more():
+            answers = [None if name == "good" else "Not authorized" for name, _ in connection.filters.asked]
+            assert connection.subscribed(answers) == ("wait", None)
+        assert connection.state == "online"
+        assert not connection.is_hopeless
+        end(connection, now + 1.0)
+    assert len(connection._notices) == 1
+    line = connection._notices[0]
+    assert "refuses the subscription to bad/0 (Not authorized), bad/1" in line
+    assert "and 17 more" in line
+    assert "broker's ACL" in line
+    online(connection, 20.0)
+    for refusal in (None, "Not authorized"):
+        while connection.ask_for_more():
+            connection.subscribed([refusal] * len(connection.filters.asked))
+        end(connection, 21.0)
+        online(connection, 30.0)
+    assert sum("bad/0" in line for line in connection._notices) == 2, "it was mended in between"
+
+
+def test_a_filter_that_is_wanted_no_more_may_be_refused() -> None:
+    connection = made()
+    online(connection, 0.0)
+    more(connection, "m/0")
+    assert connection.ask_for_more()
+    assert connection.filters.remove(["m/0"]) == ["m/0"]
+    assert connection.subscribed(["Not authorized"]) == ("wait", None)
+    assert not connection.ask_for_more()
+    assert not connection._notices
+
+
+def test_an_added_filter_on_which_the_broker_hangs_up_is_done_without() -> None:
+    connection, now, ends = made(version=5), 0.0, 0
+    connection.open(FILTERS)
+    more(connection, *(f"m/{index}" for index in range(10)))
+    while ends < 10:
+        dialled(connection, now)
+        step = connection.accepted(None)[0]
+        while True:
+            if step == "be online":
+                connection.be_online(now)
+                step = "wait"
+            if step == "wait" and not connection.ask_for_more():
+                break
+            asked = [name for name, _ in connection.filters.asked]
+            if "m/4" in asked:
+                break
+            step = connection.subscribed([None] * len(asked))[0]
+        if not connection.filters.asked:
+            break
+        end(connection, now)
+        ends, now = ends + 1, now + 10.0
+    assert ends == 3, "with others, then alone, twice"
+    assert connection.state == "online"
+    assert connection.filters.without == {"m/4"}
+    assert ["hangs up on the subscription to m/4" in line for line in connection._notices] == [True]
 
 
 def test_a_broker_that_does_not_answer_in_time_is_overdue() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import pytest
@@ -123,6 +124,57 @@ def test_what_the_broker_hangs_up_on_is_given_up_said_and_refused() -> None:
     with pytest.raises(LocalProtocolError, match="refused"):
         half.check("bad", 4, now)
     half.check("good", 5, now)
+
+
+def hand_over(half: Sender, topic: str, now: float, *, qos: int = 1, lane: Lane = Lane.WORK) -> Outgoing:
+    item = half.prepare(topic, b"x", qos, False, None, None, None, lane, now)
+    half.outbox.put(item)
+    return item
+
+
+def test_since_when_an_acknowledgement_is_owed() -> None:
+    half = sender()
+    half.limits.window = 2
+    assert half.oldest_since() == math.inf
+    hand_over(half, "unowed", 1.0, qos=0)
+    assert half.oldest_since() == math.inf, "what is meant for QoS 0 is nobody's due"
+    drain(half)
+    half.settled(1, 0.0)
+    for now, (topic, lane) in enumerate(
+        [("a", Lane.AUDIT), ("b", Lane.LATEST), ("c", Lane.WORK), ("d", Lane.WORK), ("e", Lane.OWED)], start=10
+    ):
+        hand_over(half, topic, float(now), lane=lane)
+        assert half.oldest_since() == 10.0
+    assert drain(half) == ["e", "b"], "what was handed over first need not go first"
+    assert half.oldest_since() == 10.0
+    half.lost(20.0)
+    assert half.oldest_since() == 10.0
+    since = []
+    while half.under_way or drain(half):
+        since.append(half.oldest_since())
+        half.settled(next(reversed(half.under_way)), 30.0)
+        drain(half)
+    assert since == [10.0] * 4 + [14.0], "the last to be settled is the first that was sent"
+    assert half.oldest_since() == math.inf
+
+
+def test_without_qos_1_nothing_is_owed() -> None:
+    half = sender()
+    hand_over(half, "a", 1.0)
+    assert half.oldest_since() == 1.0
+    half.limits.takes_qos_1 = False
+    assert half.oldest_since() == math.inf
+
+
+def test_a_message_that_is_tried_without_its_flag_is_owed_since_it_was_handed_over() -> None:
+    half = sender()
+    half.outbox.put(half.prepare("a", b"x", 1, True, None, None, "a", Lane.LATEST, 5.0))
+    for now in range(10, 10 + ALONE + STRIKES):
+        drain(half, float(now))
+        half.lost(float(now))
+    drain(half, 20.0)
+    assert [item.trial for item in half.under_way.values()] == ["retained"]
+    assert half.oldest_since() == 5.0
 
 
 def test_a_message_beyond_the_brokers_limit_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from paho.mqtt.client import topic_matches_sub
 from distree.errors import BrokerError, LocalProtocolError
 from distree.protocols import Received, Transport
 from distree.transport.memory import MemoryBroker, MemoryTransport, matches
+from distree.types import Lane
 
 
 class Ear:
@@ -21,6 +23,7 @@ class Ear:
         self.events: list[str] = []
         self.messages: list[Received] = []
         self.tokens: list[str] = []
+        self.unread_messages: list[tuple[str, bytes]] = []
 
     def connected(self) -> None:
         self.events.append("connected")
@@ -38,6 +41,9 @@ class Ear:
 
     def given_up(self, token: str) -> None:
         pass
+
+    def unread(self, topic: str, payload: bytes) -> None:
+        self.unread_messages.append((topic, payload))
 
     @property
     def payloads(self) -> list[bytes]:
@@ -106,15 +112,71 @@ def test_will_is_sent_for_a_dead_client_and_not_for_one_that_leaves() -> None:
     assert dying.events == ["connected", "the connection was dropped", "connected"]
 
 
-def test_shared_subscription_gives_each_message_to_one_member_of_each_group() -> None:
+def test_subscriptions_that_are_added_bring_what_is_retained_and_outlive_a_reconnect() -> None:
     broker = MemoryBroker()
-    a, b = join(broker, "a", ("$share/g/s/1", 1)), join(broker, "b", ("$share/g/s/1", 1))
-    other = join(broker, "o", ("$share/h/s/1", 1))
-    for index in range(10):
-        a.transport.publish("s/1", b"%d" % index, qos=1)
-    settle(a, b, other)
-    assert len(a.messages) == len(b.messages) == 5
-    assert sorted(a.payloads + b.payloads) == sorted(other.payloads)
+    a, b = join(broker, "a"), join(broker, "b", ("own", 1))
+    a.transport.publish("s/1", b"kept", qos=1, retain=True)
+    b.transport.subscribe([("s/1", 2), ("own", 1)])
+    settle(b)
+    b.transport.subscribe([("s/1", 1)])
+    settle(b)
+    assert [(m.payload, m.retain, m.token is not None) for m in b.messages] == [(b"kept", True, True)]
+    broker.stop(forget=True)
+    settle(b)
+    b.transport.subscribe([("t/1", 1)])
+    broker.start()
+    settle(a, b)
+    for topic in ("s/1", "t/1", "own"):
+        a.transport.publish(topic, b"new", qos=1)
+    settle(b)
+    assert [m.topic for m in b.messages] == ["s/1", "s/1", "t/1", "own"]
+    b.transport.unsubscribe(["s/1"])
+    a.transport.publish("s/1", b"newer", qos=1)
+    settle(b)
+    assert len(b.messages) == 4
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_who_publishes_work_that_nobody_reads_is_told(tells: bool) -> None:
+    broker = MemoryBroker(tells_unread=tells)
+    a, b = join(broker, "a"), join(broker, "b", ("w/1", 1))
+    a.transport.publish("w/1", b"read", qos=1)
+    a.transport.publish("w/2", b"owed", qos=1, lane=Lane.OWED)
+    a.transport.publish("w/2", b"not at QoS 0", qos=0)
+    b.transport.close()
+    a.transport.publish("w/1", b"read later", qos=1)
+    broker.expire("a")
+    broker.expire("b")
+    assert not a.unread_messages, "at the next poll, as all else"
+    a.transport.publish("w/1", b"unread", qos=1, token="t")
+    broker.stop()
+    settle(a)
+    a.transport.publish("w/3", b"queued", qos=1)
+    broker.start()
+    settle(a)
+    assert a.unread_messages == ([("w/1", b"unread"), ("w/3", b"queued")] if tells else [])
+    assert a.tokens == ["t"], "it is settled all the same"
+    assert a.events == ["connected", "the broker stopped", "connected"]
+
+
+def test_a_broker_that_retains_nothing() -> None:
+    broker = MemoryBroker(retains=False)
+    a = join(broker, "a", ("r/1", 1), will=("r/will", b"lost"))
+    a.transport.publish("r/1", b"passing", qos=1, retain=True)
+    settle(a)
+    assert a.payloads == [b"passing"]
+    broker.drop("a")
+    assert broker.retained("r/1") is None
+    assert broker.retained("r/will") is None
+
+
+def test_nothing_is_owed_while_online() -> None:
+    broker = MemoryBroker()
+    transport = broker.transport("a")
+    assert transport.unacknowledged_since() == -math.inf
+    a = join(broker, "a")
+    a.transport.publish("q", b"x", qos=1)
+    assert a.transport.unacknowledged_since() == math.inf
 
 
 def test_unacknowledged_messages_come_again_after_a_reconnect() -> None:

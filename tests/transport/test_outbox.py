@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,3 +108,19 @@ def test_every_message_is_sent_or_given_up_and_its_sender_is_told_once(steps: li
     assert tokens == Counter(f"{number}" for number in range(1, count + 1))
     assert not outbox.dropped[Lane.OWED]
     assert not outbox.dropped[Lane.LATEST]
+
+
+@pytest.mark.parametrize("lane", Lane)
+def test_the_oldest_of_each_lane_and_of_what_was_sent_before_counts(lane: Lane) -> None:
+    outbox = Outbox()
+    assert outbox.oldest_since() == math.inf
+    for topic, handed_at in (("a", 3.0), ("b", 4.0)):
+        made = Outgoing(topic, b"x", lane=lane)
+        made.handed_at = handed_at
+        outbox.put(made)
+    assert outbox.oldest_since() == 3.0
+    first = outbox.pop(0.0)
+    assert first is not None
+    assert outbox.oldest_since() == 4.0
+    outbox.put_back([first])
+    assert outbox.oldest_since() == 3.0

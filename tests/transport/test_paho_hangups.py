@@ -113,6 +113,47 @@ def test_a_hang_up_costs_what_it_is_about_and_is_said_once(client: Make, pump: M
         assert a.events.count("connected") == connections
 
 
+def test_an_added_filter_that_is_hung_up_on_is_done_without_and_no_message_is_blamed(client: Make, pump: Make) -> None:
+    rule = hangs_up_if(lambda p: any(name in ("m/3", "m/14") for name in p.filters))
+    with ManagedBroker(engine="mosquitto") as broker, closing(Proxy(broker.port, rule)) as proxy:
+        reader = client(broker.port, "reader", [("h/#", 1)])
+        a = client(proxy.port, "origin", [("own", 1)], trial_payload=TRIAL)
+        a.transport.subscribe([(f"m/{index}", 1) for index in range(20)])
+        sent = 0
+
+        def go_on() -> bool:
+            nonlocal sent
+            if sent < 500:
+                sent += 1
+                a.transport.publish(f"h/{sent % 7}", b"%d" % sent, qos=1, token=str(sent))
+            return len(a.tokens) == 500 and a.transport.online and len(a.transport.notices) == 2
+
+        pump(go_on, a, reader, patience_s=60.0)
+        for name in ("m/3", "m/14"):
+            assert [f"hangs up on the subscription to {name}," in line for line in a.transport.notices].count(True) == 1
+        assert {int(payload) for payload in reader.payloads} == set(range(1, 501))
+        assert not a.given_up_tokens
+        connections = a.events.count("connected")
+        others = {f"m/{index}" for index in range(20)} - {"m/3", "m/14"}
+        for name in others:
+            reader.transport.publish(name, b"y", qos=1, retain=True)
+        pump(lambda: {m.topic for m in a.messages} == others, a, reader)
+        assert a.events.count("connected") == connections
+
+
+def test_what_is_sent_to_find_something_out_may_go_unread(client: Make, pump: Make) -> None:
+    rule = hangs_up_if(lambda p: p.size > 1500)
+    with ManagedBroker(engine="mosquitto") as broker, closing(Proxy(broker.port, rule)) as proxy:
+        a = client(proxy.port, "board", trial_payload=TRIAL)
+        a.transport.publish("nobody/1", b"small", qos=1, token="small")
+        pump(lambda: a.tokens == ["small"], a)
+        a.transport.publish("nobody/2", bytes(1850), qos=1, token="large")
+        pump(lambda: a.given_up_tokens == ["large"] and a.transport.idle and a.transport.notices, a)
+        pump(lambda: a.transport.online, a)
+        assert "hangs up on messages of 1,8" in a.transport.notices[0]
+        assert a.unread_messages == [("nobody/1", b"small")]
+
+
 def test_a_forked_child_is_told_and_the_parents_connection_is_left_alone(client: Make, pump: Make) -> None:
     with ManagedBroker(engine="mosquitto") as broker:
         a = client(broker.port, "parent", [("f/#", 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from broker_config.managed import ManagedBroker, free_port
 from distree.errors import BrokerError, ConfigError, LocalProtocolError
 from distree.protocols import Received, Transport
 from distree.transport import make_transport
-from distree.types import BrokerSettings, Session
+from distree.types import BrokerSettings, Lane, Session
 
 Make = Callable[..., Any]
 
@@ -70,17 +71,113 @@ def test_will_of_a_client_that_dies_and_none_of_one_that_closes(
     assert late.messages[0].retain
 
 
-def test_shared_subscription(broker: ManagedBroker, client: Make, pump: Make) -> None:
-    a = client(broker.port, "sh-a", [("$share/sh-1/sh/1", 1)])
-    b = client(broker.port, "sh-b", [("$share/sh-1/sh/1", 1)])
-    other = client(broker.port, "sh-o", [("$share/sh-2/sh/1", 1)])
-    sent = [b"%d" % index for index in range(20)]
-    for payload in sent:
-        other.transport.publish("sh/1", payload, qos=1)
-    pump(lambda: len(other.messages) == 20 and len(a.messages + b.messages) == 20, a, b, other)
-    assert sorted(a.payloads + b.payloads) == sorted(sent) == sorted(other.payloads)
-    assert a.messages
-    assert b.messages
+def test_many_subscriptions_are_added_while_messages_go_on(
+    broker: ManagedBroker, client: Make, pump: Make, cut: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distree.transport.paho._HOUSEKEEPING_S", 1e9)  # an answer is followed up at once
+    names = [f"su/state/{index}" for index in range(100)]
+    b = client(broker.port, "su-b")
+    for name in names:
+        b.transport.publish(name, b"here", qos=1, retain=True)
+    a = client(broker.port, "su-a", [("su/own", 1)])
+    for index, name in enumerate(names):
+        a.transport.subscribe([(name, 1)])
+        a.transport.publish("su/own", b"%d" % index, qos=1)
+    pump(lambda: len(a.messages) == 200, a, b)
+    assert sorted(m.topic for m in a.messages if m.retain) == sorted(names)
+    assert [m.payload for m in a.messages if not m.retain] == [b"%d" % index for index in range(100)]
+    a.transport.subscribe([(name, 1) for name in names])
+    b.transport.publish(names[0], b"news", qos=1)
+    pump(lambda: len(a.messages) == 201, a, b)
+    assert not a.messages[-1].retain, "what is subscribed to is not asked for again"
+    cut(a)
+    pump(lambda: a.events == ["connected", "disconnected", "connected"], a)
+    a.transport.publish("su/own", b"again", qos=1)
+    for name in names:
+        b.transport.publish(name, b"gone", qos=1, retain=True)
+    pump(lambda: {m.topic for m in a.messages if m.payload == b"gone"} == {*names} and b"again" in a.payloads, a, b)
+    assert a.events.count("connected") == 2
+    assert not a.transport.notices
+    for name in names:
+        b.transport.publish(name, b"", qos=1, retain=True)
+    pump(lambda: b.transport.idle, b)
+
+
+def test_what_is_subscribed_to_offline_is_asked_for_later(broker: ManagedBroker, client: Make, pump: Make) -> None:
+    a = client(broker.port, "sl-a", online=False)
+    a.transport.subscribe([("sl/1", 1), ("sl/2", 1)])
+    a.transport.unsubscribe(["sl/1"])
+    a.transport.connect_now(30)
+    b = client(broker.port, "sl-b")
+    a.transport.subscribe([("sl/3", 1)])  # it is answered after those before it
+
+    def heard() -> bool:
+        for topic in ("sl/1", "sl/3", "sl/2"):
+            b.transport.publish(topic, b"x", qos=1)
+        return {m.topic for m in a.messages} >= {"sl/2", "sl/3"}
+
+    pump(heard, a, b)
+    assert {m.topic for m in a.messages} == {"sl/2", "sl/3"}
+
+
+@pytest.mark.usefixtures("mosquitto_only")
+def test_who_publishes_work_that_nobody_reads_is_told_by_mosquitto(client: Make, pump: Make) -> None:
+    with ManagedBroker(engine="mosquitto") as running:
+        a = client(running.port, "un-a")
+        client(running.port, "un-b", [("un/read", 1)])
+        a.transport.publish("un/read", b"1", qos=1, token="read")
+        a.transport.publish("un/none", b"2", qos=1, token="owed", lane=Lane.OWED)
+        a.transport.publish("un/none", b"3", qos=1, token="unread")
+        assert not a.unread_messages, "out of poll alone"
+        pump(lambda: len(a.tokens) == 3, a)
+        assert a.unread_messages == [("un/none", b"3")]
+        assert a.tokens == ["read", "owed", "unread"]
+        assert a.transport.last_error is None
+
+
+@pytest.mark.usefixtures("mosquitto_only")
+def test_a_board_that_is_gone_reads_for_as_long_as_its_session_is_kept(
+    client: Make, pump: Make, cut: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distree.transport.dialling.RESUME_S", 2)
+    with ManagedBroker(engine="mosquitto") as running:
+        a = client(running.port, "go-a")
+        b = client(running.port, "go-b", [("go/1", 1)])
+        cut(b)
+        a.transport.publish("go/1", b"kept", qos=1, token="t")
+        pump(lambda: a.tokens == ["t"], a)
+        assert not a.unread_messages, "it may come back"
+
+        def told() -> bool:
+            if a.transport.idle:
+                a.transport.publish("go/1", b"lost", qos=1)
+            return bool(a.unread_messages)
+
+        pump(told, a)
+        assert a.unread_messages[0] == ("go/1", b"lost")
+
+
+def test_since_when_the_broker_owes_an_acknowledgement(client: Make, pump: Make) -> None:
+    scripted = ScriptedBroker([ACCEPT] * 2)
+    a = client(scripted.port, "ow-a", online=False)
+    a.transport.publish("ow", b"early", qos=1)
+    assert a.transport.unacknowledged_since() == -math.inf
+    pump(lambda: a.transport.online, a)
+    pump(lambda: scripted.published[0], a)
+    first = a.transport.unacknowledged_since()
+    assert time.monotonic() - 20 < first < time.monotonic()
+    a.transport.publish("ow", b"unowed", qos=0)
+    a.transport.publish("ow", b"late", qos=1)
+    assert a.transport.unacknowledged_since() == first
+    scripted.send(b"\x40\x02\x00\x01")
+    pump(lambda: a.transport.unacknowledged_since() > first, a)
+    assert a.transport.unacknowledged_since() < time.monotonic()
+    scripted.send(b"\x40\x02\x00\x02")
+    pump(lambda: a.transport.unacknowledged_since() == math.inf, a)
+    scripted.hang_up()
+    pump(lambda: a.transport.unacknowledged_since() == -math.inf, a)
+    a.transport.close()
+    scripted.close()
 
 
 def test_unacknowledged_messages_come_again_and_stale_tokens_do_nothing(
@@ -315,6 +412,8 @@ class ScriptedBroker:
         self.suback = suback
         self.levels: list[int] = []
         self.published: list[list[bytes]] = []
+        self.subscribed: list[bytes] = []
+        self.unsubscribed: list[bytes] = []
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         self._connection: socket.socket | None = None
@@ -344,8 +443,12 @@ class ScriptedBroker:
                     if answer[3]:
                         return
                 elif header[0] >> 4 == 8:
+                    self.subscribed.append(body)
                     answer = body[:2] + b"\x00" + self.suback
-                    connection.sendall(b"\x90" + bytes((len(answer),)) + answer)
+                    if self.suback:
+                        connection.sendall(b"\x90" + bytes((len(answer),)) + answer)
+                elif header[0] >> 4 == 10:
+                    self.unsubscribed.append(body)
                 elif header[0] >> 4 == 3:
                     published.append(body)
 
@@ -381,6 +484,57 @@ def test_a_refused_subscription_names_the_topic(client: Make) -> None:
     with pytest.raises(BrokerError, match=r"subscription to shut/1 .*ACL"):
         a.transport.connect_now(20)
     assert not a.transport.online
+    a.transport.close()
+    scripted.close()
+
+
+def test_a_refused_subscription_that_was_added_is_done_without_and_said_once(client: Make, pump: Make) -> None:
+    scripted = ScriptedBroker([ACCEPT] * 2, suback=b"\x87")
+    a = client(scripted.port, "ra-a")
+    a.transport.subscribe([("shut/1", 1)])
+    pump(lambda: a.transport.notices, a)
+    assert "refuses the subscription to shut/1 (Not authorized)" in a.transport.notices[0]
+    scripted.hang_up()
+    pump(lambda: a.events.count("connected") == 2 and len(scripted.subscribed) == 2, a)
+    for _ in range(10):
+        a.transport.poll(0.01)
+    assert a.transport.online
+    assert len(a.transport.notices) == 1
+    a.transport.close()
+    scripted.close()
+
+
+def test_nothing_is_asked_for_while_a_message_goes_alone_to_see_who_is_hung_up_on(client: Make, pump: Make) -> None:
+    scripted = ScriptedBroker([ACCEPT], suback=b"\x01")
+    a = client(scripted.port, "al-a")
+    a.transport._sender.alone = True
+    a.transport.subscribe([("later", 1)])
+    a.transport.publish("al", b"x", qos=0)  # acknowledged for once, and sent when the other is
+    for _ in range(10):
+        a.transport.poll(0.05)
+    assert not scripted.subscribed
+    a.transport._sender.alone = False
+    pump(lambda: scripted.subscribed, a)
+    a.transport.close()
+    scripted.close()
+
+
+def test_a_subscription_that_waits_for_the_one_before_it_can_be_forgotten(client: Make, pump: Make) -> None:
+    scripted = ScriptedBroker([ACCEPT], suback=b"")
+    a = client(scripted.port, "fo-a")
+    a.transport.subscribe([("one", 1)])
+    pump(lambda: len(scripted.subscribed) == 1, a)
+    a.transport.subscribe([(f"more/{index}", 1) for index in range(9)])
+    a.transport.unsubscribe([f"more/{index}" for index in range(8)])
+    assert len(scripted.subscribed) == 1, "one after the other is answered"
+    scripted.suback = b"\x01"
+    scripted.send(b"\x90\x04\x00\x01\x00\x01")
+    pump(lambda: len(scripted.subscribed) == 2, a)
+    assert b"more/8" in scripted.subscribed[1]
+    assert b"more/0" not in scripted.subscribed[1]
+    assert not scripted.unsubscribed
+    a.transport.unsubscribe(["one"])
+    pump(lambda: scripted.unsubscribed, a)
     a.transport.close()
     scripted.close()
 

@@ -138,7 +138,7 @@ function result(payload, at) {
     epoch: fields.epoch,
     model: fields.model,
     revision: fields.revision,
-    missing: fields.missing.length,
+    missing: fields.missing,
     ...split(fields.latency_ms, hops),
   };
 }

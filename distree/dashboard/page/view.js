@@ -35,6 +35,9 @@ function ago(seconds) {
   return seconds < 172_800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86_400)} d`;
 }
 const exitName = (exit) => (exit === null || exit < 0 ? "no exit" : `exit ${exit}`);
+const branchName = ({ branch, device }) => `branch ${branch} (${device ?? "no board"})`;
+// One by name, of more the number: the line is short, and its title has them all.
+const missing = (branches) => (branches.length === 1 ? branchName(branches[0]) : `${branches.length} branches`);
 const plural = (n, word) => `${whole.format(n)} ${word}${n === 1 ? "" : "s"}`;
 
 // Keeps one child of `parent` for each key, in the order given.
@@ -97,8 +100,9 @@ class Results {
     width(row.bar, result.classId === null ? 0 : result.confidence);
     write(row.exit, exitName(result.exit));
     write(row.reason, result.reason + (result.late ? ", late" : "") +
-      (result.missing ? `, ${result.missing} missing` : ""));
+      (result.missing.length ? `, ${missing(result.missing)} missing` : ""));
     row.reason.dataset.reason = result.reason;
+    row.reason.title = result.missing.map(branchName).join(", ");
     write(row.latency, ms(result.latency));
     write(row.time, result.time.toLocaleTimeString([], { hour12: false }));
     const several = this.model.sites().size > 1;

@@ -1,4 +1,4 @@
-"""What is measured of the boards beyond: how long they take, and whether they answer at all."""
+"""What is measured of the boards beyond: how long a request is away."""
 
 from __future__ import annotations
 
@@ -38,39 +38,3 @@ class RoundTrip:
         if self.mean_s is None:
             return left_s / 2
         return self.backoff * max(self.floor_s, self.mean_s + 4 * self.deviation_s)
-
-
-@dataclass(slots=True)
-class Circuit:
-    """Stops sending to boards that do not answer, so that a dead board costs no one its deadline.
-
-    Opens after `limit` failures in a row. While it is open it asks for a probe every `probe_s`: a copy of what would
-    have been sent, whose fate matters to nobody. Any answer closes it.
-    """
-
-    limit: int = 1
-    probe_s: float = 1.0
-    failures: int = 0
-    probe_at: float = 0.0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether nothing but probes goes through."""
-        return self.failures >= self.limit
-
-    def wants_probe(self, now: float) -> bool:
-        """Whether a probe is due; True counts as one sent."""
-        if not self.is_open or now < self.probe_at:
-            return False
-        self.probe_at = now + self.probe_s
-        return True
-
-    def failed(self, now: float) -> None:
-        """One more request got no answer."""
-        self.failures += 1
-        if self.failures == self.limit:
-            self.probe_at = now + self.probe_s
-
-    def answered(self) -> None:
-        """The boards are alive."""
-        self.failures = 0

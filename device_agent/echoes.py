@@ -1,0 +1,153 @@
+"""What comes back of what this board says of itself.
+
+It tells what the broker keeps for those that come late, what an earlier run has left there, whether another board goes
+by this board's name, and whether the broker holds small messages back.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Collection
+
+from device_agent.config import AgentConfig
+from device_agent.repeats import Repeats
+from device_agent.reporting import HEAL_S, REFUSED_S, Reporting
+from distree import topics
+from distree.errors import RemoteProtocolError
+from distree.messages.codec import decode, encode
+from distree.messages.device import DeviceStatus, Echo
+from distree.messages.member import Member
+from distree.protocols import Received, Transport
+from distree.topics import DELIVERY, Kind
+from distree.transport import explain, nagle
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 5.0
+"""What is retained comes back within so many seconds of the subscription, or it is not retained."""
+
+TRIAL_S = 1.0
+"""So long after the first connection, when others have settled too, small messages are tried."""
+
+_ENDED = (DeviceStatus.LOST, DeviceStatus.DISCONNECTED)
+
+
+class Echoes:
+    """Takes the board's own announcements and states, as others hear them. All with the lock held.
+
+    `announced` are the topics on which this run announces itself, and `announce` has it done once more. They are
+    subscribed to after that was done, so that what comes back was kept, and is handed to whoever reads by wildcards.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        boot: str,
+        transport: Transport,
+        reporting: Reporting,
+        announced: Collection[str],
+        announce: Callable[[], None],
+    ) -> None:
+        self.filter = topics.member(config.site, "+", "+", config.device)
+        self._config = config
+        self._boot = boot
+        self._transport = transport
+        self._reporting = reporting
+        self._announced = frozenset(announced)
+        self._announce = announce
+        self._is_judged = not announced
+        """Whether it is known that announcements are retained, or are not; or this board makes none."""
+        self._said_at = self._healed_at = -math.inf
+        self._judge_at = self._heal_at = self._try_at = math.inf
+        self.echo = topics.device(config.site, config.device, Kind.ECHO)
+        """The topic on which this board sends to itself, for a moment."""
+        self._trial: nagle.NagleTest | None = None
+        self._told_of_version = False
+        self._repeats = Repeats(every_s=REFUSED_S)
+
+    def connected(self, now: float) -> None:
+        """This board has connected, and announced itself: see what comes back of it."""
+        self._transport.subscribe([(self.filter, DELIVERY[Kind.MEMBER].qos)])
+        if not self._is_judged and self._transport.retains:  # else the transport has told
+            self._said_at, self._judge_at = now, now + PATIENCE_S
+        if self._trial is None:
+            payload = encode(Echo(device=self._config.device))
+            self._trial = nagle.over_transport(self._transport, self._config.broker, self.echo, payload)
+            self._transport.subscribe([(self.echo, DELIVERY[Kind.ECHO].qos)])
+            self._try_at = now + TRIAL_S
+        if not self._transport.tells_unread and not self._told_of_version:
+            self._told_of_version = True
+            log.info("%s", explain.tells_no_unread(self._config.broker, five=False))
+
+    # ------------------------------------------------------------ what comes back
+
+    def took_member(self, message: Received, _sender: str = "") -> None:
+        """Take what is announced in this board's name; RemoteProtocolError for what is no announcement."""
+        self._transport.acknowledge(message.token)
+        if message.topic not in self._announced:
+            if message.payload:
+                # An earlier run served that stage, or that pipeline; this one does not.
+                self._reporting.publish(Kind.MEMBER, message.topic, b"")
+            return
+        due_at, self._heal_at = self._heal_at, max(time.monotonic(), self._healed_at + HEAL_S)
+        if not message.payload:
+            return  # cleared by somebody
+        said = decode(Member, message.payload)
+        if said.device != self._config.device:
+            raise RemoteProtocolError("sender", f"says it is of {said.device}")
+        if message.retain:
+            self._is_judged, self._judge_at = True, math.inf
+        if said.boot == self._boot:
+            self._heal_at = due_at  # nothing to put right
+        elif not message.retain:
+            self._note_namesake(said.boot)
+
+    def took_state(self, message: Received, _sender: str = "") -> None:
+        """Take what is said to be this board's state; RemoteProtocolError for what is no state."""
+        self._transport.acknowledge(message.token)
+        other = self._reporting.check_state(message.payload)
+        if other is not None and other.device != self._config.device:
+            raise RemoteProtocolError("device", f"{other.device} on the topic of another")
+        # The last word of an earlier run is no sign of another board, nor is what that run has left behind.
+        if other is not None and other.boot != self._boot and other.status not in _ENDED and not message.retain:
+            self._note_namesake(other.boot)
+
+    def took_echo(self, message: Received, _sender: str = "") -> None:
+        """Take what this board has sent to itself; RemoteProtocolError for anything else."""
+        self._transport.acknowledge(message.token)
+        decode(Echo, message.payload)
+        if self._trial is not None and self._trial.heard(time.monotonic()):
+            self._transport.unsubscribe([self.echo])
+
+    def _note_namesake(self, boot: str) -> None:
+        device = self._config.device
+        line = f"another board goes by the name {device} (boot {boot}): give one of the two another device id"
+        if (told := self._repeats.line(time.monotonic(), line, "namesake")) is not None:
+            log.warning("%s", told)
+
+    # ------------------------------------------------------------ what is due
+
+    def due_at(self) -> float:
+        """When `tick` is next worth a call; infinity if never."""
+        return min(self._judge_at, self._heal_at, self._try_at)
+
+    def tick(self, now: float) -> None:
+        """Say what the broker does not keep, and announce this board anew where that was overwritten."""
+        if now >= self._heal_at:
+            self._healed_at, self._heal_at = now, math.inf
+            self._announce()
+        if now >= self._try_at:
+            self._try_at = math.inf
+            if self._trial is not None and self._transport.online:
+                self._trial.start(now)
+        if now < self._judge_at:
+            return
+        if not self._transport.online:
+            self._judge_at = math.inf  # until this board is connected again
+        elif self._transport.unacknowledged_since() <= self._said_at:
+            self._judge_at = now + 1.0  # what was announced may still be on its way to the broker
+        else:
+            self._is_judged, self._judge_at = True, math.inf
+            log.warning("%s", explain.keeps_no_announcement(self._config.broker, self.filter))

@@ -1,0 +1,190 @@
+"""Members: the boards that serve a pipeline, as they announce it, and whether they are there.
+
+An announcement counts while the state of its board is `ready` and of the same run. Two boards of one name only take
+turns here: the state that came last holds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from distree.errors import RemoteProtocolError
+from distree.messages.device import DeviceState, DeviceStatus
+from distree.messages.member import Member
+from distree.record import record
+
+MAX_MEMBERS = 4096
+"""Boards of a pipeline on which books are kept."""
+
+_ALIVE = (DeviceStatus.READY, DeviceStatus.DRAINING)
+
+Team = tuple[int, "int | None"]
+"""A stage, and the branch of it where it is wide: who is in one team can stand in for each other."""
+
+
+@record
+class Change:
+    """What became of a board by something that was heard of it.
+
+    `ended` says that a run of it is over, with all that was under way there; `came` that one is there to be chosen, and
+    `listen` whether its state is to be listened to from now on, or no longer.
+    """
+
+    device: str
+    ended: bool = False
+    came: bool = False
+    listen: Literal["begin", "end", ""] = ""
+
+
+class _Board:
+    __slots__ = ("boot", "member", "stages", "status")
+
+    def __init__(self) -> None:
+        self.member: Member | None = None
+        self.stages: set[int] = set()
+        """Those at which requests may come to it."""
+        self.boot = ""
+        self.status: DeviceStatus | None = None
+
+    @property
+    def present(self) -> str:
+        """The id of its run while it may be chosen; else ""."""
+        member = self.member
+        is_present = self.status is DeviceStatus.READY and member is not None and member.boot == self.boot
+        return self.boot if is_present and self.stages else ""
+
+    @property
+    def life(self) -> str:
+        """The id of its run while that goes on, be it to finish what is under way; "" once it is over, or unknown."""
+        return self.boot if self.status in _ALIVE else ""
+
+
+class Members:
+    """The members of one pipeline that can run one revision of its bundle, by what they serve.
+
+    Nothing here is of one origin alone, so that those of a simulated site share one.
+    """
+
+    def __init__(self, revision: str) -> None:
+        self._revision = revision
+        self._boards: dict[str, _Board] = {}
+        self._teams: dict[Team, tuple[Member, ...]] = {}
+        self._went_at: dict[int, float] = {}
+        self.present = 0
+        """How many boards are there."""
+
+    def __len__(self) -> int:
+        return len(self._boards)
+
+    # ------------------------------------------------------------ what is heard
+
+    def announced(self, now: float, member: Member, stage: int, *, is_live: bool) -> Change:
+        """Take what a board says that it serves, on the topic of a stage; RemoteProtocolError for one too many.
+
+        One that comes live proves that the board is there, whatever the broker has kept of its state.
+        """
+        board = self._boards.get(member.device)
+        is_new = board is None
+        if board is None:
+            if len(self._boards) >= MAX_MEMBERS:
+                raise RemoteProtocolError("members", f"{MAX_MEMBERS} boards of this pipeline are known already")
+            board = self._boards[member.device] = _Board()
+        before = board.present, board.life
+        if stage not in board.stages or board.member != member:
+            board.member = member
+            board.stages.add(stage)
+            self._teams.clear()
+        if is_live and board.boot != member.boot:
+            board.boot, board.status = member.boot, DeviceStatus.READY
+        return self._change(now, member.device, board, before, listen="begin" if is_new else "")
+
+    def withdrawn(self, now: float, device: str, stage: int) -> Change:
+        """Take it that a board serves a stage no longer."""
+        board = self._boards.get(device)
+        if board is None or stage not in board.stages:
+            return Change(device=device)
+        before = board.present, board.life
+        board.stages.discard(stage)
+        self._teams.clear()
+        self._went_at[stage] = now
+        if board.stages:
+            return self._change(now, device, board, before)
+        del self._boards[device]
+        self.present -= bool(before[0])
+        return Change(device=device, ended=True, listen="end")
+
+    def has_state(self, now: float, state: DeviceState) -> Change:
+        """Take the state of a board."""
+        board = self._boards.get(state.device)
+        if board is None:
+            return Change(device=state.device)
+        if state.boot != board.boot and board.life and state.status not in _ALIVE:
+            # The last word of an earlier run, or of another board of that name: it says nothing about this one.
+            return Change(device=state.device)
+        before = board.present, board.life
+        board.boot, board.status = state.boot, state.status
+        return self._change(now, state.device, board, before)
+
+    def _change(
+        self, now: float, device: str, board: _Board, before: tuple[str, str], listen: Literal["begin", "end", ""] = ""
+    ) -> Change:
+        (was_present, was_alive), present = before, board.present
+        if present != was_present:
+            self._teams.clear()
+            self.present += bool(present) - bool(was_present)
+            if was_present:
+                for stage in board.stages:
+                    self._went_at[stage] = now
+        return Change(
+            device=device,
+            ended=bool(was_alive) and was_alive != board.life,
+            came=bool(present) and present != was_present,
+            listen=listen,
+        )
+
+    # ------------------------------------------------------------ what is known
+
+    def of(self, stage: int, branch: int | None = None) -> tuple[Member, ...]:
+        """Return those that are there and serve a stage, or a branch of it."""
+        team = stage, branch
+        found = self._teams.get(team)
+        if found is None:
+            found = self._teams[team] = tuple(
+                member
+                for board in self._boards.values()
+                if board.present and (member := board.member) is not None and self._serves(board, stage, branch)
+            )
+        return found
+
+    def _serves(self, board: _Board, stage: int, branch: int | None) -> bool:
+        member = board.member
+        return (
+            member is not None
+            and stage in board.stages
+            and stage in member.stages
+            and self._revision in member.revisions
+            and (branch is None or member.branch == branch)
+        )
+
+    def get(self, device: str) -> Member | None:
+        """Return what a board serves, if it is there and can run the bundle."""
+        board = self._boards.get(device)
+        if board is None or not board.present or board.member is None or self._revision not in board.member.revisions:
+            return None
+        return board.member
+
+    def went_at(self, stage: int) -> float:
+        """Return when a board of a stage last went; minus infinity if none ever did."""
+        return self._went_at.get(stage, -math.inf)
+
+    def others(self, stage: int) -> list[Member]:
+        """Return those that are there and serve a stage, but have another bundle."""
+        return [
+            board.member
+            for board in self._boards.values()
+            if board.present
+            and board.member is not None
+            and stage in board.member.stages
+            and self._revision not in board.member.revisions
+        ]

@@ -57,8 +57,9 @@ class Dispatcher:
         self._custody.hold(entry, message)
         if now < self._router.settles_at:
             # By then all boards that there are have said so, and those will have to do; it may be sooner than it seems.
+            half_way = _half_way(entry)
             by = min(self._router.settles_at, now + SETTLE_S)
-            self._custody.wait(entry, min(by, _half_way(entry)) if now < _half_way(entry) else by)
+            self._custody.wait(entry, min(by, half_way) if now < half_way else by)
 
     def unload(self, entry: Entry) -> None:
         """Note that an entry is with boards no longer, if it was."""

@@ -256,12 +256,13 @@ class Router:
 
     def _problem(self, stage: int) -> str:
         if self._members.of(stage):
-            return f"no board of stage {stage} answers"
+            return f"no board of stage {stage} answers: see their logs"
         revision = self._settings.revision
         others = [f"{member.device} has {', '.join(member.revisions)}" for member in self._members.others(stage)]
         if others:
-            return f"no member of revision {revision} for stage {stage}; {'; '.join(others[:4])}"
-        return f"nobody serves stage {stage}"
+            whose = ", ".join(others[:4])
+            return f"no member of revision {revision} for stage {stage}; {whose}: put the same bundle on all boards"
+        return f"nobody serves stage {stage}: start a board that does"
 
     # ------------------------------------------------------------ what is under way
 

@@ -33,7 +33,7 @@ $(VENV)/.installed-zoo: pyproject.toml | $(VENV)/bin/pip
 demo: setup          ## three agents, an orchestrator and a broker answer 1,000 images
 	$(BIN)/distree demo $(ARGS)
 
-BROKER_TESTS = $(addprefix tests/,api broker dashboards docs integration orchestrator setup transport)
+BROKER_TESTS = $(addprefix tests/,broker_config device_agent distree/client distree/transport docs integration orchestrator)
 
 test: dev            ## run the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
@@ -54,8 +54,8 @@ format: dev          ## format the code and mend what ruff can
 	$(BIN)/ruff format .
 
 api: setup           ## write anew what describes messages: docs/asyncapi.yaml, docs/schemas, and for the dashboard
-	$(BIN)/python -m distree.asyncapi docs
-	$(BIN)/python -m distree.dashboard.declared
+	$(BIN)/python -m tools.asyncapi docs
+	$(BIN)/python -m tools.dashboard_messages
 
 bench: dev           ## the hop against the bare loop, and the criteria (some minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.criteria
@@ -106,7 +106,7 @@ zoo: $(VENV)/.installed-zoo  ## install what training and exporting need
 
 zoo-check: zoo       ## train, export and report on tiny networks (some minutes)
 	$(BIN)/python -c 'import torch, litert_torch, ai_edge_quantizer'
-	$(BIN)/python -m pytest tests/zoo/test_zoo_layers.py tests/zoo/test_zoo_wide_build.py tests/zoo/test_zoo_build.py $(ARGS)
+	$(BIN)/python -m pytest tests/model_zoo/test_zoo_layers.py tests/model_zoo/test_zoo_wide_build.py tests/model_zoo/test_zoo_build.py $(ARGS)
 
 zoo-report: zoo      ## docs/results from trained networks (DATA=cifar10_jpeg.npz WORK=folder)
 	$(BIN)/distree zoo report cifar10-wide --data $(DATA) --work $(WORK) $(ARGS)

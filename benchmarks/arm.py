@@ -35,8 +35,9 @@ import yaml
 from benchmarks import armhf
 from benchmarks.armhf import Userland
 from broker_config.managed import ManagedBroker
-from distree import children, topics
-from distree.bundle import Bundle, load_bundle
+from distree import child_processes, topics
+from distree.broker_settings import BrokerSettings
+from distree.bundle.loading import Bundle, load_bundle
 from distree.messages.audit import AuditRow
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
@@ -45,10 +46,9 @@ from distree.messages.plan import Plan
 from distree.messages.request import InputMessage
 from distree.messages.result import Result
 from distree.messages.telemetry import Telemetry
-from distree.protocols import Received
 from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
-from distree.types import BrokerSettings
+from distree.transport.base import Received
 from model_zoo.data import LabelledImages, is_divided, load_samples, load_split
 from orchestrator.config import NEVER_SENT
 
@@ -209,7 +209,7 @@ class Fleet:
                 devices.append(f"board{board}")
                 config = {"site": SITE, "device": devices[-1], "broker": {"port": port}, "telemetry_s": 1.0}
                 process = self._start(board, {**config, "state_dir": "/tmp", "pipelines": [pipeline]})
-                stack.callback(children.stop, process, 20.0)
+                stack.callback(child_processes.stop, process, 20.0)
             yield devices
 
     def _start(self, board: int, config: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -222,7 +222,7 @@ class Fleet:
         if arm:
             command = self._userland.command(armhf.PYTHON, *run, f"/tmp/{path.name}")
         with (self._folder / f"{name}.log").open("ab") as log:
-            return children.spawn(command, stdout=log, stderr=log, env=armhf.ENVIRONMENT if arm else None)
+            return child_processes.spawn(command, stdout=log, stderr=log, env=armhf.ENVIRONMENT if arm else None)
 
     def log(self) -> str:
         """Return the last lines that the agents wrote."""

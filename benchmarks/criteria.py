@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from distree.criteria import make_policy
+from distree.criteria.base import Evidence, PolicyParameters, Score
 from distree.messages.request import PolicyMemory
-from distree.policies import make_policy
-from distree.protocols import Array, Evidence, PolicyParameters, Score
+from distree.tensors import Array
 
 CLASSES = (10, 100, 1000)
 VALUES = (32, 128, 512)

@@ -32,9 +32,10 @@ import yaml
 from benchmarks.browser import browser, log_in, memory, missing, prefer, resize
 from broker_config.managed import WEBSOCKETS_USER, ManagedBroker
 from device_agent.thumbnails import png
-from distree import children, topics
-from distree.dashboard.page import assets, policy
-from distree.dashboard.server import make_server
+from distree import child_processes, topics
+from distree.apps.dashboard.page import assets, policy
+from distree.apps.dashboard.server import make_server
+from distree.broker_settings import BrokerSettings, Session
 from distree.messages.codec import encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
 from distree.messages.events import Thumbnail
@@ -42,10 +43,9 @@ from distree.messages.plan import Plan
 from distree.messages.request import Hop
 from distree.messages.result import Result, Stamp
 from distree.messages.telemetry import PipelineTelemetry, StageTelemetry, Telemetry
-from distree.protocols import Received
 from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
-from distree.types import BrokerSettings, Session
+from distree.transport.base import Received
 
 SITE, PIPELINE = "hall-2", "fashion"
 BOARDS = ("cam1", "hub-a", "hub-b")
@@ -300,7 +300,7 @@ class Site:
         path.write_text(yaml.safe_dump({"site": SITE, "broker": {"port": self._port}, **config}))
         with (self._folder / f"{name}.log").open("wb") as log:
             argv = [sys.executable, "-m", "distree", command, "run", "-c", str(path)]
-            self.processes[name] = children.spawn(argv, stdout=log, stderr=log)
+            self.processes[name] = child_processes.spawn(argv, stdout=log, stderr=log)
 
     def board(self, device: str, stages: list[int], **pipeline: Any) -> None:
         """Start a board."""
@@ -312,7 +312,7 @@ class Site:
         for process in self.processes.values():
             process.terminate()
         for process in self.processes.values():
-            children.stop(process, 15.0)
+            child_processes.stop(process, 15.0)
 
 
 def take(folder: Path, seconds: float) -> None:

@@ -27,15 +27,15 @@ import numpy as np
 import yaml
 
 from broker_config.managed import ManagedBroker
-from distree import children, topics
-from distree.bundle import find_bundle
+from distree import child_processes, topics
+from distree.broker_settings import BrokerSettings, Session
+from distree.bundle.loading import find_bundle
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.request import InputMessage
-from distree.protocols import Received
 from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
-from distree.types import BrokerSettings, Session
+from distree.transport.base import Received
 from model_zoo.data import load_samples
 
 ROOT = Path(__file__).parents[1]
@@ -191,14 +191,14 @@ def bare(python: Path) -> Iterator[tuple[int, float]]:
     """Start the bare process; give its pid and seconds to ready."""
     segment = BUNDLE / yaml.safe_load((BUNDLE / "bundle.yaml").read_text())["stages"][0]["segment"]
     started_at = time.monotonic()
-    process = children.spawn([str(python), "-c", BARE, str(segment)], stdout=subprocess.PIPE, env=_environment())
+    process = child_processes.spawn([str(python), "-c", BARE, str(segment)], stdout=subprocess.PIPE, env=_environment())
     try:
         assert process.stdout is not None
         if process.stdout.readline() != b"ready\n":
             raise SystemExit("the bare process ended before it was ready")
         yield process.pid, time.monotonic() - started_at
     finally:
-        children.stop(process, 10.0)
+        child_processes.stop(process, 10.0)
 
 
 @contextlib.contextmanager
@@ -212,7 +212,7 @@ def agent(python: Path, port: int, folder: Path, tensor: Any) -> Iterator[tuple[
     subscriber = Subscriber(port)
     started_at = time.monotonic()
     with (folder / "agent.log").open("ab") as log:
-        process = children.spawn(
+        process = child_processes.spawn(
             [str(python), "-m", "distree", "agent", "run", "-c", str(path)], stderr=log, env=_environment()
         )
     try:
@@ -223,7 +223,7 @@ def agent(python: Path, port: int, folder: Path, tensor: Any) -> Iterator[tuple[
         subscriber.close()
         yield process.pid, ready_s
     finally:
-        children.stop(process, 20.0)
+        child_processes.stop(process, 20.0)
 
 
 # ------------------------------------------------------------ the figures

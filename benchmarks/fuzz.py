@@ -41,8 +41,8 @@ from distree.messages.forms import (
 from distree.messages.layout import REQUIRED, layout_of
 from distree.messages.limits import MAX_BRANCHES
 from distree.messages.result import Result, Stamp
-from distree.messages.schema import MESSAGES
 from distree.topics import Kind
+from tools.json_schema import MESSAGES
 
 STAMP = Stamp(time="2026-01-15T09:30:00.123+00:00", clock_synced=True)
 IDS = string.ascii_lowercase + string.digits + "-"

@@ -27,8 +27,8 @@ import paho.mqtt.client as mqtt
 import yaml
 
 from broker_config.managed import ManagedBroker
-from distree import children
-from distree.bundle import find_bundle
+from distree import child_processes
+from distree.bundle.loading import find_bundle
 
 SAMPLES = find_bundle("fashion").parents[1] / "samples" / "fashion.npz"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -127,7 +127,7 @@ class Stack:
 
     def spawn(self, k: int, count: int = 0, window: int = 0) -> subprocess.Popen[bytes]:
         with (self.folder / f"{self.device(k)}.log").open("ab") as log:
-            return children.spawn(self.command(k, count, window), stderr=log)
+            return child_processes.spawn(self.command(k, count, window), stderr=log)
 
 
 @contextlib.contextmanager

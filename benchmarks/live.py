@@ -32,15 +32,15 @@ import numpy as np
 import yaml
 
 from broker_config.managed import ManagedBroker
-from distree import children, topics
+from distree import child_processes, topics
+from distree.broker_settings import BrokerSettings
 from distree.messages.codec import decode
 from distree.messages.device import DeviceState
 from distree.messages.plan import Plan
 from distree.messages.result import Result
-from distree.protocols import Received
 from distree.topics import Kind
 from distree.transport import make_transport
-from distree.types import BrokerSettings
+from distree.transport.base import Received
 from orchestrator.config import NEVER_SENT
 
 SITE, PIPELINE = "live", "fashion"
@@ -123,7 +123,7 @@ class Stack:
         path.write_text(yaml.safe_dump({"site": SITE, "broker": {"port": self._port}, **config}))
         with (self.folder / f"{name}.log").open("ab") as log:
             command_line = [sys.executable, "-m", "distree", command, "run", "-c", str(path)]
-            self._processes[name] = children.spawn(command_line, stdout=log, stderr=log)
+            self._processes[name] = child_processes.spawn(command_line, stdout=log, stderr=log)
         return self._processes[name]
 
     def agent(self, device: str, stage: int, **origin: Any) -> subprocess.Popen[bytes]:
@@ -137,7 +137,7 @@ class Stack:
     def orchestrator(self, goal: dict[str, Any]) -> None:
         """Start the orchestrator with this goal, after ending the one that runs."""
         if "orchestrator" in self._processes:
-            children.stop(self._processes["orchestrator"], 10.0)
+            child_processes.stop(self._processes["orchestrator"], 10.0)
         pipeline = {"name": PIPELINE, "bundle": "fashion", "goal": {"accuracy_drop": self.args.drop, **goal}}
         self.start(
             "orchestrator",
@@ -148,7 +148,7 @@ class Stack:
     def close(self) -> None:
         """End all processes."""
         for process in reversed(self._processes.values()):
-            children.stop(process, 5.0)
+            child_processes.stop(process, 5.0)
 
 
 @contextlib.contextmanager

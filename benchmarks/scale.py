@@ -34,8 +34,8 @@ import paho.mqtt.client as mqtt
 import yaml
 
 from broker_config.managed import ManagedBroker
-from distree import __version__, children, topics
-from distree.bundle import find_bundle, load_bundle
+from distree import __version__, child_processes, topics
+from distree.bundle.loading import find_bundle, load_bundle
 from distree.messages.codec import encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
 from distree.messages.telemetry import OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
@@ -44,7 +44,7 @@ from orchestrator.simulator.overrides import load_fleet
 from orchestrator.simulator.report import report
 from orchestrator.simulator.site import Site
 from orchestrator.simulator.traffic import load_table
-from orchestrator.store import Store
+from orchestrator.store.database import Store
 
 SITE, PIPELINE = "scale", "fashion"
 PARTS = ("simulation", "members", "orchestrator")
@@ -309,7 +309,7 @@ def orchestrating(folder: Path, port: int) -> Iterator[tuple[Watch, Path]]:
     }
     config.write_text(yaml.safe_dump(content))
     with (folder / "orchestrator.log").open("wb") as log:
-        process = children.spawn(
+        process = child_processes.spawn(
             [sys.executable, "-m", "distree", "orchestrator", "run", "-c", str(config)], stderr=log
         )
         try:
@@ -318,7 +318,7 @@ def orchestrating(folder: Path, port: int) -> Iterator[tuple[Watch, Path]]:
                 raise SystemExit((folder / "orchestrator.log").read_text())
             yield Watch(process.pid), store
         finally:
-            children.stop(process, 10.0)
+            child_processes.stop(process, 10.0)
 
 
 def orchestrator(count: int, duration_s: float, folder: Path) -> dict[str, Any]:

@@ -33,18 +33,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distree.bundle import Bundle, load_bundle
+from distree.bundle.loading import Bundle, load_bundle
+from distree.criteria import NEVER
 from distree.errors import DistreeError
-from distree.policies import NEVER
 from model_zoo.costs import costs_of
 from model_zoo.data import HELD_BACK, LabelledImages, is_divided, load_idx_set, load_split
 from model_zoo.evaluation import collect_logits, score_exits, write_audits
-from orchestrator.tuners import Audit, Bandit, Certified, Tuner, Vector
-from orchestrator.tuners.audits import losses_of
-from orchestrator.tuners.bandit import spread_levels
-from orchestrator.tuners.betting import Certificate
-from orchestrator.tuners.certified import ALARM_HEIGHT, PATH_AUDITS
-from orchestrator.tuners.path import safe_to_risky
+from orchestrator.tuning.tuners import Audit, Bandit, Certified, Tuner, Vector
+from orchestrator.tuning.tuners.audits import losses_of
+from orchestrator.tuning.tuners.bandit import spread_levels
+from orchestrator.tuning.tuners.betting import Certificate
+from orchestrator.tuning.tuners.certified import ALARM_HEIGHT, PATH_AUDITS
+from orchestrator.tuning.tuners.path import safe_to_risky
 
 Floats = npt.NDArray[np.float64]
 Table = dict[str, Any]

@@ -22,16 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from distree.config import Share
 from distree.messages.member import Member
 from distree.messages.result import Result
 from distree.node.routing import Router
+from distree.strict_yaml import Share
+from orchestrator.formatting import table
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import AgentsConfig, BoardsConfig, FleetConfig, SyntheticConfig, TrafficConfig
 from orchestrator.simulator.report import report
 from orchestrator.simulator.site import Site
 from orchestrator.simulator.traffic import load_table
-from orchestrator.text import table
 
 LOADS = (0.3, 0.6, 0.85)
 SPARSE, KINDS = 1000, 10

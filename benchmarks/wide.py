@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from distree.bundle import Bundle, load_bundle
+from distree.bundle.loading import Bundle, load_bundle
 
 MODES = ("gated", "eager")
 ROUND_LIMIT_S = 900.0

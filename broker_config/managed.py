@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Literal
 
 from broker_config.render import MosquittoSettings, WebsocketsSettings, iotcore_toml, mosquitto_conf, password_line
-from distree import children
+from distree import child_processes
 from distree.errors import BrokerError, ConfigError
 from distree.topics import ROOT
 
@@ -257,7 +257,7 @@ def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
     """Start a broker; the embedded one finds this package also where it is not installed."""
     source = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
-    return children.spawn(command, env={**os.environ, "PYTHONPATH": path})
+    return child_processes.spawn(command, env={**os.environ, "PYTHONPATH": path})
 
 
 def _own_name_as_root() -> str | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from device_agent.config import AgentConfig, PipelineConfig
-from device_agent.startup import fuses, travels
+from device_agent.preflight import fuses, travels
 from distree import topics
-from distree.bundle import Bundle
+from distree.bundle.loading import Bundle
 from distree.messages.device import DeviceMeta
 from distree.record import record
 from distree.topics import ADDRESSED, ALL, TABLE, Kind, Role

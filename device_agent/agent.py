@@ -18,21 +18,21 @@ from collections.abc import Callable, Iterable, Sequence
 
 from device_agent import presence
 from device_agent.config import AgentConfig
-from device_agent.crew import Crew
+from device_agent.log_throttle import Repeats
 from device_agent.mailbox import Mailbox
 from device_agent.pipeline import Pipeline
-from device_agent.repeats import Repeats
+from device_agent.preflight import load_bundles, start_self_tests
 from device_agent.reporting import Reporting, state_of
 from device_agent.selftest import SelfTest
-from device_agent.startup import load_bundles, start_self_tests
 from device_agent.watchdog import SystemdNotifier
-from distree.bundle import Bundle
+from device_agent.worker_threads import Crew
+from distree.broker_settings import Session
+from distree.bundle.loading import Bundle
 from distree.messages.codec import PROBE
 from distree.messages.device import DeviceStatus
 from distree.node import Fuse, Run
-from distree.protocols import Transport
 from distree.transport import make_transport
-from distree.types import Session
+from distree.transport.base import Transport
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from device_agent import credentials
 from device_agent.config import AgentConfig, load_agent_config
-from device_agent.startup import load_bundles, start_self_tests
-from distree.protocols import Received
+from device_agent.preflight import load_bundles, start_self_tests
+from distree.transport.base import Received
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,8 +90,8 @@ def check(config: AgentConfig, *, connect: bool = False) -> int:
         runtime = pipeline.runtime.name if pipeline.runtime is not None else "no interpreter needed"
         print(f"ok: {pipeline.config.name}: bundle {pipeline.bundle.name} {pipeline.bundle.revision}, {runtime}")
     if connect:
+        from distree.broker_settings import Session
         from distree.transport import make_transport
-        from distree.types import Session
 
         # Another client id: a check must not push a running agent off the broker.
         transport = make_transport(config.broker, client_id=f"{config.client_id}_check", session=Session.NONE)

@@ -6,12 +6,12 @@ from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
-from distree import config
+from distree import strict_yaml
+from distree.broker_settings import BrokerSettings
 from distree.errors import ConfigError
 from distree.messages.request import Codec
 from distree.record import record
 from distree.topics import check_device, check_id
-from distree.types import BrokerSettings
 
 
 def _positive(**values: float) -> None:
@@ -228,4 +228,4 @@ class AgentConfig:
 
 def load_agent_config(path: Path) -> AgentConfig:
     """Load agent.yaml; ConfigError with one line per mistake. Paths are relative to the file's folder."""
-    return config.load(path, AgentConfig)
+    return strict_yaml.load(path, AgentConfig)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from distree.types import BrokerSettings
+from distree.broker_settings import BrokerSettings
 
 PASSWORD, CERTIFICATE, KEY = "broker-password", "broker-certificate", "broker-key"
 

@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable, Collection
 
 from device_agent.config import AgentConfig
-from device_agent.repeats import Repeats
+from device_agent.log_throttle import Repeats
 from device_agent.reporting import HEAL_S, REFUSED_S, Reporting
 from distree import topics
 from distree.errors import RemoteProtocolError
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceStatus, Echo
 from distree.messages.member import Member
-from distree.protocols import Received, Transport
 from distree.topics import DELIVERY, Kind
-from distree.transport import explain, nagle
+from distree.transport import connect_errors, nagle
+from distree.transport.base import Received, Transport
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Echoes:
             self._try_at = now + TRIAL_S
         if not self._transport.tells_unread and not self._told_of_version:
             self._told_of_version = True
-            log.info("%s", explain.tells_no_unread(self._config.broker, five=False))
+            log.info("%s", connect_errors.tells_no_unread(self._config.broker, five=False))
 
     # ------------------------------------------------------------ what comes back
 
@@ -150,4 +150,4 @@ class Echoes:
             self._judge_at = now + 1.0  # what was announced may still be on its way to the broker
         else:
             self._is_judged, self._judge_at = True, math.inf
-            log.warning("%s", explain.keeps_no_announcement(self._config.broker, self.filter))
+            log.warning("%s", connect_errors.keeps_no_announcement(self._config.broker, self.filter))

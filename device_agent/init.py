@@ -15,11 +15,11 @@ import yaml
 
 from device_agent.cli import check
 from device_agent.config import load_agent_config
-from distree.broker_options import broker_settings
-from distree.bundle import Bundle, find_bundle, load_bundle
+from distree.broker_settings import BrokerSettings
+from distree.bundle.loading import Bundle, find_bundle, load_bundle
+from distree.client.broker_options import broker_settings
 from distree.errors import ConfigError, DistreeError
 from distree.topics import check_device, check_id, is_id
-from distree.types import BrokerSettings
 
 SOURCES = ("none", "directory", "mqtt", "replay", "python")
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")

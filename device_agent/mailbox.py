@@ -21,6 +21,7 @@ from device_agent.pipeline import Pipeline
 from device_agent.reporting import Reporting
 from distree import topics
 from distree.errors import LocalProtocolError, RemoteProtocolError
+from distree.lanes import Lane
 from distree.messages.audit import AuditRow
 from distree.messages.codec import PROBE, decode, encode
 from distree.messages.device import DeviceState
@@ -30,9 +31,8 @@ from distree.messages.plan import Plan
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.messages.result import Result, Stamp
 from distree.node import Acknowledge, Announce, Drop, Effect, Fuse, Listen, Publish, Run, Tell
-from distree.protocols import Received, Transport
 from distree.topics import DELIVERY, Kind
-from distree.types import Lane
+from distree.transport.base import Received, Transport
 
 log = logging.getLogger(__name__)
 

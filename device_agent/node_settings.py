@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 from device_agent.config import AgentConfig, OriginConfig
-from distree.bundle import Bundle
+from distree.bundle.loading import Bundle
 from distree.node import NodeSettings, OriginSettings
 
 

@@ -15,7 +15,9 @@ import numpy as np
 from device_agent.agent import Agent
 from device_agent.config import AgentConfig, OriginConfig, PipelineConfig, PythonSource, load_agent_config
 from device_agent.pipeline import Pipeline
-from distree.broker_options import broker_at
+from distree.broker_settings import BrokerSettings
+from distree.client.broker_options import broker_at
+from distree.client.lifetime import Lifetime
 from distree.errors import (
     BrokerError,
     ClosedError,
@@ -25,12 +27,10 @@ from distree.errors import (
     OverloadError,
     RemoteProtocolError,
 )
-from distree.lifetime import Lifetime
 from distree.messages.packing import printable
 from distree.messages.request import Tensor
 from distree.messages.result import Result
-from distree.protocols import Array
-from distree.types import BrokerSettings
+from distree.tensors import Array
 
 STOP_S = 10.0
 """What stopping may take on top of `drain_s`: threads, the last report, the broker's acknowledgements."""

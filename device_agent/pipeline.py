@@ -11,25 +11,28 @@ from typing import TYPE_CHECKING
 
 from device_agent.config import AgentConfig
 from device_agent.node_settings import node_settings
+from device_agent.preflight import fuses
 from device_agent.sources import Feed, Source, make_source
 from device_agent.spool import Recovered, Spool
-from device_agent.startup import fuses
 from device_agent.thumbnails import Thumbnails
 from distree import tensors, topics
-from distree.bundle import Bundle, TensorSpec
+from distree.bundle.loading import Bundle
+from distree.bundle.manifest import TensorSpec
+from distree.bundle.preprocessing import Preprocessor
+from distree.bundle.runtimes import make_runtime
+from distree.client.waiting import Waiting
 from distree.errors import DistreeError, RemoteProtocolError
 from distree.messages.events import Thumbnail
 from distree.messages.request import Tensor
 from distree.messages.telemetry import PipelineTelemetry
 from distree.node import Accepted, Fuse, Run, StageNode
-from distree.preprocess import Preprocessor
-from distree.protocols import Array, SegmentOutput, SegmentRuntime, Transport
-from distree.runtimes import make_runtime
+from distree.segments import SegmentOutput, SegmentRuntime
+from distree.tensors import Array
 from distree.topics import Kind
-from distree.waiting import Waiting
+from distree.transport.base import Transport
 
 if TYPE_CHECKING:
-    from device_agent.port import Board
+    from device_agent.pipeline_host import Board
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 
 from device_agent.config import AgentConfig
+from device_agent.linux import clock_synced, memory_mb, rss_bytes
+from device_agent.log_throttle import Repeats
 from device_agent.pipeline import Pipeline
-from device_agent.repeats import Repeats
-from device_agent.system import clock_synced, memory_mb, rss_bytes
 from distree import __version__, topics
 from distree.errors import LocalProtocolError, RemoteProtocolError
 from distree.messages.codec import decode, encode
@@ -18,8 +18,8 @@ from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldS
 from distree.messages.events import DeadLetter
 from distree.messages.packing import printable
 from distree.messages.telemetry import Telemetry
-from distree.protocols import Transport
 from distree.topics import DELIVERY, Kind
+from distree.transport.base import Transport
 
 log = logging.getLogger(__name__)
 

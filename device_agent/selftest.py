@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distree import children
-from distree.bundle import Bundle, TensorSpec, read_verified
+from distree import child_processes
+from distree.bundle.loading import Bundle, read_verified
+from distree.bundle.manifest import TensorSpec
+from distree.bundle.runtimes import load_runtime, make_runtime
 from distree.errors import DistreeError, RuntimeUnavailableError
-from distree.protocols import Array, SegmentOutput, SegmentRuntime
-from distree.runtimes import load_runtime, make_runtime
+from distree.segments import SegmentOutput, SegmentRuntime
+from distree.tensors import Array
 
 TIMEOUT_S = 60.0
 
@@ -106,7 +108,7 @@ def _judge(where: str, verdict: str, status: int | None, timeout_s: float) -> No
 
 def _child(parent: int, writer: int, test: _Test) -> None:
     """Run the test and leave without cleaning up what belongs to the parent."""
-    children.end_with_parent(parent)
+    child_processes.end_with_parent(parent)
     code = 1
     try:
         problem = test.run()

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 from device_agent.config import ThumbnailConfig
-from distree.protocols import Array
+from distree.tensors import Array
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 3: 2}

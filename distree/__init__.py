@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distree.client.results import Results
     from distree.messages.result import Result
-    from distree.results import Results
 
 __version__ = "0.1.0"
 
@@ -16,7 +16,7 @@ __all__ = ["Result", "Results", "__version__"]
 def __getattr__(name: str) -> Any:
     # Loaded on demand: most modules of this package need no broker client.
     if name == "Results":
-        from distree.results import Results
+        from distree.client.results import Results
 
         return Results
     if name == "Result":

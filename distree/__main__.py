@@ -2,6 +2,6 @@
 
 import sys
 
-from distree.cli import main
+from distree.apps.cli import main
 
 sys.exit(main())

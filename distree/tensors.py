@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 import zlib
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from distree.errors import LocalProtocolError, RemoteProtocolError
 from distree.messages.request import Codec, DType, Tensor
-from distree.protocols import Array
+
+Array: TypeAlias = "npt.NDArray[Any]"
 
 _DTYPES: dict[DType, np.dtype[np.generic]] = {
     "int8": np.dtype("<i1"),

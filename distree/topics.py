@@ -13,8 +13,8 @@ import re
 from typing import Any
 
 from distree.errors import ConfigError, RemoteProtocolError
+from distree.lanes import Lane
 from distree.record import record
-from distree.types import Lane
 
 ROOT = "distree/1"
 

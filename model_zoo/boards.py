@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from distree.bundle import Bundle, TensorSpec
-from distree.protocols import Array, SegmentOutput
-from distree.runtimes import make_runtime
+from distree.bundle.loading import Bundle
+from distree.bundle.manifest import TensorSpec
+from distree.bundle.runtimes import make_runtime
+from distree.segments import SegmentOutput
+from distree.tensors import Array
 
 
 class Boards:

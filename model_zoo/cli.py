@@ -14,9 +14,10 @@ from typing import Any, get_args
 
 import numpy as np
 
-from distree.bundle import MANIFEST, Bundle, Measured, find_bundle, load_bundle, zoo_folder
+from distree.bundle.loading import Bundle, find_bundle, load_bundle, zoo_folder
+from distree.bundle.manifest import MANIFEST, Measured
+from distree.criteria import POLICIES
 from distree.errors import ConfigError, DistreeError
-from distree.policies import POLICIES
 from model_zoo.build.finish import ImageSets
 from model_zoo.costs import FUSER
 from model_zoo.data import (

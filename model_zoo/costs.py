@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from distree.bundle import BranchSpec, StageSpec, TensorSpec
+from distree.bundle.manifest import BranchSpec, StageSpec, TensorSpec
 from distree.messages.limits import MAX_HOPS
 from distree.messages.request import (
     Decision,

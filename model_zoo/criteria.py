@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from distree.bundle import Bundle
-from distree.policies import POLICIES, problem
-from distree.policies.deadline import Deadline
-from distree.policies.gate import Gate
-from distree.protocols import PolicyParameters
+from distree.bundle.loading import Bundle
+from distree.criteria import POLICIES, problem
+from distree.criteria.base import PolicyParameters
+from distree.criteria.deadline import Deadline
+from distree.criteria.gate import Gate
 from model_zoo.evaluation import ExitLogits, ExitScores, score_exits
 from model_zoo.gate import cross_fitted_scores
 

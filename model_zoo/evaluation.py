@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from distree.bundle import Bundle, TensorSpec
+from distree.bundle.loading import Bundle
+from distree.bundle.manifest import TensorSpec
+from distree.bundle.preprocessing import Preprocessor
+from distree.criteria import NEVER, confidence, make_policy
+from distree.criteria.base import Evidence, ExitPolicy, PolicyParameters
 from distree.errors import ConfigError
 from distree.messages.request import PolicyMemory
-from distree.policies import NEVER, confidence, make_policy
-from distree.preprocess import Preprocessor
-from distree.protocols import Array, Evidence, ExitPolicy, PolicyParameters
+from distree.tensors import Array
 from model_zoo.boards import Boards
 from model_zoo.costs import FUSER, BoardCosts, Costs, Traffic, costs_of
 from model_zoo.data import LabelledImages
@@ -295,7 +297,7 @@ def score_exits(
     criterion: str,
     parameters: PolicyParameters = PolicyParameters(),  # noqa: B008 - frozen
 ) -> ExitScores:
-    """Score every exit of every input by a criterion of `distree.policies`.
+    """Score every exit of every input by a criterion of `distree.criteria`.
 
     `parameters` are the bundle's, `bundle.policy_parameters()`. ConfigError for a criterion that is unknown, or that
     needs parameters that are not there.

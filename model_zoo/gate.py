@@ -1,6 +1,6 @@
 """Fits the learned gate: of each exit, a linear score of whether its answer is as good as the last exit's.
 
-For exit l, features are those of `distree.policies.gate`: the softmax p₁ … p_K, max p, the certainty of the entropy
+For exit l, features are those of `distree.criteria.gate`: the softmax p₁ … p_K, max p, the certainty of the entropy
 criterion, and the gate's own scores at the exits before. The target is 1 where going on would not help: unless the
 last exit is right and this one wrong. That is the very loss that thresholds are held to. (Mere disagreement would also
 count inputs that both exits get wrong, which cost nothing.) Weights are those of a ridge logistic regression by
@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from distree.policies import LEAST_SURE
+from distree.criteria import LEAST_SURE
 from model_zoo.evaluation import ExitLogits, ExitScores
 
 FOLDS = 5
@@ -47,7 +47,7 @@ def fit_gate(collected: ExitLogits) -> list[npt.NDArray[np.float32]]:
 
 
 def gate_scores(logits: Floats, gate: Gate) -> Floats:
-    """Score the first exits of every input as `distree.policies.gate` does.
+    """Score the first exits of every input as `distree.criteria.gate` does.
 
     logits: (inputs, exits, classes). Returns (inputs, exits of the gate).
     """

@@ -32,10 +32,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from distree.bundle import Bundle
+from distree.bundle.loading import Bundle
+from distree.criteria.base import PolicyParameters
 from distree.errors import ConfigError
 from distree.messages.plan import MaskedThresholds
-from distree.protocols import PolicyParameters
 from model_zoo.build.segments import missing_sets
 from model_zoo.costs import Costs, costs_of
 from model_zoo.evaluation import Collector, ExitScores, score_exits

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distree.bundle import Bundle, read_verified
+from distree.bundle.loading import Bundle, read_verified
 from distree.errors import BundleError, RuntimeUnavailableError
-from distree.protocols import Array, SegmentOutput
+from distree.segments import SegmentOutput
+from distree.tensors import Array
 from model_zoo.boards import Boards, quantised_logits
 
 

@@ -7,13 +7,13 @@ from typing import Protocol, TypeVar
 
 from distree import topics
 from distree.errors import RemoteProtocolError
+from distree.lanes import Lane
 from distree.messages.codec import encode
 from distree.messages.member import Call
 from distree.messages.plan import Plan
 from distree.messages.site import Claim, OriginStats
 from distree.record import record
 from distree.topics import DELIVERY, Delivery, Kind
-from distree.types import Lane
 
 _DISCOVERY = Delivery(qos=1, retain=True, content_type=topics.JSON, lane=Lane.LATEST)
 

@@ -13,20 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
+from distree.broker_settings import Session
 from distree.errors import ConfigError
 from distree.messages.plan import Plan
 from distree.transport import make_transport
-from distree.types import Session
-from orchestrator import announced, explain, metrics
+from orchestrator import explain, home_assistant_cmd, metrics
 from orchestrator.addresses import will_of
 from orchestrator.config import OrchestratorConfig, Pipeline, PipelineConfig, load_config, load_pipeline
-from orchestrator.lock import ServiceLock
-from orchestrator.restoring import restored_tuning
+from orchestrator.formatting import branches_text, thresholds_text
+from orchestrator.restore import restored_tuning
 from orchestrator.service import Service
+from orchestrator.set_thresholds import Change, Progress, find_pipeline, set_thresholds, wait_for
 from orchestrator.status import read_status, render, to_json
-from orchestrator.store import Store, StoreError
-from orchestrator.text import branches_text, thresholds_text
-from orchestrator.thresholds import Change, Progress, find_pipeline, set_thresholds, wait_for
+from orchestrator.store.database import Store, StoreError
+from orchestrator.store.lock import ServiceLock
 
 _RUN_EXAMPLE = """example:
   distree orchestrator run -c orchestrator.yaml
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
             print(_export(config, args))
             return 0
         case "home-assistant":
-            print(announced.told(config, args.prefix, remove=args.remove))
+            print(home_assistant_cmd.told(config, args.prefix, remove=args.remove))
             return 0
         case _:
             return _set_thresholds(config, args)
@@ -166,7 +166,7 @@ def _chosen(config: OrchestratorConfig, name: str | None) -> Sequence[PipelineCo
 
 
 def _export(config: OrchestratorConfig, args: argparse.Namespace) -> str:
-    """Write a recording as `orchestrator/replay.py` describes it; return the line that says what is in it."""
+    """Write a recording as `orchestrator/tuning/replay.py` describes it; return the line that says what is in it."""
     pipeline, missing = find_pipeline(config, args.pipeline), _missing(args.missing)
     if pipeline.goal is None:
         raise ConfigError(f"--pipeline {pipeline.name}: has no goal, so nothing is audited")

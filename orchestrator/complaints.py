@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping
 
 from distree.errors import RemoteProtocolError
 from orchestrator.fleet import Device
-from orchestrator.text import printable
+from orchestrator.formatting import printable
 
 REFUSALS_TOLD = 1000
 """Pairs of topic and reason of which the first refusal is told; a site that has more of them is told of no others."""

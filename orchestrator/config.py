@@ -8,15 +8,16 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from distree import config
-from distree.bundle import MANIFEST, Bundle, load_bundle
-from distree.config import Share
+from distree import strict_yaml
+from distree.broker_settings import BrokerSettings
+from distree.bundle.loading import Bundle, load_bundle
+from distree.bundle.manifest import MANIFEST
+from distree.criteria import problem
+from distree.criteria.base import PolicyParameters
 from distree.errors import ConfigError
 from distree.messages.plan import MaskedThresholds, Plan
-from distree.policies import problem
-from distree.protocols import PolicyParameters
+from distree.strict_yaml import Share
 from distree.topics import ROOT, check_id
-from distree.types import BrokerSettings
 
 CONFIDENCE = Share(0.95)
 AUDIT_RATE = Share(0.05)
@@ -210,7 +211,7 @@ class Pipeline:
 
 def load_config(path: Path) -> OrchestratorConfig:
     """Read orchestrator.yaml; relative paths count from its folder. ConfigError names file and line."""
-    loaded = config.load(path, OrchestratorConfig)
+    loaded = strict_yaml.load(path, OrchestratorConfig)
     folder = path.absolute().parent
     return replace(
         loaded,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from distree.messages.device import DeviceStatus
 from orchestrator.fleet import Device
-from orchestrator.text import printable
+from orchestrator.formatting import printable
 
 NAMED = 3
 """Boards that a line names; it counts the others."""

@@ -20,17 +20,17 @@ from distree.errors import DistreeError
 from distree.messages.plan import MaskedThresholds, Plan
 from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.config import NEVER_SENT, GoalConfig, OrchestratorConfig, Pipeline, PipelineConfig, load_pipeline
-from orchestrator.control import MOST
 from orchestrator.fleet import Device
-from orchestrator.lock import is_served
-from orchestrator.records import Observation, PlanRow
-from orchestrator.restoring import restored_tuning
-from orchestrator.store import Store
-from orchestrator.text import ago, bar, branches_text, percent, table, thresholds_text
-from orchestrator.tuners import Audit, Certified, Vector
-from orchestrator.tuners.audits import exits_taken
-from orchestrator.tuners.betting import Certificate
-from orchestrator.tuning import Sample, Tuning
+from orchestrator.formatting import ago, bar, branches_text, percent, table, thresholds_text
+from orchestrator.restore import restored_tuning
+from orchestrator.store.database import Store
+from orchestrator.store.lock import is_served
+from orchestrator.store.records import Observation, PlanRow
+from orchestrator.tuning.goal_control import MOST
+from orchestrator.tuning.pipeline_tuning import Sample, Tuning
+from orchestrator.tuning.tuners import Audit, Certified, Vector
+from orchestrator.tuning.tuners.audits import exits_taken
+from orchestrator.tuning.tuners.betting import Certificate
 
 SCHEMA = "distree.orchestrator-explain/1"
 
@@ -328,7 +328,7 @@ def _evidence(tuner: Certified, goal: GoalConfig, line: TunerLine, lost: int) ->
     certificate = Certificate(len(tuner.path), float(goal.accuracy_drop))
     certificate.restore(tuner.snapshot()["certificate"])
     losses, here = certificate.mean_losses(), line.certified
-    # Trial k has a share of 6/(π²k²) of what the confidence leaves; see orchestrator/tuners/certified.py.
+    # Trial k has a share of 6/(π²k²) of what the confidence leaves; see orchestrator/tuning/tuners/certified.py.
     needed = (math.pi * line.trial) ** 2 / 6.0 / (1.0 - goal.confidence)
     if here == line.steps:
         return Evidence(lost=lost, mean_loss=float(losses[here]), wealth_needed=needed)

@@ -21,10 +21,10 @@ from distree.messages.layout import layout_of
 from distree.messages.plan import Plan
 from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.config import NEVER_SENT, MetricsConfig
-from orchestrator.control import MOST
 from orchestrator.explain import TunerLine, tuner_lines
 from orchestrator.fleet import Device, is_behind
-from orchestrator.tuning import Tuning
+from orchestrator.tuning.goal_control import MOST
+from orchestrator.tuning.pipeline_tuning import Tuning
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

@@ -20,25 +20,25 @@ from distree.messages.device import DeviceMeta, DeviceState
 from distree.messages.plan import Plan
 from distree.messages.site import Claim, Truth
 from distree.messages.telemetry import Telemetry
-from distree.protocols import Received, Transport
 from distree.topics import Address, Kind
+from distree.transport.base import Received, Transport
 from orchestrator import addresses
 from orchestrator.addresses import Outgoing, of_device, of_pipeline
 from orchestrator.caller import Caller
 from orchestrator.complaints import Lasting, Namesakes, Refusals, Troubles
 from orchestrator.config import HomeAssistantConfig, Pipeline, StoreConfig
+from orchestrator.controllers import Pipelines
 from orchestrator.coverage import gap_text
 from orchestrator.fleet import Device, Fleet
 from orchestrator.home_assistant import HomeAssistant
 from orchestrator.leadership import Leadership, Role
 from orchestrator.metrics import Snapshot, pipeline_snapshot
-from orchestrator.pipeline import Learned, PlannedPipeline
-from orchestrator.pipelines import Pipelines
-from orchestrator.records import AuditSample, Batch, Observation, PlanRow, Refused, ServiceRow
-from orchestrator.restoring import restored_pipeline
-from orchestrator.store import Store, StoreError
-from orchestrator.tuning import Tuning
-from orchestrator.unsaved import Unsaved
+from orchestrator.pipeline_controller import Learned, PlannedPipeline
+from orchestrator.restore import restored_pipeline
+from orchestrator.store.database import Store, StoreError
+from orchestrator.store.journal import Unsaved
+from orchestrator.store.records import AuditSample, Batch, Observation, PlanRow, Refused, ServiceRow
+from orchestrator.tuning.pipeline_tuning import Tuning
 
 log = logging.getLogger("distree.orchestrator")
 

@@ -21,10 +21,10 @@ from orchestrator.config import OrchestratorConfig, PipelineConfig
 from orchestrator.coverage import Gap, find_gaps, gap_text
 from orchestrator.explain import TuningLine, goal_text, progress_text, read_tuning, reports
 from orchestrator.fleet import Device, epoch_of, is_behind, is_stale
-from orchestrator.lock import is_served
-from orchestrator.records import Observation, PlanRow, Refused
-from orchestrator.store import Store
-from orchestrator.text import ago, percent, printable, table, thresholds_text
+from orchestrator.formatting import ago, percent, printable, table, thresholds_text
+from orchestrator.store.database import Store
+from orchestrator.store.lock import is_served
+from orchestrator.store.records import Observation, PlanRow, Refused
 
 SCHEMA = "distree.orchestrator-status/1"
 

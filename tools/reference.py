@@ -24,14 +24,15 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from device_agent.config import AgentConfig
-from distree import cli, errors, topics
-from distree.config import Share
+from distree import errors, topics
+from distree.apps import cli
 from distree.messages.forms import Branches, Form, Items, Packed, PackedItems, Part
 from distree.messages.layout import REQUIRED, Layout, layout_of
-from distree.messages.schema import MESSAGES, unit_of
-from distree.messages.schema import summary as payload_summary
+from distree.strict_yaml import Share
 from orchestrator.config import OrchestratorConfig
 from orchestrator.simulator.config import FleetConfig
+from tools.json_schema import MESSAGES, unit_of
+from tools.json_schema import summary as payload_summary
 
 FILES = (
     ("agent.yaml", AgentConfig, "A board; `distree agent run -c agent.yaml`."),

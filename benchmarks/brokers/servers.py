@@ -19,7 +19,7 @@ from pathlib import Path
 
 from broker_config.managed import HOST, answers_mqtt, find_mosquitto, free_port, has_embedded
 from broker_config.render import MosquittoSettings, mosquitto_conf
-from distree import children
+from distree import child_processes
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distree-brokers"
@@ -85,7 +85,7 @@ class Broker:
             with log.open("wb") as out:
                 for command in self.commands(folder, port, nodelay):
                     env = {**os.environ, **command.env}
-                    processes.append(children.spawn(command.argv, stdout=out, stderr=out, env=env))
+                    processes.append(child_processes.spawn(command.argv, stdout=out, stderr=out, env=env))
             self._await_answer(port, processes, log)
             yield Server(HOST, port, version)
         finally:
@@ -104,7 +104,7 @@ class Broker:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End a process, and whatever it started: each leads a session of its own."""
-    children.stop(process, _STOP_S)
+    child_processes.stop(process, _STOP_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 

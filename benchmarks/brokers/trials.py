@@ -23,8 +23,8 @@ from benchmarks.brokers.client import V3, Client
 from benchmarks.brokers.servers import Server
 from benchmarks.soak.expected import answers
 from benchmarks.soak.site import SAMPLES, TINY_WIDE, Images, tiny_images
-from distree import children
-from distree.bundle import load_bundle
+from distree import child_processes
+from distree.bundle.loading import load_bundle
 from model_zoo.data import load_split
 
 PIPELINE = "p"
@@ -146,7 +146,7 @@ class Stage:
         path.write_text(yaml.safe_dump(self._config(board), sort_keys=False))
         argv = [sys.executable, "-m", "distree", "agent", "run", "-c", str(path)]
         with (self._folder / f"{board.device}.log").open("wb") as log:
-            self._processes[board.device] = children.spawn(argv, stdout=log, stderr=log)
+            self._processes[board.device] = child_processes.spawn(argv, stdout=log, stderr=log)
 
     def _config(self, board: Board) -> dict[str, Any]:
         bundle = self.trial.bundle
@@ -209,11 +209,11 @@ class Stage:
         processes = list(self._processes.values())
         if processes:
             # The origin was started last, and ends first: it answers what is pending while the others are there.
-            children.stop(processes.pop(), 5.0)
+            child_processes.stop(processes.pop(), 5.0)
         for process in processes:
             process.terminate()
         for process in processes:
-            children.stop(process, 5.0)
+            child_processes.stop(process, 5.0)
         self._client.close()
 
 

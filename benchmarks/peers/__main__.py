@@ -36,8 +36,8 @@ from benchmarks.hop import cpu_s, running
 from benchmarks.peers import dissect, ways
 from benchmarks.peers.tap import Tap
 from broker_config.managed import ManagedBroker, free_port
-from distree import children
-from distree.bundle import find_bundle
+from distree import child_processes
+from distree.bundle.loading import find_bundle
 
 NEEDS = {"grpc": "grpc", "zeromq": "zmq"}
 """Modules that a way needs beyond the base install."""
@@ -59,7 +59,7 @@ class Caller:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                preexec_fn=functools.partial(children.end_with_parent, os.getpid()),
+                preexec_fn=functools.partial(child_processes.end_with_parent, os.getpid()),
             )
         self._log = log
         self._read()
@@ -102,7 +102,7 @@ class Bench:
         else:
             command = ["-m", "benchmarks.peers.ways", "serve", way, str(port), str(self._travels)]
         with (self._folder / f"{way}.log").open("ab") as log:
-            process = children.spawn([sys.executable, *command], stderr=log)
+            process = child_processes.spawn([sys.executable, *command], stderr=log)
         with running(process):
             if way == "http":
                 _await_port(port)  # the others' libraries wait for their server by themselves

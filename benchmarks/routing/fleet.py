@@ -31,7 +31,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from broker_config.managed import ManagedBroker
-from distree import children
+from distree import child_processes
 
 HOST, SITE, PIPELINE = "127.0.0.1", "routes", "p"
 ROOT = Path(__file__).parents[2]
@@ -202,7 +202,7 @@ class Fleet:
         path.write_text(yaml.safe_dump({"site": SITE, "broker": {"port": self.broker.port}, **config}))
         environ = {**os.environ, "PYTHONPATH": str(self.checkout)}
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = children.spawn(
+            self.processes[name] = child_processes.spawn(
                 [sys.executable, str(PACED), str(pace_ms), *command, "-c", str(path)],
                 stdout=log,
                 stderr=log,
@@ -238,7 +238,7 @@ class Fleet:
         store = {"path": str(self.folder / "orchestrator.db")}
         self.start("orchestrator", ["orchestrator", "run"], {"store": store, "pipelines": [pipeline]})
         self.ear.until(lambda: self.ear.plans > 0, "a plan")
-        children.stop(self.processes.pop("orchestrator"), 10.0)
+        child_processes.stop(self.processes.pop("orchestrator"), 10.0)
 
     def signal(self, device: str, number: signal.Signals) -> None:
         """Send a signal to a board's process; wait for the end of one that it ends."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from distree.runtimes.tflite import TFLiteRuntime
+from distree.bundle.runtimes.tflite import TFLiteRuntime
 
 
 def at_least(seconds: float, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,7 +29,7 @@ def at_least(seconds: float, run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    from distree.cli import main
+    from distree.apps.cli import main
 
     if float(sys.argv[1]):
         TFLiteRuntime.run = at_least(float(sys.argv[1]) / 1000, TFLiteRuntime.run)  # type: ignore[method-assign]

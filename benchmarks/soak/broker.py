@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from broker_config.managed import ManagedBroker, answers_mqtt, find_mosquitto, free_port
-from distree import children
+from distree import child_processes
 
 HOST = "127.0.0.1"
 _START_S = 10.0
@@ -30,12 +30,12 @@ class RawBroker:
             user = [f"user {pwd.getpwuid(0).pw_name}"] if os.geteuid() == 0 else []
             lines = [f"listener {self.port} {HOST}", "allow_anonymous true", *user, *self._lines]
             path.write_text("\n".join([*lines, "log_dest none"]) + "\n")
-            self._process = children.spawn([find_mosquitto() or "mosquitto", "-c", str(path)])
+            self._process = child_processes.spawn([find_mosquitto() or "mosquitto", "-c", str(path)])
             self.pid = self._process.pid
             ends_at = time.monotonic() + _START_S
             while not answers_mqtt(HOST, self.port):
                 if self._process.poll() is not None or time.monotonic() > ends_at:
-                    children.stop(self._process, 1.0)
+                    child_processes.stop(self._process, 1.0)
                     raise OSError(f"mosquitto does not start with {', '.join(self._lines) or 'nothing'}")
                 time.sleep(0.05)
         return self
@@ -43,7 +43,7 @@ class RawBroker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        children.stop(self._process, 3.0)
+        child_processes.stop(self._process, 3.0)
 
 
 def make_broker(kind: str) -> ManagedBroker | RawBroker:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.soak.site import PIPELINE, Images
-from distree.bundle import load_bundle
+from distree.bundle.loading import load_bundle
 from model_zoo.data import LabelledImages
 from model_zoo.evaluation import collect_logits, exits_taken, score_exits
 

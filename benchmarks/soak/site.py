@@ -28,7 +28,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from distree import children
+from distree import child_processes
 from distree.messages.codec import encode
 
 HOST = "127.0.0.1"
@@ -458,7 +458,7 @@ class Site:
         path = str(self.folder / f"{device}.yaml")
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         with (self.folder / f"{device}.log").open("ab") as log:
-            self.processes[device] = children.spawn([*command, path], stdout=log, stderr=log, env=environment)
+            self.processes[device] = child_processes.spawn([*command, path], stdout=log, stderr=log, env=environment)
         if ready and not self.observer.until(
             lambda: self.observer.ready(device) and self.observer.boots[device] != boot, READY_S, 0.01
         ):
@@ -515,7 +515,7 @@ class Site:
 
 def packed_plan(thresholds: tuple[float, ...], bundle: str | Path = PIPELINE, epoch: int = 1) -> bytes:
     """Return a plan by max softmax."""
-    from distree.bundle import load_bundle
+    from distree.bundle.loading import load_bundle
     from distree.messages.plan import Plan
 
     found = load_bundle(bundle, verify=())

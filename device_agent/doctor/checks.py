@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Literal
 from device_agent.config import AgentConfig
 from distree.errors import DistreeError
 from distree.record import record
-from distree.transport import explain
+from distree.transport import connect_errors
 from distree.transport.probe import Greeting, HangUpError
 
 if TYPE_CHECKING:
-    from distree.bundle import Bundle
+    from distree.bundle.loading import Bundle
     from distree.messages.device import DeviceMeta
 
 Status = Literal["ok", "failed", "unknown", "skipped"]
@@ -151,7 +151,7 @@ def _guarded(check: Check, visit: Visit) -> Finding:
     try:
         return check.run(visit)
     except HangUpError:
-        return told(explain.breaks_by_itself(visit.config.broker))
+        return told(connect_errors.breaks_by_itself(visit.config.broker))
     except DistreeError as error:
         return blamed(error)
     except TimeoutError:

@@ -7,22 +7,22 @@ import json
 from pathlib import Path
 
 from device_agent.config import load_agent_config
-from device_agent.doctor.answers import check_delay, check_unread
+from device_agent.doctor.acl import check_rights
+from device_agent.doctor.broker_behaviour import check_delay, check_unread
 from device_agent.doctor.checks import Check, Outcome, Visit, examine
 from device_agent.doctor.clock import check_clock
-from device_agent.doctor.identity import check_client_id
-from device_agent.doctor.limits import check_packet
-from device_agent.doctor.network import check_dns, check_login, check_tcp, check_tls
-from device_agent.doctor.passage import (
+from device_agent.doctor.delivery import (
     check_publish,
     check_qos,
     check_retained,
     check_subscribe,
     check_will,
 )
+from device_agent.doctor.identity import check_client_id
+from device_agent.doctor.max_packet import check_packet
+from device_agent.doctor.network import check_dns, check_login, check_tcp, check_tls
 from device_agent.doctor.report import outcomes_as_json, write
 from device_agent.doctor.resources import check_disk, check_memory
-from device_agent.doctor.rights import check_rights
 from device_agent.doctor.runtime import check_bundle, check_python, check_self_test
 from distree.errors import ConfigError
 

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from device_agent.doctor.checks import Finding, Visit, failed, ok, unknown
 from device_agent.doctor.network import session
-from device_agent.system import EARLIEST_BELIEVABLE, clock_synced
+from device_agent.linux import EARLIEST_BELIEVABLE, clock_synced
 from distree import topics
 from distree.errors import BrokerError
 from distree.topics import Kind

@@ -11,10 +11,10 @@ from dataclasses import replace
 from uuid import uuid4
 
 from device_agent.doctor.checks import Finding, Visit, failed, ok, told
+from distree.broker_settings import BrokerSettings
 from distree.errors import BrokerError
-from distree.transport import explain, login
+from distree.transport import connect_errors, credentials
 from distree.transport.probe import NAMES, Greeting, HangUpError, ProbeClient, Will
-from distree.types import BrokerSettings
 
 _UNSUPPORTED_PROTOCOL = 0x84
 _REFUSED_LOGIN = {0x86: "Bad user name or password", 0x87: "Not authorized", 0x8C: "Bad authentication method"}
@@ -39,7 +39,7 @@ def check_tcp(visit: Visit) -> Finding:
     try:
         _dial(settings, visit.until()).close()
     except OSError as error:
-        return told(explain.unreachable(settings, error))
+        return told(connect_errors.unreachable(settings, error))
     return ok(f"{settings.host}:{settings.port} answers in {(time.monotonic() - started_at) * 1e3:.0f} ms")
 
 
@@ -48,11 +48,11 @@ def check_tls(visit: Visit) -> Finding:
     settings = _patient(visit)
     if settings.tls is None:
         return ok("not asked for: whoever is on the network can read along; see broker.tls")
-    visit.tls = login.tls_context(settings.tls)
+    visit.tls = credentials.tls_context(settings.tls)
     try:
         wrapped = _wrap(visit, _dial(settings, visit.until()))
     except OSError as error:
-        return told(explain.unreachable(settings, error))
+        return told(connect_errors.unreachable(settings, error))
     with wrapped:
         assert isinstance(wrapped, ssl.SSLSocket)  # noqa: S101 - what a context wraps
         certificate = wrapped.getpeercert() or {}
@@ -75,7 +75,7 @@ def session(visit: Visit) -> Iterator[ProbeClient]:
     Raises BrokerError for a broker that does not let this board in, ConfigError for a bad password file.
     """
     settings, until = _patient(visit), visit.until()
-    password = login.read_password(settings)
+    password = credentials.read_password(settings)
     client_id = f"{visit.config.client_id}-doctor-{uuid4().hex[:6]}"
     client, greeting = _greet(visit, client_id, password, until)
     if greeting.code == _UNSUPPORTED_PROTOCOL and visit.five:
@@ -98,7 +98,7 @@ def greet_with(visit: Visit, will: Will) -> int | None:
     client_id = f"{visit.config.client_id}-doctor-{uuid4().hex[:6]}"
     with contextlib.closing(ProbeClient(_wrap(visit, _dial(settings, until)), five=visit.five)) as client:
         try:
-            greeting = client.greet(client_id, settings.username, login.read_password(settings), until, will)
+            greeting = client.greet(client_id, settings.username, credentials.read_password(settings), until, will)
             if greeting.code == 0:
                 client.ping(until)
         except (HangUpError, ssl.SSLError):
@@ -109,7 +109,7 @@ def greet_with(visit: Visit, will: Will) -> int | None:
 def _refusal(settings: BrokerSettings, client_id: str, greeting: Greeting) -> str:
     reason = _REFUSED_LOGIN.get(greeting.code)
     if reason is not None:
-        return explain.refusal(settings, client_id, reason)
+        return connect_errors.refusal(settings, client_id, reason)
     if greeting.code == _BAD_CLIENT_ID:
         return f"the broker refuses the client id {client_id!r}: allow ids that begin with distree_SITE_DEVICE"
     word = NAMES.get(greeting.code, f"code {greeting.code}") + (f", {greeting.why}" if greeting.why else "")
@@ -129,10 +129,12 @@ def _greet(visit: Visit, client_id: str, password: str | None, until: float) -> 
     except (BrokerError, OSError) as error:
         client.close()
         if visit.let_in:
-            raise BrokerError(explain.breaks_by_itself(settings)) from None
+            raise BrokerError(connect_errors.breaks_by_itself(settings)) from None
         if visit.five and not isinstance(error, ssl.SSLError):
             return client, Greeting(code=_UNSUPPORTED_PROTOCOL)
-        raise BrokerError(explain.no_mqtt(settings, error if isinstance(error, ssl.SSLError) else None)) from None
+        raise BrokerError(
+            connect_errors.no_mqtt(settings, error if isinstance(error, ssl.SSLError) else None)
+        ) from None
 
 
 def _dial(settings: BrokerSettings, until: float) -> socket.socket:

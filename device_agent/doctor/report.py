@@ -21,8 +21,8 @@ import yaml
 from device_agent.config import AgentConfig
 from device_agent.doctor.checks import Outcome
 from device_agent.doctor.runtime import machine
-from device_agent.service import UNIT
-from device_agent.system import memory_mb
+from device_agent.linux import memory_mb
+from device_agent.systemd import UNIT
 from distree.errors import ConfigError
 
 REMOVED = "[removed]"

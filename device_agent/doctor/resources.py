@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from device_agent import budget, presence, service
+from device_agent import presence, resource_estimate, systemd
 from device_agent.config import AgentConfig
 from device_agent.doctor.checks import Finding, Visit, failed, ok, unknown
 
@@ -25,7 +25,7 @@ def _meminfo() -> dict[str, int]:
 def check_memory(visit: Visit) -> Finding:
     """All queues full at once still fit into the memory."""
     config = visit.config
-    items = budget.memory(config, visit.bundles)
+    items = resource_estimate.memory(config, visit.bundles)
     need = sum(item.bytes for item in items)
     largest = max(items, key=lambda item: item.bytes)
     try:
@@ -45,7 +45,7 @@ def check_memory(visit: Visit) -> Finding:
 
 def check_disk(visit: Visit) -> Finding:
     """What accepted inputs are kept in can be written, and has room."""
-    need = budget.disk_bytes(visit.config)
+    need = resource_estimate.disk_bytes(visit.config)
     if not need:
         return ok("nothing is kept on disk (no origin has spool: true)")
     return _room(visit.config, need)
@@ -53,9 +53,9 @@ def check_disk(visit: Visit) -> Finding:
 
 def _room(config: AgentConfig, need: int) -> Finding:
     folder, is_service = config.state_dir.absolute(), False
-    if not config.state_dir.is_absolute() and service.is_installed():
+    if not config.state_dir.is_absolute() and systemd.is_installed():
         # The unit's working directory, which only root and the service may look into.
-        folder, is_service = service.STATE_FOLDER, True
+        folder, is_service = systemd.STATE_FOLDER, True
     above = folder.parent if is_service else next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not above.is_dir():
         return failed(f"state_dir {folder}: {above} is no folder", "correct state_dir in agent.yaml")

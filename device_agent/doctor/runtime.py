@@ -16,7 +16,7 @@ OLDEST_PYTHON = (3, 10)
 PACKAGES = {"numpy": "numpy", "msgpack": "msgpack", "yaml": "pyyaml", "paho.mqtt": "paho-mqtt"}
 """What an agent imports, beside the interpreter, and what it is installed by."""
 
-_LOAD = "from distree.runtimes.tflite import load_interpreter; print(load_interpreter()[1])"
+_LOAD = "from distree.bundle.runtimes.tflite import load_interpreter; print(load_interpreter()[1])"
 
 
 @record
@@ -121,7 +121,7 @@ def _load_interpreter(timeout_s: float) -> tuple[str, str]:
 
 def check_bundle(visit: Visit) -> Finding:
     """Every bundle is whole, to the last bit, and has the stages and branches that are asked of it."""
-    from device_agent.startup import load_bundles
+    from device_agent.preflight import load_bundles
 
     visit.bundles = load_bundles(visit.config)
     return ok(", ".join(f"{bundle.name} {bundle.revision}" for bundle in visit.bundles) + ": all files are as shipped")
@@ -132,8 +132,8 @@ def check_self_test(visit: Visit) -> Finding:
 
     Forks, and so needs the main thread to be the only one.
     """
+    from device_agent.preflight import fuses
     from device_agent.selftest import TIMEOUT_S, self_test
-    from device_agent.startup import fuses
 
     tested = []
     for pipeline, bundle in zip(visit.config.pipelines, visit.bundles, strict=True):

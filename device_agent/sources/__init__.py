@@ -10,7 +10,7 @@ from device_agent.sources.base import Feed, Inlet, Source
 from device_agent.sources.directory import Directory
 from device_agent.sources.mqtt import Mqtt
 from device_agent.sources.replay import Replay
-from distree.protocols import Transport
+from distree.transport.base import Transport
 
 __all__ = ["Feed", "Inlet", "Mqtt", "Source", "make_source"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Protocol, runtime_checkable
 
-from distree.preprocess import Preprocessor
-from distree.protocols import Array
+from distree.bundle.preprocessing import Preprocessor
+from distree.tensors import Array
 
 
 class Inlet(Protocol):

@@ -16,7 +16,7 @@ from device_agent.config import DirectorySource
 from device_agent.sources.base import Inlet
 from distree.errors import RemoteProtocolError
 from distree.messages.packing import printable
-from distree.protocols import Array
+from distree.tensors import Array
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ import threading
 import time
 from collections import deque
 
-from device_agent.repeats import Repeats
+from device_agent.log_throttle import Repeats
 from device_agent.sources.base import Inlet
 from distree.errors import RemoteProtocolError
 from distree.messages.codec import PROBE, decode
 from distree.messages.request import InputMessage, is_input
-from distree.protocols import Received, Transport
+from distree.transport.base import Received, Transport
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import logging
 import numpy as np
 
 from device_agent.config import ReplaySource
+from distree.bundle.preprocessing import Preprocessor
 from distree.errors import ConfigError
 from distree.messages.packing import printable
-from distree.preprocess import Preprocessor
-from distree.protocols import Array
+from distree.tensors import Array
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """What a value in a message can be. Each form knows how it is checked, written, described and told.
 
 A form gives source for the usual case, which `codec` compiles into one condition per message, and reads whatever else
-comes the slow way, which says what is wrong. Both take the same values: `tests/messages/test_codec.py` holds that.
+comes the slow way, which says what is wrong. Both take the same values (`tests/distree/messages/test_codec.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What boards report every few seconds.
 
 A counter or gauge declared here is a column of the store's history and a metric of Prometheus by that alone: see
-`orchestrator/history.py` and `orchestrator/metrics.py`.
+`orchestrator/store/history.py` and `orchestrator/metrics.py`.
 """
 
 from __future__ import annotations

@@ -9,14 +9,14 @@ from dataclasses import replace
 from distree import tensors
 from distree.errors import RemoteProtocolError
 from distree.messages.request import Decision, Embedding, Hop, Progress, StageMessage
-from distree.node.agenda import Agenda
 from distree.node.counters import Counters
 from distree.node.deliveries import Deliveries
 from distree.node.effects import Drop, Output, Send
 from distree.node.inbox import Inbox
 from distree.node.job import NOTHING_YET, Delivered, Job
 from distree.node.settings import NodeSettings
-from distree.protocols import SegmentOutput
+from distree.node.timers import Agenda
+from distree.segments import SegmentOutput
 
 ENDED = 1024
 """Ended jobs of a branch that are remembered, to tell a late decision from one on an unknown request."""

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distree.messages.request import Progress, Reason, RequestContext, StageMessage, Tensor
-from distree.node.agenda import Agenda
 from distree.node.job import NOTHING_YET
 from distree.node.round_trip import RoundTrip
+from distree.node.timers import Agenda
 from distree.record import record
 
 CustodyState = Literal["here", "away", "held", "answered"]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from distree import policies
+from distree import criteria
+from distree.criteria.base import Evidence, ExitPolicy
 from distree.errors import ConfigError, RemoteProtocolError
 from distree.messages.plan import Plan
 from distree.messages.request import Reading, Rule
 from distree.node.settings import NodeSettings
-from distree.protocols import Evidence, ExitPolicy
 
 KEPT_PLANS = 8
 """Plans kept, so that a request is decided by the thresholds under which it was accepted."""
@@ -32,7 +32,7 @@ class Criteria:
         made = self._made.get(name)
         if made is None:
             try:
-                made = policies.make_policy(name, self._settings.parameters)
+                made = criteria.make_policy(name, self._settings.parameters)
             except ConfigError as error:
                 raise RemoteProtocolError("criterion", str(error)) from None
             self._made[name] = made
@@ -97,7 +97,7 @@ class Plans:
             # It has no parameters of criteria and needs none.
             return
         exits, classes, wide = len(settings.inputs), len(settings.labels), any(settings.embeddings)
-        problem = policies.problem(criterion, settings.parameters, wide, exits=exits, classes=classes)
+        problem = criteria.problem(criterion, settings.parameters, wide, exits=exits, classes=classes)
         if problem is not None:
             raise RemoteProtocolError("criterion", problem)
 
@@ -117,14 +117,14 @@ class Plans:
         rows = plan.masked if plan is not None and _rule(plan) == rule else ()
         if not rows and rule.criterion == self._default.criterion:
             rows = self._default.masked
-        return next((row.thresholds[stage] for row in rows if row.missing == missing), policies.NEVER)
+        return next((row.thresholds[stage] for row in rows if row.missing == missing), criteria.NEVER)
 
 
 def _rule(plan: Plan) -> Rule:
     return Rule(epoch=plan.epoch, criterion=plan.criterion, thresholds=plan.thresholds, rest_s=plan.rest_s)
 
 
-DEADLINE_RULE = policies.make_policy("deadline")
+DEADLINE_RULE = criteria.make_policy("deadline")
 
 
 def too_late(evidence: Evidence) -> bool:

@@ -13,17 +13,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from distree import policies, tensors
+from distree import criteria, tensors
+from distree.criteria.base import Evidence
 from distree.errors import RemoteProtocolError
 from distree.messages.request import Decision, Embedding, Guess, Hop, Outcome, Progress, Reason, StageMessage
 from distree.messages.telemetry import FusionTelemetry
-from distree.node.agenda import Agenda
 from distree.node.effects import Drop, Fuse, Learned, Output, Send
 from distree.node.exits import Criteria, Plans, too_late
 from distree.node.gathering import FusionCounters, Gathering, Key
 from distree.node.round_trip import RoundTrip
 from distree.node.settings import NodeSettings
-from distree.protocols import Evidence, SegmentOutput
+from distree.node.timers import Agenda
+from distree.segments import SegmentOutput
 
 ENDED = 1024
 """Ended gatherings remembered, to tell a late embedding from one of an unknown request."""
@@ -191,7 +192,7 @@ class Fuser:
         counters.fused += 1
         queue_s = max(0.0, now - gathering.since - took_s)
         gathering.add_hops(Hop(device=self._settings.device, stage=stage, queue_s=queue_s, compute_s=took_s))
-        class_id, confidence = policies.confidence(output.logits)
+        class_id, confidence = criteria.confidence(output.logits)
         gathering.guess = Guess(exit=stage, class_id=class_id, confidence=confidence)
         outputs: list[Output] = []
         if gathering.context.origin == self._settings.device:

@@ -34,7 +34,7 @@ from distree.node.members import Change, Members
 from distree.node.origin import Accepted, Origin
 from distree.node.settings import NodeSettings
 from distree.node.worker import StageWorker
-from distree.protocols import SegmentOutput
+from distree.segments import SegmentOutput
 from distree.topics import ALL
 
 _NEVER = float("inf")

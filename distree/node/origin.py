@@ -22,6 +22,7 @@ from distree.messages.request import (
 from distree.messages.telemetry import OriginTelemetry
 from distree.node.answers import board_of_branch, result_of
 from distree.node.attempts import Attempts
+from distree.node.background import Unasked, first
 from distree.node.counters import OriginCounters
 from distree.node.custody import Closed, Custody, CustodyEvent, Entry
 from distree.node.dispatch import Dispatcher
@@ -32,7 +33,6 @@ from distree.node.members import Change, Members
 from distree.node.round_trip import RoundTrip
 from distree.node.routing import Router
 from distree.node.settings import NodeSettings, OriginSettings
-from distree.node.unasked import Unasked, first
 from distree.record import record
 
 

@@ -16,7 +16,7 @@ from distree.messages.member import Member
 from distree.messages.request import Hop, Stop
 from distree.node.effects import Output, Tell
 from distree.node.members import Change, Members
-from distree.node.peers import WEIGHT, Peer
+from distree.node.peer_estimates import WEIGHT, Peer
 from distree.node.settings import NodeSettings
 
 MISSES = 3

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from distree.criteria.base import PolicyParameters
 from distree.errors import RemoteProtocolError
 from distree.messages.plan import MaskedThresholds
 from distree.messages.request import Codec, DType, Guess
-from distree.protocols import PolicyParameters
 from distree.record import record
 
 Shape = tuple[DType, tuple[int, ...]]

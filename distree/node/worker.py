@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from distree import policies, tensors
+from distree import criteria, tensors
+from distree.criteria.base import Evidence
 from distree.messages.request import Guess, Hop, Outcome, Progress, Reason, StageMessage
 from distree.node.counters import Counters
 from distree.node.deliveries import Deliveries
@@ -12,7 +13,7 @@ from distree.node.effects import Drop, Output, Send
 from distree.node.exits import Criteria, reading, too_late
 from distree.node.job import Job
 from distree.node.settings import NodeSettings
-from distree.protocols import Evidence, SegmentOutput
+from distree.segments import SegmentOutput
 
 
 class StageWorker:
@@ -61,7 +62,7 @@ class StageWorker:
         """The segment that the job asked for gave `output` after `took_s` seconds of computing."""
         counters = self.counters.of(job)
         counters.ran(job.queue_s, took_s)
-        class_id, confidence = policies.confidence(output.logits)
+        class_id, confidence = criteria.confidence(output.logits)
         guess = Guess(exit=job.stage, class_id=class_id, confidence=confidence)
         reason = self._decide(now, job, output.logits, guess, took_s)
         if reason is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from distree.types import BrokerSettings, Session
+from distree.broker_settings import BrokerSettings, Session
 
 if TYPE_CHECKING:
-    from distree.protocols import Transport
+    from distree.transport.base import Transport
 
 
 def make_transport(
@@ -28,7 +28,7 @@ def make_transport(
     connection or for the broker's acknowledgements. `trial_payload` is what every reader of every topic ignores: it
     helps to find out what the broker hangs up on, see `blame`. BrokerError where the installed paho is not known.
     """
-    from distree.transport.paho import PahoTransport  # by those alone who connect: it takes a board long to load
+    from distree.transport.mqtt import PahoTransport  # by those alone who connect: it takes a board long to load
 
     return PahoTransport(
         settings,

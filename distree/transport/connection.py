@@ -16,11 +16,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Literal
 
+from distree.broker_settings import BrokerSettings
 from distree.errors import ConfigError
-from distree.transport import explain
-from distree.transport.greeting import FILTERS_A_SUBSCRIBE, Filters, Greeting, Version
+from distree.transport import connect_errors
 from distree.transport.limits import Limits
-from distree.types import BrokerSettings
+from distree.transport.negotiation import FILTERS_A_SUBSCRIBE, Filters, Greeting, Version
 
 ConnectionState = Literal["closed", "waiting", "dialling", "greeting", "answered", "subscribing", "online"]
 ConnectionEvent = Literal["open", "dial", "greet", "accept", "decline", "be online", "end", "close"]
@@ -122,7 +122,7 @@ class Connection:
         """The attempt failed before a CONNECT could be sent; return why, in one line."""
         self.is_hopeless = isinstance(error, ssl.SSLError | ConfigError)
         self.is_absent = isinstance(error, ConnectionRefusedError | socket.gaierror)
-        return explain.unreachable(self._settings, error)
+        return connect_errors.unreachable(self._settings, error)
 
     def greeted(self, now: float) -> None:
         """CONNECT is sent: the broker has `connect_timeout_s` from here to take client and subscriptions."""
@@ -139,7 +139,7 @@ class Connection:
         self._move("accept")
         self.is_known = True
         self.limits.learn(limits, five=self.greeting.version == "5")
-        self._warn_while(explain.hangs_up_on_will(self._settings), on=not self.greeting.with_will)
+        self._warn_while(connect_errors.hangs_up_on_will(self._settings), on=not self.greeting.with_will)
         self._warn_of_limits()
         self.filters.begin()
         return self._subscribe(), None
@@ -154,8 +154,8 @@ class Connection:
         elif reason == "QoS not supported" and self.limits.takes_qos_1:
             self.limits.takes_qos_1 = False
         elif reason != "Unsupported protocol version" or not self.greeting.other_version():
-            self.is_hopeless = reason in explain.REFUSED_LOGIN
-            return "wait", explain.refusal(self._settings, self._client_id, reason)
+            self.is_hopeless = reason in connect_errors.REFUSED_LOGIN
+            return "wait", connect_errors.refusal(self._settings, self._client_id, reason)
         self._warn_of_limits()
         return "begin anew", None
 
@@ -180,7 +180,7 @@ class Connection:
         if self.filters.ask(for_more=True):
             return True
         if self._refused:
-            self._notices.append(explain.refuses_subscribe(self._settings, self._refused))
+            self._notices.append(connect_errors.refuses_subscribe(self._settings, self._refused))
             self._refused = []
         return False
 
@@ -188,8 +188,8 @@ class Connection:
         return "subscribe" if self.filters.ask() else "be online"
 
     def _warn_of_limits(self) -> None:
-        self._warn_while(explain.takes_no_retained(self._settings), on=not self.limits.retains)
-        self._warn_while(explain.takes_no_qos_1(self._settings), on=not self.limits.takes_qos_1)
+        self._warn_while(connect_errors.takes_no_retained(self._settings), on=not self.limits.retains)
+        self._warn_while(connect_errors.takes_no_qos_1(self._settings), on=not self.limits.takes_qos_1)
 
     def _warn_while(self, line: str, *, on: bool) -> None:
         """Say once what lasts."""
@@ -219,14 +219,14 @@ class Connection:
         `said` is what the broker gave as its reason, and `tls_error` what TLS did.
         """
         if said is not None:
-            return explain.refusal(self._settings, self._client_id, said)
+            return connect_errors.refusal(self._settings, self._client_id, said)
         if self.state == "online":
             why = f"{self._address} closed the connection, or the network did"
             if now - self._online_since < _STABLE_S:  # mosquitto 2.0 tells no reason
                 why += f"; if it does so again and again, another client uses the id {self._client_id!r}"
             return why
         if self.state == "greeting":
-            return explain.no_mqtt(self._settings, tls_error)
+            return connect_errors.no_mqtt(self._settings, tls_error)
         if self.state == "subscribing" and self.filters.asked:
             return f"{self._address} closed the connection when asked for {self.filters.asked[0][0]}"
         return None
@@ -247,7 +247,7 @@ class Connection:
             soon = self.greeting.unanswered() or soon
         without = self.filters.unanswered()
         if without is not None:
-            self._notices.append(explain.hangs_up_on_subscribe(self._settings, [without]))
+            self._notices.append(connect_errors.hangs_up_on_subscribe(self._settings, [without]))
         delay = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (0 if judging else min(self._failures, 10)))
         self._failures += 0 if soon or judging else 1
         self.retry_at = now if soon else now + delay * self._random.uniform(0.5, 1.0)

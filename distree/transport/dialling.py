@@ -9,10 +9,10 @@ from typing import Any
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from distree.transport import login
-from distree.transport.greeting import Version
+from distree.broker_settings import BrokerSettings, Session
+from distree.transport import credentials
 from distree.transport.lean_client import MAX_INCOMING_BYTES, LeanClient, Sink, check_paho
-from distree.types import BrokerSettings, Session
+from distree.transport.negotiation import Version
 
 RESUME_S = 10
 """How long a broker keeps a session of `Session.PROCESS`, in seconds, once it has seen its connection end.
@@ -44,9 +44,9 @@ class Dialler:
 
     def read_files(self) -> None:
         """Read the password and what TLS needs; ConfigError for files that are no good."""
-        login.read_password(self._settings)
+        credentials.read_password(self._settings)
         if self._settings.tls is not None:
-            self._tls = login.tls_context(self._settings.tls)
+            self._tls = credentials.tls_context(self._settings.tls)
 
     def make_client(self, sink: Sink, version: Version) -> LeanClient:
         """Make a client without a connection; BrokerError where the installed paho is not one that is known."""
@@ -72,9 +72,9 @@ class Dialler:
         if self._will is not None and will_flags is not None:
             client.will_set(*self._will, *will_flags)
         settings = self._settings
-        client.username_pw_set(settings.username, login.read_password(settings))
+        client.username_pw_set(settings.username, credentials.read_password(settings))
         if self._tls is not None and settings.tls is not None:
-            login.load_tls_files(self._tls, settings.tls)
+            credentials.load_tls_files(self._tls, settings.tls)
         client.connect(settings.host, settings.port, settings.keepalive_s, **self._mqtt_5(version, is_known))
 
     def disconnect(self, client: LeanClient, version: Version) -> None:

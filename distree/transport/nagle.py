@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from distree.errors import LocalProtocolError
-from distree.transport import explain
+from distree.transport import connect_errors
 
 if TYPE_CHECKING:
-    from distree.protocols import Transport
+    from distree.broker_settings import BrokerSettings
+    from distree.transport.base import Transport
     from distree.transport.probe import ProbeClient
-    from distree.types import BrokerSettings
 
 ROUNDS = 20
 _ENOUGH = 5
@@ -92,7 +92,7 @@ def over_transport(transport: Transport, settings: BrokerSettings, topic: str, p
             transport.uncork()
 
     def mend() -> None:
-        transport.notices.append(explain.holds_back(settings))
+        transport.notices.append(connect_errors.holds_back(settings))
         transport.acknowledge_at_once()
 
     return NagleTest(send_pair, mend)

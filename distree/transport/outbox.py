@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from typing import Literal
 
-from distree.types import Lane
+from distree.lanes import Lane
 
 SHED_ITEMS = 1024
 AUDIT_ITEMS = 4096

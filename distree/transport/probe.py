@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from distree.errors import BrokerError
-from distree.transport.login import reason
+from distree.transport.credentials import reason
 from distree.transport.packets import PUBACK, PUBLISH, Published, frame, parse_publish, puback, publish, varint
 
 _CONNACK, _PUBREC, _PUBREL, _PUBCOMP, _SUBACK, _DISCONNECT = 0x20, 0x50, 0x60, 0x70, 0x90, 0xE0

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from device_agent import Origin
 from distree import Result
-from distree.bundle import find_bundle
+from distree.bundle.loading import find_bundle
 from distree.errors import OverloadError
 
 

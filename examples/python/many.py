@@ -12,7 +12,7 @@ from collections import Counter
 import numpy as np
 
 from device_agent import Origin
-from distree.bundle import find_bundle
+from distree.bundle.loading import find_bundle
 
 
 async def main(config: str, inputs: int) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from distree.bundle import Bundle, Exits, Trained, load_bundle
+from distree.bundle.loading import Bundle, load_bundle
+from distree.bundle.manifest import Exits, Trained
 from model_zoo.build.draft import CRITERION, draft_bundle, measured_figures
 from model_zoo.build.export import export_stages
 from model_zoo.build.manifest import GOLDEN_INPUTS, write_golden, write_manifest

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distree.bundle import (
-    Bundle,
+from distree.bundle.loading import Bundle
+from distree.bundle.manifest import (
     Exits,
     Golden,
     InputSpec,

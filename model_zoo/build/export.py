@@ -24,8 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from distree.bundle import BranchSpec, Macs, StageSpec, TensorSpec
-from distree.runtimes.tflite import load_interpreter
+from distree.bundle.manifest import BranchSpec, Macs, StageSpec, TensorSpec
+from distree.bundle.runtimes.tflite import load_interpreter
 from model_zoo.build.segments import (
     check_boundaries,
     inspect_branch,

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from distree.bundle import Bundle, Exits, StageSpec, Trained, load_bundle
+from distree.bundle.loading import Bundle, load_bundle
+from distree.bundle.manifest import Exits, StageSpec, Trained
 from distree.messages.plan import MaskedThresholds
 from model_zoo.build.draft import draft_bundle, measured_figures
 from model_zoo.build.manifest import GOLDEN_INPUTS, write_golden, write_manifest, write_policies

@@ -1,4 +1,4 @@
-"""Writes bundle.yaml, the golden vectors and the parameters of criteria; `distree.bundle` reads them."""
+"""Writes bundle.yaml, the golden vectors and the parameters of criteria; `distree.bundle.loading` reads them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from distree.bundle import MANIFEST, Bundle, Golden, Manifest, PolicyFile
-from distree.preprocess import Preprocessor
-from distree.protocols import Array
-from distree.runtimes import DEFAULT_RUNTIME
+from distree.bundle.loading import Bundle
+from distree.bundle.manifest import MANIFEST, Golden, Manifest, PolicyFile
+from distree.bundle.preprocessing import Preprocessor
+from distree.bundle.runtimes import DEFAULT_RUNTIME
+from distree.tensors import Array
 from model_zoo.boards import Boards, quantised_logits
 
 GOLDEN_FILE = "golden.npz"

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from distree.bundle import BranchSpec, Macs, StageSpec, TensorSpec
+from distree.bundle.manifest import BranchSpec, Macs, StageSpec, TensorSpec
+from distree.bundle.runtimes.tflite import load_interpreter
 from distree.messages.request import DType
-from distree.runtimes.tflite import load_interpreter
 from model_zoo.errors import ExportError
 
 _DTYPES: dict[str, DType] = {"int8": "int8", "uint8": "uint8", "float16": "float16", "float32": "float32"}

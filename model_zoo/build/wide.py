@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from distree.bundle import MANIFEST, Bundle
+from distree.bundle.loading import Bundle
+from distree.bundle.manifest import MANIFEST
 from model_zoo.build.export import export_wide
 from model_zoo.build.finish import Finished, ImageSets, check_size, finish_bundle, spread
 from model_zoo.errors import ExportError

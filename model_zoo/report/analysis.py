@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from distree.bundle import Bundle
+from distree.bundle.loading import Bundle
+from distree.criteria.base import PolicyParameters
+from distree.criteria.feature_difference import FeatureDifference
+from distree.criteria.max_softmax import MaxSoftmax
 from distree.errors import ConfigError
-from distree.policies.feature_difference import FeatureDifference
-from distree.policies.max_softmax import MaxSoftmax
-from distree.protocols import PolicyParameters
 from model_zoo.costs import FUSER, Costs, costs_of
 from model_zoo.criteria import usable_criteria, validation_scores
 from model_zoo.evaluation import Evaluation, ExitScores, TrafficPerInput, exits_taken, score_exits, summarise

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distree.bundle import Bundle, load_bundle
+from distree.bundle.loading import Bundle, load_bundle
 from distree.errors import BundleError
 from model_zoo.build.finish import ImageSets
 from model_zoo.errors import DataError, needs_zoo

@@ -19,8 +19,8 @@ DEVIATIONS = 1.0
 """Standard errors that the validation drop must stay below `MAX_DROP`.
 
 A search over ten thousand vectors finds some that look better on the validation images than they are. On made-up exits
-of such accuracy (`tests/zoo/test_zoo_report_rule.py`), vectors chosen without a margin dropped 0.3 points on new images
-for the 0.2 that they were chosen for; with one standard error, 0.2.
+of such accuracy (`tests/model_zoo/test_zoo_report_rule.py`), vectors chosen without a margin dropped 0.3 points on new
+images for the 0.2 that they were chosen for; with one standard error, 0.2.
 """
 
 ALLOWED_DROPS = (0.0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distree.bundle import Trained
+from distree.bundle.manifest import Trained
 from model_zoo.data import LabelledImages
 from model_zoo.recipes import WideRecipe
 from model_zoo.training.loop import Checkpoint, read_checkpoint

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from distree.config import Share
 from distree.errors import ConfigError
+from distree.strict_yaml import Share
 from distree.topics import check_id
 from orchestrator.config import GoalConfig
 from orchestrator.fleet import MAX_DEVICES

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from distree import config
+from distree import strict_yaml
 from distree.errors import ConfigError
 from orchestrator.simulator.config import FleetConfig
 
@@ -23,7 +23,7 @@ def load_fleet(path: Path, overrides: Sequence[str] = ()) -> FleetConfig:
         for override in overrides:
             _override(root, override)
 
-    return config.load(path, FleetConfig, edit)
+    return strict_yaml.load(path, FleetConfig, edit)
 
 
 def _override(root: yaml.Node, override: str) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.config import NEVER_SENT
+from orchestrator.formatting import percent, table, thresholds_text
 from orchestrator.simulator.books import REASONS, Books
 from orchestrator.simulator.site import Site
-from orchestrator.text import percent, table, thresholds_text
 
 SCHEMA = "distree.simulation/1"
 BINS = 60

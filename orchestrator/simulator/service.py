@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from distree.lanes import Lane
 from distree.messages.codec import decode
 from distree.messages.plan import Plan
-from distree.protocols import Listener, Received
 from distree.topics import Kind, parse
-from distree.types import Lane
+from distree.transport.base import Listener, Received
 from orchestrator.addresses import will_of
 from orchestrator.config import Pipeline, StoreConfig
 from orchestrator.service import POLL_S, Service
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.events import Events
-from orchestrator.store import Store
+from orchestrator.store.database import Store
 
 SITE = "simulated"
 IDENTITY = "orchestrator"

@@ -24,11 +24,11 @@ from distree import tensors
 from distree.errors import ConfigError
 from distree.messages.request import Tensor
 from distree.node.settings import Shape
-from distree.protocols import SegmentOutput
-from orchestrator.replay import load_recording
+from distree.segments import SegmentOutput
 from orchestrator.simulator.config import Drift, FleetConfig, SyntheticConfig, TrafficConfig
-from orchestrator.tuners import Vector
-from orchestrator.tuners.audits import exits_taken
+from orchestrator.tuning.replay import load_recording
+from orchestrator.tuning.tuners import Vector
+from orchestrator.tuning.tuners.audits import exits_taken
 
 CRITERION = "energy"
 

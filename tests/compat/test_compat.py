@@ -11,10 +11,10 @@ import pytest
 from compat_messages import HERE, MESSAGES, encoded, plain
 
 from distree import __version__
-from distree.messages import schema
 from distree.messages.codec import decode
-from distree.messages.schema import schema_of
 from distree.topics import DELIVERY, JSON
+from tools import json_schema
+from tools.json_schema import schema_of
 
 FIXTURES = sorted(HERE.glob("*/*.bin"))
 NOW = HERE / __version__
@@ -64,7 +64,7 @@ def test_this_version_has_fixtures_and_writes_them_still():
 
 
 def test_every_message_type_has_a_fixture():
-    assert {type(message) for message in MESSAGES.values()} == set(schema.MESSAGES.values())
+    assert {type(message) for message in MESSAGES.values()} == set(json_schema.MESSAGES.values())
 
 
 def keys_of(schema: dict[str, Any], at: str = "") -> set[str]:
@@ -84,12 +84,12 @@ def keys_in(value: Any, at: str = "") -> set[str]:
     return set().union(*(keys_in(part, f"{at}[]") for part in value)) if isinstance(value, list) else set()
 
 
-@pytest.mark.parametrize("kind", schema.MESSAGES)
+@pytest.mark.parametrize("kind", json_schema.MESSAGES)
 def test_every_key_of_a_message_stands_in_a_fixture(kind):
     unpack = json.loads if DELIVERY[kind].content_type == JSON else msgpack.unpackb
     written: set[str] = set()
     for name, message in MESSAGES.items():
-        if isinstance(message, schema.MESSAGES[kind]):
+        if isinstance(message, json_schema.MESSAGES[kind]):
             written |= keys_in(unpack((NOW / f"{name}.bin").read_bytes()))
     known = {key for key in keys_of(schema_of(kind)) if ".reasons." not in key}
     assert {key for key in written if ".reasons." not in key} == known

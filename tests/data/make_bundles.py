@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from distree.bundle import (
-    Bundle,
+from distree.bundle.loading import Bundle, load_bundle
+from distree.bundle.manifest import (
     Exits,
     Golden,
     InputSpec,
@@ -29,7 +29,6 @@ from distree.bundle import (
     SplitFigures,
     StageSpec,
     Trained,
-    load_bundle,
 )
 from distree.messages.plan import MaskedThresholds
 from model_zoo.build.export import export_parts, export_wide

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distree.config import Share
 from distree.record import record
+from distree.strict_yaml import Share
 from distree.topics import Kind, Role
 from tools import reference
 

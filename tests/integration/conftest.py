@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from broker_config.managed import ManagedBroker
-from distree import children, topics
-from distree.bundle import Bundle, find_bundle, load_bundle
+from distree import child_processes, topics
+from distree.broker_settings import BrokerSettings, Session
+from distree.bundle.loading import Bundle, find_bundle, load_bundle
 from distree.errors import RemoteProtocolError
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState
@@ -26,10 +27,9 @@ from distree.messages.plan import MaskedThresholds, Plan
 from distree.messages.request import InputMessage, StageMessage
 from distree.messages.result import Result
 from distree.messages.telemetry import FusionTelemetry, StageTelemetry, Telemetry
-from distree.protocols import Received
 from distree.topics import ROOT, Kind
 from distree.transport import make_transport
-from distree.types import BrokerSettings, Session
+from distree.transport.base import Received
 
 PATIENCE_S = 60.0
 SITE = "test"
@@ -170,7 +170,7 @@ class Site:
 
     def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
-            process = children.spawn([sys.executable, "-m", "distree", *command], stderr=log)
+            process = child_processes.spawn([sys.executable, "-m", "distree", *command], stderr=log)
         self.processes[name] = process
         return process
 

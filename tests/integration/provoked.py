@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from broker_config.managed import free_port
-from distree.bundle import find_bundle
+from distree.bundle.loading import find_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "messages.md"

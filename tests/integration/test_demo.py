@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from broker_config.managed import ManagedBroker, find_mosquitto, has_embedded
+from distree.broker_settings import BrokerSettings, Session
 from distree.transport import make_transport
-from distree.types import BrokerSettings, Session
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -183,7 +183,7 @@ def test_agent_check_logs_in(tmp_path, guarded):
 
 # ---------------------------------------------------------------- interpreters
 
-WITHOUT = "import sys; {blocked}; from distree.cli import main; sys.exit(main(sys.argv[1:]))"
+WITHOUT = "import sys; {blocked}; from distree.apps.cli import main; sys.exit(main(sys.argv[1:]))"
 BLOCK = "sys.modules.update({'ai_edge_litert': None, 'tflite_runtime': None})"
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from request_samples import changed, repacked, stage_message
 
 from distree import tensors, topics
+from distree.bundle.preprocessing import Preprocessor
 from distree.errors import RemoteProtocolError
 from distree.messages import request as requests
 from distree.messages.codec import PROBE, encode
@@ -23,7 +24,6 @@ from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.limits import MAX_MESSAGE_BYTES
 from distree.messages.plan import Plan
 from distree.messages.request import Guess, Hop, InputMessage, Outcome, Stop, Tensor
-from distree.preprocess import Preprocessor
 from distree.topics import Kind
 
 SITE, PIPELINE = "test", "fashion"

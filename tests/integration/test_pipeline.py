@@ -9,15 +9,15 @@ import sys
 import numpy as np
 import pytest
 
-from distree import policies
-from distree.preprocess import Preprocessor
-from distree.protocols import Evidence
-from distree.runtimes import make_runtime
+from distree import criteria
+from distree.bundle.preprocessing import Preprocessor
+from distree.bundle.runtimes import make_runtime
+from distree.criteria.base import Evidence
 
 
 def offline(bundle, images, thresholds=None, criterion=None):
     """(class id, exit) of each image by the plainest loop over the same segments."""
-    policy = policies.make_policy(criterion or bundle.criterion)
+    policy = criteria.make_policy(criterion or bundle.criterion)
     limits = [*(thresholds or bundle.thresholds), -float("inf")]
     runtime, prepare, answers = make_runtime(bundle), Preprocessor(bundle.manifest), []
     for image in images:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distree import children
+from distree import child_processes
 from distree.messages.result import MissingBranch
 
 RATE_HZ = 60.0
@@ -75,7 +75,7 @@ def paced_agent(site, device, stages, pace_ms, *, ready=True, **changes):
     config = site.agent_config(device, stages, **changes)
     with (site.folder / f"{device}.log").open("ab") as log:
         command = [sys.executable, str(PACED), str(pace_ms), "agent", "run", "-c", str(config)]
-        site.processes[device] = children.spawn(command, stderr=log)
+        site.processes[device] = child_processes.spawn(command, stderr=log)
     if ready:
         site.watch.until(lambda: site.watch.states.get(device) == "ready", f"{device}: {site.log(device)}")
 

@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from distree import topics
+from distree.broker_settings import BrokerSettings, Session
 from distree.messages.codec import PROBE, encode
 from distree.messages.request import is_input
-from distree.messages.schema import schema_of
 from distree.messages.site import Truth
 from distree.topics import DELIVERY, JSON, ROOT, Kind
 from distree.transport import make_transport
-from distree.types import BrokerSettings, Session
+from tools.json_schema import schema_of
 
 VALIDATORS = {kind: jsonschema.Draft7Validator(schema_of(kind)) for kind in Kind}
 

@@ -11,8 +11,8 @@ import yaml
 
 from distree.messages.plan import Plan
 from orchestrator.config import NEVER_SENT, load_config, load_pipeline
-from orchestrator.store import Store, StoreError
-from orchestrator.tuners import Certified
+from orchestrator.store.database import Store, StoreError
+from orchestrator.tuning.tuners import Certified
 
 DROP, CONFIDENCE = 0.02, 0.9
 

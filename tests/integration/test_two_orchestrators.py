@@ -7,11 +7,11 @@ import re
 import yaml
 
 from distree import topics
+from distree.broker_settings import BrokerSettings
 from distree.messages.codec import decode
 from distree.messages.plan import Plan
-from distree.protocols import Received
 from distree.transport import make_transport
-from distree.types import BrokerSettings
+from distree.transport.base import Received
 
 
 class Plans:

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from request_samples import changed, embedding_of, repacked, stage_message
 
-from distree import policies, tensors, topics
+from distree import criteria, tensors, topics
+from distree.bundle.preprocessing import Preprocessor
+from distree.bundle.runtimes import make_runtime
+from distree.criteria.base import Evidence
 from distree.messages.codec import encode
 from distree.messages.limits import MAX_MESSAGE_BYTES
 from distree.messages.request import Decision, Hop, Stop
 from distree.messages.result import MissingBranch
-from distree.preprocess import Preprocessor
-from distree.protocols import Evidence
-from distree.runtimes import make_runtime
 from distree.topics import Kind
 
 SITE, PIPELINE = "test", "fashion"
@@ -40,7 +40,7 @@ class Offline:
     def __init__(self, bundle, criterion=None, thresholds=None):
         self.bundle = bundle
         self.counts = bundle.branch_counts
-        self.policy = policies.make_policy(criterion or bundle.criterion, bundle.policy_parameters())
+        self.policy = criteria.make_policy(criterion or bundle.criterion, bundle.policy_parameters())
         self.thresholds = {row.missing: row.thresholds for row in bundle.manifest.exits.masked}
         self.thresholds[()] = thresholds or bundle.thresholds
         self.plain = make_runtime(bundle, [k for k, count in enumerate(self.counts) if not count], fuse=True)
@@ -66,7 +66,7 @@ class Offline:
                 Evidence(logits=output.logits, exit=k, embeddings=output.embeddings, memory=memory)
             )
             if score.value >= threshold:
-                return policies.confidence(output.logits)[0], k
+                return criteria.confidence(output.logits)[0], k
             memory = score.memory
         raise AssertionError("the last exit is always taken")
 

@@ -10,17 +10,17 @@ import pytest
 from orchestrator_samples import WIDE, meta, origin, state, telemetry, write_config
 from test_tuners import LOST, stream
 
-from distree.cli import main
+from distree.apps.cli import main
 from distree.messages.plan import MaskedThresholds
 from orchestrator.config import NEVER_SENT, load_config, load_pipeline
 from orchestrator.explain import read_explanation, read_tuning, render, to_json, tuner_lines
 from orchestrator.fleet import Fleet
-from orchestrator.records import AuditSample, Batch, Observation, PlanRow, TuningRow
-from orchestrator.replay import load_recording
-from orchestrator.store import Store
-from orchestrator.tuners import Audit
-from orchestrator.tuners.audits import losses_of
-from orchestrator.tuning import Sample, Tuning
+from orchestrator.store.database import Store
+from orchestrator.store.records import AuditSample, Batch, Observation, PlanRow, TuningRow
+from orchestrator.tuning.pipeline_tuning import Sample, Tuning
+from orchestrator.tuning.replay import load_recording
+from orchestrator.tuning.tuners import Audit
+from orchestrator.tuning.tuners.audits import losses_of
 
 GOAL = ", goal: {accuracy_drop: 5%, audit_rate: 10%}"
 AUDITS = stream(1500, seed=3)

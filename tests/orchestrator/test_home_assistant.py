@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from orchestrator_samples import SITE, meta, origin, send, state, telemetry, write_config
 
 from broker_config.managed import ManagedBroker, find_mosquitto
-from distree import children, topics
-from distree.cli import main
+from distree import child_processes, topics
+from distree.apps.cli import main
+from distree.broker_settings import BrokerSettings, Session
 from distree.errors import ConfigError
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState
@@ -30,12 +31,11 @@ from distree.messages.site import Claim
 from distree.messages.telemetry import PipelineTelemetry
 from distree.topics import Kind
 from distree.transport import make_transport
-from distree.types import BrokerSettings, Session
 from orchestrator.config import HomeAssistantConfig, load_config
 from orchestrator.fleet import Fleet
 from orchestrator.home_assistant import SETTLE_S, HomeAssistant, device_message, is_of_site, site_message, updates
 from orchestrator.stats import Stats
-from orchestrator.store import Store
+from orchestrator.store.database import Store
 
 SCHEMA = jsonschema.Draft7Validator(json.loads((Path(__file__).parent / "home_assistant.schema.json").read_text()))
 TOPIC = re.compile(r"homeassistant/device/[a-zA-Z0-9_-]+/config")
@@ -415,7 +415,7 @@ class House:
         self.path.write_text(self.off + home)
         with (self.folder / "log").open("ab") as log:
             argv = [sys.executable, "-m", "distree", "orchestrator", "run", "-c", str(self.path)]
-            self.process = children.spawn(argv, stdout=subprocess.DEVNULL, stderr=log)
+            self.process = child_processes.spawn(argv, stdout=subprocess.DEVNULL, stderr=log)
 
     def stop(self):
         if self.process is not None:

@@ -25,21 +25,21 @@ from orchestrator_samples import (
 
 from broker_config.managed import ManagedBroker, find_mosquitto
 from distree import topics
-from distree.cli import main
+from distree.apps.cli import main
+from distree.broker_settings import BrokerSettings, Session
 from distree.messages.codec import decode
 from distree.messages.plan import Plan
 from distree.messages.telemetry import PipelineTelemetry
 from distree.topics import Kind
 from distree.transport import make_transport
-from distree.types import BrokerSettings, Session
 from orchestrator.complaints import NAMESAKE_S
 from orchestrator.config import load_config
 from orchestrator.fleet import Fleet
 from orchestrator.leadership import Role
-from orchestrator.records import Batch, Observation, PipelineRow, Refused, ServiceRow
+from orchestrator.set_thresholds import progress
 from orchestrator.status import read_status, render
-from orchestrator.store import Store
-from orchestrator.thresholds import progress
+from orchestrator.store.database import Store
+from orchestrator.store.records import Batch, Observation, PipelineRow, Refused, ServiceRow
 
 LONG_S = 60.0
 

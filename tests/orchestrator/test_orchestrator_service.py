@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from memory_transport import MemoryBroker
 from orchestrator_samples import MASKED, SITE, meta, pipeline, plan, send, stage, state, telemetry, wide_pipeline
 
 from distree import topics
@@ -13,14 +14,13 @@ from distree.messages.codec import decode, encode
 from distree.messages.member import Call
 from distree.messages.plan import Plan
 from distree.topics import Kind
-from distree.transport.memory import MemoryBroker
 from orchestrator.addresses import will_of
 from orchestrator.config import StoreConfig
 from orchestrator.leadership import CLAIM_S, PATIENCE_S
 from orchestrator.planner import SETTLE_S
-from orchestrator.records import PlanRow
 from orchestrator.service import Service
-from orchestrator.store import Store
+from orchestrator.store.database import Store
+from orchestrator.store.records import PlanRow
 
 PLAN = topics.plan(SITE, "fashion")
 

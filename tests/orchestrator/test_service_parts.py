@@ -21,18 +21,18 @@ from orchestrator.caller import PAUSE_S as CALL_PAUSE_S
 from orchestrator.caller import WAIT_S, Caller
 from orchestrator.complaints import NAMESAKE_RETURNS, NAMESAKE_S, REFUSALS_TOLD, Lasting, Namesakes, Refusals, Troubles
 from orchestrator.config import GoalConfig
+from orchestrator.controllers import Pipelines
 from orchestrator.fleet import Device, Fleet
 from orchestrator.leadership import Role
-from orchestrator.pipeline import PlannedPipeline
-from orchestrator.pipelines import Pipelines
+from orchestrator.pipeline_controller import PlannedPipeline
+from orchestrator.plan_resend import PAUSE_S as REMIND_PAUSE_S
+from orchestrator.plan_resend import Reminder
 from orchestrator.planner import SETTLE_S, Planner
-from orchestrator.records import Batch, Observation, PipelineRow, PlanRow, Refused, ServiceRow, TuningRow
-from orchestrator.reminder import PAUSE_S as REMIND_PAUSE_S
-from orchestrator.reminder import Reminder
-from orchestrator.restoring import OtherTuningError, restored_pipeline, restored_tuning
-from orchestrator.store import Store
-from orchestrator.tuning import Tuning
-from orchestrator.unsaved import FORGOTTEN_KEPT, Unsaved
+from orchestrator.restore import OtherTuningError, restored_pipeline, restored_tuning
+from orchestrator.store.database import Store
+from orchestrator.store.journal import FORGOTTEN_KEPT, Unsaved
+from orchestrator.store.records import Batch, Observation, PipelineRow, PlanRow, Refused, ServiceRow, TuningRow
+from orchestrator.tuning.pipeline_tuning import Tuning
 
 TUNED = replace(pipeline(), goal=GoalConfig(accuracy_drop=0.02), costs=(1.0, 2.0, 3.0))
 

@@ -1,0 +1,91 @@
+"""The `distree` command. Each subcommand's package is imported only when it is asked for: boards start fast."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from distree import __version__
+from distree.errors import BundleError, ConfigError, DistreeError
+
+COMMANDS = {
+    "demo": ("distree.apps.demo", "broker, orchestrator and agents on this machine, answering real images"),
+    "init": ("device_agent.init", "write the agent.yaml of this board"),
+    "doctor": ("device_agent.doctor.cli", "check all that a board's agent needs, from Python to the broker's rights"),
+    "service": ("device_agent.systemd", "install, remove or look at the systemd unit of a board's agent"),
+    "agent": ("device_agent.cli", "run or check a board's agent"),
+    "orchestrator": ("orchestrator.cli", "presence, plan and telemetry of a site"),
+    "tune": ("orchestrator.tuning.cli", "run a tuner over recorded audits: what it would have done"),
+    "simulate": ("orchestrator.simulator.cli", "thousands of boards under a simulated clock: what if?"),
+    "broker": ("broker_config.cli", "run a broker for a first try"),
+    "zoo": ("model_zoo.cli", "list, verify, evaluate and build bundles"),
+    "submit": ("distree.apps.submit", "send files to a running origin and print their results"),
+    "top": ("distree.apps.top.cli", "boards, rates, exits, latency and thresholds of a site, live in the terminal"),
+    "results": ("distree.apps.results_cli", "print a site's results as they come"),
+    "dashboard": ("distree.apps.dashboard.cli", "a web page of a site's results, exits, thresholds and devices"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, 1 (it did not work out) or 2 (it was asked wrongly)."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    # One thread is what a board has to spare, and OpenBLAS would take memory for more as numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        parser, module = _parser(arguments)
+        args = parser.parse_args(arguments)
+        return int(module.run(args)) if module is not None else 2
+    except (ConfigError, BundleError) as error:
+        print(f"distree: {error}", file=sys.stderr)
+        return 2
+    except DistreeError as error:
+        print(f"distree: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"distree: {_missing(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # What read our output is gone; its exit is no fault of ours.
+        sys.stderr.close()
+        return 141
+
+
+_DEBIAN = {"numpy": "python3-numpy", "msgpack": "python3-msgpack", "yaml": "python3-yaml", "PIL": "python3-pil"}
+_PYPI = {"yaml": "pyyaml", "paho": "paho-mqtt", "PIL": "pillow"}
+
+
+def _missing(error: ImportError) -> str:
+    """Say which package this Python lacks, and where it is to be had; there are no wheels for 32-bit boards."""
+    name = (error.name or "").partition(".")[0]
+    if not name:
+        return f"{error}: install DistrEE again"
+    debian = f", or on armv7l: apt install {_DEBIAN[name]}" if name in _DEBIAN else ""
+    return f"{error} ({sys.executable}): pip install {_PYPI.get(name, name)}{debian}"
+
+
+def _parser(arguments: list[str]):  # type: ignore[no-untyped-def]
+    """Build the parser, with the arguments of the one subcommand that was named."""
+    parser = argparse.ArgumentParser(
+        prog="distree",
+        description="Distributed early exit of neural-network inference over MQTT.",
+        epilog="example: distree demo --inputs 200",
+    )
+    parser.add_argument("--version", action="version", version=f"distree {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    module = None
+    for name, (path, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == named:
+            module = importlib.import_module(path)
+            module.add_arguments(command)
+    return parser, module
+
+
+if __name__ == "__main__":
+    sys.exit(main())

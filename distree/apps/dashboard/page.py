@@ -1,0 +1,92 @@
+"""The files of the page as they are served or exported: the brokers written in, and the policy that names no other."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from urllib.parse import urlsplit
+
+from distree import __version__
+from distree.errors import ConfigError
+from distree.record import record
+
+INDEX = "index.html"
+
+_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+    "txt": "text/plain; charset=utf-8",
+}
+NAMES = (
+    INDEX,
+    "style.css",
+    "icon.svg",
+    "main.js",
+    "link.js",
+    "decode.js",
+    "declared.js",
+    "model.js",
+    "flow.js",
+    "view.js",
+    "vendor/mqtt.min.js",
+    "vendor/mqtt.LICENSE.txt",
+    "vendor/msgpack.min.js",
+    "vendor/msgpack.LICENSE.txt",
+)
+"""All that there is to the page; nothing else is ever served."""
+
+
+@record
+class Asset:
+    """One file of the page."""
+
+    content_type: str
+    content: bytes
+
+
+def check_broker(url: str) -> str:
+    """Return a broker's websockets address as a browser takes it; ConfigError for anything else."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    # It becomes part of the page's security policy, where a space or a semicolon would say something else.
+    plain = not any(character.isspace() or character in ";,'\"<>\\" for character in url) and url.isascii()
+    if parts.scheme not in ("ws", "wss") or not parts.hostname or not port or not plain:
+        raise ConfigError(f"--broker: expected ws://HOST:PORT or wss://HOST:PORT, received {url!r}")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError(f"--broker: {parts.hostname}: only an address; user and password are typed into the page")
+    return url
+
+
+def policy(brokers: Iterable[str]) -> str:
+    """Return the Content-Security-Policy of the page: its own files, and connections to `brokers` alone."""
+    # A source with a path would have to be matched exactly; the origin says enough.
+    origins = sorted({f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, brokers)})
+    return (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        f"connect-src {' '.join(origins)}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def assets(brokers: Sequence[str], site: str = "") -> dict[str, Asset]:
+    """Return the page's files by name, the brokers and the site to begin with written into its index."""
+    folder = files("distree.apps.dashboard") / "page"
+    made = {}
+    for name in NAMES:
+        content = folder.joinpath(*name.split("/")).read_bytes()
+        if name == INDEX:
+            content = _filled(content.decode(), brokers, site).encode()
+        made[name] = Asset(content_type=_TYPES[name.rpartition(".")[2]], content=content)
+    return made
+
+
+def _filled(index: str, brokers: Sequence[str], site: str) -> str:
+    values = {"POLICY": policy(brokers), "BROKERS": " ".join(brokers), "SITE": site, "VERSION": __version__}
+    for name, value in values.items():
+        index = index.replace(f"@{name}@", html.escape(value))
+    return index

@@ -1,0 +1,132 @@
+"""`distree demo`: the whole system on one machine, as separate processes, answering real images."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from distree.apps.demo.dashboard import serve_dashboard
+from distree.apps.demo.figures import Figures, Screen
+from distree.apps.demo.fleet import Demo
+from distree.apps.demo.plan import plan_site
+from distree.apps.demo.samples import load_samples
+from distree.apps.demo.verdict import stranded
+from distree.bundle.loading import load_bundle
+from distree.client.broker_options import split_address
+from distree.errors import ConfigError
+
+RATE_HZ = 250.0
+WATCHED_RATE_HZ = 20.0
+"""Inputs a second for people who look at each of them."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `distree demo`."""
+    parser.add_argument("--inputs", type=int, default=1000, metavar="N", help="how many samples (default: %(default)s)")
+    parser.add_argument(
+        "--bundle", default="fashion", help="bundle in the model zoo, or a folder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help=".npz with arrays input and label; or .npz of JPEG files with arrays jpeg, offset, label and is_test, or "
+        "the folder of CIFAR-10's binary version, of which test images are taken in a fixed random order "
+        "(default: the samples)",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=["gated", "eager"],
+        default="gated",
+        help="of wide stages: branches wait to be told to go on, or go on until told to stop (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fuser",
+        choices=["origin", "board"],
+        default="origin",
+        help="of wide stages: who fuses the embeddings, the origin or a board of its own (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--broker",
+        default="auto",
+        metavar="auto|HOST:PORT",
+        help="start one, or use this one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--engine", choices=["auto", "mosquitto", "embedded"], default="auto", help="which one to start"
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="HZ",
+        help=f"inputs a second, 0 for all it can (default: {RATE_HZ:g}, with --dashboard {WATCHED_RATE_HZ:g})",
+    )
+    parser.add_argument(
+        "--dashboard",
+        type=int,
+        nargs="?",
+        const=8080,
+        metavar="PORT",
+        help="serve `distree dashboard` of it on this port (default: 8080), until Ctrl-C; needs mosquitto",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and every answer")
+    parser.epilog = "example: distree demo --inputs 200 --json demo.json"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `distree demo`; 0 only if every input was answered, and those got to other boards that were to."""
+    rate_hz = args.rate if args.rate is not None else RATE_HZ if args.dashboard is None else WATCHED_RATE_HZ
+    bundle = load_bundle(args.bundle)
+    plan = plan_site(bundle, fuser=args.fuser, mode=args.mode)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="distree-demo-")))
+        samples = load_samples(bundle, args.data, args.inputs, rate_hz, folder)
+        address, broker = _broker(args, stack)
+        print(f"broker: {broker}")
+        demo = stack.enter_context(Demo(plan, samples, folder, address, broker, pictures=args.dashboard is not None))
+        print(f"starting an orchestrator and {len(demo.devices)} agents for bundle {bundle.name} {bundle.revision} …")
+        demo.start()
+        screen = Screen(demo)
+        for _ in demo.stream():
+            screen.show()
+        screen.end()
+        figures = Figures(demo)
+        print("\n".join(figures.lines()))
+        if args.json is not None:
+            _write_json(args.json, figures)
+        problem = stranded(demo)
+        if problem:
+            print(f"distree: {problem}", file=sys.stderr, flush=True)
+        if args.dashboard is not None:
+            print("\nthe dashboard stays until Ctrl-C", flush=True)
+            demo.stay()
+    return 0 if figures.answered == samples.count and not problem else 1
+
+
+def _write_json(path: Path, figures: Figures) -> None:
+    try:
+        path.write_text(json.dumps(figures.as_json(), indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(f"--json {path}: cannot be written: {error.strerror or error}") from None
+
+
+def _broker(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[tuple[str, int], str]:
+    if args.broker != "auto":
+        if args.dashboard is not None:
+            raise ConfigError(
+                "--dashboard: with a broker of your own run `distree dashboard --broker ws://HOST:PORT` beside the demo"
+            )
+        return split_address(args.broker), f"the one at {args.broker}"
+    from broker_config.managed import WEBSOCKETS_USER, ManagedBroker
+
+    if args.dashboard is None:
+        managed = stack.enter_context(ManagedBroker(engine=args.engine))
+    else:
+        managed = stack.enter_context(ManagedBroker(engine=args.engine, websockets_port=0))
+        url = serve_dashboard(stack, args.dashboard, f"ws://{managed.host}:{managed.websockets_port}")
+        print(f"dashboard: {url} user {WEBSOCKETS_USER}, password {managed.websockets_password}", flush=True)
+    return (managed.host, managed.port), managed.describe()

@@ -1,0 +1,46 @@
+"""Whether a demo showed what it is to show: inputs that go from board to board."""
+
+from __future__ import annotations
+
+from distree import topics
+from distree.apps.demo.fleet import PIPELINE, Demo
+from distree.topics import Kind
+
+
+def stranded(demo: Demo) -> str:
+    """Say what keeps inputs from other boards if none of those got there that were to; "" if nothing does.
+
+    An input was to go on if its origin answered it as `fallback` or `deadline`, without a part of any other board.
+    Where the first exit was sure of all inputs, as it may be of a few, nothing was to travel, and nothing is said.
+    """
+    watch = demo.watch
+    if not watch.stranded or watch.travelled:
+        return ""
+    origin = demo.plan.origin
+    needed = [k for k in _travelling(demo) if k not in origin.stages]
+    begun = f"{watch.stranded:,} inputs were to go beyond {origin.device}, and none did: "
+    for k in needed:
+        if k not in watch.announced:
+            return f"{begun}nobody serves stage {k}, or the broker does not pass on {_topic(demo, Kind.MEMBER, k)}"
+    first = needed[0]
+    if not watch.messages[f"stage {first}"]:
+        return f"{begun}the broker does not pass on {_topic(demo, Kind.STAGE, first)}"
+    kind = Kind.EXIT if demo.bundle.branch_counts[first] else Kind.OUTCOME
+    topic = _topic(demo, kind, first)
+    return f"{begun}stage {first} was sent its inputs, and no answer came; perhaps the broker does not pass on {topic}"
+
+
+def _travelling(demo: Demo) -> list[int]:
+    """Return the stages that take their input from the network: plain ones, and the first of wide ones in a row."""
+    inner = {k for group in demo.plan.groups for k in group[1:]}
+    return [k for k in range(len(demo.bundle.stages)) if k not in inner]
+
+
+def _topic(demo: Demo, kind: Kind, stage: int) -> str:
+    origin = demo.plan.origin.device
+    names = {"device": "+", "to": "+", "sender": "+", "origin": origin, "stage": stage}
+    if kind is Kind.STAGE:
+        names["sender"] = origin
+    if kind is Kind.EXIT:
+        names["device"] = demo.plan.fuser or origin
+    return topics.build(kind, site=demo.site, pipeline=PIPELINE, **names)

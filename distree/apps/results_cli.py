@@ -1,0 +1,49 @@
+"""`distree results`: print a site's results as they come, one JSON object a line."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+
+from distree import topics
+from distree.client.broker_options import add_broker_arguments, broker_settings
+from distree.client.results import result_topic
+from distree.client.subscription import Subscription
+from distree.errors import ResultTimeoutError
+from distree.messages.codec import decode
+from distree.messages.result import Result
+from distree.transport.base import Received
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `distree results`."""
+    add_broker_arguments(parser)
+    parser.add_argument("--pipeline", help="only this pipeline (default: all)")
+    parser.add_argument("--count", type=int, metavar="N", help="end after N results")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end after so long, with exit status 1")
+    parser.epilog = "example: distree results --site lab --pipeline fashion --count 10"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `distree results`; return the exit status."""
+    settings = broker_settings(args)
+    pipeline = None if args.pipeline in (None, "+") else topics.check_id(args.pipeline, "--pipeline")
+    ends_at = time.monotonic() + args.timeout if args.timeout else None
+    wanted = itertools.count() if args.count is None else range(args.count)
+    connect_s = settings.connect_timeout_s + 1.0
+    with Subscription(settings, [result_topic(args.site, pipeline)], as_text, connect_s=connect_s) as results:
+        print("distree: subscribed, waiting for results", file=sys.stderr, flush=True)
+        try:
+            for _ in wanted:
+                print(results.get(None if ends_at is None else max(0.0, ends_at - time.monotonic())), flush=True)
+        except ResultTimeoutError:
+            return 1
+    return 0
+
+
+def as_text(message: Received) -> str:
+    """Return a result as it came; it is JSON already. RemoteProtocolError for what is no result."""
+    decode(Result, message.payload)
+    return message.payload.decode()

@@ -1,0 +1,111 @@
+"""Draws a frame with rich, within a width and a height. Everything is text, never markup: peers wrote some of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from distree.apps.top.live import BoardRow, Frame, PipelineRow
+from orchestrator.formatting import ago, percent, printable
+
+_STYLES = {"ready": "green", "draining": "yellow", "init": "yellow", "lost": "red bold"}
+_PIPELINE_HEAD = ("PIPELINE", "EPOCH", "ANS/S", "P95_MS", "EXITS", "THRESHOLDS")
+_BOARD_HEAD = ("BOARD", "STATE", "SERVES", "RUN/S", "WAIT", "ANS/S", "OPEN", "EARLY", "P50_MS", "P95_MS", "MB")
+_THRESHOLDS, _SERVES = 5, 2
+"""Columns that give way where the terminal is narrow."""
+
+_AROUND = 5
+"""Lines beside the rows of the two tables: the head line, their heads, the line between and the last one."""
+
+
+def draw(frame: Frame, *, width: int, height: int | None) -> Group:
+    """Return what to print: lines of `width` at most, and at most `height` of them, None for as many as it takes."""
+    pipelines = [_pipeline_cells(row) for row in frame.pipelines]
+    boards = [_board_cells(row) for row in frame.boards]
+    hidden = 0
+    if height is not None:
+        pipelines = pipelines[: max(1, (height - _AROUND) // 3)]
+        room = max(1, height - _AROUND - len(pipelines))
+        hidden, boards = max(0, len(boards) - room), boards[:room]
+    parts: list[RenderableType] = [_head(frame)]
+    parts += [_table(_PIPELINE_HEAD, pipelines, left=(0, 4, 5), giving=_THRESHOLDS, width=width)]
+    parts += [Text(), _table(_BOARD_HEAD, boards, left=(0, 1, 2), giving=_SERVES, width=width)]
+    if not frame.boards:
+        parts.append(Text(f"no board of site {frame.site} was heard yet", style="yellow"))
+    if hidden:
+        parts.append(Text(f"and {hidden} more; a taller terminal shows them", style="dim"))
+    return Group(*parts)
+
+
+def _head(frame: Frame) -> Text:
+    ready = sum(row.state == "ready" and not row.is_silent for row in frame.boards)
+    head = Text(f"site {frame.site}: {ready} of {len(frame.boards)} boards ready", style="bold", no_wrap=True)
+    head.append(", orchestrator runs" if frame.orchestrator else ", no orchestrator", style="not bold")
+    if frame.refused:
+        head.append(f", {frame.refused} messages refused", style="yellow")
+    if frame.trouble is not None:
+        head.append(f" NO BROKER: {printable(frame.trouble)}", style="red")
+    head.overflow = "ellipsis"
+    return head
+
+
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[Text]], *, left: Sequence[int], giving: int, width: int
+) -> Table:
+    """Return a table as wide as `width` at most: one column gives way where space is short; figures stay whole."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    widths = [max([len(name), *(len(row[k]) for row in rows)]) for k, name in enumerate(head)]
+    room = max(1, width - sum(widths) - len(head) + widths[giving])
+    for k, name in enumerate(head):
+        shown = name[:room] if k == giving else name
+        table.add_column(shown, justify="left" if k in left else "right", no_wrap=True)
+    for row in rows:
+        row[giving].truncate(room, overflow="ellipsis")
+        table.add_row(*row)
+    return table
+
+
+def _pipeline_cells(row: PipelineRow) -> list[Text]:
+    plan = f"{printable(row.criterion or '')} {row.thresholds}"
+    cells = [
+        _short(row.pipeline),
+        "/".join(map(str, row.epochs[-2:])) or "-",
+        f"{row.answers_hz:.1f}",
+        _ms(row.latency_p95_s),
+        " ".join(percent(share) for share in row.shares[:4]) + (" …" if len(row.shares) > 4 else "") or "-",
+        "the bundle's own" if row.thresholds is None else plan,
+    ]
+    return [Text(cell) for cell in cells]
+
+
+def _board_cells(row: BoardRow) -> list[Text]:
+    state = f"silent {ago(row.heard_s or 0.0)}" if row.is_silent else row.state
+    cells = [
+        Text(_short(row.device)),
+        Text(state, style=_STYLES.get(state, "red")),
+        Text(" ".join(row.serves) or "-"),
+    ]
+    figures = [
+        "-" if row.runs_hz is None else f"{row.runs_hz:.1f}",
+        "-" if row.waiting is None else str(row.waiting),
+        "-" if row.answers_hz is None else f"{row.answers_hz:.1f}",
+        "-" if row.pending is None else str(row.pending),
+        "-" if row.early_share is None else f"{row.early_share:.0%}",
+        _ms(row.latency_p50_s),
+        _ms(row.latency_p95_s),
+        "-" if row.rss_bytes is None else f"{row.rss_bytes / 1e6:.0f}",
+    ]
+    return cells + [Text(figure) for figure in figures]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 12 else f"{name[:11]}…"
+
+
+def _ms(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1e3:.1f}" if seconds < 1.0 else f"{seconds * 1e3:.0f}"

@@ -1,0 +1,213 @@
+"""Finding, verifying and reading bundles: every file by its SHA-256.
+
+A bundle's *revision* is the first 12 hexadecimal digits of the SHA-256 of its manifest. The manifest names the
+SHA-256 of every other file, so two boards with the same revision hold the same model, down to the last bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from distree import strict_yaml
+from distree.bundle.checks import check_manifest
+from distree.bundle.manifest import MANIFEST, BranchSpec, Manifest, StageSpec
+from distree.bundle.parameters import numbered, parameter_problems, read_arrays
+from distree.criteria import problem
+from distree.criteria.base import PolicyParameters
+from distree.errors import BundleError, ConfigError
+from distree.record import record
+
+MAX_SEGMENT_BYTES = 64 << 20
+
+
+@record
+class Bundle:
+    """A manifest with its place on disk and its revision."""
+
+    path: Path
+    revision: str
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.manifest.name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, by class id."""
+        return self.manifest.labels
+
+    @property
+    def stages(self) -> tuple[StageSpec, ...]:
+        """The stages, from 0."""
+        return self.manifest.stages
+
+    @property
+    def criterion(self) -> str:
+        """The criterion for which the default thresholds were calibrated."""
+        return self.manifest.exits.criterion
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The calibrated default thresholds, one per exit but the last."""
+        return self.manifest.exits.thresholds
+
+    @property
+    def branch_counts(self) -> tuple[int, ...]:
+        """The number of branches of every stage, 0 for a plain one."""
+        return tuple(len(stage.branches) for stage in self.stages)
+
+    @property
+    def wide_groups(self) -> list[list[int]]:
+        """The numbers of the wide stages, those in a row together."""
+        groups: list[list[int]] = []
+        for k, count in enumerate(self.branch_counts):
+            if count and groups and groups[-1][-1] == k - 1:
+                groups[-1].append(k)
+            elif count:
+                groups.append([k])
+        return groups
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether any stage is wide."""
+        return any(self.branch_counts)
+
+    def branch(self, k: int, branch: int | None) -> BranchSpec:
+        """Return what the manifest says of a branch of wide stage `k`; BundleError if it has no such branch."""
+        branches = self.stages[k].branches
+        if not branches:
+            raise BundleError(f"bundle {self.name}: stage {k} is not wide, it has no branches")
+        if branch is None or not 0 <= branch < len(branches):
+            which = "none was named" if branch is None else f"not {branch}"
+            raise BundleError(f"bundle {self.name}: stage {k} has the branches 0 to {len(branches) - 1}, {which}")
+        return branches[branch]
+
+    def segment(self, k: int) -> bytes:
+        """Read the segment of stage `k`, the fusion head of a wide one; BundleError if it is missing or was changed."""
+        spec = self.stages[k]
+        return read_verified(self.path / spec.segment, spec.sha256)
+
+    def branch_segment(self, k: int, branch: int | None) -> bytes:
+        """Read the segment of a branch of wide stage `k`; BundleError as for `segment` and `branch`."""
+        spec = self.branch(k, branch)
+        return read_verified(self.path / spec.segment, spec.sha256)
+
+    def policy_parameters(self) -> PolicyParameters:
+        """Read what the criteria have learned or measured; `PolicyParameters()` where the bundle has nothing of it.
+
+        The file holds float32 arrays: `class_means0`, `class_means1`, … (classes, values), one per branch of the
+        first wide stage, and `gate0`, `gate1`, … (weights and bias,), one per exit, or per exit but the last; either
+        may be left out. Raises BundleError where it is missing, was changed, or holds anything else.
+        """
+        spec = self.manifest.exits.parameters
+        if spec is None:
+            return PolicyParameters()
+        path = self.path / spec.file
+        arrays = read_arrays(path, read_verified(path, spec.sha256))
+        for fault in parameter_problems(arrays, self.stages, len(self.labels)):
+            raise BundleError(f"{path}: {fault}; build the bundle again")
+        means = [of_branch.tolist() for of_branch in numbered(arrays, "class_means")]
+        return PolicyParameters(
+            class_means=tuple(tuple(map(tuple, of_class)) for of_class in zip(*means, strict=True)),
+            gate=tuple(tuple(weights.tolist()) for weights in numbered(arrays, "gate")),
+        )
+
+    def check_criterion(self, criterion: str) -> None:
+        """Raise BundleError unless the exits can be decided by this criterion, for which it may have to be learned."""
+        why = problem(
+            criterion, self.policy_parameters(), self.is_wide, exits=len(self.stages), classes=len(self.labels)
+        )
+        if why is not None:
+            raise BundleError(f"bundle {self.name}: {why}")
+
+    def verify(self, stages: Iterable[int] | None = None, *, branch: int | None = None, fuse: bool = False) -> None:
+        """Verify the golden vectors, the criteria's parameters, and all segments, or those of one board alone.
+
+        A board names the `stages` that it serves, the `branch` that it runs of those that are wide, and whether it
+        fuses (`fuse`, for the fusion heads of all wide stages), as it does for its runtime.
+        """
+        golden, parameters = self.manifest.golden, self.manifest.exits.parameters
+        read_verified(self.path / golden.file, golden.sha256)
+        if parameters is not None:
+            read_verified(self.path / parameters.file, parameters.sha256)
+        for spec in self.held(stages, branch, fuse):
+            read_verified(self.path / spec.segment, spec.sha256)
+
+    def held(
+        self, stages: Iterable[int] | None, branch: int | None = None, fuse: bool = False
+    ) -> Iterator[StageSpec | BranchSpec]:
+        """Give what a board holds of this bundle, or with `stages` None all segments; arguments as for `verify`."""
+        if stages is None:
+            yield from self.stages
+            yield from itertools.chain.from_iterable(stage.branches for stage in self.stages)
+            return
+        for k in stages:
+            yield self.branch(k, branch) if self.stages[k].branches else self.stages[k]
+        if fuse:
+            yield from (stage for stage in self.stages if stage.branches)
+
+
+def read_verified(path: Path, sha256: str) -> bytes:
+    """Read a file of a bundle; BundleError, with the remedy, if it is missing, too long or not what it should be."""
+    try:
+        if path.stat().st_size > MAX_SEGMENT_BYTES:
+            raise BundleError(f"{path}: longer than {MAX_SEGMENT_BYTES} bytes; build the bundle again")
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}; copy the whole bundle to this board again") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise BundleError(
+            f"{path}: its SHA-256 is not the manifest's; the file is damaged or of another revision: "
+            "copy the whole bundle to this board again"
+        )
+    return content
+
+
+def find_bundle(name_or_path: str | Path) -> Path:
+    """Return the folder of a bundle: a path that holds a manifest, or the name of one in the model zoo."""
+    path = Path(name_or_path)
+    if (path / MANIFEST).is_file():
+        return path
+    shipped = zoo_folder()
+    if shipped is not None and (shipped / str(name_or_path) / MANIFEST).is_file():
+        return shipped / str(name_or_path)
+    known = sorted(found.parent.name for found in shipped.glob(f"*/{MANIFEST}")) if shipped else []
+    raise BundleError(
+        f"bundle {str(name_or_path)!r} not found: neither a folder with a {MANIFEST} nor one of the model zoo "
+        f"({', '.join(known) or 'which is not installed'}); correct the name, or give the folder's path"
+    )
+
+
+def zoo_folder() -> Path | None:
+    """Return the folder of the shipped bundles, without importing the model zoo; None where it is not installed."""
+    spec = importlib.util.find_spec("model_zoo")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0]) / "bundles"
+
+
+def load_bundle(
+    name_or_path: str | Path, *, verify: Iterable[int] | None = None, branch: int | None = None, fuse: bool = False
+) -> Bundle:
+    """Load a bundle and verify all its files, or those that a board needs for the stages in `verify`.
+
+    `branch` and `fuse` are as for `Bundle.verify`. Raises BundleError: not found, a manifest that does not hold
+    together, a missing or changed file.
+    """
+    path = find_bundle(name_or_path)
+    try:
+        content = (path / MANIFEST).read_bytes()
+        manifest = strict_yaml.load(path / MANIFEST, Manifest)
+        check_manifest(manifest)
+    except (ConfigError, OSError) as error:
+        raise BundleError(str(error)) from None
+    bundle = Bundle(path=path, revision=hashlib.sha256(content).hexdigest()[:12], manifest=manifest)
+    bundle.verify(verify, branch=branch, fuse=fuse)
+    bundle.check_criterion(bundle.criterion)
+    return bundle

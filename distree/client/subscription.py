@@ -1,0 +1,218 @@
+"""What comes on some topics, in a bounded queue, for programs that iterate: plainly or with `async for`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+from uuid import uuid4
+
+from distree.broker_settings import BrokerSettings, Session
+from distree.client.lifetime import Lifetime
+from distree.client.waiting import Waiting
+from distree.errors import ClosedError, RemoteProtocolError, ResultTimeoutError
+from distree.lanes import Lane
+from distree.transport import make_transport
+from distree.transport.base import Received
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+POLL_S = 1.0
+SAY_EVERY_S = 10.0
+"""Between two words in the log on what was dropped."""
+
+
+class Subscription(Lifetime, Generic[T]):
+    """A queue of what `decode` makes of each message on `topics`, filled by a thread of its own; `with` runs it, once.
+
+    `decode` raises RemoteProtocolError for what is malformed, which is counted in `malformed`, and returns None for
+    what is not wanted. Beyond `queue` items the oldest is dropped and counted in `dropped`: a slow reader sees the
+    newest. The session is without memory: what is published while the connection is away is not heard, and
+    `interruptions` counts those times. Entering returns once the broker has confirmed the subscription, or raises
+    BrokerError after `connect_s` seconds; where nothing listens at all it waits only if `patient`.
+    Any thread and any event loop may read; each item goes to one of them.
+    """
+
+    def __init__(
+        self,
+        broker: BrokerSettings,
+        topics: Sequence[str],
+        decode: Callable[[Received], T | None],
+        *,
+        queue: int = 1024,
+        timeout_s: float | None = None,
+        connect_s: float = 10.0,
+        patient: bool = False,
+    ) -> None:
+        self.dropped = 0
+        """Items that were dropped unread, since the queue was full."""
+        self.malformed = 0
+        """Messages that broke the protocol; the log says how."""
+        self.interruptions = 0
+        """How often the connection was lost."""
+        self._transport = make_transport(
+            broker, client_id=f"distree-{uuid4().hex[:12]}", session=Session.NONE, receive_maximum=64
+        )
+        self._topics = [(topic, 1) for topic in topics]
+        self._decode = decode
+        self._items: deque[T] = deque()
+        self._bound = queue
+        self._timeout_s = timeout_s
+        self._connect_s = connect_s
+        self._patient = patient
+        self._waiting = Waiting(self._transport.lock)
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._was_opened = self._is_open = False
+        self._says_at = 0.0
+
+    # ------------------------------------------------------------ life
+
+    def _open(self) -> None:
+        if self._was_opened:
+            raise ClosedError("it was entered before: make another")
+        self._was_opened = True
+        try:
+            self._transport.open(self, self._topics)
+            self._transport.connect_now(self._connect_s, patient=self._patient)
+        except BaseException:
+            self._transport.close()
+            raise
+        self._is_open = True
+        self._thread = threading.Thread(target=self._serve, name="distree-subscription", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        try:
+            while self._is_open:
+                self._transport.poll(POLL_S)
+        except BaseException as error:  # noqa: BLE001 - told by whoever reads
+            self._failure = error
+        self._shut()
+
+    def _shut(self) -> None:
+        with self._transport.lock:
+            self._is_open = False
+            self._waiting.notify_all()
+
+    def close(self) -> None:
+        """End it, from any thread: who iterates comes to the end. Harmless the second time."""
+        if self._thread is None or self._is_forked:
+            return
+        self._shut()
+        self._transport.wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._transport.close()
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether the broker has confirmed the subscription, and the connection stands."""
+        return self._is_open and self._transport.online
+
+    # ------------------------------------------------------------ reading
+
+    def get(self, timeout_s: float | None = None) -> T:
+        """Return the next item; ResultTimeoutError after `timeout_s` seconds (None: never), ClosedError at the end."""
+        self._check_process()
+        with self._transport.lock:
+            self._waiting.wait_for(lambda: bool(self._items) or not self._is_open, timeout_s)
+            return self._take(timeout_s)
+
+    async def get_async(self, timeout_s: float | None = None) -> T:
+        """As `get`, but the event loop goes on meanwhile."""
+        self._check_process()
+        ends_at = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            with self._transport.lock:
+                if self._items or not self._is_open:
+                    return self._take(timeout_s)
+                waiter = self._waiting.join()
+            left_s = None if ends_at is None else max(0.0, ends_at - time.monotonic())
+            if not await self._waiting.wait(waiter, left_s):
+                with self._transport.lock:
+                    return self._take(timeout_s)
+
+    def _take(self, timeout_s: float | None) -> T:
+        if self._items:
+            return self._items.popleft()
+        if self._is_open:
+            raise ResultTimeoutError(f"nothing came within {timeout_s:g} s")
+        raise ClosedError(str(self._failure or "it is closed" if self._was_opened else "use it in a with block"))
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        """Return the next item; ResultTimeoutError after the constructor's `timeout_s`."""
+        try:
+            return self.get(self._timeout_s)
+        except ClosedError:
+            if self._failure is None and self._was_opened:
+                raise StopIteration from None
+            raise
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        """Return the next item; ResultTimeoutError after the constructor's `timeout_s`."""
+        try:
+            return await self.get_async(self._timeout_s)
+        except ClosedError:
+            if self._failure is None and self._was_opened:
+                raise StopAsyncIteration from None
+            raise
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Publish at QoS 1 on the same connection; over a lost one it waits, within the transport's bounds."""
+        self._check_process()
+        with self._transport.lock:
+            self._transport.publish(topic, payload, qos=1, lane=Lane.OWED)
+
+    # ------------------------------------------------------------ Listener
+
+    def connected(self) -> None:
+        """Nothing to say: what was asked for follows."""
+
+    def disconnected(self, why: str) -> None:
+        """Count and say it; the transport keeps trying."""
+        self.interruptions += 1
+        log.warning("%s", why)
+
+    def published(self, token: str) -> None:
+        """Nothing waits for it."""
+
+    def given_up(self, token: str) -> None:
+        """Nothing is done about it."""
+
+    def unread(self, topic: str, payload: bytes) -> None:
+        """Nothing is done about it."""
+
+    def received(self, message: Received) -> None:
+        """Decode and queue."""
+        self._transport.acknowledge(message.token)
+        try:
+            item = self._decode(message)
+        except RemoteProtocolError as error:
+            self.malformed += 1
+            self._say(f"{message.topic}: {error}; {self.malformed} malformed in all")
+            return
+        if item is None:
+            return
+        if len(self._items) >= self._bound:
+            self._items.popleft()
+            self.dropped += 1
+            self._say(f"read too slowly: {self.dropped} dropped in all, the oldest of more than {self._bound}")
+        self._items.append(item)
+        self._waiting.notify()
+
+    def _say(self, what: str) -> None:
+        if time.monotonic() >= self._says_at:
+            self._says_at = time.monotonic() + SAY_EVERY_S
+            log.warning("%s", what)

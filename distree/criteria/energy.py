@@ -1,0 +1,41 @@
+"""Energy: the negative free energy of the logits.
+
+Formula: T·ln Σ exp(z / T). Sign: the negative of the free energy, so that higher is surer. Range: the logits'
+own scale, at least max z; unlike the softmax criteria it feels a shift of all logits. Parameters: the
+temperature T > 0.
+
+Reference: W. Liu, X. Wang, J. Owens and Y. Li, "Energy-based Out-of-distribution Detection", NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+import math
+
+from distree.criteria.base import Evidence, Score
+from distree.criteria.softmax import LEAST_SURE, finite, odds
+from distree.errors import ConfigError
+
+
+class Energy:
+    """Score an exit by T·logsumexp(z/T); -inf if a logit is not finite.
+
+    `temperature` has the logits' scale and is finite and above 0, else ConfigError.
+
+    >>> round(Energy().score(Evidence(logits=[4.0, 1.0, 0.0])).value, 4)
+    4.0659
+    """
+
+    name = "energy"
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        if not 0.0 < temperature < math.inf:
+            raise ConfigError(f"energy: temperature must be finite and above 0, received {temperature!r}")
+        self.temperature = temperature
+
+    def score(self, evidence: Evidence) -> Score:
+        """Score one exit."""
+        logits = evidence.logits
+        if not finite(logits):
+            return Score(value=LEAST_SURE)
+        total = math.fsum(odds(logits, self.temperature))
+        return Score(value=max(logits) + self.temperature * math.log(total))

@@ -1,0 +1,214 @@
+"""Which message makes the broker hang up; pure, without clock or socket.
+
+Some brokers, and proxies before them, answer a message that they do not like by closing the connection, without a word.
+Sent again after the reconnect, it would do so for ever. So what was under way when a second connection was lost is sent
+alone, one message at a time: if the connection ends again, that message is to blame, and is given up. Why it is to
+blame is found out by sending its like once more, alone too: without retain, then a few bytes on its topic.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Literal
+
+from distree.lanes import Lane
+from distree.record import record
+from distree.transport.outbox import Outgoing
+
+ALONE = 2
+"""What was under way in so many losses of the connection is sent alone from then on."""
+
+STRIKES = 2
+"""What was alone under way so often when the connection ended at once is given up."""
+
+AT_ONCE_S = 2.0
+"""A hang-up comes so soon after what it is an answer to; a network may fail at any time."""
+
+RETRY_S = 60.0
+RETRY_MAX_S = 3600.0
+"""A verdict holds so long at first, twice as long each time that it is confirmed: brokers are mended."""
+
+_TOPICS = 64
+_UNPROVEN = 16
+
+Why = Literal["topic", "size", "retained", "qos"]
+
+
+@record
+class Verdict:
+    """What the broker hangs up on: a topic, sizes above `passed`, retained messages, or all of QoS 1."""
+
+    why: Why
+    topic: str
+    nbytes: int
+    passed: int
+
+
+class _Refusal:
+    """A verdict in force, for `lasts_s` from when it was last confirmed."""
+
+    def __init__(self, verdict: Verdict, now: float) -> None:
+        self.verdict = verdict
+        self.lasts_s = RETRY_S
+        self.until = now + RETRY_S
+
+
+class Blame:
+    """Keeps what the broker took, what it hung up on, and what therefore is not sent to it (`refusals`, by topic).
+
+    `retains` and `takes_qos_1` say whether messages may be retained, and sent at QoS 1. `trial_payload` is what every
+    reader of every topic ignores; without it topics and sizes are not told apart.
+    """
+
+    def __init__(self, trial_payload: bytes = b"") -> None:
+        self.retains = True
+        self.takes_qos_1 = True
+        self.trials: deque[Outgoing] = deque()
+        """To be sent, alone, before anything else."""
+        self.doubted: list[Outgoing] = []
+        """To be given up once the broker has acknowledged anything at all."""
+        self._trial_payload = trial_payload
+        self._passed = 0
+        self._passed_retained = False
+        self._suspects: set[str] = set()
+        """Topics that were hung up on while nothing has passed yet: with a second one, it is QoS 1."""
+        self.refusals: OrderedDict[str, _Refusal] = OrderedDict()
+        self._unproven: deque[tuple[int, str]] = deque(maxlen=_UNPROVEN)
+        self.mark = 0
+        """How many messages went out at QoS 0: what the broker acknowledges now proves those before it."""
+        self._proven = 0
+        """The `mark` of the last message that the broker acknowledged."""
+        self._strikes: OrderedDict[str, int] = OrderedDict()
+
+    # ------------------------------------------------------------ what is sent
+
+    def sent_at_0(self, topic: str) -> None:
+        """Note a message that the broker will not acknowledge."""
+        self.mark += 1
+        self._unproven.append((self.mark, topic))
+
+    def suspects(self, topic: str) -> bool:
+        """Whether what goes out on `topic` at QoS 0 should rather be acknowledged."""
+        return self._strikes.get(topic, 0) >= ALONE
+
+    def refuses(self, topic: str, nbytes: int, now: float) -> Verdict | None:
+        """Return why a message is not to be sent; None if it may be, be it to see whether the broker was mended."""
+        for refusal in self.refusals.values():
+            verdict = refusal.verdict
+            same = topic == verdict.topic
+            if (same and (verdict.why == "topic" or nbytes > verdict.passed)) or (
+                verdict.why == "size" and nbytes >= verdict.nbytes
+            ):
+                return verdict if now < refusal.until else None
+        return None
+
+    def mark_retry(self, item: Outgoing) -> None:
+        """Have a message go alone that is like one which the broker hung up on earlier: once more is proof enough."""
+        if self.refuses(item.topic, item.size, -1.0) is not None:
+            item.losses, item.strikes = ALONE, STRIKES - 1
+
+    # ------------------------------------------------------------ what comes of it
+
+    def passed(self, item: Outgoing, now: float) -> Verdict | None:
+        """The broker acknowledged a message; return what that proves, if anything."""
+        self._proven = item.mark
+        if not (item.size > self._passed or item.retain or self._strikes or self.refusals or item.trial):
+            return None  # as nearly always
+        self._passed_retained |= item.retain
+        if self._strikes:
+            self._strikes.pop(item.topic, None)
+        if item.size > self._passed:
+            self._passed = item.size
+        if self.refusals and not item.trial:
+            self._pardon(item)
+        if item.trial == "retained":
+            self.retains = False
+            return Verdict(why="retained", topic=item.topic, nbytes=item.size, passed=self._passed)
+        if item.trial == "size":
+            return self._refuse("size", item.topic, item.judged_bytes, now)
+        return None
+
+    def _pardon(self, item: Outgoing) -> None:
+        """Take back the verdicts that a message which passed has proved wrong."""
+        for topic, refusal in list(self.refusals.items()):
+            verdict = refusal.verdict
+            if item.topic == topic if verdict.why == "topic" else item.size >= verdict.nbytes:
+                del self.refusals[topic]
+
+    def lost(self, under_way: list[Outgoing], now: float) -> tuple[list[Outgoing], list[Outgoing], Verdict | None]:
+        """The connection ended: return (messages to send again, messages to give up, what the broker hung up on)."""
+        for mark, topic in self._unproven:
+            if mark > self._proven:
+                self._strikes[topic] = self._strikes.get(topic, 0) + 1
+                self._strikes.move_to_end(topic)
+                if len(self._strikes) > _TOPICS:
+                    self._strikes.popitem(last=False)
+        self._unproven.clear()
+        if len(under_way) == 1 and under_way[0].losses >= ALONE and now - under_way[0].alone_at <= AT_ONCE_S:
+            item = under_way[0]
+            item.strikes += 1
+            if item.strikes >= STRIKES:
+                again, given_up, verdict = self._judge(item, now)
+                if not self._passed:
+                    # It may turn out that the broker takes nothing at QoS 1, and this after all.
+                    self.doubted += given_up
+                    given_up = []
+                return again, given_up, verdict
+        for item in under_way:
+            item.losses += 1
+        return under_way, [], None
+
+    def _judge(self, item: Outgoing, now: float) -> tuple[list[Outgoing], list[Outgoing], Verdict | None]:
+        """Find out why the broker hangs up on a message, by trials where need be; return as `lost` does."""
+        if item.trial == "size":  # not even a few bytes pass: it is the topic
+            return [], [], self._refuse("topic", item.topic, item.judged_bytes, now)
+        if item.topic in self.refusals:
+            self._refuse("topic", item.topic, item.size, now)
+            return [], [item], None
+        if not self._passed:
+            self._suspects.add(item.topic)
+        if len(self._suspects) > 1:
+            self._suspects.clear()
+            self.takes_qos_1 = False
+            self.refusals.clear()
+            again, self.doubted = [*self.doubted, item], []
+            return again, [], Verdict(why="qos", topic=item.topic, nbytes=item.size, passed=0)
+        if item.retain and not self._passed_retained:
+            # The message itself, but for its flag: if it passes, it has arrived.
+            made = Outgoing(item.topic, item.payload, False, item.content_type, item.expires_at, item.token, item.lane)
+            made.handed_at = item.handed_at
+            self._try(made, "retained")
+            return [], [], None
+        if item.size <= self._passed:
+            return [], [item], self._refuse("topic", item.topic, item.size, now)
+        if not self._trial_payload:
+            return [], [item], self._refuse("size", item.topic, item.size, now)
+        made = Outgoing(item.topic, self._trial_payload, lane=item.lane)
+        made.judged_bytes = item.size
+        self._try(made, "size")
+        return [], [item], None
+
+    def _try(self, item: Outgoing, trial: Literal["retained", "size"]) -> None:
+        """Have a message go out alone; the next hang-up is proof."""
+        item.trial, item.losses, item.strikes = trial, ALONE, STRIKES - 1
+        self.trials.append(item)
+
+    def _refuse(self, why: Literal["topic", "size"], topic: str, nbytes: int, now: float) -> Verdict:
+        """Put a verdict in force, or confirm it for twice the time."""
+        known = self.refusals.get(topic)
+        if known is not None:
+            known.lasts_s = min(RETRY_MAX_S, 2 * known.lasts_s)
+            known.until = now + known.lasts_s
+            return known.verdict
+        verdict = Verdict(why=why, topic=topic, nbytes=nbytes, passed=self._passed)
+        self.refusals[topic] = _Refusal(verdict, now)
+        if len(self.refusals) > _TOPICS:
+            self.refusals.popitem(last=False)
+        return verdict
+
+
+def at_qos_1(topic: str, payload: bytes, content_type: str | None) -> Outgoing:
+    """Return a message meant for QoS 0 as one that the broker acknowledges, and alone, to see whether it takes it."""
+    made = Outgoing(topic, payload, content_type=content_type, lane=Lane.LOSSY)
+    made.losses = ALONE
+    return made

@@ -1,0 +1,452 @@
+"""MQTT by paho-mqtt: a connection that heals itself.
+
+paho's network thread is not used: `poll` waits on the socket, and a publish from any thread goes straight to
+the socket under `lock`, without a hand-over. Here are lock, loop and client; what follows from an event is decided in
+parts that have none of these: `connection`, `sending` and `receiving`.
+
+Whoever calls into the paho client holds `PahoTransport.lock`. The dialling thread is the one exception: while
+it runs, nobody else touches the client.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+
+from distree.broker_settings import BrokerSettings, Session
+from distree.errors import BrokerError, ConfigError, LocalProtocolError
+from distree.lanes import Lane
+from distree.transport import connect_errors, packets
+from distree.transport.base import Listener
+from distree.transport.connection import Connection, Step
+from distree.transport.dialling import Dialler
+from distree.transport.lean_client import LeanClient
+from distree.transport.listener_calls import Teller
+from distree.transport.negotiation import Version
+from distree.transport.outbox import Outbox, Outgoing
+from distree.transport.poller import Poller
+from distree.transport.receive_window import Receiver
+from distree.transport.send_window import OVERHEAD_BYTES, Sender
+
+_HOUSEKEEPING_S = 0.25
+_CLOSE_S = 1.0
+_NOTICES = 16
+
+_transports: weakref.WeakSet[PahoTransport] = weakref.WeakSet()
+"""Those that are open, for a child process that is forked from this one."""
+
+
+class PahoTransport:
+    """`Transport` over MQTT 5, or over MQTT 3.1.1 where the broker knows no other.
+
+    Its parameters are those of `make_transport`. `last_error` is one line on why there is no connection, or on what was
+    refused; `notices` are lines on what the broker does not take, and this goes on without: whoever shows them takes
+    them out. `judging` says whether the last connection ended while it was being found out what the broker hangs up
+    on, which a notice will say.
+    """
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *,
+        client_id: str,
+        will: tuple[str, bytes] | None,
+        receive_maximum: int,
+        session: Session,
+        trial_payload: bytes,
+        offline_items: int,
+        offline_bytes: int,
+    ) -> None:
+        self.lock = threading.RLock()
+        self.online = False
+        self.judging = False
+        self.last_error: str | None = None
+        self.notices: deque[str] = deque(maxlen=_NOTICES)
+        self._settings = settings
+        self._address = f"{settings.host}:{settings.port}"
+        self._outbox = Outbox(offline_items, offline_bytes)
+        self._connection = Connection(settings, client_id, has_will=will is not None, notices=self.notices)
+        self._sender = Sender(settings, self._connection.limits, self._outbox, trial_payload, self.notices)
+        self._receiver = Receiver(self.notices)
+        self._dialler = Dialler(settings, client_id, will, receive_maximum, session)
+        self._client = self._dialler.make_client(self, self.protocol)
+        self._poller = Poller()
+        self._housekeeping_at = 0.0
+        self._paused = False
+        self._teller = Teller()
+
+    @property
+    def protocol(self) -> Version:
+        """The version of MQTT that is spoken, or tried next."""
+        return self._connection.greeting.version
+
+    @property
+    def offline_dropped(self) -> int:
+        """Messages given up, of all lanes."""
+        return self._outbox.dropped.total()
+
+    @property
+    def retains(self) -> bool:
+        """Whether the broker takes retained messages, as far as it has said, or hung up on them."""
+        return self._sender.retains
+
+    @property
+    def tells_unread(self) -> bool:
+        """Whether the broker may say that nobody reads a message: in MQTT 3.1.1 it has no way to."""
+        return self.protocol == "5"
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be sent, or to be acknowledged by the broker."""
+        return self._sender.idle
+
+    # Life: open, connect, close.
+
+    def open(self, listener: Listener, subscriptions: Sequence[tuple[str, int]]) -> None:
+        """Remember listener and subscriptions (QoS 2 counts as 1); ConfigError for a bad password file, or TLS's."""
+        with self.lock:
+            self._dialler.read_files()
+            self._client = self._new_client()
+            self._teller.open(listener)
+            self._poller.open()
+            self._connection.open(subscriptions)
+            _transports.add(self)
+
+    def connect_now(self, timeout_s: float, *, patient: bool = False) -> None:
+        """Poll until online; BrokerError with the reason after `timeout_s`, or at once if it cannot heal."""
+        until, connection = time.monotonic() + timeout_s, self._connection
+        while not self.online:
+            left = until - time.monotonic()
+            with self.lock:  # the dialling thread says what is wrong, and how bad it is, in one go
+                if left <= 0 or connection.is_hopeless or (connection.is_absent and not patient):
+                    raise BrokerError(self.last_error or f"{self._address} did not answer within {timeout_s:g} s")
+            self.poll(min(left, 0.1))
+
+    def subscribe(self, subscriptions: Sequence[tuple[str, int]]) -> None:
+        """Ask for these too, in the next turn of `poll`, and once online on later connections; with the lock held."""
+        if self._connection.filters.add(subscriptions) and self.online:
+            self._teller.add(self._ask_for_more)
+            self.wake()
+
+    def unsubscribe(self, names: Sequence[str]) -> None:
+        """Ask for no more messages of these filters; called with the lock held."""
+        known = self._connection.filters.remove(names)
+        if self.online and known:
+            self._client.unsubscribe(known)
+            self.wake()
+
+    def pause(self, *, paused: bool) -> None:
+        """Stop reading from the socket, or go on; the connection is kept alive meanwhile. With the lock held.
+
+        Whatever else comes on this connection waits too: acknowledgements, and the news that it was lost.
+        """
+        self._paused = paused
+
+    def close(self) -> None:
+        """Send what waits, disconnect without the will, and with it end a session of this process; within about 1 s."""
+        until = time.monotonic() + _CLOSE_S
+        while self.online and not self.idle and time.monotonic() < until:
+            self._poller.wait_to_read(20)
+            with self.lock:
+                if self.online:
+                    self._client.read()
+                    self._client.loop_write()
+                    self._flush()
+        with self.lock:
+            self.online = False
+            self._teller.calls.clear()
+            if self._connection.close():
+                self._dialler.disconnect(self._client, self.protocol)
+            _transports.discard(self)
+            self._poller.close()
+
+    def _leave(self) -> None:
+        """Leave the connection to the process from which this one was forked."""
+        self.lock = threading.RLock()  # whoever held it is not in this process
+        self.online = False
+        self.last_error = connect_errors.forked(self._settings)
+        self._sender.leave()
+        self._connection.close()
+        self._client.let_go()
+        self._poller.leave()
+
+    # Sending.
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int,
+        retain: bool = False,
+        content_type: str | None = None,
+        expiry_s: float | None = None,
+        token: str | None = None,
+        lane: Lane = Lane.WORK,
+    ) -> None:
+        """Send now, or queue where offline, backed up or at the window's bound; see `Transport.publish`.
+
+        At QoS 0 a message is dropped and counted where it could not be sent at once. QoS 2 counts as 1.
+        """
+        sender, client = self._sender, self._client
+        nbytes = len(topic) + len(payload)
+        if nbytes + OVERHEAD_BYTES > sender.limits.max_packet_bytes or sender.blame.refusals:
+            sender.check(topic, nbytes, time.monotonic())
+        free = self.online and not client.backed_up()
+        if qos == 0 and not sender.wants_acknowledged(topic):
+            if free:
+                client.send_packet(sender.packet_at_qos_0(topic, payload, retain, content_type, expiry_s))
+            else:
+                self._outbox.dropped[Lane.LOSSY] += 1
+        else:
+            now = time.monotonic()
+            expires_at = None if expiry_s is None else now + expiry_s
+            item = sender.prepare(topic, payload, qos, retain, content_type, expires_at, token, lane, now)
+            if free and sender.has_room(item):
+                self._send(item, now, expiry_s)
+            else:
+                self._outbox.put(item)
+                self._teller.given_up(self._outbox.casualties)
+        if client.backed_up():
+            self.wake()  # the polling thread waits for reading alone
+
+    def _send(self, item: Outgoing, now: float, expiry_s: float | None) -> None:
+        sender, client = self._sender, self._client
+        if sender.takes_qos_1:
+            client.send_packet(sender.put_under_way(item, client.fresh_mid(sender.under_way), now, expiry_s))
+        else:
+            client.send_packet(sender.put_under_way(item, None, now, expiry_s))
+            if item.token is not None:
+                self._teller.published(item.token)
+
+    def _flush(self) -> None:
+        """Send what waits, as far as window and socket allow; drop what has expired or would not be taken."""
+        now = time.monotonic()
+        while self.online and not self._client.backed_up() and (item := self._sender.take_next(now)) is not None:
+            try:
+                if not item.strikes:  # else it goes out to be judged
+                    self._sender.check(item.topic, item.size, now)
+            except LocalProtocolError as error:
+                self.last_error = error.detail
+                self._outbox.drop(item)
+            else:
+                self._send(item, now, None if item.expires_at is None else item.expires_at - now)
+        self._teller.given_up(self._outbox.casualties)
+
+    def unacknowledged_since(self) -> float:
+        """Return since when the broker has owed an acknowledgement, see `Transport`; it owes none without QoS 1."""
+        return self._sender.oldest_since() if self.online else -math.inf
+
+    def acknowledge_at_once(self) -> None:
+        """Have the kernel acknowledge what comes at once, on this connection and later ones."""
+        self._client.acknowledges_at_once = True
+
+    def acknowledge(self, token: object) -> None:
+        """Acknowledge a received message; harmless for QoS 0, twice, and after a reconnect."""
+        pubacks = self._receiver.acknowledge(token)
+        if pubacks:
+            self._client.send_packet(pubacks)
+            if self._client.backed_up():
+                self.wake()
+
+    def cork(self) -> None:
+        """Gather what is sent from here on; calls may nest."""
+        self._client.corked += 1
+
+    def uncork(self) -> None:
+        """Send what was gathered, in one write."""
+        self._client.uncork()
+        if self._client.backed_up():
+            self.wake()
+
+    def wake(self) -> None:
+        """Make a waiting `poll` return early; callable from any thread, without the lock."""
+        self._poller.wake()
+
+    # The loop.
+
+    def poll(self, timeout_s: float) -> None:
+        """Wait at most `timeout_s`, serve the connection, call the listener; its exceptions come out here."""
+        if self._connection.state == "waiting":
+            self._dial_if_due()
+        come = self._poller.wait(math.ceil(self._patience_s(timeout_s) * 1000))
+        with self.lock:
+            readable = self._poller.is_ready(come)
+            if self._connection.has_socket:
+                self._serve(readable)
+            self._teller.tell()
+            client = self._client
+            sock = client.socket() if self._connection.has_socket else None
+            self._poller.watch(sock, reads=not self._paused, writes=client.want_write())
+
+    def _patience_s(self, timeout_s: float) -> float:
+        """Return how long to wait for the network: never past what housekeeping or the next attempt needs."""
+        state = self._connection.state
+        if self._teller.calls or state == "closed" or (self._client.reads_ahead() and not self._paused):
+            return 0.0
+        if state == "waiting":
+            timeout_s = min(timeout_s, self._connection.retry_at - time.monotonic())
+        return max(0.0, min(timeout_s, 1.0))
+
+    def _serve(self, readable: bool) -> None:
+        client = self._client
+        if readable or (client.reads_ahead() and not self._paused):
+            client.read()
+        if client.want_write():
+            client.loop_write()
+        if self._outbox.count or self._sender.blame.trials:
+            self._flush()
+        now = time.monotonic()
+        if now >= self._housekeeping_at:
+            self._housekeeping_at = now + _HOUSEKEEPING_S
+            client.keep_alive(reads=not self._paused)
+            if (overdue := self._connection.overdue(now)) is not None:
+                self._hang_up(overdue)
+            self._ask_for_more()
+
+    # Connecting.
+
+    def _new_client(self) -> LeanClient:
+        client = self._dialler.make_client(self, self.protocol)
+        client.acknowledges_at_once = self._client.acknowledges_at_once
+        return client
+
+    def _dial_if_due(self) -> None:
+        with self.lock:
+            if self._connection.dial(time.monotonic()):
+                threading.Thread(target=self._connect, name="distree-dial", daemon=True).start()
+
+    def _connect(self) -> None:
+        """Connect and send CONNECT: seconds at worst, so in a thread of its own."""
+        client, connection, sender = self._client, self._connection, self._sender
+        error: Exception | None = None
+        try:
+            will_flags = (int(sender.takes_qos_1), sender.retains) if connection.greeting.with_will else None
+            self._dialler.connect(client, self.protocol, is_known=connection.is_known, will_flags=will_flags)
+        except (OSError, ValueError, ConfigError) as caught:
+            error = caught
+        with self.lock:
+            if connection.state == "closed":
+                client.disconnect()
+            elif error is not None:
+                self._ended(connection.unreachable(error))
+            elif client.socket() is None:
+                self._ended(connect_errors.no_mqtt(self._settings, client.tls_error))
+            elif connection.state == "dialling":
+                connection.greeted(time.monotonic())
+                self._housekeeping_at = 0.0
+            self.wake()
+
+    def _hang_up(self, why: str | None) -> None:
+        """Close a connection that is of no use."""
+        client = self._client
+        self._ended(why)
+        client.hang_up()
+
+    def _ended(self, why: str | None, *, soon: bool = False) -> None:
+        """Enter the wait for the next attempt. Idempotent: paho may report one end twice."""
+        now, version, judging = time.monotonic(), self.protocol, self._sender.alone
+        # What the broker hangs up on is soon found out: no need to hold off for long.
+        if not self._connection.ended(now, soon=soon, judging=judging):
+            return
+        self.online, self.judging = False, judging
+        if version != self.protocol:
+            self._client = self._new_client()
+        self._sender.lost(now)
+        self._teller.given_up(self._outbox.casualties)
+        self._receiver.forget()
+        if why is not None:
+            self.last_error = why
+        self._teller.disconnected(self.last_error or "connection lost")
+        self.wake()
+
+    def _go_on(self, step: Step, why: str | None) -> None:
+        """Do what follows from an answer of the broker, and say what is wrong."""
+        if why is not None:
+            self.last_error = why
+        match step:
+            case "subscribe":
+                self._client.subscribe(self._connection.filters.asked)
+            case "be online":
+                self._be_online()
+            case "begin anew":
+                self._ended(None, soon=True)
+                self._client.disconnect()
+                self._client = self._new_client()
+            case "hang up":
+                self._hang_up(why)
+        self._ask_for_more()
+
+    def _be_online(self) -> None:
+        if not self._connection.be_online(time.monotonic()):
+            return
+        self.online = True
+        self.last_error = None
+        self._flush()
+        self._teller.connected(self._receiver.early)
+
+    def _ask_for_more(self) -> None:
+        """Subscribe to what was added, a few at a time, unless a message goes alone to see who is hung up on."""
+        if not self._sender.alone and self._connection.ask_for_more():
+            self._client.subscribe(self._connection.filters.asked)
+
+    # What the client calls, with `lock` held.
+
+    def accepted(self, limits: object) -> None:
+        """The broker accepted this client."""
+        self._teller.add(self._go_on, *self._connection.accepted(limits))
+
+    def refused(self, reason: str) -> None:
+        """The broker refused this client."""
+        self._teller.add(self._go_on, *self._connection.refused(reason))
+
+    def subscribed(self, refusals: Sequence[str | None]) -> None:
+        """The broker answered a SUBSCRIBE."""
+        self._teller.add(self._go_on, *self._connection.subscribed(refusals))
+
+    def lost(self, said: str | None) -> None:
+        """The connection ended."""
+        if self._connection.has_socket:
+            self._ended(self._connection.why_lost(said, self._client.tls_error, time.monotonic()))
+
+    def took(self, packet: packets.Published) -> None:
+        """Queue a received message for the listener."""
+        message = self._receiver.took(packet)
+        if self.online:
+            self._teller.received(message)
+        else:
+            self._receiver.early.append(message)
+
+    def settled(self, mid: int, code: int) -> None:
+        """Take the broker's verdict on a publish; a refusal is final."""
+        item = self._sender.settled(mid, time.monotonic())
+        if item is None:
+            return
+        if self._outbox.casualties:
+            self._teller.given_up(self._outbox.casualties)
+        if code >= packets.REFUSED:
+            self.last_error = f"{self._address} refuses publishes on {item.topic} (code {code}): check its ACL"
+        elif code == packets.NO_SUBSCRIBERS and item.lane is Lane.WORK and item.trial != "size":
+            self._teller.unread(item.topic, item.payload)
+        if item.token is not None:
+            self._teller.published(item.token)
+
+    def skipped(self, topic: str, nbytes: int, mid: int | None) -> None:
+        """Acknowledge a message that is too large to be read, so that it does not come again."""
+        pubacks = self._receiver.skip(topic, nbytes, mid, time.monotonic())
+        if pubacks:
+            self._client.send_packet(pubacks)
+
+
+def _leave_to_the_parent() -> None:
+    for transport in list(_transports):
+        transport._leave()
+    _transports.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)

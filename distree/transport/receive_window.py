@@ -1,0 +1,76 @@
+"""Received messages until they are acknowledged; pure, without clock or socket.
+
+Acknowledgements go out in the order of arrival, as MQTT demands (rumqttd cuts off whoever does otherwise), so one that
+is given early waits for those before it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from distree.transport import packets
+from distree.transport.base import Received
+from distree.transport.lean_client import MAX_INCOMING_BYTES
+
+_SKIPS_SAID_S = 60.0
+
+
+class _Pending:
+    """A received message at QoS 1, until its acknowledgement is sent; compared by identity."""
+
+    __slots__ = ("done", "mid")
+
+    def __init__(self, mid: int) -> None:
+        self.mid = mid
+        self.done = False
+
+
+class Receiver:
+    """The incoming half of a connection. `early` are messages that came before it was online.
+
+    Lines on what is not read are added to `notices`.
+    """
+
+    def __init__(self, notices: deque[str]) -> None:
+        self._notices = notices
+        self.early: list[Received] = []
+        self._unacknowledged: deque[_Pending] = deque()
+        self._skips_said_at = 0.0
+
+    def took(self, packet: packets.Published) -> Received:
+        """Take in a PUBLISH, and return it for the listener."""
+        token = None
+        if packet.mid is not None:
+            token = _Pending(packet.mid)
+            self._unacknowledged.append(token)
+        return Received(topic=packet.topic, payload=packet.payload, retain=packet.retain, token=token)
+
+    def acknowledge(self, token: object) -> bytes:
+        """Return the PUBACKs that may go out now; none for QoS 0, the second time, and after a reconnect."""
+        pubacks = b""
+        if isinstance(token, _Pending):
+            token.done = True
+            # A token of an earlier connection is no longer in the deque, so that it acknowledges nothing.
+            waiting = self._unacknowledged
+            while waiting and waiting[0].done:
+                pubacks += packets.puback(waiting.popleft().mid)
+        return pubacks
+
+    def skip(self, topic: str, nbytes: int, mid: int | None, now: float) -> bytes:
+        """Acknowledge a message that is too large to be read; return the PUBACKs that may go out now."""
+        if now >= self._skips_said_at:  # peers choose topics and sizes, so that no two lines need be the same
+            self._skips_said_at = now + _SKIPS_SAID_S
+            self._notices.append(
+                f"ignored a message of {nbytes:,} bytes on {topic[:120]!a}, as no more than {MAX_INCOMING_BYTES:,} are "
+                "read: find out who publishes it, and forbid it in the broker's ACL"
+            )
+        if mid is None:
+            return b""
+        pending = _Pending(mid)
+        self._unacknowledged.append(pending)
+        return self.acknowledge(pending)
+
+    def forget(self) -> None:
+        """The connection ended: what was not acknowledged comes again."""
+        self._unacknowledged.clear()
+        self.early.clear()

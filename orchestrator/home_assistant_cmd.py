@@ -1,0 +1,110 @@
+"""`distree orchestrator home-assistant`: what a broker keeps for Home Assistant of a site, shown or taken back.
+
+It asks the broker and not the store, so it finds what any orchestrator of the site has left there.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from typing import Any
+
+from distree.broker_settings import Session
+from distree.errors import BrokerError
+from distree.transport import make_transport
+from distree.transport.base import Received, Transport
+from orchestrator.config import HOME_ASSISTANT_PREFIX, OrchestratorConfig, check_prefix
+from orchestrator.formatting import printable
+from orchestrator.home_assistant import config_topic, is_of_site
+from orchestrator.store.lock import is_served
+
+QUIET_S = 1.0
+"""A broker that has sent nothing for so long has sent all that it keeps."""
+
+LONGEST_S = 10.0
+"""Longest wait for that, and for the broker to take what is published."""
+
+
+class _Finder:
+    """Collects the site's discovery messages as the broker sends them, by topic."""
+
+    def __init__(self, transport: Transport, site: str) -> None:
+        self._transport = transport
+        self._site = site
+        self.found: dict[str, bytes] = {}
+        self.settled: set[str] = set()
+        self.heard_at = time.monotonic()
+
+    def connected(self) -> None:
+        """What the broker keeps comes now."""
+        self.heard_at = time.monotonic()
+
+    def disconnected(self, why: str) -> None:
+        """The transport comes back by itself."""
+
+    def received(self, message: Received) -> None:
+        """Keep what is of this site; others announce their own devices beside it."""
+        self._transport.acknowledge(message.token)
+        self.heard_at = time.monotonic()
+        if message.payload and is_of_site(self._site, message.topic):
+            self.found[message.topic] = message.payload
+
+    def published(self, token: str) -> None:
+        """The broker has taken a removal."""
+        self.settled.add(token)
+
+    def given_up(self, token: str) -> None:
+        """Nothing is done about it."""
+
+    def unread(self, topic: str, payload: bytes) -> None:
+        """No work is sent from here."""
+
+
+def told(config: OrchestratorConfig, prefix: str | None, *, remove: bool) -> str:
+    """Return lines on what Home Assistant was told of the site, and take it back if asked; BrokerError without one."""
+    if prefix is None:
+        prefix = config.home_assistant.prefix if config.home_assistant else HOME_ASSISTANT_PREFIX
+    where = config_topic(check_prefix(prefix, "--prefix"), "+")
+    client_id = f"orchestrator-{config.site}-home-{secrets.token_hex(3)}"
+    transport = make_transport(config.broker, client_id=client_id, session=Session.NONE)
+    finder = _Finder(transport, config.site)
+    try:
+        transport.open(finder, [(where, 1)])
+        transport.connect_now(config.broker.connect_timeout_s + 1.0)
+        ends_at = time.monotonic() + LONGEST_S
+        while time.monotonic() < min(ends_at, finder.heard_at + QUIET_S):
+            transport.poll(0.1)
+        found = dict(sorted(finder.found.items()))
+        if remove:
+            _remove(transport, finder, found)
+    finally:
+        transport.close()
+    if not found:
+        return f"nothing of site {config.site} at {where}"
+    lines = [f"{'removed ' if remove else ''}{topic}: {_about(payload)}" for topic, payload in found.items()]
+    if remove and config.home_assistant is not None and is_served(config.store.path):
+        lines.append(
+            "the running orchestrator announces the site again when Home Assistant starts: take home_assistant out of "
+            "its configuration and restart it"
+        )
+    return "\n".join(lines)
+
+
+def _remove(transport: Transport, finder: _Finder, found: dict[str, bytes]) -> None:
+    with transport.lock:
+        for topic in found:
+            transport.publish(topic, b"", qos=1, retain=True, token=topic)
+    ends_at = time.monotonic() + LONGEST_S
+    while not finder.settled.issuperset(found):
+        transport.poll(0.1)
+        if time.monotonic() > ends_at:
+            raise BrokerError(transport.last_error or f"the broker did not take the removal within {LONGEST_S:g} s")
+
+
+def _about(payload: bytes) -> str:
+    try:
+        said: Any = json.loads(payload)
+        return f"{printable(str(said['dev']['name']))}, {len(said['cmps'])} entities"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"{len(payload)} bytes that are not understood"

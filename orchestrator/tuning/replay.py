@@ -1,0 +1,147 @@
+"""Playing recorded audits to a tuner: what it would have done, one audit after the other, and at what cost.
+
+A recording is an .npz file: `score` (n, exits) float, `prediction` (n, exits) integers, `mac` (exits), growing, and
+optionally `label` (n,) integers. The last exit's scores are not looked at. `distree zoo evaluate --audits` writes one.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distree.errors import ConfigError
+from orchestrator.tuning.tuners import Audit, Tuner, Vector
+from orchestrator.tuning.tuners.audits import exits_taken
+
+_NEEDED = ("score", "prediction", "mac")
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Audits in the order in which they came, and the cost of leaving at each exit, in multiply-accumulates."""
+
+    audits: tuple[Audit, ...]
+    costs: Vector
+
+    def shuffled(self, seed: int) -> Recording:
+        """Return the same audits in another order."""
+        order = np.random.default_rng(seed).permutation(len(self.audits))
+        return Recording(tuple(self.audits[i] for i in order), self.costs)
+
+    def head(self, count: int | None) -> Recording:
+        """Return the first `count` audits, all of them for None."""
+        return self if count is None else Recording(self.audits[:count], self.costs)
+
+
+def load_recording(path: Path) -> Recording:
+    """Read a recording. Raises ConfigError, in one line, for a file that is none."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = {name: np.asarray(content[name]) for name in content.files}
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or 'cannot be read'}") from None
+    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError):
+        raise ConfigError(f"{path}: not an .npz of arrays; distree zoo evaluate --audits writes one") from None
+    trouble = _trouble(arrays)
+    if trouble is not None:
+        raise ConfigError(f"{path}: {trouble}")
+    labels = arrays["label"].tolist() if "label" in arrays else [None] * len(arrays["score"])
+    rows = zip(arrays["score"][:, :-1].tolist(), arrays["prediction"].tolist(), labels, strict=True)
+    audits = tuple(Audit(tuple(scores), tuple(guesses), label) for scores, guesses, label in rows)
+    return Recording(audits, tuple(map(float, arrays["mac"])))
+
+
+def _trouble(arrays: dict[str, npt.NDArray[Any]]) -> str | None:
+    for name in _NEEDED:
+        if name not in arrays:
+            return f"has no {name!r}; needed are {', '.join(_NEEDED)}"
+    score, prediction, mac = (arrays[name] for name in _NEEDED)
+    if score.ndim != 2 or score.dtype.kind != "f" or score.shape[1] < 2 or not len(score):
+        return f"score: floats of shape (n, exits), two exits or more, are needed; this is {score.dtype} {score.shape}"
+    if prediction.shape != score.shape or prediction.dtype.kind not in "iu":
+        return f"prediction: integers of shape {score.shape} are needed; this is {prediction.dtype} {prediction.shape}"
+    if np.isnan(score[:, :-1]).any():
+        return f"score: row {int(np.isnan(score[:, :-1]).any(axis=1).argmax())} holds NaN"
+    if mac.shape != score.shape[1:] or mac.dtype.kind not in "iuf" or not (np.diff(mac) > 0).all() or mac[0] < 0:
+        return f"mac: {score.shape[1]} numbers are needed, growing from exit to exit; this is {mac.tolist()}"
+    label = arrays.get("label")
+    if label is not None and (label.shape != score.shape[:1] or label.dtype.kind not in "iu"):
+        return f"label: integers of shape {score.shape[:1]} are needed; this is {label.dtype} {label.shape}"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """After `audits` audits other thresholds were in force.
+
+    saved: share of the last exit's cost that they save on the whole recording. loss: their mean loss there.
+    """
+
+    audits: int
+    thresholds: Vector
+    saved: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a tuner did. answered_loss and answered_saved: of all inputs as they were answered, while it learned."""
+
+    tuner: str
+    audits: int
+    steps: tuple[Step, ...]
+    answered_loss: float
+    answered_saved: float
+
+
+def replay(tuner: Tuner, recording: Recording) -> Replay:
+    """Play a recording to a tuner; each audit is answered by the thresholds in force before it was seen."""
+    costs, judged = recording.costs, _Judge(recording)
+    changes: list[tuple[int, Vector]] = [(0, tuner.thresholds)]
+    losses, saved = [], []
+    for count, audit in enumerate(recording.audits, start=1):
+        taken = int(exits_taken(audit.scores, changes[-1][1]))
+        losses.append(audit.losses()[taken])
+        saved.append(1.0 - costs[taken] / costs[-1])
+        tuner.observe(audit)
+        if tuner.thresholds != changes[-1][1]:
+            changes.append((count, tuner.thresholds))
+    return Replay(
+        tuner=tuner.name,
+        audits=len(recording.audits),
+        steps=tuple(Step(count, vector, *judged(vector)) for count, vector in changes),
+        answered_loss=float(np.mean(losses)),
+        answered_saved=float(np.mean(saved)),
+    )
+
+
+class _Judge:
+    """Says what thresholds save and lose on the whole of a recording."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._scores = np.array([audit.scores for audit in recording.audits])
+        self._losses = np.array([audit.losses() for audit in recording.audits])
+        self._costs = np.array(recording.costs)
+        self._known: dict[Vector, tuple[float, float]] = {}
+
+    def __call__(self, vector: Vector) -> tuple[float, float]:
+        """Return (share of the last exit's cost saved, mean loss)."""
+        if vector not in self._known:
+            taken = exits_taken(self._scores, vector)
+            saved = 1.0 - self._costs[taken].mean() / self._costs[-1]
+            loss = self._losses[np.arange(len(taken)), taken].mean()
+            self._known[vector] = float(saved), float(loss)
+        return self._known[vector]
+
+
+def thinned(steps: Sequence[Step], most: int) -> list[Step]:
+    """Return at most `most` steps, the first and the last among them, evenly spread over the others."""
+    if len(steps) <= most:
+        return list(steps)
+    return [steps[round(k * (len(steps) - 1) / (most - 1))] for k in range(most)]

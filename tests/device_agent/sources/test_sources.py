@@ -1,0 +1,601 @@
+"""Sources: files in a folder, an archive played back, and messages."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+from memory_transport import MemoryBroker
+
+from device_agent.config import DirectorySource, ReplaySource
+from device_agent.sources import Mqtt, directory
+from device_agent.sources.directory import Directory
+from device_agent.sources.replay import Replay
+from distree.bundle.loading import load_bundle
+from distree.bundle.preprocessing import Preprocessor
+from distree.errors import ConfigError
+from distree.messages.codec import encode
+from distree.messages.request import InputMessage
+
+PATIENCE_S = 30.0
+SHAPE = (28, 28, 1)
+
+
+class Inlet:
+    """Takes inputs as an agent does, and answers when told."""
+
+    def __init__(self):
+        self.preprocessor = Preprocessor(load_bundle("fashion", verify=()).manifest)
+        self.room = threading.Event()
+        self.room.set()
+        self.taken = []
+        self.rejected = []
+        self.worked = 0
+
+    def wait_for_room(self, timeout_s):
+        return self.room.wait(timeout_s)
+
+    def accept(self, name, raw, request=None):
+        self.preprocessor.tensor(raw)  # raises for a wrong dtype or shape
+        request = request or f"own-{len(self.taken)}"
+        self.taken.append((name, raw, request))
+        return request
+
+    def work(self):
+        self.worked = len(self.taken)
+
+    def reject(self, name, reason, detail, payload):
+        self.rejected.append((name, reason, detail, payload))
+
+    def wake(self):
+        pass
+
+    def names(self):
+        return [name for name, _, _ in self.taken]
+
+
+def until(condition, what):
+    ends_at = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < ends_at, f"waited in vain for {what}"
+        time.sleep(0.002)
+
+
+def image(value=0):
+    return np.full(SHAPE, value, np.uint8)
+
+
+# ---------------------------------------------------------------- a folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def inlet():
+    return Inlet()
+
+
+@pytest.fixture
+def watch(folder, inlet):
+    """Start a Directory in a thread; it is stopped, and its thread joined, at the end."""
+    stop, threads = threading.Event(), []
+
+    def watch(**changes):
+        source = Directory(DirectorySource(kind="directory", path=folder, poll_ms=2, **changes), inlet)
+        thread = threading.Thread(target=source.run, args=(stop,))
+        threads.append(thread)
+        thread.start()
+        until(folder.is_dir, "the folder")
+        return source
+
+    yield watch
+    stop.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+
+def put(folder, name, content, age_s=1.0):
+    """Put a file there whole, last changed `age_s` ago."""
+    folder.mkdir(exist_ok=True)
+    hidden = folder / f".{name}"
+    if isinstance(content, np.ndarray):
+        with hidden.open("wb") as file:
+            np.save(file, content)
+    else:
+        hidden.write_bytes(content)
+    changed = time.time() - age_s
+    os.utime(hidden, (changed, changed))
+    return hidden.rename(folder / name)
+
+
+def answer_all(source, inlet):
+    for _, _, request in inlet.taken:
+        source.note_answered(request)
+
+
+def test_files_are_taken_oldest_name_first(folder, inlet, watch):
+    for name in ("b.npy", "c.npy", "a.npy"):
+        put(folder, name, image(ord(name[0])))
+    watch()
+    until(lambda: inlet.worked == 3, "three inputs, and their computing")
+    assert inlet.names() == ["a.npy", "b.npy", "c.npy"]
+    assert [int(raw[0, 0, 0]) for _, raw, _ in inlet.taken] == [97, 98, 99]
+
+
+def test_a_file_stays_until_it_is_answered_and_then_moves_to_done(folder, inlet, watch):
+    put(folder, "a.npy", image())
+    source = watch()
+    until(lambda: inlet.taken, "the input")
+    put(folder, "b.npy", image())
+    until(lambda: len(inlet.taken) == 2, "a later look")
+    assert (folder / "a.npy").exists()
+    source.note_answered(inlet.taken[0][2])
+    until(lambda: (folder / "done" / "a.npy").exists(), "the move")
+    assert not (folder / "a.npy").exists()
+    assert (folder / "b.npy").exists()
+    assert inlet.names() == ["a.npy", "b.npy"]
+
+
+def test_an_answered_file_is_deleted_where_that_is_wanted(folder, inlet, watch):
+    put(folder, "a.npy", image())
+    source = watch(after="delete")
+    until(lambda: inlet.taken, "the input")
+    answer_all(source, inlet)
+    until(lambda: not (folder / "a.npy").exists(), "the end of the file")
+    assert not (folder / "done").exists()
+
+
+def test_a_file_that_may_still_be_written_waits(folder, inlet, watch):
+    put(folder, "young.npy", image(), age_s=-3600)  # as if changed just now, for an hour
+    put(folder, "old.npy", image())
+    watch()
+    until(lambda: inlet.taken, "the old one")
+    put(folder, "older.npy", image())
+    until(lambda: len(inlet.taken) == 2, "a later look")
+    assert inlet.names() == ["old.npy", "older.npy"]
+    settled = time.time() - 1
+    os.utime(folder / "young.npy", (settled, settled))
+    until(lambda: "young.npy" in inlet.names(), "the young one, once it has settled")
+    assert inlet.rejected == []
+
+
+def test_names_with_a_dot_and_folders_are_left_alone(folder, inlet, watch):
+    put(folder, "x", b"")
+    (folder / "x").rename(folder / ".hidden.npy")
+    (folder / "sub.npy").mkdir(parents=True)
+    put(folder, "seen.npy", image())
+    watch()
+    until(lambda: inlet.taken, "the input")
+    put(folder, "seen-too.npy", image())
+    until(lambda: len(inlet.taken) == 2, "a later look")
+    assert inlet.names() == ["seen.npy", "seen-too.npy"]
+    assert (folder / ".hidden.npy").exists()
+    assert inlet.rejected == []
+
+
+def archive(**arrays):
+    with io.BytesIO() as file:
+        np.savez(file, **arrays)
+        return file.getvalue()
+
+
+def huge_npy():
+    """A header that promises more than any board has."""
+    with io.BytesIO() as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (1 << 45,)})
+        return file.getvalue()
+
+
+BAD_FILES = {
+    "empty.npy": (b"", "encoding"),
+    "cut.npy": (b"\x93NUMPY\x01\x00", "encoding"),
+    "garbage.npy": (b"\x00\x01garbage", "encoding"),
+    "header.npy": (b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((\n", "encoding"),
+    "archive.npy": (archive(input=image()), "encoding"),
+    "broken-archive.npy": (b"PK\x03\x04" + b"\x00" * 40, "encoding"),
+    "huge.npy": (huge_npy(), "encoding"),
+    "pickle.npy": (None, "encoding"),
+    "shape.npy": (np.zeros((3, 3), np.uint8), "shape"),
+    "dtype.npy": (np.zeros(SHAPE, np.float32), "dtype"),
+    "broken.png": (b"\x89PNG\r\n\x1a\n and no more", "image"),
+    "empty.jpg": (b"", "image"),
+    "text.txt": (b"hello", "image"),
+    "page.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_what_is_no_input_moves_to_failed_and_the_next_is_taken(folder, inlet, watch, name):
+    content, reason = BAD_FILES[name]
+    if content is None:
+        with io.BytesIO() as file:
+            np.save(file, np.array([{}], object), allow_pickle=True)
+            content = file.getvalue()
+    put(folder, name, content)
+    put(folder, "zz-good.npy", image())
+    watch()
+    until(lambda: inlet.taken, "the good one")
+    assert [(who, why) for who, why, _, _ in inlet.rejected] == [(name, reason)]
+    until(lambda: (folder / "failed" / name).exists(), "the move")
+    assert inlet.names() == ["zz-good.npy"]
+
+
+@pytest.mark.parametrize("is_shut", [False, True])
+def test_a_file_that_may_not_be_read_holds_up_no_other(folder, inlet, watch, monkeypatch, is_shut):
+    put(folder, "a.npy", image())
+    put(folder, "b.npy", image())
+    read, replace = Path.read_bytes, Path.replace
+
+    def read_bytes(path):
+        if path.name == "a.npy":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    def move(path, target):
+        if path.name == "a.npy" and is_shut:
+            raise PermissionError(13, "Permission denied")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(Path, "replace", move)
+    watch()
+    until(lambda: inlet.taken, "the other")
+    assert inlet.names() == ["b.npy"]
+    assert [(name, reason, detail) for name, reason, detail, _ in inlet.rejected] == [
+        ("a.npy", "file", "cannot be read: Permission denied")
+    ]
+    put(folder, "c.npy", image())
+    until(lambda: len(inlet.taken) == 2, "one more")
+    assert len(inlet.rejected) == 1
+    assert (folder / "a.npy").exists() is is_shut
+
+
+def test_too_long_a_file_is_not_read(folder, inlet, watch, monkeypatch):
+    monkeypatch.setattr(directory, "MAX_FILE_BYTES", 1000)
+    put(folder, "long.npy", b"x" * 1001)
+    watch()
+    until(lambda: inlet.rejected, "the rejection")
+    assert inlet.rejected[0][:2] == ("long.npy", "size")
+    assert inlet.rejected[0][3] == b""
+
+
+def test_a_file_is_one_request_over_a_restart_and_a_new_file_of_the_name_another(folder, inlet, watch):
+    put(folder, "a.npy", image(), age_s=100)
+    watch()
+    until(lambda: inlet.taken, "the input")
+    watch()  # as after a crash: the file is still there
+    until(lambda: len(inlet.taken) == 2, "the input again")
+    (folder / "a.npy").unlink()
+    put(folder, "a.npy", image(), age_s=50)
+    watch()
+    until(lambda: len(inlet.taken) == 3, "the new one")
+    first, again, other = (request for _, _, request in inlet.taken)
+    assert first == again != other
+    assert all(len(request) <= 64 and request.isprintable() for _, _, request in inlet.taken)
+
+
+def test_long_names_with_the_same_beginning_and_time_are_different_requests(folder, inlet, watch):
+    changed = time.time() - 50
+    for index in range(3):
+        path = put(folder, f"camera-front-2024-01-01T00-00-00-{index:03}.npy", image())
+        os.utime(path, (changed, changed))
+    source = watch()
+    until(lambda: len(inlet.taken) == 3, "three inputs")
+    assert len({request for _, _, request in inlet.taken}) == 3
+    answer_all(source, inlet)
+    until(lambda: len(list((folder / "done").glob("*"))) == 3, "all three to be put away")
+
+
+def test_names_that_cannot_be_printed_are_escaped(folder, inlet, watch):
+    put(folder, "bell\x07.npy", image())
+    watch()
+    until(lambda: inlet.taken, "the input")
+    assert inlet.names() == ["bell\\x07.npy"]
+
+
+def test_without_room_files_wait(folder, inlet, watch):
+    inlet.room.clear()
+    put(folder, "a.npy", image())
+    watch()
+    assert not inlet.taken
+    inlet.room.set()
+    until(lambda: inlet.taken, "the input")
+
+
+# ---------------------------------------------------------------- replay
+
+
+@pytest.fixture
+def replay(tmp_path, inlet):
+    def replay(count=5, arrays=None, **changes):
+        path = tmp_path / "inputs.npz"
+        np.savez(path, **({"input": np.stack([image(k) for k in range(count)])} if arrays is None else arrays))
+        return Replay(ReplaySource(kind="replay", path=path, **changes), inlet.preprocessor)
+
+    return replay
+
+
+def played(feed, now=100.0, most=100):
+    """Start a feed and take what it has at once; return [(name, first value)]."""
+    feed.start(now)
+    taken = []
+    while feed.due_at() <= now and len(taken) < most:
+        name, raw = feed.next_input(now)
+        taken.append((name, int(raw.ravel()[0])))
+    return taken
+
+
+def test_all_inputs_are_replayed_by_their_index(replay):
+    assert played(replay()) == [(str(k), k) for k in range(5)]
+
+
+def test_names_in_the_file_are_those_of_the_inputs(replay):
+    inputs = np.stack([image(k) for k in range(3)])
+    feed = replay(arrays={"input": inputs, "name": np.array([4711, 7, 12])}, repeat=True)
+    assert played(feed, most=4) == [("4711", 0), ("7", 1), ("12", 2), ("4711", 0)]
+    named = replay(arrays={"input": inputs, "name": np.array(["a", "b\x07", "c" * 300])}, limit=3)
+    assert [name for name, _ in played(named)] == ["a", "b\\x07", "c" * 256]
+
+
+def test_nothing_is_due_before_the_start_and_after_the_end(replay):
+    feed = replay(count=1)
+    assert feed.due_at() == float("inf")
+    feed.start(3.0)
+    assert feed.due_at() == 3.0
+    feed.next_input(3.0)
+    assert feed.due_at() == float("inf")
+
+
+def test_a_limit_ends_it_earlier(replay):
+    assert played(replay(limit=2)) == [("0", 0), ("1", 1)]
+    assert len(played(replay(limit=99))) == 5
+
+
+def test_repeating_it_starts_again(replay):
+    names = [name for name, _ in played(replay(count=2, repeat=True), most=5)]
+    assert names == ["0", "1", "0", "1", "0"]
+
+
+def test_a_rate_spaces_the_inputs(replay):
+    feed = replay(rate_hz=10)
+    feed.start(50.0)
+    due = []
+    for _ in range(5):
+        due.append(feed.due_at())
+        feed.next_input(due[-1])
+    assert due == pytest.approx([50.0, 50.1, 50.2, 50.3, 50.4])
+
+
+def test_what_was_held_up_for_long_is_not_caught_up_in_one_burst(replay):
+    feed = replay(count=100, rate_hz=10)
+    feed.start(0.0)
+    late = 60.0
+    burst = 0
+    while feed.due_at() <= late:
+        feed.next_input(late)
+        burst += 1
+    assert burst <= 12
+
+
+DAMAGED = {
+    "cut": lambda content: content[: len(content) // 2],
+    "flipped": lambda content: content[:200] + bytes(byte ^ 0x55 for byte in content[200:400]) + content[400:],
+    "empty": lambda content: b"",
+    "compressed badly": None,
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_archive_is_one_line_with_the_file(tmp_path, inlet, how):
+    path = tmp_path / "inputs.npz"
+    if how == "compressed badly":
+        np.savez_compressed(path, input=np.random.default_rng(1).integers(0, 256, (20, *SHAPE), np.uint8))
+        content = bytearray(path.read_bytes())
+        content[100:3000] = bytes(2900)
+        path.write_bytes(content)
+    else:
+        np.savez(path, input=np.stack([image()] * 5))
+        path.write_bytes(DAMAGED[how](path.read_bytes()))
+    with pytest.raises(ConfigError) as caught:
+        Replay(ReplaySource(kind="replay", path=path), inlet.preprocessor)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"image": np.zeros(3)}, r"has no array 'input' \(it has image\)"),
+        (
+            {"input": np.zeros((3, 28, 28), np.uint8)},
+            r"input is uint8 \(3, 28, 28\), the bundle takes uint8 \(n, 28, 28, 1\)",
+        ),
+        ({"input": np.zeros((3, *SHAPE), np.int8)}, "input is int8"),
+        ({"input": np.uint8(1)}, "inputs.npz"),
+        ({"input": np.array([{}], object)}, "cannot be replayed"),
+        ({"input": np.zeros((0, *SHAPE), np.uint8)}, "inputs.npz"),
+        ({"input": np.zeros((3, *SHAPE), np.uint8), "name": np.arange(2)}, r"name is \(2,\), one name for each of 3"),
+    ],
+)
+def test_an_archive_of_something_else_is_refused(replay, arrays, message):
+    with pytest.raises(ConfigError, match=message):
+        replay(arrays=arrays)
+
+
+# ---------------------------------------------------------------- messages
+
+
+TOPIC = "distree/1/s/pipeline/p/input/cam"
+
+
+class Publisher:
+    """Publishes on the input topic, and polls when told."""
+
+    def __init__(self, broker):
+        self.transport = broker.transport("publisher")
+        self.transport.open(self, [])
+        self.transport.poll(0.0)
+
+    def connected(self): ...
+
+    disconnected = published = given_up = received = unread = connected
+
+    def say(self, payload, *, qos=1, retain=False):
+        self.transport.publish(TOPIC, payload, qos=qos, retain=retain)
+
+
+@pytest.fixture
+def broker():
+    return MemoryBroker()
+
+
+@pytest.fixture
+def start(inlet, broker):
+    """Starts a source; its session at the broker is the same each time."""
+    running = []
+
+    def begin():
+        source, stop = Mqtt(inlet, broker.transport("inputs", receive_maximum=512), TOPIC), threading.Event()
+        thread = threading.Thread(target=source.run, args=(stop,))
+        thread.start()
+        until(lambda: source.ready, "the subscription")
+
+        def end():
+            stop.set()
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+        running.append(end)
+        return end
+
+    yield begin
+    inlet.room.set()
+    for end in running:
+        end()
+
+
+@pytest.fixture
+def publisher(broker):
+    return Publisher(broker)
+
+
+def left(broker):
+    """How many inputs the broker still keeps for the source."""
+    session = broker._sessions["inputs"]
+    return len(session.waiting) + len(session.unacknowledged)
+
+
+def test_raw_bytes_named_inputs_and_nonsense_are_each_acknowledged(start, publisher, inlet, broker):
+    start()
+    named = encode(InputMessage(request="mine", name="shoe", payload=image(2).tobytes()))
+    nonsense = [b"x", named[:-1], b"\x83" * 30, msgpack.packb({"v": 1, "kind": "input", "x": 1})]
+    for payload in (image(1).tobytes(), named, *nonsense):
+        publisher.say(payload)
+    until(lambda: len(inlet.rejected) == 4 and not left(broker), "all acknowledgements")
+    assert [(name, int(raw.ravel()[0])) for name, raw, _ in inlet.taken] == [("", 1), ("shoe", 2)]
+    assert inlet.taken[1][2] == "mine"
+    assert inlet.worked == 2
+    assert [reason for _, reason, _, _ in inlet.rejected] == ["image", "encoding", "encoding", "field"]
+
+
+def test_what_is_retained_is_an_old_input_and_an_empty_message_is_none(start, publisher, inlet, broker, caplog):
+    publisher.say(image(1).tobytes(), retain=True)
+    start()
+    publisher.say(image(2).tobytes(), retain=True)  # live: answered, this once
+    publisher.say(b"", retain=True)
+    publisher.say(b"")
+    publisher.say(image(3).tobytes())
+    until(lambda: len(inlet.taken) == 2 and not left(broker), "the live ones")
+    assert [int(raw.ravel()[0]) for _, raw, _ in inlet.taken] == [2, 3]
+    assert not inlet.rejected
+    assert "publish inputs without retain" in caplog.text
+
+
+def test_without_room_the_broker_keeps_inputs_and_those_at_qos_0_are_turned_away(start, publisher, inlet, broker):
+    start()
+    inlet.room.clear()
+    for value in range(200):
+        publisher.say(image(value).tobytes())
+    publisher.say(image(200).tobytes(), qos=0)
+    until(lambda: len(inlet.taken) == 1, "the one that cannot wait")
+    assert int(inlet.taken[0][1].ravel()[0]) == 200
+    assert left(broker) == 200
+    inlet.room.set()
+    until(lambda: len(inlet.taken) == 201 and not left(broker), "all")
+    assert [int(raw.ravel()[0]) for _, raw, _ in inlet.taken[1:]] == list(range(200))
+
+
+def test_inputs_published_while_it_is_away_are_taken_when_it_is_back(start, publisher, inlet, broker):
+    start()()
+    for value in range(100):
+        publisher.say(image(value).tobytes())
+    assert not inlet.taken
+    start()
+    until(lambda: len(inlet.taken) == 100 and not left(broker), "all")
+
+
+def test_what_it_had_not_taken_when_the_connection_broke_comes_again_once(start, publisher, inlet, broker):
+    start()
+    inlet.room.clear()
+    for value in range(5):
+        publisher.say(image(value).tobytes())
+    session = broker._sessions["inputs"]
+    until(lambda: len(session.unacknowledged) == 5, "the deliveries")
+    first = list(session.unacknowledged.values())
+    broker.drop("inputs")
+    until(
+        lambda: (
+            len(session.unacknowledged) == 5
+            and not any(again is one for again in list(session.unacknowledged.values()) for one in first)
+        ),
+        "the deliveries again",
+    )
+    inlet.room.set()
+    until(lambda: len(inlet.taken) == 5 and not left(broker), "all")
+    assert [int(raw.ravel()[0]) for _, raw, _ in inlet.taken] == list(range(5))
+
+
+def test_images_that_pillow_chokes_on_end_nobody(start, publisher, inlet, broker):
+    pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    from PIL import Image
+
+    payloads = []
+    for kind in ("PNG", "GIF", "BMP", "JPEG", "PPM"):
+        with io.BytesIO() as file:
+            Image.fromarray(np.arange(784, dtype=np.uint8).reshape(28, 28)).save(file, kind)
+            content = file.getvalue()
+        random = np.random.default_rng(zlib.crc32(kind.encode()))
+        for _ in range(100):
+            damaged = bytearray(content[: random.integers(1, len(content) + 1)])
+            for at in random.integers(0, len(damaged), 4):
+                damaged[at] = random.integers(0, 256)
+            payloads.append(bytes(damaged))
+    start()
+    for payload in payloads:
+        publisher.say(payload)
+    until(lambda: len(inlet.taken) + len(inlet.rejected) == len(payloads) and not left(broker), "acknowledgements")
+    assert inlet.rejected
+
+
+def test_whatever_pillow_raises_is_a_dead_letter(start, publisher, inlet, broker, monkeypatch):
+    image_module = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+
+    def fail(*_, **__):
+        raise zlib.error("deep inside a decoder")
+
+    monkeypatch.setattr(image_module, "open", fail)
+    start()
+    publisher.say(b"\x89PNG")
+    until(lambda: inlet.rejected and not left(broker), "the acknowledgement")
+    assert inlet.rejected[0][1] == "image"

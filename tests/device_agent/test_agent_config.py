@@ -1,0 +1,158 @@
+"""agent.yaml: what may be left out, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from device_agent.config import (
+    AgentConfig,
+    DirectorySource,
+    MqttSource,
+    PipelineConfig,
+    PythonSource,
+    ReplaySource,
+    load_agent_config,
+)
+from distree.broker_settings import BrokerSettings
+from distree.errors import ConfigError
+
+LEAST = {"site": "lab", "device": "cam", "pipelines": [{"name": "p", "bundle": "fashion", "stages": [0]}]}
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(**changes):
+        path = tmp_path / "agent.yaml"
+        path.write_text(yaml.safe_dump({**LEAST, **changes}))
+        return load_agent_config(path)
+
+    return load
+
+
+def origin(**changes):
+    return {"pipelines": [{"name": "p", "bundle": "fashion", "origin": {"source": {"kind": "mqtt"}, **changes}}]}
+
+
+def source(**changes):
+    return origin(source=changes)
+
+
+def test_three_keys_are_enough(load, tmp_path):
+    config = load()
+    assert (config.site, config.device, config.client_id) == ("lab", "cam", "distree_lab_cam")
+    (pipeline,) = config.pipelines
+    assert (pipeline.branch, pipeline.fuse, pipeline.branch_timeout_ms) == (None, False, 200)
+    assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == ("p", "fashion", (0,), None)
+    assert config.broker == BrokerSettings(host="127.0.0.1", port=1883, username=None, password_file=None)
+    assert (config.num_threads, config.codec, config.self_test) == (1, "raw", True)
+    assert (config.inbox.items, config.inbox.kb) == (64, 4096)
+    assert (config.receive_maximum, config.telemetry_s, config.hang_s, config.drain_s) == (16, 2.0, 30.0, 10.0)
+
+
+def test_an_origin_has_a_deadline_of_a_second_and_no_spool(load):
+    made = load(**origin()).pipelines[0].origin
+    assert (made.deadline_ms, made.pending, made.silence_ms, made.spool) == (1000, 64, 100, False)
+    assert (made.fuser, made.mode) == (None, "gated")
+    assert isinstance(made.source, MqttSource)
+
+
+def test_a_board_may_only_fuse(load):
+    (made,) = load(pipelines=[{"name": "p", "bundle": "fashion", "fuse": True, "branch_timeout_ms": 50}]).pipelines
+    assert (made.stages, made.origin, made.fuse, made.branch_timeout_ms) == ((), None, True, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"kind": "python"}, PythonSource(kind="python")),
+        ({"kind": "replay", "path": "/x.npz"}, ReplaySource(kind="replay", path=Path("/x.npz"))),
+        (
+            {"kind": "replay", "path": "/x.npz", "rate_hz": 2, "limit": 3, "repeat": True},
+            ReplaySource(kind="replay", path=Path("/x.npz"), rate_hz=2.0, limit=3, repeat=True),
+        ),
+        ({"kind": "directory", "path": "/in"}, DirectorySource(kind="directory", path=Path("/in"))),
+        (
+            {"kind": "directory", "path": "/in", "after": "delete", "poll_ms": 50},
+            DirectorySource(kind="directory", path=Path("/in"), after="delete", poll_ms=50.0),
+        ),
+    ],
+)
+def test_each_source_is_read_by_its_kind(load, given, expected):
+    assert load(**source(**given)).pipelines[0].origin.source == expected
+
+
+def test_paths_are_taken_from_the_folder_of_the_file(load, tmp_path):
+    config = load(state_dir="here", broker={"password_file": "secret"}, **source(kind="replay", path="in/x.npz"))
+    assert config.state_dir == tmp_path / "here"
+    assert config.broker.password_file == tmp_path / "secret"
+    assert config.pipelines[0].origin.source.path == tmp_path / "in" / "x.npz"
+
+
+PIPELINE = LEAST["pipelines"][0]
+WRONG = [
+    ({"site": "Lab"}, "site: 'Lab' is not an id"),
+    ({"device": "a/b"}, "device: 'a/b' is not an id"),
+    ({"device": "x" * 33}, "is not an id"),
+    ({"device": ""}, "is not an id"),
+    ({"device": "all"}, "device: 'all' is reserved: topics address all boards of a stage by it; use another id"),
+    ({"pipelines": []}, "pipelines: at least one is needed"),
+    ({"pipelines": [PIPELINE, PIPELINE]}, "each with its own name"),
+    ({"pipelines": [{**PIPELINE, "name": "+"}]}, r"pipelines\[0\].name: '\+' is not an id"),
+    ({"pipelines": [{**PIPELINE, "stages": []}]}, "stages: nothing to do"),
+    ({"pipelines": [{**PIPELINE, "stages": [1, 1]}]}, "stages: must be different numbers from 0"),
+    ({"pipelines": [{**PIPELINE, "stages": [-1]}]}, "stages: must be different numbers from 0"),
+    ({"pipelines": [{**PIPELINE, "stages": 0}]}, "stages: expected a list"),
+    ({"pipelines": [{**PIPELINE, "stages": ["0"]}]}, r"stages\[0\]: expected int"),
+    ({"pipelines": [{**PIPELINE, "branch": -1}]}, r"pipelines\[0\].branch: must be a number from 0, received -1"),
+    ({"pipelines": [{**PIPELINE, "stages": [], "fuse": True, "branch": 0}]}, "branch: needs stages too"),
+    ({"pipelines": [{**PIPELINE, "fuse": "hub"}]}, "fuse: expected bool"),
+    ({"pipelines": [{**PIPELINE, "branch_timeout_ms": 0}]}, "branch_timeout_ms: must be above 0"),
+    (origin(fuser="Hub"), "fuser: 'Hub' is not an id"),
+    (origin(fuser="all"), "fuser: 'all' is reserved"),
+    (origin(mode="eagre"), "mode: expected one of gated, eager, received 'eagre'; nearest: eager"),
+    *(({name: 0}, f"{name}: must be above 0") for name in ("num_threads", "receive_maximum")),
+    *(({name: -1.5}, f"{name}: must be above 0") for name in ("telemetry_s", "hang_s", "drain_s")),
+    *(({"inbox": {name: 0}}, f"inbox.{name}: must be above 0") for name in ("items", "kb")),
+    *((origin(**{name: 0}), f"{name}: must be above 0") for name in ("deadline_ms", "pending", "silence_ms")),
+    (origin(pending=1.5), "pending: expected int, received 1.5"),
+    (origin(spool="yes"), "spool: expected bool"),
+    (source(kind="camera"), "source.kind: expected one of replay, directory, mqtt, python"),
+    (source(path="x"), "missing key pipelines[0].origin.source.kind"),
+    (source(kind="replay"), "missing key pipelines[0].origin.source.path"),
+    (source(kind="replay", path="x", rate_hz=0), "rate_hz: must be above 0"),
+    (source(kind="replay", path="x", limit=0), "limit: must be above 0"),
+    (source(kind="directory", path="x", poll_ms=0), "poll_ms: must be above 0"),
+    (source(kind="directory", path="x", after="burn"), "after: expected one of move, delete, received 'burn'"),
+    (source(kind="mqtt", topic="x"), "topic: unknown key"),
+    ({"codec": "lz4"}, "codec: expected one of raw, zlib"),
+    ({"telemetry_s": None}, "telemetry_s: expected float, received nothing"),
+    ({"num_threads": True}, "num_threads: expected int"),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), WRONG, ids=[f"{n}-{message[:30]}" for n, (_, message) in enumerate(WRONG)]
+)
+def test_what_makes_no_sense_is_refused_with_file_and_key(load, changes, message):
+    with pytest.raises(ConfigError) as caught:
+        load(**changes)
+    assert "agent.yaml:" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert message.replace("\\", "") in str(caught.value)
+
+
+def test_a_configuration_made_by_a_program_is_checked_alike():
+    with pytest.raises(ConfigError, match="pipelines: at least one is needed"):
+        AgentConfig(site="lab", device="cam", pipelines=())
+
+
+def test_no_two_agents_share_a_client_id():
+    def ident(site, device):
+        return AgentConfig(
+            site=site, device=device, pipelines=(PipelineConfig(name="p", bundle="fashion", stages=(0,)),)
+        ).client_id
+
+    assert len({ident(*pair) for pair in (("a-b", "c"), ("a", "b-c"), ("a", "b"), ("b", "a"))}) == 4

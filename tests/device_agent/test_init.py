@@ -1,0 +1,195 @@
+"""`distree init`: what it writes passes the check, and nothing else is ever written."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from device_agent.config import load_agent_config
+from device_agent.init import _scalar, device_name
+from distree.broker_settings import TlsSettings
+from distree.topics import is_id
+
+ROOT = Path(__file__).resolve().parents[2]
+WIDE = ROOT / "tests" / "data" / "tiny-wide"
+STAGE = ["--site", "lab", "--bundle", "fashion", "--stages", "0"]
+
+
+def init(folder: Path, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "distree", "init", *arguments]
+    return subprocess.run(command, cwd=folder, env=environ, stdin=stdin, capture_output=True, text=True, timeout=60)
+
+
+def test_a_stage_with_all_defaults(tmp_path: Path) -> None:
+    done = init(tmp_path, *STAGE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("agent.yaml is written and checked. Next: distree doctor -c agent.yaml\n")
+    config = load_agent_config(tmp_path / "agent.yaml")
+    assert (config.site, config.broker.host, config.broker.port) == ("lab", "127.0.0.1", 1883)
+    assert is_id(config.device)
+    (pipeline,) = config.pipelines
+    assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == ("fashion", "fashion", (0,), None)
+    assert list(tmp_path.iterdir()) == [tmp_path / "agent.yaml"]
+
+
+@pytest.mark.parametrize("source", ["directory", "mqtt", "python"])
+def test_an_origin_behind_tls(tmp_path: Path, source: str) -> None:
+    (tmp_path / "etc").mkdir()
+    path = ["--path", "etc/inbox"] if source == "directory" else []
+    done = init(
+        tmp_path, "-o", "etc/board.yaml", "--site", "no", "--device", "12", "--bundle", "fashion", "--source", source, *path,
+        "--broker", "mqtts://broker.example", "--ca-file", "etc/ca.crt", "--username", "a: b", "--password-file", "/run/secret",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    config = load_agent_config(tmp_path / "etc" / "board.yaml")
+    assert (config.site, config.device) == ("no", "12")
+    assert config.broker.tls == TlsSettings(ca_file=tmp_path / "etc" / "ca.crt")
+    assert (config.broker.port, config.broker.username, config.broker.password_file) == (
+        8883,
+        "a: b",
+        Path("/run/secret"),
+    )
+    origin = config.pipelines[0].origin
+    assert origin is not None
+    assert origin.source.kind == source
+    if source == "directory":
+        assert origin.source.path == tmp_path / "etc" / "inbox"
+
+
+def test_a_branch_of_a_bundle_in_a_folder(tmp_path: Path) -> None:
+    done = init(
+        tmp_path, "--site", "lab", "--bundle", os.path.relpath(WIDE, tmp_path), "--stages", "0,1,2", "--branch", "1"
+    )
+    assert done.returncode == 0, done.stderr
+    (pipeline,) = load_agent_config(tmp_path / "agent.yaml").pipelines
+    assert (Path(pipeline.bundle), pipeline.branch, pipeline.stages) == (WIDE, 1, (0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "init: give --site, --bundle, --stages or --source, or run it in a terminal to be asked"),
+        ([*STAGE[:4], "--source", "directory"], "give --path"),
+        ([*STAGE, "--path", "x"], "--path: is of --source directory"),
+        ([*STAGE, "--device", "Cam_1"], "--device: 'Cam_1' is not an id"),
+        ([*STAGE, "--username", "ann"], "give --password-file too"),
+        ([*STAGE[:4], "--stages", "one"], "--stages one: expected numbers"),
+        ([*STAGE[:4], "--stages", "7"], "stages: bundle fashion has 0 to 2, not 7"),
+        ([*STAGE[:4], "--stages", "0,0"], "agent.yaml:15: pipelines[0].stages: must be different numbers"),
+        (["--site", "lab", "--bundle", "none-such", "--stages", "0"], "none-such"),
+        (
+            ["--site", "lab", "--bundle", str(WIDE), "--stages", "0,1,2"],
+            "set branch to the one that this board runs, of 0 to 1",
+        ),
+        ([*STAGE, "-o", "none/agent.yaml"], "none/agent.yaml: cannot be written"),
+    ],
+)
+def test_what_cannot_be_is_told_and_nothing_is_written(tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = init(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_overwritten_with_force_alone(tmp_path: Path) -> None:
+    (tmp_path / "agent.yaml").write_text("mine")
+    done = init(tmp_path, *STAGE)
+    assert done.returncode == 2
+    assert "overwrite it with --force" in done.stderr
+    assert init(tmp_path, *STAGE[:4], "--stages", "9", "--force").returncode == 2
+    assert (tmp_path / "agent.yaml").read_text() == "mine"
+    assert init(tmp_path, *STAGE, "--force").returncode == 0
+    assert load_agent_config(tmp_path / "agent.yaml").site == "lab"
+
+
+def test_no_flag_takes_a_password(tmp_path: Path) -> None:
+    done = init(tmp_path, *STAGE, "--password", "secret")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --password" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def converse(folder: Path, answers: list[str], *arguments: str) -> tuple[str, int]:
+    """Answer each question in a terminal of its own; return what it showed, and the exit status."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "distree", "init", *arguments],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    shown, asked, until = "", 0, time.monotonic() + 60
+    try:
+        while time.monotonic() < until:
+            if select.select([ours], [], [], 0.2)[0]:
+                try:
+                    shown += os.read(ours, 4096).decode()
+                except OSError:
+                    break
+            if asked < len(answers) and shown.count("]: ") + shown.count("(not shown): ") > asked:
+                os.write(ours, answers[asked].encode() + b"\n")
+                asked += 1
+        return shown, process.wait(10)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def test_in_a_terminal_it_asks_and_asks_again(tmp_path: Path) -> None:
+    answers = ["Lab!", "lab", "cam7", "127.0.0.1:1884", "ann", "", "", "0", "telepathy", "directory", "", "s3cret"]
+    shown, status = converse(tmp_path, answers)
+    assert status == 0, shown
+    assert "'Lab!' is not an id" in shown
+    assert "'telepathy' is none of none, directory" in shown
+    assert "s3cret" not in shown
+    config = load_agent_config(tmp_path / "agent.yaml")
+    assert (config.site, config.device, config.broker.port, config.broker.username) == ("lab", "cam7", 1884, "ann")
+    secret = tmp_path / "secret"
+    assert (secret.read_text(), secret.stat().st_mode & 0o777) == ("s3cret\n", 0o600)
+    assert "s3cret" not in (tmp_path / "agent.yaml").read_text()
+
+
+def test_what_is_answered_wrongly_in_a_terminal(tmp_path: Path) -> None:
+    wide = ["--site", "lab", "--device", "cam", "--bundle", str(WIDE), "--stages", "0,1,2", "--source", "none"]
+    shown, status = converse(tmp_path, ["", "cam-1", "pw", "one", "1", "secret"], *wide)
+    assert status == 0, shown
+    assert "'one' is no number" in shown
+    config = load_agent_config(tmp_path / "agent.yaml")
+    assert (config.broker.username, config.pipelines[0].branch) == ("cam-1", 1)
+    shown, status = converse(tmp_path, ["-", "\x04"], *wide, "-o", "other.yaml", "--broker", "h:1")
+    assert (status, "Traceback" in shown) == (130, False), shown
+    where = ["-o", "other.yaml", "--broker", "h:1", "--username", "a", "--password-file", "no/pw"]
+    shown, status = converse(tmp_path, ["1", "x"], *wide, *where)
+    assert status == 2, shown
+    assert "no/pw: cannot be written: No such file or directory; name a file in a folder that is there" in shown
+    assert not (tmp_path / "other.yaml").exists()
+
+
+def test_in_a_terminal_flags_are_not_asked_for(tmp_path: Path) -> None:
+    shown, status = converse(tmp_path, [""], *STAGE, "--device", "a", "--broker", "h:1")
+    assert status == 0, shown
+    assert shown.count("]: ") == 1  # the source
+    assert load_agent_config(tmp_path / "agent.yaml").pipelines[0].origin is None
+
+
+@given(st.text())
+def test_any_host_name_makes_an_id(host: str) -> None:
+    assert is_id(device_name(host))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_string_is_read_back_as_that_string(text: str) -> None:
+    assert yaml.safe_load(f"key: {_scalar(text)}") == {"key": text}

@@ -1,0 +1,369 @@
+"""Which message makes a broker hang up: brokers of every kind, as a function of what they hang up on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from distree.lanes import Lane
+from distree.transport.hangups import ALONE, AT_ONCE_S, RETRY_S, STRIKES, Blame, Verdict
+from distree.transport.negotiation import Filters, Greeting
+from distree.transport.outbox import Outbox, Outgoing
+
+TRIAL = b"of no meaning"
+Hates = Callable[[Outgoing, int, bool], bool]
+"""Whether a broker hangs up on a message, at a QoS, retained or not."""
+
+
+class Line:
+    """Sends what is offered over connections that a broker ends as it likes, the way the transport does."""
+
+    def __init__(self, hates: Hates, *, trial: bytes = TRIAL) -> None:
+        self.hates = hates
+        self.blame = Blame(trial)
+        self.outbox = Outbox()
+        self.now = 0.0
+        self.verdicts: list[Verdict] = []
+        self.taken: list[Outgoing] = []
+        self.hang_ups = 0
+
+    def offer(self, topic: str, nbytes: int = 10, *, retain: bool = False) -> bool:
+        made = Outgoing(topic, bytes(nbytes - len(topic)), retain=retain, token=topic, lane=Lane.OWED)
+        if self.blame.refuses(topic, nbytes, self.now) is not None:
+            return False
+        self.blame.mark_retry(made)
+        self.outbox.put(made)
+        return True
+
+    def run(self) -> None:
+        """Send until nothing is left; a broker that hangs up is dialled again a second later."""
+        for _ in range(100):
+            if not self.connect():
+                return
+            self.hang_ups += 1
+            self.now += 1.0
+        raise AssertionError("it never ends")
+
+    def connect(self) -> bool:
+        """One connection: True if it ended by a hang-up."""
+        while self.outbox or self.blame.trials:
+            under_way: list[Outgoing] = []
+            while len(under_way) < 8:
+                one = self.blame.trials.popleft() if self.blame.trials and not under_way else self.outbox.pop(self.now)
+                if one is None:
+                    break
+                if under_way and max(one.losses, under_way[0].losses) >= ALONE:
+                    self.outbox.put_back([one])
+                    break
+                if not one.strikes and self.blame.refuses(one.topic, one.size, self.now):
+                    self.outbox.drop(one)
+                    continue
+                one.alone_at, one.mark = self.now, self.blame.mark
+                under_way.append(one)
+            for index, one in enumerate(under_way):
+                qos = 1 if self.blame.takes_qos_1 else 0
+                if self.hates(one, qos, one.retain and self.blame.retains):
+                    self.lose(under_way[index:])
+                    return True
+                self.taken.append(one)
+                if qos:
+                    self.note(self.blame.passed(one, self.now))
+                    while self.blame.doubted:
+                        self.outbox.drop(self.blame.doubted.pop())
+        return False
+
+    def lose(self, under_way: list[Outgoing]) -> None:
+        again, given_up, verdict = self.blame.lost(under_way, self.now)
+        self.outbox.put_back(again)
+        for one in given_up:
+            self.outbox.drop(one)
+        self.note(verdict)
+
+    def note(self, verdict: Verdict | None) -> None:
+        if verdict is not None:
+            self.verdicts.append(verdict)
+
+    def delivered(self) -> list[str]:
+        return [one.topic for one in self.taken if one.trial != "size"]
+
+
+def of_topic(topic: str) -> Hates:
+    return lambda item, _qos, _retain: item.topic == topic
+
+
+def above(nbytes: int) -> Hates:
+    return lambda item, _qos, _retain: item.size > nbytes
+
+
+@pytest.mark.parametrize("nbytes", [10, 900], ids=["small", "larger than what passed"])
+def test_a_topic_is_found_out_and_the_rest_goes_on(nbytes: int) -> None:
+    line = Line(of_topic("bad"))
+    for index in range(20):
+        line.offer(f"good{index}", 100)
+        if index == 7:
+            line.offer("bad", nbytes)
+    line.run()
+    assert sorted(line.delivered()) == sorted(f"good{index}" for index in range(20))
+    assert [(verdict.why, verdict.topic) for verdict in line.verdicts] == [("topic", "bad")]
+    assert line.hang_ups <= 5
+    assert list(line.outbox.casualties) == ["bad"]
+    assert not line.offer("bad", 5)
+    assert line.offer("good", 5000)
+
+
+def test_a_size_is_found_out_and_larger_ones_are_refused_on_every_topic() -> None:
+    line = Line(above(1500))
+    for topic, nbytes in (("a", 700), ("b", 1800), ("c", 400)):
+        line.offer(topic, nbytes)
+    line.run()
+    assert line.delivered() == ["a", "c"]
+    (verdict,) = line.verdicts
+    assert (verdict.why, verdict.nbytes, verdict.passed) == ("size", 1800, 700)
+    assert not line.offer("d", 1800)
+    assert not line.offer("b", 1600), "one of that topic that is larger than what has passed"
+    assert line.offer("d", 1400)
+    line.run()
+    assert line.delivered() == ["a", "c", "d"]
+
+
+def test_retained_messages_are_found_out_and_sent_without() -> None:
+    line = Line(lambda _item, _qos, retain: retain)
+    for topic in ("state", "meta", "plan"):
+        line.offer(topic, 200, retain=True)
+    line.offer("result", 300)
+    line.run()
+    assert sorted(line.delivered()) == ["meta", "plan", "result", "state"]
+    assert not line.outbox.casualties
+    assert [verdict.why for verdict in line.verdicts] == ["retained"]
+    assert not line.blame.retains
+
+
+def test_qos_1_is_found_out_and_done_without() -> None:
+    line = Line(lambda _item, qos, _retain: qos == 1)
+    for topic in ("state", "meta", "result"):
+        line.offer(topic, 200, retain=topic != "result")
+    line.run()
+    assert sorted(line.delivered()) == ["meta", "result", "state"]
+    assert not line.outbox.casualties
+    assert [verdict.why for verdict in line.verdicts][-1] == "qos"
+    assert not line.blame.takes_qos_1
+    assert line.hang_ups < 12
+
+
+def test_a_broker_that_was_mended_is_believed_after_a_while() -> None:
+    line = Line(of_topic("bad"))
+    line.offer("good")
+    line.offer("bad")
+    line.run()
+    line.now += RETRY_S + 1
+    assert line.offer("bad")
+    line.run()
+    before = line.hang_ups
+    assert line.verdicts == line.verdicts[:1], "said once"
+    assert not line.offer("bad")
+    line.now += RETRY_S + 1
+    assert not line.offer("bad"), "a confirmed verdict holds twice as long"
+    line.now += RETRY_S
+    line.hates = lambda _item, _qos, _retain: False
+    assert line.offer("bad")
+    line.run()
+    assert line.hang_ups == before
+    assert "bad" in line.delivered()
+    assert line.offer("bad")
+    assert not line.blame.refusals
+
+
+def test_a_network_that_fails_blames_nobody() -> None:
+    """Losses that come some time after the sending, or with several messages under way, prove nothing."""
+    blame, item = Blame(), Outgoing("t", b"x", token="t", lane=Lane.OWED)
+    for _ in range(50):
+        item.alone_at = 0.0
+        again, given_up, verdict = blame.lost([item], AT_ONCE_S + 1)
+        assert (again, given_up, verdict) == ([item], [], None)
+    others = [Outgoing(f"o{index}", b"") for index in range(3)]
+    for _ in range(50):
+        assert blame.lost(others, 0.0) == (others, [], None)
+
+
+def test_what_is_alone_needs_more_than_one_strike() -> None:
+    blame, item = Blame(), Outgoing("t", b"x")
+    losses = 0
+    while blame.lost([item], 0.0)[0]:
+        losses += 1
+    assert losses == 2 + STRIKES - 1
+
+
+def test_what_goes_out_unacknowledged_is_suspected_after_two_hang_ups_and_cleared_when_it_passes() -> None:
+    blame = Blame()
+    for _ in range(2):
+        assert not blame.suspects("telemetry")
+        blame.sent_at_0("telemetry")
+        blame.lost([], 0.0)
+    assert blame.suspects("telemetry")
+    item = Outgoing("telemetry", b"x")
+    item.mark = blame.mark
+    blame.passed(item, 0.0)
+    assert not blame.suspects("telemetry")
+    # What the broker acknowledges proves what went before it.
+    for _ in range(5):
+        blame.sent_at_0("telemetry")
+        proof = Outgoing("other", b"x")
+        proof.mark = blame.mark
+        blame.passed(proof, 0.0)
+        blame.lost([], 0.0)
+    assert not blame.suspects("telemetry")
+
+
+# ---------------------------------------------------------------- greetings and filters
+
+
+def greeted(takes: Callable[[str, bool], bool], attempts: int = 20) -> tuple[Greeting, list[tuple[str, bool]]]:
+    greeting, tried = Greeting(("5", "3.1.1"), has_will=True), []
+    for _ in range(attempts):
+        tried.append((greeting.version, greeting.with_will))
+        if not takes(*tried[-1]):
+            greeting.unanswered()
+        elif greeting.answered() == "go":
+            return greeting, tried
+    raise AssertionError(tried)
+
+
+def test_the_usual_broker_is_greeted_once() -> None:
+    assert greeted(lambda _version, _will: True)[1] == [("5", True)]
+
+
+def test_a_broker_that_closes_on_mqtt_5_is_greeted_in_3_1_1() -> None:
+    greeting, tried = greeted(lambda version, _will: version == "3.1.1")
+    assert tried == [("5", True), ("5", True), ("3.1.1", True)]
+    greeting.unanswered()
+    assert greeting.version == "3.1.1"
+
+
+@pytest.mark.parametrize("versions", [("5", "3.1.1"), ("3.1.1",)])
+def test_a_broker_that_closes_on_a_will_is_greeted_without_after_one_more_try(versions: tuple[str, ...]) -> None:
+    greeting, tried = greeted(lambda version, will: version in versions and not will)
+    assert tried[-2:] == [(versions[0], True), (versions[0], False)]
+    assert not greeting.with_will
+    greeting.unanswered()
+    assert not greeting.with_will
+
+
+def test_a_broker_that_was_only_slow_to_start_gets_the_will() -> None:
+    calls = Counter[str]()
+
+    def takes(_version: str, _will: bool) -> bool:
+        calls["all"] += 1
+        return calls["all"] > 4
+
+    greeting, tried = greeted(takes)
+    assert tried[-1][1]
+    assert greeting.with_will
+
+
+def subscribe(filters: Filters, hates: Callable[[list[str]], bool]) -> tuple[list[str], int]:
+    """Return what is subscribed to in the end, and how many connections it took."""
+    for connections in range(1, 20):
+        filters.begin()
+        done: list[str] = []
+        while asked := [name for name, _ in filters.ask()]:
+            if hates(asked):
+                filters.unanswered()
+                break
+            done += asked
+        else:
+            return done, connections
+    raise AssertionError("never")
+
+
+ALL = [(f"f{index}", 1) for index in range(20)]
+
+
+def test_filters_go_a_few_at_a_time() -> None:
+    assert subscribe(Filters(ALL, 8), lambda asked: len(asked) > 8) == ([name for name, _ in ALL], 1)
+
+
+def test_fewer_at_a_time_are_asked_for_where_that_is_what_it_takes() -> None:
+    assert subscribe(Filters(ALL, 8), lambda asked: len(asked) > 1) == ([name for name, _ in ALL], 2)
+
+
+def test_the_one_that_is_hung_up_on_is_done_without() -> None:
+    filters = Filters(ALL, 8)
+    done, connections = subscribe(filters, lambda asked: "f11" in asked)
+    assert done == [name for name, _ in ALL if name != "f11"]
+    assert filters.without == {"f11"}
+    assert connections == 4
+
+
+def test_filters_that_are_added_come_after_those_that_are_needed() -> None:
+    filters = Filters(ALL[:3], 2)
+    filters.begin()
+    assert filters.add([("more/1", 2), ("more/2", 0), ("more/3", 1)])
+    assert filters.ask() == [("f0", 1), ("f1", 1)]
+    assert filters.ask() == [("f2", 1)]
+    assert filters.ask() == []
+    assert filters.ask(for_more=True) == [("more/1", 1), ("more/2", 0)], "QoS 2 counts as 1"
+    assert filters.add([("more/1", 1), ("f0", 1)]), "the third is still to be asked for"
+    assert filters.ask(for_more=True) == [("more/3", 1)]
+    assert not filters.add([("more/1", 1), ("f0", 1)])
+    assert filters.ask(for_more=True) == [], "none is asked for twice"
+    filters.begin()
+    assert [filters.ask(), filters.ask()] == [[("f0", 1), ("f1", 1)], [("f2", 1)]]
+    assert len(filters.ask(for_more=True)) == 2, "on the next connection all are"
+
+
+def test_a_filter_that_is_still_waiting_is_forgotten() -> None:
+    filters = Filters(ALL[:1], 1)
+    filters.begin()
+    filters.ask()
+    filters.add([("more/1", 1), ("more/2", 1)])
+    filters.ask(for_more=True)
+    assert filters.remove(["f0", "more/1", "more/2", "never"]) == ["f0", "more/1"], "the broker knows of no other"
+    assert filters.ask(for_more=True) == []
+    filters.begin()
+    assert filters.ask(for_more=True) == []
+
+
+def test_an_added_filter_that_may_have_been_hung_up_on_goes_first_and_alone() -> None:
+    filters = Filters(ALL[:2], 8)
+    filters.add([(f"more/{index}", 1) for index in range(3)])
+    filters.begin()
+    filters.ask()
+    assert len(filters.ask(for_more=True)) == 3
+    filters.add([("late", 1)])
+    assert filters.unanswered() is None
+    filters.begin()
+    asked = []
+    while filters.ask():
+        asked += filters.asked
+        assert len(filters.asked) == 1
+        if filters.asked == [("more/1", 1)]:
+            break
+        filters.answered([None])
+    assert [name for name, _ in asked] == ["f0", "f1", "more/0", "more/1"]
+    assert filters.unanswered() is None, "once may be the network"
+    filters.begin()
+    while filters.ask() != [("more/1", 1)]:
+        filters.answered([None])
+    assert filters.unanswered() == "more/1"
+    filters.begin()
+    first = []
+    while filters.ask():
+        first += filters.asked
+        filters.answered([None])
+    assert [name for name, _ in first] == ["f0", "f1", "more/2"], "what was not under way need not hurry"
+    assert filters.ask(for_more=True) == [("more/0", 1)]
+
+
+def test_one_loss_now_and_another_long_after_prove_nothing() -> None:
+    filters = Filters([], 8)
+    filters.add([("more", 1)])
+    for _ in range(5):
+        filters.begin()
+        filters.ask(for_more=True)
+        assert filters.unanswered() is None
+        filters.begin()
+        filters.ask()
+        assert filters.answered([None]) == {"more": None}
+    assert not filters.without

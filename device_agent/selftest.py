@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distree import child_processes
+from distree.bundle.golden import steps_off
 from distree.bundle.loading import Bundle, read_verified
 from distree.bundle.manifest import TensorSpec
 from distree.bundle.runtimes import load_runtime, make_runtime
@@ -156,12 +157,11 @@ def compare(
     golden = bundle.manifest.golden
     content = read_verified(bundle.path / golden.file, golden.sha256)
     with np.load(io.BytesIO(content), allow_pickle=False) as vectors:
-        for what, off in _distances(bundle, runtime, vectors, stages, branch, fuse):
-            # Written so that a NaN is off too.
-            if not off <= golden.tolerance + 1e-3:
+        for k, what, off in _distances(bundle, runtime, vectors, stages, branch, fuse):
+            if not off <= golden.allowed(k) + 1e-3:
                 return (
                     f"self-test of bundle {bundle.name}: {what} is off by {off:.0f} quantisation steps, "
-                    f"{golden.tolerance} allowed; {runtime.name} is wrong on this CPU: install another version"
+                    f"{golden.allowed(k)} allowed; {runtime.name} is wrong on this CPU: install another version"
                 )
     return ""
 
@@ -173,8 +173,8 @@ def _distances(
     stages: Iterable[int],
     branch: int | None,
     fuse: bool,
-) -> Iterator[tuple[str, float]]:
-    """Give, for each segment and golden input, what was run and how many steps its worst output is off."""
+) -> Iterator[tuple[int, str, float]]:
+    """Give, for each segment and golden input, its stage, what was run and how many steps its worst output is off."""
     for k in stages:
         if bundle.stages[k].branches:
             yield from _branch_distances(bundle, runtime, vectors, k, branch)
@@ -187,16 +187,16 @@ def _distances(
 
 def _stage_distances(
     bundle: Bundle, runtime: SegmentRuntime, vectors: Mapping[str, Array], k: int
-) -> Iterator[tuple[str, float]]:
+) -> Iterator[tuple[int, str, float]]:
     spec = bundle.stages[k]
     for row, tensor in enumerate(vectors[f"stage{k}_input"]):
         output = runtime.run(k, tensor.reshape(spec.input.shape))
-        yield f"stage {k}", _exit_distance(output, spec.logits, vectors, f"stage{k}", row)
+        yield k, f"stage {k}", _exit_distance(output, spec.logits, vectors, f"stage{k}", row)
 
 
 def _fusion_distances(
     bundle: Bundle, runtime: SegmentRuntime, vectors: Mapping[str, Array], k: int
-) -> Iterator[tuple[str, float]]:
+) -> Iterator[tuple[int, str, float]]:
     spec = bundle.stages[k]
     given = [
         vectors[f"stage{k}_branch{b}_embedding"].reshape(-1, *branch.embedding.shape)
@@ -204,30 +204,26 @@ def _fusion_distances(
     ]
     for row, embeddings in enumerate(zip(*given, strict=True)):
         output = runtime.fuse(k, embeddings)
-        yield f"the fusion head of stage {k}", _exit_distance(output, spec.logits, vectors, f"stage{k}", row)
+        yield k, f"the fusion head of stage {k}", _exit_distance(output, spec.logits, vectors, f"stage{k}", row)
 
 
 def _exit_distance(
     output: SegmentOutput, logits: TensorSpec, vectors: Mapping[str, Array], key: str, row: int
 ) -> float:
-    off = _distance(np.asarray(output.logits) / logits.scale + logits.zero_point, vectors[f"{key}_logits"][row])
+    off = steps_off(np.asarray(output.logits) / logits.scale + logits.zero_point, vectors[f"{key}_logits"][row])
     if output.features is not None:
-        off = max(off, _distance(output.features, vectors[f"{key}_features"][row]))
+        off = max(off, steps_off(output.features, vectors[f"{key}_features"][row]))
     return off
 
 
 def _branch_distances(
     bundle: Bundle, runtime: SegmentRuntime, vectors: Mapping[str, Array], k: int, branch: int | None
-) -> Iterator[tuple[str, float]]:
+) -> Iterator[tuple[int, str, float]]:
     spec, key = bundle.branch(k, branch), f"stage{k}_branch{branch}"
     for row, tensor in enumerate(vectors[f"{key}_input"]):
         output = runtime.run(k, tensor.reshape(spec.input.shape))
         assert output.embedding is not None  # noqa: S101 - the runtime was made for this branch
-        off = _distance(output.embedding, vectors[f"{key}_embedding"][row])
+        off = steps_off(output.embedding, vectors[f"{key}_embedding"][row])
         if output.features is not None:
-            off = max(off, _distance(output.features, vectors[f"{key}_features"][row]))
-        yield f"branch {branch} of stage {k}", off
-
-
-def _distance(found: Array, expected: Array) -> float:
-    return float(np.max(np.abs(found.astype(np.float64).ravel() - expected.astype(np.float64).ravel())))
+            off = max(off, steps_off(output.features, vectors[f"{key}_features"][row]))
+        yield k, f"branch {branch} of stage {k}", off

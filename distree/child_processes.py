@@ -20,6 +20,11 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
+def prepare() -> None:
+    """Load what a forked child needs, while this process may still load anything."""
+    _libc()
+
+
 def end_with_parent(parent: int) -> None:
     """Have the kernel send SIGTERM to this process when the thread of process `parent` that forked it ends."""
     _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

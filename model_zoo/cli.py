@@ -8,18 +8,16 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from distree.bundle.loading import Bundle, find_bundle, load_bundle, zoo_folder
-from distree.bundle.manifest import MANIFEST, Measured
+from distree.bundle.loading import Bundle, find_bundle, load_bundle
 from distree.criteria import POLICIES
 from distree.errors import ConfigError, DistreeError
 from model_zoo.build.finish import ImageSets
-from model_zoo.costs import FUSER
+from model_zoo.card import branches_text, card, figures, list_bundles, measured_lines, numbers
 from model_zoo.data import (
     DEFAULT_FASHION_DIR,
     FASHION_HINT,
@@ -42,9 +40,9 @@ from model_zoo.evaluation import (
     score_exits,
     summarise,
     thresholds_in_force,
-    with_boards,
     write_audits,
 )
+from model_zoo.packing import SUFFIX, pack, unpack
 from model_zoo.progress import Progress
 from model_zoo.recipes import Recipe, WideRecipe, get_recipe, recipe_names
 from model_zoo.training.plans import VARIANTS, WideSettings
@@ -57,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands of `distree zoo` to its parser."""
     parser.epilog = "example: distree zoo show fashion"
     commands = parser.add_subparsers(dest="zoo_command", metavar="COMMAND", required=True)
-    _command(commands, "list", "bundles that are installed", "distree zoo list")
-    show = _command(commands, "show", "stages, exits and figures of a bundle", "distree zoo show fashion")
+    _command(commands, "list", "bundles that go by a name: those shipped and your own", "distree zoo list")
+    show = _command(commands, "show", "what a bundle is, takes, costs and gets right", "distree zoo show fashion")
     show.add_argument("bundle", metavar="NAME", help="name of an installed bundle, or a folder with a bundle.yaml")
     verify = _command(
         commands,
@@ -68,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     verify.add_argument("bundle", metavar="NAME_OR_PATH", help="name of an installed bundle, or its folder")
     _add_evaluate(commands)
+    _add_split(commands)
+    _add_packing(commands)
     _add_build(commands)
     _add_report(commands)
 
@@ -111,6 +111,32 @@ def _add_evaluate(commands: Any) -> None:
         "--audits", type=Path, metavar="NPZ", help="record what every exit says, for distree tune --replay"
     )
     evaluate.add_argument("--per-input", action="store_true", help="with --json: class, exit and score of every input")
+
+
+def _add_split(commands: Any) -> None:
+    from model_zoo.split.cli import EXAMPLE, add_options
+
+    add_options(
+        _command(
+            commands, "split", "cut a trained .tflite classifier into stages with early exits, as a bundle", EXAMPLE
+        )
+    )
+
+
+def _add_packing(commands: Any) -> None:
+    packing = _command(commands, "pack", "put a bundle into one file", "distree zoo pack keywords")
+    packing.add_argument("bundle", metavar="NAME_OR_PATH", help="name of a bundle, or its folder")
+    packing.add_argument("--out", type=Path, metavar="FILE", help=f"default: NAME{SUFFIX} in this folder")
+    unpacking = _command(
+        commands,
+        "unpack",
+        "verify a packed bundle and put it among your own",
+        "distree zoo unpack keywords.distree --revision 4f1c2a90b7de",
+    )
+    unpacking.add_argument("file", type=Path, metavar=f"FILE{SUFFIX}", help="what `distree zoo pack` wrote")
+    unpacking.add_argument("--revision", metavar="R", help="refuse it unless it is this revision")
+    unpacking.add_argument("--force", action="store_true", help="replace a bundle of this name")
+    unpacking.add_argument("--out", type=Path, metavar="DIR", help="folder of the bundle (default: among your own)")
 
 
 def _add_build(commands: Any) -> None:
@@ -176,64 +202,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(_: argparse.Namespace) -> int:
-    folder = zoo_folder()
-    found = sorted(folder.glob(f"*/{MANIFEST}")) if folder is not None else []
-    for path in found:
-        bundle = load_bundle(path.parent, verify=())
-        size = sum(stage.bytes + sum(branch.bytes for branch in stage.branches) for stage in bundle.stages)
-        print(f"{bundle.name}  {len(bundle.stages)} stages  {size / 1000:.0f} kB  {bundle.manifest.description}")
+    for line in list_bundles():
+        print(line)
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
-    bundle = load_bundle(args.bundle, verify=())
-    manifest = bundle.manifest
-    print(f"{bundle.name}: {manifest.description}")
-    print(f"revision {bundle.revision}, licence {manifest.license}, in {bundle.path}")
-    print(f"labels: {', '.join(bundle.labels)}")
-    for k, stage in enumerate(bundle.stages):
-        features = "" if stage.features is None else f", features {_shape(stage.features.shape)} {stage.features.dtype}"
-        cost = f"{stage.macs.trunk / 1e6:.2f} + {stage.macs.exit / 1e6:.2f} MMACs (trunk + exit)"
-        print(f"stage {k}: {stage.segment}, {stage.bytes / 1000:.0f} kB, {cost}{features}")
-        for b, branch in enumerate(stage.branches):
-            cost = f"{branch.macs.trunk / 1e6:.2f} + {branch.macs.exit / 1e6:.2f} MMACs (trunk + embedding)"
-            embedding = f"embedding {_shape(branch.embedding.shape)} {branch.embedding.dtype}"
-            print(f"  branch {b}: {branch.segment}, {branch.bytes / 1000:.0f} kB, {cost}, {embedding}")
-    print(f"exits: {bundle.criterion} at {_numbers(bundle.thresholds)}")
-    for masked in manifest.exits.masked:
-        print(f"  without {_branches(masked.missing)}: at {_numbers(masked.thresholds)}")
-    print(f"measured on {manifest.measured.data}:")
-    print(_table(_from_manifest(bundle)))
+    for line in card(load_bundle(args.bundle, verify=())):
+        print(line)
     return 0
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "x".join(str(size) for size in shape[1:])
-
-
-def _branches(missing: Sequence[int]) -> str:
-    return f"branch{'es' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.6g}" for value in values)
-
-
-def _from_manifest(bundle: Bundle) -> Evaluation:
-    measured: Measured = bundle.manifest.measured
-    evaluation = Evaluation(
-        inputs=0,
-        criterion=bundle.criterion,
-        thresholds=bundle.thresholds,
-        accuracy=measured.accuracy,
-        accuracy_at_thresholds=measured.accuracy_at_thresholds,
-        exit_share=measured.exit_share,
-        macs_per_input=measured.macs_per_input,
-        macs_no_early_exit_strict=measured.macs_no_early_exit_strict,
-        macs_no_early_exit_loose=measured.macs_no_early_exit_loose,
-        feature_bytes_per_input=measured.feature_bytes_per_input,
-    )
-    return with_boards(evaluation, costs_of(bundle.stages))
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -241,7 +218,7 @@ def _verify(args: argparse.Namespace) -> int:
     report = check_golden(bundle)
     segments = len(bundle.stages) + sum(bundle.branch_counts)
     print(f"{bundle.name} {bundle.revision}: {segments} segments, hashes and golden vectors are right")
-    print(f"{report.runtime}: off by {report.worst_steps} steps at most, {report.tolerance} allowed")
+    print(f"{report.runtime}: off by {report.worst_steps:.3g} steps at most, {report.tolerance} allowed")
     return 0
 
 
@@ -262,9 +239,9 @@ def _evaluate(args: argparse.Namespace) -> int:
         _write_json(args.json, _as_json(bundle, images, evaluation, scored if args.per_input else None))
     if not quiet:
         print(f"{bundle.name} {bundle.revision} on {images.source}, {len(images)} inputs")
-        without = f", without {_branches(missing)}" if missing else ""
-        print(f"{criterion} at {_numbers(thresholds)}{without}")
-        print(_table(evaluation))
+        without = f", without {branches_text(missing)}" if missing else ""
+        print(f"{criterion} at {numbers(thresholds)}{without}")
+        print(figures(evaluation))
     return 0
 
 
@@ -327,61 +304,6 @@ def _evaluation_data(bundle: Bundle, data: Path | None, split: Split | None) -> 
     return load_samples(data)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    what: str
-    values: tuple[str, ...]
-
-
-def _table(evaluation: Evaluation) -> str:
-    exits = len(evaluation.accuracy)
-    rows = [
-        _Row("", (*(f"exit {k}" for k in range(exits)), "early exit")),
-        _Row("accuracy %", _percent((*evaluation.accuracy, evaluation.accuracy_at_thresholds))),
-        _Row("share %", _percent(evaluation.exit_share)),
-    ]
-    drop = 100 * (evaluation.accuracy[-1] - evaluation.accuracy_at_thresholds)
-    mean, strict, loose = (
-        evaluation.macs_per_input,
-        evaluation.macs_no_early_exit_strict,
-        evaluation.macs_no_early_exit_loose,
-    )
-    return "\n".join(
-        [
-            *(f"{row.what:<12}" + "".join(f"{value:>12}" for value in row.values) for row in rows),
-            f"drop against the last exit: {drop:.2f} points",
-            f"MMACs per input: {mean / 1e6:.3f}, heads counted",
-            f"  {mean / strict:.3f} of {strict / 1e6:.3f} without early exits (strict: only the last head)",
-            f"  {mean / loose:.3f} of {loose / 1e6:.3f} with all exits computed (loose)",
-            f"feature bytes sent per input: {evaluation.feature_bytes_per_input:.0f}",
-            *_lines_of_wide(evaluation),
-        ]
-    )
-
-
-def _lines_of_wide(evaluation: Evaluation) -> list[str]:
-    """What boards compute and receive where stages are wide; a chain's figures say that already."""
-    fuser = [board for board in evaluation.boards if board.board == FUSER]
-    traffic = evaluation.traffic
-    if not fuser or traffic is None:
-        return []
-    computing = [board for board in evaluation.boards if board.board != FUSER]
-    loose = max(board.loose for board in computing)
-    size = "" if traffic.message_bytes is None else f", {traffic.message_bytes:.0f} bytes in all"
-    return [
-        f"MMACs per input and board: mean {evaluation.board_macs_mean / 1e6:.3f}, "
-        f"max {evaluation.board_macs_max / 1e6:.3f} (at most {loose / 1e6:.3f}); "
-        f"fusion {fuser[0].macs_per_input / 1e6:.3f}",
-        f"bytes received per input: input {traffic.input_bytes:.0f}, features {traffic.feature_bytes:.0f}, "
-        f"embeddings {traffic.embedding_bytes:.0f}",
-        f"messages received per input: {traffic.messages:.1f}, {traffic.decisions:.1f} of them decisions{size}",
-    ]
-
-
-def _percent(values: Sequence[float]) -> tuple[str, ...]:
-    return tuple(f"{100 * value:.2f}" for value in values)
-
-
 def _as_json(
     bundle: Bundle, images: LabelledImages, evaluation: Evaluation, scored: ExitScores | None
 ) -> dict[str, Any]:
@@ -433,7 +355,8 @@ def _build(args: argparse.Namespace) -> int:
     recipe = get_recipe(args.recipe)
     bundle = _build_wide(args, recipe) if isinstance(recipe, WideRecipe) else _build_chain(args, recipe)
     print(f"{bundle.name} {bundle.revision} written to {find_bundle(bundle.path)}")
-    print(_table(_from_manifest(bundle)))
+    for line in measured_lines(bundle):
+        print(line)
     return 0
 
 
@@ -511,4 +434,35 @@ def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
         raise ConfigError(f"{option} {text}: not whole numbers separated by commas, such as 1,2") from None
 
 
-_COMMANDS = {"list": _list, "show": _show, "verify": _verify, "evaluate": _evaluate, "build": _build, "report": _report}
+def _split(args: argparse.Namespace) -> int:
+    from model_zoo.split.cli import run as split
+
+    return split(args)
+
+
+def _pack(args: argparse.Namespace) -> int:
+    bundle = load_bundle(args.bundle)
+    path = args.out or Path(f"{bundle.name}{SUFFIX}")
+    size = pack(bundle, path)
+    print(f"{bundle.name} {bundle.revision} packed into {path}, {size / 1000:.0f} kB")
+    print(f"next: distree zoo unpack {path} --revision {bundle.revision}, where it is to run")
+    return 0
+
+
+def _unpack(args: argparse.Namespace) -> int:
+    bundle = unpack(args.file, args.out, expected=args.revision, replace=args.force)
+    print(f"{bundle.name} {bundle.revision} unpacked to {bundle.path}, all hashes are right")
+    return 0
+
+
+_COMMANDS = {
+    "list": _list,
+    "show": _show,
+    "verify": _verify,
+    "evaluate": _evaluate,
+    "split": _split,
+    "pack": _pack,
+    "unpack": _unpack,
+    "build": _build,
+    "report": _report,
+}

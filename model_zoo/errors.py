@@ -13,6 +13,10 @@ class ExportError(DistreeError):
     """A trained network cannot be turned into segments: a tool is missing, or what it made is not sound."""
 
 
+class SplitError(DistreeError):
+    """A network cannot be cut into stages: what it is made of, the file, or the data stand against it."""
+
+
 def needs_zoo(what: str, error: ImportError) -> ExportError:
     """Make the error to raise where `what` needs the extra `zoo`, with how to get it."""
     return ExportError(

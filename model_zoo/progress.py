@@ -11,7 +11,7 @@ _CLEAR = "\r\x1b[K"
 
 @dataclass(slots=True)
 class Progress:
-    """Writes to `stream`; the line within an epoch only where that is a terminal."""
+    """Writes to `stream`; the line that is drawn again only where that is a terminal."""
 
     stream: TextIO
     _drawn: bool = field(default=False, init=False)
@@ -23,12 +23,22 @@ class Progress:
 
     def step(self, epoch: int, done: int, steps: int) -> None:
         """Draw how far the epoch has come, as `model_zoo.training.loop.Loop` tells it."""
+        self.bar(f"epoch {epoch + 1}", done, steps)
+
+    def bar(self, what: str, done: int, steps: int) -> None:
+        """Draw how far anything has come."""
         if not self.stream.isatty():
             return
         filled = "#" * (_WIDTH * done // max(steps, 1))
-        self.stream.write(f"{self._undrawn()}epoch {epoch + 1} [{filled:.<{_WIDTH}}] {done}/{steps}")
+        self.stream.write(f"{self._undrawn()}{what} [{filled:.<{_WIDTH}}] {done}/{steps}")
         self.stream.flush()
         self._drawn = True
+
+    def clear(self) -> None:
+        """Take away a line that was drawn."""
+        if self._drawn:
+            self.stream.write(self._undrawn())
+            self.stream.flush()
 
     def _undrawn(self) -> str:
         clear, self._drawn = _CLEAR if self._drawn else "", False

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distree.bundle.manifest import MANIFEST, BranchSpec, Exits, Manifest, StageSpec, TensorSpec
+from distree.bundle.manifest import MANIFEST, BranchSpec, Exits, Golden, Manifest, StageSpec, TensorSpec
 from distree.bundle.runtimes import RUNTIMES
 from distree.criteria import POLICIES
 from distree.errors import ConfigError
@@ -33,7 +33,10 @@ def _problems(manifest: Manifest) -> Iterable[str]:
         yield "labels: at least two are needed"
     if len(manifest.preprocess.mean) != len(manifest.preprocess.std) or 0 in manifest.preprocess.std:
         yield "preprocess: mean and std need one value per channel each, std not 0"
+    if manifest.preprocess.channel_order == "bgr" and manifest.input.shape[-1:] != (3,):
+        yield f"preprocess.channel_order: bgr, but inputs are {list(manifest.input.shape)}, without three channels"
     yield from _exit_problems(manifest.exits, stages)
+    yield from _golden_problems(manifest.golden, len(stages))
     for k, stage in enumerate(stages):
         before, after = stages[k - 1] if k else None, stages[k + 1] if k + 1 < len(stages) else None
         yield from _stage_problems(k, stage, after, len(manifest.labels))
@@ -76,6 +79,13 @@ def _mask_problems(missing: tuple[int, ...], widest: int) -> Iterable[str]:
         yield f"{list(missing)}: these are all branches, one must be left"
 
 
+def _golden_problems(golden: Golden, stages: int) -> Iterable[str]:
+    if golden.stage_tolerances and len(golden.stage_tolerances) != stages:
+        yield f"golden.stage_tolerances: {len(golden.stage_tolerances)} given, one per stage needed ({stages})"
+    if min(golden.tolerance, *golden.stage_tolerances, 0) < 0:
+        yield "golden: tolerances must not be below 0"
+
+
 def _file_problems(where: str, name: str) -> Iterable[str]:
     if Path(name).name != name:
         yield f"{where}: must be a file name, without a folder"
@@ -84,6 +94,8 @@ def _file_problems(where: str, name: str) -> Iterable[str]:
 def _stage_problems(k: int, stage: StageSpec, after: StageSpec | None, classes: int) -> Iterable[str]:
     where = f"stages[{k}]"
     yield from _file_problems(f"{where}.segment", stage.segment)
+    for name, tensor in (("input", stage.input), ("features", stage.features), ("logits", stage.logits)):
+        yield from _tensor_problems(f"{where}.{name}", tensor)
     if math.prod(stage.logits.shape) != classes:
         yield f"{where}.logits.shape: {classes} labels need as many logits"
     if after is None:
@@ -130,18 +142,29 @@ def _wide_problems(k: int, stage: StageSpec, before: StageSpec | None, after: St
 
 def _branch_problems(where: str, branch: BranchSpec) -> Iterable[str]:
     yield from _file_problems(f"{where}.segment", branch.segment)
+    for name, tensor in (("input", branch.input), ("features", branch.features)):
+        yield from _tensor_problems(f"{where}.{name}", tensor)
     embedding = branch.embedding
     if len(embedding.shape) != 2 or embedding.shape[0] != 1 or embedding.shape[1] < 1:
         yield f"{where}.embedding.shape: {list(embedding.shape)}, must be [1, number of values]"
     if embedding.dtype == "float16":
         yield f"{where}.embedding.dtype: float16, must be int8, uint8 or float32"
-    elif embedding.dtype != "float32":
-        # A missing embedding is filled with the zero point, so that must be one of its values.
-        bounds = np.iinfo(embedding.dtype)
-        if not bounds.min <= embedding.zero_point <= bounds.max:
-            yield f"{where}.embedding.zero_point: {embedding.zero_point}, must be {bounds.min} to {bounds.max}"
-        if not 0 < embedding.scale < math.inf:
-            yield f"{where}.embedding.scale: {embedding.scale:g}, must be above 0 and finite"
+    # A missing embedding is filled with the zero point, so that must be one of its values.
+    yield from _tensor_problems(f"{where}.embedding", embedding)
+
+
+def _tensor_problems(where: str, tensor: TensorSpec | None) -> Iterable[str]:
+    if tensor is None:
+        return
+    if tensor.dtype in ("float32", "float16"):
+        if (tensor.scale, tensor.zero_point) != (1.0, 0):
+            yield f"{where}: {tensor.dtype} values have no scale and no zero point; leave both out"
+        return
+    bounds = np.iinfo(tensor.dtype)
+    if not bounds.min <= tensor.zero_point <= bounds.max:
+        yield f"{where}.zero_point: {tensor.zero_point}, must be {bounds.min} to {bounds.max}"
+    if not 0 < tensor.scale < math.inf:
+        yield f"{where}.scale: {tensor.scale:g}, must be above 0 and finite"
 
 
 def _handover_problems(where: str, branch: BranchSpec, next_where: str, taker: BranchSpec | None) -> Iterable[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -170,18 +171,38 @@ def read_verified(path: Path, sha256: str) -> bytes:
 
 
 def find_bundle(name_or_path: str | Path) -> Path:
-    """Return the folder of a bundle: a path that holds a manifest, or the name of one in the model zoo."""
+    """Return the folder of a bundle: a path that holds a manifest, or the name of one of `known_bundles`."""
     path = Path(name_or_path)
     if (path / MANIFEST).is_file():
         return path
-    shipped = zoo_folder()
-    if shipped is not None and (shipped / str(name_or_path) / MANIFEST).is_file():
-        return shipped / str(name_or_path)
-    known = sorted(found.parent.name for found in shipped.glob(f"*/{MANIFEST}")) if shipped else []
+    named = [found for found in known_bundles() if found.name == str(name_or_path)]
+    if named:
+        return named[0]
+    known = ", ".join(sorted(found.name for found in known_bundles()))
     raise BundleError(
-        f"bundle {str(name_or_path)!r} not found: neither a folder with a {MANIFEST} nor one of the model zoo "
-        f"({', '.join(known) or 'which is not installed'}); correct the name, or give the folder's path"
+        f"bundle {str(name_or_path)!r} not found: neither a folder with a {MANIFEST} nor a known name "
+        f"({known or 'the model zoo is not installed'}); correct the name, or give the folder's path"
     )
+
+
+def known_bundles() -> list[Path]:
+    """Return the folders of the bundles that go by a name: those of the model zoo, then those in `user_folder`."""
+    folders = [folder for folder in (zoo_folder(), user_folder()) if folder is not None]
+    return [found.parent for folder in folders for found in sorted(folder.glob(f"*/{MANIFEST}"))]
+
+
+def user_folder() -> Path | None:
+    """Return where a user's own bundles are: `distree/bundles` in $XDG_DATA_HOME, which is ~/.local/share if unset.
+
+    None for a user without a home folder.
+    """
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if not data.is_absolute():
+        try:
+            data = Path.home() / ".local" / "share"
+        except RuntimeError:
+            return None
+    return data / "distree" / "bundles"
 
 
 def zoo_folder() -> Path | None:

@@ -25,17 +25,19 @@ class Preprocess:
     """From there to the first segment's tensor: `(value − mean) / std` per channel, then quantise, then lay out.
 
     For uint8 inputs, values are scaled to 0…1 first. `nchw` moves the last axis (channels) to the front; `nhwc`
-    keeps the order. A batch axis of 1 is added either way.
+    keeps the order. A batch axis of 1 is added either way. `channel_order` is what the network takes: sources
+    give red, green and blue, and `bgr` turns them round before all else.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: Literal["nchw", "nhwc"]
+    channel_order: Literal["rgb", "bgr"] = "rgb"
 
 
 @record
 class TensorSpec:
-    """A segment's input or output. For int8 and uint8, real value = scale · (q − zero_point)."""
+    """A segment's input or output. For int8 and uint8, real value = scale · (q − zero_point); others have no scale."""
 
     name: str
     dtype: DType
@@ -112,11 +114,19 @@ class Exits:
 
 @record
 class Golden:
-    """Inputs and outputs of every segment for the self-test; `tolerance` in quantisation steps."""
+    """Inputs and outputs of every segment for the self-test; `tolerance` in steps of `distree.bundle.golden`.
+
+    `stage_tolerances`, one per stage, stand in its place where they were measured.
+    """
 
     file: str
     sha256: str
     tolerance: int
+    stage_tolerances: tuple[int, ...] = ()
+
+    def allowed(self, stage: int) -> int:
+        """Return by how many steps the segments of a stage may be off."""
+        return self.stage_tolerances[stage] if self.stage_tolerances else self.tolerance
 
 
 @record
@@ -140,7 +150,11 @@ class Trained:
 
 @record
 class Measured:
-    """Figures of the int8 segments on the test set, read once, and on the validation split."""
+    """Figures of the segments on inputs that had no part in training, which `data` names.
+
+    `validation` are those of the inputs that thresholds were chosen on, `trained` says how the weights came to be; both
+    are there for bundles that a recipe made.
+    """
 
     data: str
     accuracy: tuple[float, ...]
@@ -150,13 +164,61 @@ class Measured:
     macs_no_early_exit_strict: int
     macs_no_early_exit_loose: int
     feature_bytes_per_input: float
-    validation: SplitFigures
-    trained: Trained
+    validation: SplitFigures | None = None
+    trained: Trained | None = None
+
+
+@record
+class DataUse:
+    """A file of inputs, and what is known of them: class labels, and whether the network was trained on them."""
+
+    data: str
+    inputs: int
+    labelled: bool
+    seen: bool = False
+
+
+@record
+class Promise:
+    """What thresholds were chosen for: a drop in accuracy (a fraction), of the mean or of its upper bound.
+
+    drop, drop_bound and saved are what they came to on the inputs that they were chosen on. saved: share of the
+    multiply-accumulates of the whole network without exits, which the heads count against.
+    """
+
+    max_drop: float
+    rule: Literal["bound", "mean"]
+    drop: float
+    drop_bound: float
+    saved: float
+
+
+@record
+class SplitFrom:
+    """The network that `distree zoo split` cut a bundle from, and what its exits were made of.
+
+    file and sha256: of the whole network. after: the operators after which it was cut. heads: their shapes.
+    heads_from: inputs that they learned from. thresholds_from: inputs that thresholds were chosen on. tested_on: inputs
+    that were opened once, when all of it was settled.
+    """
+
+    file: str
+    sha256: str
+    after: tuple[int, ...]
+    heads: tuple[str, ...]
+    seed: int
+    heads_from: tuple[DataUse, ...]
+    thresholds_from: DataUse
+    promise: Promise
+    tested_on: DataUse | None = None
 
 
 @record
 class Manifest:
-    """bundle.yaml, format 1. `runtime` says what its segments are made for: see `distree.bundle.runtimes`."""
+    """bundle.yaml, format 1. `runtime` says what its segments are made for: see `distree.bundle.runtimes`.
+
+    `measured` is left out where nothing was measured, `split_from` is there for bundles cut from a whole network.
+    """
 
     format: Literal[1]
     name: str
@@ -169,4 +231,5 @@ class Manifest:
     stages: tuple[StageSpec, ...]
     exits: Exits
     golden: Golden
-    measured: Measured
+    measured: Measured | None = None
+    split_from: SplitFrom | None = None

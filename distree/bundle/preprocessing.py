@@ -46,6 +46,7 @@ class Preprocessor:
         self._mean = np.asarray(manifest.preprocess.mean, np.float64)
         self._std = np.asarray(manifest.preprocess.std, np.float64)
         self._channels_first = manifest.preprocess.layout == "nchw"
+        self._turned = manifest.preprocess.channel_order == "bgr"
         self._tables = self._make_tables() if self.dtype == np.uint8 else None
         self._table = self._one_table()
 
@@ -58,6 +59,8 @@ class Preprocessor:
             raise RemoteProtocolError("dtype", f"expected {self.dtype}, received {raw.dtype}")
         if raw.shape != self.shape:
             raise RemoteProtocolError("shape", f"expected {self.shape}, received {raw.shape}")
+        if self._turned:
+            raw = raw[..., ::-1]
         if self._table is not None:
             return np.frombuffer(raw.tobytes().translate(self._table), self._spec.dtype).reshape(self._spec.shape)
         tensor = self._look_up(raw) if self._tables is not None else self._quantise(self._normalise(raw))

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from distree.bundle.loading import Bundle
-from distree.bundle.manifest import MANIFEST, Golden, Manifest, PolicyFile
+from distree.bundle.manifest import MANIFEST, Golden, Manifest, PolicyFile, Preprocess
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import DEFAULT_RUNTIME
 from distree.tensors import Array
@@ -55,7 +55,8 @@ def _represent_mapping(dumper: yaml.SafeDumper, value: dict[str, Any]) -> yaml.N
 _Dumper.add_representer(list, _represent_list)
 _Dumper.add_representer(dict, _represent_mapping)
 _Dumper.add_representer(_OneLine, _represent_mapping)
-_ONE_LINE = frozenset({"input", "features", "embedding", "logits", "macs", "golden", "parameters", "masked[]"})
+_OF_SPLIT = {"heads_from[]", "thresholds_from", "promise", "tested_on"}
+_ONE_LINE = _OF_SPLIT | {"input", "features", "embedding", "logits", "macs", "golden", "parameters", "masked[]"}
 
 
 def _plain(value: Any, name: str = "") -> Any:
@@ -69,12 +70,14 @@ def _plain(value: Any, name: str = "") -> Any:
 
 
 def _left_out(value: Any, name: str) -> bool:
-    """Whether a field goes without saying: a plain stage has no branches, and nearly every bundle the usual runtime.
+    """Whether a field goes without saying: no branches of a plain stage, the usual runtime and order of channels.
 
     So a bundle that is written again has the same bytes, and the same revision.
     """
     if isinstance(value, Manifest) and name == "runtime":
         return value.runtime == DEFAULT_RUNTIME
+    if isinstance(value, Preprocess) and name == "channel_order":
+        return value.channel_order == "rgb"
     defaults = {field.name: field.default for field in dataclasses.fields(value)}
     return bool(getattr(value, name) == () and defaults[name] == ())
 

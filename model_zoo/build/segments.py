@@ -15,6 +15,7 @@ from distree.bundle.runtimes.tflite import load_interpreter
 from distree.messages.request import DType
 from model_zoo.errors import ExportError
 
+_FLOATS = ("float16", "float32")
 _DTYPES: dict[str, DType] = {"int8": "int8", "uint8": "uint8", "float16": "float16", "float32": "float32"}
 _SCALE_TOLERANCE = 1e-5  # relative; converters compute the two scales of a boundary separately, in float32
 _FEW_BRANCHES = 4
@@ -117,14 +118,14 @@ class _Signature:
 
 
 def _tensor_spec(name: str, detail: dict[str, Any]) -> TensorSpec:
+    dtype = np.dtype(detail["dtype"]).name
+    if dtype not in _DTYPES:
+        raise ExportError(f"tensor {name} is {dtype}; only {', '.join(_DTYPES)} can be served")
+    shape = tuple(int(size) for size in detail["shape"])
+    if dtype in _FLOATS:
+        return TensorSpec(name=name, dtype=_DTYPES[dtype], shape=shape)
     scale, zero_point = detail["quantization"]
-    return TensorSpec(
-        name=name,
-        dtype=_DTYPES[np.dtype(detail["dtype"]).name],
-        shape=tuple(int(size) for size in detail["shape"]),
-        scale=float(scale),
-        zero_point=int(zero_point),
-    )
+    return TensorSpec(name=name, dtype=_DTYPES[dtype], shape=shape, scale=float(scale), zero_point=int(zero_point))
 
 
 def check_boundaries(stages: tuple[StageSpec, ...]) -> None:

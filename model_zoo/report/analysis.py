@@ -20,6 +20,7 @@ from distree.criteria.max_softmax import MaxSoftmax
 from distree.errors import ConfigError
 from model_zoo.costs import FUSER, Costs, costs_of
 from model_zoo.criteria import usable_criteria, validation_scores
+from model_zoo.errors import DataError
 from model_zoo.evaluation import Evaluation, ExitScores, TrafficPerInput, exits_taken, score_exits, summarise
 from model_zoo.report.measures import Spread, auroc, paired_interval
 from model_zoo.report.networks import Prepared
@@ -97,6 +98,8 @@ def _training(prepared: Prepared) -> Training:
 def _exported(prepared: Prepared) -> Exported:
     bundle, source = prepared.bundle, prepared.source
     measured = bundle.manifest.measured
+    if measured is None:
+        raise DataError(f"{bundle.path}: says nothing of what was measured; remove the folder, to export it again")
     return Exported(
         revision=bundle.revision,
         bytes=sum(path.stat().st_size for path in bundle.path.iterdir()),

@@ -28,7 +28,7 @@ def test_show_gives_the_manifests_figures(zoo: Zoo, capsys, fashion: Bundle) -> 
     out = capsys.readouterr().out
     assert fashion.revision in out
     assert f"{100 * fashion.manifest.measured.accuracy[2]:.2f}" in out
-    assert "stage 2: stage2.tflite" in out
+    assert "stage 2     stage2.tflite" in out
 
 
 def test_verify_passes(zoo: Zoo, capsys) -> None:

@@ -1,0 +1,150 @@
+"""A bundle as one file: a zip of its files, for copying and passing on.
+
+What is unpacked comes from anywhere, so it is trusted for nothing: names without folders, only files that the manifest
+names, bounded sizes, every hash verified, and put into place as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from distree.bundle.loading import MAX_SEGMENT_BYTES, Bundle, load_bundle, user_folder, zoo_folder
+from distree.bundle.manifest import MANIFEST, Manifest
+from distree.errors import BundleError, ConfigError
+from distree.strict_yaml import MAX_BYTES as MAX_MANIFEST_BYTES
+from distree.topics import check_id
+from model_zoo.publishing import published
+
+SUFFIX = ".distree"
+MAX_FILES = 2 * 32 * 65
+"""More than any bundle has: a segment for each of 64 branches and the fusion head of 32 stages, and two tables."""
+
+MAX_BYTES = 1 << 30
+_WHEN = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say: the same bundle gives the same bytes
+_BLOCK = 1 << 20
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+
+
+def pack(bundle: Bundle, path: Path) -> int:
+    """Write a bundle whose files are verified into the file `path`; return its bytes. ConfigError if it cannot be."""
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in (MANIFEST, *_named(bundle.manifest)):
+                entry = zipfile.ZipInfo(name, _WHEN)
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, (bundle.path / name).read_bytes())
+        draft.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); give another file by --out") from None
+    finally:
+        draft.unlink(missing_ok=True)
+    return path.stat().st_size
+
+
+def _named(manifest: Manifest) -> list[str]:
+    """Return the files that a manifest names, each once."""
+    names = [manifest.golden.file]
+    if manifest.exits.parameters is not None:
+        names.append(manifest.exits.parameters.file)
+    for stage in manifest.stages:
+        names += [stage.segment, *(branch.segment for branch in stage.branches)]
+    return list(dict.fromkeys(names))
+
+
+def unpack(path: Path, out: Path | None, *, expected: str | None = None, replace: bool = False) -> Bundle:
+    """Put a packed bundle into the folder `out`, by default one of its name in `user_folder`; return it, verified.
+
+    expected: the revision that it must have. Raises BundleError for a file that is no packed bundle, is damaged, or is
+    of another revision, and ConfigError where the bundle cannot go; nothing is left behind then.
+    """
+    manifest_bytes = _manifest_bytes(path)
+    revision = hashlib.sha256(manifest_bytes).hexdigest()[:12]
+    if expected is not None and expected != revision:
+        raise BundleError(f"{path}: is revision {revision}, not {expected}; get the right file")
+    place = out or _own_place(path)
+    with published(place, replace=replace) as folder:
+        folder.mkdir(parents=True)
+        (folder / MANIFEST).write_bytes(manifest_bytes)
+        _extract(path, folder)
+    return load_bundle(place)
+
+
+def _own_place(path: Path) -> Path:
+    name, shipped, own = check_id(path.name.removesuffix(SUFFIX), "name of the file"), zoo_folder(), user_folder()
+    if shipped is not None and (shipped / name).exists():
+        raise ConfigError(f"{name}: a bundle of the model zoo is called so; give a folder by --out")
+    if own is None:
+        raise ConfigError("--out is needed: there is no home folder for bundles of your own")
+    return own / name
+
+
+def _manifest_bytes(path: Path) -> bytes:
+    try:
+        with _opened(path) as archive:
+            return _read(archive, archive.getinfo(MANIFEST), MAX_MANIFEST_BYTES)
+    except KeyError:
+        raise BundleError(f"{path}: holds no {MANIFEST}; it is no packed bundle") from None
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from None
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    if not path.is_file():
+        raise BundleError(f"{path}: no such file")
+    return zipfile.ZipFile(path)
+
+
+def _damaged(path: Path, error: Exception) -> BundleError:
+    reason = " ".join(str(error).split())[:150]
+    return BundleError(f"{path}: is no packed bundle, or damaged ({reason}); copy it again")
+
+
+def _extract(path: Path, folder: Path) -> None:
+    """Write all entries but the manifest into `folder`; BundleError for any that does not belong."""
+    try:
+        with _opened(path) as archive:
+            entries = list(_entries(path, archive))
+            for entry in entries:
+                (folder / entry.filename).write_bytes(_read(archive, entry, MAX_SEGMENT_BYTES))
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from None
+    wanted = set(_named(load_bundle(folder, verify=()).manifest))
+    strangers = {entry.filename for entry in entries} - wanted
+    if strangers:
+        raise BundleError(
+            f"{path}: holds {sorted(strangers)[0]!r}, which its manifest does not name; get the right file"
+        )
+
+
+def _entries(path: Path, archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
+    found = archive.infolist()
+    if len(found) > MAX_FILES or sum(entry.file_size for entry in found) > MAX_BYTES:
+        raise BundleError(f"{path}: more than {MAX_FILES} files or {MAX_BYTES} bytes; it is no packed bundle")
+    seen = set()
+    for entry in found:
+        name = entry.filename
+        # A name with a folder, or one that means a folder, would be written elsewhere.
+        if Path(name).name != name or name in ("", ".", "..") or "\\" in name or "\0" in name or entry.is_dir():
+            raise BundleError(f"{path}: holds {name[:80]!r}, which is no plain file name; it is no packed bundle")
+        if name in seen:
+            raise BundleError(f"{path}: holds {name[:80]!r} twice; it is no packed bundle")
+        seen.add(name)
+        if name != MANIFEST:
+            yield entry
+
+
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, at_most: int) -> bytes:
+    """Read one entry, never more than `at_most` bytes of it, whatever it says of itself."""
+    content = bytearray()
+    with archive.open(entry) as file:
+        while block := file.read(_BLOCK):
+            content += block
+            if len(content) > at_most:
+                raise ValueError(f"{entry.filename[:80]} is longer than {at_most} bytes")
+    return bytes(content)

@@ -1,0 +1,37 @@
+"""What a split is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_zoo.split.thresholds import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The options of `distree zoo split`, checked as far as one can without opening a file.
+
+    data: inputs; where they have no labels, what the network answers counts as right. unlabelled: more inputs for the
+    heads. test: inputs that are opened once at the end. seen: whether the network was trained on `data`. value_range:
+    as `--range` has it. max_drop: a fraction.
+    """
+
+    model: Path
+    name: str
+    data: Path | None = None
+    unlabelled: Path | None = None
+    test: Path | None = None
+    labels: tuple[str, ...] = ()
+    list_only: bool = False
+    stages: int | None = None
+    after: tuple[int, ...] = ()
+    max_drop: float = 0.01
+    rule: Rule = "bound"
+    seen: bool = False
+    value_range: str | None = None
+    hidden: int = 128
+    label_weight: float = 0.0
+    seed: int = 1
+    licence: str = "not stated"
+    force: bool = False

@@ -1,0 +1,200 @@
+"""`distree zoo split`: its options, what it shows, and where the bundle goes."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distree.bundle.loading import load_bundle, user_folder, zoo_folder
+from distree.errors import ConfigError
+from distree.topics import check_id, is_id
+from model_zoo.errors import DataError
+from model_zoo.progress import Progress
+from model_zoo.publishing import published
+from model_zoo.split import report
+from model_zoo.split.asked import Asked
+from model_zoo.split.input_range import RANGES
+from model_zoo.split.supervision import Teller, supervise
+from model_zoo.split.thresholds import RULES
+
+EXAMPLE = (
+    "distree zoo split keywords.tflite --list\n"
+    "  distree zoo split keywords.tflite --data recordings.npz --labels yes,no,up,down\n"
+    "  distree zoo split pictures.tflite --data held-back.npz --unlabelled train.npz --seen --test test.npz"
+)
+
+
+def add_options(split: argparse.ArgumentParser) -> None:
+    """Add the options of `distree zoo split`."""
+    split.add_argument("model", type=Path, metavar="MODEL.tflite", help="a whole classifier, as its converter wrote it")
+    split.add_argument("--list", action="store_true", help="only list where it can be cut, and what each cut costs")
+    split.add_argument("--data", type=Path, metavar="FILE", help=".npz with inputs x and, if there are any, labels y")
+    split.add_argument("--labels", metavar="A,B,…", help="names of its classes in its own order, or a file of them")
+    split.add_argument("--stages", type=int, metavar="N", help="into how many stages (default: 3, or 2)")
+    split.add_argument("--after", metavar="OP,…", help="cut after these operators, numbered as in --list")
+    split.add_argument(
+        "--max-drop", default="1%", metavar="SHARE", help="of accuracy that exits may cost (default: 1%%)"
+    )
+    split.add_argument(
+        "--rule",
+        choices=RULES,
+        default=RULES[0],
+        help="what is held to --max-drop: the drop's upper 99 %% bound, or the drop itself (default: %(default)s)",
+    )
+    split.add_argument("--unlabelled", type=Path, metavar="FILE", help="more inputs, for the exit heads to learn from")
+    split.add_argument("--test", type=Path, metavar="FILE", help="labelled inputs to measure on once, at the end")
+    split.add_argument("--seen", action="store_true", help="the network was trained on the inputs of --data")
+    split.add_argument(
+        "--range", metavar="R", help=f"values it was trained on: {', '.join(RANGES)}; with ,bgr for blue first"
+    )
+    split.add_argument(
+        "--hidden", type=int, default=128, metavar="N", help="width of exit heads (default: %(default)s)"
+    )
+    split.add_argument(
+        "--label-weight", type=float, default=0.0, metavar="W", help="of labels in what heads learn (default: 0, none)"
+    )
+    split.add_argument("--seed", type=int, default=1, metavar="N", help="random seed (default: %(default)s)")
+    split.add_argument("--name", metavar="ID", help="of the bundle (default: from the file's name)")
+    split.add_argument("--licence", default="not stated", metavar="TEXT", help="of the network's weights")
+    split.add_argument("--force", action="store_true", help="write it even if it saves nothing, and replace --out")
+    split.add_argument("--out", type=Path, metavar="DIR", help="folder of the bundle (default: among your own bundles)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `distree zoo split`; return the exit status."""
+    asked = _asked(args)
+    screen = _Screen(Progress(sys.stderr))
+    if asked.list_only:
+        supervise(lambda tell: _split(asked, Path(), tell), str(asked.model), screen)
+        return 0
+    named = args.out is None
+    out = _own_place(asked.name) if named else args.out
+    with published(out, replace=asked.force) as folder:
+        supervise(lambda tell: _split(asked, folder, tell), str(asked.model), screen)
+    bundle = load_bundle(out)
+    print(f"{bundle.name} {bundle.revision} written to {out}")
+    print(report.next_step(bundle.name if named else str(out)))
+    return 0
+
+
+def _split(asked: Asked, folder: Path, tell: Teller) -> None:
+    # Imported by the child alone: reading the schema takes as long as starting Python.
+    from model_zoo.split.job import split_network
+
+    split_network(asked, folder, tell)
+
+
+@dataclass(slots=True)
+class _Screen:
+    """Results on stdout; how the work goes on, on stderr."""
+
+    progress: Progress
+    _what: str = field(default="", init=False)
+
+    def print(self, text: str) -> None:
+        self.progress.clear()
+        print(text, flush=True)
+
+    def line(self, text: str) -> None:
+        self.progress.line(text)
+
+    def bar(self, what: str, done: int, total: int) -> None:
+        self.progress.bar(what, done, total)
+        if done == total and what != self._what:
+            self._what = what
+            self.progress.line(what)
+
+
+def _own_place(name: str) -> Path:
+    shipped, own = zoo_folder(), user_folder()
+    if shipped is not None and (shipped / name).exists():
+        raise ConfigError(f"--name {name}: a bundle of the model zoo is called so; give another name")
+    if own is None:
+        raise ConfigError("--out is needed: there is no home folder for bundles of your own")
+    return own / name
+
+
+def _asked(args: argparse.Namespace) -> Asked:
+    if args.data is None and not args.list:
+        raise ConfigError("--data is needed: inputs to train exit heads on; or give --list to see where it can be cut")
+    for path in (args.data, args.unlabelled, args.test):
+        if path is not None and not path.exists():
+            raise DataError(f"{path}: no such file")
+    if args.stages is not None and args.after is not None:
+        raise ConfigError("--stages and --after: give one of them")
+    if not 1 <= args.hidden <= 4096:
+        raise ConfigError(f"--hidden {args.hidden}: 1 to 4096")
+    if not 0.0 <= args.label_weight <= 1.0:
+        raise ConfigError(f"--label-weight {args.label_weight:g}: 0 to 1")
+    if args.seed < 0:
+        raise ConfigError(f"--seed {args.seed}: 0 or more")
+    return Asked(
+        model=args.model,
+        name=_name(args.model) if args.name is None else check_id(args.name, "--name"),
+        data=args.data,
+        unlabelled=args.unlabelled,
+        test=args.test,
+        labels=_labels(args.labels),
+        list_only=args.list,
+        stages=args.stages,
+        after=_operators(args.after),
+        max_drop=_share(args.max_drop),
+        rule=args.rule,
+        seen=args.seen,
+        value_range=args.range,
+        hidden=args.hidden,
+        label_weight=args.label_weight,
+        seed=args.seed,
+        licence=args.licence,
+        force=args.force,
+    )
+
+
+def _name(model: Path) -> str:
+    """Make an id of a file's name.
+
+    >>> _name(Path("My_Model v2.tflite"))
+    'my-model-v2'
+    """
+    made = re.sub(r"[^a-z0-9]+", "-", model.stem.lower()).strip("-")[:32].rstrip("-")
+    return made if is_id(made) else "network"
+
+
+def _labels(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    path = Path(text)
+    if "," not in text and path.is_file():
+        try:
+            lines = path.read_text(encoding="utf-8")[: 1 << 20].splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--labels {path}: cannot be read ({error}); give one name a line") from None
+        return tuple(line.strip() for line in lines if line.strip())
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _operators(text: str | None) -> tuple[int, ...]:
+    try:
+        return () if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--after {text}: not numbers of operators separated by commas, as --list has them") from None
+
+
+def _share(text: str) -> float:
+    """Read a share of a whole.
+
+    >>> _share("1%"), _share("0.5 %"), _share("0.02")
+    (0.01, 0.005, 0.02)
+    """
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number) / (100.0 if number != text.strip() else 1.0)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value < 1.0:
+        raise ConfigError(f"--max-drop {text}: not a share from 0 % to 100 %, such as 1% or 0.01")
+    return value

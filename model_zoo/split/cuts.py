@@ -1,0 +1,191 @@
+"""Where a network can be cut, what each cut costs, and which cuts to take.
+
+A cut is legal where exactly one tensor crosses it: one that depends on the input and is still needed. Anything else,
+such as both sides of a skip connection, would have to travel too.
+
+Which to take: with no exit trained yet, the guess is that as many inputs can leave by then as there is a share of the
+work behind the cut. Under it, the cuts are those with the least expected cost, with their heads and their hops. Of
+cuts at the same work, that takes the one with the fewest bytes. Hops are put on one scale with work by what a small
+board computes in the time that its radio takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from distree.messages.limits import MAX_MESSAGE_BYTES, MAX_PACKED_BYTES, MAX_RANK
+from model_zoo.errors import SplitError
+from model_zoo.split.graph import Graph, TensorInfo
+from model_zoo.split.refusals import BOUNDARY_DTYPES
+
+RADIO_BITS_PER_S = 50e6
+"""What Wi-Fi carries on a link of 65 Mbit/s, the slowest that boards of today have on one antenna."""
+
+BOARD_MACS_PER_S = 500e6
+"""What one small core computes."""
+
+MAX_STAGES = 8
+MAX_BOUNDARY_BYTES = MAX_MESSAGE_BYTES - MAX_PACKED_BYTES
+
+_Way = tuple[float, "tuple[Cut, ...]"]
+"""An expected cost, and the cuts that give it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A legal cut after the operator `after`.
+
+    boundary: the tensor that crosses it. macs: multiply-accumulates before it. left: those after it.
+    """
+
+    after: int
+    operator: str
+    boundary: TensorInfo
+    macs: int
+    left: int
+
+    @property
+    def radio_s(self) -> float:
+        """Seconds that the boundary takes on the air."""
+        return 8 * self.boundary.bytes / RADIO_BITS_PER_S
+
+    @property
+    def hop_macs(self) -> float:
+        """What a board could compute in that time."""
+        return self.radio_s * BOARD_MACS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """The legal cuts in order, and for every other point of the graph what crosses it."""
+
+    legal: tuple[Cut, ...]
+    crossed: dict[int, tuple[TensorInfo, ...]]
+
+    def nearest(self, after: int) -> tuple[Cut, ...]:
+        """Return the legal cut before a point and the one after it, those that there are."""
+        before = [cut for cut in self.legal if cut.after < after]
+        behind = [cut for cut in self.legal if cut.after > after]
+        return (*before[-1:], *behind[:1])
+
+
+def find_cuts(graph: Graph, end: int) -> Cuts:
+    """Find the legal cuts of a graph whose logits are the tensor `end`."""
+    legal: list[Cut] = []
+    crossed: dict[int, tuple[TensorInfo, ...]] = {}
+    live, last_use = graph.live(), _last_uses(graph, end)
+    made_at = {tensor: operator.index for operator in graph.operators for tensor in operator.outputs}
+    whole = graph.macs
+    macs = 0
+    for operator in graph.operators:
+        macs += graph.macs_of([operator.index])
+        point = operator.index
+        crossing = tuple(
+            graph.tensors[tensor]
+            for tensor in sorted(live)
+            if made_at.get(tensor, -1) <= point < last_use.get(tensor, -1)
+        )
+        if not crossing or not live.intersection(operator.outputs):
+            continue
+        if not can_travel(crossing):
+            crossed[point] = crossing
+        elif crossing[0].index in operator.outputs:
+            legal.append(Cut(point, operator.name, crossing[0], macs, whole - macs))
+    return Cuts(tuple(legal), crossed)
+
+
+def can_travel(crossing: Sequence[TensorInfo]) -> bool:
+    """Whether what crosses a point is one tensor that boards can send each other."""
+    if len(crossing) != 1 or crossing[0].dtype not in BOUNDARY_DTYPES or len(crossing[0].shape) > MAX_RANK:
+        return False
+    meant = crossing[0].dtype == "float32" or crossing[0].scale > 0.0
+    return meant and crossing[0].bytes <= MAX_BOUNDARY_BYTES
+
+
+def _last_uses(graph: Graph, end: int) -> dict[int, int]:
+    """Return, for every tensor, the last operator that takes it, of those on which `end` depends."""
+    needed = {end}
+    last_use: dict[int, int] = {}
+    for operator in reversed(graph.operators):
+        if needed.intersection(operator.outputs):
+            needed.update(operator.inputs)
+            for tensor in operator.inputs:
+                last_use.setdefault(tensor, operator.index)
+    return last_use
+
+
+def cuts_after(cuts: Cuts, operators: Iterable[int]) -> tuple[Cut, ...]:
+    """Return the cuts after these operators; SplitError, with the nearest legal ones, where one is not legal."""
+    legal = {cut.after: cut for cut in cuts.legal}
+    wanted = sorted(set(operators))
+    for after in wanted:
+        if after not in legal:
+            raise SplitError(f"--after {after}: {_why_not(cuts, after)}; {_nearest(cuts, after)}")
+    if not 1 <= len(wanted) < MAX_STAGES:
+        raise SplitError(f"--after: {len(wanted)} cuts; 1 to {MAX_STAGES - 1} can be served")
+    return tuple(legal[after] for after in wanted)
+
+
+def _why_not(cuts: Cuts, after: int) -> str:
+    crossing = cuts.crossed.get(after, ())
+    if len(crossing) > 1:
+        names = ", ".join(str(tensor) for tensor in crossing[:3])
+        return f"{len(crossing)} tensors cross there ({names}), as beside a skip connection, and only one can travel"
+    if crossing:
+        return (
+            f"{crossing[0]} crosses there, but only {', '.join(BOUNDARY_DTYPES)} of at most {MAX_BOUNDARY_BYTES:,} "
+            "bytes can travel"
+        )
+    return "the network has no such point before its scores"
+
+
+def _nearest(cuts: Cuts, after: int) -> str:
+    near = " and ".join(f"after {cut.after}" for cut in cuts.nearest(after))
+    return f"the nearest legal cuts are {near}" if near else "it has no legal cut"
+
+
+def paying_cuts(cuts: Cuts, head_macs: dict[int, int]) -> tuple[Cut, ...]:
+    """Return the cuts whose head and hop cost less than what is left after them."""
+    return tuple(cut for cut in cuts.legal if cut.macs > 0 and head_macs[cut.after] + cut.hop_macs < cut.left)
+
+
+def choose_cuts(cuts: Sequence[Cut], head_macs: dict[int, int], stages: int) -> tuple[Cut, ...]:
+    """Return the `stages` - 1 cuts with the least expected cost; see this module for how that is reckoned.
+
+    head_macs: multiply-accumulates of the head after each cut. Raises SplitError for more stages than there are cuts.
+    """
+    if not 2 <= stages <= MAX_STAGES:
+        raise SplitError(f"--stages {stages}: 2 to {MAX_STAGES} can be served")
+    if len(cuts) < stages - 1:
+        raise SplitError(
+            f"--stages {stages}: {len(cuts)} cuts save more than they cost, {stages - 1} are needed; give fewer "
+            "stages, or name the cuts by --after"
+        )
+    # best[i]: the least expected cost up to and with cut i as the last one so far, and the cuts that give it.
+    best: list[_Way] = [(_reached(None, cut, head_macs), (cut,)) for cut in cuts]
+    for _ in range(stages - 2):
+        best = [_extended(best, cut, head_macs) for cut in cuts]
+    totals = [(cost + _share_left(way[-1]) * (way[-1].hop_macs + way[-1].left), way) for cost, way in best if way]
+    return min(totals, key=lambda found: (found[0], [cut.boundary.bytes for cut in found[1]]))[1]
+
+
+def _extended(best: Sequence[_Way], cut: Cut, head_macs: dict[int, int]) -> _Way:
+    """Return the best way to a cut over any cut before it; an endless cost where there is none."""
+    ways = [
+        (cost + _reached(way[-1], cut, head_macs), (*way, cut)) for cost, way in best if way and way[-1].macs < cut.macs
+    ]
+    return min(ways, key=lambda found: found[0], default=(float("inf"), ()))
+
+
+def _reached(before: Cut | None, cut: Cut, head_macs: dict[int, int]) -> float:
+    """Return the expected cost of the stage that ends in a cut: the hop to it, its work, and its head."""
+    head = head_macs[cut.after]
+    if before is None:
+        return cut.macs + head
+    return _share_left(before) * (before.hop_macs + cut.macs - before.macs + head)
+
+
+def _share_left(cut: Cut) -> float:
+    """Return the share of inputs that go on after a cut, by the guess above."""
+    return cut.left / max(cut.macs + cut.left, 1)

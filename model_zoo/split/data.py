@@ -1,0 +1,134 @@
+"""Reads the inputs of a split and holds them against the network: shapes, classes, and whether there are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from model_zoo.errors import SplitError
+from model_zoo.examples import Examples, load_examples
+
+FEWEST_INPUTS = 50
+FEWEST_OF_CLASS = 5
+_ALIKE = 0.5
+
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """The network's classes by name, in its order."""
+
+    names: tuple[str, ...]
+
+
+def read(path: Path) -> Examples:
+    """Read inputs; those of int16, which no bundle takes, become float32 of the same values."""
+    found = load_examples(path)
+    if found.inputs.dtype == np.int16:
+        return replace(found, inputs=found.inputs.astype(np.float32))
+    return found
+
+
+def name_classes(given: tuple[str, ...], of_data: tuple[str, ...] | None, count: int, single: bool) -> Classes:
+    """Return the names of the network's classes: those given, else the data's, else numbers.
+
+    single: whether it is one score of yes or no, for which one name will do. SplitError for another number of names.
+    """
+    names = given or of_data or tuple(f"class{k}" for k in range(count))
+    if single and len(names) == 1:
+        names = (f"not {names[0]}", names[0])
+    if len(names) != count:
+        where = "--labels" if given else "the data"
+        raise SplitError(
+            f"{where}: {len(names)} classes, the network tells {count} apart; give the names of all of them"
+        )
+    if len(set(names)) < count or not all(names):
+        raise SplitError("--labels: names must differ and not be empty")
+    return Classes(names)
+
+
+def class_labels(examples: Examples, classes: Classes, *, anyway: bool) -> Labels | None:
+    """Return the labels as the network counts its classes; None without any.
+
+    Where the data names its classes, and they are the network's in another order, labels follow the names. SplitError
+    for labels that do not fit, one class alone, or too few of a class, unless they are to be taken `anyway`.
+    """
+    labels, names = examples.labels, examples.names
+    if labels is None:
+        return None
+    if names is not None and names != classes.names and set(names) == set(classes.names):
+        order = np.asarray([classes.names.index(name) for name in names], np.int64)
+        labels = order[labels] if labels.max() < len(order) else labels
+    if labels.max() >= len(classes.names):
+        raise SplitError(
+            f"{examples.source}: label {labels.max()}, but the network tells {len(classes.names)} classes apart, "
+            "numbered from 0; correct the labels"
+        )
+    counts = np.bincount(labels, minlength=len(classes.names))
+    if (counts > 0).sum() < 2:
+        raise SplitError(f"{examples.source}: all inputs are of one class; give some of every class")
+    fewest = int(np.where(counts > 0, counts, counts.max()).argmin())
+    if counts[fewest] < FEWEST_OF_CLASS and not anyway:
+        raise SplitError(
+            f"{examples.source}: {counts[fewest]} of class {classes.names[fewest]}, at least {FEWEST_OF_CLASS} of each "
+            "class that occurs are needed; give more, leave the class out, or take them as they are with --force"
+        )
+    return labels
+
+
+def check_count(examples: Examples) -> None:
+    """Raise SplitError for too few inputs to learn from."""
+    if len(examples) < FEWEST_INPUTS:
+        raise SplitError(f"{examples.source}: {len(examples)} inputs; at least {FEWEST_INPUTS} are needed")
+
+
+def check_same_kind(examples: Examples, data: Examples) -> None:
+    """Raise SplitError unless the inputs of a second file are like those of the first."""
+    one, other = examples.inputs, data.inputs
+    if one.dtype != other.dtype or one.shape[1:] != other.shape[1:]:
+        raise SplitError(
+            f"{examples.source}: inputs are {one.dtype} {one.shape[1:]}, those of {data.source} {other.dtype} "
+            f"{other.shape[1:]}; both must be alike"
+        )
+
+
+def check_answers(
+    answers: Labels, labels: Labels | None, classes: Classes, *, anyway: bool, say: Callable[[str], None]
+) -> None:
+    """Raise SplitError where the network's answers make no sense on the data: one class, or no better than guessing."""
+    if len(np.unique(answers)) < 2:
+        raise SplitError(
+            f"the network answers {classes.names[int(answers[0])]!r} to every input: are these inputs what it was made "
+            "for, and in its range of values? See --range"
+        )
+    if labels is None:
+        return
+    right = float((answers == labels).mean())
+    guessing = float(np.bincount(labels).max()) / len(labels)
+    say(f"the whole network is right on {100 * right:.2f} % of {len(labels):,} inputs")
+    if right > guessing + 2.0 * np.sqrt(guessing * (1 - guessing) / len(labels)) or anyway:
+        return
+    why = _other_order(answers, labels, classes) or "do labels, range and inputs belong to it?"
+    raise SplitError(
+        f"the network is right on {100 * right:.1f} % of the inputs, no better than guessing ({100 * guessing:.1f} %): "
+        f"{why} With --force it is taken all the same"
+    )
+
+
+def _other_order(answers: Labels, labels: Labels, classes: Classes) -> str:
+    """Say so where the labels are the network's classes in another order."""
+    count = len(classes.names)
+    table = np.zeros((count, count), np.int64)
+    np.add.at(table, (labels, answers), 1)
+    seen = np.flatnonzero(table.sum(axis=1))
+    taken = table[seen].argmax(axis=1)
+    share = table[seen, taken].sum() / len(labels)
+    if share < _ALIKE or len(set(taken.tolist())) < len(seen):
+        return ""
+    pairs = ", ".join(f"{classes.names[a]} is its {classes.names[b]}" for a, b in zip(seen[:3], taken[:3], strict=True))
+    return f"the labels seem to be in another order ({pairs} …); give the network's own order by --labels."

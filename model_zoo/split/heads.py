@@ -1,0 +1,170 @@
+"""Trains exit heads with numpy alone, on what the whole network gave.
+
+A head learns the network's own answers (distillation: Hinton, Vinyals, Dean 2015, arXiv:1503.02531), so inputs need
+no labels; where labels are there, they can be given a weight. Head after head is trained, and inputs on which the
+heads before are sure count less: few of those come that far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model_zoo.split.features import Answers
+from model_zoo.split.head_plan import HeadPlan
+from model_zoo.split.quantised import ServedHead, Weights, pooled_scale, served_head
+from model_zoo.split.supervision import Teller
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadTraining:
+    """How heads are trained.
+
+    samples: how many inputs are seen in all, however few there are; more of them only while each is seen less than
+    `fewest_passes` times. label_weight: share of the labels in the loss, where there are any; the rest is the
+    network's answers. least_weight: of an input on which the heads before are quite sure.
+    """
+
+    seed: int = 1
+    samples: int = 300_000
+    fewest_passes: int = 12
+    batch: int = 256
+    peak_rate: float = 3e-3
+    weight_decay: float = 0.03
+    temperature: float = 2.0
+    label_weight: float = 0.0
+    least_weight: float = 0.3
+
+
+def train_heads(
+    plans: Sequence[HeadPlan],
+    answers: Answers,
+    labels: npt.NDArray[np.int64],
+    training: HeadTraining,
+    tell: Teller,
+) -> list[ServedHead]:
+    """Train one head per cut on the answers, and quantise it.
+
+    labels: the class of each input, -1 where it is not known.
+    """
+    heads: list[ServedHead] = []
+    weight = np.ones(len(answers), np.float32)
+    for k, (plan, pooled) in enumerate(zip(plans, answers.pooled, strict=True)):
+        scale, zero = pooled_scale(plan)
+        real = (pooled.astype(np.float32) - zero) * np.float32(scale) if scale else pooled.astype(np.float32)
+        target = _targets(answers.logits, labels, training)
+        weights = _train(
+            real, target, weight / weight.mean(), plan, training, np.random.default_rng([training.seed, k]), tell
+        )
+        heads.append(served_head(plan, weights, pooled))
+        sure = softmax(heads[-1].logits(pooled).astype(np.float32)).max(axis=1)
+        weight *= training.least_weight + (1.0 - training.least_weight) * (1.0 - sure)
+    return heads
+
+
+def softmax(logits: Floats) -> Floats:
+    """Return softmax probabilities along the last axis."""
+    odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    found: Floats = odds / odds.sum(axis=-1, keepdims=True)
+    return found
+
+
+def _targets(logits: Floats, labels: npt.NDArray[np.int64], training: HeadTraining) -> Floats:
+    """Return the probabilities to learn: the network's at a temperature, mixed with the label where it is known."""
+    soft = softmax(logits / np.float32(training.temperature))
+    known = labels >= 0
+    if training.label_weight and known.any():
+        hard = np.eye(logits.shape[1], dtype=np.float32)[labels[known]]
+        soft[known] = (1.0 - training.label_weight) * soft[known] + np.float32(training.label_weight) * hard
+    return soft
+
+
+def _train(
+    values: Floats,
+    target: Floats,
+    weight: Floats,
+    plan: HeadPlan,
+    training: HeadTraining,
+    generator: np.random.Generator,
+    tell: Teller,
+) -> Weights:
+    """Adam with decoupled weight decay, one cosine cycle; on standardised values, of which the weights are undone."""
+    mean, spread = values.mean(axis=0), values.std(axis=0)
+    spread = spread + np.float32(1e-3 * max(float(values.std()), 1e-6))
+    standard = (values - mean) / spread
+    layers = _first_weights(plan, generator)
+    optimiser = _Adam(layers, training.weight_decay)
+    passes = max(training.fewest_passes, round(training.samples / len(values)))
+    batch = min(training.batch, len(values))
+    per_pass = len(values) // batch
+    steps = passes * per_pass
+    for number in range(passes):
+        order = generator.permutation(len(values))
+        for i in range(per_pass):
+            chosen = order[i * batch : (i + 1) * batch]
+            gradients = _gradients(layers, standard[chosen], target[chosen], weight[chosen], training.temperature)
+            optimiser.step(gradients, training.peak_rate * _share(number * per_pass + i, steps))
+        tell.step(number + 1, passes)
+    hidden, hidden_bias, classes, classes_bias = layers
+    hidden = hidden / spread[:, None]
+    return Weights(hidden, hidden_bias - mean @ hidden, classes, classes_bias)
+
+
+def _share(step: int, steps: int) -> float:
+    """Return the share of the peak rate: a short rise, then down a cosine to nought."""
+    rise = min(1.0, (step + 1) / (0.05 * steps + 1.0))
+    return rise * 0.5 * (1.0 + float(np.cos(np.pi * step / steps)))
+
+
+def _first_weights(plan: HeadPlan, generator: np.random.Generator) -> list[Floats]:
+    shapes = ((plan.inputs, plan.hidden, 2.0), (plan.hidden, plan.classes, 1.0))
+    layers: list[Floats] = []
+    for taken, given, gain in shapes:
+        layers.append(generator.normal(0.0, (gain / taken) ** 0.5, (taken, given)).astype(np.float32))
+        layers.append(np.zeros(given, np.float32))
+    return layers
+
+
+def _gradients(
+    layers: list[Floats], values: Floats, target: Floats, weight: Floats, temperature: float
+) -> list[Floats]:
+    """Gradients of the weighted mean of T² · KL(target ‖ softmax(logits / T))."""
+    hidden, hidden_bias, classes, classes_bias = layers
+    activations = np.maximum(values @ hidden + hidden_bias, 0.0)
+    logits = activations @ classes + classes_bias
+    scale = (np.float32(temperature) * weight / np.float32(len(values)))[:, None]
+    of_logits = (softmax(logits / np.float32(temperature)) - target) * scale
+    of_activations = (of_logits @ classes.T) * (activations > 0.0)
+    return [values.T @ of_activations, of_activations.sum(axis=0), activations.T @ of_logits, of_logits.sum(axis=0)]
+
+
+class _Adam:
+    """Adam (Kingma, Ba 2015, arXiv:1412.6980) with decoupled weight decay of matrices (arXiv:1711.05101)."""
+
+    _FIRST, _SECOND, _EPSILON = 0.9, 0.999, 1e-8
+
+    def __init__(self, layers: list[Floats], weight_decay: float) -> None:
+        self._layers = layers
+        self._decay = weight_decay
+        self._means = [np.zeros_like(layer) for layer in layers]
+        self._squares = [np.zeros_like(layer) for layer in layers]
+        self._steps = 0
+
+    def step(self, gradients: list[Floats], rate: float) -> None:
+        """Change the layers in place."""
+        self._steps += 1
+        unbiased = 1.0 - self._FIRST**self._steps
+        root = (1.0 - self._SECOND**self._steps) ** 0.5
+        for layer, gradient, mean, square in zip(self._layers, gradients, self._means, self._squares, strict=True):
+            mean += (1.0 - self._FIRST) * (gradient - mean)
+            square += (1.0 - self._SECOND) * (gradient * gradient - square)
+            if layer.ndim > 1:
+                layer -= np.float32(rate * self._decay) * layer
+            layer -= (
+                np.float32(rate / unbiased) * mean / (np.sqrt(square) / np.float32(root) + np.float32(self._EPSILON))
+            )

@@ -1,0 +1,197 @@
+"""How raw inputs become what the network takes: their range of values, and the order of colours.
+
+A file does not say whether a network was trained on values of 0 to 255, 0 to 1 or -1 to 1, nor whether red or blue
+comes first; wrong ones run without a word and answer badly. With labels the way is found by accuracy. Without, it can
+only be read off the scale of a quantised input, or be given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from distree.bundle.manifest import InputSpec, Manifest, Preprocess
+from distree.bundle.preprocessing import Preprocessor
+from distree.tensors import Array
+from model_zoo.errors import SplitError
+from model_zoo.split.graph import TensorInfo
+
+AS_IT_IS = "as-it-is"
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_TARGETS = {"0..255": (0.0, 255.0), "0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0), "-128..127": (-128.0, 127.0)}
+RANGES = (*_TARGETS, "imagenet", AS_IT_IS)
+"""What --range takes: the values that the network was trained on, of inputs at their least and their most."""
+
+ORDERS: tuple[Literal["rgb", "bgr"], ...] = ("rgb", "bgr")
+_TRIED = 500
+
+
+@dataclass(frozen=True, slots=True)
+class InputWay:
+    """One way: the range that the network is taken to expect, and the preprocessing that gives it."""
+
+    name: str
+    preprocess: Preprocess
+
+    def __str__(self) -> str:
+        turned = ", blue first" if self.preprocess.channel_order == "bgr" else ""
+        return f"{self.name}{turned}"
+
+
+@dataclass(frozen=True, slots=True)
+class InputFit:
+    """What inputs look like at a source, and how their axes lie in the network's input."""
+
+    spec: InputSpec
+    layout: Literal["nchw", "nhwc"]
+
+
+def fit_inputs(inputs: Array, tensor: TensorInfo) -> InputFit:
+    """Find how inputs (n, …) fit the network's input tensor; SplitError where their shapes do not."""
+    shape, wanted = inputs.shape[1:], tensor.shape[1:]
+    spec = InputSpec(dtype=inputs.dtype.name, shape=shape)
+    if _squeezed(shape) == _squeezed(wanted) or (len(wanted) == 1 and int(np.prod(shape)) == wanted[0]):
+        return InputFit(spec, "nhwc")
+    if len(shape) == len(wanted) and (shape[-1], *shape[:-1]) == wanted:
+        return InputFit(spec, "nchw")
+    raise SplitError(f"takes inputs of {_text(wanted)}, the data has {_text(shape)}; resize or cut the data")
+
+
+def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
+
+
+def _text(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "single values"
+
+
+def input_ways(inputs: Array, fit: InputFit, tensor: TensorInfo, wanted: str | None) -> list[InputWay]:
+    """Return the ways that make sense for such inputs, or the one named by `wanted`, as `--range` has it.
+
+    SplitError for a name that is unknown, or makes no sense for them.
+    """
+    names, orders = _wanted(wanted) if wanted else (_sensible(inputs, tensor), _orders(fit))
+    ways = [way for name in names for way in _ways(name, inputs, fit, tensor, orders)]
+    if not ways:
+        raise SplitError(f"--range {wanted}: makes no sense for {inputs.dtype} inputs of {_text(fit.spec.shape)}")
+    return ways
+
+
+def _wanted(text: str) -> tuple[Sequence[str], tuple[Literal["rgb", "bgr"], ...]]:
+    name, _, order = text.partition(",")
+    orders = tuple(known for known in ORDERS if known == (order or "rgb"))
+    if name not in RANGES or not orders:
+        raise SplitError(f"--range {text}: not one of {', '.join(RANGES)}, with ,bgr behind it where blue comes first")
+    return (name,), orders
+
+
+def _sensible(inputs: Array, tensor: TensorInfo) -> Sequence[str]:
+    if inputs.dtype == np.int8 or (inputs.dtype.kind == "f" and not _is_unit(inputs)):
+        return (AS_IT_IS,)
+    if inputs.dtype == np.uint8 and tensor.dtype == "uint8" and tensor.scale == 0.0:
+        return (AS_IT_IS,)
+    return RANGES
+
+
+def _orders(fit: InputFit) -> tuple[Literal["rgb", "bgr"], ...]:
+    shape = fit.spec.shape
+    return ORDERS if len(shape) == 3 and shape[-1] == 3 else ORDERS[:1]
+
+
+def _is_unit(inputs: Array) -> bool:
+    """Whether float inputs lie in 0 to 1, as pictures divided by 255 do."""
+    return bool(inputs.min() >= 0.0 and inputs.max() <= 1.0)
+
+
+def _ways(
+    name: str, inputs: Array, fit: InputFit, tensor: TensorInfo, orders: Iterable[Literal["rgb", "bgr"]]
+) -> list[InputWay]:
+    scaling = _scaling(name, inputs, fit, tensor)
+    if scaling is None:
+        return []
+    mean, std = scaling
+    return [InputWay(name, Preprocess(mean=mean, std=std, layout=fit.layout, channel_order=order)) for order in orders]
+
+
+def _scaling(
+    name: str, inputs: Array, fit: InputFit, tensor: TensorInfo
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return mean and std of a manifest's preprocessing, which takes uint8 as 0 to 1; None for what makes no sense."""
+    if name == AS_IT_IS:
+        if inputs.dtype.name == tensor.dtype and tensor.scale:
+            # What is quantised already: through its meaning and back, to the same steps.
+            unit = 255.0 if inputs.dtype == np.uint8 else 1.0
+            return (tensor.zero_point / unit,), (1.0 / (tensor.scale * unit),)
+        return ((0.0,), (1.0 / 255.0,)) if inputs.dtype == np.uint8 else ((0.0,), (1.0,))
+    if inputs.dtype == np.int8 or (inputs.dtype.kind == "f" and not _is_unit(inputs)):
+        return None
+    if name == "imagenet":
+        return _IMAGENET if fit.spec.shape[-1:] == (3,) else None
+    low, high = _TARGETS[name]
+    # (value − mean) / std takes 0 to `low` and 1 to `high`.
+    std = 1.0 / (high - low)
+    return (-low * std,), (std,)
+
+
+def find_way(
+    ways: Sequence[InputWay],
+    accuracy: Callable[[InputWay], float] | None,
+    tensor: TensorInfo,
+    say: Callable[[str], None],
+) -> InputWay:
+    """Return the way that the network is right with most often; without labels (None) the one that its scale tells.
+
+    SplitError, which asks for --range, where neither tells.
+    """
+    if len(ways) == 1:
+        return ways[0]
+    if accuracy is None:
+        return _by_scale(ways, tensor)
+    found = sorted(((accuracy(way), -number) for number, way in enumerate(ways)), reverse=True)
+    best, second = ways[-found[0][1]], ways[-found[1][1]]
+    told = f"inputs taken as {best}: {100 * found[0][0]:.1f} % right, next best {second}: {100 * found[1][0]:.1f} %"
+    close = found[0][0] - found[1][0] < 0.02
+    say(f"{told}; too close to be sure, give --range" if close else told)
+    return best
+
+
+def _by_scale(ways: Sequence[InputWay], tensor: TensorInfo) -> InputWay:
+    if tensor.dtype == "float32" or not tensor.scale:
+        raise SplitError("nothing says which values its inputs have, and there are no labels to try by; give --range")
+    bounds = np.iinfo(tensor.dtype)
+    covered = [tensor.scale * (step - tensor.zero_point) for step in (bounds.min, bounds.max)]
+
+    def off(way: InputWay) -> float:
+        low, high = _TARGETS.get(way.name, (np.inf, np.inf))
+        return float(abs(covered[0] - low) + abs(covered[1] - high)) + (way.preprocess.channel_order == "bgr")
+
+    best = min(ways, key=off)
+    if off(best) > 0.1 * (covered[1] - covered[0]):
+        raise SplitError(
+            f"its input covers {covered[0]:.3g} to {covered[1]:.3g}, which is none of the usual ranges, and there are "
+            "no labels to try by; give --range"
+        )
+    return best
+
+
+def differing(ways: Sequence[InputWay], manifest: Manifest, inputs: Array) -> list[InputWay]:
+    """Return the first of all ways that make the same tensors of some `inputs`."""
+    found: dict[bytes, InputWay] = {}
+    for way in ways:
+        made = preprocessor(manifest, way)
+        found.setdefault(b"".join(made.tensor(one).tobytes() for one in inputs), way)
+    return list(found.values())
+
+
+def preprocessor(manifest: Manifest, way: InputWay) -> Preprocessor:
+    """Return what makes tensors of inputs this way, as boards do it."""
+    return Preprocessor(replace(manifest, preprocess=way.preprocess))
+
+
+def some(labels: npt.NDArray[np.int64], generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return the places of inputs to try ways on."""
+    return np.sort(generator.permutation(len(labels))[:_TRIED])

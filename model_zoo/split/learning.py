@@ -1,0 +1,126 @@
+"""From inputs to heads, and to the answers by which thresholds are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from distree.bundle.preprocessing import Preprocessor
+from distree.tensors import Array
+from model_zoo.split.features import Answers, Probe, together
+from model_zoo.split.head_plan import HeadPlan
+from model_zoo.split.heads import HeadTraining, train_heads
+from model_zoo.split.quantised import ServedHead
+from model_zoo.split.supervision import Teller
+from model_zoo.split.thresholds import folds
+from model_zoo.split.variations import draw_variations, sources_of
+
+Labels = npt.NDArray[np.int64]
+
+VARIED_TO = 20_000
+"""To how many inputs a set is filled up with variations of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """The heads of a bundle, and per exit the logits (n, classes) that thresholds are chosen by.
+
+    These are of heads that have not learned from the input, but for the last exit's, which are the network's own.
+    """
+
+    heads: tuple[ServedHead, ...]
+    logits: tuple[npt.NDArray[np.float64], ...]
+    apart: bool
+
+
+class Learner:
+    """Runs the network on inputs and variations of them, and trains heads on what it gave."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        preprocessor: Preprocessor,
+        plans: Sequence[HeadPlan],
+        training: HeadTraining,
+        tell: Teller,
+    ) -> None:
+        self._probe = probe
+        self._preprocessor = preprocessor
+        self._plans = tuple(plans)
+        self._training = training
+        self._tell = tell
+
+    def answers(self, inputs: Array, what: str) -> Answers:
+        """Run the network on raw inputs (n, …)."""
+        return self._run((self._preprocessor.tensor(one) for one in inputs), len(inputs), what)
+
+    def _run(self, tensors: Iterable[Array], count: int, what: str) -> Answers:
+        self._tell.phase(f"running the network on {count:,} {what}", _limit_s(count))
+        return self._probe.answers(tensors, count, self._tell)
+
+    def learn(self, inputs: Array, given: Answers, labels: Labels | None, others: Array | None) -> Learned:
+        """Train heads.
+
+        inputs, given and labels are the data; others are inputs for the heads alone. Where these are as many as the
+        data, heads learn from them only, and the data is new to them. Else each fold of the data is scored by heads
+        that learned from the rest.
+        """
+        known = np.full(len(inputs), -1, np.int64) if labels is None else labels
+        if others is not None and len(others) >= len(inputs):
+            learned = self._varied(others, self.answers(others, "unlabelled inputs"))
+            heads = self._train(learned.answers, np.full(len(learned.answers), -1, np.int64), "heads")
+            return Learned(tuple(heads), self._scored(heads, given), apart=True)
+        varied = self._varied(inputs, given)
+        of_varied = np.concatenate([known, np.full(len(varied.answers) - len(inputs), -1, np.int64)])
+        if others is not None:
+            more = self.answers(others, "unlabelled inputs")
+            varied = _Varied(
+                together([varied.answers, more]), np.concatenate([varied.sources, np.full((len(more), 2), -1)])
+            )
+            of_varied = np.concatenate([of_varied, np.full(len(more), -1, np.int64)])
+        logits = [np.zeros(given.logits.shape) for _ in self._plans]
+        parts = folds(len(inputs), self._training.seed)
+        for number, fold in enumerate(parts, start=1):
+            kept = np.flatnonzero(~np.isin(varied.sources, fold).any(axis=1))
+            heads = self._train(
+                varied.answers.select(kept), of_varied[kept], f"heads without part {number}/{len(parts)}"
+            )
+            for into, scored in zip(logits, self._scored(heads, given.select(fold)), strict=False):
+                into[fold] = scored
+        heads = self._train(varied.answers, of_varied, "heads")
+        return Learned(tuple(heads), (*logits, given.logits.astype(np.float64)), apart=False)
+
+    def _varied(self, inputs: Array, given: Answers) -> _Varied:
+        """Fill a set up with variations, so that heads learn from `VARIED_TO` inputs at least."""
+        own = np.repeat(np.arange(len(inputs))[:, None], 2, axis=1)
+        count = VARIED_TO - len(inputs)
+        if count <= 0:
+            return _Varied(given, own)
+        drawn = draw_variations(inputs, count, np.random.default_rng([self._training.seed, count]))
+        tensors = (self._preprocessor.tensor(one.make(inputs)) for one in drawn)
+        more = self._run(tensors, count, "variations of them")
+        return _Varied(together([given, more]), np.concatenate([own, sources_of(drawn)]))
+
+    def _train(self, answers: Answers, labels: Labels, what: str) -> list[ServedHead]:
+        self._tell.phase(f"training {what}")
+        return train_heads(self._plans, answers, labels, self._training, self._tell)
+
+    def _scored(self, heads: Sequence[ServedHead], given: Answers) -> tuple[npt.NDArray[np.float64], ...]:
+        of_heads = (head.logits(pooled) for head, pooled in zip(heads, given.pooled, strict=True))
+        return (*of_heads, given.logits.astype(np.float64))
+
+
+@dataclass(frozen=True, slots=True)
+class _Varied:
+    """Answers on inputs and variations of them; sources (n, 2): the places of the inputs that each is made of."""
+
+    answers: Answers
+    sources: npt.NDArray[np.int64]
+
+
+def _limit_s(count: int) -> float:
+    """Return after how long running so many inputs counts as hanging: a second each is far more than any needs."""
+    return 60.0 + 1.0 * count

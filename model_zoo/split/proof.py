@@ -1,0 +1,87 @@
+"""Holds segments against the whole network: as a chain they give the same bytes on every input.
+
+They are run as boards run them, with XNNPACK, and without it, as the older runtime of 32-bit boards does. Each of the
+two must equal the whole network run the same way. Against each other they may differ by a few steps, since XNNPACK
+rounds differently; how many is measured for each segment, and is what a bundle's self-test allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distree.bundle.golden import steps_off
+from distree.tensors import Array
+from model_zoo.split.running import Runner
+
+LEAST_TOLERANCE = 2
+"""Steps that a self-test allows at least, as of the bundles that DistrEE ships."""
+
+MARGIN = 1
+"""Steps beyond what was measured: other inputs, and other processors, round in other places."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A segment of a chain: its file, and the number of the output that goes on to the next one."""
+
+    content: bytes
+    goes_on: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """On how many inputs a chain was held against the whole network, and on how many of them it differed."""
+
+    inputs: int
+    mismatches: int
+
+
+def prove(
+    whole: bytes,
+    chain: Sequence[Link],
+    tensors: Iterable[Array],
+    step: Callable[[int], None] = lambda _: None,
+) -> Proof:
+    """Run input tensors (1, …) through the whole network and through the chain, with XNNPACK and without.
+
+    The output of the last segment that `goes_on` is compared with the whole network's. `step` is told how many are
+    done.
+    """
+    ways = [
+        (Runner(whole, xnnpack=xnnpack), [Runner(link.content, xnnpack=xnnpack) for link in chain])
+        for xnnpack in (True, False)
+    ]
+    inputs = mismatches = 0
+    for tensor in tensors:
+        same = True
+        for whole_runner, runners in ways:
+            flowing = tensor
+            for link, runner in zip(chain, runners, strict=True):
+                flowing = runner(flowing)[link.goes_on]
+            same &= whole_runner(tensor)[0].tobytes() == flowing.tobytes()
+        inputs += 1
+        mismatches += not same
+        step(inputs)
+    return Proof(inputs, mismatches)
+
+
+def measure_tolerances(
+    chain: Sequence[Link], tensors: Iterable[Array], step: Callable[[int], None] = lambda _: None
+) -> tuple[int, ...]:
+    """Return, per segment, the steps that a self-test is to allow: what XNNPACK made of them here, and a margin.
+
+    Each segment gets what the ones before it give with XNNPACK, as golden vectors do.
+    """
+    ways = [[Runner(link.content, xnnpack=xnnpack) for link in chain] for xnnpack in (True, False)]
+    worst = np.zeros(len(chain))
+    for done, tensor in enumerate(tensors, start=1):
+        flowing = tensor
+        for k, (link, fast, plain) in enumerate(zip(chain, *ways, strict=True)):
+            outputs = fast(flowing)
+            worst[k] = max(worst[k], *map(steps_off, plain(flowing), outputs))
+            flowing = outputs[link.goes_on]
+        step(done)
+    return tuple(max(LEAST_TOLERANCE, int(np.ceil(steps)) + MARGIN) for steps in worst.tolist())

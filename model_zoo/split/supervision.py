@@ -1,0 +1,227 @@
+"""Runs work on files from anywhere in a child process, with bounded memory and time, and tells what it says.
+
+The interpreter aborts on some damaged files, and a few flipped bits make a flatbuffer endless. Neither may take the
+command along: whatever happens to the child, its parent says so in one line. The child sends lines of JSON through a
+pipe, which its parent shows; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, NoReturn, Protocol
+
+from distree import child_processes
+from distree.errors import DistreeError
+from model_zoo.errors import SplitError
+
+_LONGEST_LINE = 1 << 20
+_LAST_WORDS_S = 10.0
+_STEP_EVERY_S = 0.1
+
+
+class Screen(Protocol):
+    """What shows a person how the work goes on."""
+
+    def print(self, text: str) -> None:
+        """Show what was asked for."""
+
+    def line(self, text: str) -> None:
+        """Show what is done now."""
+
+    def bar(self, what: str, done: int, total: int) -> None:
+        """Show how far that has come."""
+
+
+@dataclass(slots=True)
+class Teller:
+    """The child's side: says what is done, and for how long it may take. Without a pipe it says nothing."""
+
+    pipe: IO[str] | None = None
+    _what: str = field(default="", init=False)
+    _told_at: float = field(default=0.0, init=False)
+
+    def phase(self, what: str, limit_s: float | None = None) -> None:
+        """Say what begins now, and after how many seconds it counts as hanging."""
+        self._what = what
+        self._send("phase", what, limit_s)
+
+    def step(self, done: int, total: int) -> None:
+        """Say how far this phase has come."""
+        now = time.monotonic()
+        if done == total or now - self._told_at > _STEP_EVERY_S:
+            self._told_at = now
+            self._send("step", self._what, done, total)
+
+    def line(self, text: str) -> None:
+        """Say something about how the work goes on."""
+        self._send("line", text)
+
+    def print(self, text: str) -> None:
+        """Say what the command was asked for."""
+        self._send("print", text)
+
+    def error(self, text: str) -> None:
+        """Say why it ends here."""
+        self._send("error", text)
+
+    def _send(self, *message: object) -> None:
+        if self.pipe is not None:
+            self.pipe.write(json.dumps(message) + "\n")
+            self.pipe.flush()
+
+
+def supervise(work: Callable[[Teller], None], about: str, screen: Screen) -> None:
+    """Run `work` in a child process, and show what it tells; return when it is done.
+
+    Raises SplitError, which names what it is `about`: what the work raised, or that it crashed, hung or ran out of
+    memory. Call it while this process has one thread: a fork keeps only the calling one.
+    """
+    reader, writer = os.pipe()
+    parent = os.getpid()
+    child_processes.prepare()
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _child(parent, writer, work)
+    os.close(writer)
+    listener = _Listener(about, screen)
+    try:
+        listener.listen(reader)
+    finally:
+        os.close(reader)
+        status = _end(child, patient=listener.heard_out)
+    listener.judge(status)
+
+
+def limit_memory(at_most: int) -> None:
+    """Let this process take `at_most` bytes of memory more than it has now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    wanted = pages * resource.getpagesize() + at_most
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def most_memory() -> int:
+    """Return how much of this machine's memory a long run may take: three quarters."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+
+
+def _child(parent: int, writer: int, work: Callable[[Teller], None]) -> NoReturn:
+    """Do the work and leave without cleaning up what belongs to the parent."""
+    code = 1
+    try:
+        child_processes.end_with_parent(parent)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # The interpreter's own messages are no help; what matters comes through the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        with os.fdopen(writer, "w", encoding="utf-8") as pipe:
+            teller = Teller(pipe)
+            problem = _problem(work, teller)
+            if problem:
+                teller.error(problem)
+            code = 0
+    finally:
+        os._exit(code)
+
+
+def _problem(work: Callable[[Teller], None], teller: Teller) -> str:
+    """Do the work; return what went wrong, in a line."""
+    try:
+        work(teller)
+    except DistreeError as error:
+        return str(error)
+    except MemoryError:
+        return "needs more memory than there is; is the file whole, and the right one?"
+    except Exception as error:  # noqa: BLE001 - damaged files raise whatever their bytes lead to
+        reason = " ".join(str(error).split())[:150]
+        return f"is damaged or not understood ({type(error).__name__}: {reason}); copy or convert it again"
+    return ""
+
+
+@dataclass(slots=True)
+class _Listener:
+    """The parent's side."""
+
+    about: str
+    screen: Screen
+    what: str = "starting"
+    deadline: float = field(default_factory=lambda: time.monotonic() + _LAST_WORDS_S)
+    limit_s: float = _LAST_WORDS_S
+    problem: str = ""
+    hung: bool = False
+
+    @property
+    def heard_out(self) -> bool:
+        """Whether the child closed its end, so that it is about to leave."""
+        return not self.hung
+
+    def listen(self, reader: int) -> None:
+        """Show what comes until the child closes its end, or a phase takes too long."""
+        for line in self._lines(reader):
+            kind, *rest = json.loads(line)
+            if kind == "phase":
+                self.what, limit_s = rest
+                self.limit_s = float("inf") if limit_s is None else limit_s
+                self.deadline = time.monotonic() + self.limit_s
+            elif kind == "step":
+                self.screen.bar(*rest)
+            elif kind == "line":
+                self.screen.line(rest[0])
+            elif kind == "print":
+                self.screen.print(rest[0])
+            else:
+                self.problem = rest[0]
+
+    def _lines(self, reader: int) -> Iterator[bytes]:
+        poller = select.poll()
+        poller.register(reader, select.POLLIN | select.POLLHUP)
+        rest = b""
+        while True:
+            left_s = self.deadline - time.monotonic()
+            if left_s <= 0 or len(rest) > _LONGEST_LINE:
+                self.hung = True
+                return
+            if not poller.poll(1e3 * min(left_s, 60.0)):
+                continue
+            received = os.read(reader, 1 << 16)
+            if not received:
+                return
+            *lines, rest = (rest + received).split(b"\n")
+            yield from lines
+
+    def judge(self, status: int) -> None:
+        """Raise SplitError unless the child did its work."""
+        if self.hung:
+            raise SplitError(f"{self.about}: {self.what}: not done after {self.limit_s:.0f} s; is the file whole?")
+        if self.problem:
+            raise SplitError(f"{self.about}: {self.problem}")
+        if os.WIFSIGNALED(status):
+            name = signal.Signals(os.WTERMSIG(status)).name
+            raise SplitError(
+                f"{self.about}: {self.what}: the interpreter crashed ({name}), as it does on damaged files and on "
+                "networks that it was not made for; convert the network again with a current converter"
+            )
+        if os.WEXITSTATUS(status):
+            raise SplitError(f"{self.about}: {self.what}: ended with status {os.WEXITSTATUS(status)}")
+
+
+def _end(child: int, *, patient: bool) -> int:
+    """Wait for the child to leave, or make it; return its wait status."""
+    ends_at = time.monotonic() + (_LAST_WORDS_S if patient else 0.0)
+    while time.monotonic() < ends_at:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from model_zoo.split.graph import TensorInfo
 
-MAX_CELLS = 16
+MAX_CELLS = 64
 MAX_SHARE = 0.02
 """Of the whole network's multiply-accumulates, what one head may take before its grid is made coarser."""
 

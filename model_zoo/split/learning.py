@@ -21,7 +21,10 @@ from model_zoo.split.variations import draw_variations, sources_of
 Labels = npt.NDArray[np.int64]
 
 VARIED_TO = 20_000
-"""To how many inputs a set is filled up with variations of its own."""
+"""To how many inputs a set is filled up with variations of its own, at least."""
+
+MOST_VARIATIONS = 50_000
+"""Of a large set there are as many variations as inputs, up to so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +97,9 @@ class Learner:
         return Learned(tuple(heads), (*logits, given.logits.astype(np.float64)), apart=False)
 
     def _varied(self, inputs: Array, given: Answers) -> _Varied:
-        """Fill a set up with variations, so that heads learn from `VARIED_TO` inputs at least."""
+        """Add variations to a set: see `VARIED_TO` and `MOST_VARIATIONS`."""
         own = np.repeat(np.arange(len(inputs))[:, None], 2, axis=1)
-        count = VARIED_TO - len(inputs)
-        if count <= 0:
-            return _Varied(given, own)
+        count = max(VARIED_TO - len(inputs), min(len(inputs), MOST_VARIATIONS))
         drawn = draw_variations(inputs, count, np.random.default_rng([self._training.seed, count]))
         tensors = (self._preprocessor.tensor(one.make(inputs)) for one in drawn)
         more = self._run(tensors, count, "variations of them")

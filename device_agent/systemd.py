@@ -21,7 +21,7 @@ from device_agent import resource_estimate
 from device_agent.config import AgentConfig, DirectorySource, ReplaySource, load_agent_config
 from device_agent.credentials import CERTIFICATE, KEY, PASSWORD
 from device_agent.preflight import load_bundles
-from distree.bundle.loading import find_bundle
+from distree.bundle.loading import find_bundle, user_folder
 from distree.errors import ConfigError
 
 UNIT = "distree-agent.service"
@@ -202,6 +202,12 @@ def _folders(config: AgentConfig) -> Iterator[str]:
             raise ConfigError(
                 f"pipelines.{pipeline.name}.bundle {pipeline.bundle}: the service runs in /var/lib/{STATE}; "
                 f"write {Path(pipeline.bundle).absolute()}"
+            )
+        own = user_folder()
+        if own is not None and not Path(pipeline.bundle).is_absolute() and (own / pipeline.bundle).is_dir():
+            raise ConfigError(
+                f"pipelines.{pipeline.name}.bundle {pipeline.bundle}: the service does not see bundles in {own}; copy "
+                f"the folder to /etc/distree/{pipeline.bundle} and write that path"
             )
         if pipeline.origin is None:
             continue

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from distree.messages.limits import MAX_MESSAGE_BYTES, MAX_PACKED_BYTES, MAX_RANK
 from model_zoo.errors import SplitError
-from model_zoo.split.graph import Graph, TensorInfo
+from model_zoo.split.graph import Graph, TensorInfo, operator_macs
 from model_zoo.split.refusals import BOUNDARY_DTYPES
 
 RADIO_BITS_PER_S = 50e6
@@ -79,7 +79,7 @@ def find_cuts(graph: Graph, end: int) -> Cuts:
     whole = graph.macs
     macs = 0
     for operator in graph.operators:
-        macs += graph.macs_of([operator.index])
+        macs += operator_macs(graph, operator)
         point = operator.index
         crossing = tuple(
             graph.tensors[tensor]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,7 +56,10 @@ class OperatorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """The network that runs from `inputs` to `outputs`, and the model that it was read from."""
+    """The network that runs from `inputs` to `outputs`, and the model that it was read from.
+
+    Operators on which no output depends are left out; the others keep their numbers.
+    """
 
     model: Any
     tensors: tuple[TensorInfo, ...]
@@ -78,11 +81,7 @@ class Graph:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of the whole network."""
-        return self.macs_of(range(len(self.operators)))
-
-    def macs_of(self, operators: Iterable[int]) -> int:
-        """Multiply-accumulates of some of the operators."""
-        return sum(operator_macs(self, self.operators[index]) for index in operators)
+        return sum(operator_macs(self, operator) for operator in self.operators)
 
     def live(self) -> frozenset[int]:
         """Return the tensors that depend on the input; the others are the same for every input."""
@@ -118,7 +117,16 @@ def read_graph(model: Any) -> Graph:
         subgraphs=len(model.subgraphs),
     )
     _check(graph)
-    return graph
+    return replace(graph, operators=_needed(graph))
+
+
+def _needed(graph: Graph) -> tuple[OperatorInfo, ...]:
+    needed, found = set(graph.outputs), []
+    for operator in reversed(graph.operators):
+        if needed.intersection(operator.outputs):
+            needed.update(operator.inputs)
+            found.append(operator)
+    return tuple(reversed(found))
 
 
 def _tensor(model: Any, index: int, tensor: Any) -> TensorInfo:

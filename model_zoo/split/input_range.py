@@ -26,7 +26,8 @@ _TARGETS = {"0..255": (0.0, 255.0), "0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0), "-
 RANGES = (*_TARGETS, "imagenet", AS_IT_IS)
 """What --range takes: the values that the network was trained on, of inputs at their least and their most."""
 
-ORDERS: tuple[Literal["rgb", "bgr"], ...] = ("rgb", "bgr")
+ChannelOrder = Literal["rgb", "bgr"]
+ORDERS: tuple[ChannelOrder, ...] = ("rgb", "bgr")
 _TRIED = 500
 
 
@@ -81,7 +82,7 @@ def input_ways(inputs: Array, fit: InputFit, tensor: TensorInfo, wanted: str | N
     return ways
 
 
-def _wanted(text: str) -> tuple[Sequence[str], tuple[Literal["rgb", "bgr"], ...]]:
+def _wanted(text: str) -> tuple[Sequence[str], tuple[ChannelOrder, ...]]:
     name, _, order = text.partition(",")
     orders = tuple(known for known in ORDERS if known == (order or "rgb"))
     if name not in RANGES or not orders:
@@ -90,25 +91,38 @@ def _wanted(text: str) -> tuple[Sequence[str], tuple[Literal["rgb", "bgr"], ...]
 
 
 def _sensible(inputs: Array, tensor: TensorInfo) -> Sequence[str]:
-    if inputs.dtype == np.int8 or (inputs.dtype.kind == "f" and not _is_unit(inputs)):
-        return (AS_IT_IS,)
-    if inputs.dtype == np.uint8 and tensor.dtype == "uint8" and tensor.scale == 0.0:
-        return (AS_IT_IS,)
-    return RANGES
+    if _full_scale(inputs) is None:
+        return (AS_IT_IS, "-1..1") if _is_sound(inputs) else (AS_IT_IS,)
+    return RANGES if inputs.dtype != tensor.dtype or tensor.scale else (AS_IT_IS,)
 
 
-def _orders(fit: InputFit) -> tuple[Literal["rgb", "bgr"], ...]:
+def _orders(fit: InputFit) -> tuple[ChannelOrder, ...]:
     shape = fit.spec.shape
     return ORDERS if len(shape) == 3 and shape[-1] == 3 else ORDERS[:1]
 
 
-def _is_unit(inputs: Array) -> bool:
-    """Whether float inputs lie in 0 to 1, as pictures divided by 255 do."""
-    return bool(inputs.min() >= 0.0 and inputs.max() <= 1.0)
+def _full_scale(inputs: Array) -> float | None:
+    """Return what inputs reach at most by their kind: of bytes, which are taken as 0 to 1, and of pictures as floats.
+
+    None for measured values, which have no such bound.
+    """
+    if inputs.dtype == np.uint8:
+        return 1.0
+    if inputs.dtype.kind != "f" or inputs.ndim != 4 or inputs.shape[-1] not in (1, 3) or inputs.min() < 0.0:
+        return None
+    highest = float(inputs.max())
+    return 1.0 if highest <= 1.0 else 255.0 if highest <= 255.0 else None
+
+
+def _is_sound(inputs: Array) -> bool:
+    """Whether inputs are samples of 16 bits, which came as whole numbers."""
+    some_inputs = inputs[:_TRIED]
+    loud = inputs.dtype.kind == "f" and 256.0 < float(np.abs(some_inputs).max()) <= 32768.0
+    return loud and bool((np.rint(some_inputs) == some_inputs).all())
 
 
 def _ways(
-    name: str, inputs: Array, fit: InputFit, tensor: TensorInfo, orders: Iterable[Literal["rgb", "bgr"]]
+    name: str, inputs: Array, fit: InputFit, tensor: TensorInfo, orders: Iterable[ChannelOrder]
 ) -> list[InputWay]:
     scaling = _scaling(name, inputs, fit, tensor)
     if scaling is None:
@@ -122,18 +136,20 @@ def _scaling(
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return mean and std of a manifest's preprocessing, which takes uint8 as 0 to 1; None for what makes no sense."""
     if name == AS_IT_IS:
+        unit = 255.0 if inputs.dtype == np.uint8 else 1.0
         if inputs.dtype.name == tensor.dtype and tensor.scale:
             # What is quantised already: through its meaning and back, to the same steps.
-            unit = 255.0 if inputs.dtype == np.uint8 else 1.0
             return (tensor.zero_point / unit,), (1.0 / (tensor.scale * unit),)
-        return ((0.0,), (1.0 / 255.0,)) if inputs.dtype == np.uint8 else ((0.0,), (1.0,))
-    if inputs.dtype == np.int8 or (inputs.dtype.kind == "f" and not _is_unit(inputs)):
-        return None
+        return (0.0,), (1.0 / unit,)
+    full = _full_scale(inputs)
+    if full is None:
+        return ((0.0,), (32768.0,)) if name == "-1..1" and _is_sound(inputs) else None
     if name == "imagenet":
-        return _IMAGENET if fit.spec.shape[-1:] == (3,) else None
+        means, stds = _IMAGENET
+        return (tuple(full * v for v in means), tuple(full * v for v in stds)) if fit.spec.shape[-1:] == (3,) else None
     low, high = _TARGETS[name]
-    # (value − mean) / std takes 0 to `low` and 1 to `high`.
-    std = 1.0 / (high - low)
+    # (value - mean) / std takes 0 to `low` and what is full to `high`.
+    std = full / (high - low)
     return (-low * std,), (std,)
 
 

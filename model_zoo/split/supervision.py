@@ -21,7 +21,7 @@ from typing import IO, NoReturn, Protocol
 
 from distree import child_processes
 from distree.errors import DistreeError
-from model_zoo.errors import SplitError
+from model_zoo.errors import DataError, SplitError
 
 _LONGEST_LINE = 1 << 20
 _LAST_WORDS_S = 10.0
@@ -69,9 +69,9 @@ class Teller:
         """Say what the command was asked for."""
         self._send("print", text)
 
-    def error(self, text: str) -> None:
-        """Say why it ends here."""
-        self._send("error", text)
+    def error(self, text: str, *, of_network: bool) -> None:
+        """Say why it ends here: for what the network's file is, or for something that the text names."""
+        self._send("error", text, of_network)
 
     def _send(self, *message: object) -> None:
         if self.pipe is not None:
@@ -82,8 +82,9 @@ class Teller:
 def supervise(work: Callable[[Teller], None], about: str, screen: Screen) -> None:
     """Run `work` in a child process, and show what it tells; return when it is done.
 
-    Raises SplitError, which names what it is `about`: what the work raised, or that it crashed, hung or ran out of
-    memory. Call it while this process has one thread: a fork keeps only the calling one.
+    Raises SplitError, which names what it is `about`, for what the work raised as such, and where it crashed, hung or
+    ran out of memory; DataError for anything else of DistrEE's that it raised. Call it while this process has one
+    thread: a fork keeps only the calling one.
     """
     reader, writer = os.pipe()
     parent = os.getpid()
@@ -126,26 +127,26 @@ def _child(parent: int, writer: int, work: Callable[[Teller], None]) -> NoReturn
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         with os.fdopen(writer, "w", encoding="utf-8") as pipe:
             teller = Teller(pipe)
-            problem = _problem(work, teller)
-            if problem:
-                teller.error(problem)
+            _work(work, teller)
             code = 0
     finally:
         os._exit(code)
 
 
-def _problem(work: Callable[[Teller], None], teller: Teller) -> str:
-    """Do the work; return what went wrong, in a line."""
+def _work(work: Callable[[Teller], None], teller: Teller) -> None:
+    """Do the work, and tell what went wrong."""
     try:
         work(teller)
+    except SplitError as error:
+        teller.error(str(error), of_network=True)
     except DistreeError as error:
-        return str(error)
+        teller.error(str(error), of_network=False)
     except MemoryError:
-        return "needs more memory than there is; is the file whole, and the right one?"
+        teller.error("needs more memory than there is; is the file whole, and the right one?", of_network=True)
     except Exception as error:  # noqa: BLE001 - damaged files raise whatever their bytes lead to
         reason = " ".join(str(error).split())[:150]
-        return f"is damaged or not understood ({type(error).__name__}: {reason}); copy or convert it again"
-    return ""
+        text = f"is damaged or not understood ({type(error).__name__}: {reason}); copy or convert it again"
+        teller.error(text, of_network=True)
 
 
 @dataclass(slots=True)
@@ -157,13 +158,9 @@ class _Listener:
     what: str = "starting"
     deadline: float = field(default_factory=lambda: time.monotonic() + _LAST_WORDS_S)
     limit_s: float = _LAST_WORDS_S
-    problem: str = ""
+    error: DistreeError | None = None
     hung: bool = False
-
-    @property
-    def heard_out(self) -> bool:
-        """Whether the child closed its end, so that it is about to leave."""
-        return not self.hung
+    heard_out: bool = False  # the child closed its end, so it is about to leave
 
     def listen(self, reader: int) -> None:
         """Show what comes until the child closes its end, or a phase takes too long."""
@@ -180,7 +177,8 @@ class _Listener:
             elif kind == "print":
                 self.screen.print(rest[0])
             else:
-                self.problem = rest[0]
+                text, of_network = rest
+                self.error = SplitError(f"{self.about}: {text}") if of_network else DataError(text)
 
     def _lines(self, reader: int) -> Iterator[bytes]:
         poller = select.poll()
@@ -195,6 +193,7 @@ class _Listener:
                 continue
             received = os.read(reader, 1 << 16)
             if not received:
+                self.heard_out = True
                 return
             *lines, rest = (rest + received).split(b"\n")
             yield from lines
@@ -203,8 +202,8 @@ class _Listener:
         """Raise SplitError unless the child did its work."""
         if self.hung:
             raise SplitError(f"{self.about}: {self.what}: not done after {self.limit_s:.0f} s; is the file whole?")
-        if self.problem:
-            raise SplitError(f"{self.about}: {self.problem}")
+        if self.error is not None:
+            raise self.error
         if os.WIFSIGNALED(status):
             name = signal.Signals(os.WTERMSIG(status)).name
             raise SplitError(

@@ -31,7 +31,8 @@ def environment(tmp_path):
         (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
         (programs / name).chmod(0o755)
     path = os.pathsep.join([str(programs), os.environ["PATH"], "/usr/sbin"])
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    share = str(tmp_path / ".share")  # where bundles of one's own go
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "XDG_DATA_HOME": share}
 
 
 @pytest.mark.skipif(find_mosquitto() is None, reason="needs mosquitto: apt install mosquitto")

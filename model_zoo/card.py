@@ -22,7 +22,7 @@ def list_bundles() -> Iterator[str]:
         try:
             bundle = load_bundle(path, verify=())
         except BundleError as error:
-            yield f"{path.name}  {whose}  cannot be read: {error}"
+            yield f"{path.name}  {whose}  cannot be read: {str(error).splitlines()[0]}"
             continue
         size = f"{_bytes_of(bundle) / 1000:.0f} kB"
         yield f"{path.name}  {len(bundle.stages)} stages  {size}  {whose}  {bundle.manifest.description}"

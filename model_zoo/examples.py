@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from model_zoo.errors import DataError
 DTYPES = ("uint8", "int8", "int16", "float32")
 MAX_BYTES = 4 << 30
 _INPUTS, _LABELS, _NAMES = ("x", "input"), ("y", "label", "labels"), ("classes", "names")
-_UNREADABLE = (OSError, KeyError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,10 +47,11 @@ def load_examples(path: Path) -> Examples:
             names = _first_of(archive, _NAMES)
     except DataError:
         raise
-    except _UNREADABLE as error:
+    except Exception as error:  # noqa: BLE001 - of a damaged file numpy raises whatever its bytes lead to
         reason = " ".join(str(error).split())[:200]
+        kind = type(error).__name__
         raise DataError(
-            f"{path}: not an .npz file of inputs ({reason}); save it by numpy.savez(FILE, x=…, y=…)"
+            f"{path}: not an .npz file of inputs ({kind}: {reason}); save it by numpy.savez(FILE, x=…, y=…)"
         ) from None
     if inputs is None:
         raise DataError(f"{path}: has no array x; save it by numpy.savez(FILE, x=…, y=…)")

@@ -102,7 +102,9 @@ def _train(
     (Izmailov et al. 2018, arXiv:1803.05407). That gave one point of saving, and less spread between seeds.
     """
     mean, spread = values.mean(axis=0), values.std(axis=0)
-    spread = spread + np.float32(1e-3 * max(float(values.std()), 1e-6))
+    # A value that is the same everywhere tells nothing, and gets no weight in the end.
+    tells = spread > 1e-6 * max(float(np.abs(values).max(initial=0.0)), 1e-6)
+    spread = np.where(tells, np.maximum(spread, 1e-3 * spread.max(initial=0.0)), 1.0).astype(np.float32)
     standard = (values - mean) / spread
     layers = _first_weights(plan, generator)
     optimiser = _Adam(layers, training.weight_decay)
@@ -124,7 +126,7 @@ def _train(
         tell.step(number + 1, passes)
     averaged = steps - int(np.ceil((1.0 - _AVERAGED) * steps))
     hidden, hidden_bias, classes, classes_bias = [(one / averaged).astype(np.float32) for one in averages]
-    hidden = hidden / spread[:, None]
+    hidden = np.where(tells[:, None], hidden / spread[:, None], np.float32(0.0))
     return Weights(hidden, hidden_bias - mean @ hidden, classes, classes_bias)
 
 

@@ -17,6 +17,9 @@ from model_zoo.split.head_plan import HeadPlan
 
 Floats = npt.NDArray[np.float32]
 _SAME, _NO_ACTIVATION, _RELU = 0, 0, 1  # as the schema numbers them
+_LEAST_RANGE = 1e-3  # of activations, so that their scale is not nought where all of them are
+_LEAST_RATIO, _MOST_RATIO = 2.0**-24, 2.0**7  # of the scale of products to that of sums
+_MOST_BIAS = 2.0**30
 _ZERO = -128  # of an activation behind a ReLU, so that all 256 steps are above nought
 
 
@@ -91,26 +94,31 @@ def served_head(plan: HeadPlan, weights: Weights, pooled: Array) -> ServedHead:
     real = (pooled.astype(np.float32) - zero) * np.float32(scale)
     activations = np.maximum(real @ weights.hidden + weights.hidden_bias, 0.0)
     logits = activations @ weights.classes + weights.classes_bias
-    out_scale = float(max(activations.max(initial=0.0), 1e-6)) / 255
+    out_scale = max(float(activations.max(initial=0.0)), _LEAST_RANGE) / 255
     hidden = _layer(weights.hidden, weights.hidden_bias, (scale, zero), (out_scale, _ZERO), relu=True)
-    lowest, highest = min(float(logits.min()), 0.0), max(float(logits.max()), 1e-6)
+    lowest, highest = min(float(logits.min()), 0.0), max(float(logits.max()), _LEAST_RANGE)
     logit_scale = (highest - lowest) / 255
     logit_zero = int(np.clip(np.rint(-128 - lowest / logit_scale), -128, 127))
-    classes = _layer(weights.classes, weights.classes_bias, (out_scale, _ZERO), (logit_scale, logit_zero), relu=False)
+    taken = (hidden.out_scale, hidden.out_zero)
+    classes = _layer(weights.classes, weights.classes_bias, taken, (logit_scale, logit_zero), relu=False)
     return ServedHead(plan, hidden, classes)
 
 
 def _layer(weights: Floats, bias: Floats, taken: tuple[float, int], given: tuple[float, int], *, relu: bool) -> Layer:
-    weight_scale = float(np.float32(max(float(np.abs(weights).max()), 1e-9) / 127))
-    in_scale = float(np.float32(taken[0]))
-    bound = np.iinfo(np.int32).max
+    in_scale, out_scale = float(np.float32(taken[0])), float(np.float32(given[0]))
+    # Runtimes refuse scales of products that are to those of sums as more than 2^8 to 1, or less than 1 to 2^32; and
+    # the bias, in steps of products, must fit into 32 bits.
+    finest = float(np.abs(weights).max()) / 127
+    fits = max(_LEAST_RATIO * out_scale, float(np.abs(bias).max()) / _MOST_BIAS) / in_scale
+    weight_scale = float(np.float32(max(finest, fits)))
+    out_scale = float(np.float32(max(out_scale, in_scale * weight_scale / _MOST_RATIO)))
     return Layer(
         weights=np.clip(np.rint(weights.T / weight_scale), -127, 127).astype(np.int8),
-        bias=np.clip(np.rint(bias / (in_scale * weight_scale)), -bound, bound).astype(np.int32),
+        bias=np.rint(bias / (in_scale * weight_scale)).astype(np.int32),
         weight_scale=weight_scale,
         in_scale=in_scale,
         in_zero=taken[1],
-        out_scale=float(np.float32(given[0])),
+        out_scale=out_scale,
         out_zero=given[1],
         relu=relu,
     )

@@ -1,0 +1,313 @@
+"""How inputs become what a network takes, and whether data belongs to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distree.bundle.manifest import Macs, Manifest, StageSpec, TensorSpec
+from model_zoo.errors import DataError, SplitError
+from model_zoo.examples import Examples, load_examples
+from model_zoo.split import bundle as writing
+from model_zoo.split import data as reading
+from model_zoo.split.asked import Asked
+from model_zoo.split.graph import TensorInfo
+from model_zoo.split.input_range import RANGES, differing, find_way, fit_inputs, input_ways, preprocessor
+from model_zoo.split.network import Network
+
+
+def tensor(dtype="float32", shape=(1, 4, 4, 3), scale=0.0, zero=0):
+    return TensorInfo(0, "", dtype, shape, scale, zero, is_constant=False, is_variable=False, has_unknown_size=False)
+
+
+def draft(info, inputs) -> Manifest:
+    class Graph:
+        input = info
+
+    network = Network(b"", "", Graph(), None, None, {})
+    return writing.draft_manifest(network, Asked(model=Path("n"), name="n"), ("a", "b"), fit_inputs(inputs, info))
+
+
+def pictures(dtype=np.uint8, count=6):
+    generator = np.random.default_rng(0)
+    values = generator.integers(0, 256, (count, 4, 4, 3))
+    return values.astype(dtype) if dtype != np.float32 else (values / 255).astype(np.float32)
+
+
+def made(info, inputs, name):
+    (way,) = input_ways(inputs, fit_inputs(inputs, info), info, name)
+    return preprocessor(draft(info, inputs), way).tensor(inputs[0])[0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_each_range_is_what_its_name_says(dtype):
+    """Of bytes, of floats from 0 to 1, and of floats from 0 to 255."""
+    inputs = pictures(dtype) if dtype != np.float64 else pictures(np.uint8).astype(np.float32)
+    unit = inputs[0].astype(np.float64) if dtype == np.float32 else inputs[0] / 255.0
+    ranges = {"0..255": 255 * unit, "0..1": unit, "-1..1": 2 * unit - 1, "-128..127": 255 * unit - 128}
+    for name, expected in ranges.items():
+        assert np.allclose(made(tensor(), inputs, name), expected, atol=1e-4), name
+    mean, std = np.asarray([0.485, 0.456, 0.406]), np.asarray([0.229, 0.224, 0.225])
+    assert np.allclose(made(tensor(), inputs, "imagenet"), (unit - mean) / std, atol=1e-5)
+    assert np.array_equal(made(tensor(), inputs, "0..1,bgr"), made(tensor(), inputs, "0..1")[..., ::-1])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_what_is_quantised_already_stays_as_it_is(dtype):
+    limits = np.iinfo(dtype)
+    every = np.arange(limits.min, limits.max + 1).astype(dtype).reshape(1, 256)
+    for scale, zero in ((0.5847029, limits.max - 40), (1.0, limits.min), (1 / 255, 0)):
+        info = tensor(dtype, (1, 256), scale, zero)
+        assert np.array_equal(made(info, every, "as-it-is"), every[0]), (scale, zero)
+
+
+def test_the_way_is_found_by_accuracy():
+    """A made-up network that is right only where values lie in -1 to 1 and blue comes first."""
+    info, inputs, said = tensor(), pictures(), []
+    ways = input_ways(inputs, fit_inputs(inputs, info), info, None)
+    assert len(ways) == 2 * len(RANGES)
+
+    def accuracy(way):
+        return 0.9 if (way.name, way.preprocess.channel_order) == ("-1..1", "bgr") else 0.3
+
+    assert str(find_way(ways, accuracy, info, said.append)) == "-1..1, blue first"
+    assert said == ["inputs taken as -1..1, blue first: 90.0 % right, next best 0..255: 30.0 %"]
+
+
+def test_ways_that_cannot_be_told_apart_say_so():
+    info, inputs, said = tensor(), pictures(), []
+    ways = input_ways(inputs, fit_inputs(inputs, info), info, None)
+    find_way(ways, lambda way: 0.5, info, said.append)
+    assert said[0].endswith("too close to be sure, give --range")
+
+
+def test_ways_to_the_same_tensor_are_tried_once():
+    info, inputs = tensor(), pictures()
+    ways = differing(input_ways(inputs, fit_inputs(inputs, info), info, None), draft(info, inputs), inputs)
+    assert [str(way) for way in ways].count("0..255") == 1
+    assert "as-it-is" not in [way.name for way in ways]  # the same as 0..255
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero", "name"), [(1.0, -128, "0..255"), (1 / 255, -128, "0..1"), (2 / 255, 0, "-1..1")]
+)
+def test_without_labels_the_scale_tells(scale, zero, name):
+    info, inputs = tensor("int8", scale=scale, zero=zero), pictures()
+    assert find_way(input_ways(inputs, fit_inputs(inputs, info), info, None), None, info, print).name == name
+
+
+def test_without_labels_and_scale_nothing_tells():
+    for info, why in ((tensor(), "give --range"), (tensor("int8", scale=0.02, zero=3), "none of the usual ranges")):
+        inputs = pictures()
+        with pytest.raises(SplitError, match=why):
+            find_way(input_ways(inputs, fit_inputs(inputs, info), info, None), None, info, print)
+
+
+def test_measured_values_are_taken_as_they_are():
+    info, inputs = tensor(shape=(1, 50, 6)), np.random.default_rng(0).normal(size=(4, 50, 6)).astype(np.float32)
+    (way,) = input_ways(inputs, fit_inputs(inputs, info), info, None)
+    assert np.array_equal(preprocessor(draft(info, inputs), way).tensor(inputs[0])[0], inputs[0])
+
+
+def test_sound_is_tried_in_both_ways_that_are_usual():
+    info = tensor(shape=(1, 400))
+    inputs = np.random.default_rng(0).integers(-32768, 32768, (4, 400)).astype(np.float32)
+    ways = input_ways(inputs, fit_inputs(inputs, info), info, None)
+    assert [way.name for way in ways] == ["as-it-is", "-1..1"]
+    assert np.allclose(made(info, inputs, "-1..1"), inputs[0] / 32768)
+    assert np.array_equal(made(info, inputs, "as-it-is"), inputs[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "layout"),
+    [
+        ((4, 4, 3), (1, 4, 4, 3), "nhwc"),
+        ((4, 5, 3), (1, 3, 4, 5), "nchw"),
+        ((28, 28), (1, 28, 28, 1), "nhwc"),
+        ((28, 28, 1), (1, 28, 28), "nhwc"),
+        ((28, 28, 1), (1, 784), "nhwc"),
+        ((12,), (1, 12), "nhwc"),
+    ],
+)
+def test_axes_are_matched(shape, wanted, layout):
+    assert fit_inputs(np.zeros((2, *shape), np.uint8), tensor(shape=wanted)).layout == layout
+
+
+def test_channels_go_first_where_the_network_has_them_first():
+    inputs = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+    found = made(tensor(shape=(1, 3, 4, 5)), inputs, "0..255")
+    assert np.allclose(found, np.moveaxis(inputs[0], -1, 0), atol=1e-4)
+
+
+def test_other_shapes_and_ranges_are_refused():
+    with pytest.raises(SplitError, match="takes inputs of 4x4x3, the data has 5x4x3"):
+        fit_inputs(np.zeros((2, 5, 4, 3), np.uint8), tensor())
+    for name, why in (("0..2", "not one of"), ("0..1,grb", "not one of")):
+        with pytest.raises(SplitError, match=why):
+            input_ways(pictures(), fit_inputs(pictures(), tensor()), tensor(), name)
+    grey = np.zeros((2, 4, 4, 1), np.uint8)
+    with pytest.raises(SplitError, match="imagenet: makes no sense"):
+        input_ways(grey, fit_inputs(grey, tensor(shape=(1, 4, 4, 1))), tensor(shape=(1, 4, 4, 1)), "imagenet")
+
+
+# ---------------------------------------------------------------- files
+
+
+def saved_as(tmp_path, **arrays):
+    np.savez(tmp_path / "data.npz", **arrays)
+    return tmp_path / "data.npz"
+
+
+def test_inputs_are_read_with_labels_and_names(tmp_path):
+    for labels in ("y", "label", "labels"):
+        path = saved_as(tmp_path, x=np.zeros((3, 4), np.float64), **{labels: np.arange(3)}, classes=["a", "b", "c"])
+        found = load_examples(path)
+        assert (found.inputs.dtype, found.labels.tolist(), found.names) == (np.float32, [0, 1, 2], ("a", "b", "c"))
+    assert load_examples(saved_as(tmp_path, input=np.zeros((3, 4), np.uint8))).labels is None
+
+
+def test_sound_of_16_bits_becomes_float(tmp_path):
+    found = reading.read(saved_as(tmp_path, x=np.full((2, 9), -32768, np.int16)))
+    assert (found.inputs.dtype, found.inputs[0, 0]) == (np.float32, -32768.0)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "why"),
+    [
+        ({"z": np.zeros(3)}, "no array x"),
+        ({"x": np.zeros((0, 4), np.uint8)}, "holds no inputs"),
+        ({"x": np.zeros(4, np.uint8)}, "is needed"),
+        ({"x": np.zeros((2, 4), np.complex64)}, "x is complex64"),
+        ({"x": np.asarray([[0.0, np.nan]] * 2, np.float32)}, "input 0 holds values that are not finite"),
+        ({"x": np.asarray([[0.0, 1.0], [np.inf, 1.0]], np.float32)}, "input 1 holds values that are not finite"),
+        ({"x": np.zeros((2, 4), np.uint8), "y": np.zeros(3, np.int64)}, "one class number for each of 2 inputs"),
+        ({"x": np.zeros((2, 4), np.uint8), "y": np.zeros(2)}, "one class number"),
+        ({"x": np.zeros((2, 4), np.uint8), "y": np.asarray([0, -1])}, "negative class numbers"),
+        ({"x": np.asarray([{}, {}])}, "not an .npz file of inputs"),
+    ],
+)
+def test_what_is_no_data_says_so(tmp_path, arrays, why):
+    with pytest.raises(DataError) as caught:
+        load_examples(saved_as(tmp_path, **arrays))
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_data_files_are_one_line(tmp_path):
+    path = saved_as(tmp_path, x=np.arange(4000, dtype=np.uint8).reshape(10, 400), y=np.arange(10))
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for number in range(200):
+        damaged = bytearray(whole)
+        if number % 2:
+            damaged = damaged[: generator.integers(0, len(whole))]
+        else:
+            for place in generator.integers(0, len(whole), 4):
+                damaged[place] ^= 1 << generator.integers(0, 8)
+        path.write_bytes(bytes(damaged))
+        try:
+            load_examples(path)
+        except DataError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - some damage goes unnoticed
+
+
+# ---------------------------------------------------------------- classes
+
+
+def examples(labels, names=None, count=None):
+    labels = None if labels is None else np.asarray(labels)
+    return Examples(np.zeros((count or len(labels), 4), np.uint8), labels, names, "data.npz")
+
+
+def test_classes_are_named_by_whoever_knows():
+    assert reading.name_classes(("a", "b"), ("x", "y"), 2, single=False).names == ("a", "b")
+    assert reading.name_classes((), ("x", "y"), 2, single=False).names == ("x", "y")
+    assert reading.name_classes((), None, 2, single=False).names == ("class0", "class1")
+    assert reading.name_classes(("alexa",), None, 2, single=True).names == ("not alexa", "alexa")
+
+
+@pytest.mark.parametrize(
+    ("given", "of_data", "why"),
+    [
+        (("a", "b"), None, "--labels: 2 classes, the network tells 3 apart"),
+        ((), ("a", "b"), "the data: 2 classes, the network tells 3 apart"),
+        (("a", "b", "a"), None, "names must differ"),
+        (("a", "b", ""), None, "names must differ and not be empty"),
+    ],
+)
+def test_classes_that_do_not_fit_are_refused(given, of_data, why):
+    with pytest.raises(SplitError, match=why):
+        reading.name_classes(given, of_data, 3, single=False)
+
+
+def test_labels_follow_names_that_are_in_another_order():
+    classes = reading.Classes(("dog", "cat"))
+    found = reading.class_labels(examples([0] * 6 + [1] * 6, names=("cat", "dog")), classes, anyway=False)
+    assert found.tolist() == [1] * 6 + [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        ([0] * 10 + [3] * 10, "label 3, but the network tells 3 classes apart"),
+        ([1] * 20, "all inputs are of one class"),
+        ([0] * 20 + [1] * 3 + [2] * 20, "3 of class b, at least 5 of each class that occurs"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels, why):
+    with pytest.raises(SplitError, match=why):
+        reading.class_labels(examples(labels), reading.Classes(("a", "b", "c")), anyway=False)
+
+
+def test_too_few_of_a_class_are_taken_by_force():
+    few = examples([0] * 20 + [1] * 3)
+    assert reading.class_labels(few, reading.Classes(("a", "b")), anyway=True) is not None
+
+
+def test_a_class_of_which_there_is_none_is_no_fault():
+    assert reading.class_labels(examples([0] * 9 + [1] * 9), reading.Classes(("a", "b", "c")), anyway=False) is not None
+
+
+def test_few_inputs_and_other_kinds_are_refused():
+    with pytest.raises(SplitError, match="7 inputs; at least 50"):
+        reading.check_count(examples([0] * 7))
+    other = Examples(np.zeros((9, 5), np.uint8), None, None, "more.npz")
+    with pytest.raises(SplitError, match=r"more.npz: inputs are uint8 \(5,\), those of data.npz uint8 \(4,\)"):
+        reading.check_same_kind(other, examples([0] * 9))
+
+
+def test_answers_no_better_than_guessing_are_refused():
+    classes, said = reading.Classes(("a", "b", "c")), []
+    labels = np.arange(300) % 3
+    with pytest.raises(SplitError, match="answers 'b' to every input"):
+        reading.check_answers(np.ones(300, int), labels, classes, anyway=False, say=said.append)
+    guesses = np.random.default_rng(0).integers(0, 3, 300)
+    with pytest.raises(SplitError, match=r"no better than guessing .* do labels, range and inputs belong to it"):
+        reading.check_answers(guesses, labels, classes, anyway=False, say=said.append)
+    with pytest.raises(SplitError, match=r"in another order \(a is its b, b is its c, c is its a"):
+        reading.check_answers((labels + 1) % 3, labels, classes, anyway=False, say=said.append)
+    reading.check_answers(guesses, labels, classes, anyway=True, say=said.append)
+    reading.check_answers(guesses, None, classes, anyway=False, say=said.append)
+    said.clear()
+    reading.check_answers(labels, labels, classes, anyway=False, say=said.append)
+    assert said == ["the whole network is right on 100.00 % of 300 inputs"]
+
+
+def test_golden_inputs_are_like_the_data_but_none_of_it():
+    inputs = np.random.default_rng(0).integers(80, 120, (300, 6, 6, 3)).astype(np.uint8)
+    golden = writing.golden_inputs(inputs)
+    assert (golden.shape, golden.dtype) == ((4, 6, 6, 3), np.uint8)
+    assert 60 <= golden.min() <= golden.max() <= 140
+    assert not any((one == other).all() for one in golden for other in inputs)
+    assert np.array_equal(golden, writing.golden_inputs(inputs))
+
+
+def test_a_manifest_says_how_floats_are_meant():
+    stage = StageSpec(
+        segment="s", sha256="", bytes=0, input=TensorSpec(name="i", dtype="float32", shape=(1, 4)),
+        logits=TensorSpec(name="l", dtype="float32", shape=(1, 2)), macs=Macs(trunk=1, exit=0),
+    )  # fmt: skip
+    info = tensor("float32", (1, 4))
+    assert draft(info, np.zeros((2, 4), np.float32)).stages[0].input.scale == stage.input.scale == 1.0

@@ -46,11 +46,11 @@ from distree.messages.plan import Plan
 from distree.messages.request import InputMessage
 from distree.messages.result import Result
 from distree.messages.telemetry import Telemetry
+from distree.thresholds import NEVER
 from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
 from distree.transport.base import Received
 from model_zoo.data import LabelledImages, is_divided, load_samples, load_split
-from orchestrator.config import NEVER_SENT
 
 SITE, PIPELINE, ORIGIN = "arm", "compared", "board0"
 LEAST_EQUAL = 0.98
@@ -242,7 +242,7 @@ def answers(fleet: Fleet, images: LabelledImages) -> Answers:
                 served = client.ask("served", images)
                 plan = Plan(
                     pipeline=PIPELINE, epoch=1, model=bundle.name, revision=bundle.revision,
-                    criterion=bundle.criterion, thresholds=(NEVER_SENT,) * (len(bundle.stages) - 1), audit_rate=1.0,
+                    criterion=bundle.criterion, thresholds=(NEVER,) * (len(bundle.stages) - 1), audit_rate=1.0,
                 )  # fmt: skip
                 client.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), encode(plan))
                 client.until(lambda: all(client.epochs.get(device) == 1 for device in devices), "the plan")

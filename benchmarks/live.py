@@ -38,10 +38,10 @@ from distree.messages.codec import decode
 from distree.messages.device import DeviceState
 from distree.messages.plan import Plan
 from distree.messages.result import Result
+from distree.thresholds import NEVER
 from distree.topics import Kind
 from distree.transport import make_transport
 from distree.transport.base import Received
-from orchestrator.config import NEVER_SENT
 
 SITE, PIPELINE = "live", "fashion"
 STOPPED_S, RUNNING_S = 0.06, 0.015
@@ -274,7 +274,7 @@ def _follow_shift(stack: Stack, observer: Observer) -> dict[str, Any]:
 
 def is_open(plan: Plan) -> bool:
     """Whether any input may leave early by this plan."""
-    return min(plan.thresholds) < NEVER_SENT
+    return min(plan.thresholds) < NEVER
 
 
 def _boards(stack: Stack, observer: Observer) -> subprocess.Popen[bytes]:

@@ -264,6 +264,7 @@ class Boards:
                 PipelineTelemetry(
                     pipeline=PIPELINE,
                     epoch=0,
+                    plan_hash="0" * 16,
                     revision=self._bundle.revision,
                     stages=(part,),
                     origin=origin if stage == 0 else None,

@@ -12,12 +12,14 @@ from distree import strict_yaml
 from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import Bundle, load_bundle
 from distree.bundle.manifest import MANIFEST
-from distree.criteria import problem
+from distree.criteria import problem, threshold_problem
 from distree.criteria.base import PolicyParameters
 from distree.errors import ConfigError
 from distree.messages.plan import MaskedThresholds, Plan
 from distree.strict_yaml import Share
+from distree.thresholds import NEVER, Threshold
 from distree.topics import ROOT, check_id
+from orchestrator import plan_reasons
 
 CONFIDENCE = Share(0.95)
 AUDIT_RATE = Share(0.05)
@@ -25,9 +27,6 @@ AUDIT_RATE = Share(0.05)
 HOME_ASSISTANT_PREFIX = "homeassistant"
 
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
-
-NEVER_SENT = 1e300
-"""The threshold by which nobody leaves, as plans have it: messages hold finite numbers alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +110,8 @@ class PipelineConfig:
     """A name in the model zoo, or a folder with a bundle.yaml."""
     criterion: str | None = None
     """Exit criterion; the bundle's if left out."""
-    thresholds: tuple[float, ...] | None = None
-    """One per exit but the last; the bundle's calibrated ones if left out."""
+    thresholds: tuple[Threshold, ...] | None = None
+    """One per exit but the last, or `never` to keep that exit closed; the bundle's calibrated ones if left out."""
     goal: GoalConfig | None = None
     """What thresholds are tuned for, instead of giving them."""
 
@@ -241,6 +240,8 @@ def load_pipeline(configured: PipelineConfig) -> Pipeline:
         revision=bundle.revision,
         criterion=criterion,
         thresholds=thresholds,
+        reason=plan_reasons.CONFIGURED if configured.goal is None else plan_reasons.UNPROVED,
+        author=plan_reasons.FILE if configured.goal is None else plan_reasons.TUNER,
     )
     pipeline = Pipeline(
         name=configured.name,
@@ -266,7 +267,7 @@ def _settings(configured: PipelineConfig, bundle: Bundle) -> tuple[str, tuple[fl
     if configured.thresholds is not None:
         return criterion, configured.thresholds
     if configured.goal is not None:
-        return criterion, (NEVER_SENT,) * (len(bundle.stages) - 1)
+        return criterion, (NEVER,) * (len(bundle.stages) - 1)
     if criterion != bundle.criterion:
         raise ConfigError(
             f"pipeline {configured.name}: the thresholds of bundle {bundle.name} were calibrated for "
@@ -276,7 +277,7 @@ def _settings(configured: PipelineConfig, bundle: Bundle) -> tuple[str, tuple[fl
 
 
 def check_thresholds(pipeline: Pipeline, criterion: str, thresholds: tuple[float, ...]) -> None:
-    """Raise ConfigError unless the criterion fits the bundle and each exit but the last has a finite threshold."""
+    """Raise ConfigError unless the criterion fits the bundle and there is one threshold in its range per early exit."""
     exits = pipeline.exits
     trouble = problem(
         criterion, pipeline.parameters, wide=any(pipeline.branches), exits=exits, classes=len(pipeline.labels) or None
@@ -288,5 +289,6 @@ def check_thresholds(pipeline: Pipeline, criterion: str, thresholds: tuple[float
             f"pipeline {pipeline.name}: {len(thresholds)} thresholds given; its bundle has {exits} exits and "
             f"needs {exits - 1}, one per exit but the last"
         )
-    if not all(map(math.isfinite, thresholds)):
-        raise ConfigError(f"pipeline {pipeline.name}: thresholds must be finite, received {thresholds}")
+    trouble = threshold_problem(criterion, thresholds)
+    if trouble is not None:
+        raise ConfigError(f"pipeline {pipeline.name}: {trouble}")

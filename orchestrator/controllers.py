@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from distree.errors import RemoteProtocolError
 from distree.messages.telemetry import Telemetry
-from orchestrator.fleet import Device, epoch_of
+from orchestrator.fleet import Device, report_of
 from orchestrator.pipeline_controller import Learned, PlannedPipeline
 from orchestrator.planner import Standing
 from orchestrator.tuning.pipeline_tuning import Tuning
@@ -58,12 +58,12 @@ class Pipelines:
         for pipeline in self:
             pipeline.disconnected()
 
-    def take_report(self, now_s: float, device: Device, report: Telemetry) -> list[Learned]:
-        """Note the epochs that a device follows, and learn from what its origins say of audits that were lost."""
+    def take_report(self, device: Device, report: Telemetry) -> list[Learned]:
+        """Note the plans that a device follows, and learn from what its origins say of audits that were lost."""
         for pipeline in self:
-            epoch = epoch_of(device, pipeline.name)
-            if epoch is not None:
-                pipeline.planner.reported(now_s, epoch)
+            followed = report_of(device, pipeline.name)
+            if followed is not None:
+                pipeline.planner.reported(followed.epoch, followed.plan_hash)
         learned = []
         for part in report.pipelines:
             if part.origin is not None and part.pipeline in self.tunings:

@@ -6,22 +6,23 @@ shown is what the service knows, up to the second or so that it has not written 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import zip_longest
 
 import numpy as np
 
 from distree.errors import DistreeError
-from distree.messages.plan import MaskedThresholds, Plan
+from distree.messages.plan import MaskedThresholds, Plan, same_decision
 from distree.messages.telemetry import PipelineTelemetry
-from orchestrator.config import NEVER_SENT, GoalConfig, OrchestratorConfig, Pipeline, PipelineConfig, load_pipeline
+from distree.thresholds import thresholds_text
+from orchestrator.config import GoalConfig, OrchestratorConfig, Pipeline, PipelineConfig, load_pipeline
 from orchestrator.fleet import Device
-from orchestrator.formatting import ago, bar, branches_text, percent, table, thresholds_text
+from orchestrator.formatting import ago, bar, branches_text, percent, plain, table
 from orchestrator.restore import restored_tuning
 from orchestrator.store.database import Store
 from orchestrator.store.lock import is_served
@@ -37,7 +38,7 @@ SCHEMA = "distree.orchestrator-explain/1"
 PLANS_SHOWN = 10
 _ORIGINS_SHOWN = 10
 
-_PLAN_HEAD = ("EPOCH", "AGE", "AUTHOR", "THRESHOLDS", "AUDITED")
+_PLAN_HEAD = ("EPOCH", "AGE", "BY", "WHY", "THRESHOLDS", "AUDITED")
 _ORIGIN_HEAD = ("ORIGIN", "KEPT", "LOST")
 _FLOW_HEAD = ("STAGE", "REACH", "LEAVE", "", "EXPECTED")
 
@@ -72,7 +73,7 @@ def tuner_lines(tuning: Tuning) -> tuple[TunerLine, ...]:
 def _tuner_line(missing: tuple[int, ...], tuner: Certified) -> TunerLine:
     return TunerLine(
         missing=missing,
-        thresholds=_sendable(tuner.thresholds),
+        thresholds=tuner.thresholds,
         trial=tuner.trial,
         alarms=tuner.alarms,
         gathering=tuner.gathering,
@@ -81,11 +82,6 @@ def _tuner_line(missing: tuple[int, ...], tuner: Certified) -> TunerLine:
         audits=tuner.audits,
         to_next=tuner.to_next(),
     )
-
-
-def _sendable(thresholds: Vector) -> Vector:
-    # As plans have it: JSON knows no infinity.
-    return tuple(min(threshold, NEVER_SENT) for threshold in thresholds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,11 +194,12 @@ class OriginLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanLine:
-    """One plan of the past: who wrote it and how long ago."""
+    """One decision: who made it, why, and how long ago. The epoch is the last one, where it was given several."""
 
     epoch: int
     age_s: float
     author: str
+    reason: str
     criterion: str
     thresholds: Vector
     masked: tuple[MaskedThresholds, ...]
@@ -274,7 +271,7 @@ def _reasons(store: Store, configured: PipelineConfig, devices: Sequence[Observa
         tuning=line,
         sets=sets,
         origins=origins,
-        plans=tuple(_plan_line(row, now) for row in plans[:PLANS_SHOWN]),
+        plans=tuple(itertools.islice(_plan_lines_of(plans, now), PLANS_SHOWN)),
         flow=_flow(part.origin.exits for _, part in reports(name, devices) if part.origin is not None),
     )
 
@@ -304,7 +301,7 @@ def _tuned_sets(
     in_force, lines = _in_force(plan), []
     for line in tuner_lines(tuning):
         vector = in_force.get(line.missing)
-        path = [_sendable(step) for step in tuning.tuners[line.missing].path]
+        path = tuning.tuners[line.missing].path
         # Of a lost audit nobody knows which branches it would have heard.
         heard = [sample for sample in samples if sample.audit.lost or sample.missing == line.missing]
         told = [sample.audit for sample in heard if not sample.audit.lost]
@@ -335,7 +332,7 @@ def _evidence(tuner: Certified, goal: GoalConfig, line: TunerLine, lost: int) ->
     return Evidence(
         lost=lost,
         mean_loss=float(losses[here]),
-        next=_sendable(tuner.path[here + 1]),
+        next=tuner.path[here + 1],
         next_mean_loss=float(losses[here + 1]),
         next_wealth=math.exp(certificate.log_wealth()[here + 1]),
         wealth_needed=needed,
@@ -361,12 +358,23 @@ def _origin_lines(samples: Sequence[Sample]) -> tuple[OriginLine, ...]:
     return tuple(sorted(lines, key=lambda line: (-line.lost, line.origin)))
 
 
-def _plan_line(row: PlanRow, now: float) -> PlanLine:
-    plan = row.plan
+def _plan_lines_of(rows: Sequence[PlanRow], now: float) -> Iterator[PlanLine]:
+    """Give the decisions behind plans, the newest first: a plan that was merely numbered anew is none."""
+    decisions: list[list[PlanRow]] = []
+    for row in rows:
+        if decisions and same_decision(decisions[-1][0].plan, row.plan):
+            decisions[-1].append(row)
+        else:
+            decisions.append([row])
+    return (_plan_line(of_one[0].plan, of_one[-1], now) for of_one in decisions)
+
+
+def _plan_line(plan: Plan, made: PlanRow, now: float) -> PlanLine:
     return PlanLine(
         epoch=plan.epoch,
-        age_s=max(0.0, now - row.at),
-        author=row.author,
+        age_s=max(0.0, now - made.at),
+        author=made.plan.author,
+        reason=made.plan.reason,
         criterion=plan.criterion,
         thresholds=plan.thresholds,
         masked=plan.masked,
@@ -375,7 +383,7 @@ def _plan_line(row: PlanRow, now: float) -> PlanLine:
 
 
 def _flow(exits: Iterable[Sequence[int]]) -> tuple[StageFlow, ...]:
-    counts = [sum(of_exit) for of_exit in zip_longest(*exits, fillvalue=0)]
+    counts = [sum(of_exit) for of_exit in itertools.zip_longest(*exits, fillvalue=0)]
     if not sum(counts):
         return ()
     total = sum(counts)
@@ -385,8 +393,8 @@ def _flow(exits: Iterable[Sequence[int]]) -> tuple[StageFlow, ...]:
 
 
 def to_json(explanation: Explanation) -> str:
-    """Return the explanation as JSON of schema SCHEMA; a threshold of 1e300 is one by which nobody leaves."""
-    return json.dumps({"schema": SCHEMA, **asdict(explanation)}, indent=2, allow_nan=False)
+    """Return the explanation as JSON of schema SCHEMA; a threshold that keeps its exit closed is `never`."""
+    return json.dumps({"schema": SCHEMA, **plain(asdict(explanation))}, indent=2, allow_nan=False)
 
 
 # ---------------------------------------------------------------- plain text
@@ -403,8 +411,8 @@ def _pipeline_text(reasons: PipelineReasons) -> str:
     if not reasons.plans:
         return f"pipeline {reasons.pipeline}: no plan yet"
     newest, tuning = reasons.plans[0], reasons.tuning
-    since = f"by {newest.author} {ago(newest.age_s)} ago"
-    head = f"pipeline {reasons.pipeline}: {newest.criterion}, epoch {newest.epoch}, {since}"
+    why = ", ".join(filter(None, [newest.reason, newest.author and f"by {newest.author}"]))
+    head = f"pipeline {reasons.pipeline}: {newest.criterion}, epoch {newest.epoch}, {why} {ago(newest.age_s)} ago"
     blocks = [[head, *(_goal_lines(tuning) if tuning is not None else [_UNTUNED])]]
     # Where no branch was ever missing, or there are none, there is nothing to tell apart.
     is_only = all(not line.missing for line in reasons.sets)
@@ -525,7 +533,14 @@ def _flow_lines(flow: Sequence[StageFlow], sets: Sequence[SetLine]) -> list[str]
 
 def _plan_lines(plans: Sequence[PlanLine]) -> list[str]:
     rows = [
-        [str(plan.epoch), ago(plan.age_s), plan.author, thresholds_text(plan.thresholds), percent(plan.audit_rate)]
+        [
+            str(plan.epoch),
+            ago(plan.age_s),
+            plan.author,
+            plan.reason,
+            thresholds_text(plan.thresholds),
+            percent(plan.audit_rate),
+        ]
         for plan in plans
     ]
-    return [f"the last plans, at most {PLANS_SHOWN}", *table(_PLAN_HEAD, rows).splitlines()]
+    return [f"the last decisions, at most {PLANS_SHOWN}", *table(_PLAN_HEAD, rows).splitlines()]

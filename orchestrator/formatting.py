@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from orchestrator.config import NEVER_SENT
+from distree.messages.plan import Plan
+from distree.thresholds import NEVER, NEVER_WORD, thresholds_text
 
 
 def printable(text: str) -> str:
@@ -35,13 +37,14 @@ def _pad(cell: str, width: int, number: bool) -> str:
     return cell.rjust(width) if number else cell.ljust(width)
 
 
-def thresholds_text(thresholds: Sequence[float]) -> str:
-    """Return thresholds as one line; one by which nobody leaves is `never`.
+def plan_text(plan: Plan) -> str:
+    """Return a plan's decision as one line, with why it was made where it says so.
 
-    >>> thresholds_text([0.9375, NEVER_SENT])
-    '0.9375 never'
+    >>> plan_text(Plan(pipeline="p", epoch=3, model="m", revision="r", criterion="margin", thresholds=(0.9, 0.8)))
+    'epoch 3: margin 0.9 0.8'
     """
-    return " ".join("never" if threshold >= NEVER_SENT else f"{threshold:g}" for threshold in thresholds)
+    why = "".join((plan.reason and f", {plan.reason}", plan.author and f" ({plan.author})"))
+    return printable(f"epoch {plan.epoch}: {plan.criterion} {thresholds_text(plan.thresholds)}{why}")
 
 
 def branches_text(missing: Sequence[int]) -> str:
@@ -62,6 +65,22 @@ def percent(share: float) -> str:
     ('0.312%', '95%', '33.3%')
     """
     return f"{100 * share:.3g}%"
+
+
+def plain(value: Any) -> Any:
+    """Return what is to be JSON, with `never` in the place of each threshold that keeps an exit closed.
+
+    >>> plain({"thresholds": [0.9, NEVER], "age_s": 3.0})
+    {'thresholds': [0.9, 'never'], 'age_s': 3.0}
+    """
+    match value:
+        case dict():
+            return {key: plain(item) for key, item in value.items()}
+        case tuple() | list():
+            return [plain(item) for item in value]
+        case float():
+            return NEVER_WORD if value >= NEVER else value
+    return value
 
 
 def bar(share: float, width: int = 20) -> str:

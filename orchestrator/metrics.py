@@ -12,17 +12,19 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from distree.errors import ConfigError
 from distree.messages.device import DeviceStatus
 from distree.messages.layout import layout_of
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, plan_hash
 from distree.messages.telemetry import PipelineTelemetry
-from orchestrator.config import NEVER_SENT, MetricsConfig
+from distree.thresholds import NEVER
+from orchestrator.config import MetricsConfig
 from orchestrator.explain import TunerLine, tuner_lines
 from orchestrator.fleet import Device, is_behind
+from orchestrator.planner import Planner
 from orchestrator.tuning.goal_control import MOST
 from orchestrator.tuning.pipeline_tuning import Tuning
 
@@ -36,23 +38,25 @@ _STATES = (*(status.value for status in DeviceStatus), "unknown")
 class PipelineSnapshot:
     """A pipeline as it stands: the plan wanted (epoch 0 before it has one) and, where it is tuned, its tuners.
 
-    `audits` are all that the tuning has learned from, `lost` those of them that were lost; `queues` are the virtual
-    queues of its other goals.
+    `is_preempted` says whether other plans take the place of that one. `audits` are all that the tuning has learned
+    from, `lost` those of them that were lost; `queues` are the virtual queues of its other goals.
     """
 
     plan: Plan
+    is_preempted: bool = False
     queues: Mapping[str, float] = field(default_factory=dict)
     tuners: tuple[TunerLine, ...] = ()
     audits: int = 0
     lost: int = 0
 
 
-def pipeline_snapshot(plan: Plan, tuning: Tuning | None) -> PipelineSnapshot:
+def pipeline_snapshot(planner: Planner, tuning: Tuning | None) -> PipelineSnapshot:
     """Return what stands now of a pipeline and, where it is tuned, of its tuning."""
+    snapshot = PipelineSnapshot(plan=planner.wanted, is_preempted=bool(planner.alarm))
     if tuning is None:
-        return PipelineSnapshot(plan=plan)
-    return PipelineSnapshot(
-        plan=plan,
+        return snapshot
+    return replace(
+        snapshot,
         queues=dict(tuning.control.queues),
         tuners=tuner_lines(tuning),
         audits=tuning.audits,
@@ -146,14 +150,16 @@ def _add_snapshot(to: _Families, seen: Snapshot) -> None:
         to.count("refused_messages", "Messages that the orchestrator refused.", count, reason=reason)
     for pipeline in seen.pipelines:
         _add_plan(to, pipeline.plan, seen.devices)
+        what = "Whether other plans take the place of this one on its topic."
+        to.gauge("plan_preempted", what, pipeline.is_preempted, pipeline=pipeline.plan.pipeline)
         _add_tuning(to, pipeline)
     for device in seen.devices:
         _add_device(to, device, seen.now_s)
 
 
 def _add_plan(to: _Families, plan: Plan, devices: Sequence[Device]) -> None:
-    name = plan.pipeline
-    behind = sum(is_behind(device, name, plan.epoch) for device in devices)
+    name, wanted = plan.pipeline, plan_hash(plan)
+    behind = sum(is_behind(device, name, wanted) for device in devices)
     to.gauge("plan_epoch", "Epoch of the plan that is wanted; 0 before it has one.", plan.epoch, pipeline=name)
     to.gauge("plan_behind", "Ready devices that do not follow this plan yet.", behind, pipeline=name)
     to.gauge("plan_audit_rate", "Share of inputs that are drawn for audits.", plan.audit_rate, pipeline=name)
@@ -161,7 +167,7 @@ def _add_plan(to: _Families, plan: Plan, devices: Sequence[Device]) -> None:
     for missing, thresholds in vectors:
         for k, threshold in enumerate(thresholds):
             # By an infinite one nobody leaves.
-            value = math.inf if threshold >= NEVER_SENT else threshold
+            value = math.inf if threshold >= NEVER else threshold
             what = "Score at which an exit is taken while these branches are missing."
             to.gauge("plan_threshold", what, value, pipeline=name, missing=_joined(missing), exit=k)
 

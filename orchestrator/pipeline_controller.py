@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from distree.messages.audit import AuditRow
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, plan_hash, same_decision
 from distree.messages.site import Truth
 from distree.messages.telemetry import OriginTelemetry
+from orchestrator import plan_reasons
 from orchestrator.config import Pipeline
 from orchestrator.coverage import Gap, find_gaps
 from orchestrator.fleet import Device, is_behind, serves
@@ -36,20 +37,22 @@ Learned: TypeAlias = "tuple[str, Sample]"
 class PlannedPipeline:
     """A pipeline with the plan that is to hold. Every `now_s` is of one monotonic clock.
 
-    `tuning` is None where the pipeline has no goal, and then there are no samples. `author` is who set the plan that
-    is wanted; `unsaved` counts the samples that the tuning has learned from since it was last saved.
+    `tuning` is None where the pipeline has no goal, and then there are no samples. `row_id` is that of the last plan of
+    the store that is known here; `unsaved` counts the samples that the tuning has learned from since it was last saved.
     """
 
     def __init__(
-        self, configured: Pipeline, planner: Planner, tuning: Tuning | None, *, author: str, unsaved: int = 0
+        self, configured: Pipeline, planner: Planner, tuning: Tuning | None, *, row_id: int = 0, unsaved: int = 0
     ) -> None:
         self.name = configured.name
         self.planner = planner
         self.tuning = tuning
-        self.author = author
+        self.row_id = row_id
         self.unsaved = unsaved
         self._configured = configured
         self._reminder = Reminder()
+        self._told: Plan | None = None
+        self._alarms = _alarms(tuning)
         self._loosen_at_s = 0.0
         self._is_overloaded = False
 
@@ -100,8 +103,10 @@ class PlannedPipeline:
             return
         if now_s >= self._loosen_at_s or _is_tighter(wanted, before):
             self._loosen_at_s = now_s + LOOSEN_S
-            self.author = "tuner"
-            self.planner.want(replace(wanted, epoch=0))
+            alarms_before, self._alarms = self._alarms, _alarms(self.tuning)
+            alarmed, has_limits = self._alarms > alarms_before, bool(self.tuning.goal.limits())
+            reason = plan_reasons.tuned_reason(before, wanted, alarmed=alarmed, has_limits=has_limits)
+            self.planner.want(replace(wanted, epoch=0, reason=reason, author=plan_reasons.TUNER))
 
     def estimate(self, devices: Iterable[Device]) -> bool:
         """Want boards to know how long stages take, if that is worth another plan; return whether it is."""
@@ -109,7 +114,7 @@ class PlannedPipeline:
         estimate = rest_s(devices, self.name, len(wanted.thresholds) + 1)
         if not _is_other(estimate, wanted.rest_s):
             return False
-        self.planner.want(replace(wanted, rest_s=estimate, epoch=0))
+        self.planner.want(replace(wanted, rest_s=estimate))
         return True
 
     def look(self, devices: Iterable[Device]) -> str | None:
@@ -120,17 +125,15 @@ class PlannedPipeline:
         before, self._is_overloaded = self._is_overloaded, self.tuning.control.is_overloaded
         return _load_words(self.tuning) if self._is_overloaded != before else None
 
-    def follow(self, row: PlanRow) -> None:
-        """Want a plan that somebody wrote to the store, if it is newer."""
-        if row.plan.epoch > self.planner.wanted.epoch:
-            self.author = row.author
+    def follow(self, row: PlanRow | None) -> None:
+        """Want a plan that somebody wrote to the store since the last one that is known here."""
+        if row is None or row.id <= self.row_id:
+            return
+        self.row_id = row.id
+        if row.is_reset:
+            self.planner.reset(row.plan)
+        else:
             self.planner.want(row.plan)
-
-    def give_way(self, plan: Plan, newer: Plan) -> None:
-        """Leave the epoch of `plan` to `newer`, which has taken it; what a tuning wants then needs the next one."""
-        self.planner.want(newer)
-        if self.tuning is not None:
-            self.planner.want(replace(plan, epoch=0))
 
     # ------------------------------------------------------------ when it is published
 
@@ -141,7 +144,7 @@ class PlannedPipeline:
 
     def reported(self, now_s: float, device: Device) -> None:
         """Note by a device's report whether it follows the plan."""
-        behind = is_behind(device, self.name, self.planner.wanted.epoch)
+        behind = is_behind(device, self.name, plan_hash(self.planner.wanted))
         self._reminder.reported(now_s, device.device, is_behind=behind)
 
     def forget(self, device: str) -> None:
@@ -156,17 +159,22 @@ class PlannedPipeline:
     def again(self, now_s: float) -> Plan | None:
         """Return the plan in force, if it is to be published once more now; ask when the planner has nothing to do.
 
-        It is recorded already, and its planner takes its echo for its own. Who has yielded keeps quiet.
+        It is recorded already, and its planner takes its echo for its own. Who is preempted keeps quiet.
         """
         if self.planner.standing is not Standing.LEADING or not self._reminder.is_due(now_s):
             return None
-        self._reminder.published(now_s, self.planner.wanted.epoch)
+        self._reminder.published(now_s, plan_hash(self.planner.wanted))
         return self.planner.wanted
 
     def published(self, now_s: float, plan: Plan) -> None:
         """Note that the planner's plan was recorded and handed to the transport."""
         self.planner.published(plan)
-        self._reminder.published(now_s, plan.epoch)
+        self._reminder.published(now_s, plan_hash(plan))
+
+    def is_news(self, plan: Plan) -> bool:
+        """Whether a plan that is published is another decision than the one before; ask once for each."""
+        before, self._told = self._told, plan
+        return before is None or before.epoch != plan.epoch or not same_decision(before, plan)
 
     # ------------------------------------------------------------ what the store is to have
 
@@ -179,8 +187,9 @@ class PlannedPipeline:
         """Return how the pipeline stands with an orchestrator of this role."""
         return PipelineRow(
             name=self.name,
-            floor=self.planner.floor,
+            highest_epoch=self.planner.highest_epoch,
             standing=(role if role is Role.STANDBY else self.planner.standing).value,
+            alarm="" if role is Role.STANDBY else self.planner.alarm,
             configured=fingerprint(self._configured.plan),
             branches=self._configured.branches,
         )
@@ -189,6 +198,10 @@ class PlannedPipeline:
         """Return where the tuning stands; there has to be one."""
         assert self.tuning is not None  # noqa: S101 - asked for where samples are unsaved
         return TuningRow(pipeline=self.name, state=self.tuning.snapshot())
+
+
+def _alarms(tuning: Tuning | None) -> int:
+    return 0 if tuning is None else sum(tuner.alarms for tuner in tuning.tuners.values())
 
 
 def _is_tighter(wanted: Plan, before: Plan) -> bool:

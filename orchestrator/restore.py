@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from distree.errors import DistreeError
 from distree.messages.plan import Plan
+from orchestrator import plan_reasons
 from orchestrator.config import Pipeline
 from orchestrator.formatting import printable
 from orchestrator.pipeline_controller import SAMPLES_UNSAVED, PlannedPipeline
@@ -39,12 +40,10 @@ def restored_pipeline(store: Store, configured: Pipeline) -> PlannedPipeline:
             log.warning("pipeline %s: tuning begins anew, for the last one %s", configured.name, error.reason)
             tuning, unsaved = Tuning(configured), SAMPLES_UNSAVED
         start = _tuned_start(tuning, configured.plan, last)
-    # The last plan counts even where it is given up: its epoch must not name another content.
-    planner = Planner(start, floor=max(known.floor, last.epoch if last else 0))
-    author = "config" if tuning is None else "tuner"
-    if latest is not None and start == last:
-        author = latest.author
-    return PlannedPipeline(configured, planner, tuning, author=author, unsaved=unsaved)
+    # The last plan counts even where it is given up: the next decision is not to have its number.
+    planner = Planner(start, highest_epoch=max(known.highest_epoch, last.epoch if last else 0))
+    row_id = latest.id if latest is not None else 0
+    return PlannedPipeline(configured, planner, tuning, row_id=row_id, unsaved=unsaved)
 
 
 def restored_tuning(store: Store, configured: Pipeline) -> Tuning:
@@ -67,4 +66,6 @@ def restored_tuning(store: Store, configured: Pipeline) -> Tuning:
 def _tuned_start(tuning: Tuning, configured: Plan, last: Plan | None) -> Plan:
     """Return the plan that a tuning wants: the last one, if that is its content."""
     wanted = tuning.plan(configured if last is None else replace(configured, rest_s=last.rest_s))
+    if wanted.thresholds != configured.thresholds:
+        wanted = replace(wanted, reason=plan_reasons.PROVED)
     return last if last is not None and same_content(last, wanted) else wanted

@@ -30,6 +30,7 @@ from orchestrator.config import HomeAssistantConfig, Pipeline, StoreConfig
 from orchestrator.controllers import Pipelines
 from orchestrator.coverage import gap_text
 from orchestrator.fleet import Device, Fleet
+from orchestrator.formatting import plan_text
 from orchestrator.home_assistant import HomeAssistant
 from orchestrator.leadership import Leadership, Role
 from orchestrator.metrics import Snapshot, pipeline_snapshot
@@ -169,7 +170,7 @@ class Service:
                 online=self._online,
                 refused=dict(self.refused),
                 devices=tuple(self.fleet),
-                pipelines=tuple(pipeline_snapshot(each.planner.wanted, each.tuning) for each in self._pipelines),
+                pipelines=tuple(pipeline_snapshot(each.planner, each.tuning) for each in self._pipelines),
             )
 
     # ------------------------------------------------------------ what the transport calls
@@ -248,7 +249,7 @@ class Service:
                 report = of_device(device_id, decode(Telemetry, payload))
                 device = self.fleet.saw_telemetry(now_s, report)
                 self._keep_device(device, alive=True, reported=True)
-                self._keep_samples(self._pipelines.take_report(now_s, device, report))
+                self._keep_samples(self._pipelines.take_report(device, report))
                 self._pipelines.reported(now_s, device)
                 if self.leadership.leads:
                     self._home.take_report(device)
@@ -315,7 +316,7 @@ class Service:
         if now_s >= self._silence_at_s:
             self._silence_at_s = now_s + SILENCE_CHECK_S
             self._tell_silence(now_s)
-            self._tell_gaps()
+            self._tell_gaps(now_s)
         if now_s >= self._flush_at_s:
             self._flush_at_s = now_s + FLUSH_S
             self._flush()
@@ -338,9 +339,7 @@ class Service:
         if not self._unread:
             return
         for pipeline in self._pipelines:
-            latest = self._store.latest_plan(pipeline.name) if pipeline.tuning is None else None
-            if latest is not None:
-                pipeline.follow(latest)
+            pipeline.follow(self._store.latest_plan(pipeline.name))
         self._unread = False
 
     def _look(self, now_s: float) -> None:
@@ -358,30 +357,33 @@ class Service:
             if plan is None:
                 again = pipeline.again(now_s)
                 if again is not None:
-                    self._publish_plan(again)
+                    self._publish_plan(again, is_news=False)
             elif self._record(pipeline, plan):
-                self._publish_plan(plan)
+                self._publish_plan(plan, is_news=pipeline.is_news(plan))
                 pipeline.published(now_s, plan)
 
     def _record(self, pipeline: PlannedPipeline, plan: Plan) -> bool:
         if pipeline.unsaved:
             # Thresholds must not outlive what they rest on.
             self._save(self._batch([pipeline]))
-        if self._store.record_plan(PlanRow(plan=plan, author=pipeline.author, at=self._wall())):
-            return True
-        # Somebody took the epoch for another content between two looks at the store: theirs is newer.
-        latest = self._store.latest_plan(pipeline.name)
-        if latest is not None:
-            pipeline.give_way(plan, latest.plan)
-        return False
+        row_id = self._store.record_plan(PlanRow(plan=plan, at=self._wall()), after=pipeline.row_id)
+        if row_id is None:
+            # Somebody wrote a plan between two looks at the store: theirs is newer.
+            self._unread = True
+            return False
+        pipeline.row_id = row_id
+        return True
 
     def _tell_silence(self, now_s: float) -> None:
         silent, back = self.fleet.silence(now_s)
         _log_devices("no telemetry any more from", silent)
         _log_devices("telemetry again from", back)
 
-    def _tell_gaps(self) -> None:
+    def _tell_gaps(self, now_s: float) -> None:
+        self._warn(self.leadership.take_notice())
         for pipeline in self._pipelines:
+            if self.leadership.leads:
+                self._warn(pipeline.planner.remind(now_s), pipeline.name)
             found = pipeline.gaps(self.fleet)
             for line in self._lasting.note(pipeline.name, {gap.what: gap_text(gap) for gap in found}):
                 self._warn(line, pipeline.name)
@@ -403,10 +405,9 @@ class Service:
         # On a site without boards this is every few seconds.
         log.debug("the broker handed over nothing of boards: asked them to say what they are")
 
-    def _publish_plan(self, plan: Plan) -> None:
+    def _publish_plan(self, plan: Plan, *, is_news: bool) -> None:
         self._publish(addresses.plan(self._site, plan))
-        thresholds = " ".join(f"{threshold:g}" for threshold in plan.thresholds)
-        log.info("pipeline %s: published epoch %d: %s %s", plan.pipeline, plan.epoch, plan.criterion, thresholds)
+        log.log(logging.INFO if is_news else logging.DEBUG, "pipeline %s: published %s", plan.pipeline, plan_text(plan))
 
     def _announce(self, now_s: float) -> None:
         """Tell Home Assistant what is new; the store knows first, so that nothing announced is ever forgotten."""

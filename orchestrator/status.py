@@ -14,14 +14,16 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
 from distree.messages.device import DeviceStatus
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, plan_hash
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, StageTelemetry
+from distree.thresholds import thresholds_text
 from orchestrator.complaints import NAMESAKE_S
 from orchestrator.config import OrchestratorConfig, PipelineConfig
 from orchestrator.coverage import Gap, find_gaps, gap_text
 from orchestrator.explain import TuningLine, goal_text, progress_text, read_tuning, reports
-from orchestrator.fleet import Device, epoch_of, is_behind, is_stale
-from orchestrator.formatting import ago, percent, printable, table, thresholds_text
+from orchestrator.fleet import Device, is_behind, is_stale, report_of
+from orchestrator.formatting import ago, percent, plain, printable, table
+from orchestrator.set_thresholds import standing_alarm
 from orchestrator.store.database import Store
 from orchestrator.store.lock import is_served
 from orchestrator.store.records import Observation, PlanRow, Refused
@@ -115,14 +117,14 @@ class Share:
 class PipelineLine:
     """A pipeline: its plan, who is to follow it yet, how its tuning stands, and what its origins and stages report.
 
-    `runs` are the runs of segments since the boards' boots, `audit_runs` those of them that were for audits alone.
-    `gaps` are where inputs cannot go on.
+    `alarm` says what is wrong with the plan and what to do, "" where nothing is. `runs` are the runs of segments since
+    the boards' boots, `audit_runs` those of them that were for audits alone. `gaps` are where inputs cannot go on.
     """
 
     pipeline: str
     standing: str
+    alarm: str
     plan: Plan | None
-    author: str
     set_s: float | None
     behind: tuple[str, ...]
     exits: tuple[Share, ...]
@@ -168,7 +170,7 @@ def read_status(config: OrchestratorConfig, *, now: float | None = None) -> Stat
         online=running and service is not None and service.online,
         age_s=_age_s(now, newest),
         refused=service.refused if service else (),
-        devices=tuple(_device_line(seen, [p.name for p in config.pipelines], now) for seen in devices),
+        devices=tuple(_device_line(seen, pipelines, now) for seen in devices),
         pipelines=pipelines,
     )
 
@@ -178,11 +180,10 @@ def _age_s(now: float, then: float | None) -> float | None:
     return None if then is None else max(0.0, now - then)
 
 
-def _device_line(seen: Observation, pipelines: Sequence[str], now: float) -> DeviceLine:
+def _device_line(seen: Observation, pipelines: Sequence[PipelineLine], now: float) -> DeviceLine:
     device, heard_s = seen.device, _age_s(now, seen.heard_at)
     report, meta = device.telemetry, device.meta
     ready = device.status is DeviceStatus.READY
-    epochs = [(name, epoch_of(device, name)) for name in pipelines]
     return DeviceLine(
         device=device.device,
         state=device.status.value if device.status else "unknown",
@@ -192,11 +193,20 @@ def _device_line(seen: Observation, pipelines: Sequence[str], now: float) -> Dev
         rss_bytes=report.rss_bytes if report else None,
         uptime_s=report.uptime_s if report else None,
         heard_s=heard_s,
-        epochs=tuple(f"{name}:{epoch}" for name, epoch in epochs if epoch is not None),
+        epochs=tuple(_followed(device, pipelines)),
         dead_letters=report.dead_letters if report else 0,
         offline_dropped=report.offline_dropped if report else 0,
         shared=_shared(seen, now),
     )
+
+
+def _followed(device: Device, pipelines: Sequence[PipelineLine]) -> Iterable[str]:
+    """Give the epochs that a device follows; those of other plans than the wanted ones are marked."""
+    for line in pipelines:
+        report = report_of(device, line.pipeline)
+        if report is not None:
+            is_wanted = line.plan is not None and report.plan_hash == plan_hash(line.plan)
+            yield f"{line.pipeline}:{report.epoch}{'' if is_wanted else ' (other plan)'}"
 
 
 def _shared(seen: Observation, now: float) -> str:
@@ -225,8 +235,8 @@ def _pipeline_line(
     return PipelineLine(
         pipeline=name,
         standing=known.standing,
+        alarm=standing_alarm(store, name),
         plan=latest.plan if latest else None,
-        author=latest.author if latest else "",
         set_s=_age_s(now, latest.at if latest else None),
         behind=_behind(name, devices, latest),
         exits=_exit_shares(origins),
@@ -245,7 +255,8 @@ def _pipeline_line(
 def _behind(name: str, devices: Sequence[Observation], latest: PlanRow | None) -> tuple[str, ...]:
     if latest is None:
         return ()
-    return tuple(seen.device.device for seen in devices if is_behind(seen.device, name, latest.plan.epoch))
+    wanted = plan_hash(latest.plan)
+    return tuple(seen.device.device for seen in devices if is_behind(seen.device, name, wanted))
 
 
 def _origin_lines(name: str, devices: Sequence[Observation]) -> tuple[OriginLine, ...]:
@@ -310,8 +321,8 @@ def _shares(counts: Sequence[tuple[str, int]]) -> tuple[Share, ...]:
 
 
 def to_json(status: Status) -> str:
-    """Return the status as JSON of schema SCHEMA; times in seconds, sizes in bytes."""
-    return json.dumps({"schema": SCHEMA, **asdict(status)}, indent=2, allow_nan=False)
+    """Return the status as JSON of schema SCHEMA: times in seconds, sizes in bytes, thresholds a number or `never`."""
+    return json.dumps({"schema": SCHEMA, **plain(asdict(status))}, indent=2, allow_nan=False)
 
 
 # ---------------------------------------------------------------- plain text
@@ -401,15 +412,16 @@ def _plan_text(line: PipelineLine) -> str:
     thresholds = thresholds_text(plan.thresholds)
     wait = f"waiting for {', '.join(line.behind)}" if line.behind else "in force on all ready devices"
     model = f"{printable(plan.model)} {printable(plan.revision)}"
+    by = f"{plan.reason}, by {plan.author}" if plan.author else plan.reason
     text = (
         f"pipeline {line.pipeline}: epoch {plan.epoch} wanted, {wait}\n"
         f"  plan     {plan.criterion} {thresholds} (model {model}), "
-        f"by {line.author} {ago(line.set_s or 0.0)} ago"
+        f"{printable(by)} {ago(line.set_s or 0.0)} ago"
     )
     if line.standing == "standby":
         text += "\n  STANDBY: another orchestrator plans this site; this one takes over when that is gone"
-    if line.standing == "yielded":
-        text += "\n  YIELDED: another orchestrator seems to plan this pipeline; see the log"
+    if line.alarm:
+        text += f"\n  {line.alarm}"
     return text
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.config import NEVER_SENT
-from orchestrator.formatting import percent, table, thresholds_text
+from distree.thresholds import NEVER, NEVER_WORD
+from orchestrator.formatting import percent, table
 from orchestrator.simulator.books import REASONS, Books
 from orchestrator.simulator.site import Site
 
@@ -69,7 +69,7 @@ def to_json(report: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold: thresholds never reached and times that never end are null, paths their names."""
+    """Return what JSON can hold: times that never end are null, thresholds never reached `never`, paths their names."""
     match value:
         case dict():
             return {key: _plain(item) for key, item in value.items()}
@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
         case PurePath():
             return value.name
         case float():
-            return None if abs(value) >= NEVER_SENT else float(value)
+            return None if math.isinf(value) else NEVER_WORD if value >= NEVER else float(value)
     return value
 
 
@@ -268,7 +268,12 @@ def _plan_lines(report: dict[str, Any]) -> list[str]:
     if not plans:
         return []
     rows = [
-        [f"{plan['at_s']:.2f}", str(plan["epoch"]), _thresholds(plan["thresholds"]), percent(plan["audit_rate"])]
+        [
+            f"{plan['at_s']:.2f}",
+            str(plan["epoch"]),
+            _thresholds(plan["thresholds"]),
+            percent(plan["audit_rate"]),
+        ]
         for plan in plans
     ]
     left_out = len(rows) - _SHOWN_PLANS
@@ -278,8 +283,8 @@ def _plan_lines(report: dict[str, Any]) -> list[str]:
     return ["", table(["AT S", "EPOCH", "THRESHOLDS", "AUDITED"], rows), f"alarms: {told}"]
 
 
-def _thresholds(values: Sequence[float | None]) -> str:
-    return thresholds_text([NEVER_SENT if value is None else value for value in values])
+def _thresholds(values: Sequence[float | str]) -> str:
+    return " ".join(value if isinstance(value, str) else f"{value:g}" for value in values)
 
 
 def _shown(value: float | None) -> str:

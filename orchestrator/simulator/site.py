@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from distree.messages.plan import Plan
 from distree.node import Accepted, NodeSettings, OriginSettings, StageNode
 from distree.node.members import Members
-from orchestrator.config import NEVER_SENT, Pipeline
+from distree.thresholds import NEVER
+from orchestrator.config import Pipeline
 from orchestrator.simulator.board import Board, Surroundings
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import BoardsConfig, BoardsFailure, FleetConfig, check_exits
@@ -35,7 +36,7 @@ class Site:
     """
 
     def __init__(self, config: FleetConfig, table: Table) -> None:
-        check_exits(config, len(table.costs))
+        check_exits(config, len(table.costs), table.criterion)
         self.config = config
         self.table = table
         self.events = Events()
@@ -163,7 +164,7 @@ class Site:
     def _thresholds(self) -> tuple[float, ...]:
         """Return those that hold before there is a plan: the given ones, or those by which nobody leaves early."""
         given = self.config.thresholds
-        return (NEVER_SENT,) * (self.traffic.exits - 1) if given is None else given
+        return (NEVER,) * (self.traffic.exits - 1) if given is None else given
 
     def _labels(self) -> tuple[str, ...]:
         return tuple(map(str, range(self.traffic.classes)))

@@ -15,14 +15,18 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from distree.errors import DistreeError
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, same_decision
+from orchestrator.planner import next_epoch
 from orchestrator.store import history
 from orchestrator.store.records import (
+    PIPELINE_COLUMNS,
+    PLAN_COLUMNS,
     AuditSample,
     Batch,
     Observation,
@@ -39,10 +43,9 @@ from orchestrator.store.records import (
     plan_values,
     sample_row,
     sample_values,
-    with_epoch,
 )
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 BUSY_TIMEOUT_S = 2.0
 PLANS_KEPT = 1000
 SAMPLES_KEPT = 20_000
@@ -58,10 +61,14 @@ _TUNING_TABLES = (
     "CREATE TABLE tuning (pipeline PRIMARY KEY, upto INTEGER, state) WITHOUT ROWID",
 )
 _ANNOUNCED_TABLE = "CREATE TABLE announced (topic PRIMARY KEY, payload BLOB) WITHOUT ROWID"
+_PLAN_TABLE = (
+    "CREATE TABLE plan (id INTEGER PRIMARY KEY AUTOINCREMENT, pipeline, epoch INTEGER, model, revision, criterion, "
+    "thresholds, masked, audit_rate REAL, rest_s, reason, author, at REAL, is_reset INTEGER)",
+    "CREATE INDEX plan_pipeline ON plan (pipeline, id)",
+)
 _SCHEMA = (
-    "CREATE TABLE plan (pipeline, epoch INTEGER, model, revision, criterion, thresholds, author, at REAL, "
-    "masked DEFAULT '[]', audit_rate REAL DEFAULT 0, rest_s DEFAULT '[]', PRIMARY KEY (pipeline, epoch)) WITHOUT ROWID",
-    "CREATE TABLE pipeline (name PRIMARY KEY, floor INTEGER, standing, configured, branches DEFAULT '[]') "
+    *_PLAN_TABLE,
+    "CREATE TABLE pipeline (name PRIMARY KEY, highest_epoch INTEGER, standing, alarm, configured, branches) "
     "WITHOUT ROWID",
     "CREATE TABLE device (device PRIMARY KEY, boot, status, meta, telemetry, heard_at REAL, period_s REAL, "
     "seen_at REAL, shared, shared_at REAL) WITHOUT ROWID",
@@ -84,6 +91,18 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
     # Reports came in version 1 of the messages; boards soon send others.
     5: ("UPDATE device SET telemetry = NULL",),
     6: ("ALTER TABLE device ADD COLUMN shared", "ALTER TABLE device ADD COLUMN shared_at REAL"),
+    # Epochs may begin at 1 again, so that rows are told apart by ids. Reports have the hash of the plan in force.
+    7: (
+        "ALTER TABLE plan RENAME TO plan_by_epoch",
+        *_PLAN_TABLE,
+        "INSERT INTO plan (pipeline, epoch, model, revision, criterion, thresholds, masked, audit_rate, rest_s, "
+        "reason, author, at, is_reset) SELECT pipeline, epoch, model, revision, criterion, thresholds, masked, "
+        "audit_rate, rest_s, '', author, at, 0 FROM plan_by_epoch ORDER BY pipeline, epoch",
+        "DROP TABLE plan_by_epoch",
+        "ALTER TABLE pipeline RENAME COLUMN floor TO highest_epoch",
+        "ALTER TABLE pipeline ADD COLUMN alarm DEFAULT ''",
+        "UPDATE device SET telemetry = NULL",
+    ),
 }
 """From each schema to the next; what has the history of reports is matched to their declarations."""
 _SAVE_DEVICE = """
@@ -96,12 +115,11 @@ INSERT INTO device VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO
     boot = excluded.boot, period_s = excluded.period_s, seen_at = excluded.seen_at,
     shared = coalesce(excluded.shared, shared), shared_at = coalesce(excluded.shared_at, shared_at)
 """
-_SAVE_PIPELINE = """
-INSERT INTO pipeline (name, floor, standing, configured, branches) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (name) DO UPDATE SET
-    floor = max(floor, excluded.floor), standing = excluded.standing, configured = excluded.configured,
-    branches = excluded.branches
-"""
+_OF_PIPELINE, _OF_PLAN = ", ".join(PIPELINE_COLUMNS), ", ".join(PLAN_COLUMNS)
+_SAVE_PIPELINE = f"REPLACE INTO pipeline ({_OF_PIPELINE}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608
+_READ_PIPELINE = f"SELECT {_OF_PIPELINE} FROM pipeline WHERE name = ?"  # noqa: S608 - columns by their names
+_READ_PLANS = f"SELECT id, {_OF_PLAN} FROM plan WHERE pipeline = ? ORDER BY id DESC LIMIT ?"  # noqa: S608
+_ADD_PLAN = f"INSERT INTO plan ({_OF_PLAN}) VALUES ({', '.join('?' * len(PLAN_COLUMNS))})"  # noqa: S608
 
 
 class StoreError(DistreeError):
@@ -161,33 +179,45 @@ class Store:
     # ------------------------------------------------------------ plans
 
     def latest_plan(self, pipeline: str) -> PlanRow | None:
-        """Return the plan with the highest epoch of a pipeline."""
-        rows = self._rows("SELECT * FROM plan WHERE pipeline = ? ORDER BY epoch DESC LIMIT 1", pipeline)
+        """Return the plan of a pipeline that was written last: the one that is wanted."""
+        rows = self._rows(_READ_PLANS, pipeline, 1)
         return plan_row(rows[0]) if rows else None
 
     def plans(self, pipeline: str) -> tuple[PlanRow, ...]:
         """Return the plans of a pipeline that are kept, the newest first."""
-        rows = self._rows("SELECT * FROM plan WHERE pipeline = ? ORDER BY epoch DESC", pipeline)
-        return tuple(map(plan_row, rows))
+        return tuple(map(plan_row, self._rows(_READ_PLANS, pipeline, PLANS_KEPT)))
 
-    def record_plan(self, row: PlanRow) -> bool:
-        """Write a plan before it is published; False if its epoch already names another content."""
+    def record_plan(self, row: PlanRow, *, after: int) -> int | None:
+        """Write a plan before it is published, and return the id of its row.
+
+        None, and nothing is written, if somebody has written a plan of the pipeline after the row with the id `after`.
+        One that is the latest decision with another share of audits, or other times of stages, is no new row.
+        """
         with self._transaction():
-            return self._insert_plan(row)
+            latest = self.latest_plan(row.plan.pipeline)
+            if latest is None or (latest.id == after and not _is_of(latest, row.plan)):
+                return self._insert_plan(row)
+            if latest.id != after:
+                return None
+            if latest.plan != row.plan:
+                hints = row.plan.audit_rate, json.dumps(row.plan.rest_s)
+                self._sql.execute("UPDATE plan SET audit_rate = ?, rest_s = ? WHERE id = ?", (*hints, latest.id))
+            return latest.id
 
     def append_plan(self, row: PlanRow) -> Plan:
-        """Write a plan under the next free epoch of its pipeline and return it with that epoch."""
-        name = row.plan.pipeline
+        """Write a plan that somebody wants from now on; return it with its epoch, the next one if it has none."""
+        name, plan = row.plan.pipeline, row.plan
         with self._transaction():
             latest, known = self.latest_plan(name), self.pipeline(name)
-            epoch = 1 + max(latest.plan.epoch if latest else 0, known.floor)
-            stamped = with_epoch(row, epoch)
-            self._insert_plan(stamped)
-        return stamped.plan
+            if not plan.epoch:
+                highest = max(latest.plan.epoch if latest else 0, known.highest_epoch)
+                plan = replace(plan, epoch=next_epoch(highest))
+            self._insert_plan(replace(row, plan=plan))
+        return plan
 
     def pipeline(self, name: str) -> PipelineRow:
         """Return what is known of a pipeline; a row of defaults where nothing is."""
-        rows = self._rows("SELECT * FROM pipeline WHERE name = ?", name)
+        rows = self._rows(_READ_PIPELINE, name)
         return pipeline_row(rows[0]) if rows else PipelineRow(name=name)
 
     def changed(self) -> bool:
@@ -212,7 +242,7 @@ class Store:
     # ------------------------------------------------------------ devices and their reports
 
     def save(self, batch: Batch) -> None:
-        """Write all of a batch in one transaction. An epoch of a pipeline never goes down by it."""
+        """Write all of a batch in one transaction."""
         with self._transaction():
             self._sql.executemany(_SAVE_DEVICE, map(device_values, batch.devices))
             for seen in batch.reported:
@@ -369,6 +399,11 @@ class Store:
             )
         if version == 0 and self._rows("SELECT name FROM sqlite_master LIMIT 1"):
             raise StoreError(f"{self.path}: not a database of the orchestrator; name another in store.path")
+        if 0 < version < SCHEMA_VERSION and self._read_only:
+            raise StoreError(
+                f"{self.path}: written by an older DistrEE (schema {version}, this one reads {SCHEMA_VERSION}); "
+                "'distree orchestrator run' brings it up to date"
+            )
         if version == 0 and self._read_only:
             raise StoreError(f"{self.path}: no store yet; start one with 'distree orchestrator run'")
 
@@ -399,21 +434,15 @@ class Store:
         with self._guard():
             return self._sql.execute(statement, values).fetchall()
 
-    def _insert_plan(self, row: PlanRow) -> bool:
-        plan = row.plan
-        before = self._rows("SELECT * FROM plan WHERE pipeline = ? AND epoch = ?", plan.pipeline, plan.epoch)
-        if before:
-            return plan_row(before[0]).plan == plan
+    def _insert_plan(self, row: PlanRow) -> int:
+        added = self._sql.execute(_ADD_PLAN, plan_values(row))
         self._sql.execute(
-            "INSERT INTO plan VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            plan_values(row),
+            "DELETE FROM plan WHERE pipeline = ?1 AND id <= "
+            "(SELECT id FROM plan WHERE pipeline = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+            (row.plan.pipeline, PLANS_KEPT),
         )
-        self._sql.execute(
-            "DELETE FROM plan WHERE pipeline = ? AND epoch <= "
-            "(SELECT epoch FROM plan WHERE pipeline = ? ORDER BY epoch DESC LIMIT 1 OFFSET ?)",
-            (plan.pipeline, plan.pipeline, PLANS_KEPT),
-        )
-        return True
+        assert added.lastrowid is not None  # noqa: S101 - as it is after an INSERT
+        return added.lastrowid
 
     def _save_service(self, row: ServiceRow) -> None:
         refused = json.dumps({entry.reason: entry.count for entry in row.refused})
@@ -421,6 +450,11 @@ class Store:
             "REPLACE INTO service (id, pid, started_at, online, refused) VALUES (1, ?, ?, ?, ?)",
             (row.pid, row.started_at, row.online, refused),
         )
+
+
+def _is_of(row: PlanRow, plan: Plan) -> bool:
+    """Whether a plan is the decision of a row, under the same number."""
+    return row.plan.epoch == plan.epoch and same_decision(row.plan, plan)
 
 
 def _explain(error: sqlite3.Error) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from distree.messages.codec import decode, encode
@@ -19,24 +19,31 @@ Row: TypeAlias = "tuple[Any, ...]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRow:
-    """A plan with who wrote it (`config`, `set-thresholds`, `tuner`) and when (Unix seconds)."""
+    """A plan and when its decision was made (Unix seconds).
+
+    The row with the highest `id` of a pipeline holds what is wanted of it; 0 before it is written. `is_reset` says that
+    a person wants all that others have published forgotten.
+    """
 
     plan: Plan
-    author: str
     at: float
+    id: int = 0
+    is_reset: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRow:
-    """What the service last said of a pipeline: the highest epoch ever seen and where its planner stands.
+    """What the service last said of a pipeline: after which epoch the next is numbered, and where its planner stands.
 
-    `configured` is the content of orchestrator.yaml when it last made a plan, "" before that. `branches` has the
-    number of branches per stage of its bundle, 0 for a plain one; () where no service has told.
+    `alarm` says what is wrong with that and what to do, "" where all is well. `configured` is the content of
+    orchestrator.yaml when it last made a plan, "" before that. `branches` has the number of branches per stage of its
+    bundle, 0 for a plain one; () where no service has told.
     """
 
     name: str
-    floor: int = 0
+    highest_epoch: int = 0
     standing: str = ""
+    alarm: str = ""
     configured: str = ""
     branches: tuple[int, ...] = ()
 
@@ -103,19 +110,26 @@ class Batch:
     tunings: tuple[TuningRow, ...] = ()
 
 
+PLAN_COLUMNS = (
+    "pipeline", "epoch", "model", "revision", "criterion", "thresholds", "masked", "audit_rate", "rest_s", "reason",
+    "author", "at", "is_reset",
+)  # fmt: skip
+"""Of the table `plan`, after its id."""
+
+
 def plan_values(row: PlanRow) -> Row:
-    """Columns of the table `plan`."""
+    """What PLAN_COLUMNS hold of a row."""
     plan = row.plan
     content = plan.model, plan.revision, plan.criterion, json.dumps(plan.thresholds)
     masked = json.dumps([[part.missing, part.thresholds] for part in plan.masked])
-    later = masked, plan.audit_rate, json.dumps(plan.rest_s)
-    return plan.pipeline, plan.epoch, *content, row.author, row.at, *later
+    hints = plan.audit_rate, json.dumps(plan.rest_s), plan.reason, plan.author
+    return plan.pipeline, plan.epoch, *content, masked, *hints, row.at, row.is_reset
 
 
 def plan_row(values: Row) -> PlanRow:
-    """Read a row of the table `plan`; one of an earlier schema lacks the last columns."""
-    pipeline, epoch, model, revision, criterion, thresholds, author, at, *later = values
-    masked = json.loads(later[0]) if later else []
+    """Read id and PLAN_COLUMNS of a row."""
+    number, pipeline, epoch, model, revision, criterion, thresholds, masked, audit_rate, rest_s, *later = values
+    reason, author, at, is_reset = later
     plan = Plan(
         pipeline=pipeline,
         epoch=epoch,
@@ -125,12 +139,14 @@ def plan_row(values: Row) -> PlanRow:
         thresholds=tuple(map(float, json.loads(thresholds))),
         masked=tuple(
             MaskedThresholds(missing=tuple(missing), thresholds=tuple(map(float, of_exits)))
-            for missing, of_exits in masked
+            for missing, of_exits in json.loads(masked)
         ),
-        audit_rate=later[1] if len(later) > 1 else 0.0,
-        rest_s=tuple(map(float, json.loads(later[2]))) if len(later) > 2 else (),
+        audit_rate=audit_rate,
+        rest_s=tuple(map(float, json.loads(rest_s))),
+        reason=reason,
+        author=author,
     )
-    return PlanRow(plan=plan, author=author, at=at)
+    return PlanRow(plan=plan, at=at, id=number, is_reset=bool(is_reset))
 
 
 def sample_values(row: AuditSample) -> Row:
@@ -149,16 +165,26 @@ def sample_row(values: Row) -> AuditSample:
     return AuditSample(pipeline=pipeline, sample=sample, at=at)
 
 
+PIPELINE_COLUMNS = ("name", "highest_epoch", "standing", "alarm", "configured", "branches")
+"""Of the table `pipeline`."""
+
+
 def pipeline_values(row: PipelineRow) -> Row:
-    """Columns of the table `pipeline`."""
-    return row.name, row.floor, row.standing, row.configured, json.dumps(row.branches)
+    """What PIPELINE_COLUMNS hold of a row."""
+    return row.name, row.highest_epoch, row.standing, row.alarm, row.configured, json.dumps(row.branches)
 
 
 def pipeline_row(values: Row) -> PipelineRow:
-    """Read a row of the table `pipeline`; one of schema 1 has no branches."""
-    name, floor, standing, configured, *later = values
-    branches = tuple(json.loads(later[0])) if later else ()
-    return PipelineRow(name=name, floor=floor, standing=standing, configured=configured, branches=branches)
+    """Read PIPELINE_COLUMNS of a row."""
+    name, highest_epoch, standing, alarm, configured, branches = values
+    return PipelineRow(
+        name=name,
+        highest_epoch=highest_epoch,
+        standing=standing,
+        alarm=alarm,
+        configured=configured,
+        branches=tuple(json.loads(branches)),
+    )
 
 
 def device_values(observation: Observation) -> Row:
@@ -180,9 +206,8 @@ def device_values(observation: Observation) -> Row:
 
 
 def observation(values: Row) -> Observation:
-    """Read a row of the table `device`; one of an earlier schema lacks the last columns."""
-    device_id, boot, status, meta, telemetry, heard_at, period_s, seen_at, *later = values
-    shared, shared_at = later or (None, None)
+    """Read a row of the table `device`."""
+    device_id, boot, status, meta, telemetry, heard_at, period_s, seen_at, shared, shared_at = values
     device = Device(
         device=device_id,
         boot=boot.decode("utf-8", "surrogatepass"),
@@ -192,8 +217,3 @@ def observation(values: Row) -> Observation:
         period_s=period_s,
     )
     return Observation(device=device, heard_at=heard_at, seen_at=seen_at, shared=shared, shared_at=shared_at)
-
-
-def with_epoch(row: PlanRow, epoch: int) -> PlanRow:
-    """Return the row with its plan under another epoch."""
-    return replace(row, plan=replace(row.plan, epoch=epoch))

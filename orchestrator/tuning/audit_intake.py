@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from distree.criteria import POLICIES
 from distree.errors import RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.telemetry import OriginTelemetry
+from distree.thresholds import NEVER
 from orchestrator.config import Pipeline
 from orchestrator.fleet import RUNS_REMEMBERED, Device
 
@@ -44,7 +46,7 @@ class Intake:
         """Check a row; return how many rows before it were lost.
 
         Raises RemoteProtocolError for a row that is not believed: `device`, `boot`, `revision`, `criterion`, `exits`,
-        `missing`, or `old-sequence`.
+        `scores`, `missing`, or `old-sequence`.
         """
         boot = self._check_sender(row, device)
         self._check_content(row)
@@ -103,6 +105,11 @@ class Intake:
             raise RemoteProtocolError("exits", f"expected {pipeline.exits}, received {len(row.predictions)}")
         if pipeline.labels and max(row.predictions, default=0) >= len(pipeline.labels):
             raise RemoteProtocolError("exits", f"class {max(row.predictions)} does not exist")
+        possible = POLICIES[plan.criterion].range
+        for score in row.scores:
+            # What an exit that knows nothing scores is in no range.
+            if score > -NEVER and not possible.least <= score <= possible.most:
+                raise RemoteProtocolError("scores", f"{score:g}, but scores of {plan.criterion} are {possible}")
         # One set of thresholds decides all exits, so those of missing branches need every stage to have branches.
         branches = min(pipeline.branches, default=0)
         if row.missing and (max(row.missing) >= branches or len(row.missing) >= branches):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from distree.criteria import NEVER
+from distree.criteria import threshold_problem
 from distree.errors import ConfigError
+from distree.thresholds import NEVER_WORD, parse_threshold, plain_thresholds, thresholds_text
 from orchestrator.formatting import table
 from orchestrator.tuning.replay import Recording, Replay, load_recording, replay, thinned
 from orchestrator.tuning.tuners import Bandit, Certified, Static, Tuner, Vector
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tuner", choices=("certified", "bandit", "static"), default="certified")
     parser.add_argument("--accuracy-drop", default="1%", metavar="E", help="greatest drop (default: 1%%)")
     parser.add_argument("--confidence", default="95%", metavar="C", help="of keeping it (default: 95%%)")
-    parser.add_argument("--thresholds", metavar="A,B", help="of the tuner static: one per exit but the last")
+    parser.add_argument("--thresholds", metavar="A,B", help="of the tuner static: one per exit but the last, or never")
     parser.add_argument("--path-from", type=Path, metavar="FILE", help="certified: other audits, to make the path from")
     parser.add_argument("--labels", action="store_true", help="use the truth where the recording has it")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N audits, after shuffling")
@@ -68,7 +69,7 @@ def _recording(path: Path, labels: bool) -> Recording:
         if recording.audits[0].label is None:
             raise ConfigError(f"--labels: {path} has no label")
         return recording
-    return Recording(tuple(replace(audit, label=None) for audit in recording.audits), recording.costs)
+    return replace(recording, audits=tuple(replace(audit, label=None) for audit in recording.audits))
 
 
 def _tuner(args: argparse.Namespace, recording: Recording) -> Tuner:
@@ -77,7 +78,7 @@ def _tuner(args: argparse.Namespace, recording: Recording) -> Tuner:
         raise ConfigError("--thresholds A,B goes with --tuner static, and it needs them")
     match args.tuner:
         case "static":
-            return Static(_thresholds(args.thresholds, exits))
+            return Static(_thresholds(args.thresholds, exits, recording.criterion))
         case "bandit":
             scores = np.array([audit.scores for audit in recording.audits])
             return Bandit(recording.costs, spread_levels(scores), seed=args.seed or 0)
@@ -91,15 +92,18 @@ def _tuner(args: argparse.Namespace, recording: Recording) -> Tuner:
     return Certified(recording.costs, epsilon, 1.0 - _share("--confidence", args.confidence), path=path)
 
 
-def _thresholds(text: str, exits: int) -> Vector:
+def _thresholds(text: str, exits: int, criterion: str) -> Vector:
     try:
-        values = tuple(float(part) for part in text.split(","))
+        values = tuple(parse_threshold(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if len(values) != exits - 1 or any(math.isnan(value) for value in values):
+    if len(values) != exits - 1:
         raise ConfigError(
-            f"--thresholds {text}: {exits - 1} numbers separated by commas are needed, one per early exit"
+            f"--thresholds {text}: expected {exits - 1} numbers separated by commas, one per early exit, "
+            f"or {NEVER_WORD!r} in the place of one"
         )
+    if criterion and (problem := threshold_problem(criterion, values)) is not None:
+        raise ConfigError(f"--thresholds {text}: {problem}")
     return values
 
 
@@ -116,7 +120,7 @@ def _share(option: str, text: str) -> float:
 
 def _text(played: Replay, tuner: Tuner) -> str:
     rows = [
-        [str(step.audits), _vector(step.thresholds), f"{100 * step.saved:.1f}", f"{100 * step.loss:.2f}"]
+        [str(step.audits), thresholds_text(step.thresholds), f"{100 * step.saved:.1f}", f"{100 * step.loss:.2f}"]
         for step in thinned(played.steps, _SHOWN)
     ]
     lines = [
@@ -141,15 +145,10 @@ def _standing(tuner: Certified) -> str:
     )
 
 
-def _vector(thresholds: Vector) -> str:
-    return " ".join("never" if threshold == NEVER else f"{threshold:.4g}" for threshold in thresholds)
-
-
 def _plain(played: Replay) -> dict[str, object]:
     plain = asdict(played)
     for step in plain["steps"]:
-        # JSON has no infinity: null is a threshold that is never reached.
-        step["thresholds"] = [None if math.isinf(value) else value for value in step["thresholds"]]
+        step["thresholds"] = plain_thresholds(step["thresholds"])
     return plain
 
 

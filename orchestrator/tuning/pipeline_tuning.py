@@ -8,7 +8,7 @@ thresholds are proved, nobody leaves early while these branches are missing.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,8 @@ from distree.messages.audit import AuditRow
 from distree.messages.plan import MaskedThresholds, Plan
 from distree.messages.site import Truth
 from distree.messages.telemetry import OriginTelemetry
-from orchestrator.config import NEVER_SENT, GoalConfig, Pipeline
+from distree.thresholds import NEVER
+from orchestrator.config import GoalConfig, Pipeline
 from orchestrator.fleet import Device
 from orchestrator.tuning.audit_intake import Intake
 from orchestrator.tuning.goal_control import Control, outlook
@@ -159,13 +160,13 @@ class Tuning:
 
     def plan(self, plan: Plan) -> Plan:
         """Return the plan as audits and goals want it to be; the epoch stays."""
-        thresholds = _sent(self.thresholds())
-        is_shut = all(threshold >= NEVER_SENT for threshold in thresholds)
+        thresholds = self.thresholds()
+        is_shut = all(threshold >= NEVER for threshold in thresholds)
         return replace(
             plan,
             thresholds=thresholds,
             masked=tuple(
-                MaskedThresholds(missing=missing, thresholds=_sent(self.thresholds(missing)))
+                MaskedThresholds(missing=missing, thresholds=self.thresholds(missing))
                 for missing in sorted(self.tuners)
                 if missing
             ),
@@ -210,7 +211,3 @@ def _labelled(sample: Sample, label: int) -> Sample:
 
 def _lost(origin: str, count: int) -> list[Sample]:
     return [Sample(origin=origin, request="", missing=(), audit=Audit(lost=True))] * count
-
-
-def _sent(thresholds: Sequence[float]) -> Vector:
-    return tuple(min(threshold, NEVER_SENT) for threshold in thresholds)

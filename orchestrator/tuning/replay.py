@@ -1,20 +1,22 @@
 """Playing recorded audits to a tuner: what it would have done, one audit after the other, and at what cost.
 
 A recording is an .npz file: `score` (n, exits) float, `prediction` (n, exits) integers, `mac` (exits), growing, and
-optionally `label` (n,) integers. The last exit's scores are not looked at. `distree zoo evaluate --audits` writes one.
+optionally `label` (n,) integers and `criterion`, the name of what scored. The last exit's scores are not looked at.
+`distree zoo evaluate --audits` writes one.
 """
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from distree.criteria import POLICIES
 from distree.errors import ConfigError
 from orchestrator.tuning.tuners import Audit, Tuner, Vector
 from orchestrator.tuning.tuners.audits import exits_taken
@@ -24,19 +26,23 @@ _NEEDED = ("score", "prediction", "mac")
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Audits in the order in which they came, and the cost of leaving at each exit, in multiply-accumulates."""
+    """Audits in the order in which they came, and the cost of leaving at each exit, in multiply-accumulates.
+
+    `criterion` is the name of the one that scored, "" where the recording does not tell.
+    """
 
     audits: tuple[Audit, ...]
     costs: Vector
+    criterion: str = ""
 
     def shuffled(self, seed: int) -> Recording:
         """Return the same audits in another order."""
         order = np.random.default_rng(seed).permutation(len(self.audits))
-        return Recording(tuple(self.audits[i] for i in order), self.costs)
+        return replace(self, audits=tuple(self.audits[i] for i in order))
 
     def head(self, count: int | None) -> Recording:
         """Return the first `count` audits, all of them for None."""
-        return self if count is None else Recording(self.audits[:count], self.costs)
+        return self if count is None else replace(self, audits=self.audits[:count])
 
 
 def load_recording(path: Path) -> Recording:
@@ -54,7 +60,8 @@ def load_recording(path: Path) -> Recording:
     labels = arrays["label"].tolist() if "label" in arrays else [None] * len(arrays["score"])
     rows = zip(arrays["score"][:, :-1].tolist(), arrays["prediction"].tolist(), labels, strict=True)
     audits = tuple(Audit(tuple(scores), tuple(guesses), label) for scores, guesses, label in rows)
-    return Recording(audits, tuple(map(float, arrays["mac"])))
+    criterion = str(arrays["criterion"]) if "criterion" in arrays else ""
+    return Recording(audits, tuple(map(float, arrays["mac"])), criterion)
 
 
 def _trouble(arrays: dict[str, npt.NDArray[Any]]) -> str | None:
@@ -73,6 +80,9 @@ def _trouble(arrays: dict[str, npt.NDArray[Any]]) -> str | None:
     label = arrays.get("label")
     if label is not None and (label.shape != score.shape[:1] or label.dtype.kind not in "iu"):
         return f"label: integers of shape {score.shape[:1]} are needed; this is {label.dtype} {label.shape}"
+    criterion = arrays.get("criterion")
+    if criterion is not None and str(criterion) not in POLICIES:
+        return f"criterion: one of {', '.join(POLICIES)} is needed; this is {str(criterion)[:40]!r}"
     return None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from distree import topics
 from distree.messages.codec import encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
-from distree.messages.plan import MaskedThresholds, Plan
+from distree.messages.plan import MaskedThresholds, Plan, plan_hash
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 from distree.topics import DELIVERY, Kind
 from orchestrator.config import Pipeline
@@ -113,8 +113,14 @@ def origin(exits=(70, 20, 10)):
     )
 
 
-def telemetry(device="a", boot="b1", sequence=1, epoch=1, uptime_s=None, pipelines=None):
-    part = PipelineTelemetry(pipeline="fashion", epoch=epoch, revision="r1", stages=(stage(),), origin=origin())
+HASH = plan_hash(plan())
+"""By which boards tell that they follow the plan of `pipeline`, whatever its epoch."""
+
+
+def telemetry(device="a", boot="b1", sequence=1, epoch=1, uptime_s=None, pipelines=None, follows=HASH):
+    part = PipelineTelemetry(
+        pipeline="fashion", epoch=epoch, plan_hash=follows, revision="r1", stages=(stage(),), origin=origin()
+    )
     return Telemetry(
         device=device,
         boot=boot,

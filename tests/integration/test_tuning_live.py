@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from distree.messages.plan import Plan
-from orchestrator.config import NEVER_SENT, load_config, load_pipeline
+from distree.thresholds import NEVER
+from orchestrator.config import load_config, load_pipeline
 from orchestrator.store.database import Store, StoreError
 from orchestrator.tuning.tuners import Certified
 
@@ -41,7 +42,7 @@ def newest(site) -> Plan | None:
 
 
 def is_open(plan: Plan | None) -> bool:
-    return plan is not None and min(plan.thresholds) < NEVER_SENT
+    return plan is not None and min(plan.thresholds) < NEVER
 
 
 @pytest.fixture
@@ -77,14 +78,14 @@ def test_thresholds_are_what_the_offline_tuner_certifies_on_the_same_audits(tune
         samples, plans = store.samples("fashion"), store.plans("fashion")
         state, later = store.tuning("fashion")
     assert not any(row.sample.audit.lost for row in samples)
-    told = {tuple(min(NEVER_SENT, value) for value in offline.thresholds)}
+    told = {tuple(min(NEVER, value) for value in offline.thresholds)}
     for row in samples:
         offline.observe(row.sample.audit)
-        told.add(tuple(min(NEVER_SENT, value) for value in offline.thresholds))
+        told.add(tuple(min(NEVER, value) for value in offline.thresholds))
     assert {row.plan.thresholds for row in plans} <= told
     assert state["audits"] + len(later) == len(samples)
     # What is left out by the pause between two plans is at most a second's.
-    assert plans[0].plan.thresholds in {tuple(min(NEVER_SENT, v) for v in vector) for vector in offline.certified}
+    assert plans[0].plan.thresholds in {tuple(min(NEVER, v) for v in vector) for vector in offline.certified}
 
 
 def test_a_killed_orchestrator_goes_on_where_it_stood(tuned):

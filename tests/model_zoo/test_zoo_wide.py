@@ -18,10 +18,11 @@ from distree.bundle.loading import Bundle, load_bundle
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import make_runtime
 from distree.bundle.runtimes.tflite import TFLiteRuntime
-from distree.criteria import NEVER, make_policy
+from distree.criteria import make_policy
 from distree.criteria.base import Evidence
 from distree.errors import BundleError, ConfigError, RuntimeUnavailableError
 from distree.messages.plan import MaskedThresholds
+from distree.thresholds import NEVER
 from model_zoo.build.manifest import write_golden, write_manifest, write_policies
 from model_zoo.build.segments import check_boundaries, inspect_branch, inspect_fusion, inspect_segment, missing_sets
 from model_zoo.costs import FUSER, fusion_macs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from test_tuners import LOST, stream
 
 from distree.apps.cli import main
 from distree.messages.plan import MaskedThresholds
-from orchestrator.config import NEVER_SENT, load_config, load_pipeline
+from distree.thresholds import NEVER
+from orchestrator.config import load_config, load_pipeline
 from orchestrator.explain import read_explanation, read_tuning, render, to_json, tuner_lines
 from orchestrator.fleet import Fleet
 from orchestrator.store.database import Store
@@ -55,10 +57,10 @@ class Memory:
                 store.save(Batch(tunings=(TuningRow(pipeline="fashion", state=self.tuning.snapshot()),)))
         return self
 
-    def plan(self, at=1000.0, author="tuner"):
+    def plan(self, at=1000.0):
         with Store(self.config.store.path) as store:
             plan = self.tuning.plan(self.pipeline.plan)
-            return store.append_plan(PlanRow(plan=plan, author=author, at=at))
+            return store.append_plan(PlanRow(plan=plan, at=at))
 
     def report(self, exits=(60, 30, 10)):
         fleet = Fleet({"fashion": 3})
@@ -66,7 +68,7 @@ class Memory:
         fleet.saw_meta(meta())
         report = telemetry()
         (part,) = report.pipelines
-        changed = type(part)(pipeline="fashion", epoch=1, revision="r1", stages=part.stages, origin=origin(exits))
+        changed = replace(part, origin=origin(exits))
         device = fleet.saw_telemetry(0.0, telemetry(pipelines=(changed,)))
         with Store(self.config.store.path) as store:
             store.save(Batch(devices=(Observation(device=device, heard_at=1000.0, seen_at=1000.0),)))
@@ -123,7 +125,7 @@ def test_the_evidence_is_what_the_bets_have_come_to(memory):
     assert 0 < here < line.tuner.steps
     assert line.evidence.mean_loss == pytest.approx(losses[here])
     assert line.evidence.next_mean_loss == pytest.approx(losses[here + 1])
-    assert line.evidence.next == tuple(min(value, NEVER_SENT) for value in tuner.path[here + 1])
+    assert line.evidence.next == tuple(min(value, NEVER) for value in tuner.path[here + 1])
     assert line.in_force == line.tuner.thresholds
 
 
@@ -185,7 +187,7 @@ def test_an_alarm_is_told_and_the_trial_that_it_began(memory):
     assert "alarms   1: so often losses had grown" in text
     assert "trial 2: " in text
     rows = [row.split() for row in text.splitlines()]
-    assert ["2", "60", "s", "tuner", "never", "never", "100%"] in rows
+    assert any(row[:4] == ["2", "60", "s", "tuner"] and row[-3:] == ["never", "never", "100%"] for row in rows)
     (first,) = [row for row in rows if row[:3] == ["1", "3", "min"]]
     assert "never" not in first
 
@@ -205,7 +207,7 @@ def test_goals_of_the_boards_are_told_with_how_hard_they_press(tmp_path):
     memory.tuning.control.queues["latency_p95_ms"] = 2.5
     memory.learn(AUDITS[1000:1300], saved=True).plan()
     (line,) = memory.explain().sets
-    assert (line.step, line.in_force) == (0, (NEVER_SENT, NEVER_SENT))  # nothing was measured yet
+    assert (line.step, line.in_force) == (0, (NEVER, NEVER))  # nothing was measured yet
     assert line.tuner.certified > 0
     text = memory.text()
     assert "confidence and latency_p95_ms of at most 40" in text
@@ -245,10 +247,21 @@ def test_flow_of_the_inputs_answered_beside_what_the_audits_let_expect(memory):
     assert ["1", "40.0", "30.0", "######..............", f"{100 * expected[1]:.1f}"] in rows
 
 
-def test_the_last_ten_plans_the_newest_first(memory):
-    for count in range(13):
-        memory.learn(AUDITS[count * 100 : (count + 1) * 100]).plan()
-    assert [line.epoch for line in memory.explain().plans] == list(range(13, 3, -1))
+def test_the_last_ten_decisions_the_newest_first_with_who_made_them_and_why(memory):
+    with Store(memory.config.store.path) as store:
+        for number in range(1, 14):
+            plan = replace(
+                memory.pipeline.plan, thresholds=(number / 100, 0.5), reason="set by hand", author="alice@lab"
+            )
+            store.append_plan(PlanRow(plan=plan, at=1000.0 + number))
+        # What is numbered anew, or tells other times, is the same decision.
+        store.append_plan(PlanRow(plan=replace(plan, epoch=1, rest_s=(0.1, 0.1)), at=1050.0, is_reset=True))
+    lines = memory.learn([]).explain().plans
+    assert [line.epoch for line in lines] == [1, *range(12, 3, -1)]
+    assert (lines[0].age_s, lines[0].reason, lines[0].author) == (47.0, "set by hand", "alice@lab")
+    assert "pipeline fashion: max_softmax, epoch 1, set by hand, by alice@lab 47 s ago" in memory.text()
+    rows = [line.split() for line in memory.text().splitlines()]
+    assert ["12", "48", "s", "alice@lab", "set", "by", "hand", "0.12", "0.5", "100%"] in rows
 
 
 def test_without_a_goal_it_says_so(tmp_path):
@@ -256,15 +269,11 @@ def test_without_a_goal_it_says_so(tmp_path):
     with Store(config.store.path) as store:
         plan = load_pipeline(config.pipelines[0]).plan
         masked = (MaskedThresholds(missing=(1,), thresholds=(0.7, 0.6)),)
-        store.append_plan(PlanRow(plan=type(plan)(**{**fields(plan), "masked": masked}), author="config", at=0.0))
+        store.append_plan(PlanRow(plan=replace(plan, masked=masked), at=0.0))
     text = render(read_explanation(config, config.pipelines, now=60.0))
     assert "thresholds are not tuned" in text
     assert "all branches heard: 0.9 0.8" in text
     assert "branch 1 missing: 0.7 0.6" in text
-
-
-def fields(plan):
-    return {name: getattr(plan, name) for name in type(plan).__dataclass_fields__}
 
 
 def test_before_the_first_plan_it_says_so(memory):
@@ -284,7 +293,7 @@ def test_as_json_it_is_valid_and_has_the_same(memory, capsys):
     assert shown["schema"] == "distree.orchestrator-explain/1"
     (pipeline,) = shown["pipelines"]
     assert pipeline["tuning"]["goal"]["accuracy_drop"] == 0.05
-    assert pipeline["sets"][0]["in_force"] == [NEVER_SENT, NEVER_SENT]
+    assert pipeline["sets"][0]["in_force"] == ["never", "never"]
     assert pipeline["sets"][0]["tuner"]["audits"] == 50
     assert pipeline["plans"][0]["audit_rate"] == 1.0
 
@@ -299,7 +308,7 @@ def test_an_edited_goal_is_told_and_plans_and_flow_are_still_shown(memory):
     edited = Memory(memory.path)
     text = edited.text()
     assert "what is kept is of another tuning, which the orchestrator begins anew" in text
-    assert "the last plans" in text
+    assert "the last decisions" in text
     assert "of 100 inputs" in text
     assert edited.explain().tuning.tuners == ()
 

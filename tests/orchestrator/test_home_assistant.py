@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from orchestrator_samples import SITE, meta, origin, send, state, telemetry, write_config
+from orchestrator_samples import HASH, SITE, meta, origin, send, state, telemetry, write_config
 
 from broker_config.managed import ManagedBroker, find_mosquitto
 from distree import child_processes, topics
@@ -212,7 +212,12 @@ def test_templates_read_states_and_the_orchestrator_s_claim():
 
 def reported(fleet, sequence, exits, **changes):
     part = PipelineTelemetry(
-        pipeline="fashion", epoch=3, revision="r1", stages=(), origin=replace(origin(exits=exits), **changes)
+        pipeline="fashion",
+        epoch=3,
+        plan_hash=HASH,
+        revision="r1",
+        stages=(),
+        origin=replace(origin(exits=exits), **changes),
     )
     return fleet.saw_telemetry(0.0, telemetry(sequence=sequence, pipelines=(part,), boot=changes.pop("boot", "b1")))
 
@@ -236,7 +241,9 @@ def test_a_board_that_started_anew_is_counted_from_its_start():
     fleet, stats = boards(meta()), Stats()
     list(stats.take(reported(fleet, 9, (70, 20, 10), answered=100)))
     fleet.saw_state(0.0, state(boot="b2"))
-    part = PipelineTelemetry(pipeline="fashion", epoch=3, revision="r1", stages=(), origin=origin(exits=(1, 0, 1)))
+    part = PipelineTelemetry(
+        pipeline="fashion", epoch=3, plan_hash=HASH, revision="r1", stages=(), origin=origin(exits=(1, 0, 1))
+    )
     part = replace(part, origin=replace(part.origin, answered=2))
     (anew,) = stats.take(fleet.saw_telemetry(0.0, telemetry(boot="b2", sequence=1, uptime_s=4.0, pipelines=(part,))))
     assert (anew.rate_hz, anew.early_share) == (0.5, 0.5)

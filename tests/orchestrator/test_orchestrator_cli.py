@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from dataclasses import replace
 
 import pytest
 from orchestrator_samples import (
+    HASH,
     SITE,
     WIDE,
     fusion,
     meta,
     origin,
+    plan,
     send,
     stage,
     state,
@@ -28,17 +31,19 @@ from distree import topics
 from distree.apps.cli import main
 from distree.broker_settings import BrokerSettings, Session
 from distree.messages.codec import decode
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, plan_hash
 from distree.messages.telemetry import PipelineTelemetry
 from distree.topics import Kind
 from distree.transport import make_transport
 from orchestrator.complaints import NAMESAKE_S
-from orchestrator.config import load_config
+from orchestrator.config import load_config, load_pipeline
 from orchestrator.fleet import Fleet
 from orchestrator.leadership import Role
+from orchestrator.planner import Standing
 from orchestrator.set_thresholds import progress
 from orchestrator.status import read_status, render
 from orchestrator.store.database import Store
+from orchestrator.store.lock import ServiceLock
 from orchestrator.store.records import Batch, Observation, PipelineRow, Refused, ServiceRow
 
 LONG_S = 60.0
@@ -58,11 +63,11 @@ def store_path(config):
     return load_config(config).store.path
 
 
-def device(name, sequence=1, epoch=1, status="ready", runtime="litert"):
+def device(name, sequence=1, follows=HASH, status="ready", runtime="litert"):
     fleet = Fleet({"fashion": 3})
     fleet.saw_state(0.0, state(device=name, status=status))
     fleet.saw_meta(meta(device=name, runtime=runtime))
-    return fleet.saw_telemetry(0.0, telemetry(device=name, sequence=sequence, epoch=epoch))
+    return fleet.saw_telemetry(0.0, telemetry(device=name, sequence=sequence, follows=follows))
 
 
 def fill(store_path, *devices, at):
@@ -84,14 +89,18 @@ def test_set_thresholds_says_what_happens(config, store_path, capsys):
     assert command(*words, "-3.5", "-2") == 0
     assert "energy -3.5 -2 is epoch 2" in capsys.readouterr().out
     with Store(store_path, read_only=True) as store:
-        assert [row.author for row in store.plans("fashion")] == ["set-thresholds"] * 2
+        assert [row.plan.reason for row in store.plans("fashion")] == ["set by hand"] * 2
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (("--pipeline", "fashion", "0.5"), "1 thresholds given"),
-        (("--pipeline", "fashion", "0.5", "nan"), "finite"),
+        (("--pipeline", "fashion", "90", "80"), "exit 0 is 90, but scores of max_softmax are 0 to 1: give 0.9 for 90%"),
+        (
+            ("--pipeline", "fashion", "--criterion", "patience", "2", "0"),
+            "exit 1 is 0, but scores of patience are 1 to",
+        ),
         (("--pipeline", "fashion", "--criterion", "nothing", "0.5", "0.5"), "unknown criterion"),
         (("--pipeline", "other", "0.5", "0.5"), "which has fashion"),
         (("--pipeline", "fashion", "0.5", "0.5", "--wait", "nan"), "0 seconds or more"),
@@ -104,10 +113,21 @@ def test_what_does_not_fit_is_refused_with_status_2(config, store_path, capsys, 
         assert store.latest_plan("fashion") is None
 
 
+@pytest.mark.parametrize("word", ["nan", "inf", "1e301", "half"])
+def test_what_is_no_threshold_is_refused_with_status_2(config, capsys, word):
+    with pytest.raises(SystemExit) as ended:
+        command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", word)
+    assert ended.value.code == 2
+    assert f"argument T: '{word}' is neither a finite number nor 'never'" in capsys.readouterr().err
+
+
 def test_waiting_names_who_is_missing(config, store_path, capsys):
-    fill(store_path, device("a"), device("b"), device("c", status="lost"), at=time.time())
+    wanted = plan_hash(replace(load_pipeline(load_config(config).pipelines[0]).plan, thresholds=(0.5, 0.4)))
+    fill(
+        store_path, device("a", follows=wanted), device("b", follows=wanted), device("c", status="lost"), at=time.time()
+    )
     words = ("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4", "--wait", "0.05")
-    assert command(*words) == 0  # epoch 1 is what they report
+    assert command(*words) == 0
     assert "in force on a, b" in capsys.readouterr().out
     assert command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.3", "0.4", "--wait", "0.05") == 1
     assert "not in force on a, b" in capsys.readouterr().err
@@ -133,8 +153,10 @@ def test_status_before_the_first_run_is_one_clear_line(config, capsys):
 
 
 def test_status_shows_devices_and_pipelines(config, store_path, capsys):
-    fill(store_path, device("a", runtime="litert"), device("b", epoch=0), at=1000.0)
     command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
+    with Store(store_path) as store:
+        wanted = plan_hash(store.latest_plan("fashion").plan)
+    fill(store_path, device("a", runtime="litert", follows=wanted), device("b"), at=1000.0)
     capsys.readouterr()
     text = render(read_status(load_config(config), now=1200.0))
     assert "orchestrator does NOT run on this machine; newest data 3 min old" in text
@@ -142,6 +164,8 @@ def test_status_shows_devices_and_pipelines(config, store_path, capsys):
     assert "\x1b" not in text
     assert "litert" in text
     assert "epoch 1 wanted, waiting for b" in text
+    assert "fashion:1 (other plan)" in text
+    assert re.search(r"max_softmax 0\.5 0\.4 \(model tiny \w+\), set by hand, by \S+@\S+ ", text)
     assert "0: 70.0% (140)   1: 20.0% (40)   2: 10.0% (20)" in text
     assert "confident: 90.0% (180)" in text
     lines = [line.split() for line in text.splitlines()]
@@ -174,6 +198,7 @@ def board(name, *, stages=(0, 1, 2), branch=None, status="ready", fusions=(), wa
     part = PipelineTelemetry(
         pipeline="fashion",
         epoch=1,
+        plan_hash=HASH,
         revision="r1",
         stages=tuple(stage(k, wasted=wasted * k) for k in stages),
         origin=origin() if roles.get("origin") else None,
@@ -287,12 +312,12 @@ def test_set_thresholds_takes_those_for_missing_branches_along(tmp_path):
 
 
 def test_thresholds_by_which_nobody_leaves_are_shown_as_never(config, capsys):
-    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "1e300")
+    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "never")
     assert "max_softmax 0.5 never is epoch 1" in capsys.readouterr().out
     assert command("status", "-c", config) == 0
     assert "  plan     max_softmax 0.5 never (model" in capsys.readouterr().out
     assert command("status", "-c", config, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["pipelines"][0]["plan"]["thresholds"] == [0.5, 1e300]
+    assert json.loads(capsys.readouterr().out)["pipelines"][0]["plan"]["thresholds"] == [0.5, "never"]
 
 
 def test_status_shows_what_audits_cost_where_there_are_any(config, store_path, capsys):
@@ -303,6 +328,7 @@ def test_status_shows_what_audits_cost_where_there_are_any(config, store_path, c
     part = PipelineTelemetry(
         pipeline="fashion",
         epoch=1,
+        plan_hash=HASH,
         revision="r1",
         stages=(replace(stage(), audited=25),),
         origin=replace(origin(), audits_drawn=1234, audits_lost=6),
@@ -326,7 +352,7 @@ def test_status_shows_what_a_spool_cannot_write(config, store_path):
     fill(store_path, device("a"), at=1000.0)
     assert "NOT ON DISK" not in render(read_status(load_config(config), now=1001.0))
     part = PipelineTelemetry(
-        pipeline="fashion", epoch=1, revision="r1", stages=(), origin=replace(origin(), unspooled=1234)
+        pipeline="fashion", epoch=1, plan_hash=HASH, revision="r1", stages=(), origin=replace(origin(), unspooled=1234)
     )
     fill(store_path, replace(device("a"), telemetry=telemetry(sequence=2, pipelines=(part,))), at=1000.0)
     assert "NOT ON DISK: inputs of a 1,234" in render(read_status(load_config(config), now=1001.0))
@@ -351,8 +377,68 @@ def test_status_says_where_another_orchestrator_plans(config, store_path):
     assert "STANDBY: another orchestrator plans this site" in render(read_status(load_config(config)))
 
 
+ALARM = "PREEMPTED: this plan was replaced on its topic 4 times"
+
+
+@pytest.fixture
+def preempted(config, store_path):
+    """A store as a running orchestrator leaves it whose plan is replaced over and over."""
+    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
+    with ServiceLock(store_path), Store(store_path) as store:
+        wanted = plan_hash(store.latest_plan("fashion").plan)
+        fill(store_path, device("a", follows=wanted), at=time.time())
+        row = PipelineRow(name="fashion", standing=Standing.PREEMPTED.value, alarm=ALARM, highest_epoch=7)
+        store.save(Batch(pipelines=(row,)))
+        yield store
+
+
+def test_status_fails_while_other_plans_take_the_place_of_this_one(preempted, config, capsys):
+    capsys.readouterr()
+    assert command("status", "-c", config) == 1
+    assert f"\n  {ALARM}\n" in capsys.readouterr().out
+    assert command("status", "-c", config, "--json") == 1
+    (pipeline,) = json.loads(capsys.readouterr().out)["pipelines"]
+    assert (pipeline["standing"], pipeline["alarm"]) == ("preempted", ALARM)
+
+
+@pytest.mark.parametrize("words", [(), ("--wait", "0.05")])
+def test_set_thresholds_fails_while_other_plans_take_the_place_of_this_one(preempted, config, capsys, words):
+    for thresholds in (("0.5", "0.4"), ("0.3", "0.3")):  # the former are wanted already, and followed
+        assert command("set-thresholds", "-c", config, "--pipeline", "fashion", *thresholds, *words) == 1
+        assert f"pipeline fashion: {ALARM}" in capsys.readouterr().err
+    assert preempted.latest_plan("fashion").plan.thresholds == (0.3, 0.3)
+
+
+def test_the_alarm_of_an_orchestrator_that_is_gone_is_none(config, store_path, capsys):
+    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
+    with Store(store_path) as store:
+        store.save(Batch(pipelines=(PipelineRow(name="fashion", standing="preempted", alarm=ALARM),)))
+    assert command("status", "-c", config) == 0
+    assert "PREEMPTED" not in capsys.readouterr().out
+
+
+def test_reset_plan_wants_the_same_as_epoch_1_whatever_came(preempted, config, capsys):
+    wanted = preempted.latest_plan("fashion").plan
+    assert command("reset-plan", "-c", config, "--pipeline", "fashion") == 0
+    assert "max_softmax 0.5 0.4 is epoch 1; the running orchestrator publishes it" in capsys.readouterr().out
+    row = preempted.latest_plan("fashion")
+    assert (row.plan, row.is_reset) == (wanted, True)
+    assert command("reset-plan", "-c", config, "--pipeline", "fashion", "--configured") == 0
+    row = preempted.latest_plan("fashion")
+    assert (row.plan.epoch, row.plan.thresholds, row.plan.reason) == (1, (0.9, 0.8), "as configured")
+    assert command("reset-plan", "-c", config, "--pipeline", "fashion", "--wait", "0.05") == 1
+    assert command("reset-plan", "-c", config, "--pipeline", "other") == 2
+
+
+def test_reset_plan_needs_neither_a_store_nor_an_orchestrator(config, store_path, capsys):
+    assert command("reset-plan", "-c", config, "--pipeline", "fashion") == 0
+    assert "epoch 1; it is published when an orchestrator runs" in capsys.readouterr().out
+    with Store(store_path) as store:
+        assert store.latest_plan("fashion").plan.thresholds == (0.9, 0.8)
+
+
 def test_each_subcommand_shows_an_example(capsys):
-    for name in ("run", "status", "explain", "audits", "set-thresholds"):
+    for name in ("run", "status", "explain", "audits", "set-thresholds", "reset-plan"):
         with pytest.raises(SystemExit) as ended:
             command(name, "--help")
         assert ended.value.code == 0
@@ -363,10 +449,10 @@ def test_each_subcommand_shows_an_example(capsys):
 
 
 class Agent:
-    """What the orchestrator sees of a board: it obeys plans and reports their epoch."""
+    """What the orchestrator sees of a board: it obeys plans and reports which one it follows."""
 
     def __init__(self, port, name):
-        self.name, self.epoch, self.sequence = name, 0, 0
+        self.name, self.plan, self.sequence = name, plan(epoch=0), 0
         self.plans = queue.Queue()
         self.transport = make_transport(BrokerSettings(port=port), client_id=name, session=Session.NONE)
         self.transport.open(self, [(topics.plan(SITE, "fashion"), 1)])
@@ -387,10 +473,10 @@ class Agent:
         pass
 
     def received(self, message):
-        plan = decode(Plan, message.payload)
-        if plan.epoch > self.epoch:
-            self.epoch = plan.epoch
-            self.plans.put(plan)
+        received = decode(Plan, message.payload)
+        if received != self.plan:
+            self.plan = received
+            self.plans.put(received)
         self.transport.acknowledge(message.token)
 
     def run(self):
@@ -398,7 +484,12 @@ class Agent:
             self.transport.poll(0.1)
             self.sequence += 1
             part = PipelineTelemetry(
-                pipeline="fashion", epoch=self.epoch, revision="r", stages=(stage(),), origin=origin()
+                pipeline="fashion",
+                epoch=self.plan.epoch,
+                plan_hash=plan_hash(self.plan),
+                revision="r",
+                stages=(stage(),),
+                origin=origin(),
             )
             if self.transport.online:
                 send(self.transport, telemetry(device=self.name, sequence=self.sequence, pipelines=(part,)))

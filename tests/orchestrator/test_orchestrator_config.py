@@ -4,6 +4,7 @@ import pytest
 from orchestrator_samples import MASKED, WIDE, pipeline, wide_pipeline, write_config
 
 from distree.errors import BundleError, ConfigError
+from distree.thresholds import NEVER
 from orchestrator.config import check_thresholds, load_config, load_pipeline
 
 
@@ -114,6 +115,26 @@ def test_a_criterion_of_embeddings_needs_wide_stages_and_class_means(tmp_path):
     assert wide_pipeline().masked_of("max_softmax") == MASKED
 
 
-def test_thresholds_must_be_finite():
-    with pytest.raises(ConfigError, match="finite"):
-        check_thresholds(pipeline(), "margin", (0.5, float("nan")))
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [(float("nan"), "is nan, but scores of margin are 0 to 1"), (90.0, "give 0.9 for 90%"), (-1.0, "number of 0 to 1")],
+)
+def test_thresholds_must_be_in_the_range_of_their_criterion(threshold, said):
+    with pytest.raises(ConfigError, match=f"pipeline fashion: the threshold of exit 1 .*{said}"):
+        check_thresholds(pipeline(), "margin", (0.5, threshold))
+
+
+def test_never_keeps_an_exit_closed(tmp_path):
+    assert load(write_config(tmp_path, extra=", thresholds: [0.9, never]")).plan.thresholds == (0.9, NEVER)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "said"),
+    [
+        ("[0.9, .inf]", r"thresholds\[1\]: expected a number or 'never', received \.inf"),
+        ("[90, 80]", r"exit 0 is 90, but scores of max_softmax are 0 to 1"),
+    ],
+)
+def test_what_is_no_threshold_is_refused(tmp_path, thresholds, said):
+    with pytest.raises(ConfigError, match=said):
+        load(write_config(tmp_path, extra=f", thresholds: {thresholds}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,11 +13,13 @@ from orchestrator_samples import SITE, meta, pipeline, plan, state, telemetry
 from distree import topics
 from distree.errors import RemoteProtocolError
 from distree.messages.audit import AuditRow
-from distree.messages.codec import decode
+from distree.messages.codec import decode, encode
 from distree.messages.member import Call
+from distree.messages.plan import Plan
 from distree.messages.site import Claim
+from distree.thresholds import NEVER
 from distree.topics import Kind
-from orchestrator import addresses
+from orchestrator import addresses, plan_reasons
 from orchestrator.caller import PAUSE_S as CALL_PAUSE_S
 from orchestrator.caller import WAIT_S, Caller
 from orchestrator.complaints import NAMESAKE_RETURNS, NAMESAKE_S, REFUSALS_TOLD, Lasting, Namesakes, Refusals, Troubles
@@ -106,7 +109,7 @@ def test_wills_that_come_late_are_no_second_board():
 
 # ---------------------------------------------------------------- what the store lacks
 
-ROWS = (PipelineRow(name="fashion", floor=1),)
+ROWS = (PipelineRow(name="fashion", highest_epoch=1),)
 SERVICE = ServiceRow(pid=1, started_at=0.0, online=True)
 
 
@@ -159,7 +162,7 @@ def test_a_device_is_either_written_or_forgotten_and_no_list_grows_for_ever():
 def planned(configured=None, **changes):
     configured = configured or pipeline(**changes)
     tuning = Tuning(configured) if configured.goal is not None else None
-    return PlannedPipeline(configured, Planner(configured.plan, floor=3), tuning, author="config")
+    return PlannedPipeline(configured, Planner(configured.plan, highest_epoch=3), tuning)
 
 
 def test_what_names_no_pipeline_here_is_refused():
@@ -187,7 +190,7 @@ def test_pipelines_settle_after_each_connect():
     assert one.row(Role.STANDBY).standing == "standby"
 
 
-def test_a_report_tells_epochs_and_what_died_with_an_agent():
+def test_a_report_tells_what_died_with_an_agent_and_moves_no_number():
     one, other = planned(TUNED), planned(replace(pipeline(), name="other"))
     pipelines, fleet, learned = Pipelines([one, other]), Fleet({"fashion": 3}), []
     for boot in ("b1", "b2"):
@@ -198,26 +201,53 @@ def test_a_report_tells_epochs_and_what_died_with_an_agent():
         (part,) = telemetry().pipelines
         part = replace(part, epoch=9, origin=replace(part.origin, audits_drawn=4 if boot == "b1" else 0))
         report = telemetry(boot=boot, pipelines=(part,))
-        learned += pipelines.take_report(0.0, fleet.saw_telemetry(0.0, report), report)
+        learned += pipelines.take_report(fleet.saw_telemetry(0.0, report), report)
     assert [(name, sample.audit.lost) for name, sample in learned] == [("fashion", False)] + [("fashion", True)] * 3
     assert (one.unsaved, one.tuning.audits, one.tuning.lost) == (4, 4, 3)
-    assert (one.planner.floor, other.planner.floor) == (9, 3)
+    assert (one.planner.highest_epoch, other.planner.highest_epoch) == (3, 3)
 
 
-def test_a_plan_from_the_store_counts_only_where_it_is_newer():
+def written(number, *, is_reset=False, **content):
+    return PlanRow(plan=plan(**content), at=0.0, id=number, is_reset=is_reset)
+
+
+def test_a_plan_from_the_store_counts_only_where_it_was_written_later():
     one = planned()
-    one.follow(PlanRow(plan=plan(epoch=0, thresholds=(0.1, 0.1)), author="set-thresholds", at=0.0))
-    assert (one.author, one.planner.wanted) == ("config", plan())
-    one.follow(PlanRow(plan=plan(epoch=5, thresholds=(0.1, 0.1)), author="set-thresholds", at=0.0))
-    assert (one.author, one.planner.wanted) == ("set-thresholds", plan(epoch=5, thresholds=(0.1, 0.1)))
+    one.row_id = 7
+    one.follow(None)
+    one.follow(written(7, epoch=900, thresholds=(0.1, 0.1)))
+    assert one.planner.wanted == plan()
+    one.follow(written(8, epoch=5, thresholds=(0.1, 0.1)))
+    assert (one.row_id, one.planner.wanted) == (8, plan(epoch=5, thresholds=(0.1, 0.1)))
+    one.follow(written(9, epoch=1, thresholds=(0.1, 0.1), is_reset=True))
+    assert (one.planner.wanted.epoch, one.planner.highest_epoch) == (1, 1)
 
 
-@pytest.mark.parametrize(("configured", "wanted"), [(None, (0.1, 0.1)), (TUNED, (0.9, 0.8))])
-def test_who_loses_an_epoch_yields_to_a_person_and_goes_on_with_what_is_tuned(configured, wanted):
-    one = planned(configured)
-    one.give_way(plan(epoch=4), plan(epoch=4, thresholds=(0.1, 0.1)))
-    assert one.planner.wanted.thresholds == wanted
-    assert one.planner.floor == 4
+def test_what_is_tuned_goes_on_after_a_reset():
+    one = planned(TUNED)
+    one.follow(written(1, epoch=1, thresholds=(0.1, 0.1), is_reset=True))
+    one.retune(0.0)
+    assert one.planner.wanted.thresholds == (NEVER, NEVER)
+
+
+def test_a_plan_is_news_only_where_its_decision_is():
+    one = planned()
+    shown = [plan(epoch=1), plan(epoch=1), replace(plan(epoch=1), rest_s=(0.1, 0.1)), plan(epoch=2), plan(epoch=1)]
+    assert [one.is_news(each) for each in shown] == [True, False, False, True, True]
+
+
+def test_plans_say_why_they_were_made():
+    for alarmed, has_limits, thresholds, reason in (
+        (False, False, (0.5, 0.5), plan_reasons.PROVED),
+        (False, True, (0.5, 0.5), plan_reasons.GOAL),
+        (True, True, (0.5, 0.5), plan_reasons.DRIFT),
+        (False, True, (0.9, 0.8), plan_reasons.PROVED),  # thresholds for missing branches alone
+    ):
+        wanted = plan(thresholds=thresholds)
+        assert plan_reasons.tuned_reason(plan(), wanted, alarmed=alarmed, has_limits=has_limits) == reason
+    assert re.fullmatch(r"\S+@\S+", plan_reasons.whoever_asks())
+    reasons = [value for name, value in vars(plan_reasons).items() if name.isupper() and isinstance(value, str)]
+    assert all(decode(Plan, encode(replace(plan(epoch=1), reason=each))).reason == each for each in reasons)
 
 
 # ---------------------------------------------------------------- once more
@@ -225,12 +255,12 @@ def test_who_loses_an_epoch_yields_to_a_person_and_goes_on_with_what_is_tuned(co
 
 def test_a_board_that_stays_behind_has_the_plan_published_ever_less_often():
     reminder, at = Reminder(), []
-    reminder.published(-10.0, 3)
+    reminder.published(-10.0, "3")
     for now_s in range(0, 4000, 2):
         reminder.reported(now_s, "a", is_behind=True)
         if reminder.is_due(now_s):
             at.append(now_s)
-            reminder.published(now_s, 3)
+            reminder.published(now_s, "3")
     gaps = [later - earlier for earlier, later in pairwise(at)]
     assert gaps[:3] == [10, 20, 40]
     assert set(gaps[6:]) == {600}
@@ -239,9 +269,9 @@ def test_a_board_that_stays_behind_has_the_plan_published_ever_less_often():
 def test_who_stays_behind_holds_up_no_other_and_a_new_plan_or_a_start_counts_anew():
     reminder = Reminder()
 
-    def is_published(now_s, epoch=3):
+    def is_published(now_s, wanted="3"):
         if due := reminder.is_due(now_s):
-            reminder.published(now_s, epoch)
+            reminder.published(now_s, wanted)
         return due
 
     for now_s in range(100):
@@ -256,14 +286,14 @@ def test_who_stays_behind_holds_up_no_other_and_a_new_plan_or_a_start_counts_ane
     reminder.reported(110.0, "b", is_behind=False)
     reminder.reported(111.0, "b", is_behind=True)
     assert is_published(111.0)
-    reminder.published(120.0, 4)
+    reminder.published(120.0, "4")
     reminder.reported(130.0, "a", is_behind=True)
-    assert is_published(130.0, 4)
+    assert is_published(130.0, "4")
     reminder.started("a")
     reminder.started("b")
-    assert not is_published(131.0, 4)
-    assert is_published(130.0 + REMIND_PAUSE_S, 4)
-    assert not is_published(200.0, 4)
+    assert not is_published(131.0, "4")
+    assert is_published(130.0 + REMIND_PAUSE_S, "4")
+    assert not is_published(200.0, "4")
 
 
 def test_boards_are_called_until_one_answers_and_only_where_nothing_is_retained():
@@ -288,15 +318,15 @@ def test_boards_are_called_until_one_answers_and_only_where_nothing_is_retained(
 
 def test_a_first_start_begins_with_the_configuration(store):
     one = restored_pipeline(store, pipeline())
-    assert (one.planner.wanted, one.planner.floor, one.tuning, one.author) == (plan(), 0, None, "config")
-    tuned = restored_pipeline(store, TUNED)
-    assert (tuned.author, tuned.unsaved) == ("tuner", 0)
+    assert (one.planner.wanted, one.planner.highest_epoch, one.tuning) == (plan(), 0, None)
+    assert restored_pipeline(store, TUNED).unsaved == 0
 
 
-def test_a_later_start_goes_on_with_the_last_plan_and_its_author(store):
-    store.append_plan(PlanRow(plan=plan(thresholds=(0.5, 0.4)), author="set-thresholds", at=0.0))
+def test_a_later_start_goes_on_with_the_last_plan_whoever_made_it(store):
+    by_hand = replace(plan(thresholds=(0.5, 0.4)), reason="set by hand", author="alice@lab")
+    store.append_plan(PlanRow(plan=by_hand, at=0.0))
     one = restored_pipeline(store, pipeline())
-    assert (one.planner.wanted, one.author) == (plan(epoch=1, thresholds=(0.5, 0.4)), "set-thresholds")
+    assert one.planner.wanted == replace(by_hand, epoch=1)
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from distree.errors import RemoteProtocolError
 from distree.messages.codec import decode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
 from distree.messages.limits import MAX_PIPELINES
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, plan_hash
 from distree.messages.site import Claim, OriginStats
 from distree.messages.telemetry import Telemetry
+from distree.thresholds import thresholds_text
 from distree.topics import DELIVERY, Address, Kind
 from distree.transport.base import Received, Transport
 from orchestrator.fleet import Device, Fleet, is_stale
-from orchestrator.formatting import printable, thresholds_text
+from orchestrator.formatting import printable
 from orchestrator.stats import Stats
 
 
@@ -52,11 +53,13 @@ class BoardRow:
 class PipelineRow:
     """A pipeline: its thresholds (None where no plan is there: the bundle's own hold) and what its origins answered.
 
-    `shares` are those of the exits, since the origins started; `latency_p95_s` is the slowest origin's.
+    `others` counts the boards that report another plan than the one on its topic. `shares` are those of the exits since
+    the origins started; `latency_p95_s` is the slowest origin's.
     """
 
     pipeline: str
     epochs: tuple[int, ...]
+    others: int
     criterion: str | None
     thresholds: str | None
     answers_hz: float
@@ -218,11 +221,13 @@ class Live:
         names = {part.pipeline for device in self._fleet if device.telemetry for part in device.telemetry.pipelines}
         for name in sorted(names | self._plans.keys()):
             epochs: set[int] = set()
+            hashes: list[str] = []
             exits: Counter[int] = Counter()
             for device in self._fleet:
                 for part in device.telemetry.pipelines if device.telemetry is not None else ():
                     if part.pipeline == name:
                         epochs.add(part.epoch)
+                        hashes.append(part.plan_hash)
                         exits.update(dict(enumerate(part.origin.exits)) if part.origin is not None else {})
             figures = [
                 one for of_device in self._figures.values() for one in of_device.values() if one.pipeline == name
@@ -231,6 +236,7 @@ class Live:
             yield PipelineRow(
                 pipeline=name,
                 epochs=tuple(sorted(epochs)),
+                others=0 if plan is None else len(hashes) - hashes.count(plan_hash(plan)),
                 criterion=None if plan is None else plan.criterion,
                 thresholds=None if plan is None else thresholds_text(plan.thresholds),
                 answers_hz=sum(one.rate_hz for one in figures),

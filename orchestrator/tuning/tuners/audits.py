@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from distree.criteria import NEVER
+from distree.thresholds import NEVER
 
 Vector: TypeAlias = "tuple[float, ...]"
 """Thresholds of all exits but the last."""

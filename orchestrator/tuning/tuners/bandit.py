@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distree.criteria import NEVER
+from distree.thresholds import NEVER
 from orchestrator.tuning.tuners.audits import Audit, Vector, exits_taken, losses_of
 
 _LEVELS = 6  # thresholds an exit: the arms are all their combinations, and too many arms are never learned

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from distree.criteria import NEVER
+from distree.thresholds import NEVER
 from orchestrator.tuning.tuners.audits import Audit, Vector, losses_of
 from orchestrator.tuning.tuners.betting import Alarm, Certificate
 from orchestrator.tuning.tuners.path import safe_to_risky

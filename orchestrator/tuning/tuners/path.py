@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from distree.criteria import NEVER
+from distree.thresholds import NEVER
 from orchestrator.tuning.tuners.audits import Audit, Vector
 
 Floats = npt.NDArray[np.float64]
@@ -118,8 +118,8 @@ class _Search:
 
     def _move(self, exit: int) -> _Move | None:
         scores = self._scores[:, exit]
-        # -inf is the score of an exit that knows nothing: no threshold lets it out.
-        inside = (self._taken > exit) & np.isfinite(scores)
+        # An exit that knows nothing scores -inf, in messages -NEVER: no threshold lets it out.
+        inside = (self._taken > exit) & (np.abs(scores) < NEVER)
         if not inside.any():
             return None
         highest = np.sort(scores[inside])[::-1]

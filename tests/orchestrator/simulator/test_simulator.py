@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from distree.apps.cli import main
 from distree.errors import ConfigError
 from distree.strict_yaml import Share
+from distree.thresholds import NEVER
 from distree.transport.dialling import RESUME_S
-from orchestrator.config import NEVER_SENT, GoalConfig
+from orchestrator.config import GoalConfig
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import (
     AgentsConfig,
@@ -456,7 +457,7 @@ def test_tuning_comes_to_the_thresholds_of_a_replay(heard, tmp_path):
     replayed = replay(Certified(site.traffic.costs, 0.03, 0.05), Recording(tuple(heard), site.traffic.costs))
     assert len(replayed.steps) > 2
     assert site.host.service.tunings["fleet"].thresholds() == replayed.steps[-1].thresholds
-    steps = {tuple(min(value, NEVER_SENT) for value in step.thresholds) for step in replayed.steps}
+    steps = {tuple(min(value, NEVER) for value in step.thresholds) for step in replayed.steps}
     plans = [plan.thresholds for _, plan in site.books.plans]
     assert len(set(plans)) > 2
     assert set(plans) <= steps
@@ -486,7 +487,7 @@ def test_an_orchestrator_that_died_goes_on_from_its_store():
     before = [plan for at_s, plan in site.books.plans if at_s < 20]
     after = [plan for at_s, plan in site.books.plans if at_s >= 20]
     assert all(at_s < 20 or at_s > 24 for at_s, _ in site.books.plans)
-    assert before[-1].thresholds[0] < NEVER_SENT
+    assert before[-1].thresholds[0] < NEVER
     assert after[0].epoch >= before[-1].epoch
     assert all(new <= old for new, old in zip(after[0].thresholds, before[-1].thresholds, strict=True))
 
@@ -498,7 +499,7 @@ def test_a_drift_raises_an_alarm_and_shuts_the_exits():
     assert told["alarms_at_s"]
     assert all(20 < at_s < 30 for at_s in told["alarms_at_s"])
     shut = [plan for at_s, plan in site.books.plans if at_s >= told["alarms_at_s"][0]]
-    assert shut[0].thresholds == (NEVER_SENT, NEVER_SENT)
+    assert shut[0].thresholds == (NEVER, NEVER)
 
 
 # ------------------------------------------------------------ drift

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from orchestrator_samples import meta, origin, pipeline, stage, telemetry
+from orchestrator_samples import HASH, meta, origin, pipeline, stage, telemetry
 from test_tuners import COSTS, stream
 from test_tuning import tuned
 
@@ -16,7 +16,8 @@ from distree.errors import ConfigError
 from distree.messages.device import DeviceStatus
 from distree.messages.telemetry import PipelineTelemetry
 from distree.strict_yaml import Share
-from orchestrator.config import NEVER_SENT, GoalConfig
+from distree.thresholds import NEVER
+from orchestrator.config import GoalConfig
 from orchestrator.fleet import Device
 from orchestrator.tuning.goal_control import MOST, Control, outlook
 from orchestrator.tuning.measurements import Load, rest_s
@@ -30,6 +31,7 @@ def board(sequence: int, *, answered=(0, 0, 0), p95_s=0.01, nbytes=0, audited=0,
     part = PipelineTelemetry(
         pipeline="fashion",
         epoch=1,
+        plan_hash=HASH,
         revision="r1",
         stages=(replace(stage(), bytes_out=nbytes, audited=audited, shed=shed),),
         origin=replace(origin(exits=answered), answered=sum(answered), latency_p95_s=p95_s),
@@ -73,7 +75,7 @@ def test_counters_that_run_backwards_do_no_harm(reports):
 
 def staged(device: str, *stages: tuple[int, float, float], status=DeviceStatus.READY) -> Device:
     parts = tuple(replace(stage(k), queue_s=queue_s, compute_s=compute_s) for k, queue_s, compute_s in stages)
-    part = PipelineTelemetry(pipeline="fashion", epoch=1, revision="r1", stages=parts, origin=None)
+    part = PipelineTelemetry(pipeline="fashion", epoch=1, plan_hash=HASH, revision="r1", stages=parts, origin=None)
     return Device(device=device, boot="b", status=status, telemetry=telemetry(device=device, pipelines=(part,)))
 
 
@@ -162,7 +164,7 @@ def test_queues_are_bounded(values):
 
 def test_the_outlook_of_vectors_is_what_a_look_at_each_audit_says():
     audits = [*stream(200, seed=1), Audit(lost=True)]
-    vectors = [(NEVER_SENT, NEVER_SENT), (0.7, 0.5), (0.0, 0.0)]
+    vectors = [(NEVER, NEVER), (0.7, 0.5), (0.0, 0.0)]
     losses, shares = outlook(vectors, audits, COSTS)
     assert (losses[0], shares[0]) == (0.0, 1.0)
     assert losses[2] == pytest.approx(np.mean([audit.losses()[0] for audit in audits[:-1]]))
@@ -186,7 +188,7 @@ LATENCY = GoalConfig(accuracy_drop=Share(0.05), latency_p95_ms=100.0)
 
 def test_only_certified_thresholds_are_ever_chosen_and_never_more_than_needed():
     tuning = learned(LATENCY)
-    assert min(tuning.plan(pipeline().plan).thresholds) == NEVER_SENT
+    assert min(tuning.plan(pipeline().plan).thresholds) == NEVER
     tuning.look([board(1)])
     for sequence in range(2, 40):
         tuning.look([board(sequence, answered=(sequence, 0, 0), p95_s=0.3)])
@@ -195,7 +197,7 @@ def test_only_certified_thresholds_are_ever_chosen_and_never_more_than_needed():
     assert tuning.control.is_overloaded
     for sequence in range(40, 300):
         tuning.look([board(sequence, answered=(sequence, 0, 0), p95_s=0.02)])
-    assert min(tuning.thresholds()) == float("inf")
+    assert min(tuning.thresholds()) == NEVER
 
 
 def test_an_alarm_takes_the_choice_back():
@@ -208,7 +210,7 @@ def test_an_alarm_takes_the_choice_back():
         tuning.apply(Sample(origin="a", request="r", missing=(), audit=wrong))
         assert tuning.thresholds() in tuning.tuners[()].certified
     assert tuning.tuners[()].alarms == 1
-    assert min(tuning.thresholds()) == float("inf")
+    assert min(tuning.thresholds()) == NEVER
 
 
 def test_energy_is_reckoned_from_compute_and_traffic():

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import orchestrator.tuning.tuners
-from distree.criteria import NEVER
+from distree.thresholds import NEVER
 from orchestrator.tuning.tuners import Audit, Bandit, Certified, Static, betting
 from orchestrator.tuning.tuners.audits import exits_taken, losses_of
 from orchestrator.tuning.tuners.betting import Alarm, Certificate

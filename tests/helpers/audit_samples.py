@@ -6,6 +6,7 @@ import numpy as np
 
 from orchestrator.tuning.tuners import Audit
 
+COSTS = (1.0, 2.0, 4.0)
 LOST = Audit(lost=True)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audit_samples import LOST, stream
+from audit_samples import COSTS, LOST, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,8 +23,6 @@ from orchestrator.tuning.tuners import Audit, Bandit, Certified, Static, betting
 from orchestrator.tuning.tuners.audits import exits_taken, losses_of
 from orchestrator.tuning.tuners.betting import Alarm, Certificate
 from orchestrator.tuning.tuners.path import loss_curve, safe_to_risky
-
-COSTS = (1.0, 2.0, 4.0)
 
 
 def made(name: str):

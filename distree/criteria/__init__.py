@@ -99,7 +99,7 @@ def threshold_problem(name: str, thresholds: Iterable[float]) -> str | None:
 
 
 def _instead(threshold: float, possible: Range) -> str:
-    if possible == PROBABILITY and 1.0 < threshold <= 100.0:
+    if possible == PROBABILITY and 10.0 <= threshold <= 100.0:
         return f"{threshold / 100:g} for {threshold:g}%"
     return "one" if possible == ANY_NUMBER else f"a number of {possible}"
 

@@ -595,7 +595,7 @@ def test_without_thresholds_for_a_set_only_the_last_exit_is_taken(zoo, wide: Bun
     path = tmp_path / "figures.json"
     assert zoo("evaluate", own.path, "--data", sample_file, "--missing", "1", "--json", path) == 0
     document = json.loads(path.read_text(), parse_constant=pytest.fail)
-    assert document["thresholds"] == [None, None]
+    assert document["thresholds"] == ["never", "never"]
     assert document["exit_share"] == [0.0, 0.0, 1.0]
 
 

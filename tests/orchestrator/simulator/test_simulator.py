@@ -119,7 +119,7 @@ def test_a_link_takes_its_latency_and_the_time_of_the_bytes():
     boards = chain(1, 1, 1, **STEADY)
     agents = AgentsConfig(deadline_ms=5000)
     told = simulated(
-        duration_s=100, traffic=traffic, boards=boards, agents=agents, links=link, thresholds=(math.inf, math.inf)
+        duration_s=100, traffic=traffic, boards=boards, agents=agents, links=link, thresholds=(NEVER, NEVER)
     )[1]
     ms_of = {nbytes: nbytes * 8 / 80 for nbytes in (300, 1000, 2000)}
     expected = 10 + 20 + 30 + 6 * 2 + 2 * (ms_of[1000] + ms_of[2000] + ms_of[300])
@@ -244,7 +244,7 @@ def test_a_spool_saves_what_an_origin_had_when_it_died():
 
 def test_a_board_that_the_broker_misses_late_costs_a_repetition():
     dying = BoardsFailure(kind="boards", boards="mid-0", at_s=1.0, notice_s=2.0)
-    told = simulated(failures=(dying,), thresholds=(math.inf, math.inf), links=PROMPT)[1]
+    told = simulated(failures=(dying,), thresholds=(NEVER, NEVER), links=PROMPT)[1]
     assert told["inputs"]["sent_once_more"] > 0
     assert told["reasons"]["last"] + told["reasons"]["fallback"] == told["inputs"]["accepted"]
 

@@ -164,6 +164,7 @@ class PlannedPipeline:
         if self.planner.standing is not Standing.LEADING or not self._reminder.is_due(now_s):
             return None
         self._reminder.published(now_s, plan_hash(self.planner.wanted))
+        self.planner.repeated()
         return self.planner.wanted
 
     def published(self, now_s: float, plan: Plan) -> None:

@@ -53,7 +53,7 @@ UNITS = (  # of the end of a key's name
 
 STATUSES = (
     ("0", "it worked"),
-    ("1", "it did not work out: a broker that cannot be reached, inputs without an answer, a time-out"),
+    ("1", "it did not work out: no broker, inputs without an answer, a time-out, a plan that others replace"),
     ("2", "it was asked wrongly: options, a configuration file or a bundle"),
     ("70", "an agent whose inference hung, to be restarted"),
     ("130", "Ctrl-C"),

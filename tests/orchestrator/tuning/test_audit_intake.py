@@ -114,6 +114,8 @@ def test_no_invented_number_goes_far():
         ({"criterion": "margin"}, BOARD, "criterion"),
         ({"scores": (0.5,), "predictions": (0, 1)}, BOARD, "exits"),
         ({"predictions": (0, 10, 1)}, BOARD, "exits"),
+        ({"scores": (0.5, 90.0)}, BOARD, "scores"),
+        ({"scores": (-0.1, 0.5)}, BOARD, "scores"),
         ({"missing": (0,)}, BOARD, "missing"),
     ],
 )

@@ -188,10 +188,10 @@ class Planner:
         what = f"a foreign plan{by} (epoch {plan.epoch}: {plan.criterion} {thresholds_text(plan.thresholds)})"
         return self._contested(now_s, what, retained)
 
-    def saw_garbage(self, now_s: float, *, retained: bool = False) -> str | None:
-        """Note that something else took the plan's place on its topic; return a line to warn with."""
+    def saw_garbage(self, now_s: float, payload: bytes, *, retained: bool = False) -> str | None:
+        """Note that something that is no plan took the plan's place on its topic; return a line to warn with."""
         self._topic = None
-        return self._contested(now_s, "something that is no plan", retained)
+        return self._contested(now_s, "something that is no plan" if payload else "an empty message", retained)
 
     def reported(self, epoch: int, held: str) -> None:
         """Note what a device follows: the epoch and the hash of its plan."""
@@ -226,7 +226,7 @@ class Planner:
     def published(self, plan: Plan) -> None:
         """Note that the plan `step` returned was recorded and handed to the transport."""
         self._highest = max(self._highest, plan.epoch) if self._wanted.epoch else plan.epoch
-        self._wanted = plan
+        self._wanted = self._topic = plan
         self._echoes.append(plan)
         self._is_due = self._is_new = False
 

@@ -266,7 +266,7 @@ class Service:
         try:
             plan = of_pipeline(name, decode(Plan, message.payload))
         except RemoteProtocolError:
-            self._warn(pipeline.planner.saw_garbage(now_s, retained=is_past), name)
+            self._warn(pipeline.planner.saw_garbage(now_s, message.payload, retained=is_past), name)
             raise
         self._warn(pipeline.planner.saw(now_s, plan, retained=is_past), name)
 

@@ -213,6 +213,11 @@ class Store:
                 highest = max(latest.plan.epoch if latest else 0, known.highest_epoch)
                 plan = replace(plan, epoch=next_epoch(highest))
             self._insert_plan(replace(row, plan=plan))
+            if row.is_reset:
+                # For an orchestrator that starts later; one that runs finds the row.
+                self._sql.execute(
+                    "UPDATE pipeline SET highest_epoch = ?, alarm = '' WHERE name = ?", (plan.epoch, name)
+                )
         return plan
 
     def pipeline(self, name: str) -> PipelineRow:

@@ -138,6 +138,15 @@ def test_an_own_plan_that_comes_once_more_is_a_replay():
     assert planner.step(2.0) == plan(epoch=2, thresholds=(0.5, 0.5))
 
 
+def test_numbers_that_begin_again_do_not_adopt_an_older_one():
+    planner = Planner(plan(), highest_epoch=MAX_EPOCH)
+    planner.connected(0.0)
+    planner.saw(0.1, plan(epoch=10), retained=True)
+    planner.published(planner.step(0.2))
+    assert planner.wanted.epoch == 1
+    assert planner.step(0.3) is None
+
+
 def test_decisions_are_numbered_and_what_goes_with_them_is_not():
     planner = leading(plan(), highest_epoch=4)
     assert planner.wanted.epoch == 5
@@ -250,10 +259,16 @@ def test_a_reset_ends_the_alarm_and_numbers_from_its_own_epoch():
     assert planner.step(9.0).epoch == 2
 
 
+def test_a_plan_that_was_taken_off_its_topic_is_put_back():
+    planner = leading(plan())
+    assert planner.saw_garbage(1.0, b"") == "an empty message took the place of this one; it is published again"
+    assert planner.step(1.0) == plan(epoch=1)
+
+
 def test_rare_contradictions_are_overruled_for_ever():
     planner = leading(plan())
     for k in range(3 * MAX_REASSERTIONS):
-        planner.saw_garbage((k + 1) * (CALM_S + 1))
+        planner.saw_garbage((k + 1) * (CALM_S + 1), b"x")
         assert planner.step((k + 1) * (CALM_S + 1)) == plan(epoch=1)
 
 
@@ -294,11 +309,11 @@ def play(planner, event, now_s):
         case ("disconnected",):
             planner.disconnected()
         case ("garbage",):
-            planner.saw_garbage(now_s)
+            planner.saw_garbage(now_s, b"")
 
 
 class Board:
-    """Holds a plan as `distree.node.exits.Plans` does: see tests/distree/node/test_exits.py."""
+    """Holds a plan as `distree.node.exits.Plans` does: see tests/distree/node/test_node.py."""
 
     def __init__(self):
         self.held = None

@@ -41,7 +41,7 @@ def node_settings(agent: AgentConfig, index: int, bundle: Bundle, boot: str) -> 
         secret=os.urandom(16),
     )
     # A board that runs branches alone decides nothing, and need not load what its criteria have learned.
-    return replace(settings, parameters=bundle.policy_parameters()) if settings.decides else settings
+    return replace(settings, parameters=bundle.criterion_parameters()) if settings.decides else settings
 
 
 def _origin_settings(config: OriginConfig | None) -> OriginSettings | None:

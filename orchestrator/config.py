@@ -13,7 +13,7 @@ from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import Bundle, load_bundle
 from distree.bundle.manifest import MANIFEST
 from distree.criteria import problem
-from distree.criteria.base import PolicyParameters
+from distree.criteria.base import CriterionParameters
 from distree.errors import ConfigError
 from distree.messages.plan import MaskedThresholds, Plan
 from distree.strict_yaml import Share
@@ -200,7 +200,7 @@ class Pipeline:
     labels: tuple[str, ...] = ()
     calibrated: str = ""
     masked: tuple[MaskedThresholds, ...] = ()
-    parameters: PolicyParameters = field(default_factory=PolicyParameters)
+    parameters: CriterionParameters = field(default_factory=CriterionParameters)
     goal: GoalConfig | None = None
     costs: tuple[float, ...] = ()
 
@@ -250,7 +250,7 @@ def load_pipeline(configured: PipelineConfig) -> Pipeline:
         labels=bundle.labels,
         calibrated=bundle.criterion,
         masked=bundle.manifest.exits.masked,
-        parameters=bundle.policy_parameters(),
+        parameters=bundle.criterion_parameters(),
         goal=configured.goal,
         costs=tuple(itertools.accumulate(float(stage.macs.trunk + stage.macs.exit) for stage in bundle.stages)),
     )

@@ -52,7 +52,7 @@ Codec = Literal["raw", "zlib"]
 Verdict = Literal["confident", "last", "deadline", "fallback", "shed", "moved", "unreachable"]
 """Why a board tells the origin: why it was answered there, or why it was not: see `Outcome`."""
 
-PolicyMemory: TypeAlias = "tuple[float, ...]"
+CriterionMemory: TypeAlias = "tuple[float, ...]"
 """What a criterion carries from one exit to the next, in the message; () where it needs nothing."""
 
 Trace: TypeAlias = "tuple[Reading, ...] | None"
@@ -180,7 +180,7 @@ class Progress:
 
     spent_s: float = seconds("Time that boards have used so far.", most=MAX_BUDGET_S)
     guess: Guess | None = part(Guess, "Best answer so far; null if there is none.", nullable=True)
-    memory: PolicyMemory = scores("What the criterion carries from exit to exit.", most=MAX_MEMORY)
+    memory: CriterionMemory = scores("What the criterion carries from exit to exit.", most=MAX_MEMORY)
     hops: tuple[Hop, ...] = parts(Hop, "Where the time went: one entry per board and stage.", most=MAX_HOPS)
     trace: Trace = parts(
         Reading, "What the exits passed so far said, of inputs drawn for audits.", most=MAX_STAGES, default=None

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from distree import criteria, tensors
-from distree.criteria.base import Evidence
+from distree.criteria.base import ExitEvidence
 from distree.errors import RemoteProtocolError
 from distree.messages.request import Decision, Embedding, Guess, Hop, Outcome, Progress, Reason, StageMessage
 from distree.messages.telemetry import FusionTelemetry
@@ -221,7 +221,7 @@ class Fuser:
         if stage == self._settings.last:
             gathering.add_reading(0.0, guess.class_id)
             return "last"
-        evidence = Evidence(
+        evidence = ExitEvidence(
             logits=output.logits,
             confidence=guess.confidence,
             exit=stage,

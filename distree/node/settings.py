@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distree.criteria.base import PolicyParameters
+from distree.criteria.base import CriterionParameters
 from distree.errors import RemoteProtocolError
 from distree.messages.plan import MaskedThresholds
 from distree.messages.request import Codec, DType, Guess
@@ -63,7 +63,7 @@ class NodeSettings:
     fuses: bool = False
     branch_timeout_s: float = 0.2
     masked: tuple[MaskedThresholds, ...] = ()
-    parameters: PolicyParameters = PolicyParameters()
+    parameters: CriterionParameters = CriterionParameters()
     secret: bytes = b""
     board_boot: str = ""
 

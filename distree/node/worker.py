@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from distree import criteria, tensors
-from distree.criteria.base import Evidence
+from distree.criteria.base import ExitEvidence
 from distree.messages.request import Guess, Hop, Outcome, Progress, Reason, StageMessage
 from distree.node.counters import Counters
 from distree.node.deliveries import Deliveries
@@ -98,7 +98,7 @@ class StageWorker:
         evidence = None
         value, memory = 0.0, before.memory
         if stage < self._last:
-            evidence = Evidence(
+            evidence = ExitEvidence(
                 logits=logits,
                 confidence=guess.confidence,
                 exit=stage,

@@ -19,7 +19,7 @@ from device_agent.mailbox import DECISION_EXPIRY_S
 from device_agent.preflight import fuses, load_bundles
 from distree import tensors, topics
 from distree.bundle.loading import load_bundle
-from distree.criteria.base import PolicyParameters
+from distree.criteria.base import CriterionParameters
 from distree.messages.codec import decode, encode
 from distree.messages.request import Decision, Embedding, Outcome, Stop
 from distree.segments import SegmentOutput
@@ -108,7 +108,7 @@ def test_the_node_is_told_of_its_roles_and_what_it_needs_for_them(tmp_path, role
     (bundle,) = load_bundles(made)
     assert settings.embeddings == ((), (("int8", (1, 4)),) * 3, (("int8", (1, 4)),) * 3, ())
     assert settings.masked == bundle.manifest.exits.masked != ()
-    assert settings.parameters == (bundle.policy_parameters() if decides else PolicyParameters())
+    assert settings.parameters == (bundle.criterion_parameters() if decides else CriterionParameters())
     assert (settings.branch, settings.fuses) == (roles.get("branch"), roles.get("fuse", False))
     assert settings.branch_timeout_s == 0.2
     if "origin" in roles:

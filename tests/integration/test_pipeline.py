@@ -12,19 +12,19 @@ import pytest
 from distree import criteria
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import make_runtime
-from distree.criteria.base import Evidence
+from distree.criteria.base import ExitEvidence
 
 
 def offline(bundle, images, thresholds=None, criterion=None):
     """(class id, exit) of each image by the plainest loop over the same segments."""
-    policy = criteria.make_policy(criterion or bundle.criterion)
+    made = criteria.make_criterion(criterion or bundle.criterion)
     limits = [*(thresholds or bundle.thresholds), -float("inf")]
     runtime, prepare, answers = make_runtime(bundle), Preprocessor(bundle.manifest), []
     for image in images:
         tensor, memory = prepare.tensor(image), ()
         for k, limit in enumerate(limits):
             output = runtime.run(k, tensor)
-            score = policy.score(Evidence(logits=output.logits, memory=memory))
+            score = made.score(ExitEvidence(logits=output.logits, memory=memory))
             if score.value >= limit or k == len(limits) - 1:
                 answers.append((int(np.argmax(output.logits)), k))
                 break

@@ -17,7 +17,7 @@ from request_samples import changed, embedding_of, repacked, stage_message
 from distree import criteria, tensors, topics
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import make_runtime
-from distree.criteria.base import Evidence
+from distree.criteria.base import ExitEvidence
 from distree.messages.codec import encode
 from distree.messages.limits import MAX_MESSAGE_BYTES
 from distree.messages.request import Decision, Hop, Stop
@@ -40,7 +40,7 @@ class Offline:
     def __init__(self, bundle, criterion=None, thresholds=None):
         self.bundle = bundle
         self.counts = bundle.branch_counts
-        self.policy = criteria.make_policy(criterion or bundle.criterion, bundle.policy_parameters())
+        self.criterion = criteria.make_criterion(criterion or bundle.criterion, bundle.criterion_parameters())
         self.thresholds = {row.missing: row.thresholds for row in bundle.manifest.exits.masked}
         self.thresholds[()] = thresholds or bundle.thresholds
         self.plain = make_runtime(bundle, [k for k, count in enumerate(self.counts) if not count], fuse=True)
@@ -62,8 +62,8 @@ class Offline:
         for k, missing in enumerate(masks):
             threshold = [*self.thresholds[missing], -math.inf][k]
             output, features = self._exit(k, features, missing)
-            score = self.policy.score(
-                Evidence(logits=output.logits, exit=k, embeddings=output.embeddings, memory=memory)
+            score = self.criterion.score(
+                ExitEvidence(logits=output.logits, exit=k, embeddings=output.embeddings, memory=memory)
             )
             if score.value >= threshold:
                 return criteria.confidence(output.logits)[0], k

@@ -63,7 +63,7 @@ class GoalConfig:
     audit_rate: Share = AUDIT_RATE
     """Share of inputs of which all exits are asked; while none may leave early it is 1, for then it costs nothing."""
     labels_wait_s: float | None = None
-    """How long audits wait for what users publish on `truth`; without it losses are against the last exit."""
+    """How long audits wait for what users publish on `label`; without it losses are against the last exit."""
     latency_p95_ms: float | None = None
     """Goal for the 95th percentile of latency, of the slowest origin."""
     bytes_per_input: float | None = None

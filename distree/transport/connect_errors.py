@@ -137,7 +137,7 @@ LOSSES = {
     Kind.EXIT: "answers are fused without this branch",
     Kind.DECISION: "branches are not told to stop or to go on",
     Kind.AUDIT: "thresholds are not tuned by this board's inputs",
-    Kind.TRUTH: "losses are not measured against labels",
+    Kind.LABEL: "losses are not measured against labels",
     Kind.STATS: "Home Assistant sees no figures",
     Kind.THUMBNAIL: "the dashboard shows no pictures",
     Kind.ORCHESTRATOR: "two orchestrators may plan this site",

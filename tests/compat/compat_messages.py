@@ -34,7 +34,7 @@ from distree.messages.request import (
     Tensor,
 )
 from distree.messages.result import MissingBranch, Result, Stamp
-from distree.messages.site import Claim, OriginStats, Truth
+from distree.messages.site import Claim, Label, OriginStats
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
 HERE = Path(__file__).parent
@@ -279,7 +279,7 @@ MESSAGES: dict[str, Any] = {
     "stats-idle": IDLE_STATS,
     "thumbnail": Thumbnail(request="r-1", png=b"\x89PNG\r\n\x1a\n"),
     "claim": Claim(orchestrator="a1b2c3", running=True),
-    "truth": Truth(request="5b1c09e4-2a", label="Sneaker"),
+    "label": Label(request="5b1c09e4-2a", label="Sneaker"),
 }  # fmt: skip
 """By name of the fixture: the message, and after a dash which form of it it is."""
 

@@ -31,7 +31,7 @@ from distree.messages.request import (
     Tensor,
 )
 from distree.messages.result import MissingBranch, Result, Stamp
-from distree.messages.site import Claim, OriginStats, Truth
+from distree.messages.site import Claim, Label, OriginStats
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
 HOP = Hop(device="cam1", stage=0, queue_s=0.25, compute_s=0.5)
@@ -212,7 +212,7 @@ MESSAGES: dict[str, Any] = {
     "member": MEMBER,
     "call": CALL,
     "claim": Claim(orchestrator="a1b2", running=True),
-    "truth": Truth(request="ab-1", label="Bag"),
+    "label": Label(request="ab-1", label="Bag"),
     "audit": AUDIT,
     "stats": STATS,
     "thumbnail": Thumbnail(request="ab-1", png=b"\x89PNG\r\n\x1a\n..."),

@@ -388,7 +388,7 @@ def test_lines_part_into_what_and_remedy() -> None:
         connect_errors.takes_no_retained(settings),
         connect_errors.takes_no_qos_1(settings),
     ]
-    for topic in ("a/topic", topics.plan("lab", "p"), topics.orchestrator("lab"), topics.truth("lab", "p")):
+    for topic in ("a/topic", topics.plan("lab", "p"), topics.orchestrator("lab"), topics.label("lab", "p")):
         lines += [
             connect_errors.hangs_up_on_publish(settings, topic, 9),
             connect_errors.too_large(settings, topic, 9, 8),

@@ -338,7 +338,7 @@ BAD = {
     "stats": [(name, value) for name in ("pipeline", "origin") for value in BAD_IDS]
     + [("early_share", value) for value in (-0.1, 1.1, "0.5", True)]
     + [("latency_p50_ms", -1), ("rate_hz", None), ("answered", -1), ("pending", 0.5), ("epoch", None)],
-    "truth": [
+    "label": [
         ("request", "x" * 65),
         ("request", "a\nb"),
         ("request", 7),

@@ -329,7 +329,7 @@ def take(folder: Path, seconds: float) -> None:
             site.board("hub-b", [2])
             site.board("hub-c", [2])
             source = {"kind": "replay", "path": str(work / "inputs.npz"), "rate_hz": 12, "repeat": True}
-            thumbnails = {"side": 48, "rate_hz": 50}
+            thumbnails = {"max_side_px": 48, "max_rate_hz": 50}
             site.board("cam1", [0], origin={"deadline_ms": 2000, "source": source, "thumbnails": thumbnails})
             until(lambda: "4 of 4" in driver.find_element("id", "online").text, "the boards")
             time.sleep(seconds)

@@ -131,7 +131,9 @@ class Stack:
         pipeline = {"name": PIPELINE, "bundle": "fashion", "stages": [stage], **origin}
         state = str(self.folder / device)
         return self.start(
-            device, "agent", {"device": device, "state_dir": state, "telemetry_s": TELEMETRY_S, "pipelines": [pipeline]}
+            device,
+            "agent",
+            {"device": device, "state_dir": state, "telemetry_interval_s": TELEMETRY_S, "pipelines": [pipeline]},
         )
 
     def orchestrator(self, goal: dict[str, Any]) -> None:

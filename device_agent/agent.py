@@ -161,7 +161,7 @@ class Agent:
         self.abandon()
 
     def _drain(self) -> None:
-        """Answer what is in custody and finish what is at work, within `drain_s`; then say goodbye."""
+        """Answer what is in custody and finish what is at work, within `shutdown_timeout_s`; then say goodbye."""
         self._notifier.send("STOPPING=1")
         with self.lock:
             for pipeline in self.pipelines:
@@ -169,7 +169,7 @@ class Agent:
                 # What others send from here on is for another board, or for the next run of this one.
                 pipeline.node.drain()
             self.reporting.set_status(DeviceStatus.DRAINING)
-        ends_at = time.monotonic() + self.config.drain_s
+        ends_at = time.monotonic() + self.config.shutdown_timeout_s
         while not self._idle() and time.monotonic() < ends_at and not self._exit_status:
             time.sleep(0.01)
         for pipeline in self.pipelines:
@@ -238,9 +238,9 @@ class Agent:
         busy_s, interval_s = self.crew.busy_s(), self._notifier.interval_s
         if interval_s and now >= self._watchdog_at:
             self._watchdog_at = now + interval_s
-            if busy_s < self.config.hang_s:
+            if busy_s < self.config.inference_timeout_s:
                 self._notifier.send("WATCHDOG=1")
-        if busy_s > 2 * self.config.hang_s:
+        if busy_s > 2 * self.config.inference_timeout_s:
             # Not even a supervisor helped. Custody of what is spooled survives; a hung thread cannot be ended.
             log.critical("inference has hung for %.0f s: giving up, to be restarted", busy_s)
             self.on_hang()

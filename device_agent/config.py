@@ -33,16 +33,16 @@ class ReplaySource:
     """The .npz file."""
     rate_hz: float | None = None
     """Inputs a second; as fast as they are answered if left out."""
-    limit: int | None = None
-    """Only so many inputs; all if left out."""
+    max_inputs: int | None = None
+    """Stop after this many inputs; all of them if left out."""
     repeat: bool = False
-    """Begin anew at the end."""
+    """Start again from the first input after the last."""
 
     def __post_init__(self) -> None:
         if self.rate_hz is not None:
             _positive(rate_hz=self.rate_hz)
-        if self.limit is not None:
-            _positive(limit=self.limit)
+        if self.max_inputs is not None:
+            _positive(max_inputs=self.max_inputs)
 
 
 @record
@@ -55,11 +55,11 @@ class DirectorySource:
     """The folder; it is made if it is not there. Files have at most 16 MiB, images 16 million pixels."""
     after: Literal["move", "delete"] = "move"
     """What becomes of a file that is answered: moved to `done` in the folder, or deleted."""
-    poll_ms: float = 200
-    """How often the folder is looked at."""
+    poll_interval_ms: float = 200
+    """How often to look for new files."""
 
     def __post_init__(self) -> None:
-        _positive(poll_ms=self.poll_ms)
+        _positive(poll_interval_ms=self.poll_interval_ms)
 
 
 @record
@@ -83,20 +83,20 @@ Source = ReplaySource | DirectorySource | MqttSource | PythonSource
 
 @record
 class ThumbnailConfig:
-    """Small pictures of inputs for dashboards, of at most `side` pixels each way and `rate_hz` a second.
+    """Small pictures of inputs for dashboards, of at most `max_side_px` pixels each way and `max_rate_hz` a second.
 
     An input that comes sooner after the last picture has none.
     """
 
-    side: int = 48
-    """Pixels of the longer side; 8 to 128."""
-    rate_hz: float = 5
+    max_side_px: int = 48
+    """Length of the longer side; 8 to 128."""
+    max_rate_hz: float = 5
     """Most pictures a second."""
 
     def __post_init__(self) -> None:
-        _positive(rate_hz=self.rate_hz)
-        if not 8 <= self.side <= 128:
-            raise ConfigError(f"side: must be 8 to 128 pixels, received {self.side}")
+        _positive(max_rate_hz=self.max_rate_hz)
+        if not 8 <= self.max_side_px <= 128:
+            raise ConfigError(f"max_side_px: must be 8 to 128, received {self.max_side_px}")
 
 
 @record
@@ -107,10 +107,10 @@ class OriginConfig:
     """Where inputs come from."""
     deadline_ms: float = 1000
     """Each accepted input is answered within this time; at most an hour."""
-    pending: int = 64
-    """Most inputs on their way at a time; no more are accepted before one is answered."""
-    silence_ms: float = 100
-    """Least silence of a hop after which features are sent once more."""
+    max_pending: int = 64
+    """Most inputs under way at a time; the next one has to wait until one of them is answered."""
+    min_retry_ms: float = 100
+    """Shortest wait for an answer from other boards before an input is sent again, by another route if there is one."""
     spool: bool = False
     """Keep accepted inputs in `state_dir` over a crash, at the price of writes."""
     fuser: str | None = None
@@ -123,7 +123,7 @@ class OriginConfig:
     def __post_init__(self) -> None:
         if self.fuser is not None:
             check_device(self.fuser, "fuser")
-        _positive(deadline_ms=self.deadline_ms, pending=self.pending, silence_ms=self.silence_ms)
+        _positive(deadline_ms=self.deadline_ms, max_pending=self.max_pending, min_retry_ms=self.min_retry_ms)
         if self.deadline_ms > 3_600_000:
             raise ConfigError("deadline_ms: must be at most 3600000, an hour")
 
@@ -164,13 +164,13 @@ class PipelineConfig:
 class InboxConfig:
     """Bounds of what waits on this board, per pipeline; beyond them the oldest is shed."""
 
-    items: int = 64
+    max_messages: int = 64
     """Most messages that wait."""
-    kb: int = 4096
-    """Most bytes that wait, in kibibytes."""
+    max_kib: int = 4096
+    """Most memory for their tensors."""
 
     def __post_init__(self) -> None:
-        _positive(items=self.items, kb=self.kb)
+        _positive(max_messages=self.max_messages, max_kib=self.max_kib)
 
 
 @record
@@ -195,12 +195,13 @@ class AgentConfig:
     """What may wait on this board, per pipeline."""
     receive_maximum: int = 16
     """Most messages that the broker hands over before the first is acknowledged; at most 65535."""
-    telemetry_s: float = 2.0
-    """How often counters are published."""
-    hang_s: float = 30.0
-    """Inference that takes longer has hung: systemd's watchdog is no longer fed; after twice as long the agent ends."""
-    drain_s: float = 10.0
-    """How long an agent that is told to stop goes on with what it has accepted."""
+    telemetry_interval_s: float = 2.0
+    """Time between two reports of counters."""
+    inference_timeout_s: float = 30.0
+    """Inference that takes longer counts as hung: systemd's watchdog is no longer fed, and after twice as long the
+    agent exits to be restarted."""
+    shutdown_timeout_s: float = 10.0
+    """Longest time to finish what was accepted, once the agent is told to stop."""
     self_test: bool = True
     """Compare the interpreter's answers with the bundle's golden vectors at start."""
 
@@ -210,9 +211,9 @@ class AgentConfig:
         _positive(
             num_threads=self.num_threads,
             receive_maximum=self.receive_maximum,
-            telemetry_s=self.telemetry_s,
-            hang_s=self.hang_s,
-            drain_s=self.drain_s,
+            telemetry_interval_s=self.telemetry_interval_s,
+            inference_timeout_s=self.inference_timeout_s,
+            shutdown_timeout_s=self.shutdown_timeout_s,
         )
         if self.receive_maximum > 65535:
             raise ConfigError("receive_maximum: must be at most 65535")

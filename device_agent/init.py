@@ -199,7 +199,7 @@ def _lines(args: argparse.Namespace, settings: BrokerSettings, bundle: Bundle) -
     yield f"device: {_scalar(args.device)}  # the same on no two boards of a site"
     yield from _broker_lines(settings, folder)
     yield "# state_dir: state  # where accepted inputs are kept over a crash, with spool: true"
-    yield "# telemetry_s: 2  # seconds between two reports"
+    yield "# telemetry_interval_s: 2  # seconds between two reports"
     yield "pipelines:"
     yield f"  - name: {_scalar(args.pipeline)}  # the same on all boards of the pipeline"
     yield f"    bundle: {_scalar(_bundle_name(args.bundle))}  # {' '.join(bundle.manifest.description.split())[:60]}"

@@ -33,7 +33,7 @@ from distree.messages.result import Result
 from distree.tensors import Array
 
 STOP_S = 10.0
-"""What stopping may take on top of `drain_s`: threads, the last report, the broker's acknowledgements."""
+"""What stopping may take on top of `shutdown_timeout_s`: threads, the last report, the broker's acknowledgements."""
 
 
 class Origin(Lifetime):
@@ -44,13 +44,14 @@ class Origin(Lifetime):
 
     `bundle` is a name in the model zoo or a folder; `stages` are those that this board runs itself (none: all are
     elsewhere), `broker` is `mqtt://HOST:PORT`, `HOST:PORT` or settings. Each accepted input is answered within
-    `deadline_s` seconds, by this board alone if need be; at most `pending` are under way. `spool` keeps accepted inputs
-    in `state_dir` until the broker has their results, so that the next run answers what a crash left. `from_yaml` and
-    `from_config` know everything else that an agent can do.
+    `deadline_s` seconds, by this board alone if need be; at most `max_pending` are under way. `spool` keeps accepted
+    inputs in `state_dir` until the broker has their results, so that the next run answers what a crash left.
+    `from_yaml` and `from_config` know everything else that an agent can do.
 
     It runs between entering and leaving, `with` or `async with`, once. Entering tests and loads the interpreter and
-    waits up to `connect_s` seconds for the broker; 0 starts without it. Leaving answers what is pending, within the
-    configuration's `drain_s` (10 s). No future is left pending: what was not answered by then has a ClosedError.
+    waits up to `connect_timeout_s` seconds for the broker; 0 starts without it. Leaving answers what is pending, within
+    the configuration's `shutdown_timeout_s` (10 s). No future is left pending: what was not answered by then has a
+    ClosedError.
 
     Raises ConfigError, BundleError, RuntimeUnavailableError, and BrokerError when the broker is not reached.
     """
@@ -67,37 +68,37 @@ class Origin(Lifetime):
         username: str | None = None,
         password_file: Path | str | None = None,
         deadline_s: float = 1.0,
-        pending: int = 64,
+        max_pending: int = 64,
         spool: bool = False,
         state_dir: Path | str = "state",
-        connect_s: float = 10.0,
+        connect_timeout_s: float = 10.0,
     ) -> None:
         origin = OriginConfig(
-            source=PythonSource(kind="python"), deadline_ms=deadline_s * 1e3, pending=pending, spool=spool
+            source=PythonSource(kind="python"), deadline_ms=deadline_s * 1e3, max_pending=max_pending, spool=spool
         )
         part = PipelineConfig(name=pipeline, bundle=str(bundle), stages=tuple(stages), origin=origin)
         settings = broker_at(broker, username, password_file)
         self._begin(
             AgentConfig(site=site, device=device, broker=settings, pipelines=(part,), state_dir=Path(state_dir)),
-            connect_s,
+            connect_timeout_s,
         )
 
     @classmethod
-    def from_yaml(cls, path: Path | str, *, connect_s: float = 10.0) -> Origin:
+    def from_yaml(cls, path: Path | str, *, connect_timeout_s: float = 10.0) -> Origin:
         """Make an origin from an agent.yaml with exactly one pipeline of `source: {kind: python}`."""
-        return cls.from_config(load_agent_config(Path(path)), connect_s=connect_s)
+        return cls.from_config(load_agent_config(Path(path)), connect_timeout_s=connect_timeout_s)
 
     @classmethod
-    def from_config(cls, config: AgentConfig, *, connect_s: float = 10.0) -> Origin:
+    def from_config(cls, config: AgentConfig, *, connect_timeout_s: float = 10.0) -> Origin:
         """Make an origin from a loaded configuration with exactly one pipeline of `source: {kind: python}`."""
         made = cls.__new__(cls)
-        made._begin(config, connect_s)
+        made._begin(config, connect_timeout_s)
         return made
 
-    def _begin(self, config: AgentConfig, connect_s: float) -> None:
+    def _begin(self, config: AgentConfig, connect_timeout_s: float) -> None:
         self._config = config
         self._index = _python_pipeline(config)
-        self._connect_s = connect_s
+        self._connect_timeout_s = connect_timeout_s
         self._agent: Agent | None = None
         self._pipeline: Pipeline | None = None
         self._thread: threading.Thread | None = None
@@ -124,16 +125,18 @@ class Origin(Lifetime):
         self._is_open = True
         self._thread = threading.Thread(target=self._serve, args=(agent,), name="distree-agent", daemon=True)
         self._thread.start()
-        ends_at = time.monotonic() + self._connect_s
+        ends_at = time.monotonic() + self._connect_timeout_s
         while self._is_open and (left_s := ends_at - time.monotonic()) > 0:
             if agent.wait_ready(min(left_s, 0.1)):
                 return
-        if self._is_open and not self._connect_s:
+        if self._is_open and not self._connect_timeout_s:
             return
         self.close()
         if isinstance(self._failure, DistreeError):
             raise self._failure
-        raise BrokerError(agent.transport.last_error or f"the broker did not answer within {self._connect_s:g} s")
+        raise BrokerError(
+            agent.transport.last_error or f"the broker did not answer within {self._connect_timeout_s:g} s"
+        )
 
     def _serve(self, agent: Agent) -> None:
         """Run the agent; whatever ends it, nobody waits for it any more."""
@@ -143,7 +146,7 @@ class Origin(Lifetime):
         except BaseException as error:  # noqa: BLE001 - told by whoever waits
             self._failure = error
         self._shut(agent)
-        why = self._failure or f"this Origin was closed and not answered within {self._config.drain_s:g} s"
+        why = self._failure or f"this Origin was closed and not answered within {self._config.shutdown_timeout_s:g} s"
         while self._futures:
             request, future = self._futures.popitem()
             if future.set_running_or_notify_cancel():
@@ -156,13 +159,13 @@ class Origin(Lifetime):
                 pipeline.room.notify_all()
 
     def close(self) -> None:
-        """Answer what is pending, within `drain_s`, and stop; from any thread, and harmless the second time."""
+        """Answer what is pending within `shutdown_timeout_s`, and stop. Any thread may call it, more than once."""
         agent, thread = self._agent, self._thread
         if agent is None or thread is None or self._is_forked:
             return
         self._shut(agent)
         agent.stop()
-        thread.join(self._config.drain_s + STOP_S)
+        thread.join(self._config.shutdown_timeout_s + STOP_S)
 
     # ------------------------------------------------------------ inputs
 
@@ -194,10 +197,11 @@ class Origin(Lifetime):
     def submit(self, array: Array, name: str = "", *, timeout_s: float | None = None) -> Future[Result]:
         """Hand over one input of `shape` and `dtype`; the future gets its final Result by the deadline.
 
-        The array is read before this returns. `name` stands in the result as `input`. While `pending` inputs are under
-        way it waits for room, `timeout_s` seconds at most (None: the deadline; 0: not at all). Any thread may call it.
-        Where inference is quick, the first segment runs in the calling thread: waking another would take longer.
-        Done-callbacks run in the agent's threads, or in one that submits: keep them short; in one, this never waits.
+        The array is read before this returns. `name` stands in the result as `input`. While `max_pending` inputs are
+        under way it waits for room, `timeout_s` seconds at most (None: the deadline; 0: not at all). Any thread may
+        call it. Where inference is quick, the first segment runs in the calling thread: waking another would take
+        longer. Done-callbacks run in the agent's threads, or in one that submits: keep them short; in one, this never
+        waits.
 
         Raises InputError for another dtype or shape, OverloadError without room, ClosedError outside of `with`.
         """

@@ -74,7 +74,7 @@ class Reporting:
             self._healed_at, self._heal_at = now, _NEVER
             self.set_status(self._status)
         if now >= self._report_at:
-            self._report_at = now + self._config.telemetry_s
+            self._report_at = now + self._config.telemetry_interval_s
             self.report()
 
     def report_soon(self) -> None:

@@ -77,12 +77,12 @@ def _of_pipeline(config: AgentConfig, pipeline: PipelineConfig, bundle: Bundle) 
     segments = sum(spec.bytes for spec in bundle.held(pipeline.stages, pipeline.branch, fuses(pipeline, bundle)))
     largest = largest_message(bundle)
     yield Item(what=f"segments of {pipeline.name}", bytes=PER_SEGMENT_BYTE * segments)
-    yield Item(what=f"inbox of {pipeline.name}", bytes=config.inbox.kb << 10)
+    yield Item(what=f"inbox of {pipeline.name}", bytes=config.inbox.max_kib << 10)
     yield Item(what=f"messages of {pipeline.name} under way", bytes=2 * config.receive_maximum * largest)
     if pipeline.origin is None:
         return
     # Twice as many as may be unanswered: as many again may wait for the broker to take their result.
-    yield Item(what=f"open inputs of {pipeline.name}", bytes=2 * pipeline.origin.pending * largest)
+    yield Item(what=f"open inputs of {pipeline.name}", bytes=2 * pipeline.origin.max_pending * largest)
     if pipeline.origin.source.kind == "mqtt":
         # Beyond the bound there may be what is read in one turn.
         yield Item(what=f"inputs of {pipeline.name} not looked at yet", bytes=WAITING_BYTES + 2 * _MIB)
@@ -120,7 +120,7 @@ def message_bytes(config: AgentConfig, bundles: Sequence[Bundle], topic: str) ->
             branches = (branch for stage in bundle.stages for branch in stage.branches)
             return max(tensor_bytes(branch.embedding) for branch in branches) + ENVELOPE_BYTES
         case Kind.THUMBNAIL:
-            side = pipeline.origin.thumbnails.side if pipeline.origin and pipeline.origin.thumbnails else 0
+            side = pipeline.origin.thumbnails.max_side_px if pipeline.origin and pipeline.origin.thumbnails else 0
             return 3 * side * side + ENVELOPE_BYTES
     hops = sum(max(1, len(stage.branches)) for stage in bundle.stages)
     return _ANSWER_BYTES + _PER_HOP_BYTES * hops

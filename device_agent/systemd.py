@@ -127,8 +127,8 @@ def _lines(path: Path, config: AgentConfig, program: str, memory_mib: int) -> It
     if _systemd_version() >= _BACKOFF_SINCE:
         yield "RestartSteps=6"
         yield "RestartMaxDelaySec=60"
-    yield "# Answers what it has accepted, within drain_s, before it leaves."
-    yield f"TimeoutStopSec={config.drain_s + 10:g}"
+    yield "# Answers what it has accepted, within shutdown_timeout_s, before it leaves."
+    yield f"TimeoutStopSec={config.shutdown_timeout_s + 10:g}"
     yield "# Reckoned by distree doctor from the bundles and the queues when full, and half as much again."
     yield f"MemoryMax={memory_mib}M"
     yield "TasksMax=64"

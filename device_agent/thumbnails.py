@@ -49,11 +49,11 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 class Thumbnails:
-    """Makes pictures of inputs, no more than `rate_hz` a second."""
+    """Makes pictures of inputs, no more than `max_rate_hz` a second."""
 
     def __init__(self, config: ThumbnailConfig) -> None:
-        self._side = config.side
-        self._period_s = 1.0 / config.rate_hz
+        self._side = config.max_side_px
+        self._period_s = 1.0 / config.max_rate_hz
         self._due_at = 0.0
 
     def take(self, now: float, raw: Array) -> bytes | None:

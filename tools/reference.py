@@ -47,7 +47,8 @@ FILES = (
 UNITS = (  # of the end of a key's name
     ("_mj_per_mmac", "mJ per million"), ("mj_per_mmac", "mJ per million"), ("mj_per_kb", "mJ per kB"),
     ("kbit_per_s", "kbit/s"), ("macs_per_s", "1/s"), ("_s", "s"), ("_ms", "ms"), ("_hz", "1/s"), ("_mj", "mJ"),
-    ("_mb", "MiB"), ("kb", "KiB"), ("_days", "days"), ("_bytes", "bytes"), ("bytes_per_input", "bytes"),
+    ("_mb", "MiB"), ("_kib", "KiB"), ("_px", "pixels"), ("_days", "days"), ("_bytes", "bytes"),
+    ("bytes_per_input", "bytes"),
 )  # fmt: skip
 
 STATUSES = (

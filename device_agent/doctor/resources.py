@@ -39,7 +39,8 @@ def check_memory(visit: Visit) -> Finding:
         return ok(f"at most {_mb(need)} are needed, {_mb(free)} of {_mb(total)} are free")
     return failed(
         f"up to {_mb(need)} may be needed, {_mb(available)} are there; most for {largest.what} ({_mb(largest.bytes)})",
-        "lower inbox.kb, receive_maximum or origin.pending, give this board fewer stages, or stop other programs",
+        "lower inbox.max_kib, receive_maximum or origin.max_pending, give this board fewer stages, or stop other "
+        "programs",
     )
 
 

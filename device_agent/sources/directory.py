@@ -43,9 +43,9 @@ class Directory:
         self._finished: list[Path] = []
 
     def run(self, stop: threading.Event) -> None:
-        """Look every `poll_ms` until `stop`."""
+        """Look every `poll_interval_ms` until `stop`."""
         self._config.path.mkdir(parents=True, exist_ok=True)
-        while not stop.wait(self._config.poll_ms / 1e3):
+        while not stop.wait(self._config.poll_interval_ms / 1e3):
             try:
                 self._put_away()
                 for path in self._new_files():

@@ -63,8 +63,8 @@ def _read(config: ReplaySource, expected: Preprocessor) -> tuple[Array, Array | 
                 raise ConfigError(
                     f"{config.path}: has no array 'input' (it has {', '.join(arrays) or 'none'}); save it by that name"
                 )
-            inputs: Array = arrays["input"][: config.limit]
-            names: Array | None = arrays["name"][: config.limit] if "name" in arrays else None
+            inputs: Array = arrays["input"][: config.max_inputs]
+            names: Array | None = arrays["name"][: config.max_inputs] if "name" in arrays else None
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - of a file that is not an .npz numpy raises whatever it likes

@@ -34,7 +34,7 @@ class Subscription(Lifetime, Generic[T]):
     what is not wanted. Beyond `queue` items the oldest is dropped and counted in `dropped`: a slow reader sees the
     newest. The session is without memory: what is published while the connection is away is not heard, and
     `interruptions` counts those times. Entering returns once the broker has confirmed the subscription, or raises
-    BrokerError after `connect_s` seconds; where nothing listens at all it waits only if `patient`.
+    BrokerError after `connect_timeout_s` seconds; where nothing listens at all it waits only if `patient`.
     Any thread and any event loop may read; each item goes to one of them.
     """
 
@@ -46,7 +46,7 @@ class Subscription(Lifetime, Generic[T]):
         *,
         queue: int = 1024,
         timeout_s: float | None = None,
-        connect_s: float = 10.0,
+        connect_timeout_s: float = 10.0,
         patient: bool = False,
     ) -> None:
         self.dropped = 0
@@ -63,7 +63,7 @@ class Subscription(Lifetime, Generic[T]):
         self._items: deque[T] = deque()
         self._bound = queue
         self._timeout_s = timeout_s
-        self._connect_s = connect_s
+        self._connect_timeout_s = connect_timeout_s
         self._patient = patient
         self._waiting = Waiting(self._transport.lock)
         self._thread: threading.Thread | None = None
@@ -79,7 +79,7 @@ class Subscription(Lifetime, Generic[T]):
         self._was_opened = True
         try:
             self._transport.open(self, self._topics)
-            self._transport.connect_now(self._connect_s, patient=self._patient)
+            self._transport.connect_now(self._connect_timeout_s, patient=self._patient)
         except BaseException:
             self._transport.close()
             raise

@@ -139,14 +139,14 @@ class Custody:
             self.agenda.drop(entry.request)
             entry.message = None
 
-    def room(self, pending_items: int, *, local: bool) -> int:
+    def room(self, max_pending: int, *, local: bool) -> int:
         """How many more inputs fit.
 
-        `pending_items` may be unanswered, and as many more may wait for the broker to take their result. With `local`,
+        `max_pending` may be unanswered, and as many more may wait for the broker to take their result. With `local`,
         inputs that are away do not count: this board answers others without them.
         """
         unanswered = self.unanswered - self.away if local else self.unanswered
-        return min(pending_items - unanswered, 2 * pending_items - len(self.entries))
+        return min(max_pending - unanswered, 2 * max_pending - len(self.entries))
 
     def open_entry(self, request: str) -> Entry | None:
         """Return the entry of a request that still needs an answer."""

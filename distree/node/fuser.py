@@ -126,7 +126,7 @@ class Fuser:
         gathering = Gathering.of(message, now)
         self._gatherings[gathering.key] = gathering
         outputs: list[Output] = []
-        while len(self._gatherings) > self._settings.inbox_items:
+        while len(self._gatherings) > self._settings.inbox_max_messages:
             oldest = next(iter(self._gatherings.values()))
             audit = next((one for one in self._gatherings.values() if one.context.audit), oldest)
             outputs += self._give_up(now, audit, "shed")

@@ -62,7 +62,7 @@ class StageNode:
         keys = itertools.count(1)
         criteria = Criteria(settings)
         self._plans = Plans(settings, criteria)
-        self._inbox = Inbox(settings.inbox_items, settings.inbox_bytes)
+        self._inbox = Inbox(settings.inbox_max_messages, settings.inbox_max_bytes)
         self._worker = StageWorker(settings, criteria, keys)
         self._branch = BranchWorker(settings, self._inbox, keys)
         self._fuser = Fuser(settings, criteria, self._plans, keys) if settings.gathers else None
@@ -101,7 +101,7 @@ class StageNode:
         """How many more inputs `accept` takes before it sheds; sources that can wait look here first."""
         if self._origin is None:
             return 0
-        return min(self._origin.room(), self.settings.inbox_items - len(self._inbox))
+        return min(self._origin.room(), self.settings.inbox_max_messages - len(self._inbox))
 
     def accept(
         self,

@@ -67,7 +67,7 @@ class Origin:
         self._members = members
         self._router = Router(settings, own.fuser, members, chance)
         self._attempts = Attempts(settings, own, self._router)
-        self._custody = Custody(RoundTrip(own.silence_floor_s))
+        self._custody = Custody(RoundTrip(own.min_retry_s))
         self._dispatcher = Dispatcher(settings, self._custody, self._router, self._attempts)
         self._unasked = Unasked(settings, plans, self._attempts, self._router)
         self._counters = OriginCounters(len(settings.inputs))
@@ -93,7 +93,7 @@ class Origin:
     def room(self) -> int:
         """How many more inputs `accept` takes before it turns them away."""
         # While the boards beyond do not answer, this one answers alone: no need to wait for what is with them.
-        return self._custody.room(self._own.pending_items, local=self._is_local and self._is_alone)
+        return self._custody.room(self._own.max_pending, local=self._is_local and self._is_alone)
 
     def is_wanted(self, request: str) -> bool | None:
         """Whether a request of this origin still needs an answer; None if it was never asked."""
@@ -114,7 +114,7 @@ class Origin:
         if self._custody.remembered(ident) is not None:
             return ident, [Drop(request=ident, reason="duplicate")]
         context = self._attempts.first(ident, self._plans.rule, budget_s, attempt=attempt)
-        if self._custody.room(self._own.pending_items, local=self._is_local) <= 0:
+        if self._custody.room(self._own.max_pending, local=self._is_local) <= 0:
             if request is not None:
                 self._custody.remember([request], name)
             result = result_of(self._settings, context, name, "shed", NOTHING_YET, latency_s=0.0, final=True)
@@ -157,7 +157,7 @@ class Origin:
             if (self._custody.round_trip.mean_s or 0.0) >= left_s:
                 self._custody.round_trip.fade()
                 return False, self._answer(now, entry, "deadline")
-            if self._custody.away >= self._own.pending_items:
+            if self._custody.away >= self._own.max_pending:
                 return False, self._answer(now, entry, "fallback")
         route = self._dispatcher.way(now, entry, message)
         if route is not None:
@@ -410,7 +410,7 @@ class Origin:
                 self._is_alone = self._router.is_alone(now)
                 return self._dispatcher.again(now, entry)
             if is_doubtful:
-                self._custody.wait(entry, now + self._own.silence_floor_s)
+                self._custody.wait(entry, now + self._own.min_retry_s)
                 return []
             outputs = self._dispatcher.silent(now, entry)
             self._is_alone = self._router.is_alone(now)

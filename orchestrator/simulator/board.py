@@ -57,7 +57,7 @@ class Surroundings:
     tensor_bytes: tuple[int, ...]
     fuse_s: float
     deadline_s: float
-    telemetry_s: float
+    telemetry_interval_s: float
     receive_maximum: int
     has_spools: bool
     ends_at: float
@@ -150,10 +150,10 @@ class Board:
         self._reporting.set_status(DeviceStatus.READY)
 
     def report(self) -> None:
-        """Send telemetry now, and every `telemetry_s` until the traffic ends."""
+        """Send telemetry now, and every `telemetry_interval_s` until the traffic ends."""
         around, now = self._around, self._events.now
-        if now + around.telemetry_s < around.ends_at:
-            self._events.at(now + around.telemetry_s, self.report)
+        if now + around.telemetry_interval_s < around.ends_at:
+            self._events.at(now + around.telemetry_interval_s, self.report)
         if self._is_awake:
             self._reporting.report()
 

@@ -76,7 +76,7 @@ class Site:
             tensor_bytes=self.config.traffic.tensor_bytes,
             fuse_s=agents.fuse_ms / 1e3,
             deadline_s=agents.deadline_ms / 1e3,
-            telemetry_s=agents.telemetry_s,
+            telemetry_interval_s=agents.telemetry_interval_s,
             receive_maximum=agents.receive_maximum,
             has_spools=agents.spool,
             ends_at=self.config.duration_s,
@@ -129,8 +129,8 @@ class Site:
         if boards.origin:
             origin = OriginSettings(
                 deadline_s=agents.deadline_ms / 1e3,
-                pending_items=agents.pending,
-                silence_floor_s=agents.silence_ms / 1e3,
+                max_pending=agents.max_pending,
+                min_retry_s=agents.min_retry_ms / 1e3,
                 eager=agents.mode == "eager",
             )
         thresholds, labels = self._thresholds(), self._labels()
@@ -149,7 +149,7 @@ class Site:
                 stages=boards.stages,
                 criterion=CRITERION,
                 thresholds=thresholds,
-                inbox_items=agents.inbox_items,
+                inbox_max_messages=agents.inbox_max_messages,
                 origin=origin,
                 embeddings=embeddings,
                 branch=boards.branch,
@@ -207,7 +207,7 @@ class Site:
             self.events.at(0.0, board.introduce)
             if self.host is not None:
                 # Agents do not report all at once.
-                self.events.at(starts.random() * self.config.agents.telemetry_s, board.report)
+                self.events.at(starts.random() * self.config.agents.telemetry_interval_s, board.report)
             board.begin()
         if self.host is not None:
             self.host.open()

@@ -22,7 +22,7 @@ from distree.messages.request import Outcome, StageMessage, Stop
 from distree.node.announcer import CALLED_EVERY_S, JITTER_S
 from distree.topics import Kind
 
-PATIENT = origin(deadline_ms=200_000, silence_ms=100_000)
+PATIENT = origin(deadline_ms=200_000, min_retry_ms=100_000)
 """Waits for boards that the test holds up, however busy the machine is."""
 
 ALL_MEMBERS = topics.member(SITE, "+", "+", "+")
@@ -144,7 +144,7 @@ def stage_message(request, to, origin_id="x"):
 
 def test_a_draining_board_finishes_what_is_under_way_and_turns_back_what_comes(site):
     cam = site.run("cam", pipeline("p", origin=PATIENT))
-    b1 = site.make("b1", pipeline("p", 0, 1, 2), drain_s=LONG_S)
+    b1 = site.make("b1", pipeline("p", 0, 1, 2), shutdown_timeout_s=LONG_S)
     gate = Gate(b1)
     site.start(b1)
     peer = site.peer("x")
@@ -214,7 +214,7 @@ def test_what_a_board_turns_back_runs_on_another(site, caplog):
 def test_a_board_that_nobody_is_behind_is_left_out_at_once(site, caplog):
     """The broker says that nobody reads what is sent to it, long before its silence would."""
     caplog.set_level(logging.WARNING)
-    cam = site.run("cam", pipeline("p", origin=origin(silence_ms=15_000)))
+    cam = site.run("cam", pipeline("p", origin=origin(min_retry_ms=15_000)))
     ghost = site.peer("ghost")
     ghost.announce(0, 1, 2)  # and subscribes to nothing
     site.run("b2", pipeline("p", 0, 1, 2))

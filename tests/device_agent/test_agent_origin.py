@@ -26,7 +26,7 @@ def config(tmp_path, source, **changes):
 def agent(tmp_path):
     """An origin without stages, so that inputs stay in its books; with room for one."""
     transport = MemoryBroker().transport("cam")
-    agent = Agent(config(tmp_path, MqttSource(kind="mqtt"), pending=1), transport=transport)
+    agent = Agent(config(tmp_path, MqttSource(kind="mqtt"), max_pending=1), transport=transport)
     transport.open(agent, [])
     return agent
 

@@ -40,7 +40,7 @@ def wide():
 
 def config(folder, *, bundle="tiny-wide", device="b0", **pipeline):
     made = PipelineConfig(name="p", bundle=str(DATA / bundle), **pipeline)
-    return AgentConfig(site="lab", device=device, pipelines=(made,), state_dir=folder, drain_s=0.1)
+    return AgentConfig(site="lab", device=device, pipelines=(made,), state_dir=folder, shutdown_timeout_s=0.1)
 
 
 def mqtt_origin(**changes):

@@ -79,7 +79,7 @@ def test_the_unit_is_what_systemd_understands_and_holds_for_hardened(tmp_path: P
 
 
 def test_what_the_unit_says(tmp_path: Path) -> None:
-    unit = render(board(tmp_path, drain_s=30))
+    unit = render(board(tmp_path, shutdown_timeout_s=30))
     assert values(unit, "ExecStart") == [f"/opt/distree/bin/distree agent run -c {tmp_path}/agent.yaml"]
     for key, value in {
         "Type": "notify", "WatchdogSec": "30", "Restart": "always", "DynamicUser": "yes", "StateDirectory": "distree",
@@ -89,7 +89,8 @@ def test_what_the_unit_says(tmp_path: Path) -> None:
     assert not values(unit, "LoadCredential")
     assert not values(unit, "ReadWritePaths")
     small, large = (
-        int(values(text, "MemoryMax")[0].rstrip("M")) for text in (unit, render(board(tmp_path, inbox={"kb": 1 << 20})))
+        int(values(text, "MemoryMax")[0].rstrip("M"))
+        for text in (unit, render(board(tmp_path, inbox={"max_kib": 1 << 20})))
     )
     assert 100 < small < 256
     assert large - small >= 1024 * 1.5 - 16
@@ -165,7 +166,7 @@ def test_install_status_and_remove_in_an_image(tmp_path: Path) -> None:
     done = distree("status", *where)
     assert done.returncode == 0, done.stdout
     assert "installed, enabled, up to date" in done.stdout
-    board(tmp_path, drain_s=99)
+    board(tmp_path, shutdown_timeout_s=99)
     done = distree("status", *where)
     assert done.returncode == 1
     assert "out of date: run distree service install again" in done.stdout

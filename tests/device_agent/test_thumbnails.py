@@ -63,7 +63,9 @@ def test_no_more_pictures_than_the_rate_allows():
     assert taken == pytest.approx([1.0 + 0.25 * k for k in range(8)], abs=0.02)
 
 
-@pytest.mark.parametrize("changes", [{"side": 7}, {"side": 129}, {"rate_hz": 0}, {"rate_hz": float("inf")}])
+@pytest.mark.parametrize(
+    "changes", [{"max_side_px": 7}, {"max_side_px": 129}, {"max_rate_hz": 0}, {"max_rate_hz": float("inf")}]
+)
 def test_sizes_and_rates_out_of_bounds_are_refused(changes):
     with pytest.raises(ConfigError):
         ThumbnailConfig(**changes)
@@ -111,7 +113,7 @@ def published(tmp_path, thumbnails, count=3):
 
 
 def test_an_origin_publishes_pictures_if_asked(tmp_path):
-    messages = published(tmp_path, ThumbnailConfig(side=16, rate_hz=1e9))
+    messages = published(tmp_path, ThumbnailConfig(max_side_px=16, max_rate_hz=1e9))
     decoded = [decode(Thumbnail, message.payload) for message in messages]
     assert [thumbnail.request for thumbnail in decoded] == ["r0", "r1", "r2"]
     assert decoded[1].png == png(np.ones((14, 14, 1), np.uint8))

@@ -81,7 +81,7 @@ def test_a_hung_interpreter_is_neither_fed_nor_waited_for_in_a_busy_loop(monkeyp
     from device_agent.config import AgentConfig, PipelineConfig
 
     pipelines = (PipelineConfig(name="fashion", bundle="fashion", stages=(0,)),)
-    config = AgentConfig(site="lab", device="b0", pipelines=pipelines, hang_s=30.0)
+    config = AgentConfig(site="lab", device="b0", pipelines=pipelines, inference_timeout_s=30.0)
     agent = Agent(config, transport=MemoryBroker().transport("b0"))
     sent = []
     monkeypatch.setattr(agent._notifier, "interval_s", 5.0)

@@ -46,7 +46,7 @@ def pipeline(name="p", *stages, origin=None, bundle="fashion", **changes):
 def origin(**changes):
     """An origin whose inputs the test hands over, and that does not give up on a busy machine."""
     return OriginConfig(
-        **{"source": PythonSource(kind="python"), "deadline_ms": 20_000, "silence_ms": 8_000, **changes}
+        **{"source": PythonSource(kind="python"), "deadline_ms": 20_000, "min_retry_ms": 8_000, **changes}
     )
 
 
@@ -84,7 +84,7 @@ class Site:
             pipelines=pipelines,
             broker=self.settings,
             state_dir=self.folder / device,
-            **{"self_test": False, "telemetry_s": 0.3, **changes},
+            **{"self_test": False, "telemetry_interval_s": 0.3, **changes},
         )
         agent = Agent(made)
         agent.prepare()

@@ -285,7 +285,7 @@ def chain(
     **stages: int | tuple[int, ...],
 ) -> Fleet:
     """Origin `cam` with stage 0, and boards of a chain of three plain stages, by name and what they serve."""
-    origin = origin or OriginSettings(deadline_s=1.0, pending_items=8, silence_floor_s=0.1)
+    origin = origin or OriginSettings(deadline_s=1.0, max_pending=8, min_retry_s=0.1)
     cam = chain_settings("cam", *own, origin=origin, **(changes or {}))
     nodes = {"cam": StageNode(cam, chance=random.Random(seed))}
     for device, served in stages.items():
@@ -303,7 +303,7 @@ def fleet(
     **changes: object,
 ) -> Fleet:
     """Origin `cam`, branches `b0` and `b1`, with twins `t0` and `t1` of them if asked, and `hub`, which fuses if asked."""
-    origin = OriginSettings(deadline_s=1.0, pending_items=8, silence_floor_s=0.3, fuser=fuser, eager=eager)
+    origin = OriginSettings(deadline_s=1.0, max_pending=8, min_retry_s=0.3, fuser=fuser, eager=eager)
     nodes = {
         "cam": StageNode(node_settings("cam", origin=origin, **changes), chance=random.Random(1)),
         "b0": StageNode(node_settings("b0", 0, 1, 2, branch=0, **changes)),

@@ -200,7 +200,7 @@ SECTIONS = {
             lambda c: c.agent(broker={"password": "hunter2"}), 2, ["broker.password: unknown key", "nearest: password_file"],
         ),
         "missing key": (lambda c: c.text("device: cam\npipelines: []\n"), 2, ["agent.yaml: missing key site"]),
-        "wrong type": (lambda c: c.agent(telemetry_s="fast"), 2, [": telemetry_s: expected float, received 'fast'"]),
+        "wrong type": (lambda c: c.agent(telemetry_interval_s="fast"), 2, [": telemetry_interval_s: expected float, received 'fast'"]),
         "quoted number": (lambda c: c.agent(broker={"port": "1883"}), 2, ["broker.port: expected int", "remove the quotes"]),
         "no id": (lambda c: c.agent(device="Cam 1"), 2, ["device: 'Cam 1' is not an id; use 1 to 32 of a-z, 0-9 and '-'"]),
         "not positive": (lambda c: c.agent(num_threads=0), 2, ["num_threads: must be above 0"]),

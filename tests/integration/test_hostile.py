@@ -143,7 +143,7 @@ class Siege:
         self.asked = 0
         site.plan(bundle, 1, (2.0, 2.0))
         site.agent("b1", [1, 2])
-        site.agent("cam", [0], origin={"deadline_ms": 30000, "silence_ms": 10000, "source": {"kind": "mqtt"}})
+        site.agent("cam", [0], origin={"deadline_ms": 30000, "min_retry_ms": 10000, "source": {"kind": "mqtt"}})
 
     def dead(self, device):
         return [letter for letter in self.site.watch.dead if letter.device == device]

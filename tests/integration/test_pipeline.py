@@ -35,8 +35,8 @@ def offline(bundle, images, thresholds=None, criterion=None):
 def replay(samples_path, limit, **changes):
     return {
         "deadline_ms": 20000,
-        "silence_ms": 5000,
-        "source": {"kind": "replay", "path": str(samples_path), "limit": limit},
+        "min_retry_ms": 5000,
+        "source": {"kind": "replay", "path": str(samples_path), "max_inputs": limit},
         **changes,
     }
 
@@ -125,7 +125,7 @@ def test_files_in_a_folder_are_answered_and_put_away(site, bundle, images):
     pillow.fromarray(images[2][..., 0]).resize((56, 56)).save(inbox / "c.jpg")
     (inbox / "broken.png").write_bytes(b"\x89PNG and no more")
     np.save(inbox / "wrong.npy", np.zeros((3, 3), np.uint8))
-    site.agent("cam", [0, 1, 2], origin={"source": {"kind": "directory", "path": "inbox", "poll_ms": 20}})
+    site.agent("cam", [0, 1, 2], origin={"source": {"kind": "directory", "path": "inbox", "poll_interval_ms": 20}})
     site.watch.until(lambda: len(site.watch.final()) == 3 and len(site.watch.dead) == 2, "3 results")
     site.watch.until(lambda: len(list((inbox / "done").glob("*"))) == 3, "files in done/")
     assert sorted(path.name for path in (inbox / "failed").iterdir()) == ["broken.png", "wrong.npy"]

@@ -110,7 +110,7 @@ def test_of_wide_stages(site, tap, tiny_mixed, tiny_path):
     for branch in range(3):
         site.agent(f"b{branch}", [1, 2], branch=branch)
     site.agent("last", [3])
-    source = {"kind": "replay", "path": str(tiny_path), "limit": 60}
+    source = {"kind": "replay", "path": str(tiny_path), "max_inputs": 60}
     site.agent("cam", [0], origin={"source": source, "deadline_ms": 20000, "mode": "eager"})
     site.watch.until(lambda: len(site.watch.final()) == 60, "60 results")
     hear(site, tap, {Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.STAGE, Kind.EXIT, Kind.DECISION, Kind.RESULT})

@@ -85,8 +85,8 @@ class Offline:
 def origin(path=None, limit=COUNT, rate_hz=None, **changes):
     source = {"kind": "mqtt"}
     if path is not None:
-        source = {"kind": "replay", "path": str(path), "limit": limit, "rate_hz": rate_hz}
-    return {"deadline_ms": 20000, "silence_ms": 5000, "source": source, **changes}
+        source = {"kind": "replay", "path": str(path), "max_inputs": limit, "rate_hz": rate_hz}
+    return {"deadline_ms": 20000, "min_retry_ms": 5000, "source": source, **changes}
 
 
 def start_wide(site, bundle, **roles):
@@ -228,7 +228,7 @@ WITHOUT_B1 = {(MissingBranch(branch=1, device=device),) for device in ("b1", Non
 
 def streamed(path, **changes):
     """An origin with a hundred inputs a second without end, so that what happens to a board meets some of them."""
-    made = origin(path, COUNT, 100, **{"deadline_ms": 2000, "silence_ms": 300, **changes})
+    made = origin(path, COUNT, 100, **{"deadline_ms": 2000, "min_retry_ms": 300, **changes})
     made["source"]["repeat"] = True
     return made
 
@@ -319,7 +319,7 @@ def test_a_fusing_board_that_stays_dead_is_done_without(site, tiny_wide, tiny_im
     watch = site.watch
     start_wide(site, tiny_wide)
     site.agent("hub", [], fuse=True, branch_timeout_ms=500)
-    site.agent("cam", [], origin=streamed(tiny_path, fuser="hub", silence_ms=100), branch_timeout_ms=500)
+    site.agent("cam", [], origin=streamed(tiny_path, fuser="hub", min_retry_ms=100), branch_timeout_ms=500)
     watch.until(lambda: sum("hub" in by(result) for result in watch.results) > 60, "the first results")
     site.kill("hub")
     watch.until(lambda: watch.states.get("hub") == "lost", "the will")
@@ -361,7 +361,7 @@ def test_a_slow_branch_is_masked_and_comes_back(site, tiny_wide, tiny_path):
 
 def test_all_branches_gone_leaves_the_best_guess_of_the_stage_before(site, tiny_mixed, tiny_path):
     site.bundle = str(tiny_mixed.path)
-    site.agent("cam", [0], origin=streamed(tiny_path, deadline_ms=700, silence_ms=100), branch_timeout_ms=100)
+    site.agent("cam", [0], origin=streamed(tiny_path, deadline_ms=700, min_retry_ms=100), branch_timeout_ms=100)
     site.watch.until(lambda: any(result.reason in FALLEN_BACK for result in site.watch.results), "a fallback")
     finals = end_stream(site)
     assert {result.exit for result in finals} == {0}

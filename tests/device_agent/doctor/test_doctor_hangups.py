@@ -359,7 +359,7 @@ def test_sizes_are_reckoned_larger_than_they_are(tmp_path: Path, boards: dict[st
 
 
 def test_every_topic_of_a_board_has_a_size(tmp_path: Path) -> None:
-    thumbnails = {"source": {"kind": "mqtt"}, "thumbnails": {"side": 48, "rate_hz": 1}}
+    thumbnails = {"source": {"kind": "mqtt"}, "thumbnails": {"max_side_px": 48, "max_rate_hz": 1}}
     for changes in (
         {"stages": [0, 1], "origin": thumbnails},
         {"bundle": str(WIDE), "stages": [0, 1, 2], "branch": 1, "fuse": True},

@@ -91,7 +91,7 @@ def watch(folder, inlet):
     stop, threads = threading.Event(), []
 
     def watch(**changes):
-        source = Directory(DirectorySource(kind="directory", path=folder, poll_ms=2, **changes), inlet)
+        source = Directory(DirectorySource(kind="directory", path=folder, poll_interval_ms=2, **changes), inlet)
         thread = threading.Thread(target=source.run, args=(stop,))
         threads.append(thread)
         thread.start()
@@ -344,7 +344,7 @@ def test_names_in_the_file_are_those_of_the_inputs(replay):
     inputs = np.stack([image(k) for k in range(3)])
     feed = replay(arrays={"input": inputs, "name": np.array([4711, 7, 12])}, repeat=True)
     assert played(feed, most=4) == [("4711", 0), ("7", 1), ("12", 2), ("4711", 0)]
-    named = replay(arrays={"input": inputs, "name": np.array(["a", "b\x07", "c" * 300])}, limit=3)
+    named = replay(arrays={"input": inputs, "name": np.array(["a", "b\x07", "c" * 300])}, max_inputs=3)
     assert [name for name, _ in played(named)] == ["a", "b\\x07", "c" * 256]
 
 
@@ -358,8 +358,8 @@ def test_nothing_is_due_before_the_start_and_after_the_end(replay):
 
 
 def test_a_limit_ends_it_earlier(replay):
-    assert played(replay(limit=2)) == [("0", 0), ("1", 1)]
-    assert len(played(replay(limit=99))) == 5
+    assert played(replay(max_inputs=2)) == [("0", 0), ("1", 1)]
+    assert len(played(replay(max_inputs=99))) == 5
 
 
 def test_repeating_it_starts_again(replay):

@@ -207,7 +207,7 @@ def until(condition):
 def test_no_broker_and_no_id_are_told():
     port = free_port()
     with pytest.raises(BrokerError, match=f"nothing listens on 127.0.0.1:{port}"):
-        Results(f"mqtt://127.0.0.1:{port}", site="lab", connect_s=0.3).__enter__()
+        Results(f"mqtt://127.0.0.1:{port}", site="lab", connect_timeout_s=0.3).__enter__()
     with pytest.raises(ConfigError, match="site: 'a/b' is not an id"):
         Results(site="a/b")
     with pytest.raises(ConfigError, match="pipeline: '#' is not an id"):
@@ -307,7 +307,7 @@ def test_it_waits_for_a_broker_that_starts_later():
     port, subscribed = free_port(), []
 
     def read():
-        with Results(f"127.0.0.1:{port}", site="lab", connect_s=60.0) as results:
+        with Results(f"127.0.0.1:{port}", site="lab", connect_timeout_s=60.0) as results:
             subscribed.append(results.subscribed)
 
     reader = threading.Thread(target=read)

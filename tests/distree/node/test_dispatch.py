@@ -22,7 +22,7 @@ from distree.node import OriginSettings, StageNode
 from distree.node.dispatch import MOST_ATTEMPTS
 from distree.node.routing import RESTART_S
 
-FAR = OriginSettings(deadline_s=30.0, pending_items=4, silence_floor_s=0.1)
+FAR = OriginSettings(deadline_s=30.0, max_pending=4, min_retry_s=0.1)
 
 
 def send(lab: Fleet) -> StageMessage:
@@ -291,7 +291,7 @@ def test_where_boards_are_about_to_come_inputs_are_held_for_so_long(why):
     if why == "connected":
         lab.tick(100.0)
         lab.carry_out("cam", origin_of(lab).connected(lab.now))
-    for _ in range(FAR.pending_items):
+    for _ in range(FAR.max_pending):
         lab.accept()
         lab.settle()
     assert (lab.results, origin_of(lab).books()["away"]) == ([], 4)
@@ -376,7 +376,7 @@ def test_what_still_waits_on_branches_of_an_attempt_that_is_over_is_stopped():
 
 
 def test_a_thousand_inputs_over_boards_that_restart_are_each_answered_once():
-    lab = chain(origin=OriginSettings(deadline_s=60.0, pending_items=8, silence_floor_s=0.1), b1=(1, 2), t1=(1, 2))
+    lab = chain(origin=OriginSettings(deadline_s=60.0, max_pending=8, min_retry_s=0.1), b1=(1, 2), t1=(1, 2))
     for index in range(1000):
         lab.accept()
         lab.compute()

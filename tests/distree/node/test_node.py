@@ -60,7 +60,7 @@ def origin_node(
     known: list[StageNode] | None = None,
     **changes: object,
 ) -> StageNode:
-    origin = OriginSettings(deadline_s=deadline_s, pending_items=pending, silence_floor_s=0.05)
+    origin = OriginSettings(deadline_s=deadline_s, max_pending=pending, min_retry_s=0.05)
     node = StageNode(node_settings("cam", *stages, origin=origin, **changes), chance=random.Random(1))
     meet(node, *(others() if known is None else known))
     return node
@@ -225,7 +225,7 @@ def test_full_books_shed_and_stay_bounded():
 
 
 def test_a_full_inbox_sheds_the_oldest_first():
-    node = StageNode(node_settings("b1", 1, inbox_items=2))
+    node = StageNode(node_settings("b1", 1, inbox_max_messages=2))
     _, message = send_on(origin_node(0))
     messages = [changed(message, request=f"r{index}") for index in range(5)]
     effects = [effect for m in messages for effect in node.receive(0.0, m, m.context.request)]
@@ -237,7 +237,7 @@ def test_a_full_inbox_sheds_the_oldest_first():
 
 
 def test_the_inbox_is_bounded_in_bytes_too():
-    node = StageNode(node_settings("b1", 1, inbox_bytes=9))
+    node = StageNode(node_settings("b1", 1, inbox_max_bytes=9))
     _, message = send_on(origin_node(0))
     effects = [e for i in range(5) for e in node.receive(0.0, changed(message, request=f"r{i}"), i)]
     assert len(published(effects, Outcome)) == 2

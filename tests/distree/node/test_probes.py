@@ -35,7 +35,7 @@ def is_left_out(lab: Fleet, device: str) -> bool:
 
 
 def plain(*stages: int) -> Fleet:
-    origin = OriginSettings(deadline_s=1.0, pending_items=8, silence_floor_s=0.1)
+    origin = OriginSettings(deadline_s=1.0, max_pending=8, min_retry_s=0.1)
     return chain(origin=origin, b1=stages or (1, 2))
 
 
@@ -104,7 +104,7 @@ def test_probes_of_a_board_that_does_not_answer_come_ever_more_seldom():
 
 
 def test_what_was_held_meanwhile_is_sent():
-    origin = OriginSettings(deadline_s=10.0, pending_items=8, silence_floor_s=0.1)
+    origin = OriginSettings(deadline_s=10.0, max_pending=8, min_retry_s=0.1)
     lab = chain(own=(), origin=origin, b1=(0, 1, 2))
     leave_out(lab, "b1")
     lab.accept()

@@ -349,7 +349,7 @@ def test_the_last_board_of_a_stage_is_left_out_after_a_repetition_without_an_ans
 
 
 def test_the_last_board_of_a_stage_is_left_out_when_it_missed_some_in_a_row():
-    lab = chain(origin=OriginSettings(deadline_s=1.0, pending_items=8), b1=(1, 2))
+    lab = chain(origin=OriginSettings(deadline_s=1.0, max_pending=8), b1=(1, 2))
     lab.lose = {"b1"}
     for count in range(MISSES):
         assert left_out(lab) == set(), count

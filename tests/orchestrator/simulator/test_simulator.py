@@ -189,8 +189,8 @@ def troubled(draw):
     links = LinksConfig(loss=Share(draw(st.sampled_from([0.0, 0.1]))), kbit_per_s=draw(st.sampled_from([None, 100.0])))
     agents = AgentsConfig(
         deadline_ms=draw(st.sampled_from([60, 300, 1000])),
-        pending=draw(st.sampled_from([1, 3, 64])),
-        inbox_items=draw(st.sampled_from([1, 64])),
+        max_pending=draw(st.sampled_from([1, 3, 64])),
+        inbox_max_messages=draw(st.sampled_from([1, 64])),
         receive_maximum=draw(st.sampled_from([1, 16])),
         spool=draw(st.booleans()),
     )

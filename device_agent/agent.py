@@ -90,11 +90,11 @@ class Agent:
         self.on_hang: Callable[[], object] = functools.partial(os._exit, 70)
         """Called, with the lock held, when inference hangs for good. A thread cannot be ended, a process can."""
         # What others call of this object and the parts do: bound here, so that no message crosses a further call.
-        self.received, self.published, self.given_up, self.unread = (
+        self.received, self.published, self.given_up, self.no_subscribers = (
             self.mailbox.receive,
             self.mailbox.note_published,
             self.mailbox.note_given_up,
-            self.mailbox.unread,
+            self.mailbox.no_subscribers,
         )
         self.owed_since = self.transport.unacknowledged_since
         self.perform, self.show, self.deliver_results = (
@@ -290,7 +290,7 @@ class Agent:
     def disconnected(self, why: str) -> None:
         """Say why, at a bounded rate; the transport keeps trying."""
         self._problem = why
-        if self.transport.judging:
+        if self.transport.diagnosing:
             log.debug("%s", why)  # what comes of it will be said
             return
         line = self._repeats.line(time.monotonic(), why)

@@ -74,7 +74,7 @@ class _Silent:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """Nothing is done about it."""
 
 

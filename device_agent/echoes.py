@@ -77,9 +77,9 @@ class Echoes:
             self._trial = nagle.over_transport(self._transport, self._config.broker, self.echo, payload)
             self._transport.subscribe([(self.echo, DELIVERY[Kind.ECHO].qos)])
             self._try_at = now + TRIAL_S
-        if not self._transport.tells_unread and not self._told_of_version:
+        if not self._transport.reports_no_subscribers and not self._told_of_version:
             self._told_of_version = True
-            log.info("%s", connect_errors.tells_no_unread(self._config.broker, five=False))
+            log.info("%s", connect_errors.tells_no_unread(self._config.broker, is_mqtt5=False))
 
     # ------------------------------------------------------------ what comes back
 

@@ -233,7 +233,7 @@ class Mailbox:
         """Leave a state alone that was under way while the subscription to it was ended."""
         self._transport.acknowledge(message.token)
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """The broker says that nobody reads what was published: whoever asked for it is to choose another board."""
         address = topics.parse(topic)
         to = address.to or address.device
@@ -242,7 +242,7 @@ class Mailbox:
             return
         message: StageMessage | Embedding
         message = decode(StageMessage, payload) if address.kind is Kind.STAGE else decode(Embedding, payload)
-        self.perform(pipeline, pipeline.node.unread(time.monotonic(), message, to))
+        self.perform(pipeline, pipeline.node.no_subscribers(time.monotonic(), message, to))
 
     # ------------------------------------------------------------ effects out
 

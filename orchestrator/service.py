@@ -210,7 +210,7 @@ class Service:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """No work is sent from here."""
 
     def _take_in(self, address: Address, message: Received) -> None:

@@ -139,5 +139,5 @@ class Mqtt:
     def given_up(self, token: str) -> None:
         """Nothing is published here."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """Nothing is done about it."""

@@ -233,7 +233,7 @@ class StageNode:
         """The stages at which requests may come to this board."""
         return self._announcer.stages
 
-    def unread(self, now: float, message: StageMessage | Embedding, to: str) -> list[Effect]:
+    def no_subscribers(self, now: float, message: StageMessage | Embedding, to: str) -> list[Effect]:
         """The broker says that nobody reads what this board has sent to another: the origin is to choose anew."""
         boards = [to]
         if to == ALL and (stop := message.context.stop_at(message.stage)) is not None:

@@ -328,7 +328,7 @@ class Board:
         if not self._is_awake:
             self._put_off(self._unread, life, message, to)
         elif life == self.life:
-            self._perform(self.node.unread(self._events.now, message, to))
+            self._perform(self.node.no_subscribers(self._events.now, message, to))
 
     def _published(self, life: int, token: str) -> None:
         """The broker has a result."""
@@ -426,7 +426,7 @@ class Board:
             sessions = around.readers[message.stage]  # type: ignore[union-attr]
             takers = [session for session in sessions if session.post(at_broker, message, expires_at, nbytes, name)]
             is_read = bool(takers)
-        if not is_read and around.broker.tells_unread and isinstance(message, StageMessage | Embedding):
+        if not is_read and around.broker.reports_no_subscribers and isinstance(message, StageMessage | Embedding):
             around.books.unread += 1
             self._events.at(at_broker + self.session.link.delay_s(), self._unread, self.life, message, to)
 

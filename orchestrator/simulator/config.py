@@ -125,7 +125,7 @@ class LinksConfig:
 class BrokerConfig:
     """What the broker does, by default as mosquitto with the sessions that agents ask for."""
 
-    tells_unread: bool = True
+    reports_no_subscribers: bool = True
     """Whether it tells a board that nobody reads what it has published; some brokers do not."""
     session_expiry_s: float = 10.0
     """How long it keeps the session of a board that is away, before it takes what is sent there to be unread."""

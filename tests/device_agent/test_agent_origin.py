@@ -76,7 +76,7 @@ class Ear:
     def connected(self):
         pass
 
-    disconnected = published = unread = connected
+    disconnected = published = no_subscribers = connected
 
     def hears(self, *others):
         for _ in range(10):

@@ -87,7 +87,7 @@ class Listener:
     def given_up(self, token):
         pass
 
-    def unread(self, topic, payload):
+    def no_subscribers(self, topic, payload):
         pass
 
     def received(self, message):

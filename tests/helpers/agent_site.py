@@ -127,7 +127,7 @@ class Peer:
 
     disconnected = published = given_up = connected
 
-    def unread(self, topic, payload):
+    def no_subscribers(self, topic, payload):
         pass
 
     def received(self, message):

@@ -220,7 +220,7 @@ class Fleet:
         """Have the broker say that nobody reads a message."""
         board, message, sender = self.flying.pop(index)
         if isinstance(message, StageMessage | Embedding) and sender not in self.lose:
-            self.carry_out(sender, self.nodes[sender].unread(self.now, message, board))
+            self.carry_out(sender, self.nodes[sender].no_subscribers(self.now, message, board))
 
     def compute(self, index: int = 0) -> None:
         board, job = self.work.pop(index)

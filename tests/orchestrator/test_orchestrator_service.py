@@ -49,7 +49,7 @@ class Peer:
     def given_up(self, token):
         pass
 
-    def unread(self, topic, payload):
+    def no_subscribers(self, topic, payload):
         pass
 
     def say(self, *messages):
@@ -400,7 +400,7 @@ class Heard:
     def disconnected(self, why): ...
     def published(self, token): ...
     def given_up(self, token): ...
-    def unread(self, topic, payload): ...
+    def no_subscribers(self, topic, payload): ...
 
     def received(self, message):
         self.transport.acknowledge(message.token)

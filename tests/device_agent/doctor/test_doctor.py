@@ -117,7 +117,7 @@ def agent(
 @contextlib.contextmanager
 def listener(port: int, *filters: str) -> Iterator[ProbeClient]:
     client = ProbeClient(socket.create_connection(("127.0.0.1", port), PATIENCE_S))
-    assert client.greet(f"listener-{id(client)}", None, None, time.monotonic() + PATIENCE_S).code == 0
+    assert client.connect(f"listener-{id(client)}", None, None, time.monotonic() + PATIENCE_S).code == 0
     for each in filters:
         assert client.subscribe(each, time.monotonic() + PATIENCE_S) < 0x80
     try:
@@ -504,7 +504,7 @@ def publish_results(port: int, made_at: datetime, stop: str) -> subprocess.Popen
     program = (
         "import socket, sys, time; from distree.transport.probe import ProbeClient\n"
         "c = ProbeClient(socket.create_connection(('127.0.0.1', int(sys.argv[1]))))\n"
-        "c.greet('other', None, None, time.monotonic() + 30)\n"
+        "c.connect('other', None, None, time.monotonic() + 30)\n"
         "while True:\n"
         "    topic = 'distree/1/lab/pipeline/p/result/other'\n"
         "    c.withhold(topic, sys.argv[2].encode(), time.monotonic() + 30); c.release(topic, time.monotonic() + 30)\n"

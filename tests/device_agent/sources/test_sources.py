@@ -449,7 +449,7 @@ class Publisher:
 
     def connected(self): ...
 
-    disconnected = published = given_up = received = unread = connected
+    disconnected = published = given_up = received = no_subscribers = connected
 
     def say(self, payload, *, qos=1, retain=False):
         self.transport.publish(TOPIC, payload, qos=qos, retain=retain)

@@ -52,7 +52,7 @@ class Publisher:
     def given_up(self, token):
         pass
 
-    def unread(self, topic, payload):
+    def no_subscribers(self, topic, payload):
         pass
 
     def say(self, payload, pipeline="p", origin="cam", site="lab"):

@@ -289,7 +289,7 @@ def test_an_audit_goes_to_boards_that_answer_or_not_at_all():
     lab.nodes["a1"] = StageNode(node_settings("a1", 1, embeddings=(), masked=()))
     lab.introduce("cam")
     (letter,) = [*drawn_and_left_early().flying]
-    lab.carry_out("cam", lab.nodes["cam"].unread(0.0, letter.message, "b1"))
+    lab.carry_out("cam", lab.nodes["cam"].no_subscribers(0.0, letter.message, "b1"))
     lab.accept()
     lab.compute()
     lab.compute()

@@ -218,7 +218,7 @@ def test_what_is_known_to_be_old_is_not_sent_anew():
     # That nobody read the first attempt either is told too late.
     assert not [
         effect
-        for effect in origin_of(lab).unread(0.1, first, board)
+        for effect in origin_of(lab).no_subscribers(0.1, first, board)
         if isinstance(getattr(effect, "message", None), StageMessage)
     ]
 

@@ -625,7 +625,7 @@ def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(scri
                 carry_out(node.receive(now, reply, index, board))
             case ("unread", index) if index < len(away):
                 board, message = away[index]
-                carry_out(node.unread(now, message, board))
+                carry_out(node.no_subscribers(now, message, board))
             case ("wait", seconds, is_owed):
                 owed_since = now if is_owed else float("inf")
                 for moment in advance(now + seconds):

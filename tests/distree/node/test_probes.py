@@ -23,7 +23,7 @@ def leave_out(lab: Fleet, device: str) -> None:
     lab.accept()
     lab.compute() if lab.work else None
     sent = next(letter.message for letter in lab.flying if letter.to == device)
-    lab.carry_out("cam", cam.unread(lab.now, sent, device))  # type: ignore[arg-type]
+    lab.carry_out("cam", cam.no_subscribers(lab.now, sent, device))  # type: ignore[arg-type]
     lab.flying.clear()
     lab.sent.clear()
     lab.told.clear()

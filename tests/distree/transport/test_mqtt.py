@@ -1,4 +1,4 @@
-"""PahoTransport against real brokers: mosquitto (MQTT 5) and the embedded one (MQTT 3.1.1)."""
+"""MqttTransport against real brokers: mosquitto (MQTT 5) and the embedded one (MQTT 3.1.1)."""
 
 from __future__ import annotations
 
@@ -508,13 +508,13 @@ def test_a_refused_subscription_that_was_added_is_done_without_and_said_once(cli
 def test_nothing_is_asked_for_while_a_message_goes_alone_to_see_who_is_hung_up_on(client: Make, pump: Make) -> None:
     scripted = ScriptedBroker([ACCEPT], suback=b"\x01")
     a = client(scripted.port, "al-a")
-    a.transport._sender.alone = True
+    a.transport._send_window.alone = True
     a.transport.subscribe([("later", 1)])
     a.transport.publish("al", b"x", qos=0)  # acknowledged for once, and sent when the other is
     for _ in range(10):
         a.transport.poll(0.05)
     assert not scripted.subscribed
-    a.transport._sender.alone = False
+    a.transport._send_window.alone = False
     pump(lambda: scripted.subscribed, a)
     a.transport.close()
     scripted.close()

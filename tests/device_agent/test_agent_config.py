@@ -123,7 +123,7 @@ WRONG = [
         ({name: -1.5}, f"{name}: must be above 0")
         for name in ("telemetry_interval_s", "inference_timeout_s", "shutdown_timeout_s")
     ),
-    *(({"inbox": {name: 0}}, f"inbox.{name}: must be above 0") for name in ("items", "kb")),
+    *(({"inbox": {name: 0}}, f"inbox.{name}: must be above 0") for name in ("max_messages", "max_kib")),
     *((origin(**{name: 0}), f"{name}: must be above 0") for name in ("deadline_ms", "max_pending", "min_retry_ms")),
     (origin(max_pending=1.5), "max_pending: expected int, received 1.5"),
     (origin(spool="yes"), "spool: expected bool"),

@@ -57,7 +57,7 @@ def test_blocks_are_averaged():
 
 
 def test_no_more_pictures_than_the_rate_allows():
-    thumbnails = Thumbnails(ThumbnailConfig(rate_hz=4))
+    thumbnails = Thumbnails(ThumbnailConfig(max_rate_hz=4))
     image = np.zeros((4, 4, 1), np.uint8)
     taken = [now / 100 for now in range(100, 300) if thumbnails.take(now / 100, image) is not None]
     assert taken == pytest.approx([1.0 + 0.25 * k for k in range(8)], abs=0.02)

@@ -30,7 +30,7 @@ from distree.messages.member import Call, Member
 from distree.messages.plan import Plan
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.messages.result import Result, Stamp
-from distree.node import Acknowledge, Announce, Drop, Effect, Fuse, Listen, Publish, Run, Tell
+from distree.node import Acknowledge, Announce, Drop, Effect, Fuse, Listen, Publish, Run, Warn
 from distree.topics import DELIVERY, Kind
 from distree.transport.base import Received, Transport
 
@@ -227,7 +227,7 @@ class Mailbox:
             raise RemoteProtocolError("device", f"{state.device} on the topic of another")
         for index in tuple(self._listening.get(state.device, ())):
             pipeline = self._pipelines[index]
-            self.perform(pipeline, pipeline.node.has_state(time.monotonic(), state))
+            self.perform(pipeline, pipeline.node.state_changed(time.monotonic(), state))
 
     def _state_of_stranger(self, message: Received, _sender: str) -> None:
         """Leave a state alone that was under way while the subscription to it was ended."""
@@ -271,7 +271,7 @@ class Mailbox:
                 self._announce(effect)  # type: ignore[arg-type]
             elif kind is Listen:
                 self._listen(pipeline, effect)  # type: ignore[arg-type]
-            elif kind is Tell:
+            elif kind is Warn:
                 log.warning("%s", effect.line)  # type: ignore[union-attr]
             elif kind is Drop and log.isEnabledFor(logging.DEBUG):
                 log.debug("%s dropped: %s", effect.request, effect.reason)  # type: ignore[union-attr]

@@ -20,12 +20,12 @@ from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import make_runtime
-from distree.client.waiting import Waiting
+from distree.client.waiting import WaitQueue
 from distree.errors import DistreeError, RemoteProtocolError
 from distree.messages.events import Thumbnail
 from distree.messages.request import Tensor
 from distree.messages.telemetry import PipelineTelemetry
-from distree.node import Accepted, Fuse, Run, StageNode
+from distree.node import AcceptedInput, Fuse, Run, StageNode
 from distree.segments import SegmentOutput, SegmentRuntime
 from distree.tensors import Array
 from distree.topics import Kind
@@ -68,7 +68,7 @@ class Pipeline:
         # What an earlier run left open and this bundle can still take.
         restore = [item for item in left.open if (item.tensor.dtype, item.tensor.shape) == (spec.dtype, spec.shape)]
         self.node = StageNode(node_settings(agent, index, bundle, boot), restore=restore, answered=answered)
-        self.room = Waiting(board.lock)
+        self.room = WaitQueue(board.lock)
 
     def _input_of(self, k: int) -> TensorSpec:
         """Return what this board's segment of a stage takes; where it has none, what travels to that stage."""
@@ -163,7 +163,7 @@ class Pipeline:
         request, effects = self.node.accept(time.monotonic(), name, tensor, request=request)
         if self.node.holds(request):
             if self.spool is not None:
-                self.spool.note_accepted(Accepted(request=request, name=name, tensor=tensor))
+                self.spool.note_accepted(AcceptedInput(request=request, name=name, tensor=tensor))
         elif self.source is not None:
             # Shed, or answered before: either way this input is done with.
             self.source.note_answered(request)

@@ -210,7 +210,7 @@ def _payload_fields(layout: Layout, *, is_json: bool) -> str:
 def _told(form: Form, *, is_json: bool) -> str:
     match form:
         case Branches():
-            return form.told
+            return form.description
         case Items():
             return f"at most {form.most}, each {_told(form.item, is_json=is_json)}"
         case PackedItems():
@@ -219,7 +219,7 @@ def _told(form: Form, *, is_json: bool) -> str:
             name = _part_name(form.cls, is_json=is_json)
             link = f"[{name}](#{name.lower().replace(' ', '-')})"
             return f"bytes of a packed {link}" if isinstance(form, Packed) else link
-    return form.told
+    return form.description
 
 
 # ------------------------------------------------------------------ configuration

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from distree.broker_settings import BrokerSettings, Session
 from distree.client.lifetime import Lifetime
-from distree.client.waiting import Waiting
+from distree.client.waiting import WaitQueue
 from distree.errors import ClosedError, RemoteProtocolError, ResultTimeoutError
 from distree.lanes import Lane
 from distree.transport import make_transport
@@ -65,7 +65,7 @@ class Subscription(Lifetime, Generic[T]):
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._patient = patient
-        self._waiting = Waiting(self._transport.lock)
+        self._waiting = WaitQueue(self._transport.lock)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._was_opened = self._is_open = False

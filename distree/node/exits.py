@@ -19,7 +19,7 @@ KEPT_PLANS = 8
 """Plans kept, so that a request is decided by the thresholds under which it was accepted."""
 
 
-class Criteria:
+class CriterionCache:
     """The criteria by which this board can decide, made when first asked for."""
 
     def __init__(self, settings: NodeSettings) -> None:
@@ -57,7 +57,7 @@ class Plans:
     Its masked thresholds serve every plan of the same criterion that brings none.
     """
 
-    def __init__(self, settings: NodeSettings, criteria: Criteria) -> None:
+    def __init__(self, settings: NodeSettings, criteria: CriterionCache) -> None:
         self._settings = settings
         self._criteria = criteria
         self._default = self.current = Plan(

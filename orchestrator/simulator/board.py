@@ -16,7 +16,7 @@ from distree.messages.device import DeviceStatus
 from distree.messages.member import Call
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.messages.result import Result
-from distree.node import Accepted, Acknowledge, Announce, Effect, Fuse, Publish, Run, StageNode
+from distree.node import AcceptedInput, Acknowledge, Announce, Effect, Fuse, Publish, Run, StageNode
 from distree.node.custody import REMEMBERED
 from distree.topics import ALL
 from orchestrator.simulator.books import Books
@@ -80,7 +80,7 @@ class Board:
         self,
         name: str,
         around: Surroundings,
-        make_node: Callable[[str, Sequence[Accepted], Sequence[str]], StageNode],
+        make_node: Callable[[str, Sequence[AcceptedInput], Sequence[str]], StageNode],
         link: Link,
         run_s: dict[int, float],
         kind: BoardsConfig,
@@ -104,7 +104,7 @@ class Board:
         # A board that neither answers for inputs nor runs a branch asks for a tick only where it was called.
         self._has_timers = self.node.settings.origin is not None or self.node.settings.branch is not None
 
-    def _begin(self, restore: Sequence[Accepted], answered: Sequence[str]) -> None:
+    def _begin(self, restore: Sequence[AcceptedInput], answered: Sequence[str]) -> None:
         self.boot = f"{self.name}.{self.life:04d}"
         self.node = self._make_node(self.boot, restore, answered)
         self._work: deque[Run | Fuse] = deque()

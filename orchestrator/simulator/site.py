@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 from distree.messages.plan import Plan
-from distree.node import Accepted, NodeSettings, OriginSettings, StageNode
+from distree.node import AcceptedInput, NodeSettings, OriginSettings, StageNode
 from distree.node.members import Members
 from orchestrator.config import NEVER_SENT, Pipeline
 from orchestrator.simulator.board import Board, Surroundings
@@ -123,7 +123,7 @@ class Site:
 
     def _node_maker(
         self, name: str, boards: BoardsConfig, chance: random.Random
-    ) -> Callable[[str, Sequence[Accepted], Sequence[str]], StageNode]:
+    ) -> Callable[[str, Sequence[AcceptedInput], Sequence[str]], StageNode]:
         agents, exits, branches = self.config.agents, self.traffic.exits, self.config.branches
         origin = None
         if boards.origin:
@@ -136,7 +136,7 @@ class Site:
         thresholds, labels = self._thresholds(), self._labels()
         inputs, embeddings = (TENSOR,) * exits, ((TENSOR,) * branches,) * exits if branches else ()
 
-        def make(boot: str, restore: Sequence[Accepted], answered: Sequence[str]) -> StageNode:
+        def make(boot: str, restore: Sequence[AcceptedInput], answered: Sequence[str]) -> StageNode:
             settings = NodeSettings(
                 site=SITE,
                 device=name,

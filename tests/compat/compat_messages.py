@@ -28,9 +28,9 @@ from distree.messages.request import (
     Progress,
     Reading,
     RequestContext,
+    RouteStop,
     Rule,
     StageMessage,
-    Stop,
     Tensor,
 )
 from distree.messages.result import MissingBranch, Result, Stamp
@@ -52,7 +52,7 @@ CONTEXT = RequestContext(
 WIDE_CONTEXT = replace(
     CONTEXT,
     rule=replace(CONTEXT.rule, rest_s=(0.002, 0.001)),
-    route=(Stop(stage=1, boards=("b1", ""), together=True), Stop(stage=2, boards=("b2",))),
+    route=(RouteStop(stage=1, boards=("b1", ""), together=True), RouteStop(stage=2, boards=("b2",))),
     fuser="hub",
     eager=True,
     audit=True,

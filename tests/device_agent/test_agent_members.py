@@ -18,7 +18,7 @@ from distree import tensors, topics
 from distree.messages.codec import PROBE, decode, encode
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.member import Call, Member
-from distree.messages.request import Outcome, StageMessage, Stop
+from distree.messages.request import Outcome, RouteStop, StageMessage
 from distree.node.announcer import CALLED_EVERY_S, JITTER_S
 from distree.topics import Kind
 
@@ -137,7 +137,7 @@ def stage_message(request, to, origin_id="x"):
     return encode(
         request_samples.stage_message(
             tensor, request=request, origin=origin_id, revision=FASHION.revision,
-            route=(Stop(stage=0, boards=(to,)),), budget_s=200.0, criterion=FASHION.criterion, thresholds=thresholds,
+            route=(RouteStop(stage=0, boards=(to,)),), budget_s=200.0, criterion=FASHION.criterion, thresholds=thresholds,
         )
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ from distree import tensors, topics
 from distree.bundle.loading import load_bundle
 from distree.criteria.base import CriterionParameters
 from distree.messages.codec import decode, encode
-from distree.messages.request import Decision, Embedding, Outcome, Stop
+from distree.messages.request import Decision, Embedding, Outcome, RouteStop
 from distree.segments import SegmentOutput
 from distree.topics import Kind
 
@@ -30,7 +30,7 @@ LONG_S = 30.0
 """Bound of what must come at all."""
 
 STAGE = topics.stage("lab", "p", 0, "b0", "hub")
-ROUTE = (Stop(stage=0, boards=("b0", "b1")),)
+ROUTE = (RouteStop(stage=0, boards=("b0", "b1")),)
 
 
 @pytest.fixture(scope="module")
@@ -230,14 +230,14 @@ def test_what_is_for_all_boards_of_a_stage_is_run_by_those_on_its_route(board, w
     agent, runtime, peer = board
     every = topics.stage("lab", "p", 0, topics.ALL, "hub")
     for request, boards in (("others", ("b3", "b1")), ("ours", ("b0", "b1"))):
-        route = (Stop(stage=0, boards=boards, together=True),)
+        route = (RouteStop(stage=0, boards=boards, together=True),)
         peer.say(every, stage_message(wide, request, route=route))
     peer.until(lambda: len(peer.embeddings()) == 3, "three embeddings")
     assert {message.context.request for message in peer.embeddings()} == {"ours"}
     assert runtime.runs == [0, 1, 2]
     assert agent.reporting.dead_letters == 0
     # What is sent to it alone must name it.
-    peer.say(STAGE, stage_message(wide, "strays", route=(Stop(stage=0, boards=("b3", "b1")),)))
+    peer.say(STAGE, stage_message(wide, "strays", route=(RouteStop(stage=0, boards=("b3", "b1")),)))
     peer.until(lambda: agent.reporting.dead_letters == 1, "a dead letter")
     assert runtime.runs == [0, 1, 2]
 

@@ -17,7 +17,7 @@ from device_agent.preflight import load_bundles
 from distree import tensors, topics
 from distree.messages.codec import PROBE, encode
 from distree.messages.device import DeviceMeta, HeldStage
-from distree.messages.request import Stop
+from distree.messages.request import RouteStop
 from distree.topics import Kind, Role
 from distree.transport.base import Received
 
@@ -167,7 +167,7 @@ def embedding(agent, device, request="r1", branch=0):
             origin="cam",
             fuser="hub",
             revision=revision,
-            route=(Stop(stage=0, boards=("b0", "b1")),),
+            route=(RouteStop(stage=0, boards=("b0", "b1")),),
         )
     )
 

@@ -13,7 +13,7 @@ from device_agent.pipeline import Pipeline
 from distree.bundle.loading import load_bundle
 from distree.errors import RemoteProtocolError
 from distree.messages.member import Member
-from distree.messages.request import StageMessage, Stop
+from distree.messages.request import RouteStop, StageMessage
 from distree.messages.result import Result
 from distree.node import Publish, Run
 from distree.segments import SegmentOutput
@@ -80,7 +80,7 @@ def test_an_input_is_taken_into_custody_sent_and_watched_for(board, tmp_path):
     (effect,) = board.effects
     assert isinstance(effect.message, StageMessage)
     assert effect.message.context.request == request
-    assert (effect.to, effect.message.context.route) == ("b1", (Stop(stage=0, boards=("b1",)),))
+    assert (effect.to, effect.message.context.route) == ("b1", (RouteStop(stage=0, boards=("b1",)),))
     assert pipeline.node.holds(request)
     assert board.asked == ["wake for"]
     pipeline.work()

@@ -25,9 +25,9 @@ from distree.messages.request import (
     Progress,
     Reading,
     RequestContext,
+    RouteStop,
     Rule,
     StageMessage,
-    Stop,
     Tensor,
 )
 from distree.messages.result import MissingBranch, Result, Stamp
@@ -135,7 +135,7 @@ MEMBER = Member(device="b1", boot="b0", pipeline="fashion", model="fashion", rev
 CALL = Call(caller="cam1")
 
 # What its origin writes into a request that leaves it.
-ROUTE = (Stop(stage=1, boards=("b1",)), Stop(stage=2, boards=("b2", "", "b3"), together=True))
+ROUTE = (RouteStop(stage=1, boards=("b1",)), RouteStop(stage=2, boards=("b2", "", "b3"), together=True))
 ROUTED_STAGE = replace(STAGE, context=replace(CONTEXT, route=ROUTE))
 
 # What a pipeline with wide stages puts into the messages that a chain has too.

@@ -30,7 +30,7 @@ from distree.node import (
     Publish,
     Run,
     StageNode,
-    Tell,
+    Warn,
 )
 from distree.segments import SegmentOutput
 from distree.topics import ALL
@@ -94,7 +94,7 @@ def meet(origin: StageNode, *nodes: StageNode, now: float = 0.0) -> list[Effect]
     effects = []
     for node in nodes:
         effects += announce(origin, node.announce(), now)
-        effects += origin.has_state(now, state_of(node))
+        effects += origin.state_changed(now, state_of(node))
     return effects
 
 
@@ -107,7 +107,7 @@ def boards(**stages: int | tuple[int, ...]) -> list[StageNode]:
 
 
 def lines(effects: Iterable[Effect]) -> list[str]:
-    return [effect.line for effect in effects if isinstance(effect, Tell)]
+    return [effect.line for effect in effects if isinstance(effect, Warn)]
 
 
 # ---------------------------------------------------------------- a fleet
@@ -188,7 +188,7 @@ class Fleet:
                     self.acknowledged[delivery] += 1
                 case Announce():
                     self.announced(device, effect)
-                case Tell(line=line):
+                case Warn(line=line):
                     self.told.append(line)
                 case Drop() | Listen():
                     pass
@@ -264,11 +264,11 @@ class Fleet:
                 return
         raise AssertionError("it goes on for ever")
 
-    def has_state(self, device: str, status: DeviceStatus) -> None:
+    def state_changed(self, device: str, status: DeviceStatus) -> None:
         """Let all origins hear what became of a board."""
         for origin in self.origins:
             state = state_of(self.nodes[device], status)
-            self.carry_out(origin, self.nodes[origin].has_state(self.now, state))
+            self.carry_out(origin, self.nodes[origin].state_changed(self.now, state))
 
     def on_the_way(self, kind: type = StageMessage) -> list[str]:
         """Return the boards to which messages of a kind are on their way."""

@@ -20,7 +20,7 @@ from distree.bundle.runtimes import make_runtime
 from distree.criteria.base import ExitEvidence
 from distree.messages.codec import encode
 from distree.messages.limits import MAX_MESSAGE_BYTES
-from distree.messages.request import Decision, Hop, Stop
+from distree.messages.request import Decision, Hop, RouteStop
 from distree.messages.result import MissingBranch
 from distree.topics import Kind
 
@@ -422,7 +422,7 @@ def siege(site, tiny_wide, tiny_images):
 def good(tiny_wide):
     """An embedding, a decision and an input of wide stages, each valid but for its request, of which nobody knows."""
     spec = tiny_wide.branch(0, 0)
-    route = (Stop(stage=0, boards=("b0", "b1"), together=True),)
+    route = (RouteStop(stage=0, boards=("b0", "b1"), together=True),)
     given = {"revision": tiny_wide.revision, "budget_s": 3600.0, "fuser": "cam", "route": route}
     embedding = embedding_of(
         tensors.encode(np.zeros(spec.embedding.shape, np.int8)),
@@ -517,7 +517,7 @@ def test_bad_embeddings_and_decisions_are_told_once_and_good_inputs_are_answered
 
 def test_inputs_that_no_branch_can_take_are_told_by_a_board_of_each_branch(siege, good):
     topic, stage = topics.stage(SITE, PIPELINE, 0, topics.ALL, "cam"), good[2]
-    strangers = Stop(stage=0, boards=("x", "y"))
+    strangers = RouteStop(stage=0, boards=("x", "y"))
     cases = [
         (encode(changed(stage, fuser=None)), "fuser"),
         (encode(changed(stage, stage=1)), "stage"),

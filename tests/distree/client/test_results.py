@@ -16,7 +16,7 @@ from distree import Result, Results, topics
 from distree.broker_settings import BrokerSettings
 from distree.client.broker_options import broker_at
 from distree.client.subscription import Subscription
-from distree.client.waiting import Waiting
+from distree.client.waiting import WaitQueue
 from distree.errors import BrokerError, ClosedError, ConfigError, RemoteProtocolError, ResultTimeoutError
 from distree.messages.codec import encode
 from distree.messages.result import Stamp
@@ -274,7 +274,7 @@ def test_the_queue_is_bounded_and_its_books_balance(steps, bound):
 
 def test_a_word_that_a_cancelled_coroutine_got_goes_on_to_the_next():
     lock = threading.RLock()
-    waiting = Waiting(lock)
+    waiting = WaitQueue(lock)
 
     async def program():
         with lock:
@@ -291,7 +291,7 @@ def test_a_word_that_a_cancelled_coroutine_got_goes_on_to_the_next():
 
 def test_who_waits_in_a_loop_that_is_gone_harms_nobody():
     lock = threading.RLock()
-    waiting = Waiting(lock)
+    waiting = WaitQueue(lock)
 
     async def program():
         with lock:

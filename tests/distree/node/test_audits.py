@@ -296,7 +296,7 @@ def test_an_audit_goes_to_boards_that_answer_or_not_at_all():
     assert lab.on_the_way() == ["a1"]
     assert all(node.idle() or node.pending for node in lab.nodes.values())
     lab.flying.clear()
-    lab.has_state("a1", DeviceStatus.LOST)
+    lab.state_changed("a1", DeviceStatus.LOST)
     lab.accept()
     lab.compute()
     lab.compute()
@@ -454,7 +454,7 @@ def test_one_result_of_each_input_and_one_row_of_each_that_was_drawn(script, wid
             case ("drains", board):
                 lab.nodes[board].drain()
             case ("state", board, status):
-                lab.has_state(board, status)
+                lab.state_changed(board, status)
     assert Counter(result.request for result in lab.results if result.final) == dict.fromkeys(accepted, 1)
     assert all(result.latency_s <= 1.0 + 1e-9 for result in lab.results if result.final)
     origin = lab.nodes["cam"].telemetry().origin

@@ -140,7 +140,7 @@ class Site(Fleet):
             if origin == device:
                 continue
             if isinstance(news, DeviceState):
-                self.carry_out(origin, node.has_state(self.now, news))
+                self.carry_out(origin, node.state_changed(self.now, news))
             elif isinstance(news, int):
                 self.carry_out(origin, node.withdrawn(self.now, device, news))
             else:

@@ -19,7 +19,7 @@ from distree.messages.device import DeviceStatus
 from distree.messages.plan import Plan
 from distree.messages.request import Guess, Outcome, StageMessage
 from distree.messages.result import Result
-from distree.node import Accepted, Acknowledge, Drop, Effect, NodeSettings, OriginSettings, Publish, Run, StageNode
+from distree.node import AcceptedInput, Acknowledge, Drop, Effect, NodeSettings, OriginSettings, Publish, Run, StageNode
 from distree.node.__main__ import TABLES, transition_tables
 from distree.node.round_trip import RoundTrip
 from distree.segments import SegmentOutput
@@ -384,7 +384,7 @@ def test_what_a_run_left_open_is_answered_by_the_next():
 
 
 def test_what_does_not_fit_the_books_yet_waits_for_room_and_not_for_ticks():
-    left = [Accepted(request=f"r{index}", name="x", tensor=INPUT) for index in range(9)]
+    left = [AcceptedInput(request=f"r{index}", name="x", tensor=INPUT) for index in range(9)]
     node = StageNode(origin_node(0, pending=2).settings, restore=left)
     node.tick(node.notify_at())
     assert (node.room(), node.pending) == (0, 2)
@@ -543,12 +543,12 @@ def test_the_tables_can_be_read():
 
 def test_round_trip_estimate_backs_off_and_recovers():
     trip = RoundTrip(0.01)
-    assert trip.silence_s(1.0) == 0.5
+    assert trip.timeout_s(1.0) == 0.5
     for _ in range(50):
         trip.sample(0.1)
-    assert trip.silence_s(1.0) == pytest.approx(0.1, rel=0.2)
+    assert trip.timeout_s(1.0) == pytest.approx(0.1, rel=0.2)
     trip.backoff = 4
-    assert trip.silence_s(1.0) > 0.35
+    assert trip.timeout_s(1.0) > 0.35
     trip.sample(0.1)
     assert trip.backoff == 1
 
@@ -637,7 +637,7 @@ def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(scri
             case ("announced", device, run, is_live):
                 carry_out(announce(node, known[device, run].announce(), now, is_live=is_live))
             case ("state", device, run, status):
-                carry_out(node.has_state(now, state_of(known[device, run], status)))
+                carry_out(node.state_changed(now, state_of(known[device, run], status)))
             case ("withdrawn", device):
                 carry_out(node.withdrawn(now, device, int(device[1])))
             case ("connected",):

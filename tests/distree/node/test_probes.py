@@ -141,7 +141,7 @@ def test_a_board_that_stops_answers_no_probe():
 def test_boards_that_are_gone_are_not_probed():
     lab = plain()
     leave_out(lab, "b1")
-    lab.has_state("b1", DeviceStatus.LOST)
+    lab.state_changed("b1", DeviceStatus.LOST)
     lab.tick(5.0)
     assert probes(lab) == []
     assert lab.nodes["cam"].telemetry().origin.left_out == 0

@@ -484,7 +484,7 @@ def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(scri
             case ("drains", board) if board in lab.nodes:
                 lab.nodes[board].drain()
             case ("state", board, status) if board in lab.nodes:
-                lab.has_state(board, status)
+                lab.state_changed(board, status)
             case ("withdrawn", board) if board in lab.nodes:
                 lab.carry_out("cam", cam.withdrawn(lab.now, board, 0))
             case ("announced", board, is_live) if board in lab.nodes:

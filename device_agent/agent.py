@@ -1,7 +1,7 @@
 """The agent: the life of a board, from the first login to the last goodbye.
 
-It puts the parts together: a `Pipeline` each with its node, the `Mailbox` between nodes and broker, `Reporting`, and
-the `Crew` of threads that serve the network and the interpreter. One lock, `transport.lock`, guards nodes and
+It puts the parts together: an `AgentPipeline` each with its node, the `Mailbox` between nodes and broker, `Reporting`,
+and the `WorkerThreads` that serve the network and the interpreter. One lock, `transport.lock`, guards nodes and
 connection; inference and waiting happen outside of it. Effects are carried out right where they arise, by whichever
 thread it is, so there is no queue between node and socket.
 """
@@ -18,14 +18,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 from device_agent import presence
 from device_agent.config import AgentConfig
-from device_agent.log_throttle import Repeats
+from device_agent.log_throttle import LogThrottle
 from device_agent.mailbox import Mailbox
-from device_agent.pipeline import Pipeline
+from device_agent.pipeline import AgentPipeline
 from device_agent.preflight import load_bundles, start_self_tests
 from device_agent.reporting import Reporting, state_of
 from device_agent.selftest import SelfTest
 from device_agent.watchdog import SystemdNotifier
-from device_agent.worker_threads import Crew
+from device_agent.worker_threads import WorkerThreads
 from distree.broker_settings import Session
 from distree.bundle.loading import Bundle
 from distree.messages.codec import PROBE
@@ -79,14 +79,14 @@ class Agent:
         self._input_transport = input_transport or functools.partial(_connect, config, session=Session.DURABLE)
         self.lock = self.transport.lock
         self.pipelines = [
-            Pipeline(self, config, index, bundle, self.boot)
+            AgentPipeline(self, config, index, bundle, self.boot)
             for index, bundle in enumerate(load_bundles(config) if bundles is None else bundles)
         ]
-        self.crew: Crew[tuple[Pipeline, Run | Fuse]] = Crew(
-            self._turn, self._glance, self._infer, self.lock, self.fault
+        self.workers: WorkerThreads[tuple[AgentPipeline, Run | Fuse]] = WorkerThreads(
+            self._turn, self._poll_once, self._infer, self.lock, self.fault
         )
         self.reporting = Reporting(config, self.boot, self.transport, self.pipelines)
-        self.mailbox = Mailbox(config, self.boot, self.pipelines, self.transport, self.reporting, self.crew.put)
+        self.mailbox = Mailbox(config, self.boot, self.pipelines, self.transport, self.reporting, self.workers.put)
         self.on_hang: Callable[[], object] = functools.partial(os._exit, 70)
         """Called, with the lock held, when inference hangs for good. A thread cannot be ended, a process can."""
         # What others call of this object and the parts do: bound here, so that no message crosses a further call.
@@ -97,13 +97,17 @@ class Agent:
             self.mailbox.no_subscribers,
         )
         self.owed_since = self.transport.unacknowledged_since
-        self.perform, self.show, self.deliver_results = (
+        self.perform, self.publish_thumbnail, self.deliver_results = (
             self.mailbox.perform,
-            self.mailbox.show,
+            self.mailbox.publish_thumbnail,
             self.mailbox.deliver_results,
         )
         self.dead_letter = self.reporting.dead_letter
-        self.work, self.look, self.wake = self.crew.work, self.crew.look, self.transport.wake
+        self.run_jobs, self.poll_between_jobs, self.wake = (
+            self.workers.run_jobs,
+            self.workers.poll_between_jobs,
+            self.transport.wake,
+        )
         self._notifier = SystemdNotifier()
         self._stopping = threading.Event()
         self._ready = threading.Event()
@@ -111,7 +115,7 @@ class Agent:
         self._watchdog_at = 0.0
         self._waits_until = 0.0
         self._problem = ""
-        self._repeats = Repeats()
+        self._throttle = LogThrottle()
         self._was_connected = False
         self._unready_until = 0.0
 
@@ -132,7 +136,7 @@ class Agent:
         here = presence.announce(self.config, self.boot)
         with contextlib.closing(self.transport), here or contextlib.nullcontext():
             self.transport.open(self, self.mailbox.subscriptions())
-            self.crew.start()
+            self.workers.start()
             # The calling thread only waits, so that it is free to take signals, whatever hangs elsewhere. The kernel
             # may give one to another thread, though, and then Python's handler runs when this one looks up.
             while not self._stopping.wait(SIGNALS_S):
@@ -175,7 +179,7 @@ class Agent:
         for pipeline in self.pipelines:
             pipeline.join_source(1.0)
         self.wake()
-        self.crew.stop(2.0)
+        self.workers.stop(2.0)
         with self.lock:
             for pipeline in self.pipelines:
                 self.perform(pipeline, pipeline.node.give_up_audits(time.monotonic()))
@@ -186,7 +190,7 @@ class Agent:
         with self.lock:
             return all(pipeline.node.idle() for pipeline in self.pipelines)
 
-    # ------------------------------------------------------------ the crew's turns
+    # ------------------------------------------------------------ the threads' turns
 
     def _turn(self) -> None:
         """Wait for the network or for what is due, and see to both."""
@@ -199,12 +203,12 @@ class Agent:
                 self._tick(time.monotonic())
         self.deliver_results()
 
-    def _glance(self) -> None:
+    def _poll_once(self) -> None:
         """See to what the network has brought, without waiting for more."""
         self.transport.poll(0.0)
         self.deliver_results()
 
-    def _infer(self, job: tuple[Pipeline, Run | Fuse]) -> None:
+    def _infer(self, job: tuple[AgentPipeline, Run | Fuse]) -> None:
         pipeline, task = job
         pipeline.infer(task)
 
@@ -235,7 +239,7 @@ class Agent:
 
     def _watch(self, now: float) -> None:
         """Tell systemd that this agent is well, unless its inference hangs."""
-        busy_s, interval_s = self.crew.busy_s(), self._notifier.interval_s
+        busy_s, interval_s = self.workers.busy_s(), self._notifier.interval_s
         if interval_s and now >= self._watchdog_at:
             self._watchdog_at = now + interval_s
             if busy_s < self.config.inference_timeout_s:
@@ -258,7 +262,7 @@ class Agent:
         self._was_connected = True
         if first:
             for pipeline in self.pipelines:
-                self.mailbox.send_again(pipeline)
+                self.mailbox.republish_results(pipeline)
             self._start_sources()
             self._unready_until = time.monotonic() + SOURCES_S
         else:
@@ -293,6 +297,6 @@ class Agent:
         if self.transport.diagnosing:
             log.debug("%s", why)  # what comes of it will be said
             return
-        line = self._repeats.line(time.monotonic(), why)
+        line = self._throttle.line(time.monotonic(), why)
         if line is not None:
             log.warning("%s", line)

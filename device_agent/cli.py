@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_agent_config(args.config)
     if args.verb == "check":
         return check(config, connect=args.connect)
-    config = replace(config, broker=credentials.applied(config.broker))
+    config = replace(config, broker=credentials.with_service_credentials(config.broker))
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s"
     )

@@ -129,7 +129,7 @@ class OriginConfig:
 
 
 @record
-class PipelineConfig:
+class AgentPipelineConfig:
     """A pipeline in which this board takes part."""
 
     name: str
@@ -181,7 +181,7 @@ class AgentConfig:
     """The site's id: boards, orchestrator and dashboards of one site find each other by it."""
     device: str
     """This board's id, the same on no two boards of a site."""
-    pipelines: tuple[PipelineConfig, ...]
+    pipelines: tuple[AgentPipelineConfig, ...]
     """What this board does; at least one."""
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     """Where the broker is and how to log in."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, OriginConfig, PipelineConfig, PythonSource, load_agent_config
-from device_agent.pipeline import Pipeline
+from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig, PythonSource, load_agent_config
+from device_agent.pipeline import AgentPipeline
 from distree.broker_settings import BrokerSettings
 from distree.client.broker_options import broker_at
 from distree.client.lifetime import Lifetime
@@ -76,7 +76,7 @@ class Origin(Lifetime):
         origin = OriginConfig(
             source=PythonSource(kind="python"), deadline_ms=deadline_s * 1e3, max_pending=max_pending, spool=spool
         )
-        part = PipelineConfig(name=pipeline, bundle=str(bundle), stages=tuple(stages), origin=origin)
+        part = AgentPipelineConfig(name=pipeline, bundle=str(bundle), stages=tuple(stages), origin=origin)
         settings = broker_at(broker, username, password_file)
         self._begin(
             AgentConfig(site=site, device=device, broker=settings, pipelines=(part,), state_dir=Path(state_dir)),
@@ -100,7 +100,7 @@ class Origin(Lifetime):
         self._index = _python_pipeline(config)
         self._connect_timeout_s = connect_timeout_s
         self._agent: Agent | None = None
-        self._pipeline: Pipeline | None = None
+        self._pipeline: AgentPipeline | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._is_open = False
@@ -209,12 +209,12 @@ class Origin(Lifetime):
         tensor = self._to_tensor(array)
         with agent.transport.lock:
             if self._is_open and pipeline.node.room() <= 0:
-                waits_s = 0.0 if agent.crew.is_current() else self._patience_s(timeout_s)
+                waits_s = 0.0 if agent.workers.is_current() else self._patience_s(timeout_s)
                 pipeline.room.wait_for(lambda: not self._is_open or pipeline.node.room() > 0, waits_s)
             if (admitted := self._admit(name, tensor)) is None:
                 raise self._overload()
-        if agent.crew.is_quick():
-            self._work(agent)
+        if agent.workers.is_quick():
+            self._run_jobs(agent)
         else:
             self._ring(agent)
         return self._future_of(admitted, array)
@@ -238,7 +238,7 @@ class Origin(Lifetime):
         self._ring(agent)
         return await asyncio.wrap_future(self._future_of(admitted, array))
 
-    def _entered(self) -> tuple[Agent, Pipeline]:
+    def _entered(self) -> tuple[Agent, AgentPipeline]:
         if self._agent is None or self._pipeline is None:
             raise ClosedError("this Origin is not entered: use it in a with block")
         self._check_process()
@@ -269,15 +269,15 @@ class Origin(Lifetime):
         pipeline.admit(printable(name)[:256], tensor, request)
         return request, future
 
-    def _work(self, agent: Agent) -> None:
+    def _run_jobs(self, agent: Agent) -> None:
         try:
-            agent.work()
+            agent.run_jobs()
         except Exception as error:  # noqa: BLE001 - as in a thread of the agent: a fault of it, not of who submits
             agent.fault(error)
 
     def _ring(self, agent: Agent) -> None:
         """Have the agent's threads compute; whoever does already finds the work."""
-        if agent.crew.sleeps():
+        if agent.workers.is_idle():
             agent.transport.wake()
 
     def _future_of(self, admitted: tuple[str, Future[Result]], array: Array) -> Future[Result]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Pipeline:
+class AgentPipeline:
     """Number `index` of a board's pipelines. Also the `Inlet` of its source."""
 
     def __init__(self, board: Board, agent: AgentConfig, index: int, bundle: Bundle, boot: str) -> None:
@@ -142,7 +142,7 @@ class Pipeline:
     def accept(self, name: str, raw: Array, request: str | None = None) -> str:
         """Accept an input; return its request id. RemoteProtocolError for a wrong dtype or shape.
 
-        The caller sees to its computing, by `work` or by waking the network's thread.
+        The caller sees to its computing, by `run_jobs` or by waking the network's thread.
         """
         tensor = self.to_tensor(raw)
         with self._board.lock:
@@ -150,9 +150,9 @@ class Pipeline:
         self.show_and_wake(request, raw)
         return request
 
-    def work(self) -> None:
+    def run_jobs(self) -> None:
         """Compute what accepted inputs bring, unless another thread is at it."""
-        self._board.work()
+        self._board.run_jobs()
 
     def to_tensor(self, raw: Array) -> Tensor:
         """Return the tensor of stage 0, a copy; RemoteProtocolError for a wrong dtype or shape."""
@@ -174,9 +174,9 @@ class Pipeline:
         """Publish a picture of an input, and have its deadline noticed. Pictures take time: best without the lock."""
         if self._thumbnails is not None:
             # Offline there is nobody to see it.
-            png = self._thumbnails.take(time.monotonic(), raw) if self._board.online else None
+            png = self._thumbnails.make(time.monotonic(), raw) if self._board.online else None
             if png is not None:
-                self._board.show(self, Thumbnail(request=request, png=png))
+                self._board.publish_thumbnail(self, Thumbnail(request=request, png=png))
         # A deadline nearer than what the network's thread waits for would be noticed late.
         self._board.wake_for(self.node.notify_at())
 
@@ -205,7 +205,7 @@ class Pipeline:
             return
         if self.is_eager:
             # A word to stop that has come meanwhile is to be heard before its branch goes on by itself.
-            board.look()
+            board.poll_between_jobs()
         with board.lock:
             # The node's time is read under the lock: it must not run backwards between two events.
             board.perform(self, self.node.completed(time.monotonic(), task.key, output, took_s))

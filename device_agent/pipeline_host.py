@@ -11,7 +11,7 @@ from distree.messages.events import Thumbnail
 from distree.node import Effect
 
 if TYPE_CHECKING:
-    from device_agent.pipeline import Pipeline
+    from device_agent.pipeline import AgentPipeline
 
 
 class Board(Protocol):
@@ -26,19 +26,19 @@ class Board(Protocol):
     def owed_since(self) -> float:
         """Return since when the broker has owed an acknowledgement; infinity if it owes none. With the lock held."""
 
-    def perform(self, pipeline: Pipeline, effects: Sequence[Effect]) -> None:
+    def perform(self, pipeline: AgentPipeline, effects: Sequence[Effect]) -> None:
         """Carry out effects of the pipeline's node, in order. Called with the lock held."""
 
     def dead_letter(self, topic: str, error: RemoteProtocolError, payload: bytes) -> None:
         """Count and tell of something that came on `topic` and breaks the protocol. Called with the lock held."""
 
-    def show(self, pipeline: Pipeline, thumbnail: Thumbnail) -> None:
+    def publish_thumbnail(self, pipeline: AgentPipeline, thumbnail: Thumbnail) -> None:
         """Publish a picture of an input. Called with the lock or without."""
 
-    def work(self) -> None:
+    def run_jobs(self) -> None:
         """Compute until no job is left, unless another thread is at it. Called without the lock."""
 
-    def look(self) -> None:
+    def poll_between_jobs(self) -> None:
         """See what the network has brought, without waiting. For the thread that computes, without the lock."""
 
     def deliver_results(self) -> None:

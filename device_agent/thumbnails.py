@@ -56,7 +56,7 @@ class Thumbnails:
         self._period_s = 1.0 / config.max_rate_hz
         self._due_at = 0.0
 
-    def take(self, now: float, raw: Array) -> bytes | None:
+    def make(self, now: float, raw: Array) -> bytes | None:
         """Return a PNG file of an input, or None if the last one was made too short a time before `now`, in seconds."""
         if now < self._due_at:
             return None

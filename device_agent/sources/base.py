@@ -18,12 +18,12 @@ class Inlet(Protocol):
         """Wait until an input can be accepted without shedding another; False on time-out."""
 
     def accept(self, name: str, raw: Array, request: str | None = None) -> str:
-        """Accept an input of the manifest's dtype and shape; return its request id. Then call `work`.
+        """Accept an input of the manifest's dtype and shape; return its request id. Then call `run_jobs`.
 
         Raises RemoteProtocolError for a wrong dtype or shape.
         """
 
-    def work(self) -> None:
+    def run_jobs(self) -> None:
         """Compute what accepted inputs bring, unless another thread is at it."""
 
     def reject(self, name: str, reason: str, detail: str, payload: bytes) -> None:

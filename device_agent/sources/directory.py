@@ -88,7 +88,7 @@ class Directory:
             request = f"{name[:24]}-{digest}-{path.stat().st_mtime_ns:x}"
             self._files[request] = path
             self._inlet.accept(name, raw, request)
-            self._inlet.work()
+            self._inlet.run_jobs()
         except FileNotFoundError:
             return  # whoever put it there took it back
         except OSError as error:

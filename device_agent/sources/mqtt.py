@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 
-from device_agent.log_throttle import Repeats
+from device_agent.log_throttle import LogThrottle
 from device_agent.sources.base import Inlet
 from distree.errors import RemoteProtocolError
 from distree.messages.codec import PROBE, decode
@@ -44,7 +44,7 @@ class Mqtt:
         self._waiting: deque[Received] = deque()
         self._waiting_bytes = 0
         self._hasty: deque[Received] = deque()
-        self._repeats = Repeats()
+        self._throttle = LogThrottle()
         self._said: str | None = None
         self.ready = False
         """Whether the topic was subscribed to; from then on no input is lost."""
@@ -81,7 +81,7 @@ class Mqtt:
                 request, name, payload = named.request, named.name, named.payload
             raw = self._inlet.preprocessor.from_bytes(payload)
             self._inlet.accept(name, raw, request)
-            self._inlet.work()
+            self._inlet.run_jobs()
         except RemoteProtocolError as error:
             self._inlet.reject("input", error.reason, error.detail, message.payload)
         with self._transport.lock:
@@ -100,7 +100,7 @@ class Mqtt:
         self._said = error
 
     def _warn(self, text: str) -> None:
-        line = self._repeats.line(time.monotonic(), text)
+        line = self._throttle.line(time.monotonic(), text)
         if line is not None:
             log.warning("inputs: %s", line)
 

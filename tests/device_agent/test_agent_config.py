@@ -9,9 +9,9 @@ import yaml
 
 from device_agent.config import (
     AgentConfig,
+    AgentPipelineConfig,
     DirectorySource,
     MqttSource,
-    PipelineConfig,
     PythonSource,
     ReplaySource,
     load_agent_config,
@@ -160,7 +160,7 @@ def test_a_configuration_made_by_a_program_is_checked_alike():
 def test_no_two_agents_share_a_client_id():
     def ident(site, device):
         return AgentConfig(
-            site=site, device=device, pipelines=(PipelineConfig(name="p", bundle="fashion", stages=(0,)),)
+            site=site, device=device, pipelines=(AgentPipelineConfig(name="p", bundle="fashion", stages=(0,)),)
         ).client_id
 
     assert len({ident(*pair) for pair in (("a-b", "c"), ("a", "b-c"), ("a", "b"), ("b", "a"))}) == 4

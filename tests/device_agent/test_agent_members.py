@@ -87,7 +87,9 @@ def test_an_origin_sends_nothing_more_to_a_board_that_has_withdrawn(site):
     wait_for(lambda: node.telemetry().origin.members == 2, "two members")
     site.stop("b2")
     site.run("b2", pipeline("q", 0, 1, 2))
-    wait_for(lambda: member(0, "b2") not in cam.mailbox._routes and len(cam.mailbox._listening) == 1, "its withdrawal")
+    wait_for(
+        lambda: member(0, "b2") not in cam.mailbox._handlers and len(cam.mailbox._listening) == 1, "its withdrawal"
+    )
     names = ask(cam, 12)
     wait_for(lambda: answered(cam).keys() == set(names), "answers")
     assert {device for hops in answered(cam).values() for device in hops} == {"b1"}
@@ -280,8 +282,8 @@ def test_without_retained_announcements_boards_are_called_for(site):
     """As at a broker that keeps nothing: what was retained is taken away before the origin comes."""
     b1 = site.run("b1", pipeline("p", 0, 1, 2))
     with b1.lock:
-        b1.mailbox.echoes._heal_at = float("inf")
-        b1.mailbox.echoes._healed_at = 1e12  # it is not to say it by itself
+        b1.mailbox.echoes._republish_at = float("inf")
+        b1.mailbox.echoes._republished_at = 1e12  # it is not to say it by itself
     peer = site.peer("x")
     peer.hear(ALL_MEMBERS, topics.call(SITE, "p", "+"))
     peer.until(lambda: peer.on(member(2, "b1")), "its announcements")

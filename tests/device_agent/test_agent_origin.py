@@ -7,7 +7,7 @@ import pytest
 from memory_transport import MemoryBroker
 
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig
+from device_agent.config import AgentConfig, AgentPipelineConfig, MqttSource, OriginConfig
 from device_agent.spool import Spool
 from distree import topics
 from distree.errors import RemoteProtocolError
@@ -18,7 +18,9 @@ from distree.topics import Kind
 
 
 def config(tmp_path, source, **changes):
-    pipeline = PipelineConfig(name="p", bundle="fashion", origin=OriginConfig(source=source, spool=True, **changes))
+    pipeline = AgentPipelineConfig(
+        name="p", bundle="fashion", origin=OriginConfig(source=source, spool=True, **changes)
+    )
     return AgentConfig(site="lab", device="cam", pipelines=(pipeline,), state_dir=tmp_path)
 
 

@@ -14,7 +14,7 @@ from memory_transport import MemoryBroker
 from request_samples import embedding_of, token_of
 
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig
+from device_agent.config import AgentConfig, AgentPipelineConfig, MqttSource, OriginConfig
 from device_agent.mailbox import DECISION_EXPIRY_S
 from device_agent.preflight import fuses, load_bundles
 from distree import tensors, topics
@@ -39,7 +39,7 @@ def wide():
 
 
 def config(folder, *, bundle="tiny-wide", device="b0", **pipeline):
-    made = PipelineConfig(name="p", bundle=str(DATA / bundle), **pipeline)
+    made = AgentPipelineConfig(name="p", bundle=str(DATA / bundle), **pipeline)
     return AgentConfig(site="lab", device=device, pipelines=(made,), state_dir=folder, shutdown_timeout_s=0.1)
 
 
@@ -74,7 +74,7 @@ def test_who_fuses_listens_for_embeddings(tmp_path):
         assert exits("b0", "+") in heard
         assert (decisions("b0", "+") in heard) == ("branch" in roles)
     chain = AgentConfig(
-        site="lab", device="b0", pipelines=(PipelineConfig(name="p", bundle="fashion", origin=mqtt_origin()),)
+        site="lab", device="b0", pipelines=(AgentPipelineConfig(name="p", bundle="fashion", origin=mqtt_origin()),)
     )
     assert not any("/exit/" in name or "/decision/" in name for name in subscriptions(chain))
 

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig, ThumbnailConfig
-from device_agent.pipeline import Pipeline
+from device_agent.config import AgentConfig, AgentPipelineConfig, MqttSource, OriginConfig, ThumbnailConfig
+from device_agent.pipeline import AgentPipeline
 from distree.bundle.loading import load_bundle
 from distree.errors import RemoteProtocolError
 from distree.messages.member import Member
@@ -33,7 +33,7 @@ class Board:
     def dead_letter(self, topic, error, payload):
         self.dead.append((topic, error.reason, payload))
 
-    def show(self, pipeline, thumbnail):
+    def publish_thumbnail(self, pipeline, thumbnail):
         self.shown.append(thumbnail)
 
     def wake_for(self, due_at):
@@ -49,11 +49,11 @@ def board():
 
 
 def make(board, tmp_path, *, stages=(), **origin):
-    part = PipelineConfig(
+    part = AgentPipelineConfig(
         name="p", bundle="fashion", stages=stages, origin=OriginConfig(source=MqttSource(kind="mqtt"), **origin)
     )
     agent = AgentConfig(site="lab", device="cam", pipelines=(part,), state_dir=tmp_path)
-    return Pipeline(board, agent, 0, load_bundle("fashion", verify=()), "boot")
+    return AgentPipeline(board, agent, 0, load_bundle("fashion", verify=()), "boot")
 
 
 def there(pipeline, device):
@@ -83,9 +83,9 @@ def test_an_input_is_taken_into_custody_sent_and_watched_for(board, tmp_path):
     assert (effect.to, effect.message.context.route) == ("b1", (RouteStop(stage=0, boards=("b1",)),))
     assert pipeline.node.holds(request)
     assert board.asked == ["wake for"]
-    pipeline.work()
+    pipeline.run_jobs()
     pipeline.wake()
-    assert board.asked == ["wake for", "work", "wake"]
+    assert board.asked == ["wake for", "run_jobs", "wake"]
 
 
 def test_a_wrong_input_is_refused_before_the_board_hears_of_it(board, tmp_path):

@@ -20,7 +20,7 @@ from setup_broker import PATIENCE_S, Mosquitto, users
 from broker_config.managed import ManagedBroker, free_port
 from device_agent import systemd
 from device_agent.config import load_agent_config
-from device_agent.credentials import applied
+from device_agent.credentials import with_service_credentials
 from distree import child_processes
 from distree.broker_settings import BrokerSettings, TlsSettings
 from distree.bundle.loading import find_bundle
@@ -118,14 +118,14 @@ def test_credentials_take_the_place_of_files(tmp_path: Path) -> None:
     settings = BrokerSettings(
         username="a", password_file=Path("/root/pw"), tls=TlsSettings(cert_file=Path("c"), key_file=Path("/root/k"))
     )
-    assert applied(settings, {}) == settings
-    assert applied(settings, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == settings
+    assert with_service_credentials(settings, {}) == settings
+    assert with_service_credentials(settings, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == settings
     for name in ("broker-password", "broker-certificate", "broker-key"):
         (tmp_path / name).write_text("x")
-    found = applied(settings, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    found = with_service_credentials(settings, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert found.password_file == tmp_path / "broker-password"
     assert found.tls == TlsSettings(cert_file=tmp_path / "broker-certificate", key_file=tmp_path / "broker-key")
-    assert applied(BrokerSettings(), {"CREDENTIALS_DIRECTORY": str(tmp_path)}).tls is None
+    assert with_service_credentials(BrokerSettings(), {"CREDENTIALS_DIRECTORY": str(tmp_path)}).tls is None
 
 
 def test_folders_of_inputs_are_writable_and_others_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from memory_transport import MemoryBroker
 
 from device_agent import preflight
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig, ThumbnailConfig
+from device_agent.config import AgentConfig, AgentPipelineConfig, MqttSource, OriginConfig, ThumbnailConfig
 from device_agent.preflight import load_bundles
 from device_agent.thumbnails import Thumbnails, png, shrink
 from distree import topics
@@ -59,7 +59,7 @@ def test_blocks_are_averaged():
 def test_no_more_pictures_than_the_rate_allows():
     thumbnails = Thumbnails(ThumbnailConfig(max_rate_hz=4))
     image = np.zeros((4, 4, 1), np.uint8)
-    taken = [now / 100 for now in range(100, 300) if thumbnails.take(now / 100, image) is not None]
+    taken = [now / 100 for now in range(100, 300) if thumbnails.make(now / 100, image) is not None]
     assert taken == pytest.approx([1.0 + 0.25 * k for k in range(8)], abs=0.02)
 
 
@@ -97,7 +97,7 @@ class Listener:
 def published(tmp_path, thumbnails, count=3):
     """What an origin with or without thumbnails publishes on its thumbnail topic for `count` inputs."""
     origin = OriginConfig(source=MqttSource(kind="mqtt"), thumbnails=thumbnails)
-    pipeline = PipelineConfig(name="p", bundle="fashion", origin=origin)
+    pipeline = AgentPipelineConfig(name="p", bundle="fashion", origin=origin)
     config = AgentConfig(site="lab", device="cam", pipelines=(pipeline,), state_dir=tmp_path)
     broker, listener = MemoryBroker(), Listener()
     watch, transport = broker.transport("watch"), broker.transport("cam")
@@ -127,7 +127,7 @@ def test_inputs_that_are_no_images_have_no_pictures(monkeypatch, tmp_path):
 
     monkeypatch.setattr(preflight, "is_image", lambda dtype, shape: False)
     origin = OriginConfig(source=MqttSource(kind="mqtt"), thumbnails=ThumbnailConfig())
-    pipeline = PipelineConfig(name="p", bundle="fashion", origin=origin)
+    pipeline = AgentPipelineConfig(name="p", bundle="fashion", origin=origin)
     config = AgentConfig(site="lab", device="cam", pipelines=(pipeline,), state_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"pipelines\.p\.origin\.thumbnails: inputs of bundle fashion are uint8"):
         load_bundles(config)

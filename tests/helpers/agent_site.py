@@ -14,7 +14,7 @@ import pytest
 
 from broker_config.managed import ManagedBroker, find_mosquitto
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, OriginConfig, PipelineConfig, PythonSource
+from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig, PythonSource
 from distree import topics
 from distree.broker_settings import BrokerSettings, Session
 from distree.bundle.loading import load_bundle
@@ -40,7 +40,7 @@ def image(value=0):
 
 
 def pipeline(name="p", *stages, origin=None, bundle="fashion", **changes):
-    return PipelineConfig(name=name, bundle=bundle, stages=stages, origin=origin, **changes)
+    return AgentPipelineConfig(name=name, bundle=bundle, stages=stages, origin=origin, **changes)
 
 
 def origin(**changes):

@@ -46,7 +46,7 @@ def own_topics(config: AgentConfig, bundles: list[Bundle], sender: str) -> list[
     """Return what a board publishes on, and on what a sender would reach it."""
     return [
         *publications(config, bundles),
-        *(sub.topic_of(sender) for sub in subscriptions(config, bundles) if not sub.is_own_members),
+        *(sub.topic_of(sender) for sub in subscriptions(config, bundles) if not sub.is_own_announcements),
     ]
 
 

@@ -48,7 +48,7 @@ class Inlet:
         self.taken.append((name, raw, request))
         return request
 
-    def work(self):
+    def run_jobs(self):
         self.worked = len(self.taken)
 
     def reject(self, name, reason, detail, payload):

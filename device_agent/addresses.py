@@ -92,7 +92,7 @@ def _is_wanted(kind: Kind, config: AgentPipelineConfig) -> bool:
     origin = config.origin
     match kind:
         case Kind.INPUT:
-            return origin is not None and origin.source.kind == "mqtt"
+            return origin is not None and origin.source.reads_input_topic
         case Kind.THUMBNAIL:
             return origin is not None and origin.thumbnails is not None
     return True

@@ -6,79 +6,14 @@ from dataclasses import field
 from pathlib import Path
 from typing import Literal
 
+from device_agent.sources import SourceConfig
 from distree import strict_yaml
 from distree.broker_settings import BrokerSettings
 from distree.errors import ConfigError
 from distree.messages.request import Codec
 from distree.record import record
+from distree.strict_yaml import check_positive
 from distree.topics import check_device, check_id
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 < value < float("inf"):
-            raise ConfigError(f"{name}: must be above 0")
-
-
-@record
-class ReplaySource:
-    """Inputs from an .npz file with an array `input` (n, …) of the manifest's dtype and shape.
-
-    With an array `name` (n,) too, that is what stands in results; otherwise the input's index does.
-    """
-
-    kind: Literal["replay"]
-    """Inputs from an .npz file."""
-    path: Path
-    """The .npz file."""
-    rate_hz: float | None = None
-    """Inputs a second; as fast as they are answered if left out."""
-    max_inputs: int | None = None
-    """Stop after this many inputs; all of them if left out."""
-    repeat: bool = False
-    """Start again from the first input after the last."""
-
-    def __post_init__(self) -> None:
-        if self.rate_hz is not None:
-            _positive(rate_hz=self.rate_hz)
-        if self.max_inputs is not None:
-            _positive(max_inputs=self.max_inputs)
-
-
-@record
-class DirectorySource:
-    """Files that appear in a folder: .npy arrays or encoded images. A file leaves the folder once it is answered."""
-
-    kind: Literal["directory"]
-    """Inputs from files that appear in a folder."""
-    path: Path
-    """The folder; it is made if it is not there. Files have at most 16 MiB, images 16 million pixels."""
-    after: Literal["move", "delete"] = "move"
-    """What becomes of a file that is answered: moved to `done` in the folder, or deleted."""
-    poll_interval_ms: float = 200
-    """How often to look for new files."""
-
-    def __post_init__(self) -> None:
-        _positive(poll_interval_ms=self.poll_interval_ms)
-
-
-@record
-class MqttSource:
-    """Inputs on `pipeline/{pipeline}/input/{device}`: raw bytes, encoded images, or either with a name."""
-
-    kind: Literal["mqtt"]
-    """Inputs on the MQTT topic `input/{device}`."""
-
-
-@record
-class PythonSource:
-    """Inputs from the program that runs the agent, through `device_agent.Origin`."""
-
-    kind: Literal["python"]
-    """Inputs from your own program."""
-
-
-Source = ReplaySource | DirectorySource | MqttSource | PythonSource
 
 
 @record
@@ -94,7 +29,7 @@ class ThumbnailConfig:
     """Most pictures a second."""
 
     def __post_init__(self) -> None:
-        _positive(max_rate_hz=self.max_rate_hz)
+        check_positive(max_rate_hz=self.max_rate_hz)
         if not 8 <= self.max_side_px <= 128:
             raise ConfigError(f"max_side_px: must be 8 to 128, received {self.max_side_px}")
 
@@ -103,7 +38,7 @@ class ThumbnailConfig:
 class OriginConfig:
     """Inputs that this board answers for."""
 
-    source: Source
+    source: SourceConfig
     """Where inputs come from."""
     deadline_ms: float = 1000
     """Each accepted input is answered within this time; at most an hour."""
@@ -123,7 +58,7 @@ class OriginConfig:
     def __post_init__(self) -> None:
         if self.fuser is not None:
             check_device(self.fuser, "fuser")
-        _positive(deadline_ms=self.deadline_ms, max_pending=self.max_pending, min_retry_ms=self.min_retry_ms)
+        check_positive(deadline_ms=self.deadline_ms, max_pending=self.max_pending, min_retry_ms=self.min_retry_ms)
         if self.deadline_ms > 3_600_000:
             raise ConfigError("deadline_ms: must be at most 3600000, an hour")
 
@@ -157,7 +92,7 @@ class AgentPipelineConfig:
             raise ConfigError(f"branch: must be a number from 0, received {self.branch}")
         if self.branch is not None and not self.stages:
             raise ConfigError("branch: needs stages too: the wide ones of which this board runs the branch")
-        _positive(branch_timeout_ms=self.branch_timeout_ms)
+        check_positive(branch_timeout_ms=self.branch_timeout_ms)
 
 
 @record
@@ -170,7 +105,7 @@ class InboxConfig:
     """Most memory for their tensors."""
 
     def __post_init__(self) -> None:
-        _positive(max_messages=self.max_messages, max_kib=self.max_kib)
+        check_positive(max_messages=self.max_messages, max_kib=self.max_kib)
 
 
 @record
@@ -208,7 +143,7 @@ class AgentConfig:
     def __post_init__(self) -> None:
         check_id(self.site, "site")
         check_device(self.device, "device")
-        _positive(
+        check_positive(
             num_threads=self.num_threads,
             receive_maximum=self.receive_maximum,
             telemetry_interval_s=self.telemetry_interval_s,

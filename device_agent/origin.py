@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig, PythonSource, load_agent_config
-from device_agent.pipeline import AgentPipeline
+from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig, load_agent_config
+from device_agent.intake import Intake
+from device_agent.sources.python import PythonSourceConfig
 from distree.broker_settings import BrokerSettings
 from distree.client.broker_options import broker_at
 from distree.client.lifetime import Lifetime
@@ -74,7 +75,7 @@ class Origin(Lifetime):
         connect_timeout_s: float = 10.0,
     ) -> None:
         origin = OriginConfig(
-            source=PythonSource(kind="python"), deadline_ms=deadline_s * 1e3, max_pending=max_pending, spool=spool
+            source=PythonSourceConfig(kind="python"), deadline_ms=deadline_s * 1e3, max_pending=max_pending, spool=spool
         )
         part = AgentPipelineConfig(name=pipeline, bundle=str(bundle), stages=tuple(stages), origin=origin)
         settings = broker_at(broker, username, password_file)
@@ -100,7 +101,7 @@ class Origin(Lifetime):
         self._index = _python_pipeline(config)
         self._connect_timeout_s = connect_timeout_s
         self._agent: Agent | None = None
-        self._pipeline: AgentPipeline | None = None
+        self._intake: Intake | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._is_open = False
@@ -113,7 +114,7 @@ class Origin(Lifetime):
         if self._agent is not None:
             raise ClosedError("this Origin was entered before: make another")
         self._agent = agent = Agent(self._config)
-        self._pipeline = agent.pipelines[self._index]
+        self._intake = next(one for one in agent.intakes if one.pipeline.index == self._index)
         agent.mailbox.on_result = self._deliver
         agent.on_hang = agent.abandon  # the program is not the agent's to end
         try:
@@ -205,7 +206,8 @@ class Origin(Lifetime):
 
         Raises InputError for another dtype or shape, OverloadError without room, ClosedError outside of `with`.
         """
-        agent, pipeline = self._entered()
+        agent, intake = self._entered()
+        pipeline = intake.pipeline
         tensor = self._to_tensor(array)
         with agent.transport.lock:
             if self._is_open and pipeline.node.room() <= 0:
@@ -216,7 +218,7 @@ class Origin(Lifetime):
         if agent.workers.is_quick():
             self._run_jobs(agent)
         else:
-            self._ring(agent)
+            self._wake_workers(agent)
         return self._future_of(admitted, array)
 
     async def submit_async(self, array: Array, name: str = "", *, timeout_s: float | None = None) -> Result:
@@ -225,28 +227,29 @@ class Origin(Lifetime):
         One coroutine from input to answer, so that a task is an input under way: `asyncio.gather` and task groups work,
         and a task that is cancelled gives up its place in the line, or its answer.
         """
-        agent, pipeline = self._entered()
+        agent, intake = self._entered()
+        room = intake.pipeline.room
         tensor = self._to_tensor(array)
         ends_at = time.monotonic() + self._patience_s(timeout_s)
         while True:
             with agent.transport.lock:
                 if (admitted := self._admit(name, tensor)) is not None:
                     break
-                waiter = pipeline.room.join()
-            if not await pipeline.room.wait(waiter, max(0.0, ends_at - time.monotonic())):
+                waiter = room.join()
+            if not await room.wait(waiter, max(0.0, ends_at - time.monotonic())):
                 raise self._overload()
-        self._ring(agent)
+        self._wake_workers(agent)
         return await asyncio.wrap_future(self._future_of(admitted, array))
 
-    def _entered(self) -> tuple[Agent, AgentPipeline]:
-        if self._agent is None or self._pipeline is None:
+    def _entered(self) -> tuple[Agent, Intake]:
+        if self._agent is None or self._intake is None:
             raise ClosedError("this Origin is not entered: use it in a with block")
         self._check_process()
-        return self._agent, self._pipeline
+        return self._agent, self._intake
 
     def _to_tensor(self, array: Array) -> Tensor:
-        _, pipeline = self._entered()
-        received = type(array).__name__
+        _, intake = self._entered()
+        pipeline, received = intake.pipeline, type(array).__name__
         if isinstance(array, np.ndarray):
             try:
                 return pipeline.to_tensor(array)
@@ -257,33 +260,33 @@ class Origin(Lifetime):
         )
 
     def _admit(self, name: str, tensor: Tensor) -> tuple[str, Future[Result]] | None:
-        """Take an input into custody; None if there is no room. Called with the lock held."""
-        agent, pipeline = self._entered()
+        """Admit an input; None if there is no room for it. Called with the lock held."""
+        agent, intake = self._entered()
         if not self._is_open:
             raise ClosedError(str(self._failure or "this Origin is closed: it takes no more inputs"))
-        if pipeline.node.room() <= 0:
+        if intake.pipeline.node.room() <= 0:
             return None
         # The id is chosen here, so that the future is known before the answer can come.
         request = f"{agent.boot}-py-{next(self._count):x}"
         future = self._futures[request] = Future()
-        pipeline.admit(printable(name)[:256], tensor, request)
+        intake.admit(printable(name)[:256], tensor, request)
         return request, future
 
     def _run_jobs(self, agent: Agent) -> None:
         try:
-            agent.run_jobs()
+            agent.workers.run_jobs()
         except Exception as error:  # noqa: BLE001 - as in a thread of the agent: a fault of it, not of who submits
             agent.fault(error)
 
-    def _ring(self, agent: Agent) -> None:
+    def _wake_workers(self, agent: Agent) -> None:
         """Have the agent's threads compute; whoever does already finds the work."""
         if agent.workers.is_idle():
             agent.transport.wake()
 
     def _future_of(self, admitted: tuple[str, Future[Result]], array: Array) -> Future[Result]:
-        _, pipeline = self._entered()
+        _, intake = self._entered()
         request, future = admitted
-        pipeline.show_and_wake(request, array)
+        intake.note_admitted(request, array)
         return future
 
     def _patience_s(self, timeout_s: float | None) -> float:
@@ -293,9 +296,9 @@ class Origin(Lifetime):
         return origin.deadline_ms / 1e3 if origin is not None else 0.0
 
     def _overload(self) -> OverloadError:
-        agent, pipeline = self._entered()
+        agent, intake = self._entered()
         why = "" if agent.transport.online else f"; results wait for the broker: {agent.transport.last_error}"
-        return OverloadError(f"no room for another input: {pipeline.node.pending} are in the books{why}")
+        return OverloadError(f"no room for another input: {intake.pipeline.node.pending} are in the books{why}")
 
     def _deliver(self, result: Result) -> None:
         future = self._futures.pop(result.request, None)
@@ -308,7 +311,7 @@ def _python_pipeline(config: AgentConfig) -> int:
     found = [
         index
         for index, pipeline in enumerate(config.pipelines)
-        if pipeline.origin is not None and isinstance(pipeline.origin.source, PythonSource)
+        if pipeline.origin is not None and isinstance(pipeline.origin.source, PythonSourceConfig)
     ]
     if len(found) != 1:
         raise ConfigError(

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from device_agent import spool
 from device_agent.config import AgentConfig, AgentPipelineConfig
 from device_agent.preflight import fuses
-from device_agent.sources.directory import MAX_FILE_BYTES
-from device_agent.sources.mqtt import WAITING_BYTES
 from distree import topics
 from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
@@ -83,13 +81,10 @@ def _of_pipeline(config: AgentConfig, pipeline: AgentPipelineConfig, bundle: Bun
         return
     # Twice as many as may be unanswered: as many again may wait for the broker to take their result.
     yield BudgetItem(what=f"open inputs of {pipeline.name}", bytes=2 * pipeline.origin.max_pending * largest)
-    if pipeline.origin.source.kind == "mqtt":
-        # Beyond the bound there may be what is read in one turn.
-        yield BudgetItem(what=f"inputs of {pipeline.name} not looked at yet", bytes=WAITING_BYTES + 2 * _MIB)
+    for what, most in pipeline.origin.source.memory().items():
+        yield BudgetItem(what=f"{what}, of {pipeline.name}", bytes=most)
     if is_image(bundle.manifest.input.dtype, bundle.manifest.input.shape):
         yield BudgetItem(what=f"an input of {pipeline.name} while it is decoded", bytes=MAX_IMAGE_BYTES)
-    if pipeline.origin.source.kind == "directory":
-        yield BudgetItem(what=f"a file of {pipeline.name} while it is read", bytes=MAX_FILE_BYTES)
     if pipeline.origin.spool:
         yield BudgetItem(what=f"spool of {pipeline.name} while it is rewritten", bytes=2 * spool.LIMIT_BYTES)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from device_agent import resource_estimate
-from device_agent.config import AgentConfig, DirectorySource, ReplaySource, load_agent_config
+from device_agent.config import AgentConfig, load_agent_config
 from device_agent.credentials import CERTIFICATE, KEY, PASSWORD
 from device_agent.preflight import load_bundles
 from distree.bundle.loading import find_bundle
@@ -209,10 +209,9 @@ def _folders(config: AgentConfig) -> Iterator[str]:
             raise ConfigError(
                 f"state_dir {config.state_dir}: the service writes below /var/lib/{STATE} alone; remove state_dir"
             )
-        source = pipeline.origin.source
-        if isinstance(source, DirectorySource):
-            yield f"ReadWritePaths={_quoted(str(source.path))}"
-            yield f"SupplementaryGroups={_group(source.path)}"
+        for folder in pipeline.origin.source.shared_folders():
+            yield f"ReadWritePaths={_quoted(str(folder))}"
+            yield f"SupplementaryGroups={_group(folder)}"
 
 
 def is_installed() -> bool:
@@ -275,7 +274,7 @@ def _check_visible(path: Path, config: AgentConfig, program: str) -> None:
         files.append((config.broker.tls.ca_file, advice))
     files += [(Path(p.bundle), advice) for p in config.pipelines if Path(p.bundle).is_absolute()]
     sources = [pipeline.origin.source for pipeline in config.pipelines if pipeline.origin is not None]
-    files += [(source.path, advice) for source in sources if isinstance(source, ReplaySource)]
+    files += [(file, advice) for source in sources for file in source.read_files()]
     for file, remedy in files:
         if any(file.is_relative_to(hidden) for hidden in _HIDDEN):
             raise ConfigError(f"{file}: the service does not see what is there; {remedy}")
@@ -285,8 +284,8 @@ def _check_visible(path: Path, config: AgentConfig, program: str) -> None:
         if not secret.is_file():
             raise ConfigError(f"{secret}: not there; write it before the service is installed")
     for source in sources:
-        if isinstance(source, DirectorySource):
-            _check_shared(source.path)
+        for folder in source.shared_folders():
+            _check_shared(folder)
 
 
 def _program_files(program: str) -> Iterator[Path]:

@@ -7,15 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from device_agent.config import (
-    AgentConfig,
-    AgentPipelineConfig,
-    DirectorySource,
-    MqttSource,
-    PythonSource,
-    ReplaySource,
-    load_agent_config,
-)
+from device_agent.config import AgentConfig, AgentPipelineConfig, load_agent_config
+from device_agent.sources.directory import DirectorySourceConfig
+from device_agent.sources.mqtt import MqttSourceConfig
+from device_agent.sources.python import PythonSourceConfig
+from device_agent.sources.replay import ReplaySourceConfig
 from distree.broker_settings import BrokerSettings
 from distree.errors import ConfigError
 
@@ -61,7 +57,7 @@ def test_an_origin_has_a_deadline_of_a_second_and_no_spool(load):
     made = load(**origin()).pipelines[0].origin
     assert (made.deadline_ms, made.max_pending, made.min_retry_ms, made.spool) == (1000, 64, 100, False)
     assert (made.fuser, made.mode) == (None, "gated")
-    assert isinstance(made.source, MqttSource)
+    assert isinstance(made.source, MqttSourceConfig)
 
 
 def test_a_board_may_only_fuse(load):
@@ -72,16 +68,16 @@ def test_a_board_may_only_fuse(load):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"kind": "python"}, PythonSource(kind="python")),
-        ({"kind": "replay", "path": "/x.npz"}, ReplaySource(kind="replay", path=Path("/x.npz"))),
+        ({"kind": "python"}, PythonSourceConfig(kind="python")),
+        ({"kind": "replay", "path": "/x.npz"}, ReplaySourceConfig(kind="replay", path=Path("/x.npz"))),
         (
             {"kind": "replay", "path": "/x.npz", "rate_hz": 2, "max_inputs": 3, "repeat": True},
-            ReplaySource(kind="replay", path=Path("/x.npz"), rate_hz=2.0, max_inputs=3, repeat=True),
+            ReplaySourceConfig(kind="replay", path=Path("/x.npz"), rate_hz=2.0, max_inputs=3, repeat=True),
         ),
-        ({"kind": "directory", "path": "/in"}, DirectorySource(kind="directory", path=Path("/in"))),
+        ({"kind": "directory", "path": "/in"}, DirectorySourceConfig(kind="directory", path=Path("/in"))),
         (
             {"kind": "directory", "path": "/in", "after": "delete", "poll_interval_ms": 50},
-            DirectorySource(kind="directory", path=Path("/in"), after="delete", poll_interval_ms=50.0),
+            DirectorySourceConfig(kind="directory", path=Path("/in"), after="delete", poll_interval_ms=50.0),
         ),
     ],
 )

@@ -14,9 +14,10 @@ from memory_transport import MemoryBroker
 from request_samples import embedding_of, token_of
 
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, AgentPipelineConfig, MqttSource, OriginConfig
+from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig
 from device_agent.mailbox import DECISION_EXPIRY_S
 from device_agent.preflight import fuses, load_bundles
+from device_agent.sources.mqtt import MqttSourceConfig
 from distree import tensors, topics
 from distree.bundle.loading import load_bundle
 from distree.criteria.base import CriterionParameters
@@ -44,7 +45,7 @@ def config(folder, *, bundle="tiny-wide", device="b0", **pipeline):
 
 
 def mqtt_origin(**changes):
-    return OriginConfig(source=MqttSource(kind="mqtt"), **changes)
+    return OriginConfig(source=MqttSourceConfig(kind="mqtt"), **changes)
 
 
 def subscriptions(made):

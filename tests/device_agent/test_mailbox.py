@@ -11,16 +11,11 @@ from request_samples import embedding_of
 
 from device_agent.addresses import publications, roles, subscriptions, unheard
 from device_agent.agent import Agent
-from device_agent.config import (
-    AgentConfig,
-    AgentPipelineConfig,
-    MqttSource,
-    OriginConfig,
-    PythonSource,
-    ThumbnailConfig,
-)
+from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig, ThumbnailConfig
 from device_agent.mailbox import _MAX_KNOWN_TOPICS
 from device_agent.preflight import load_bundles
+from device_agent.sources.mqtt import MqttSourceConfig
+from device_agent.sources.python import PythonSourceConfig
 from distree import tensors, topics
 from distree.messages.codec import PROBE, encode
 from distree.messages.device import DeviceMeta, HeldStage
@@ -45,7 +40,7 @@ def origin(source, **changes):
     return OriginConfig(source=source, **changes)
 
 
-MQTT, PYTHON = MqttSource(kind="mqtt"), PythonSource(kind="python")
+MQTT, PYTHON = MqttSourceConfig(kind="mqtt"), PythonSourceConfig(kind="python")
 
 
 @pytest.mark.parametrize(

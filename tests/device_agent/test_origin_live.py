@@ -136,7 +136,7 @@ def test_a_cancelled_task_leaves_the_line_to_the_next_and_nothing_behind(origin_
             assert [type(end) for end in ended[:3]] == [asyncio.CancelledError] * 3
             assert ended[3].reason in ("deadline", "fallback")
             assert origin.pending == 0
-            assert not origin._pipeline.room._waiters
+            assert not origin._intake.pipeline.room._waiters
             with pytest.raises(OverloadError):
                 await asyncio.gather(*(origin.submit_async(images[0], timeout_s=0) for _ in range(2)))
 
@@ -215,7 +215,7 @@ def test_closing_gives_every_future_an_end(origin_on, broker, images, tmp_path):
     with origin:
         futures = [origin.submit(image) for image in images[:5]]
         blocked = ThreadPoolExecutor(1)
-        while origin._pipeline.node.room() > 0:
+        while origin._intake.pipeline.node.room() > 0:
             futures.append(origin.submit(images[0]))
         late = blocked.submit(origin.submit, images[0], timeout_s=PATIENCE_S)
     for future in futures:
@@ -262,7 +262,7 @@ def test_without_its_broker_it_closes_in_time_and_its_spool_keeps_the_results(or
             assert origin.submit(images[0]).result(PATIENCE_S).final
             # The broker has it: it need not be kept.
             ends_at = time.monotonic() + PATIENCE_S
-            while origin._pipeline.node.pending:
+            while origin._intake.pipeline.node.pending:
                 assert time.monotonic() < ends_at
                 time.sleep(0.01)
             broker.stop()

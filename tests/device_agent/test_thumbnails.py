@@ -12,8 +12,9 @@ from memory_transport import MemoryBroker
 
 from device_agent import preflight
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, AgentPipelineConfig, MqttSource, OriginConfig, ThumbnailConfig
+from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig, ThumbnailConfig
 from device_agent.preflight import load_bundles
+from device_agent.sources.mqtt import MqttSourceConfig
 from device_agent.thumbnails import Thumbnails, png, shrink
 from distree import topics
 from distree.errors import ConfigError
@@ -96,7 +97,7 @@ class Listener:
 
 def published(tmp_path, thumbnails, count=3):
     """What an origin with or without thumbnails publishes on its thumbnail topic for `count` inputs."""
-    origin = OriginConfig(source=MqttSource(kind="mqtt"), thumbnails=thumbnails)
+    origin = OriginConfig(source=MqttSourceConfig(kind="mqtt"), thumbnails=thumbnails)
     pipeline = AgentPipelineConfig(name="p", bundle="fashion", origin=origin)
     config = AgentConfig(site="lab", device="cam", pipelines=(pipeline,), state_dir=tmp_path)
     broker, listener = MemoryBroker(), Listener()
@@ -107,7 +108,7 @@ def published(tmp_path, thumbnails, count=3):
     transport.open(agent, [])
     transport.connect_now(1.0)
     for index in range(count):
-        agent.pipelines[0].accept(str(index), np.full((28, 28, 1), index, np.uint8), f"r{index}")
+        agent.intakes[0].submit(str(index), np.full((28, 28, 1), index, np.uint8), f"r{index}")
     watch.poll(0.1)
     return listener.messages
 
@@ -126,7 +127,7 @@ def test_an_origin_publishes_none_if_not_asked(tmp_path):
 def test_inputs_that_are_no_images_have_no_pictures(monkeypatch, tmp_path):
 
     monkeypatch.setattr(preflight, "is_image", lambda dtype, shape: False)
-    origin = OriginConfig(source=MqttSource(kind="mqtt"), thumbnails=ThumbnailConfig())
+    origin = OriginConfig(source=MqttSourceConfig(kind="mqtt"), thumbnails=ThumbnailConfig())
     pipeline = AgentPipelineConfig(name="p", bundle="fashion", origin=origin)
     config = AgentConfig(site="lab", device="cam", pipelines=(pipeline,), state_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"pipelines\.p\.origin\.thumbnails: inputs of bundle fashion are uint8"):

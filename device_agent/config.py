@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal
 
 from device_agent.sources import SourceConfig
 from distree import strict_yaml
 from distree.broker_settings import BrokerSettings
+from distree.bundle.loading import bundle_of
 from distree.errors import ConfigError
 from distree.messages.request import Codec
 from distree.record import record
 from distree.strict_yaml import check_positive
 from distree.topics import check_device, check_id
+
+DEFAULT_STATE_DIR = Path("state")
 
 
 @record
@@ -70,7 +73,7 @@ class AgentPipelineConfig:
     name: str
     """The pipeline's id, the same on all its boards."""
     bundle: str
-    """A name in the model zoo, or a folder with a bundle.yaml."""
+    """A folder with a bundle.yaml, or a name in the model zoo."""
     stages: tuple[int, ...] = ()
     """What this board computes; others compute the rest."""
     branch: int | None = None
@@ -120,8 +123,8 @@ class AgentConfig:
     """What this board does; at least one."""
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     """Where the broker is and how to log in."""
-    state_dir: Path = Path("state")
-    """Folder of the spool; may be a tmpfs where nothing is spooled. The default is in the working directory."""
+    state_dir: Path = DEFAULT_STATE_DIR
+    """Folder of the spool; may be a tmpfs where nothing is spooled. A service has /var/lib/distree/state by default."""
     num_threads: int = 1
     """Threads of the interpreter."""
     codec: Codec = "raw"
@@ -163,5 +166,7 @@ class AgentConfig:
 
 
 def load_agent_config(path: Path) -> AgentConfig:
-    """Load agent.yaml; ConfigError with one line per mistake. Paths are relative to the file's folder."""
-    return strict_yaml.load(path, AgentConfig)
+    """Load agent.yaml; ConfigError with one line per mistake. All paths in it are relative to its folder."""
+    config, folder = strict_yaml.load(path, AgentConfig), path.absolute().parent
+    pipelines = tuple(replace(one, bundle=bundle_of(folder, one.bundle)) for one in config.pipelines)
+    return replace(config, pipelines=pipelines)

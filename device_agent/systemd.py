@@ -18,15 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from device_agent import resource_estimate
-from device_agent.config import AgentConfig, load_agent_config
+from device_agent.config import DEFAULT_STATE_DIR, AgentConfig, load_agent_config
 from device_agent.credentials import CERTIFICATE, KEY, PASSWORD
 from device_agent.preflight import load_bundles
-from distree.bundle.loading import find_bundle
 from distree.errors import ConfigError
 
 UNIT = "distree-agent.service"
 STATE = "distree"
-"""Below /var/lib: the agent's working directory, and so where `state_dir: state` is by default."""
+"""Below /var/lib: the one folder that the agent may write, but for shared folders of inputs."""
 
 STATE_FOLDER = Path("/var/lib") / STATE
 
@@ -117,7 +116,7 @@ def _lines(path: Path, config: AgentConfig, program: str, memory_mib: int) -> It
     yield ""
     yield "[Service]"
     yield "Type=notify"
-    yield f"ExecStart={_quoted(program)} agent run -c {_quoted(str(path))}"
+    yield f"ExecStart={_quoted(program)} agent run -c {_quoted(str(path))}{_state_option(path, config)}"
     yield "# It is ready once it is connected for the first time, which may take as long as the broker is away."
     yield "TimeoutStartSec=infinity"
     yield "# Fed by the loop that does the work, while inference makes progress."
@@ -135,7 +134,6 @@ def _lines(path: Path, config: AgentConfig, program: str, memory_mib: int) -> It
     yield ""
     yield "DynamicUser=yes"
     yield f"StateDirectory={STATE}"
-    yield f"WorkingDirectory=%S/{STATE}"
     # What leaves a shared folder of inputs is still its group's.
     yield "UMask=0007" if any(_folders(config)) else "UMask=0077"
     yield from _credentials(config)
@@ -196,31 +194,38 @@ def _secrets(config: AgentConfig) -> Iterator[tuple[str, Path]]:
 
 
 def _folders(config: AgentConfig) -> Iterator[str]:
-    """Give the lines for what the agent writes: the folders of its inputs; and refuse what the unit cannot grant."""
+    """Give the lines for what the agent writes besides its state: the folders of its inputs."""
     for pipeline in config.pipelines:
-        if not Path(pipeline.bundle).is_absolute() and find_bundle(pipeline.bundle) == Path(pipeline.bundle):
-            raise ConfigError(
-                f"pipelines.{pipeline.name}.bundle {pipeline.bundle}: the service runs in /var/lib/{STATE}; "
-                f"write {Path(pipeline.bundle).absolute()}"
-            )
         if pipeline.origin is None:
             continue
-        if pipeline.origin.spool and config.state_dir.is_absolute() and not _is_state(config.state_dir):
-            raise ConfigError(
-                f"state_dir {config.state_dir}: the service writes below /var/lib/{STATE} alone; remove state_dir"
-            )
         for folder in pipeline.origin.source.shared_folders():
             yield f"ReadWritePaths={_quoted(str(folder))}"
             yield f"SupplementaryGroups={_group(folder)}"
 
 
-def is_installed() -> bool:
-    """Whether this machine has the unit."""
-    return (Path("/") / _UNITS / UNIT).exists()
+def installed_state_dir() -> Path | None:
+    """Return where the service on this machine keeps its state, as far as its unit says so; None without one."""
+    try:
+        unit = (Path("/") / _UNITS / UNIT).read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^ExecStart=.* --state-dir (\S+)$", unit, re.MULTILINE)
+    return None if found is None else Path(found.group(1))
 
 
-def _is_state(path: Path) -> bool:
-    return path.is_relative_to(STATE_FOLDER)
+def _state_option(path: Path, config: AgentConfig) -> str:
+    """Return the option that moves the spool to where the unit may write; "" where nothing is spooled, or it is there.
+
+    Raises ConfigError where the file names another folder.
+    """
+    spools = any(pipeline.origin is not None and pipeline.origin.spool for pipeline in config.pipelines)
+    if not spools or config.state_dir.is_relative_to(STATE_FOLDER):
+        return ""
+    if config.state_dir != path.absolute().parent / DEFAULT_STATE_DIR:
+        raise ConfigError(
+            f"state_dir {config.state_dir}: the service writes below /var/lib/{STATE} alone; remove state_dir"
+        )
+    return f" --state-dir {STATE_FOLDER / DEFAULT_STATE_DIR}"
 
 
 def _group(folder: Path) -> str:

@@ -1,8 +1,8 @@
 """Strict YAML into frozen dataclasses: every mistake is told with its file, line, key and received value.
 
-A dataclass is the schema of a mapping: its field names are the keys, its annotations the types, its defaults
-what may be left out. Understood are str, int, float (an int will do), Share (`1%` or 0.01), bool, Literal,
-pathlib.Path (taken from the folder of the file), tuple[X, ...], dict[str, X], X | None, dataclasses, and unions of
+A dataclass is the schema of a mapping: its field names are the keys, its annotations the types, its defaults what may
+be left out. Understood are str, int, float (an int will do), Share (`1%` or 0.01), bool, Literal, pathlib.Path (taken
+from the folder of the file, defaults too), tuple[X, ...], dict[str, X], X | None, dataclasses, and unions of
 dataclasses that each have a field `kind: Literal[...]`. What types cannot say, a dataclass checks in `__post_init__`,
 which raises ConfigError or ValueError, best as "field: message".
 
@@ -280,7 +280,24 @@ class _Reader:
         for name, field in fields.items():
             if name not in values and _is_required(field):
                 self.problems.append(f"{self.file}: missing key {_join(at, name)}; add it")
+            elif name not in values:
+                values[name] = self._default(field)
         return self._build(node, cls, values, at) if len(self.problems) == known else _BAD
+
+    def _default(self, field: dataclasses.Field[Any]) -> Any:
+        if field.default_factory is not dataclasses.MISSING:
+            return self._in_folder(field.default_factory())
+        return self._in_folder(field.default)
+
+    def _in_folder(self, value: Any) -> Any:
+        """Return a default with the paths in it taken from the folder of the file."""
+        if isinstance(value, Path):
+            return self.folder / value
+        if not dataclasses.is_dataclass(value) or isinstance(value, type):
+            return value
+        inner = {name: getattr(value, name) for name in _fields(type(value))}
+        placed = {name: self._in_folder(found) for name, found in inner.items()}
+        return value if placed == inner else dataclasses.replace(value, **placed)
 
     def _unknown(self, key: yaml.ScalarNode, child: yaml.Node, fields: Iterable[str], at: str) -> None:
         path = _join(at, key.value)

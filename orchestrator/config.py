@@ -10,8 +10,7 @@ from pathlib import Path
 
 from distree import strict_yaml
 from distree.broker_settings import BrokerSettings
-from distree.bundle.loading import Bundle, load_bundle
-from distree.bundle.manifest import MANIFEST
+from distree.bundle.loading import Bundle, bundle_of, load_bundle
 from distree.criteria import problem
 from distree.criteria.base import CriterionParameters
 from distree.errors import ConfigError
@@ -211,19 +210,9 @@ class Pipeline:
 
 def load_config(path: Path) -> OrchestratorConfig:
     """Read orchestrator.yaml; relative paths count from its folder. ConfigError names file and line."""
-    loaded = strict_yaml.load(path, OrchestratorConfig)
-    folder = path.absolute().parent
-    return replace(
-        loaded,
-        # A default is not made absolute by the loader.
-        store=replace(loaded.store, path=folder / loaded.store.path),
-        pipelines=tuple(_with_bundle_beside(folder, pipeline) for pipeline in loaded.pipelines),
-    )
-
-
-def _with_bundle_beside(folder: Path, pipeline: PipelineConfig) -> PipelineConfig:
-    beside = folder / pipeline.bundle
-    return replace(pipeline, bundle=str(beside)) if (beside / MANIFEST).is_file() else pipeline
+    loaded, folder = strict_yaml.load(path, OrchestratorConfig), path.absolute().parent
+    pipelines = tuple(replace(one, bundle=bundle_of(folder, one.bundle)) for one in loaded.pipelines)
+    return replace(loaded, pipelines=pipelines)
 
 
 def load_pipeline(configured: PipelineConfig) -> Pipeline:

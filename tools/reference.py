@@ -239,7 +239,8 @@ def _configuration() -> str:
     return _page(
         "Configuration",
         "Keys of the YAML files. A mistake is told with file, line, key and received value, and `distree agent check` "
-        "tells without running anything. Shares are `1%` or `0.01`. Paths count from the folder of the file.",
+        "tells without running anything. Shares are `1%` or `0.01`. All paths, those of bundles and defaults too, are "
+        "relative to the folder of the file that they stand in.",
         *parts,
     )
 

@@ -184,6 +184,17 @@ def find_bundle(name_or_path: str | Path) -> Path:
     )
 
 
+def bundle_of(folder: Path, name: str) -> str:
+    """Return the path of what `bundle: name` in a file in `folder` means: a folder seen from there, or one of the zoo.
+
+    What is neither comes back as if it were beside the file; loading it says what is wrong.
+    """
+    beside, shipped = folder / name, zoo_folder()
+    if (beside / MANIFEST).is_file() or shipped is None or not (shipped / name / MANIFEST).is_file():
+        return str(beside)
+    return str(shipped / name)
+
+
 def zoo_folder() -> Path | None:
     """Return the folder of the shipped bundles, without importing the model zoo; None where it is not installed."""
     spec = importlib.util.find_spec("model_zoo")

@@ -13,6 +13,7 @@ from device_agent.sources.mqtt import MqttSourceConfig
 from device_agent.sources.python import PythonSourceConfig
 from device_agent.sources.replay import ReplaySourceConfig
 from distree.broker_settings import BrokerSettings
+from distree.bundle.loading import find_bundle
 from distree.errors import ConfigError
 
 LEAST = {"site": "lab", "device": "cam", "pipelines": [{"name": "p", "bundle": "fashion", "stages": [0]}]}
@@ -41,7 +42,12 @@ def test_three_keys_are_enough(load, tmp_path):
     assert (config.site, config.device, config.client_id) == ("lab", "cam", "distree_lab_cam")
     (pipeline,) = config.pipelines
     assert (pipeline.branch, pipeline.fuse, pipeline.branch_timeout_ms) == (None, False, 200)
-    assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == ("p", "fashion", (0,), None)
+    assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == (
+        "p",
+        str(find_bundle("fashion")),
+        (0,),
+        None,
+    )
     assert config.broker == BrokerSettings(host="127.0.0.1", port=1883, username=None, password_file=None)
     assert (config.num_threads, config.codec, config.self_test) == (1, "raw", True)
     assert (config.inbox.max_messages, config.inbox.max_kib) == (64, 4096)
@@ -92,6 +98,23 @@ def test_paths_are_taken_from_the_folder_of_the_file(load, tmp_path):
     assert config.pipelines[0].origin.source.path == tmp_path / "in" / "x.npz"
 
 
+def test_defaults_and_bundles_are_taken_from_the_folder_of_the_file_too(load, tmp_path, monkeypatch):
+    away = tmp_path / "away"
+    for folder in (tmp_path / "mine", away / "mine", away / "other", away / "fashion"):
+        folder.mkdir(parents=True)
+        (folder / "bundle.yaml").touch()
+    monkeypatch.chdir(away)
+
+    def bundle(name):
+        return Path(load(pipelines=[{**PIPELINE, "bundle": name}]).pipelines[0].bundle)
+
+    assert load().state_dir == tmp_path / "state"
+    assert bundle("mine") == bundle("./mine") == tmp_path / "mine"
+    assert bundle(str(away / "mine")) == away / "mine"
+    assert bundle("fashion") == find_bundle("cifar10-wide").parent / "fashion", "of the zoo, not of where it is started"
+    assert bundle("other") == tmp_path / "other", "not there, and not looked for where it is started"
+
+
 PIPELINE = LEAST["pipelines"][0]
 WRONG = [
     ({"site": "Lab"}, "site: 'Lab' is not an id"),
@@ -123,7 +146,7 @@ WRONG = [
     *((origin(**{name: 0}), f"{name}: must be above 0") for name in ("deadline_ms", "max_pending", "min_retry_ms")),
     (origin(max_pending=1.5), "max_pending: expected int, received 1.5"),
     (origin(spool="yes"), "spool: expected bool"),
-    (source(kind="camera"), "source.kind: expected one of replay, directory, mqtt, python"),
+    (source(kind="camera"), "source.kind: expected one of directory, mqtt, replay, python"),
     (source(path="x"), "missing key pipelines[0].origin.source.kind"),
     (source(kind="replay"), "missing key pipelines[0].origin.source.path"),
     (source(kind="replay", path="x", rate_hz=0), "rate_hz: must be above 0"),

@@ -23,7 +23,6 @@ from device_agent.config import load_agent_config
 from device_agent.credentials import with_service_credentials
 from distree import child_processes
 from distree.broker_settings import BrokerSettings, TlsSettings
-from distree.bundle.loading import find_bundle
 from distree.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,13 +138,10 @@ def test_folders_of_inputs_are_writable_and_others_are_not(tmp_path: Path, monke
         ConfigError, match=r"state_dir .*: the service writes below /var/lib/distree alone; remove state_dir"
     ):
         render(board(tmp_path, state_dir="mine", **origin({"kind": "mqtt"}, spool=True)))
-    with monkeypatch.context() as elsewhere:
-        elsewhere.chdir(find_bundle("fashion").parent)
-        with pytest.raises(
-            ConfigError, match=r"bundle ./fashion: the service runs in /var/lib/distree; write /.*/fashion"
-        ):
-            render(board(tmp_path, pipelines=[{"name": "p", "bundle": "./fashion", "stages": [0]}]))
-    render(board(tmp_path, state_dir="/var/lib/distree/spool", **origin({"kind": "mqtt"}, spool=True)))
+    spooled = origin({"kind": "mqtt"}, spool=True)
+    assert values(render(board(tmp_path, **spooled)), "ExecStart")[0].endswith(" --state-dir /var/lib/distree/state")
+    own = render(board(tmp_path, state_dir="/var/lib/distree/spool", **spooled))
+    assert "--state-dir" not in own
 
 
 # ---------------------------------------------------------------- install, remove, status

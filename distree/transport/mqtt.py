@@ -16,13 +16,14 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from distree.broker_settings import BrokerSettings, Session
 from distree.errors import BrokerError, ConfigError, LocalProtocolError
 from distree.lanes import Lane
 from distree.transport import connect_errors, packets
-from distree.transport.base import Listener
+from distree.transport.base import Listener, Transport
 from distree.transport.connection import Connection, Step
 from distree.transport.dialling import Dialler
 from distree.transport.lean_client import LeanClient
@@ -441,6 +442,10 @@ class MqttTransport:
         pubacks = self._receive_window.skip(topic, nbytes, mid, time.monotonic())
         if pubacks:
             self._client.send_packet(pubacks)
+
+
+if TYPE_CHECKING:
+    _is_a_transport: Callable[..., Transport] = MqttTransport
 
 
 def _leave_to_the_parent() -> None:

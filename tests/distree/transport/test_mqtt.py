@@ -8,10 +8,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from broker_config.managed import ManagedBroker, free_port
 from distree.broker_settings import BrokerSettings, Session
 from distree.errors import BrokerError, ConfigError, LocalProtocolError
 from distree.lanes import Lane
-from distree.transport import make_transport
+from distree.transport import TRANSPORTS, make_transport
 from distree.transport.base import Received, Transport
 
 Make = Callable[..., Any]
@@ -29,6 +31,22 @@ Make = Callable[..., Any]
 def test_it_is_a_transport() -> None:
     transport: Transport = make_transport(BrokerSettings(), client_id="a")
     assert not transport.online
+
+
+def test_a_transport_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"^broker\.transport: unknown 'pigeon'; known: mqtt$"):
+        make_transport(BrokerSettings(transport="pigeon"), client_id="a")
+
+
+def test_another_transport_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, object]] = []
+    module = ModuleType("another_transport")
+    module.Other = lambda settings, **named: made.append({"settings": settings, **named}) or "made"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(TRANSPORTS, "other", "another_transport:Other")
+    settings = BrokerSettings(transport="other")
+    assert make_transport(settings, client_id="a") == "made"
+    assert (made[0]["settings"], made[0]["client_id"]) == (settings, "a")
 
 
 def test_round_trip(broker: ManagedBroker, client: Make, pump: Make) -> None:

@@ -121,7 +121,7 @@ class Client:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """Nothing is done about it."""
 
     def received(self, message: Received) -> None:
@@ -193,7 +193,7 @@ class Fleet:
         else:
             boards = [{"stages": every}]
         common = {"name": PIPELINE, "bundle": self.bundle.name, "branch_timeout_ms": 60_000}
-        origin = {"deadline_ms": 600_000, "silence_ms": 60_000, "source": {"kind": "mqtt"}}
+        origin = {"deadline_ms": 600_000, "min_retry_ms": 60_000, "source": {"kind": "mqtt"}}
         return [{**common, **board, **({"origin": origin} if k == 0 else {})} for k, board in enumerate(boards)]
 
     def is_arm(self, board: int) -> bool:
@@ -207,7 +207,7 @@ class Fleet:
             devices = []
             for board, pipeline in enumerate(self.pipelines()):
                 devices.append(f"board{board}")
-                config = {"site": SITE, "device": devices[-1], "broker": {"port": port}, "telemetry_s": 1.0}
+                config = {"site": SITE, "device": devices[-1], "broker": {"port": port}, "telemetry_interval_s": 1.0}
                 process = self._start(board, {**config, "state_dir": "/tmp", "pipelines": [pipeline]})
                 stack.callback(child_processes.stop, process, 20.0)
             yield devices

@@ -119,7 +119,7 @@ class Stream:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """Nothing is done about it."""
 
     def received(self, message: Received) -> None:
@@ -329,7 +329,7 @@ def take(folder: Path, seconds: float) -> None:
             site.board("hub-b", [2])
             site.board("hub-c", [2])
             source = {"kind": "replay", "path": str(work / "inputs.npz"), "rate_hz": 12, "repeat": True}
-            thumbnails = {"side": 48, "rate_hz": 50}
+            thumbnails = {"max_side_px": 48, "max_rate_hz": 50}
             site.board("cam1", [0], origin={"deadline_ms": 2000, "source": source, "thumbnails": thumbnails})
             until(lambda: "4 of 4" in driver.find_element("id", "online").text, "the boards")
             time.sleep(seconds)

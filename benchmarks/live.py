@@ -78,7 +78,7 @@ class Observer:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """Nothing is done about it."""
 
     def received(self, message: Received) -> None:
@@ -131,7 +131,9 @@ class Stack:
         pipeline = {"name": PIPELINE, "bundle": "fashion", "stages": [stage], **origin}
         state = str(self.folder / device)
         return self.start(
-            device, "agent", {"device": device, "state_dir": state, "telemetry_s": TELEMETRY_S, "pipelines": [pipeline]}
+            device,
+            "agent",
+            {"device": device, "state_dir": state, "telemetry_interval_s": TELEMETRY_S, "pipelines": [pipeline]},
         )
 
     def orchestrator(self, goal: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ boards:
   - {name: cam, count: 9000, origin: true, stages: [0], macs_per_s: 50e6}
   - {name: hub, count: 700, stages: [1], macs_per_s: 50e6}
   - {name: box, count: 300, stages: [2], macs_per_s: 50e6}
-agents: {telemetry_s: 30}
+agents: {telemetry_interval_s: 30}
 goal: {accuracy_drop: 1%}
 """
 

@@ -197,7 +197,7 @@ class Shelf:
             if what in PICTURES:
                 images = shifted(images, what)
             scored = score_exits(
-                collect_logits(self.bundle, images), self.bundle.criterion, self.bundle.policy_parameters()
+                collect_logits(self.bundle, images), self.bundle.criterion, self.bundle.criterion_parameters()
             )
             unfinished = path.with_suffix(".part")
             write_audits(unfinished, scored, costs_of(self.bundle.stages, ()), images.labels)

@@ -123,7 +123,7 @@ def fleet(load: float, options: argparse.Namespace) -> FleetConfig:
             BoardsConfig(name="fast", count=pairs, stages=(1,), stage_ms=(fast_ms,), spread=Share(0.0)),
             BoardsConfig(name="slow", count=pairs, stages=(1,), stage_ms=(SLOWER * fast_ms,), spread=Share(0.0)),
         ),
-        agents=AgentsConfig(deadline_ms=5000, silence_ms=options.silence_ms),
+        agents=AgentsConfig(deadline_ms=5000, min_retry_ms=options.min_retry_ms),
         thresholds=(math.inf,),
     )
 
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1, help="pairs of a fast board and a slow one (default: 1)")
     parser.add_argument("--seconds", type=float, default=150.0, help="simulated time (default: 150)")
     parser.add_argument("--warm-s", type=float, default=30.0, help="what is not looked at (default: the first 30 s)")
-    parser.add_argument("--silence-ms", type=float, default=100.0, help="as in agent.yaml (default: 100)")
+    parser.add_argument("--min-retry-ms", type=float, default=100.0, help="as in agent.yaml (default: 100)")
     parser.add_argument("--load", type=float, action="append", help="only this share of what both boards can do")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")

@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for verb in (run_parser, check):
         verb.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="agent.yaml")
+    run_parser.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="folder of the spool, in place of the file's state_dir"
+    )
     run_parser.add_argument("-v", "--verbose", action="store_true", help="log every dropped request")
     check.add_argument("--connect", action="store_true", help="also log in to the broker")
 
@@ -38,7 +41,11 @@ def run(args: argparse.Namespace) -> int:
     config = load_agent_config(args.config)
     if args.verb == "check":
         return check(config, connect=args.connect)
-    config = replace(config, broker=credentials.applied(config.broker))
+    config = replace(
+        config,
+        broker=credentials.with_service_credentials(config.broker),
+        state_dir=args.state_dir or config.state_dir,
+    )
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s"
     )
@@ -74,7 +81,7 @@ class _Silent:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """Nothing is done about it."""
 
 

@@ -16,7 +16,7 @@ from distree.broker_settings import BrokerSettings
 PASSWORD, CERTIFICATE, KEY = "broker-password", "broker-certificate", "broker-key"
 
 
-def applied(broker: BrokerSettings, environ: Mapping[str, str] = os.environ) -> BrokerSettings:
+def with_service_credentials(broker: BrokerSettings, environ: Mapping[str, str] = os.environ) -> BrokerSettings:
     """Return the settings with the files that were handed over in place of those that the service cannot read."""
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if folder is None:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Collection
 
 from device_agent.config import AgentConfig
-from device_agent.log_throttle import Repeats
-from device_agent.reporting import HEAL_S, REFUSED_S, Reporting
+from device_agent.log_throttle import LogThrottle
+from device_agent.reporting import REFUSED_LOG_INTERVAL_S, REPUBLISH_S, Reporting
 from distree import topics
 from distree.errors import RemoteProtocolError
 from distree.messages.codec import decode, encode
@@ -59,31 +59,31 @@ class Echoes:
         self._announce = announce
         self._is_judged = not announced
         """Whether it is known that announcements are retained, or are not; or this board makes none."""
-        self._said_at = self._healed_at = -math.inf
-        self._judge_at = self._heal_at = self._try_at = math.inf
-        self.echo = topics.device(config.site, config.device, Kind.ECHO)
+        self._announced_at = self._republished_at = -math.inf
+        self._judge_at = self._republish_at = self._nagle_test_at = math.inf
+        self.echo_topic = topics.device(config.site, config.device, Kind.ECHO)
         """The topic on which this board sends to itself, for a moment."""
-        self._trial: nagle.NagleTest | None = None
+        self._nagle_test: nagle.NagleTest | None = None
         self._told_of_version = False
-        self._repeats = Repeats(every_s=REFUSED_S)
+        self._throttle = LogThrottle(interval_s=REFUSED_LOG_INTERVAL_S)
 
     def connected(self, now: float) -> None:
         """This board has connected, and announced itself: see what comes back of it."""
         self._transport.subscribe([(self.filter, DELIVERY[Kind.MEMBER].qos)])
         if not self._is_judged and self._transport.retains:  # else the transport has told
-            self._said_at, self._judge_at = now, now + PATIENCE_S
-        if self._trial is None:
+            self._announced_at, self._judge_at = now, now + PATIENCE_S
+        if self._nagle_test is None:
             payload = encode(Echo(device=self._config.device))
-            self._trial = nagle.over_transport(self._transport, self._config.broker, self.echo, payload)
-            self._transport.subscribe([(self.echo, DELIVERY[Kind.ECHO].qos)])
-            self._try_at = now + TRIAL_S
-        if not self._transport.tells_unread and not self._told_of_version:
+            self._nagle_test = nagle.over_transport(self._transport, self._config.broker, self.echo_topic, payload)
+            self._transport.subscribe([(self.echo_topic, DELIVERY[Kind.ECHO].qos)])
+            self._nagle_test_at = now + TRIAL_S
+        if not self._transport.reports_no_subscribers and not self._told_of_version:
             self._told_of_version = True
-            log.info("%s", connect_errors.tells_no_unread(self._config.broker, five=False))
+            log.info("%s", connect_errors.tells_no_unread(self._config.broker, is_mqtt5=False))
 
     # ------------------------------------------------------------ what comes back
 
-    def took_member(self, message: Received, _sender: str = "") -> None:
+    def on_own_member(self, message: Received, _sender: str = "") -> None:
         """Take what is announced in this board's name; RemoteProtocolError for what is no announcement."""
         self._transport.acknowledge(message.token)
         if message.topic not in self._announced:
@@ -91,7 +91,7 @@ class Echoes:
                 # An earlier run served that stage, or that pipeline; this one does not.
                 self._reporting.publish(Kind.MEMBER, message.topic, b"")
             return
-        due_at, self._heal_at = self._heal_at, max(time.monotonic(), self._healed_at + HEAL_S)
+        due_at, self._republish_at = self._republish_at, max(time.monotonic(), self._republished_at + REPUBLISH_S)
         if not message.payload:
             return  # cleared by somebody
         said = decode(Member, message.payload)
@@ -100,53 +100,53 @@ class Echoes:
         if message.retain:
             self._is_judged, self._judge_at = True, math.inf
         if said.boot == self._boot:
-            self._heal_at = due_at  # nothing to put right
+            self._republish_at = due_at  # nothing to put right
         elif not message.retain:
             self._note_namesake(said.boot)
 
-    def took_state(self, message: Received, _sender: str = "") -> None:
+    def on_own_state(self, message: Received, _sender: str = "") -> None:
         """Take what is said to be this board's state; RemoteProtocolError for what is no state."""
         self._transport.acknowledge(message.token)
-        other = self._reporting.check_state(message.payload)
+        other = self._reporting.check_own_state(message.payload)
         if other is not None and other.device != self._config.device:
             raise RemoteProtocolError("device", f"{other.device} on the topic of another")
         # The last word of an earlier run is no sign of another board, nor is what that run has left behind.
         if other is not None and other.boot != self._boot and other.status not in _ENDED and not message.retain:
             self._note_namesake(other.boot)
 
-    def took_echo(self, message: Received, _sender: str = "") -> None:
+    def on_echo(self, message: Received, _sender: str = "") -> None:
         """Take what this board has sent to itself; RemoteProtocolError for anything else."""
         self._transport.acknowledge(message.token)
         decode(Echo, message.payload)
-        if self._trial is not None and self._trial.heard(time.monotonic()):
-            self._transport.unsubscribe([self.echo])
+        if self._nagle_test is not None and self._nagle_test.heard(time.monotonic()):
+            self._transport.unsubscribe([self.echo_topic])
 
     def _note_namesake(self, boot: str) -> None:
         device = self._config.device
         line = f"another board goes by the name {device} (boot {boot}): give one of the two another device id"
-        if (told := self._repeats.line(time.monotonic(), line, "namesake")) is not None:
+        if (told := self._throttle.line(time.monotonic(), line, "namesake")) is not None:
             log.warning("%s", told)
 
     # ------------------------------------------------------------ what is due
 
     def due_at(self) -> float:
         """When `tick` is next worth a call; infinity if never."""
-        return min(self._judge_at, self._heal_at, self._try_at)
+        return min(self._judge_at, self._republish_at, self._nagle_test_at)
 
     def tick(self, now: float) -> None:
         """Say what the broker does not keep, and announce this board anew where that was overwritten."""
-        if now >= self._heal_at:
-            self._healed_at, self._heal_at = now, math.inf
+        if now >= self._republish_at:
+            self._republished_at, self._republish_at = now, math.inf
             self._announce()
-        if now >= self._try_at:
-            self._try_at = math.inf
-            if self._trial is not None and self._transport.online:
-                self._trial.start(now)
+        if now >= self._nagle_test_at:
+            self._nagle_test_at = math.inf
+            if self._nagle_test is not None and self._transport.online:
+                self._nagle_test.start(now)
         if now < self._judge_at:
             return
         if not self._transport.online:
             self._judge_at = math.inf  # until this board is connected again
-        elif self._transport.unacknowledged_since() <= self._said_at:
+        elif self._transport.unacknowledged_since() <= self._announced_at:
             self._judge_at = now + 1.0  # what was announced may still be on its way to the broker
         else:
             self._is_judged, self._judge_at = True, math.inf

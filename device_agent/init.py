@@ -15,13 +15,15 @@ import yaml
 
 from device_agent.cli import check
 from device_agent.config import load_agent_config
+from device_agent.sources import KINDS
 from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import Bundle, find_bundle, load_bundle
 from distree.client.broker_options import broker_settings
 from distree.errors import ConfigError, DistreeError
 from distree.topics import check_device, check_id, is_id
 
-SOURCES = ("none", "directory", "mqtt", "replay", "python")
+SOURCES = ("none", *KINDS)
+_WITH_PATH = {kind: config.path_is for kind, config in KINDS.items() if config.path_is}
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 
 
@@ -39,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stages", metavar="N,N", help="the stages that this board computes; none if left out")
     parser.add_argument("--branch", type=int, metavar="N", help="of wide stages: the branch that this board runs")
     parser.add_argument("--source", choices=SOURCES, help="where this board's own inputs come from, if it has any")
-    parser.add_argument("--path", type=Path, help="the folder of --source directory, the .npz file of --source replay")
+    whose = ", ".join(f"the {what} of --source {kind}" for kind, what in _WITH_PATH.items())
+    parser.add_argument("--path", type=Path, help=whose)
     parser.add_argument("--deadline-ms", type=float, default=1000, metavar="MS", help="of own inputs (default: 1000)")
     parser.add_argument("--broker", metavar="HOST:PORT", help="or mqtts://HOST:PORT for TLS (default: 127.0.0.1:1883)")
     parser.add_argument("--ca-file", type=Path, metavar="FILE", help="who may vouch for the broker")
@@ -100,8 +103,8 @@ def _ask_what_is_missing(args: argparse.Namespace) -> None:
         args.branch = int(_ask(f"branch run here, of 0 to {max(bundle.branch_counts) - 1}", "0", _a_number))
     if args.source is None:
         args.source = _ask(f"where inputs come from: {', '.join(SOURCES)}", "none", _a_source)
-    if args.path is None and args.source in ("directory", "replay"):
-        args.path = Path(_ask("folder of inputs" if args.source == "directory" else ".npz file", "inbox", str))
+    if args.path is None and args.source in _WITH_PATH:
+        args.path = Path(_ask(_WITH_PATH[args.source], "inbox", str))
 
 
 def _ask(question: str, default: str, read: Callable[[str], str]) -> str:
@@ -166,12 +169,12 @@ def _complete(args: argparse.Namespace) -> tuple[BrokerSettings, Bundle]:
     missing = [f"--{name}" for name in ("site", "bundle") if getattr(args, name) is None]
     if not args.stages and args.source in (None, "none"):
         missing.append("--stages or --source")
-    if args.source in ("directory", "replay") and args.path is None:
+    if args.source in _WITH_PATH and args.path is None:
         missing.append("--path")
     if missing:
         raise ConfigError(f"init: give {', '.join(missing)}, or run it in a terminal to be asked")
-    if args.path is not None and args.source not in ("directory", "replay"):
-        raise ConfigError("--path: is of --source directory and --source replay alone")
+    if args.path is not None and args.source not in _WITH_PATH:
+        raise ConfigError(f"--path: only goes with {' or '.join(f'--source {kind}' for kind in _WITH_PATH)}")
     if args.username and args.password_file is None:
         raise ConfigError("--username: give --password-file too, a file whose first line is the password")
     args.device = check_device(args.device or device_name(socket.gethostname()), "--device")
@@ -199,7 +202,7 @@ def _lines(args: argparse.Namespace, settings: BrokerSettings, bundle: Bundle) -
     yield f"device: {_scalar(args.device)}  # the same on no two boards of a site"
     yield from _broker_lines(settings, folder)
     yield "# state_dir: state  # where accepted inputs are kept over a crash, with spool: true"
-    yield "# telemetry_s: 2  # seconds between two reports"
+    yield "# telemetry_interval_s: 2  # seconds between two reports"
     yield "pipelines:"
     yield f"  - name: {_scalar(args.pipeline)}  # the same on all boards of the pipeline"
     yield f"    bundle: {_scalar(_bundle_name(args.bundle))}  # {' '.join(bundle.manifest.description.split())[:60]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from device_agent.config import AgentConfig, PipelineConfig
+from device_agent.config import AgentConfig, AgentPipelineConfig
 from device_agent.selftest import SelfTest, start_self_test
 from distree.bundle.loading import Bundle, load_bundle
 from distree.bundle.preprocessing import is_image
@@ -24,7 +24,7 @@ def load_bundles(config: AgentConfig) -> list[Bundle]:
     return [_load(pipeline) for pipeline in config.pipelines]
 
 
-def _load(config: PipelineConfig) -> Bundle:
+def _load(config: AgentPipelineConfig) -> Bundle:
     bundle = load_bundle(config.bundle, verify=())
     for problem in _misfits(config, bundle):
         raise ConfigError(f"pipelines.{config.name}.{problem}")
@@ -32,7 +32,7 @@ def _load(config: PipelineConfig) -> Bundle:
     return bundle
 
 
-def _misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
+def _misfits(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[str]:
     """Say what the configuration asks of a bundle that has no such thing."""
     for k in config.stages:
         if k >= len(bundle.stages):
@@ -51,7 +51,7 @@ def _misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
             )
 
 
-def _no_pictures(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
+def _no_pictures(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[str]:
     if config.origin is not None and config.origin.thumbnails is not None:
         spec = bundle.manifest.input
         if not is_image(spec.dtype, spec.shape):
@@ -61,7 +61,7 @@ def _no_pictures(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
             )
 
 
-def _only_of_wide_stages(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
+def _only_of_wide_stages(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[str]:
     origin = config.origin
     for key, given in (
         ("branch", config.branch is not None),
@@ -72,7 +72,7 @@ def _only_of_wide_stages(config: PipelineConfig, bundle: Bundle) -> Iterator[str
             yield f"{key}: bundle {bundle.name} has no wide stage; remove {key}"
 
 
-def _branch_misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
+def _branch_misfits(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[str]:
     counts = bundle.branch_counts
     wide = [k for k in config.stages if counts[k]]
     if config.branch is not None and not wide:
@@ -96,7 +96,7 @@ def _numbers(stages: Sequence[int]) -> str:
     return ", ".join(map(str, stages))
 
 
-def fuses(config: PipelineConfig, bundle: Bundle) -> bool:
+def fuses(config: AgentPipelineConfig, bundle: Bundle) -> bool:
     """Whether this board may have to fuse embeddings: as an origin of a bundle with wide stages, or for others."""
     return config.fuse or (config.origin is not None and bundle.is_wide)
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from device_agent.config import AgentConfig
 from device_agent.linux import clock_synced, memory_mb, rss_bytes
-from device_agent.log_throttle import Repeats
-from device_agent.pipeline import Pipeline
+from device_agent.log_throttle import LogThrottle
+from device_agent.pipeline import AgentPipeline
 from distree import __version__, topics
 from distree.errors import LocalProtocolError, RemoteProtocolError
 from distree.messages.codec import decode, encode
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 _NEVER = float("inf")
 
-REFUSED_S = 600.0
+REFUSED_LOG_INTERVAL_S = 600.0
 """How often the log says that a broker does not take some message."""
 
-HEAL_S = 1.0
+REPUBLISH_S = 1.0
 """Two boards of one name correct each other's state no more often than this, in seconds."""
 
 
@@ -41,7 +41,9 @@ def state_of(config: AgentConfig, boot: str, status: DeviceStatus) -> tuple[str,
 class Reporting:
     """Publishes what a board says of itself, and keeps the counters of it. All with the lock held."""
 
-    def __init__(self, config: AgentConfig, boot: str, transport: Transport, pipelines: Sequence[Pipeline]) -> None:
+    def __init__(
+        self, config: AgentConfig, boot: str, transport: Transport, pipelines: Sequence[AgentPipeline]
+    ) -> None:
         self.dead_letters = 0
         self.unpublished = 0
         """Messages that the broker does not take."""
@@ -58,23 +60,23 @@ class Reporting:
         self._status = DeviceStatus.INIT
         self._sequence = 0
         self._report_at = 0.0
-        self._healed_at = 0.0
-        self._heal_at = _NEVER
-        self._refused = Repeats(every_s=REFUSED_S)
+        self._republished_at = 0.0
+        self._republish_at = _NEVER
+        self._refused = LogThrottle(interval_s=REFUSED_LOG_INTERVAL_S)
 
     # ------------------------------------------------------------ what is due
 
     def due_at(self) -> float:
         """When a report or a correction of the state is due."""
-        return min(self._report_at, self._heal_at)
+        return min(self._report_at, self._republish_at)
 
     def tick(self, now: float) -> None:
         """Publish what is due."""
-        if now >= self._heal_at:
-            self._healed_at, self._heal_at = now, _NEVER
+        if now >= self._republish_at:
+            self._republished_at, self._republish_at = now, _NEVER
             self.set_status(self._status)
         if now >= self._report_at:
-            self._report_at = now + self._config.telemetry_s
+            self._report_at = now + self._config.telemetry_interval_s
             self.report()
 
     def report_soon(self) -> None:
@@ -88,19 +90,19 @@ class Reporting:
         self._status = status
         self.publish(Kind.STATE, *state_of(self._config, self._boot, status))
 
-    def say_again(self) -> None:
+    def republish(self) -> None:
         """Publish state and description once more, for those that the broker has not kept them for."""
         self.describe()
         self.set_status(self._status)
 
-    def check_state(self, payload: bytes) -> DeviceState | None:
+    def check_own_state(self, payload: bytes) -> DeviceState | None:
         """Have a state corrected that is not ours: the will of an earlier connection may come after a birth.
 
         Returns it, and raises RemoteProtocolError for what is no state.
         """
         if payload == state_of(self._config, self._boot, self._status)[1]:
             return None
-        self._heal_at = max(time.monotonic(), self._healed_at + HEAL_S)
+        self._republish_at = max(time.monotonic(), self._republished_at + REPUBLISH_S)
         return decode(DeviceState, payload)
 
     def describe(self) -> None:

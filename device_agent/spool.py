@@ -23,7 +23,7 @@ from pathlib import Path
 import msgpack
 
 from distree.messages.request import Tensor
-from distree.node import Accepted
+from distree.node import AcceptedInput
 from distree.record import record
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Recovered:
     have. `answered` are the requests that were closed last, oldest first.
     """
 
-    open: tuple[Accepted, ...] = ()
+    open: tuple[AcceptedInput, ...] = ()
     unpublished: tuple[tuple[str, bytes], ...] = ()
     answered: tuple[str, ...] = ()
 
@@ -67,7 +67,7 @@ class Spool:
         self._path = path
         self._limit_bytes = limit_bytes
         self._clock = clock
-        self._open: dict[str, Accepted] = {}
+        self._open: dict[str, AcceptedInput] = {}
         self._unpublished: dict[str, bytes] = {}
         self._shed: dict[str, None] = {}
         self._answered: dict[str, None] = {}
@@ -100,7 +100,7 @@ class Spool:
         """How many inputs in custody a crash would lose, or answer differently: their last record is not on disk."""
         return len(self._unwritten)
 
-    def note_accepted(self, item: Accepted) -> None:
+    def note_accepted(self, item: AcceptedInput) -> None:
         """Note an accepted input."""
         if self._take(item):
             self._write_record(item.request, _pack_input(item))
@@ -141,7 +141,7 @@ class Spool:
 
     # ------------------------------------------------------------ what is owed: the same live and read back
 
-    def _take(self, item: Accepted) -> bool:
+    def _take(self, item: AcceptedInput) -> bool:
         if item.request in self._unpublished:
             # Its answer is settled, whoever asks again.
             return False
@@ -184,7 +184,7 @@ class Spool:
                 bytes(payload),
             ):
                 tensor = Tensor(dtype=dtype, shape=shape, codec="raw", payload=payload)
-                self._take(Accepted(request=request, name=name, tensor=tensor))
+                self._take(AcceptedInput(request=request, name=name, tensor=tensor))
             case (2, str(request), bytes(payload)):
                 self._answer(request, payload)
             case (0, str(request)) if not self._settle(request):
@@ -343,7 +343,7 @@ def _write(file: int, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "it took only a part")
 
 
-def _pack_input(item: Accepted) -> bytes:
+def _pack_input(item: AcceptedInput) -> bytes:
     tensor = item.tensor
     return _pack(1, item.request, item.name, tensor.dtype, tensor.shape, bytes(tensor.payload))
 

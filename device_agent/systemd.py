@@ -18,15 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from device_agent import resource_estimate
-from device_agent.config import AgentConfig, DirectorySource, ReplaySource, load_agent_config
+from device_agent.config import DEFAULT_STATE_DIR, AgentConfig, load_agent_config
 from device_agent.credentials import CERTIFICATE, KEY, PASSWORD
 from device_agent.preflight import load_bundles
-from distree.bundle.loading import find_bundle
 from distree.errors import ConfigError
 
 UNIT = "distree-agent.service"
 STATE = "distree"
-"""Below /var/lib: the agent's working directory, and so where `state_dir: state` is by default."""
+"""Below /var/lib: the one folder that the agent may write, but for shared folders of inputs."""
 
 STATE_FOLDER = Path("/var/lib") / STATE
 
@@ -117,7 +116,7 @@ def _lines(path: Path, config: AgentConfig, program: str, memory_mib: int) -> It
     yield ""
     yield "[Service]"
     yield "Type=notify"
-    yield f"ExecStart={_quoted(program)} agent run -c {_quoted(str(path))}"
+    yield f"ExecStart={_quoted(program)} agent run -c {_quoted(str(path))}{_state_option(path, config)}"
     yield "# It is ready once it is connected for the first time, which may take as long as the broker is away."
     yield "TimeoutStartSec=infinity"
     yield "# Fed by the loop that does the work, while inference makes progress."
@@ -127,15 +126,14 @@ def _lines(path: Path, config: AgentConfig, program: str, memory_mib: int) -> It
     if _systemd_version() >= _BACKOFF_SINCE:
         yield "RestartSteps=6"
         yield "RestartMaxDelaySec=60"
-    yield "# Answers what it has accepted, within drain_s, before it leaves."
-    yield f"TimeoutStopSec={config.drain_s + 10:g}"
+    yield "# Answers what it has accepted, within shutdown_timeout_s, before it leaves."
+    yield f"TimeoutStopSec={config.shutdown_timeout_s + 10:g}"
     yield "# Reckoned by distree doctor from the bundles and the queues when full, and half as much again."
     yield f"MemoryMax={memory_mib}M"
     yield "TasksMax=64"
     yield ""
     yield "DynamicUser=yes"
     yield f"StateDirectory={STATE}"
-    yield f"WorkingDirectory=%S/{STATE}"
     # What leaves a shared folder of inputs is still its group's.
     yield "UMask=0007" if any(_folders(config)) else "UMask=0077"
     yield from _credentials(config)
@@ -196,32 +194,38 @@ def _secrets(config: AgentConfig) -> Iterator[tuple[str, Path]]:
 
 
 def _folders(config: AgentConfig) -> Iterator[str]:
-    """Give the lines for what the agent writes: the folders of its inputs; and refuse what the unit cannot grant."""
+    """Give the lines for what the agent writes besides its state: the folders of its inputs."""
     for pipeline in config.pipelines:
-        if not Path(pipeline.bundle).is_absolute() and find_bundle(pipeline.bundle) == Path(pipeline.bundle):
-            raise ConfigError(
-                f"pipelines.{pipeline.name}.bundle {pipeline.bundle}: the service runs in /var/lib/{STATE}; "
-                f"write {Path(pipeline.bundle).absolute()}"
-            )
         if pipeline.origin is None:
             continue
-        if pipeline.origin.spool and config.state_dir.is_absolute() and not _is_state(config.state_dir):
-            raise ConfigError(
-                f"state_dir {config.state_dir}: the service writes below /var/lib/{STATE} alone; remove state_dir"
-            )
-        source = pipeline.origin.source
-        if isinstance(source, DirectorySource):
-            yield f"ReadWritePaths={_quoted(str(source.path))}"
-            yield f"SupplementaryGroups={_group(source.path)}"
+        for folder in pipeline.origin.source.shared_folders():
+            yield f"ReadWritePaths={_quoted(str(folder))}"
+            yield f"SupplementaryGroups={_group(folder)}"
 
 
-def is_installed() -> bool:
-    """Whether this machine has the unit."""
-    return (Path("/") / _UNITS / UNIT).exists()
+def installed_state_dir() -> Path | None:
+    """Return where the service on this machine keeps its state, as far as its unit says so; None without one."""
+    try:
+        unit = (Path("/") / _UNITS / UNIT).read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^ExecStart=.* --state-dir (\S+)$", unit, re.MULTILINE)
+    return None if found is None else Path(found.group(1))
 
 
-def _is_state(path: Path) -> bool:
-    return path.is_relative_to(STATE_FOLDER)
+def _state_option(path: Path, config: AgentConfig) -> str:
+    """Return the option that moves the spool to where the unit may write; "" where nothing is spooled, or it is there.
+
+    Raises ConfigError where the file names another folder.
+    """
+    spools = any(pipeline.origin is not None and pipeline.origin.spool for pipeline in config.pipelines)
+    if not spools or config.state_dir.is_relative_to(STATE_FOLDER):
+        return ""
+    if config.state_dir != path.absolute().parent / DEFAULT_STATE_DIR:
+        raise ConfigError(
+            f"state_dir {config.state_dir}: the service writes below /var/lib/{STATE} alone; remove state_dir"
+        )
+    return f" --state-dir {STATE_FOLDER / DEFAULT_STATE_DIR}"
 
 
 def _group(folder: Path) -> str:
@@ -275,7 +279,7 @@ def _check_visible(path: Path, config: AgentConfig, program: str) -> None:
         files.append((config.broker.tls.ca_file, advice))
     files += [(Path(p.bundle), advice) for p in config.pipelines if Path(p.bundle).is_absolute()]
     sources = [pipeline.origin.source for pipeline in config.pipelines if pipeline.origin is not None]
-    files += [(source.path, advice) for source in sources if isinstance(source, ReplaySource)]
+    files += [(file, advice) for source in sources for file in source.read_files()]
     for file, remedy in files:
         if any(file.is_relative_to(hidden) for hidden in _HIDDEN):
             raise ConfigError(f"{file}: the service does not see what is there; {remedy}")
@@ -285,8 +289,8 @@ def _check_visible(path: Path, config: AgentConfig, program: str) -> None:
         if not secret.is_file():
             raise ConfigError(f"{secret}: not there; write it before the service is installed")
     for source in sources:
-        if isinstance(source, DirectorySource):
-            _check_shared(source.path)
+        for folder in source.shared_folders():
+            _check_shared(folder)
 
 
 def _program_files(program: str) -> Iterator[Path]:

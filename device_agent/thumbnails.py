@@ -49,14 +49,14 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 class Thumbnails:
-    """Makes pictures of inputs, no more than `rate_hz` a second."""
+    """Makes pictures of inputs, no more than `max_rate_hz` a second."""
 
     def __init__(self, config: ThumbnailConfig) -> None:
-        self._side = config.side
-        self._period_s = 1.0 / config.rate_hz
+        self._side = config.max_side_px
+        self._period_s = 1.0 / config.max_rate_hz
         self._due_at = 0.0
 
-    def take(self, now: float, raw: Array) -> bytes | None:
+    def make(self, now: float, raw: Array) -> bytes | None:
         """Return a PNG file of an input, or None if the last one was made too short a time before `now`, in seconds."""
         if now < self._due_at:
             return None

@@ -40,6 +40,8 @@ class TlsSettings:
 class BrokerSettings:
     """Where the broker is and how to log in; a password never stands in YAML."""
 
+    transport: str = "mqtt"
+    """What carries the messages: `mqtt` is the only one there is."""
     host: str = "127.0.0.1"
     """Name or address of the broker."""
     port: int = 1883

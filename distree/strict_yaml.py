@@ -1,8 +1,8 @@
 """Strict YAML into frozen dataclasses: every mistake is told with its file, line, key and received value.
 
-A dataclass is the schema of a mapping: its field names are the keys, its annotations the types, its defaults
-what may be left out. Understood are str, int, float (an int will do), Share (`1%` or 0.01), bool, Literal,
-pathlib.Path (taken from the folder of the file), tuple[X, ...], dict[str, X], X | None, dataclasses, and unions of
+A dataclass is the schema of a mapping: its field names are the keys, its annotations the types, its defaults what may
+be left out. Understood are str, int, float (an int will do), Share (`1%` or 0.01), bool, Literal, pathlib.Path (taken
+from the folder of the file, defaults too), tuple[X, ...], dict[str, X], X | None, dataclasses, and unions of
 dataclasses that each have a field `kind: Literal[...]`. What types cannot say, a dataclass checks in `__post_init__`,
 which raises ConfigError or ValueError, best as "field: message".
 
@@ -19,7 +19,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -156,6 +156,19 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+def kinds(members: Any) -> dict[str, Any]:
+    """Return the dataclasses of a union, or of a sequence, by what their fields `kind: Literal[...]` may be."""
+    members = members if isinstance(members, Sequence) else get_args(members)
+    return {kind: member for member in members for kind in get_args(_hints(member)["kind"])}
+
+
+def check_positive(**values: float) -> None:
+    """Raise ConfigError for a value that is not above 0 and finite, naming its key: for `__post_init__`."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name}: must be above 0")
+
+
 def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(cls) if field.init}
 
@@ -205,14 +218,14 @@ class _Reader:
         return self._by_kind(node, members, at)
 
     def _by_kind(self, node: yaml.Node, members: list[Any], at: str) -> Any:
-        kinds = {kind: member for member in members for kind in get_args(_hints(member)["kind"])}
+        found = kinds(members)
         if not isinstance(node, yaml.MappingNode):
             return self._expected(node, at, "a mapping")
         for key, value in node.value:
             if key.value == "kind":
-                kind = self._literal(value, tuple(kinds), _join(at, "kind"))
-                return _BAD if kind is _BAD else self.read(node, kinds[kind], at)
-        self.problems.append(f"{self.file}: missing key {_join(at, 'kind')}; add it, one of {', '.join(kinds)}")
+                kind = self._literal(value, tuple(found), _join(at, "kind"))
+                return _BAD if kind is _BAD else self.read(node, found[kind], at)
+        self.problems.append(f"{self.file}: missing key {_join(at, 'kind')}; add it, one of {', '.join(found)}")
         return _BAD
 
     def _literal(self, node: yaml.Node, options: tuple[Any, ...], at: str) -> Any:
@@ -267,7 +280,24 @@ class _Reader:
         for name, field in fields.items():
             if name not in values and _is_required(field):
                 self.problems.append(f"{self.file}: missing key {_join(at, name)}; add it")
+            elif name not in values:
+                values[name] = self._default(field)
         return self._build(node, cls, values, at) if len(self.problems) == known else _BAD
+
+    def _default(self, field: dataclasses.Field[Any]) -> Any:
+        if field.default_factory is not dataclasses.MISSING:
+            return self._in_folder(field.default_factory())
+        return self._in_folder(field.default)
+
+    def _in_folder(self, value: Any) -> Any:
+        """Return a default with the paths in it taken from the folder of the file."""
+        if isinstance(value, Path):
+            return self.folder / value
+        if not dataclasses.is_dataclass(value) or isinstance(value, type):
+            return value
+        inner = {name: getattr(value, name) for name in _fields(type(value))}
+        placed = {name: self._in_folder(found) for name, found in inner.items()}
+        return value if placed == inner else dataclasses.replace(value, **placed)
 
     def _unknown(self, key: yaml.ScalarNode, child: yaml.Node, fields: Iterable[str], at: str) -> None:
         path = _join(at, key.value)

@@ -57,7 +57,7 @@ class Kind(str, enum.Enum):
     """Go on or stop, from the board that fuses, to a board of a branch."""
     AUDIT = "audit"
     """What all exits said of an input drawn by lot, for the orchestrator."""
-    TRUTH = "truth"
+    LABEL = "label"
     """What an input really was; from users, for the orchestrator."""
     STATS = "stats"
     """How an origin did between two reports: rate, early exits, latency; from an orchestrator with `home_assistant`."""
@@ -143,8 +143,8 @@ TABLE: dict[Kind, Topic] = {
         {Role.BOARD, Role.ORCHESTRATOR, Role.USER},
         Delivery(qos=1, retain=True, content_type=MSGPACK, lane=Lane.LATEST),
     ),
-    Kind.TRUTH: _row(
-        "pipeline/{pipeline}/truth",
+    Kind.LABEL: _row(
+        "pipeline/{pipeline}/label",
         {Role.USER},
         {Role.ORCHESTRATOR},
         Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.OWED),
@@ -275,9 +275,9 @@ def plan(site: str, pipeline: str) -> str:
     return build(Kind.PLAN, site=site, pipeline=pipeline)
 
 
-def truth(site: str, pipeline: str) -> str:
+def label(site: str, pipeline: str) -> str:
     """Topic on which users tell what inputs of a pipeline really were."""
-    return build(Kind.TRUTH, site=site, pipeline=pipeline)
+    return build(Kind.LABEL, site=site, pipeline=pipeline)
 
 
 def orchestrator(site: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from distree.bundle.loading import Bundle, find_bundle, load_bundle, zoo_folder
 from distree.bundle.manifest import MANIFEST, Measured
-from distree.criteria import POLICIES
+from distree.criteria import CRITERIA
 from distree.errors import ConfigError, DistreeError
 from model_zoo.build.finish import ImageSets
 from model_zoo.costs import FUSER
@@ -103,7 +103,7 @@ def _add_evaluate(commands: Any) -> None:
         help="of data that is divided into them (default: test)",
     )
     evaluate.add_argument("--thresholds", metavar="A,B", help="one per exit but the last (default: the bundle's)")
-    evaluate.add_argument("--criterion", metavar="C", help=f"one of {', '.join(POLICIES)} (default: the bundle's)")
+    evaluate.add_argument("--criterion", metavar="C", help=f"one of {', '.join(CRITERIA)} (default: the bundle's)")
     evaluate.add_argument("--missing", metavar="B,…", help="branches of wide stages to do without, such as 0,2")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N inputs")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too; - for stdout alone")
@@ -253,7 +253,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     images = _evaluation_data(bundle, args.data, args.split).head(_positive("--limit", args.limit))
     quiet = args.json is not None and str(args.json) == "-"
     collected = collect_logits(bundle, images, None if quiet else _progress, missing)
-    scored = score_exits(collected, criterion, bundle.policy_parameters())
+    scored = score_exits(collected, criterion, bundle.criterion_parameters())
     costs = costs_of(bundle.stages, missing)
     evaluation = summarise(scored, costs, criterion, thresholds)
     if args.audits is not None:

@@ -18,10 +18,10 @@ import numpy.typing as npt
 from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
 from distree.bundle.preprocessing import Preprocessor
-from distree.criteria import NEVER, confidence, make_policy
-from distree.criteria.base import Evidence, ExitPolicy, PolicyParameters
+from distree.criteria import NEVER, confidence, make_criterion
+from distree.criteria.base import Criterion, CriterionParameters, ExitEvidence
 from distree.errors import ConfigError
-from distree.messages.request import PolicyMemory
+from distree.messages.request import CriterionMemory
 from distree.tensors import Array
 from model_zoo.boards import Boards
 from model_zoo.costs import FUSER, BoardCosts, Costs, Traffic, costs_of
@@ -295,33 +295,33 @@ def _check_fit(bundle: Bundle, images: LabelledImages) -> None:
 def score_exits(
     collected: ExitLogits,
     criterion: str,
-    parameters: PolicyParameters = PolicyParameters(),  # noqa: B008 - frozen
+    parameters: CriterionParameters = CriterionParameters(),  # noqa: B008 - frozen
 ) -> ExitScores:
     """Score every exit of every input by a criterion of `distree.criteria`.
 
-    `parameters` are the bundle's, `bundle.policy_parameters()`. ConfigError for a criterion that is unknown, or that
+    `parameters` are the bundle's, `bundle.criterion_parameters()`. ConfigError for a criterion that is unknown, or that
     needs parameters that are not there.
     """
-    policy = make_policy(criterion, parameters)
+    made = make_criterion(criterion, parameters)
     inputs, exits, _ = collected.logits.shape
     scores, classes = np.empty((inputs, exits)), np.empty((inputs, exits), np.int64)
     embeddings = collected.embeddings or ((),) * exits
     for row, logits in enumerate(collected.logits.tolist()):
         known = [[None if one is None else one[row].tolist() for one in of_exit] for of_exit in embeddings]
-        scores[row], classes[row] = _score_input(policy, logits, known)
+        scores[row], classes[row] = _score_input(made, logits, known)
     return ExitScores(scores, classes, classes == collected.labels[:, None])
 
 
 def _score_input(
-    policy: ExitPolicy, logits: Sequence[Sequence[float]], embeddings: Sequence[Sequence[Sequence[float] | None]]
+    criterion: Criterion, logits: Sequence[Sequence[float]], embeddings: Sequence[Sequence[Sequence[float] | None]]
 ) -> tuple[list[float], list[int]]:
-    memory: PolicyMemory = ()
+    memory: CriterionMemory = ()
     scores: list[float] = []
     classes: list[int] = []
     for k, (of_exit, known) in enumerate(zip(logits, embeddings, strict=True)):
         class_id, probability = confidence(of_exit)
-        evidence = Evidence(logits=of_exit, confidence=probability, exit=k, embeddings=known, memory=memory)
-        score = policy.score(evidence)
+        evidence = ExitEvidence(logits=of_exit, confidence=probability, exit=k, embeddings=known, memory=memory)
+        score = criterion.score(evidence)
         memory = score.memory
         scores.append(score.value)
         classes.append(class_id)

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distree.bundle.loading import Bundle
-from distree.criteria.base import PolicyParameters
+from distree.criteria.base import CriterionParameters
 from distree.errors import ConfigError
 from distree.messages.plan import MaskedThresholds
 from model_zoo.build.segments import missing_sets
@@ -101,7 +101,7 @@ def choose_masked(
     criterion: str,
     thresholds: Sequence[float],
     masks: Iterable[tuple[int, ...]],
-    parameters: PolicyParameters = PolicyParameters(),  # noqa: B008 - frozen
+    parameters: CriterionParameters = CriterionParameters(),  # noqa: B008 - frozen
     max_drop: float = MAX_DROP,
     deviations: float = DEVIATIONS,
 ) -> tuple[MaskedThresholds, ...]:

@@ -38,7 +38,7 @@ def subscriptions(
     found = [(topics.device(site, "+", kind), kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY)]
     found += [(topics.plan(site, name), Kind.PLAN) for name in pipelines]
     for name in tuned:
-        found += [(topics.of_origin(site, name, Kind.AUDIT, "+"), Kind.AUDIT), (topics.truth(site, name), Kind.TRUTH)]
+        found += [(topics.of_origin(site, name, Kind.AUDIT, "+"), Kind.AUDIT), (topics.label(site, name), Kind.LABEL)]
     found.append((topics.orchestrator(site), Kind.ORCHESTRATOR))
     births = [(birth_topic, _DISCOVERY.qos)] if birth_topic is not None else []
     return [(topic, DELIVERY[kind].qos) for topic, kind in found] + births

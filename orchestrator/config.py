@@ -10,10 +10,9 @@ from pathlib import Path
 
 from distree import strict_yaml
 from distree.broker_settings import BrokerSettings
-from distree.bundle.loading import Bundle, load_bundle
-from distree.bundle.manifest import MANIFEST
+from distree.bundle.loading import Bundle, bundle_of, load_bundle
 from distree.criteria import problem
-from distree.criteria.base import PolicyParameters
+from distree.criteria.base import CriterionParameters
 from distree.errors import ConfigError
 from distree.messages.plan import MaskedThresholds, Plan
 from distree.strict_yaml import Share
@@ -63,7 +62,7 @@ class GoalConfig:
     audit_rate: Share = AUDIT_RATE
     """Share of inputs of which all exits are asked; while none may leave early it is 1, for then it costs nothing."""
     labels_wait_s: float | None = None
-    """How long audits wait for what users publish on `truth`; without it losses are against the last exit."""
+    """How long audits wait for what users publish on `label`; without it losses are against the last exit."""
     latency_p95_ms: float | None = None
     """Goal for the 95th percentile of latency, of the slowest origin."""
     bytes_per_input: float | None = None
@@ -200,7 +199,7 @@ class Pipeline:
     labels: tuple[str, ...] = ()
     calibrated: str = ""
     masked: tuple[MaskedThresholds, ...] = ()
-    parameters: PolicyParameters = field(default_factory=PolicyParameters)
+    parameters: CriterionParameters = field(default_factory=CriterionParameters)
     goal: GoalConfig | None = None
     costs: tuple[float, ...] = ()
 
@@ -211,19 +210,9 @@ class Pipeline:
 
 def load_config(path: Path) -> OrchestratorConfig:
     """Read orchestrator.yaml; relative paths count from its folder. ConfigError names file and line."""
-    loaded = strict_yaml.load(path, OrchestratorConfig)
-    folder = path.absolute().parent
-    return replace(
-        loaded,
-        # A default is not made absolute by the loader.
-        store=replace(loaded.store, path=folder / loaded.store.path),
-        pipelines=tuple(_with_bundle_beside(folder, pipeline) for pipeline in loaded.pipelines),
-    )
-
-
-def _with_bundle_beside(folder: Path, pipeline: PipelineConfig) -> PipelineConfig:
-    beside = folder / pipeline.bundle
-    return replace(pipeline, bundle=str(beside)) if (beside / MANIFEST).is_file() else pipeline
+    loaded, folder = strict_yaml.load(path, OrchestratorConfig), path.absolute().parent
+    pipelines = tuple(replace(one, bundle=bundle_of(folder, one.bundle)) for one in loaded.pipelines)
+    return replace(loaded, pipelines=pipelines)
 
 
 def load_pipeline(configured: PipelineConfig) -> Pipeline:
@@ -250,7 +239,7 @@ def load_pipeline(configured: PipelineConfig) -> Pipeline:
         labels=bundle.labels,
         calibrated=bundle.criterion,
         masked=bundle.manifest.exits.masked,
-        parameters=bundle.policy_parameters(),
+        parameters=bundle.criterion_parameters(),
         goal=configured.goal,
         costs=tuple(itertools.accumulate(float(stage.macs.trunk + stage.macs.exit) for stage in bundle.stages)),
     )

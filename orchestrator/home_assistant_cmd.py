@@ -57,7 +57,7 @@ class _Finder:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """No work is sent from here."""
 
 

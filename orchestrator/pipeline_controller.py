@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from distree.messages.audit import AuditRow
 from distree.messages.plan import Plan
-from distree.messages.site import Truth
+from distree.messages.site import Label
 from distree.messages.telemetry import OriginTelemetry
 from orchestrator.config import Pipeline
 from orchestrator.coverage import Gap, find_gaps
@@ -59,9 +59,9 @@ class PlannedPipeline:
         """Learn from an audit row, and return the samples; RemoteProtocolError if it is not believed."""
         return self._learn(self.tuning.take(now_s, row, device)) if self.tuning is not None else []
 
-    def take_truth(self, truth: Truth) -> list[Learned]:
+    def take_label(self, label: Label) -> list[Learned]:
         """Learn from the sample that waited for this label, and return it; RemoteProtocolError for an unknown one."""
-        return self._learn(self.tuning.label(truth)) if self.tuning is not None else []
+        return self._learn(self.tuning.label(label)) if self.tuning is not None else []
 
     def take_report(self, device: str, boot: str, origin: OriginTelemetry) -> list[Learned]:
         """Learn from the lost audits that an origin's report reveals, and return them."""

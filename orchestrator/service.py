@@ -18,7 +18,7 @@ from distree.messages.audit import AuditRow
 from distree.messages.codec import decode
 from distree.messages.device import DeviceMeta, DeviceState
 from distree.messages.plan import Plan
-from distree.messages.site import Claim, Truth
+from distree.messages.site import Claim, Label
 from distree.messages.telemetry import Telemetry
 from distree.topics import Address, Kind
 from distree.transport.base import Received, Transport
@@ -210,7 +210,7 @@ class Service:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """No work is sent from here."""
 
     def _take_in(self, address: Address, message: Received) -> None:
@@ -218,8 +218,8 @@ class Service:
             self._take_in_claim(message)
         elif address.kind is Kind.AUDIT and address.pipeline is not None and address.origin is not None:
             self._take_in_audit(address.pipeline, address.origin, decode(AuditRow, message.payload))
-        elif address.kind is Kind.TRUTH and address.pipeline is not None:
-            self._take_in_truth(address.pipeline, message.payload)
+        elif address.kind is Kind.LABEL and address.pipeline is not None:
+            self._take_in_label(address.pipeline, message.payload)
         elif address.kind is Kind.PLAN and address.pipeline is not None:
             self._take_in_plan(address.pipeline, message)
         elif address.device is not None and address.kind is Kind.STATE and not message.payload:
@@ -275,9 +275,9 @@ class Service:
             raise RemoteProtocolError("origin", f"{row.origin!r} on the topic of {origin!r}")
         self._keep_samples(pipeline.take_audit(self._clock(), row, self.fleet.get(origin)))
 
-    def _take_in_truth(self, name: str, payload: bytes) -> None:
+    def _take_in_label(self, name: str, payload: bytes) -> None:
         if name in self.tunings:
-            self._keep_samples(self._pipelines.tuned(name).take_truth(decode(Truth, payload)))
+            self._keep_samples(self._pipelines.tuned(name).take_label(decode(Label, payload)))
 
     def _forget(self, device: str) -> None:
         self.fleet.forget(device)

@@ -47,7 +47,8 @@ FILES = (
 UNITS = (  # of the end of a key's name
     ("_mj_per_mmac", "mJ per million"), ("mj_per_mmac", "mJ per million"), ("mj_per_kb", "mJ per kB"),
     ("kbit_per_s", "kbit/s"), ("macs_per_s", "1/s"), ("_s", "s"), ("_ms", "ms"), ("_hz", "1/s"), ("_mj", "mJ"),
-    ("_mb", "MiB"), ("kb", "KiB"), ("_days", "days"), ("_bytes", "bytes"), ("bytes_per_input", "bytes"),
+    ("_mb", "MiB"), ("_kib", "KiB"), ("_px", "pixels"), ("_days", "days"), ("_bytes", "bytes"),
+    ("bytes_per_input", "bytes"),
 )  # fmt: skip
 
 STATUSES = (
@@ -209,7 +210,7 @@ def _payload_fields(layout: Layout, *, is_json: bool) -> str:
 def _told(form: Form, *, is_json: bool) -> str:
     match form:
         case Branches():
-            return form.told
+            return form.description
         case Items():
             return f"at most {form.most}, each {_told(form.item, is_json=is_json)}"
         case PackedItems():
@@ -218,7 +219,7 @@ def _told(form: Form, *, is_json: bool) -> str:
             name = _part_name(form.cls, is_json=is_json)
             link = f"[{name}](#{name.lower().replace(' ', '-')})"
             return f"bytes of a packed {link}" if isinstance(form, Packed) else link
-    return form.told
+    return form.description
 
 
 # ------------------------------------------------------------------ configuration
@@ -238,7 +239,8 @@ def _configuration() -> str:
     return _page(
         "Configuration",
         "Keys of the YAML files. A mistake is told with file, line, key and received value, and `distree agent check` "
-        "tells without running anything. Shares are `1%` or `0.01`. Paths count from the folder of the file.",
+        "tells without running anything. Shares are `1%` or `0.01`. All paths, those of bundles and defaults too, are "
+        "relative to the folder of the file that they stand in.",
         *parts,
     )
 

@@ -18,6 +18,6 @@ def answers(
     """Class id and exit of each image, at the bundle's thresholds if none are given."""
     loaded = load_bundle(bundle)
     labelled = LabelledImages(images, np.zeros(len(images), np.int64), np.arange(len(images)), "soak")
-    scored = score_exits(collect_logits(loaded, labelled), loaded.criterion, loaded.policy_parameters())
+    scored = score_exits(collect_logits(loaded, labelled), loaded.criterion, loaded.criterion_parameters())
     taken = exits_taken(scored.scores, thresholds or loaded.thresholds)
     return [(int(classes[k]), int(k)) for classes, k in zip(scored.classes, taken, strict=True)]

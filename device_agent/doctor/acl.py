@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from device_agent.addresses import Subscription, publications, subscriptions, unheard
+from device_agent.addresses import TopicFilter, publications, subscriptions, unheard
 from device_agent.doctor.checks import Finding, Visit, failed, ok, unknown
 from device_agent.doctor.disconnects import NOBODY, SETTLE_S, came, withholds
 from device_agent.doctor.network import session
@@ -90,7 +90,7 @@ def outbound(visit: Visit) -> list[str]:
     return publications(visit.config, visit.bundles, metas) + unheard(visit.config, visit.bundles, metas, NOBODY)
 
 
-def _try_reading(visit: Visit, inbound: Sequence[Subscription]) -> tuple[list[str], list[str], list[str]]:
+def _try_reading(visit: Visit, inbound: Sequence[TopicFilter]) -> tuple[list[str], list[str], list[str]]:
     """Return the filters that are refused, those that stay silent, and those that could not be tried.
 
     What passes by a filter is tried with a message from this board itself.
@@ -99,7 +99,7 @@ def _try_reading(visit: Visit, inbound: Sequence[Subscription]) -> tuple[list[st
     ends_it: set[str] = set()
     while True:
         refused: list[str] = []
-        tried: list[Subscription] = []
+        tried: list[TopicFilter] = []
         untried: list[str] = []
         trying = ""
         with session(visit) as client:
@@ -128,14 +128,14 @@ def _try_reading(visit: Visit, inbound: Sequence[Subscription]) -> tuple[list[st
         return refused, missing, [name for name in untried if name not in refused]
 
 
-def _try_members(visit: Visit, inbound: Sequence[Subscription]) -> tuple[list[str], list[str]]:
+def _try_members(visit: Visit, inbound: Sequence[TopicFilter]) -> tuple[list[str], list[str]]:
     """Return what stays silent of what an origin reads of other boards, and what could not be tried.
 
     That is what they announce, and the state of each that has, by its name: one of them is enough to see whether it
     may. Where descriptions say that a board serves a stage, its announcement must be there, and with it its state.
     """
     config = visit.config
-    members = [sub for sub in inbound if sub.kind is Kind.MEMBER and not sub.is_own_members]
+    members = [sub for sub in inbound if sub.kind is Kind.MEMBER and not sub.is_own_announcements]
     if not members:
         return [], []
     states = topics.device(config.site, "+", Kind.STATE)
@@ -158,7 +158,7 @@ def _try_members(visit: Visit, inbound: Sequence[Subscription]) -> tuple[list[st
     return silent, untried
 
 
-def _is_served(visit: Visit, sub: Subscription) -> bool:
+def _is_served(visit: Visit, sub: TopicFilter) -> bool:
     """Whether a board says in its description that it serves the stage of a subscription, and the broker keeps such."""
     name = visit.config.pipelines[sub.pipeline or 0].name
     return visit.retains is not False and any(
@@ -177,7 +177,7 @@ def _all_came(client: ProbeClient, names: Sequence[str]) -> bool:
     return all(came(client, topic) for topic in names)
 
 
-def _subscribe(visit: Visit, client: ProbeClient, inbound: Sequence[Subscription], refused: list[str]) -> None:
+def _subscribe(visit: Visit, client: ProbeClient, inbound: Sequence[TopicFilter], refused: list[str]) -> None:
     refused += [sub.filter for sub in inbound if client.subscribe(sub.filter, visit.until()) >= REFUSED]
 
 

@@ -22,7 +22,7 @@ def check_unread(visit: Visit) -> Finding:
     """The broker says when nobody reads a message: a board that has stopped is then noticed at once."""
     settings = visit.config.broker
     if not visit.five:
-        return noted(connect_errors.tells_no_unread(settings, five=False))
+        return noted(connect_errors.tells_no_unread(settings, is_mqtt5=False))
     names = [nobody(visit), *unheard(visit.config, visit.bundles, (), NOBODY)]
     for topic in names if visit.qos else ():
         with contextlib.suppress(HangUpError), session(visit) as client:
@@ -30,7 +30,7 @@ def check_unread(visit: Visit) -> Finding:
             if code == NO_SUBSCRIBERS:
                 return ok("the broker says when nobody reads a message")
             if code < REFUSED:
-                return noted(connect_errors.tells_no_unread(settings, five=True))
+                return noted(connect_errors.tells_no_unread(settings, is_mqtt5=True))
     return unknown("whether the broker says when nobody reads a message is not known: this user may not try it")
 
 

@@ -13,7 +13,7 @@ from device_agent.config import AgentConfig
 from distree.errors import DistreeError
 from distree.record import record
 from distree.transport import connect_errors
-from distree.transport.probe import Greeting, HangUpError
+from distree.transport.probe import Connack, HangUpError
 
 if TYPE_CHECKING:
     from distree.bundle.loading import Bundle
@@ -80,7 +80,7 @@ class Visit:
     """Whether the broker speaks MQTT 5."""
     let_in: bool = False
     """Whether the login succeeded."""
-    greeting: Greeting = field(default_factory=lambda: Greeting(code=0))
+    greeting: Connack = field(default_factory=lambda: Connack(code=0))
     withholds: bool | None = None
     """Whether what is published at QoS 2 and not released reaches nobody; None while that was not tried."""
     qos: int = 2

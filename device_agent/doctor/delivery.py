@@ -60,7 +60,7 @@ def _handed_out(visit: Visit) -> Finding:
     """See whether what boards announce is there for whoever subscribes afterwards, by wildcards."""
     config = visit.config
     inbound = [sub for sub in subscriptions(config, visit.bundles) if sub.kind is Kind.MEMBER]
-    (echoes,) = (sub.filter for sub in inbound if sub.is_own_members)
+    (echoes,) = (sub.filter for sub in inbound if sub.is_own_announcements)
     names = publications(config, visit.bundles)
     own = next((name for name in names if topics.parse(name).kind is Kind.MEMBER), None)
     there = ok("retained messages pass, and are there for whoever subscribes later")

@@ -99,7 +99,7 @@ def _listen(visit: Visit) -> tuple[_Heard, set[str]]:
             topic = topics.device(config.site, config.device, kind)
             if topic not in visit.blamed:
                 client.subscribe(topic, until)
-        patience = min(until, time.monotonic() + max(1.0, 2.5 * config.telemetry_s)) - 0.1
+        patience = min(until, time.monotonic() + max(1.0, 2.5 * config.telemetry_interval_s)) - 0.1
         client.listen(min(patience, time.monotonic() + 0.5), has_reported)
         state = _Heard(client.heard).state
         if state is not None and state.status in _ALIVE:

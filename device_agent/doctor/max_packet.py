@@ -24,7 +24,7 @@ _PACKET_BYTES = 256
 
 def check_packet(visit: Visit) -> Finding:
     """The largest message passes. Sent in full and withheld, or to nobody where the broker withholds nothing."""
-    heard = [sub for sub in subscriptions(visit.config, visit.bundles) if not sub.is_own_members]
+    heard = [sub for sub in subscriptions(visit.config, visit.bundles) if not sub.is_own_announcements]
     inbound = (sub.topic_of(visit.config.device) for sub in heard)
     names = dict.fromkeys([*outbound(visit), *inbound])
     sizes = {name: resource_estimate.message_bytes(visit.config, visit.bundles, name) for name in names}

@@ -14,7 +14,7 @@ from device_agent.doctor.checks import Finding, Visit, failed, ok, told
 from distree.broker_settings import BrokerSettings
 from distree.errors import BrokerError
 from distree.transport import connect_errors, credentials
-from distree.transport.probe import NAMES, Greeting, HangUpError, ProbeClient, Will
+from distree.transport.probe import NAMES, Connack, HangUpError, ProbeClient, Will
 
 _UNSUPPORTED_PROTOCOL = 0x84
 _REFUSED_LOGIN = {0x86: "Bad user name or password", 0x87: "Not authorized", 0x8C: "Bad authentication method"}
@@ -96,9 +96,9 @@ def greet_with(visit: Visit, will: Will) -> int | None:
     """
     settings, until = _patient(visit), visit.until()
     client_id = f"{visit.config.client_id}-doctor-{uuid4().hex[:6]}"
-    with contextlib.closing(ProbeClient(_wrap(visit, _dial(settings, until)), five=visit.five)) as client:
+    with contextlib.closing(ProbeClient(_wrap(visit, _dial(settings, until)), is_mqtt5=visit.five)) as client:
         try:
-            greeting = client.greet(client_id, settings.username, credentials.read_password(settings), until, will)
+            greeting = client.connect(client_id, settings.username, credentials.read_password(settings), until, will)
             if greeting.code == 0:
                 client.ping(until)
         except (HangUpError, ssl.SSLError):
@@ -106,7 +106,7 @@ def greet_with(visit: Visit, will: Will) -> int | None:
         return greeting.code
 
 
-def _refusal(settings: BrokerSettings, client_id: str, greeting: Greeting) -> str:
+def _refusal(settings: BrokerSettings, client_id: str, greeting: Connack) -> str:
     reason = _REFUSED_LOGIN.get(greeting.code)
     if reason is not None:
         return connect_errors.refusal(settings, client_id, reason)
@@ -116,12 +116,12 @@ def _refusal(settings: BrokerSettings, client_id: str, greeting: Greeting) -> st
     return f"the broker refuses the connection ({word}): see its log"
 
 
-def _greet(visit: Visit, client_id: str, password: str | None, until: float) -> tuple[ProbeClient, Greeting]:
+def _greet(visit: Visit, client_id: str, password: str | None, until: float) -> tuple[ProbeClient, Connack]:
     """Connect and greet; a broker that hangs up on MQTT 5 counts as one that refuses the protocol."""
     settings = _patient(visit)
-    client = ProbeClient(_wrap(visit, _dial(settings, until)), five=visit.five)
+    client = ProbeClient(_wrap(visit, _dial(settings, until)), is_mqtt5=visit.five)
     try:
-        return client, client.greet(client_id, settings.username, password, until)
+        return client, client.connect(client_id, settings.username, password, until)
     except TimeoutError:
         client.close()
         address = f"{settings.host}:{settings.port}"
@@ -131,7 +131,7 @@ def _greet(visit: Visit, client_id: str, password: str | None, until: float) -> 
         if visit.let_in:
             raise BrokerError(connect_errors.breaks_by_itself(settings)) from None
         if visit.five and not isinstance(error, ssl.SSLError):
-            return client, Greeting(code=_UNSUPPORTED_PROTOCOL)
+            return client, Connack(code=_UNSUPPORTED_PROTOCOL)
         raise BrokerError(
             connect_errors.no_mqtt(settings, error if isinstance(error, ssl.SSLError) else None)
         ) from None

@@ -39,7 +39,8 @@ def check_memory(visit: Visit) -> Finding:
         return ok(f"at most {_mb(need)} are needed, {_mb(free)} of {_mb(total)} are free")
     return failed(
         f"up to {_mb(need)} may be needed, {_mb(available)} are there; most for {largest.what} ({_mb(largest.bytes)})",
-        "lower inbox.kb, receive_maximum or origin.pending, give this board fewer stages, or stop other programs",
+        "lower inbox.max_kib, receive_maximum or origin.max_pending, give this board fewer stages, or stop other "
+        "programs",
     )
 
 
@@ -52,11 +53,14 @@ def check_disk(visit: Visit) -> Finding:
 
 
 def _room(config: AgentConfig, need: int) -> Finding:
-    folder, is_service = config.state_dir.absolute(), False
-    if not config.state_dir.is_absolute() and systemd.is_installed():
-        # The unit's working directory, which only root and the service may look into.
-        folder, is_service = systemd.STATE_FOLDER, True
-    above = folder.parent if is_service else next(parent for parent in (folder, *folder.parents) if parent.exists())
+    # That of the unit only root and the service may look into.
+    service_dir = systemd.installed_state_dir()
+    folder, is_service = service_dir or config.state_dir.absolute(), service_dir is not None
+    above = (
+        systemd.STATE_FOLDER.parent
+        if is_service
+        else next(parent for parent in (folder, *folder.parents) if parent.exists())
+    )
     if not above.is_dir():
         return failed(f"state_dir {folder}: {above} is no folder", "correct state_dir in agent.yaml")
     if not is_service and not os.access(above, os.W_OK | os.X_OK):

@@ -8,15 +8,19 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from device_agent.config import DirectorySource
-from device_agent.sources.base import Inlet
+from device_agent.sources.base import BaseSourceConfig, InputSink
 from distree.errors import RemoteProtocolError
 from distree.messages.packing import printable
+from distree.record import record
+from distree.strict_yaml import check_positive
 from distree.tensors import Array
+from distree.transport.base import Transport
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +30,38 @@ SETTLED_S = 0.2
 MAX_FILE_BYTES = 16 << 20
 
 
-class Directory:
+@record
+class DirectorySourceConfig(BaseSourceConfig):
+    """Files that appear in a folder: .npy arrays or encoded images. A file leaves the folder once it is answered."""
+
+    kind: Literal["directory"]
+    """Inputs from files that appear in a folder."""
+    path: Path
+    """The folder; it is made if it is not there. Files have at most 16 MiB, images 16 million pixels."""
+    after: Literal["move", "delete"] = "move"
+    """What becomes of a file that is answered: moved to `done` in the folder, or deleted."""
+    poll_interval_ms: float = 200
+    """How often to look for new files."""
+
+    path_is: ClassVar[str] = "folder of inputs"
+
+    def __post_init__(self) -> None:
+        check_positive(poll_interval_ms=self.poll_interval_ms)
+
+    def make(self, sink: InputSink, topic: str, connection: Callable[[], Transport]) -> DirectorySource:  # noqa: ARG002
+        """Make what watches the folder."""
+        return DirectorySource(self, sink)
+
+    def memory(self) -> dict[str, int]:
+        """Return what one file may take."""
+        return {"a file while it is read": MAX_FILE_BYTES}
+
+    def shared_folders(self) -> tuple[Path, ...]:
+        """Return the folder."""
+        return (self.path,)
+
+
+class DirectorySource:
     """Takes .npy arrays and images from a folder, oldest name first.
 
     A file stays until its result is with the broker, so a crash loses none; then it is moved to `done/`, or deleted.
@@ -34,22 +69,22 @@ class Directory:
     then rename, to hand a file over in one step.
     """
 
-    def __init__(self, config: DirectorySource, inlet: Inlet) -> None:
+    def __init__(self, config: DirectorySourceConfig, sink: InputSink) -> None:
         self._config = config
-        self._inlet = inlet
+        self._sink = sink
         self.ready = True
-        self._taken: dict[Path, str | None] = {}
+        self._seen: dict[Path, str | None] = {}
         self._files: dict[str, Path] = {}
         self._finished: list[Path] = []
 
     def run(self, stop: threading.Event) -> None:
-        """Look every `poll_ms` until `stop`."""
+        """Look every `poll_interval_ms` until `stop`."""
         self._config.path.mkdir(parents=True, exist_ok=True)
-        while not stop.wait(self._config.poll_ms / 1e3):
+        while not stop.wait(self._config.poll_interval_ms / 1e3):
             try:
                 self._put_away()
                 for path in self._new_files():
-                    self._take(path, stop)
+                    self._submit_file(path, stop)
             except OSError as error:
                 log.warning("source %s: %s; looking again", self._config.path, error)
 
@@ -66,12 +101,12 @@ class Directory:
             for path in sorted(self._config.path.iterdir())
             if path.is_file()
             and not path.name.startswith(".")
-            and path not in self._taken
+            and path not in self._seen
             and path.stat().st_mtime < settled
         ]
 
-    def _take(self, path: Path, stop: threading.Event) -> None:
-        while not self._inlet.wait_for_room(0.5):
+    def _submit_file(self, path: Path, stop: threading.Event) -> None:
+        while not self._sink.wait_for_room(0.5):
             self._put_away()
             if stop.is_set():
                 return
@@ -80,15 +115,15 @@ class Directory:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise RemoteProtocolError("size", f"{path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are read")
             content = path.read_bytes()
-            raw = read_input(path.name, content, self._inlet)
-            self._taken[path] = None
+            raw = read_input(path.name, content, self._sink)
+            self._seen[path] = None
             # Named by file and time: a new file of an old name is a new input, the same file after a crash is not.
             name = printable(path.name)[:256]
             digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
             request = f"{name[:24]}-{digest}-{path.stat().st_mtime_ns:x}"
             self._files[request] = path
-            self._inlet.accept(name, raw, request)
-            self._inlet.work()
+            self._sink.submit(name, raw, request)
+            self._sink.run_jobs()
         except FileNotFoundError:
             return  # whoever put it there took it back
         except OSError as error:
@@ -98,11 +133,11 @@ class Directory:
 
     def _refuse(self, path: Path, error: RemoteProtocolError, content: bytes) -> None:
         """Put a file aside; where even that is forbidden it is left where it is, and not looked at again."""
-        self._inlet.reject(printable(path.name), error.reason, error.detail, content)
+        self._sink.reject(printable(path.name), error.reason, error.detail, content)
         try:
             self._move(path, "failed")
         except OSError as problem:
-            self._taken[path] = None
+            self._seen[path] = None
             log.warning("source %s: %s stays where it is: %s", self._config.path, path.name, problem.strerror)
 
     def _put_away(self) -> None:
@@ -112,7 +147,7 @@ class Directory:
                 path.unlink(missing_ok=True)
             else:
                 self._move(path, "done")
-            self._taken.pop(path, None)
+            self._seen.pop(path, None)
 
     def _move(self, path: Path, folder: str) -> None:
         target = self._config.path / folder
@@ -121,10 +156,10 @@ class Directory:
             path.replace(target / path.name)
 
 
-def read_input(name: str, content: bytes, inlet: Inlet) -> Array:
+def read_input(name: str, content: bytes, sink: InputSink) -> Array:
     """Read an .npy array or an encoded image; RemoteProtocolError if it is neither."""
     if not name.endswith(".npy"):
-        return inlet.preprocessor.from_image(content)
+        return sink.preprocessor.from_image(content)
     try:
         array: object = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # noqa: BLE001 - of a file that is not an .npy numpy raises whatever it likes

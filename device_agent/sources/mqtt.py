@@ -10,12 +10,15 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
-from device_agent.log_throttle import Repeats
-from device_agent.sources.base import Inlet
+from device_agent.log_throttle import LogThrottle
+from device_agent.sources.base import BaseSourceConfig, InputSink
 from distree.errors import RemoteProtocolError
 from distree.messages.codec import PROBE, decode
 from distree.messages.request import InputMessage, is_input
+from distree.record import record
 from distree.transport.base import Received, Transport
 
 log = logging.getLogger(__name__)
@@ -25,11 +28,32 @@ WAITING = 256
 
 WAITING_BYTES = 4 << 20
 
+_TURN_BYTES = 2 << 20
+"""What may be read in one turn, beyond what may wait."""
+
 _POLL_S = 0.5
 _ROOM_S = 0.25
 
 
-class Mqtt:
+@record
+class MqttSourceConfig(BaseSourceConfig):
+    """Inputs on `pipeline/{pipeline}/input/{device}`: raw bytes, encoded images, or either with a name."""
+
+    kind: Literal["mqtt"]
+    """Inputs on the MQTT topic `input/{device}`."""
+
+    reads_input_topic: ClassVar[bool] = True
+
+    def make(self, sink: InputSink, topic: str, connection: Callable[[], Transport]) -> MqttSource:
+        """Make what reads the topic, by a connection of its own."""
+        return MqttSource(sink, connection(), topic)
+
+    def memory(self) -> dict[str, int]:
+        """Return what inputs may take that wait for room."""
+        return {"inputs that wait for room": WAITING_BYTES + _TURN_BYTES}
+
+
+class MqttSource:
     """Takes inputs from `topic` of `transport`.
 
     An input at QoS 1 waits for room, and is acknowledged once it is in custody. One at QoS 0 cannot wait, for the
@@ -37,60 +61,60 @@ class Mqtt:
     origin was there, and no input; an empty one takes back what was retained.
     """
 
-    def __init__(self, inlet: Inlet, transport: Transport, topic: str) -> None:
-        self._inlet = inlet
+    def __init__(self, sink: InputSink, transport: Transport, topic: str) -> None:
+        self._sink = sink
         self._transport = transport
         self._topic = topic
         self._waiting: deque[Received] = deque()
         self._waiting_bytes = 0
-        self._hasty: deque[Received] = deque()
-        self._repeats = Repeats()
+        self._at_qos_0: deque[Received] = deque()
+        self._throttle = LogThrottle()
         self._said: str | None = None
         self.ready = False
         """Whether the topic was subscribed to; from then on no input is lost."""
 
     def run(self, stop: threading.Event) -> None:
-        """Read and hand over until `stop`; what was not handed over by then stays with the broker."""
+        """Read and submit until `stop`; what was not submitted by then stays with the broker."""
         self._transport.open(self, [(self._topic, 1)])
         try:
             while not stop.is_set():
                 self._transport.poll(0.0 if self._waiting else _POLL_S)
-                self._tell()
-                self._hand_over(stop)
+                self._log_problems()
+                self._submit_waiting(stop)
         finally:
             self._transport.close()
 
-    def _hand_over(self, stop: threading.Event) -> None:
-        while self._hasty:
-            self._take(self._hasty.popleft())
-        while self._waiting and not stop.is_set() and self._inlet.wait_for_room(0.0):
+    def _submit_waiting(self, stop: threading.Event) -> None:
+        while self._at_qos_0:
+            self._submit(self._at_qos_0.popleft())
+        while self._waiting and not stop.is_set() and self._sink.wait_for_room(0.0):
             message = self._waiting.popleft()
             self._waiting_bytes -= len(message.payload)
-            self._take(message)
+            self._submit(message)
         if self._waiting and not stop.is_set():
-            self._inlet.wait_for_room(_ROOM_S)
+            self._sink.wait_for_room(_ROOM_S)
         full = len(self._waiting) >= WAITING or self._waiting_bytes >= WAITING_BYTES
         with self._transport.lock:
             self._transport.pause(paused=full)
 
-    def _take(self, message: Received) -> None:
+    def _submit(self, message: Received) -> None:
         try:
             request, name, payload = None, "", message.payload
-            if len(payload) != self._inlet.preprocessor.nbytes and is_input(payload):
+            if len(payload) != self._sink.preprocessor.nbytes and is_input(payload):
                 named = decode(InputMessage, payload)
                 request, name, payload = named.request, named.name, named.payload
-            raw = self._inlet.preprocessor.from_bytes(payload)
-            self._inlet.accept(name, raw, request)
-            self._inlet.work()
+            raw = self._sink.preprocessor.from_bytes(payload)
+            self._sink.submit(name, raw, request)
+            self._sink.run_jobs()
         except RemoteProtocolError as error:
-            self._inlet.reject("input", error.reason, error.detail, message.payload)
+            self._sink.reject("input", error.reason, error.detail, message.payload)
         with self._transport.lock:
             self._transport.acknowledge(message.token)
 
     def note_answered(self, request: str) -> None:
-        """Nothing to do: the delivery was acknowledged when the input was accepted."""
+        """Nothing to do: the delivery was acknowledged when the input was submitted."""
 
-    def _tell(self) -> None:
+    def _log_problems(self) -> None:
         """Log what is wrong with the connection."""
         while self._transport.notices:
             log.warning("inputs: %s", self._transport.notices.popleft())
@@ -100,7 +124,7 @@ class Mqtt:
         self._said = error
 
     def _warn(self, text: str) -> None:
-        line = self._repeats.line(time.monotonic(), text)
+        line = self._throttle.line(time.monotonic(), text)
         if line is not None:
             log.warning("inputs: %s", line)
 
@@ -109,7 +133,7 @@ class Mqtt:
     def connected(self) -> None:
         """The topic is subscribed to."""
         self.ready = True
-        self._inlet.wake()
+        self._sink.wake()
 
     def disconnected(self, why: str) -> None:
         """Forget what was not acknowledged: it comes again."""
@@ -125,7 +149,7 @@ class Mqtt:
         elif not message.payload or message.payload == PROBE:
             pass
         elif message.token is None:
-            self._hasty.append(message)
+            self._at_qos_0.append(message)
             return
         else:
             self._waiting.append(message)
@@ -139,5 +163,5 @@ class Mqtt:
     def given_up(self, token: str) -> None:
         """Nothing is published here."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """Nothing is done about it."""

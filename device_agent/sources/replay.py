@@ -3,27 +3,66 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from device_agent.config import ReplaySource
+from device_agent.sources.base import BaseSourceConfig, InputSink
 from distree.bundle.preprocessing import Preprocessor
 from distree.errors import ConfigError
 from distree.messages.packing import printable
+from distree.record import record
+from distree.strict_yaml import check_positive
 from distree.tensors import Array
+from distree.transport.base import Transport
 
 log = logging.getLogger(__name__)
 
 _NEVER = float("inf")
 
 
-class Replay:
+@record
+class ReplaySourceConfig(BaseSourceConfig):
+    """Inputs from an .npz file with an array `input` (n, …) of the manifest's dtype and shape.
+
+    With an array `name` (n,) too, that is what stands in results; otherwise the input's index does.
+    """
+
+    kind: Literal["replay"]
+    """Inputs from an .npz file."""
+    path: Path
+    """The .npz file."""
+    rate_hz: float | None = None
+    """Inputs a second; as fast as they are answered if left out."""
+    max_inputs: int | None = None
+    """Stop after this many inputs; all of them if left out."""
+    repeat: bool = False
+    """Start again from the first input after the last."""
+
+    path_is: ClassVar[str] = ".npz file of inputs"
+
+    def __post_init__(self) -> None:
+        given = {"rate_hz": self.rate_hz, "max_inputs": self.max_inputs}
+        check_positive(**{name: value for name, value in given.items() if value is not None})
+
+    def make(self, sink: InputSink, topic: str, connection: Callable[[], Transport]) -> ReplaySource:  # noqa: ARG002
+        """Read the file."""
+        return ReplaySource(self, sink.preprocessor)
+
+    def read_files(self) -> tuple[Path, ...]:
+        """Return the .npz file."""
+        return (self.path,)
+
+
+class ReplaySource:
     """Replays array `input` of an .npz file. Reads the file when it is made.
 
     An input's name is its index, or what the file's array `name` says, if it has one.
     """
 
-    def __init__(self, config: ReplaySource, preprocessor: Preprocessor) -> None:
+    def __init__(self, config: ReplaySourceConfig, preprocessor: Preprocessor) -> None:
         self._inputs, self._names = _read(config, preprocessor)
         self._repeat = config.repeat
         self._period_s = 0.0 if config.rate_hz is None else 1.0 / config.rate_hz
@@ -53,7 +92,7 @@ class Replay:
         return printable(str(name))[:256], self._inputs[index]
 
 
-def _read(config: ReplaySource, expected: Preprocessor) -> tuple[Array, Array | None]:
+def _read(config: ReplaySourceConfig, expected: Preprocessor) -> tuple[Array, Array | None]:
     try:
         arrays = np.load(config.path, allow_pickle=False)
         if isinstance(arrays, np.ndarray):
@@ -63,8 +102,8 @@ def _read(config: ReplaySource, expected: Preprocessor) -> tuple[Array, Array | 
                 raise ConfigError(
                     f"{config.path}: has no array 'input' (it has {', '.join(arrays) or 'none'}); save it by that name"
                 )
-            inputs: Array = arrays["input"][: config.limit]
-            names: Array | None = arrays["name"][: config.limit] if "name" in arrays else None
+            inputs: Array = arrays["input"][: config.max_inputs]
+            names: Array | None = arrays["name"][: config.max_inputs] if "name" in arrays else None
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 - of a file that is not an .npz numpy raises whatever it likes

@@ -32,8 +32,10 @@ def run(args: argparse.Namespace) -> int:
     pipeline = None if args.pipeline in (None, "+") else topics.check_id(args.pipeline, "--pipeline")
     ends_at = time.monotonic() + args.timeout if args.timeout else None
     wanted = itertools.count() if args.count is None else range(args.count)
-    connect_s = settings.connect_timeout_s + 1.0
-    with Subscription(settings, [result_topic(args.site, pipeline)], as_text, connect_s=connect_s) as results:
+    connect_timeout_s = settings.connect_timeout_s + 1.0
+    with Subscription(
+        settings, [result_topic(args.site, pipeline)], as_text, connect_timeout_s=connect_timeout_s
+    ) as results:
         print("distree: subscribed, waiting for results", file=sys.stderr, flush=True)
         try:
             for _ in wanted:

@@ -52,8 +52,10 @@ def run(args: argparse.Namespace) -> int:
 
     waiting, under_way = deque(messages), dict[str, str]()
     topic = topics.of_origin(args.site, pipeline, Kind.INPUT, origin)
-    connect_s = settings.connect_timeout_s + 1.0
-    with Subscription(settings, [result_topic(args.site, pipeline, origin)], own, connect_s=connect_s) as results:
+    connect_timeout_s = settings.connect_timeout_s + 1.0
+    with Subscription(
+        settings, [result_topic(args.site, pipeline, origin)], own, connect_timeout_s=connect_timeout_s
+    ) as results:
         heard_at = time.monotonic()
         while waiting or under_way:
             while waiting and len(under_way) < WINDOW:

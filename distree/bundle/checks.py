@@ -11,7 +11,7 @@ import numpy as np
 
 from distree.bundle.manifest import MANIFEST, BranchSpec, Exits, Manifest, StageSpec, TensorSpec
 from distree.bundle.runtimes import RUNTIMES
-from distree.criteria import POLICIES
+from distree.criteria import CRITERIA
 from distree.errors import ConfigError
 
 MAX_BRANCHES = 64
@@ -42,8 +42,8 @@ def _problems(manifest: Manifest) -> Iterable[str]:
 
 
 def _exit_problems(exits: Exits, stages: tuple[StageSpec, ...]) -> Iterable[str]:
-    if exits.criterion not in POLICIES:
-        yield f"exits.criterion: unknown {exits.criterion!r}; known: {', '.join(POLICIES)}"
+    if exits.criterion not in CRITERIA:
+        yield f"exits.criterion: unknown {exits.criterion!r}; known: {', '.join(CRITERIA)}"
     yield from _threshold_problems("exits.thresholds", exits.thresholds, len(stages) - 1)
     if exits.parameters is not None:
         yield from _file_problems("exits.parameters.file", exits.parameters.file)

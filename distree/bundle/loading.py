@@ -17,7 +17,7 @@ from distree.bundle.checks import check_manifest
 from distree.bundle.manifest import MANIFEST, BranchSpec, Manifest, StageSpec
 from distree.bundle.parameters import numbered, parameter_problems, read_arrays
 from distree.criteria import problem
-from distree.criteria.base import PolicyParameters
+from distree.criteria.base import CriterionParameters
 from distree.errors import BundleError, ConfigError
 from distree.record import record
 
@@ -98,8 +98,8 @@ class Bundle:
         spec = self.branch(k, branch)
         return read_verified(self.path / spec.segment, spec.sha256)
 
-    def policy_parameters(self) -> PolicyParameters:
-        """Read what the criteria have learned or measured; `PolicyParameters()` where the bundle has nothing of it.
+    def criterion_parameters(self) -> CriterionParameters:
+        """Read what the criteria have learned or measured; `CriterionParameters()` where the bundle has nothing of it.
 
         The file holds float32 arrays: `class_means0`, `class_means1`, … (classes, values), one per branch of the
         first wide stage, and `gate0`, `gate1`, … (weights and bias,), one per exit, or per exit but the last; either
@@ -107,13 +107,13 @@ class Bundle:
         """
         spec = self.manifest.exits.parameters
         if spec is None:
-            return PolicyParameters()
+            return CriterionParameters()
         path = self.path / spec.file
         arrays = read_arrays(path, read_verified(path, spec.sha256))
         for fault in parameter_problems(arrays, self.stages, len(self.labels)):
             raise BundleError(f"{path}: {fault}; build the bundle again")
         means = [of_branch.tolist() for of_branch in numbered(arrays, "class_means")]
-        return PolicyParameters(
+        return CriterionParameters(
             class_means=tuple(tuple(map(tuple, of_class)) for of_class in zip(*means, strict=True)),
             gate=tuple(tuple(weights.tolist()) for weights in numbered(arrays, "gate")),
         )
@@ -121,7 +121,7 @@ class Bundle:
     def check_criterion(self, criterion: str) -> None:
         """Raise BundleError unless the exits can be decided by this criterion, for which it may have to be learned."""
         why = problem(
-            criterion, self.policy_parameters(), self.is_wide, exits=len(self.stages), classes=len(self.labels)
+            criterion, self.criterion_parameters(), self.is_wide, exits=len(self.stages), classes=len(self.labels)
         )
         if why is not None:
             raise BundleError(f"bundle {self.name}: {why}")
@@ -182,6 +182,17 @@ def find_bundle(name_or_path: str | Path) -> Path:
         f"bundle {str(name_or_path)!r} not found: neither a folder with a {MANIFEST} nor one of the model zoo "
         f"({', '.join(known) or 'which is not installed'}); correct the name, or give the folder's path"
     )
+
+
+def bundle_of(folder: Path, name: str) -> str:
+    """Return the path of what `bundle: name` in a file in `folder` means: a folder seen from there, or one of the zoo.
+
+    What is neither comes back as if it were beside the file; loading it says what is wrong.
+    """
+    beside, shipped = folder / name, zoo_folder()
+    if (beside / MANIFEST).is_file() or shipped is None or not (shipped / name / MANIFEST).is_file():
+        return str(beside)
+    return str(shipped / name)
 
 
 def zoo_folder() -> Path | None:

@@ -90,8 +90,8 @@ class StageSpec:
 
 
 @record
-class PolicyFile:
-    """Learned or measured parameters of criteria: an .npz file, see `Bundle.policy_parameters`."""
+class ParametersFile:
+    """Learned or measured parameters of criteria: an .npz file, see `Bundle.criterion_parameters`."""
 
     file: str
     sha256: str
@@ -107,7 +107,7 @@ class Exits:
     criterion: str
     thresholds: tuple[float, ...]
     masked: tuple[MaskedThresholds, ...] = ()
-    parameters: PolicyFile | None = None
+    parameters: ParametersFile | None = None
 
 
 @record

@@ -40,7 +40,7 @@ class Results(Subscription[Result]):
     `queue` results wait to be read; then the oldest are dropped, and counted in `dropped`. Malformed messages are
     counted in `malformed`, lost connections, in which results may be missed, in `interruptions`.
 
-    Raises ConfigError, and BrokerError when the broker is not reached within `connect_s` seconds.
+    Raises ConfigError, and BrokerError when the broker is not reached within `connect_timeout_s` seconds.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Results(Subscription[Result]):
         password_file: Path | str | None = None,
         queue: int = 1024,
         timeout_s: float | None = None,
-        connect_s: float = 10.0,
+        connect_timeout_s: float = 10.0,
     ) -> None:
         def read(message: Received) -> Result | None:
             result = decode(Result, message.payload)
@@ -67,6 +67,6 @@ class Results(Subscription[Result]):
             read,
             queue=queue,
             timeout_s=timeout_s,
-            connect_s=connect_s,
+            connect_timeout_s=connect_timeout_s,
             patient=True,
         )

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from distree.broker_settings import BrokerSettings, Session
 from distree.client.lifetime import Lifetime
-from distree.client.waiting import Waiting
+from distree.client.waiting import WaitQueue
 from distree.errors import ClosedError, RemoteProtocolError, ResultTimeoutError
 from distree.lanes import Lane
 from distree.transport import make_transport
@@ -34,7 +34,7 @@ class Subscription(Lifetime, Generic[T]):
     what is not wanted. Beyond `queue` items the oldest is dropped and counted in `dropped`: a slow reader sees the
     newest. The session is without memory: what is published while the connection is away is not heard, and
     `interruptions` counts those times. Entering returns once the broker has confirmed the subscription, or raises
-    BrokerError after `connect_s` seconds; where nothing listens at all it waits only if `patient`.
+    BrokerError after `connect_timeout_s` seconds; where nothing listens at all it waits only if `patient`.
     Any thread and any event loop may read; each item goes to one of them.
     """
 
@@ -46,7 +46,7 @@ class Subscription(Lifetime, Generic[T]):
         *,
         queue: int = 1024,
         timeout_s: float | None = None,
-        connect_s: float = 10.0,
+        connect_timeout_s: float = 10.0,
         patient: bool = False,
     ) -> None:
         self.dropped = 0
@@ -63,9 +63,9 @@ class Subscription(Lifetime, Generic[T]):
         self._items: deque[T] = deque()
         self._bound = queue
         self._timeout_s = timeout_s
-        self._connect_s = connect_s
+        self._connect_timeout_s = connect_timeout_s
         self._patient = patient
-        self._waiting = Waiting(self._transport.lock)
+        self._waiting = WaitQueue(self._transport.lock)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._was_opened = self._is_open = False
@@ -79,7 +79,7 @@ class Subscription(Lifetime, Generic[T]):
         self._was_opened = True
         try:
             self._transport.open(self, self._topics)
-            self._transport.connect_now(self._connect_s, patient=self._patient)
+            self._transport.connect_now(self._connect_timeout_s, patient=self._patient)
         except BaseException:
             self._transport.close()
             raise
@@ -191,7 +191,7 @@ class Subscription(Lifetime, Generic[T]):
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """Nothing is done about it."""
 
     def received(self, message: Received) -> None:

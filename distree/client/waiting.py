@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import asyncio
 
 
-class Waiting:
+class WaitQueue:
     """A condition on which threads wait by `wait_for`, and coroutines by `join` and `wait`.
 
     All but `wait` is called with `lock` held. Nobody who was woken owns what it waited for: look again, with the lock

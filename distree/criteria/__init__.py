@@ -3,7 +3,7 @@
 Every criterion is pure, higher is surer, and logits that are not all finite score `LEAST_SURE`, never NaN.
 Logits are one float per class, of at least two classes; what an empty list does is not defined.
 
-A criterion that has learned or measured something takes it as `PolicyParameters`; without what it needs, of these or
+A criterion that has learned or measured something takes it as `CriterionParameters`; without what it needs, of these or
 of the evidence, it scores `LEAST_SURE`, so that the answer comes from a deeper exit. `problem` tells beforehand.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 
-from distree.criteria.base import ExitPolicy, PolicyParameters
+from distree.criteria.base import Criterion, CriterionParameters
 from distree.criteria.deadline import Deadline
 from distree.criteria.energy import Energy
 from distree.criteria.entropy import Entropy
@@ -23,38 +23,38 @@ from distree.criteria.patience import Patience
 from distree.criteria.softmax import LEAST_SURE, NEVER, confidence
 from distree.errors import ConfigError
 
-__all__ = ["LEAST_SURE", "NEVER", "POLICIES", "confidence", "make_policy", "problem"]
+__all__ = ["CRITERIA", "LEAST_SURE", "NEVER", "confidence", "make_criterion", "problem"]
 
 _WITH_PARAMETERS: dict[str, type[FeatureDifference] | type[Gate]] = {
     FeatureDifference.name: FeatureDifference,
     Gate.name: Gate,
 }
 
-POLICIES: dict[str, type[ExitPolicy]] = {
-    policy.name: policy
-    for policy in (MaxSoftmax, Entropy, Margin, Patience, Energy, Deadline, *_WITH_PARAMETERS.values())
+CRITERIA: dict[str, type[Criterion]] = {
+    criterion.name: criterion
+    for criterion in (MaxSoftmax, Entropy, Margin, Patience, Energy, Deadline, *_WITH_PARAMETERS.values())
 }
 """Every criterion that a plan or a bundle may name, by name; each can be made without arguments."""
 
 
-def make_policy(name: str, parameters: PolicyParameters = PolicyParameters()) -> ExitPolicy:  # noqa: B008 - frozen
+def make_criterion(name: str, parameters: CriterionParameters = CriterionParameters()) -> Criterion:  # noqa: B008 - frozen
     """Make the criterion called `name`, with a bundle's parameters if it takes any.
 
     An unknown name raises ConfigError. Parameters that are missing or make no sense do not: see `problem`.
 
-    >>> make_policy("entropy").name
+    >>> make_criterion("entropy").name
     'entropy'
     """
     if name in _WITH_PARAMETERS:
         return _WITH_PARAMETERS[name](parameters)
-    if name in POLICIES:
-        return POLICIES[name]()
+    if name in CRITERIA:
+        return CRITERIA[name]()
     raise ConfigError(_unknown(name))
 
 
 def problem(
     name: str,
-    parameters: PolicyParameters = PolicyParameters(),  # noqa: B008 - frozen
+    parameters: CriterionParameters = CriterionParameters(),  # noqa: B008 - frozen
     wide: bool = False,
     *,
     exits: int | None = None,
@@ -71,9 +71,9 @@ def problem(
     """
     if name in _WITH_PARAMETERS:
         return _WITH_PARAMETERS[name].problem(parameters, wide=wide, exits=exits, classes=classes)
-    return None if name in POLICIES else _unknown(name)
+    return None if name in CRITERIA else _unknown(name)
 
 
 def _unknown(name: str) -> str:
-    nearest = difflib.get_close_matches(name, POLICIES, n=1, cutoff=0.0)[0]
-    return f"unknown criterion {name!r}; nearest: {nearest}; known: {', '.join(POLICIES)}"
+    nearest = difflib.get_close_matches(name, CRITERIA, n=1, cutoff=0.0)[0]
+    return f"unknown criterion {name!r}; nearest: {nearest}; known: {', '.join(CRITERIA)}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-from distree.criteria.base import Evidence, Score
+from distree.criteria.base import ExitEvidence, Score
 from distree.criteria.softmax import LEAST_SURE
 
 
@@ -21,13 +21,13 @@ class Deadline:
 
     Without an estimate or a budget (NaN, or infinite on both sides) the score is -inf: go on.
 
-    >>> Deadline().score(Evidence(logits=[], left_s=0.5, rest_s=0.75)).value
+    >>> Deadline().score(ExitEvidence(logits=[], left_s=0.5, rest_s=0.75)).value
     0.25
     """
 
     name = "deadline"
 
-    def score(self, evidence: Evidence) -> Score:
+    def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit; reads `left_s` and `rest_s` alone."""
         late_s = evidence.rest_s - evidence.left_s
         return Score(value=LEAST_SURE if math.isnan(late_s) else late_s)

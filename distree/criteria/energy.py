@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from distree.criteria.base import Evidence, Score
+from distree.criteria.base import ExitEvidence, Score
 from distree.criteria.softmax import LEAST_SURE, finite, odds
 from distree.errors import ConfigError
 
@@ -21,7 +21,7 @@ class Energy:
 
     `temperature` has the logits' scale and is finite and above 0, else ConfigError.
 
-    >>> round(Energy().score(Evidence(logits=[4.0, 1.0, 0.0])).value, 4)
+    >>> round(Energy().score(ExitEvidence(logits=[4.0, 1.0, 0.0])).value, 4)
     4.0659
     """
 
@@ -32,7 +32,7 @@ class Energy:
             raise ConfigError(f"energy: temperature must be finite and above 0, received {temperature!r}")
         self.temperature = temperature
 
-    def score(self, evidence: Evidence) -> Score:
+    def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit."""
         logits = evidence.logits
         if not finite(logits):

@@ -19,7 +19,7 @@ import math
 from collections.abc import Sequence
 from operator import mul
 
-from distree.criteria.base import Evidence, PolicyParameters, Score
+from distree.criteria.base import CriterionParameters, ExitEvidence, Score
 from distree.criteria.entropy import certainty
 from distree.criteria.softmax import LEAST_SURE, finite, odds
 
@@ -36,21 +36,21 @@ class Gate:
     without the scores of all exits before, so that an exit that could not be scored is followed by no other.
 
     >>> weights = (0.0, 0.0, 0.0, 2.0, 1.0, -1.5), (0.0, 0.0, 0.0, 1.0, 0.0, 0.5, 0.25)
-    >>> policy = Gate(PolicyParameters(gate=weights))
-    >>> first = policy.score(Evidence(logits=[4.0, 1.0, 0.0]))
+    >>> criterion = Gate(CriterionParameters(gate=weights))
+    >>> first = criterion.score(ExitEvidence(logits=[4.0, 1.0, 0.0]))
     >>> round(first.value, 4)
     1.1228
-    >>> round(policy.score(Evidence(logits=[4.0, 1.0, 0.0], exit=1, memory=first.memory)).value, 4)
+    >>> round(criterion.score(ExitEvidence(logits=[4.0, 1.0, 0.0], exit=1, memory=first.memory)).value, 4)
     1.7476
     """
 
     name = "gate"
 
-    def __init__(self, parameters: PolicyParameters = PolicyParameters()) -> None:  # noqa: B008 - frozen
+    def __init__(self, parameters: CriterionParameters = CriterionParameters()) -> None:  # noqa: B008 - frozen
         self._gate = [weights if _usable(weights) else () for weights in parameters.gate]
 
     @staticmethod
-    def problem(parameters: PolicyParameters, *, wide: bool, exits: int | None, classes: int | None) -> str | None:  # noqa: ARG004
+    def problem(parameters: CriterionParameters, *, wide: bool, exits: int | None, classes: int | None) -> str | None:  # noqa: ARG004
         """Return why the criterion could not work, see `distree.criteria.problem`."""
         gate = parameters.gate
         if not gate:
@@ -70,7 +70,7 @@ class Gate:
                 return f"gate: weights of exit {exit} are not all finite: build the bundle again"
         return None
 
-    def score(self, evidence: Evidence) -> Score:
+    def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit of at least two classes after the exits whose scores are in `evidence.memory`."""
         logits, earlier, exit = evidence.logits, evidence.memory, evidence.exit
         if not (exit < len(self._gate) and len(earlier) == exit and _usable(earlier) and finite(logits)):

@@ -91,7 +91,7 @@ class Layout:
         """Fields with a default."""
         return tuple(field for field in self.fields if field.default is not REQUIRED)
 
-    def told(self, *, is_json: bool) -> str:
+    def description(self, *, is_json: bool) -> str:
         """Say in words what it is: `[exit, class_id, confidence]`."""
         return f"[{', '.join(field.name for field in self.fields)}]" if self.is_row and not is_json else "a map"
 
@@ -135,7 +135,7 @@ def read_record(cls: type, value: Any, name: str, *, is_json: bool) -> Any:
     if layout.is_row and not is_json:
         # A later version may have appended some.
         if type(value) is not tuple or len(value) < len(layout.required):
-            raise bad(name, value, layout.told(is_json=is_json))
+            raise bad(name, value, layout.description(is_json=is_json))
         found: dict[str, Any] = dict(zip((field.name for field in layout.fields), value, strict=False))
     elif type(value) is dict:
         found = value

@@ -32,7 +32,7 @@ ENDED = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
+class OpenAudit:
     """An audit under way: `of` is the request that was drawn, and whose rule the audit's own context has."""
 
     context: RequestContext
@@ -47,7 +47,7 @@ class AuditBooks:
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
         self._key = settings.secret[: hashlib.blake2b.MAX_KEY_SIZE]
-        self._open: OrderedDict[str, Audit] = OrderedDict()
+        self._open: OrderedDict[str, OpenAudit] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self.drawn = self.lost = self.sequence = 0
 
@@ -73,18 +73,18 @@ class AuditBooks:
         """Whether an audit of this id is under way or was."""
         return request in self._open or request in self._ended
 
-    def find(self, request: str) -> Audit | None:
+    def find(self, request: str) -> OpenAudit | None:
         """Return the audit of this id, if it is under way."""
         return self._open.get(request)
 
-    def open(self, audit: Audit) -> bool:
+    def open(self, audit: OpenAudit) -> bool:
         """Note an audit as under way; False if there are too many already."""
         if len(self._open) >= OPEN:
             return False
         self._open[audit.context.request] = audit
         return True
 
-    def close(self, request: str) -> Audit | None:
+    def close(self, request: str) -> OpenAudit | None:
         """End an audit and return it; None if it has ended before."""
         audit = self._open.pop(request, None)
         if audit is not None:
@@ -98,11 +98,11 @@ class AuditBooks:
         # All have the same budget, so they are due in the order in which they began.
         return next(iter(self._open.values())).due_at if self._open else float("inf")
 
-    def pop_due(self, now: float) -> Audit | None:
+    def pop_due(self, now: float) -> OpenAudit | None:
         """End and return an audit whose time is over, or None."""
         return self.close(next(iter(self._open))) if self.next_due() <= now else None
 
-    def pop(self) -> Audit | None:
+    def pop(self) -> OpenAudit | None:
         """End and return the oldest audit, or None."""
         return self.close(next(iter(self._open))) if self._open else None
 

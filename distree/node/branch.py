@@ -25,7 +25,7 @@ ENDED = 1024
 class BranchWorker:
     """This board's branch of wide stages: the jobs that are not at their end, and the memory of those that are.
 
-    Features are kept up to `inbox_items` and `inbox_bytes`, each until its budget has run out.
+    Features are kept up to `inbox_max_messages` and `inbox_max_bytes`, each until its budget has run out.
     """
 
     def __init__(self, settings: NodeSettings, inbox: Inbox, keys: Iterator[int]) -> None:
@@ -208,7 +208,7 @@ class BranchWorker:
         self._kept_bytes += job.nbytes
         self._agenda.set(job.delivered, now + job.left(now))
         dropped = []
-        while len(self._kept) > self._settings.inbox_items or self._kept_bytes > self._settings.inbox_bytes:
+        while len(self._kept) > self._settings.inbox_max_messages or self._kept_bytes > self._settings.inbox_max_bytes:
             oldest = next(iter(self._kept.values()))
             first = next((kept for kept in self._kept.values() if kept.context.audit), oldest)
             self._take(first)

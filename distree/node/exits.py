@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from distree import criteria
-from distree.criteria.base import Evidence, ExitPolicy
+from distree.criteria.base import Criterion, ExitEvidence
 from distree.errors import ConfigError, RemoteProtocolError
 from distree.messages.plan import Plan
 from distree.messages.request import Reading, Rule
@@ -19,20 +19,20 @@ KEPT_PLANS = 8
 """Plans kept, so that a request is decided by the thresholds under which it was accepted."""
 
 
-class Criteria:
+class CriterionCache:
     """The criteria by which this board can decide, made when first asked for."""
 
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
         self._last = settings.last
-        self._made: dict[str, ExitPolicy] = {}
+        self._made: dict[str, Criterion] = {}
 
-    def of(self, name: str) -> ExitPolicy:
+    def of(self, name: str) -> Criterion:
         """Return the criterion called `name`; RemoteProtocolError("criterion") where it cannot be had."""
         made = self._made.get(name)
         if made is None:
             try:
-                made = criteria.make_policy(name, self._settings.parameters)
+                made = criteria.make_criterion(name, self._settings.parameters)
             except ConfigError as error:
                 raise RemoteProtocolError("criterion", str(error)) from None
             self._made[name] = made
@@ -57,7 +57,7 @@ class Plans:
     Its masked thresholds serve every plan of the same criterion that brings none.
     """
 
-    def __init__(self, settings: NodeSettings, criteria: Criteria) -> None:
+    def __init__(self, settings: NodeSettings, criteria: CriterionCache) -> None:
         self._settings = settings
         self._criteria = criteria
         self._default = self.current = Plan(
@@ -124,10 +124,10 @@ def _rule(plan: Plan) -> Rule:
     return Rule(epoch=plan.epoch, criterion=plan.criterion, thresholds=plan.thresholds, rest_s=plan.rest_s)
 
 
-DEADLINE_RULE = criteria.make_policy("deadline")
+DEADLINE_RULE = criteria.make_criterion("deadline")
 
 
-def too_late(evidence: Evidence) -> bool:
+def too_late(evidence: ExitEvidence) -> bool:
     """Whether going on would take longer than what is left of the budget."""
     return DEADLINE_RULE.score(evidence).value >= 0.0
 

@@ -14,12 +14,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from distree import criteria, tensors
-from distree.criteria.base import Evidence
+from distree.criteria.base import ExitEvidence
 from distree.errors import RemoteProtocolError
 from distree.messages.request import Decision, Embedding, Guess, Hop, Outcome, Progress, Reason, StageMessage
 from distree.messages.telemetry import FusionTelemetry
-from distree.node.effects import Drop, Fuse, Learned, Output, Send
-from distree.node.exits import Criteria, Plans, too_late
+from distree.node.effects import Drop, Fuse, GuessUpdate, Output, Send
+from distree.node.exits import CriterionCache, Plans, too_late
 from distree.node.gathering import FusionCounters, Gathering, Key
 from distree.node.round_trip import RoundTrip
 from distree.node.settings import NodeSettings
@@ -33,7 +33,7 @@ ENDED = 1024
 class Fuser:
     """The board that fuses: gatherings by attempt."""
 
-    def __init__(self, settings: NodeSettings, criteria: Criteria, plans: Plans, keys: Iterator[int]) -> None:
+    def __init__(self, settings: NodeSettings, criteria: CriterionCache, plans: Plans, keys: Iterator[int]) -> None:
         self._settings = settings
         self._criteria = criteria
         self._plans = plans
@@ -126,7 +126,7 @@ class Fuser:
         gathering = Gathering.of(message, now)
         self._gatherings[gathering.key] = gathering
         outputs: list[Output] = []
-        while len(self._gatherings) > self._settings.inbox_items:
+        while len(self._gatherings) > self._settings.inbox_max_messages:
             oldest = next(iter(self._gatherings.values()))
             audit = next((one for one in self._gatherings.values() if one.context.audit), oldest)
             outputs += self._give_up(now, audit, "shed")
@@ -196,7 +196,7 @@ class Fuser:
         gathering.guess = Guess(exit=stage, class_id=class_id, confidence=confidence)
         outputs: list[Output] = []
         if gathering.context.origin == self._settings.device:
-            outputs.append(Learned(request=gathering.context.request, progress=gathering.progress(now)))
+            outputs.append(GuessUpdate(request=gathering.context.request, progress=gathering.progress(now)))
         reason = self._decide(now, gathering, output, gathering.guess)
         if reason is not None:
             counters.exited += 1
@@ -221,7 +221,7 @@ class Fuser:
         if stage == self._settings.last:
             gathering.add_reading(0.0, guess.class_id)
             return "last"
-        evidence = Evidence(
+        evidence = ExitEvidence(
             logits=output.logits,
             confidence=guess.confidence,
             exit=stage,
@@ -248,7 +248,7 @@ class Fuser:
         gathering.stage += 1
         gathering.heard, gathering.since = {}, now
         left_s = gathering.left(now)
-        self._agenda.set(gathering.key, now + (left_s if is_audit else self._step.silence_s(left_s)))
+        self._agenda.set(gathering.key, now + (left_s if is_audit else self._step.timeout_s(left_s)))
         outputs: list[Output] = []
         if not gathering.context.eager:
             outputs += gathering.tell(stage, go=True)
@@ -290,7 +290,7 @@ class Fuser:
         self._count(gathering.stage, audit=gathering.context.audit).expired += 1
         return [*self._end(now, gathering, reason), Drop(request=gathering.context.request, reason="expired")]
 
-    def settled(self, request: str) -> list[Output]:
+    def request_closed(self, request: str) -> list[Output]:
         """An own request has been answered: stop what is still at work on it."""
         outputs: list[Output] = []
         for gathering in [one for one in self._gatherings.values() if one.context.request == request]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distree.messages.request import (
+    CriterionMemory,
     Decision,
     Embedding,
     Guess,
     Hop,
-    PolicyMemory,
     Progress,
     RequestContext,
     Tensor,
@@ -51,7 +51,7 @@ class Gathering:
     spent_s: float
     arrived_at: float
     guess: Guess | None
-    memory: PolicyMemory
+    memory: CriterionMemory
     hops: tuple[Hop, ...]
     trace: Trace
     state: GatheringState = "gathering"

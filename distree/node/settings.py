@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distree.criteria.base import PolicyParameters
+from distree.criteria.base import CriterionParameters
 from distree.errors import RemoteProtocolError
 from distree.messages.plan import MaskedThresholds
 from distree.messages.request import Codec, DType, Guess
@@ -16,14 +16,14 @@ Shape = tuple[DType, tuple[int, ...]]
 class OriginSettings:
     """How this board answers for its own inputs.
 
-    `pending_items` bounds the inputs without an answer, and the answers that the broker has not acknowledged.
+    `max_pending` bounds the inputs without an answer, and the answers that the broker has not acknowledged.
     `fuser` is the device that fuses the wide stages of its inputs, this board itself if None; `eager` tells their
     branches to go on until they are stopped.
     """
 
     deadline_s: float = 1.0
-    pending_items: int = 64
-    silence_floor_s: float = 0.1
+    max_pending: int = 64
+    min_retry_s: float = 0.1
     fuser: str | None = None
     eager: bool = False
 
@@ -55,15 +55,15 @@ class NodeSettings:
     criterion: str
     thresholds: tuple[float, ...]
     codec: Codec = "raw"
-    inbox_items: int = 64
-    inbox_bytes: int = 4 << 20
+    inbox_max_messages: int = 64
+    inbox_max_bytes: int = 4 << 20
     origin: OriginSettings | None = None
     embeddings: tuple[tuple[Shape, ...], ...] = ()
     branch: int | None = None
     fuses: bool = False
     branch_timeout_s: float = 0.2
     masked: tuple[MaskedThresholds, ...] = ()
-    parameters: PolicyParameters = PolicyParameters()
+    parameters: CriterionParameters = CriterionParameters()
     secret: bytes = b""
     board_boot: str = ""
 

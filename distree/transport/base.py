@@ -39,7 +39,7 @@ class Listener(Protocol):
     def given_up(self, token: str) -> None:
         """A publish that carried this token was given up: its lane was full, it expired, or no broker would take it."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """The broker took a message in lane WORK and says that nobody subscribes to its topic; few brokers say so."""
 
 
@@ -49,14 +49,14 @@ class Transport(Protocol):
     One thread calls `poll` in a loop. Everything else may be called from any thread, with `lock` held. Outgoing
     messages at QoS 1 survive a lost connection in lanes with bounds of their own (see `Lane`); messages at QoS 0 do
     not. What is given up is counted in `offline_dropped`. `notices` are lines on what the broker does not take, for
-    whoever shows them to take out; `judging` says that the last connection was lost in finding one of them out.
+    whoever shows them to take out; `diagnosing` says that the last connection was lost in finding one of them out.
     """
 
     lock: threading.RLock
     online: bool
     last_error: str | None
     notices: deque[str]
-    judging: bool
+    diagnosing: bool
 
     @property
     def offline_dropped(self) -> int:
@@ -67,7 +67,7 @@ class Transport(Protocol):
         """Whether the broker takes retained messages, as far as it has said."""
 
     @property
-    def tells_unread(self) -> bool:
+    def reports_no_subscribers(self) -> bool:
         """Whether the broker may say that nobody reads a message, as it cannot with MQTT 3.1.1."""
 
     def open(self, listener: Listener, subscriptions: Sequence[tuple[str, int]]) -> None:

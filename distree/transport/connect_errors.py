@@ -12,7 +12,7 @@ from distree.broker_settings import BrokerSettings, TlsSettings
 from distree.errors import ConfigError, RemoteProtocolError
 from distree.topics import Kind
 from distree.transport.credentials import reason
-from distree.transport.hangups import Verdict
+from distree.transport.hangups import HangupCause
 
 REFUSED_LOGIN = ("Bad user name or password", "Not authorized", "Bad authentication method")
 
@@ -137,7 +137,7 @@ LOSSES = {
     Kind.EXIT: "answers are fused without this branch",
     Kind.DECISION: "branches are not told to stop or to go on",
     Kind.AUDIT: "thresholds are not tuned by this board's inputs",
-    Kind.TRUTH: "losses are not measured against labels",
+    Kind.LABEL: "losses are not measured against labels",
     Kind.STATS: "Home Assistant sees no figures",
     Kind.THUMBNAIL: "the dashboard shows no pictures",
     Kind.ORCHESTRATOR: "two orchestrators may plan this site",
@@ -200,7 +200,7 @@ def refuses_subscribe(settings: BrokerSettings, refused: Sequence[str]) -> str:
     )
 
 
-def hangs_up(settings: BrokerSettings, verdict: Verdict) -> str:
+def hangs_up(settings: BrokerSettings, verdict: HangupCause) -> str:
     """Say what was found to end the connection."""
     match verdict.why:
         case "topic":
@@ -272,12 +272,12 @@ def keeps_no_announcement(settings: BrokerSettings, topic_filter: str) -> str:
     )
 
 
-def tells_no_unread(settings: BrokerSettings, *, five: bool) -> str:
+def tells_no_unread(settings: BrokerSettings, *, is_mqtt5: bool) -> str:
     """Say that the broker does not tell a sender that nobody reads its message."""
     address = f"{settings.host}:{settings.port}"
     why = (
         f"{address} does not say when nobody reads a message, or something there reads all messages"
-        if five
+        if is_mqtt5
         else f"{address} speaks MQTT 3.1.1 alone, which cannot say that nobody reads a message"
     )
     return (

@@ -2,7 +2,7 @@
 
 Pure, without clock or socket; `now` is of the monotonic clock, in seconds. One connection follows another:
 
-    closed ── waiting ── dialling ── greeting ── subscribing ── online ── waiting ── …
+    closed ── waiting ── dialling ── connecting ── subscribing ── online ── waiting ── …
 
 as CONNECTION_TRANSITIONS lists; `python -m distree.transport.connection` prints it.
 """
@@ -20,43 +20,43 @@ from distree.broker_settings import BrokerSettings
 from distree.errors import ConfigError
 from distree.transport import connect_errors
 from distree.transport.limits import Limits
-from distree.transport.negotiation import FILTERS_A_SUBSCRIBE, Filters, Greeting, Version
+from distree.transport.negotiation import FILTERS_A_SUBSCRIBE, Handshake, Subscriptions, Version
 
-ConnectionState = Literal["closed", "waiting", "dialling", "greeting", "answered", "subscribing", "online"]
-ConnectionEvent = Literal["open", "dial", "greet", "accept", "decline", "be online", "end", "close"]
+ConnectionState = Literal["closed", "waiting", "dialling", "connecting", "answered", "subscribing", "online"]
+ConnectionEvent = Literal["open", "dial", "connect", "accept", "decline", "go online", "end", "close"]
 
 CONNECTION_TRANSITIONS: dict[tuple[ConnectionState, ConnectionEvent], ConnectionState] = {
     ("closed", "open"): "waiting",
     # A thread resolves the name and connects.
     ("waiting", "dial"): "dialling",
     # CONNECT is sent; from here on there is a socket to serve.
-    ("dialling", "greet"): "greeting",
+    ("dialling", "connect"): "connecting",
     ("dialling", "end"): "waiting",
     # SUBSCRIBE is sent, if there is anything to subscribe to.
-    ("greeting", "accept"): "subscribing",
+    ("connecting", "accept"): "subscribing",
     # Answered, but by nothing to go on with.
-    ("greeting", "decline"): "answered",
-    ("greeting", "end"): "waiting",
+    ("connecting", "decline"): "answered",
+    ("connecting", "end"): "waiting",
     ("answered", "end"): "waiting",
-    ("subscribing", "be online"): "online",
+    ("subscribing", "go online"): "online",
     ("subscribing", "end"): "waiting",
     ("online", "end"): "waiting",
     ("closed", "close"): "closed",
     ("waiting", "close"): "closed",
     ("dialling", "close"): "closed",
-    ("greeting", "close"): "closed",
+    ("connecting", "close"): "closed",
     ("answered", "close"): "closed",
     ("subscribing", "close"): "closed",
     ("online", "close"): "closed",
 }
 
-_WITH_SOCKET = frozenset({"greeting", "answered", "subscribing", "online"})
+_WITH_SOCKET = frozenset({"connecting", "answered", "subscribing", "online"})
 
 _BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 5.0
 _STABLE_S = 5.0
 """What lasted this long resets the back-off: two clients of one id shall not fight at full speed."""
 
-Step = Literal["subscribe", "be online", "begin anew", "hang up", "wait"]
+Step = Literal["subscribe", "go online", "reconnect", "hang up", "wait"]
 """What follows from an answer of the broker: to subscribe to `Connection.filters.asked`, to be online, to end the
 connection and connect again at once, to end it, or to wait until the broker does."""
 
@@ -77,8 +77,8 @@ class Connection:
             versions = ("5",) if settings.mqtt_version == 5 else ("3.1.1",)
         self.state: ConnectionState = "closed"
         self.has_socket = False
-        self.greeting = Greeting(versions, has_will=has_will)
-        self.filters = Filters((), FILTERS_A_SUBSCRIBE)
+        self.handshake = Handshake(versions, has_will=has_will)
+        self.filters = Subscriptions((), FILTERS_A_SUBSCRIBE)
         self.limits = Limits()
         self.is_known = False
         self.is_hopeless = False
@@ -101,7 +101,7 @@ class Connection:
     def open(self, subscriptions: Sequence[tuple[str, int]]) -> None:
         """Have the first attempt be due at once; QoS 2 of a subscription counts as 1."""
         self._move("open")
-        self.filters = Filters(subscriptions, FILTERS_A_SUBSCRIBE)
+        self.filters = Subscriptions(subscriptions, FILTERS_A_SUBSCRIBE)
         self.retry_at = 0.0
 
     def close(self) -> bool:
@@ -124,42 +124,42 @@ class Connection:
         self.is_absent = isinstance(error, ConnectionRefusedError | socket.gaierror)
         return connect_errors.unreachable(self._settings, error)
 
-    def greeted(self, now: float) -> None:
+    def connect_sent(self, now: float) -> None:
         """CONNECT is sent: the broker has `connect_timeout_s` from here to take client and subscriptions."""
-        self._move("greet")
+        self._move("connect")
         self._answer_until = now + self._settings.connect_timeout_s
 
-    def accepted(self, limits: object) -> tuple[Step, str | None]:
+    def on_connack(self, limits: object) -> tuple[Step, str | None]:
         """The broker accepted, with these properties in its CONNACK (see `Limits.learn`); return as `refused` does."""
-        if self.state != "greeting":
+        if self.state != "connecting":
             return "wait", None
-        if self.greeting.answered() == "confirm":
+        if self.handshake.answered() == "confirm":
             self._move("decline")
-            return "begin anew", None
+            return "reconnect", None
         self._move("accept")
         self.is_known = True
-        self.limits.learn(limits, five=self.greeting.version == "5")
-        self._warn_while(connect_errors.hangs_up_on_will(self._settings), on=not self.greeting.with_will)
+        self.limits.learn(limits, is_mqtt5=self.handshake.version == "5")
+        self._warn_while(connect_errors.hangs_up_on_will(self._settings), on=not self.handshake.with_will)
         self._warn_of_limits()
         self.filters.begin()
         return self._subscribe(), None
 
-    def refused(self, reason: str) -> tuple[Step, str | None]:
+    def on_refusal(self, reason: str) -> tuple[Step, str | None]:
         """The broker refused; return what follows, and what is wrong in one line, if no other greeting would help."""
-        if self.state != "greeting":
+        if self.state != "connecting":
             return "wait", None
         self._move("decline")
         if reason == "Retain not supported" and self.limits.retains:
             self.limits.retains = False
         elif reason == "QoS not supported" and self.limits.takes_qos_1:
             self.limits.takes_qos_1 = False
-        elif reason != "Unsupported protocol version" or not self.greeting.other_version():
+        elif reason != "Unsupported protocol version" or not self.handshake.other_version():
             self.is_hopeless = reason in connect_errors.REFUSED_LOGIN
             return "wait", connect_errors.refusal(self._settings, self._client_id, reason)
         self._warn_of_limits()
-        return "begin anew", None
+        return "reconnect", None
 
-    def subscribed(self, refusals: Sequence[str | None]) -> tuple[Step, str | None]:
+    def on_suback(self, refusals: Sequence[str | None]) -> tuple[Step, str | None]:
         """The broker answered a SUBSCRIBE, with None for each filter that it took; return as `refused` does."""
         if self.state not in ("subscribing", "online") or not self.filters.asked:
             return "wait", None
@@ -185,7 +185,7 @@ class Connection:
         return False
 
     def _subscribe(self) -> Step:
-        return "subscribe" if self.filters.ask() else "be online"
+        return "subscribe" if self.filters.ask() else "go online"
 
     def _warn_of_limits(self) -> None:
         self._warn_while(connect_errors.takes_no_retained(self._settings), on=not self.limits.retains)
@@ -199,11 +199,11 @@ class Connection:
             self._warned.add(line)
             self._notices.append(line)
 
-    def be_online(self, now: float) -> bool:
+    def go_online(self, now: float) -> bool:
         """Begin to be of use; False where the connection has ended meanwhile."""
         if self.state != "subscribing":
             return False
-        self._move("be online")
+        self._move("go online")
         self._online_since = now
         return True
 
@@ -225,17 +225,17 @@ class Connection:
             if now - self._online_since < _STABLE_S:  # mosquitto 2.0 tells no reason
                 why += f"; if it does so again and again, another client uses the id {self._client_id!r}"
             return why
-        if self.state == "greeting":
+        if self.state == "connecting":
             return connect_errors.no_mqtt(self._settings, tls_error)
         if self.state == "subscribing" and self.filters.asked:
             return f"{self._address} closed the connection when asked for {self.filters.asked[0][0]}"
         return None
 
-    def ended(self, now: float, *, soon: bool, judging: bool) -> bool:
+    def ended(self, now: float, *, soon: bool, diagnosing: bool) -> bool:
         """Enter the wait for the next attempt; False where there was no connection, or its end is known.
 
-        The next attempt is due at once if it is to be `soon`, and after no more than the shortest wait while `judging`
-        what the broker hangs up on.
+        The next attempt is due at once if it is to be `soon`, and after no more than the shortest wait while
+        `diagnosing` what the broker hangs up on.
         """
         if self.state in ("closed", "waiting"):
             return False
@@ -243,13 +243,13 @@ class Connection:
         self._move("end")
         if was == "online" and now - self._online_since >= _STABLE_S:
             self._failures = 0
-        elif was == "greeting":
-            soon = self.greeting.unanswered() or soon
+        elif was == "connecting":
+            soon = self.handshake.unanswered() or soon
         without = self.filters.unanswered()
         if without is not None:
             self._notices.append(connect_errors.hangs_up_on_subscribe(self._settings, [without]))
-        delay = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (0 if judging else min(self._failures, 10)))
-        self._failures += 0 if soon or judging else 1
+        delay = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (0 if diagnosing else min(self._failures, 10)))
+        self._failures += 0 if soon or diagnosing else 1
         self.retry_at = now if soon else now + delay * self._random.uniform(0.5, 1.0)
         return True
 

@@ -51,9 +51,9 @@ class Dialler:
     def make_client(self, sink: Sink, version: Version) -> LeanClient:
         """Make a client without a connection; BrokerError where the installed paho is not one that is known."""
         check_paho()
-        five = version == "5"
-        clean_session = None if five else self._cleans(version, is_known=False)
-        client = LeanClient(sink, self._client_id, five=five, clean_session=clean_session)
+        is_mqtt5 = version == "5"
+        clean_session = None if is_mqtt5 else self._cleans(version, is_known=False)
+        client = LeanClient(sink, self._client_id, is_mqtt5=is_mqtt5, clean_session=clean_session)
         client.connect_timeout = self._settings.connect_timeout_s
         client.on_socket_open = self._begin_connection
         if self._tls is not None:

@@ -1,7 +1,7 @@
 """paho's client, reading ahead, with the packets of the hot path handled beside it.
 
 PUBLISH and PUBACK bypass paho, see `packets`; they share its socket and its queue of what the socket did not take.
-Whoever calls in here holds `PahoTransport.lock`.
+Whoever calls in here holds `MqttTransport.lock`.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ _REPLACED = (
 class Sink(Protocol):
     """Whoever takes what the client was told by the broker."""
 
-    def accepted(self, limits: object) -> None:
+    def on_connack(self, limits: object) -> None:
         """A CONNACK came, with these properties; None where it has none."""
 
-    def refused(self, reason: str) -> None:
+    def on_refusal(self, reason: str) -> None:
         """A CONNACK came that says no."""
 
-    def subscribed(self, refusals: Sequence[str | None]) -> None:
+    def on_suback(self, refusals: Sequence[str | None]) -> None:
         """A SUBACK came: for each filter None, or why it was refused."""
 
-    def took(self, packet: packets.Published) -> None:
+    def on_publish(self, packet: packets.Published) -> None:
         """A PUBLISH came."""
 
-    def settled(self, mid: int, code: int) -> None:
+    def on_puback(self, mid: int, code: int) -> None:
         """A PUBACK came, with a reason code."""
 
-    def skipped(self, topic: str, nbytes: int, mid: int | None) -> None:
+    def on_oversized(self, topic: str, nbytes: int, mid: int | None) -> None:
         """A PUBLISH is coming that is too large to be read; `mid` is None at QoS 0."""
 
-    def lost(self, said: str | None) -> None:
+    def on_lost(self, said: str | None) -> None:
         """The connection ended; `said` is the reason in a DISCONNECT, if one came."""
 
 
 class LeanClient(mqtt.Client):
-    """paho's client for one `PahoTransport`, which is its `sink`.
+    """paho's client for one `MqttTransport`, which is its `sink`.
 
     paho asks the socket for a packet in four small pieces; read ahead, one system call brings many packets. While
     `corked`, packets are gathered; then one system call sends them, and the broker wakes up once.
@@ -85,17 +85,17 @@ class LeanClient(mqtt.Client):
     _skipping = 0
     """Bytes still to come of a packet that is too large to be read."""
 
-    def __init__(self, sink: Sink, client_id: str, *, five: bool, clean_session: bool | None) -> None:
+    def __init__(self, sink: Sink, client_id: str, *, is_mqtt5: bool, clean_session: bool | None) -> None:
         super().__init__(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             clean_session=clean_session,
-            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
+            protocol=MQTTProtocolVersion.MQTTv5 if is_mqtt5 else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
             manual_ack=True,
         )
         self.sink = sink
-        # Window and queue are held in `sending`: paho would search its own anew at each acknowledgement.
+        # Window and queue are kept by `send_window`: paho would search its own anew at each acknowledgement.
         self.max_inflight_messages_set(0)
         self.on_connect = self._tell_connect
         self.on_subscribe = self._tell_subscribe
@@ -113,17 +113,17 @@ class LeanClient(mqtt.Client):
 
     def _tell_connect(self, _client: Any, _userdata: object, _flags: object, reason: Any, properties: object) -> None:
         if reason.is_failure:
-            self.sink.refused(reason.getName())
+            self.sink.on_refusal(reason.getName())
         else:
-            self.sink.accepted(properties)
+            self.sink.on_connack(properties)
 
     def _tell_subscribe(
         self, _client: Any, _userdata: object, _mid: int, reasons: Sequence[Any], _properties: object
     ) -> None:
-        self.sink.subscribed([reason.getName() if reason.is_failure else None for reason in reasons])
+        self.sink.on_suback([reason.getName() if reason.is_failure else None for reason in reasons])
 
     def _tell_disconnect(self, _client: Any, _userdata: object, flags: Any, reason: Any, _properties: object) -> None:
-        self.sink.lost(reason.getName() if flags.is_disconnect_packet_from_server else None)
+        self.sink.on_lost(reason.getName() if flags.is_disconnect_packet_from_server else None)
 
     # Receiving.
 
@@ -173,7 +173,7 @@ class LeanClient(mqtt.Client):
         if header & 0xF0 == packets.PUBLISH:
             end = 2 + (head[0] << 8 | head[1])
             mid = head[end] << 8 | head[end + 1] if header & 0x06 else None
-            self.sink.skipped(head[2:end].decode(errors="replace"), nbytes, mid)
+            self.sink.on_oversized(head[2:end].decode(errors="replace"), nbytes, mid)
 
     def _skip(self) -> None:
         try:
@@ -214,12 +214,12 @@ class LeanClient(mqtt.Client):
             if kind == packets.PUBACK:
                 mid, code = packets.parse_puback(body)
                 self._at = found[1]
-                self.sink.settled(mid, code)
+                self.sink.on_puback(mid, code)
             else:
-                message = packets.parse_publish(header, body, five=self._protocol == MQTTProtocolVersion.MQTTv5)
+                message = packets.parse_publish(header, body, is_mqtt5=self._protocol == MQTTProtocolVersion.MQTTv5)
                 self._at = found[1]
                 self._turn_bytes += len(message.payload)
-                self.sink.took(message)
+                self.sink.on_publish(message)
         except ValueError:
             return False  # paho ends a connection that brings malformed packets
         return True
@@ -240,19 +240,19 @@ class LeanClient(mqtt.Client):
         return piece
 
     def _handle_publish(self) -> MQTTErrorCode:
-        five = self._protocol == MQTTProtocolVersion.MQTTv5
+        is_mqtt5 = self._protocol == MQTTProtocolVersion.MQTTv5
         try:
-            message = packets.parse_publish(self._in_packet["command"], self._in_packet["packet"], five=five)
+            message = packets.parse_publish(self._in_packet["command"], self._in_packet["packet"], is_mqtt5=is_mqtt5)
         except ValueError:
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         self._turn_bytes += len(message.payload)
-        self.sink.took(message)
+        self.sink.on_publish(message)
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
         try:
             if cmd == "PUBACK":
-                self.sink.settled(*packets.parse_puback(self._in_packet["packet"]))
+                self.sink.on_puback(*packets.parse_puback(self._in_packet["packet"]))
         except ValueError:
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         return MQTTErrorCode.MQTT_ERR_SUCCESS

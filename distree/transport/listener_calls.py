@@ -9,7 +9,7 @@ from typing import Any
 from distree.transport.base import Listener, Received
 
 
-class Teller:
+class ListenerCalls:
     """Calls, of the listener above all, that wait in `calls` until paho has returned, which holds locks of its own.
 
     Without a listener nobody is told anything.
@@ -68,7 +68,7 @@ class Teller:
             if self._listener is not None:
                 self.calls.append((self._listener.given_up, (token,)))
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """Tell that nobody subscribes to a message's topic."""
         if self._listener is not None:
-            self.calls.append((self._listener.unread, (topic, payload)))
+            self.calls.append((self._listener.no_subscribers, (topic, payload)))

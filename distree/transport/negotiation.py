@@ -16,13 +16,13 @@ FILTERS_A_SUBSCRIBE = 8
 """Most filters of one SUBSCRIBE: some brokers hang up on more (AWS IoT Core takes 8)."""
 
 _TRIES = 2
-"""A greeting is tried so often before another is, and a filter before it is done without."""
+"""A way to connect is tried so often before the next one, and a filter before it is given up."""
 
 
-class Greeting:
-    """By which version of MQTT to greet, and whether with a will, until a broker has answered; then it stays so.
+class Handshake:
+    """By which version of MQTT to connect, and whether with a will, until a broker has answered; then it stays so.
 
-    A broker that answers only a greeting without a will is greeted once more with one, to be sure.
+    A broker that answers only a CONNECT without a will gets one more with it, to be sure.
     """
 
     def __init__(self, versions: Sequence[Version], *, has_will: bool) -> None:
@@ -33,16 +33,16 @@ class Greeting:
         self._at = 0
         self.settled = False
         self.confirming = False
-        """Whether the last answer was to a greeting without a will, and the next is with one."""
+        """Whether the last answer was to a CONNECT without a will, and the next has one."""
 
     @property
     def version(self) -> Version:
-        """The version to greet with."""
+        """The version to connect with."""
         return self._plan[self._at][0]
 
     @property
     def with_will(self) -> bool:
-        """Whether to greet with a will."""
+        """Whether to connect with a will."""
         return self._plan[self._at][1] or self.confirming
 
     def unanswered(self) -> bool:
@@ -75,7 +75,7 @@ class Greeting:
         return "go"
 
 
-class Filters:
+class Subscriptions:
     """Filters to subscribe to, a few at a time; one that a broker hangs up on is done without. QoS 2 counts as 1.
 
     Those of the beginning are needed, and come first; others are added at any time, and are asked for once there is
@@ -91,7 +91,7 @@ class Filters:
         self._at_a_time = at_a_time
         self._left: dict[str, int] = {}
         self._asked: list[tuple[str, int]] = []
-        self._blamed: Counter[str] = Counter()
+        self._suspicions: Counter[str] = Counter()
         self.without: set[str] = set()
         """Those that the broker hangs up on."""
 
@@ -142,7 +142,7 @@ class Filters:
         answers = {name: why for (name, _), why in zip(self._asked, refusals, strict=False) if name in self._wanted}
         for name, _ in self._asked:
             self._suspected.discard(name)
-            self._blamed.pop(name, None)
+            self._suspicions.pop(name, None)
         self._asked = []
         return answers
 
@@ -156,8 +156,8 @@ class Filters:
             self._at_a_time = 1
             return None
         name = asked[0][0]
-        self._blamed[name] += 1
-        if self._blamed[name] < _TRIES:
+        self._suspicions[name] += 1
+        if self._suspicions[name] < _TRIES:
             return None
         self.without.add(name)
         return name

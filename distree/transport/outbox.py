@@ -20,7 +20,7 @@ OTHER_BYTES = 1 << 20
 """Bounds of the lanes SHED, AUDIT and LOSSY."""
 
 
-class Outgoing:
+class Publication:
     """A publish that waits or is under way. `expires_at` is of the monotonic clock, in seconds.
 
     `size` is that of topic and payload, in bytes; a packet has a few more. One is made for every message, so what only
@@ -38,7 +38,7 @@ class Outgoing:
     mark = 0
     """How many messages had gone out at QoS 0 before it."""
     trial: Literal["", "retained", "size"] = ""
-    """What is found out by it, if it goes out for that: see `blame`."""
+    """What is found out by it, if it goes out for that: see `hangups`."""
     judged_bytes = 0
     """Size of the message for which a trial of `size` stands in."""
 
@@ -72,9 +72,9 @@ class Outbox:
     def __init__(self, items: int = 4096, nbytes: int = 8 << 20) -> None:
         self.dropped: Counter[Lane] = Counter()
         self.casualties: deque[str] = deque()
-        self._again: deque[Outgoing] = deque()
-        self._latest: OrderedDict[str, Outgoing] = OrderedDict()
-        self._lanes: dict[Lane, deque[Outgoing]] = {lane: deque() for lane in Lane if lane is not Lane.LATEST}
+        self._again: deque[Publication] = deque()
+        self._latest: OrderedDict[str, Publication] = OrderedDict()
+        self._lanes: dict[Lane, deque[Publication]] = {lane: deque() for lane in Lane if lane is not Lane.LATEST}
         self._bytes: Counter[Lane] = Counter()
         self._limits = {
             Lane.WORK: (items, nbytes),
@@ -87,7 +87,7 @@ class Outbox:
     def __len__(self) -> int:
         return self.count
 
-    def put(self, item: Outgoing) -> None:
+    def put(self, item: Publication) -> None:
         """Add a message at the end of its lane; what is beyond the lane's bounds is dropped, the oldest first."""
         self.count += 1
         if item.lane is Lane.LATEST:
@@ -106,13 +106,13 @@ class Outbox:
             while len(lane) > items or self._bytes[item.lane] > nbytes:
                 self.drop(self._pop_left(item.lane))
 
-    def put_back(self, items: Iterable[Outgoing]) -> None:
+    def put_back(self, items: Iterable[Publication]) -> None:
         """Have messages that were under way go out before all others, in their order."""
         again = list(items)
         self._again.extendleft(reversed(again))
         self.count += len(again)
 
-    def pop(self, now: float) -> Outgoing | None:
+    def pop(self, now: float) -> Publication | None:
         """Take out the next message; what has expired is dropped on the way. None when nothing is left."""
         while self.count:
             item = self._next()
@@ -121,7 +121,7 @@ class Outbox:
             self.drop(item)
         return None
 
-    def drop(self, item: Outgoing) -> None:
+    def drop(self, item: Publication) -> None:
         """Count a message that will not be sent."""
         self.dropped[item.lane] += 1
         if item.token is not None:
@@ -136,7 +136,7 @@ class Outbox:
         firsts += [*list(self._latest.values())[:1], *self._again]
         return min((item.handed_at for item in firsts), default=math.inf)
 
-    def _next(self) -> Outgoing:
+    def _next(self) -> Publication:
         if self._again:
             self.count -= 1
             return self._again.popleft()
@@ -147,7 +147,7 @@ class Outbox:
             return self._latest.popitem(last=False)[1]
         return self._pop_left(next(lane for lane, waiting in self._lanes.items() if waiting))
 
-    def _pop_left(self, lane: Lane) -> Outgoing:
+    def _pop_left(self, lane: Lane) -> Publication:
         item = self._lanes[lane].popleft()
         self.count -= 1
         if lane in self._limits:

@@ -1,6 +1,6 @@
 """An MQTT client that asks one thing at a time and tells every answer: for checks, not for work.
 
-`PahoTransport` heals what goes wrong; a check wants to know it: what the broker says of its limits as it greets, and
+`MqttTransport` heals what goes wrong; a check wants to know it: what the broker says of its limits as it greets, and
 with which code it answers a subscription or a publish. The caller brings a connected socket, over TLS or not.
 
 `withhold` is a publish that reaches nobody: at QoS 2 a broker answers PUBREC, with MQTT 5 also whether the client may
@@ -76,7 +76,7 @@ class Will:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Greeting:
+class Connack:
     """What a broker says in its CONNACK: `code` 0 for welcome, and its limits, where it names them."""
 
     code: int
@@ -97,35 +97,35 @@ class ProbeClient:
     """
 
     sock: socket.socket
-    five: bool = True
+    is_mqtt5: bool = True
     heard: list[Published] = field(default_factory=list)
     _ahead: bytes = b""
     _mid: int = 0
-    _greeted: bool = False
+    _connected: bool = False
     _withheld: dict[str, int] = field(default_factory=dict)
 
-    def greet(
+    def connect(
         self, client_id: str, username: str | None, password: str | None, until: float, will: Will | None = None
-    ) -> Greeting:
+    ) -> Connack:
         """Log in to a session without memory."""
         flags = 0x02 | (0x80 if username is not None else 0) | (0x40 if password is not None else 0)
         last = b""
         if will is not None:
             flags |= 0x04 | will.qos << 3 | (0x20 if will.retain else 0)
             last = self._no_properties() + _text(will.topic) + struct.pack(">H", len(will.payload)) + will.payload
-        head = _text("MQTT") + bytes((5 if self.five else 4, flags)) + struct.pack(">H", 60)
+        head = _text("MQTT") + bytes((5 if self.is_mqtt5 else 4, flags)) + struct.pack(">H", 60)
         texts = [text for text in (username, password) if text is not None]
         body = head + self._no_properties() + _text(client_id) + last + b"".join(map(_text, texts))
         self._send(0x10, body, until)
         answer = self._await(_CONNACK, lambda body: len(body) >= 2, until)
-        self._greeted = True
-        if not self.five:
-            return Greeting(code=_OLD_REFUSALS.get(answer[1], 0x80) if answer[1] else 0)
+        self._connected = True
+        if not self.is_mqtt5:
+            return Connack(code=_OLD_REFUSALS.get(answer[1], 0x80) if answer[1] else 0)
         # A broker that knows MQTT 3.1.1 alone answers without properties, and with its own codes.
         if len(answer) == 2 and answer[1] == 1:
-            return Greeting(code=0x84)
+            return Connack(code=0x84)
         numbers, texts_found = _properties(answer[2:])
-        return Greeting(
+        return Connack(
             code=answer[1],
             max_packet_bytes=numbers.get(0x27),
             max_qos=numbers.get(0x24, 2),
@@ -206,7 +206,7 @@ class ProbeClient:
             self.sock.close()
 
     def _no_properties(self) -> bytes:
-        return b"\x00" if self.five else b""
+        return b"\x00" if self.is_mqtt5 else b""
 
     def _next_mid(self) -> bytes:
         self._mid += 1
@@ -235,7 +235,7 @@ class ProbeClient:
     def _handle(self, header: int, body: bytes) -> None:
         if header & 0xF0 == PUBLISH:
             try:
-                message = parse_publish(header, body, five=self.five)
+                message = parse_publish(header, body, is_mqtt5=self.is_mqtt5)
             except ValueError as error:
                 raise BrokerError(f"the broker sent a malformed message ({error})") from None
             self.heard.append(message)
@@ -268,7 +268,7 @@ class ProbeClient:
             self._raise_ended(error)
 
     def _raise_ended(self, error: OSError) -> NoReturn:
-        if isinstance(error, ssl.SSLError) and not self._greeted:
+        if isinstance(error, ssl.SSLError) and not self._connected:
             raise error
         raise HangUpError(f"the connection to the broker ended ({reason(error)})") from None
 

@@ -25,7 +25,7 @@ class _Pending:
         self.done = False
 
 
-class Receiver:
+class ReceiveWindow:
     """The incoming half of a connection. `early` are messages that came before it was online.
 
     Lines on what is not read are added to `notices`.
@@ -37,7 +37,7 @@ class Receiver:
         self._unacknowledged: deque[_Pending] = deque()
         self._skips_said_at = 0.0
 
-    def took(self, packet: packets.Published) -> Received:
+    def on_publish(self, packet: packets.Published) -> Received:
         """Take in a PUBLISH, and return it for the listener."""
         token = None
         if packet.mid is not None:

@@ -16,7 +16,7 @@ from distree.messages.device import DeviceStatus
 from distree.messages.member import Call
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.messages.result import Result
-from distree.node import Accepted, Acknowledge, Announce, Effect, Fuse, Publish, Run, StageNode
+from distree.node import AcceptedInput, Acknowledge, Announce, Effect, Fuse, Publish, Run, StageNode
 from distree.node.custody import REMEMBERED
 from distree.topics import ALL
 from orchestrator.simulator.books import Books
@@ -57,7 +57,7 @@ class Surroundings:
     tensor_bytes: tuple[int, ...]
     fuse_s: float
     deadline_s: float
-    telemetry_s: float
+    telemetry_interval_s: float
     receive_maximum: int
     has_spools: bool
     ends_at: float
@@ -80,7 +80,7 @@ class Board:
         self,
         name: str,
         around: Surroundings,
-        make_node: Callable[[str, Sequence[Accepted], Sequence[str]], StageNode],
+        make_node: Callable[[str, Sequence[AcceptedInput], Sequence[str]], StageNode],
         link: Link,
         run_s: dict[int, float],
         kind: BoardsConfig,
@@ -104,7 +104,7 @@ class Board:
         # A board that neither answers for inputs nor runs a branch asks for a tick only where it was called.
         self._has_timers = self.node.settings.origin is not None or self.node.settings.branch is not None
 
-    def _begin(self, restore: Sequence[Accepted], answered: Sequence[str]) -> None:
+    def _begin(self, restore: Sequence[AcceptedInput], answered: Sequence[str]) -> None:
         self.boot = f"{self.name}.{self.life:04d}"
         self.node = self._make_node(self.boot, restore, answered)
         self._work: deque[Run | Fuse] = deque()
@@ -150,10 +150,10 @@ class Board:
         self._reporting.set_status(DeviceStatus.READY)
 
     def report(self) -> None:
-        """Send telemetry now, and every `telemetry_s` until the traffic ends."""
+        """Send telemetry now, and every `telemetry_interval_s` until the traffic ends."""
         around, now = self._around, self._events.now
-        if now + around.telemetry_s < around.ends_at:
-            self._events.at(now + around.telemetry_s, self.report)
+        if now + around.telemetry_interval_s < around.ends_at:
+            self._events.at(now + around.telemetry_interval_s, self.report)
         if self._is_awake:
             self._reporting.report()
 
@@ -328,7 +328,7 @@ class Board:
         if not self._is_awake:
             self._put_off(self._unread, life, message, to)
         elif life == self.life:
-            self._perform(self.node.unread(self._events.now, message, to))
+            self._perform(self.node.no_subscribers(self._events.now, message, to))
 
     def _published(self, life: int, token: str) -> None:
         """The broker has a result."""
@@ -426,7 +426,7 @@ class Board:
             sessions = around.readers[message.stage]  # type: ignore[union-attr]
             takers = [session for session in sessions if session.post(at_broker, message, expires_at, nbytes, name)]
             is_read = bool(takers)
-        if not is_read and around.broker.tells_unread and isinstance(message, StageMessage | Embedding):
+        if not is_read and around.broker.reports_no_subscribers and isinstance(message, StageMessage | Embedding):
             around.books.unread += 1
             self._events.at(at_broker + self.session.link.delay_s(), self._unread, self.life, message, to)
 

@@ -125,7 +125,7 @@ class LinksConfig:
 class BrokerConfig:
     """What the broker does, by default as mosquitto with the sessions that agents ask for."""
 
-    tells_unread: bool = True
+    reports_no_subscribers: bool = True
     """Whether it tells a board that nobody reads what it has published; some brokers do not."""
     session_expiry_s: float = 10.0
     """How long it keeps the session of a board that is away, before it takes what is sent there to be unread."""
@@ -198,29 +198,29 @@ class AgentsConfig:
 
     deadline_ms: float = 1000
     """As `origin.deadline_ms` in agent.yaml."""
-    pending: int = 64
-    """As `origin.pending`."""
-    silence_ms: float = 100
-    """As `origin.silence_ms`."""
+    max_pending: int = 64
+    """As `origin.max_pending`."""
+    min_retry_ms: float = 100
+    """As `origin.min_retry_ms`."""
     spool: bool = False
     """As `origin.spool`."""
     mode: Literal["gated", "eager"] = "gated"
     """As `origin.mode`."""
     branch_timeout_ms: float = 200
     """As in agent.yaml."""
-    inbox_items: int = 64
-    """As `inbox.items`."""
+    inbox_max_messages: int = 64
+    """As `inbox.max_messages`."""
     receive_maximum: int = 16
     """As in agent.yaml."""
-    telemetry_s: float = 2.0
+    telemetry_interval_s: float = 2.0
     """As in agent.yaml."""
     fuse_ms: float = 0.5
     """Time of a fusion head."""
 
     def __post_init__(self) -> None:
         for key in (
-            "deadline_ms", "pending", "silence_ms", "branch_timeout_ms", "inbox_items", "receive_maximum",
-            "telemetry_s", "fuse_ms",
+            "deadline_ms", "max_pending", "min_retry_ms", "branch_timeout_ms", "inbox_max_messages", "receive_maximum",
+            "telemetry_interval_s", "fuse_ms",
         ):  # fmt: skip
             _positive(**{key: getattr(self, key)})
 

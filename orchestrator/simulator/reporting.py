@@ -120,7 +120,7 @@ class Reporting:
         return DeviceState(device=self._board.name, boot=self._board.boot, status=status)
 
     def _has_state(self, state: DeviceState, payload: bytes) -> None:
-        self._around.roll.has_state(state, len(payload))
+        self._around.roll.state_changed(state, len(payload))
         self._at_host(Kind.STATE, payload)
 
     def announce(self, member: Member, stages: Iterable[int], *, at_once: bool = False) -> None:

@@ -17,7 +17,7 @@ from distree.errors import RemoteProtocolError
 from distree.messages.device import DeviceState
 from distree.messages.member import Member
 from distree.node import Effect, StageNode
-from distree.node.members import Change, Members
+from distree.node.members import MemberChange, Members
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.events import Events
 from orchestrator.simulator.network import Session
@@ -138,14 +138,14 @@ class Roll:
             return None
         return _changed(change)
 
-    def has_state(self, state: DeviceState, nbytes: int) -> None:
+    def state_changed(self, state: DeviceState, nbytes: int) -> None:
         """A board has said how it is, or its will has."""
         self._state_bytes = nbytes
         audiences = self._listening(state.device)
         if self.members is None:
-            word: Word | None = partial(StageNode.has_state, state=state)
+            word: Word | None = partial(StageNode.state_changed, state=state)
         else:
-            word = _changed(self.members.has_state(self._events.now, state))
+            word = _changed(self.members.state_changed(self._events.now, state))
         self._tell("state", nbytes, audiences, state.device, word)
 
     def _listening(self, device: str) -> list[_Audience]:
@@ -168,7 +168,7 @@ class Roll:
                 continue
             for origin in audience.online.values():
                 link = origin.session.link
-                if word is not None and (not is_shared or origin.node.minds(device)):
+                if word is not None and (not is_shared or origin.node.depends_on(device)):
                     self._events.at(link.down(now, nbytes), origin.learn, word)
                 elif link.is_narrow:
                     link.down(now, nbytes)
@@ -178,5 +178,5 @@ def _announced(member: Member, stage: int, *, is_live: bool) -> Word:
     return partial(StageNode.announced, member=member, stage=stage, is_live=is_live)
 
 
-def _changed(change: Change) -> Word | None:
+def _changed(change: MemberChange) -> Word | None:
     return partial(StageNode.changed, change=change) if change.ended or change.came else None

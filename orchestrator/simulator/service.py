@@ -52,8 +52,8 @@ class Transport:
         self.last_error: str | None = None
         self.offline_dropped = 0
         self.notices: deque[str] = deque()
-        self.judging = False
-        self.retains = self.tells_unread = True
+        self.diagnosing = False
+        self.retains = self.reports_no_subscribers = True
         self._inbox, self._send = inbox, send
         self._listener: Listener | None = None
 

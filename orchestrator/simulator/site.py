@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 from distree.messages.plan import Plan
-from distree.node import Accepted, NodeSettings, OriginSettings, StageNode
+from distree.node import AcceptedInput, NodeSettings, OriginSettings, StageNode
 from distree.node.members import Members
 from orchestrator.config import NEVER_SENT, Pipeline
 from orchestrator.simulator.board import Board, Surroundings
@@ -76,7 +76,7 @@ class Site:
             tensor_bytes=self.config.traffic.tensor_bytes,
             fuse_s=agents.fuse_ms / 1e3,
             deadline_s=agents.deadline_ms / 1e3,
-            telemetry_s=agents.telemetry_s,
+            telemetry_interval_s=agents.telemetry_interval_s,
             receive_maximum=agents.receive_maximum,
             has_spools=agents.spool,
             ends_at=self.config.duration_s,
@@ -123,20 +123,20 @@ class Site:
 
     def _node_maker(
         self, name: str, boards: BoardsConfig, chance: random.Random
-    ) -> Callable[[str, Sequence[Accepted], Sequence[str]], StageNode]:
+    ) -> Callable[[str, Sequence[AcceptedInput], Sequence[str]], StageNode]:
         agents, exits, branches = self.config.agents, self.traffic.exits, self.config.branches
         origin = None
         if boards.origin:
             origin = OriginSettings(
                 deadline_s=agents.deadline_ms / 1e3,
-                pending_items=agents.pending,
-                silence_floor_s=agents.silence_ms / 1e3,
+                max_pending=agents.max_pending,
+                min_retry_s=agents.min_retry_ms / 1e3,
                 eager=agents.mode == "eager",
             )
         thresholds, labels = self._thresholds(), self._labels()
         inputs, embeddings = (TENSOR,) * exits, ((TENSOR,) * branches,) * exits if branches else ()
 
-        def make(boot: str, restore: Sequence[Accepted], answered: Sequence[str]) -> StageNode:
+        def make(boot: str, restore: Sequence[AcceptedInput], answered: Sequence[str]) -> StageNode:
             settings = NodeSettings(
                 site=SITE,
                 device=name,
@@ -149,7 +149,7 @@ class Site:
                 stages=boards.stages,
                 criterion=CRITERION,
                 thresholds=thresholds,
-                inbox_items=agents.inbox_items,
+                inbox_max_messages=agents.inbox_max_messages,
                 origin=origin,
                 embeddings=embeddings,
                 branch=boards.branch,
@@ -207,7 +207,7 @@ class Site:
             self.events.at(0.0, board.introduce)
             if self.host is not None:
                 # Agents do not report all at once.
-                self.events.at(starts.random() * self.config.agents.telemetry_s, board.report)
+                self.events.at(starts.random() * self.config.agents.telemetry_interval_s, board.report)
             board.begin()
         if self.host is not None:
             self.host.open()

@@ -15,7 +15,7 @@ from typing import Any
 from distree.errors import RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.plan import MaskedThresholds, Plan
-from distree.messages.site import Truth
+from distree.messages.site import Label
 from distree.messages.telemetry import OriginTelemetry
 from orchestrator.config import NEVER_SENT, GoalConfig, Pipeline
 from orchestrator.fleet import Device
@@ -89,16 +89,16 @@ class Tuning:
         full = self._waiting.popitem(last=False)[1] if len(self._waiting) > MOST_WAITING else None
         return [sample for _, sample in filter(None, (before, full))]
 
-    def label(self, truth: Truth) -> list[Sample]:
+    def label(self, given: Label) -> list[Sample]:
         """Return the sample that a label was waited for, if there is one; RemoteProtocolError for an unknown label."""
-        if truth.label not in self._pipeline.labels:
-            raise RemoteProtocolError("label", f"{truth.label!r} is not a label of {self._pipeline.plan.model}")
-        label = self._pipeline.labels.index(truth.label)
-        waiting = self._waiting.pop(truth.request, None)
+        if given.label not in self._pipeline.labels:
+            raise RemoteProtocolError("label", f"{given.label!r} is not a label of {self._pipeline.plan.model}")
+        label = self._pipeline.labels.index(given.label)
+        waiting = self._waiting.pop(given.request, None)
         if waiting is not None:
             return [_labelled(waiting[1], label)]
         # Most inputs are not audited; a few labels are there before their rows.
-        self._labels[truth.request] = label
+        self._labels[given.request] = label
         if len(self._labels) > MOST_WAITING:
             self._labels.popitem(last=False)
         return []

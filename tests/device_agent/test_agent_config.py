@@ -7,16 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from device_agent.config import (
-    AgentConfig,
-    DirectorySource,
-    MqttSource,
-    PipelineConfig,
-    PythonSource,
-    ReplaySource,
-    load_agent_config,
-)
+from device_agent.config import AgentConfig, AgentPipelineConfig, load_agent_config
+from device_agent.sources.directory import DirectorySourceConfig
+from device_agent.sources.mqtt import MqttSourceConfig
+from device_agent.sources.python import PythonSourceConfig
+from device_agent.sources.replay import ReplaySourceConfig
 from distree.broker_settings import BrokerSettings
+from distree.bundle.loading import find_bundle
 from distree.errors import ConfigError
 
 LEAST = {"site": "lab", "device": "cam", "pipelines": [{"name": "p", "bundle": "fashion", "stages": [0]}]}
@@ -45,18 +42,28 @@ def test_three_keys_are_enough(load, tmp_path):
     assert (config.site, config.device, config.client_id) == ("lab", "cam", "distree_lab_cam")
     (pipeline,) = config.pipelines
     assert (pipeline.branch, pipeline.fuse, pipeline.branch_timeout_ms) == (None, False, 200)
-    assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == ("p", "fashion", (0,), None)
+    assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == (
+        "p",
+        str(find_bundle("fashion")),
+        (0,),
+        None,
+    )
     assert config.broker == BrokerSettings(host="127.0.0.1", port=1883, username=None, password_file=None)
     assert (config.num_threads, config.codec, config.self_test) == (1, "raw", True)
-    assert (config.inbox.items, config.inbox.kb) == (64, 4096)
-    assert (config.receive_maximum, config.telemetry_s, config.hang_s, config.drain_s) == (16, 2.0, 30.0, 10.0)
+    assert (config.inbox.max_messages, config.inbox.max_kib) == (64, 4096)
+    assert (
+        config.receive_maximum,
+        config.telemetry_interval_s,
+        config.inference_timeout_s,
+        config.shutdown_timeout_s,
+    ) == (16, 2.0, 30.0, 10.0)
 
 
 def test_an_origin_has_a_deadline_of_a_second_and_no_spool(load):
     made = load(**origin()).pipelines[0].origin
-    assert (made.deadline_ms, made.pending, made.silence_ms, made.spool) == (1000, 64, 100, False)
+    assert (made.deadline_ms, made.max_pending, made.min_retry_ms, made.spool) == (1000, 64, 100, False)
     assert (made.fuser, made.mode) == (None, "gated")
-    assert isinstance(made.source, MqttSource)
+    assert isinstance(made.source, MqttSourceConfig)
 
 
 def test_a_board_may_only_fuse(load):
@@ -67,16 +74,16 @@ def test_a_board_may_only_fuse(load):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"kind": "python"}, PythonSource(kind="python")),
-        ({"kind": "replay", "path": "/x.npz"}, ReplaySource(kind="replay", path=Path("/x.npz"))),
+        ({"kind": "python"}, PythonSourceConfig(kind="python")),
+        ({"kind": "replay", "path": "/x.npz"}, ReplaySourceConfig(kind="replay", path=Path("/x.npz"))),
         (
-            {"kind": "replay", "path": "/x.npz", "rate_hz": 2, "limit": 3, "repeat": True},
-            ReplaySource(kind="replay", path=Path("/x.npz"), rate_hz=2.0, limit=3, repeat=True),
+            {"kind": "replay", "path": "/x.npz", "rate_hz": 2, "max_inputs": 3, "repeat": True},
+            ReplaySourceConfig(kind="replay", path=Path("/x.npz"), rate_hz=2.0, max_inputs=3, repeat=True),
         ),
-        ({"kind": "directory", "path": "/in"}, DirectorySource(kind="directory", path=Path("/in"))),
+        ({"kind": "directory", "path": "/in"}, DirectorySourceConfig(kind="directory", path=Path("/in"))),
         (
-            {"kind": "directory", "path": "/in", "after": "delete", "poll_ms": 50},
-            DirectorySource(kind="directory", path=Path("/in"), after="delete", poll_ms=50.0),
+            {"kind": "directory", "path": "/in", "after": "delete", "poll_interval_ms": 50},
+            DirectorySourceConfig(kind="directory", path=Path("/in"), after="delete", poll_interval_ms=50.0),
         ),
     ],
 )
@@ -89,6 +96,23 @@ def test_paths_are_taken_from_the_folder_of_the_file(load, tmp_path):
     assert config.state_dir == tmp_path / "here"
     assert config.broker.password_file == tmp_path / "secret"
     assert config.pipelines[0].origin.source.path == tmp_path / "in" / "x.npz"
+
+
+def test_defaults_and_bundles_are_taken_from_the_folder_of_the_file_too(load, tmp_path, monkeypatch):
+    away = tmp_path / "away"
+    for folder in (tmp_path / "mine", away / "mine", away / "other", away / "fashion"):
+        folder.mkdir(parents=True)
+        (folder / "bundle.yaml").touch()
+    monkeypatch.chdir(away)
+
+    def bundle(name):
+        return Path(load(pipelines=[{**PIPELINE, "bundle": name}]).pipelines[0].bundle)
+
+    assert load().state_dir == tmp_path / "state"
+    assert bundle("mine") == bundle("./mine") == tmp_path / "mine"
+    assert bundle(str(away / "mine")) == away / "mine"
+    assert bundle("fashion") == find_bundle("cifar10-wide").parent / "fashion", "of the zoo, not of where it is started"
+    assert bundle("other") == tmp_path / "other", "not there, and not looked for where it is started"
 
 
 PIPELINE = LEAST["pipelines"][0]
@@ -114,21 +138,24 @@ WRONG = [
     (origin(fuser="all"), "fuser: 'all' is reserved"),
     (origin(mode="eagre"), "mode: expected one of gated, eager, received 'eagre'; nearest: eager"),
     *(({name: 0}, f"{name}: must be above 0") for name in ("num_threads", "receive_maximum")),
-    *(({name: -1.5}, f"{name}: must be above 0") for name in ("telemetry_s", "hang_s", "drain_s")),
-    *(({"inbox": {name: 0}}, f"inbox.{name}: must be above 0") for name in ("items", "kb")),
-    *((origin(**{name: 0}), f"{name}: must be above 0") for name in ("deadline_ms", "pending", "silence_ms")),
-    (origin(pending=1.5), "pending: expected int, received 1.5"),
+    *(
+        ({name: -1.5}, f"{name}: must be above 0")
+        for name in ("telemetry_interval_s", "inference_timeout_s", "shutdown_timeout_s")
+    ),
+    *(({"inbox": {name: 0}}, f"inbox.{name}: must be above 0") for name in ("max_messages", "max_kib")),
+    *((origin(**{name: 0}), f"{name}: must be above 0") for name in ("deadline_ms", "max_pending", "min_retry_ms")),
+    (origin(max_pending=1.5), "max_pending: expected int, received 1.5"),
     (origin(spool="yes"), "spool: expected bool"),
-    (source(kind="camera"), "source.kind: expected one of replay, directory, mqtt, python"),
+    (source(kind="camera"), "source.kind: expected one of directory, mqtt, replay, python"),
     (source(path="x"), "missing key pipelines[0].origin.source.kind"),
     (source(kind="replay"), "missing key pipelines[0].origin.source.path"),
     (source(kind="replay", path="x", rate_hz=0), "rate_hz: must be above 0"),
-    (source(kind="replay", path="x", limit=0), "limit: must be above 0"),
-    (source(kind="directory", path="x", poll_ms=0), "poll_ms: must be above 0"),
+    (source(kind="replay", path="x", max_inputs=0), "max_inputs: must be above 0"),
+    (source(kind="directory", path="x", poll_interval_ms=0), "poll_interval_ms: must be above 0"),
     (source(kind="directory", path="x", after="burn"), "after: expected one of move, delete, received 'burn'"),
     (source(kind="mqtt", topic="x"), "topic: unknown key"),
     ({"codec": "lz4"}, "codec: expected one of raw, zlib"),
-    ({"telemetry_s": None}, "telemetry_s: expected float, received nothing"),
+    ({"telemetry_interval_s": None}, "telemetry_interval_s: expected float, received nothing"),
     ({"num_threads": True}, "num_threads: expected int"),
 ]
 
@@ -152,7 +179,7 @@ def test_a_configuration_made_by_a_program_is_checked_alike():
 def test_no_two_agents_share_a_client_id():
     def ident(site, device):
         return AgentConfig(
-            site=site, device=device, pipelines=(PipelineConfig(name="p", bundle="fashion", stages=(0,)),)
+            site=site, device=device, pipelines=(AgentPipelineConfig(name="p", bundle="fashion", stages=(0,)),)
         ).client_id
 
     assert len({ident(*pair) for pair in (("a-b", "c"), ("a", "b-c"), ("a", "b"), ("b", "a"))}) == 4

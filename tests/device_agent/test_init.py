@@ -81,7 +81,7 @@ def test_a_branch_of_a_bundle_in_a_folder(tmp_path: Path) -> None:
     [
         ([], "init: give --site, --bundle, --stages or --source, or run it in a terminal to be asked"),
         ([*STAGE[:4], "--source", "directory"], "give --path"),
-        ([*STAGE, "--path", "x"], "--path: is of --source directory"),
+        ([*STAGE, "--path", "x"], "--path: only goes with --source"),
         ([*STAGE, "--device", "Cam_1"], "--device: 'Cam_1' is not an id"),
         ([*STAGE, "--username", "ann"], "give --password-file too"),
         ([*STAGE[:4], "--stages", "one"], "--stages one: expected numbers"),

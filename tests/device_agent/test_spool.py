@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from device_agent.spool import MAX_UNPUBLISHED, REMEMBERED, RETRY_S, Recovered, Spool
 from distree import tensors
-from distree.node import Accepted
+from distree.node import AcceptedInput
 
 OFTEN = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -67,7 +67,7 @@ def told(caplog):
 
 def item(index, nbytes=16):
     array = np.full((1, nbytes), index % 100, np.int8)
-    return Accepted(request=f"r{index}", name=f"image {index}", tensor=tensors.encode(array))
+    return AcceptedInput(request=f"r{index}", name=f"image {index}", tensor=tensors.encode(array))
 
 
 def answer(index):
@@ -198,7 +198,7 @@ def test_the_end_of_what_was_never_accepted_is_not_noted(path):
 
 def test_names_that_are_no_text_are_kept(path):
     spool, _ = open_spool(path)
-    odd = Accepted(request="r", name="\udcff.png", tensor=item(1).tensor)
+    odd = AcceptedInput(request="r", name="\udcff.png", tensor=item(1).tensor)
     spool.note_accepted(odd)
     assert plain(recovered(path).open) == plain([odd])
 

@@ -321,6 +321,29 @@ class Goal:
     drop: strict_yaml.Share
 
 
+@dataclass(frozen=True)
+class Store:
+    path: Path = Path("state/store.db")
+    days: int = 7
+
+
+@dataclass(frozen=True)
+class Places:
+    folder: Path = Path("state")
+    elsewhere: Path = Path("/var/lib")
+    store: Store = field(default_factory=Store)
+    key: Path | None = None
+
+
+@pytest.mark.parametrize("text", ["{}", "store: {}", "store: {days: 7}", "folder: state"])
+def test_defaults_are_taken_from_the_folder_of_the_file_as_what_is_given_is(tmp_path, text):
+    path = tmp_path / "sub" / "places.yaml"
+    path.parent.mkdir()
+    path.write_text(text)
+    here = path.parent
+    assert load(path, Places) == Places(folder=here / "state", store=Store(path=here / "state" / "store.db"))
+
+
 @pytest.mark.parametrize(
     ("text", "value"), [("1%", 0.01), ("0.5 %", 0.005), ("0.25", 0.25), ("0", 0.0), ("100%", 1.0), ("1", 1.0)]
 )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from distree.errors import BrokerError, LocalProtocolError
 from distree.lanes import Lane
 from distree.transport.base import Listener, Received
-from distree.transport.outbox import Outbox, Outgoing
+from distree.transport.outbox import Outbox, Publication
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class MemoryBroker:
     """A broker for transports of one process.
 
     `loss` is the probability that a delivery at QoS 0 vanishes; `loss_qos1` the probability that a delivery
-    at QoS 1 misses its turn and comes later, after its successors. `tells_unread` says whether it tells that nobody
+    at QoS 1 misses its turn and comes later, after its successors. `reports_no_subscribers` says whether it tells that nobody
     subscribes to a topic, as mosquitto does; a client that is away keeps its subscriptions, until `expire`. Without
     `retains` nothing is retained.
     """
@@ -79,10 +79,10 @@ class MemoryBroker:
         loss_qos1: float = 0.0,
         max_packet_bytes: int = 268_435_455,
         *,
-        tells_unread: bool = True,
+        reports_no_subscribers: bool = True,
         retains: bool = True,
     ) -> None:
-        self.tells_unread = tells_unread
+        self.reports_no_subscribers = reports_no_subscribers
         self.max_packet_bytes = max_packet_bytes
         self.lock = threading.RLock()
         self.running = True
@@ -260,7 +260,7 @@ class MemoryTransport:
         self._broker = broker
         self._receive_maximum = receive_maximum
         self.notices: deque[str] = deque()
-        self.judging = False
+        self.diagnosing = False
         self.outbox = Outbox(offline_items, offline_bytes)
         self._listener: Listener | None = None
         self._subscriptions: tuple[tuple[str, int], ...] = ()
@@ -304,7 +304,7 @@ class MemoryTransport:
         elif qos == 0:
             self.outbox.dropped[Lane.LOSSY] += 1
         else:
-            self.outbox.put(Outgoing(topic, payload, retain, token=token, lane=lane))
+            self.outbox.put(Publication(topic, payload, retain, token=token, lane=lane))
             self._mourn()
 
     def _mourn(self) -> None:
@@ -328,9 +328,9 @@ class MemoryTransport:
         return True
 
     @property
-    def tells_unread(self) -> bool:
+    def reports_no_subscribers(self) -> bool:
         """Whether this broker says that nobody reads a message."""
-        return self._broker.tells_unread
+        return self._broker.reports_no_subscribers
 
     def unacknowledged_since(self) -> float:
         """Return infinity, as the broker acknowledges at once; minus infinity while not online."""
@@ -355,8 +355,8 @@ class MemoryTransport:
         listener, token = self._listener, message.token
         if not message.qos or listener is None:
             return
-        if not is_read and message.lane is Lane.WORK and self._broker.tells_unread:
-            self._events.append(functools.partial(listener.unread, message.topic, message.payload))
+        if not is_read and message.lane is Lane.WORK and self._broker.reports_no_subscribers:
+            self._events.append(functools.partial(listener.no_subscribers, message.topic, message.payload))
             self._bell.set()
         if token is not None:
             self._events.append(functools.partial(listener.published, token))

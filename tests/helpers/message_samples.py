@@ -25,13 +25,13 @@ from distree.messages.request import (
     Progress,
     Reading,
     RequestContext,
+    RouteStop,
     Rule,
     StageMessage,
-    Stop,
     Tensor,
 )
 from distree.messages.result import MissingBranch, Result, Stamp
-from distree.messages.site import Claim, OriginStats, Truth
+from distree.messages.site import Claim, Label, OriginStats
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
 HOP = Hop(device="cam1", stage=0, queue_s=0.25, compute_s=0.5)
@@ -135,7 +135,7 @@ MEMBER = Member(device="b1", boot="b0", pipeline="fashion", model="fashion", rev
 CALL = Call(caller="cam1")
 
 # What its origin writes into a request that leaves it.
-ROUTE = (Stop(stage=1, boards=("b1",)), Stop(stage=2, boards=("b2", "", "b3"), together=True))
+ROUTE = (RouteStop(stage=1, boards=("b1",)), RouteStop(stage=2, boards=("b2", "", "b3"), together=True))
 ROUTED_STAGE = replace(STAGE, context=replace(CONTEXT, route=ROUTE))
 
 # What a pipeline with wide stages puts into the messages that a chain has too.
@@ -212,7 +212,7 @@ MESSAGES: dict[str, Any] = {
     "member": MEMBER,
     "call": CALL,
     "claim": Claim(orchestrator="a1b2", running=True),
-    "truth": Truth(request="ab-1", label="Bag"),
+    "label": Label(request="ab-1", label="Bag"),
     "audit": AUDIT,
     "stats": STATS,
     "thumbnail": Thumbnail(request="ab-1", png=b"\x89PNG\r\n\x1a\n..."),

@@ -72,7 +72,7 @@ class Watcher:
     def given_up(self, token: str) -> None:
         pass
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         pass
 
     def received(self, message: Received) -> None:
@@ -160,7 +160,7 @@ class Site:
             "device": device,
             "broker": {"port": self.broker.port, "keepalive_s": 5},
             "state_dir": str(self.folder / device),
-            "telemetry_s": 0.2,
+            "telemetry_interval_s": 0.2,
             "pipelines": [pipeline, *extra],
             **changes,
         }

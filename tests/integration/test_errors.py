@@ -67,7 +67,7 @@ def test_the_line_about_an_unknown_key_is_complete(tmp_path):
 
 
 def test_each_mistake_of_a_file_has_its_line(tmp_path):
-    done = distree(Case(tmp_path).text("site: lab\ndevise: cam\npipelines: 3\ntelemetry_s: soon\n"))
+    done = distree(Case(tmp_path).text("site: lab\ndevise: cam\npipelines: 3\ntelemetry_interval_s: soon\n"))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 4
     for number in (2, 3, 4):

@@ -23,7 +23,7 @@ from distree.messages.codec import PROBE, encode
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.limits import MAX_MESSAGE_BYTES
 from distree.messages.plan import Plan
-from distree.messages.request import Guess, Hop, InputMessage, Outcome, Stop, Tensor
+from distree.messages.request import Guess, Hop, InputMessage, Outcome, RouteStop, Tensor
 from distree.topics import Kind
 
 SITE, PIPELINE = "test", "fashion"
@@ -109,7 +109,7 @@ def good(bundle):
             request="bad",
             revision=bundle.revision,
             budget_s=3600.0,
-            route=(Stop(stage=1, boards=("b1",)),),
+            route=(RouteStop(stage=1, boards=("b1",)),),
             guess=Guess(exit=0, class_id=3, confidence=0.5),
             hops=(Hop(device="nobody", stage=0, queue_s=0.0, compute_s=0.0),),
         ),
@@ -143,7 +143,7 @@ class Siege:
         self.asked = 0
         site.plan(bundle, 1, (2.0, 2.0))
         site.agent("b1", [1, 2])
-        site.agent("cam", [0], origin={"deadline_ms": 30000, "silence_ms": 10000, "source": {"kind": "mqtt"}})
+        site.agent("cam", [0], origin={"deadline_ms": 30000, "min_retry_ms": 10000, "source": {"kind": "mqtt"}})
 
     def dead(self, device):
         return [letter for letter in self.site.watch.dead if letter.device == device]
@@ -242,8 +242,8 @@ def wrong_stages(message, bundle):
         ("a rule by nothing", encode(changed(message, criterion="astrology")), "criterion"),
         ("an origin that is no topic", repacked(packed, origin="a/b/#"), "field"),
         ("no route", encode(changed(message, route=())), "route"),
-        ("a route by others", encode(changed(message, route=(Stop(stage=1, boards=("b2",)),))), "route"),
-        ("a route from another stage", encode(changed(message, route=(Stop(stage=2, boards=("b1",)),))), "route"),
+        ("a route by others", encode(changed(message, route=(RouteStop(stage=1, boards=("b2",)),))), "route"),
+        ("a route from another stage", encode(changed(message, route=(RouteStop(stage=2, boards=("b1",)),))), "route"),
         ("a route that is none", repacked(packed, route=msgpack.packb([[1, "b1"]])), "field"),
         ("a route that is no topic", repacked(packed, route=msgpack.packb([[1, ["b1/#"]]])), "field"),
         ("a route without end", repacked(packed, route=msgpack.packb([[1, ["b1"]]] * 33)), "field"),

@@ -19,7 +19,7 @@ SETTLED_S = 1.0
 UNDER_WAY_S = 1.0
 """An input that was sent so long before a fault has its answer."""
 
-ORIGIN = {"deadline_ms": 5000, "silence_ms": 400, "pending": 512, "source": {"kind": "mqtt"}}
+ORIGIN = {"deadline_ms": 5000, "min_retry_ms": 400, "max_pending": 512, "source": {"kind": "mqtt"}}
 """A silence above this machine's own pauses, so that what is repeated is repeated for what the test does."""
 
 PACED = Path(__file__).parents[2] / "benchmarks" / "routing" / "paced.py"

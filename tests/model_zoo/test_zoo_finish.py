@@ -10,7 +10,7 @@ import tiny_wide
 
 from distree.bundle.loading import load_bundle
 from distree.bundle.manifest import Trained
-from distree.criteria import POLICIES
+from distree.criteria import CRITERIA
 from model_zoo.build import finish
 from model_zoo.costs import costs_of
 from model_zoo.criteria import usable_criteria
@@ -54,8 +54,8 @@ def test_the_bundle_is_whole(made) -> None:
 
 def test_it_can_use_every_criterion(made) -> None:
     done, lines = made
-    usable = usable_criteria(done.bundle, done.bundle.policy_parameters())
-    assert set(usable) == set(POLICIES) - {"deadline"}
+    usable = usable_criteria(done.bundle, done.bundle.criterion_parameters())
+    assert set(usable) == set(CRITERIA) - {"deadline"}
     assert all(any(line.startswith(f"  {name}: saves") for line in lines) for name in usable)
 
 
@@ -76,7 +76,7 @@ def test_the_test_set_is_read_after_everything_is_settled(made) -> None:
 def test_figures_are_those_of_the_segments(made) -> None:
     done, _ = made
     bundle, measured = done.bundle, done.bundle.manifest.measured
-    scored = score_exits(done.test.collect(), bundle.criterion, bundle.policy_parameters())
+    scored = score_exits(done.test.collect(), bundle.criterion, bundle.criterion_parameters())
     taken = exits_taken(scored.scores, bundle.thresholds)
     costs = costs_of(bundle.stages)
     assert measured.macs_per_input == pytest.approx(np.asarray(costs.macs)[taken].mean(), abs=0.1)
@@ -86,7 +86,7 @@ def test_figures_are_those_of_the_segments(made) -> None:
 
 def test_class_means_are_of_training_images(made) -> None:
     done, _ = made
-    parameters = done.bundle.policy_parameters()
+    parameters = done.bundle.criterion_parameters()
     assert len(parameters.class_means) == 4
     assert len(parameters.gate) == len(done.bundle.stages) - 1
 

@@ -59,7 +59,7 @@ def one():
 def test_an_operating_point_is_what_its_thresholds_do(one) -> None:
     prepared = tiny_wide.prepared(1)
     costs, collected = costs_of(prepared.bundle.stages), prepared.test.collect()
-    parameters = prepared.bundle.policy_parameters()
+    parameters = prepared.bundle.criterion_parameters()
     assert [point.criterion for point in one.network.points] == list(usable_criteria(prepared.bundle, parameters))
     for point in one.network.points:
         scored = score_exits(collected, point.criterion, parameters)

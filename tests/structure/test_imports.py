@@ -21,6 +21,7 @@ KNOWS = {
     "errors": set(),
     "record": set(),
     "lanes": set(),
+    "lazy": set(),
     "child_processes": set(),
     "strict_yaml": {"errors"},
     "broker_settings": {"record"},
@@ -30,8 +31,8 @@ KNOWS = {
     "criteria": {"errors", "messages", "record"},
     "segments": {"record", "tensors"},
     "node": {"criteria", "errors", "messages", "record", "segments", "tensors", "topics"},
-    "bundle": {"criteria", "errors", "messages", "record", "segments", "strict_yaml", "tensors"},
-    "transport": {"broker_settings", "errors", "lanes", "record", "topics"},
+    "bundle": {"criteria", "errors", "lazy", "messages", "record", "segments", "strict_yaml", "tensors"},
+    "transport": {"broker_settings", "errors", "lanes", "lazy", "record", "topics"},
     "client": {"broker_settings", "errors", "lanes", "messages", "topics", "transport"},
 }
 """What each part of distree/ may import of the others; apps/, beside them, may import all."""

@@ -151,25 +151,25 @@ class Demo:
             "broker": {"host": self.settings.host, "port": self.settings.port},
             "state_dir": str(self.folder / board.device),
             "pipelines": [pipeline],
-            **({"telemetry_s": TELEMETRY_S} if self.bundle.is_wide else {}),
+            **({"telemetry_interval_s": TELEMETRY_S} if self.bundle.is_wide else {}),
         }
 
     def _origin_config(self) -> dict[str, Any]:
         source = {
             "kind": "replay",
             "path": str(self.samples.path.resolve()),
-            "limit": self.samples.count,
+            "max_inputs": self.samples.count,
             "rate_hz": self.samples.rate_hz,
         }
         origin: dict[str, Any] = {
             "deadline_ms": DEADLINE_MS,
-            "pending": 8,
-            "silence_ms": 2000,
+            "max_pending": 8,
+            "min_retry_ms": 2000,
             "source": source,
             "mode": "eager" if self.plan.is_eager else "gated",
         }
         if self.pictures:
-            origin["thumbnails"] = {"side": 64, "rate_hz": PICTURES_HZ}
+            origin["thumbnails"] = {"max_side_px": 64, "max_rate_hz": PICTURES_HZ}
         return origin if self.plan.fuser is None else {**origin, "fuser": self.plan.fuser}
 
     def _orchestrator_config(self) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class Live:
     def given_up(self, token: str) -> None:
         """Nothing is done about it."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """No work is sent from here."""
 
     def received(self, message: Received) -> None:

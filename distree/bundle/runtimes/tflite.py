@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
 from distree.errors import BundleError, RuntimeUnavailableError
-from distree.segments import SegmentOutput
+from distree.segments import SegmentOutput, SegmentRuntime
 from distree.tensors import Array
 
 
@@ -258,3 +258,7 @@ def _index(details: dict[str, Any], spec: TensorSpec, where: str) -> int:
     if (dtype, shape) != (spec.dtype, spec.shape):
         raise BundleError(f"{where}: {spec.name} is {dtype} {shape}, the manifest says {spec.dtype} {spec.shape}")
     return int(found["index"])
+
+
+if TYPE_CHECKING:
+    _is_a_runtime: Callable[..., SegmentRuntime] = TFLiteRuntime

@@ -57,7 +57,7 @@ def board(folder: Path, port: int = 1, device: str = "cam", **changes: Any) -> P
         {
             "site": "lab",
             "device": device,
-            "telemetry_s": 0.2,
+            "telemetry_interval_s": 0.2,
             "broker": broker,
             "pipelines": [{key: value for key, value in pipeline.items() if value is not None}],
             **changes,
@@ -117,7 +117,7 @@ def agent(
 @contextlib.contextmanager
 def listener(port: int, *filters: str) -> Iterator[ProbeClient]:
     client = ProbeClient(socket.create_connection(("127.0.0.1", port), PATIENCE_S))
-    assert client.greet(f"listener-{id(client)}", None, None, time.monotonic() + PATIENCE_S).code == 0
+    assert client.connect(f"listener-{id(client)}", None, None, time.monotonic() + PATIENCE_S).code == 0
     for each in filters:
         assert client.subscribe(each, time.monotonic() + PATIENCE_S) < 0x80
     try:
@@ -386,8 +386,8 @@ def test_wrong_answers_of_the_interpreter(tmp_path: Path) -> None:
 
 
 def test_more_memory_than_there_is(tmp_path: Path) -> None:
-    found = doctor(board(tmp_path, inbox={"kb": 1 << 30}), "memory")["memory"]
-    fails(found, "most for inbox of p", "lower inbox.kb")
+    found = doctor(board(tmp_path, inbox={"max_kib": 1 << 30}), "memory")["memory"]
+    fails(found, "most for inbox of p", "lower inbox.max_kib")
 
 
 def test_disks(tmp_path: Path) -> None:
@@ -504,7 +504,7 @@ def publish_results(port: int, made_at: datetime, stop: str) -> subprocess.Popen
     program = (
         "import socket, sys, time; from distree.transport.probe import ProbeClient\n"
         "c = ProbeClient(socket.create_connection(('127.0.0.1', int(sys.argv[1]))))\n"
-        "c.greet('other', None, None, time.monotonic() + 30)\n"
+        "c.connect('other', None, None, time.monotonic() + 30)\n"
         "while True:\n"
         "    topic = 'distree/1/lab/pipeline/p/result/other'\n"
         "    c.withhold(topic, sys.argv[2].encode(), time.monotonic() + 30); c.release(topic, time.monotonic() + 30)\n"
@@ -691,7 +691,7 @@ def test_an_agent_that_ends_and_starts_over_and_over_is_no_stranger(tmp_path: Pa
         thread = threading.Thread(target=restart)
         thread.start()
         try:
-            found = doctor(board(tmp_path, broker.port, telemetry_s=0.9), "client-id")["client-id"]
+            found = doctor(board(tmp_path, broker.port, telemetry_interval_s=0.9), "client-id")["client-id"]
         finally:
             stop.set()
             thread.join()

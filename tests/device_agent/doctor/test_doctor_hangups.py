@@ -46,7 +46,7 @@ def own_topics(config: AgentConfig, bundles: list[Bundle], sender: str) -> list[
     """Return what a board publishes on, and on what a sender would reach it."""
     return [
         *publications(config, bundles),
-        *(sub.topic_of(sender) for sub in subscriptions(config, bundles) if not sub.is_own_members),
+        *(sub.topic_of(sender) for sub in subscriptions(config, bundles) if not sub.is_own_announcements),
     ]
 
 
@@ -263,7 +263,7 @@ def test_a_will_that_fires_all_the_same_reaches_no_board_and_leaves_nothing(tmp_
         with agent(path):
             will = harmless_will(Visit(config=load_agent_config(path), timeout_s=PATIENCE_S), 1, True)
             sock = socket.create_connection(("127.0.0.1", broker.port), PATIENCE_S)
-            assert ProbeClient(sock).greet("dies", None, None, time.monotonic() + PATIENCE_S, will).code == 0
+            assert ProbeClient(sock).connect("dies", None, None, time.monotonic() + PATIENCE_S, will).code == 0
             sock.close()  # without a word
 
             def fired() -> bool:
@@ -359,7 +359,7 @@ def test_sizes_are_reckoned_larger_than_they_are(tmp_path: Path, boards: dict[st
 
 
 def test_every_topic_of_a_board_has_a_size(tmp_path: Path) -> None:
-    thumbnails = {"source": {"kind": "mqtt"}, "thumbnails": {"side": 48, "rate_hz": 1}}
+    thumbnails = {"source": {"kind": "mqtt"}, "thumbnails": {"max_side_px": 48, "max_rate_hz": 1}}
     for changes in (
         {"stages": [0, 1], "origin": thumbnails},
         {"bundle": str(WIDE), "stages": [0, 1, 2], "branch": 1, "fuse": True},
@@ -388,7 +388,7 @@ def test_lines_part_into_what_and_remedy() -> None:
         connect_errors.takes_no_retained(settings),
         connect_errors.takes_no_qos_1(settings),
     ]
-    for topic in ("a/topic", topics.plan("lab", "p"), topics.orchestrator("lab"), topics.truth("lab", "p")):
+    for topic in ("a/topic", topics.plan("lab", "p"), topics.orchestrator("lab"), topics.label("lab", "p")):
         lines += [
             connect_errors.hangs_up_on_publish(settings, topic, 9),
             connect_errors.too_large(settings, topic, 9, 8),
@@ -408,9 +408,9 @@ def test_a_client_tells_a_hang_up_from_a_silent_peer(tmp_path: Path) -> None:
 
     with Mosquitto(tmp_path) as broker:
         for five in (True, False):
-            one = ProbeClient(socket.create_connection(("127.0.0.1", broker.port), PATIENCE_S), five=five)
+            one = ProbeClient(socket.create_connection(("127.0.0.1", broker.port), PATIENCE_S), is_mqtt5=five)
             will = Will(topic="w", payload=b"gone", qos=1, retain=False)
-            assert one.greet(f"one-{five}", None, None, soon(), will).code == 0
+            assert one.connect(f"one-{five}", None, None, soon(), will).code == 0
             assert one.subscribe_all(["a/+", "w", "b"], soon()) == [1, 1, 1]
             assert one.publish("a/1", b"x", qos=1, until=soon()) in (0, 0x10)
             assert one.publish("b", b"y", qos=0, until=soon()) == 0
@@ -422,7 +422,7 @@ def test_a_client_tells_a_hang_up_from_a_silent_peer(tmp_path: Path) -> None:
             one.close()
     with Mosquitto(tmp_path, "retain_available false", "max_qos 0") as broker:
         one = ProbeClient(socket.create_connection(("127.0.0.1", broker.port), PATIENCE_S))
-        greeting = one.greet("x", None, None, soon())
+        greeting = one.connect("x", None, None, soon())
         assert (greeting.retains, greeting.max_qos) == (False, 0)
         one.close()
 
@@ -433,7 +433,7 @@ def test_a_hang_up_behind_tls(tmp_path: Path) -> None:
     tls = {"tls": {"ca_file": str(certificates.ca)}}
     with Mosquitto(tmp_path, *certificates.listener(), "retain_available false") as broker:
         config = load_agent_config(board(tmp_path, broker.port, broker=tls))
-        visit = Visit(config=config, timeout_s=PATIENCE_S, bundles=load_bundles(config), five=False)
+        visit = Visit(config=config, timeout_s=PATIENCE_S, bundles=load_bundles(config), is_mqtt5=False)
         assert check_tls(visit).status == "ok"
         fails(check_retained(visit), "hangs up on retained messages", "retain_available true")
         assert check_will(visit).text == "a login with a will passes (QoS 1, not retained)"

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from distree.bundle.loading import Bundle, load_bundle
-from distree.criteria.base import PolicyParameters
+from distree.criteria.base import CriterionParameters
 from distree.errors import BundleError
 from distree.messages.plan import MaskedThresholds
 
@@ -167,7 +167,7 @@ def test_a_board_verifies_the_files_that_it_uses_and_no_other(tmp_path, folder, 
     for name in segments - used:
         (place / f"{name}.tflite").unlink()
     bundle = load_bundle(place, verify=stages, branch=branch, fuse=fuse)
-    for name in [*(f"{name}.tflite" for name in used), "golden.npz", "policies.npz"]:
+    for name in [*(f"{name}.tflite" for name in used), "golden.npz", "criteria.npz"]:
         content = (place / name).read_bytes()
         (place / name).write_bytes(content + b"\0")
         with pytest.raises(BundleError, match=name):
@@ -212,30 +212,30 @@ def test_a_plain_stage_has_no_branch() -> None:
 
 
 @pytest.fixture
-def with_policies(changed, tmp_path):
-    """Load tiny-wide with another policies.npz: arrays, or its very bytes."""
+def with_parameters(changed, tmp_path):
+    """Load tiny-wide with another criteria.npz: arrays, or its very bytes."""
 
-    def with_policies(content, folder=WIDE, criterion="max_softmax"):
+    def with_parameters(content, folder=WIDE, criterion="max_softmax"):
         def change(document):
             document["exits"] |= {"criterion": criterion}
             document["exits"]["parameters"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
 
-        path = tmp_path / "policies.npz"
+        path = tmp_path / "criteria.npz"
         if isinstance(content, bytes):
             path.write_bytes(content)
         else:
             np.savez(path, **content)
         place = shutil.copytree(folder, tmp_path / "source" / folder.name)
-        shutil.copy(path, place / "policies.npz")
+        shutil.copy(path, place / "criteria.npz")
         return changed(place, change)
 
-    return with_policies
+    return with_parameters
 
 
 def test_parameters_are_the_floats_of_the_file() -> None:
     bundle = load_bundle(WIDE)
-    parameters = bundle.policy_parameters()
-    with np.load(WIDE / "policies.npz") as arrays:
+    parameters = bundle.criterion_parameters()
+    with np.load(WIDE / "criteria.npz") as arrays:
         for c in range(4):
             for b in range(2):
                 assert parameters.class_means[c][b] == tuple(arrays[f"class_means{b}"][c].astype(float).tolist())
@@ -246,19 +246,19 @@ def test_parameters_are_the_floats_of_the_file() -> None:
 
 
 def test_a_bundle_without_parameters_has_none() -> None:
-    assert load_bundle("fashion").policy_parameters() == PolicyParameters()
+    assert load_bundle("fashion").criterion_parameters() == CriterionParameters()
 
 
 MEANS = {"class_means0": np.zeros((4, 6), np.float32), "class_means1": np.zeros((4, 6), np.float32)}
 GATES = {f"gate{k}": np.zeros(7 + k, np.float32) for k in range(2)}
 
 
-def test_either_kind_of_parameters_may_be_left_out(with_policies) -> None:
-    assert with_policies(MEANS).policy_parameters().gate == ()
+def test_either_kind_of_parameters_may_be_left_out(with_parameters) -> None:
+    assert with_parameters(MEANS).criterion_parameters().gate == ()
 
 
-def test_the_last_exit_needs_no_gate(with_policies) -> None:
-    parameters = with_policies(GATES).policy_parameters()
+def test_the_last_exit_needs_no_gate(with_parameters) -> None:
+    parameters = with_parameters(GATES).criterion_parameters()
     assert parameters.class_means == ()
     assert len(parameters.gate) == 2
 
@@ -285,31 +285,31 @@ def test_the_last_exit_needs_no_gate(with_policies) -> None:
         (GATES | {"gate0": np.zeros((1, 7), np.float32)}, "gate: needs"),
     ],
 )
-def test_parameters_that_are_damaged_or_misshapen_are_told_in_one_line(with_policies, content, why) -> None:
+def test_parameters_that_are_damaged_or_misshapen_are_told_in_one_line(with_parameters, content, why) -> None:
     with pytest.raises(BundleError) as caught:
-        with_policies(content).policy_parameters()
+        with_parameters(content).criterion_parameters()
     assert why in str(caught.value)
-    assert "policies.npz" in str(caught.value)
+    assert "criteria.npz" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_parameters_that_were_changed_are_told(tmp_path) -> None:
     place = Path(shutil.copytree(WIDE, tmp_path / "bundle"))
     bundle = load_bundle(place)
-    np.savez(place / "policies.npz", **MEANS)
-    with pytest.raises(BundleError, match=r"policies.npz: its SHA-256"):
-        bundle.policy_parameters()
+    np.savez(place / "criteria.npz", **MEANS)
+    with pytest.raises(BundleError, match=r"criteria.npz: its SHA-256"):
+        bundle.criterion_parameters()
 
 
 @pytest.mark.parametrize("criterion", ["feature_difference", "gate"])
-def test_a_criterion_with_its_parameters_is_taken(with_policies, criterion) -> None:
-    assert with_policies(MEANS | GATES, criterion=criterion).criterion == criterion
+def test_a_criterion_with_its_parameters_is_taken(with_parameters, criterion) -> None:
+    assert with_parameters(MEANS | GATES, criterion=criterion).criterion == criterion
 
 
 @pytest.mark.parametrize(("criterion", "content"), [("feature_difference", GATES), ("gate", MEANS)])
-def test_a_criterion_without_its_parameters_is_refused(with_policies, criterion, content) -> None:
+def test_a_criterion_without_its_parameters_is_refused(with_parameters, criterion, content) -> None:
     with pytest.raises(BundleError, match=f"bundle tiny-wide: {criterion} needs"):
-        with_policies(content, criterion=criterion)
+        with_parameters(content, criterion=criterion)
 
 
 def test_feature_difference_needs_embeddings(changed) -> None:

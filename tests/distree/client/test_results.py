@@ -16,7 +16,7 @@ from distree import Result, Results, topics
 from distree.broker_settings import BrokerSettings
 from distree.client.broker_options import broker_at
 from distree.client.subscription import Subscription
-from distree.client.waiting import Waiting
+from distree.client.waiting import WaitQueue
 from distree.errors import BrokerError, ClosedError, ConfigError, RemoteProtocolError, ResultTimeoutError
 from distree.messages.codec import encode
 from distree.messages.result import Stamp
@@ -52,7 +52,7 @@ class Publisher:
     def given_up(self, token):
         pass
 
-    def unread(self, topic, payload):
+    def no_subscribers(self, topic, payload):
         pass
 
     def say(self, payload, pipeline="p", origin="cam", site="lab"):
@@ -207,7 +207,7 @@ def until(condition):
 def test_no_broker_and_no_id_are_told():
     port = free_port()
     with pytest.raises(BrokerError, match=f"nothing listens on 127.0.0.1:{port}"):
-        Results(f"mqtt://127.0.0.1:{port}", site="lab", connect_s=0.3).__enter__()
+        Results(f"mqtt://127.0.0.1:{port}", site="lab", connect_timeout_s=0.3).__enter__()
     with pytest.raises(ConfigError, match="site: 'a/b' is not an id"):
         Results(site="a/b")
     with pytest.raises(ConfigError, match="pipeline: '#' is not an id"):
@@ -274,7 +274,7 @@ def test_the_queue_is_bounded_and_its_books_balance(steps, bound):
 
 def test_a_word_that_a_cancelled_coroutine_got_goes_on_to_the_next():
     lock = threading.RLock()
-    waiting = Waiting(lock)
+    waiting = WaitQueue(lock)
 
     async def program():
         with lock:
@@ -291,7 +291,7 @@ def test_a_word_that_a_cancelled_coroutine_got_goes_on_to_the_next():
 
 def test_who_waits_in_a_loop_that_is_gone_harms_nobody():
     lock = threading.RLock()
-    waiting = Waiting(lock)
+    waiting = WaitQueue(lock)
 
     async def program():
         with lock:
@@ -307,7 +307,7 @@ def test_it_waits_for_a_broker_that_starts_later():
     port, subscribed = free_port(), []
 
     def read():
-        with Results(f"127.0.0.1:{port}", site="lab", connect_s=60.0) as results:
+        with Results(f"127.0.0.1:{port}", site="lab", connect_timeout_s=60.0) as results:
             subscribed.append(results.subscribed)
 
     reader = threading.Thread(target=read)

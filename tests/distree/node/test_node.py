@@ -19,7 +19,7 @@ from distree.messages.device import DeviceStatus
 from distree.messages.plan import Plan
 from distree.messages.request import Guess, Outcome, StageMessage
 from distree.messages.result import Result
-from distree.node import Accepted, Acknowledge, Drop, Effect, NodeSettings, OriginSettings, Publish, Run, StageNode
+from distree.node import AcceptedInput, Acknowledge, Drop, Effect, NodeSettings, OriginSettings, Publish, Run, StageNode
 from distree.node.__main__ import TABLES, transition_tables
 from distree.node.round_trip import RoundTrip
 from distree.segments import SegmentOutput
@@ -60,7 +60,7 @@ def origin_node(
     known: list[StageNode] | None = None,
     **changes: object,
 ) -> StageNode:
-    origin = OriginSettings(deadline_s=deadline_s, pending_items=pending, silence_floor_s=0.05)
+    origin = OriginSettings(deadline_s=deadline_s, max_pending=pending, min_retry_s=0.05)
     node = StageNode(node_settings("cam", *stages, origin=origin, **changes), chance=random.Random(1))
     meet(node, *(others() if known is None else known))
     return node
@@ -225,7 +225,7 @@ def test_full_books_shed_and_stay_bounded():
 
 
 def test_a_full_inbox_sheds_the_oldest_first():
-    node = StageNode(node_settings("b1", 1, inbox_items=2))
+    node = StageNode(node_settings("b1", 1, inbox_max_messages=2))
     _, message = send_on(origin_node(0))
     messages = [changed(message, request=f"r{index}") for index in range(5)]
     effects = [effect for m in messages for effect in node.receive(0.0, m, m.context.request)]
@@ -237,7 +237,7 @@ def test_a_full_inbox_sheds_the_oldest_first():
 
 
 def test_the_inbox_is_bounded_in_bytes_too():
-    node = StageNode(node_settings("b1", 1, inbox_bytes=9))
+    node = StageNode(node_settings("b1", 1, inbox_max_bytes=9))
     _, message = send_on(origin_node(0))
     effects = [e for i in range(5) for e in node.receive(0.0, changed(message, request=f"r{i}"), i)]
     assert len(published(effects, Outcome)) == 2
@@ -384,7 +384,7 @@ def test_what_a_run_left_open_is_answered_by_the_next():
 
 
 def test_what_does_not_fit_the_books_yet_waits_for_room_and_not_for_ticks():
-    left = [Accepted(request=f"r{index}", name="x", tensor=INPUT) for index in range(9)]
+    left = [AcceptedInput(request=f"r{index}", name="x", tensor=INPUT) for index in range(9)]
     node = StageNode(origin_node(0, pending=2).settings, restore=left)
     node.tick(node.notify_at())
     assert (node.room(), node.pending) == (0, 2)
@@ -543,12 +543,12 @@ def test_the_tables_can_be_read():
 
 def test_round_trip_estimate_backs_off_and_recovers():
     trip = RoundTrip(0.01)
-    assert trip.silence_s(1.0) == 0.5
+    assert trip.timeout_s(1.0) == 0.5
     for _ in range(50):
         trip.sample(0.1)
-    assert trip.silence_s(1.0) == pytest.approx(0.1, rel=0.2)
+    assert trip.timeout_s(1.0) == pytest.approx(0.1, rel=0.2)
     trip.backoff = 4
-    assert trip.silence_s(1.0) > 0.35
+    assert trip.timeout_s(1.0) > 0.35
     trip.sample(0.1)
     assert trip.backoff == 1
 
@@ -625,7 +625,7 @@ def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(scri
                 carry_out(node.receive(now, reply, index, board))
             case ("unread", index) if index < len(away):
                 board, message = away[index]
-                carry_out(node.unread(now, message, board))
+                carry_out(node.no_subscribers(now, message, board))
             case ("wait", seconds, is_owed):
                 owed_since = now if is_owed else float("inf")
                 for moment in advance(now + seconds):
@@ -637,7 +637,7 @@ def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(scri
             case ("announced", device, run, is_live):
                 carry_out(announce(node, known[device, run].announce(), now, is_live=is_live))
             case ("state", device, run, status):
-                carry_out(node.has_state(now, state_of(known[device, run], status)))
+                carry_out(node.state_changed(now, state_of(known[device, run], status)))
             case ("withdrawn", device):
                 carry_out(node.withdrawn(now, device, int(device[1])))
             case ("connected",):

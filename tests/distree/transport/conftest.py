@@ -47,7 +47,7 @@ class Recorder:
     def given_up(self, token: str) -> None:
         self.given_up_tokens.append(token)
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         self.unread_messages.append((topic, payload))
 
     @property

@@ -42,7 +42,7 @@ class Ear:
     def given_up(self, token: str) -> None:
         pass
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         self.unread_messages.append((topic, payload))
 
     @property
@@ -138,7 +138,7 @@ def test_subscriptions_that_are_added_bring_what_is_retained_and_outlive_a_recon
 
 @pytest.mark.parametrize("tells", [True, False])
 def test_who_publishes_work_that_nobody_reads_is_told(tells: bool) -> None:
-    broker = MemoryBroker(tells_unread=tells)
+    broker = MemoryBroker(reports_no_subscribers=tells)
     a, b = join(broker, "a"), join(broker, "b", ("w/1", 1))
     a.transport.publish("w/1", b"read", qos=1)
     a.transport.publish("w/2", b"owed", qos=1, lane=Lane.OWED)

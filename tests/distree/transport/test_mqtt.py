@@ -1,4 +1,4 @@
-"""PahoTransport against real brokers: mosquitto (MQTT 5) and the embedded one (MQTT 3.1.1)."""
+"""MqttTransport against real brokers: mosquitto (MQTT 5) and the embedded one (MQTT 3.1.1)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from broker_config.managed import ManagedBroker, free_port
 from distree.broker_settings import BrokerSettings, Session
 from distree.errors import BrokerError, ConfigError, LocalProtocolError
 from distree.lanes import Lane
-from distree.transport import make_transport
+from distree.transport import TRANSPORTS, make_transport
 from distree.transport.base import Received, Transport
 
 Make = Callable[..., Any]
@@ -29,6 +31,22 @@ Make = Callable[..., Any]
 def test_it_is_a_transport() -> None:
     transport: Transport = make_transport(BrokerSettings(), client_id="a")
     assert not transport.online
+
+
+def test_a_transport_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"^broker\.transport: unknown 'pigeon'; known: mqtt$"):
+        make_transport(BrokerSettings(transport="pigeon"), client_id="a")
+
+
+def test_another_transport_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, object]] = []
+    module = ModuleType("another_transport")
+    module.Other = lambda settings, **named: made.append({"settings": settings, **named}) or "made"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(TRANSPORTS, "other", "another_transport:Other")
+    settings = BrokerSettings(transport="other")
+    assert make_transport(settings, client_id="a") == "made"
+    assert (made[0]["settings"], made[0]["client_id"]) == (settings, "a")
 
 
 def test_round_trip(broker: ManagedBroker, client: Make, pump: Make) -> None:
@@ -508,13 +526,13 @@ def test_a_refused_subscription_that_was_added_is_done_without_and_said_once(cli
 def test_nothing_is_asked_for_while_a_message_goes_alone_to_see_who_is_hung_up_on(client: Make, pump: Make) -> None:
     scripted = ScriptedBroker([ACCEPT], suback=b"\x01")
     a = client(scripted.port, "al-a")
-    a.transport._sender.alone = True
+    a.transport._send_window.alone = True
     a.transport.subscribe([("later", 1)])
     a.transport.publish("al", b"x", qos=0)  # acknowledged for once, and sent when the other is
     for _ in range(10):
         a.transport.poll(0.05)
     assert not scripted.subscribed
-    a.transport._sender.alone = False
+    a.transport._send_window.alone = False
     pump(lambda: scripted.subscribed, a)
     a.transport.close()
     scripted.close()

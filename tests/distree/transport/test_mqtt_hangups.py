@@ -1,4 +1,4 @@
-"""PahoTransport behind a proxy that hangs up, before a real mosquitto: the rest goes on, and one line says what does not."""
+"""MqttTransport behind a proxy that hangs up, before a real mosquitto: the rest goes on, and one line says what does not."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_mosquitto_with_and_without_tcp_nodelay(
         with socket.create_connection(("127.0.0.1", broker.port)) as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             probe, until = ProbeClient(sock), time.monotonic() + 30
-            probe.greet("na-b", None, None, until)
+            probe.connect("na-b", None, None, until)
             found = [nagle.over_probe(probe, "na/probe", b"x", until) for _ in range(3)]
             assert any(found) == bool(notices)
             assert nagle.over_probe(probe, "$SYS/na", b"x", time.monotonic() + 0.5) is None, "no echo, no verdict"

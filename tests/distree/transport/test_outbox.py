@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distree.lanes import Lane
-from distree.transport.outbox import LOSSY_ITEMS, SHED_ITEMS, Outbox, Outgoing
+from distree.transport.outbox import LOSSY_ITEMS, SHED_ITEMS, Outbox, Publication
 
 
-def item(lane: Lane, topic: str = "t", payload: bytes = b"x", **changes: object) -> Outgoing:
-    return Outgoing(topic, payload, lane=lane, **changes)  # type: ignore[arg-type]
+def item(lane: Lane, topic: str = "t", payload: bytes = b"x", **changes: object) -> Publication:
+    return Publication(topic, payload, lane=lane, **changes)  # type: ignore[arg-type]
 
 
-def emptied(outbox: Outbox, now: float = 0.0) -> list[Outgoing]:
+def emptied(outbox: Outbox, now: float = 0.0) -> list[Publication]:
     taken = []
     while (one := outbox.pop(now)) is not None:
         taken.append(one)
@@ -88,7 +88,7 @@ lanes = st.sampled_from(list(Lane))
 def test_every_message_is_sent_or_given_up_and_its_sender_is_told_once(steps: list[tuple[object, ...]]) -> None:
     outbox = Outbox(items=5, nbytes=1000)
     tokens: Counter[str] = Counter()
-    popped: list[Outgoing] = []
+    popped: list[Publication] = []
     count = 0
     for step in steps:
         match step:
@@ -115,7 +115,7 @@ def test_the_oldest_of_each_lane_and_of_what_was_sent_before_counts(lane: Lane) 
     outbox = Outbox()
     assert outbox.oldest_since() == math.inf
     for topic, handed_at in (("a", 3.0), ("b", 4.0)):
-        made = Outgoing(topic, b"x", lane=lane)
+        made = Publication(topic, b"x", lane=lane)
         made.handed_at = handed_at
         outbox.put(made)
     assert outbox.oldest_since() == 3.0

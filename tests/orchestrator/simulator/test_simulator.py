@@ -189,8 +189,8 @@ def troubled(draw):
     links = LinksConfig(loss=Share(draw(st.sampled_from([0.0, 0.1]))), kbit_per_s=draw(st.sampled_from([None, 100.0])))
     agents = AgentsConfig(
         deadline_ms=draw(st.sampled_from([60, 300, 1000])),
-        pending=draw(st.sampled_from([1, 3, 64])),
-        inbox_items=draw(st.sampled_from([1, 64])),
+        max_pending=draw(st.sampled_from([1, 3, 64])),
+        inbox_max_messages=draw(st.sampled_from([1, 64])),
         receive_maximum=draw(st.sampled_from([1, 16])),
         spool=draw(st.booleans()),
     )
@@ -203,7 +203,7 @@ def troubled(draw):
         links=links,
         agents=agents,
         broker=BrokerConfig(
-            tells_unread=draw(st.booleans()),
+            reports_no_subscribers=draw(st.booleans()),
             session_expiry_s=draw(st.sampled_from([0.0, 30.0])),
             retains=draw(st.booleans()),
         ),
@@ -286,7 +286,7 @@ def test_a_broker_tells_what_nobody_reads(tells):
         boards=chain(2, 2, 1, **STEADY),
         thresholds=ALWAYS_ON,
         traffic=TrafficConfig(rate_hz=15.0, synthetic=SMALL),
-        broker=BrokerConfig(session_expiry_s=0.0, tells_unread=tells),
+        broker=BrokerConfig(session_expiry_s=0.0, reports_no_subscribers=tells),
         failures=tuple(failing("end", at_s=at_s, for_s=0.2) for at_s in (1.0, 2.0, 3.0, 4.0)),
     )[1]
     assert (told["unread"] > 0) == tells

@@ -15,7 +15,7 @@ from orchestrator_site import Site
 from distree import topics
 from distree.messages.audit import AuditRow
 from distree.messages.codec import encode
-from distree.messages.site import Truth
+from distree.messages.site import Label
 from distree.messages.telemetry import PipelineTelemetry
 from distree.strict_yaml import Share
 from distree.topics import Kind
@@ -337,7 +337,7 @@ def test_the_log_says_nothing_of_rows(site, caplog):
 # ---------------------------------------------------------------- labels
 
 LABELLED = GoalConfig(accuracy_drop=Share(0.05), labels_wait_s=10.0)
-TRUTH = topics.truth(SITE, "fashion")
+LABEL = topics.label(SITE, "fashion")
 
 
 @pytest.fixture
@@ -351,7 +351,7 @@ def kept(site):
 
 
 def tell(site, request: str, label: str) -> None:
-    site.peer.raw(TRUTH, encode(Truth(request=request, label=label)))
+    site.peer.raw(LABEL, encode(Label(request=request, label=label)))
 
 
 def test_a_label_that_comes_in_time_decides_the_loss(labelled):
@@ -398,7 +398,7 @@ def test_what_waits_is_bounded(labelled, monkeypatch):
 def test_a_label_that_there_is_not_is_refused(labelled):
     labelled.learn(stream(1, seed=1))
     tell(labelled, "r-1", "nonsense")
-    labelled.peer.raw(TRUTH, b"{")
+    labelled.peer.raw(LABEL, b"{")
     labelled.pass_time(2.0)
     assert labelled.service.refused == {"label": 1, "encoding": 1}
     assert kept(labelled) == []

@@ -6,6 +6,10 @@ import os
 import signal
 import sys
 
+import pytest
+
+from broker_config.managed import find_mosquitto
+
 # A run that was started in the background may have been told to ignore Ctrl-C, and so would be every program that a test
 # starts and ends by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -14,3 +18,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Compiled once, instead of by each worker and by each of the hundreds of programs that tests start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+
+@pytest.fixture
+def mosquitto_only() -> None:
+    """Skips a test that is about mosquitto alone where there is none."""
+    if find_mosquitto() is None:
+        pytest.skip("mosquitto is not installed")

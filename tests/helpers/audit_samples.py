@@ -1,4 +1,4 @@
-"""Audits as a network's exits might give them."""
+"""Made-up audits, as tuners see them."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import json
@@ -19,7 +20,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -61,23 +62,31 @@ STATUSES = (
 )
 
 
-def pages() -> dict[str, str]:
-    """Return the pages by file name."""
-    return {
-        "topics.md": _topics(),
-        "payloads.md": _payloads(),
-        "configuration.md": _configuration(),
-        "commands.md": _commands(),
-        "errors.md": _errors(),
-    }
+PAGES = ("topics.md", "payloads.md", "configuration.md", "commands.md", "errors.md")
+
+
+def page(name: str) -> str:
+    """Return one of PAGES."""
+    match name:
+        case "topics.md":
+            return _topics()
+        case "payloads.md":
+            return _payloads()
+        case "configuration.md":
+            return _configuration()
+        case "commands.md":
+            return _commands()
+        case "errors.md":
+            return _errors()
+    raise ValueError(f"no page {name}")
 
 
 def main(folder: Path = Path("docs/reference")) -> None:
     """Write the pages into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in pages().items():
-        (folder / name).write_text(text, encoding="utf-8")
-    print(f"wrote {', '.join(pages())} to {folder}")
+    for name in PAGES:
+        (folder / name).write_text(page(name), encoding="utf-8")
+    print(f"wrote {', '.join(PAGES)} to {folder}")
 
 
 def _page(title: str, *parts: str) -> str:
@@ -92,7 +101,8 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 # ------------------------------------------------------------------ strings under names
 
 
-def docs_under(cls: type) -> dict[str, str]:
+@functools.cache
+def docs_under(cls: type) -> Mapping[str, str]:
     """Return what stands under the names of a class's body, by name, on one line each."""
     found = {}
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
@@ -338,18 +348,16 @@ def _default(field: Any) -> str:
 # ------------------------------------------------------------------ commands
 
 
-def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Yield every command line that does something, such as "distree agent run", with its parser."""
-    for name in cli.COMMANDS:
-        parser, _ = cli._parser([name])
-        yield from _leaves(_of(parser, name))
+@functools.cache
+def group(name: str) -> argparse.ArgumentParser:
+    """Return the parser of a first word after distree."""
+    parser, _ = cli._parser([name])
+    return _subparsers(parser)[name]
 
 
-def groups() -> Iterator[argparse.ArgumentParser]:
-    """Yield the parser of every first word after distree."""
-    for name in cli.COMMANDS:
-        parser, _ = cli._parser([name])
-        yield _of(parser, name)
+def commands(name: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yield every command line of a group that does something, such as "distree agent run", with its parser."""
+    yield from _leaves(group(name))
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -357,10 +365,6 @@ def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     return {}
-
-
-def _of(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
-    return _subparsers(parser)[name]
 
 
 def _leaves(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -375,9 +379,7 @@ def _commands() -> str:
     parts = []
     for name, (_, summary) in cli.COMMANDS.items():
         parts += [f"## distree {name}", _sentence(summary)]
-        for line, parser in commands():
-            if line.split()[1] != name:
-                continue
+        for line, parser in commands(name):
             if line.count(" ") > 1:
                 parts += [f"### {line}", _sentence(_helps(name)[line.split()[-1]])]
             rows = [_option(parser, action) for action in parser._actions if action.dest != "help"]
@@ -398,8 +400,7 @@ def _sentence(text: str) -> str:
 
 def _helps(name: str) -> dict[str, str]:
     """Return the one-line helps of a group's commands, by the command's own word."""
-    parser, _ = cli._parser([name])
-    for action in _of(parser, name)._actions:
+    for action in group(name)._actions:
         if isinstance(action, argparse._SubParsersAction):
             return {choice.dest: choice.help or "" for choice in action._choices_actions}
     return {}

@@ -123,7 +123,9 @@ class Tuning:
             for tuner in self.tuners.values():
                 tuner.observe(sample.audit)
             return
-        self.tuners.setdefault(sample.missing, self._new()).observe(sample.audit)
+        if sample.missing not in self.tuners:
+            self.tuners[sample.missing] = self._new()
+        self.tuners[sample.missing].observe(sample.audit)
 
     def look(self, devices: Iterable[Device]) -> None:
         """Measure what the boards did since the last call, and choose among the certified thresholds anew."""

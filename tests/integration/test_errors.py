@@ -13,6 +13,7 @@ import sys
 import threading
 
 import pytest
+from forked import run
 from provoked import NOT_OURS, PAGE, ROOT, SECTIONS, WIDE, Case, distree, row, shown, tampered, told, unknown_key, wide
 
 from broker_config.managed import ManagedBroker, find_mosquitto, free_port
@@ -33,7 +34,7 @@ def check_told(done, status, expected, prefix="distree"):
 @pytest.mark.parametrize("name", ERRORS)
 def test_one_line_says_what_where_and_how_to_mend_it(name, tmp_path):
     arguments, status, expected = ERRORS[name]
-    done = distree(arguments(Case(tmp_path)))
+    done = run(arguments(Case(tmp_path)))
     check_told(done, status, expected)
     printed = row(name, status, shown(told(done)[0], tmp_path))
     assert printed in PAGE.read_text(encoding="utf-8").splitlines(), "run: make reference"
@@ -47,27 +48,27 @@ def test_the_page_of_errors_has_nothing_else():
 def test_a_board_does_not_care_for_the_segments_of_other_boards(tmp_path):
     case = Case(tmp_path)
     arguments = tampered("stage1.branch1.tflite", WIDE, stages=[0, 1, 2], branch=0)(case)
-    done = distree(arguments)
+    done = run(arguments)
     assert done.returncode == 0, done.stderr
     assert "ok: p: bundle tiny-wide " in done.stdout
 
 
 @pytest.mark.parametrize("roles", [{"fuse": True}, {"origin": {"mode": "eager", "source": {"kind": "mqtt"}}}])
 def test_a_board_that_only_fuses_is_checked_with_an_interpreter(tmp_path, roles):
-    done = distree(wide(stages=[], **roles)(Case(tmp_path)))
+    done = run(wide(stages=[], **roles)(Case(tmp_path)))
     assert done.returncode == 0, done.stderr
     assert "ok: p: bundle tiny-wide " in done.stdout
     assert "no interpreter needed" not in done.stdout
 
 
 def test_the_line_about_an_unknown_key_is_complete(tmp_path):
-    done = distree(unknown_key(Case(tmp_path)))
+    done = run(unknown_key(Case(tmp_path)))
     line = f"{tmp_path}/agent.yaml:6: pipelines[0].stagse: unknown key (received a list); nearest: stages"
     assert done.stderr == f"distree: {line}\n"
 
 
 def test_each_mistake_of_a_file_has_its_line(tmp_path):
-    done = distree(Case(tmp_path).text("site: lab\ndevise: cam\npipelines: 3\ntelemetry_interval_s: soon\n"))
+    done = run(Case(tmp_path).text("site: lab\ndevise: cam\npipelines: 3\ntelemetry_interval_s: soon\n"))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 4
     for number in (2, 3, 4):
@@ -82,7 +83,7 @@ def test_each_mistake_of_a_file_has_its_line(tmp_path):
 def test_a_port_in_use_is_told_by_broker_run():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        done = distree(["broker", "run", "--port", str(port)])
+        done = run(["broker", "run", "--port", str(port)])
     check_told(done, 2, [f"port {port} on 127.0.0.1 cannot be used", "choose another with --port"], prefix="")
 
 
@@ -155,10 +156,10 @@ def guarded(tmp_path):
 def test_a_wrong_password_is_told_with_user_and_file(tmp_path, guarded):
     login = ["--username", "ann", "--password-file"]
     where = ["--broker", f"127.0.0.1:{guarded.port}"]
-    done = distree(Case(tmp_path).submit(*where, *login, str(tmp_path / "bad")))
+    done = run(Case(tmp_path).submit(*where, *login, str(tmp_path / "bad")))
     check_told(done, 1, ["refuses user 'ann'", "correct broker.username or the first line of broker.password_file"])
     assert "wrong" not in done.stderr
-    done = distree(Case(tmp_path).submit(*where))
+    done = run(Case(tmp_path).submit(*where))
     check_told(done, 1, ["wants a login", "set broker.username and broker.password_file"])
 
 
@@ -174,11 +175,11 @@ def test_an_agent_with_a_wrong_password_says_so_and_goes_on_trying(tmp_path, gua
 
 def test_agent_check_logs_in(tmp_path, guarded):
     broker = {"port": guarded.port, "username": "ann", "password_file": str(tmp_path / "good")}
-    done = distree(Case(tmp_path).agent("--connect", broker=broker))
+    done = run(Case(tmp_path).agent("--connect", broker=broker))
     assert done.returncode == 0, done.stderr
     assert f"ok: broker 127.0.0.1:{guarded.port}" in done.stdout
     broker["password_file"] = str(tmp_path / "bad")
-    check_told(distree(Case(tmp_path).agent("--connect", broker=broker)), 1, ["refuses user 'ann'"])
+    check_told(run(Case(tmp_path).agent("--connect", broker=broker)), 1, ["refuses user 'ann'"])
 
 
 # ---------------------------------------------------------------- interpreters
@@ -218,7 +219,7 @@ def test_agent_check_leaves_the_spool_of_a_running_agent_alone(tmp_path):
     journal.write_bytes(b"\x92\x00\xa1r")
     before = journal.stat()
     pipeline = {"name": "p", "bundle": "fashion", "stages": [0], "origin": {"spool": True, "source": {"kind": "mqtt"}}}
-    done = distree(case.agent(pipelines=[pipeline]))
+    done = run(case.agent(pipelines=[pipeline]))
     assert done.returncode == 0, done.stderr
     assert (journal.stat().st_ino, journal.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert list((tmp_path / "state").iterdir()) == [journal]

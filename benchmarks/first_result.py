@@ -40,7 +40,7 @@ def main() -> None:
         environment.pop("PYTHONPATH", None)
         if args.no_cache:
             environment["PIP_NO_CACHE_DIR"] = "1"
-        with Runner(folder, {1883: free_port()}, environment) as runner:
+        with Runner(folder, {1884: free_port()}, environment) as runner:
             runner.play(PAGE, install=True, until=FIRST_RESULT)
             told = table(runner.seconds)
     print(told)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 SUITE = "bookworm"
 QEMU = "qemu-arm-static"
-# What README.md tells users of armv7l to take from Debian. libstdc++6, which the runtime needs, is on every board: apt
+# What docs/howto/raspberry-pi.md tells users of armv7l to take from Debian. libstdc++6, which the runtime needs, is on every board: apt
 # itself uses it.
 DEBIAN = ("python3", "python3-venv", "python3-numpy", "python3-msgpack", "python3-yaml", "libstdc++6")
 # From PyPI, where armv7l has a wheel or needs none; pip in the userland checks the versions against pyproject.toml.

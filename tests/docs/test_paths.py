@@ -1,4 +1,4 @@
-"""Paths that the documentation names are there."""
+"""Paths that the documentation names are there, and so are the names that it says are in them."""
 
 from __future__ import annotations
 
@@ -47,6 +47,17 @@ def named(text: str) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_paths_that_a_page_names_exist(page):
     assert not {name for name in named(page.read_text(encoding="utf-8")) if not (ROOT / name).exists()}
+
+
+SAID_TO_BE_IN = re.compile(r"`(?P<name>[\w.]+)`\s+in\s+`(?P<path>[\w/]+\.py)`")
+
+
+def test_names_that_a_page_says_are_in_a_file_are_there():
+    said = [(path, match) for path in PAGES for match in SAID_TO_BE_IN.finditer(path.read_text(encoding="utf-8"))]
+    assert len(said) >= 10
+    for page, match in said:
+        name, source = match["name"].split(".")[-1], (ROOT / match["path"]).read_text(encoding="utf-8")
+        assert re.search(rf"\b{name}\b", source), f"{page.name}: {match[0]}"
 
 
 def test_what_counts_as_a_path():

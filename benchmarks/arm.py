@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import subprocess
 import sys
@@ -344,6 +345,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         pythons[SAME_RUNTIME] = other
         versions[SAME_RUNTIME] = armhf.run([other, "-c", VERSIONS])
     return {
+        "date": datetime.date.today().isoformat(),
         "schema": "distree.arm/1",
         "suite": armhf.SUITE,
         "qemu": armhf.run([armhf.QEMU, "--version"]).splitlines()[0],
@@ -386,22 +388,23 @@ def _of_bundle(
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Say it in words and tables."""
+    """Return the report as Markdown."""
     versions = report["versions"]
     lines = [
-        "# The agent on armv7",
+        "# The agent on 32-bit ARM, emulated",
         "",
-        f"`make arm`: Debian {report['suite']}'s armhf userland under {report['qemu'].split(' (')[0]}, with the base",
-        "install as docs/howto/raspberry-pi.md says for armv7l. All boards passed their self-test at start, and every",
-        "input was answered once. Not checked: speed and memory, of which emulation says nothing, and real processors.",
+        f"`make arm` ran agents in Debian {report['suite']}'s armhf userland under {report['qemu'].split(' (')[0]} on",
+        f"{report['date']}, installed as docs/howto/raspberry-pi.md describes for armv7l. All boards passed their",
+        "self-test at start, and every input was answered once. Speed and memory were not measured, because emulation",
+        "says nothing about them, and no real ARM processor was used.",
         "",
-        "With the same runtime as on x86-64, armv7 gives the same answers. Between tflite-runtime and ai-edge-litert",
-        "they are not always, on x86-64 neither: some int8 values round to the next step, and an input whose score is",
-        "that near to a threshold leaves at another exit. The self-test allows for it by the bundle's",
-        "`golden.tolerance` (steps of the int8 outputs).",
+        "With the same runtime, armv7l and x86-64 give the same answers. Between tflite-runtime and ai-edge-litert a",
+        "few answers differ, on x86-64 too: some int8 values are rounded to the neighbouring step, and an input whose",
+        "score is that close to a threshold leaves at another exit. The self-test allows for this by the bundle's",
+        "`golden.tolerance` (in steps of the int8 outputs).",
         "",
-        '`make arm` takes the samples of `fashion`; `ARGS="--on BUNDLE=FILE --inputs N"` adds bundles with test data,',
-        "and takes N inputs of each, drawn at random.",
+        '`make arm` uses the samples of `fashion`. `ARGS="--on BUNDLE=FILE --inputs N"` adds other bundles with test',
+        "data, and takes N random inputs of each.",
         "",
         f"| | {' | '.join(versions)} |",
         f"|---|{'---|' * len(versions)}",
@@ -422,7 +425,7 @@ def _bundle_lines(one: dict[str, Any]) -> list[str]:
         "",
         f"{one['inputs']}.",
         "",
-        "| fleet | boards | answered rightly |",
+        "| fleet | boards | accuracy |",
         "|---|---|---:|",
     ]
     for fleet, boards in one["runtimes"].items():
@@ -431,7 +434,7 @@ def _bundle_lines(one: dict[str, Any]) -> list[str]:
         "",
         "Answers with the bundle's thresholds:",
         "",
-        "| compared | inputs | same exit and class | same exit | same class | confidence, largest difference |",
+        "| compared | inputs | same exit and class | same exit | same class | largest difference of confidence |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for figures in one["compared"]:
@@ -441,9 +444,9 @@ def _bundle_lines(one: dict[str, Any]) -> list[str]:
         )
     lines += [
         "",
-        f"What each exit said ({one['criterion']}), with exits shut:",
+        f"Answers of each exit ({one['criterion']}), with early exits disabled:",
         "",
-        "| compared | exit | same class | same decision | score, median difference | 99 % | largest |",
+        "| compared | exit | same class | same decision | median difference of score | 99th percentile | largest |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for figures in one["compared"]:

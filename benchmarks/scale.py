@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
 import platform
@@ -142,8 +143,8 @@ def members_lines(boards: int, rows: list[dict[str, Any]]) -> list[str]:
     return [
         "## Members",
         "",
-        f"{boards:,} boards, nine of ten of them origins, which choose from the others. Up: what boards publish of "
-        "themselves; down: copies that the broker hands to origins; payloads alone.",
+        f"{boards:,} boards, nine of ten of them origins, which choose from the others. *Up* is what boards publish "
+        "about themselves, *down* the copies that the broker delivers to origins. Only payloads are counted.",
         "",
         "| when | messages up | kB up | deliveries | MB down | subscriptions | kB down per origin |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -381,16 +382,16 @@ def lines(figures: dict[str, Any]) -> list[str]:
     told = [
         "# Scale",
         "",
-        f"`python -m benchmarks.scale`, {figures['machine']}; load average {figures['load_average']:.1f} when it "
-        "began: where that is not near 0, wall times are pessimistic.",
+        f"`make scale`, {figures['date']}, {figures['machine']}. The load average was {figures['load_average']:.1f} "
+        "when it began; if that is not near 0, wall times are pessimistic.",
     ]
     if figures["simulation"]:
         told += [
             "",
             "## Simulated boards",
             "",
-            "Nine boards of ten have an input each five seconds, thresholds are tuned, each board reports every "
-            "thirty seconds; one thread.",
+            "Nine of ten boards have an input every five seconds, thresholds are tuned, and every board reports every "
+            "thirty seconds. The simulator uses one thread.",
             "",
             "| boards | simulated s | inputs | messages | plans | CPU s | wall s | peak MB |",
             "|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -416,11 +417,12 @@ def orchestrator_lines(measured: dict[str, Any]) -> list[str]:
     return [
         "## A real orchestrator",
         "",
-        f"{measured['boards']:,} boards, {measured['boards_known']:,} of them known in the end, over "
-        f"{measured['broker']}; {measured['reports_sent']:,} reports sent, {measured['rows_stored']:,} of "
-        f"{measured['rows_expected']:,} rows in the store (one of the stage, and one of the origin).",
+        f"{measured['boards']:,} boards report to one orchestrator over {measured['broker']}. In the end it knew "
+        f"{measured['boards_known']:,} of them. {measured['reports_sent']:,} reports were sent, and "
+        f"{measured['rows_stored']:,} of {measured['rows_expected']:,} rows were in the store (one per stage and one "
+        "per origin in each report).",
         "",
-        "| phase | s | reports | CPU s | CPU, % of a core | CPU µs per report | resident MB |",
+        "| phase | seconds | reports | CPU s | CPU, % of a core | CPU µs per report | resident MB |",
         "|---|---:|---:|---:|---:|---:|---:|",
         *rows,
         "",
@@ -484,6 +486,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     count, reporting_s = (100, 10.0) if options.short else (1000, 60.0)
     parts = PARTS if options.part is None else (options.part,)
     return {
+        "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "load_average": os.getloadavg()[0],
         "simulation": [in_a_process(size, simulated_s) for size in sizes] if "simulation" in parts else [],

@@ -36,13 +36,13 @@ from tools.json_schema import MESSAGES, unit_of
 from tools.json_schema import summary as payload_summary
 
 FILES = (
-    ("agent.yaml", AgentConfig, "A board; `distree agent run -c agent.yaml`."),
+    ("agent.yaml", AgentConfig, "Describes a board, for `distree agent run -c agent.yaml`."),
     (
         "orchestrator.yaml",
         OrchestratorConfig,
-        "An orchestrator; `distree orchestrator run -c orchestrator.yaml`.",
+        "Describes an orchestrator, for `distree orchestrator run -c orchestrator.yaml`.",
     ),
-    ("fleet.yaml", FleetConfig, "A simulated site; `distree simulate -c fleet.yaml`."),
+    ("fleet.yaml", FleetConfig, "Describes a simulated site, for `distree simulate -c fleet.yaml`."),
 )
 
 UNITS = (  # of the end of a key's name
@@ -53,12 +53,12 @@ UNITS = (  # of the end of a key's name
 )  # fmt: skip
 
 STATUSES = (
-    ("0", "it worked"),
-    ("1", "it did not work out: a broker that cannot be reached, inputs without an answer, a time-out"),
-    ("2", "it was asked wrongly: options, a configuration file or a bundle"),
-    ("70", "an agent whose inference hung, to be restarted"),
-    ("130", "Ctrl-C"),
-    ("141", "what read the output is gone"),
+    ("0", "success"),
+    ("1", "failure: for example a broker that cannot be reached, inputs without an answer, a time-out"),
+    ("2", "wrong usage: an error in the options, a configuration file or a bundle"),
+    ("70", "an agent's inference hung; it should be restarted"),
+    ("130", "ended by Ctrl-C"),
+    ("141", "the program that read the output has ended"),
 )
 
 
@@ -145,15 +145,15 @@ def _topics() -> str:
     ]
     return _page(
         "Topics",
-        f"Version 1: all topics begin with `{topics.ROOT}/{{site}}`. Names in braces are ids, 1 to 32 of a-z, 0-9 and "
-        f"'-'; `{{stage}}` is the number of a stage. No board is called `{topics.ALL}`: as `{{to}}` it stands for all "
-        "boards of a wide stage.",
-        _table(("topic", "from", "to", "QoS", "retained", "content type", "what"), rows),
-        "What boards say to each other ends in `{sender}`, the board that says it. What is for one board has its id "
-        "before that: `{to}`, `{device}` or `{origin}`.",
-        _table(("who", "what it is"), [(f"`{role.value}`", roles[role.name]) for role in topics.Role]),
-        "How results look: [subscribe from your own program](../howto/subscribe.md). Who may publish what: [secure the "
-        "broker](../howto/secure-broker.md).",
+        f"All topics of version 1 begin with `{topics.ROOT}/{{site}}`. Names in braces are ids of 1 to 32 characters "
+        f"from a-z, 0-9 and '-', and `{{stage}}` is the number of a stage. As `{{to}}`, `{topics.ALL}` stands for all "
+        f"boards of a wide stage, so no board may be called `{topics.ALL}`.",
+        _table(("topic", "from", "to", "QoS", "retained", "content type", "meaning"), rows),
+        "Topics between boards end in `{sender}`, the board that publishes the message. Before that is the id of the "
+        "board it is for: `{to}`, `{device}` or `{origin}`. *From* and *to* name roles:",
+        _table(("role", "who has it"), [(f"`{role.value}`", roles[role.name]) for role in topics.Role]),
+        "[Payloads](payloads.md) describes the messages, [subscribe from your own program](../howto/subscribe.md) "
+        "shows a result, and [secure the broker](../howto/secure-broker.md) has access rules.",
     )
 
 
@@ -171,19 +171,19 @@ def _payloads() -> str:
         coded = f"JSON, schema `{layout.word}`"
         if not layout.is_json:
             coded = f"MessagePack, kind `{layout.word}`, version {layout.version}"
-        what = f"{payload_summary(cls)} On topics of kind `{kind.value}`; {coded}."
+        what = f"{payload_summary(cls)} Topic `{kind.value}`; {coded}."
         sections[cls.__name__] = what, _payload_fields(layout, is_json=layout.is_json)
     for cls in MESSAGES.values():
         is_json = layout_of(cls).is_json
         for inner in _parts(layout_of(cls), is_json=is_json):
             form = "a list" if layout_of(inner).is_row and not is_json else "a map"
-            what = f"{payload_summary(inner)} As part of a message it is {form}."
+            what = f"{payload_summary(inner)} Part of other messages, as {form}."
             sections[_part_name(inner, is_json=is_json)] = what, _payload_fields(layout_of(inner), is_json=is_json)
     head = (
-        "What messages hold. A MessagePack message is a map that begins with its version, `v`, and its `kind`, a JSON "
-        "one with its `schema`. A field with a default is left out where it holds it, at the end of a list likewise. "
-        "Unknown keys are ignored, and so is what a list has beyond its fields. The same as schemas: "
-        "[asyncapi.yaml](../asyncapi.yaml); on which topics they are: [topics](topics.md)."
+        "The contents of every message. A MessagePack message is a map that begins with its version, `v`, and its "
+        "`kind`; a JSON message begins with its `schema`. Fields with a default may be missing; in a list, trailing "
+        "ones are. Readers ignore unknown keys, and list items beyond the known fields. The same is available as "
+        "schemas in [asyncapi.yaml](../asyncapi.yaml). [Topics](topics.md) says where each message is published."
     )
     return _page("Payloads", head, *(part for name, parts in sections.items() for part in (f"## {name}", *parts)))
 
@@ -222,7 +222,7 @@ def _told(form: Form, *, is_json: bool) -> str:
         case Branches():
             return form.description
         case Items():
-            return f"at most {form.most}, each {_told(form.item, is_json=is_json)}"
+            return f"list of at most {form.most}, each {_told(form.item, is_json=is_json)}"
         case PackedItems():
             return f"bytes of packed rows, {_told(form.items, is_json=is_json)}"
         case Part() | Packed():
@@ -242,15 +242,15 @@ def _configuration() -> str:
         known.setdefault(cls, _anchor(file, path))
     parts = []
     for file, _, what in FILES:
-        parts += [f"## {file}", f"{what} Commented: `examples/{file}`."]
+        parts += [f"## {file}", f"{what} A commented example is in `examples/{file}`."]
         for of, path, cls in sections:
             if of == file and known[cls] == _anchor(file, path):
                 parts += [f"### {_heading(file, path)}", _summary(cls), _keys(cls, known)]
     return _page(
         "Configuration",
-        "Keys of the YAML files. A mistake is told with file, line, key and received value, and `distree agent check` "
-        "tells without running anything. Shares are `1%` or `0.01`. All paths, those of bundles and defaults too, are "
-        "relative to the folder of the file that they stand in.",
+        "The keys of the YAML files. Mistakes are reported with file, line, key and value. `distree agent check` "
+        "checks a board's file without running anything. Shares are written as `1%` or `0.01`. All paths, including "
+        "those of bundles and of defaults, are relative to the folder of the file that names them.",
         *parts,
     )
 
@@ -328,7 +328,7 @@ def _type(hint: Any, known: dict[type, str]) -> str:
 
 def _default(field: Any) -> str:
     if field.default_factory is not dataclasses.MISSING:
-        return "its own"
+        return "its defaults"
     if field.default is dataclasses.MISSING:
         return "required"
     match field.default:
@@ -339,7 +339,7 @@ def _default(field: Any) -> str:
         case Share() as value:
             return f"`{value * 100:g}%`"
         case float(value):
-            return "for ever" if math.isinf(value) else f"`{value:g}`"
+            return "unlimited" if math.isinf(value) else f"`{value:g}`"
         case tuple(values):
             return f"`[{', '.join(f'{value:g}' for value in values)}]`"
     return f"`{field.default}`"
@@ -389,7 +389,7 @@ def _commands() -> str:
             parts.append(f"```text\n{example}\n```")
     return _page(
         "Commands",
-        "`distree COMMAND --help` says the same. Every command ends with a status of [these](errors.md).",
+        "`distree COMMAND --help` prints the same. Commands end with one of [these statuses](errors.md).",
         *parts,
     )
 
@@ -432,9 +432,10 @@ def _errors() -> str:
     ]
     return _page(
         "Errors and exit statuses",
-        "An error is one line on standard error: what, where, how to mend it. The status says whose turn it is:",
+        "An error is one line on standard error that says what is wrong, where, and how to fix it. [Error "
+        "messages](error-messages.md) lists them. The exit status tells the kinds apart:",
         _table(("status", "meaning"), [(f"`{status}`", meaning) for status, meaning in STATUSES]),
-        "In Python, every error that DistrEE reports is a `distree.errors.DistreeError`:",
+        "In Python, every error that DistrEE reports is a `distree.errors.DistreeError`, or one of its subclasses:",
         _table(("class", "meaning"), rows),
     )
 

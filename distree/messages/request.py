@@ -44,7 +44,7 @@ from distree.messages.limits import (
 )
 
 Reason = Literal["confident", "last", "deadline", "fallback", "shed"]
-"""Why an input was answered where it was: see docs/architecture.md."""
+"""Why an input was answered where it was: see docs/explanation/node.md."""
 
 DType = Literal["int8", "uint8", "float16", "float32"]
 Codec = Literal["raw", "zlib"]

@@ -1,5 +1,5 @@
 """What can be set up wrongly, by section: `python tests/integration/provoked.py` writes what is then printed to
-docs/reference/messages.md. Each value is a function that makes it so in a folder of its own and returns the arguments
+docs/reference/error-messages.md. Each value is a function that makes it so in a folder of its own and returns the arguments
 of `distree`, the exit status, and words that the one line on standard error must have, the remedy among them.
 """
 
@@ -21,7 +21,7 @@ from broker_config.managed import free_port
 from distree.bundle.loading import find_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "reference" / "messages.md"
+PAGE = ROOT / "docs" / "reference" / "error-messages.md"
 NOT_OURS = re.compile(r"INFO: Created TensorFlow Lite|\d+: |W0000|I0000|WARNING: All log messages before absl")
 FASHION = find_bundle("fashion")
 WIDE, MIXED = (ROOT / "tests" / "data" / name for name in ("tiny-wide", "tiny-mixed"))
@@ -416,15 +416,16 @@ def provoke(name, arguments):
 def page():
     """Provoke everything, and return the page."""
     lines = [
-        "# What errors say",
+        "# Error messages",
         "",
         "<!-- Written by `python tests/integration/provoked.py`: changes here are lost. -->",
         "",
-        "Each was provoked by the tests, and this is what was printed on standard error: what, where, and how to mend it.",
-        "Statuses are explained [here](errors.md); what `distree doctor` looks at is [there](../howto/diagnose.md).",
+        "The tests provoke each of these errors; the page shows what is printed on standard error. Every message says what",
+        "is wrong, where, and how to fix it. [Exit statuses](errors.md) are explained on their own page, and so is what",
+        "[`distree doctor`](../howto/diagnose.md) checks.",
     ]
     for title, errors in SECTIONS.items():
-        lines += ["", f"## {title}", "", "| wrong | status | what is printed |", "| --- | --- | --- |"]
+        lines += ["", f"## {title}", "", "| mistake | status | message |", "| --- | --- | --- |"]
         lines += [provoke(name, arguments) for name, (arguments, *_) in errors.items()]
     return "\n".join(lines) + "\n"
 

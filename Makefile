@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test test-embedded check size format api bench fuzz peers brokers scale footprint routing arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference first-result node clean
+.PHONY: help setup dev demo test test-embedded check size format api bench fuzz peers brokers scale footprint routing arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference surface first-result node clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -118,6 +118,9 @@ $(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/pip
 docs: $(VENV)/.installed-docs  ## build the documentation into site/
 	$(BIN)/python -m mkdocs build --strict --quiet
 	@echo "open site/index.html, or: cd site && python3 -m http.server"
+
+surface: dev         ## write tests/structure/public_surface.txt from the code: what users rely on
+	$(BIN)/python -m tools.surface
 
 reference: dev       ## write docs/reference from the code
 	$(BIN)/python -m tools.reference

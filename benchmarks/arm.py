@@ -49,7 +49,7 @@ from distree.messages.result import Result
 from distree.messages.telemetry import Telemetry
 from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
-from distree.transport.base import Received
+from distree.transport.base import QuietListener, Received
 from model_zoo.data import LabelledImages, is_divided, load_samples, load_split
 from orchestrator.config import NEVER_SENT
 
@@ -92,7 +92,7 @@ class Answers:
     boards: dict[str, DeviceMeta] = field(default_factory=dict)
 
 
-class Client:
+class Client(QuietListener):
     """Submits inputs to the origin and keeps what the site says."""
 
     def __init__(self, port: int) -> None:
@@ -109,21 +109,9 @@ class Client:
         self.transport.open(self, [(topic, 1) for topic in wanted])
         self.transport.connect_now(10.0)
 
-    def connected(self) -> None:
-        """Do nothing: the subscriptions are the transport's."""
-
     def disconnected(self, why: str) -> None:
         """Give up: a broker that goes away spoils the run."""
         raise RuntimeError(f"the broker went away: {why}")
-
-    def published(self, token: str) -> None:
-        """Do nothing: answers tell more."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def no_subscribers(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""
 
     def received(self, message: Received) -> None:
         """Keep what came."""

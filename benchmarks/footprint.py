@@ -36,7 +36,7 @@ from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.request import InputMessage
 from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
-from distree.transport.base import Received
+from distree.transport.base import QuietListener, Received
 from model_zoo.data import load_samples
 
 ROOT = Path(__file__).parents[1]
@@ -132,7 +132,7 @@ def _activity(pid: int) -> tuple[int, int]:
 # ------------------------------------------------------------ the two processes
 
 
-class Subscriber:
+class Subscriber(QuietListener):
     """Hears when the agent is ready, and its answer to one input."""
 
     def __init__(self, port: int) -> None:
@@ -144,21 +144,9 @@ class Subscriber:
         self._transport.open(self, [(states, 1), (results, 1)])
         self._transport.connect_now(10.0)
 
-    def connected(self) -> None:
-        """Do nothing: the subscriptions are the transport's."""
-
     def disconnected(self, why: str) -> None:
         """Give up: a broker that goes away spoils the run."""
         raise SystemExit(f"the broker went away: {why}")
-
-    def published(self, token: str) -> None:
-        """Do nothing: the answer tells more."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def no_subscribers(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""
 
     def received(self, message: Received) -> None:
         """Note when it came."""

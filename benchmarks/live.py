@@ -41,7 +41,7 @@ from distree.messages.plan import Plan
 from distree.messages.result import Result
 from distree.topics import Kind
 from distree.transport import make_transport
-from distree.transport.base import Received
+from distree.transport.base import QuietListener, Received
 from orchestrator.config import NEVER_SENT
 
 SITE, PIPELINE = "live", "fashion"
@@ -53,7 +53,7 @@ SHIFT_RATE_HZ, SHIFT_AUDIT_RATE = 100.0, "20%"
 SAMPLES = Path(__file__).parents[1] / "model_zoo" / "samples" / "fashion.npz"
 
 
-class Observer:
+class Observer(QuietListener):
     """Keeps the results of the site with the seconds at which they came, and its plans."""
 
     def __init__(self, port: int) -> None:
@@ -66,21 +66,9 @@ class Observer:
         self.transport.open(self, [(anyone, 1), (states, 1), (topics.plan(SITE, PIPELINE), 1)])
         self.transport.connect_now(10.0)
 
-    def connected(self) -> None:
-        """Do nothing: the subscriptions are the transport's."""
-
     def disconnected(self, why: str) -> None:
         """Give up: a broker that goes away spoils the run."""
         raise RuntimeError(f"the broker went away: {why}")
-
-    def published(self, token: str) -> None:
-        """Do nothing: nothing is published."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def no_subscribers(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""
 
     def received(self, message: Received) -> None:
         """Keep what came."""

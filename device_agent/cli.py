@@ -12,7 +12,7 @@ from pathlib import Path
 from device_agent import credentials
 from device_agent.config import AgentConfig, load_agent_config
 from device_agent.preflight import load_bundles, start_self_tests
-from distree.transport.base import Received
+from distree.transport.base import QuietListener
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,22 +67,8 @@ def _run(config: AgentConfig) -> int:
     return agent.run()
 
 
-class _Silent:
+class _Silent(QuietListener):
     """Listens to nothing: a check only logs in."""
-
-    def connected(self) -> None: ...
-
-    def disconnected(self, why: str) -> None: ...
-
-    def received(self, message: Received) -> None: ...
-
-    def published(self, token: str) -> None: ...
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def no_subscribers(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""
 
 
 def check(config: AgentConfig, *, connect: bool = False) -> int:

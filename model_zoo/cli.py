@@ -15,9 +15,10 @@ from typing import Any, get_args
 import numpy as np
 
 from distree.bundle.loading import Bundle, find_bundle, load_bundle, zoo_folder
-from distree.bundle.manifest import MANIFEST, Measured
+from distree.bundle.manifest import MANIFEST, MeasuredFigures
 from distree.criteria import CRITERIA
 from distree.errors import ConfigError, DistreeError
+from distree.thresholds import exits_taken
 from model_zoo.build.finish import ImageSets
 from model_zoo.costs import FUSER
 from model_zoo.data import (
@@ -38,7 +39,6 @@ from model_zoo.evaluation import (
     check_thresholds,
     collect_logits,
     costs_of,
-    exits_taken,
     score_exits,
     summarise,
     thresholds_in_force,
@@ -220,7 +220,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _from_manifest(bundle: Bundle) -> Evaluation:
-    measured: Measured = bundle.manifest.measured
+    measured: MeasuredFigures = bundle.manifest.measured
     evaluation = Evaluation(
         inputs=0,
         criterion=bundle.criterion,

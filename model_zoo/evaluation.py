@@ -23,6 +23,7 @@ from distree.criteria.base import Criterion, CriterionParameters, ExitEvidence
 from distree.errors import ConfigError
 from distree.messages.request import CriterionMemory
 from distree.tensors import Array
+from distree.thresholds import exits_taken
 from model_zoo.boards import Boards
 from model_zoo.costs import FUSER, BoardCosts, Costs, Traffic, costs_of
 from model_zoo.data import LabelledImages
@@ -42,7 +43,6 @@ __all__ = [
     "class_means",
     "collect_logits",
     "costs_of",
-    "exits_taken",
     "score_exits",
     "summarise",
     "thresholds_in_force",
@@ -342,17 +342,6 @@ def class_means(collected: ExitLogits, classes: int) -> list[npt.NDArray[np.floa
         for of_branch in first
         if of_branch is not None
     ]
-
-
-def exits_taken(scores: npt.NDArray[np.float64], thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Return, per input, the first exit whose score reaches its threshold, else the last.
-
-    scores: (inputs, exits). Returns int64 (inputs,).
-    """
-    sure = scores[:, :-1] >= np.asarray(thresholds, np.float64)
-    last = np.ones((len(scores), 1), np.bool_)
-    taken: npt.NDArray[np.int64] = np.argmax(np.concatenate([sure, last], axis=1), axis=1)
-    return taken
 
 
 def write_audits(path: Path, scored: ExitScores, costs: Costs, labels: npt.NDArray[np.int64]) -> None:

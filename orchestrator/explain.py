@@ -19,6 +19,7 @@ import numpy as np
 from distree.errors import DistreeError
 from distree.messages.plan import MaskedThresholds, Plan
 from distree.messages.telemetry import PipelineTelemetry
+from distree.thresholds import exits_taken
 from orchestrator.config import NEVER_SENT, GoalConfig, OrchestratorConfig, Pipeline, PipelineConfig, load_pipeline
 from orchestrator.fleet import Device
 from orchestrator.formatting import ago, bar, branches_text, percent, table, thresholds_text
@@ -29,7 +30,6 @@ from orchestrator.store.records import Observation, PlanRow
 from orchestrator.tuning.goal_control import MOST
 from orchestrator.tuning.pipeline_tuning import Sample, Tuning
 from orchestrator.tuning.tuners import Audit, Certified, Vector
-from orchestrator.tuning.tuners.audits import exits_taken
 from orchestrator.tuning.tuners.betting import Certificate
 
 SCHEMA = "distree.orchestrator-explain/1"

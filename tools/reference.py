@@ -175,7 +175,7 @@ def _payloads() -> str:
         sections[cls.__name__] = what, _payload_fields(layout, is_json=layout.is_json)
     for cls in MESSAGES.values():
         is_json = layout_of(cls).is_json
-        for inner in _parts(layout_of(cls), is_json=is_json):
+        for inner in parts_of(layout_of(cls), is_json=is_json):
             form = "a list" if layout_of(inner).is_row and not is_json else "a map"
             what = f"{payload_summary(inner)} Part of other messages, as {form}."
             sections[_part_name(inner, is_json=is_json)] = what, _payload_fields(layout_of(inner), is_json=is_json)
@@ -193,7 +193,7 @@ def _part_name(cls: type, *, is_json: bool) -> str:
     return f"{cls.__name__} in JSON" if is_json and layout_of(cls).is_row else cls.__name__
 
 
-def _parts(layout: Layout, *, is_json: bool) -> Iterator[type]:
+def parts_of(layout: Layout, *, is_json: bool) -> Iterator[type]:
     """Yield the records inside of one, each before those inside of it."""
     for field in layout.fields:
         form = field.form_in(is_json=is_json)
@@ -201,13 +201,13 @@ def _parts(layout: Layout, *, is_json: bool) -> Iterator[type]:
         form = form.item if isinstance(form, Items) else form
         if isinstance(form, Part | Packed):
             yield form.cls
-            yield from _parts(layout_of(form.cls), is_json=is_json)
+            yield from parts_of(layout_of(form.cls), is_json=is_json)
 
 
 def _payload_fields(layout: Layout, *, is_json: bool) -> str:
     rows = []
     for field in (*layout.fields, *layout.beside):
-        what = _told(field.form_in(is_json=is_json), is_json=is_json)
+        what = form_text(field.form_in(is_json=is_json), is_json=is_json)
         default = "" if field.default is REQUIRED else f"`{json.dumps(field.default)}`"
         name = field.key_in(is_json=is_json)
         rows.append(
@@ -217,14 +217,15 @@ def _payload_fields(layout: Layout, *, is_json: bool) -> str:
     return _table(("field", "value", "default", "unit", "meaning"), rows)
 
 
-def _told(form: Form, *, is_json: bool) -> str:
+def form_text(form: Form, *, is_json: bool) -> str:
+    """Return what a field holds in words; parts as links to where they are described."""
     match form:
         case Branches():
             return form.description
         case Items():
-            return f"list of at most {form.most}, each {_told(form.item, is_json=is_json)}"
+            return f"list of at most {form.most}, each {form_text(form.item, is_json=is_json)}"
         case PackedItems():
-            return f"bytes of packed rows, {_told(form.items, is_json=is_json)}"
+            return f"bytes of packed rows, {form_text(form.items, is_json=is_json)}"
         case Part() | Packed():
             name = _part_name(form.cls, is_json=is_json)
             link = f"[{name}](#{name.lower().replace(' ', '-')})"
@@ -236,7 +237,7 @@ def _told(form: Form, *, is_json: bool) -> str:
 
 
 def _configuration() -> str:
-    sections = [(file, path, cls) for file, root, _ in FILES for path, cls in _sections(root)]
+    sections = [(file, path, cls) for file, root, _ in FILES for path, cls in key_sections(root)]
     known: dict[type, str] = {}
     for file, path, cls in sections:
         known.setdefault(cls, _anchor(file, path))
@@ -268,7 +269,7 @@ def _anchor(file: str, path: str) -> str:
     return re.sub(r"[^a-z0-9_-]+", "", _heading(file, path).lower().replace(" ", "-"))  # as MkDocs makes it
 
 
-def _sections(cls: type, path: str = "") -> Iterator[tuple[str, type]]:
+def key_sections(cls: type, path: str = "") -> Iterator[tuple[str, type]]:
     """Yield a dataclass and those in it, each with the key where it stands; `[]` is for each of a list."""
     yield path, cls
     hints = typing.get_type_hints(cls)
@@ -277,7 +278,7 @@ def _sections(cls: type, path: str = "") -> Iterator[tuple[str, type]]:
         for other in inner:
             key = f"{path}.{field.name}" if path else field.name
             key += "[]" if typing.get_origin(_without_none(hints[field.name])) is tuple else ""
-            yield from _sections(other, f"{key} ({_kind(other)})" if len(inner) > 1 else key)
+            yield from key_sections(other, f"{key} ({_kind(other)})" if len(inner) > 1 else key)
 
 
 def _without_none(hint: Any) -> Any:
@@ -303,22 +304,23 @@ def _keys(cls: type, known: dict[type, str]) -> str:
     rows = []
     for field in dataclasses.fields(cls):
         unit = next((unit for end, unit in UNITS if field.name.endswith(end)), "")
-        kind = _type(hints[field.name], known)
-        rows.append((f"`{field.name}`", kind, _default(field), unit, _meaning(cls, field.name)))
+        kind = type_name(hints[field.name], known)
+        rows.append((f"`{field.name}`", kind, default_of(field), unit, _meaning(cls, field.name)))
     return _table(("key", "type", "default", "unit", "meaning"), rows)
 
 
-def _type(hint: Any, known: dict[type, str]) -> str:
+def type_name(hint: Any, known: dict[type, str]) -> str:
+    """Return the type of a key in words; a dataclass in `known` as a link to where it is described."""
     hint = _without_none(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return " or ".join(f"`{arg}`" for arg in args)
     if origin is tuple:
-        return f"list of {_type(args[0], known)}"
+        return f"list of {type_name(args[0], known)}"
     if origin is dict:
-        return f"mapping to {_type(args[1], known)}"
+        return f"mapping to {type_name(args[1], known)}"
     if origin in (Union, types.UnionType):
-        return ", ".join(_type(arg, known) for arg in args)
+        return ", ".join(type_name(arg, known) for arg in args)
     if hint in known:
         name = f"`{_kind(hint)}`" if "kind" in typing.get_type_hints(hint) else "mapping"
         return f"[{name}](#{known[hint]})"
@@ -326,7 +328,8 @@ def _type(hint: Any, known: dict[type, str]) -> str:
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _default(field: Any) -> str:
+def default_of(field: Any) -> str:
+    """Return the default of a key as it stands in the table."""
     if field.default_factory is not dataclasses.MISSING:
         return "its defaults"
     if field.default is dataclasses.MISSING:
@@ -382,7 +385,7 @@ def _commands() -> str:
         for line, parser in commands(name):
             if line.count(" ") > 1:
                 parts += [f"### {line}", _sentence(_helps(name)[line.split()[-1]])]
-            rows = [_option(parser, action) for action in parser._actions if action.dest != "help"]
+            rows = [option_of(parser, action) for action in parser._actions if action.dest != "help"]
             if rows:
                 parts.append(_table(("argument", "default", "meaning"), rows))
             example = textwrap.dedent(re.sub(r"^examples?:( |\n)", "", parser.epilog or ""))
@@ -406,7 +409,7 @@ def _helps(name: str) -> dict[str, str]:
     return {}
 
 
-def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str, str, str]:
+def option_of(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str, str, str]:
     """Return how an argument is written, its default, and what it is for."""
     names = ", ".join(f"`{name}`" for name in action.option_strings)
     value = str(action.metavar or "|".join(map(str, action.choices or ())) or action.dest.upper())

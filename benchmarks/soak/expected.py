@@ -8,8 +8,9 @@ import numpy as np
 
 from benchmarks.soak.site import PIPELINE, Images
 from distree.bundle.loading import load_bundle
+from distree.thresholds import exits_taken
 from model_zoo.data import LabelledImages
-from model_zoo.evaluation import collect_logits, exits_taken, score_exits
+from model_zoo.evaluation import collect_logits, score_exits
 
 
 def answers(

@@ -19,7 +19,7 @@ from distree.errors import RemoteProtocolError
 from distree.messages.codec import PROBE, decode
 from distree.messages.request import InputMessage, is_input
 from distree.record import record
-from distree.transport.base import Received, Transport
+from distree.transport.base import QuietListener, Received, Transport
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class MqttSourceConfig(BaseSourceConfig):
         return {"inputs that wait for room": WAITING_BYTES + _TURN_BYTES}
 
 
-class MqttSource:
+class MqttSource(QuietListener):
     """Takes inputs from `topic` of `transport`.
 
     An input at QoS 1 waits for room, and is acknowledged once it is in custody. One at QoS 0 cannot wait, for the
@@ -156,12 +156,3 @@ class MqttSource:
             self._waiting_bytes += len(message.payload)
             return
         self._transport.acknowledge(message.token)
-
-    def published(self, token: str) -> None:
-        """Nothing is published here."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is published here."""
-
-    def no_subscribers(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""

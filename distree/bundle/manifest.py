@@ -139,7 +139,7 @@ class Trained:
 
 
 @record
-class Measured:
+class MeasuredFigures:
     """Figures of the int8 segments on the test set, read once, and on the validation split."""
 
     data: str
@@ -169,4 +169,4 @@ class Manifest:
     stages: tuple[StageSpec, ...]
     exits: Exits
     golden: Golden
-    measured: Measured
+    measured: MeasuredFigures

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from distree.broker_settings import BrokerSettings, Session
@@ -16,7 +16,7 @@ from distree.client.waiting import WaitQueue
 from distree.errors import ClosedError, RemoteProtocolError, ResultTimeoutError
 from distree.lanes import Lane
 from distree.transport import make_transport
-from distree.transport.base import Received
+from distree.transport.base import QuietListener, Received
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Subscription(Lifetime, Generic[T]):
             raise ClosedError("it was entered before: make another")
         self._was_opened = True
         try:
-            self._transport.open(self, self._topics)
+            self._transport.open(_Listener(self), self._topics)
             self._transport.connect_now(self._connect_timeout_s, patient=self._patient)
         except BaseException:
             self._transport.close()
@@ -175,26 +175,13 @@ class Subscription(Lifetime, Generic[T]):
         with self._transport.lock:
             self._transport.publish(topic, payload, qos=1, lane=Lane.OWED)
 
-    # ------------------------------------------------------------ Listener
+    # ------------------------------------------------------------ what comes in
 
-    def connected(self) -> None:
-        """Nothing to say: what was asked for follows."""
-
-    def disconnected(self, why: str) -> None:
-        """Count and say it; the transport keeps trying."""
+    def _note_interruption(self, why: str) -> None:
         self.interruptions += 1
         log.warning("%s", why)
 
-    def published(self, token: str) -> None:
-        """Nothing waits for it."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def no_subscribers(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""
-
-    def received(self, message: Received) -> None:
+    def _receive(self, message: Received) -> None:
         """Decode and queue."""
         self._transport.acknowledge(message.token)
         try:
@@ -216,3 +203,16 @@ class Subscription(Lifetime, Generic[T]):
         if time.monotonic() >= self._says_at:
             self._says_at = time.monotonic() + SAY_EVERY_S
             log.warning("%s", what)
+
+
+class _Listener(QuietListener):
+    """What the transport calls, kept off what users see."""
+
+    def __init__(self, of: Subscription[Any]) -> None:
+        self._of = of
+
+    def disconnected(self, why: str) -> None:
+        self._of._note_interruption(why)
+
+    def received(self, message: Received) -> None:
+        self._of._receive(message)

@@ -43,6 +43,28 @@ class Listener(Protocol):
         """The broker took a message in lane WORK and says that nobody subscribes to its topic; few brokers say so."""
 
 
+class QuietListener:
+    """A `Listener` that does nothing, for those that need few of the calls."""
+
+    def connected(self) -> None:
+        """Nothing is done about it, as below."""
+
+    def disconnected(self, why: str) -> None:
+        """The transport reconnects by itself."""
+
+    def received(self, message: Received) -> None:
+        """Whoever subscribes to something takes it, and acknowledges it."""
+
+    def published(self, token: str) -> None:
+        """Nothing waits for it."""
+
+    def given_up(self, token: str) -> None:
+        """Nothing waits for it."""
+
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
+        """Nothing is done about it."""
+
+
 class Transport(Protocol):
     """A connection to a broker that heals itself.
 

@@ -18,9 +18,10 @@ from distree.criteria.base import CriterionParameters
 from distree.criteria.feature_difference import FeatureDifference
 from distree.criteria.max_softmax import MaxSoftmax
 from distree.errors import ConfigError
+from distree.thresholds import exits_taken
 from model_zoo.costs import FUSER, Costs, costs_of
 from model_zoo.criteria import usable_criteria, validation_scores
-from model_zoo.evaluation import Evaluation, ExitScores, TrafficPerInput, exits_taken, score_exits, summarise
+from model_zoo.evaluation import Evaluation, ExitScores, TrafficPerInput, score_exits, summarise
 from model_zoo.report.measures import Spread, auroc, paired_interval
 from model_zoo.report.networks import Prepared
 from model_zoo.report.recording import Recording

@@ -25,10 +25,10 @@ from distree.errors import ConfigError
 from distree.messages.request import Tensor
 from distree.node.settings import Shape
 from distree.segments import SegmentOutput
+from distree.thresholds import exits_taken
 from orchestrator.simulator.config import Drift, FleetConfig, SyntheticConfig, TrafficConfig
 from orchestrator.tuning.replay import load_recording
 from orchestrator.tuning.tuners import Vector
-from orchestrator.tuning.tuners.audits import exits_taken
 
 CRITERION = "energy"
 

@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from distree.thresholds import exits_taken
 from orchestrator.tuning.tuners import Audit
-from orchestrator.tuning.tuners.audits import exits_taken
 
 Floats = npt.NDArray[np.float64]
 

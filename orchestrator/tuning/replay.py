@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from distree.errors import ConfigError
+from distree.thresholds import exits_taken
 from orchestrator.tuning.tuners import Audit, Tuner, Vector
-from orchestrator.tuning.tuners.audits import exits_taken
 
 _NEEDED = ("score", "prediction", "mac")
 

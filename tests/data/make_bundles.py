@@ -24,7 +24,7 @@ from distree.bundle.manifest import (
     Golden,
     InputSpec,
     Manifest,
-    Measured,
+    MeasuredFigures,
     Preprocess,
     SplitFigures,
     StageSpec,
@@ -190,7 +190,7 @@ def draft(name: str, description: str, stages: tuple[StageSpec, ...], folder: Pa
         stages=stages,
         exits=Exits(criterion=CRITERION, thresholds=(2.0,) * (len(stages) - 1)),
         golden=Golden(file=GOLDEN_FILE, sha256="", tolerance=2),
-        measured=Measured(
+        measured=MeasuredFigures(
             data="nothing",
             accuracy=(),
             accuracy_at_thresholds=0.0,

@@ -11,16 +11,10 @@ from distree.bundle.runtimes import make_runtime
 from distree.criteria import make_criterion
 from distree.criteria.base import ExitEvidence
 from distree.errors import ConfigError
+from distree.thresholds import exits_taken
 from model_zoo.data import LabelledImages
 from model_zoo.errors import DataError
-from model_zoo.evaluation import (
-    ExitLogits,
-    collect_logits,
-    costs_of,
-    exits_taken,
-    score_exits,
-    summarise,
-)
+from model_zoo.evaluation import ExitLogits, collect_logits, costs_of, score_exits, summarise
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ import tiny_wide
 from distree.bundle.loading import load_bundle
 from distree.bundle.manifest import Trained
 from distree.criteria import CRITERIA
+from distree.thresholds import exits_taken
 from model_zoo.build import finish
 from model_zoo.costs import costs_of
 from model_zoo.criteria import usable_criteria
 from model_zoo.errors import ExportError
-from model_zoo.evaluation import exits_taken, score_exits
+from model_zoo.evaluation import score_exits
 from model_zoo.thresholds import masks_of
 from model_zoo.verification import check_golden
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tiny_wide
 
+from distree.thresholds import exits_taken
 from model_zoo.costs import costs_of
 from model_zoo.criteria import usable_criteria
-from model_zoo.evaluation import exits_taken, score_exits
+from model_zoo.evaluation import score_exits
 from model_zoo.report import analysis, results, text
 from model_zoo.report.analysis import best_within, group, judge
 from model_zoo.report.measures import Interval, Spread

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distree.errors import ConfigError
-from model_zoo.evaluation import Costs, ExitScores, exits_taken
+from distree.thresholds import exits_taken
+from model_zoo.evaluation import Costs, ExitScores
 from model_zoo.thresholds import choose_thresholds
 
 COSTS = Costs(macs=(1, 4, 10), feature_bytes=(0, 5, 10), strict=9, loose=10)

@@ -22,6 +22,7 @@ from distree.criteria import NEVER, make_criterion
 from distree.criteria.base import ExitEvidence
 from distree.errors import BundleError, ConfigError, RuntimeUnavailableError
 from distree.messages.plan import MaskedThresholds
+from distree.thresholds import exits_taken
 from model_zoo.build.manifest import write_golden, write_manifest, write_parameters
 from model_zoo.build.segments import check_boundaries, inspect_branch, inspect_fusion, inspect_segment, missing_sets
 from model_zoo.costs import FUSER, fusion_macs
@@ -32,7 +33,6 @@ from model_zoo.evaluation import (
     class_means,
     collect_logits,
     costs_of,
-    exits_taken,
     score_exits,
     summarise,
     thresholds_in_force,

@@ -28,6 +28,7 @@ KNOWS = {
     "topics": {"errors", "lanes", "record"},
     "messages": {"errors", "record", "topics"},
     "tensors": {"errors", "messages"},
+    "thresholds": set(),
     "criteria": {"errors", "messages", "record"},
     "segments": {"record", "tensors"},
     "node": {"criteria", "errors", "messages", "record", "segments", "tensors", "topics"},

@@ -13,9 +13,9 @@ from uuid import uuid4
 import yaml
 
 from distree import child_processes, topics
-from distree.apps.demo.plan import Board, Site
+from distree.apps.demo.plan import DemoBoard, DemoSite
 from distree.apps.demo.samples import Samples
-from distree.apps.demo.watch import Listener, Watch
+from distree.apps.demo.watch import DemoListener, Watch
 from distree.broker_settings import BrokerSettings, Session
 from distree.bundle.preprocessing import is_image
 from distree.errors import BrokerError, DistreeError
@@ -51,7 +51,7 @@ class Demo:
 
     def __init__(
         self,
-        plan: Site,
+        plan: DemoSite,
         samples: Samples,
         folder: Path,
         address: tuple[str, int],
@@ -81,7 +81,7 @@ class Demo:
         if self.bundle.is_wide:
             kinds += [Kind.EXIT, Kind.DECISION, Kind.TELEMETRY]
         filters = [topics.every(kind, self.site, PIPELINE) for kind in kinds]
-        self._transport.open(Listener(self._transport, self.watch), [(name, 1) for name in filters])
+        self._transport.open(DemoListener(self._transport, self.watch), [(name, 1) for name in filters])
         self._transport.connect_now(10.0)
         return self
 
@@ -131,7 +131,7 @@ class Demo:
             argv = [sys.executable, "-m", "distree", *command, "-c", str(path)]
             self._processes.append((name, child_processes.spawn(argv, stdout=errors, stderr=errors)))
 
-    def _agent_config(self, board: Board) -> dict[str, Any]:
+    def _agent_config(self, board: DemoBoard) -> dict[str, Any]:
         pipeline: dict[str, Any] = {
             "name": PIPELINE,
             "bundle": str(self.bundle.path.resolve()),

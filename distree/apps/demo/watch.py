@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from distree import topics
-from distree.apps.demo.plan import Site
+from distree.apps.demo.plan import DemoSite
 from distree.errors import RemoteProtocolError
 from distree.messages.codec import decode
 from distree.messages.device import DeviceState, DeviceStatus
@@ -18,7 +18,7 @@ from distree.messages.request import Embedding
 from distree.messages.result import Result
 from distree.messages.telemetry import StageTelemetry, Telemetry
 from distree.topics import Kind
-from distree.transport.base import Received, Transport
+from distree.transport.base import QuietListener, Received, Transport
 
 _STRANDED = frozenset({"deadline", "fallback"})
 _PUBLISH_OVERHEAD_BYTES = 13
@@ -95,7 +95,7 @@ class Watch:
         """Mean bytes between boards for one input, envelopes and topics counted."""
         return sum(self.traffic.values()) / max(1, len(self.results))
 
-    def bytes_without_exits(self, site: Site) -> float:
+    def bytes_without_exits(self, site: DemoSite) -> float:
         """What the same messages would come to if every input made every hop."""
         counts = site.messages_of_all_hops()
         return sum(counts.get(hop, 0) * self.traffic[hop] / self.messages[hop] for hop in self.messages)
@@ -111,28 +111,16 @@ class Watch:
                 yield from part.stages
 
 
-class Listener:
+class DemoListener(QuietListener):
     """Hands what the broker sends to a Watch."""
 
     def __init__(self, transport: Transport, watch: Watch) -> None:
         self._transport = transport
         self._watch = watch
 
-    def connected(self) -> None:
-        """Nothing to do: the subscriptions are the transport's business."""
-
     def disconnected(self, why: str) -> None:
         """Say why; the transport comes back by itself."""
         print(f"demo: {why}", file=sys.stderr)
-
-    def published(self, token: str) -> None:
-        """Nothing to do: the demo publishes nothing that waits."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def no_subscribers(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""
 
     def received(self, message: Received) -> None:
         """Count a message; one that breaks the protocol is not the demo's to tell of."""

@@ -19,14 +19,14 @@ from distree.messages.plan import Plan
 from distree.messages.site import Claim, OriginStats
 from distree.messages.telemetry import Telemetry
 from distree.topics import DELIVERY, Address, Kind
-from distree.transport.base import Received, Transport
+from distree.transport.base import QuietListener, Received, Transport
 from orchestrator.fleet import Device, Fleet, is_stale
 from orchestrator.formatting import printable, thresholds_text
 from orchestrator.stats import Stats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoardRow:
+class BoardLine:
     """A board. Rates are a second, since its report before or, for the first one, since it started.
 
     What a board has not reported, or does not do, is None. `waiting` counts work in its queues, `pending` inputs of
@@ -49,7 +49,7 @@ class BoardRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineRow:
+class PipelineLine:
     """A pipeline: its thresholds (None where no plan is there: the bundle's own hold) and what its origins answered.
 
     `shares` are those of the exits, since the origins started; `latency_p95_s` is the slowest origin's.
@@ -72,11 +72,11 @@ class Frame:
     trouble: str | None
     orchestrator: str | None
     refused: int
-    boards: tuple[BoardRow, ...]
-    pipelines: tuple[PipelineRow, ...]
+    boards: tuple[BoardLine, ...]
+    pipelines: tuple[PipelineLine, ...]
 
 
-class Live:
+class Live(QuietListener):
     """Listens to a site; `transport` is opened and polled by the caller. `clock` gives monotonic seconds."""
 
     def __init__(self, site: str, transport: Transport, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -96,21 +96,6 @@ class Live:
         of_devices = [(topics.device(self._site, "+", kind), kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY)]
         others = [(topics.plan(self._site, "+"), Kind.PLAN), (topics.orchestrator(self._site), Kind.ORCHESTRATOR)]
         return [(topic, DELIVERY[kind].qos) for topic, kind in of_devices + others]
-
-    def connected(self) -> None:
-        """What is retained comes now."""
-
-    def disconnected(self, why: str) -> None:
-        """The frame says why; the transport comes back by itself."""
-
-    def published(self, token: str) -> None:
-        """Nothing is published here."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def no_subscribers(self, topic: str, payload: bytes) -> None:
-        """No work is sent from here."""
 
     def received(self, message: Received) -> None:
         """Take a message in; one that breaks the protocol is counted."""
@@ -187,12 +172,12 @@ class Live:
             pipelines=tuple(self._pipelines()),
         )
 
-    def _board(self, device: Device) -> BoardRow:
+    def _board(self, device: Device) -> BoardLine:
         report, figures = device.telemetry, list(self._figures.get(device.device, {}).values())
         heard_s = None if device.heard_at_s is None else max(0.0, self._clock() - device.heard_at_s)
         is_ready = device.status is DeviceStatus.READY
         answered = [one for one in figures if one.early_share is not None]
-        return BoardRow(
+        return BoardLine(
             device=device.device,
             state=device.status.value if device.status is not None else "unknown",
             is_silent=is_ready and heard_s is not None and is_stale(heard_s, device.period_s),
@@ -214,7 +199,7 @@ class Live:
         runs = _runs(report) - (_runs(before) if before is not None else 0)
         return max(0, runs) / period_s if period_s > 0 else 0.0
 
-    def _pipelines(self) -> Iterable[PipelineRow]:
+    def _pipelines(self) -> Iterable[PipelineLine]:
         names = {part.pipeline for device in self._fleet if device.telemetry for part in device.telemetry.pipelines}
         for name in sorted(names | self._plans.keys()):
             epochs: set[int] = set()
@@ -228,7 +213,7 @@ class Live:
                 one for of_device in self._figures.values() for one in of_device.values() if one.pipeline == name
             ]
             plan, total = self._plans.get(name), exits.total()
-            yield PipelineRow(
+            yield PipelineLine(
                 pipeline=name,
                 epochs=tuple(sorted(epochs)),
                 criterion=None if plan is None else plan.criterion,

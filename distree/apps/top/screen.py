@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distree.apps.top.live import BoardRow, Frame, PipelineRow
+from distree.apps.top.live import BoardLine, Frame, PipelineLine
 from orchestrator.formatting import ago, percent, printable
 
 _STYLES = {"ready": "green", "draining": "yellow", "init": "yellow", "lost": "red bold"}
@@ -68,7 +68,7 @@ def _table(
     return table
 
 
-def _pipeline_cells(row: PipelineRow) -> list[Text]:
+def _pipeline_cells(row: PipelineLine) -> list[Text]:
     plan = f"{printable(row.criterion or '')} {row.thresholds}"
     cells = [
         _short(row.pipeline),
@@ -81,7 +81,7 @@ def _pipeline_cells(row: PipelineRow) -> list[Text]:
     return [Text(cell) for cell in cells]
 
 
-def _board_cells(row: BoardRow) -> list[Text]:
+def _board_cells(row: BoardLine) -> list[Text]:
     state = f"silent {ago(row.heard_s or 0.0)}" if row.is_silent else row.state
     cells = [
         Text(_short(row.device)),

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distree.criteria import NEVER
+from distree.thresholds import exits_taken
 
 Vector: TypeAlias = "tuple[float, ...]"
 """Thresholds of all exits but the last."""
@@ -36,16 +37,6 @@ class Audit:
         if self.label is not None:
             return (*(float(last == self.label != guess) for guess in early), 0.0)
         return (*(float(guess != last) for guess in early), 0.0)
-
-
-def exits_taken(scores: npt.ArrayLike, vectors: npt.ArrayLike) -> npt.NDArray[np.intp]:
-    """Return the first exit whose score reaches its threshold, else the last.
-
-    scores and vectors: (…, exits − 1), of one shape or such that one fits the other; returns (…).
-    """
-    reached = np.asarray(scores) >= np.asarray(vectors)
-    taken: npt.NDArray[np.intp] = np.where(reached.any(axis=-1), reached.argmax(axis=-1), reached.shape[-1])
-    return taken
 
 
 def losses_of(audit: Audit, vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from distree.criteria import NEVER
-from orchestrator.tuning.tuners.audits import Audit, Vector, exits_taken, losses_of
+from distree.thresholds import exits_taken
+from orchestrator.tuning.tuners.audits import Audit, Vector, losses_of
 
 _LEVELS = 6  # thresholds an exit: the arms are all their combinations, and too many arms are never learned
 _WIDTH = 0.5  # of the confidence bound: UCB1's own explores too much for rewards that vary this little

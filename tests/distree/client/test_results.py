@@ -262,7 +262,7 @@ def test_the_queue_is_bounded_and_its_books_balance(steps, bound):
         sent += [payload] if step == "message" else []
         bad += step == "bad"
         with made._transport.lock:
-            made.received(Received(topic="x", payload=payload, retain=False, token=None))
+            made._receive(Received(topic="x", payload=payload, retain=False, token=None))
         assert len(made._items) <= bound
     rest = list(made._items)
     assert made.malformed == bad

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from distree.apps.cli import main
 from distree.errors import ConfigError
 from distree.strict_yaml import Share
+from distree.thresholds import exits_taken
 from distree.transport.dialling import RESUME_S
 from orchestrator.config import NEVER_SENT, GoalConfig
 from orchestrator.simulator.books import Books
@@ -40,7 +41,6 @@ from orchestrator.simulator.traffic import Table, Traffic, load_table
 from orchestrator.tuning.pipeline_tuning import Tuning
 from orchestrator.tuning.replay import Recording, replay
 from orchestrator.tuning.tuners import Certified
-from orchestrator.tuning.tuners.audits import exits_taken
 
 STEADY = {"spread": Share(0.0), "jitter": Share(0.0)}
 PROMPT = LinksConfig(latency_ms=2, jitter_ms=0)

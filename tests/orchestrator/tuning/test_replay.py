@@ -12,9 +12,9 @@ from audit_samples import COSTS, stream
 from distree.apps.cli import main
 from distree.criteria import NEVER
 from distree.errors import ConfigError
+from distree.thresholds import exits_taken
 from orchestrator.tuning.replay import load_recording, replay, thinned
 from orchestrator.tuning.tuners import Certified, Static
-from orchestrator.tuning.tuners.audits import exits_taken
 
 
 def arrays(count: int = 1500, seed: int = 0) -> dict[str, np.ndarray]:

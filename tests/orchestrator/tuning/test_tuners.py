@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 import orchestrator.tuning.tuners
 from distree.criteria import NEVER
+from distree.thresholds import exits_taken
 from orchestrator.tuning.tuners import Audit, Bandit, Certified, Static, betting
-from orchestrator.tuning.tuners.audits import exits_taken, losses_of
+from orchestrator.tuning.tuners.audits import losses_of
 from orchestrator.tuning.tuners.betting import Alarm, Certificate
 from orchestrator.tuning.tuners.path import loss_curve, safe_to_risky
 

@@ -22,15 +22,15 @@ from typing import Any
 
 import numpy as np
 
+from distree.formatting import table
 from distree.messages.member import Member
 from distree.messages.result import Result
 from distree.node.routing import Router
 from distree.strict_yaml import Share
-from orchestrator.formatting import table
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import AgentsConfig, BoardsConfig, FleetConfig, SyntheticConfig, TrafficConfig
 from orchestrator.simulator.report import report
-from orchestrator.simulator.site import Site
+from orchestrator.simulator.site import SimulatedSite
 from orchestrator.simulator.traffic import load_table
 
 LOADS = (0.3, 0.6, 0.85)
@@ -131,7 +131,7 @@ def fleet(load: float, options: argparse.Namespace) -> FleetConfig:
 class Watch:
     """What is seen of a site once it has warmed up: who was answered when, and what waits at the boards."""
 
-    def __init__(self, site: Site, warm_s: float) -> None:
+    def __init__(self, site: SimulatedSite, warm_s: float) -> None:
         self.waiting: dict[str, list[int]] = {"fast": [], "slow": []}
         self.answers: list[tuple[str, float, str]] = []
         """Origin, latency in seconds and reason of each."""
@@ -157,7 +157,7 @@ _ANSWERED = Books.answered
 
 def simulate(config: FleetConfig, policy: str, warm_s: float) -> dict[str, Any]:
     """Return what became of the traffic after a site has warmed up."""
-    site = Site(config, load_table(config.traffic, config.seed))
+    site = SimulatedSite(config, load_table(config.traffic, config.seed))
     watch = Watch(site, warm_s)
     with choosing(policy, watch.answered):
         site.run()

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from distree.formatting import printable
 from distree.messages.device import DeviceStatus
 from orchestrator.fleet import Device
-from orchestrator.formatting import printable
 
 NAMED = 3
 """Boards that a line names; it counts the others."""

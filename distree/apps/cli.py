@@ -18,7 +18,7 @@ COMMANDS = {
     "service": ("device_agent.systemd", "install, remove or look at the systemd unit of a board's agent"),
     "agent": ("device_agent.cli", "run or check a board's agent"),
     "orchestrator": ("orchestrator.cli", "presence, plan and telemetry of a site"),
-    "tune": ("orchestrator.tuning.cli", "run a tuner over recorded audits: what it would have done"),
+    "tune": ("orchestrator.tune_cli", "run a tuner over recorded audits: what it would have done"),
     "simulate": ("orchestrator.simulator.cli", "thousands of boards under a simulated clock: what if?"),
     "broker": ("broker_config.cli", "run a broker for a first try"),
     "zoo": ("model_zoo.cli", "list, verify, evaluate and build bundles"),

@@ -22,7 +22,7 @@ from distree.topics import ALL
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import BoardsConfig, BrokerConfig
 from orchestrator.simulator.events import Events
-from orchestrator.simulator.network import Link, Message, Session
+from orchestrator.simulator.network import BrokerSession, Link, Message
 from orchestrator.simulator.reporting import Reporting
 from orchestrator.simulator.roll import Roll, Word
 from orchestrator.simulator.service import Host
@@ -49,8 +49,8 @@ class Surroundings:
     traffic: Traffic
     books: Books
     random: random.Random
-    readers: list[list[Session]]
-    boards: dict[str, Board]
+    readers: list[list[BrokerSession]]
+    boards: dict[str, SimulatedBoard]
     roll: Roll
     broker: BrokerConfig
     host: Host | None
@@ -63,7 +63,7 @@ class Surroundings:
     ends_at: float
 
 
-class Board:
+class SimulatedBoard:
     """One board: its node, its interpreter, which does one thing at a time, and its connection.
 
     make_node: makes the node of each of its lives, by the id of that run and what its spool held. run_s: mean seconds
@@ -87,7 +87,7 @@ class Board:
         needs: frozenset[int],
     ) -> None:
         self.name = name
-        self.session = Session(around.events, link, around.receive_maximum, self)
+        self.session = BrokerSession(around.events, link, around.receive_maximum, self)
         self.life = 0
         self.is_alive = self._is_awake = True
         self._goes_on_at = 0.0

@@ -13,7 +13,7 @@ from distree.errors import ConfigError
 from orchestrator.simulator import plots
 from orchestrator.simulator.overrides import load_fleet
 from orchestrator.simulator.report import report, to_json, to_text
-from orchestrator.simulator.site import Site
+from orchestrator.simulator.site import SimulatedSite
 from orchestrator.simulator.traffic import load_table
 
 _EXAMPLE = """examples:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_fleet(args.config, args.overrides)
     table = load_table(config.traffic, config.seed)
     try:
-        site = Site(config, table)
+        site = SimulatedSite(config, table)
     except ConfigError as error:
         raise ConfigError(f"{args.config}: {error}") from None
     with _quiet():

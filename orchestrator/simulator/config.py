@@ -11,8 +11,8 @@ from typing import Literal, TypeAlias
 from distree.errors import ConfigError
 from distree.strict_yaml import Share
 from distree.topics import check_id
-from orchestrator.config import GoalConfig
 from orchestrator.fleet import MAX_DEVICES
+from orchestrator.tuning.goal import Goal
 
 MOST_BOARDS = MAX_DEVICES
 """Most boards of a fleet: as many as one orchestrator keeps books on."""
@@ -390,7 +390,7 @@ class FleetConfig:
     """The way between a board and the broker."""
     broker: BrokerConfig = field(default_factory=BrokerConfig)
     """What the broker does."""
-    goal: GoalConfig | None = None
+    goal: Goal | None = None
     """What thresholds are tuned for, as in orchestrator.yaml; this or `thresholds` is needed."""
     thresholds: tuple[float, ...] | None = None
     """Fixed ones, one per exit but the last."""
@@ -402,7 +402,10 @@ class FleetConfig:
     def __post_init__(self) -> None:
         if not 0 < self.duration_s <= 1e6:
             raise ConfigError(f"duration_s: must be above 0, at most 1e6, received {self.duration_s:g}")
-        if (self.goal is None) == (self.thresholds is None):
+        if self.goal is not None and self.goal.tuner_class.uses_given_thresholds:
+            if self.thresholds is None:
+                raise ConfigError(f"goal: tuner {self.goal.tuner} keeps given thresholds; add thresholds")
+        elif (self.goal is None) == (self.thresholds is None):
             raise ConfigError("goal: thresholds are tuned for a goal, or given as thresholds; give one of the two")
         if self.goal is not None and self.goal.labels_wait_s is not None:
             raise ConfigError("goal: labels_wait_s: labels that users publish are not simulated")

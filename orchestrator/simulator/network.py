@@ -78,10 +78,10 @@ class Recipient(Protocol):
     """A board as the broker sees it."""
 
     def hear(self, delivery: int, message: Message, sender: str) -> None:
-        """A message has arrived; Session.acknowledge follows once the work on it is handed over."""
+        """A message has arrived; BrokerSession.acknowledge follows once the work on it is handed over."""
 
 
-class Session:
+class BrokerSession:
     """A board's session at the broker."""
 
     __slots__ = (

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.config import NEVER_SENT
-from orchestrator.formatting import percent, table, thresholds_text
+from distree.criteria import NEVER_SENT
+from distree.formatting import percent, table, thresholds_text
 from orchestrator.simulator.books import REASONS, Books
-from orchestrator.simulator.site import Site
+from orchestrator.simulator.site import SimulatedSite
 
 SCHEMA = "distree.simulation/1"
 BINS = 60
@@ -27,7 +27,7 @@ _LATENCIES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
 Floats = npt.NDArray[np.float64]
 
 
-def report(site: Site) -> dict[str, Any]:
+def report(site: SimulatedSite) -> dict[str, Any]:
     """Return what a site that has run did, as plain data."""
     books, config = site.books, site.config
     return {
@@ -100,7 +100,7 @@ def _inputs(books: Books) -> dict[str, int]:
     }
 
 
-def _failures(site: Site) -> dict[str, int]:
+def _failures(site: SimulatedSite) -> dict[str, int]:
     books, host = site.books, site.host
     return {
         "boards": books.deaths,
@@ -124,7 +124,7 @@ def _mean(values: Sequence[int]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _accuracy(site: Site) -> dict[str, Any]:
+def _accuracy(site: SimulatedSite) -> dict[str, Any]:
     books = site.books
     answers, last = _mean(books.right), _mean(books.last_right)
     return {
@@ -146,14 +146,14 @@ class _Runs:
     boards: list[int]
 
     @staticmethod
-    def of(site: Site) -> _Runs:
+    def of(site: SimulatedSite) -> _Runs:
         """Return the runs of a site."""
         books, every = site.books, site.config.boards
         boards = [sum(b.count for b in every if stage in b.stages) for stage in range(site.traffic.exits)]
         return _Runs(np.array(books.run_at), np.array(books.run_s), np.array(books.run_stage, np.int64), boards)
 
 
-def _stages(site: Site) -> list[dict[str, Any]]:
+def _stages(site: SimulatedSite) -> list[dict[str, Any]]:
     runs = _Runs.of(site)
     stages = []
     for stage, boards in enumerate(runs.boards):
@@ -165,7 +165,7 @@ def _stages(site: Site) -> list[dict[str, Any]]:
     return stages
 
 
-def _compute_saved(site: Site) -> float | None:
+def _compute_saved(site: SimulatedSite) -> float | None:
     """Return the share of the compute that went unused of running all inputs to the last exit; audits are counted."""
     costs, width = site.traffic.costs, site.config.branches or 1
     runs = np.bincount(np.array(site.books.run_stage, np.int64), minlength=len(costs))
@@ -176,7 +176,7 @@ def _compute_saved(site: Site) -> float | None:
 # ------------------------------------------------------------ over time
 
 
-def _over_time(site: Site) -> dict[str, Any]:
+def _over_time(site: SimulatedSite) -> dict[str, Any]:
     """Return what happened in each of `BINS` periods; the last takes in what came to its end after the traffic."""
     books, period_s = site.books, site.config.duration_s / BINS
     runs, exits = _Runs.of(site), np.array(books.exits)

@@ -14,7 +14,7 @@ from distree.topics import DELIVERY, Kind
 from orchestrator.simulator.service import SITE
 
 if TYPE_CHECKING:
-    from orchestrator.simulator.board import Board, Surroundings
+    from orchestrator.simulator.board import SimulatedBoard, Surroundings
 
 
 class Reporting:
@@ -22,7 +22,7 @@ class Reporting:
 
     __slots__ = ("_around", "_board", "_events", "_host", "_sequence", "_status")
 
-    def __init__(self, board: Board, around: Surroundings) -> None:
+    def __init__(self, board: SimulatedBoard, around: Surroundings) -> None:
         self._board, self._around = board, around
         self._events, self._host = around.events, around.host
         self._sequence = 0

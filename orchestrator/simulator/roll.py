@@ -20,7 +20,7 @@ from distree.node import Effect, StageNode
 from distree.node.members import Change, Members
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.events import Events
-from orchestrator.simulator.network import Session
+from orchestrator.simulator.network import BrokerSession
 
 Word: TypeAlias = "Callable[[StageNode, float], list[Effect]]"
 """What is told to a node, at some time."""
@@ -31,7 +31,7 @@ class Origin(Protocol):
 
     name: str
     node: StageNode
-    session: Session
+    session: BrokerSession
 
     def learn(self, word: Word) -> None:
         """A word has arrived."""
@@ -40,7 +40,7 @@ class Origin(Protocol):
 class Called(Protocol):
     """A board that can be asked what it serves."""
 
-    session: Session
+    session: BrokerSession
 
     def called(self, caller: str) -> None:
         """The question has arrived."""

@@ -18,7 +18,8 @@ from distree.messages.plan import Plan
 from distree.topics import Kind, parse
 from distree.transport.base import Listener, Received
 from orchestrator.addresses import will_of
-from orchestrator.config import Pipeline, StoreConfig
+from orchestrator.config import StoreConfig
+from orchestrator.pipeline_spec import PipelineSpec
 from orchestrator.service import POLL_S, Service
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.events import Events
@@ -124,11 +125,11 @@ class Transport:
 class Host:
     """Runs the orchestrator of one pipeline until `ends_at`; the broker of what goes to it and comes from it."""
 
-    def __init__(self, events: Events, pipeline: Pipeline, books: Books, audience: Audience, ends_at: float) -> None:
+    def __init__(self, events: Events, spec: PipelineSpec, books: Books, audience: Audience, ends_at: float) -> None:
         self.service: Service | None = None
         self.deaths = 0
         self._events, self._books, self._audience, self._ends_at = events, books, audience, ends_at
-        self._pipeline = pipeline
+        self._spec = spec
         self._store = Store(Path(":memory:"))
         self._inbox: deque[Received] = deque()
         self._retained: dict[str, bytes] = {}
@@ -152,7 +153,7 @@ class Host:
         self._inbox = deque(_received(topic, payload, retain=True) for topic, payload in self._retained.items())
         self.service = Service(
             SITE,
-            (self._pipeline,),
+            (self._spec,),
             store=self._store,
             transport=Transport(self._inbox, self._send),
             identity=IDENTITY,
@@ -214,7 +215,8 @@ class Host:
         self._turn_by(self._events.now + POLL_S)
 
     def _note_alarms(self, service: Service) -> None:
-        alarms = sum(tuner.alarms for tuner in service.tunings[self._pipeline.name].tuners.values())
+        tuning = service.controllers.of(self._spec.name).tuning
+        alarms = tuning.alarms if tuning is not None else 0
         self._books.alarms += [self._events.now] * (alarms - self._alarms)
         self._alarms = max(alarms, self._alarms)
 

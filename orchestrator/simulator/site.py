@@ -9,11 +9,12 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from distree.criteria import NEVER_SENT
 from distree.messages.plan import Plan
 from distree.node import Accepted, NodeSettings, OriginSettings, StageNode
 from distree.node.members import Members
-from orchestrator.config import NEVER_SENT, Pipeline
-from orchestrator.simulator.board import Board, Surroundings
+from orchestrator.pipeline_spec import PipelineSpec
+from orchestrator.simulator.board import SimulatedBoard, Surroundings
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import BoardsConfig, BoardsFailure, FleetConfig, check_exits
 from orchestrator.simulator.events import Events
@@ -28,7 +29,7 @@ RECONNECT_S = 1.0
 """Boards connect again to a broker that is back within so many seconds, each at a moment of its own."""
 
 
-class Site:
+class SimulatedSite:
     """All boards under one clock. `run` lets `duration_s` of traffic pass, and what is on its way come to its end.
 
     Raises ConfigError where the configuration does not fit the traffic.
@@ -43,7 +44,7 @@ class Site:
         self.books = Books(self.traffic)
         self.host: Host | None = None
         if config.goal is not None:
-            self.host = Host(self.events, self._pipeline(), self.books, self, config.duration_s)
+            self.host = Host(self.events, self._spec(), self.books, self, config.duration_s)
         # One book on members for all origins, where they all know the same.
         self._members = Members(REVISION) if config.broker.retains else None
         self._around = self._surroundings()
@@ -52,7 +53,7 @@ class Site:
         self._around.boards.update((board.name, board) for board in self._all())
         self._subscribe()
 
-    def _all(self) -> itertools.chain[Board]:
+    def _all(self) -> itertools.chain[SimulatedBoard]:
         return itertools.chain.from_iterable(self.boards.values())
 
     def _lots(self, purpose: str) -> random.Random:
@@ -82,7 +83,7 @@ class Site:
             ends_at=self.config.duration_s,
         )
 
-    def _build(self, boards: BoardsConfig) -> tuple[Board, ...]:
+    def _build(self, boards: BoardsConfig) -> tuple[SimulatedBoard, ...]:
         lots, links = self._lots(f"boards {boards.name}"), self._lots(f"links {boards.name}")
         # Shared by boards of a kind, as their links' is: thousands of generators would take tens of megabytes.
         routes = self._lots(f"routes {boards.name}")
@@ -90,7 +91,7 @@ class Site:
         for number in range(boards.count):
             name, slowness = f"{boards.name}-{number}", math.exp(lots.gauss(0.0, boards.spread))
             built.append(
-                Board(
+                SimulatedBoard(
                     name,
                     self._around,
                     self._node_maker(name, boards, routes),
@@ -168,7 +169,7 @@ class Site:
     def _labels(self) -> tuple[str, ...]:
         return tuple(map(str, range(self.traffic.classes)))
 
-    def _pipeline(self) -> Pipeline:
+    def _spec(self) -> PipelineSpec:
         exits = self.traffic.exits
         plan = Plan(
             pipeline=PIPELINE,
@@ -179,7 +180,7 @@ class Site:
             thresholds=self._thresholds(),
             audit_rate=1.0,
         )
-        return Pipeline(
+        return PipelineSpec(
             name=PIPELINE,
             exits=exits,
             plan=plan,
@@ -247,7 +248,7 @@ class Site:
         for board in self._all():
             board.cut_off(until + lots.random() * RECONNECT_S)
 
-    def _schedule(self, failure: BoardsFailure, board: Board) -> None:
+    def _schedule(self, failure: BoardsFailure, board: SimulatedBoard) -> None:
         match failure.how:
             case "pause":
                 self.events.at(failure.at_s, board.pause, failure.for_s)
@@ -260,7 +261,7 @@ class Site:
         if back_at < math.inf:
             self.events.at(back_at, board.revive)
 
-    def _victims(self, failure: BoardsFailure, lots: random.Random) -> list[Board]:
+    def _victims(self, failure: BoardsFailure, lots: random.Random) -> list[SimulatedBoard]:
         boards = self.boards.get(failure.boards) or (self._around.boards[failure.boards],)
         return lots.sample(boards, round(failure.share * len(boards)))
 

@@ -27,8 +27,7 @@ from distree.node.settings import Shape
 from distree.segments import SegmentOutput
 from orchestrator.simulator.config import Drift, FleetConfig, SyntheticConfig, TrafficConfig
 from orchestrator.tuning.replay import load_recording
-from orchestrator.tuning.tuners import Vector
-from orchestrator.tuning.tuners.audits import exits_taken
+from orchestrator.tuning.samples import Vector, exits_taken
 
 CRITERION = "energy"
 

@@ -4,11 +4,12 @@ import pytest
 from orchestrator_samples import MASKED, WIDE, pipeline, wide_pipeline, write_config
 
 from distree.errors import BundleError, ConfigError
-from orchestrator.config import check_thresholds, load_config, load_pipeline
+from orchestrator.config import load_config
+from orchestrator.pipeline_spec import check_thresholds, load_spec
 
 
 def load(path):
-    return load_pipeline(load_config(path).pipelines[0])
+    return load_spec(load_config(path).pipelines[0])
 
 
 def test_the_bundles_calibrated_defaults_hold_where_nothing_else_is_given(tmp_path):
@@ -75,7 +76,7 @@ def test_a_missing_bundle_is_a_bundles_error(tmp_path):
     path = write_config(tmp_path)
     configured = dataclasses.replace(load_config(path).pipelines[0], bundle="nowhere-to-be-found")
     with pytest.raises(BundleError, match="nowhere-to-be-found"):
-        load_pipeline(configured)
+        load_spec(configured)
 
 
 def wide(tmp_path, extra=""):

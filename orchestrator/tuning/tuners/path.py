@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distree.criteria import NEVER
-from orchestrator.tuning.tuners.audits import Audit, Vector
+from orchestrator.tuning.samples import AuditedInput, Vector
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,7 +30,7 @@ _ROUNDS = 50
 _LONGEST_STRIDE = 1.0  # Newton's method without a limit may overshoot where there is hardly a loss.
 
 
-def safe_to_risky(audits: Sequence[Audit], costs: Sequence[float]) -> tuple[Vector, ...]:
+def safe_to_risky(audits: Sequence[AuditedInput], costs: Sequence[float]) -> tuple[Vector, ...]:
     """Return threshold vectors of all exits but the last, each lower than the one before in exactly one.
 
     costs: of leaving at each exit, the last included, in any unit. Lost audits are left out.

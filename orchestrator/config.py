@@ -25,11 +25,11 @@ class StoreConfig:
     """Where the history is kept and how much of it."""
 
     path: Path = Path("state/orchestrator.db")
-    """SQLite file of telemetry, audits, plans and the tuners' state."""
+    """SQLite file with telemetry, audits, plans and the state of tuners."""
     telemetry_days: float = 7.0
     """How long telemetry is kept."""
     max_mb: int = 64
-    """Largest size of the whole file."""
+    """Largest size of the file."""
 
     def __post_init__(self) -> None:
         if not 0 < self.telemetry_days < math.inf:
@@ -54,7 +54,7 @@ class PipelineConfig:
     thresholds: tuple[float, ...] | None = None
     """One per exit but the last; the bundle's calibrated ones if left out."""
     goal: Goal | None = None
-    """What thresholds are tuned for, instead of giving them."""
+    """What thresholds are tuned for, instead of being given."""
 
     def __post_init__(self) -> None:
         check_id(self.name, "name")
@@ -70,7 +70,7 @@ class PipelineConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsConfig:
-    """Where Prometheus finds the metrics: http://host:port/metrics. Anyone who reaches the port reads them."""
+    """Where Prometheus finds the metrics: http://host:port/metrics. Anyone who can reach the port can read them."""
 
     port: int
     """Port to listen on; 0 takes a free one."""

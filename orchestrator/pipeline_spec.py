@@ -120,8 +120,8 @@ def check_thresholds(spec: PipelineSpec, criterion: str, thresholds: tuple[float
         raise ConfigError(f"pipeline {spec.name}: {trouble}")
     if len(thresholds) != exits - 1:
         raise ConfigError(
-            f"pipeline {spec.name}: {len(thresholds)} thresholds given; its bundle has {exits} exits and "
-            f"needs {exits - 1}, one per exit but the last"
+            f"pipeline {spec.name}: its bundle has {exits} exits, so it needs {exits - 1} thresholds, one per exit but "
+            f"the last; received {len(thresholds)}"
         )
     if not all(map(math.isfinite, thresholds)):
         raise ConfigError(f"pipeline {spec.name}: thresholds must be finite, received {thresholds}")

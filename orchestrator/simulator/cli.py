@@ -1,4 +1,4 @@
-"""`distree simulate`: a fleet of thousands of boards on this computer, before there is one."""
+"""`distree simulate`: a fleet of thousands of boards, simulated on this computer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="overrides",
         metavar="KEY=VALUE",
-        help="set a key of the file, such as traffic.rate_hz=2 or boards.hub.count=20; may come more than once",
+        help="override a key of the file, such as traffic.rate_hz=2 or boards.hub.count=20; can be repeated",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.json and plots (needs the extra 'plots')")
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the orchestrator from logging: what it says is of a simulated time, and in the report."""
+    """Keep the orchestrator from logging: its messages are about simulated time, and the report has them."""
     log = logging.getLogger("distree.orchestrator")
     level = log.level
     log.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""What a simulation has shown, as plain data and as text. The same configuration gives the same report to the byte."""
+"""The results of a simulation, as plain data and as text. The same configuration gives the same bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from orchestrator.simulator.site import SimulatedSite
 
 SCHEMA = "distree.simulation/1"
 BINS = 60
-"""Number of periods of which the report gives what happened over time."""
+"""Number of periods for which the report says what happened."""
 
 _SHOWN_PLANS = 12
 _LATENCIES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def report(site: SimulatedSite) -> dict[str, Any]:
-    """Return what a site that has run did, as plain data."""
+    """Return what happened on a site that has run, as plain data."""
     books, config = site.books, site.config
     return {
         "schema": SCHEMA,
@@ -157,7 +157,7 @@ def _stages(site: SimulatedSite) -> list[dict[str, Any]]:
     runs = _Runs.of(site)
     stages = []
     for stage, boards in enumerate(runs.boards):
-        # What came to its end after the traffic has no share in the time of the traffic.
+        # Runs that ended after the traffic did not take its time.
         of_stage = runs.stage == stage
         busy_s = float(runs.took_s[of_stage & (runs.at_s <= site.config.duration_s)].sum())
         share = busy_s / (boards * site.config.duration_s)
@@ -166,7 +166,7 @@ def _stages(site: SimulatedSite) -> list[dict[str, Any]]:
 
 
 def _compute_saved(site: SimulatedSite) -> float | None:
-    """Return the share of the compute that went unused of running all inputs to the last exit; audits are counted."""
+    """Return the compute saved, as a share of running all inputs to the last exit; audits count as used."""
     costs, width = site.traffic.costs, site.config.branches or 1
     runs = np.bincount(np.array(site.books.run_stage, np.int64), minlength=len(costs))
     whole = site.books.accepted * costs[-1]
@@ -177,7 +177,7 @@ def _compute_saved(site: SimulatedSite) -> float | None:
 
 
 def _over_time(site: SimulatedSite) -> dict[str, Any]:
-    """Return what happened in each of `BINS` periods; the last takes in what came to its end after the traffic."""
+    """Return what happened in each of `BINS` periods; the last includes what ended after the traffic."""
     books, period_s = site.books, site.config.duration_s / BINS
     runs, exits = _Runs.of(site), np.array(books.exits)
     latency_s, differs = np.array(books.latency_s), np.array(books.differs, np.float64)
@@ -225,9 +225,9 @@ def to_text(report: dict[str, Any]) -> str:
         f"accuracy: {_percent(accuracy['answers'])} against {accuracy['against']}, the last exit "
         f"{_percent(accuracy['last_exit'])}: drop {_points(accuracy['drop'])}; "
         f"{_percent(accuracy['differs_from_last_exit'])} of the answers differ from the last exit's",
-        f"members: {sum(members['deliveries'].values())} times were origins told of boards, "
+        f"members: origins were told of boards {sum(members['deliveries'].values())} times, "
         f"{members['delivery_bytes'] / 1e6:.1f} MB; {members['subscriptions']} subscriptions to states",
-        f"audits: {audits['drawn']} drawn, {audits['lost']} lost; {audits['runs']} runs more, with those for probes",
+        f"audits: {audits['drawn']} drawn, {audits['lost']} lost; {audits['runs']} additional runs, including probes",
         "",
         table(
             ["STAGE", "BOARDS", "RUNS", "BUSY %"],

@@ -1,4 +1,4 @@
-"""A simulated site: its boards, what happens to them, and the run of it all."""
+"""A simulated site: its boards, what happens to them, and how it all runs."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from orchestrator.simulator.traffic import CRITERION, TENSOR, Table, Traffic
 PIPELINE, MODEL, REVISION = "fleet", "simulated", "0"
 
 RECONNECT_S = 1.0
-"""Boards connect again to a broker that is back within so many seconds, each at a moment of its own."""
+"""Boards reconnect within so many seconds once the broker is back, each at a moment of its own."""
 
 
 class SimulatedSite:
-    """All boards under one clock. `run` lets `duration_s` of traffic pass, and what is on its way come to its end.
+    """All boards under one clock. `run` simulates `duration_s` of traffic, and lets all work finish.
 
     Raises ConfigError where the configuration does not fit the traffic.
     """
@@ -45,7 +45,7 @@ class SimulatedSite:
         self.host: Host | None = None
         if config.goal is not None:
             self.host = Host(self.events, self._spec(), self.books, self, config.duration_s)
-        # One book on members for all origins, where they all know the same.
+        # One record of members for all origins, where they all know the same.
         self._members = Members(REVISION) if config.broker.retains else None
         self._around = self._surroundings()
         with _no_collection():
@@ -57,8 +57,8 @@ class SimulatedSite:
         return itertools.chain.from_iterable(self.boards.values())
 
     def _lots(self, purpose: str) -> random.Random:
-        # One stream a purpose: another choice of failures does not bring other inputs.
-        return random.Random(f"{self.config.seed} {purpose}")  # noqa: S311 - a simulation is to be repeatable
+        # One stream per purpose: another choice of failures does not change the inputs.
+        return random.Random(f"{self.config.seed} {purpose}")  # noqa: S311 - a simulation has to be repeatable
 
     # ------------------------------------------------------------ building
 
@@ -162,7 +162,7 @@ class SimulatedSite:
         return make
 
     def _thresholds(self) -> tuple[float, ...]:
-        """Return those that hold before there is a plan: the given ones, or those by which nobody leaves early."""
+        """Return the thresholds before the first plan: those given, or else ones that disable early exits."""
         given = self.config.thresholds
         return (NEVER_SENT,) * (self.traffic.exits - 1) if given is None else given
 
@@ -193,12 +193,12 @@ class SimulatedSite:
     # ------------------------------------------------------------ what happens
 
     def take_plan(self, plan: Plan, nbytes: int) -> None:
-        """Hand a plan to all boards; those that are dead find it on its topic when they are back."""
+        """Give a plan to all boards; dead ones find it on its topic when they are back."""
         for board in self._all():
             board.take_plan((plan, nbytes))
 
     def run(self) -> None:
-        """Simulate it all."""
+        """Run the simulation."""
         for phase in self.traffic.phases[1:]:
             self.events.at(phase, self.traffic.begin, phase)
         self._schedule_failures()
@@ -224,7 +224,7 @@ class SimulatedSite:
                 board.close_books()
 
     def _gather(self) -> None:
-        """Have all boards be connected, each with what the others have announced."""
+        """Connect all boards, each with what the others have announced."""
         for board in self._all():
             board.announce()
         for board in self._all():
@@ -268,7 +268,7 @@ class SimulatedSite:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Do without the cyclic collector: thousands of nodes live to the end, and events leave no cycles behind."""
+    """Disable the cyclic garbage collector: thousands of nodes live to the end, and events leave no cycles behind."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -25,7 +25,7 @@ class PlanRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRow:
-    """What the service last said of a pipeline: the highest epoch ever seen and where its planner stands.
+    """What the service last wrote about a pipeline: the highest epoch ever seen and where its planner stands.
 
     `configured` is the content of orchestrator.yaml when it last made a plan, "" before that. `branches` has the
     number of branches per stage of its bundle, 0 for a plain one; () before any service has written it.

@@ -71,7 +71,7 @@ def test_set_thresholds_says_what_happens(config, store_path, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--pipeline", "fashion", "0.5"), "1 thresholds given"),
+        (("--pipeline", "fashion", "0.5"), "it needs 2 thresholds, one per exit but the last; received 1"),
         (("--pipeline", "fashion", "0.5", "nan"), "finite"),
         (("--pipeline", "fashion", "--criterion", "nothing", "0.5", "0.5"), "unknown criterion"),
         (("--pipeline", "other", "0.5", "0.5"), "which has fashion"),

@@ -43,7 +43,7 @@ def draw(frame: Frame, *, width: int, height: int | None) -> Group:
 def _head(frame: Frame) -> Text:
     ready = sum(row.board.state == "ready" and not row.board.is_silent for row in frame.boards)
     head = Text(f"site {frame.site}: {ready} of {len(frame.boards)} boards ready", style="bold", no_wrap=True)
-    head.append(", orchestrator runs" if frame.orchestrator else ", no orchestrator", style="not bold")
+    head.append(", orchestrator running" if frame.orchestrator else ", no orchestrator", style="not bold")
     if frame.refused:
         head.append(f", {frame.refused} messages refused", style="yellow")
     if frame.trouble is not None:

@@ -218,7 +218,7 @@ def _set_thresholds(config: OrchestratorConfig, args: argparse.Namespace) -> int
     pipeline = find_pipeline(config, args.pipeline)
     with Store(config.store.path) as store:
         change = set_thresholds(store, pipeline, args.criterion, tuple(args.thresholds))
-    print(_told(change), flush=True)
+    print(_change_text(change), flush=True)
     if args.wait is None:
         return 0
     seen = wait_for(config.store.path, change.plan, args.wait)
@@ -227,7 +227,7 @@ def _set_thresholds(config: OrchestratorConfig, args: argparse.Namespace) -> int
     return code
 
 
-def _told(change: Change) -> str:
+def _change_text(change: Change) -> str:
     plan = change.plan
     line = f"pipeline {plan.pipeline}: {plan.criterion} {thresholds_text(plan.thresholds)} is epoch {plan.epoch}"
     if not change.new:

@@ -1,4 +1,4 @@
-"""What Home Assistant is told of a site by MQTT discovery, so that boards and their answers appear by themselves.
+"""What Home Assistant is told about a site by MQTT discovery, so that boards and their answers appear automatically.
 
 Discovery in its device form (https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload): one retained
 message per board and one for the site on `{prefix}/device/{id}/config`. It names topics that carry JSON: states,
@@ -203,7 +203,7 @@ def _payload(identifier: str, about: Fields, components: Fields, shared: Fields 
 def updates(before: bytes | None, after: bytes) -> Iterator[bytes]:
     """Give what to publish, in order, so that Home Assistant drops the components that no longer exist.
 
-    One that is merely left out would stay: it is first named with its platform alone, as Home Assistant expects.
+    One that is merely left out would stay: it is first named with only its platform, as Home Assistant expects.
     """
     said = json.loads(after)
     was = json.loads(before)["cmps"] if before else {}
@@ -213,7 +213,7 @@ def updates(before: bytes | None, after: bytes) -> Iterator[bytes]:
 
 
 class HomeAssistant:
-    """What Home Assistant has been told of a site, and what is due. Every `now_s` is of one monotonic clock.
+    """What Home Assistant has been told about a site, and what is due. Every `now_s` is of one monotonic clock.
 
     With `config` None, everything that it was told before is taken back.
     """

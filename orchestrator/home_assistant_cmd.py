@@ -20,7 +20,7 @@ from orchestrator.home_assistant import config_topic, is_of_site
 from orchestrator.store.lock import is_served
 
 QUIET_S = 1.0
-"""A broker that has sent nothing for so long has sent everything that it retains."""
+"""After so many seconds without a message, the broker has sent everything that it retains."""
 
 LONGEST_S = 10.0
 """Longest wait for that, and for the broker to accept what is published."""
@@ -62,7 +62,7 @@ class _Finder:
 
 
 def show(config: OrchestratorConfig, prefix: str | None, *, remove: bool) -> str:
-    """Return lines on what Home Assistant was told of the site, and remove it if asked. Raises BrokerError."""
+    """Return lines on what Home Assistant was told about the site, and remove it if asked. Raises BrokerError."""
     if prefix is None:
         prefix = config.home_assistant.prefix if config.home_assistant else HOME_ASSISTANT_PREFIX
     where = config_topic(check_prefix(prefix, "--prefix"), "+")

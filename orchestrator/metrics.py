@@ -109,13 +109,13 @@ class _Families:
         return self._known.values()
 
     def count(self, name: str, what: str, value: float, **labels: object) -> None:
-        """Add a sample of something that only grows, until whoever counts restarts."""
+        """Add a sample of a counter, which only grows until the process that counts restarts."""
         if name not in self._known:
             self._known[name] = self._counter(f"distree_{name}", what, labels=list(labels))
         self._known[name].add_metric([str(label) for label in labels.values()], value)
 
     def gauge(self, name: str, what: str, value: float, **labels: object) -> None:
-        """Add a sample of something that goes up and down."""
+        """Add a sample of a gauge, which goes up and down."""
         if name not in self._known:
             self._known[name] = self._gauge(f"distree_{name}", what, labels=list(labels))
         self._known[name].add_metric([str(label) for label in labels.values()], value)

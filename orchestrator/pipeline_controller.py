@@ -36,7 +36,7 @@ MEASURE_S = 2.0
 """How often boards are measured, for goals and for the times of stages, in seconds."""
 
 ESTIMATE_S = 30.0
-"""Least time between two plans that differ in the times of stages alone."""
+"""Least time between two plans that differ only in the times of stages."""
 
 RETRY_S = 1.0
 """How long to wait after a plan could not be recorded, in seconds."""
@@ -78,7 +78,7 @@ class PipelineController:
         self._is_overloaded = False
 
     def warnings(self) -> Iterator[str]:
-        """Give what whoever starts this should know."""
+        """Give warnings to log when the orchestrator starts."""
         goal = self._spec.goal
         if goal is not None and not goal.tuner_class.has_guarantee:
             yield (

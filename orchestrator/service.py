@@ -50,7 +50,7 @@ WRITE_S = 1.0
 CHECK_S = 5.0
 PRUNE_S = 60.0
 ANNOUNCE_S = 1.0
-"""How often Home Assistant is told what is new, in seconds."""
+"""How often to check for news for Home Assistant, in seconds."""
 MAX_NAMED = 10
 """Devices that a line of the log names; it counts the others."""
 

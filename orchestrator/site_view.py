@@ -57,8 +57,9 @@ class BoardView:
 class BoardRates:
     """What a board did between its last two reports, or since it started if it has sent one only.
 
-    `runs_hz` counts runs of segments. What follows is of its own inputs, None where it is no origin or answered none:
-    `pending` are those under way, `early_share` left before the last exit, and latencies are the slowest pipeline's.
+    `runs_hz` counts runs of segments. The others are about its own inputs, None where it is no origin or answered none:
+    `pending` counts those in progress, `early_share` is the share that left before the last exit, and latencies are
+    those of its slowest pipeline.
     """
 
     runs_hz: float
@@ -198,7 +199,7 @@ class SiteView:
         return tuple(board_view(device, *ages_s(device, now_s)) for device in self.fleet)
 
     def rates(self, device: str) -> BoardRates | None:
-        """Return what a board did of late; None before its first report."""
+        """Return what a board did recently; None before its first report."""
         return self._rates.get(device)
 
     def stats(self, pipeline: str) -> tuple[OriginStats, ...]:

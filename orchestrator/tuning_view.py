@@ -1,4 +1,4 @@
-"""Where the tuning of a pipeline stands, as status and explain show it; read from the store alone."""
+"""Where the tuning of a pipeline stands, as status and explain show it; read from the store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TuningView:
 
 
 def read_tuning(store: Store, configured: PipelineConfig) -> TuningView | None:
-    """Return where the tuning of a pipeline stands; None without a goal. Whatever goes wrong is told in `trouble`."""
+    """Return where the tuning of a pipeline stands; None without a goal. Whatever goes wrong is in `trouble`."""
     if configured.goal is None:
         return None
     try:

@@ -243,7 +243,7 @@ class SimulatedBoard:
             self._reporting.say_again()
 
     def pause(self, for_s: float) -> None:
-        """Do nothing for so long; whatever comes meanwhile waits."""
+        """Do nothing for `for_s` seconds; whatever arrives meanwhile waits."""
         if self.is_alive:
             self._around.books.pauses += 1
             self._is_awake = False

@@ -49,12 +49,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.config}: {error}") from None
     with _quiet():
         site.run()
-    told = report(site)
-    print(to_text(told))
+    results = report(site)
+    print(to_text(results))
     if args.json is not None:
-        _write(args.json, told)
+        _write(args.json, results)
     if args.out is not None:
-        _write_folder(args.out, told)
+        _write_folder(args.out, results)
     return 0
 
 
@@ -70,18 +70,18 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _write(path: Path, told: dict[str, Any]) -> None:
+def _write(path: Path, results: dict[str, Any]) -> None:
     try:
-        path.write_text(to_json(told), encoding="utf-8")
+        path.write_text(to_json(results), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
 
 
-def _write_folder(folder: Path, told: dict[str, Any]) -> None:
+def _write_folder(folder: Path, results: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        names = plots.draw(told, folder)
+        names = plots.draw(results, folder)
     except OSError as error:
         raise ConfigError(f"--out {folder}: {error.strerror}") from None
-    _write(folder / "report.json", told)
+    _write(folder / "report.json", results)
     print(f"wrote report.json, {', '.join(names)} to {folder}")

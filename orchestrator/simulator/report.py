@@ -225,7 +225,7 @@ def to_text(report: dict[str, Any]) -> str:
         f"accuracy: {_percent(accuracy['answers'])} against {accuracy['against']}, the last exit "
         f"{_percent(accuracy['last_exit'])}: drop {_points(accuracy['drop'])}; "
         f"{_percent(accuracy['differs_from_last_exit'])} of the answers differ from the last exit's",
-        f"members: origins were told of boards {sum(members['deliveries'].values())} times, "
+        f"members: origins were parts of boards {sum(members['deliveries'].values())} times, "
         f"{members['delivery_bytes'] / 1e6:.1f} MB; {members['subscriptions']} subscriptions to states",
         f"audits: {audits['drawn']} drawn, {audits['lost']} lost; {audits['runs']} additional runs, including probes",
         "",
@@ -250,17 +250,17 @@ def _trouble(report: dict[str, Any]) -> list[str]:
         "sent_once_more": "sent once more",
         "answered_without_a_branch": "answered without a branch (taken to say what all branches say)",
     }
-    told = [f"{inputs[key]} {text}" for key, text in words.items() if inputs[key]]
+    parts = [f"{inputs[key]} {text}" for key, text in words.items() if inputs[key]]
     failed = {
         "boards": "deaths of boards",
         "stopped": "boards stopped",
         "paused": "boards paused",
         "orchestrator": "deaths of orchestrator",
     }
-    told += [f"{failures[key]} {text}" for key, text in failed.items() if failures[key]]
-    told += [f"{report['unread']} messages that nobody read"] if report["unread"] else []
-    told += [f"{count} messages refused ({reason})" for reason, count in report["refused"].items()]
-    return [f"trouble: {'; '.join(told)}"] if told else []
+    parts += [f"{failures[key]} {text}" for key, text in failed.items() if failures[key]]
+    parts += [f"{report['unread']} messages that nobody read"] if report["unread"] else []
+    parts += [f"{count} messages refused ({reason})" for reason, count in report["refused"].items()]
+    return [f"trouble: {'; '.join(parts)}"] if parts else []
 
 
 def _plan_lines(report: dict[str, Any]) -> list[str]:
@@ -274,8 +274,8 @@ def _plan_lines(report: dict[str, Any]) -> list[str]:
     left_out = len(rows) - _SHOWN_PLANS
     if left_out > 0:
         rows = [rows[0], ["...", "", f"{left_out} more", ""], *rows[len(rows) - _SHOWN_PLANS + 1 :]]
-    told = ", ".join(f"{at_s:.1f} s" for at_s in alarms) or "none"
-    return ["", table(["AT S", "EPOCH", "THRESHOLDS", "AUDITED"], rows), f"alarms: {told}"]
+    parts = ", ".join(f"{at_s:.1f} s" for at_s in alarms) or "none"
+    return ["", table(["AT S", "EPOCH", "THRESHOLDS", "AUDITED"], rows), f"alarms: {parts}"]
 
 
 def _thresholds(values: Sequence[float | None]) -> str:

@@ -97,8 +97,8 @@ def _pipeline_text(line: PipelineStatus) -> str:
         parts.append(f"  exits    {_tally_text(line.exits)}")
         parts.append(f"  reasons  {_tally_text(line.reasons)}")
     # A branch that nobody serves has a line of its own that says so.
-    told = [gap for gap in line.gaps if gap.branch is None or gap.revision is not None]
-    parts += [f"  members  {gap_text(gap)}" for gap in told]
+    listed = [gap for gap in line.gaps if gap.branch is None or gap.revision is not None]
+    parts += [f"  members  {gap_text(gap)}" for gap in listed]
     parts += [f"  {_branch_text(branch)}" for branch in line.branches]
     if line.origins:
         parts.append(_indent(_origin_table(line.origins)))
@@ -153,7 +153,7 @@ def _audits_text(line: PipelineStatus) -> str:
     share = line.audit_runs / line.runs if line.runs else 0.0
     return (
         f"{drawn:,} drawn, {lost:,} lost, since the agents started; "
-        f"{line.audit_runs:,} of {line.runs:,} segment runs ({percent(share)}) were for audits alone"
+        f"{line.audit_runs:,} of {line.runs:,} segment runs ({percent(share)}) were only for audits"
     )
 
 

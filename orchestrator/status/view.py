@@ -77,7 +77,7 @@ class Tally:
 class PipelineStatus:
     """A pipeline: its plan, the boards that do not follow it yet, its tuning, and what origins and stages report.
 
-    `runs` counts runs of segments since the boards started, `audit_runs` those of them that were for audits alone.
+    `runs` counts runs of segments since the boards started, `audit_runs` those that were only for audits.
     `gaps` are stages that inputs cannot reach.
     """
 

@@ -78,7 +78,7 @@ class Connection:
             try:
                 yield
             except BaseException:
-                # Where the disk is full, SQLite has rolled back by itself.
+                # When the disk is full, SQLite has rolled back already.
                 if self._sqlite.in_transaction:
                     self._sqlite.execute("ROLLBACK")
                 raise

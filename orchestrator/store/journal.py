@@ -88,6 +88,6 @@ class Journal:
         self._saved_service = batch.service or self._saved_service
 
     def _is_new(self, service: ServiceRow) -> bool:
-        # Refused messages alone cause no write: they are written along with the next device.
+        # Refused messages on their own cause no write: they are written along with the next device.
         saved = self._saved_service
         return saved is None or saved.online != service.online or (bool(self._devices) and saved != service)

@@ -2,7 +2,7 @@
 
 One arm per vector. Playing an arm on an input earns 1 if its answer agrees with the last exit's, less `price` times the
 share of the last exit's cost that it took; no label is needed. The arm with the highest upper confidence bound is
-played next. It learns from the played arm alone, as a tuner would that sees each input only as it was answered, and
+played next. It learns only from the arm that is played, like a tuner that sees each input only as it was answered, and
 what it maximises is a bargain between accuracy and cost: nothing keeps the accuracy drop below a bound while it tries
 arms, and which arm is best is only ever an estimate.
 
@@ -100,7 +100,7 @@ class Bandit(LiveTuner):
 
     @property
     def choices(self) -> tuple[Vector, ...]:
-        """The arm that is played, alone."""
+        """The arm that is played, and nothing else."""
         return (tuple(self._arms[self._arm].tolist()),)
 
     @property

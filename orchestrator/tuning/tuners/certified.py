@@ -103,7 +103,7 @@ class Certified(LiveTuner):
 
     @property
     def path(self) -> tuple[Vector, ...]:
-        """The vectors on trial; the first one alone while audits are gathered for a path."""
+        """The vectors on trial; only the first one while audits are gathered for a path."""
         return self._path
 
     @property

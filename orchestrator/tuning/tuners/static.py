@@ -36,7 +36,7 @@ class Static(LiveTuner):
 
     @property
     def choices(self) -> tuple[Vector, ...]:
-        """The given thresholds alone."""
+        """The given thresholds, and nothing else."""
         return (self._thresholds,)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from dataclasses import replace
 
 import pytest
@@ -12,7 +11,6 @@ from distree.errors import RemoteProtocolError
 from distree.messages.codec import encode
 from distree.messages.telemetry import PipelineTelemetry
 from distree.topics import Kind
-from orchestrator import site_view
 from orchestrator.fleet import Fleet, ages_s
 from orchestrator.site_view import (
     FollowedPlan,
@@ -42,10 +40,6 @@ def report(sequence, *, exits=(70, 20, 10), ran=100, device="a", boot="b1", **ch
     stages = (replace(stage(), exited=ran // 2, forwarded=ran - ran // 2, waiting=4),)
     part = PipelineTelemetry(pipeline="fashion", epoch=3, revision="r1", stages=stages, origin=made)
     return telemetry(device=device, boot=boot, sequence=sequence, pipelines=(part,), **changes)
-
-
-def test_examples():
-    assert doctest.testmod(site_view).failed == 0
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import copy
-import doctest
-import importlib
 import itertools
 import json
 import math
-import pkgutil
 from dataclasses import replace
 
 import pytest
 from audit_samples import COSTS, GOAL, LOST, stream, tuned, tuned_wide
 
-import orchestrator.tuning
-import orchestrator.tuning.tuners
 from distree.criteria import NEVER, NEVER_SENT
 from distree.errors import ConfigError
 from distree.messages.plan import MaskedThresholds
@@ -62,12 +57,6 @@ def checked(tuner: LiveTuner) -> LiveTuner:
         assert figure.meaning.endswith(".")
     assert len({figure.name for figure in said.figures}) == len(said.figures)
     return tuner
-
-
-@pytest.mark.parametrize("package", [orchestrator.tuning, orchestrator.tuning.tuners])
-def test_examples_in_documentation(package) -> None:
-    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        assert doctest.testmod(importlib.import_module(module.name)).failed == 0
 
 
 def test_the_table_has_every_tuner_under_its_name() -> None:

@@ -39,6 +39,7 @@ from broker_config.managed import ManagedBroker
 from distree import child_processes, topics
 from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import Bundle, load_bundle
+from distree.criteria import NEVER_SENT
 from distree.messages.audit import AuditRow
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
@@ -51,7 +52,6 @@ from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
 from distree.transport.base import QuietListener, Received
 from model_zoo.data import LabelledImages, is_divided, load_samples, load_split
-from orchestrator.config import NEVER_SENT
 
 SITE, PIPELINE, ORIGIN = "arm", "compared", "board0"
 LEAST_EQUAL = 0.98

@@ -35,6 +35,7 @@ import yaml
 from broker_config.managed import ManagedBroker
 from distree import child_processes, topics
 from distree.broker_settings import BrokerSettings
+from distree.criteria import NEVER_SENT
 from distree.messages.codec import decode
 from distree.messages.device import DeviceState
 from distree.messages.plan import Plan
@@ -42,7 +43,6 @@ from distree.messages.result import Result
 from distree.topics import Kind
 from distree.transport import make_transport
 from distree.transport.base import QuietListener, Received
-from orchestrator.config import NEVER_SENT
 
 SITE, PIPELINE = "live", "fashion"
 STOPPED_S, RUNNING_S = 0.06, 0.015

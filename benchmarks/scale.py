@@ -43,7 +43,7 @@ from distree.messages.telemetry import OriginTelemetry, PipelineTelemetry, Stage
 from distree.topics import DELIVERY, Kind
 from orchestrator.simulator.overrides import load_fleet
 from orchestrator.simulator.report import report
-from orchestrator.simulator.site import Site
+from orchestrator.simulator.site import SimulatedSite
 from orchestrator.simulator.traffic import load_table
 from orchestrator.store.database import Store
 
@@ -74,7 +74,7 @@ def simulation(boards: int, folder: Path, duration_s: float) -> dict[str, Any]:
     overrides = [f"boards.{name}.count={count}" for name, count in _counts(boards).items()]
     wall_at, cpu_at = time.perf_counter(), time.process_time()
     config = load_fleet(path, [*overrides, f"duration_s={duration_s:g}"])
-    site = Site(config, load_table(config.traffic, config.seed))
+    site = SimulatedSite(config, load_table(config.traffic, config.seed))
     site.run()
     wall_s, cpu_s = time.perf_counter() - wall_at, time.process_time() - cpu_at
     told = report(site)
@@ -124,7 +124,7 @@ def members(boards: int, folder: Path) -> list[dict[str, Any]]:
     for case, failure in MEMBERS_CASES.items():
         more = [] if failure is None else [failure % (1000 / hubs) if "%" in failure else failure]
         config = load_fleet(path, [*overrides, *more])
-        site = Site(config, load_table(config.traffic, config.seed))
+        site = SimulatedSite(config, load_table(config.traffic, config.seed))
         site.run()
         books = site.books
         row = {

@@ -40,8 +40,9 @@ from distree.errors import DistreeError
 from model_zoo.costs import costs_of
 from model_zoo.data import HELD_BACK, LabelledImages, is_divided, load_idx_set, load_split
 from model_zoo.evaluation import collect_logits, score_exits, write_audits
-from orchestrator.tuning.tuners import Audit, Bandit, Certified, Tuner, Vector
-from orchestrator.tuning.tuners.audits import losses_of
+from orchestrator.tuning.live_tuner import LiveTuner
+from orchestrator.tuning.samples import AuditedInput, Vector, losses_of
+from orchestrator.tuning.tuners import Bandit, Certified
 from orchestrator.tuning.tuners.bandit import spread_levels
 from orchestrator.tuning.tuners.betting import Certificate
 from orchestrator.tuning.tuners.certified import ALARM_HEIGHT, PATH_AUDITS
@@ -92,10 +93,10 @@ class Recording:
         with np.load(path) as found:
             return cls(found["score"][:, :-1], found["prediction"], found["mac"].astype(float), found["label"])
 
-    def audits(self) -> list[Audit]:
+    def audits(self) -> list[AuditedInput]:
         """Without labels: a site has none."""
         rows = zip(self.scores.tolist(), self.predictions.tolist(), strict=True)
-        return [Audit(tuple(scores), tuple(predictions)) for scores, predictions in rows]
+        return [AuditedInput(tuple(scores), tuple(predictions)) for scores, predictions in rows]
 
     def losses(self) -> Floats:
         """Return the loss of leaving at each exit: (n, exits) of 0 and 1."""
@@ -228,7 +229,7 @@ class Run:
     worst: tuple[float, float]
 
 
-def play(tuner: Tuner, audits: Sequence[Audit], order: Sequence[int], judge: Judge) -> Run:
+def play(tuner: LiveTuner, audits: Sequence[AuditedInput], order: Sequence[int], judge: Judge) -> Run:
     """Play audits to a tuner, and look at the thresholds in force after each `CURVE_EVERY` of them.
 
     `worst` is over all certified vectors, those that were never in force too; of other tuners, over those in force.
@@ -239,7 +240,7 @@ def play(tuner: Tuner, audits: Sequence[Audit], order: Sequence[int], judge: Jud
             tuner.observe(audits[order[count - 1]])
         if tuner.thresholds != in_force:
             in_force = tuner.thresholds
-            claimed = tuner.certified if isinstance(tuner, Certified) else (in_force,)
+            claimed = tuner.choices
             _, losses, drops = zip(*map(judge, claimed), strict=True)
             worst = max(worst[0], *losses), max(worst[1], *drops)
         if count % CURVE_EVERY == 0:
@@ -252,7 +253,7 @@ class Setting:
     """What all splits of a bundle share."""
 
     test: Recording
-    audits: list[Audit]
+    audits: list[AuditedInput]
     path: tuple[Vector, ...]
     levels: list[Vector]
     length: int
@@ -343,7 +344,7 @@ def null(epsilon: float) -> Table:
 # ---------------------------------------------------------------- shifts
 
 
-def delays(tuner: Certified, audits: Sequence[Audit], order: Sequence[int]) -> int | None:
+def delays(tuner: Certified, audits: Sequence[AuditedInput], order: Sequence[int]) -> int | None:
     """Return after how many audits of a shift the alarm goes off, None if it does not."""
     for count, i in enumerate(order, start=1):
         tuner.observe(audits[i])

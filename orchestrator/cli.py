@@ -1,4 +1,4 @@
-"""`distree orchestrator`: run it, look at what it knows and why, set thresholds by hand."""
+"""`distree orchestrator`: run it, see what it knows and why, set thresholds by hand."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ import numpy as np
 
 from distree.broker_settings import Session
 from distree.errors import ConfigError
+from distree.formatting import branches_text, thresholds_text
 from distree.messages.plan import Plan
 from distree.transport import make_transport
-from orchestrator import explain, home_assistant_cmd, metrics
+from orchestrator import home_assistant_cmd, metrics
 from orchestrator.addresses import will_of
-from orchestrator.config import OrchestratorConfig, Pipeline, PipelineConfig, load_config, load_pipeline
-from orchestrator.formatting import branches_text, thresholds_text
+from orchestrator.config import OrchestratorConfig, PipelineConfig, load_config
+from orchestrator.explain import text as explain_text
+from orchestrator.explain import view as explain_view
+from orchestrator.pipeline_spec import PipelineSpec, load_spec
 from orchestrator.restore import restored_tuning
 from orchestrator.service import Service
 from orchestrator.set_thresholds import Change, Progress, find_pipeline, set_thresholds, wait_for
-from orchestrator.status import read_status, render, to_json
-from orchestrator.store.database import Store, StoreError
+from orchestrator.status import text as status_text
+from orchestrator.status import view as status_view
+from orchestrator.store.connection import StoreError
+from orchestrator.store.database import Store
 from orchestrator.store.lock import ServiceLock
+from orchestrator.tuning_view import kept_samples
 
 _RUN_EXAMPLE = """example:
   distree orchestrator run -c orchestrator.yaml
@@ -67,14 +73,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     why.add_argument("--pipeline", metavar="P", help="name of a pipeline; default: all")
     why.add_argument("--json", action="store_true", help="print JSON, for programs")
-    audits = _add_command(commands, "audits", "write the audits that the store keeps as a recording", _AUDITS_EXAMPLE)
+    audits = _add_command(commands, "audits", "write the audits that the store keeps to a recording", _AUDITS_EXAMPLE)
     audits.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
     audits.add_argument("--export", type=Path, required=True, metavar="FILE", help="npz for distree tune --replay")
-    audits.add_argument("--missing", default="", metavar="A,B", help="those without these branches; default: with all")
+    audits.add_argument("--missing", default="", metavar="A,B", help="audits without these branches; default: with all")
     home = _add_command(
-        commands, "home-assistant", "show or remove what Home Assistant was told of the site", _HOME_EXAMPLE
+        commands, "home-assistant", "show or remove what Home Assistant was told about the site", _HOME_EXAMPLE
     )
-    home.add_argument("--remove", action="store_true", help="take it back: Home Assistant forgets the site's devices")
+    home.add_argument(
+        "--remove", action="store_true", help="remove it, so that Home Assistant forgets the site's devices"
+    )
     home.add_argument("--prefix", metavar="P", help="discovery prefix; default: the configuration's, or homeassistant")
     change = _add_command(commands, "set-thresholds", "set a pipeline's exit thresholds", _SET_EXAMPLE)
     change.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
@@ -99,18 +107,18 @@ def run(args: argparse.Namespace) -> int:
         case "run":
             return _run(config)
         case "status":
-            status = read_status(config)
-            print(to_json(status) if args.json else render(status))
+            status = status_view.read_status(config)
+            print(status_view.to_json(status) if args.json else status_text.render(status))
             return 0
         case "explain":
-            told = explain.read_explanation(config, _chosen(config, args.pipeline))
-            print(explain.to_json(told) if args.json else explain.render(told))
+            reasons = explain_view.read_explanation(config, _chosen(config, args.pipeline))
+            print(explain_view.to_json(reasons) if args.json else explain_text.render(reasons))
             return 0
         case "audits":
             print(_export(config, args))
             return 0
         case "home-assistant":
-            print(home_assistant_cmd.told(config, args.prefix, remove=args.remove))
+            print(home_assistant_cmd.show(config, args.prefix, remove=args.remove))
             return 0
         case _:
             return _set_thresholds(config, args)
@@ -118,10 +126,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(config: OrchestratorConfig) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    pipelines = [load_pipeline(pipeline) for pipeline in config.pipelines]
+    specs = [load_spec(configured) for configured in config.pipelines]
     with ServiceLock(config.store.path), Store(config.store.path) as store:
         store.check()
-        service = _service(config, pipelines, store)
+        service = _service(config, specs, store)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: service.stop())
         with metrics.serving(config.metrics, service.snapshot) if config.metrics else nullcontext() as port:
@@ -131,15 +139,15 @@ def _run(config: OrchestratorConfig) -> int:
     return 0
 
 
-def _service(config: OrchestratorConfig, pipelines: Sequence[Pipeline], store: Store) -> Service:
+def _service(config: OrchestratorConfig, specs: Sequence[PipelineSpec], store: Store) -> Service:
     # Nothing sent to the orchestrator is worth keeping while it is away: plans and states are retained.
-    # The id is new each time: a second orchestrator is to be noticed by its plans, not to cut this one off.
+    # The id is new each time: a second orchestrator should be noticed by its claim, not throw this one off the broker.
     identity = secrets.token_hex(3)
     client_id, will = f"orchestrator-{config.site}-{identity}", will_of(config.site, identity)
     transport = make_transport(config.broker, client_id=client_id, session=Session.NONE, will=will)
     return Service(
         config.site,
-        pipelines,
+        specs,
         store=store,
         transport=transport,
         identity=identity,
@@ -168,15 +176,16 @@ def _chosen(config: OrchestratorConfig, name: str | None) -> Sequence[PipelineCo
 def _export(config: OrchestratorConfig, args: argparse.Namespace) -> str:
     """Write a recording as `orchestrator/tuning/replay.py` describes it; return the line that says what is in it."""
     pipeline, missing = find_pipeline(config, args.pipeline), _missing(args.missing)
-    if pipeline.goal is None:
+    tuned = pipeline.tuned
+    if tuned is None:
         raise ConfigError(f"--pipeline {pipeline.name}: has no goal, so nothing is audited")
     with Store(config.store.path, read_only=True) as store:
-        samples = explain.kept_samples(store, restored_tuning(store, pipeline), pipeline.name)
+        samples = kept_samples(store, pipeline.name, restored_tuning(store, tuned).audits)
     audits = [sample.audit for sample in samples if not sample.audit.lost and sample.missing == missing]
     if not audits:
         raise StoreError(f"{config.store.path}: no audit of {pipeline.name} with {branches_text(missing)} is kept")
     content = {
-        # What the last exit's score is does not matter.
+        # Readers ignore the last exit's score.
         "score": np.array([(*audit.scores, 0.0) for audit in audits]),
         "prediction": np.array([audit.predictions for audit in audits], np.int64),
         "mac": np.array(pipeline.costs),
@@ -191,7 +200,7 @@ def _export(config: OrchestratorConfig, args: argparse.Namespace) -> str:
         raise ConfigError(f"--export {args.export}: {error.strerror}") from None
     lost = sum(sample.audit.lost for sample in samples)
     return (
-        f"{args.export}: {len(audits):,} audits of {pipeline.name}, {branches_text(missing)}; left out are "
+        f"{args.export}: {len(audits):,} audits of {pipeline.name}, {branches_text(missing)}; left out: "
         f"{lost:,} lost ones and {len(samples) - lost - len(audits):,} with other branches missing"
     )
 
@@ -200,7 +209,7 @@ def _missing(text: str) -> tuple[int, ...]:
     try:
         return tuple(sorted({int(part) for part in text.split(",") if text}))
     except ValueError:
-        raise ConfigError(f"--missing {text}: numbers of branches are needed, such as 0 or 0,1") from None
+        raise ConfigError(f"--missing {text}: expected numbers of branches, such as 0 or 0,1") from None
 
 
 def _set_thresholds(config: OrchestratorConfig, args: argparse.Namespace) -> int:
@@ -209,7 +218,7 @@ def _set_thresholds(config: OrchestratorConfig, args: argparse.Namespace) -> int
     pipeline = find_pipeline(config, args.pipeline)
     with Store(config.store.path) as store:
         change = set_thresholds(store, pipeline, args.criterion, tuple(args.thresholds))
-    print(_told(change), flush=True)
+    print(_change_text(change), flush=True)
     if args.wait is None:
         return 0
     seen = wait_for(config.store.path, change.plan, args.wait)
@@ -218,14 +227,14 @@ def _set_thresholds(config: OrchestratorConfig, args: argparse.Namespace) -> int
     return code
 
 
-def _told(change: Change) -> str:
+def _change_text(change: Change) -> str:
     plan = change.plan
     line = f"pipeline {plan.pipeline}: {plan.criterion} {thresholds_text(plan.thresholds)} is epoch {plan.epoch}"
     if not change.new:
-        return f"{line} already; nothing changes"
+        return f"{line} already; nothing to change"
     if change.served:
         return f"{line}; the running orchestrator publishes it"
-    return f"{line}; it is published when an orchestrator runs: distree orchestrator run"
+    return f"{line}; it is published once an orchestrator is running: distree orchestrator run"
 
 
 def _verdict(plan: Plan, seen: Progress, waited_s: float) -> tuple[str, int]:

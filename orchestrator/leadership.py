@@ -1,8 +1,8 @@
 """Which of several orchestrators of a site publishes plans: the one that was there first. No I/O, no clock.
 
-Each claims the site by a retained message that it repeats while it lives, and that its will takes back. Who hears
-another's claim stands by; when that one is gone, or has been silent for too long, it takes over. Of two that claim
-at the same moment the one with the lower id stays.
+Each claims the site by a retained message that it repeats while it runs, and that its will takes back. One that hears
+another's claim goes on standby; when the other is gone, or has been silent for too long, it takes over. If two claim
+the site at the same moment, the one with the lower id leads.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import enum
 
 LISTEN_S = 0.5
-"""How long after a connect another's claim is waited for, in seconds."""
+"""How long to wait for another's claim after a connect, in seconds."""
 
 CLAIM_S = 5.0
-"""A leader repeats its claim so often."""
+"""Period in which a leader repeats its claim, in seconds."""
 
 PATIENCE_S = 25.0
-"""A leader that has not been heard for so long is gone: its broker may have forgotten its will."""
+"""A leader that has not been heard for so many seconds is gone, though its will may not have been published."""
 
 
 class Role(str, enum.Enum):
-    """What an orchestrator is on its site."""
+    """The role of an orchestrator on its site."""
 
     OFFLINE = "offline"
     LISTENING = "listening"
@@ -35,7 +35,7 @@ class Leadership:
     >>> one.connected(0.0)
     >>> one.step(LISTEN_S), one.leads
     (True, True)
-    >>> one.heard(1.0, "f7", running=True), one.leads  # the other one has to give way
+    >>> one.heard(1.0, "f7", running=True), one.leads  # the other has to give way
     (None, True)
     """
 
@@ -43,25 +43,25 @@ class Leadership:
         self.own = own
         self.role = Role.OFFLINE
         self.leader: str | None = None
-        """The other one that leads; None if there is none."""
+        """Id of the other orchestrator that leads; None if there is none."""
         self._heard_at_s = self._claim_at_s = 0.0
 
     @property
     def leads(self) -> bool:
-        """Whether plans are this one's to publish."""
+        """Whether this one publishes plans."""
         return self.role is Role.LEADER
 
     def connected(self, now_s: float) -> None:
-        """Listen for another's claim before the first own one."""
+        """Listen for another's claim before making one."""
         self.role, self.leader = Role.LISTENING, None
         self._claim_at_s = now_s + LISTEN_S
 
     def disconnected(self) -> None:
-        """Claim nothing until connected again: another one may lead meanwhile."""
+        """Claim nothing until connected again: another one may take over meanwhile."""
         self.role, self.leader = Role.OFFLINE, None
 
     def heard(self, now_s: float, other: str, *, running: bool) -> str | None:
-        """Note a claim, or that it is taken back; return a line to tell, if any is due."""
+        """Note a claim, or that one is taken back; return a line to log, if there is one."""
         if other == self.own:
             return None
         if not running:
@@ -82,7 +82,7 @@ class Leadership:
         )
 
     def step(self, now_s: float) -> bool:
-        """Whether to publish the claim now; taking over included."""
+        """Whether to publish the claim now, which may be to take over."""
         if self.role is Role.STANDBY and now_s >= self._heard_at_s + PATIENCE_S:
             self.role, self.leader, self._claim_at_s = Role.LISTENING, None, now_s
         if self.role not in (Role.LISTENING, Role.LEADER) or now_s < self._claim_at_s:

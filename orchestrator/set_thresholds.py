@@ -10,9 +10,11 @@ from pathlib import Path
 from distree.errors import ConfigError
 from distree.messages.device import DeviceStatus
 from distree.messages.plan import Plan
-from orchestrator.config import OrchestratorConfig, Pipeline, check_thresholds, load_pipeline
+from orchestrator.config import OrchestratorConfig
 from orchestrator.fleet import is_behind, serves
+from orchestrator.pipeline_spec import PipelineSpec, check_thresholds, load_spec
 from orchestrator.planner import same_content, starting_plan
+from orchestrator.site_view import stored_devices
 from orchestrator.store.database import Store
 from orchestrator.store.lock import is_served
 from orchestrator.store.records import PlanRow
@@ -44,16 +46,18 @@ class Progress:
         return bool(self.ready) and not self.missing
 
 
-def find_pipeline(config: OrchestratorConfig, name: str) -> Pipeline:
+def find_pipeline(config: OrchestratorConfig, name: str) -> PipelineSpec:
     """Return a configured pipeline by name; ConfigError, with the names there are, if it is not there."""
     for configured in config.pipelines:
         if configured.name == name:
-            return load_pipeline(configured)
+            return load_spec(configured)
     names = ", ".join(configured.name for configured in config.pipelines)
     raise ConfigError(f"--pipeline {name}: not in the configuration, which has {names}")
 
 
-def set_thresholds(store: Store, pipeline: Pipeline, criterion: str | None, thresholds: tuple[float, ...]) -> Change:
+def set_thresholds(
+    store: Store, pipeline: PipelineSpec, criterion: str | None, thresholds: tuple[float, ...]
+) -> Change:
     """Want these thresholds from now on; without a criterion, the one now wanted stays.
 
     Those for missing branches are the bundle's, where they are of that criterion.
@@ -83,7 +87,7 @@ def progress(store: Store, plan: Plan) -> Progress:
     """Return who follows a plan, as the store has it; a later epoch of the same content is waited for."""
     latest = store.latest_plan(plan.pipeline)
     newest = latest.plan if latest is not None else plan
-    devices = [seen.device for seen in store.devices() if serves(seen.device, plan.pipeline)]
+    devices = [seen.device for seen in stored_devices(store) if serves(seen.device, plan.pipeline)]
     return Progress(
         ready=tuple(device.device for device in devices if device.status is DeviceStatus.READY),
         missing=tuple(d.device for d in devices if is_behind(d, plan.pipeline, newest.epoch)),

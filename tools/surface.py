@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from distree import errors, topics
+from distree.apps import cli
 from distree.bundle.manifest import MANIFEST, Manifest
 from distree.messages.layout import REQUIRED, Layout, layout_of
 from tools import reference
@@ -90,7 +91,7 @@ def _errors() -> Iterator[str]:
 
 
 def _commands() -> Iterator[str]:
-    for line, parser in reference.commands():
+    for line, parser in (one for name in cli.COMMANDS for one in reference.commands(name)):
         yield line
         for action in parser._actions:
             if action.dest != "help":

@@ -20,10 +20,10 @@ from distree.criteria.gate import Gate
 from distree.criteria.margin import Margin
 from distree.criteria.max_softmax import MaxSoftmax
 from distree.criteria.patience import Patience
-from distree.criteria.softmax import LEAST_SURE, NEVER, confidence
+from distree.criteria.softmax import LEAST_SURE, NEVER, NEVER_SENT, confidence
 from distree.errors import ConfigError
 
-__all__ = ["CRITERIA", "LEAST_SURE", "NEVER", "confidence", "make_criterion", "problem"]
+__all__ = ["CRITERIA", "LEAST_SURE", "NEVER", "NEVER_SENT", "confidence", "make_criterion", "problem"]
 
 _WITH_PARAMETERS: dict[str, type[FeatureDifference] | type[Gate]] = {
     FeatureDifference.name: FeatureDifference,

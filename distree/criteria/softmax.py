@@ -13,6 +13,9 @@ from collections.abc import Sequence
 NEVER = math.inf
 """The threshold that says "never exit here": no criterion that reads logits scores this high."""
 
+NEVER_SENT = 1e300
+"""NEVER as messages carry it, which hold finite numbers only: no criterion scores this high either."""
+
 LEAST_SURE = -math.inf
 """The score of logits that are not all finite: no finite threshold takes such an exit."""
 

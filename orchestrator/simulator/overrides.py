@@ -1,4 +1,4 @@
-"""What-ifs: a fleet.yaml with some of its values set anew, read by the same reader as the file itself."""
+"""A fleet.yaml with some of its values overridden, read by the same reader as the file itself."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _override(root: yaml.Node, override: str) -> None:
 
 
 def _mark(node: yaml.Node, where: str) -> None:
-    """Have what is wrong with a node told by the words of its override."""
+    """Have problems with a node reported in the words of its override."""
     node.start_mark = yaml.Mark(where, 0, 0, 0, None, 0)
     if isinstance(node, yaml.MappingNode):
         for entry in node.value:
@@ -76,7 +76,7 @@ def _put(node: yaml.Node, key: str, value: yaml.Node, where: str) -> None:
         _mark(name, where)
         node.value = [entry for entry in node.value if entry[0].value != key] + [(name, value)]
     else:
-        raise ConfigError(f"{where}: {node.value!r} has no keys, so there is no {key} to set in it")
+        raise ConfigError(f"{where}: {node.value!r} has no keys, so {key} cannot be set in it")
 
 
 def _place(node: yaml.SequenceNode, key: str, where: str) -> int:

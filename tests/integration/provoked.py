@@ -356,7 +356,7 @@ SECTIONS = {
             lambda c: c.orchestrator(goal={"accuracy_drop": "200%"}), 2, ["goal.accuracy_drop: expected a share of 0% to 100%"],
         ),
         "too few thresholds for a pipeline": (
-            lambda c: c.orchestrator(thresholds=[0.9]), 2, ["pipeline p: 1 thresholds given", "needs 2, one per exit but the last"],
+            lambda c: c.orchestrator(thresholds=[0.9]), 2, ["pipeline p: its bundle has 3 exits", "needs 2 thresholds, one per exit but the last; received 1"],
         ),
         "status before the first run": (
             lambda c: ["orchestrator", "status", *c.orchestrator()[2:]], 1, ["o.db: no store yet", "distree orchestrator run"],

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
+from distree.criteria import NEVER_SENT
 from distree.messages.plan import Plan
-from orchestrator.config import NEVER_SENT, load_config, load_pipeline
-from orchestrator.store.database import Store, StoreError
+from orchestrator.config import load_config
+from orchestrator.pipeline_spec import load_spec
+from orchestrator.store.connection import StoreError
+from orchestrator.store.database import Store
 from orchestrator.tuning.tuners import Certified
 
 DROP, CONFIDENCE = 0.02, 0.9
@@ -71,7 +74,7 @@ def test_thresholds_are_what_the_offline_tuner_certifies_on_the_same_audits(tune
     process = site.processes["orchestrator"]
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
-    pipeline = load_pipeline(load_config(config).pipelines[0])
+    pipeline = load_spec(load_config(config).pipelines[0])
     offline = Certified(pipeline.costs, DROP, 1.0 - CONFIDENCE)
     with Store(site.folder / "orchestrator.db", read_only=True) as store:
         samples, plans = store.samples("fashion"), store.plans("fashion")
@@ -84,7 +87,7 @@ def test_thresholds_are_what_the_offline_tuner_certifies_on_the_same_audits(tune
     assert {row.plan.thresholds for row in plans} <= told
     assert state["audits"] + len(later) == len(samples)
     # What is left out by the pause between two plans is at most a second's.
-    assert plans[0].plan.thresholds in {tuple(min(NEVER_SENT, v) for v in vector) for vector in offline.certified}
+    assert plans[0].plan.thresholds in {tuple(min(NEVER_SENT, v) for v in vector) for vector in offline.choices}
 
 
 def test_a_killed_orchestrator_goes_on_where_it_stood(tuned):

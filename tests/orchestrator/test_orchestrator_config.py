@@ -3,12 +3,14 @@ import dataclasses
 import pytest
 from orchestrator_samples import MASKED, WIDE, pipeline, wide_pipeline, write_config
 
+from distree.criteria import NEVER_SENT
 from distree.errors import BundleError, ConfigError
-from orchestrator.config import check_thresholds, load_config, load_pipeline
+from orchestrator.config import load_config
+from orchestrator.pipeline_spec import check_thresholds, load_spec
 
 
 def load(path):
-    return load_pipeline(load_config(path).pipelines[0])
+    return load_spec(load_config(path).pipelines[0])
 
 
 def test_the_bundles_calibrated_defaults_hold_where_nothing_else_is_given(tmp_path):
@@ -36,10 +38,15 @@ def test_criterion_and_thresholds_can_be_given(tmp_path):
 @pytest.mark.parametrize(
     ("extra", "told"),
     [
-        (", thresholds: [0.5]", "1 thresholds given; its bundle has 3 exits and needs 2"),
+        (", thresholds: [0.5]", "its bundle has 3 exits, so it needs 2 thresholds, .*; received 1"),
         (", criterion: max_sofmax, thresholds: [0.5, 0.5]", "unknown criterion 'max_sofmax'.*max_softmax"),
         (", criterion: margin", "calibrated for max_softmax; give thresholds for margin"),
         (", thresholds: [0.5, .inf]", "finite|expected"),
+        (", goal: {accuracy_drop: 1%}, thresholds: [0.5, 0.5]", "the goal tunes them; .* goal.tuner: static"),
+        (
+            ", goal: {accuracy_drop: 1%, tuner: best}",
+            r"orchestrator\.yaml:5: pipelines\[0\].goal.tuner: expected one of",
+        ),
         (", treshold: [0.5, 0.5]", r"orchestrator\.yaml:5.*treshold"),
         ("}\n  - {name: fashion, bundle: tiny", "fashion given twice"),
         ("}\n  - {name: Fashion, bundle: tiny", r"orchestrator\.yaml:6.*'Fashion' is not an id"),
@@ -75,7 +82,7 @@ def test_a_missing_bundle_is_a_bundles_error(tmp_path):
     path = write_config(tmp_path)
     configured = dataclasses.replace(load_config(path).pipelines[0], bundle="nowhere-to-be-found")
     with pytest.raises(BundleError, match="nowhere-to-be-found"):
-        load_pipeline(configured)
+        load_spec(configured)
 
 
 def wide(tmp_path, extra=""):
@@ -117,3 +124,15 @@ def test_a_criterion_of_embeddings_needs_wide_stages_and_class_means(tmp_path):
 def test_thresholds_must_be_finite():
     with pytest.raises(ConfigError, match="finite"):
         check_thresholds(pipeline(), "margin", (0.5, float("nan")))
+
+
+def test_a_goal_tunes_thresholds_from_none_unless_its_tuner_keeps_given_ones(tmp_path):
+    spec = load(write_config(tmp_path, extra=", goal: {accuracy_drop: 1%}"))
+    assert (spec.tuned.goal.tuner, spec.plan.thresholds) == ("certified", (NEVER_SENT, NEVER_SENT))
+    kept = load(write_config(tmp_path / "a", extra=", goal: {accuracy_drop: 1%, tuner: static}"))
+    assert kept.tuned.thresholds == kept.plan.thresholds == (0.9, 0.8)
+    given = load(
+        write_config(tmp_path / "b", extra=", thresholds: [0.5, 0.4], goal: {accuracy_drop: 1%, tuner: static}")
+    )
+    assert given.tuned.thresholds == (0.5, 0.4)
+    assert load(write_config(tmp_path / "c")).tuned is None

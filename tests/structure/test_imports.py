@@ -30,6 +30,7 @@ KNOWS = {
     "tensors": {"errors", "messages"},
     "thresholds": set(),
     "criteria": {"errors", "messages", "record"},
+    "formatting": {"criteria"},
     "segments": {"record", "tensors"},
     "node": {"criteria", "errors", "messages", "record", "segments", "tensors", "topics"},
     "bundle": {"criteria", "errors", "lazy", "messages", "record", "segments", "strict_yaml", "tensors"},
@@ -90,6 +91,21 @@ SIBLINGS = {
 """What single modules may import of their own folder."""
 
 
+COMMANDS = {"cli", "home_assistant_cmd", "set_thresholds", "tune_cli"}
+"""Modules at the top of orchestrator/ that commands consist of; its others are parts of the service."""
+
+FOLDERS = {
+    "tuning": set(),
+    "store": {"tuning"},
+    "service": {"store", "tuning"},
+    "status": {"service", "store", "tuning"},
+    "explain": {"service", "store", "tuning"},
+    "commands": {"explain", "service", "status", "store", "tuning"},
+    "simulator": {"service", "store", "tuning"},
+}
+"""What each folder of orchestrator/ may import of the others; only `distree simulate` imports the simulator."""
+
+
 @functools.cache
 def modules() -> dict[str, ast.Module]:
     found = {}
@@ -145,6 +161,29 @@ def test_parts_of_distree(part):
         if name.startswith("distree.") and part_of(name) == part:
             found = {part_of(one) for one in imports(name) if one.startswith("distree.")} - {part}
             assert found <= KNOWS[part], name
+
+
+def folder_of(module: str) -> str:
+    """The folder of orchestrator/ to which a module belongs; those at its top are parts of the service or of commands."""
+    name = module.removeprefix("orchestrator.")
+    if (ROOT / "orchestrator" / name.split(".")[0]).is_dir():
+        return name.split(".")[0]
+    return "commands" if name in COMMANDS else "service"
+
+
+def test_no_arrow_runs_back_up_between_the_folders_of_the_orchestrator():
+    assert list(graphlib.TopologicalSorter(FOLDERS).static_order())
+    for name in modules():
+        if name.startswith("orchestrator."):
+            own = folder_of(name)
+            found = {folder_of(one) for one in imports(name) if one.startswith("orchestrator.")} - {own}
+            assert found <= FOLDERS[own], f"{name} imports {found - FOLDERS[own]}"
+
+
+def test_every_folder_of_the_orchestrator_has_a_rule():
+    folders = {path.name for path in (ROOT / "orchestrator").iterdir() if (path / "__init__.py").is_file()}
+    assert folders | {"service", "commands"} == set(FOLDERS)
+    assert {f"orchestrator.{name}" for name in COMMANDS} <= modules().keys()
 
 
 @pytest.mark.parametrize(("folder", "module"), [(a, b) for a, rules in SIBLINGS.items() for b in rules])

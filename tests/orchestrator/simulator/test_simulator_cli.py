@@ -13,6 +13,7 @@ import pytest
 from distree.apps.cli import main
 from distree.strict_yaml import Share
 from orchestrator.simulator.overrides import load_fleet
+from orchestrator.tuning.tuners import TUNERS
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "fleet.yaml"
 
@@ -68,6 +69,14 @@ def test_the_summary_tells_what_happened(fleet, capsys):
     assert ", 0 twice, " in lines[1]
     assert any("1 deaths of boards; 1 deaths of orchestrator" in line for line in lines)
     assert any(line.startswith("latency ms: p50 ") for line in lines)
+
+
+@pytest.mark.parametrize("name", TUNERS)
+def test_every_tuner_is_simulated(fleet, capsys, name):
+    given = ["--set", "thresholds=[0.9, 0.8]"] if TUNERS[name].uses_given_thresholds else []
+    assert main(["simulate", "-c", str(fleet), "--set", f"goal.tuner={name}", *given]) == 0
+    plans = capsys.readouterr().out.split("EPOCH")[1]
+    assert ("0.9 0.8" in plans) == TUNERS[name].uses_given_thresholds
 
 
 def test_plots_and_the_report_come_into_a_folder(fleet, tmp_path, capsys):
@@ -144,12 +153,13 @@ def test_a_wrong_override_is_one_clear_line(fleet, capsys, override, told):
     ("overrides", "told"),
     [
         (["duration_s=0"], "duration_s: must be above 0"),
-        (["goal=null"], "goal: thresholds are tuned for a goal, or given as thresholds"),
-        (["thresholds=[0.9, 0.8]"], "goal: thresholds are tuned for a goal, or given as thresholds"),
+        (["goal=null"], "goal: thresholds are either tuned for a goal or given"),
+        (["thresholds=[0.9, 0.8]"], "goal: thresholds are either tuned for a goal or given"),
+        (["goal.tuner=static"], "goal: tuner static keeps given thresholds; add thresholds"),
         (["goal.labels_wait_s=3"], "labels that users publish are not simulated"),
         (["boards.hub.name=cam"], "boards: cam given twice"),
-        (["boards.cam.origin=false"], "none has inputs; give some of them origin: true"),
-        (["boards.cam.count=20000"], "20003 of them, at most 10000 can be simulated"),
+        (["boards.cam.origin=false"], "none has inputs; set origin: true for some of them"),
+        (["boards.cam.count=20000"], "20003 boards, but at most 10000 can be simulated"),
         (["boards.hub.stages=[]"], "stages: nothing to do; give stages, or origin: true"),
         (["boards.hub.stages=[0]"], "boards: none has stage 1; stages 0 to 2 are needed"),
         (["boards.hub.stages=[3]"], "boards: hub has stage 3, the last is 2"),
@@ -157,14 +167,14 @@ def test_a_wrong_override_is_one_clear_line(fleet, capsys, override, told):
             ["boards.hub.branch=0"],
             "fleet.yaml: boards: cam: all stages of a wide network are wide; give a branch and all 3 stages",
         ),
-        (["boards.hub.stage_ms=[3]"], "macs_per_s: give it, or stage_ms"),
-        (["boards.box.stage_ms=[3, 4]"], "stage_ms: 2 given, one per stage needed (1)"),
-        (["traffic.tensor_bytes=[]"], "tensor_bytes are needed where links have kbit_per_s"),
+        (["boards.hub.stage_ms=[3]"], "macs_per_s: boards with stages need either macs_per_s or stage_ms"),
+        (["boards.box.stage_ms=[3, 4]"], "stage_ms: expected 1 numbers, one per stage, received 2"),
+        (["traffic.tensor_bytes=[]"], "tensor_bytes is needed where links have kbit_per_s"),
         (["traffic.tensor_bytes=[1]"], "traffic: tensor_bytes: 1 given, one per stage (3)"),
         (["traffic.bursts.for_s=3"], "for_s: must be below every_s (2), received 3"),
-        (["links.loss=95%"], "loss: at most 90%"),
+        (["links.loss=95%"], "loss: must be at most 90%"),
         (["goal=null", "failures=[]", "thresholds=[0.5]"], "thresholds: 1 given, 2 needed"),
-        (["goal=null", "thresholds=[0.5, 0.5]"], "failures: there is no orchestrator without a goal"),
+        (["goal=null", "thresholds=[0.5, 0.5]"], "failures: without a goal there is no orchestrator to fail"),
         (["failures.0.boards=hubs"], "failures: there are no boards hubs; there are cam, hub, box"),
         (["failures.0.kind=board"], "expected one of boards, broker, orchestrator, received 'board'; nearest: boards"),
         (["drift.0={kind: classes, at_s: 1, classes: [77]}"], "drift: classes: there are no inputs of these classes"),

@@ -1,10 +1,10 @@
-"""Text for terminals and logs: tables, durations, and what peers said made harmless."""
+"""Text for terminals and logs: tables, durations, thresholds, and peers' text made harmless."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.config import NEVER_SENT
+from distree.criteria import NEVER_SENT
 
 
 def printable(text: str) -> str:
@@ -13,7 +13,7 @@ def printable(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows under a head with aligned columns; columns of numbers are aligned on the right.
+    """Return rows under a head, in aligned columns; columns of numbers are aligned on the right.
 
     >>> print(table(["A", "N"], [["x", "10"], ["yy", "9"]]))
     A    N
@@ -35,13 +35,13 @@ def _pad(cell: str, width: int, number: bool) -> str:
     return cell.rjust(width) if number else cell.ljust(width)
 
 
-def thresholds_text(thresholds: Sequence[float]) -> str:
-    """Return thresholds as one line; one by which nobody leaves is `never`.
+def thresholds_text(thresholds: Sequence[float], digits: int = 6) -> str:
+    """Return thresholds as one line of numbers with so many significant digits; one that disables its exit is `never`.
 
     >>> thresholds_text([0.9375, NEVER_SENT])
     '0.9375 never'
     """
-    return " ".join("never" if threshold >= NEVER_SENT else f"{threshold:g}" for threshold in thresholds)
+    return " ".join("never" if threshold >= NEVER_SENT else f"{threshold:.{digits}g}" for threshold in thresholds)
 
 
 def branches_text(missing: Sequence[int]) -> str:
@@ -56,7 +56,7 @@ def branches_text(missing: Sequence[int]) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share of a whole with three digits that count.
+    """Return a share of a whole as a percentage with three significant digits.
 
     >>> percent(0.0031234), percent(0.95), percent(1 / 3)
     ('0.312%', '95%', '33.3%')
@@ -75,7 +75,7 @@ def bar(share: float, width: int = 20) -> str:
 
 
 def ago(seconds: float) -> str:
-    """Return a duration in its largest fitting unit.
+    """Return a duration in the largest unit that fits.
 
     >>> ago(3.2), ago(200), ago(8000), ago(300000)
     ('3 s', '3 min', '2.2 h', '3.5 d')

@@ -8,39 +8,30 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from audit_samples import COSTS, stream
-from orchestrator_samples import SITE, meta, origin, pipeline, state, telemetry, wide_pipeline
-from orchestrator_site import Site
+from audit_samples import COSTS, SHUT, stream, tuned, tuned_wide
+from orchestrator_samples import SITE, meta, origin, pipeline, state, telemetry
+from orchestrator_site import OrchestratorSite
 
 from distree import topics
+from distree.criteria import NEVER_SENT
 from distree.messages.audit import AuditRow
 from distree.messages.codec import encode
 from distree.messages.site import Label
 from distree.messages.telemetry import PipelineTelemetry
 from distree.strict_yaml import Share
 from distree.topics import Kind
-from orchestrator.config import NEVER_SENT, GoalConfig
 from orchestrator.pipeline_controller import SAMPLES_UNSAVED
-from orchestrator.store.database import Store, StoreError
-from orchestrator.tuning.pipeline_tuning import Tuning
-from orchestrator.tuning.tuners import Audit, Certified
+from orchestrator.store.connection import StoreError
+from orchestrator.store.database import Store
+from orchestrator.tuning.goal import Goal
+from orchestrator.tuning.pipeline_tuning import PipelineTuning
+from orchestrator.tuning.samples import AuditedInput
+from orchestrator.tuning.tuners import Certified
 
-GOAL = GoalConfig(accuracy_drop=Share(0.05), audit_rate=Share(0.1))
-LABELS = tuple(f"class {k}" for k in range(100))
-SHUT = (NEVER_SENT, NEVER_SENT)
 AUDITS = topics.of_origin(SITE, "fashion", Kind.AUDIT, "a")
 
 
-def tuned(goal=GOAL, make=pipeline, **content):
-    made = make(**{"thresholds": SHUT, **content})
-    return replace(made, goal=goal, costs=COSTS, labels=LABELS)
-
-
-def tuned_wide(**content):
-    return tuned(make=wide_pipeline, masked=(), **content)
-
-
-class Tuned(Site):
+class Tuned(OrchestratorSite):
     """A site whose origin `a` sends rows."""
 
     def __init__(self, path, make=tuned, **content):
@@ -49,7 +40,7 @@ class Tuned(Site):
         self.peer.say(state(), meta())
         self.pass_time(1.0)
 
-    def row(self, audit: Audit, **changes) -> AuditRow:
+    def row(self, audit: AuditedInput, **changes) -> AuditRow:
         self.sequence += 1
         base = AuditRow(
             request=f"r-{self.sequence}", origin="a", boot="b1", sequence=self.sequence, revision="r1", epoch=1,
@@ -66,8 +57,8 @@ class Tuned(Site):
         self.say_rows([self.row(audit, **changes) for audit in audits])
 
     @property
-    def tuning(self) -> Tuning:
-        return self.service.tunings["fashion"]
+    def tuning(self) -> PipelineTuning:
+        return self.service.controllers.of("fashion").tuning
 
 
 @pytest.fixture
@@ -109,7 +100,7 @@ def test_a_shift_closes_the_exits_within_a_turn(site, caplog):
     site.learn(stream(2500, seed=3))
     site.pass_time(2.0)
     assert site.published.thresholds != SHUT
-    wrong = [Audit(scores=audit.scores, predictions=(1, 2, 3)) for audit in stream(400, seed=5)]
+    wrong = [AuditedInput(scores=audit.scores, predictions=(1, 2, 3)) for audit in stream(400, seed=5)]
     for audit in wrong:
         site.peer.raw(AUDITS, encode(site.row(audit)))
         site.clock.now += 0.01
@@ -141,12 +132,12 @@ def test_a_crash_at_any_time_leaves_a_plan_that_the_store_can_prove(tmp_path):
         site.pass_time(0.25)
         with Store(path, read_only=True) as store:
             state_saved, later = store.tuning("fashion")
-        restored = Tuning(tuned())
+        restored = PipelineTuning(tuned().tuned)
         if state_saved is not None:
             restored.restore(state_saved)
         for sample in later:
             restored.apply(sample.sample)
-        certified = {tuple(min(NEVER_SENT, v) for v in vector) for vector in restored.tuners[()].certified}
+        certified = {tuple(min(NEVER_SENT, v) for v in vector) for vector in restored.tuners[()].choices}
         assert site.published.thresholds in certified
     assert site.published.thresholds != SHUT
     site.stop()
@@ -173,10 +164,10 @@ def test_another_goal_or_bundle_begins_anew(site, caplog):
     site.learn(stream(2500, seed=3))
     site.pass_time(2.0)
     site.stop()
-    site.start(goal=GoalConfig(accuracy_drop=Share(0.01)))
+    site.start(goal=Goal(accuracy_drop=Share(0.01)))
     site.pass_time(2.0)
     assert site.published.thresholds == SHUT
-    assert "tuning begins anew" in caplog.text
+    assert "tuning starts from nothing" in caplog.text
 
 
 def test_without_the_goal_the_configured_thresholds_hold_again(site):
@@ -203,7 +194,7 @@ def test_samples_are_kept_and_the_state_is_saved_now_and_then(site):
 
 
 def test_old_samples_go_but_never_those_that_a_restart_needs(site, monkeypatch):
-    monkeypatch.setattr("orchestrator.store.database.SAMPLES_KEPT", 50)
+    monkeypatch.setattr("orchestrator.store.retention.SAMPLES_KEPT", 50)
     site.learn(stream(100, seed=3))
     site.pass_time(2.0)
     site.store.prune(now=site.clock.now, telemetry_days=7, max_bytes=1 << 30)
@@ -221,7 +212,7 @@ def test_old_samples_go_but_never_those_that_a_restart_needs(site, monkeypatch):
 def test_lost_audits_and_gaps_count_as_losses(site):
     site.learn(stream(500, seed=3))
     site.sequence += 7
-    site.learn([Audit()], scores=(), predictions=())
+    site.learn([AuditedInput()], scores=(), predictions=())
     assert (site.tuning.audits, site.tuning.lost) == (508, 8)
     site.pass_time(2.0)
     assert [row.sample.audit.lost for row in site.store.samples("fashion")][-9:] == [False] + [True] * 8
@@ -270,7 +261,7 @@ def test_one_row_repeated_for_ever_counts_once(site):
 
 
 def test_rows_of_unknown_boards_and_pipelines_are_refused(tmp_path):
-    with contextlib.closing(Site(tmp_path / "x.db", make=tuned)) as site:
+    with contextlib.closing(OrchestratorSite(tmp_path / "x.db", make=tuned)) as site:
         row = AuditRow(
             request="r", origin="a", boot="b1", sequence=1, revision="r1", epoch=1, criterion="max_softmax",
             scores=(0.5, 0.5), predictions=(1, 1, 1),
@@ -336,8 +327,8 @@ def test_the_log_says_nothing_of_rows(site, caplog):
 
 # ---------------------------------------------------------------- labels
 
-LABELLED = GoalConfig(accuracy_drop=Share(0.05), labels_wait_s=10.0)
-LABEL = topics.label(SITE, "fashion")
+LABELLED = Goal(accuracy_drop=Share(0.05), labels_wait_s=10.0)
+LABEL = topics.truth(SITE, "fashion")
 
 
 @pytest.fixture
@@ -355,7 +346,7 @@ def tell(site, request: str, label: str) -> None:
 
 
 def test_a_label_that_comes_in_time_decides_the_loss(labelled):
-    both_wrong = Audit(scores=(0.9, 0.9), predictions=(1, 2, 3))
+    both_wrong = AuditedInput(scores=(0.9, 0.9), predictions=(1, 2, 3))
     labelled.learn([both_wrong, both_wrong])
     tell(labelled, "r-1", "class 5")
     labelled.pass_time(2.0)
@@ -370,13 +361,13 @@ def test_a_label_that_comes_in_time_decides_the_loss(labelled):
 def test_a_label_may_come_before_its_audit(labelled):
     tell(labelled, "r-1", "class 3")
     labelled.pass_time(1.0)
-    labelled.learn([Audit(scores=(0.9, 0.9), predictions=(1, 3, 3))])
+    labelled.learn([AuditedInput(scores=(0.9, 0.9), predictions=(1, 3, 3))])
     labelled.pass_time(2.0)
     assert [audit.label for audit in kept(labelled)] == [3]
 
 
 def test_lost_audits_wait_for_nothing_and_the_end_waits_for_nothing(labelled):
-    labelled.learn([Audit()], scores=(), predictions=())
+    labelled.learn([AuditedInput()], scores=(), predictions=())
     labelled.pass_time(2.0)
     assert [audit.lost for audit in kept(labelled)] == [True]
     labelled.learn(stream(5, seed=1))
@@ -386,7 +377,7 @@ def test_lost_audits_wait_for_nothing_and_the_end_waits_for_nothing(labelled):
 
 
 def test_what_waits_is_bounded(labelled, monkeypatch):
-    monkeypatch.setattr("orchestrator.tuning.pipeline_tuning.MOST_WAITING", 20)
+    monkeypatch.setattr("orchestrator.tuning.pipeline_tuning.MAX_WAITING", 20)
     labelled.learn(stream(50, seed=1))
     for n in range(100):
         tell(labelled, f"other-{n}", "class 1")

@@ -9,38 +9,45 @@ import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-
-from distree.criteria import NEVER
 from distree.errors import ConfigError
-from orchestrator.formatting import table
-from orchestrator.tuning.replay import Recording, Replay, load_recording, replay, thinned
-from orchestrator.tuning.tuners import Bandit, Certified, Static, Tuner, Vector
-from orchestrator.tuning.tuners.bandit import spread_levels
-from orchestrator.tuning.tuners.path import safe_to_risky
+from distree.formatting import table, thresholds_text
+from orchestrator.tuning.live_tuner import LiveTuner, TunerSetup
+from orchestrator.tuning.replay import AuditRecording, Replay, load_recording, replay, thinned
+from orchestrator.tuning.samples import AuditedInput, Vector
+from orchestrator.tuning.tuners import DEFAULT, TUNERS
 
 _EXAMPLE = """example:
   distree zoo evaluate fashion --data /usr/share/datasets/fashion-mnist --audits audits.npz
   distree tune --replay audits.npz --accuracy-drop 1% --confidence 95% --plot tuned.png"""
 _SHOWN = 20
+_USING_THRESHOLDS = ", ".join(name for name, tuner in TUNERS.items() if tuner.uses_given_thresholds)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `distree tune`."""
     parser.epilog, parser.formatter_class = _EXAMPLE, argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "--replay", type=Path, required=True, metavar="FILE", help="npz: score, prediction, mac and perhaps label"
+        "--replay",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="recorded audits: an .npz with score, prediction, mac and perhaps label",
     )
-    parser.add_argument("--tuner", choices=("certified", "bandit", "static"), default="certified")
-    parser.add_argument("--accuracy-drop", default="1%", metavar="E", help="greatest drop (default: 1%%)")
-    parser.add_argument("--confidence", default="95%", metavar="C", help="of keeping it (default: 95%%)")
-    parser.add_argument("--thresholds", metavar="A,B", help="of the tuner static: one per exit but the last")
-    parser.add_argument("--path-from", type=Path, metavar="FILE", help="certified: other audits, to make the path from")
-    parser.add_argument("--labels", action="store_true", help="use the truth where the recording has it")
+    parser.add_argument("--tuner", choices=tuple(TUNERS), default=DEFAULT, help="tuner to run (default: %(default)s)")
+    parser.add_argument("--accuracy-drop", default="1%", metavar="E", help="largest drop allowed (default: 1%%)")
+    parser.add_argument("--confidence", default="95%", metavar="C", help="confidence in that (default: 95%%)")
+    parser.add_argument("--thresholds", metavar="A,B", help=f"for tuner {_USING_THRESHOLDS}: one per exit but the last")
+    parser.add_argument(
+        "--prepare-from",
+        type=Path,
+        metavar="FILE",
+        help="other audits, from which the tuner prepares instead of gathering some first",
+    )
+    parser.add_argument("--labels", action="store_true", help="use the true labels where the recording has them")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N audits, after shuffling")
-    parser.add_argument("--seed", type=int, metavar="N", help="shuffle the audits (default: as they come)")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw it (needs the extra 'plots')")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write it as JSON")
+    parser.add_argument("--seed", type=int, metavar="N", help="shuffle the audits (default: in recorded order)")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw a plot (needs the extra 'plots')")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,33 +69,34 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _recording(path: Path, labels: bool) -> Recording:
+def _recording(path: Path, labels: bool) -> AuditRecording:
     recording = load_recording(path)
     if labels:
         if recording.audits[0].label is None:
             raise ConfigError(f"--labels: {path} has no label")
         return recording
-    return Recording(tuple(replace(audit, label=None) for audit in recording.audits), recording.costs)
+    return AuditRecording(tuple(replace(audit, label=None) for audit in recording.audits), recording.costs)
 
 
-def _tuner(args: argparse.Namespace, recording: Recording) -> Tuner:
-    exits = len(recording.costs)
-    if (args.thresholds is not None) != (args.tuner == "static"):
-        raise ConfigError("--thresholds A,B goes with --tuner static, and it needs them")
-    match args.tuner:
-        case "static":
-            return Static(_thresholds(args.thresholds, exits))
-        case "bandit":
-            scores = np.array([audit.scores for audit in recording.audits])
-            return Bandit(recording.costs, spread_levels(scores), seed=args.seed or 0)
-    path = None
-    if args.path_from is not None:
-        other = _recording(args.path_from, args.labels)
+def _tuner(args: argparse.Namespace, recording: AuditRecording) -> LiveTuner:
+    exits, cls = len(recording.costs), TUNERS[args.tuner]
+    if (args.thresholds is not None) != cls.uses_given_thresholds:
+        raise ConfigError(f"--thresholds A,B goes with --tuner {_USING_THRESHOLDS}, which needs them")
+    earlier: tuple[AuditedInput, ...] = ()
+    if args.prepare_from is not None:
+        other = _recording(args.prepare_from, args.labels)
         if len(other.costs) != exits:
-            raise ConfigError(f"--path-from: has {len(other.costs)} exits, {args.replay} has {exits}")
-        path = safe_to_risky(other.audits, recording.costs)
-    epsilon = _share("--accuracy-drop", args.accuracy_drop)
-    return Certified(recording.costs, epsilon, 1.0 - _share("--confidence", args.confidence), path=path)
+            raise ConfigError(f"--prepare-from: has {len(other.costs)} exits, but {args.replay} has {exits}")
+        earlier = other.audits
+    setup = TunerSetup(
+        costs=recording.costs,
+        accuracy_drop=_share("--accuracy-drop", args.accuracy_drop),
+        confidence=_share("--confidence", args.confidence),
+        thresholds=() if args.thresholds is None else _thresholds(args.thresholds, exits),
+        earlier=earlier,
+        seed=args.seed or 0,
+    )
+    return cls.create(setup)
 
 
 def _thresholds(text: str, exits: int) -> Vector:
@@ -98,7 +106,7 @@ def _thresholds(text: str, exits: int) -> Vector:
         values = ()
     if len(values) != exits - 1 or any(math.isnan(value) for value in values):
         raise ConfigError(
-            f"--thresholds {text}: {exits - 1} numbers separated by commas are needed, one per early exit"
+            f"--thresholds {text}: {exits - 1} numbers separated by commas are needed, one per exit but the last"
         )
     return values
 
@@ -114,9 +122,9 @@ def _share(option: str, text: str) -> float:
     return value
 
 
-def _text(played: Replay, tuner: Tuner) -> str:
+def _text(played: Replay, tuner: LiveTuner) -> str:
     rows = [
-        [str(step.audits), _vector(step.thresholds), f"{100 * step.saved:.1f}", f"{100 * step.loss:.2f}"]
+        [str(step.audits), thresholds_text(step.thresholds, 4), f"{100 * step.saved:.1f}", f"{100 * step.loss:.2f}"]
         for step in thinned(played.steps, _SHOWN)
     ]
     lines = [
@@ -124,25 +132,11 @@ def _text(played: Replay, tuner: Tuner) -> str:
         "",
         f"{played.tuner}: {played.audits} audits, thresholds changed {len(played.steps) - 1} times",
         f"while it learned: {100 * played.answered_saved:.1f} % saved, loss {100 * played.answered_loss:.2f} %",
+        f"{tuner.explain().progress}; {tuner.alarms} alarms",
     ]
-    if isinstance(tuner, Certified):
-        lines.append(_standing(tuner))
+    if not tuner.has_guarantee:
+        lines.append(f"tuner {tuner.name} has no guarantee: nothing keeps the loss within --accuracy-drop")
     return "\n".join(lines)
-
-
-def _standing(tuner: Certified) -> str:
-    if tuner.gathering:
-        return f"trial {tuner.trial}: {tuner.gathering} more audits are wanted for a path"
-    further = tuner.to_next()
-    step = "the path ends there" if further is None else f"{further} audits without a loss from the next"
-    return (
-        f"trial {tuner.trial}: {len(tuner.certified) - 1} of {len(tuner.path) - 1} steps certified by {tuner.audits} "
-        f"audits, {step}; {tuner.alarms} alarms"
-    )
-
-
-def _vector(thresholds: Vector) -> str:
-    return " ".join("never" if threshold == NEVER else f"{threshold:.4g}" for threshold in thresholds)
 
 
 def _plain(played: Replay) -> dict[str, object]:
@@ -161,7 +155,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _draw(played: Replay, epsilon: float, path: Path) -> None:
-    """Draw what the thresholds in force save and lose against the number of audits."""
+    """Plot what the thresholds in force save and lose against the number of audits."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,0 +1,27 @@
+"""Text for terminals and logs."""
+
+from __future__ import annotations
+
+import doctest
+import math
+
+import distree.formatting
+from distree.criteria import NEVER_SENT
+from distree.formatting import printable, table, thresholds_text
+
+
+def test_examples():
+    assert doctest.testmod(distree.formatting).failed == 0
+
+
+def test_what_peers_say_cannot_steer_a_terminal():
+    assert printable("a\x1b[31mb\nc") == "a?[31mb?c"
+
+
+def test_numbers_are_aligned_on_the_right_unless_one_cell_is_none():
+    assert table(["N", "M"], [["1", "1"], ["10", "x"]]).splitlines() == [" N  M", " 1  1", "10  x"]
+
+
+def test_thresholds_that_disable_their_exit_are_never():
+    assert thresholds_text([math.inf, NEVER_SENT, 0.123456789]) == "never never 0.123457"
+    assert thresholds_text([0.123456789], digits=4) == "0.1235"

@@ -14,8 +14,8 @@ from orchestrator import addresses
 
 def test_an_orchestrator_reads_audits_only_of_what_it_tunes_and_births_only_where_asked():
     read = [topic for topic, _ in addresses.subscriptions(SITE, ("one", "two"), ("two",), None)]
-    assert {topics.plan(SITE, "one"), topics.plan(SITE, "two"), topics.truth(SITE, "two")} <= set(read)
-    assert topics.truth(SITE, "one") not in read
+    assert {topics.plan(SITE, "one"), topics.plan(SITE, "two"), topics.label(SITE, "two")} <= set(read)
+    assert topics.label(SITE, "one") not in read
     assert topics.of_origin(SITE, "one", Kind.AUDIT, "+") not in read
     births = addresses.subscriptions(SITE, ("one", "two"), ("two",), "homeassistant/status")
     assert [topic for topic, _ in births] == [*read, "homeassistant/status"]

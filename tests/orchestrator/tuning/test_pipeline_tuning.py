@@ -328,7 +328,7 @@ def test_the_log_says_nothing_of_rows(site, caplog):
 # ---------------------------------------------------------------- labels
 
 LABELLED = Goal(accuracy_drop=Share(0.05), labels_wait_s=10.0)
-LABEL = topics.truth(SITE, "fashion")
+LABEL = topics.label(SITE, "fashion")
 
 
 @pytest.fixture

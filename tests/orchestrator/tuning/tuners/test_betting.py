@@ -77,7 +77,7 @@ def test_no_bettor_has_more_than_its_share() -> None:
 
 def test_the_page_on_the_guarantee_says_how_many_audits_without_a_loss_it_takes() -> None:
     page = Path(__file__).parents[4] / "docs" / "explanation" / "guarantee.md"
-    said = re.search(r"at 1 % are proved by (\d+) more, at 0\.5 % by (\d+)", page.read_text(encoding="utf-8"))
+    said = re.search(r"at 1 % are proved by (\d+) audits, and at 0\.5 % by (\d+)", page.read_text(encoding="utf-8"))
     assert said is not None
     level = 0.05 * 6 / math.pi**2  # of the first trial
     assert [Certificate(1, bound, level).to_pass(0) for bound in (0.01, 0.005)] == [int(said[1]), int(said[2])]

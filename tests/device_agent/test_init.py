@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 from hypothesis import given
@@ -25,10 +26,8 @@ WIDE = ROOT / "tests" / "data" / "tiny-wide"
 STAGE = ["--site", "lab", "--bundle", "fashion", "--stages", "0"]
 
 
-def init(folder: Path, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "distree", "init", *arguments]
-    return subprocess.run(command, cwd=folder, env=environ, stdin=stdin, capture_output=True, text=True, timeout=60)
+def init(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return forked.run(["init", *arguments], cwd=folder)
 
 
 def test_a_stage_with_all_defaults(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import yaml
 from setup_broker import PATIENCE_S, Mosquitto, users
@@ -50,9 +51,7 @@ def values(unit: str, key: str) -> list[str]:
 
 
 def distree(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "distree", "service", *arguments]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    return forked.run(["service", *arguments])
 
 
 # ---------------------------------------------------------------- the unit
@@ -263,12 +262,9 @@ def manager(tmp_path: Path) -> Any:
     made.close()
 
 
-def start(config: Path, manager: Manager, **environ: str) -> subprocess.Popen[bytes]:
-    return child_processes.spawn(
-        [sys.executable, "-m", "distree", "agent", "run", "-c", str(config)],
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": manager.address, **environ},
-    )
+def start(config: Path, manager: Manager, **environ: str) -> forked.Forked:
+    told = {**os.environ, "NOTIFY_SOCKET": manager.address, **environ}
+    return forked.start(["agent", "run", "-c", str(config)], env=told)
 
 
 def test_ready_when_connected_fed_while_it_works_and_stopping_when_told(tmp_path: Path, manager: Manager) -> None:
@@ -305,7 +301,12 @@ def test_an_interpreter_that_fails_its_test_is_never_ready(tmp_path: Path, manag
         (fake / "__init__.py").touch()
         (fake / "interpreter.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
         config = board(tmp_path, broker={"port": broker.port})
-        process = start(config, manager, PYTHONPATH=f"{fake.parent}{os.pathsep}{ROOT}")
+        path = f"{fake.parent}{os.pathsep}{ROOT}"
+        process = child_processes.spawn(
+            [sys.executable, "-m", "distree", "agent", "run", "-c", str(config)],
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "NOTIFY_SOCKET": manager.address, "PYTHONPATH": path},
+        )
         try:
             assert process.wait(PATIENCE_S) == 1
             assert not manager.until("READY=1", patience_s=0.2)

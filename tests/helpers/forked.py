@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -71,12 +71,16 @@ def start(
     stderr: Path | None = None,
     cwd: Path = ROOT,
     env: Mapping[str, str] | None = None,
+    before: Callable[[], object] | None = None,
 ) -> Forked:
-    """Start `distree ARGUMENTS`; what it prints is appended to files. Like all that tests start, it ends with them."""
+    """Start `distree ARGUMENTS`; what it prints is appended to files. Like all that tests start, it ends with them.
+
+    `before` is called in the process first; it must be importable there.
+    """
     for path in filter(None, (stdout, stderr)):
         path.touch()  # to be read at any time from now on
     environ = dict(os.environ if env is None else env)
-    given = (list(map(str, arguments)), stdout, stderr, cwd, environ)
+    given = (list(map(str, arguments)), stdout, stderr, cwd, environ, before)
     process = _context.Process(target=_main, args=given, daemon=True)
     process.start()
     return Forked(process, arguments)
@@ -96,7 +100,14 @@ def run(
         return subprocess.CompletedProcess(process.args, status, out.read_text(), err.read_text())
 
 
-def _main(arguments: list[str], stdout: Path | None, stderr: Path | None, cwd: Path, environ: dict[str, str]) -> None:
+def _main(
+    arguments: list[str],
+    stdout: Path | None,
+    stderr: Path | None,
+    cwd: Path,
+    environ: dict[str, str],
+    before: Callable[[], object] | None,
+) -> None:
     """In the forked process: become what `python -m distree ARGUMENTS` is, and exit with its status."""
     child_processes.end_with_parent(os.getppid())
     os.setsid()
@@ -111,6 +122,8 @@ def _main(arguments: list[str], stdout: Path | None, stderr: Path | None, cwd: P
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1, errors="backslashreplace", closefd=False)
     sys.argv = ["distree", *arguments]
+    if before is not None:
+        before()
     from distree.apps.cli import main
 
     sys.exit(main())

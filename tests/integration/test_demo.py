@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 
@@ -32,7 +33,7 @@ def command(*arguments):
 
 
 def distree(*arguments):
-    return subprocess.run(command(*arguments), cwd=ROOT, env=ENVIRON, capture_output=True, text=True, timeout=180)
+    return forked.run(arguments, timeout=180)
 
 
 @pytest.fixture(scope="session")

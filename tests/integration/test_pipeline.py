@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import forked
 import numpy as np
 import pytest
 
@@ -146,13 +147,13 @@ def test_submit_prints_results_as_json_lines(site, images):
     paths = [site.folder / f"{index}.npy" for index in range(40)]
     for path, image in zip(paths, images, strict=False):
         np.save(path, image)
-    command = [sys.executable, "-m", "distree", "submit", "--broker", f"127.0.0.1:{site.broker.port}"]
+    command = ["submit", "--broker", f"127.0.0.1:{site.broker.port}"]
     where = ["--site", "test", "--pipeline", "fashion", "--origin", "cam", *map(str, paths)]
-    done = subprocess.run([*command, *where], capture_output=True, text=True, timeout=60)
+    done = forked.run([*command, *where])
     assert done.returncode == 0, done.stderr
     assert {json.loads(line)["input"] for line in done.stdout.splitlines()} == set(map(str, paths))
     wrong = [*where[:5], "nobody", "--timeout", "0.5", str(paths[0])]
-    done = subprocess.run([*command, *wrong], capture_output=True, text=True, timeout=60)
+    done = forked.run([*command, *wrong])
     assert done.returncode == 1
     assert "is the agent 'nobody' of site 'test' running" in done.stderr
 

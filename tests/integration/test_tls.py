@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 from setup_broker import PATIENCE_S, Certificates, Mosquitto
@@ -247,10 +247,7 @@ def test_settings_in_yaml(tmp_path: Path) -> None:
 
 
 def distree(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "distree", *arguments], env=environ, capture_output=True, text=True, timeout=60
-    )
+    return forked.run(arguments)
 
 
 def test_commands_take_mqtts(broker: Mosquitto, certificates: Certificates, connect: Connect) -> None:

@@ -58,7 +58,7 @@ def start(site, samples_path, *, repeat: bool) -> Path:
     site.watch.until(lambda: newest(site) is not None and newest(site).epoch > 0, "the first plan")
     site.agent("b1", [1])
     site.agent("b2", [2])
-    source = {"kind": "replay", "path": str(samples_path), "rate_hz": 150, "repeat": repeat}
+    source = {"kind": "replay", "path": str(samples_path), "rate_hz": 300, "repeat": repeat}
     # What is counted once shall not be sent again because the machine is busy.
     patience = {"deadline_ms": 5000} if repeat else {"deadline_ms": 60000, "min_retry_ms": 30000}
     site.agent("cam", [0], origin={"source": source, **patience})

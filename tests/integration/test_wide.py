@@ -108,7 +108,7 @@ def served(site, count=COUNT):
     return [(final[str(index)].class_id, final[str(index)].exit) for index in range(count)]
 
 
-def check_all_answered(site, expected):  # DBG
+def check_all_answered(site, expected):
     """Every input is answered once and as expected, and nothing was refused."""
     site.watch.until(lambda: len(site.watch.final()) == len(expected), f"{len(expected)} results")
     assert served(site, len(expected)) == expected

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import jinja2
 import jsonschema
 import pytest
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 from orchestrator_samples import SITE, meta, send, state, telemetry, write_config
 
 from broker_config.managed import ManagedBroker, find_mosquitto
-from distree import child_processes, topics
+from distree import topics
 from distree.apps.cli import main
 from distree.broker_settings import BrokerSettings, Session
 from distree.errors import ConfigError
@@ -402,9 +401,8 @@ class House:
 
     def start(self, home="home_assistant: {}\n"):
         self.path.write_text(self.off + home)
-        with (self.folder / "log").open("ab") as log:
-            argv = [sys.executable, "-m", "distree", "orchestrator", "run", "-c", str(self.path)]
-            self.process = child_processes.spawn(argv, stdout=subprocess.DEVNULL, stderr=log)
+        command = ["orchestrator", "run", "-c", str(self.path)]
+        self.process = forked.start(command, stderr=self.folder / "log")
 
     def stop(self):
         if self.process is not None:

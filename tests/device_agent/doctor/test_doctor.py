@@ -14,11 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import yaml
@@ -84,24 +86,15 @@ def fails(finding: Finding, words: str, remedy: str) -> None:
 
 
 def distree(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "distree", *arguments], env=environ, capture_output=True, text=True, timeout=120
-    )
+    return forked.run(arguments)
 
 
 @contextlib.contextmanager
-def agent(
-    path: Path, program: str = "from distree.apps.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
-) -> Iterator[Any]:
-    """A real agent, ready."""
+def agent(path: Path, before: Callable[[], object] | None = None) -> Iterator[Any]:
+    """A real agent, ready; `before` as for `forked.start`."""
     log = path.with_suffix(".log")
-    with log.open("wb") as file:
-        process = child_processes.spawn(
-            [sys.executable, "-c", program, "agent", "run", "-c", str(path)],
-            stderr=file,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
+    log.unlink(missing_ok=True)
+    process = forked.start(["agent", "run", "-c", str(path)], stderr=log, before=before)
     try:
         until = time.monotonic() + PATIENCE_S
         while "is ready" not in log.read_text():
@@ -651,10 +644,7 @@ def test_a_broker_of_mqtt_3_1_1_leaves_open_what_it_cannot_say(tmp_path: Path) -
     assert found["client-id"].status == "ok"
 
 
-ELSEWHERE = (
-    "import sys, device_agent.presence as presence; presence.announce = lambda *_: None\n"
-    "from distree.apps.cli import main; sys.exit(main(sys.argv[1:]))"
-)
+ELSEWHERE = partial(exec, "import device_agent.presence as presence; presence.announce = lambda *_: None")
 """An agent that does not show on this machine, as one on another board does not."""
 
 

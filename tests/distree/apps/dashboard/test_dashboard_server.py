@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -155,8 +156,7 @@ def test_the_files_of_others_are_as_they_were_published() -> None:
 
 
 def distree(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "distree", "dashboard", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return forked.run(["dashboard", *arguments])
 
 
 def test_export_writes_the_page(tmp_path: Path) -> None:

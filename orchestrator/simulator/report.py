@@ -225,7 +225,7 @@ def to_text(report: dict[str, Any]) -> str:
         f"accuracy: {_percent(accuracy['answers'])} against {accuracy['against']}, the last exit "
         f"{_percent(accuracy['last_exit'])}: drop {_points(accuracy['drop'])}; "
         f"{_percent(accuracy['differs_from_last_exit'])} of the answers differ from the last exit's",
-        f"members: origins were parts of boards {sum(members['deliveries'].values())} times, "
+        f"members: origins were told of boards {sum(members['deliveries'].values())} times, "
         f"{members['delivery_bytes'] / 1e6:.1f} MB; {members['subscriptions']} subscriptions to states",
         f"audits: {audits['drawn']} drawn, {audits['lost']} lost; {audits['runs']} additional runs, including probes",
         "",
@@ -274,8 +274,8 @@ def _plan_lines(report: dict[str, Any]) -> list[str]:
     left_out = len(rows) - _SHOWN_PLANS
     if left_out > 0:
         rows = [rows[0], ["...", "", f"{left_out} more", ""], *rows[len(rows) - _SHOWN_PLANS + 1 :]]
-    parts = ", ".join(f"{at_s:.1f} s" for at_s in alarms) or "none"
-    return ["", table(["AT S", "EPOCH", "THRESHOLDS", "AUDITED"], rows), f"alarms: {parts}"]
+    moments = ", ".join(f"{at_s:.1f} s" for at_s in alarms) or "none"
+    return ["", table(["AT S", "EPOCH", "THRESHOLDS", "AUDITED"], rows), f"alarms: {moments}"]
 
 
 def _thresholds(values: Sequence[float | None]) -> str:

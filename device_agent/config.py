@@ -21,15 +21,15 @@ DEFAULT_STATE_DIR = Path("state")
 
 @record
 class ThumbnailConfig:
-    """Small pictures of inputs for dashboards, of at most `max_side_px` pixels each way and `max_rate_hz` a second.
+    """Small pictures of inputs for dashboards.
 
-    An input that comes sooner after the last picture has none.
+    Inputs that come faster than `max_rate_hz` get no picture.
     """
 
     max_side_px: int = 48
-    """Length of the longer side; 8 to 128."""
+    """Length of a picture's longer side, 8 to 128."""
     max_rate_hz: float = 5
-    """Most pictures a second."""
+    """Most pictures per second."""
 
     def __post_init__(self) -> None:
         check_positive(max_rate_hz=self.max_rate_hz)
@@ -44,19 +44,19 @@ class OriginConfig:
     source: SourceConfig
     """Where inputs come from."""
     deadline_ms: float = 1000
-    """Each accepted input is answered within this time; at most an hour."""
+    """Every accepted input is answered within this time; at most one hour."""
     max_pending: int = 64
-    """Most inputs under way at a time; the next one has to wait until one of them is answered."""
+    """Most inputs under way at a time; further inputs wait until one of them is answered."""
     min_retry_ms: float = 100
-    """Shortest wait for an answer from other boards before an input is sent again, by another route if there is one."""
+    """Shortest wait for an answer from other boards before an input is sent again, over another route if possible."""
     spool: bool = False
-    """Keep accepted inputs in `state_dir` over a crash, at the price of writes."""
+    """Keep accepted inputs in `state_dir` so that they survive a crash; costs disk writes."""
     fuser: str | None = None
-    """Wide stages: the board that fuses the embeddings of this board's inputs; this board if left out."""
+    """Wide stages: the board that fuses the embeddings of this board's inputs; if left out, this board does."""
     mode: Literal["gated", "eager"] = "gated"
     """Wide stages: whether branches wait to be told to go on (gated), or go on until told to stop (eager)."""
     thumbnails: ThumbnailConfig | None = None
-    """Given where small pictures of inputs are to be published for dashboards."""
+    """Publishes small pictures of inputs for dashboards; if left out, none are published."""
 
     def __post_init__(self) -> None:
         if self.fuser is not None:
@@ -71,19 +71,19 @@ class AgentPipelineConfig:
     """A pipeline in which this board takes part."""
 
     name: str
-    """The pipeline's id, the same on all its boards."""
+    """Id of the pipeline, the same on all its boards."""
     bundle: str
     """A folder with a bundle.yaml, or a name in the model zoo."""
     stages: tuple[int, ...] = ()
-    """What this board computes; others compute the rest."""
+    """Stages that this board computes; other boards compute the rest."""
     branch: int | None = None
-    """Wide stages: the branch that this board runs at each wide one among `stages`."""
+    """Wide stages: the branch that this board runs in each wide stage among `stages`."""
     fuse: bool = False
-    """Wide stages: fuse for origins that name this board; an origin can always fuse for itself."""
+    """Wide stages: fuse for origins that name this board as their `fuser`; an origin can always fuse for itself."""
     branch_timeout_ms: float = 200
-    """Wide stages: a branch that is heard so much later than the first one is left out."""
+    """Wide stages: how much later than the first branch another one may answer before it is left out."""
     origin: OriginConfig | None = None
-    """Given where this board has inputs of its own."""
+    """This board's own inputs; left out on boards that have none."""
 
     def __post_init__(self) -> None:
         check_id(self.name, "name")
@@ -100,12 +100,12 @@ class AgentPipelineConfig:
 
 @record
 class InboxConfig:
-    """Bounds of what waits on this board, per pipeline; beyond them the oldest is shed."""
+    """How much may wait on this board, per pipeline; beyond that the oldest is shed."""
 
     max_messages: int = 64
-    """Most messages that wait."""
+    """Most messages waiting."""
     max_kib: int = 4096
-    """Most memory for their tensors."""
+    """Most memory for the tensors of these messages."""
 
     def __post_init__(self) -> None:
         check_positive(max_messages=self.max_messages, max_kib=self.max_kib)
@@ -116,11 +116,11 @@ class AgentConfig:
     """One board's configuration."""
 
     site: str
-    """The site's id: boards, orchestrator and dashboards of one site find each other by it."""
+    """Id of the site, the same on all its boards, its orchestrator and its dashboards."""
     device: str
-    """This board's id, the same on no two boards of a site."""
+    """Id of this board, unique within the site."""
     pipelines: tuple[AgentPipelineConfig, ...]
-    """What this board does; at least one."""
+    """The pipelines in which this board takes part; at least one."""
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     """Where the broker is and how to log in."""
     state_dir: Path = DEFAULT_STATE_DIR
@@ -128,20 +128,20 @@ class AgentConfig:
     num_threads: int = 1
     """Threads of the interpreter."""
     codec: Codec = "raw"
-    """How features travel: as they are, or compressed where the radio is the bottleneck."""
+    """How features are sent: as they are, or compressed, for slow radio links."""
     inbox: InboxConfig = field(default_factory=InboxConfig)
-    """What may wait on this board, per pipeline."""
+    """How much may wait on this board, per pipeline."""
     receive_maximum: int = 16
-    """Most messages that the broker hands over before the first is acknowledged; at most 65535."""
+    """Most unacknowledged messages that the broker may send to this board, 1 to 65535 (MQTT 5)."""
     telemetry_interval_s: float = 2.0
-    """Time between two reports of counters."""
+    """Time between two telemetry messages."""
     inference_timeout_s: float = 30.0
     """Inference that takes longer counts as hung: systemd's watchdog is no longer fed, and after twice as long the
     agent exits to be restarted."""
     shutdown_timeout_s: float = 10.0
-    """Longest time to finish what was accepted, once the agent is told to stop."""
+    """Longest time to finish what was accepted once the agent is told to stop."""
     self_test: bool = True
-    """Compare the interpreter's answers with the bundle's golden vectors at start."""
+    """At start, compare the interpreter's outputs with the bundle's golden vectors."""
 
     def __post_init__(self) -> None:
         check_id(self.site, "site")

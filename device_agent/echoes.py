@@ -1,7 +1,7 @@
-"""What comes back of what this board says of itself.
+"""Watches what this board publishes about itself as it comes back from the broker.
 
-It tells what the broker keeps for those that come late, what an earlier run has left there, whether another board goes
-by this board's name, and whether the broker holds small messages back.
+That shows whether the broker keeps retained messages for boards that come later, what an earlier run has left behind,
+whether another board uses the same name, and whether the broker delays small messages.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from distree.transport.base import Received, Transport
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 5.0
-"""What is retained comes back within so many seconds of the subscription, or it is not retained."""
+"""A retained message comes back within this many seconds of the subscription, or the broker does not retain."""
 
 TRIAL_S = 1.0
-"""So long after the first connection, when others have settled too, small messages are tried."""
+"""Small messages are tested this long after the first connection, when other boards have connected too."""
 
 _ENDED = (DeviceStatus.LOST, DeviceStatus.DISCONNECTED)
 

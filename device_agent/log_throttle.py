@@ -1,15 +1,15 @@
-"""Log lines that repeat: each kind at a bounded rate, and none forgotten."""
+"""Limits how often a repeated log line appears, and counts the lines left out."""
 
 from __future__ import annotations
 
 INTERVAL_S = 5.0
-"""A line is said at most this often."""
+"""Shortest time between two lines of one kind, in seconds."""
 
 _LINES = 64
 
 
 class LogThrottle:
-    """Decides what is said of a line that comes again and again.
+    """Decides which of the log lines that repeat are written.
 
     >>> throttle = LogThrottle()
     >>> throttle.line(0.0, "the connection is lost")
@@ -25,9 +25,9 @@ class LogThrottle:
         self._said: dict[str, tuple[float, int]] = {}
 
     def line(self, now: float, text: str, kind: str = "") -> str | None:
-        """Return what to say of `text` now; None if its like was said a moment ago.
+        """Return the line to log now; None if one of its kind was logged a moment ago.
 
-        `kind` is what makes two lines alike, where they differ in figures; the text itself by default.
+        Lines of one `kind` are alike even if their figures differ; by default only equal texts are.
         """
         kind = kind or text
         said_at, unsaid = self._said.pop(kind, (None, 0))

@@ -1,7 +1,7 @@
-"""The board's mail: messages from the broker to the nodes, and the nodes' effects out.
+"""Messages from the broker to the nodes, and the nodes' effects out to the broker.
 
-All that is decoded from other boards and encoded for them is so here. What comes is routed by the filters that the
-topic table gives this board (see `device_agent.addresses`); whoever sent it stands at the end of its topic.
+Whatever other boards send is decoded here, and whatever they are sent is encoded here. An incoming message is given to
+a handler by its topic: `device_agent.addresses` says to which topics this board subscribes. A topic ends in its sender.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _WORK = DELIVERY[Kind.STAGE]
 _KINDS: dict[type, Kind] = {Embedding: Kind.EXIT, Decision: Kind.DECISION, Outcome: Kind.OUTCOME}
 
 Handler = Callable[[Received, str], None]
-"""Takes a message and its sender; "" where the topic has none."""
+"""Handles a message and its sender, "" where the topic names none."""
 
 
 class Mailbox:

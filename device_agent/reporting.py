@@ -1,4 +1,4 @@
-"""What a board says of itself: state, description, telemetry, and what it refused or could not publish."""
+"""What a board reports about itself: state, description, telemetry, and what it refused or could not publish."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 _NEVER = float("inf")
 
 REFUSED_LOG_INTERVAL_S = 600.0
-"""How often the log says that a broker does not take some message."""
+"""Shortest time between two log lines about a message that the broker refuses."""
 
 REPUBLISH_S = 1.0
-"""Two boards of one name correct each other's state no more often than this, in seconds."""
+"""Shortest time between two corrections of our state, which another board of the same name would overwrite again."""
 
 
 def state_of(config: AgentConfig, boot: str, status: DeviceStatus) -> tuple[str, bytes]:
@@ -96,9 +96,9 @@ class Reporting:
         self.set_status(self._status)
 
     def check_own_state(self, payload: bytes) -> DeviceState | None:
-        """Have a state corrected that is not ours: the will of an earlier connection may come after a birth.
+        """Republish our state soon if it was overwritten, as by the late will of an earlier connection.
 
-        Returns it, and raises RemoteProtocolError for what is no state.
+        Returns the state that overwrote it, None if it is ours. Raises RemoteProtocolError for what is no state.
         """
         if payload == state_of(self._config, self._boot, self._status)[1]:
             return None

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 LIMIT_BYTES = 4 << 20
 """Size at which the journal is written anew; twice what is owed, if that is more."""
 
-REMEMBERED = 1024
+MAX_REMEMBERED = 1024
 """Answered requests that a rewritten journal still names, so that one delivered again is not answered again.
 
 Also how many answers to inputs that were shed wait for the broker; the oldest beyond them is not said again.
@@ -114,7 +114,7 @@ class Spool:
         if is_shed:
             # No input in custody bounds how many of these there are.
             self._shed[request] = None
-            if len(self._shed) > REMEMBERED:
+            if len(self._shed) > MAX_REMEMBERED:
                 self.note_published(next(iter(self._shed)))
 
     def note_published(self, request: str) -> None:
@@ -170,7 +170,7 @@ class Spool:
     def _remember(self, request: str) -> None:
         self._answered.pop(request, None)
         self._answered[request] = None
-        if len(self._answered) > REMEMBERED:
+        if len(self._answered) > MAX_REMEMBERED:
             del self._answered[next(iter(self._answered))]
 
     def _replay(self, entry: object) -> None:

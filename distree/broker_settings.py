@@ -25,11 +25,11 @@ class TlsSettings:
     """How the connection to the broker is encrypted; certificate and host name are always verified."""
 
     ca_file: Path | None = None
-    """Certificates (PEM) of those who may vouch for the broker; if left out, those that the system trusts."""
+    """CA certificates (PEM) to verify the broker with; if left out, those that the system trusts."""
     cert_file: Path | None = None
-    """This client's certificate (PEM), for a broker that asks for one."""
+    """Client certificate (PEM), for a broker that asks for one."""
     key_file: Path | None = None
-    """The certificate's key (PEM, no passphrase)."""
+    """Private key of the client certificate (PEM, no passphrase)."""
 
     def __post_init__(self) -> None:
         if (self.cert_file is None) != (self.key_file is None):
@@ -41,25 +41,25 @@ class BrokerSettings:
     """Where the broker is and how to log in; a password never stands in YAML."""
 
     transport: str = "mqtt"
-    """What carries the messages: `mqtt` is the only one there is."""
+    """What carries the messages; so far there is only `mqtt`."""
     host: str = "127.0.0.1"
     """Name or address of the broker."""
     port: int = 1883
-    """Its port for MQTT over TCP."""
+    """The broker's port for MQTT over TCP."""
     username: str | None = None
-    """User name at the broker; without one the client is anonymous."""
+    """User name at the broker; if left out, the client is anonymous."""
     password_file: Path | None = None
     """File whose first line is the password."""
     tls: TlsSettings | None = None
-    """Given, be it empty, the connection is encrypted; brokers usually take that on port 8883."""
+    """If given, even as `{}`, the connection is encrypted; brokers usually expect that on port 8883."""
     keepalive_s: int = 15
-    """After so long without traffic the client pings; the broker gives it up after half as long again."""
+    """Keep-alive: the client pings after this long without traffic; the broker drops it after 1.5 times as long."""
     mqtt_version: Literal["auto", 5, "3.1.1"] = "auto"
-    """Version of MQTT to speak; `auto` takes 5, or 3.1.1 where the broker knows no other."""
+    """MQTT version; `auto` takes 5, or 3.1.1 if that is all the broker speaks."""
     session_expiry_s: int = 3600
-    """How long the broker keeps inputs for an origin of source mqtt that is away."""
+    """How long the broker keeps inputs for an origin with an mqtt source while it is away."""
     connect_timeout_s: float = 5.0
-    """Longest wait for one attempt to connect."""
+    """Time limit of one attempt to connect."""
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:

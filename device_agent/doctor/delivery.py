@@ -26,7 +26,7 @@ from distree import topics
 from distree.messages.codec import PROBE
 from distree.topics import Kind
 from distree.transport import connect_errors
-from distree.transport.negotiation import FILTERS_A_SUBSCRIBE
+from distree.transport.negotiation import MAX_FILTERS_PER_SUBSCRIBE
 from distree.transport.probe import REFUSED, HangUpError, Will
 
 _MOST_NAMED = 4
@@ -173,7 +173,7 @@ def check_subscribe(visit: Visit) -> Finding:
     settings = visit.config.broker
     filters = [sub.filter for sub in subscriptions(visit.config, visit.bundles)]
     blamed: list[str] = []
-    at, at_once, number = 0, FILTERS_A_SUBSCRIBE, 0
+    at, at_once, number = 0, MAX_FILTERS_PER_SUBSCRIBE, 0
     while at < len(filters):
         packet = filters[at : at + at_once]
         if hangs_up_on(visit, packet):
@@ -185,7 +185,7 @@ def check_subscribe(visit: Visit) -> Finding:
                 continue
         at += len(packet)
     if not blamed and not number:
-        most = min(len(filters), FILTERS_A_SUBSCRIBE)
+        most = min(len(filters), MAX_FILTERS_PER_SUBSCRIBE)
         return ok(f"subscriptions pass, {most} filters at a time")
     visit.blamed.update(blamed)
     lines = [connect_errors.hangs_up_on_subscribe(settings, [name]) for name in blamed]

@@ -37,11 +37,11 @@ class DirectorySourceConfig(BaseSourceConfig):
     kind: Literal["directory"]
     """Inputs from files that appear in a folder."""
     path: Path
-    """The folder; it is made if it is not there. Files have at most 16 MiB, images 16 million pixels."""
+    """The folder; created if it does not exist. Files may have up to 16 MiB, images up to 16 million pixels."""
     after: Literal["move", "delete"] = "move"
-    """What becomes of a file that is answered: moved to `done` in the folder, or deleted."""
+    """What to do with a file once it is answered: move it to the subfolder `done`, or delete it."""
     poll_interval_ms: float = 200
-    """How often to look for new files."""
+    """Time between two looks for new files."""
 
     path_is: ClassVar[str] = "folder of inputs"
 

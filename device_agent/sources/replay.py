@@ -27,7 +27,7 @@ _NEVER = float("inf")
 class ReplaySourceConfig(BaseSourceConfig):
     """Inputs from an .npz file with an array `input` (n, …) of the manifest's dtype and shape.
 
-    With an array `name` (n,) too, that is what stands in results; otherwise the input's index does.
+    Results name an input by the array `name` (n,) if the file has one, else by its index.
     """
 
     kind: Literal["replay"]
@@ -35,9 +35,9 @@ class ReplaySourceConfig(BaseSourceConfig):
     path: Path
     """The .npz file."""
     rate_hz: float | None = None
-    """Inputs a second; as fast as they are answered if left out."""
+    """Inputs per second; if left out, as fast as they are answered."""
     max_inputs: int | None = None
-    """Stop after this many inputs; all of them if left out."""
+    """Stop after this many inputs; if left out, after the last."""
     repeat: bool = False
     """Start again from the first input after the last."""
 

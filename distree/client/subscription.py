@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 POLL_S = 1.0
-SAY_EVERY_S = 10.0
+LOG_INTERVAL_S = 10.0
 """Between two words in the log on what was dropped."""
 
 
@@ -201,7 +201,7 @@ class Subscription(Lifetime, Generic[T]):
 
     def _say(self, what: str) -> None:
         if time.monotonic() >= self._says_at:
-            self._says_at = time.monotonic() + SAY_EVERY_S
+            self._says_at = time.monotonic() + LOG_INTERVAL_S
             log.warning("%s", what)
 
 

@@ -24,10 +24,10 @@ from distree.node.settings import NodeSettings
 AUDIT_BUDGET_S = 30.0
 """Longest time an audit may take, in seconds: it waits wherever there is live work."""
 
-OPEN = 32
+MAX_OPEN = 32
 """Audits under way at a time; each keeps its input tensor."""
 
-ENDED = 1024
+MAX_ENDED = 1024
 """Ended audits remembered, to tell a late outcome from one of an unknown request."""
 
 
@@ -79,7 +79,7 @@ class AuditBooks:
 
     def open(self, audit: OpenAudit) -> bool:
         """Note an audit as under way; False if there are too many already."""
-        if len(self._open) >= OPEN:
+        if len(self._open) >= MAX_OPEN:
             return False
         self._open[audit.context.request] = audit
         return True
@@ -89,7 +89,7 @@ class AuditBooks:
         audit = self._open.pop(request, None)
         if audit is not None:
             self._ended[request] = None
-            if len(self._ended) > ENDED:
+            if len(self._ended) > MAX_ENDED:
                 self._ended.popitem(last=False)
         return audit
 

@@ -18,7 +18,7 @@ from distree.node.settings import NodeSettings
 from distree.node.timers import Agenda
 from distree.segments import SegmentOutput
 
-ENDED = 1024
+MAX_ENDED = 1024
 """Ended jobs of a branch that are remembered, to tell a late decision from one on an unknown request."""
 
 
@@ -225,7 +225,7 @@ class BranchWorker:
         """End of a job. `ran` is the deepest stage it ran; by default the one before its own."""
         self._live.pop(job.delivered, None)
         self._ended[job.delivered] = job.stage - 1 if ran is None else ran
-        if len(self._ended) > ENDED:
+        if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
         outputs: list[Output] = [Drop(request=job.context.request, reason=why)] if why else []
         return [*outputs, *self._deliveries.end(job)]

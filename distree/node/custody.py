@@ -45,7 +45,7 @@ CUSTODY_TRANSITIONS: dict[tuple[CustodyState, CustodyEvent], CustodyState] = {
 
 _BEYOND = frozenset({"away", "held"})
 
-REMEMBERED = 1024
+MAX_REMEMBERED = 1024
 """Closed requests that are remembered, to tell a late duplicate from an unknown request."""
 
 
@@ -217,7 +217,7 @@ class Custody:
 
     def _remember(self, request: str, closed: ClosedEntry) -> None:
         self.closed[request] = closed
-        if len(self.closed) > REMEMBERED:
+        if len(self.closed) > MAX_REMEMBERED:
             self.closed.popitem(last=False)
 
     def remembered(self, request: str) -> ClosedEntry | None:

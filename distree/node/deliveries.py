@@ -12,7 +12,7 @@ from distree.node.effects import Acknowledge, Drop, Output
 from distree.node.job import Delivered, Job
 from distree.node.settings import NodeSettings
 
-SEEN = 1024
+MAX_SEEN = 1024
 """Deliveries remembered, to make a redelivery harmless."""
 
 
@@ -94,6 +94,6 @@ class Deliveries:
         if self._at_work.pop(job.delivered, None) is None:
             return []
         self._seen[job.delivered] = None
-        if len(self._seen) > SEEN:
+        if len(self._seen) > MAX_SEEN:
             self._seen.popitem(last=False)
         return [] if job.context.audit else [Acknowledge(delivery=job.delivery)]

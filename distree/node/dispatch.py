@@ -16,7 +16,7 @@ from distree.node.effects import Output, RequestClosed, forward
 from distree.node.routing import SETTLE_S, Route, Router
 from distree.node.settings import NodeSettings
 
-MOST_ATTEMPTS = 8
+MAX_SENDINGS = 8
 """A request is sent no more often than this, however many boards go while it is with them."""
 
 
@@ -30,16 +30,16 @@ class Dispatcher:
         self._attempts = attempts
         self.resent = 0
 
-    def way(self, now: float, entry: CustodyEntry, message: StageMessage) -> Route | None:
+    def route_for(self, now: float, entry: CustodyEntry, message: StageMessage) -> Route | None:
         """Return what is left of the route that features came by, or a new one; None if there is none."""
         left = _left(message)
         if left and self._router.holds(left):
             return left
         return self._router.route(now, message.stage, settles_by=_half_way(entry))
 
-    def go(self, now: float, entry: CustodyEntry, message: StageMessage, route: Route) -> list[Output]:
+    def send(self, now: float, entry: CustodyEntry, message: StageMessage, route: Route) -> list[Output]:
         """Send features on by a route."""
-        self.unload(entry)
+        self.release(entry)
         context = message.context
         if context.route[-len(route) :] != route:
             context = self._attempts.routed(context, route)
@@ -53,7 +53,7 @@ class Dispatcher:
 
     def hold(self, now: float, entry: CustodyEntry, message: StageMessage) -> None:
         """Keep features until there is a board for them."""
-        self.unload(entry)
+        self.release(entry)
         self._custody.hold(entry, message)
         if now < self._router.settles_at:
             # By then all boards that there are have said so, and those will have to do; it may be sooner than it seems.
@@ -61,12 +61,12 @@ class Dispatcher:
             by = min(self._router.settles_at, now + SETTLE_S)
             self._custody.wait(entry, min(by, half_way) if now < half_way else by)
 
-    def unload(self, entry: CustodyEntry) -> None:
+    def release(self, entry: CustodyEntry) -> None:
         """Note that an entry is with boards no longer, if it was."""
         if entry.state == "away" and entry.message is not None:
             self._router.load(_left(entry.message), -1)
 
-    def again(
+    def send_again(
         self, now: float, entry: CustodyEntry, avoid: Collection[str] = (), *, is_repetition: bool = False
     ) -> list[Output]:
         """Send anew what is with boards, or held, to those that may be chosen now; hold it where there are none.
@@ -74,7 +74,7 @@ class Dispatcher:
         A repetition is fused by this board, as the one that fuses may be what fell silent.
         """
         message = entry.message
-        if message is None or entry.context.attempt >= MOST_ATTEMPTS:
+        if message is None or entry.context.attempt >= MAX_SENDINGS:
             self._custody.wait(entry, entry.deadline_at)
             return []
         # What is at work on the attempt before is to stop, unless it may yet answer.
@@ -87,8 +87,8 @@ class Dispatcher:
         spent_s = min(entry.context.budget_s, now - entry.accepted_at)
         message = replace(message, progress=replace(message.progress, spent_s=spent_s))
         if not entry.context.route:
-            return [*outputs, *self.go(now, entry, message, route)]
-        self.unload(entry)
+            return [*outputs, *self.send(now, entry, message, route)]
+        self.release(entry)
         context = self._attempts.next(entry.context, route, fuses_here=is_repetition)
         anew = replace(message, context=context)
         self.resent += 1
@@ -109,22 +109,22 @@ class Dispatcher:
             self._custody.wait(entry, entry.deadline_at)
             return outputs
         self._custody.silent(entry)
-        return [*outputs, *self.again(now, entry, boards, is_repetition=True)]
+        return [*outputs, *self.send_again(now, entry, boards, is_repetition=True)]
 
-    def gone(self, now: float, device: str) -> list[Output]:
+    def board_gone(self, now: float, device: str) -> list[Output]:
         """A run of a board is over: send anew what was with it."""
         outputs: list[Output] = []
         for entry in self._custody.beyond():
             if entry.state == "away" and device in self.boards_of(entry):
-                outputs += self.again(now, entry)
+                outputs += self.send_again(now, entry)
         return outputs
 
-    def come(self, now: float) -> list[Output]:
+    def send_held(self, now: float) -> list[Output]:
         """A board has come: send what was held for one."""
         outputs: list[Output] = []
         for entry in self._custody.beyond():
             if entry.state == "held":
-                outputs += self.again(now, entry)
+                outputs += self.send_again(now, entry)
         return outputs
 
     def boards_of(self, entry: CustodyEntry) -> Collection[str]:

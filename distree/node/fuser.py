@@ -26,7 +26,7 @@ from distree.node.settings import NodeSettings
 from distree.node.timers import Agenda
 from distree.segments import SegmentOutput
 
-ENDED = 1024
+MAX_ENDED = 1024
 """Ended gatherings remembered, to tell a late embedding from one of an unknown request."""
 
 
@@ -282,7 +282,7 @@ class Fuser:
         self._gatherings.pop(gathering.key, None)
         self._agenda.drop(gathering.key)
         self._ended[gathering.key] = None
-        if len(self._ended) > ENDED:
+        if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
 
     def _give_up(self, now: float, gathering: Gathering, reason: Reason) -> list[Output]:

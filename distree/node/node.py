@@ -307,7 +307,7 @@ class StageNode:
         context, me = message.context, self.settings.device
         stop = context.stop_at(message.stage)
         if message.stage in self._worker.stages and (stop is None or stop.boards == (me,)):
-            return self._queue(now, self._worker.take(now, message))
+            return self._queue(now, self._worker.receive_local(now, message))
         if self._origin is not None and context.origin == me:
             is_on_its_way, outputs = self._origin.send(now, message)
             if not is_on_its_way:

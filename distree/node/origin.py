@@ -159,14 +159,14 @@ class OriginWorker:
                 return False, self._answer(now, entry, "deadline")
             if self._custody.away >= self._own.max_pending:
                 return False, self._answer(now, entry, "fallback")
-        route = self._dispatcher.way(now, entry, message)
+        route = self._dispatcher.route_for(now, entry, message)
         if route is not None:
             if can_answer and self._router.is_too_long(now, route, left_s):
                 # What would come too late would keep what comes after it from being in time.
                 return False, self._answer(now, entry, "deadline")
-            return True, self._dispatcher.go(now, entry, message, route)
+            return True, self._dispatcher.send(now, entry, message, route)
         if can_answer and not self._router.awaits(now, message.stage):
-            return False, [*self._answer(now, entry, "fallback"), *self._look(now)]
+            return False, [*self._answer(now, entry, "fallback"), *self._check_boards(now)]
         self._dispatcher.hold(now, entry, message)
         self._is_alone = self._router.is_alone(now)
         return True, []
@@ -202,7 +202,7 @@ class OriginWorker:
         if outcome.reason == "moved" or outcome.reason == "unreachable":
             outputs += self._turned_back(now, outcome, sender)
             if is_current:
-                outputs += self._dispatcher.again(now, entry)
+                outputs += self._dispatcher.send_again(now, entry)
             return [*outputs, *self._resume(now, told)]
         event: CustodyEvent = "answer"
         if entry.state != "here":
@@ -211,7 +211,7 @@ class OriginWorker:
             if outcome.reason == "fallback" and is_current and not entry.is_repeated:
                 # A board failed on it; another may serve the stage, so the one repetition is spent at once.
                 self._custody.silent(entry)
-                return [*self._dispatcher.again(now, entry, (sender,)), *self._resume(now, told)]
+                return [*self._dispatcher.send_again(now, entry, (sender,)), *self._resume(now, told)]
         if outcome.missing:
             outputs += self._missed(now, entry, context, outcome)
         entry.progress = Progress(
@@ -251,9 +251,9 @@ class OriginWorker:
 
     def _resume(self, now: float, told: list[Output]) -> list[Output]:
         """Send what was held to boards that answer again, as `told` says of them."""
-        return [*told, *self._dispatcher.come(now), *self._look(now)] if told else []
+        return [*told, *self._dispatcher.send_held(now), *self._check_boards(now)] if told else []
 
-    def _look(self, now: float) -> list[Output]:
+    def _check_boards(self, now: float) -> list[Output]:
         """See whether this board is left alone, and say which stages nobody serves."""
         self._is_alone = self._router.is_alone(now)
         return self._router.unserved(now)
@@ -288,7 +288,7 @@ class OriginWorker:
         entry = self._custody.open_entry(message.context.request)
         if entry is None or entry.state != "away" or entry.context.token != message.context.token:
             return outputs
-        return [*outputs, *self._dispatcher.again(now, entry)]
+        return [*outputs, *self._dispatcher.send_again(now, entry)]
 
     def _late(self, now: float, outcome: Outcome, sender: str) -> list[Output]:
         closed: ClosedEntry | None = self._custody.remembered(outcome.request)
@@ -343,11 +343,11 @@ class OriginWorker:
 
     def changed(self, now: float, change: MemberChange) -> list[Output]:
         """Do what follows from what became of a board: where others keep the books on members, they say so here."""
-        outputs = self._dispatcher.gone(now, change.device) if change.ended else []
+        outputs = self._dispatcher.board_gone(now, change.device) if change.ended else []
         self._router.changed(change)
         if change.came:
-            outputs += self._dispatcher.come(now)
-            outputs += self._look(now)
+            outputs += self._dispatcher.send_held(now)
+            outputs += self._check_boards(now)
         return outputs
 
     def depends_on(self, device: str) -> bool:
@@ -363,7 +363,7 @@ class OriginWorker:
 
     def _answer(self, now: float, entry: CustodyEntry, reason: Reason, event: CustodyEvent = "answer") -> list[Output]:
         """Publish the one final result of a request and settle the books, but for the broker's acknowledgement."""
-        self._dispatcher.unload(entry)
+        self._dispatcher.release(entry)
         self._custody.move(entry, event)
         guess, latency_s = entry.progress.guess, now - entry.accepted_at
         self._counters.answer(latency_s, reason, None if guess is None else guess.exit)
@@ -408,7 +408,7 @@ class OriginWorker:
         if now < entry.deadline_at:
             if entry.state == "held":
                 self._is_alone = self._router.is_alone(now)
-                return self._dispatcher.again(now, entry)
+                return self._dispatcher.send_again(now, entry)
             if is_doubtful:
                 self._custody.wait(entry, now + self._own.min_retry_s)
                 return []
@@ -421,7 +421,7 @@ class OriginWorker:
                 now, self._dispatcher.boards_of(entry), entry.sent_at, is_last=entry.is_repeated
             )
         elif entry.state == "held":
-            outputs = self._look(now)
+            outputs = self._check_boards(now)
         return [*self._answer(now, entry, self._custody.reason_of_silence(entry), "deadline"), *outputs]
 
     def snapshot(self) -> tuple[AcceptedInput, ...]:

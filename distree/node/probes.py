@@ -12,7 +12,7 @@ from distree.node.effects import Output, Publish
 from distree.node.job import NOTHING_YET
 from distree.node.settings import NodeSettings
 
-REMEMBERED = 64
+MAX_REMEMBERED = 64
 """Probes remembered; an answer may be late."""
 
 BUDGET_S = 10.0
@@ -77,6 +77,6 @@ class Probes:
 
     def _published(self, context: RequestContext, probe: Publish) -> list[Output]:
         self._sent[context.request] = context
-        if len(self._sent) > REMEMBERED:
+        if len(self._sent) > MAX_REMEMBERED:
             del self._sent[next(iter(self._sent))]
         return [probe]

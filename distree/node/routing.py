@@ -19,7 +19,7 @@ from distree.node.members import MemberChange, Members
 from distree.node.peer_estimates import WEIGHT, PeerEstimate
 from distree.node.settings import NodeSettings
 
-MISSES = 3
+MAX_MISSES = 3
 """A board that nobody can stand in for is left out once it has been missed so often in a row."""
 
 RESTART_S = 10.0
@@ -32,7 +32,7 @@ retained, and those that are called for."""
 ABOUT_AS_QUICK = 1.1
 """Of two boards whose times differ by no more than this factor, chance decides: so all are tried now and then."""
 
-VISITS = 256
+MAX_VISITS = 256
 """Visits kept ready: boards choose what they say that they serve."""
 
 _UNKNOWN = PeerEstimate()
@@ -155,7 +155,7 @@ class Router:
         else:
             while after in member.stages and after not in self._own and not settings.width(after):
                 after += 1
-        if len(self._visits) >= VISITS:
+        if len(self._visits) >= MAX_VISITS:
             self._visits.clear()
         visit = self._visits[key] = range(stage, after)
         return visit
@@ -347,7 +347,7 @@ class Router:
                 continue
             peer.missed(now, since)
             # Without a branch an answer is worse: a last board of one is not given up because all of them were slow.
-            is_out = peer.misses >= MISSES or (is_last and member.branch is None)
+            is_out = peer.misses >= MAX_MISSES or (is_last and member.branch is None)
             if is_out or self._has_twin(member):
                 self._leave_out(now, device)
                 lines.append(f"{device} does not answer, and is left out until it does")

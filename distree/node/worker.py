@@ -50,7 +50,7 @@ class StageWorker:
         """Whether a message is at work here, or has been."""
         return self._deliveries.knows(message)
 
-    def take(self, now: float, message: StageMessage) -> Job:
+    def receive_local(self, now: float, message: StageMessage) -> Job:
         """Take a stage message from this board itself."""
         job = self._deliveries.job(now, message)
         self.counters.of(job).received += 1

@@ -20,7 +20,7 @@ from distree.broker_settings import BrokerSettings
 from distree.errors import ConfigError
 from distree.transport import connect_errors
 from distree.transport.limits import Limits
-from distree.transport.negotiation import FILTERS_A_SUBSCRIBE, Handshake, Subscriptions, Version
+from distree.transport.negotiation import MAX_FILTERS_PER_SUBSCRIBE, Handshake, Subscriptions, Version
 
 ConnectionState = Literal["closed", "waiting", "dialling", "connecting", "answered", "subscribing", "online"]
 ConnectionEvent = Literal["open", "dial", "connect", "accept", "decline", "go online", "end", "close"]
@@ -78,7 +78,7 @@ class Connection:
         self.state: ConnectionState = "closed"
         self.has_socket = False
         self.handshake = Handshake(versions, has_will=has_will)
-        self.filters = Subscriptions((), FILTERS_A_SUBSCRIBE)
+        self.filters = Subscriptions((), MAX_FILTERS_PER_SUBSCRIBE)
         self.limits = Limits()
         self.is_known = False
         self.is_hopeless = False
@@ -101,7 +101,7 @@ class Connection:
     def open(self, subscriptions: Sequence[tuple[str, int]]) -> None:
         """Have the first attempt be due at once; QoS 2 of a subscription counts as 1."""
         self._move("open")
-        self.filters = Subscriptions(subscriptions, FILTERS_A_SUBSCRIBE)
+        self.filters = Subscriptions(subscriptions, MAX_FILTERS_PER_SUBSCRIBE)
         self.retry_at = 0.0
 
     def close(self) -> bool:

@@ -18,7 +18,7 @@ from distree.transport.outbox import Publication
 ALONE = 2
 """What was under way in so many losses of the connection is sent alone from then on."""
 
-STRIKES = 2
+MAX_STRIKES = 2
 """What was alone under way so often when the connection ended at once is given up."""
 
 AT_ONCE_S = 2.0
@@ -109,7 +109,7 @@ class HangupTracker:
     def mark_retry(self, item: Publication) -> None:
         """Have a message go alone that is like one which the broker hung up on earlier: once more is proof enough."""
         if self.refuses(item.topic, item.size, -1.0) is not None:
-            item.losses, item.strikes = ALONE, STRIKES - 1
+            item.losses, item.strikes = ALONE, MAX_STRIKES - 1
 
     # ------------------------------------------------------------ what comes of it
 
@@ -151,7 +151,7 @@ class HangupTracker:
         if len(under_way) == 1 and under_way[0].losses >= ALONE and now - under_way[0].alone_at <= AT_ONCE_S:
             item = under_way[0]
             item.strikes += 1
-            if item.strikes >= STRIKES:
+            if item.strikes >= MAX_STRIKES:
                 again, given_up, cause = self._judge(item, now)
                 if not self._passed:
                     # It may turn out that the broker takes nothing at QoS 1, and this after all.
@@ -196,7 +196,7 @@ class HangupTracker:
 
     def _try(self, item: Publication, trial: Literal["retained", "size"]) -> None:
         """Have a message go out alone; the next hang-up is proof."""
-        item.trial, item.losses, item.strikes = trial, ALONE, STRIKES - 1
+        item.trial, item.losses, item.strikes = trial, ALONE, MAX_STRIKES - 1
         self.trials.append(item)
 
     def _refuse(self, why: Literal["topic", "size"], topic: str, nbytes: int, now: float) -> HangupCause:

@@ -36,7 +36,7 @@ from distree.transport.send_window import OVERHEAD_BYTES, SendWindow
 
 _HOUSEKEEPING_S = 0.25
 _CLOSE_S = 1.0
-_NOTICES = 16
+_MAX_NOTICES = 16
 
 _transports: weakref.WeakSet[MqttTransport] = weakref.WeakSet()
 """Those that are open, for a child process that is forked from this one."""
@@ -67,7 +67,7 @@ class MqttTransport:
         self.online = False
         self.diagnosing = False
         self.last_error: str | None = None
-        self.notices: deque[str] = deque(maxlen=_NOTICES)
+        self.notices: deque[str] = deque(maxlen=_MAX_NOTICES)
         self._settings = settings
         self._address = f"{settings.host}:{settings.port}"
         self._outbox = Outbox(offline_items, offline_bytes)

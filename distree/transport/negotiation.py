@@ -12,7 +12,7 @@ from typing import Literal
 
 Version = Literal["5", "3.1.1"]
 
-FILTERS_A_SUBSCRIBE = 8
+MAX_FILTERS_PER_SUBSCRIBE = 8
 """Most filters of one SUBSCRIBE: some brokers hang up on more (AWS IoT Core takes 8)."""
 
 _TRIES = 2

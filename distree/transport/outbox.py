@@ -13,10 +13,10 @@ from typing import Literal
 
 from distree.lanes import Lane
 
-SHED_ITEMS = 1024
-AUDIT_ITEMS = 4096
-LOSSY_ITEMS = 256
-OTHER_BYTES = 1 << 20
+MAX_SHED_ITEMS = 1024
+MAX_AUDIT_ITEMS = 4096
+MAX_LOSSY_ITEMS = 256
+MAX_LANE_BYTES = 1 << 20
 """Bounds of the lanes SHED, AUDIT and LOSSY."""
 
 
@@ -78,9 +78,9 @@ class Outbox:
         self._bytes: Counter[Lane] = Counter()
         self._limits = {
             Lane.WORK: (items, nbytes),
-            Lane.SHED: (SHED_ITEMS, OTHER_BYTES),
-            Lane.AUDIT: (AUDIT_ITEMS, OTHER_BYTES),
-            Lane.LOSSY: (LOSSY_ITEMS, OTHER_BYTES),
+            Lane.SHED: (MAX_SHED_ITEMS, MAX_LANE_BYTES),
+            Lane.AUDIT: (MAX_AUDIT_ITEMS, MAX_LANE_BYTES),
+            Lane.LOSSY: (MAX_LOSSY_ITEMS, MAX_LANE_BYTES),
         }
         self.count = 0
 

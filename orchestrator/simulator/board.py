@@ -17,7 +17,7 @@ from distree.messages.member import Call
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.messages.result import Result
 from distree.node import AcceptedInput, Acknowledge, Announce, Effect, Fuse, Publish, Run, StageNode
-from distree.node.custody import REMEMBERED
+from distree.node.custody import MAX_REMEMBERED
 from distree.topics import ALL
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import BoardsConfig, BrokerConfig
@@ -98,7 +98,7 @@ class SimulatedBoard:
         self._make_node = make_node
         self._run_s, self._jitter, self._rate_hz = run_s, float(kind.jitter), kind.rate_hz
         self._needs = needs
-        self._answered: deque[str] = deque(maxlen=REMEMBERED)
+        self._answered: deque[str] = deque(maxlen=MAX_REMEMBERED)
         self._reporting = Reporting(self, around)
         self._begin((), ())
         # A board that neither answers for inputs nor runs a branch asks for a tick only where it was called.

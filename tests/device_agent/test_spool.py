@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from device_agent.spool import MAX_UNPUBLISHED, REMEMBERED, RETRY_S, Recovered, Spool
+from device_agent.spool import MAX_REMEMBERED, MAX_UNPUBLISHED, RETRY_S, Recovered, Spool
 from distree import tensors
 from distree.node import AcceptedInput
 
@@ -418,12 +418,12 @@ def test_what_is_no_file_is_put_aside(path, make, told):
 
 def test_the_last_answered_requests_are_remembered_and_no_more(path):
     spool, _ = open_spool(path)
-    for index in range(REMEMBERED + 100):
+    for index in range(MAX_REMEMBERED + 100):
         spool.note_accepted(item(index))
         spool.note_answer(f"r{index}", answer(index))
         spool.note_published(f"r{index}")
     found = recovered(path)
-    assert found == Recovered(answered=tuple(f"r{index}" for index in range(100, REMEMBERED + 100)))
+    assert found == Recovered(answered=tuple(f"r{index}" for index in range(100, MAX_REMEMBERED + 100)))
 
 
 def test_the_journal_is_rewritten_before_it_outgrows_its_limit(path):
@@ -460,24 +460,24 @@ def test_answers_to_shed_inputs_are_kept_within_bounds(path):
     spool.note_accepted(item(0))
     spool.note_answer("r0", answer(0))
     sizes = set()
-    for index in range(1, 3 * REMEMBERED):
+    for index in range(1, 3 * MAX_REMEMBERED):
         spool.note_answer(f"r{index}", answer(index))
         sizes.add(path.stat().st_size)
     assert max(sizes) <= 200_000
     found = recovered(path)
     # That of the input in custody was the oldest, and stays.
-    kept = (0, *range(2 * REMEMBERED, 3 * REMEMBERED))
+    kept = (0, *range(2 * MAX_REMEMBERED, 3 * MAX_REMEMBERED))
     assert found.unpublished == tuple((f"r{index}", answer(index)) for index in kept)
 
 
 def test_starts_without_a_broker_do_not_add_up_without_end(path, told):
     for life in range(6):
         spool, _ = open_spool(path)
-        for index in range(life * REMEMBERED, (life + 1) * REMEMBERED):
+        for index in range(life * MAX_REMEMBERED, (life + 1) * MAX_REMEMBERED):
             spool.note_answer(f"r{index}", answer(index))
     found = recovered(path)
     assert len(found.unpublished) == MAX_UNPUBLISHED
-    assert found.unpublished[-1] == (f"r{6 * REMEMBERED - 1}", answer(6 * REMEMBERED - 1))
+    assert found.unpublished[-1] == (f"r{6 * MAX_REMEMBERED - 1}", answer(6 * MAX_REMEMBERED - 1))
     assert "1024 answers more than are kept" in told.text
 
 

@@ -17,9 +17,9 @@ from distree.messages.device import DeviceStatus
 from distree.messages.plan import Plan
 from distree.messages.request import Outcome, Reading, StageMessage
 from distree.node import Acknowledge, OriginSettings, Publish, Run, StageNode
-from distree.node.audits import AUDIT_BUDGET_S, OPEN, AuditBooks
+from distree.node.audits import AUDIT_BUDGET_S, MAX_OPEN, AuditBooks
 from distree.node.exits import reading
-from distree.node.inbox import AUDITS_WAITING
+from distree.node.inbox import MAX_AUDITS_WAITING
 
 SECOND = [0.0, 9.0, 0.0]
 
@@ -276,7 +276,7 @@ def test_a_board_that_stops_gives_its_audits_up():
 def test_the_number_of_audits_is_bounded_and_what_is_too_much_is_lost():
     lab = chain(script={0: SURE})
     lab.lose |= {"b1"}
-    for _ in range(OPEN + 5):
+    for _ in range(MAX_OPEN + 5):
         lab.accept()
         lab.settle()
         lab.nodes["cam"].published(lab.results[-1].request)
@@ -360,7 +360,7 @@ def test_too_many_waiting_audits_are_shed_and_inputs_are_not():
     _, sent, _ = drawn_and_left_early().flying.pop()
     node.receive(0.0, changed(sent, request="live", audit=False, trace=None), 0)
     effects = []
-    for n in range(AUDITS_WAITING + 3):
+    for n in range(MAX_AUDITS_WAITING + 3):
         effects += node.receive(0.0, changed(sent, request=f"audit-{n}"), n)
     shed = [effect.message for effect in effects if isinstance(effect, Publish)]
     assert [(outcome.request, outcome.reason) for outcome in shed] == [(f"audit-{n}", "shed") for n in range(3)]

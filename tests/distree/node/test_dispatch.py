@@ -19,7 +19,7 @@ from request_samples import route_of
 from distree.messages.device import DeviceStatus
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.node import OriginSettings, StageNode
-from distree.node.dispatch import MOST_ATTEMPTS
+from distree.node.dispatch import MAX_SENDINGS
 from distree.node.routing import RESTART_S
 
 FAR = OriginSettings(deadline_s=30.0, max_pending=4, min_retry_s=0.1)
@@ -124,26 +124,26 @@ def test_a_board_that_withdraws_all_that_it_serves_is_gone():
 def test_requests_are_sent_only_so_often_and_answered_all_the_same():
     lab = chain(b1=(1, 2))
     send(lab)
-    for run in range(2 * MOST_ATTEMPTS):
+    for run in range(2 * MAX_SENDINGS):
         node = restart(lab, "b1", f"run{run}")
         lab.carry_out("cam", announce(origin_of(lab), node.announce(), lab.now, is_live=True))
-    assert [attempt for _, attempt in attempts(lab)] == list(range(1, MOST_ATTEMPTS + 1))
+    assert [attempt for _, attempt in attempts(lab)] == list(range(1, MAX_SENDINGS + 1))
     lab.lose = {"b1"}
     lab.tick(1.0)
-    assert [(result.label, result.final, result.attempt) for result in lab.results] == [("a", True, MOST_ATTEMPTS)]
+    assert [(result.label, result.final, result.attempt) for result in lab.results] == [("a", True, MAX_SENDINGS)]
 
 
 def test_a_request_that_is_silent_after_its_last_attempt_is_answered():
     """The repetition that silence asks for is one too many."""
     lab = chain(b1=(1, 2))
     send(lab)
-    for run in range(MOST_ATTEMPTS - 1):
+    for run in range(MAX_SENDINGS - 1):
         node = restart(lab, "b1", f"run{run}")
         lab.carry_out("cam", announce(origin_of(lab), node.announce(), lab.now, is_live=True))
     lab.lose = {"b1"}
     while origin_of(lab).notify_at() <= 1.0:
         lab.tick(origin_of(lab).notify_at() - lab.now)
-    assert [(result.final, result.attempt) for result in lab.results] == [(True, MOST_ATTEMPTS)]
+    assert [(result.final, result.attempt) for result in lab.results] == [(True, MAX_SENDINGS)]
 
 
 # ---------------------------------------------------------------- boards that nobody reads for, or that move on

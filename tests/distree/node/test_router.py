@@ -14,7 +14,7 @@ from distree.messages.device import DeviceStatus
 from distree.messages.request import Hop, StageMessage
 from distree.node import Listen, OriginSettings, Publish, StageNode
 from distree.node.members import Members
-from distree.node.routing import MISSES, Router
+from distree.node.routing import MAX_MISSES, Router
 from distree.topics import ALL
 
 
@@ -351,11 +351,11 @@ def test_the_last_board_of_a_stage_is_left_out_after_a_repetition_without_an_ans
 def test_the_last_board_of_a_stage_is_left_out_when_it_missed_some_in_a_row():
     lab = chain(origin=OriginSettings(deadline_s=1.0, max_pending=8), b1=(1, 2))
     lab.lose = {"b1"}
-    for count in range(MISSES):
+    for count in range(MAX_MISSES):
         assert left_out(lab) == set(), count
         lab.accept()
         lab.compute()
-    for _ in range(MISSES):
+    for _ in range(MAX_MISSES):
         silence(lab)
     assert left_out(lab) == {"b1"}
 
@@ -483,7 +483,7 @@ def test_the_twin_of_a_silent_branch_is_used_for_the_next_input():
 def test_a_branch_that_has_no_twin_is_left_out_after_some_misses_in_a_row():
     lab = fleet()
     lab.lose = {"b1"}
-    for count in range(MISSES):
+    for count in range(MAX_MISSES):
         assert left_out(lab) == set(), count
         lab.accept()
         lab.settle()
@@ -492,7 +492,7 @@ def test_a_branch_that_has_no_twin_is_left_out_after_some_misses_in_a_row():
     assert left_out(lab) == {"b1"}
     # Heard once between, and it begins anew.
     lab = fleet()
-    for _ in range(2 * MISSES):
+    for _ in range(2 * MAX_MISSES):
         lab.lose ^= {"b1"}
         lab.accept()
         lab.settle()

@@ -10,7 +10,7 @@ import pytest
 from distree.broker_settings import BrokerSettings
 from distree.errors import ConfigError
 from distree.transport.connection import CONNECTION_TRANSITIONS, Connection, Step, transition_table
-from distree.transport.negotiation import FILTERS_A_SUBSCRIBE
+from distree.transport.negotiation import MAX_FILTERS_PER_SUBSCRIBE
 
 FILTERS = [("a/#", 1), ("b/#", 2)]
 
@@ -239,15 +239,17 @@ def more(connection: Connection, *names: str) -> None:
 def test_what_is_added_is_asked_for_one_subscribe_after_the_other_once_online() -> None:
     connection = made()
     connection.open(FILTERS)
-    more(connection, *(f"m/{index}" for index in range(FILTERS_A_SUBSCRIBE + 1)))
+    more(connection, *(f"m/{index}" for index in range(MAX_FILTERS_PER_SUBSCRIBE + 1)))
     assert not connection.ask_for_more(), "not before it is online"
     online(connection, 0.0)
     assert connection.ask_for_more()
-    assert [name for name, _ in connection.filters.asked] == [f"m/{index}" for index in range(FILTERS_A_SUBSCRIBE)]
+    assert [name for name, _ in connection.filters.asked] == [
+        f"m/{index}" for index in range(MAX_FILTERS_PER_SUBSCRIBE)
+    ]
     assert not connection.ask_for_more(), "not before the answer"
-    assert connection.on_suback([None] * FILTERS_A_SUBSCRIBE) == ("wait", None)
+    assert connection.on_suback([None] * MAX_FILTERS_PER_SUBSCRIBE) == ("wait", None)
     assert connection.ask_for_more()
-    assert connection.filters.asked == [(f"m/{FILTERS_A_SUBSCRIBE}", 1)]
+    assert connection.filters.asked == [(f"m/{MAX_FILTERS_PER_SUBSCRIBE}", 1)]
     connection.on_suback([None])
     assert not connection.ask_for_more()
     more(connection, "m/0", "a/#")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distree.lanes import Lane
-from distree.transport.outbox import LOSSY_ITEMS, SHED_ITEMS, Outbox, Publication
+from distree.transport.outbox import MAX_LOSSY_ITEMS, MAX_SHED_ITEMS, Outbox, Publication
 
 
 def item(lane: Lane, topic: str = "t", payload: bytes = b"x", **changes: object) -> Publication:
@@ -40,8 +40,8 @@ def test_junk_pushes_nothing_out_but_junk() -> None:
         outbox.put(item(Lane.LOSSY, payload=bytes(300)))
     for index in range(40_000):
         outbox.put(item(Lane.SHED, token=f"s{index}"))
-    assert outbox.dropped == {Lane.LOSSY: 60_000 - LOSSY_ITEMS, Lane.SHED: 40_000 - SHED_ITEMS}
-    assert list(outbox.casualties) == [f"s{index}" for index in range(40_000 - SHED_ITEMS)]
+    assert outbox.dropped == {Lane.LOSSY: 60_000 - MAX_LOSSY_ITEMS, Lane.SHED: 40_000 - MAX_SHED_ITEMS}
+    assert list(outbox.casualties) == [f"s{index}" for index in range(40_000 - MAX_SHED_ITEMS)]
     assert [one.token for one in emptied(outbox)[:500]] == [f"r{index}" for index in range(500)]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from distree.lanes import Lane
-from distree.transport.hangups import ALONE, AT_ONCE_S, RETRY_S, STRIKES, HangupCause, HangupTracker
+from distree.transport.hangups import ALONE, AT_ONCE_S, MAX_STRIKES, RETRY_S, HangupCause, HangupTracker
 from distree.transport.negotiation import Handshake, Subscriptions
 from distree.transport.outbox import Outbox, Publication
 
@@ -196,7 +196,7 @@ def test_what_is_alone_needs_more_than_one_strike() -> None:
     losses = 0
     while tracker.lost([item], 0.0)[0]:
         losses += 1
-    assert losses == 2 + STRIKES - 1
+    assert losses == 2 + MAX_STRIKES - 1
 
 
 def test_what_goes_out_unacknowledged_is_suspected_after_two_hang_ups_and_cleared_when_it_passes() -> None:

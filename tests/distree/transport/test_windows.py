@@ -11,7 +11,7 @@ from distree.broker_settings import BrokerSettings
 from distree.errors import LocalProtocolError
 from distree.lanes import Lane
 from distree.transport import packets
-from distree.transport.hangups import ALONE, STRIKES
+from distree.transport.hangups import ALONE, MAX_STRIKES
 from distree.transport.limits import Limits
 from distree.transport.outbox import Outbox, Publication
 from distree.transport.packets import Published, puback
@@ -113,7 +113,7 @@ def test_what_the_broker_hangs_up_on_is_given_up_said_and_refused() -> None:
     half.on_puback(1, 0.0)
     half.outbox.put(message("bad"))
     now = 0.0
-    for _ in range(ALONE + STRIKES + 2):
+    for _ in range(ALONE + MAX_STRIKES + 2):
         now += 1.0
         drain(half, now)
         if not half.under_way:
@@ -170,7 +170,7 @@ def test_without_qos_1_nothing_is_owed() -> None:
 def test_a_message_that_is_tried_without_its_flag_is_owed_since_it_was_handed_over() -> None:
     half = sender()
     half.outbox.put(half.prepare("a", b"x", 1, True, None, None, "a", Lane.LATEST, 5.0))
-    for now in range(10, 10 + ALONE + STRIKES):
+    for now in range(10, 10 + ALONE + MAX_STRIKES):
         drain(half, float(now))
         half.lost(float(now))
     drain(half, 20.0)

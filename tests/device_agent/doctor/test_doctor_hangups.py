@@ -433,7 +433,7 @@ def test_a_hang_up_behind_tls(tmp_path: Path) -> None:
     tls = {"tls": {"ca_file": str(certificates.ca)}}
     with Mosquitto(tmp_path, *certificates.listener(), "retain_available false") as broker:
         config = load_agent_config(board(tmp_path, broker.port, broker=tls))
-        visit = Visit(config=config, timeout_s=PATIENCE_S, bundles=load_bundles(config), is_mqtt5=False)
+        visit = Visit(config=config, timeout_s=PATIENCE_S, bundles=load_bundles(config), five=False)
         assert check_tls(visit).status == "ok"
         fails(check_retained(visit), "hangs up on retained messages", "retain_available true")
         assert check_will(visit).text == "a login with a will passes (QoS 1, not retained)"

@@ -105,6 +105,7 @@ def demo_of(bundle, data, tmp_path, *options, count=120):
     return json.loads(path.read_text()), done.stdout
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize(
     ("options", "fuser"),
     [(["--mode", "gated"], "origin"), (["--mode", "eager"], "origin"), (["--fuser", "board"], "fuser")],
@@ -164,6 +165,7 @@ def test_a_demo_of_plain_and_wide_stages_answers_as_the_offline_evaluation_does(
     assert ["3", "board3"] in [row[:2] for row in table]
 
 
+@pytest.mark.any_broker
 def test_a_branch_may_be_killed_during_a_demo(tmp_path, tiny_wide, tiny_images):
     count = 3000
     arrays = {"input": np.tile(tiny_images, (8, 1, 1, 1))[:count], "label": np.zeros(count, int)}
@@ -301,6 +303,7 @@ def await_end(text):
         time.sleep(0.02)
 
 
+@pytest.mark.any_broker
 def test_ctrl_c_leaves_nothing_behind(tmp_path, samples_path):
     with demo_in_mid_stream(tmp_path, samples_path) as (process, folder):
         running = processes_with(str(folder))
@@ -313,6 +316,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path, samples_path):
         assert not list(folder.iterdir())
 
 
+@pytest.mark.any_broker
 def test_children_end_with_a_demo_that_is_killed(tmp_path, samples_path):
     with demo_in_mid_stream(tmp_path, samples_path) as (process, folder):
         process.kill()
@@ -334,6 +338,7 @@ def test_a_broker_that_was_there_is_used_and_left_as_it_was(engine, tmp_path):
         assert retained(broker.port) == []
 
 
+@pytest.mark.any_broker
 def test_ctrl_c_leaves_nothing_on_a_broker_that_was_there(tmp_path, samples_path):
     with (
         ManagedBroker() as broker,

@@ -14,6 +14,8 @@ from orchestrator.config import NEVER_SENT, load_config, load_pipeline
 from orchestrator.store.database import Store, StoreError
 from orchestrator.tuning.tuners import Certified
 
+pytestmark = pytest.mark.any_broker
+
 DROP, CONFIDENCE = 0.02, 0.9
 
 

@@ -107,6 +107,7 @@ def test_a_variable_names_the_mosquitto(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ManagedBroker(engine="mosquitto").start()
 
 
+@pytest.mark.any_broker
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISTREE_MOSQUITTO", raising=False)
     monkeypatch.setattr(managed, "find_mosquitto", lambda: None)

@@ -22,6 +22,8 @@ from distree.bundle.loading import find_bundle, load_bundle
 from distree.bundle.runtimes import make_runtime
 from distree.errors import BrokerError, BundleError, ClosedError, ConfigError, InputError, OverloadError
 
+pytestmark = pytest.mark.any_broker
+
 PATIENCE_S = 60
 
 

@@ -267,6 +267,7 @@ def start(config: Path, manager: Manager, **environ: str) -> forked.Forked:
     return forked.start(["agent", "run", "-c", str(config)], env=told)
 
 
+@pytest.mark.any_broker
 def test_ready_when_connected_fed_while_it_works_and_stopping_when_told(tmp_path: Path, manager: Manager) -> None:
     port = free_port()
     process = start(board(tmp_path, broker={"port": port}), manager, WATCHDOG_USEC="400000")
@@ -294,6 +295,7 @@ def test_ready_when_connected_fed_while_it_works_and_stopping_when_told(tmp_path
         process.wait()
 
 
+@pytest.mark.any_broker
 def test_an_interpreter_that_fails_its_test_is_never_ready(tmp_path: Path, manager: Manager) -> None:
     with ManagedBroker() as broker:
         fake = tmp_path / "site" / "ai_edge_litert"

@@ -80,6 +80,7 @@ def test_each_mistake_of_a_file_has_its_line(tmp_path):
 # ---------------------------------------------------------------- brokers
 
 
+@pytest.mark.any_broker
 def test_a_port_in_use_is_told_by_broker_run():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -111,6 +112,7 @@ def line_of(process, part):
     raise AssertionError(f"{part!r} was never said")
 
 
+@pytest.mark.any_broker
 def test_an_agent_without_broker_says_so_once_keeps_trying_and_can_be_stopped(tmp_path):
     case = Case(tmp_path)
     port = free_port()

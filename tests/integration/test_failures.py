@@ -9,6 +9,8 @@ import yaml
 
 from broker_config.managed import ManagedBroker, find_mosquitto
 
+pytestmark = pytest.mark.any_broker
+
 FALLEN_BACK = {"deadline", "fallback"}
 
 

@@ -26,6 +26,8 @@ from distree.messages.plan import Plan
 from distree.messages.request import Guess, Hop, InputMessage, Outcome, RouteStop, Tensor
 from distree.topics import Kind
 
+pytestmark = pytest.mark.any_broker
+
 SITE, PIPELINE = "test", "fashion"
 STAGE = topics.stage(SITE, PIPELINE, 1, "b1", "nobody")
 INPUT = topics.of_origin(SITE, PIPELINE, Kind.INPUT, "cam")

@@ -15,6 +15,8 @@ from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import make_runtime
 from distree.criteria.base import ExitEvidence
 
+pytestmark = pytest.mark.any_broker
+
 
 def offline(bundle, images, thresholds=None, criterion=None):
     """(class id, exit) of each image by the plainest loop over the same segments."""

@@ -12,6 +12,8 @@ import pytest
 from benchmarks.routing.paced import pace
 from distree.messages.result import MissingBranch
 
+pytestmark = pytest.mark.any_broker
+
 RATE_HZ = 60.0
 SETTLED_S = 1.0
 """So long after a fault nothing of it is to be felt any more."""

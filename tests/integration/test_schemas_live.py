@@ -19,6 +19,8 @@ from distree.topics import DELIVERY, JSON, ROOT, Kind
 from distree.transport import make_transport
 from tools.json_schema import schema_of
 
+pytestmark = pytest.mark.any_broker
+
 VALIDATORS = {kind: jsonschema.Draft7Validator(schema_of(kind)) for kind in Kind}
 
 

@@ -17,6 +17,8 @@ from orchestrator.store.connection import StoreError
 from orchestrator.store.database import Store
 from orchestrator.tuning.tuners import Certified
 
+pytestmark = pytest.mark.any_broker
+
 DROP, CONFIDENCE = 0.02, 0.9
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import yaml
 
 from distree import topics
@@ -12,6 +13,8 @@ from distree.messages.codec import decode
 from distree.messages.plan import Plan
 from distree.transport import make_transport
 from distree.transport.base import Received
+
+pytestmark = pytest.mark.any_broker
 
 
 class Plans:

@@ -24,6 +24,8 @@ from distree.messages.request import Decision, Hop, RouteStop
 from distree.messages.result import MissingBranch
 from distree.topics import Kind
 
+pytestmark = pytest.mark.any_broker
+
 SITE, PIPELINE = "test", "fashion"
 NEVER = 2.0
 """A threshold that max softmax does not reach."""

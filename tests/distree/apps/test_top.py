@@ -34,6 +34,8 @@ from distree.messages.telemetry import PipelineTelemetry
 from distree.topics import Kind
 from distree.transport import make_transport
 
+pytestmark = pytest.mark.any_broker
+
 needs_rich = pytest.mark.skipif(
     importlib.util.find_spec("rich") is None, reason="rich is not installed: pip install 'distree[top]'"
 )

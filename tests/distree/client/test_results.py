@@ -24,6 +24,8 @@ from distree.topics import Kind
 from distree.transport import make_transport
 from distree.transport.base import Received
 
+pytestmark = pytest.mark.any_broker
+
 PATIENCE_S = 60
 
 

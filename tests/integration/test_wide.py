@@ -25,9 +25,6 @@ from distree.messages.result import MissingBranch
 from distree.topics import Kind
 
 SITE, PIPELINE = "test", "fashion"
-NEVER = 2.0
-"""A threshold that max softmax does not reach."""
-
 COUNT = 320
 
 

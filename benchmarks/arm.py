@@ -39,7 +39,6 @@ from broker_config.managed import ManagedBroker
 from distree import child_processes, topics
 from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import Bundle, load_bundle
-from distree.criteria import NEVER_SENT
 from distree.messages.audit import AuditRow
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
@@ -48,6 +47,7 @@ from distree.messages.plan import Plan
 from distree.messages.request import InputMessage
 from distree.messages.result import Result
 from distree.messages.telemetry import Telemetry
+from distree.thresholds import NEVER
 from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
 from distree.transport.base import QuietListener, Received
@@ -231,7 +231,7 @@ def answers(fleet: Fleet, images: LabelledImages) -> Answers:
                 served = client.ask("served", images)
                 plan = Plan(
                     pipeline=PIPELINE, epoch=1, model=bundle.name, revision=bundle.revision,
-                    criterion=bundle.criterion, thresholds=(NEVER_SENT,) * (len(bundle.stages) - 1), audit_rate=1.0,
+                    criterion=bundle.criterion, thresholds=(NEVER,) * (len(bundle.stages) - 1), audit_rate=1.0,
                 )  # fmt: skip
                 client.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), encode(plan))
                 client.until(lambda: all(client.epochs.get(device) == 1 for device in devices), "the plan")

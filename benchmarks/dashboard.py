@@ -171,7 +171,12 @@ class Stream(QuietListener):
                 waiting=0, bytes_out=0, queue_s=1e-4, compute_s=1e-3,
             )  # fmt: skip
             pipeline = PipelineTelemetry(
-                pipeline=PIPELINE, epoch=4, revision="4ab1fe8ae806", stages=(counters,), origin=None
+                pipeline=PIPELINE,
+                epoch=4,
+                plan_hash="8f14e45fceea167a",
+                revision="4ab1fe8ae806",
+                stages=(counters,),
+                origin=None,
             )
             report = Telemetry(
                 device=device, boot="b0", sequence=self.sent, uptime_s=uptime_s, rss_bytes=54 << 20, dead_letters=0,

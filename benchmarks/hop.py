@@ -184,7 +184,7 @@ def never_exits(folder: Path) -> Path:
     bundle = folder / "bundle"
     shutil.copytree(find_bundle("fashion"), bundle)
     manifest = yaml.safe_load((bundle / "bundle.yaml").read_text())
-    manifest["exits"]["thresholds"] = [2.0, 2.0]
+    manifest["exits"]["thresholds"] = ["never", "never"]
     (bundle / "bundle.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
     return bundle
 

@@ -35,11 +35,11 @@ import yaml
 from broker_config.managed import ManagedBroker
 from distree import child_processes, topics
 from distree.broker_settings import BrokerSettings
-from distree.criteria import NEVER_SENT
 from distree.messages.codec import decode
 from distree.messages.device import DeviceState
 from distree.messages.plan import Plan
 from distree.messages.result import Result
+from distree.thresholds import NEVER
 from distree.topics import Kind
 from distree.transport import make_transport
 from distree.transport.base import QuietListener, Received
@@ -266,7 +266,7 @@ def _follow_shift(stack: Stack, observer: Observer) -> dict[str, Any]:
 
 def is_open(plan: Plan) -> bool:
     """Whether any input may leave early by this plan."""
-    return min(plan.thresholds) < NEVER_SENT
+    return min(plan.thresholds) < NEVER
 
 
 def _boards(stack: Stack, observer: Observer) -> subprocess.Popen[bytes]:

@@ -119,7 +119,7 @@ def members(boards: int, folder: Path) -> list[dict[str, Any]]:
     path, hubs = folder / "fleet.yaml", boards * 7 // 100
     path.write_text(FLEET)
     overrides = [f"boards.{name}.count={count}" for name, count in _counts(boards).items()]
-    overrides += ["goal=null", "thresholds=[.inf, .inf]", "duration_s=20", "traffic.rate_hz=1e-9"]
+    overrides += ["goal=null", "thresholds=[never, never]", "duration_s=20", "traffic.rate_hz=1e-9"]
     found: list[dict[str, Any]] = []
     for case, failure in MEMBERS_CASES.items():
         more = [] if failure is None else [failure % (1000 / hubs) if "%" in failure else failure]
@@ -265,6 +265,7 @@ class Boards:
                 PipelineTelemetry(
                     pipeline=PIPELINE,
                     epoch=0,
+                    plan_hash="0" * 16,
                     revision=self._bundle.revision,
                     stages=(part,),
                     origin=origin if stage == 0 else None,

@@ -35,8 +35,8 @@ import numpy as np
 import numpy.typing as npt
 
 from distree.bundle.loading import Bundle, load_bundle
-from distree.criteria import NEVER
 from distree.errors import DistreeError
+from distree.thresholds import NEVER
 from model_zoo.costs import costs_of
 from model_zoo.data import HELD_BACK, LabelledImages, is_divided, load_idx_set, load_split
 from model_zoo.evaluation import collect_logits, score_exits, write_audits
@@ -202,7 +202,7 @@ class Shelf:
                 collect_logits(self.bundle, images), self.bundle.criterion, self.bundle.criterion_parameters()
             )
             unfinished = path.with_suffix(".part")
-            write_audits(unfinished, scored, costs_of(self.bundle.stages, ()), images.labels)
+            write_audits(unfinished, self.bundle.criterion, scored, costs_of(self.bundle.stages, ()), images.labels)
             unfinished.rename(path)
         return Recording.read(path)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from distree.messages.member import Member
 from distree.messages.result import Result
 from distree.node.routing import Router
 from distree.strict_yaml import Share
+from distree.thresholds import NEVER
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import AgentsConfig, BoardsConfig, FleetConfig, SyntheticConfig, TrafficConfig
 from orchestrator.simulator.report import report
@@ -124,7 +124,7 @@ def fleet(load: float, options: argparse.Namespace) -> FleetConfig:
             BoardsConfig(name="slow", count=pairs, stages=(1,), stage_ms=(SLOWER * fast_ms,), spread=Share(0.0)),
         ),
         agents=AgentsConfig(deadline_ms=5000, min_retry_ms=options.min_retry_ms),
-        thresholds=(math.inf,),
+        thresholds=(NEVER,),
     )
 
 

@@ -18,6 +18,7 @@ from device_agent.addresses import TopicFilter, subscriptions
 from device_agent.config import AgentConfig
 from device_agent.echoes import Echoes
 from device_agent.pipeline import AgentPipeline
+from device_agent.plan_handler import PlanHandler
 from device_agent.reporting import Reporting
 from distree import topics
 from distree.errors import LocalProtocolError, RemoteProtocolError
@@ -27,7 +28,6 @@ from distree.messages.codec import PROBE, decode, encode
 from distree.messages.device import DeviceState
 from distree.messages.events import Thumbnail
 from distree.messages.member import Call, Member
-from distree.messages.plan import Plan
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.messages.result import Result, Stamp
 from distree.node import Acknowledge, Announce, Drop, Effect, Fuse, Listen, Publish, Run, Warn
@@ -182,14 +182,10 @@ class Mailbox:
         return handle
 
     def _plan_handler(self, pipeline: AgentPipeline) -> Handler:
+        plans = PlanHandler(pipeline, self._reporting)
+
         def handle(message: Received, _sender: str) -> None:
-            before = pipeline.node.plan.epoch
-            plan = decode(Plan, message.payload)
-            self.perform(pipeline, pipeline.node.receive(time.monotonic(), plan, message.token))
-            if pipeline.node.plan.epoch != before:
-                log.info("%s: epoch %d, %s %s", pipeline.config.name, plan.epoch, plan.criterion, plan.thresholds)
-                # The acknowledgement of a plan is the epoch in the next report; it need not wait.
-                self._reporting.report_soon()
+            self.perform(pipeline, plans.take(message))
 
         return handle
 

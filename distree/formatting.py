@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from distree.criteria import NEVER_SENT
+from distree.messages.plan import Plan
+from distree.thresholds import NEVER, NEVER_WORD
 
 
 def printable(text: str) -> str:
@@ -38,10 +40,29 @@ def _pad(cell: str, width: int, number: bool) -> str:
 def thresholds_text(thresholds: Sequence[float], digits: int = 6) -> str:
     """Return thresholds as one line of numbers with so many significant digits; one that disables its exit is `never`.
 
-    >>> thresholds_text([0.9375, NEVER_SENT])
+    >>> thresholds_text([0.9375, NEVER])
     '0.9375 never'
     """
-    return " ".join("never" if threshold >= NEVER_SENT else f"{threshold:.{digits}g}" for threshold in thresholds)
+    return " ".join(NEVER_WORD if threshold >= NEVER else f"{threshold:.{digits}g}" for threshold in thresholds)
+
+
+def plan_text(plan: Plan) -> str:
+    """Return the decision of a plan as one line, with the reason and the author that it gives.
+
+    >>> plan_text(Plan(pipeline="p", epoch=3, model="m", revision="r", criterion="margin", thresholds=(0.9, 0.8)))
+    'epoch 3: margin 0.9 0.8'
+    """
+    why = why_text(plan.reason, plan.author)
+    return printable(f"epoch {plan.epoch}: {plan.criterion} {thresholds_text(plan.thresholds)}{why and f' ({why})'}")
+
+
+def why_text(reason: str, author: str) -> str:
+    """Say why a plan decides as it does, and who decided it; "" where neither is known.
+
+    >>> why_text("set by hand", "alice@lab"), why_text("", "alice@lab"), why_text("", "")
+    ('set by hand, by alice@lab', 'by alice@lab', '')
+    """
+    return printable(", ".join(filter(None, (reason, author and f"by {author}"))))
 
 
 def branches_text(missing: Sequence[int]) -> str:
@@ -62,6 +83,22 @@ def percent(share: float) -> str:
     ('0.312%', '95%', '33.3%')
     """
     return f"{100 * share:.3g}%"
+
+
+def plain(value: Any) -> Any:
+    """Return a value for JSON, with `never` in place of each threshold that disables its exit.
+
+    >>> plain({"thresholds": [0.9, NEVER], "age_s": 3.0})
+    {'thresholds': [0.9, 'never'], 'age_s': 3.0}
+    """
+    match value:
+        case dict():
+            return {key: plain(item) for key, item in value.items()}
+        case tuple() | list():
+            return [plain(item) for item in value]
+        case float():
+            return NEVER_WORD if value >= NEVER else value
+    return value
 
 
 def bar(share: float, width: int = 20) -> str:

@@ -26,6 +26,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 
 from distree.errors import ConfigError
+from distree.thresholds import NEVER, NEVER_WORD, Threshold
 
 T = TypeVar("T")
 
@@ -153,7 +154,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    return typing.get_type_hints(cls, include_extras=True)
 
 
 def kinds(members: Any) -> dict[str, Any]:
@@ -319,7 +320,7 @@ class _Reader:
     def _scalar(self, node: yaml.Node, hint: Any, at: str) -> Any:
         value = _as(node, str if hint is Path else hint)
         if value is None:
-            name = {Path: "a path", Share: "a share of 0% to 100%"}.get(hint, hint.__name__)
+            name = _NAMES.get(hint) or hint.__name__
             return self._expected(node, at, name, _advice(node, hint))
         return self.folder / value if hint is Path else value
 
@@ -358,23 +359,32 @@ def _as_share(node: yaml.ScalarNode) -> Share | None:
     return None if share is None or not 0 <= share <= 1 else Share(share)
 
 
-_SCALARS: dict[type, Callable[[yaml.ScalarNode], Any]] = {
+def _as_threshold(node: yaml.ScalarNode) -> float | None:
+    if not node.style and node.value == NEVER_WORD:
+        return NEVER
+    value = _as_float(node)
+    return value if value is not None and abs(value) <= NEVER else None
+
+
+_NAMES: dict[Any, str] = {Path: "a path", Share: "a share of 0% to 100%", Threshold: f"a number or {NEVER_WORD!r}"}
+_SCALARS: dict[Any, Callable[[yaml.ScalarNode], Any]] = {
     str: _as_str,
     bool: _as_bool,
     int: _as_int,
     float: _as_float,
     Share: _as_share,
+    Threshold: _as_threshold,
 }
 
 
-def _as(node: yaml.Node, kind: type) -> Any:
-    """Read a node as a str, bool, int or float; None if it is not one."""
+def _as(node: yaml.Node, kind: Any) -> Any:
+    """Read a node as one of _SCALARS; None if it is not one."""
     if kind not in _SCALARS:
         raise TypeError(f"{kind} cannot be read from YAML")
     return _SCALARS[kind](node) if isinstance(node, yaml.ScalarNode) else None
 
 
-def _advice(node: yaml.Node, kind: type) -> str:
+def _advice(node: yaml.Node, kind: Any) -> str:
     """Say what would mend a scalar of the wrong type, if that is known."""
     if not isinstance(node, yaml.ScalarNode):
         return ""

@@ -1,22 +1,39 @@
-"""Thresholds on the scores of many inputs at a time, for whoever judges or tunes them; a node decides one by one."""
+"""What a threshold is, and how people write it: a number, or `never`."""
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Iterable
+from typing import Annotated, TypeAlias
+
+NEVER = 1e300
+"""The threshold that keeps an exit closed: no criterion scores this high. Finite, as all numbers in messages are."""
+
+NEVER_WORD = "never"
+"""How people write and read it."""
+
+Threshold: TypeAlias = Annotated[float, NEVER_WORD]
+"""A threshold in a YAML file: a finite number, or `never`."""
 
 
-def exits_taken(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> npt.NDArray[np.intp]:
-    """Return the first exit whose score reaches its threshold, else the last.
+def parse_threshold(text: str) -> float:
+    """Read what a person wrote; ValueError for what is neither a finite number nor `never`.
 
-    scores: (…, exits) or (…, exits − 1), for the score of the last exit does not matter. thresholds: (…, exits − 1).
-    The leading axes are broadcast; returns (…).
-
-    >>> exits_taken([[0.5, 0.9, 0.1], [0.4, 0.2, 0.1]], [0.5, 0.9]).tolist()
-    [0, 2]
+    >>> parse_threshold("0.9"), parse_threshold("never") == NEVER
+    (0.9, True)
     """
-    wanted = np.asarray(thresholds, np.float64)
-    reached = np.asarray(scores)[..., : wanted.shape[-1]] >= wanted
-    last = np.ones((*reached.shape[:-1], 1), np.bool_)
-    taken: npt.NDArray[np.intp] = np.concatenate([reached, last], axis=-1).argmax(axis=-1)
-    return taken
+    if text == NEVER_WORD:
+        return NEVER
+    value = float(text)
+    # A NaN fails the comparison.
+    if not abs(value) <= NEVER:
+        raise ValueError(f"{text} is neither a finite number nor {NEVER_WORD!r}")
+    return value
+
+
+def plain_thresholds(thresholds: Iterable[float]) -> list[float | str]:
+    """Return thresholds as they stand in JSON.
+
+    >>> plain_thresholds([0.9, NEVER])
+    [0.9, 'never']
+    """
+    return [NEVER_WORD if threshold >= NEVER else threshold for threshold in thresholds]

@@ -18,7 +18,9 @@ from distree.bundle.loading import Bundle, find_bundle, load_bundle, zoo_folder
 from distree.bundle.manifest import MANIFEST, MeasuredFigures
 from distree.criteria import CRITERIA
 from distree.errors import ConfigError, DistreeError
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
+from distree.formatting import thresholds_text
+from distree.thresholds import parse_threshold, plain_thresholds
 from model_zoo.build.finish import ImageSets
 from model_zoo.costs import FUSER
 from model_zoo.data import (
@@ -199,9 +201,9 @@ def _show(args: argparse.Namespace) -> int:
             cost = f"{branch.macs.trunk / 1e6:.2f} + {branch.macs.exit / 1e6:.2f} MMACs (trunk + embedding)"
             embedding = f"embedding {_shape(branch.embedding.shape)} {branch.embedding.dtype}"
             print(f"  branch {b}: {branch.segment}, {branch.bytes / 1000:.0f} kB, {cost}, {embedding}")
-    print(f"exits: {bundle.criterion} at {_numbers(bundle.thresholds)}")
+    print(f"exits: {bundle.criterion} at {_listed(bundle.thresholds)}")
     for masked in manifest.exits.masked:
-        print(f"  without {_branches(masked.missing)}: at {_numbers(masked.thresholds)}")
+        print(f"  without {_branches(masked.missing)}: at {_listed(masked.thresholds)}")
     print(f"measured on {manifest.measured.data}:")
     print(_table(_from_manifest(bundle)))
     return 0
@@ -215,8 +217,8 @@ def _branches(missing: Sequence[int]) -> str:
     return f"branch{'es' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
 
 
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.6g}" for value in values)
+def _listed(thresholds: Sequence[float]) -> str:
+    return ", ".join(thresholds_text([threshold]) for threshold in thresholds)
 
 
 def _from_manifest(bundle: Bundle) -> Evaluation:
@@ -257,13 +259,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     costs = costs_of(bundle.stages, missing)
     evaluation = summarise(scored, costs, criterion, thresholds)
     if args.audits is not None:
-        write_audits(args.audits, scored, costs, images.labels)
+        write_audits(args.audits, criterion, scored, costs, images.labels)
     if args.json is not None:
         _write_json(args.json, _as_json(bundle, images, evaluation, scored if args.per_input else None))
     if not quiet:
         print(f"{bundle.name} {bundle.revision} on {images.source}, {len(images)} inputs")
         without = f", without {_branches(missing)}" if missing else ""
-        print(f"{criterion} at {_numbers(thresholds)}{without}")
+        print(f"{criterion} at {_listed(thresholds)}{without}")
         print(_table(evaluation))
     return 0
 
@@ -295,15 +297,17 @@ def _exit_rule(
         )
     bundle.check_criterion(chosen)
     values = thresholds_in_force(bundle, missing) if thresholds is None else _parse_thresholds(thresholds)
-    check_thresholds(values, len(bundle.stages))
+    check_thresholds(chosen, values, len(bundle.stages))
     return chosen, values
 
 
 def _parse_thresholds(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(parse_threshold(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--thresholds {text}: not numbers separated by commas, such as 0.9,0.8") from None
+        raise ConfigError(
+            f"--thresholds {text}: not numbers separated by commas, such as 0.9,0.8 or 0.9,never"
+        ) from None
 
 
 def _evaluation_data(bundle: Bundle, data: Path | None, split: Split | None) -> LabelledImages:
@@ -387,14 +391,14 @@ def _as_json(
 ) -> dict[str, Any]:
     document: dict[str, Any] = {"model": bundle.name, "revision": bundle.revision, "data": images.source}
     document |= dataclasses.asdict(evaluation)
-    document["thresholds"] = _finite_or_none(evaluation.thresholds)
+    document["thresholds"] = plain_thresholds(evaluation.thresholds)
     if scored is not None:
         document["results"] = _per_input(bundle, images, scored, evaluation.thresholds)
     return document
 
 
 def _finite_or_none(values: Sequence[float]) -> list[float | None]:
-    """JSON has no infinity: null is a threshold that is never reached, and a score that reaches none."""
+    """JSON has no infinity: null is a score that reaches no threshold."""
     return [value if math.isfinite(value) else None for value in values]
 
 

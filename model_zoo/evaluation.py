@@ -18,12 +18,13 @@ import numpy.typing as npt
 from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
 from distree.bundle.preprocessing import Preprocessor
-from distree.criteria import NEVER, confidence, make_criterion
+from distree.criteria import confidence, make_criterion, threshold_problem
 from distree.criteria.base import Criterion, CriterionParameters, ExitEvidence
 from distree.errors import ConfigError
+from distree.exits_taken import exits_taken
 from distree.messages.request import CriterionMemory
 from distree.tensors import Array
-from distree.thresholds import exits_taken
+from distree.thresholds import NEVER
 from model_zoo.boards import Boards
 from model_zoo.costs import FUSER, BoardCosts, Costs, Traffic, costs_of
 from model_zoo.data import LabelledImages
@@ -344,24 +345,25 @@ def class_means(collected: ExitLogits, classes: int) -> list[npt.NDArray[np.floa
     ]
 
 
-def write_audits(path: Path, scored: ExitScores, costs: Costs, labels: npt.NDArray[np.int64]) -> None:
+def write_audits(path: Path, criterion: str, scored: ExitScores, costs: Costs, labels: npt.NDArray[np.int64]) -> None:
     """Write what every exit says of every input, as `distree tune --replay` reads it.
 
-    Arrays `score` float64 and `prediction` int64, both (inputs, exits), `mac` int64 (exits), `label` int64 (inputs,).
-    Raises DataError where the file cannot be written.
+    Arrays `score` float64 and `prediction` int64, both (inputs, exits), `mac` int64 (exits), `label` int64 (inputs,),
+    and `criterion`, the name of what scored. Raises DataError where the file cannot be written.
     """
     try:
         with path.open("wb") as out:
             macs = np.asarray(costs.macs, np.int64)
-            np.savez_compressed(out, score=scored.scores, prediction=scored.classes, mac=macs, label=labels)
+            scores = {"score": scored.scores, "criterion": np.array(criterion)}
+            np.savez_compressed(out, **scores, prediction=scored.classes, mac=macs, label=labels)  # type: ignore[arg-type]
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def summarise(scored: ExitScores, costs: Costs, criterion: str, thresholds: Sequence[float]) -> Evaluation:
-    """Apply thresholds to scores; ConfigError unless there is one threshold per exit but the last."""
+    """Apply thresholds to scores; ConfigError unless there is one threshold of the criterion per exit but the last."""
     inputs, exits = scored.scores.shape
-    check_thresholds(thresholds, exits)
+    check_thresholds(criterion, thresholds, exits)
     taken = exits_taken(scored.scores, thresholds)
     evaluation = Evaluation(
         inputs=inputs,
@@ -407,9 +409,9 @@ def _traffic(traffic: Traffic, mean: Callable[[Sequence[int]], float]) -> Traffi
     )
 
 
-def check_thresholds(thresholds: Sequence[float], exits: int) -> None:
-    """Raise ConfigError unless there is one threshold per exit but the last, none of them NaN."""
+def check_thresholds(criterion: str, thresholds: Sequence[float], exits: int) -> None:
+    """Raise ConfigError unless there is one threshold per exit but the last, each in the criterion's range."""
     if len(thresholds) != exits - 1:
         raise ConfigError(f"thresholds: {len(thresholds)} given; one per exit but the last is needed, {exits - 1} here")
-    if any(value != value for value in thresholds):
-        raise ConfigError("thresholds: NaN is none; give numbers, inf to never leave at an exit")
+    if (problem := threshold_problem(criterion, thresholds)) is not None:
+        raise ConfigError(f"thresholds: {problem}")

@@ -13,8 +13,7 @@ over thousands finds some.
 
 Why quantiles of the scores: softmax scores crowd near 1, where equal steps would see next to nothing, and a
 coarse grid has fewer lucky vectors to pick. The grid's ends are always there: the lowest score, at which
-everybody leaves, and a number above every score, at which nobody does. The latter costs no accuracy, so the
-rule always finds a vector. It is finite because a manifest holds finite thresholds.
+everybody leaves, and NEVER, at which nobody does. The latter costs no accuracy, so the rule always finds a vector.
 
 All vectors are judged at once: an input only counts by how many levels of each exit's grid its score reaches, so
 that tables of such counts, summed up along their axes, hold what a vector does as one entry.
@@ -36,6 +35,7 @@ from distree.bundle.loading import Bundle
 from distree.criteria.base import CriterionParameters
 from distree.errors import ConfigError
 from distree.messages.plan import MaskedThresholds
+from distree.thresholds import NEVER
 from model_zoo.build.segments import missing_sets
 from model_zoo.costs import Costs, costs_of
 from model_zoo.evaluation import Collector, ExitScores, score_exits
@@ -135,12 +135,11 @@ def _levels(thresholds: int) -> int:
 def _grid(scores: npt.NDArray[np.float64], levels: int) -> list[float]:
     finite = scores[np.isfinite(scores)]
     if len(finite) == 0:
-        return [0.0]
+        return [NEVER]
     # The method "lower" gives scores that occur: an input leaves exactly at its own score.
     quantiles = np.unique(np.quantile(finite, np.linspace(0.0, 1.0, levels), method="lower"))
-    nobody = float(quantiles[-1]) + max(1.0, abs(float(quantiles[-1])))
     # Rounded down, so that the score itself still reaches its threshold.
-    return [*(np.floor(quantiles * _DIGITS) / _DIGITS).tolist(), nobody]
+    return [*(np.floor(quantiles * _DIGITS) / _DIGITS).tolist(), NEVER]
 
 
 def _judge_all(

@@ -17,6 +17,7 @@ from distree.broker_settings import Session
 from distree.errors import ConfigError
 from distree.formatting import branches_text, thresholds_text
 from distree.messages.plan import Plan
+from distree.thresholds import NEVER_WORD, parse_threshold
 from distree.transport import make_transport
 from orchestrator import home_assistant_cmd, metrics
 from orchestrator.addresses import will_of
@@ -26,7 +27,7 @@ from orchestrator.explain import view as explain_view
 from orchestrator.pipeline_spec import PipelineSpec, load_spec
 from orchestrator.restore import restored_tuning
 from orchestrator.service import Service
-from orchestrator.set_thresholds import Change, Progress, find_pipeline, set_thresholds, wait_for
+from orchestrator.set_thresholds import Change, Progress, find_pipeline, reset_plan, set_thresholds, wait_for
 from orchestrator.status import text as status_text
 from orchestrator.status import view as status_view
 from orchestrator.store.connection import StoreError
@@ -58,11 +59,14 @@ _HOME_EXAMPLE = """example:
   distree orchestrator home-assistant -c orchestrator.yaml
   distree orchestrator home-assistant -c orchestrator.yaml --remove"""
 _SET_EXAMPLE = """example:
-  distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 0.9 --wait 60"""
+  distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 0.9 --wait 60
+  distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 never"""
+_RESET_EXAMPLE = """example:
+  distree orchestrator reset-plan -c orchestrator.yaml --pipeline fashion --wait 60"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands run, status, explain, audits, home-assistant and set-thresholds."""
+    """Add the subcommands run, status, explain, audits, home-assistant, set-thresholds and reset-plan."""
     parser.epilog = "example: distree orchestrator status -c orchestrator.yaml"
     commands = parser.add_subparsers(dest="orchestrator_command", metavar="COMMAND", required=True)
     _add_command(commands, "run", "run the orchestrator until SIGTERM or Ctrl-C", _RUN_EXAMPLE)
@@ -88,7 +92,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     change.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
     change.add_argument("--criterion", metavar="C", help="exit criterion; default: the one in force")
     change.add_argument("--wait", type=float, metavar="SECONDS", help="wait until all ready devices follow")
-    change.add_argument("thresholds", nargs="*", type=float, metavar="T", help="one per exit but the last")
+    change.add_argument(
+        "thresholds",
+        nargs="*",
+        type=_threshold,
+        metavar="T",
+        help="one per exit but the last; never keeps an exit closed",
+    )
+    what = "publish a pipeline's plan again, as epoch 1, whatever others have published"
+    reset = _add_command(commands, "reset-plan", what, _RESET_EXAMPLE)
+    reset.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
+    reset.add_argument("--configured", action="store_true", help="return to the thresholds of orchestrator.yaml")
+    reset.add_argument("--wait", type=float, metavar="SECONDS", help="wait until all ready devices follow")
+
+
+def _threshold(text: str) -> float:
+    try:
+        return parse_threshold(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a finite number nor {NEVER_WORD!r}") from None
 
 
 def _add_command(
@@ -109,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         case "status":
             status = status_view.read_status(config)
             print(status_view.to_json(status) if args.json else status_text.render(status))
-            return 0
+            return 1 if any(pipeline.alarm for pipeline in status.pipelines) else 0
         case "explain":
             reasons = explain_view.read_explanation(config, _chosen(config, args.pipeline))
             print(explain_view.to_json(reasons) if args.json else explain_text.render(reasons))
@@ -121,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
             print(home_assistant_cmd.show(config, args.prefix, remove=args.remove))
             return 0
         case _:
-            return _set_thresholds(config, args)
+            return _change_plan(config, args)
 
 
 def _run(config: OrchestratorConfig) -> int:
@@ -189,6 +211,7 @@ def _export(config: OrchestratorConfig, args: argparse.Namespace) -> str:
         "score": np.array([(*audit.scores, 0.0) for audit in audits]),
         "prediction": np.array([audit.predictions for audit in audits], np.int64),
         "mac": np.array(pipeline.costs),
+        "criterion": np.array(pipeline.plan.criterion),
     }
     labels = [audit.label for audit in audits if audit.label is not None]
     if len(labels) == len(audits):
@@ -212,15 +235,23 @@ def _missing(text: str) -> tuple[int, ...]:
         raise ConfigError(f"--missing {text}: expected numbers of branches, such as 0 or 0,1") from None
 
 
-def _set_thresholds(config: OrchestratorConfig, args: argparse.Namespace) -> int:
+def _change_plan(config: OrchestratorConfig, args: argparse.Namespace) -> int:
     if args.wait is not None and not args.wait >= 0:
         raise ConfigError(f"--wait {args.wait:g}: must be 0 seconds or more")
     pipeline = find_pipeline(config, args.pipeline)
+    is_reset = args.orchestrator_command == "reset-plan"
     with Store(config.store.path) as store:
-        change = set_thresholds(store, pipeline, args.criterion, tuple(args.thresholds))
+        if is_reset:
+            change = reset_plan(store, pipeline, configured=args.configured)
+        else:
+            change = set_thresholds(store, pipeline, args.criterion, tuple(args.thresholds))
     print(_change_text(change), flush=True)
     if args.wait is None:
-        return 0
+        # A reset ends an alarm.
+        if is_reset or not change.alarm:
+            return 0
+        print(f"pipeline {pipeline.name}: {change.alarm}", file=sys.stderr)
+        return 1
     seen = wait_for(config.store.path, change.plan, args.wait)
     line, code = _verdict(change.plan, seen, args.wait)
     print(line, file=sys.stderr if code else sys.stdout)
@@ -240,6 +271,8 @@ def _change_text(change: Change) -> str:
 def _verdict(plan: Plan, seen: Progress, waited_s: float) -> tuple[str, int]:
     if seen.superseded_by is not None:
         return f"pipeline {plan.pipeline}: replaced by epoch {seen.superseded_by} meanwhile", 1
+    if seen.alarm:
+        return f"pipeline {plan.pipeline}: {seen.alarm}", 1
     if seen.done:
         return f"pipeline {plan.pipeline}: in force on {', '.join(seen.ready)}", 0
     if not seen.ready:

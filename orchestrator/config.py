@@ -11,6 +11,7 @@ from distree import strict_yaml
 from distree.broker_settings import BrokerSettings
 from distree.bundle.manifest import MANIFEST
 from distree.errors import ConfigError
+from distree.thresholds import Threshold
 from distree.topics import ROOT, check_id
 from orchestrator.tuning.goal import Goal
 from orchestrator.tuning.tuners import TUNERS
@@ -51,8 +52,8 @@ class PipelineConfig:
     """A name in the model zoo, or a folder with a bundle.yaml."""
     criterion: str | None = None
     """Exit criterion; the bundle's if left out."""
-    thresholds: tuple[float, ...] | None = None
-    """One per exit but the last; the bundle's calibrated ones if left out."""
+    thresholds: tuple[Threshold, ...] | None = None
+    """One per exit but the last, or `never` to keep that exit closed; the bundle's calibrated ones if left out."""
     goal: Goal | None = None
     """What thresholds are tuned for, instead of being given."""
 

@@ -50,11 +50,11 @@ class Device:
     returns: int = 0
 
 
-def epoch_of(device: Device, pipeline: str) -> int | None:
-    """Return the epoch that the device last reported for the pipeline; None if it reported none."""
+def report_of(device: Device, pipeline: str) -> PipelineTelemetry | None:
+    """Return what the device last reported on the pipeline; None if it reported nothing."""
     for report in device.telemetry.pipelines if device.telemetry else ():
         if report.pipeline == pipeline:
-            return report.epoch
+            return report
     return None
 
 
@@ -65,7 +65,7 @@ def serves(device: Device, pipeline: str) -> bool:
         or pipeline in device.meta.fusers
         or any(stage.pipeline == pipeline for stage in device.meta.stages)
     )
-    return held or epoch_of(device, pipeline) is not None
+    return held or report_of(device, pipeline) is not None
 
 
 def origin_boots(device: Device | None, pipeline: str) -> tuple[str, ...]:
@@ -217,10 +217,12 @@ def _known(pipelines: Iterable[str], configured: Mapping[str, int]) -> tuple[str
     return tuple(name for name in dict.fromkeys(pipelines) if name in configured)
 
 
-def is_behind(device: Device, pipeline: str, epoch: int) -> bool:
-    """Whether a ready device of the pipeline does not report `epoch` or a later one yet."""
-    ready = device.status is DeviceStatus.READY
-    return ready and serves(device, pipeline) and (epoch_of(device, pipeline) or 0) < epoch
+def is_behind(device: Device, pipeline: str, wanted: str) -> bool:
+    """Whether a ready device of the pipeline does not report that it follows the plan whose hash is `wanted`."""
+    if device.status is not DeviceStatus.READY or not serves(device, pipeline):
+        return False
+    report = report_of(device, pipeline)
+    return report is None or report.plan_hash != wanted
 
 
 def _age_s(now_s: float, then_s: float | None) -> float | None:

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distree.criteria import NEVER_SENT
 from distree.errors import ConfigError
 from distree.messages.device import DeviceStatus
 from distree.messages.layout import layout_of
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, plan_hash
 from distree.messages.telemetry import PipelineTelemetry
+from distree.thresholds import NEVER
 from orchestrator.config import MetricsConfig
 from orchestrator.fleet import Device, ages_s, is_behind
 from orchestrator.site_view import state_of
@@ -35,9 +35,13 @@ _STATES = (*(status.value for status in DeviceStatus), "unknown")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineSnapshot:
-    """A pipeline as it stands: the plan wanted (epoch 0 before it has one) and its tuning, None if it is not tuned."""
+    """A pipeline as it stands: the plan wanted (epoch 0 before it has one) and its tuning, None if it is not tuned.
+
+    `is_preempted` says whether others keep replacing that plan on its topic.
+    """
 
     plan: Plan
+    is_preempted: bool = False
     tuning: TuningExplanation | None = None
 
 
@@ -127,14 +131,16 @@ def _add_snapshot(to: _Families, seen: Snapshot) -> None:
         to.count("refused_messages", "Messages that the orchestrator refused.", count, reason=reason)
     for pipeline in seen.pipelines:
         _add_plan(to, pipeline.plan, seen.devices)
+        what = "Whether others keep replacing this plan on its topic."
+        to.gauge("plan_preempted", what, pipeline.is_preempted, pipeline=pipeline.plan.pipeline)
         _add_tuning(to, pipeline)
     for device in seen.devices:
         _add_device(to, device, seen.now_s)
 
 
 def _add_plan(to: _Families, plan: Plan, devices: Sequence[Device]) -> None:
-    name = plan.pipeline
-    behind = sum(is_behind(device, name, plan.epoch) for device in devices)
+    name, wanted = plan.pipeline, plan_hash(plan)
+    behind = sum(is_behind(device, name, wanted) for device in devices)
     to.gauge("plan_epoch", "Epoch of the plan that is wanted; 0 before it has one.", plan.epoch, pipeline=name)
     to.gauge("plan_behind", "Ready devices that do not follow this plan yet.", behind, pipeline=name)
     to.gauge("plan_audit_rate", "Share of inputs that are drawn for audits.", plan.audit_rate, pipeline=name)
@@ -142,7 +148,7 @@ def _add_plan(to: _Families, plan: Plan, devices: Sequence[Device]) -> None:
     for missing, thresholds in vectors:
         for k, threshold in enumerate(thresholds):
             # An infinite one disables its exit.
-            value = math.inf if threshold >= NEVER_SENT else threshold
+            value = math.inf if threshold >= NEVER else threshold
             what = "Score at which an exit is taken while these branches are missing."
             to.gauge("plan_threshold", what, value, pipeline=name, missing=_joined(missing), exit=k)
 

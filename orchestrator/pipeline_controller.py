@@ -12,12 +12,13 @@ from dataclasses import replace
 from distree.formatting import percent
 from distree.messages.audit import AuditRow
 from distree.messages.device import DeviceStatus
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, plan_hash, same_decision
 from distree.messages.site import Label
 from distree.messages.telemetry import Telemetry
 from distree.record import record
+from orchestrator import plan_reasons
 from orchestrator.coverage import find_gaps, gap_text
-from orchestrator.fleet import Device, epoch_of, is_behind, origin_boots, serves
+from orchestrator.fleet import Device, is_behind, origin_boots, report_of, serves
 from orchestrator.leadership import Role
 from orchestrator.pipeline_spec import PipelineSpec
 from orchestrator.plan_resend import Reminder
@@ -47,31 +48,37 @@ SAMPLES_UNSAVED = 500
 
 @record
 class DuePlan:
-    """A plan to publish now. One that `is_new` must be recorded in the store first."""
+    """A plan to publish now. One that `is_new` must be recorded in the store first.
+
+    `is_other_decision` says whether it decides otherwise than the one before, which is worth a line in the log.
+    """
 
     plan: Plan
     is_new: bool
+    is_other_decision: bool
 
 
 class PipelineController:
     """Plans for one pipeline. Every `now_s` is of one monotonic clock.
 
-    `tuning` is None where the pipeline has no goal. `author` says who set the plan that is wanted. `unsaved` counts the
-    samples that the tuning has learned from since it was last saved. `is_unread` says that the store may have a newer
-    plan. Methods that return samples have learned from them already.
+    `tuning` is None where the pipeline has no goal. `row_id` is the id of the newest plan of the store that is known
+    here; `is_unread` says that the store may have a newer one. `unsaved` counts the samples that the tuning has learned
+    from since it was last saved. Methods that return samples have learned from them already.
     """
 
     def __init__(
-        self, spec: PipelineSpec, planner: Planner, tuning: PipelineTuning | None, *, author: str, unsaved: int = 0
+        self, spec: PipelineSpec, planner: Planner, tuning: PipelineTuning | None, *, row_id: int = 0, unsaved: int = 0
     ) -> None:
         self.name = spec.name
         self.planner = planner
         self.tuning = tuning
-        self.author = author
+        self.row_id = row_id
         self.unsaved = unsaved
         self.is_unread = False
         self._spec = spec
         self._reminder = Reminder()
+        self._published: Plan | None = None
+        self._alarms = 0 if tuning is None else tuning.alarms
         self._gaps = PersistentProblems()
         self._measuring = Periodic(MEASURE_S)
         self._loosen_at_s = self._estimate_at_s = self._retry_at_s = float("-inf")
@@ -108,10 +115,10 @@ class PipelineController:
 
     def reported(self, now_s: float, device: Device, report: Telemetry) -> list[Sample]:
         """Note which plan a device follows; return the lost audits that its report reveals."""
-        epoch = epoch_of(device, self.name)
-        if epoch is not None:
-            self.planner.reported(now_s, epoch)
-        behind = is_behind(device, self.name, self.planner.wanted.epoch)
+        followed = report_of(device, self.name)
+        if followed is not None:
+            self.planner.reported(followed.epoch, followed.plan_hash)
+        behind = is_behind(device, self.name, plan_hash(self.planner.wanted))
         self._reminder.reported(now_s, device.device, is_behind=behind)
         return self._take_origin_report(report)
 
@@ -175,8 +182,15 @@ class PipelineController:
             return
         if now_s >= self._loosen_at_s or _is_tighter(wanted, before):
             self._loosen_at_s = now_s + LOOSEN_S
-            self.author = "tuner"
-            self.planner.want(replace(wanted, epoch=0))
+            self.planner.want(replace(self._with_reason(before, wanted), epoch=0))
+
+    def _with_reason(self, before: Plan, wanted: Plan) -> Plan:
+        assert self.tuning is not None  # noqa: S101 - it wants the plan
+        goal, alarms_before, self._alarms = self.tuning.goal, self._alarms, self.tuning.alarms
+        if goal.tuner_class.uses_given_thresholds:
+            return wanted
+        reason = plan_reasons.tuned_reason(before, wanted, goal=goal, alarmed=self._alarms > alarms_before)
+        return replace(wanted, reason=reason, author=plan_reasons.TUNER)
 
     def _estimate(self, now_s: float, reports: Iterable[Telemetry]) -> None:
         """Want boards to know how long stages take, if that has changed enough to be worth another plan."""
@@ -184,7 +198,7 @@ class PipelineController:
         estimate = rest_s(reports, self.name, len(wanted.thresholds) + 1)
         if _differs_much(estimate, wanted.rest_s):
             self._estimate_at_s = now_s + ESTIMATE_S
-            self.planner.want(replace(wanted, rest_s=estimate, epoch=0))
+            self.planner.want(replace(wanted, rest_s=estimate))
 
     def _measure(self, reports: Iterable[Telemetry]) -> str | None:
         if self.tuning is None:
@@ -194,10 +208,14 @@ class PipelineController:
         return _load_text(self.tuning) if self._is_overloaded != before else None
 
     def follow(self, row: PlanRow | None) -> None:
-        """Want the latest plan of the store if it is newer, unless thresholds are tuned."""
+        """Want the latest plan of the store if somebody has written it since the newest one that is known here."""
         self.is_unread = False
-        if row is not None and self.tuning is None and row.plan.epoch > self.planner.wanted.epoch:
-            self.author = row.author
+        if row is None or row.id <= self.row_id:
+            return
+        self.row_id = row.id
+        if row.is_reset:
+            self.planner.reset(row.plan)
+        else:
             self.planner.want(row.plan)
 
     # ------------------------------------------------------------ when it is published
@@ -205,33 +223,30 @@ class PipelineController:
     def due(self, now_s: float) -> DuePlan | None:
         """Return the plan to publish now: a new one, or the one in force again for boards that lack it.
 
-        The latter is recorded already, and the planner takes its echo as its own. Call `published`, `failed` or
-        `give_way` next.
+        The latter is recorded already, and the planner takes its echo as its own; a preempted planner publishes nothing
+        for such boards. Call `published` or `failed` next.
         """
         if now_s < self._retry_at_s:
             return None
         plan = self.planner.step(now_s)
         if plan is not None:
-            return DuePlan(plan=plan, is_new=True)
+            before = self._published
+            is_other = before is None or before.epoch != plan.epoch or not same_decision(before, plan)
+            return DuePlan(plan=plan, is_new=True, is_other_decision=is_other)
         if self.planner.standing is Standing.LEADING and self._reminder.is_due(now_s):
-            return DuePlan(plan=self.planner.wanted, is_new=False)
+            return DuePlan(plan=self.planner.wanted, is_new=False, is_other_decision=False)
         return None
 
     def published(self, now_s: float, due: DuePlan) -> None:
         """Note that the plan that was due was recorded and handed to the transport."""
         if due.is_new:
             self.planner.published(due.plan)
-        self._reminder.published(now_s, due.plan.epoch)
+            self._published = due.plan
+        self._reminder.published(now_s, plan_hash(due.plan))
 
     def failed(self, now_s: float) -> None:
         """Note that the plan that was due could not be recorded; it is due again after a pause."""
         self._retry_at_s = now_s + RETRY_S
-
-    def give_way(self, plan: Plan, newer: Plan) -> None:
-        """Leave the epoch of `plan` to `newer`, which has taken it; what a tuning wants then needs the next one."""
-        self.planner.want(newer)
-        if self.tuning is not None:
-            self.planner.want(replace(plan, epoch=0))
 
     # ------------------------------------------------------------ what is logged and stored
 
@@ -250,8 +265,9 @@ class PipelineController:
         """Return where the pipeline stands, under an orchestrator of this role."""
         return PipelineRow(
             name=self.name,
-            floor=self.planner.floor,
+            highest_epoch=self.planner.highest_epoch,
             standing=(role if role is Role.STANDBY else self.planner.standing).value,
+            alarm="" if role is Role.STANDBY else self.planner.alarm,
             configured=fingerprint(self._spec.plan),
             branches=self._spec.branches,
         )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass, field, replace
 
 from distree.bundle.loading import Bundle, load_bundle
-from distree.criteria import NEVER_SENT, problem
+from distree.criteria import problem, threshold_problem
 from distree.criteria.base import CriterionParameters
 from distree.errors import ConfigError
 from distree.messages.plan import MaskedThresholds, Plan
+from distree.thresholds import NEVER
+from orchestrator import plan_reasons
 from orchestrator.config import PipelineConfig
 from orchestrator.tuning.goal import Goal
 from orchestrator.tuning.tuned_pipeline import TunedPipeline
@@ -76,6 +77,8 @@ def load_spec(configured: PipelineConfig) -> PipelineSpec:
         revision=bundle.revision,
         criterion=criterion,
         thresholds=thresholds,
+        reason=plan_reasons.UNPROVED if configured.tunes_thresholds else plan_reasons.CONFIGURED,
+        author=plan_reasons.TUNER if configured.tunes_thresholds else plan_reasons.FILE,
     )
     spec = PipelineSpec(
         name=configured.name,
@@ -101,7 +104,7 @@ def _settings(configured: PipelineConfig, bundle: Bundle) -> tuple[str, tuple[fl
     if configured.thresholds is not None:
         return criterion, configured.thresholds
     if configured.tunes_thresholds:
-        return criterion, (NEVER_SENT,) * (len(bundle.stages) - 1)
+        return criterion, (NEVER,) * (len(bundle.stages) - 1)
     if criterion != bundle.criterion:
         raise ConfigError(
             f"pipeline {configured.name}: the thresholds of bundle {bundle.name} were calibrated for "
@@ -111,7 +114,7 @@ def _settings(configured: PipelineConfig, bundle: Bundle) -> tuple[str, tuple[fl
 
 
 def check_thresholds(spec: PipelineSpec, criterion: str, thresholds: tuple[float, ...]) -> None:
-    """Raise ConfigError unless the criterion fits the bundle and each exit but the last has a finite threshold."""
+    """Raise ConfigError unless the criterion fits the bundle and each exit but the last has a threshold of it."""
     exits = spec.exits
     trouble = problem(
         criterion, spec.parameters, wide=any(spec.branches), exits=exits, classes=len(spec.labels) or None
@@ -123,5 +126,6 @@ def check_thresholds(spec: PipelineSpec, criterion: str, thresholds: tuple[float
             f"pipeline {spec.name}: its bundle has {exits} exits, so it needs {exits - 1} thresholds, one per exit but "
             f"the last; received {len(thresholds)}"
         )
-    if not all(map(math.isfinite, thresholds)):
-        raise ConfigError(f"pipeline {spec.name}: thresholds must be finite, received {thresholds}")
+    trouble = threshold_problem(criterion, thresholds)
+    if trouble is not None:
+        raise ConfigError(f"pipeline {spec.name}: {trouble}")

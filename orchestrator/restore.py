@@ -12,6 +12,7 @@ from dataclasses import replace
 from distree.errors import DistreeError
 from distree.formatting import printable
 from distree.messages.plan import Plan
+from orchestrator import plan_reasons
 from orchestrator.pipeline_controller import SAMPLES_UNSAVED, PipelineController
 from orchestrator.pipeline_spec import PipelineSpec
 from orchestrator.planner import Planner, same_content, starting_plan
@@ -44,12 +45,10 @@ def restored_controller(store: Store, spec: PipelineSpec) -> PipelineController:
             log.warning("pipeline %s: tuning starts from nothing: %s", spec.name, error.reason)
             tuning, unsaved = PipelineTuning(spec.tuned), SAMPLES_UNSAVED
         start = _tuned_start(tuning, spec.plan, last)
-    # The last plan counts even where it is dropped: its epoch must not name another content.
-    planner = Planner(start, floor=max(known.floor, last.epoch if last else 0))
-    author = "config" if tuning is None else "tuner"
-    if latest is not None and start == last:
-        author = latest.author
-    return PipelineController(spec, planner, tuning, author=author, unsaved=unsaved)
+    # The last plan counts even where it is dropped: the next decision must not have its number.
+    planner = Planner(start, highest_epoch=max(known.highest_epoch, last.epoch if last else 0))
+    row_id = latest.id if latest is not None else 0
+    return PipelineController(spec, planner, tuning, row_id=row_id, unsaved=unsaved)
 
 
 def restored_tuning(store: Store, pipeline: TunedPipeline) -> PipelineTuning:
@@ -72,4 +71,6 @@ def restored_tuning(store: Store, pipeline: TunedPipeline) -> PipelineTuning:
 def _tuned_start(tuning: PipelineTuning, configured: Plan, last: Plan | None) -> Plan:
     """Return the plan that a tuning wants: the last one, if that has the same content."""
     wanted = tuning.plan(configured if last is None else replace(configured, rest_s=last.rest_s))
+    if wanted.thresholds != configured.thresholds:
+        wanted = replace(wanted, reason=plan_reasons.tuned_reason(configured, wanted, goal=tuning.goal, alarmed=False))
     return last if last is not None and same_content(last, wanted) else wanted

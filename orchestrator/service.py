@@ -14,7 +14,7 @@ from functools import partial
 
 from distree import topics
 from distree.errors import RemoteProtocolError
-from distree.formatting import thresholds_text
+from distree.formatting import plan_text
 from distree.messages.audit import AuditRow
 from distree.messages.codec import decode
 from distree.messages.plan import Plan
@@ -166,6 +166,7 @@ class Service:
                 pipelines=tuple(
                     PipelineSnapshot(
                         plan=controller.planner.wanted,
+                        is_preempted=bool(controller.planner.alarm),
                         tuning=controller.tuning.explain() if controller.tuning is not None else None,
                     )
                     for controller in self.controllers
@@ -336,21 +337,21 @@ class Service:
         if due.is_new and not self._record(controller, plan):
             return
         self._publish(addresses.plan(self._site, plan))
-        thresholds = thresholds_text(plan.thresholds)
-        log.info("pipeline %s: published epoch %d: %s %s", plan.pipeline, plan.epoch, plan.criterion, thresholds)
+        level = logging.INFO if due.is_other_decision else logging.DEBUG
+        log.log(level, "pipeline %s: published %s", plan.pipeline, plan_text(plan))
         controller.published(now_s, due)
 
     def _record(self, controller: PipelineController, plan: Plan) -> bool:
         if controller.unsaved:
             # Thresholds must not outlive what they rest on.
             self._write_journal([controller])
-        if self._store.record_plan(PlanRow(plan=plan, author=controller.author, at=self._wall())):
-            return True
-        # Another process took the epoch for another content between two checks of the store: its plan is newer.
-        latest = self._store.latest_plan(controller.name)
-        if latest is not None:
-            controller.give_way(plan, latest.plan)
-        return False
+        row_id = self._store.record_plan(PlanRow(plan=plan, at=self._wall()), after=controller.row_id)
+        if row_id is None:
+            # Another process wrote a plan between two checks of the store: its plan is newer.
+            controller.is_unread = True
+            return False
+        controller.row_id = row_id
+        return True
 
     def _check_site(self, now_s: float) -> None:
         silent, back = self.view.fleet.silence(now_s)

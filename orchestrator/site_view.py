@@ -19,6 +19,7 @@ from orchestrator.addresses import of_device
 from orchestrator.fleet import Device, Fleet, ages_s, is_silent
 from orchestrator.origin_stats import origin_stats
 from orchestrator.store.database import Store
+from orchestrator.store.lock import is_served
 from orchestrator.store.records import DeviceRow
 
 # ---------------------------------------------------------------- what a board is and does
@@ -26,10 +27,11 @@ from orchestrator.store.records import DeviceRow
 
 @record
 class FollowedPlan:
-    """The epoch of the plan that a board reports to follow for a pipeline; 0 for the bundle's own thresholds."""
+    """The plan that a board reports to follow for a pipeline; its epoch is 0 for the bundle's own thresholds."""
 
     pipeline: str
     epoch: int
+    plan_hash: str
 
 
 @record
@@ -109,7 +111,8 @@ def board_view(device: Device, heard_s: float | None, retained_s: float | None =
         runtime=printable(meta.runtime) if meta is not None else "",
         heard_s=heard_s,
         follows=tuple(
-            FollowedPlan(pipeline=part.pipeline, epoch=part.epoch) for part in (report.pipelines if report else ())
+            FollowedPlan(pipeline=part.pipeline, epoch=part.epoch, plan_hash=part.plan_hash)
+            for part in (report.pipelines if report else ())
         ),
         uptime_s=report.uptime_s if report is not None else None,
         rss_bytes=report.rss_bytes if report is not None else None,
@@ -245,6 +248,11 @@ class StoredDevice:
     heard_at: float | None
     shared: str | None
     shared_at: float | None
+
+
+def standing_alarm(store: Store, pipeline: str) -> str:
+    """Return what a running orchestrator says is wrong with a pipeline's plan; "" where nothing is, or none runs."""
+    return store.pipeline(pipeline).alarm if is_served(store.path) else ""
 
 
 def stored_devices(store: Store) -> tuple[StoredDevice, ...]:

@@ -9,8 +9,10 @@ import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from distree.criteria import threshold_problem
 from distree.errors import ConfigError
 from distree.formatting import table, thresholds_text
+from distree.thresholds import NEVER_WORD, parse_threshold, plain_thresholds
 from orchestrator.tuning.live_tuner import LiveTuner, TunerSetup
 from orchestrator.tuning.replay import AuditRecording, Replay, load_recording, replay, thinned
 from orchestrator.tuning.samples import AuditedInput, Vector
@@ -36,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tuner", choices=tuple(TUNERS), default=DEFAULT, help="tuner to run (default: %(default)s)")
     parser.add_argument("--accuracy-drop", default="1%", metavar="E", help="largest drop allowed (default: 1%%)")
     parser.add_argument("--confidence", default="95%", metavar="C", help="confidence in that (default: 95%%)")
-    parser.add_argument("--thresholds", metavar="A,B", help=f"for tuner {_USING_THRESHOLDS}: one per exit but the last")
+    parser.add_argument(
+        "--thresholds",
+        metavar="A,B",
+        help=f"for tuner {_USING_THRESHOLDS}: one per exit but the last; never keeps an exit closed",
+    )
     parser.add_argument(
         "--prepare-from",
         type=Path,
@@ -75,7 +81,7 @@ def _recording(path: Path, labels: bool) -> AuditRecording:
         if recording.audits[0].label is None:
             raise ConfigError(f"--labels: {path} has no label")
         return recording
-    return AuditRecording(tuple(replace(audit, label=None) for audit in recording.audits), recording.costs)
+    return replace(recording, audits=tuple(replace(audit, label=None) for audit in recording.audits))
 
 
 def _tuner(args: argparse.Namespace, recording: AuditRecording) -> LiveTuner:
@@ -92,22 +98,25 @@ def _tuner(args: argparse.Namespace, recording: AuditRecording) -> LiveTuner:
         costs=recording.costs,
         accuracy_drop=_share("--accuracy-drop", args.accuracy_drop),
         confidence=_share("--confidence", args.confidence),
-        thresholds=() if args.thresholds is None else _thresholds(args.thresholds, exits),
+        thresholds=() if args.thresholds is None else _thresholds(args.thresholds, exits, recording.criterion),
         earlier=earlier,
         seed=args.seed or 0,
     )
     return cls.create(setup)
 
 
-def _thresholds(text: str, exits: int) -> Vector:
+def _thresholds(text: str, exits: int, criterion: str) -> Vector:
     try:
-        values = tuple(float(part) for part in text.split(","))
+        values = tuple(parse_threshold(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if len(values) != exits - 1 or any(math.isnan(value) for value in values):
+    if len(values) != exits - 1:
         raise ConfigError(
-            f"--thresholds {text}: {exits - 1} numbers separated by commas are needed, one per exit but the last"
+            f"--thresholds {text}: expected {exits - 1} numbers separated by commas, one per exit but the last, or "
+            f"{NEVER_WORD!r} in place of a number"
         )
+    if criterion and (problem := threshold_problem(criterion, values)) is not None:
+        raise ConfigError(f"--thresholds {text}: {problem}")
     return values
 
 
@@ -142,8 +151,7 @@ def _text(played: Replay, tuner: LiveTuner) -> str:
 def _plain(played: Replay) -> dict[str, object]:
     plain = asdict(played)
     for step in plain["steps"]:
-        # JSON has no infinity: null is a threshold that is never reached.
-        step["thresholds"] = [None if math.isinf(value) else value for value in step["thresholds"]]
+        step["thresholds"] = plain_thresholds(step["thresholds"])
     return plain
 
 

@@ -30,6 +30,7 @@ from distree.apps import cli
 from distree.messages.forms import Branches, Form, Items, Packed, PackedItems, Part
 from distree.messages.layout import REQUIRED, Layout, layout_of
 from distree.strict_yaml import Share
+from distree.thresholds import NEVER_WORD, Threshold
 from orchestrator.config import OrchestratorConfig
 from orchestrator.simulator.config import FleetConfig
 from tools.json_schema import MESSAGES, unit_of
@@ -300,7 +301,7 @@ def _kind(cls: type) -> str:
 
 
 def _keys(cls: type, known: dict[type, str]) -> str:
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     rows = []
     for field in dataclasses.fields(cls):
         unit = next((unit for end, unit in UNITS if field.name.endswith(end)), "")
@@ -324,7 +325,8 @@ def type_name(hint: Any, known: dict[type, str]) -> str:
     if hint in known:
         name = f"`{_kind(hint)}`" if "kind" in typing.get_type_hints(hint) else "mapping"
         return f"[{name}](#{known[hint]})"
-    names = {str: "text", int: "integer", float: "number", bool: "`true` or `false`", Path: "path", Share: "share"}
+    names = {str: "text", int: "integer", float: "number", bool: "`true` or `false`", Path: "path"}
+    names |= {Share: "share", Threshold: f"number or `{NEVER_WORD}`"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.soak.site import PIPELINE, Images
 from distree.bundle.loading import load_bundle
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
 from model_zoo.data import LabelledImages
 from model_zoo.evaluation import collect_logits, score_exits
 

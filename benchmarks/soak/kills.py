@@ -10,10 +10,9 @@ from benchmarks.soak.broker import make_broker
 from benchmarks.soak.outages import start_chain
 from benchmarks.soak.report import Report
 from benchmarks.soak.site import Flow, Options, Publisher, closing_all, images, open_site
+from distree.thresholds import NEVER
 
 RATE_HZ = 200.0
-NEVER = 2.0
-"""A threshold that max softmax does not reach: all inputs travel, so that some are under way at a kill."""
 
 
 def run(report: Report, options: Options) -> None:

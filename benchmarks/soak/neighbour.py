@@ -10,10 +10,10 @@ from benchmarks.soak.broker import make_broker
 from benchmarks.soak.outages import start_chain
 from benchmarks.soak.report import Report
 from benchmarks.soak.site import Answer, Flow, Options, Publisher, closing_all, images, open_site
+from distree.thresholds import NEVER
 
 RATE_HZ = 60.0
 BEFORE_S, DOWN_S, AFTER_S = 8.0, 20.0, 20.0
-NEVER = 2.0
 
 
 def run(report: Report, options: Options) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from distree.bundle.manifest import MANIFEST, BranchSpec, Exits, Manifest, StageSpec, TensorSpec
 from distree.bundle.runtimes import RUNTIMES
-from distree.criteria import CRITERIA
+from distree.criteria import CRITERIA, threshold_problem
 from distree.errors import ConfigError
 
 MAX_BRANCHES = 64
@@ -44,25 +44,25 @@ def _problems(manifest: Manifest) -> Iterable[str]:
 def _exit_problems(exits: Exits, stages: tuple[StageSpec, ...]) -> Iterable[str]:
     if exits.criterion not in CRITERIA:
         yield f"exits.criterion: unknown {exits.criterion!r}; known: {', '.join(CRITERIA)}"
-    yield from _threshold_problems("exits.thresholds", exits.thresholds, len(stages) - 1)
+    yield from _threshold_problems("exits.thresholds", exits.criterion, exits.thresholds, len(stages) - 1)
     if exits.parameters is not None:
         yield from _file_problems("exits.parameters.file", exits.parameters.file)
     widest = max((len(stage.branches) for stage in stages), default=0)
     seen: set[tuple[int, ...]] = set()
     for i, masked in enumerate(exits.masked):
         where = f"exits.masked[{i}]"
-        yield from _threshold_problems(f"{where}.thresholds", masked.thresholds, len(stages) - 1)
+        yield from _threshold_problems(f"{where}.thresholds", exits.criterion, masked.thresholds, len(stages) - 1)
         yield from (f"{where}.missing: {fault}" for fault in _mask_problems(masked.missing, widest))
         if masked.missing in seen:
             yield f"{where}.missing: {list(masked.missing)} is given twice"
         seen.add(masked.missing)
 
 
-def _threshold_problems(where: str, thresholds: tuple[float, ...], needed: int) -> Iterable[str]:
+def _threshold_problems(where: str, criterion: str, thresholds: tuple[float, ...], needed: int) -> Iterable[str]:
     if len(thresholds) != needed:
         yield f"{where}: {len(thresholds)} given, one per exit but the last needed ({needed})"
-    if not all(map(math.isfinite, thresholds)):
-        yield f"{where}: must be finite"
+    if (fault := threshold_problem(criterion, thresholds)) is not None:
+        yield f"{where}: {fault}"
 
 
 def _mask_problems(missing: tuple[int, ...], widest: int) -> Iterable[str]:

@@ -8,6 +8,7 @@ from distree.bundle.runtimes import DEFAULT_RUNTIME
 from distree.messages.plan import MaskedThresholds
 from distree.messages.request import DType
 from distree.record import record
+from distree.thresholds import Threshold
 
 MANIFEST = "bundle.yaml"
 
@@ -105,7 +106,7 @@ class Exits:
     """
 
     criterion: str
-    thresholds: tuple[float, ...]
+    thresholds: tuple[Threshold, ...]
     masked: tuple[MaskedThresholds, ...] = ()
     parameters: ParametersFile | None = None
 

@@ -10,8 +10,9 @@ of the evidence, it scores `LEAST_SURE`, so that the answer comes from a deeper 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 
-from distree.criteria.base import Criterion, CriterionParameters
+from distree.criteria.base import ANY_NUMBER, PROBABILITY, Criterion, CriterionParameters, Range
 from distree.criteria.deadline import Deadline
 from distree.criteria.energy import Energy
 from distree.criteria.entropy import Entropy
@@ -20,10 +21,11 @@ from distree.criteria.gate import Gate
 from distree.criteria.margin import Margin
 from distree.criteria.max_softmax import MaxSoftmax
 from distree.criteria.patience import Patience
-from distree.criteria.softmax import LEAST_SURE, NEVER, NEVER_SENT, confidence
+from distree.criteria.softmax import LEAST_SURE, confidence
 from distree.errors import ConfigError
+from distree.thresholds import NEVER, NEVER_WORD
 
-__all__ = ["CRITERIA", "LEAST_SURE", "NEVER", "NEVER_SENT", "confidence", "make_criterion", "problem"]
+__all__ = ["CRITERIA", "LEAST_SURE", "confidence", "make_criterion", "problem", "threshold_problem"]
 
 _WITH_PARAMETERS: dict[str, type[FeatureDifference] | type[Gate]] = {
     FeatureDifference.name: FeatureDifference,
@@ -72,6 +74,34 @@ def problem(
     if name in _WITH_PARAMETERS:
         return _WITH_PARAMETERS[name].problem(parameters, wide=wide, exits=exits, classes=classes)
     return None if name in CRITERIA else _unknown(name)
+
+
+def threshold_problem(name: str, thresholds: Iterable[float]) -> str | None:
+    """Return, in one line, which threshold the criterion called `name` has no use for; None if there is none.
+
+    The thresholds are those of the exits 0, 1, … NEVER is always one.
+
+    >>> threshold_problem("max_softmax", [0.9, NEVER])
+    >>> print(threshold_problem("margin", [90.0, 80.0]))
+    the threshold of exit 0 is 90, but scores of margin are 0 to 1: give 0.9 for 90%, or 'never' to keep the exit closed
+    """
+    if name not in CRITERIA:
+        return _unknown(name)
+    possible = CRITERIA[name].range
+    for exit, threshold in enumerate(thresholds):
+        # A NaN fails both comparisons.
+        if not (threshold >= NEVER or possible.least <= threshold <= possible.most):
+            return (
+                f"the threshold of exit {exit} is {threshold:g}, but scores of {name} are {possible}: "
+                f"give {_instead(threshold, possible)}, or {NEVER_WORD!r} to keep the exit closed"
+            )
+    return None
+
+
+def _instead(threshold: float, possible: Range) -> str:
+    if possible == PROBABILITY and 10.0 <= threshold <= 100.0:
+        return f"{threshold / 100:g} for {threshold:g}%"
+    return "one" if possible == ANY_NUMBER else f"a number of {possible}"
 
 
 def _unknown(name: str) -> str:

@@ -49,10 +49,34 @@ class CriterionParameters:
     gate: tuple[tuple[float, ...], ...] = ()
 
 
+@record
+class Range:
+    """The scores that a criterion can give, both ends included. A threshold outside of them is a mistake.
+
+    At `least` every input leaves that has a score at all.
+
+    >>> print(PROBABILITY)
+    0 to 1
+    """
+
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return "any finite number" if self == ANY_NUMBER else f"{self.least:g} to {self.most:g}"
+
+
+ANY_NUMBER = Range(least=-1e299, most=1e299)
+"""Of scores on a scale of their own, such as that of the logits. Below NEVER, as it has to be."""
+
+PROBABILITY = Range(least=0.0, most=1.0)
+
+
 class Criterion(Protocol):
-    """A criterion. The exit is taken when `score(...).value >= threshold`."""
+    """A criterion. The exit is taken when `score(...).value >= threshold`; `range` is that of its finite scores."""
 
     name: str
+    range: Range
 
     def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit. Pure: the same evidence gives the same score on every board."""

@@ -10,10 +10,8 @@ et al., "Multi-Scale Dense Networks for Resource Efficient Image Classification"
 
 from __future__ import annotations
 
-import math
-
-from distree.criteria.base import ExitEvidence, Score
-from distree.criteria.softmax import LEAST_SURE
+from distree.criteria.base import ANY_NUMBER, ExitEvidence, Score
+from distree.criteria.softmax import LEAST_SURE, clamped
 
 
 class Deadline:
@@ -26,8 +24,9 @@ class Deadline:
     """
 
     name = "deadline"
+    range = ANY_NUMBER
 
     def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit; reads `left_s` and `rest_s` alone."""
         late_s = evidence.rest_s - evidence.left_s
-        return Score(value=LEAST_SURE if math.isnan(late_s) else late_s)
+        return Score(value=clamped(late_s) if late_s > LEAST_SURE else LEAST_SURE)

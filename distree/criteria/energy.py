@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 
-from distree.criteria.base import ExitEvidence, Score
-from distree.criteria.softmax import LEAST_SURE, finite, odds
+from distree.criteria.base import ANY_NUMBER, ExitEvidence, Score
+from distree.criteria.softmax import LEAST_SURE, clamped, finite, odds
 from distree.errors import ConfigError
 
 
@@ -26,6 +26,7 @@ class Energy:
     """
 
     name = "energy"
+    range = ANY_NUMBER
 
     def __init__(self, temperature: float = 1.0) -> None:
         if not 0.0 < temperature < math.inf:
@@ -38,4 +39,4 @@ class Energy:
         if not finite(logits):
             return Score(value=LEAST_SURE)
         total = math.fsum(odds(logits, self.temperature))
-        return Score(value=max(logits) + self.temperature * math.log(total))
+        return Score(value=clamped(max(logits) + self.temperature * math.log(total)))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from distree.criteria.base import ExitEvidence, Score
+from distree.criteria.base import PROBABILITY, ExitEvidence, Score
 from distree.criteria.softmax import LEAST_SURE, finite, odds
 
 
@@ -27,6 +27,7 @@ class Entropy:
     """
 
     name = "entropy"
+    range = PROBABILITY
 
     def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit of at least two classes."""

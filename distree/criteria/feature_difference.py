@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from distree.criteria.base import CriterionParameters, ExitEvidence, Score
+from distree.criteria.base import CriterionParameters, ExitEvidence, Range, Score
 from distree.criteria.softmax import LEAST_SURE, finite
 from distree.messages.request import CriterionMemory
 
@@ -54,6 +54,7 @@ class FeatureDifference:
     """
 
     name = "feature_difference"
+    range = Range(least=-2.0, most=0.0)
 
     def __init__(self, parameters: CriterionParameters = CriterionParameters()) -> None:  # noqa: B008 - frozen
         means = parameters.class_means

@@ -19,7 +19,7 @@ import math
 from collections.abc import Sequence
 from operator import mul
 
-from distree.criteria.base import CriterionParameters, ExitEvidence, Score
+from distree.criteria.base import CriterionParameters, ExitEvidence, Range, Score
 from distree.criteria.entropy import certainty
 from distree.criteria.softmax import LEAST_SURE, finite, odds
 
@@ -45,6 +45,7 @@ class Gate:
     """
 
     name = "gate"
+    range = Range(least=-_LARGEST, most=_LARGEST)
 
     def __init__(self, parameters: CriterionParameters = CriterionParameters()) -> None:  # noqa: B008 - frozen
         self._gate = [weights if _usable(weights) else () for weights in parameters.gate]

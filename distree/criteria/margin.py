@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from distree.criteria.base import ExitEvidence, Score
+from distree.criteria.base import PROBABILITY, ExitEvidence, Score
 from distree.criteria.softmax import LEAST_SURE, finite, odds
 
 
@@ -26,6 +26,7 @@ class Margin:
     """
 
     name = "margin"
+    range = PROBABILITY
 
     def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit of at least two classes."""

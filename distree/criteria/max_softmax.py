@@ -8,7 +8,7 @@ Examples in Neural Networks", ICLR 2017.
 
 from __future__ import annotations
 
-from distree.criteria.base import ExitEvidence, Score
+from distree.criteria.base import PROBABILITY, ExitEvidence, Score
 from distree.criteria.softmax import LEAST_SURE, confidence
 
 
@@ -20,6 +20,7 @@ class MaxSoftmax:
     """
 
     name = "max_softmax"
+    range = PROBABILITY
 
     def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit: the very number that results report as confidence."""

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import math
 
-from distree.criteria.base import ExitEvidence, Score
+from distree.criteria.base import ExitEvidence, Range, Score
 from distree.criteria.softmax import LEAST_SURE, confidence
+from distree.messages.limits import MAX_STAGES
 from distree.messages.request import CriterionMemory
 
 
@@ -31,6 +32,7 @@ class Patience:
     """
 
     name = "patience"
+    range = Range(least=1.0, most=float(MAX_STAGES))
 
     def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit after the exits that `evidence.memory` tells of."""

@@ -16,6 +16,7 @@ from distree.messages.fields import (
     data,
     declared,
     durations,
+    epoch,
     flag,
     ident,
     idents,
@@ -106,7 +107,7 @@ class Rule(Packable):
     the next exit, network not counted; () if unknown.
     """
 
-    epoch: int = count("Number of the plan that the rule is of; 0 for the bundle's own thresholds.")
+    epoch: int = epoch("Number of the plan that the rule is of; 0 for the bundle's own thresholds.")
     criterion: str = text("Exit criterion.")
     thresholds: tuple[float, ...] = scores("Score at which each exit but the last is taken.", most=MAX_STAGES)
     rest_s: tuple[float, ...] = durations(

@@ -11,9 +11,11 @@ from collections import OrderedDict
 from distree import criteria
 from distree.criteria.base import Criterion, ExitEvidence
 from distree.errors import ConfigError, RemoteProtocolError
-from distree.messages.plan import Plan
+from distree.messages.limits import EPOCH_STEP, MAX_FINITE
+from distree.messages.plan import Plan, plan_hash
 from distree.messages.request import Reading, Rule
 from distree.node.settings import NodeSettings
+from distree.thresholds import NEVER
 
 KEPT_PLANS = 8
 """Plans kept, so that a request is decided by the thresholds under which it was accepted."""
@@ -54,13 +56,15 @@ class CriterionCache:
 class Plans:
     """The plan in force and those before it. The first is the bundle's own, epoch 0.
 
-    Its masked thresholds serve every plan of the same criterion that brings none.
+    In force is the plan that came last, because that is what its topic holds, and what a board that starts now obeys.
+    Epochs put plans into no order: no number can keep a later plan out. The bundle's masked thresholds serve every plan
+    of the same criterion that brings none.
     """
 
     def __init__(self, settings: NodeSettings, criteria: CriterionCache) -> None:
         self._settings = settings
         self._criteria = criteria
-        self._default = self.current = Plan(
+        self._default = Plan(
             pipeline=settings.pipeline,
             epoch=0,
             model=settings.model,
@@ -69,26 +73,35 @@ class Plans:
             thresholds=settings.thresholds,
             masked=settings.masked,
         )
-        self._kept: OrderedDict[int, Plan] = OrderedDict()
+        self._kept: OrderedDict[Rule, Plan] = OrderedDict()
         self._adopt(self._default)
 
+    @property
+    def hash(self) -> str:
+        """The hash of the plan in force."""
+        return plan_hash(self.current)
+
     def receive(self, plan: Plan) -> None:
-        """Put a plan in force if it is newer; RemoteProtocolError for one that does not belong here."""
-        settings = self._settings
+        """Put a plan in force; RemoteProtocolError, and nothing changes, for one that does not belong here."""
+        if plan == self.current:
+            return
+        settings, held = self._settings, self.current.epoch
         if plan.pipeline != settings.pipeline:
             raise RemoteProtocolError("pipeline", f"expected {settings.pipeline}, received {plan.pipeline}")
         settings.check_revision(plan.revision)
-        for row in plan.masked:
-            if len(row.thresholds) != settings.last:
-                raise RemoteProtocolError(
-                    "masked", f"{len(row.thresholds)} thresholds received, {settings.last} expected"
-                )
-        rule = _rule(plan)
-        if plan.epoch <= self.current.epoch:
-            return
-        self._criteria.check(rule)
+        if held and plan.epoch > held + EPOCH_STEP:
+            raise RemoteProtocolError(
+                "epoch", f"{plan.epoch} is more than {EPOCH_STEP} beyond {held}, which is in force: plan not obeyed"
+            )
+        self._criteria.check(_rule(plan))
         self._check_usable(plan.criterion)
+        self._check_thresholds(plan)
         self._adopt(plan)
+
+    def withdraw(self) -> None:
+        """Have the bundle's own thresholds hold again: the plan's topic is empty."""
+        if self.current != self._default:
+            self._adopt(self._default)
 
     def _check_usable(self, criterion: str) -> None:
         """Raise RemoteProtocolError for a criterion by which this board could not decide."""
@@ -101,11 +114,24 @@ class Plans:
         if problem is not None:
             raise RemoteProtocolError("criterion", problem)
 
+    def _check_thresholds(self, plan: Plan) -> None:
+        """Raise RemoteProtocolError for too few thresholds, or one that is out of the criterion's range."""
+        last = self._settings.last
+        for row in plan.masked:
+            if len(row.thresholds) != last:
+                raise RemoteProtocolError("masked", f"{len(row.thresholds)} thresholds received, {last} expected")
+        for thresholds in (plan.thresholds, *(row.thresholds for row in plan.masked)):
+            problem = criteria.threshold_problem(plan.criterion, thresholds)
+            if problem is not None:
+                raise RemoteProtocolError("thresholds", problem)
+
     def _adopt(self, plan: Plan) -> None:
         self._criteria.of(plan.criterion)
-        self.current = self._kept[plan.epoch] = plan
-        self.rule = _rule(plan)
+        self.current = plan
+        self.rule = rule = _rule(plan)
         """What decides the requests that are accepted now."""
+        self._kept[rule] = plan
+        self._kept.move_to_end(rule)
         if len(self._kept) > KEPT_PLANS:
             self._kept.popitem(last=False)
 
@@ -113,11 +139,11 @@ class Plans:
         """Return the threshold of an exit; without thresholds for these missing branches it is never taken."""
         if not missing:
             return rule.thresholds[stage]
-        plan = self._kept.get(rule.epoch)
-        rows = plan.masked if plan is not None and _rule(plan) == rule else ()
+        plan = self._kept.get(rule)
+        rows = plan.masked if plan is not None else ()
         if not rows and rule.criterion == self._default.criterion:
             rows = self._default.masked
-        return next((row.thresholds[stage] for row in rows if row.missing == missing), criteria.NEVER)
+        return next((row.thresholds[stage] for row in rows if row.missing == missing), NEVER)
 
 
 def _rule(plan: Plan) -> Rule:
@@ -132,10 +158,10 @@ def too_late(evidence: ExitEvidence) -> bool:
     return DEADLINE_RULE.score(evidence).value >= 0.0
 
 
-_SCORE_LIMIT = 1e300  # what a message can hold: some criteria give infinities, where they have nothing to compare
-
-
 def reading(score: float, class_id: int) -> Reading:
-    """Return what an exit said, its score as a finite number: a NaN never exits, so it becomes the least."""
-    finite = min(_SCORE_LIMIT, score) if score >= -_SCORE_LIMIT else -_SCORE_LIMIT
+    """Return what an exit said, its score as a finite number: a NaN never exits, so it becomes the least.
+
+    Some criteria give infinities, where they have nothing to compare.
+    """
+    finite = min(MAX_FINITE, score) if score >= -MAX_FINITE else -MAX_FINITE
     return Reading(score=finite, class_id=class_id)

@@ -148,12 +148,7 @@ class StageNode:
         """
         if isinstance(message, StageMessage):
             return self._carry(now, self._receive_stage(now, message, delivery))
-        outputs: Sequence[Output] = ()
-        if isinstance(message, Plan):
-            self._plans.receive(message)
-        else:
-            outputs = self._receive(now, message, sender)
-        effects = self._carry(now, outputs)
+        effects = self._carry(now, self._receive(now, message, sender))
         effects.append(Acknowledge(delivery=delivery))
         return effects
 
@@ -171,7 +166,10 @@ class StageNode:
             return [turned_back(message, "moved"), Acknowledge(delivery=delivery)]
         return worker.receive(now, message, delivery)
 
-    def _receive(self, now: float, message: Embedding | Decision | Outcome, sender: str) -> list[Output]:
+    def _receive(self, now: float, message: Embedding | Decision | Outcome | Plan, sender: str) -> list[Output]:
+        if isinstance(message, Plan):
+            self._plans.receive(message)
+            return []
         if isinstance(message, Outcome):
             if self._origin is None:
                 raise RemoteProtocolError("origin", f"this board does not answer for {message.request}")
@@ -193,6 +191,11 @@ class StageNode:
         if is_answer:
             return outputs
         return [*outputs, *fuser.receive(now, message, is_wanted=self._origin.is_wanted(context.request))]
+
+    def withdraw_plan(self, delivery: object) -> list[Effect]:
+        """Decide by the bundle's own thresholds again: the plan was taken off its topic, as `delivery` says."""
+        self._plans.withdraw()
+        return [Acknowledge(delivery=delivery)]
 
     # ------------------------------------------------------------ other boards
 
@@ -431,6 +434,7 @@ class StageNode:
         return PipelineTelemetry(
             pipeline=self.settings.pipeline,
             epoch=self._plans.current.epoch,
+            plan_hash=self._plans.hash,
             revision=self.settings.revision,
             stages=tuple(worker.counters.report(k, self._inbox.waiting_at(k)) for k, worker in self._workers.items()),
             origin=None if self._origin is None else self._origin.telemetry(),

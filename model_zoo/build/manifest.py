@@ -16,6 +16,7 @@ from distree.bundle.manifest import MANIFEST, Golden, Manifest, ParametersFile
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import DEFAULT_RUNTIME
 from distree.tensors import Array
+from distree.thresholds import NEVER, NEVER_WORD
 from model_zoo.boards import Boards, quantised_logits
 
 GOLDEN_FILE = "golden.npz"
@@ -65,7 +66,7 @@ def _plain(value: Any, name: str = "") -> Any:
         return _OneLine(mapping) if name in _ONE_LINE else mapping
     if isinstance(value, tuple):
         return [_plain(part, f"{name}[]") for part in value]
-    return value
+    return NEVER_WORD if name == "thresholds[]" and value >= NEVER else value
 
 
 def _left_out(value: Any, name: str) -> bool:

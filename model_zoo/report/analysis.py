@@ -18,7 +18,7 @@ from distree.criteria.base import CriterionParameters
 from distree.criteria.feature_difference import FeatureDifference
 from distree.criteria.max_softmax import MaxSoftmax
 from distree.errors import ConfigError
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
 from model_zoo.costs import FUSER, Costs, costs_of
 from model_zoo.criteria import usable_criteria, validation_scores
 from model_zoo.evaluation import Evaluation, ExitScores, TrafficPerInput, score_exits, summarise

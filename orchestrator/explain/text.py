@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distree.formatting import ago, bar, branches_text, percent, table, thresholds_text
+from distree.formatting import ago, bar, branches_text, percent, table, thresholds_text, why_text
 from orchestrator.explain.view import (
     PLANS_SHOWN,
     Explanation,
@@ -21,7 +21,7 @@ from orchestrator.tuning_view import TuningView
 
 _ORIGINS_SHOWN = 10
 
-_PLAN_HEAD = ("EPOCH", "AGE", "AUTHOR", "THRESHOLDS", "AUDITED")
+_PLAN_HEAD = ("EPOCH", "AGE", "BY", "WHY", "THRESHOLDS", "AUDITED")
 _ORIGIN_HEAD = ("ORIGIN", "KEPT", "LOST")
 _FLOW_HEAD = ("STAGE", "REACH", "LEAVE", "", "EXPECTED")
 
@@ -39,8 +39,8 @@ def _pipeline_text(reasons: PipelineReasons) -> str:
     if not reasons.plans:
         return f"pipeline {reasons.pipeline}: no plan yet"
     newest, tuning = reasons.plans[0], reasons.tuning
-    since = f"by {newest.author} {ago(newest.age_s)} ago"
-    head = f"pipeline {reasons.pipeline}: {newest.criterion}, epoch {newest.epoch}, {since}"
+    why = why_text(newest.reason, newest.author)
+    head = f"pipeline {reasons.pipeline}: {newest.criterion}, epoch {newest.epoch}, {why} {ago(newest.age_s)} ago"
     blocks = [[head, *(_goal_lines(tuning) if tuning is not None else [_UNTUNED])]]
     # Where no branch was ever missing, or there are none, there is nothing to tell apart.
     is_only = all(not one.missing for one in reasons.sets)
@@ -135,7 +135,14 @@ def _flow_lines(flow: Sequence[StageFlow], sets: Sequence[SetReasons]) -> list[s
 
 def _plan_lines(plans: Sequence[PastPlan]) -> list[str]:
     rows = [
-        [str(plan.epoch), ago(plan.age_s), plan.author, thresholds_text(plan.thresholds), percent(plan.audit_rate)]
+        [
+            str(plan.epoch),
+            ago(plan.age_s),
+            plan.author,
+            plan.reason,
+            thresholds_text(plan.thresholds),
+            percent(plan.audit_rate),
+        ]
         for plan in plans
     ]
-    return [f"the latest plans, at most {PLANS_SHOWN}", *table(_PLAN_HEAD, rows).splitlines()]
+    return [f"the latest decisions, at most {PLANS_SHOWN}", *table(_PLAN_HEAD, rows).splitlines()]

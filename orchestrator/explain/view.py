@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 import numpy as np
 
-from distree.messages.plan import MaskedThresholds, Plan
+from distree.exits_taken import exits_taken
+from distree.formatting import plain
+from distree.messages.plan import MaskedThresholds, Plan, same_decision
 from distree.record import record
-from distree.thresholds import exits_taken
 from orchestrator.config import OrchestratorConfig, PipelineConfig
 from orchestrator.fleet import Device
 from orchestrator.pipeline_spec import load_spec
@@ -74,11 +76,12 @@ class OriginAudits:
 
 @record
 class PastPlan:
-    """One plan of the past: who wrote it and how long ago."""
+    """A decision of the past: who made it, why, and how long ago. If it had several epochs, `epoch` is the latest."""
 
     epoch: int
     age_s: float
     author: str
+    reason: str
     criterion: str
     thresholds: Vector
     masked: tuple[MaskedThresholds, ...]
@@ -96,7 +99,7 @@ class StageFlow:
 
 @record
 class PipelineReasons:
-    """Everything that explains the thresholds of one pipeline; `plans` are the latest ones, the newest first."""
+    """Everything that explains the thresholds of one pipeline; `plans` are the latest decisions, the newest first."""
 
     pipeline: str
     tuning: TuningView | None
@@ -129,9 +132,9 @@ def read_explanation(
 
 
 def to_json(explanation: Explanation) -> str:
-    """Return the explanation as JSON of schema SCHEMA; a threshold of 1e300 disables its exit."""
-    plain = asdict(explanation)
-    plain["pipelines"] = [
+    """Return the explanation as JSON of schema SCHEMA; a threshold that disables its exit is `never`."""
+    document = asdict(explanation)
+    document["pipelines"] = [
         {
             **asdict(reasons),
             "tuning": tuning_json(reasons.tuning),
@@ -139,7 +142,7 @@ def to_json(explanation: Explanation) -> str:
         }
         for reasons in explanation.pipelines
     ]
-    return json.dumps({"schema": SCHEMA, **plain}, indent=2, allow_nan=False)
+    return json.dumps({"schema": SCHEMA, **plain(document)}, indent=2, allow_nan=False)
 
 
 def _reasons(store: Store, configured: PipelineConfig, devices: Sequence[Device], now: float) -> PipelineReasons:
@@ -158,7 +161,7 @@ def _reasons(store: Store, configured: PipelineConfig, devices: Sequence[Device]
         tuning=view,
         sets=sets,
         origins=origins,
-        plans=tuple(_past_plan(row, now) for row in plans[:PLANS_SHOWN]),
+        plans=tuple(itertools.islice(_past_plans(plans, now), PLANS_SHOWN)),
         flow=_flow(answered_by_exit(name, devices)),
     )
 
@@ -217,12 +220,23 @@ def _origin_audits(samples: Sequence[Sample]) -> tuple[OriginAudits, ...]:
     return tuple(sorted(found, key=lambda one: (-one.lost, one.origin)))
 
 
-def _past_plan(row: PlanRow, now: float) -> PastPlan:
-    plan = row.plan
+def _past_plans(rows: Sequence[PlanRow], now: float) -> Iterator[PastPlan]:
+    """Give the decisions behind plans, the newest first: a plan that was only numbered anew is none."""
+    decisions: list[list[PlanRow]] = []
+    for row in rows:
+        if decisions and same_decision(decisions[-1][0].plan, row.plan):
+            decisions[-1].append(row)
+        else:
+            decisions.append([row])
+    return (_past_plan(of_one[0].plan, of_one[-1], now) for of_one in decisions)
+
+
+def _past_plan(plan: Plan, made: PlanRow, now: float) -> PastPlan:
     return PastPlan(
         epoch=plan.epoch,
-        age_s=max(0.0, now - row.at),
-        author=row.author,
+        age_s=max(0.0, now - made.at),
+        author=made.plan.author,
+        reason=made.plan.reason,
         criterion=plan.criterion,
         thresholds=plan.thresholds,
         masked=plan.masked,

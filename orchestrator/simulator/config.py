@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from distree.criteria import threshold_problem
 from distree.errors import ConfigError
 from distree.strict_yaml import Share
+from distree.thresholds import Threshold
 from distree.topics import check_id
 from orchestrator.fleet import MAX_DEVICES
 from orchestrator.tuning.goal import Goal
@@ -394,8 +396,8 @@ class FleetConfig:
     """How the broker behaves."""
     goal: Goal | None = None
     """What thresholds are tuned for, as in orchestrator.yaml; either this or `thresholds` is needed."""
-    thresholds: tuple[float, ...] | None = None
-    """Fixed thresholds, one per exit but the last."""
+    thresholds: tuple[Threshold, ...] | None = None
+    """Fixed thresholds, one per exit but the last; `never` keeps an exit closed."""
     drift: tuple[Drift, ...] = ()
     """How inputs change."""
     failures: tuple[Failure, ...] = ()
@@ -451,8 +453,11 @@ class FleetConfig:
         return 1 + max((boards.branch for boards in self.boards if boards.branch is not None), default=-1)
 
 
-def check_exits(config: FleetConfig, exits: int) -> None:
-    """Raise ConfigError where something is not of `exits` stages, the traffic's number, or a stage is nobody's."""
+def check_exits(config: FleetConfig, exits: int, criterion: str) -> None:
+    """Raise ConfigError where something is not of `exits` stages, the traffic's number, or a stage is nobody's.
+
+    `criterion` is by which the traffic was scored, and what thresholds are of; "" where that is not known.
+    """
     branches, every = config.branches, tuple(range(exits))
     served: set[tuple[int | None, int]] = set()
     for boards in config.boards:
@@ -470,6 +475,9 @@ def check_exits(config: FleetConfig, exits: int) -> None:
                 raise ConfigError(f"boards: none has stage {stage}{whose}; stages 0 to {exits - 1} are needed")
     if config.thresholds is not None and len(config.thresholds) != exits - 1:
         raise ConfigError(f"thresholds: {len(config.thresholds)} given, {exits - 1} needed: one per exit but the last")
+    problem = threshold_problem(criterion, config.thresholds or ()) if criterion else None
+    if problem is not None:
+        raise ConfigError(f"thresholds: {problem}")
     if config.traffic.tensor_bytes and len(config.traffic.tensor_bytes) != exits:
         raise ConfigError(f"traffic: tensor_bytes: {len(config.traffic.tensor_bytes)} given, one per stage ({exits})")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distree.errors import ConfigError
+from distree.thresholds import NEVER_WORD
 
 _INCHES = (7.0, 3.6)
 _DOTS_PER_INCH = 130
@@ -85,7 +86,7 @@ def _thresholds(axes: Any, report: dict[str, Any]) -> None:
     for exit in range(len(report["exits"]) - 1):
         # A threshold that disables its exit leaves a gap.
         values = [plan["thresholds"][exit] for plan in plans] or [given[exit]]
-        shown = [float("nan") if value is None else value for value in values]
+        shown = [float("nan") if value == NEVER_WORD else value for value in values]
         at = [plan["at_s"] for plan in plans] or [0.0]
         axes.step([*at, ends_at], [*shown, shown[-1]], where="post", label=f"exit {exit}")
     axes.set_ylabel(f"threshold ({len(plans)} plans)")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distree.criteria import NEVER_SENT
-from distree.formatting import percent, table, thresholds_text
+from distree.formatting import percent, table
+from distree.thresholds import NEVER, NEVER_WORD
 from orchestrator.simulator.books import REASONS, Books
 from orchestrator.simulator.site import SimulatedSite
 
@@ -69,7 +69,7 @@ def to_json(report: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold: thresholds never reached and times that never end are null, paths their names."""
+    """Return what JSON can hold: null for times that never end, `never` for disabled exits, names for paths."""
     match value:
         case dict():
             return {key: _plain(item) for key, item in value.items()}
@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
         case PurePath():
             return value.name
         case float():
-            return None if abs(value) >= NEVER_SENT else float(value)
+            return None if math.isinf(value) else NEVER_WORD if value >= NEVER else float(value)
     return value
 
 
@@ -278,8 +278,8 @@ def _plan_lines(report: dict[str, Any]) -> list[str]:
     return ["", table(["AT S", "EPOCH", "THRESHOLDS", "AUDITED"], rows), f"alarms: {moments}"]
 
 
-def _thresholds(values: Sequence[float | None]) -> str:
-    return thresholds_text([NEVER_SENT if value is None else value for value in values])
+def _thresholds(values: Sequence[float | str]) -> str:
+    return " ".join(value if isinstance(value, str) else f"{value:g}" for value in values)
 
 
 def _shown(value: float | None) -> str:

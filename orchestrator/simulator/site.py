@@ -9,10 +9,10 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from distree.criteria import NEVER_SENT
 from distree.messages.plan import Plan
 from distree.node import AcceptedInput, NodeSettings, OriginSettings, StageNode
 from distree.node.members import Members
+from distree.thresholds import NEVER
 from orchestrator.pipeline_spec import PipelineSpec
 from orchestrator.simulator.board import SimulatedBoard, Surroundings
 from orchestrator.simulator.books import Books
@@ -36,7 +36,7 @@ class SimulatedSite:
     """
 
     def __init__(self, config: FleetConfig, table: Table) -> None:
-        check_exits(config, len(table.costs))
+        check_exits(config, len(table.costs), table.criterion)
         self.config = config
         self.table = table
         self.events = Events()
@@ -164,7 +164,7 @@ class SimulatedSite:
     def _thresholds(self) -> tuple[float, ...]:
         """Return the thresholds before the first plan: those given, or else ones that disable early exits."""
         given = self.config.thresholds
-        return (NEVER_SENT,) * (self.traffic.exits - 1) if given is None else given
+        return (NEVER,) * (self.traffic.exits - 1) if given is None else given
 
     def _labels(self) -> tuple[str, ...]:
         return tuple(map(str, range(self.traffic.classes)))

@@ -21,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from distree import tensors
+from distree.criteria.max_softmax import MaxSoftmax
 from distree.errors import ConfigError
+from distree.exits_taken import exits_taken
 from distree.messages.request import Tensor
 from distree.node.settings import Shape
 from distree.segments import SegmentOutput
-from distree.thresholds import exits_taken
 from orchestrator.simulator.config import Drift, FleetConfig, SyntheticConfig, TrafficConfig
 from orchestrator.tuning.replay import load_recording
 from orchestrator.tuning.samples import Vector
@@ -43,13 +44,14 @@ _LIMIT = 1e300  # Scores beyond it are infinite, which no logit is.
 class Table:
     """scores: (n, exits − 1) float64. predictions: (n, exits) int64. costs: MACs of leaving at each exit.
 
-    labels: (n,) int64, or None where the truth is not known.
+    labels: (n,) int64, or None where the truth is not known. criterion: the name of what scored, "" if unknown.
     """
 
     scores: npt.NDArray[np.float64]
     predictions: npt.NDArray[np.int64]
     costs: Vector
     labels: npt.NDArray[np.int64] | None
+    criterion: str = ""
 
     @property
     def truth(self) -> npt.NDArray[np.int64]:
@@ -75,6 +77,7 @@ def load_table(config: TrafficConfig, seed: int) -> Table:
         predictions=np.array([audit.predictions for audit in recording.audits], np.int64),
         costs=recording.costs,
         labels=None if labels[0] is None else np.array(labels, np.int64),
+        criterion=recording.criterion,
     )
 
 
@@ -98,6 +101,7 @@ def synthetic(config: SyntheticConfig, seed: int) -> Table:
         predictions=np.where(is_right, truth[:, None], wrong[:, None]),
         costs=config.macs,
         labels=truth,
+        criterion=MaxSoftmax.name,
     )
 
 

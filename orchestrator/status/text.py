@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from distree.formatting import ago, percent, printable, table, thresholds_text
+from distree.formatting import ago, percent, printable, table, thresholds_text, why_text
 from orchestrator.coverage import gap_text
-from orchestrator.site_view import BoardView
+from orchestrator.site_view import BoardView, FollowedPlan
 from orchestrator.status.view import (
     BoardStatus,
     BranchStatus,
@@ -36,7 +36,8 @@ _AUDITED = ("audited",)
 
 def render(status: Status) -> str:
     """Return the status as plain text."""
-    parts = [_head(status), _board_table(status.devices)]
+    wanted = {one.pipeline: one.plan_hash for one in status.pipelines}
+    parts = [_head(status), _board_table(status.devices, wanted)]
     parts += [_pipeline_text(one) for one in status.pipelines]
     return "\n\n".join(part for part in parts if part)
 
@@ -55,14 +56,14 @@ def _head(status: Status) -> str:
     return "\n".join(lines)
 
 
-def _board_table(devices: Sequence[BoardStatus]) -> str:
+def _board_table(devices: Sequence[BoardStatus], wanted: Mapping[str, str]) -> str:
     if not devices:
         return "no board has been heard yet"
     shared = [one.shared for one in devices if one.shared]
-    return "\n".join([table(_DEVICE_HEAD, [_board_cells(one.board) for one in devices]), *shared])
+    return "\n".join([table(_DEVICE_HEAD, [_board_cells(one.board, wanted) for one in devices]), *shared])
 
 
-def _board_cells(board: BoardView) -> list[str]:
+def _board_cells(board: BoardView, wanted: Mapping[str, str]) -> list[str]:
     return [
         board.device,
         board.state + (" (silent)" if board.is_silent else ""),
@@ -71,10 +72,15 @@ def _board_cells(board: BoardView) -> list[str]:
         "-" if board.rss_bytes is None else f"{board.rss_bytes / 1e6:.0f}",
         "-" if board.uptime_s is None else ago(board.uptime_s),
         "-" if board.heard_s is None else ago(board.heard_s),
-        " ".join(f"{plan.pipeline}:{plan.epoch}" for plan in board.follows) or "-",
+        " ".join(_follows_text(plan, wanted) for plan in board.follows if plan.pipeline in wanted) or "-",
         str(board.dead_letters),
         str(board.offline_dropped),
     ]
+
+
+def _follows_text(plan: FollowedPlan, wanted: Mapping[str, str]) -> str:
+    is_other = plan.plan_hash != wanted[plan.pipeline]
+    return f"{plan.pipeline}:{plan.epoch}{' (other plan)' if is_other else ''}"
 
 
 def _pipeline_text(line: PipelineStatus) -> str:
@@ -118,15 +124,16 @@ def _plan_text(line: PipelineStatus) -> str:
     thresholds = thresholds_text(plan.thresholds)
     wait = f"waiting for {', '.join(line.behind)}" if line.behind else "in force on all ready devices"
     model = f"{printable(plan.model)} {printable(plan.revision)}"
+    why = why_text(plan.reason, plan.author)
     text = (
         f"pipeline {line.pipeline}: epoch {plan.epoch} wanted, {wait}\n"
         f"  plan     {plan.criterion} {thresholds} (model {model}), "
-        f"by {line.author} {ago(line.set_s or 0.0)} ago"
+        f"{why} {ago(line.set_s or 0.0)} ago"
     )
     if line.standing == "standby":
         text += "\n  STANDBY: another orchestrator plans for this site; this one takes over when that one is gone"
-    if line.standing == "yielded":
-        text += "\n  YIELDED: another orchestrator seems to plan for this pipeline; see the log"
+    if line.alarm:
+        text += f"\n  {line.alarm}"
     return text
 
 

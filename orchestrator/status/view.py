@@ -9,18 +9,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from distree.formatting import plain
 from distree.messages.device import DeviceStatus
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, plan_hash
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, StageTelemetry
 from distree.record import record
 from orchestrator.config import OrchestratorConfig, PipelineConfig
 from orchestrator.coverage import Gap, find_gaps
 from orchestrator.fleet import Device, is_behind
 from orchestrator.problems import SHARED_ID_S
-from orchestrator.site_view import BoardView, StoredDevice, answered_by_exit, board_view, reports_on, stored_devices
+from orchestrator.site_view import (
+    BoardView,
+    StoredDevice,
+    answered_by_exit,
+    board_view,
+    reports_on,
+    standing_alarm,
+    stored_devices,
+)
 from orchestrator.store.database import Store
 from orchestrator.store.lock import is_served
-from orchestrator.store.records import PlanRow, Refused
+from orchestrator.store.records import Refused
 from orchestrator.tuning_view import TuningView, read_tuning, tuner_json, tuning_json
 
 SCHEMA = "distree.orchestrator-status/1"
@@ -77,14 +86,16 @@ class Tally:
 class PipelineStatus:
     """A pipeline: its plan, the boards that do not follow it yet, its tuning, and what origins and stages report.
 
-    `runs` counts runs of segments since the boards started, `audit_runs` those that were only for audits.
-    `gaps` are stages that inputs cannot reach.
+    `alarm` says what is wrong with the plan and what to do, "" where nothing is. `plan_hash` is what boards report that
+    follow the plan, "" without one. `runs` counts runs of segments since the boards started, `audit_runs` those that
+    were only for audits. `gaps` are stages that inputs cannot reach.
     """
 
     pipeline: str
     standing: str
+    alarm: str
     plan: Plan | None
-    author: str
+    plan_hash: str
     set_s: float | None
     behind: tuple[str, ...]
     exits: tuple[Tally, ...]
@@ -145,19 +156,19 @@ def read_status(config: OrchestratorConfig, *, now: float | None = None) -> Stat
 
 
 def to_json(status: Status) -> str:
-    """Return the status as JSON of schema SCHEMA; times in seconds, sizes in bytes."""
-    plain = asdict(status)
-    plain["devices"] = [{**asdict(one.board), "shared": one.shared} for one in status.devices]
-    plain["pipelines"] = [{**asdict(one), "tuning": _tuning_json(one.tuning)} for one in status.pipelines]
-    return json.dumps({"schema": SCHEMA, **plain}, indent=2, allow_nan=False)
+    """Return the status as JSON of schema SCHEMA: times in seconds, sizes in bytes, thresholds a number or `never`."""
+    document = asdict(status)
+    document["devices"] = [{**asdict(one.board), "shared": one.shared} for one in status.devices]
+    document["pipelines"] = [{**asdict(one), "tuning": _tuning_json(one.tuning)} for one in status.pipelines]
+    return json.dumps({"schema": SCHEMA, **plain(document)}, indent=2, allow_nan=False)
 
 
 def _tuning_json(view: TuningView | None) -> dict[str, Any] | None:
-    plain = tuning_json(view)
-    if plain is None or view is None:
+    document = tuning_json(view)
+    if document is None or view is None:
         return None
     sets = [{"missing": one.missing, "tuner": tuner_json(one.tuner)} for one in view.explanation.sets]
-    return {**plain, "sets": sets}
+    return {**document, "sets": sets}
 
 
 def _age_s(now: float, then: float | None) -> float | None:
@@ -185,15 +196,17 @@ def _shared(stored: StoredDevice, now: float) -> str:
 def _pipeline_status(store: Store, configured: PipelineConfig, devices: Sequence[Device], now: float) -> PipelineStatus:
     name = configured.name
     latest, known = store.latest_plan(name), store.pipeline(name)
+    wanted = plan_hash(latest.plan) if latest else ""
     origins, stages = _origins(name, devices), _stages(name, devices)
     audit_runs = sum(one.report.audited for one in stages)
     return PipelineStatus(
         pipeline=name,
         standing=known.standing,
+        alarm=standing_alarm(store, name),
         plan=latest.plan if latest else None,
-        author=latest.author if latest else "",
+        plan_hash=wanted,
         set_s=_age_s(now, latest.at if latest else None),
-        behind=_behind(name, devices, latest),
+        behind=tuple(device.device for device in devices if latest and is_behind(device, name, wanted)),
         exits=_tallies((str(k), count) for k, count in enumerate(answered_by_exit(name, devices))),
         reasons=_tallies(sorted(_reasons(origins).items())),
         origins=origins,
@@ -205,12 +218,6 @@ def _pipeline_status(store: Store, configured: PipelineConfig, devices: Sequence
         runs=audit_runs + sum(one.report.exited + one.report.forwarded for one in stages),
         audit_runs=audit_runs,
     )
-
-
-def _behind(name: str, devices: Sequence[Device], latest: PlanRow | None) -> tuple[str, ...]:
-    if latest is None:
-        return ()
-    return tuple(device.device for device in devices if is_behind(device, name, latest.plan.epoch))
 
 
 def _origins(name: str, devices: Sequence[Device]) -> tuple[OriginStatus, ...]:

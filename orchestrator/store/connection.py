@@ -60,6 +60,13 @@ class Connection:
         with self._guard():
             self._sqlite.execute(statement, values)
 
+    def insert(self, statement: str, *values: object) -> int:
+        """Run a statement that inserts one row, and return the row's id."""
+        with self._guard():
+            added = self._sqlite.execute(statement, values)
+        assert added.lastrowid is not None  # noqa: S101 - as it is after an INSERT
+        return added.lastrowid
+
     def run_for_each(self, statement: str, rows: Iterable[Row]) -> None:
         """Run a statement once for each row of values."""
         with self._guard():

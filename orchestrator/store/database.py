@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, next_epoch, same_decision
 from orchestrator.store import history, retention, schema
 from orchestrator.store.connection import Connection, StoreError
 from orchestrator.store.records import (
+    PIPELINE_COLUMNS,
+    PLAN_COLUMNS,
     AuditSample,
     Batch,
     DeviceRow,
@@ -34,7 +37,6 @@ from orchestrator.store.records import (
     sample_values,
     service_row,
     service_values,
-    with_epoch,
 )
 
 PLANS_KEPT = 1000
@@ -49,12 +51,15 @@ INSERT INTO device VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO
     boot = excluded.boot, period_s = excluded.period_s, seen_at = excluded.seen_at,
     shared = coalesce(excluded.shared, shared), shared_at = coalesce(excluded.shared_at, shared_at)
 """
-_SAVE_PIPELINE = """
-INSERT INTO pipeline (name, floor, standing, configured, branches) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (name) DO UPDATE SET
-    floor = max(floor, excluded.floor), standing = excluded.standing, configured = excluded.configured,
-    branches = excluded.branches
-"""
+_OF_PIPELINE, _OF_PLAN = ", ".join(PIPELINE_COLUMNS), ", ".join(PLAN_COLUMNS)
+_SAVE_PIPELINE = f"REPLACE INTO pipeline ({_OF_PIPELINE}) VALUES ({', '.join('?' * len(PIPELINE_COLUMNS))})"  # noqa: S608
+_READ_PIPELINE = f"SELECT {_OF_PIPELINE} FROM pipeline WHERE name = ?"  # noqa: S608 - as above
+_READ_PLANS = f"SELECT id, {_OF_PLAN} FROM plan WHERE pipeline = ? ORDER BY id DESC LIMIT ?"  # noqa: S608 - as above
+_ADD_PLAN = f"INSERT INTO plan ({_OF_PLAN}) VALUES ({', '.join('?' * len(PLAN_COLUMNS))})"  # noqa: S608 - as above
+_DROP_OLD_PLANS = (
+    "DELETE FROM plan WHERE pipeline = ?1 AND id <= "
+    "(SELECT id FROM plan WHERE pipeline = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)"
+)
 _SAVE_SERVICE = "REPLACE INTO service (id, pid, started_at, online, refused) VALUES (1, ?, ?, ?, ?)"
 _SAVE_SAMPLE = (
     "INSERT INTO audit (pipeline, at, origin, request, missing, scores, predictions, label) "
@@ -63,11 +68,6 @@ _SAVE_SAMPLE = (
 _SAVE_TUNING = (
     "REPLACE INTO tuning (pipeline, upto, state) "
     "VALUES (?1, (SELECT coalesce(max(id), 0) FROM audit WHERE pipeline = ?1), ?2)"
-)
-_SAVE_PLAN = "INSERT INTO plan VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_DROP_OLD_PLANS = (
-    "DELETE FROM plan WHERE pipeline = ? AND epoch <= "
-    "(SELECT epoch FROM plan WHERE pipeline = ? ORDER BY epoch DESC LIMIT 1 OFFSET ?)"
 )
 _SAVE_ANNOUNCED = (
     "INSERT INTO announced VALUES (?, ?) ON CONFLICT (topic) DO UPDATE SET payload = excluded.payload "
@@ -125,7 +125,7 @@ class Store:
         return version != before
 
     def save(self, batch: Batch) -> None:
-        """Write all of a batch in one transaction. It never lowers an epoch of a pipeline."""
+        """Write all of a batch in one transaction."""
         sql = self.sql
         with sql.transaction():
             sql.run_for_each(_SAVE_DEVICE, map(device_values, batch.devices))
@@ -141,41 +141,49 @@ class Store:
     # ------------------------------------------------------------ plans
 
     def latest_plan(self, pipeline: str) -> PlanRow | None:
-        """Return the plan with the highest epoch of a pipeline."""
-        latest = "SELECT * FROM plan WHERE pipeline = ? ORDER BY epoch DESC LIMIT 1"
-        return next(iter(self.sql.parsed(plan_row, latest, pipeline)), None)
+        """Return the plan of a pipeline that was written last: the one that is wanted."""
+        return next(iter(self.sql.parsed(plan_row, _READ_PLANS, pipeline, 1)), None)
 
     def plans(self, pipeline: str) -> tuple[PlanRow, ...]:
         """Return the plans of a pipeline that are kept, the newest first."""
-        return self.sql.parsed(plan_row, "SELECT * FROM plan WHERE pipeline = ? ORDER BY epoch DESC", pipeline)
+        return self.sql.parsed(plan_row, _READ_PLANS, pipeline, PLANS_KEPT)
 
-    def record_plan(self, row: PlanRow) -> bool:
-        """Write a plan before it is published; False if its epoch already names another content."""
+    def record_plan(self, row: PlanRow, *, after: int) -> int | None:
+        """Write a plan before it is published, and return the id of its row.
+
+        None, and nothing is written, if somebody has written a plan of the pipeline after the row with the id `after`.
+        The latest decision with another share of audits, or other times of stages, gets no row of its own.
+        """
         with self.sql.transaction():
-            return self._insert_plan(row)
+            latest = self.latest_plan(row.plan.pipeline)
+            if latest is None or (latest.id == after and not _is_of(latest, row.plan)):
+                return self._insert_plan(row)
+            if latest.id != after:
+                return None
+            if latest.plan != row.plan:
+                hints = row.plan.audit_rate, json.dumps(row.plan.rest_s)
+                self.sql.run("UPDATE plan SET audit_rate = ?, rest_s = ? WHERE id = ?", *hints, latest.id)
+            return latest.id
 
     def append_plan(self, row: PlanRow) -> Plan:
-        """Write a plan under the next free epoch of its pipeline and return it with that epoch."""
-        name = row.plan.pipeline
+        """Write a plan that somebody wants from now on; return it with its epoch, the next one if it has none."""
+        name, plan = row.plan.pipeline, row.plan
         with self.sql.transaction():
             latest, known = self.latest_plan(name), self.pipeline(name)
-            epoch = 1 + max(latest.plan.epoch if latest else 0, known.floor)
-            stamped = with_epoch(row, epoch)
-            self._insert_plan(stamped)
-        return stamped.plan
+            if not plan.epoch:
+                highest = max(latest.plan.epoch if latest else 0, known.highest_epoch)
+                plan = replace(plan, epoch=next_epoch(highest))
+            self._insert_plan(replace(row, plan=plan))
+        return plan
 
-    def _insert_plan(self, row: PlanRow) -> bool:
-        plan = row.plan
-        same_epoch = "SELECT * FROM plan WHERE pipeline = ? AND epoch = ?"
-        if before := self.sql.parsed(plan_row, same_epoch, plan.pipeline, plan.epoch):
-            return before[0].plan == plan
-        self.sql.run(_SAVE_PLAN, *plan_values(row))
-        self.sql.run(_DROP_OLD_PLANS, plan.pipeline, plan.pipeline, PLANS_KEPT)
-        return True
+    def _insert_plan(self, row: PlanRow) -> int:
+        number = self.sql.insert(_ADD_PLAN, *plan_values(row))
+        self.sql.run(_DROP_OLD_PLANS, row.plan.pipeline, PLANS_KEPT)
+        return number
 
     def pipeline(self, name: str) -> PipelineRow:
         """Return what is known of a pipeline; a row of defaults where nothing is."""
-        rows = self.sql.parsed(pipeline_row, "SELECT * FROM pipeline WHERE name = ?", name)
+        rows = self.sql.parsed(pipeline_row, _READ_PIPELINE, name)
         return rows[0] if rows else PipelineRow(name=name)
 
     # ------------------------------------------------------------ tuning
@@ -232,3 +240,8 @@ class Store:
     def prune(self, *, now: float, telemetry_days: float, max_bytes: int) -> None:
         """Drop what is older than `telemetry_days`, then the oldest reports until the file fits into `max_bytes`."""
         retention.prune(self.sql, now=now, telemetry_days=telemetry_days, max_bytes=max_bytes)
+
+
+def _is_of(row: PlanRow, plan: Plan) -> bool:
+    """Whether a plan is the decision of a row, under the same number."""
+    return row.plan.epoch == plan.epoch and same_decision(row.plan, plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from distree.messages.codec import decode, encode
@@ -16,24 +16,31 @@ from orchestrator.tuning.samples import AuditedInput, Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRow:
-    """A plan with who wrote it (`config`, `set-thresholds`, `tuner`) and when (Unix seconds)."""
+    """A plan and when its decision was made (Unix seconds).
+
+    The row of a pipeline with the highest `id` holds the plan that is wanted; `id` is 0 before the row is written.
+    `is_reset` says that somebody wants everything forgotten that others have published.
+    """
 
     plan: Plan
-    author: str
     at: float
+    id: int = 0
+    is_reset: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRow:
-    """What the service last wrote about a pipeline: the highest epoch ever seen and where its planner stands.
+    """What the service last wrote about a pipeline: the epoch after which it numbers, and where its planner stands.
 
-    `configured` is the content of orchestrator.yaml when it last made a plan, "" before that. `branches` has the
-    number of branches per stage of its bundle, 0 for a plain one; () before any service has written it.
+    `alarm` says what is wrong with the plan and what to do, "" where nothing is. `configured` is the content of
+    orchestrator.yaml when it last made a plan, "" before that. `branches` has the number of branches per stage of its
+    bundle, 0 for a plain one; () before any service has written it.
     """
 
     name: str
-    floor: int = 0
+    highest_epoch: int = 0
     standing: str = ""
+    alarm: str = ""
     configured: str = ""
     branches: tuple[int, ...] = ()
 
@@ -106,19 +113,26 @@ class Batch:
     tunings: tuple[TuningRow, ...] = ()
 
 
+PLAN_COLUMNS = (
+    "pipeline", "epoch", "model", "revision", "criterion", "thresholds", "masked", "audit_rate", "rest_s", "reason",
+    "author", "at", "is_reset",
+)  # fmt: skip
+"""Of the table `plan`, after its id."""
+
+
 def plan_values(row: PlanRow) -> Row:
-    """Columns of the table `plan`."""
+    """What PLAN_COLUMNS hold of a row."""
     plan = row.plan
     content = plan.model, plan.revision, plan.criterion, json.dumps(plan.thresholds)
     masked = json.dumps([[part.missing, part.thresholds] for part in plan.masked])
-    later = masked, plan.audit_rate, json.dumps(plan.rest_s)
-    return plan.pipeline, plan.epoch, *content, row.author, row.at, *later
+    hints = plan.audit_rate, json.dumps(plan.rest_s), plan.reason, plan.author
+    return plan.pipeline, plan.epoch, *content, masked, *hints, row.at, row.is_reset
 
 
 def plan_row(values: Row) -> PlanRow:
-    """Read a row of the table `plan`; one of an earlier schema lacks the last columns."""
-    pipeline, epoch, model, revision, criterion, thresholds, author, at, *later = values
-    masked = json.loads(later[0]) if later else []
+    """Read id and PLAN_COLUMNS of a row."""
+    number, pipeline, epoch, model, revision, criterion, thresholds, masked, audit_rate, rest_s, *later = values
+    reason, author, at, is_reset = later
     plan = Plan(
         pipeline=pipeline,
         epoch=epoch,
@@ -128,12 +142,14 @@ def plan_row(values: Row) -> PlanRow:
         thresholds=tuple(map(float, json.loads(thresholds))),
         masked=tuple(
             MaskedThresholds(missing=tuple(missing), thresholds=tuple(map(float, of_exits)))
-            for missing, of_exits in masked
+            for missing, of_exits in json.loads(masked)
         ),
-        audit_rate=later[1] if len(later) > 1 else 0.0,
-        rest_s=tuple(map(float, json.loads(later[2]))) if len(later) > 2 else (),
+        audit_rate=audit_rate,
+        rest_s=tuple(map(float, json.loads(rest_s))),
+        reason=reason,
+        author=author,
     )
-    return PlanRow(plan=plan, author=author, at=at)
+    return PlanRow(plan=plan, at=at, id=number, is_reset=bool(is_reset))
 
 
 def sample_values(row: AuditSample) -> Row:
@@ -152,16 +168,26 @@ def sample_row(values: Row) -> AuditSample:
     return AuditSample(pipeline=pipeline, sample=sample, at=at)
 
 
+PIPELINE_COLUMNS = ("name", "highest_epoch", "standing", "alarm", "configured", "branches")
+"""Of the table `pipeline`."""
+
+
 def pipeline_values(row: PipelineRow) -> Row:
-    """Columns of the table `pipeline`."""
-    return row.name, row.floor, row.standing, row.configured, json.dumps(row.branches)
+    """What PIPELINE_COLUMNS hold of a row."""
+    return row.name, row.highest_epoch, row.standing, row.alarm, row.configured, json.dumps(row.branches)
 
 
 def pipeline_row(values: Row) -> PipelineRow:
-    """Read a row of the table `pipeline`; one of schema 1 has no branches."""
-    name, floor, standing, configured, *later = values
-    branches = tuple(json.loads(later[0])) if later else ()
-    return PipelineRow(name=name, floor=floor, standing=standing, configured=configured, branches=branches)
+    """Read PIPELINE_COLUMNS of a row."""
+    name, highest_epoch, standing, alarm, configured, branches = values
+    return PipelineRow(
+        name=name,
+        highest_epoch=highest_epoch,
+        standing=standing,
+        alarm=alarm,
+        configured=configured,
+        branches=tuple(json.loads(branches)),
+    )
 
 
 def device_values(row: DeviceRow) -> Row:
@@ -182,9 +208,8 @@ def device_values(row: DeviceRow) -> Row:
 
 
 def device_row(values: Row) -> DeviceRow:
-    """Read a row of the table `device`; one of an earlier schema lacks the last columns."""
-    device, boot, status, meta, telemetry, heard_at, period_s, seen_at, *later = values
-    shared, shared_at = later or (None, None)
+    """Read a row of the table `device`."""
+    device, boot, status, meta, telemetry, heard_at, period_s, seen_at, shared, shared_at = values
     return DeviceRow(
         device=device,
         boot=boot.decode("utf-8", "surrogatepass"),
@@ -210,8 +235,3 @@ def service_row(values: Row) -> ServiceRow:
     pid, started_at, online, refused = values
     counts = tuple(Refused(reason=reason, count=count) for reason, count in json.loads(refused).items())
     return ServiceRow(pid=pid, started_at=started_at, online=bool(online), refused=counts)
-
-
-def with_epoch(row: PlanRow, epoch: int) -> PlanRow:
-    """Return the row with its plan under another epoch."""
-    return replace(row, plan=replace(row.plan, epoch=epoch))

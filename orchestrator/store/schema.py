@@ -7,7 +7,7 @@ import itertools
 from orchestrator.store import history
 from orchestrator.store.connection import Connection, StoreError, no_store_yet
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 _TUNING_TABLES = (
     "CREATE TABLE audit (id INTEGER PRIMARY KEY AUTOINCREMENT, pipeline, at REAL, origin, request, missing, scores, "
@@ -16,10 +16,14 @@ _TUNING_TABLES = (
     "CREATE TABLE tuning (pipeline PRIMARY KEY, upto INTEGER, state) WITHOUT ROWID",
 )
 _ANNOUNCED_TABLE = "CREATE TABLE announced (topic PRIMARY KEY, payload BLOB) WITHOUT ROWID"
+_PLAN_TABLE = (
+    "CREATE TABLE plan (id INTEGER PRIMARY KEY AUTOINCREMENT, pipeline, epoch INTEGER, model, revision, criterion, "
+    "thresholds, masked, audit_rate REAL, rest_s, reason, author, at REAL, is_reset INTEGER)",
+    "CREATE INDEX plan_pipeline ON plan (pipeline, id)",
+)
 _SCHEMA = (
-    "CREATE TABLE plan (pipeline, epoch INTEGER, model, revision, criterion, thresholds, author, at REAL, "
-    "masked DEFAULT '[]', audit_rate REAL DEFAULT 0, rest_s DEFAULT '[]', PRIMARY KEY (pipeline, epoch)) WITHOUT ROWID",
-    "CREATE TABLE pipeline (name PRIMARY KEY, floor INTEGER, standing, configured, branches DEFAULT '[]') "
+    *_PLAN_TABLE,
+    "CREATE TABLE pipeline (name PRIMARY KEY, highest_epoch INTEGER, standing, alarm, configured, branches) "
     "WITHOUT ROWID",
     "CREATE TABLE device (device PRIMARY KEY, boot, status, meta, telemetry, heard_at REAL, period_s REAL, "
     "seen_at REAL, shared, shared_at REAL) WITHOUT ROWID",
@@ -42,12 +46,24 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
     # Reports came in version 1 of the messages; boards soon send others.
     5: ("UPDATE device SET telemetry = NULL",),
     6: ("ALTER TABLE device ADD COLUMN shared", "ALTER TABLE device ADD COLUMN shared_at REAL"),
+    # Epochs may begin at 1 again, so rows are told apart by ids. Reports have the hash of the plan in force.
+    7: (
+        "ALTER TABLE plan RENAME TO plan_by_epoch",
+        *_PLAN_TABLE,
+        "INSERT INTO plan (pipeline, epoch, model, revision, criterion, thresholds, masked, audit_rate, rest_s, "
+        "reason, author, at, is_reset) SELECT pipeline, epoch, model, revision, criterion, thresholds, masked, "
+        "audit_rate, rest_s, '', author, at, 0 FROM plan_by_epoch ORDER BY pipeline, epoch",
+        "DROP TABLE plan_by_epoch",
+        "ALTER TABLE pipeline RENAME COLUMN floor TO highest_epoch",
+        "ALTER TABLE pipeline ADD COLUMN alarm DEFAULT ''",
+        "UPDATE device SET telemetry = NULL",
+    ),
 }
 """From each version to the next. The tables of the history are matched to the declarations of reports instead."""
 
 
 def check(sql: Connection) -> None:
-    """Raise StoreError if the file is of a newer version, of something else, or still empty and read-only."""
+    """Raise StoreError if the file is of a newer version or of something else, or read-only and not up to date."""
     version = _version(sql)
     if version > SCHEMA_VERSION:
         raise StoreError(
@@ -56,6 +72,11 @@ def check(sql: Connection) -> None:
         )
     if version == 0 and sql.rows("SELECT name FROM sqlite_master LIMIT 1"):
         raise StoreError(f"{sql.path}: not a database of the orchestrator; name another file in store.path")
+    if 0 < version < SCHEMA_VERSION and sql.read_only:
+        raise StoreError(
+            f"{sql.path}: written by an older DistrEE (schema {version}, this one reads {SCHEMA_VERSION}); "
+            "'distree orchestrator run' brings it up to date"
+        )
     if version == 0 and sql.read_only:
         raise no_store_yet(sql.path)
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from distree.criteria import CRITERIA
 from distree.errors import RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.telemetry import OriginTelemetry
+from distree.thresholds import NEVER
 from orchestrator.tuning.tuned_pipeline import TunedPipeline
 
 MAX_LOST = 1000
@@ -46,7 +48,8 @@ class AuditIntake:
         """Check a row; return how many rows before it were lost.
 
         `boots` are the known runs of its sender in which it is an origin of the pipeline. Raises RemoteProtocolError
-        for a row that is refused: `device`, `boot`, `revision`, `criterion`, `exits`, `missing`, or `old-sequence`.
+        for a row that is refused: `device`, `boot`, `revision`, `criterion`, `exits`, `scores`, `missing`, or
+        `old-sequence`.
         """
         boot = self._check_sender(row, boots)
         self._check_content(row)
@@ -101,6 +104,11 @@ class AuditIntake:
             raise RemoteProtocolError("exits", f"expected {pipeline.exits}, received {len(row.predictions)}")
         if pipeline.labels and max(row.predictions, default=0) >= len(pipeline.labels):
             raise RemoteProtocolError("exits", f"class {max(row.predictions)} does not exist")
+        possible = CRITERIA[pipeline.criterion].range
+        for score in row.scores:
+            # What an exit that knows nothing scores is in no range.
+            if score > -NEVER and not possible.least <= score <= possible.most:
+                raise RemoteProtocolError("scores", f"{score:g}, but scores of {pipeline.criterion} are {possible}")
         # One set of thresholds decides all exits, so those of missing branches need every stage to have branches.
         branches = min(pipeline.branches, default=0)
         if row.missing and (max(row.missing) >= branches or len(row.missing) >= branches):

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
 from orchestrator.tuning.samples import AuditedInput
 
 Floats = npt.NDArray[np.float64]

@@ -12,18 +12,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from distree.criteria import NEVER_SENT
 from distree.errors import RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.plan import MaskedThresholds, Plan
 from distree.messages.site import Label
 from distree.messages.telemetry import OriginTelemetry, Telemetry
 from distree.record import record
+from distree.thresholds import NEVER
 from orchestrator.tuning.audit_intake import AuditIntake
 from orchestrator.tuning.goal_control import GoalControl, outlook
 from orchestrator.tuning.live_tuner import LiveTuner, TunerExplanation, TunerSetup
 from orchestrator.tuning.measurements import LoadMeter, Measurement
-from orchestrator.tuning.samples import AuditedInput, Sample, Vector, received, sendable
+from orchestrator.tuning.samples import AuditedInput, Sample, Vector
 from orchestrator.tuning.tuned_pipeline import TunedPipeline
 
 MAX_WAITING = 10_000
@@ -97,7 +97,7 @@ class PipelineTuning:
             costs=pipeline.costs,
             accuracy_drop=float(self.goal.accuracy_drop),
             confidence=float(self.goal.confidence),
-            thresholds=received(given.get(missing, (NEVER_SENT,) * (pipeline.exits - 1))),
+            thresholds=given.get(missing, (NEVER,) * (pipeline.exits - 1)),
         )
         return self.goal.tuner_class.create(setup)
 
@@ -201,13 +201,13 @@ class PipelineTuning:
 
     def plan(self, plan: Plan) -> Plan:
         """Return the plan as audits and goals want it; its epoch is unchanged."""
-        thresholds = sendable(self.thresholds())
-        is_shut = all(threshold >= NEVER_SENT for threshold in thresholds)
+        thresholds = self.thresholds()
+        is_shut = all(threshold >= NEVER for threshold in thresholds)
         return replace(
             plan,
             thresholds=thresholds,
             masked=tuple(
-                MaskedThresholds(missing=missing, thresholds=sendable(self.thresholds(missing)))
+                MaskedThresholds(missing=missing, thresholds=self.thresholds(missing))
                 for missing in sorted(self.tuners)
                 if missing
             ),
@@ -227,9 +227,7 @@ class PipelineTuning:
             lost=self.lost,
             queues=tuple(GoalQueue(goal=goal, length=length) for goal, length in self.control.queues.items()),
             sets=tuple(
-                SetExplanation(
-                    missing=missing, tuner=tuner.explain(), choices=tuple(sendable(vector) for vector in tuner.choices)
-                )
+                SetExplanation(missing=missing, tuner=tuner.explain(), choices=tuple(tuner.choices))
                 for missing, tuner in sorted(self.tuners.items())
             ),
         )

@@ -1,22 +1,24 @@
 """Recorded audits played to a tuner: what it would have done, audit by audit, and at what cost.
 
 A recording is an .npz file: `score` (n, exits) float, `prediction` (n, exits) integers, `mac` (exits), growing, and
-optionally `label` (n,) integers. The last exit's scores are ignored. `distree zoo evaluate --audits` writes one.
+optionally `label` (n,) integers and `criterion`, the name of the one that scored. The last exit's scores are ignored.
+`distree zoo evaluate --audits` writes one.
 """
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from distree.criteria import CRITERIA
 from distree.errors import ConfigError
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
 from orchestrator.tuning.live_tuner import LiveTuner
 from orchestrator.tuning.samples import AuditedInput, Vector
 
@@ -25,19 +27,23 @@ _NEEDED = ("score", "prediction", "mac")
 
 @dataclass(frozen=True, slots=True)
 class AuditRecording:
-    """Audited inputs in the order in which they came, and the multiply-accumulates of leaving at each exit."""
+    """Audited inputs in the order in which they came, and the multiply-accumulates of leaving at each exit.
+
+    `criterion` is the name of the one that scored, "" where the recording does not say.
+    """
 
     audits: tuple[AuditedInput, ...]
     costs: Vector
+    criterion: str = ""
 
     def shuffled(self, seed: int) -> AuditRecording:
         """Return the same audits in another order."""
         order = np.random.default_rng(seed).permutation(len(self.audits))
-        return AuditRecording(tuple(self.audits[i] for i in order), self.costs)
+        return replace(self, audits=tuple(self.audits[i] for i in order))
 
     def head(self, count: int | None) -> AuditRecording:
         """Return the first `count` audits, all of them for None."""
-        return self if count is None else AuditRecording(self.audits[:count], self.costs)
+        return self if count is None else replace(self, audits=self.audits[:count])
 
 
 def load_recording(path: Path) -> AuditRecording:
@@ -55,7 +61,8 @@ def load_recording(path: Path) -> AuditRecording:
     labels = arrays["label"].tolist() if "label" in arrays else [None] * len(arrays["score"])
     rows = zip(arrays["score"][:, :-1].tolist(), arrays["prediction"].tolist(), labels, strict=True)
     audits = tuple(AuditedInput(tuple(scores), tuple(guesses), label) for scores, guesses, label in rows)
-    return AuditRecording(audits, tuple(map(float, arrays["mac"])))
+    criterion = str(arrays["criterion"]) if "criterion" in arrays else ""
+    return AuditRecording(audits, tuple(map(float, arrays["mac"])), criterion)
 
 
 def _trouble(arrays: dict[str, npt.NDArray[Any]]) -> str | None:
@@ -74,6 +81,9 @@ def _trouble(arrays: dict[str, npt.NDArray[Any]]) -> str | None:
     label = arrays.get("label")
     if label is not None and (label.shape != score.shape[:1] or label.dtype.kind not in "iu"):
         return f"label: integers of shape {score.shape[:1]} are needed; this is {label.dtype} {label.shape}"
+    criterion = arrays.get("criterion")
+    if criterion is not None and str(criterion) not in CRITERIA:
+        return f"criterion: one of {', '.join(CRITERIA)} is needed; this is {str(criterion)[:40]!r}"
     return None
 
 

@@ -5,15 +5,14 @@ An audited input was run to the last exit, so that what every exit said of it is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from distree.criteria import NEVER, NEVER_SENT
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
+from distree.thresholds import NEVER
 
 Vector: TypeAlias = "tuple[float, ...]"
 """Thresholds of all exits but the last."""
@@ -66,21 +65,3 @@ def losses_of(audit: AuditedInput, vectors: npt.NDArray[np.float64]) -> npt.NDAr
         return np.zeros(len(vectors))
     losses: npt.NDArray[np.float64] = np.asarray(of_exits)[exits_taken(audit.scores, vectors)]
     return losses
-
-
-def sendable(thresholds: Sequence[float]) -> Vector:
-    """Return thresholds as plans and JSON carry them, which hold finite numbers only.
-
-    >>> sendable([0.5, NEVER])
-    (0.5, 1e+300)
-    """
-    return tuple(min(threshold, NEVER_SENT) for threshold in thresholds)
-
-
-def received(thresholds: Sequence[float]) -> Vector:
-    """Return thresholds of a plan as tuners have them: `NEVER` for a disabled exit.
-
-    >>> received([0.5, NEVER_SENT])
-    (0.5, inf)
-    """
-    return tuple(NEVER if threshold >= NEVER_SENT else threshold for threshold in thresholds)

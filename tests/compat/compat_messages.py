@@ -127,6 +127,8 @@ TUNED_PLAN = Plan(
     masked=(MaskedThresholds(missing=(0, 1), thresholds=(0.95, 0.7)),),
     audit_rate=0.05,
     rest_s=(0.002, 0.001),
+    reason="audits proved it safe",
+    author="tuner",
 )
 STAGE_REPORT = {
     "stage": 0, "received": 100, "exited": 70, "forwarded": 25, "shed": 1, "expired": 2, "failed": 3, "duplicate": 4,
@@ -146,11 +148,14 @@ TELEMETRY = Telemetry(
         PipelineTelemetry(
             pipeline="fashion",
             epoch=3,
+            plan_hash="8f14e45fceea167a",
             revision="4ab1fe8ae806",
             stages=(StageTelemetry(**STAGE_REPORT),),
             origin=OriginTelemetry(**ORIGIN_REPORT),
         ),
-        PipelineTelemetry(pipeline="other", epoch=0, revision="00", stages=(), origin=None),
+        PipelineTelemetry(
+            pipeline="other", epoch=0, plan_hash="8f14e45fceea167a", revision="00", stages=(), origin=None
+        ),
     ),
 )
 WIDE_TELEMETRY = Telemetry(
@@ -159,6 +164,7 @@ WIDE_TELEMETRY = Telemetry(
         PipelineTelemetry(
             pipeline="fashion",
             epoch=3,
+            plan_hash="8f14e45fceea167a",
             revision="4ab1fe8ae806",
             stages=(StageTelemetry(**STAGE_REPORT, wasted=6, audited=7),),
             origin=OriginTelemetry(

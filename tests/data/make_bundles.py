@@ -31,6 +31,7 @@ from distree.bundle.manifest import (
     Trained,
 )
 from distree.messages.plan import MaskedThresholds
+from distree.thresholds import NEVER
 from model_zoo.build.export import export_parts, export_wide
 from model_zoo.build.manifest import GOLDEN_FILE, write_golden, write_manifest, write_parameters
 from model_zoo.build.segments import missing_sets
@@ -188,7 +189,7 @@ def draft(name: str, description: str, stages: tuple[StageSpec, ...], folder: Pa
         input=InputSpec(dtype="uint8", shape=SHAPE),
         preprocess=Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3, layout="nhwc"),
         stages=stages,
-        exits=Exits(criterion=CRITERION, thresholds=(2.0,) * (len(stages) - 1)),
+        exits=Exits(criterion=CRITERION, thresholds=(NEVER,) * (len(stages) - 1)),
         golden=Golden(file=GOLDEN_FILE, sha256="", tolerance=2),
         measured=MeasuredFigures(
             data="nothing",

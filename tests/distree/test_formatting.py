@@ -6,8 +6,8 @@ import doctest
 import math
 
 import distree.formatting
-from distree.criteria import NEVER_SENT
 from distree.formatting import printable, table, thresholds_text
+from distree.thresholds import NEVER
 
 
 def test_examples():
@@ -23,5 +23,5 @@ def test_numbers_are_aligned_on_the_right_unless_one_cell_is_none():
 
 
 def test_thresholds_that_disable_their_exit_are_never():
-    assert thresholds_text([math.inf, NEVER_SENT, 0.123456789]) == "never never 0.123457"
+    assert thresholds_text([math.inf, NEVER, 0.123456789]) == "never never 0.123457"
     assert thresholds_text([0.123456789], digits=4) == "0.1235"

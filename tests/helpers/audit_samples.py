@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from orchestrator_samples import origin, pipeline, stage, telemetry, wide_pipeline
+from orchestrator_samples import HASH, origin, pipeline, stage, telemetry, wide_pipeline
 
-from distree.criteria import NEVER_SENT
 from distree.messages.telemetry import PipelineTelemetry, Telemetry
 from distree.strict_yaml import Share
+from distree.thresholds import NEVER
 from orchestrator.pipeline_spec import PipelineSpec
 from orchestrator.tuning.goal import Goal
 from orchestrator.tuning.samples import AuditedInput
@@ -18,7 +18,7 @@ COSTS = (1.0, 2.0, 4.0)
 LOST = AuditedInput(lost=True)
 GOAL = Goal(accuracy_drop=Share(0.05), audit_rate=Share(0.1))
 LABELS = tuple(f"class {k}" for k in range(100))
-SHUT = (NEVER_SENT, NEVER_SENT)
+SHUT = (NEVER, NEVER)
 
 
 def stream(count: int, seed: int = 0, confusion: float = 0.02) -> list[AuditedInput]:
@@ -52,6 +52,7 @@ def load_report(sequence: int, *, answered=(0, 0, 0), p95_s=0.01, nbytes=0, audi
     part = PipelineTelemetry(
         pipeline="fashion",
         epoch=1,
+        plan_hash=HASH,
         revision="r1",
         stages=(replace(stage(), bytes_out=nbytes, audited=audited, shed=shed),),
         origin=replace(origin(exits=answered), answered=sum(answered), latency_p95_s=p95_s),

@@ -62,7 +62,7 @@ TELEMETRY = Telemetry(
     pipelines=(
         PipelineTelemetry(
             pipeline="fashion",
-            epoch=7,
+            epoch=7, plan_hash="8f14e45fceea167a",
             revision="0123456789ab",
             stages=(
                 StageTelemetry(

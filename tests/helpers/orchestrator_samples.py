@@ -8,7 +8,7 @@ from pathlib import Path
 from distree import topics
 from distree.messages.codec import encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
-from distree.messages.plan import MaskedThresholds, Plan
+from distree.messages.plan import MaskedThresholds, Plan, plan_hash
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 from distree.topics import DELIVERY, Kind
 from orchestrator.fleet import Fleet
@@ -119,8 +119,14 @@ def origin(exits=(70, 20, 10)):
     )
 
 
-def telemetry(device="a", boot="b1", sequence=1, epoch=1, uptime_s=None, pipelines=None):
-    part = PipelineTelemetry(pipeline="fashion", epoch=epoch, revision="r1", stages=(stage(),), origin=origin())
+HASH = plan_hash(plan())
+"""By which boards tell that they follow the plan of `pipeline`, whatever its epoch."""
+
+
+def telemetry(device="a", boot="b1", sequence=1, epoch=1, uptime_s=None, pipelines=None, follows=HASH):
+    part = PipelineTelemetry(
+        pipeline="fashion", epoch=epoch, plan_hash=follows, revision="r1", stages=(stage(),), origin=origin()
+    )
     return Telemetry(
         device=device,
         boot=boot,
@@ -188,12 +194,12 @@ def write_config(folder: Path, port=1883, extra="", broker="") -> Path:
     return path
 
 
-def known_device(name, sequence=1, epoch=1, status="ready", runtime="litert"):
+def known_device(name, sequence=1, follows=HASH, status="ready", runtime="litert"):
     """A board as the fleet knows it after its first report."""
     fleet = Fleet({"fashion": 3})
     fleet.saw_state(0.0, state(device=name, status=status))
     fleet.saw_meta(meta(device=name, runtime=runtime))
-    return fleet.saw_telemetry(0.0, telemetry(device=name, sequence=sequence, epoch=epoch))
+    return fleet.saw_telemetry(0.0, telemetry(device=name, sequence=sequence, follows=follows))
 
 
 def fill_store(store_path, *devices, at):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from broker_config.managed import ManagedBroker, find_mosquitto
+from distree.thresholds import NEVER
 
 pytestmark = pytest.mark.any_broker
 
@@ -25,7 +26,7 @@ def names(count):
 
 @pytest.mark.parametrize("victim", ["b1", "b2"])
 def test_a_killed_agent_costs_no_answer(site, bundle, samples_path, victim):
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     for device, stage in (("b1", 1), ("b2", 2)):
         site.agent(device, [stage])
     site.agent("cam", [0], origin=replay(samples_path, 300, 100))
@@ -113,7 +114,7 @@ def test_a_killed_orchestrator_changes_nothing_but_tuning(site, bundle, samples_
                 "site": "test",
                 "broker": {"port": site.broker.port},
                 "store": {"path": str(site.folder / "orchestrator.db")},
-                "pipelines": [{"name": "fashion", "bundle": "fashion", "thresholds": [2.0, 0.0]}],
+                "pipelines": [{"name": "fashion", "bundle": "fashion", "thresholds": ["never", 0.0]}],
             }
         )
     )
@@ -142,7 +143,7 @@ def test_a_broker_restart_in_mid_stream_costs_no_answer(tmp_path, site_on, bundl
         pytest.skip("mosquitto is not installed: the embedded broker keeps no sessions over a restart")
     with ManagedBroker(engine="mosquitto", persistence=tmp_path / "broker") as broker:
         site = site_on(broker)
-        site.plan(bundle, 1, (2.0, 2.0))
+        site.plan(bundle, 1, (NEVER, NEVER))
         for device, stage in (("b1", 1), ("b2", 2)):
             site.agent(device, [stage])
         origin = replay(samples_path, 1000, 100, max_pending=32)
@@ -206,7 +207,7 @@ def test_inputs_published_while_the_origin_restarts_are_answered(site, images):
 
 def test_nothing_is_delivered_under_the_configuration_of_an_earlier_run(site, bundle, samples_path, images):
     """An agent with all stages is started anew with one: what others serve now does not come to it."""
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     # A second attempt is to mean that the first was lost, not that this machine is busy.
     origin = {"deadline_ms": 30_000, "min_retry_ms": 20_000, "source": {"kind": "mqtt"}}
     process = site.agent("cam", [0, 1, 2], origin=origin)
@@ -225,7 +226,7 @@ def test_nothing_is_delivered_under_the_configuration_of_an_earlier_run(site, bu
 
 
 def test_a_dead_board_leaves_no_input_without_a_label_however_far_the_deadline(site, bundle, samples_path):
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     for device, stage in (("b1", 1), ("b2", 2)):
         site.agent(device, [stage])
     origin = replay(samples_path, 1000, 60, deadline_ms=8000, max_pending=32)

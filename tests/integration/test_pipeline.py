@@ -14,6 +14,7 @@ from distree import criteria
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import make_runtime
 from distree.criteria.base import ExitEvidence
+from distree.thresholds import NEVER
 
 pytestmark = pytest.mark.any_broker
 
@@ -69,7 +70,7 @@ def test_one_board_may_hold_all_stages_and_two_pipelines(site, bundle, images, s
 
 
 def test_boards_of_one_stage_share_its_load(site, samples_path, bundle):
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     for device, stage in (("b1", 1), ("b1-too", 1), ("b2", 2)):
         site.agent(device, [stage])
     site.agent("cam", [0], origin=replay(samples_path, 100))
@@ -79,7 +80,7 @@ def test_boards_of_one_stage_share_its_load(site, samples_path, bundle):
 
 
 def test_a_result_says_how_it_came_about(site, bundle, images):
-    site.plan(bundle, 3, (2.0, 2.0))
+    site.plan(bundle, 3, (NEVER, NEVER))
     for device, stage in (("b1", 1), ("b2", 2)):
         site.agent(device, [stage])
     site.agent("cam", [0], origin={"deadline_ms": 20000, "source": {"kind": "mqtt"}})
@@ -109,7 +110,7 @@ def test_a_result_says_how_it_came_about(site, bundle, images):
 
 def test_a_new_plan_swaps_the_thresholds(site, bundle, images):
     site.agent("cam", [0, 1, 2], origin={"source": {"kind": "mqtt"}})
-    for epoch, thresholds, exit in [(1, (2.0, 2.0), 2), (2, (0.0, 0.0), 0), (3, (2.0, 0.0), 1)]:
+    for epoch, thresholds, exit in [(1, (NEVER, NEVER), 2), (2, (0.0, 0.0), 0), (3, (NEVER, 0.0), 1)]:
         site.plan(bundle, epoch, thresholds)
         site.watch.until(
             lambda e=epoch: "cam" in site.watch.telemetry and site.watch.telemetry["cam"].pipelines[0].epoch == e

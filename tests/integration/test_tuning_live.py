@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from distree.criteria import NEVER_SENT
 from distree.messages.plan import Plan
+from distree.thresholds import NEVER
 from orchestrator.config import load_config
 from orchestrator.pipeline_spec import load_spec
 from orchestrator.store.connection import StoreError
@@ -46,7 +46,7 @@ def newest(site) -> Plan | None:
 
 
 def is_open(plan: Plan | None) -> bool:
-    return plan is not None and min(plan.thresholds) < NEVER_SENT
+    return plan is not None and min(plan.thresholds) < NEVER
 
 
 @pytest.fixture
@@ -82,14 +82,14 @@ def test_thresholds_are_what_the_offline_tuner_certifies_on_the_same_audits(tune
         samples, plans = store.samples("fashion"), store.plans("fashion")
         state, later = store.tuning("fashion")
     assert not any(row.sample.audit.lost for row in samples)
-    told = {tuple(min(NEVER_SENT, value) for value in offline.thresholds)}
+    told = {tuple(min(NEVER, value) for value in offline.thresholds)}
     for row in samples:
         offline.observe(row.sample.audit)
-        told.add(tuple(min(NEVER_SENT, value) for value in offline.thresholds))
+        told.add(tuple(min(NEVER, value) for value in offline.thresholds))
     assert {row.plan.thresholds for row in plans} <= told
     assert state["audits"] + len(later) == len(samples)
     # What is left out by the pause between two plans is at most a second's.
-    assert plans[0].plan.thresholds in {tuple(min(NEVER_SENT, v) for v in vector) for vector in offline.choices}
+    assert plans[0].plan.thresholds in offline.choices
 
 
 def test_a_killed_orchestrator_goes_on_where_it_stood(tuned):

@@ -27,9 +27,6 @@ from distree.topics import Kind
 pytestmark = pytest.mark.any_broker
 
 SITE, PIPELINE = "test", "fashion"
-NEVER = 2.0
-"""A threshold that max softmax does not reach."""
-
 COUNT = 320
 
 

@@ -11,7 +11,8 @@ from distree.bundle.runtimes import make_runtime
 from distree.criteria import make_criterion
 from distree.criteria.base import ExitEvidence
 from distree.errors import ConfigError
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
+from distree.thresholds import NEVER
 from model_zoo.data import LabelledImages
 from model_zoo.errors import DataError
 from model_zoo.evaluation import ExitLogits, collect_logits, costs_of, score_exits, summarise
@@ -75,7 +76,7 @@ def test_means_are_those_of_the_shares(fashion: Bundle, collected: ExitLogits) -
     assert evaluation.feature_bytes_per_input == pytest.approx(np.dot(evaluation.exit_share, costs.feature_bytes))
 
 
-@pytest.mark.parametrize(("thresholds", "exit_"), [((0.0, 0.0), 0), ((2.0, 0.0), 1), ((2.0, math.inf), 2)])
+@pytest.mark.parametrize(("thresholds", "exit_"), [((0.0, 0.0), 0), ((NEVER, 0.0), 1), ((NEVER, NEVER), 2)])
 def test_ends_of_the_thresholds(fashion: Bundle, collected: ExitLogits, thresholds, exit_: int) -> None:
     evaluation = summarise(score_exits(collected, "max_softmax"), costs_of(fashion.stages), "max_softmax", thresholds)
     assert evaluation.exit_share[exit_] == 1.0

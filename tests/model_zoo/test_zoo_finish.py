@@ -11,7 +11,7 @@ import tiny_wide
 from distree.bundle.loading import load_bundle
 from distree.bundle.manifest import Trained
 from distree.criteria import CRITERIA
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
 from model_zoo.build import finish
 from model_zoo.costs import costs_of
 from model_zoo.criteria import usable_criteria

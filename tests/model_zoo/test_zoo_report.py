@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_wide
 
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
 from model_zoo.costs import costs_of
 from model_zoo.criteria import usable_criteria
 from model_zoo.evaluation import score_exits

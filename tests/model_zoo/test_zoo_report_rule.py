@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
 from model_zoo.costs import Costs
 from model_zoo.evaluation import ExitScores
 from model_zoo.report.results import DEVIATIONS, MAX_DROP

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distree.errors import ConfigError
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
 from model_zoo.evaluation import Costs, ExitScores
 from model_zoo.thresholds import choose_thresholds
 

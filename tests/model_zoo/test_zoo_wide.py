@@ -18,11 +18,12 @@ from distree.bundle.loading import Bundle, load_bundle
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import make_runtime
 from distree.bundle.runtimes.tflite import TFLiteRuntime
-from distree.criteria import NEVER, make_criterion
+from distree.criteria import make_criterion
 from distree.criteria.base import ExitEvidence
 from distree.errors import BundleError, ConfigError, RuntimeUnavailableError
+from distree.exits_taken import exits_taken
 from distree.messages.plan import MaskedThresholds
-from distree.thresholds import exits_taken
+from distree.thresholds import NEVER
 from model_zoo.build.manifest import write_golden, write_manifest, write_parameters
 from model_zoo.build.segments import check_boundaries, inspect_branch, inspect_fusion, inspect_segment, missing_sets
 from model_zoo.costs import FUSER, fusion_macs
@@ -594,7 +595,7 @@ def test_without_thresholds_for_a_set_only_the_last_exit_is_taken(zoo, wide: Bun
     path = tmp_path / "figures.json"
     assert zoo("evaluate", own.path, "--data", sample_file, "--missing", "1", "--json", path) == 0
     document = json.loads(path.read_text(), parse_constant=pytest.fail)
-    assert document["thresholds"] == [None, None]
+    assert document["thresholds"] == ["never", "never"]
     assert document["exit_share"] == [0.0, 0.0, 1.0]
 
 

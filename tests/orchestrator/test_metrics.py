@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 from audit_samples import GOAL, stream, tuned
-from orchestrator_samples import fusion, meta, origin, plan, stage, state, telemetry
+from orchestrator_samples import HASH, fusion, meta, origin, plan, stage, state, telemetry
 
-from distree.criteria import NEVER_SENT
 from distree.errors import ConfigError
-from distree.messages.plan import MaskedThresholds
+from distree.messages.plan import MaskedThresholds, plan_hash
 from distree.messages.telemetry import PipelineTelemetry
+from distree.thresholds import NEVER
 from orchestrator.config import MetricsConfig
 from orchestrator.fleet import Fleet
 from orchestrator.metrics import PipelineSnapshot, Snapshot, serving
@@ -32,7 +32,7 @@ is_installed = importlib.util.find_spec("prometheus_client") is not None
 needs_client = pytest.mark.skipif(not is_installed, reason="prometheus-client is not installed")
 
 TUNER = TunerExplanation(
-    thresholds=(0.9, NEVER_SENT), audits=512, gathering=0, alarms=1, progress="trial 2",
+    thresholds=(0.9, NEVER), audits=512, gathering=0, alarms=1, progress="trial 2",
     figures=(
         Figure(name="trial", value=2, meaning="Number of the trial, from 1."),
         Figure(name="steps", value=31, meaning="Steps of the path on trial."),
@@ -43,22 +43,23 @@ TUNING = TuningExplanation(
     audits=900,
     lost=4,
     queues=(GoalQueue(goal="latency_p95_ms", length=2.5),),
-    sets=(SetExplanation(missing=(), tuner=TUNER, choices=((0.9, NEVER_SENT),)),),
+    sets=(SetExplanation(missing=(), tuner=TUNER, choices=((0.9, NEVER),)),),
 )
 PLAN = plan(
     epoch=5,
-    thresholds=(0.9, NEVER_SENT),
+    thresholds=(0.9, NEVER),
     masked=(MaskedThresholds(missing=(0, 2), thresholds=(0.95, 0.7)),),
 )
 
 
-def device(name="a", *, status="ready", branch=None, epoch=5, heard_at_s=10.0, stages=None, fusions=()):
+def device(name="a", *, status="ready", branch=None, follows=None, heard_at_s=10.0, stages=None, fusions=()):
     fleet = Fleet({"fashion": 3})
     fleet.saw_state(heard_at_s, state(device=name, status=status))
     fleet.saw_meta(meta(device=name, branch=branch))
     part = PipelineTelemetry(
         pipeline="fashion",
-        epoch=epoch,
+        epoch=5,
+        plan_hash=follows or plan_hash(replace(PLAN, audit_rate=0.05)),
         revision="r1",
         stages=stages or (replace(stage(), audited=9),),
         origin=replace(origin(), audits_drawn=12, audits_lost=3, unspooled=7),
@@ -90,7 +91,7 @@ def value(samples, name, **labels):
 
 @pytest.fixture
 def scraped():
-    seen = snapshot(device(fusions=(fusion(),)), device("b", branch=1, epoch=4), device("c", status="lost"))
+    seen = snapshot(device(fusions=(fusion(),)), device("b", branch=1, follows=HASH), device("c", status="lost"))
     with serving(MetricsConfig(port=0), lambda: seen) as port:
         yield scrape(port)
 
@@ -101,11 +102,12 @@ def test_plans_and_who_follows_them(scraped):
     assert value(scraped, "refused_messages_total", reason="revision") == 3
     assert value(scraped, "plan_epoch", pipeline="fashion") == 5
     assert value(scraped, "plan_behind", pipeline="fashion") == 1  # b; c is not ready
+    assert value(scraped, "plan_preempted", pipeline="fashion") == 0
     assert value(scraped, "plan_audit_rate", pipeline="fashion") == 0.05
     assert value(scraped, "plan_threshold", pipeline="fashion", missing="", exit=0) == 0.9
     assert value(scraped, "plan_threshold", pipeline="fashion", missing="", exit=1) == math.inf
     assert value(scraped, "plan_threshold", pipeline="fashion", missing="0,2", exit=1) == 0.7
-    assert value(scraped, "device_epoch", pipeline="fashion", device="b") == 4
+    assert value(scraped, "device_epoch", pipeline="fashion", device="b") == 5
 
 
 @needs_client

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from orchestrator_samples import (
@@ -16,6 +17,7 @@ from orchestrator_samples import (
     known_device,
     meta,
     origin,
+    plan,
     send,
     stage,
     state,
@@ -28,13 +30,17 @@ from distree import topics
 from distree.apps.cli import main
 from distree.broker_settings import BrokerSettings, Session
 from distree.messages.codec import decode
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, plan_hash
 from distree.messages.telemetry import PipelineTelemetry
 from distree.topics import Kind
 from distree.transport import make_transport
 from orchestrator.config import load_config
+from orchestrator.pipeline_spec import load_spec
+from orchestrator.planner import Standing
 from orchestrator.set_thresholds import progress
 from orchestrator.store.database import Store
+from orchestrator.store.lock import ServiceLock
+from orchestrator.store.records import Batch, PipelineRow
 
 LONG_S = 60.0
 
@@ -65,14 +71,18 @@ def test_set_thresholds_says_what_happens(config, store_path, capsys):
     assert command(*words, "-3.5", "-2") == 0
     assert "energy -3.5 -2 is epoch 2" in capsys.readouterr().out
     with Store(store_path, read_only=True) as store:
-        assert [row.author for row in store.plans("fashion")] == ["set-thresholds"] * 2
+        assert [row.plan.reason for row in store.plans("fashion")] == ["set by hand"] * 2
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (("--pipeline", "fashion", "0.5"), "it needs 2 thresholds, one per exit but the last; received 1"),
-        (("--pipeline", "fashion", "0.5", "nan"), "finite"),
+        (("--pipeline", "fashion", "90", "80"), "exit 0 is 90, but scores of max_softmax are 0 to 1: give 0.9 for 90%"),
+        (
+            ("--pipeline", "fashion", "--criterion", "patience", "2", "0"),
+            "exit 1 is 0, but scores of patience are 1 to",
+        ),
         (("--pipeline", "fashion", "--criterion", "nothing", "0.5", "0.5"), "unknown criterion"),
         (("--pipeline", "other", "0.5", "0.5"), "which has fashion"),
         (("--pipeline", "fashion", "0.5", "0.5", "--wait", "nan"), "0 seconds or more"),
@@ -85,10 +95,20 @@ def test_what_does_not_fit_is_refused_with_status_2(config, store_path, capsys, 
         assert store.latest_plan("fashion") is None
 
 
+@pytest.mark.parametrize("word", ["nan", "inf", "1e301", "half"])
+def test_what_is_no_threshold_is_refused_with_status_2(config, capsys, word):
+    with pytest.raises(SystemExit) as ended:
+        command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", word)
+    assert ended.value.code == 2
+    assert f"argument T: '{word}' is neither a finite number nor 'never'" in capsys.readouterr().err
+
+
 def test_waiting_names_who_is_missing(config, store_path, capsys):
-    fill_store(store_path, known_device("a"), known_device("b"), known_device("c", status="lost"), at=time.time())
+    wanted = plan_hash(replace(load_spec(load_config(config).pipelines[0]).plan, thresholds=(0.5, 0.4)))
+    boards = known_device("a", follows=wanted), known_device("b", follows=wanted), known_device("c", status="lost")
+    fill_store(store_path, *boards, at=time.time())
     words = ("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4", "--wait", "0.05")
-    assert command(*words) == 0  # epoch 1 is what they report
+    assert command(*words) == 0
     assert "in force on a, b" in capsys.readouterr().out
     assert command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.3", "0.4", "--wait", "0.05") == 1
     assert "not in force on a, b" in capsys.readouterr().err
@@ -127,16 +147,76 @@ def test_set_thresholds_takes_those_for_missing_branches_along(tmp_path):
 
 
 def test_thresholds_by_which_nobody_leaves_are_shown_as_never(config, capsys):
-    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "1e300")
+    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "never")
     assert "max_softmax 0.5 never is epoch 1" in capsys.readouterr().out
     assert command("status", "-c", config) == 0
     assert "  plan     max_softmax 0.5 never (model" in capsys.readouterr().out
     assert command("status", "-c", config, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["pipelines"][0]["plan"]["thresholds"] == [0.5, 1e300]
+    assert json.loads(capsys.readouterr().out)["pipelines"][0]["plan"]["thresholds"] == [0.5, "never"]
+
+
+ALARM = "PREEMPTED: this plan was replaced on its topic 4 times"
+
+
+@pytest.fixture
+def preempted(config, store_path):
+    """A store as a running orchestrator leaves it whose plan is replaced over and over."""
+    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
+    with ServiceLock(store_path), Store(store_path) as store:
+        wanted = plan_hash(store.latest_plan("fashion").plan)
+        fill_store(store_path, known_device("a", follows=wanted), at=time.time())
+        row = PipelineRow(name="fashion", standing=Standing.PREEMPTED.value, alarm=ALARM, highest_epoch=7)
+        store.save(Batch(pipelines=(row,)))
+        yield store
+
+
+def test_status_fails_while_other_plans_take_the_place_of_this_one(preempted, config, capsys):
+    capsys.readouterr()
+    assert command("status", "-c", config) == 1
+    assert f"\n  {ALARM}\n" in capsys.readouterr().out
+    assert command("status", "-c", config, "--json") == 1
+    (pipeline,) = json.loads(capsys.readouterr().out)["pipelines"]
+    assert (pipeline["standing"], pipeline["alarm"]) == ("preempted", ALARM)
+
+
+@pytest.mark.parametrize("words", [(), ("--wait", "0.05")])
+def test_set_thresholds_fails_while_other_plans_take_the_place_of_this_one(preempted, config, capsys, words):
+    for thresholds in (("0.5", "0.4"), ("0.3", "0.3")):  # the former are wanted already, and followed
+        assert command("set-thresholds", "-c", config, "--pipeline", "fashion", *thresholds, *words) == 1
+        assert f"pipeline fashion: {ALARM}" in capsys.readouterr().err
+    assert preempted.latest_plan("fashion").plan.thresholds == (0.3, 0.3)
+
+
+def test_the_alarm_of_an_orchestrator_that_is_gone_is_none(config, store_path, capsys):
+    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
+    with Store(store_path) as store:
+        store.save(Batch(pipelines=(PipelineRow(name="fashion", standing="preempted", alarm=ALARM),)))
+    assert command("status", "-c", config) == 0
+    assert "PREEMPTED" not in capsys.readouterr().out
+
+
+def test_reset_plan_wants_the_same_as_epoch_1_whatever_came(preempted, config, capsys):
+    wanted = preempted.latest_plan("fashion").plan
+    assert command("reset-plan", "-c", config, "--pipeline", "fashion") == 0
+    assert "max_softmax 0.5 0.4 is epoch 1; the running orchestrator publishes it" in capsys.readouterr().out
+    row = preempted.latest_plan("fashion")
+    assert (row.plan, row.is_reset) == (wanted, True)
+    assert command("reset-plan", "-c", config, "--pipeline", "fashion", "--configured") == 0
+    row = preempted.latest_plan("fashion")
+    assert (row.plan.epoch, row.plan.thresholds, row.plan.reason) == (1, (0.9, 0.8), "as configured")
+    assert command("reset-plan", "-c", config, "--pipeline", "fashion", "--wait", "0.05") == 1
+    assert command("reset-plan", "-c", config, "--pipeline", "other") == 2
+
+
+def test_reset_plan_needs_neither_a_store_nor_an_orchestrator(config, store_path, capsys):
+    assert command("reset-plan", "-c", config, "--pipeline", "fashion") == 0
+    assert "epoch 1; it is published once an orchestrator is running" in capsys.readouterr().out
+    with Store(store_path) as store:
+        assert store.latest_plan("fashion").plan.thresholds == (0.9, 0.8)
 
 
 def test_each_subcommand_shows_an_example(capsys):
-    for name in ("run", "status", "explain", "audits", "set-thresholds"):
+    for name in ("run", "status", "explain", "audits", "set-thresholds", "reset-plan"):
         with pytest.raises(SystemExit) as ended:
             command(name, "--help")
         assert ended.value.code == 0
@@ -147,10 +227,10 @@ def test_each_subcommand_shows_an_example(capsys):
 
 
 class Agent:
-    """What the orchestrator sees of a board: it obeys plans and reports their epoch."""
+    """What the orchestrator sees of a board: it obeys plans and reports which one it follows."""
 
     def __init__(self, port, name):
-        self.name, self.epoch, self.sequence = name, 0, 0
+        self.name, self.plan, self.sequence = name, plan(epoch=0), 0
         self.plans = queue.Queue()
         self.transport = make_transport(BrokerSettings(port=port), client_id=name, session=Session.NONE)
         self.transport.open(self, [(topics.plan(SITE, "fashion"), 1)])
@@ -171,10 +251,10 @@ class Agent:
         pass
 
     def received(self, message):
-        plan = decode(Plan, message.payload)
-        if plan.epoch > self.epoch:
-            self.epoch = plan.epoch
-            self.plans.put(plan)
+        received = decode(Plan, message.payload)
+        if received != self.plan:
+            self.plan = received
+            self.plans.put(received)
         self.transport.acknowledge(message.token)
 
     def run(self):
@@ -182,7 +262,12 @@ class Agent:
             self.transport.poll(0.1)
             self.sequence += 1
             part = PipelineTelemetry(
-                pipeline="fashion", epoch=self.epoch, revision="r", stages=(stage(),), origin=origin()
+                pipeline="fashion",
+                epoch=self.plan.epoch,
+                plan_hash=plan_hash(self.plan),
+                revision="r",
+                stages=(stage(),),
+                origin=origin(),
             )
             if self.transport.online:
                 send(self.transport, telemetry(device=self.name, sequence=self.sequence, pipelines=(part,)))

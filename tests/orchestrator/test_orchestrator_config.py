@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 from orchestrator_samples import MASKED, WIDE, pipeline, wide_pipeline, write_config
 
-from distree.criteria import NEVER_SENT
 from distree.errors import BundleError, ConfigError
+from distree.thresholds import NEVER
 from orchestrator.config import load_config
 from orchestrator.pipeline_spec import check_thresholds, load_spec
 
@@ -121,14 +121,34 @@ def test_a_criterion_of_embeddings_needs_wide_stages_and_class_means(tmp_path):
     assert wide_pipeline().masked_of("max_softmax") == MASKED
 
 
-def test_thresholds_must_be_finite():
-    with pytest.raises(ConfigError, match="finite"):
-        check_thresholds(pipeline(), "margin", (0.5, float("nan")))
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [(float("nan"), "is nan, but scores of margin are 0 to 1"), (90.0, "give 0.9 for 90%"), (-1.0, "number of 0 to 1")],
+)
+def test_thresholds_must_be_in_the_range_of_their_criterion(threshold, said):
+    with pytest.raises(ConfigError, match=f"pipeline fashion: the threshold of exit 1 .*{said}"):
+        check_thresholds(pipeline(), "margin", (0.5, threshold))
+
+
+def test_never_keeps_an_exit_closed(tmp_path):
+    assert load(write_config(tmp_path, extra=", thresholds: [0.9, never]")).plan.thresholds == (0.9, NEVER)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "said"),
+    [
+        ("[0.9, .inf]", r"thresholds\[1\]: expected a number or 'never', received \.inf"),
+        ("[90, 80]", r"exit 0 is 90, but scores of max_softmax are 0 to 1"),
+    ],
+)
+def test_what_is_no_threshold_is_refused(tmp_path, thresholds, said):
+    with pytest.raises(ConfigError, match=said):
+        load(write_config(tmp_path, extra=f", thresholds: {thresholds}"))
 
 
 def test_a_goal_tunes_thresholds_from_none_unless_its_tuner_keeps_given_ones(tmp_path):
     spec = load(write_config(tmp_path, extra=", goal: {accuracy_drop: 1%}"))
-    assert (spec.tuned.goal.tuner, spec.plan.thresholds) == ("certified", (NEVER_SENT, NEVER_SENT))
+    assert (spec.tuned.goal.tuner, spec.plan.thresholds) == ("certified", (NEVER, NEVER))
     kept = load(write_config(tmp_path / "a", extra=", goal: {accuracy_drop: 1%, tuner: static}"))
     assert kept.tuned.thresholds == kept.plan.thresholds == (0.9, 0.8)
     given = load(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator_samples import origin, telemetry
+from orchestrator_samples import HASH, origin, telemetry
 
 from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.origin_stats import origin_stats
@@ -12,7 +12,7 @@ from orchestrator.origin_stats import origin_stats
 
 def report(sequence, exits, answered, name="fashion", **changes):
     made = replace(origin(exits=exits), answered=answered)
-    part = PipelineTelemetry(pipeline=name, epoch=3, revision="r1", stages=(), origin=made)
+    part = PipelineTelemetry(pipeline=name, epoch=3, plan_hash=HASH, revision="r1", stages=(), origin=made)
     return telemetry(sequence=sequence, pipelines=(part,), **changes)
 
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 from audit_samples import GOAL
 from orchestrator_samples import SITE, meta, pipeline, plan, stage, state, telemetry
-from orchestrator_site import OrchestratorSite
+from orchestrator_site import Heard, OrchestratorSite
 
 from distree import topics
 from distree.errors import RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.codec import decode
 from distree.messages.plan import Plan
+from distree.thresholds import NEVER
 from orchestrator.controllers import Controllers
 from orchestrator.fleet import Fleet
 from orchestrator.leadership import Role
@@ -38,7 +39,7 @@ ROW = AuditRow(
 def controller(spec=None, **changes):
     spec = spec or pipeline(**changes)
     tuning = PipelineTuning(spec.tuned) if spec.tuned is not None else None
-    return PipelineController(spec, Planner(spec.plan, floor=3), tuning, author="config")
+    return PipelineController(spec, Planner(spec.plan, highest_epoch=3), tuning)
 
 
 def leading(spec=None):
@@ -90,7 +91,7 @@ def test_a_pipeline_settles_after_each_connect():
     assert one.row(Role.STANDBY).standing == "standby"
 
 
-def test_a_report_tells_epochs_and_what_died_with_an_agent():
+def test_a_report_tells_what_died_with_an_agent_and_moves_no_number():
     one, other, fleet, learned = controller(TUNED), controller(OTHER), Fleet({"fashion": 3}), []
     for boot in ("b1", "b2"):
         fleet.saw_state(0.0, state(boot=boot))
@@ -104,7 +105,7 @@ def test_a_report_tells_epochs_and_what_died_with_an_agent():
         learned += one.reported(0.0, device, report) + other.reported(0.0, device, report)
     assert [sample.audit.lost for sample in learned] == [False, True, True, True]
     assert (one.unsaved, one.tuning.audits, one.tuning.lost) == (4, 4, 3)
-    assert (one.planner.floor, other.planner.floor) == (9, 3)
+    assert (one.planner.highest_epoch, other.planner.highest_epoch) == (3, 3)
 
 
 def test_rows_of_a_board_that_is_no_origin_are_refused():
@@ -115,23 +116,41 @@ def test_rows_of_a_board_that_is_no_origin_are_refused():
             controller(TUNED).take_audit(0.0, ROW, device)
 
 
-def test_a_plan_from_the_store_counts_only_where_it_is_newer_and_nothing_is_tuned():
-    one, row = controller(), PlanRow(plan=plan(epoch=5, thresholds=(0.1, 0.1)), author="set-thresholds", at=0.0)
-    one.follow(replace(row, plan=plan(epoch=0, thresholds=(0.1, 0.1))))
-    assert (one.author, one.planner.wanted) == ("config", plan())
-    one.follow(row)
-    assert (one.author, one.planner.wanted) == ("set-thresholds", row.plan)
-    tuned = controller(TUNED)
-    tuned.follow(row)
-    assert tuned.planner.wanted == plan()
+def written(number, *, is_reset=False, **content):
+    return PlanRow(plan=plan(**content), at=0.0, id=number, is_reset=is_reset)
 
 
-@pytest.mark.parametrize(("spec", "wanted"), [(None, (0.1, 0.1)), (TUNED, (0.9, 0.8))])
-def test_who_loses_an_epoch_yields_to_a_person_and_goes_on_with_what_is_tuned(spec, wanted):
-    one = controller(spec)
-    one.give_way(plan(epoch=4), plan(epoch=4, thresholds=(0.1, 0.1)))
-    assert one.planner.wanted.thresholds == wanted
-    assert one.planner.floor == 4
+def test_a_plan_from_the_store_counts_only_where_it_was_written_later():
+    one = controller()
+    one.row_id = 7
+    one.follow(None)
+    one.follow(written(7, epoch=900, thresholds=(0.1, 0.1)))
+    assert one.planner.wanted == plan()
+    one.follow(written(8, epoch=5, thresholds=(0.1, 0.1)))
+    assert (one.row_id, one.planner.wanted) == (8, plan(epoch=5, thresholds=(0.1, 0.1)))
+    one.follow(written(9, epoch=1, thresholds=(0.1, 0.1), is_reset=True))
+    assert (one.planner.wanted.epoch, one.planner.highest_epoch) == (1, 1)
+
+
+@pytest.mark.parametrize("is_reset", [True, False])
+def test_what_is_tuned_goes_on_whatever_is_written_to_the_store(is_reset):
+    one = controller(TUNED)
+    one.follow(written(1, epoch=1, thresholds=(0.1, 0.1), is_reset=is_reset))
+    one.adjust(0.0, [])
+    assert one.planner.wanted.thresholds == (NEVER, NEVER)
+
+
+def test_only_another_decision_is_worth_a_line_in_the_log():
+    one, told = controller(), []
+    one.connected(0.0)
+    for wanted in (plan(epoch=1), replace(plan(epoch=1), rest_s=(0.1, 0.1)), plan(epoch=2), plan(epoch=1)):
+        one.planner.want(wanted)
+        due = one.due(SETTLE_S)
+        told.append((due.is_new, due.is_other_decision))
+        one.published(SETTLE_S, due)
+    one.started(boards(0.5).get("a"))
+    told.append((one.due(60.0).is_new, one.due(60.0).is_other_decision))
+    assert told == [(True, True), (True, False), (True, True), (True, True), (False, False)]
 
 
 def test_a_plan_that_could_not_be_recorded_is_due_again_after_a_pause():
@@ -147,7 +166,7 @@ def test_a_board_that_starts_has_the_recorded_plan_published_again():
     one, fleet = leading(), Fleet({"fashion": 3})
     fleet.saw_meta(meta())
     one.started(fleet.get("a"))
-    assert one.due(60.0) == DuePlan(plan=one.planner.wanted, is_new=False)
+    assert one.due(60.0) == DuePlan(plan=one.planner.wanted, is_new=False, is_other_decision=False)
     one.published(60.0, one.due(60.0))
     assert one.due(61.0) is None
     one.started(Fleet({"other": 3}).saw_meta(meta(name="other", stages=(), origin=False)))
@@ -215,7 +234,8 @@ def test_a_pipeline_whose_boards_flap_delays_no_plan_of_another(two):
         part = replace(telemetry().pipelines[0], pipeline=name, stages=stages)
         two.peer.say(telemetry(device=f"board-{name}", sequence=sequence, pipelines=(part,)))
 
-    for name in ("fashion", "other"):
+    heard = {name: Heard(two, topics.plan(SITE, name)) for name in ("fashion", "other")}
+    for name in heard:
         two.peer.say(state(device=f"board-{name}"), meta(device=f"board-{name}", name=name))
     two.pass_time()
     for sequence in range(1, 60):
@@ -227,17 +247,19 @@ def test_a_pipeline_whose_boards_flap_delays_no_plan_of_another(two):
             assert published(two, "other").rest_s == (0.010, 0.010)
         if sequence == 32:
             assert published(two, "other").rest_s == (0.050, 0.050)
-    assert published(two, "other").epoch == 3
-    assert published(two, "fashion").epoch == pytest.approx(1 + 120 / ESTIMATE_S, abs=1)
+    # At first without times, then with those of either half.
+    assert len(heard["other"].since()) == 3
+    assert len(heard["fashion"].since()) == pytest.approx(1 + 120 / ESTIMATE_S, abs=1)
+    assert {published(two, name).epoch for name in heard} == {1}
 
 
 def test_a_pipeline_whose_plan_cannot_be_recorded_keeps_no_other_from_its_own(two, monkeypatch, caplog):
     record = two.store.record_plan
 
-    def fail(row):
+    def fail(row, *, after):
         if row.plan.pipeline == "fashion":
             raise StoreError("x.db: no room")
-        return record(row)
+        return record(row, after=after)
 
     monkeypatch.setattr(two.store, "record_plan", fail)
     two.pass_time(10.0)
@@ -260,7 +282,7 @@ def test_a_pipeline_whose_plan_cannot_be_read_keeps_no_other_from_following(two,
         return latest(name)
 
     monkeypatch.setattr(two.store, "latest_plan", fail)
-    two.store.append_plan(PlanRow(plan=plan(pipeline="other", thresholds=(0.5, 0.4)), author="set-thresholds", at=0.0))
+    two.store.append_plan(PlanRow(plan=plan(pipeline="other", thresholds=(0.5, 0.4)), at=0.0))
     for one in two.service.controllers:
         one.is_unread = True
     two.pass_time()

@@ -9,12 +9,12 @@ from orchestrator.plan_resend import PAUSE_S, Reminder
 
 def test_a_board_that_stays_behind_has_the_plan_published_ever_less_often():
     reminder, at = Reminder(), []
-    reminder.published(-10.0, 3)
+    reminder.published(-10.0, "3")
     for now_s in range(0, 4000, 2):
         reminder.reported(now_s, "a", is_behind=True)
         if reminder.is_due(now_s):
             at.append(now_s)
-            reminder.published(now_s, 3)
+            reminder.published(now_s, "3")
     gaps = [later - earlier for earlier, later in pairwise(at)]
     assert gaps[:3] == [10, 20, 40]
     assert set(gaps[6:]) == {600}
@@ -23,9 +23,9 @@ def test_a_board_that_stays_behind_has_the_plan_published_ever_less_often():
 def test_who_stays_behind_holds_up_no_other_and_a_new_plan_or_a_start_counts_anew():
     reminder = Reminder()
 
-    def is_published(now_s, epoch=3):
+    def is_published(now_s, wanted="3"):
         if due := reminder.is_due(now_s):
-            reminder.published(now_s, epoch)
+            reminder.published(now_s, wanted)
         return due
 
     for now_s in range(100):
@@ -40,11 +40,11 @@ def test_who_stays_behind_holds_up_no_other_and_a_new_plan_or_a_start_counts_ane
     reminder.reported(110.0, "b", is_behind=False)
     reminder.reported(111.0, "b", is_behind=True)
     assert is_published(111.0)
-    reminder.published(120.0, 4)
+    reminder.published(120.0, "4")
     reminder.reported(130.0, "a", is_behind=True)
-    assert is_published(130.0, 4)
+    assert is_published(130.0, "4")
     reminder.started("a")
     reminder.started("b")
-    assert not is_published(131.0, 4)
-    assert is_published(130.0 + PAUSE_S, 4)
-    assert not is_published(200.0, 4)
+    assert not is_published(131.0, "4")
+    assert is_published(130.0 + PAUSE_S, "4")
+    assert not is_published(200.0, "4")

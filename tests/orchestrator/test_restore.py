@@ -27,15 +27,15 @@ def store(tmp_path):
 
 def test_a_first_start_begins_with_the_configuration(store):
     one = restored_controller(store, pipeline())
-    assert (one.planner.wanted, one.planner.floor, one.tuning, one.author) == (plan(), 0, None, "config")
-    tuned = restored_controller(store, TUNED)
-    assert (tuned.author, tuned.unsaved) == ("tuner", 0)
+    assert (one.planner.wanted, one.planner.highest_epoch, one.tuning) == (plan(), 0, None)
+    assert restored_controller(store, TUNED).unsaved == 0
 
 
-def test_a_later_start_goes_on_with_the_last_plan_and_its_author(store):
-    store.append_plan(PlanRow(plan=plan(thresholds=(0.5, 0.4)), author="set-thresholds", at=0.0))
+def test_a_later_start_goes_on_with_the_last_plan_whoever_made_it(store):
+    by_hand = replace(plan(thresholds=(0.5, 0.4)), reason="set by hand", author="alice@lab")
+    store.append_plan(PlanRow(plan=by_hand, at=0.0))
     one = restored_controller(store, pipeline())
-    assert (one.planner.wanted, one.author) == (plan(epoch=1, thresholds=(0.5, 0.4)), "set-thresholds")
+    assert (one.planner.wanted, one.row_id) == (replace(by_hand, epoch=1), 1)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_tuner_that_is_exchanged_starts_from_nothing(store, name):
         "UPDATE tuning SET state = '{'",
         "INSERT INTO audit (pipeline, at, origin, request, missing, scores, predictions) VALUES ('fashion', 1, 'a', 'r', '', '', '')",
         "INSERT INTO plan (pipeline, epoch, thresholds) VALUES ('fashion', 9, 'x')",
-        "INSERT INTO pipeline (name, floor, standing, configured, branches) VALUES ('fashion', 0, '', '', '{')",
+        "INSERT INTO pipeline (name, highest_epoch, standing, configured, branches) VALUES ('fashion', 0, '', '', '{')",
     ],
 )
 def test_a_row_that_cannot_be_read_is_a_damaged_store_whoever_asks(store, spoil):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from orchestrator_samples import meta, origin, stage, state, telemetry
+from orchestrator_samples import HASH, meta, origin, stage, state, telemetry
 
 from distree.errors import RemoteProtocolError
 from distree.messages.codec import encode
@@ -38,7 +38,7 @@ def say(view, message, now_s=0.0, *, retained=False):
 def report(sequence, *, exits=(70, 20, 10), ran=100, device="a", boot="b1", **changes):
     made = replace(origin(exits=exits), answered=sum(exits))
     stages = (replace(stage(), exited=ran // 2, forwarded=ran - ran // 2, waiting=4),)
-    part = PipelineTelemetry(pipeline="fashion", epoch=3, revision="r1", stages=stages, origin=made)
+    part = PipelineTelemetry(pipeline="fashion", epoch=3, plan_hash=HASH, revision="r1", stages=stages, origin=made)
     return telemetry(device=device, boot=boot, sequence=sequence, pipelines=(part,), **changes)
 
 

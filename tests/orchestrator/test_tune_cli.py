@@ -9,7 +9,7 @@ import pytest
 from audit_samples import arrays
 
 from distree.apps.cli import main
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
 from orchestrator.tuning.replay import load_recording
 from orchestrator.tuning.tuners import TUNERS
 

@@ -28,6 +28,7 @@ NAMES = (
     "link.js",
     "decode.js",
     "declared.js",
+    "plan_hash.js",
     "model.js",
     "flow.js",
     "view.js",

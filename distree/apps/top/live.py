@@ -15,7 +15,7 @@ from distree.formatting import thresholds_text
 from distree.messages.codec import decode
 from distree.messages.device import DeviceStatus
 from distree.messages.limits import MAX_PIPELINES
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, plan_hash
 from distree.messages.site import Claim
 from distree.topics import DELIVERY, Address, Kind
 from distree.transport.base import QuietListener, Received, Transport
@@ -35,11 +35,13 @@ class ShownBoard:
 class ShownPipeline:
     """A pipeline: its thresholds (None where there is no plan: the bundle's own hold) and what its origins answered.
 
-    `shares` are those of the exits, since the origins started; `latency_p95_s` is the slowest origin's.
+    `others` counts the boards that report another plan than the one on its topic. `shares` are those of the exits since
+    the origins started; `latency_p95_s` is the slowest origin's.
     """
 
     pipeline: str
     epochs: tuple[int, ...]
+    others: int
     criterion: str | None
     thresholds: str | None
     answers_hz: float
@@ -130,10 +132,12 @@ class Live(QuietListener):
         names = {part.pipeline for device in fleet if device.telemetry for part in device.telemetry.pipelines}
         for name in sorted(names | self._plans.keys()):
             plan, exits, stats = self._plans.get(name), answered_by_exit(name, fleet), self._view.stats(name)
-            total = sum(exits)
+            reports = [part for _, part in reports_on(name, fleet)]
+            wanted, total = "" if plan is None else plan_hash(plan), sum(exits)
             yield ShownPipeline(
                 pipeline=name,
-                epochs=tuple(sorted({part.epoch for _, part in reports_on(name, fleet)})),
+                epochs=tuple(sorted({part.epoch for part in reports})),
+                others=0 if plan is None else sum(part.plan_hash != wanted for part in reports),
                 criterion=None if plan is None else plan.criterion,
                 thresholds=None if plan is None else thresholds_text(plan.thresholds),
                 answers_hz=sum(one.rate_hz for one in stats),

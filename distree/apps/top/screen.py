@@ -72,13 +72,19 @@ def _pipeline_cells(row: ShownPipeline) -> list[Text]:
     plan = f"{printable(row.criterion or '')} {row.thresholds}"
     cells = [
         _short(row.pipeline),
-        "/".join(map(str, row.epochs[-2:])) or "-",
+        _epochs(row),
         f"{row.answers_hz:.1f}",
         _ms(row.latency_p95_s),
         " ".join(percent(share) for share in row.shares[:4]) + (" …" if len(row.shares) > 4 else "") or "-",
         "the bundle's own" if row.thresholds is None else plan,
     ]
     return [Text(cell) for cell in cells]
+
+
+def _epochs(row: ShownPipeline) -> str:
+    """Say which epochs boards report, and how many of them follow another plan than the one on the topic."""
+    epochs = "/".join(map(str, row.epochs[-2:])) or "-"
+    return f"{epochs} ({row.others} other)" if row.others else epochs
 
 
 def _board_cells(row: ShownBoard) -> list[Text]:

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distree.criteria import NEVER
+from distree.exits_taken import exits_taken
 from distree.formatting import percent, thresholds_text
-from distree.thresholds import exits_taken
+from distree.thresholds import NEVER
 from orchestrator.tuning.live_tuner import Figure, LiveTuner, Remark, TunerExplanation, TunerSetup
-from orchestrator.tuning.samples import AuditedInput, Vector, losses_of, sendable
+from orchestrator.tuning.samples import AuditedInput, Vector, losses_of
 
 LEVEL_AUDITS = 400
 """Audits from whose scores the thresholds to choose from are taken."""
@@ -136,7 +136,7 @@ class Bandit(LiveTuner):
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = self._earned[self._order] / played
             bound = mean + _WIDTH * np.sqrt(np.log(played.sum()) / played)
-        return int(self._order[int(np.where(played == 0, NEVER, bound).argmax())])
+        return int(self._order[int(np.where(played == 0, np.inf, bound).argmax())])
 
     def explain(self) -> TunerExplanation:
         """Return how much has been tried, and what the arm that is played has lost."""
@@ -148,7 +148,7 @@ class Bandit(LiveTuner):
             progress = f"gathering audits to take thresholds from, {self.gathering:,} more needed"
         playing = f"{thresholds_text(self.thresholds)}: mean loss {percent(loss)} on {plays:,} audits"
         return TunerExplanation(
-            thresholds=sendable(self.thresholds),
+            thresholds=self.thresholds,
             audits=audits,
             gathering=self.gathering,
             alarms=0,

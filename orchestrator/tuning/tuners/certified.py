@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from distree.criteria import NEVER
 from distree.formatting import percent, thresholds_text
+from distree.thresholds import NEVER
 from orchestrator.tuning.live_tuner import Figure, LiveTuner, Remark, TunerExplanation, TunerSetup
-from orchestrator.tuning.samples import AuditedInput, Vector, losses_of, sendable
+from orchestrator.tuning.samples import AuditedInput, Vector, losses_of
 from orchestrator.tuning.tuners.betting import Alarm, Certificate
 from orchestrator.tuning.tuners.path import safe_to_risky
 
@@ -135,7 +135,7 @@ class Certified(LiveTuner):
     def explain(self) -> TunerExplanation:
         """Return how far certification has come, and what the next step takes."""
         return TunerExplanation(
-            thresholds=sendable(self.thresholds),
+            thresholds=self.thresholds,
             audits=self.audits,
             gathering=self.gathering,
             alarms=self.alarms,

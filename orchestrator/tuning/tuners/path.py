@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from distree.criteria import NEVER
+from distree.thresholds import NEVER
 from orchestrator.tuning.samples import AuditedInput, Vector
 
 Floats = npt.NDArray[np.float64]
@@ -119,8 +119,8 @@ class _Search:
 
     def _move(self, exit: int) -> _Move | None:
         scores = self._scores[:, exit]
-        # -inf is the score of an exit that knows nothing: no threshold is reached by it.
-        inside = (self._taken > exit) & np.isfinite(scores)
+        # -inf, in messages -NEVER, is the score of an exit that knows nothing: no threshold is reached by it.
+        inside = (self._taken > exit) & (np.abs(scores) < NEVER)
         if not inside.any():
             return None
         highest = np.sort(scores[inside])[::-1]

@@ -8,7 +8,7 @@ import numpy as np
 
 from distree.formatting import percent, thresholds_text
 from orchestrator.tuning.live_tuner import Figure, LiveTuner, Remark, TunerExplanation, TunerSetup
-from orchestrator.tuning.samples import AuditedInput, Vector, losses_of, sendable
+from orchestrator.tuning.samples import AuditedInput, Vector, losses_of
 
 
 class Static(LiveTuner):
@@ -51,17 +51,16 @@ class Static(LiveTuner):
 
     def explain(self) -> TunerExplanation:
         """Return what the thresholds have lost so far."""
-        vector = sendable(self._thresholds)
         measured = (
             f"mean loss {percent(self.mean_loss)} on {self._audits:,} audits" if self._audits else "no audits yet"
         )
         return TunerExplanation(
-            thresholds=vector,
+            thresholds=self._thresholds,
             audits=self._audits,
             gathering=0,
             alarms=0,
             progress=f"keeps the thresholds that were given; {measured}",
-            remarks=(Remark(label="given", text=thresholds_text(vector)),),
+            remarks=(Remark(label="given", text=thresholds_text(self._thresholds)),),
             figures=(Figure(name="mean_loss", value=self.mean_loss, meaning="Mean loss of the given thresholds."),),
         )
 

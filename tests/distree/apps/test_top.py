@@ -20,17 +20,18 @@ from dataclasses import replace
 
 import pytest
 from memory_transport import MemoryBroker
-from orchestrator_samples import SITE, meta, origin, plan, send, stage, state, telemetry
+from orchestrator_samples import HASH, SITE, meta, origin, plan, send, stage, state, telemetry
 
 from broker_config.managed import ManagedBroker
 from distree import child_processes, topics
 from distree.apps.cli import main
 from distree.apps.top.live import Live
 from distree.broker_settings import BrokerSettings, Session
-from distree.criteria import NEVER_SENT
 from distree.messages.codec import encode
+from distree.messages.plan import plan_hash
 from distree.messages.site import Claim
 from distree.messages.telemetry import PipelineTelemetry
+from distree.thresholds import NEVER
 from distree.topics import Kind
 from distree.transport import make_transport
 
@@ -96,12 +97,14 @@ def scene():
     return Scene()
 
 
-def report(sequence, *, device="a", exits=(70, 20, 10), ran=100, epoch=3, **changes):
+def report(sequence, *, device="a", exits=(70, 20, 10), ran=100, epoch=3, follows=HASH, **changes):
     made = origin(exits=exits) if changes.pop("is_origin", True) else None
     if made is not None:
         made = replace(made, answered=sum(exits))
     stages = (replace(stage(), exited=ran // 2, forwarded=ran - ran // 2, waiting=4),)
-    part = PipelineTelemetry(pipeline="fashion", epoch=epoch, revision="r1", stages=stages, origin=made)
+    part = PipelineTelemetry(
+        pipeline="fashion", epoch=epoch, plan_hash=follows, revision="r1", stages=stages, origin=made
+    )
     return telemetry(device=device, sequence=sequence, pipelines=(part,), **changes)
 
 
@@ -126,10 +129,11 @@ def test_rates_and_shares_are_of_the_time_between_two_reports(scene):
 
 
 def test_pipelines_have_thresholds_and_what_all_origins_answered(scene):
-    scene.peer.say(plan(epoch=3, thresholds=(0.9, NEVER_SENT)))
-    scene.peer.say(state(), meta(), report(1), state(device="b"), meta(device="b"))
+    wanted = plan(epoch=3, thresholds=(0.9, NEVER))
+    scene.peer.say(wanted, state(), meta(), report(1, follows=plan_hash(wanted)), state(device="b"), meta(device="b"))
     scene.peer.say(report(1, device="b", exits=(10, 40, 50), epoch=2))
     (row,) = scene.frame().pipelines
+    assert row.others == 1
     assert (row.criterion, row.thresholds, row.epochs) == ("max_softmax", "0.9 never", (2, 3))
     assert row.shares == (0.4, 0.3, 0.3)
     assert (row.answers_hz, row.latency_p95_s) == (20.0, 0.009)
@@ -187,11 +191,14 @@ def drawn(frame, width=80, height=None):
 @pytest.mark.parametrize("boards", [0, 1, 3, 200])
 def test_a_picture_fits_its_terminal_and_no_figure_is_cut(scene, boards):
     scene.peer.raw(topics.orchestrator(SITE), encode(Claim(orchestrator="o1", running=True)), retain=True)
-    scene.peer.say(plan(epoch=3, thresholds=(0.123456, 0.8)))
+    wanted = plan(epoch=3, thresholds=(0.123456, 0.8))
+    scene.peer.say(wanted)
     for k in range(boards):
         name = f"board-of-a-long-name-{k}"
         wide = meta(device=name, stages=(0, 1, 2), name="a-pipeline-of-a-long-name")
-        scene.peer.say(state(device=name), wide, report(1, device=name, exits=(700_000, 20, 100_000)))
+        scene.peer.say(
+            state(device=name), wide, report(1, device=name, exits=(700_000, 20, 100_000), follows=plan_hash(wanted))
+        )
     frame = scene.frame()
     assert len(frame.boards) == boards
     lines = drawn(frame, height=24).splitlines()
@@ -212,8 +219,10 @@ def test_a_picture_fits_its_terminal_and_no_figure_is_cut(scene, boards):
 
 @needs_rich
 def test_what_peers_say_is_no_markup(scene):
-    scene.peer.say(state(), report(1), plan(criterion="[red]x[/red]\\"))
-    assert "[red]x[/red]\\" in drawn(scene.frame())
+    scene.peer.say(state(), report(1), plan(epoch=3, criterion="[red]x[/red]\\"))
+    shown = drawn(scene.frame())
+    assert "[red]x[/red]\\" in shown
+    assert "3 (1 other)" in shown
 
 
 # ---------------------------------------------------------------- the command

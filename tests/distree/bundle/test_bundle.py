@@ -116,7 +116,12 @@ TENSOR = {"name": "features", "dtype": "int8", "shape": [1, 4, 4, 4], "scale": 0
         (WIDE, put("exits", "masked", 0, "missing", [0, 1]), "missing: [0, 1]: these are all branches"),
         (WIDE, put("exits", "masked", 1, "missing", [0]), "exits.masked[1].missing: [0] is given twice"),
         (WIDE, put("exits", "masked", 1, "thresholds", [0.5]), "exits.masked[1].thresholds: 1 given"),
-        (WIDE, put("exits", "masked", 1, "thresholds", [0.5, float("inf")]), "masked[1].thresholds: must be finite"),
+        (
+            WIDE,
+            put("exits", "masked", 1, "thresholds", [0.5, 9.0]),
+            "masked[1].thresholds: the threshold of exit 1 is 9",
+        ),
+        (WIDE, put("exits", "masked", 1, "thresholds", [0.5, float("inf")]), "expected a number or 'never'"),
         (WIDE, put("exits", "parameters", "file", "a/b.npz"), "exits.parameters.file: must be a file name"),
         (WIDE, put("exits", "criterion", "margn"), "unknown 'margn'"),
         (WIDE, put("runtime", "onnx"), "runtime: unknown 'onnx'; known: tflite"),
@@ -217,7 +222,9 @@ def with_parameters(changed, tmp_path):
 
     def with_parameters(content, folder=WIDE, criterion="max_softmax"):
         def change(document):
-            document["exits"] |= {"criterion": criterion}
+            document["exits"]["criterion"] = criterion
+            for part in (document["exits"], *document["exits"]["masked"]):
+                part["thresholds"] = ["never", "never"]  # which every criterion has
             document["exits"]["parameters"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
 
         path = tmp_path / "criteria.npz"
@@ -313,5 +320,6 @@ def test_a_criterion_without_its_parameters_is_refused(with_parameters, criterio
 
 
 def test_feature_difference_needs_embeddings(changed) -> None:
+    of_embeddings = {"criterion": "feature_difference", "thresholds": [-1.0, "never"]}
     with pytest.raises(BundleError, match="only wide stages have"):
-        changed(load_bundle("fashion").path, put("exits", "criterion", "feature_difference"))
+        changed(load_bundle("fashion").path, put("exits", of_embeddings))

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from request_samples import stage_message
 
 import distree.criteria
-from distree.criteria import CRITERIA, LEAST_SURE, NEVER, confidence, make_criterion, problem
+from distree.criteria import CRITERIA, LEAST_SURE, confidence, make_criterion, problem, threshold_problem
 from distree.criteria.base import CriterionParameters, ExitEvidence
 from distree.criteria.energy import Energy
 from distree.criteria.feature_difference import MAX_REMEMBERED
@@ -24,6 +24,7 @@ from distree.errors import ConfigError
 from distree.messages.codec import decode, encode
 from distree.messages.limits import MAX_MEMORY
 from distree.messages.request import StageMessage, Tensor
+from distree.thresholds import NEVER
 
 SHIFT_INVARIANT = ["max_softmax", "entropy", "margin", "patience"]
 OF_LOGITS = ["max_softmax", "entropy", "margin", "energy"]
@@ -156,9 +157,11 @@ def test_pure_and_deterministic(name, evidence, parameters):
 
 @every
 @given(evidence=evidence_of_any_kind(), parameters=parameters_of_any_kind)
-def test_a_score_is_finite_or_least_sure(name, evidence, parameters):
+@example(evidence=ExitEvidence(logits=[1.7e308, -1.7e308, 0.0], left_s=-1.7e308), parameters=PARAMETERS)
+def test_a_score_is_in_its_range_or_least_sure(name, evidence, parameters):
     score = make_criterion(name, parameters).score(evidence)
-    assert math.isfinite(score.value) or score.value == LEAST_SURE
+    possible = CRITERIA[name].range
+    assert possible.least <= score.value <= possible.most or score.value == LEAST_SURE
     assert not score.value >= NEVER
     if name not in ["deadline", *LEARNED]:
         assert (score.value == LEAST_SURE) is not all(map(math.isfinite, evidence.logits))
@@ -639,3 +642,32 @@ def test_each_file_has_a_running_example(module):
     failed, tried = doctest.testmod(loaded)
     assert failed == 0
     assert tried > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "thresholds", "said"),
+    [
+        (
+            "max_softmax",
+            [0.5, 90.0],
+            "exit 1 is 90, but scores of max_softmax are 0 to 1: give 0.9 for 90%, or 'never'",
+        ),
+        ("entropy", [-0.1], "exit 0 is -0.1, but scores of entropy are 0 to 1: give a number of 0 to 1, or 'never'"),
+        ("feature_difference", [0.7], "scores of feature_difference are -2 to 0: give a number of -2 to 0, or"),
+        ("patience", [0.0], "scores of patience are 1 to 32: give a number of 1 to 32, or"),
+        ("energy", [math.nan], "exit 0 is nan, but scores of energy are any finite number: give one, or"),
+        ("energy", [-math.inf], "exit 0 is -inf"),
+        ("max_sofmax", [0.5], "unknown criterion 'max_sofmax'; nearest: max_softmax"),
+    ],
+)
+def test_a_threshold_that_cannot_be_meant_is_told_in_one_line(name, thresholds, said):
+    told = threshold_problem(name, thresholds)
+    assert said in told
+    assert "\n" not in told
+
+
+@every
+def test_both_ends_of_a_range_and_never_are_thresholds(name):
+    possible = CRITERIA[name].range
+    assert threshold_problem(name, [possible.least, possible.most, NEVER, math.inf]) is None
+    assert possible.most < NEVER

@@ -51,6 +51,7 @@ from distree.messages.layout import layout_of, read_record
 from distree.messages.limits import (
     MAX_BRANCHES,
     MAX_CLASSES,
+    MAX_EPOCH,
     MAX_HOPS,
     MAX_MASKED,
     MAX_MEMORY,
@@ -396,7 +397,7 @@ LONGEST_CONTEXT = RequestContext(
     attempt=100,
     token=bytes(8),
     revision="\U0001f600" * 64,
-    rule=Rule(epoch=1 << 53, criterion="\U0001f600" * 64, thresholds=(0.1,) * MAX_STAGES, rest_s=(0.1,) * MAX_STAGES),
+    rule=Rule(epoch=MAX_EPOCH, criterion="\U0001f600" * 64, thresholds=(0.1,) * MAX_STAGES, rest_s=(0.1,) * MAX_STAGES),
     budget_s=3600.0,
     # A group of wide stages and as many plain ones as there can be beside it.
     route=(

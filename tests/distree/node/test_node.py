@@ -16,13 +16,15 @@ from request_samples import changed, route_of
 from distree import tensors
 from distree.errors import RemoteProtocolError
 from distree.messages.device import DeviceStatus
-from distree.messages.plan import Plan
+from distree.messages.limits import EPOCH_STEP, MAX_EPOCH
+from distree.messages.plan import MaskedThresholds, Plan, plan_hash
 from distree.messages.request import Guess, Outcome, StageMessage
 from distree.messages.result import Result
 from distree.node import AcceptedInput, Acknowledge, Drop, Effect, NodeSettings, OriginSettings, Publish, Run, StageNode
 from distree.node.__main__ import TABLES, transition_tables
 from distree.node.round_trip import RoundTrip
 from distree.segments import SegmentOutput
+from distree.thresholds import NEVER
 
 SURE = [9.0, 0.0, 0.0]
 UNSURE = [0.1, 0.0, 0.0]
@@ -502,17 +504,57 @@ def test_a_plan_that_tells_of_other_stages_is_refused():
     assert caught.value.reason == "rest_s"
 
 
-def test_an_older_plan_is_ignored():
+def test_the_plan_that_came_last_is_in_force_whatever_its_number():
+    node = origin_node(0)
+    for epoch in (MAX_EPOCH, 4, EPOCH_STEP + 4, 1, 1):
+        thresholds = (0.5, epoch / MAX_EPOCH)
+        node.receive(0.0, plan(epoch, *thresholds), 1)
+        assert (node.plan.epoch, node.plan.thresholds) == (epoch, thresholds)
+        assert node.telemetry().plan_hash == plan_hash(plan(epoch, *thresholds))
+    node.receive(0.0, plan(1, 0.5, 0.25), 1)  # another one under the same number
+    assert node.plan.thresholds == (0.5, 0.25)
+
+
+def test_a_plan_too_far_beyond_the_one_held_is_refused():
     node = origin_node(0)
     node.receive(0.0, plan(5, 0.5, 0.5), 1)
-    node.receive(0.0, plan(4, 0.1, 0.1), 2)
-    assert node.plan.epoch == 5
+    with pytest.raises(RemoteProtocolError, match="1006 is more than 1000 beyond 5") as caught:
+        node.receive(0.0, plan(6 + EPOCH_STEP, 0.0, 0.0), 1)
+    assert (caught.value.reason, node.plan) == ("epoch", plan(5, 0.5, 0.5))
+    # A board that holds none yet takes whatever the orchestrator has come to meanwhile.
+    fresh = origin_node(0)
+    fresh.receive(0.0, plan(6 + EPOCH_STEP, 0.5, 0.5), 1)
+    assert fresh.plan.epoch == 6 + EPOCH_STEP
+
+
+def test_without_a_plan_on_its_topic_the_bundles_own_thresholds_hold_again():
+    node = origin_node(0)
+    own, own_hash = node.plan, node.telemetry().plan_hash
+    node.receive(0.0, plan(5, 0.5, 0.5), 1)
+    assert node.withdraw_plan("token") == [Acknowledge(delivery="token")]
+    assert (node.plan, node.telemetry().plan_hash, node.telemetry().epoch) == (own, own_hash, 0)
+
+
+def test_requests_that_are_under_way_are_decided_by_the_plan_of_their_acceptance():
+    """Though another plan has its number: what decides travels with the request."""
+    origin = origin_node(0)
+    origin.receive(0.0, plan(1, 0.1, 0.1), "d")
+    _, before = origin.accept(0.0, "before", INPUT)
+    origin.receive(0.0, plan(1, NEVER, NEVER), "d")
+    (result,) = published(finish(origin, 0.0, before, UNSURE), Result)
+    assert (result.epoch, result.reason) == (1, "confident")
+    _, after = origin.accept(0.1, "after", INPUT)
+    assert published(finish(origin, 0.1, after, UNSURE), StageMessage)
 
 
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
         (plan(1, 0.5), "thresholds"),
+        (plan(1, 90.0, 80.0), "thresholds"),
+        (plan(1, 0.5, -0.1), "thresholds"),
+        (replace(plan(1, 0.5, 0.5), masked=(MaskedThresholds(missing=(0,), thresholds=(0.5, 80.0)),)), "thresholds"),
+        (replace(plan(1, 0.5, 0.5), masked=(MaskedThresholds(missing=(0,), thresholds=(0.5,)),)), "masked"),
         (plan(1, 0.5, 0.5, criterion="nonsense"), "criterion"),
         (plan(1, 0.5, 0.5, revision="other"), "revision"),
         (replace(plan(1, 0.5, 0.5), pipeline="q"), "pipeline"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from audit_samples import LOST, stream
 from orchestrator_samples import WIDE, meta, origin, state, telemetry, write_config
 
 from distree.apps.cli import main
-from distree.criteria import NEVER_SENT
 from distree.formatting import thresholds_text
 from distree.messages.plan import MaskedThresholds
+from distree.thresholds import NEVER
 from orchestrator.config import load_config
 from orchestrator.explain.text import render
 from orchestrator.explain.view import read_explanation, to_json
@@ -67,10 +68,10 @@ class Memory:
                 store.save(Batch(tunings=(TuningRow(pipeline="fashion", state=self.tuning.snapshot()),)))
         return self
 
-    def plan(self, at=1000.0, author="tuner"):
+    def plan(self, at=1000.0):
         with Store(self.config.store.path) as store:
             plan = self.tuning.plan(self.pipeline.plan)
-            return store.append_plan(PlanRow(plan=plan, author=author, at=at))
+            return store.append_plan(PlanRow(plan=plan, at=at))
 
     def report(self, exits=(60, 30, 10)):
         fleet = Fleet({"fashion": 3})
@@ -78,7 +79,7 @@ class Memory:
         fleet.saw_meta(meta())
         report = telemetry()
         (part,) = report.pipelines
-        changed = type(part)(pipeline="fashion", epoch=1, revision="r1", stages=part.stages, origin=origin(exits))
+        changed = replace(part, origin=origin(exits))
         device = fleet.saw_telemetry(0.0, telemetry(pipelines=(changed,)))
         with Store(self.config.store.path) as store:
             store.save(Batch(devices=(device_row(device, heard_at=1000.0, seen_at=1000.0),)))
@@ -200,7 +201,7 @@ def test_an_alarm_is_told_and_the_trial_that_it_began(memory):
     assert "losses had grown once: all exits were closed and a new trial began" in text
     assert "trial 2: " in text
     rows = [row.split() for row in text.splitlines()]
-    assert ["2", "60", "s", "tuner", "never", "never", "100%"] in rows
+    assert any(row[:4] == ["2", "60", "s", "tuner"] and row[-3:] == ["never", "never", "100%"] for row in rows)
     (first,) = [row for row in rows if row[:3] == ["1", "3", "min"]]
     assert "never" not in first
 
@@ -220,7 +221,7 @@ def test_goals_of_the_boards_are_told_with_how_hard_they_press(tmp_path):
     memory.tuning.control.queues["latency_p95_ms"] = 2.5
     memory.learn(AUDITS[1000:1300], saved=True).plan()
     (reasons,) = memory.explain().sets
-    assert (reasons.choice, reasons.in_force) == (0, (NEVER_SENT, NEVER_SENT))  # nothing was measured yet
+    assert (reasons.choice, reasons.in_force) == (0, (NEVER, NEVER))  # nothing was measured yet
     assert reasons.choices > 1
     text = memory.text()
     assert "confidence and latency_p95_ms of at most 40" in text
@@ -260,10 +261,21 @@ def test_flow_of_the_inputs_answered_beside_what_the_audits_let_expect(memory):
     assert ["1", "40.0", "30.0", "######..............", f"{100 * expected[1]:.1f}"] in rows
 
 
-def test_the_last_ten_plans_the_newest_first(memory):
-    for count in range(13):
-        memory.learn(AUDITS[count * 100 : (count + 1) * 100]).plan()
-    assert [line.epoch for line in memory.explain().plans] == list(range(13, 3, -1))
+def test_the_last_ten_decisions_the_newest_first_with_who_made_them_and_why(memory):
+    with Store(memory.config.store.path) as store:
+        for number in range(1, 14):
+            plan = replace(
+                memory.pipeline.plan, thresholds=(number / 100, 0.5), reason="set by hand", author="alice@lab"
+            )
+            store.append_plan(PlanRow(plan=plan, at=1000.0 + number))
+        # What is numbered anew, or tells other times, is the same decision.
+        store.append_plan(PlanRow(plan=replace(plan, epoch=1, rest_s=(0.1, 0.1)), at=1050.0, is_reset=True))
+    lines = memory.learn([]).explain().plans
+    assert [line.epoch for line in lines] == [1, *range(12, 3, -1)]
+    assert (lines[0].age_s, lines[0].reason, lines[0].author) == (47.0, "set by hand", "alice@lab")
+    assert "pipeline fashion: max_softmax, epoch 1, set by hand, by alice@lab 47 s ago" in memory.text()
+    rows = [line.split() for line in memory.text().splitlines()]
+    assert ["12", "48", "s", "alice@lab", "set", "by", "hand", "0.12", "0.5", "100%"] in rows
 
 
 def test_without_a_goal_it_says_so(tmp_path):
@@ -271,15 +283,11 @@ def test_without_a_goal_it_says_so(tmp_path):
     with Store(config.store.path) as store:
         plan = load_spec(config.pipelines[0]).plan
         masked = (MaskedThresholds(missing=(1,), thresholds=(0.7, 0.6)),)
-        store.append_plan(PlanRow(plan=type(plan)(**{**fields(plan), "masked": masked}), author="config", at=0.0))
+        store.append_plan(PlanRow(plan=replace(plan, masked=masked), at=0.0))
     text = render(read_explanation(config, config.pipelines, now=60.0))
     assert "thresholds are not tuned" in text
     assert "all branches heard: 0.9 0.8" in text
     assert "branch 1 missing: 0.7 0.6" in text
-
-
-def fields(plan):
-    return {name: getattr(plan, name) for name in type(plan).__dataclass_fields__}
 
 
 def test_before_the_first_plan_it_says_so(memory):
@@ -299,7 +307,7 @@ def test_as_json_it_is_valid_and_has_the_same(memory, capsys):
     assert shown["schema"] == "distree.orchestrator-explain/1"
     (pipeline,) = shown["pipelines"]
     assert pipeline["tuning"]["goal"]["accuracy_drop"] == 0.05
-    assert pipeline["sets"][0]["in_force"] == [NEVER_SENT, NEVER_SENT]
+    assert pipeline["sets"][0]["in_force"] == ["never", "never"]
     assert pipeline["tuning"]["audits"] == 450
     assert pipeline["sets"][0]["tuner"]["audits"] == 50
     assert pipeline["sets"][0]["tuner"]["figures"]["trial"] == 1
@@ -316,7 +324,7 @@ def test_an_edited_goal_is_told_and_plans_and_flow_are_still_shown(memory):
     edited = Memory(memory.path)
     text = edited.text()
     assert "the store has another tuning, so the orchestrator starts this one from nothing" in text
-    assert "the latest plans" in text
+    assert "the latest decisions" in text
     assert "per 100 inputs" in text
     assert edited.explain().tuning.explanation.sets == ()
 

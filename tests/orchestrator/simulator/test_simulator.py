@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distree.apps.cli import main
-from distree.criteria import NEVER_SENT
 from distree.errors import ConfigError
+from distree.exits_taken import exits_taken
 from distree.strict_yaml import Share
-from distree.thresholds import exits_taken
+from distree.thresholds import NEVER
 from distree.transport.dialling import RESUME_S
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import (
@@ -119,7 +119,7 @@ def test_a_link_takes_its_latency_and_the_time_of_the_bytes():
     boards = chain(1, 1, 1, **STEADY)
     agents = AgentsConfig(deadline_ms=5000)
     told = simulated(
-        duration_s=100, traffic=traffic, boards=boards, agents=agents, links=link, thresholds=(math.inf, math.inf)
+        duration_s=100, traffic=traffic, boards=boards, agents=agents, links=link, thresholds=(NEVER, NEVER)
     )[1]
     ms_of = {nbytes: nbytes * 8 / 80 for nbytes in (300, 1000, 2000)}
     expected = 10 + 20 + 30 + 6 * 2 + 2 * (ms_of[1000] + ms_of[2000] + ms_of[300])
@@ -244,7 +244,7 @@ def test_a_spool_saves_what_an_origin_had_when_it_died():
 
 def test_a_board_that_the_broker_misses_late_costs_a_repetition():
     dying = BoardsFailure(kind="boards", boards="mid-0", at_s=1.0, notice_s=2.0)
-    told = simulated(failures=(dying,), thresholds=(math.inf, math.inf), links=PROMPT)[1]
+    told = simulated(failures=(dying,), thresholds=(NEVER, NEVER), links=PROMPT)[1]
     assert told["inputs"]["sent_once_more"] > 0
     assert told["reasons"]["last"] + told["reasons"]["fallback"] == told["inputs"]["accepted"]
 
@@ -457,7 +457,7 @@ def test_tuning_comes_to_the_thresholds_of_a_replay(heard, tmp_path):
     replayed = replay(Certified(site.traffic.costs, 0.03, 0.05), AuditRecording(tuple(heard), site.traffic.costs))
     assert len(replayed.steps) > 2
     assert site.host.service.controllers.of("fleet").tuning.thresholds() == replayed.steps[-1].thresholds
-    steps = {tuple(min(value, NEVER_SENT) for value in step.thresholds) for step in replayed.steps}
+    steps = {step.thresholds for step in replayed.steps}
     plans = [plan.thresholds for _, plan in site.books.plans]
     assert len(set(plans)) > 2
     assert set(plans) <= steps
@@ -487,7 +487,7 @@ def test_an_orchestrator_that_died_goes_on_from_its_store():
     before = [plan for at_s, plan in site.books.plans if at_s < 20]
     after = [plan for at_s, plan in site.books.plans if at_s >= 20]
     assert all(at_s < 20 or at_s > 24 for at_s, _ in site.books.plans)
-    assert before[-1].thresholds[0] < NEVER_SENT
+    assert before[-1].thresholds[0] < NEVER
     assert after[0].epoch >= before[-1].epoch
     assert all(new <= old for new, old in zip(after[0].thresholds, before[-1].thresholds, strict=True))
 
@@ -499,7 +499,7 @@ def test_a_drift_raises_an_alarm_and_shuts_the_exits():
     assert told["alarms_at_s"]
     assert all(20 < at_s < 30 for at_s in told["alarms_at_s"])
     shut = [plan for at_s, plan in site.books.plans if at_s >= told["alarms_at_s"][0]]
-    assert shut[0].thresholds == (NEVER_SENT, NEVER_SENT)
+    assert shut[0].thresholds == (NEVER, NEVER)
 
 
 # ------------------------------------------------------------ drift

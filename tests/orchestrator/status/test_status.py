@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import replace
 
 import pytest
 from orchestrator_samples import (
+    HASH,
     fill_store,
     fusion,
     known_device,
@@ -20,6 +22,7 @@ from orchestrator_samples import (
 )
 
 from distree.apps.cli import main
+from distree.messages.plan import plan_hash
 from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.config import load_config
 from orchestrator.fleet import Fleet
@@ -47,8 +50,10 @@ def store_path(config):
 
 
 def test_status_shows_devices_and_pipelines(config, store_path, capsys):
-    fill_store(store_path, known_device("a", runtime="litert"), known_device("b", epoch=0), at=1000.0)
     command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
+    with Store(store_path) as store:
+        wanted = plan_hash(store.latest_plan("fashion").plan)
+    fill_store(store_path, known_device("a", runtime="litert", follows=wanted), known_device("b"), at=1000.0)
     capsys.readouterr()
     text = render(read_status(load_config(config), now=1200.0))
     assert "orchestrator NOT running on this machine; newest data 3 min old" in text
@@ -56,6 +61,8 @@ def test_status_shows_devices_and_pipelines(config, store_path, capsys):
     assert "\x1b" not in text
     assert "litert" in text
     assert "epoch 1 wanted, waiting for b" in text
+    assert "fashion:1 (other plan)" in text
+    assert re.search(r"max_softmax 0\.5 0\.4 \(model tiny \w+\), set by hand, by \S+@\S+ ", text)
     assert "0: 70.0% (140)   1: 20.0% (40)   2: 10.0% (20)" in text
     assert "confident: 90.0% (180)" in text
     lines = [line.split() for line in text.splitlines()]
@@ -85,6 +92,7 @@ def board(name, *, stages=(0, 1, 2), branch=None, status="ready", fusions=(), wa
     part = PipelineTelemetry(
         pipeline="fashion",
         epoch=1,
+        plan_hash=HASH,
         revision="r1",
         stages=tuple(stage(k, wasted=wasted * k) for k in stages),
         origin=origin() if roles.get("origin") else None,
@@ -192,6 +200,7 @@ def test_status_shows_what_audits_cost_where_there_are_any(config, store_path, c
     part = PipelineTelemetry(
         pipeline="fashion",
         epoch=1,
+        plan_hash=HASH,
         revision="r1",
         stages=(replace(stage(), audited=25),),
         origin=replace(origin(), audits_drawn=1234, audits_lost=6),
@@ -215,7 +224,7 @@ def test_status_shows_what_a_spool_cannot_write(config, store_path):
     fill_store(store_path, known_device("a"), at=1000.0)
     assert "NOT ON DISK" not in render(read_status(load_config(config), now=1001.0))
     part = PipelineTelemetry(
-        pipeline="fashion", epoch=1, revision="r1", stages=(), origin=replace(origin(), unspooled=1234)
+        pipeline="fashion", epoch=1, plan_hash=HASH, revision="r1", stages=(), origin=replace(origin(), unspooled=1234)
     )
     fill_store(store_path, replace(known_device("a"), telemetry=telemetry(sequence=2, pipelines=(part,))), at=1000.0)
     assert "NOT ON DISK: inputs of a 1,234" in render(read_status(load_config(config), now=1001.0))

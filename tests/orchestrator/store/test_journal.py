@@ -12,7 +12,7 @@ from orchestrator.store.records import AuditSample, Batch, DeviceRow, PipelineRo
 from orchestrator.store.retention import SAMPLES_KEPT
 from orchestrator.tuning.samples import AuditedInput, Sample
 
-ROWS = (PipelineRow(name="fashion", floor=1),)
+ROWS = (PipelineRow(name="fashion", highest_epoch=1),)
 SERVICE = ServiceRow(pid=1, started_at=0.0, online=True)
 SAMPLE = AuditSample(
     pipeline="fashion", sample=Sample(origin="a", request="r", missing=(), audit=AuditedInput(lost=True)), at=1.0

@@ -4,10 +4,12 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
-from orchestrator_samples import MASKED, fusion, meta, origin, plan, stage, state, telemetry
+from orchestrator_samples import HASH, MASKED, fusion, meta, origin, plan, stage, state, telemetry
 
+from distree.messages.limits import MAX_EPOCH
 from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.fleet import Fleet
 from orchestrator.site_view import device_row
@@ -26,7 +28,13 @@ def path(tmp_path):
 
 
 def row(**content):
-    return PlanRow(plan=plan(**content), author="config", at=5.0)
+    return PlanRow(plan=replace(plan(**content), reason="as configured", author="orchestrator.yaml"), at=5.0)
+
+
+def record(store, **content):
+    """Write a plan as whoever has read the last one does."""
+    latest = store.latest_plan("fashion")
+    return store.record_plan(row(**content), after=latest.id if latest else 0)
 
 
 def seen(at=100.0, device="a", sequence=1, boot="b1", **kwargs):
@@ -43,13 +51,13 @@ def batch(*observations):
 
 def test_a_restart_keeps_everything(path):
     service = ServiceRow(pid=7, started_at=3.0, online=True, refused=(Refused(reason="field", count=2),))
-    pipeline = PipelineRow(name="fashion", floor=9, standing="leading", configured="x")
+    pipeline = PipelineRow(name="fashion", highest_epoch=9, standing="leading", configured="x")
     with Store(path) as store:
-        store.record_plan(row(epoch=3))
+        record(store, epoch=3)
         store.save(Batch(devices=(seen(),), reported=(seen(),), pipelines=(pipeline,), service=service))
         before = store.devices()
     with Store(path) as store:
-        assert store.latest_plan("fashion") == row(epoch=3)
+        assert store.latest_plan("fashion") == replace(row(epoch=3), id=1)
         assert store.devices() == before
         assert before[0].telemetry == telemetry()
         assert before[0].meta == meta()
@@ -62,19 +70,19 @@ def test_what_is_of_wide_stages_is_kept_too(path):
     part = PipelineTelemetry(
         pipeline="fashion",
         epoch=1,
+        plan_hash=HASH,
         revision="r1",
         stages=(stage(0, wasted=5),),
         origin=origin(),
         fusions=(fusion(0), fusion(1, missing=(0, 7))),
     )
     observed = seen(pipelines=(part,))
-    pipeline = PipelineRow(name="fashion", floor=9, standing="leading", configured="x", branches=(0, 2, 2))
+    pipeline = PipelineRow(name="fashion", highest_epoch=9, standing="leading", configured="x", branches=(0, 2, 2))
     with Store(path) as store:
-        store.record_plan(row(epoch=3, masked=MASKED))
-        assert not store.record_plan(row(epoch=3))
+        record(store, epoch=3, masked=MASKED)
         store.save(Batch(devices=(observed,), reported=(observed,), pipelines=(pipeline,)))
     with Store(path) as store:
-        assert store.latest_plan("fashion") == row(epoch=3, masked=MASKED)
+        assert store.latest_plan("fashion").plan == row(epoch=3, masked=MASKED).plan
         assert store.pipeline("fashion") == pipeline
         assert store.devices()[0].telemetry.pipelines == (part,)
         assert store.history_length() == 1 + 2 + 1
@@ -111,39 +119,63 @@ def version_1(path):
         )
 
 
-def test_a_store_of_the_first_schema_is_read_and_then_brought_up_to_date(path):
+def test_a_store_of_the_first_schema_is_brought_up_to_date_by_whoever_writes(path):
     version_1(path)
-    pipeline = PipelineRow(name="fashion", floor=9, standing="leading", configured="x")
-    with Store(path, read_only=True) as store:
-        assert (store.latest_plan("fashion"), store.pipeline("fashion")) == (row(epoch=3), pipeline)
+    pipeline = PipelineRow(name="fashion", highest_epoch=9, standing="leading", configured="x")
+    with pytest.raises(
+        StoreError, match=r"written by an older DistrEE .*'distree orchestrator run' brings it up to date"
+    ):
+        Store(path, read_only=True).open()
+    first = PlanRow(plan=replace(plan(epoch=3), author="config"), at=5.0, id=1)
     for _ in range(2):
         with Store(path) as store:
-            assert (store.latest_plan("fashion"), store.pipeline("fashion")) == (row(epoch=3), pipeline)
+            assert (store.latest_plan("fashion"), store.pipeline("fashion")) == (first, pipeline)
             assert store.sql.rows("SELECT received, wasted FROM stage_report") == [(12, 0)]
     with Store(path) as store:
         assert store.append_plan(row(masked=MASKED)).epoch == 10
         store.save(batch(seen()))
-        assert store.latest_plan("fashion") == row(epoch=10, masked=MASKED)
+        assert store.latest_plan("fashion") == replace(row(epoch=10, masked=MASKED), id=2)
         assert store.history_length() == 3
 
 
-def test_an_epoch_names_one_content(path):
+def test_who_has_not_seen_the_last_plan_writes_none(path):
     with Store(path) as store:
-        assert store.record_plan(row(epoch=3))
-        assert store.record_plan(row(epoch=3))
-        assert not store.record_plan(row(epoch=3, thresholds=(0.1, 0.1)))
+        assert record(store, epoch=3) == 1
         assert store.append_plan(row(thresholds=(0.1, 0.1))).epoch == 4
-        store.save(Batch(pipelines=(PipelineRow(name="fashion", floor=20),)))
-        store.save(Batch(pipelines=(PipelineRow(name="fashion", floor=10),)))
-        assert store.append_plan(row(thresholds=(0.2, 0.2))).epoch == 21
-        assert [kept.plan.epoch for kept in store.plans("fashion")] == [21, 4, 3]
+        assert store.record_plan(row(epoch=4), after=1) is None
+        assert store.record_plan(row(epoch=4), after=2) == 3
+        assert [(kept.id, kept.plan.epoch) for kept in store.plans("fashion")] == [(3, 4), (2, 4), (1, 3)]
         assert store.latest_plan("other") is None
+
+
+def test_the_same_decision_with_other_times_is_no_new_plan(path):
+    with Store(path) as store:
+        record(store, epoch=3)
+        later = replace(row(epoch=3).plan, rest_s=(0.1, 0.2), audit_rate=0.5)
+        assert store.record_plan(PlanRow(plan=later, at=99.0), after=1) == 1
+        assert store.plans("fashion") == (PlanRow(plan=later, at=5.0, id=1),)
+        # Under another number it is one.
+        assert record(store, epoch=8) == 2
+
+
+def test_numbers_go_on_after_the_highest_known_and_begin_anew_by_a_reset(path):
+    with Store(path) as store:
+        record(store, epoch=3)
+        store.save(Batch(pipelines=(PipelineRow(name="fashion", highest_epoch=20),)))
+        assert store.append_plan(row(thresholds=(0.2, 0.2))).epoch == 21
+        reset = replace(row(epoch=1), is_reset=True)
+        assert store.append_plan(reset) == reset.plan
+        store.save(Batch(pipelines=(PipelineRow(name="fashion", highest_epoch=1),)))
+        assert store.latest_plan("fashion") == replace(reset, id=3)
+        assert store.append_plan(row(thresholds=(0.3, 0.3))).epoch == 2
+        store.save(Batch(pipelines=(PipelineRow(name="fashion", highest_epoch=MAX_EPOCH),)))
+        assert store.append_plan(row(thresholds=(0.4, 0.4))).epoch == 1
 
 
 def test_plans_are_bounded(path):
     with Store(path) as store:
         for epoch in range(1, PLANS_KEPT + 11):
-            store.record_plan(row(epoch=epoch))
+            record(store, epoch=epoch)
         kept = [entry.plan.epoch for entry in store.plans("fashion")]
     assert (len(kept), kept[0], kept[-1]) == (PLANS_KEPT, PLANS_KEPT + 10, 11)
 
@@ -197,13 +229,13 @@ def test_a_reader_sees_what_the_writer_wrote_and_is_told_that_something_changed(
     with Store(path) as writer, Store(path, read_only=True) as reader:
         reader.changed()
         assert not reader.changed()
-        writer.record_plan(row(epoch=1))
+        record(writer, epoch=1)
         assert reader.changed()
         assert not reader.changed()
-        assert reader.latest_plan("fashion") == row(epoch=1)
+        assert reader.latest_plan("fashion") == replace(row(epoch=1), id=1)
         assert not writer.changed() or not writer.changed()
         with pytest.raises(StoreError, match="readonly"):
-            reader.record_plan(row(epoch=2))
+            record(reader, epoch=2)
 
 
 def test_reading_and_writing_at_once(path):
@@ -218,7 +250,7 @@ def test_reading_and_writing_at_once(path):
             failures.append(error)
 
     with Store(path) as writer:
-        writer.record_plan(row(epoch=1))
+        record(writer, epoch=1)
         thread = threading.Thread(target=read, name="reader")
         thread.start()
         for sequence in range(60):
@@ -268,9 +300,9 @@ def test_a_locked_database_is_one_clear_line(path, monkeypatch):
     with Store(path) as store, contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="locked by another process"):
-            store.record_plan(row(epoch=1))
+            record(store, epoch=1)
         other.execute("ROLLBACK")
-        assert store.record_plan(row(epoch=1))
+        assert record(store, epoch=1)
 
 
 def test_a_missing_store_or_folder_is_one_clear_line(tmp_path):

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from orchestrator_samples import pipeline
 
-from distree.criteria import NEVER_SENT
 from distree.errors import ConfigError
 from distree.strict_yaml import Share
+from distree.thresholds import NEVER
 from orchestrator.tuning.goal import Goal
 from orchestrator.tuning.goal_control import FULL_QUEUE, GoalControl, outlook
 from orchestrator.tuning.pipeline_tuning import PipelineTuning
@@ -94,7 +94,7 @@ def test_queues_are_bounded(values):
 
 def test_the_outlook_of_vectors_is_what_a_look_at_each_audit_says():
     audits = [*stream(200, seed=1), AuditedInput(lost=True)]
-    vectors = [(NEVER_SENT, NEVER_SENT), (0.7, 0.5), (0.0, 0.0)]
+    vectors = [(NEVER, NEVER), (0.7, 0.5), (0.0, 0.0)]
     losses, shares = outlook(vectors, audits, COSTS)
     assert (losses[0], shares[0]) == (0.0, 1.0)
     assert losses[2] == pytest.approx(np.mean([audit.losses()[0] for audit in audits[:-1]]))
@@ -118,7 +118,7 @@ LATENCY = Goal(accuracy_drop=Share(0.05), latency_p95_ms=100.0)
 
 def test_only_certified_thresholds_are_ever_chosen_and_never_more_than_needed():
     tuning = learned(LATENCY)
-    assert min(tuning.plan(pipeline().plan).thresholds) == NEVER_SENT
+    assert min(tuning.plan(pipeline().plan).thresholds) == NEVER
     tuning.measure([load_report(1)])
     for sequence in range(2, 40):
         tuning.measure([load_report(sequence, answered=(sequence, 0, 0), p95_s=0.3)])
@@ -127,7 +127,7 @@ def test_only_certified_thresholds_are_ever_chosen_and_never_more_than_needed():
     assert tuning.control.is_overloaded
     for sequence in range(40, 300):
         tuning.measure([load_report(sequence, answered=(sequence, 0, 0), p95_s=0.02)])
-    assert min(tuning.thresholds()) == float("inf")
+    assert min(tuning.thresholds()) == NEVER
 
 
 def test_an_alarm_takes_the_choice_back():
@@ -140,7 +140,7 @@ def test_an_alarm_takes_the_choice_back():
         tuning.apply(Sample(origin="a", request="r", missing=(), audit=wrong))
         assert tuning.thresholds() in tuning.tuners[()].choices
     assert tuning.tuners[()].alarms == 1
-    assert min(tuning.thresholds()) == float("inf")
+    assert min(tuning.thresholds()) == NEVER
 
 
 def test_energy_is_reckoned_from_compute_and_traffic():

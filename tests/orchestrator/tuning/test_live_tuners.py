@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 from audit_samples import COSTS, GOAL, LOST, stream, tuned, tuned_wide
 
-from distree.criteria import NEVER, NEVER_SENT
 from distree.errors import ConfigError
 from distree.messages.plan import MaskedThresholds
 from distree.strict_yaml import Share
+from distree.thresholds import NEVER
 from orchestrator.tuning.goal import Goal
 from orchestrator.tuning.live_tuner import LiveTuner, TunerSetup
 from orchestrator.tuning.pipeline_tuning import PipelineTuning
@@ -37,14 +37,14 @@ def checked(tuner: LiveTuner) -> LiveTuner:
     """Hold what a tuner says to the contract."""
     for vector in tuner.choices:
         assert len(vector) == len(COSTS) - 1
-        assert all(math.isfinite(threshold) or threshold == NEVER for threshold in vector)
+        assert all(threshold <= NEVER for threshold in vector)
     assert tuner.thresholds in tuner.choices
     assert tuner.offers_choice or len(tuner.choices) == 1
     said = tuner.explain()
-    assert said.thresholds == tuple(min(threshold, NEVER_SENT) for threshold in tuner.thresholds)
+    assert said.thresholds == tuner.thresholds
     assert said.alarms == tuner.alarms
     assert min(said.audits, said.gathering, said.alarms) >= 0
-    assert not said.gathering or set(said.thresholds) == {NEVER_SENT}
+    assert not said.gathering or set(said.thresholds) == {NEVER}
     assert said.progress
     assert "\n" not in said.progress
     for remark in said.remarks:
@@ -180,7 +180,7 @@ def feed(made: PipelineTuning, audits, missing=()) -> PipelineTuning:
 
 @every_tuner
 def test_each_set_of_missing_branches_has_a_tuner_of_its_own(cls) -> None:
-    masked = (MaskedThresholds(missing=(0,), thresholds=(0.7, NEVER_SENT)),)
+    masked = (MaskedThresholds(missing=(0,), thresholds=(0.7, NEVER)),)
     made = feed(tuning(cls, make=tuned_wide, masked=masked), AUDITS[:600])
     feed(made, AUDITS[:50], missing=(1,))
     feed(made, [LOST])

@@ -8,7 +8,7 @@ import pytest
 from audit_samples import load_report
 from hypothesis import given
 from hypothesis import strategies as st
-from orchestrator_samples import stage, telemetry
+from orchestrator_samples import HASH, stage, telemetry
 
 from distree.messages.telemetry import PipelineTelemetry, Telemetry
 from orchestrator.tuning.measurements import LoadMeter, rest_s
@@ -46,7 +46,7 @@ def test_counters_that_run_backwards_do_no_harm(reports):
 
 def staged(device: str, *stages: tuple[int, float, float]) -> Telemetry:
     parts = tuple(replace(stage(k), queue_s=queue_s, compute_s=compute_s) for k, queue_s, compute_s in stages)
-    part = PipelineTelemetry(pipeline="fashion", epoch=1, revision="r1", stages=parts, origin=None)
+    part = PipelineTelemetry(pipeline="fashion", epoch=1, plan_hash=HASH, revision="r1", stages=parts, origin=None)
     return telemetry(device=device, pipelines=(part,))
 
 

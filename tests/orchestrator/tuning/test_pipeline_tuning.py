@@ -9,16 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from audit_samples import COSTS, SHUT, stream, tuned, tuned_wide
-from orchestrator_samples import SITE, meta, origin, pipeline, state, telemetry
+from orchestrator_samples import HASH, SITE, meta, origin, pipeline, state, telemetry
 from orchestrator_site import OrchestratorSite
 
 from distree import topics
-from distree.criteria import NEVER_SENT
 from distree.messages.audit import AuditRow
 from distree.messages.codec import encode
 from distree.messages.site import Label
 from distree.messages.telemetry import PipelineTelemetry
 from distree.strict_yaml import Share
+from distree.thresholds import NEVER
 from distree.topics import Kind
 from orchestrator.pipeline_controller import SAMPLES_UNSAVED
 from orchestrator.store.connection import StoreError
@@ -69,7 +69,7 @@ def site(tmp_path):
 
 def test_at_first_nobody_leaves_early_and_every_input_is_audited(site):
     assert (site.published.thresholds, site.published.audit_rate) == (SHUT, 1.0)
-    assert site.store.latest_plan("fashion").author == "tuner"
+    assert site.store.latest_plan("fashion").plan.epoch == 1
 
 
 def test_the_plan_follows_what_the_audits_prove(site):
@@ -79,7 +79,7 @@ def test_the_plan_follows_what_the_audits_prove(site):
     offline = Certified(COSTS, 0.05, 1 - 0.95)
     for audit in audits:
         offline.observe(audit)
-    assert site.published.thresholds == tuple(min(NEVER_SENT, value) for value in offline.thresholds)
+    assert site.published.thresholds == tuple(min(NEVER, value) for value in offline.thresholds)
     assert site.published.thresholds != SHUT
     assert site.published.audit_rate == pytest.approx(0.1)
     assert site.published == site.store.latest_plan("fashion").plan
@@ -137,7 +137,7 @@ def test_a_crash_at_any_time_leaves_a_plan_that_the_store_can_prove(tmp_path):
             restored.restore(state_saved)
         for sample in later:
             restored.apply(sample.sample)
-        certified = {tuple(min(NEVER_SENT, v) for v in vector) for vector in restored.tuners[()].choices}
+        certified = set(restored.tuners[()].choices)
         assert site.published.thresholds in certified
     assert site.published.thresholds != SHUT
     site.stop()
@@ -221,7 +221,7 @@ def test_lost_audits_and_gaps_count_as_losses(site):
 def test_what_died_with_an_agent_is_lost(site):
     site.learn(stream(10, seed=3))
     part = PipelineTelemetry(
-        pipeline="fashion", epoch=1, revision="r1", stages=(), origin=replace(origin(), audits_drawn=13)
+        pipeline="fashion", epoch=1, plan_hash=HASH, revision="r1", stages=(), origin=replace(origin(), audits_drawn=13)
     )
     site.peer.say(telemetry(pipelines=(part,)))
     fresh = replace(part, origin=replace(origin(), audits_drawn=0))

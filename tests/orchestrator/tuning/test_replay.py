@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from audit_samples import COSTS, arrays, stream
 
-from distree.criteria import NEVER
 from distree.errors import ConfigError
+from distree.thresholds import NEVER
 from orchestrator.tuning.replay import load_recording, replay, thinned
 from orchestrator.tuning.tuners import Certified, Static
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distree.criteria import NEVER
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
 from orchestrator.tuning.samples import AuditedInput, losses_of
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distree.criteria import NEVER
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
 from orchestrator.tuning.samples import AuditedInput, losses_of
 from orchestrator.tuning.tuners import Certified
 from orchestrator.tuning.tuners.path import safe_to_risky

@@ -10,7 +10,7 @@ import pytest
 from audit_samples import COSTS, LOST, stream
 
 from distree.criteria import NEVER
-from distree.thresholds import exits_taken
+from distree.exits_taken import exits_taken
 from orchestrator.tuning.samples import AuditedInput, losses_of
 from orchestrator.tuning.tuners.path import loss_curve, safe_to_risky
 

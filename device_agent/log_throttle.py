@@ -1,15 +1,15 @@
-"""Log lines that repeat: each kind at a bounded rate, and none forgotten."""
+"""Log lines that repeat: each kind at a bounded rate, and all of them counted."""
 
 from __future__ import annotations
 
 EVERY_S = 5.0
-"""A line is said at most this often."""
+"""A line is logged at most this often."""
 
 _LINES = 64
 
 
 class Repeats:
-    """Decides what is said of a line that comes again and again.
+    """Decides what to log of a line that comes again and again.
 
     >>> repeats = Repeats()
     >>> repeats.line(0.0, "the connection is lost")
@@ -25,9 +25,9 @@ class Repeats:
         self._said: dict[str, tuple[float, int]] = {}
 
     def line(self, now: float, text: str, kind: str = "") -> str | None:
-        """Return what to say of `text` now; None if its like was said a moment ago.
+        """Return what to log for `text` now; None if its like was logged a moment ago.
 
-        `kind` is what makes two lines alike, where they differ in figures; the text itself by default.
+        Two lines of the same `kind` count as alike even where their figures differ; by default it is the text itself.
         """
         kind = kind or text
         said_at, unsaid = self._said.pop(kind, (None, 0))

@@ -65,7 +65,7 @@ class Pipeline:
         self._unpublished = left.unpublished
         answered = (*left.answered, *(request for request, _ in left.unpublished))
         spec = self._specs[0]
-        # What an earlier run left open and this bundle can still take.
+        # What an earlier run left open, as far as this bundle can still take it.
         restore = [item for item in left.open if (item.tensor.dtype, item.tensor.shape) == (spec.dtype, spec.shape)]
         self.node = StageNode(node_settings(agent, index, bundle, boot), restore=restore, answered=answered)
         self.room = Waiting(board.lock)
@@ -83,7 +83,7 @@ class Pipeline:
     # ------------------------------------------------------------ life
 
     def load(self, num_threads: int, input_connection: Callable[[], Transport]) -> None:
-        """Load the interpreter and make the source, which may call for a connection of its own."""
+        """Load the interpreter and make the source, which may need a connection of its own."""
         if self.config.stages or self.fuses:
             self.runtime = self._load_runtime(num_threads)
         if self.config.origin is not None:
@@ -109,13 +109,13 @@ class Pipeline:
         try:
             source.run(stop)
         except DistreeError as error:
-            log.error("source of %s ended: %s", self.config.name, error)  # noqa: TRY400 - the line says it all
-        except Exception as error:  # noqa: BLE001 - a source must not end without a word
+            log.error("the source of %s ended: %s", self.config.name, error)  # noqa: TRY400 - the line is enough
+        except Exception as error:  # noqa: BLE001 - a source must not end silently
             self._board.fault(error)
 
     @property
     def ready(self) -> bool:
-        """Whether inputs that are offered from now on are taken."""
+        """Whether inputs that are offered from now on are accepted."""
         return self.source is None or self.source.ready
 
     def stop_feeding(self) -> None:
@@ -142,7 +142,7 @@ class Pipeline:
     def accept(self, name: str, raw: Array, request: str | None = None) -> str:
         """Accept an input; return its request id. RemoteProtocolError for a wrong dtype or shape.
 
-        The caller sees to its computing, by `work` or by waking the network's thread.
+        The caller has it computed, by `work` or by waking the network's thread.
         """
         tensor = self.to_tensor(raw)
         with self._board.lock:
@@ -151,7 +151,7 @@ class Pipeline:
         return request
 
     def work(self) -> None:
-        """Compute what accepted inputs bring, unless another thread is at it."""
+        """Compute what accepted inputs lead to, unless another thread is at it."""
         self._board.work()
 
     def to_tensor(self, raw: Array) -> Tensor:
@@ -173,17 +173,18 @@ class Pipeline:
     def show_and_wake(self, request: str, raw: Array) -> None:
         """Publish a picture of an input, and have its deadline noticed. Pictures take time: best without the lock."""
         if self._thumbnails is not None:
-            # Offline there is nobody to see it.
+            # Offline, nobody would see it.
             png = self._thumbnails.take(time.monotonic(), raw) if self._board.online else None
             if png is not None:
                 self._board.show(self, Thumbnail(request=request, png=png))
-        # A deadline nearer than what the network's thread waits for would be noticed late.
+        # A deadline that is nearer than what the network's thread waits for would be noticed too late.
         self._board.wake_for(self.node.notify_at())
 
-    def reject(self, name: str, reason: str, detail: str, payload: bytes) -> None:
-        """Dead-letter something that is no input."""
+    def reject(self, name: str, error: RemoteProtocolError, payload: bytes) -> None:
+        """Dead-letter something that is not a valid input."""
+        named = RemoteProtocolError(error.reason, f"{name}: {error.detail}", error.remedy)
         with self._board.lock:
-            self._board.dead_letter(self._input_topic, RemoteProtocolError(reason, f"{name}: {detail}"), payload)
+            self._board.dead_letter(self._input_topic, named, payload)
 
     @property
     def _input_topic(self) -> str:
@@ -204,12 +205,12 @@ class Pipeline:
             self._fail(task, error)
             return
         if self.is_eager:
-            # A word to stop that has come meanwhile is to be heard before its branch goes on by itself.
+            # If a decision to stop has arrived meanwhile, take it in before the branch goes on by itself.
             board.look()
         with board.lock:
             # The node's time is read under the lock: it must not run backwards between two events.
             board.perform(self, self.node.completed(time.monotonic(), task.key, output, took_s))
-            # What was sent on has left the inbox, which may be what an input waits for.
+            # What was sent on has left the inbox, and an input may be waiting for that.
             self.room.notify()
         board.deliver_results()
         board.wake_for(self.node.notify_at())
@@ -231,12 +232,12 @@ class Pipeline:
         board = self._board
         with board.lock:
             if isinstance(error, RemoteProtocolError) and isinstance(task, Run):
-                # Who sent it is not known any more.
+                # Its sender is not known any more.
                 topic = topics.stage(self._site, self.config.name, task.stage, self._device, "+")
                 board.dead_letter(topic, error, bytes(task.tensor.payload))
             else:
-                # Not its traceback: this comes with each input, and the line says it all.
-                log.error("stage %d: %s: %s", task.stage, type(error).__name__, error)
+                # Without a traceback: this comes with each input, and the line is enough.
+                log.error("%s: stage %d failed: %s: %s", self.config.name, task.stage, type(error).__name__, error)
             board.perform(self, self.node.failed(time.monotonic(), task.key, str(error)))
         board.deliver_results()
 
@@ -248,7 +249,7 @@ class Pipeline:
             self.spool.note_answer(request, payload)
 
     def note_published(self, request: str) -> None:
-        """Note that the broker has the result of `request`, or never will: nothing more can be done for it."""
+        """Note that the broker has the result of `request`, or never will: nothing more can be done about it."""
         if self.spool is not None:
             self.spool.note_published(request)
         if not self.node.published(request):

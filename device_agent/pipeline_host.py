@@ -1,4 +1,4 @@
-"""What a pipeline may ask of the board that it is on."""
+"""What a pipeline may ask of its board."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Board(Protocol):
 
     @property
     def online(self) -> bool:
-        """Whether the broker is there."""
+        """Whether the broker is connected."""
 
     def owed_since(self) -> float:
         """Return since when the broker has owed an acknowledgement; infinity if it owes none. With the lock held."""
@@ -30,7 +30,7 @@ class Board(Protocol):
         """Carry out effects of the pipeline's node, in order. Called with the lock held."""
 
     def dead_letter(self, topic: str, error: RemoteProtocolError, payload: bytes) -> None:
-        """Count and tell of something that came on `topic` and breaks the protocol. Called with the lock held."""
+        """Count and report something that arrived on `topic` and breaks the protocol. Called with the lock held."""
 
     def show(self, pipeline: Pipeline, thumbnail: Thumbnail) -> None:
         """Publish a picture of an input. Called with the lock or without."""
@@ -45,10 +45,10 @@ class Board(Protocol):
         """Hand final results to the program that runs this agent. Called without the lock."""
 
     def wake(self) -> None:
-        """Have the network's thread look what is due. Called from any thread."""
+        """Have the network's thread see what is due. Called from any thread."""
 
     def wake_for(self, due_at: float) -> None:
         """Do so only if it would wait beyond `due_at`, in monotonic seconds."""
 
     def fault(self, error: BaseException) -> None:
-        """End the agent: a thread of its program has broken."""
+        """End the agent: one of its threads has broken down."""

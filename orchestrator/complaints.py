@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping
 
-from distree.errors import RemoteProtocolError
+from distree.errors import Problem, RemoteProtocolError
+from distree.printable import printable
 from orchestrator.fleet import Device
-from orchestrator.formatting import printable
 
 REFUSALS_TOLD = 1000
 """Pairs of topic and reason of which the first refusal is told; a site that has more of them is told of no others."""
@@ -34,16 +34,16 @@ class Refusals:
         if key in self._told or len(self._told) >= REFUSALS_TOLD:
             return None
         self._told.add(key)
-        return f"refused a message on {printable(topic)}: {printable(str(error))} (said once)"
+        return f"refused a message on {printable(topic)}: {printable(str(error), 400)} (said once)"
 
 
 class Troubles:
     """What does not work at present, by part of the orchestrator."""
 
     def __init__(self) -> None:
-        self._troubles: dict[str, str | None] = {}
+        self._troubles: dict[str, Problem | str | None] = {}
 
-    def note(self, part: str, trouble: str | None) -> str | None:
+    def note(self, part: str, trouble: Problem | str | None) -> str | None:
         """Note how a part does, None for well; return a line to tell, where a trouble is not the part's last one."""
         before = self._troubles.get(part)
         self._troubles[part] = trouble

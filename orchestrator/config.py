@@ -43,9 +43,9 @@ class StoreConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.telemetry_days < math.inf:
-            raise ConfigError(f"telemetry_days: must be above 0, received {self.telemetry_days:g}")
+            raise ConfigError(f"telemetry_days: {self.telemetry_days:g} is out of range", "choose a value above 0")
         if self.max_mb < 1:
-            raise ConfigError(f"max_mb: must be at least 1, received {self.max_mb}")
+            raise ConfigError(f"max_mb: {self.max_mb} is out of range", "choose at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,18 +78,19 @@ class GoalConfig:
     def __post_init__(self) -> None:
         for name in ("accuracy_drop", "confidence"):
             if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name}: must be above 0% and below 100%")
+                what = f"{name}: {getattr(self, name):%} is out of range"
+                raise ConfigError(what, "choose a share above 0% and below 100%")
         if self.audit_rate <= 0:
-            raise ConfigError("audit_rate: must be above 0%: nothing is learned without audits")
+            raise ConfigError("audit_rate: nothing is learned without audits", "choose a share above 0%")
         for name in ("labels_wait_s", "latency_p95_ms", "bytes_per_input", "energy_mj", "mj_per_mmac"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name}: must be above 0")
+                raise ConfigError(f"{name}: {value:g} is out of range", "choose a finite value above 0")
         if not 0 <= self.mj_per_kb < math.inf:
-            raise ConfigError("mj_per_kb: must be 0 or more")
+            raise ConfigError(f"mj_per_kb: {self.mj_per_kb:g} is out of range", "choose 0 or more")
         if self.energy_mj is not None and self.mj_per_mmac is None:
             raise ConfigError(
-                "energy_mj: needs mj_per_mmac too, the energy of a million multiply-accumulates of a board"
+                "energy_mj: needs mj_per_mmac too", "give the energy of a million multiply-accumulates of a board"
             )
 
     def limits(self) -> dict[str, float]:
@@ -119,7 +120,7 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         check_id(self.name, "name")
         if self.goal is not None and self.thresholds is not None:
-            raise ConfigError("thresholds: are tuned for the goal; give the one or the other")
+            raise ConfigError("thresholds: are tuned for the goal", "give the one or the other")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,7 @@ class MetricsConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port: must be between 0 and 65535, received {self.port}; 0 takes a free one")
+            raise ConfigError(f"port: {self.port} is out of range", "choose 0 to 65535; 0 takes a free one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +152,8 @@ def check_prefix(prefix: str, what: str) -> str:
     """Return a prefix of topics that are not DistrEE's own; raise ConfigError naming `what` otherwise."""
     if len(prefix) > 64 or not _PREFIX.fullmatch(prefix) or prefix.split("/")[0] == ROOT.split("/")[0]:
         raise ConfigError(
-            f"{what}: {prefix!r} is not a discovery prefix; use letters, digits, '_', '-' and '/', "
-            f"as in {HOME_ASSISTANT_PREFIX}"
+            f"{what}: {prefix!r} is not a discovery prefix",
+            f"use letters, digits, '_', '-' and '/', as in {HOME_ASSISTANT_PREFIX}",
         )
     return prefix
 
@@ -178,9 +179,9 @@ class OrchestratorConfig:
         check_id(self.site, "site")
         names = [pipeline.name for pipeline in self.pipelines]
         if not names:
-            raise ConfigError("pipelines: at least one is needed")
+            raise ConfigError("pipelines: there is none", "give at least one")
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"pipelines: {', '.join(twice)} given twice")
+            raise ConfigError(f"pipelines: {', '.join(twice)} given twice", "give each a name of its own")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +271,8 @@ def _settings(configured: PipelineConfig, bundle: Bundle) -> tuple[str, tuple[fl
     if criterion != bundle.criterion:
         raise ConfigError(
             f"pipeline {configured.name}: the thresholds of bundle {bundle.name} were calibrated for "
-            f"{bundle.criterion}; give thresholds for {criterion}"
+            f"{bundle.criterion}",
+            f"give thresholds for {criterion}",
         )
     return criterion, bundle.thresholds
 
@@ -282,11 +284,12 @@ def check_thresholds(pipeline: Pipeline, criterion: str, thresholds: tuple[float
         criterion, pipeline.parameters, wide=any(pipeline.branches), exits=exits, classes=len(pipeline.labels) or None
     )
     if trouble is not None:
-        raise ConfigError(f"pipeline {pipeline.name}: {trouble}")
+        raise ConfigError(*trouble.at(f"pipeline {pipeline.name}"))
     if len(thresholds) != exits - 1:
         raise ConfigError(
-            f"pipeline {pipeline.name}: {len(thresholds)} thresholds given; its bundle has {exits} exits and "
-            f"needs {exits - 1}, one per exit but the last"
+            f"pipeline {pipeline.name}: {len(thresholds)} thresholds given for {exits} exits",
+            f"give {exits - 1}, one per exit but the last",
         )
     if not all(map(math.isfinite, thresholds)):
-        raise ConfigError(f"pipeline {pipeline.name}: thresholds must be finite, received {thresholds}")
+        what = f"pipeline {pipeline.name}: the thresholds {thresholds} are not all finite"
+        raise ConfigError(what, "give finite numbers")

@@ -39,13 +39,15 @@ class Pipelines:
         """Return the pipeline of this name; RemoteProtocolError if there is none."""
         pipeline = self._by_name.get(name)
         if pipeline is None:
-            raise RemoteProtocolError("pipeline", f"{name!r} is not a pipeline of this orchestrator")
+            raise RemoteProtocolError(
+                "pipeline", f"{name!r} is not a pipeline of this orchestrator", "add it to orchestrator.yaml"
+            )
         return pipeline
 
     def tuned(self, name: str) -> PlannedPipeline:
         """Return the pipeline of this name; RemoteProtocolError if none of this name is tuned."""
         if name not in self.tunings:
-            raise RemoteProtocolError("pipeline", f"{name!r} is not a pipeline that is tuned here")
+            raise RemoteProtocolError("pipeline", f"{name!r} is not a pipeline that is tuned here", "give it a goal")
         return self._by_name[name]
 
     def connected(self, now_s: float) -> None:

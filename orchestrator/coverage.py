@@ -10,8 +10,8 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from distree.messages.device import DeviceStatus
+from distree.printable import printable
 from orchestrator.fleet import Device
-from orchestrator.formatting import printable
 
 NAMED = 3
 """Boards that a line names; it counts the others."""

@@ -16,7 +16,7 @@ from itertools import zip_longest
 
 import numpy as np
 
-from distree.errors import DistreeError
+from distree.errors import DistreeError, Problem
 from distree.messages.plan import MaskedThresholds, Plan
 from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.config import NEVER_SENT, GoalConfig, OrchestratorConfig, Pipeline, PipelineConfig, load_pipeline
@@ -93,11 +93,13 @@ class TuningLine:
     """What a pipeline is tuned for and how far that is. `lost` of the `audits` so far were lost.
 
     `queues` are the virtual queues of the goals for what boards measure, as they were last saved: 0 where a goal holds,
-    `control.MOST` where it has been missed for long. `trouble` says why nothing is known of it, "" where something is.
+    `control.MOST` where it has been missed for long. `trouble` says why nothing is known of it, "" where something is,
+    and `remedy` how to fix that.
     """
 
     goal: GoalConfig
     trouble: str = ""
+    remedy: str = ""
     audits: int = 0
     lost: int = 0
     queues: dict[str, float] = field(default_factory=dict)
@@ -116,7 +118,7 @@ def read_tuning(store: Store, configured: PipelineConfig) -> TuningLine | None:
     try:
         tuning = restored_tuning(store, load_pipeline(configured))
     except DistreeError as error:
-        return TuningLine(goal=configured.goal, trouble=str(error))
+        return TuningLine(goal=configured.goal, trouble=error.what, remedy=error.remedy)
     return _tuning_line(tuning)
 
 
@@ -264,7 +266,7 @@ def _reasons(store: Store, configured: PipelineConfig, devices: Sequence[Observa
             tuning = restored_tuning(store, pipeline)
             samples = kept_samples(store, tuning, name)
         except DistreeError as error:
-            line = TuningLine(goal=configured.goal, trouble=str(error))
+            line = TuningLine(goal=configured.goal, trouble=error.what, remedy=error.remedy)
         else:
             line = _tuning_line(tuning)
             sets = _tuned_sets(plan, pipeline, tuning, samples)
@@ -441,7 +443,7 @@ def progress_text(line: TunerLine) -> str:
 def _goal_lines(tuning: TuningLine) -> list[str]:
     lines = [f"goal     {goal_text(tuning.goal)}"]
     if tuning.trouble:
-        return [*lines, f"tuning   {tuning.trouble}"]
+        return [*lines, f"tuning   {Problem(tuning.trouble, tuning.remedy)}"]
     share = tuning.lost / tuning.audits if tuning.audits else 0.0
     lost = f", {tuning.lost:,} of them lost ({percent(share)}); each of these counts as a loss" if tuning.lost else ""
     lines.append(f"audits   {tuning.audits:,} so far{lost}")

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from distree.errors import DistreeError
 from distree.messages.plan import Plan
+from distree.printable import printable
 from orchestrator.config import Pipeline
-from orchestrator.formatting import printable
 from orchestrator.pipeline_controller import SAMPLES_UNSAVED, PlannedPipeline
 from orchestrator.planner import Planner, same_content, starting_plan
 from orchestrator.store.database import Store
@@ -21,7 +21,8 @@ class OtherTuningError(DistreeError):
     """What the store keeps of a tuning is not of the configured bundle, criterion and goal; `reason` says how."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"what is kept is of another tuning, which the orchestrator begins anew: {reason}")
+        super().__init__(f"what is kept is of another tuning, which the orchestrator begins anew: {reason}", "")
+        self.args = (reason,)  # what pickle and copy call the class with
         self.reason = reason
 
 

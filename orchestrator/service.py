@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from distree import topics
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, Problem, RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.codec import decode
 from distree.messages.device import DeviceMeta, DeviceState
@@ -59,7 +59,7 @@ ANNOUNCE_S = 1.0
 class Link(Transport, Protocol):
     """A transport that says in one line why it has no connection."""
 
-    last_error: str | None
+    last_error: Problem | None
 
 
 class Service:
@@ -183,7 +183,7 @@ class Service:
         self._home.connected(self._clock())
         self._pipelines.connected(self._clock())
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         """Wait: the transport reconnects by itself."""
         self._online = False
         log.warning("no broker: %s", why)
@@ -272,7 +272,7 @@ class Service:
     def _take_in_audit(self, name: str, origin: str, row: AuditRow) -> None:
         pipeline = self._pipelines.tuned(name)
         if row.origin != origin:
-            raise RemoteProtocolError("origin", f"{row.origin!r} on the topic of {origin!r}")
+            raise RemoteProtocolError("origin", f"{row.origin!r} on the topic of {origin!r}", RESTRICT)
         self._keep_samples(pipeline.take_audit(self._clock(), row, self.fleet.get(origin)))
 
     def _take_in_truth(self, name: str, payload: bytes) -> None:
@@ -328,7 +328,7 @@ class Service:
         try:
             action()
         except StoreError as error:
-            self._warn(self._troubles.note(purpose, str(error)))
+            self._warn(self._troubles.note(purpose, error.problem))
             return False
         self._troubles.note(purpose, None)
         return True

@@ -50,7 +50,7 @@ def find_pipeline(config: OrchestratorConfig, name: str) -> Pipeline:
         if configured.name == name:
             return load_pipeline(configured)
     names = ", ".join(configured.name for configured in config.pipelines)
-    raise ConfigError(f"--pipeline {name}: not in the configuration, which has {names}")
+    raise ConfigError(f"--pipeline {name}: not in the configuration", f"name one of {names}")
 
 
 def set_thresholds(store: Store, pipeline: Pipeline, criterion: str | None, thresholds: tuple[float, ...]) -> Change:
@@ -62,8 +62,8 @@ def set_thresholds(store: Store, pipeline: Pipeline, criterion: str | None, thre
     """
     if pipeline.goal is not None:
         raise ConfigError(
-            f"--pipeline {pipeline.name}: its thresholds are tuned for its goal; take the goal out of the "
-            "configuration to set them by hand"
+            f"--pipeline {pipeline.name}: its thresholds are tuned for its goal",
+            "take the goal out of the configuration to set them by hand",
         )
     latest = store.latest_plan(pipeline.name)
     known = store.pipeline(pipeline.name).configured

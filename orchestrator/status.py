@@ -13,15 +13,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
+from distree.errors import Problem
 from distree.messages.device import DeviceStatus
 from distree.messages.plan import Plan
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, StageTelemetry
+from distree.printable import printable
 from orchestrator.complaints import NAMESAKE_S
 from orchestrator.config import OrchestratorConfig, PipelineConfig
 from orchestrator.coverage import Gap, find_gaps, gap_text
 from orchestrator.explain import TuningLine, goal_text, progress_text, read_tuning, reports
 from orchestrator.fleet import Device, epoch_of, is_behind, is_stale
-from orchestrator.formatting import ago, percent, printable, table, thresholds_text
+from orchestrator.formatting import ago, percent, table, thresholds_text
 from orchestrator.store.database import Store
 from orchestrator.store.lock import is_served
 from orchestrator.store.records import Observation, PlanRow, Refused
@@ -415,7 +417,7 @@ def _plan_text(line: PipelineLine) -> str:
 
 def _tuning_text(tuning: TuningLine) -> str:
     if tuning.trouble:
-        return f"{goal_text(tuning.goal)}; {tuning.trouble}"
+        return f"{goal_text(tuning.goal)}; {Problem(tuning.trouble, tuning.remedy)}"
     first, *others = tuning.tuners
     parts = [
         goal_text(tuning.goal),

@@ -1,4 +1,4 @@
-"""Where an origin's inputs come from, one kind a file."""
+"""Where an origin's inputs come from, one file per kind."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["Feed", "Inlet", "Mqtt", "Source", "make_source"]
 def make_source(
     config: SourceConfig, inlet: Inlet, topic: str, connection: Callable[[], Transport]
 ) -> Source | Feed | None:
-    """Make what `config` describes; None where the program itself hands inputs over.
+    """Make what `config` describes; None where the program itself submits inputs.
 
-    `topic` is the origin's input topic, and `connection` makes the connection by which its inputs come.
+    `topic` is the origin's input topic, and `connection` makes the connection on which its inputs arrive.
     """
     match config:
         case ReplaySource():

@@ -1,4 +1,4 @@
-"""What sources and the agent know of each other."""
+"""What sources and the agent know about each other."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from typing import Protocol, runtime_checkable
 
 from distree.bundle.preprocessing import Preprocessor
+from distree.errors import RemoteProtocolError
 from distree.tensors import Array
 
 
@@ -24,18 +25,18 @@ class Inlet(Protocol):
         """
 
     def work(self) -> None:
-        """Compute what accepted inputs bring, unless another thread is at it."""
+        """Compute what accepted inputs lead to, unless another thread is at it."""
 
-    def reject(self, name: str, reason: str, detail: str, payload: bytes) -> None:
-        """Dead-letter something that is no input."""
+    def reject(self, name: str, error: RemoteProtocolError, payload: bytes) -> None:
+        """Log and dead-letter something that is not a valid input."""
 
     def wake(self) -> None:
-        """Have the agent see what has changed, a source's `ready` say."""
+        """Have the agent see what has changed, such as a source's `ready`."""
 
 
 @runtime_checkable
 class Feed(Protocol):
-    """Inputs that are at hand whenever the agent wants one: asked by its own threads, with the lock held."""
+    """Inputs that are at hand whenever the agent wants one: called by its own threads, with the lock held."""
 
     def start(self, now: float) -> None:
         """Begin; `now` is in monotonic seconds."""
@@ -52,7 +53,7 @@ class Source(Protocol):
     """Inputs that have to be waited for. A source runs in a thread of its own until `stop` is set."""
 
     ready: bool
-    """Whether what is offered from now on is taken: the agent says that it is ready no sooner."""
+    """Whether what is offered from now on is accepted: the agent reports itself ready no sooner."""
 
     def run(self, stop: threading.Event) -> None:
         """Hand inputs over until there are no more, or until `stop`."""

@@ -26,9 +26,9 @@ def make_transport(
     `will` is a topic and a payload, retained at QoS 1. `receive_maximum` bounds received messages without an
     acknowledgement (with MQTT 5); `offline_items` and `offline_bytes` bound the lane WORK while it waits for the
     connection or for the broker's acknowledgements. `trial_payload` is what every reader of every topic ignores: it
-    helps to find out what the broker hangs up on, see `blame`. BrokerError where the installed paho is not known.
+    helps to find out what the broker hangs up on, see `hangups`. BrokerError where the installed paho is not supported.
     """
-    from distree.transport.mqtt import PahoTransport  # by those alone who connect: it takes a board long to load
+    from distree.transport.mqtt import PahoTransport  # only by those who connect: it takes a board long to load
 
     return PahoTransport(
         settings,

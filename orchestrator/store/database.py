@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from distree.errors import DistreeError
+from distree.errors import DistreeError, Problem
 from distree.messages.plan import Plan
 from orchestrator.store import history
 from orchestrator.store.records import (
@@ -104,8 +104,14 @@ ON CONFLICT (name) DO UPDATE SET
 """
 
 
+CHECK_STORE = "check store.path and its permissions"
+"""The remedy for a store that cannot be opened or written."""
+
+NO_STORE = "start one with 'distree orchestrator run'"
+
+
 class StoreError(DistreeError):
-    """The store cannot be opened, read or written; the line says why and what to do."""
+    """The store cannot be opened, read or written."""
 
 
 class Store:
@@ -330,7 +336,7 @@ class Store:
     @property
     def _sql(self) -> sqlite3.Connection:
         if self._connection is None:
-            raise StoreError(f"{self.path}: the store is not open")
+            raise StoreError(f"{self.path}: the store is not open", "open it, or use it in a with block")
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -339,7 +345,7 @@ class Store:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             return sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         if not self.path.exists():
-            raise StoreError(f"{self.path}: no store yet; start one with 'distree orchestrator run'")
+            raise StoreError(f"{self.path}: no store yet", NO_STORE)
         # Without its log the file is complete, and reading it as immutable needs no right to write beside it.
         complete = not Path(f"{self.path}-wal").exists() and not os.access(self.path.parent, os.W_OK)
         options = "mode=ro&immutable=1" if complete else "mode=ro"
@@ -364,13 +370,13 @@ class Store:
         version = self._user_version()
         if version > SCHEMA_VERSION:
             raise StoreError(
-                f"{self.path}: written by a newer DistrEE (schema {version}, this one knows "
-                f"{SCHEMA_VERSION}); upgrade, or name another file in store.path"
+                f"{self.path}: written by a newer DistrEE (schema {version}, this one knows {SCHEMA_VERSION})",
+                "upgrade, or name another file in store.path",
             )
         if version == 0 and self._rows("SELECT name FROM sqlite_master LIMIT 1"):
-            raise StoreError(f"{self.path}: not a database of the orchestrator; name another in store.path")
+            raise StoreError(f"{self.path}: not a database of the orchestrator", "name another in store.path")
         if version == 0 and self._read_only:
-            raise StoreError(f"{self.path}: no store yet; start one with 'distree orchestrator run'")
+            raise StoreError(f"{self.path}: no store yet", NO_STORE)
 
     def _user_version(self) -> int:
         return int(self._rows("PRAGMA user_version")[0][0])
@@ -380,9 +386,9 @@ class Store:
         try:
             yield
         except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: {_explain(error)}") from None
+            raise StoreError(*_explain(error).at(str(self.path))) from None
         except OSError as error:
-            raise StoreError(f"{self.path}: {error.strerror}; check store.path and its rights") from None
+            raise StoreError(f"{self.path}: {error.strerror}", CHECK_STORE) from None
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -423,12 +429,12 @@ class Store:
         )
 
 
-def _explain(error: sqlite3.Error) -> str:
+def _explain(error: sqlite3.Error) -> Problem:
     text = str(error)
     if "locked" in text or "busy" in text:
-        return "locked by another process for longer than it should be; see who has it open"
+        return Problem("locked by another process for longer than it should be", "see who has it open")
     if "full" in text:
-        return "the disk is full; make room, or lower store.max_mb"
+        return Problem("the disk is full", "make room, or lower store.max_mb")
     if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
-        return f"damaged ({text}); move it away and start again: the brokers' retained plans keep the epochs"
-    return f"{text}; check store.path, its rights and its disk"
+        return Problem(f"damaged ({text})", "move it away and start again: the brokers' retained plans keep the epochs")
+    return Problem(text, f"{CHECK_STORE}, and the disk")

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from orchestrator.store.database import StoreError
+from orchestrator.store.database import CHECK_STORE, StoreError
 
 
 def _lock_path(store: Path) -> Path:
@@ -37,10 +37,10 @@ class ServiceLock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             file = self._path.open("wb")
         except OSError as error:
-            raise StoreError(f"{self._path}: {error.strerror}; check store.path and its rights") from None
+            raise StoreError(f"{self._path}: {error.strerror}", CHECK_STORE) from None
         if not _lock(file):
             file.close()
-            raise StoreError(f"{self._path}: another orchestrator serves this store already")
+            raise StoreError(f"{self._path}: another orchestrator serves this store already", "stop one of the two")
         self._file = file
 
     def release(self) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, SAME_BUNDLE, RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.telemetry import OriginTelemetry
 from orchestrator.config import Pipeline
@@ -51,7 +51,7 @@ class Intake:
         runs = self._origins.get(row.origin)
         if runs is None:
             if len(self._origins) >= MAX_ORIGINS:
-                raise RemoteProtocolError("device", f"rows of {MAX_ORIGINS} origins came already")
+                raise RemoteProtocolError("device", f"rows of {MAX_ORIGINS} origins came already", RESTRICT)
             self._origins[row.origin] = {boot: _Run(row.sequence)}
             return 0
         known = runs.get(boot)
@@ -84,29 +84,33 @@ class Intake:
         known = () if device is None else (device, *device.earlier)
         runs = [run for run in known if run.meta is not None and name in run.meta.origins]
         if not runs:
-            raise RemoteProtocolError("device", f"{row.origin} is not known as an origin of {name}")
+            raise RemoteProtocolError("device", f"{row.origin} is not known as an origin of {name}", RESTRICT)
         # An agent tells its pipelines apart by what it appends to the id of its run.
         boots = [run.boot for run in runs if row.boot.startswith(run.boot)]
         if not boots:
-            raise RemoteProtocolError("boot", f"{row.boot!r} is no run of {row.origin} that is known")
+            raise RemoteProtocolError("boot", f"{row.boot!r} is no run of {row.origin} that is known", RESTRICT)
         return max(boots, key=len)
 
     def _check_content(self, row: AuditRow) -> None:
         pipeline, plan = self._pipeline, self._pipeline.plan
         if row.sequence < 1:
-            raise RemoteProtocolError("old-sequence", "rows are numbered from 1")
+            raise RemoteProtocolError("old-sequence", "rows are numbered from 1", RESTRICT)
         if row.revision != plan.revision:
-            raise RemoteProtocolError("revision", f"expected {plan.revision}, received {row.revision}")
+            raise RemoteProtocolError("revision", f"expected {plan.revision}, received {row.revision}", SAME_BUNDLE)
         if row.criterion != plan.criterion:
             raise RemoteProtocolError("criterion", f"expected {plan.criterion}, received {row.criterion[:40]!r}")
         if not row.lost and len(row.predictions) != pipeline.exits:
-            raise RemoteProtocolError("exits", f"expected {pipeline.exits}, received {len(row.predictions)}")
+            raise RemoteProtocolError(
+                "exits", f"expected {pipeline.exits}, received {len(row.predictions)}", SAME_BUNDLE
+            )
         if pipeline.labels and max(row.predictions, default=0) >= len(pipeline.labels):
-            raise RemoteProtocolError("exits", f"class {max(row.predictions)} does not exist")
+            raise RemoteProtocolError("exits", f"class {max(row.predictions)} does not exist", SAME_BUNDLE)
         # One set of thresholds decides all exits, so those of missing branches need every stage to have branches.
         branches = min(pipeline.branches, default=0)
         if row.missing and (max(row.missing) >= branches or len(row.missing) >= branches):
-            raise RemoteProtocolError("missing", f"branches {row.missing} cannot be missing at every stage")
+            raise RemoteProtocolError(
+                "missing", f"branches {row.missing} cannot be missing at every stage", SAME_BUNDLE
+            )
 
     # ------------------------------------------------------------ restarts
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from distree.criteria import NEVER
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError
 from orchestrator.formatting import table
 from orchestrator.tuning.replay import Recording, Replay, load_recording, replay, thinned
 from orchestrator.tuning.tuners import Bandit, Certified, Static, Tuner, Vector
@@ -46,13 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what the parsed arguments ask and return the exit status; DistreeError is the caller's to print."""
     if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib; run: pip install 'distree[plots]'")
+        raise ConfigError("--plot needs matplotlib", "run: pip install 'distree[plots]'")
     recording = _recording(args.replay, args.labels)
     tuner = _tuner(args, recording)
     if args.seed is not None:
         recording = recording.shuffled(args.seed)
     if args.limit is not None and args.limit < 1:
-        raise ConfigError(f"--limit {args.limit}: must be at least 1")
+        raise ConfigError(f"--limit {args.limit}: is out of range", "choose at least 1")
     played = replay(tuner, recording.head(args.limit))
     print(_text(played, tuner))
     if args.json is not None:
@@ -66,7 +66,7 @@ def _recording(path: Path, labels: bool) -> Recording:
     recording = load_recording(path)
     if labels:
         if recording.audits[0].label is None:
-            raise ConfigError(f"--labels: {path} has no label")
+            raise ConfigError(f"--labels: {path} has no label", "leave it out, or record with labels")
         return recording
     return Recording(tuple(replace(audit, label=None) for audit in recording.audits), recording.costs)
 
@@ -74,7 +74,7 @@ def _recording(path: Path, labels: bool) -> Recording:
 def _tuner(args: argparse.Namespace, recording: Recording) -> Tuner:
     exits = len(recording.costs)
     if (args.thresholds is not None) != (args.tuner == "static"):
-        raise ConfigError("--thresholds A,B goes with --tuner static, and it needs them")
+        raise ConfigError("--thresholds A,B goes with --tuner static, and it needs them", "give both or none")
     match args.tuner:
         case "static":
             return Static(_thresholds(args.thresholds, exits))
@@ -85,7 +85,8 @@ def _tuner(args: argparse.Namespace, recording: Recording) -> Tuner:
     if args.path_from is not None:
         other = _recording(args.path_from, args.labels)
         if len(other.costs) != exits:
-            raise ConfigError(f"--path-from: has {len(other.costs)} exits, {args.replay} has {exits}")
+            what = f"--path-from: has {len(other.costs)} exits, {args.replay} has {exits}"
+            raise ConfigError(what, "give a recording of the same bundle")
         path = safe_to_risky(other.audits, recording.costs)
     epsilon = _share("--accuracy-drop", args.accuracy_drop)
     return Certified(recording.costs, epsilon, 1.0 - _share("--confidence", args.confidence), path=path)
@@ -98,7 +99,7 @@ def _thresholds(text: str, exits: int) -> Vector:
         values = ()
     if len(values) != exits - 1 or any(math.isnan(value) for value in values):
         raise ConfigError(
-            f"--thresholds {text}: {exits - 1} numbers separated by commas are needed, one per early exit"
+            f"--thresholds {text}: not {exits - 1} numbers", "give one per early exit, separated by commas"
         )
     return values
 
@@ -110,7 +111,7 @@ def _share(option: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0.0 < value < 1.0:
-        raise ConfigError(f"{option} {text}: must be a share between 0 and 1, such as 0.01 or 1%")
+        raise ConfigError(f"{option} {text}: not a share between 0 and 1", "write it as 0.01 or 1%")
     return value
 
 
@@ -157,7 +158,7 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}", CHECK_PATH) from None
 
 
 def _draw(played: Replay, epsilon: float, path: Path) -> None:
@@ -184,4 +185,4 @@ def _draw(played: Replay, epsilon: float, path: Path) -> None:
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--plot {path}: {error}") from None
+        raise ConfigError(f"--plot {path}: {error}", CHECK_PATH) from None

@@ -92,7 +92,9 @@ class Tuning:
     def label(self, truth: Truth) -> list[Sample]:
         """Return the sample that a label was waited for, if there is one; RemoteProtocolError for an unknown label."""
         if truth.label not in self._pipeline.labels:
-            raise RemoteProtocolError("label", f"{truth.label!r} is not a label of {self._pipeline.plan.model}")
+            raise RemoteProtocolError(
+                "label", f"{truth.label!r} is not a label of {self._pipeline.plan.model}", "publish one of its labels"
+            )
         label = self._pipeline.labels.index(truth.label)
         waiting = self._waiting.pop(truth.request, None)
         if waiting is not None:

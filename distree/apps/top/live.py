@@ -1,6 +1,6 @@
-"""What `distree top` shows, out of what boards and orchestrators publish; the store is not asked.
+"""What `distree top` shows, from what boards and orchestrators publish; the store is not used.
 
-`Live` listens to a site and gives a `Frame` whenever one is wanted: plain data, ready to be drawn.
+`Live` listens to a site and gives a `Frame` on request: plain data, ready to be drawn.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from distree import topics
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, Problem, RemoteProtocolError
 from distree.messages.codec import decode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
 from distree.messages.limits import MAX_PIPELINES
 from distree.messages.plan import Plan
 from distree.messages.site import Claim, OriginStats
 from distree.messages.telemetry import Telemetry
+from distree.printable import printable
 from distree.topics import DELIVERY, Address, Kind
 from distree.transport.base import Received, Transport
 from orchestrator.fleet import Device, Fleet, is_stale
-from orchestrator.formatting import printable, thresholds_text
+from orchestrator.formatting import thresholds_text
 from orchestrator.stats import Stats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardRow:
-    """A board. Rates are a second, since its report before or, for the first one, since it started.
+    """A board. Rates are per second, since its report before or, for the first one, since it started.
 
     What a board has not reported, or does not do, is None. `waiting` counts work in its queues, `pending` inputs of
     its own that are under way.
@@ -50,7 +51,7 @@ class BoardRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRow:
-    """A pipeline: its thresholds (None where no plan is there: the bundle's own hold) and what its origins answered.
+    """A pipeline: its thresholds (None without a plan: the bundle's own apply) and what its origins answered.
 
     `shares` are those of the exits, since the origins started; `latency_p95_s` is the slowest origin's.
     """
@@ -66,7 +67,7 @@ class PipelineRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One picture of a site. `trouble` says why there is no broker; `refused` counts messages not understood."""
+    """A snapshot of a site. `trouble` says why there is no broker; `refused` counts messages that were rejected."""
 
     site: str
     trouble: str | None
@@ -98,10 +99,10 @@ class Live:
         return [(topic, DELIVERY[kind].qos) for topic, kind in of_devices + others]
 
     def connected(self) -> None:
-        """What is retained comes now."""
+        """Nothing is done about it: retained messages follow."""
 
-    def disconnected(self, why: str) -> None:
-        """The frame says why; the transport comes back by itself."""
+    def disconnected(self, why: Problem) -> None:
+        """The frame says why; the transport reconnects by itself."""
 
     def published(self, token: str) -> None:
         """Nothing is published here."""
@@ -118,7 +119,7 @@ class Live:
         try:
             self._take_in(topics.parse(message.topic), message)
         except RemoteProtocolError as error:
-            # A report that another one overtook is no fault.
+            # A report that another one overtook is not an error.
             self._refused += error.reason != "old-sequence"
 
     def _take_in(self, address: Address, message: Received) -> None:
@@ -180,7 +181,7 @@ class Live:
         claim = self._claim
         return Frame(
             site=self._site,
-            trouble=None if self._transport.online else self._transport.last_error or "connecting",
+            trouble=None if self._transport.online else str(self._transport.last_error or "connecting"),
             orchestrator=claim.orchestrator if claim is not None and claim.running else None,
             refused=self._refused,
             boards=tuple(boards),
@@ -241,7 +242,7 @@ class Live:
 
 def _check_name(of_topic: str, said: str) -> None:
     if of_topic != said:
-        raise RemoteProtocolError("device", f"{said!r} on the topic of {of_topic!r}")
+        raise RemoteProtocolError("device", f"{said!r} on the topic of {of_topic!r}", RESTRICT)
 
 
 def _serves(device: Device) -> Iterable[str]:

@@ -34,6 +34,7 @@ import yaml
 from broker_config.managed import ManagedBroker
 from distree import child_processes, topics
 from distree.broker_settings import BrokerSettings
+from distree.errors import Problem
 from distree.messages.codec import decode
 from distree.messages.device import DeviceState
 from distree.messages.plan import Plan
@@ -68,7 +69,7 @@ class Observer:
     def connected(self) -> None:
         """Do nothing: the subscriptions are the transport's."""
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         """Give up: a broker that goes away spoils the run."""
         raise RuntimeError(f"the broker went away: {why}")
 

@@ -69,6 +69,7 @@ class ConfigFileError(ConfigError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)), "")
         self.problems = tuple(problems)
+        self.args = (self.problems,)  # what pickle and copy call the class with
 
 
 class BundleError(DistreeError):

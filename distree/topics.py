@@ -226,7 +226,7 @@ def is_device(value: str) -> bool:
 def check_id(value: str, what: str) -> str:
     """Return `value` if it is an id of `[a-z0-9-]{1,32}`; raise ConfigError naming `what` otherwise."""
     if not is_id(value):
-        raise ConfigError(f"{what}: {quoted(value)} is not a valid id", "use 1 to 32 of a-z, 0-9 and '-'")
+        raise ConfigError(f"{what}: {quoted(value)} is not an id", "use 1 to 32 of a-z, 0-9 and '-'")
     return value
 
 

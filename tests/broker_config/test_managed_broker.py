@@ -17,7 +17,7 @@ import pytest
 from broker_config import managed
 from broker_config.managed import Engine, ManagedBroker, answers_mqtt, find_mosquitto, free_port
 from distree.broker_settings import BrokerSettings, Session
-from distree.errors import BrokerError, ConfigError
+from distree.errors import BrokerError, ConfigError, Problem
 from distree.transport import make_transport
 from distree.transport.base import Received
 
@@ -126,7 +126,7 @@ class Silent:
 
     def connected(self) -> None: ...
 
-    def disconnected(self, why: str) -> None: ...
+    def disconnected(self, why: Problem) -> None: ...
 
     def published(self, token: str) -> None: ...
 

@@ -408,7 +408,7 @@ def test_a_client_tells_a_hang_up_from_a_silent_peer(tmp_path: Path) -> None:
 
     with Mosquitto(tmp_path) as broker:
         for five in (True, False):
-            one = ProbeClient(socket.create_connection(("127.0.0.1", broker.port), PATIENCE_S), five=five)
+            one = ProbeClient(socket.create_connection(("127.0.0.1", broker.port), PATIENCE_S), is_mqtt5=five)
             will = Will(topic="w", payload=b"gone", qos=1, retain=False)
             assert one.greet(f"one-{five}", None, None, soon(), will).code == 0
             assert one.subscribe_all(["a/+", "w", "b"], soon()) == [1, 1, 1]
@@ -433,7 +433,7 @@ def test_a_hang_up_behind_tls(tmp_path: Path) -> None:
     tls = {"tls": {"ca_file": str(certificates.ca)}}
     with Mosquitto(tmp_path, *certificates.listener(), "retain_available false") as broker:
         config = load_agent_config(board(tmp_path, broker.port, broker=tls))
-        context = CheckContext(config=config, timeout_s=PATIENCE_S, bundles=load_bundles(config), five=False)
+        context = CheckContext(config=config, timeout_s=PATIENCE_S, bundles=load_bundles(config), is_mqtt5=False)
         assert check_tls(context).status == "ok"
         fails(check_retained(context), "hangs up on retained messages", "retain_available true")
         assert check_will(context).text == "a login with a will passes (QoS 1, not retained)"

@@ -23,8 +23,8 @@ def soon(seconds: float = PATIENCE_S) -> float:
 
 
 @contextlib.contextmanager
-def client(port: int, *, five: bool = True, user: str | None = None) -> Iterator[ProbeClient]:
-    one = ProbeClient(socket.create_connection(("127.0.0.1", port), PATIENCE_S), five=five)
+def client(port: int, *, is_mqtt5: bool = True, user: str | None = None) -> Iterator[ProbeClient]:
+    one = ProbeClient(socket.create_connection(("127.0.0.1", port), PATIENCE_S), is_mqtt5=is_mqtt5)
     try:
         greeting = one.greet(f"probe-{id(one)}", user, "secret" if user else None, soon())
         assert greeting.code == 0
@@ -33,9 +33,9 @@ def client(port: int, *, five: bool = True, user: str | None = None) -> Iterator
         one.close()
 
 
-@pytest.mark.parametrize("five", [True, False])
-def test_what_is_withheld_reaches_nobody_until_it_is_released(tmp_path: Path, five: bool) -> None:
-    with Mosquitto(tmp_path) as broker, client(broker.port, five=five) as one, client(broker.port) as other:
+@pytest.mark.parametrize("is_mqtt5", [True, False])
+def test_what_is_withheld_reaches_nobody_until_it_is_released(tmp_path: Path, is_mqtt5: bool) -> None:
+    with Mosquitto(tmp_path) as broker, client(broker.port, is_mqtt5=is_mqtt5) as one, client(broker.port) as other:
         for each in (one, other):
             assert each.subscribe("t/+", soon()) == 1
         assert one.withhold("t/1", b"held", soon()) < 0x80
@@ -57,8 +57,8 @@ def test_refusals_have_codes(tmp_path: Path) -> None:
         with client(broker.port, user="ann") as one:
             assert one.withhold("ok/1", b"", soon()) < 0x80
             assert one.withhold("no/1", b"", soon()) == 0x87
-        for five in (True, False):
-            one = ProbeClient(socket.create_connection(("127.0.0.1", broker.port)), five=five)
+        for is_mqtt5 in (True, False):
+            one = ProbeClient(socket.create_connection(("127.0.0.1", broker.port)), is_mqtt5=is_mqtt5)
             assert one.greet("x", "ann", "wrong", soon()).code == 0x87
             one.close()
 

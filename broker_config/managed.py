@@ -194,7 +194,7 @@ class ManagedBroker:
             raise BrokerError("no broker is installed", "run: apt install mosquitto, or: pip install 'distree[broker]'")
         if only_mosquitto:
             raise ConfigError(
-                "the embedded broker has no persistence, users or websockets", "run: apt install mosquitto"
+                "the embedded broker supports no persistence, users or websockets", "run: apt install mosquitto"
             )
         return "embedded"
 

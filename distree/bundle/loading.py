@@ -85,8 +85,8 @@ class Bundle:
         if not branches:
             raise BundleError(f"bundle {self.name}: stage {k} is not wide and has no branches", "name no branch")
         if branch is None or not 0 <= branch < len(branches):
-            which = "no branch was named" if branch is None else f"there is no branch {branch}"
-            raise BundleError(f"bundle {self.name}: {which} of stage {k}", f"name one of 0 to {len(branches) - 1}")
+            what = f"no branch of stage {k} was named" if branch is None else f"stage {k} has no branch {branch}"
+            raise BundleError(f"bundle {self.name}: {what}", f"name one of 0 to {len(branches) - 1}")
         return branches[branch]
 
     def segment(self, k: int) -> bytes:

@@ -116,7 +116,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="apt install mosquitto"):
         ManagedBroker(persistence=Path("kept")).start()
     monkeypatch.setattr(managed, "has_embedded", lambda: False)
-    with pytest.raises(BrokerError, match=r'apt install mosquitto, or pip install "distree\[broker\]"'):
+    with pytest.raises(BrokerError, match=r"apt install mosquitto, or: pip install 'distree\[broker\]'"):
         ManagedBroker().start()
 
 

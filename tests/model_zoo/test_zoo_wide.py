@@ -197,7 +197,7 @@ def test_a_segment_of_another_kind_is_refused(wide: Bundle) -> None:
         inspect_segment(wide.path / stage.branches[0].segment, stage.macs)
     with pytest.raises(ExportError, match="export it with one input and an output embedding"):
         inspect_branch(wide.path / stage.segment, stage.macs)
-    with pytest.raises(ExportError, match="needs inputs"):
+    with pytest.raises(ExportError, match="export it with inputs"):
         inspect_fusion(wide.path / stage.branches[0].segment, stage.branches, 0)
 
 

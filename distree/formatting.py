@@ -7,11 +7,6 @@ from collections.abc import Sequence
 from distree.criteria import NEVER_SENT
 
 
-def printable(text: str) -> str:
-    """Return a peer's text with what could disturb a terminal or a log line replaced by '?'."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
-
-
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows under a head, in aligned columns; columns of numbers are aligned on the right.
 

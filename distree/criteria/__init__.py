@@ -4,7 +4,7 @@ Every criterion is pure, higher is surer, and logits that are not all finite sco
 Logits are one float per class, of at least two classes; what an empty list does is not defined.
 
 A criterion that has learned or measured something takes it as `CriterionParameters`; without what it needs, of these or
-of the evidence, it scores `LEAST_SURE`, so that the answer comes from a deeper exit. `problem` tells beforehand.
+of the evidence, it scores `LEAST_SURE`, so that the answer comes from a deeper exit. `problem` says so in advance.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from distree.criteria.margin import Margin
 from distree.criteria.max_softmax import MaxSoftmax
 from distree.criteria.patience import Patience
 from distree.criteria.softmax import LEAST_SURE, NEVER, NEVER_SENT, confidence
-from distree.errors import ConfigError
+from distree.errors import ConfigError, Problem
+from distree.printable import quoted
 
 __all__ = ["CRITERIA", "LEAST_SURE", "NEVER", "NEVER_SENT", "confidence", "make_criterion", "problem"]
 
@@ -49,7 +50,7 @@ def make_criterion(name: str, parameters: CriterionParameters = CriterionParamet
         return _WITH_PARAMETERS[name](parameters)
     if name in CRITERIA:
         return CRITERIA[name]()
-    raise ConfigError(_unknown(name))
+    raise ConfigError(*_unknown(name))
 
 
 def problem(
@@ -59,21 +60,21 @@ def problem(
     *,
     exits: int | None = None,
     classes: int | None = None,
-) -> str | None:
-    """Return, in one line, why the criterion called `name` could not work with a bundle; None if it can.
+) -> Problem | None:
+    """Return why the criterion called `name` could not work with a bundle; None if it can.
 
-    `parameters` are the bundle's, `wide` says whether the exits that decide are those of wide stages, which alone have
-    embeddings. Numbers of exits (the last one included) and classes are checked where they are given.
+    `parameters` are the bundle's, `wide` says whether the exits that decide are those of wide stages, since only those
+    have embeddings. Numbers of exits (the last one included) and classes are checked where they are given.
 
     >>> problem("entropy")
-    >>> problem("feature_difference")
-    'feature_difference compares embeddings, which only wide stages have: choose another criterion'
+    >>> print(problem("feature_difference"))
+    feature_difference compares embeddings, which only wide stages have; choose another criterion
     """
     if name in _WITH_PARAMETERS:
         return _WITH_PARAMETERS[name].problem(parameters, wide=wide, exits=exits, classes=classes)
     return None if name in CRITERIA else _unknown(name)
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str) -> Problem:
     nearest = difflib.get_close_matches(name, CRITERIA, n=1, cutoff=0.0)[0]
-    return f"unknown criterion {name!r}; nearest: {nearest}; known: {', '.join(CRITERIA)}"
+    return Problem(f"unknown criterion {quoted(name)}", f"use one of {', '.join(CRITERIA)} ({nearest} is the nearest)")

@@ -1,4 +1,4 @@
-"""What was declared of a record, and how it is read the slow way, which says what is wrong."""
+"""What was declared about a record, and how it is read the slow way, which says what is wrong."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from distree.errors import RemoteProtocolError
+from distree.printable import printable
 
 if TYPE_CHECKING:
     from distree.messages.forms import Form
 
 REQUIRED: Any = dataclasses.MISSING
 """The default of a field without one."""
+
+_SHOWN = 40
+"""Characters of a value from outside that errors show."""
 
 
 class Metric:
@@ -113,7 +117,7 @@ class Packable:
 
 
 keep_packed: Callable[[Any, bytes], None] = Packable.__dict__["packed"].__set__
-"""Let a row, frozen as it is, know its bytes."""
+"""Let a row, although frozen, know its bytes."""
 
 
 # ---------------------------------------------------------------- reading the slow way
@@ -126,7 +130,11 @@ def bad(name: str, value: object, expected: str) -> RemoteProtocolError:
 
 def shown(value: object) -> str:
     """Return a value from outside as short text; what is nested may be nested too deeply to be printed."""
-    return ascii(value)[:40] if isinstance(value, str | int | float | bytes | None) else type(value).__name__
+    if isinstance(value, str | bytes):
+        value = value[:_SHOWN]
+    return (
+        printable(ascii(value), _SHOWN) if isinstance(value, str | bytes | int | float | None) else type(value).__name__
+    )
 
 
 def read_record(cls: type, value: Any, name: str, *, is_json: bool) -> Any:
@@ -159,7 +167,7 @@ def _read_field(field: Field, found: dict[str, Any], layout: Layout, *, is_json:
 
 
 def check_whole(made: Any) -> None:
-    """Raise RemoteProtocolError where fields, each of which is right, do not go together."""
+    """Raise RemoteProtocolError where fields that are each right do not go together."""
     fault = getattr(made, "fault", None)
     if fault is not None and (found := fault()):
         raise RemoteProtocolError("field", found)

@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 from distree import criteria
 from distree.criteria.base import Criterion, ExitEvidence
-from distree.errors import ConfigError, RemoteProtocolError
+from distree.errors import RESTRICT, SAME_BUNDLE, ConfigError, RemoteProtocolError
 from distree.messages.plan import Plan
 from distree.messages.request import Reading, Rule
 from distree.node.settings import NodeSettings
@@ -34,7 +34,7 @@ class CriterionCache:
             try:
                 made = criteria.make_criterion(name, self._settings.parameters)
             except ConfigError as error:
-                raise RemoteProtocolError("criterion", str(error)) from None
+                raise RemoteProtocolError("criterion", *error.problem) from None
             self._made[name] = made
         return made
 
@@ -43,10 +43,12 @@ class CriterionCache:
         last = self._last
         if len(rule.thresholds) != last:
             raise RemoteProtocolError(
-                "thresholds", f"{len(rule.thresholds)} received, one per exit but the last expected ({last})"
+                "thresholds",
+                f"{len(rule.thresholds)} received, {last} expected, one per exit but the last",
+                SAME_BUNDLE,
             )
         if rule.rest_s and len(rule.rest_s) != last:
-            raise RemoteProtocolError("rest_s", f"{len(rule.rest_s)} received, {last} expected")
+            raise RemoteProtocolError("rest_s", f"{len(rule.rest_s)} received, {last} expected", SAME_BUNDLE)
         if rule.criterion not in self._made:
             self.of(rule.criterion)
 
@@ -76,12 +78,12 @@ class Plans:
         """Put a plan in force if it is newer; RemoteProtocolError for one that does not belong here."""
         settings = self._settings
         if plan.pipeline != settings.pipeline:
-            raise RemoteProtocolError("pipeline", f"expected {settings.pipeline}, received {plan.pipeline}")
+            raise RemoteProtocolError("pipeline", f"expected {settings.pipeline}, received {plan.pipeline}", RESTRICT)
         settings.check_revision(plan.revision)
         for row in plan.masked:
             if len(row.thresholds) != settings.last:
                 raise RemoteProtocolError(
-                    "masked", f"{len(row.thresholds)} thresholds received, {settings.last} expected"
+                    "masked", f"{len(row.thresholds)} thresholds received, {settings.last} expected", SAME_BUNDLE
                 )
         rule = _rule(plan)
         if plan.epoch <= self.current.epoch:
@@ -99,7 +101,7 @@ class Plans:
         exits, classes, wide = len(settings.inputs), len(settings.labels), any(settings.embeddings)
         problem = criteria.problem(criterion, settings.parameters, wide, exits=exits, classes=classes)
         if problem is not None:
-            raise RemoteProtocolError("criterion", problem)
+            raise RemoteProtocolError("criterion", *problem)
 
     def _adopt(self, plan: Plan) -> None:
         self._criteria.of(plan.criterion)

@@ -133,10 +133,10 @@ def test_an_exception_of_any_kind_is_told(bundle, instead):
 
 def test_an_error_of_ours_keeps_its_words(bundle, instead):
     def fail(*_, **__):
-        raise BundleError("stage0.tflite: of another revision")
+        raise BundleError("stage0.tflite: of another revision", "copy it")
 
     instead(fail)
-    with pytest.raises(RuntimeUnavailableError, match=r"^stage0.tflite: of another revision$"):
+    with pytest.raises(RuntimeUnavailableError, match=r"^stage0.tflite: of another revision; copy it$"):
         self_test(bundle, (0,), 1)
 
 
@@ -151,7 +151,7 @@ def test_the_child_never_returns_into_the_parents_code(bundle, instead, words):
     parent = os.getpid()
 
     def fail(*_, **__):
-        raise BundleError(words)
+        raise BundleError(words, "")
 
     instead(fail)
     try:

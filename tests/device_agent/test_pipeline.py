@@ -31,7 +31,7 @@ class Board:
         self.effects += effects
 
     def dead_letter(self, topic, error, payload):
-        self.dead.append((topic, error.reason, payload))
+        self.dead.append((topic, str(error), payload))
 
     def show(self, pipeline, thumbnail):
         self.shown.append(thumbnail)
@@ -93,8 +93,8 @@ def test_a_wrong_input_is_refused_before_the_board_hears_of_it(board, tmp_path):
     with pytest.raises(RemoteProtocolError):
         pipeline.accept("a", image()[:-1])
     assert (board.effects, board.asked) == ([], [])
-    pipeline.reject("a", "image", "no image", b"x")
-    assert board.dead == [("distree/1/lab/pipeline/p/input/cam", "image", b"x")]
+    pipeline.reject("a", RemoteProtocolError("image", "not an image", "send one"), b"x")
+    assert board.dead == [("distree/1/lab/pipeline/p/input/cam", "image: a: not an image; send one", b"x")]
 
 
 def test_a_picture_is_made_only_while_the_broker_is_there(board, tmp_path):
@@ -138,7 +138,7 @@ def test_what_inference_brings_is_carried_out(board, tmp_path):
     ("error", "dead"),
     [
         (ValueError("of the interpreter"), []),
-        (RemoteProtocolError("size", "too few"), [("distree/1/lab/pipeline/p/stage/0/cam/+", "size")]),
+        (RemoteProtocolError("size", "too few"), [("distree/1/lab/pipeline/p/stage/0/cam/+", "size: too few")]),
     ],
 )
 def test_an_interpreter_that_raises_costs_its_input_alone(board, tmp_path, error, dead):
@@ -148,7 +148,7 @@ def test_an_interpreter_that_raises_costs_its_input_alone(board, tmp_path, error
     board.effects.clear()
     pipeline.runtime = Runtime(error)
     pipeline.infer(task)
-    assert [(topic, reason) for topic, reason, _ in board.dead] == dead
+    assert [(topic, error) for topic, error, _ in board.dead] == dead
     (result,) = (effect.message for effect in board.effects if isinstance(effect, Publish))
     assert (result.request, result.reason) == ("first", "fallback")
 

@@ -171,8 +171,8 @@ def compare(
             # Written so that a NaN counts as off, too.
             if not off <= golden.tolerance + 1e-3:
                 return Problem(
-                    f"self-test of bundle {bundle.name}: {what} is off by {off:.0f} quantisation steps, where "
-                    f"{golden.tolerance} are allowed, so {runtime.name} computes wrongly on this CPU",
+                    f"self-test of bundle {bundle.name}: {what} is off by {off:.0f} quantisation steps "
+                    f"({golden.tolerance} allowed), so {runtime.name} computes wrongly on this CPU",
                     _OTHER_VERSION,
                 )
     return None

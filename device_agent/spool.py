@@ -299,7 +299,7 @@ class Spool:
             return
         self._failed_at = now
         log.error(
-            "spool %s cannot be written (%s), so a crash of this agent would lose inputs, although it goes on; %s",
+            "spool %s cannot be written (%s), so a crash of this agent would now lose inputs; %s",
             self._path,
             error.strerror or error,
             _REMEDIES.get(error.errno or 0, "check the disk, or correct state_dir"),

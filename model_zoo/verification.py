@@ -38,8 +38,8 @@ def check_golden(bundle: Bundle) -> GoldenReport:
     worst = max(_differences(bundle, boards, vectors))
     if worst > tolerance:
         raise RuntimeUnavailableError(
-            f"{bundle.name}: {boards.name} is off by {worst} quantisation steps on the golden vectors, where "
-            f"{tolerance} are allowed, so it computes wrongly on this machine",
+            f"{bundle.name}: {boards.name} is off by {worst} quantisation steps on the golden vectors ({tolerance} "
+            "allowed), so it computes wrongly on this machine",
             "install another version of it",
         )
     return GoldenReport(boards.name, worst, tolerance)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 REQUIRED: Any = dataclasses.MISSING
 """The default of a field without one."""
 
+AS_DESCRIBED = "write the message as docs/reference/payloads.md describes it"
+"""The remedy for a message that cannot be read."""
+
 _SHOWN = 40
 """Characters of a value from outside that errors show."""
 
@@ -125,7 +128,7 @@ keep_packed: Callable[[Any, bytes], None] = Packable.__dict__["packed"].__set__
 
 def bad(name: str, value: object, expected: str) -> RemoteProtocolError:
     """Return the error that says what a field should have been."""
-    return RemoteProtocolError("field", f"{name}: expected {expected}, received {shown(value)}")
+    return RemoteProtocolError("field", f"{name}: expected {expected}, received {shown(value)}", AS_DESCRIBED)
 
 
 def shown(value: object) -> str:
@@ -158,7 +161,7 @@ def _read_field(field: Field, found: dict[str, Any], layout: Layout, *, is_json:
     key = field.key_in(is_json=is_json)
     if key not in found:
         if field.default is REQUIRED:
-            raise RemoteProtocolError("field", f"{key}: missing")
+            raise RemoteProtocolError("field", f"{key}: missing", AS_DESCRIBED)
         return field.default
     value = found[key]
     if value is None and (field.nullable or (layout.is_row and not is_json and field.default is None)):
@@ -170,4 +173,4 @@ def check_whole(made: Any) -> None:
     """Raise RemoteProtocolError where fields that are each right do not go together."""
     fault = getattr(made, "fault", None)
     if fault is not None and (found := fault()):
-        raise RemoteProtocolError("field", found)
+        raise RemoteProtocolError("field", found, AS_DESCRIBED)

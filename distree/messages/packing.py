@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgpack
 
 from distree.errors import RemoteProtocolError
-from distree.messages.layout import shown
+from distree.messages.layout import AS_DESCRIBED, shown
 from distree.messages.limits import MAX_CONTAINERS, MAX_ITEMS, MAX_MESSAGE_BYTES, SMALL_BYTES
 from distree.printable import printable
 
@@ -24,13 +24,13 @@ _SAME_VERSION = "run the same version of DistrEE at both ends"
 def unpack(payload: bytes) -> Any:
     """Return what MessagePack bytes hold, lists as tuples."""
     if len(payload) > MAX_MESSAGE_BYTES:
-        raise RemoteProtocolError("size", f"{len(payload)} bytes exceed the limit of {MAX_MESSAGE_BYTES}")
+        raise RemoteProtocolError("size", f"{len(payload)} bytes exceed the limit of {MAX_MESSAGE_BYTES}", "send less")
     try:
         if len(payload) <= SMALL_BYTES:
             return msgpack.unpackb(payload, use_list=False, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS)
         return _unpack_counting(payload)
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
-        raise RemoteProtocolError("encoding", f"not MessagePack ({printable(str(error))})") from None
+        raise RemoteProtocolError("encoding", f"not MessagePack ({printable(str(error))})", AS_DESCRIBED) from None
 
 
 def pack(fields: Any) -> bytes:
@@ -74,24 +74,24 @@ def unpack_message(payload: bytes, kind: str, version: int) -> Fields:
     """Return the map of a MessagePack message of a kind and version."""
     fields = unpack(payload)
     if type(fields) is not dict:
-        raise RemoteProtocolError("encoding", f"expected a map, received {type(fields).__name__}")
+        raise RemoteProtocolError("encoding", f"expected a map, received {type(fields).__name__}", AS_DESCRIBED)
     if fields.get("v") != version:
         raise RemoteProtocolError("version", f"expected {version}, received {shown(fields.get('v'))}", _SAME_VERSION)
     if fields.get("kind") != kind:
-        raise RemoteProtocolError("kind", f"expected {kind!r}, received {shown(fields.get('kind'))}")
+        raise RemoteProtocolError("kind", f"expected {kind!r}, received {shown(fields.get('kind'))}", AS_DESCRIBED)
     return fields
 
 
 def load_message(payload: bytes, schema: str, _version: int = 0) -> Fields:
     """Return the object of a JSON message of a schema, whose name ends in its version."""
     if len(payload) > MAX_MESSAGE_BYTES:
-        raise RemoteProtocolError("size", f"{len(payload)} bytes exceed the limit of {MAX_MESSAGE_BYTES}")
+        raise RemoteProtocolError("size", f"{len(payload)} bytes exceed the limit of {MAX_MESSAGE_BYTES}", "send less")
     try:
         fields = json.loads(payload)
     except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError("encoding", f"not JSON ({printable(str(error))})") from None
+        raise RemoteProtocolError("encoding", f"not JSON ({printable(str(error))})", AS_DESCRIBED) from None
     if type(fields) is not dict:
-        raise RemoteProtocolError("encoding", f"expected an object, received {type(fields).__name__}")
+        raise RemoteProtocolError("encoding", f"expected an object, received {type(fields).__name__}", AS_DESCRIBED)
     if fields.get("schema") != schema:
         raise RemoteProtocolError(
             "version", f"expected {schema}, received {shown(fields.get('schema'))}", _SAME_VERSION

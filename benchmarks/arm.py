@@ -39,6 +39,7 @@ from broker_config.managed import ManagedBroker
 from distree import child_processes, topics
 from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import Bundle, load_bundle
+from distree.errors import Problem
 from distree.messages.audit import AuditRow
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
@@ -109,7 +110,7 @@ class Client(QuietListener):
         self.transport.open(self, [(topic, 1) for topic in wanted])
         self.transport.connect_now(10.0)
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         """Give up: a broker that goes away spoils the run."""
         raise RuntimeError(f"the broker went away: {why}")
 

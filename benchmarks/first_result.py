@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there, as Markdown")
     args = parser.parse_args()
     if find_mosquitto() is None:
-        raise BrokerError("the tutorial runs on mosquitto: apt install mosquitto")
+        raise BrokerError("the tutorial needs mosquitto", "run: apt install mosquitto")
     with tempfile.TemporaryDirectory(prefix="distree-first-") as name:
         folder = Path(name)
         path = os.pathsep.join([str(folder / "venv" / "bin"), os.environ["PATH"], "/usr/sbin"])

@@ -31,6 +31,7 @@ from broker_config.managed import ManagedBroker
 from distree import child_processes, topics
 from distree.broker_settings import BrokerSettings, Session
 from distree.bundle.loading import find_bundle
+from distree.errors import Problem
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.request import InputMessage
@@ -144,7 +145,7 @@ class Subscriber(QuietListener):
         self._transport.open(self, [(states, 1), (results, 1)])
         self._transport.connect_now(10.0)
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         """Give up: a broker that goes away spoils the run."""
         raise SystemExit(f"the broker went away: {why}")
 

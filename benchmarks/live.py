@@ -35,6 +35,7 @@ import yaml
 from broker_config.managed import ManagedBroker
 from distree import child_processes, topics
 from distree.broker_settings import BrokerSettings
+from distree.errors import Problem
 from distree.messages.codec import decode
 from distree.messages.device import DeviceState
 from distree.messages.plan import Plan
@@ -66,7 +67,7 @@ class Observer(QuietListener):
         self.transport.open(self, [(anyone, 1), (states, 1), (topics.plan(SITE, PIPELINE), 1)])
         self.transport.connect_now(10.0)
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         """Give up: a broker that goes away spoils the run."""
         raise RuntimeError(f"the broker went away: {why}")
 

@@ -1,6 +1,6 @@
 """What a board subscribes to and publishes on: the topic table, applied to its configuration and its bundles.
 
-The agent listens by these lists, and `distree doctor` tries them. Imports no broker client.
+The agent subscribes by these lists, and `distree doctor` tests them. Imports no broker client.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class TopicFilter:
     """Something that this board reads.
 
     `filter` matches its topics; where they name their sender it ends in "+". `pipeline` is the number of the pipeline
-    among the board's, None for what is the board's own.
+    on this board, None for what belongs to no pipeline.
     """
 
     kind: Kind
@@ -32,14 +32,14 @@ class TopicFilter:
     def topic_of(self, sender: str) -> str:
         """Return the topic on which `sender` would publish to this board.
 
-        Of this board's own announcements that is none in particular: what it returns has wildcards.
+        For this board's own announcements that is no particular topic: the result has wildcards.
         """
         head, _, last = self.filter.rpartition("/")
         return f"{head}/{sender}" if last == "+" else self.filter
 
     @property
     def is_own_announcements(self) -> bool:
-        """Whether it is for what this board announces itself, subscribed to once that is done."""
+        """Whether it is for this board's own announcements, subscribed to once they are made."""
         return self.kind is Kind.MEMBER and self.pipeline is None
 
 
@@ -57,17 +57,17 @@ def roles(config: AgentPipelineConfig, bundle: Bundle) -> frozenset[Role]:
 
 
 def subscriptions(config: AgentConfig, bundles: Sequence[Bundle]) -> list[TopicFilter]:
-    """Return all that this board reads, its inputs by MQTT included, for which it has a connection of their own.
+    """Return all that this board reads, including its inputs by MQTT, which have a connection of their own.
 
-    The states of boards that announce themselves are not in it: which these are is known by and by. Nor is what it
-    sends to itself for a moment, without which it does as well.
+    It does not include the states of boards that announce themselves, which become known only over time, nor what the
+    board sends to itself for a moment, which it can do without.
     """
     found = [
         _plain(config, kind)
         for kind, topic in TABLE.items()
         if Role.BOARD in topic.subscribers and not _is_of_pipeline(kind) and kind is not Kind.ECHO
     ]
-    # What an earlier run announced, and this one does not serve, is to be cleared.
+    # Whatever an earlier run announced, and this one does not serve, must be cleared.
     found.append(TopicFilter(kind=Kind.MEMBER, filter=topics.member(config.site, "+", "+", config.device)))
     for index, (pipeline, bundle) in enumerate(zip(config.pipelines, bundles, strict=True)):
         own = roles(pipeline, bundle)
@@ -88,7 +88,7 @@ def _is_of_pipeline(kind: Kind) -> bool:
 
 
 def _is_wanted(kind: Kind, config: AgentPipelineConfig) -> bool:
-    """Whether the configuration has what a kind is for, where the role alone does not say so."""
+    """Whether the configuration uses a kind, where the role alone does not decide that."""
     origin = config.origin
     match kind:
         case Kind.INPUT:
@@ -115,7 +115,7 @@ def _stages(config: AgentConfig, index: int, bundle: Bundle) -> Iterator[TopicFi
 
 
 def _members(config: AgentConfig, index: int, bundle: Bundle) -> Iterator[TopicFilter]:
-    """Read what boards say that serve stages which this one has not."""
+    """Read the announcements of boards that serve stages this one does not."""
     pipeline = config.pipelines[index]
     for k, stage in enumerate(bundle.stages):
         if travels(bundle, k) and (stage.branches or k not in pipeline.stages):
@@ -162,13 +162,13 @@ def publications(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence
 def _readers(
     config: AgentConfig, pipeline: AgentPipelineConfig, bundle: Bundle, k: int, others: Sequence[DeviceMeta]
 ) -> list[str]:
-    """Return to whom this board addresses what goes to a stage, as far as boards were heard."""
+    """Return the boards, of those that were heard, to which this one addresses what goes to a stage."""
     found = [meta.device for meta in others if _holds(meta, pipeline.name, k)]
     if bundle.stages[k].branches:
         # Branches get theirs from the broker, on this board too.
         return [*found, *([config.device] if k in pipeline.stages else []), ALL]
     if k in pipeline.stages and pipeline.origin is None:
-        # What it could run itself it sends on only to an origin that runs that stage of its own inputs.
+        # What it could run itself it sends only to an origin that runs that stage for its own inputs.
         origins = {meta.device for meta in others if pipeline.name in meta.origins}
         return [device for device in found if device in origins]
     return found
@@ -179,9 +179,9 @@ def _holds(meta: DeviceMeta, pipeline: str, k: int) -> bool:
 
 
 def unheard(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[DeviceMeta], nobody: str) -> list[str]:
-    """Return topics as this board publishes on to boards of which none was heard, addressed to `nobody`.
+    """Return the topics on which this board publishes to kinds of boards of which none was heard, as to `nobody`.
 
-    Where rules are not for single boards, that one stands for those that were not heard.
+    Unless the broker's rules name single boards, `nobody` stands for those that were not heard.
     """
     others = [meta for meta in metas if meta.device != config.device]
     found = []
@@ -202,7 +202,7 @@ def unheard(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[Devi
 
 
 def _may_stay_here(kind: Kind, config: AgentPipelineConfig, bundle: Bundle) -> bool:
-    """Whether all messages of a kind may be for this board itself; decisions go to other branches in any case."""
+    """Whether all messages of a kind may be for this board itself; decisions always go to other branches too."""
     return kind is not Kind.DECISION and bool(TABLE[kind].subscribers & roles(config, bundle))
 
 
@@ -210,13 +210,13 @@ def _published_kinds(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Ki
     own = roles(config, bundle)
     for kind, topic in TABLE.items():
         if kind is Kind.EXIT and Role.BRANCH not in own and (config.origin is None or config.origin.fuser is None):
-            continue  # an origin only probes a board that is to fuse for it
+            continue  # an origin only probes the board that is to fuse for it
         if topic.publishers & own and _is_of_pipeline(kind) and _is_wanted(kind, config):
             yield kind
 
 
 def _reads(meta: DeviceMeta, pipeline: str, kind: Kind) -> bool:
-    """Whether a board says of itself that it is what messages of a kind are addressed to."""
+    """Whether messages of a kind are addressed to a board, by its own description."""
     is_role = {
         Role.ORIGIN: pipeline in meta.origins,
         Role.FUSER: pipeline in meta.fusers,
@@ -226,7 +226,7 @@ def _reads(meta: DeviceMeta, pipeline: str, kind: Kind) -> bool:
 
 
 def _sent_to(config: AgentPipelineConfig, bundle: Bundle) -> set[int]:
-    """Return the stages to which this board sends: the next ones of its own; an origin to any, if only to probe it."""
+    """Return the stages to which this board sends: those after its own; an origin to any, if only to probe it."""
     if config.origin is not None:
         return {k for k in range(len(bundle.stages)) if travels(bundle, k)}
     return _following(config, bundle)
@@ -239,6 +239,6 @@ def _following(config: AgentPipelineConfig, bundle: Bundle) -> set[int]:
 
 
 def _needed(config: AgentPipelineConfig, bundle: Bundle) -> set[int]:
-    """Return the stages for which there must be another board: the next ones, and the first for inputs of its own."""
+    """Return the stages that another board must serve: those after its own, and the first for inputs of its own."""
     first = set() if config.origin is None else {0}
     return {k for k in _following(config, bundle) | first if bundle.stages[k].branches or k not in config.stages}

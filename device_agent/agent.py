@@ -1,10 +1,10 @@
-"""The agent: the life of a board, from the first login to the last goodbye.
+"""The agent: the life of a board, from the first login to the last message.
 
-It puts the parts together, which know each other in one direction: an `AgentPipeline` each with its node, which calls
+It assembles the parts, which know each other in one direction: an `AgentPipeline` each with its node, which calls
 nobody; `Reporting` and the `Mailbox` between nodes and broker; the `WorkerThreads` that serve the network and the
 interpreter; and an `Intake` for each pipeline that has inputs. One lock, `transport.lock`, guards nodes and connection;
-inference and waiting happen outside of it. Effects are carried out right where they arise, by whichever thread it is,
-so there is no queue between node and socket.
+inference and waiting happen outside it. Effects are carried out right where they arise, by whichever thread it is, so
+there is no queue between node and socket.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from device_agent.worker_threads import WorkerThreads
 from distree import topics
 from distree.broker_settings import Session
 from distree.bundle.loading import Bundle
-from distree.errors import RemoteProtocolError
+from distree.errors import Problem, RemoteProtocolError
 from distree.messages.codec import PROBE
 from distree.messages.device import DeviceStatus
 from distree.node import Fuse, Run
@@ -44,10 +44,10 @@ POLL_S = 1.0
 """Longest wait for the network; everything that is due sooner shortens it."""
 
 SIGNALS_S = 2.0
-"""How often the waiting main thread looks for signals that another thread was given."""
+"""How often the waiting main thread looks for signals that another thread received."""
 
 SOURCES_S = 5.0
-"""An agent whose inputs cannot be subscribed to is ready after so long all the same: it may serve stages."""
+"""An agent whose input topic cannot be subscribed to is ready after this time all the same: it may serve stages."""
 
 
 def _connect(
@@ -98,7 +98,7 @@ class Agent:
         ]
         self.on_hang: Callable[[], object] = functools.partial(os._exit, 70)
         """Called, with the lock held, when inference hangs for good. A thread cannot be ended, a process can."""
-        # What the transport calls and the mailbox does: bound here, so that no message crosses a further call.
+        # What the transport calls and the mailbox does: bound here, so that no message costs one more call.
         self.received, self.published, self.given_up, self.no_subscribers = (
             self.mailbox.receive,
             self.mailbox.note_published,
@@ -111,7 +111,7 @@ class Agent:
         self._exit_status = 0
         self._watchdog_at = 0.0
         self._waits_until = 0.0
-        self._problem = ""
+        self._problem: Problem | None = None
         self._throttle = LogThrottle()
         self._was_connected = False
         self._unready_until = 0.0
@@ -137,7 +137,7 @@ class Agent:
             self.transport.open(self, self.mailbox.subscriptions())
             self.workers.start()
             # The calling thread only waits, so that it is free to take signals, whatever hangs elsewhere. The kernel
-            # may give one to another thread, though, and then Python's handler runs when this one looks up.
+            # may deliver one to another thread, though, and then Python's handler runs when this one wakes up.
             while not self._stopping.wait(SIGNALS_S):
                 pass
             self._drain()
@@ -159,12 +159,12 @@ class Agent:
         self.stop()
 
     def fault(self, error: BaseException) -> None:
-        """Say that this program has broken, and end."""
-        log.critical("ended by a fault of this program", exc_info=error)
+        """Log that this program has a bug, and end."""
+        log.critical("ended by a bug in this program; please report it", exc_info=error)
         self.abandon()
 
     def _drain(self) -> None:
-        """Answer what is in custody and finish what is at work, within `shutdown_timeout_s`; then say goodbye."""
+        """Answer what is in custody and finish what is at work, within `shutdown_timeout_s`; then disconnect."""
         self._notifier.send("STOPPING=1")
         with self.lock:
             for intake in self.intakes:
@@ -193,7 +193,7 @@ class Agent:
     # ------------------------------------------------------------ the threads' turns
 
     def _poll(self) -> None:
-        """Wait for the network or for what is due, and see to both."""
+        """Wait for the network or for what is due, and handle both."""
         now = time.monotonic()
         self._waits_until = until = min(now + POLL_S, self._due_at())
         self.transport.poll(max(0.0, until - now))
@@ -204,7 +204,7 @@ class Agent:
         self.mailbox.deliver_results()
 
     def _poll_once(self) -> None:
-        """See to what the network has brought, without waiting for more."""
+        """Handle what the network has brought, without waiting for more."""
         self.transport.poll(0.0)
         self.mailbox.deliver_results()
 
@@ -220,7 +220,7 @@ class Agent:
             self.mailbox.deliver_results()
             return
         if pipeline.is_eager:
-            # A word to stop that has come meanwhile is to be heard before its branch goes on by itself.
+            # If a decision to stop has arrived meanwhile, take it in before the branch goes on by itself.
             self.workers.poll_between_jobs()
         with self.lock:
             # The node's time is read under the lock: it must not run backwards between two events.
@@ -230,12 +230,12 @@ class Agent:
 
     def _note_failure(self, pipeline: AgentPipeline, task: Run | Fuse, error: Exception) -> None:
         if isinstance(error, RemoteProtocolError) and isinstance(task, Run):
-            # Who sent it is not known any more.
+            # Its sender is not known any more.
             topic = topics.stage(self.config.site, pipeline.config.name, task.stage, self.config.device, "+")
             self.reporting.dead_letter(topic, error, bytes(task.tensor.payload))
         else:
-            # Not its traceback: this comes with each input, and the line says it all.
-            log.error("stage %d: %s: %s", task.stage, type(error).__name__, error)
+            # Without a traceback: this comes with each input, and the line is enough.
+            log.error("%s: stage %d failed: %s: %s", pipeline.config.name, task.stage, type(error).__name__, error)
 
     def _wake_for(self, due_at: float) -> None:
         """Shorten the network thread's wait if something is due before its end."""
@@ -259,8 +259,8 @@ class Agent:
             intake.tick(now)
         while self.transport.notices:
             log.warning("%s", self.transport.notices.popleft())
-        if self.transport.last_error not in (None, self._problem):
-            self.disconnected(self.transport.last_error or "")
+        if self.transport.last_error is not None and self.transport.last_error != self._problem:
+            self.disconnected(self.transport.last_error)
         if self._unready_until and (self._takes_inputs() or now >= self._unready_until):
             self._be_ready()
         self.reporting.tick(now)
@@ -268,7 +268,7 @@ class Agent:
         self._watch(now)
 
     def _watch(self, now: float) -> None:
-        """Tell systemd that this agent is well, unless its inference hangs."""
+        """Tell systemd that this agent is alive, unless its inference hangs."""
         busy_s, interval_s = self.workers.busy_s(), self._notifier.interval_s
         if interval_s and now >= self._watchdog_at:
             self._watchdog_at = now + interval_s
@@ -276,13 +276,13 @@ class Agent:
                 self._notifier.send("WATCHDOG=1")
         if busy_s > 2 * self.config.inference_timeout_s:
             # Not even a supervisor helped. Custody of what is spooled survives; a hung thread cannot be ended.
-            log.critical("inference has hung for %.0f s: giving up, to be restarted", busy_s)
+            log.critical("inference has hung for %.0f s: exiting, to be restarted", busy_s)
             self.on_hang()
 
     # ------------------------------------------------------------ the connection
 
     def connected(self) -> None:
-        """Birth on every connect, so that no board is stuck as lost."""
+        """Publish the state on every connect, so that no board is stuck as lost."""
         first = not self._was_connected
         self._was_connected = True
         if first:
@@ -313,12 +313,12 @@ class Agent:
         self._notifier.send("READY=1")
         self._ready.set()
 
-    def disconnected(self, why: str) -> None:
-        """Say why, at a bounded rate; the transport keeps trying."""
+    def disconnected(self, why: Problem) -> None:
+        """Log why, at a bounded rate; the transport keeps trying."""
         self._problem = why
         if self.transport.diagnosing:
-            log.debug("%s", why)  # what comes of it will be said
+            log.debug("%s", why)  # the outcome will be logged
             return
-        line = self._throttle.line(time.monotonic(), why)
+        line = self._throttle.line(time.monotonic(), str(why))
         if line is not None:
             log.warning("%s", line)

@@ -34,7 +34,7 @@ class ThumbnailConfig:
     def __post_init__(self) -> None:
         check_positive(max_rate_hz=self.max_rate_hz)
         if not 8 <= self.max_side_px <= 128:
-            raise ConfigError(f"max_side_px: must be 8 to 128, received {self.max_side_px}")
+            raise ConfigError(f"max_side_px: {self.max_side_px} pixels are out of range", "choose 8 to 128")
 
 
 @record
@@ -63,7 +63,7 @@ class OriginConfig:
             check_device(self.fuser, "fuser")
         check_positive(deadline_ms=self.deadline_ms, max_pending=self.max_pending, min_retry_ms=self.min_retry_ms)
         if self.deadline_ms > 3_600_000:
-            raise ConfigError("deadline_ms: must be at most 3600000, an hour")
+            raise ConfigError(f"deadline_ms: {self.deadline_ms:g} is out of range", "choose at most 3600000, an hour")
 
 
 @record
@@ -88,13 +88,15 @@ class AgentPipelineConfig:
     def __post_init__(self) -> None:
         check_id(self.name, "name")
         if not self.stages and self.origin is None and not self.fuse:
-            raise ConfigError("stages: nothing to do; give stages, an origin, or fuse: true")
-        if len(set(self.stages)) != len(self.stages) or min(self.stages, default=0) < 0:
-            raise ConfigError("stages: must be different numbers from 0")
+            raise ConfigError("stages: this board has nothing to do", "give stages, an origin, or fuse: true")
+        if len(set(self.stages)) != len(self.stages):
+            raise ConfigError(f"stages: {list(self.stages)} has a stage twice", "name each once")
+        if min(self.stages, default=0) < 0:
+            raise ConfigError(f"stages: {min(self.stages)} is negative", "count stages from 0")
         if self.branch is not None and self.branch < 0:
-            raise ConfigError(f"branch: must be a number from 0, received {self.branch}")
+            raise ConfigError(f"branch: {self.branch} is negative", "count branches from 0")
         if self.branch is not None and not self.stages:
-            raise ConfigError("branch: needs stages too: the wide ones of which this board runs the branch")
+            raise ConfigError("branch: there are no stages", "give the wide stages whose branch this board runs")
         check_positive(branch_timeout_ms=self.branch_timeout_ms)
 
 
@@ -154,10 +156,12 @@ class AgentConfig:
             shutdown_timeout_s=self.shutdown_timeout_s,
         )
         if self.receive_maximum > 65535:
-            raise ConfigError("receive_maximum: must be at most 65535")
+            raise ConfigError(f"receive_maximum: {self.receive_maximum} is out of range", "choose at most 65535")
         names = [pipeline.name for pipeline in self.pipelines]
-        if not names or len(set(names)) != len(names):
-            raise ConfigError("pipelines: at least one is needed, each with its own name")
+        if not names:
+            raise ConfigError("pipelines: there is none", "give at least one")
+        if len(set(names)) != len(names):
+            raise ConfigError("pipelines: two have the same name", "give each a name of its own")
 
     @property
     def client_id(self) -> str:
@@ -166,7 +170,7 @@ class AgentConfig:
 
 
 def load_agent_config(path: Path) -> AgentConfig:
-    """Load agent.yaml; ConfigError with one line per mistake. All paths in it are relative to its folder."""
+    """Load agent.yaml; ConfigError, with a line for each mistake. All paths in it are relative to its folder."""
     config, folder = strict_yaml.load(path, AgentConfig), path.absolute().parent
     pipelines = tuple(replace(one, bundle=bundle_of(folder, one.bundle)) for one in config.pipelines)
     return replace(config, pipelines=pipelines)

@@ -15,7 +15,7 @@ from device_agent.config import AgentConfig
 from device_agent.log_throttle import LogThrottle
 from device_agent.reporting import REFUSED_LOG_INTERVAL_S, REPUBLISH_S, Reporting
 from distree import topics
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, Problem, RemoteProtocolError
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceStatus, Echo
 from distree.messages.member import Member
@@ -35,10 +35,10 @@ _ENDED = (DeviceStatus.LOST, DeviceStatus.DISCONNECTED)
 
 
 class Echoes:
-    """Takes the board's own announcements and states, as others hear them. All with the lock held.
+    """Takes the board's own announcements and states, as others receive them. All with the lock held.
 
-    `announced` are the topics on which this run announces itself, and `announce` has it done once more. They are
-    subscribed to after that was done, so that what comes back was kept, and is handed to whoever reads by wildcards.
+    `announced` are the topics on which this run announces itself, and `announce` does it again. They are subscribed to
+    after that, so whatever comes back was retained, and is delivered to wildcard subscriptions.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Echoes:
         self._announced = frozenset(announced)
         self._announce = announce
         self._is_judged = not announced
-        """Whether it is known that announcements are retained, or are not; or this board makes none."""
+        """Whether it is known if announcements are retained, or this board makes none."""
         self._announced_at = self._republished_at = -math.inf
         self._judge_at = self._republish_at = self._nagle_test_at = math.inf
         self.echo_topic = topics.device(config.site, config.device, Kind.ECHO)
@@ -70,7 +70,7 @@ class Echoes:
     def connected(self, now: float) -> None:
         """This board has connected, and announced itself: see what comes back of it."""
         self._transport.subscribe([(self.filter, DELIVERY[Kind.MEMBER].qos)])
-        if not self._is_judged and self._transport.retains:  # else the transport has told
+        if not self._is_judged and self._transport.retains:  # else the transport has reported it
             self._announced_at, self._judge_at = now, now + PATIENCE_S
         if self._nagle_test is None:
             payload = encode(Echo(device=self._config.device))
@@ -84,7 +84,7 @@ class Echoes:
     # ------------------------------------------------------------ what comes back
 
     def on_own_member(self, message: Received, _sender: str = "") -> None:
-        """Take what is announced in this board's name; RemoteProtocolError for what is no announcement."""
+        """Take what is announced in this board's name; RemoteProtocolError for anything else."""
         self._transport.acknowledge(message.token)
         if message.topic not in self._announced:
             if message.payload:
@@ -96,26 +96,26 @@ class Echoes:
             return  # cleared by somebody
         said = decode(Member, message.payload)
         if said.device != self._config.device:
-            raise RemoteProtocolError("sender", f"says it is of {said.device}")
+            raise RemoteProtocolError("sender", f"claims to be from {said.device}", RESTRICT)
         if message.retain:
             self._is_judged, self._judge_at = True, math.inf
         if said.boot == self._boot:
-            self._republish_at = due_at  # nothing to put right
+            self._republish_at = due_at  # nothing to repair
         elif not message.retain:
             self._note_namesake(said.boot)
 
     def on_own_state(self, message: Received, _sender: str = "") -> None:
-        """Take what is said to be this board's state; RemoteProtocolError for what is no state."""
+        """Take what claims to be this board's state; RemoteProtocolError for anything that is not a state."""
         self._transport.acknowledge(message.token)
         other = self._reporting.check_own_state(message.payload)
         if other is not None and other.device != self._config.device:
-            raise RemoteProtocolError("device", f"{other.device} on the topic of another")
-        # The last word of an earlier run is no sign of another board, nor is what that run has left behind.
+            raise RemoteProtocolError("device", f"{other.device} on another board's topic", RESTRICT)
+        # An earlier run's last message is no sign of another board, nor is what that run has left behind.
         if other is not None and other.boot != self._boot and other.status not in _ENDED and not message.retain:
             self._note_namesake(other.boot)
 
     def on_echo(self, message: Received, _sender: str = "") -> None:
-        """Take what this board has sent to itself; RemoteProtocolError for anything else."""
+        """Take what this board sent to itself; RemoteProtocolError for anything else."""
         self._transport.acknowledge(message.token)
         decode(Echo, message.payload)
         if self._nagle_test is not None and self._nagle_test.heard(time.monotonic()):
@@ -123,8 +123,10 @@ class Echoes:
 
     def _note_namesake(self, boot: str) -> None:
         device = self._config.device
-        line = f"another board goes by the name {device} (boot {boot}): give one of the two another device id"
-        if (told := self._throttle.line(time.monotonic(), line, "namesake")) is not None:
+        problem = Problem(
+            f"another board uses the name {device} (boot {boot})", "give one of the two another device id"
+        )
+        if (told := self._throttle.line(time.monotonic(), str(problem), "namesake")) is not None:
             log.warning("%s", told)
 
     # ------------------------------------------------------------ what is due
@@ -134,7 +136,7 @@ class Echoes:
         return min(self._judge_at, self._republish_at, self._nagle_test_at)
 
     def tick(self, now: float) -> None:
-        """Say what the broker does not keep, and announce this board anew where that was overwritten."""
+        """Report what the broker does not keep, and announce this board again if that was overwritten."""
         if now >= self._republish_at:
             self._republished_at, self._republish_at = now, math.inf
             self._announce()

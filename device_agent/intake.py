@@ -60,12 +60,12 @@ class Intake:
         if origin is not None and origin.thumbnails is not None:
             self._thumbnails = Thumbnails(origin.thumbnails)
         self.run_jobs, self.wake = workers.run_jobs, transport.wake
-        """Compute what submitted inputs bring; have the agent see what has changed. See `InputSink`."""
+        """Compute what submitted inputs lead to; have the agent see what has changed. See `InputSink`."""
 
     # ------------------------------------------------------------ the source
 
     def load(self, connection: Callable[[], Transport]) -> None:
-        """Make the source, which may call for a `connection` of its own."""
+        """Make the source, which may need a `connection` of its own."""
         pipeline = self.pipeline
         assert pipeline.config.origin is not None  # noqa: S101 - a pipeline without inputs has no intake
         made = pipeline.config.origin.source.make(self, pipeline.input_topic, connection)
@@ -87,13 +87,13 @@ class Intake:
         try:
             source.run(stop)
         except DistreeError as error:
-            log.error("source of %s ended: %s", self.pipeline.config.name, error)  # noqa: TRY400 - the line says it all
-        except Exception as error:  # noqa: BLE001 - a source must not end without a word
+            log.error("the source of %s ended: %s", self.pipeline.config.name, error)  # noqa: TRY400 - the line is enough
+        except Exception as error:  # noqa: BLE001 - a source must not end silently
             self._on_fault(error)
 
     @property
     def ready(self) -> bool:
-        """Whether inputs that are offered from now on are taken."""
+        """Whether inputs that are offered from now on are accepted."""
         return self.pipeline.source is None or self.pipeline.source.ready
 
     def stop_pulling(self) -> None:
@@ -126,7 +126,7 @@ class Intake:
     def submit(self, name: str, raw: Array, request: str | None = None) -> str:
         """Hand over an input; return its request id. RemoteProtocolError for a wrong dtype or shape.
 
-        The caller sees to its computing, by `run_jobs` or by waking the network's thread.
+        The caller has it computed, by `run_jobs` or by waking the network's thread.
         """
         tensor = self.pipeline.to_tensor(raw)
         with self._lock:
@@ -134,11 +134,11 @@ class Intake:
         self.note_admitted(request, raw)
         return request
 
-    def reject(self, name: str, reason: str, detail: str, payload: bytes) -> None:
-        """Dead-letter something that is no input."""
-        error = RemoteProtocolError(reason, f"{name}: {detail}")
+    def reject(self, name: str, error: RemoteProtocolError, payload: bytes) -> None:
+        """Log and dead-letter something that is not a valid input."""
+        named = RemoteProtocolError(error.reason, f"{name}: {error.detail}", error.remedy)
         with self._lock:
-            self._reporting.dead_letter(self.pipeline.input_topic, error, payload)
+            self._reporting.dead_letter(self.pipeline.input_topic, named, payload)
 
     # ------------------------------------------------------------ the steps of `submit`, for `Origin`
 
@@ -150,10 +150,10 @@ class Intake:
 
     def note_admitted(self, request: str, raw: Array) -> None:
         """Publish a picture of an input, and have its deadline noticed. Pictures take time: best without the lock."""
-        # Offline there is nobody to see it.
+        # Offline, nobody would see it.
         if self._thumbnails is not None and self._transport.online:
             png = self._thumbnails.make(time.monotonic(), raw)
             if png is not None:
                 self._mailbox.publish_thumbnail(self.pipeline, Thumbnail(request=request, png=png))
-        # A deadline nearer than what the network's thread waits for would be noticed late.
+        # A deadline that is nearer than what the network's thread waits for would be noticed too late.
         self._wake_for(self.pipeline.node.notify_at())

@@ -1,7 +1,7 @@
 """Messages from the broker to the nodes, and the nodes' effects out to the broker.
 
-Whatever other boards send is decoded here, and whatever they are sent is encoded here. An incoming message is given to
-a handler by its topic: `device_agent.addresses` says to which topics this board subscribes. A topic ends in its sender.
+Messages from other boards are decoded here, and messages to them encoded. An incoming message is given to a handler by
+its topic: `device_agent.addresses` says to which topics this board subscribes. A topic ends in its sender.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from device_agent.pipeline import AgentPipeline
 from device_agent.plan_handler import PlanHandler
 from device_agent.reporting import Reporting
 from distree import topics
-from distree.errors import LocalProtocolError, RemoteProtocolError
+from distree.errors import RESTRICT, LocalProtocolError, RemoteProtocolError
 from distree.lanes import Lane
 from distree.messages.audit import AuditRow
 from distree.messages.codec import PROBE, decode, encode
@@ -31,6 +31,7 @@ from distree.messages.member import Call, Member
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.messages.result import Result, Stamp
 from distree.node import Acknowledge, Announce, Drop, Effect, Fuse, Listen, Publish, Run, Warn
+from distree.printable import quoted
 from distree.topics import DELIVERY, Kind
 from distree.transport.base import Received, Transport
 
@@ -40,10 +41,10 @@ DECISION_EXPIRY_S = 10.0
 """A decision that reaches its branch later than this, in seconds, is of no use any more."""
 
 _MAX_KNOWN_TOPICS = 1024
-"""Topics from and to other boards that are kept ready, each way: peers choose their names."""
+"""Topics from and to other boards that are cached, each way: peers choose their names."""
 
 _WORK = DELIVERY[Kind.STAGE]
-"""How boards send each other what nodes say."""
+"""How nodes' messages to other boards are sent."""
 
 _KINDS: dict[type, Kind] = {Embedding: Kind.EXIT, Decision: Kind.DECISION, Outcome: Kind.OUTCOME}
 
@@ -81,7 +82,7 @@ class Mailbox:
             for k in pipeline.node.served
         ]
         self.echoes = Echoes(config, boot, transport, reporting, announced, self._announce_all)
-        # Inputs by MQTT come by a connection of their own, and own announcements are subscribed to once they are made.
+        # Inputs by MQTT have a connection of their own, and own announcements are subscribed to once they are made.
         self._subscriptions = [
             sub for sub in subscriptions(config, bundles) if sub.kind is not Kind.INPUT and not sub.is_own_announcements
         ]
@@ -89,7 +90,7 @@ class Mailbox:
         self._handlers[self.echoes.echo_topic] = self.echoes.on_echo
         self._known_topics: dict[str, tuple[Handler, str]] = {}
         self._listening: dict[str, set[int]] = {}
-        """Boards whose states are listened to, and by which pipelines."""
+        """Boards whose states are subscribed to, and for which pipelines."""
         self._topic_to = functools.lru_cache(_MAX_KNOWN_TOPICS)(functools.partial(_topic_to, config))
 
     # ------------------------------------------------------------ messages in
@@ -107,7 +108,7 @@ class Mailbox:
             handle, sender = self._known_topics.get(message.topic) or self._look_up(message.topic)
             handle(message, sender)
         except RemoteProtocolError as error:
-            if not (message.retain and error.reason == "topic"):  # amqtt hands over what others have asked for
+            if not (message.retain and error.reason == "topic"):  # amqtt delivers what others have subscribed to
                 self._reporting.dead_letter(message.topic, error, message.payload)
             self._transport.acknowledge(message.token)
 
@@ -122,9 +123,11 @@ class Mailbox:
             if handle is None and _kind_of(topic) is Kind.STATE:
                 return self._ignore_state, sender
             if handle is None:
-                raise RemoteProtocolError("topic", "not subscribed by this agent")
+                raise RemoteProtocolError("topic", "not subscribed to by this agent", "check the broker")
         elif not topics.is_device(sender):
-            raise RemoteProtocolError("sender", f"the topic ends in {sender[:64]!r}, which is no board's id")
+            raise RemoteProtocolError(
+                "sender", f"the topic ends in {quoted(sender)}, which is not a board's id", RESTRICT
+            )
         if len(self._known_topics) >= _MAX_KNOWN_TOPICS:
             self._known_topics.clear()
         self._known_topics[topic] = found = handle, sender
@@ -157,7 +160,7 @@ class Mailbox:
         def handle(message: Received, _sender: str) -> None:
             decoded = decode(StageMessage, message.payload)
             if decoded.stage != k:
-                raise RemoteProtocolError("stage", f"says stage {decoded.stage} on the topic of stage {k}")
+                raise RemoteProtocolError("stage", f"claims stage {decoded.stage} on the topic of stage {k}", RESTRICT)
             effects = receive(time.monotonic(), decoded, message.token)
             if is_wide:
                 pipeline.is_eager = decoded.context.eager
@@ -169,7 +172,7 @@ class Mailbox:
         def handle(message: Received, sender: str) -> None:
             embedding = decode(Embedding, message.payload)
             if embedding.device != sender:
-                raise RemoteProtocolError("sender", f"says it is from {embedding.device} on a topic of {sender}")
+                raise RemoteProtocolError("sender", _claims(embedding.device, sender), RESTRICT)
             self.perform(pipeline, pipeline.node.receive(time.monotonic(), embedding, message.token))
 
         return handle
@@ -198,7 +201,7 @@ class Mailbox:
                 return
             member = decode(Member, message.payload)
             if (member.device, member.pipeline) != (sender, pipeline.config.name):
-                raise RemoteProtocolError("sender", f"says it is of {member.device} in {member.pipeline}")
+                raise RemoteProtocolError("sender", f"{_claims(member.device, sender)}, in {member.pipeline}", RESTRICT)
             self.perform(pipeline, node.announced(now, member, k, is_live=not message.retain))
 
         return handle
@@ -208,7 +211,7 @@ class Mailbox:
             self._transport.acknowledge(message.token)
             call = decode(Call, message.payload)
             if call.caller != sender:
-                raise RemoteProtocolError("sender", f"says it is from {call.caller} on a topic of {sender}")
+                raise RemoteProtocolError("sender", _claims(call.caller, sender), RESTRICT)
             pipeline.node.called(time.monotonic(), sender)
 
         return handle
@@ -220,17 +223,17 @@ class Mailbox:
             return
         state = decode(DeviceState, message.payload)
         if topics.device(self._site, state.device, Kind.STATE) != message.topic:
-            raise RemoteProtocolError("device", f"{state.device} on the topic of another")
+            raise RemoteProtocolError("device", f"{state.device} on another board's topic", RESTRICT)
         for index in tuple(self._listening.get(state.device, ())):
             pipeline = self._pipelines[index]
             self.perform(pipeline, pipeline.node.state_changed(time.monotonic(), state))
 
     def _ignore_state(self, message: Received, _sender: str) -> None:
-        """Leave a state alone that was under way while the subscription to it was ended."""
+        """Ignore a state that was under way while this board unsubscribed from it."""
         self._transport.acknowledge(message.token)
 
     def no_subscribers(self, topic: str, payload: bytes) -> None:
-        """The broker says that nobody reads what was published: whoever asked for it is to choose another board."""
+        """The broker says that nobody reads what was published: whoever asked for it must choose another board."""
         address = topics.parse(topic)
         to = address.to or address.device
         pipeline = next((one for one in self._pipelines if one.config.name == address.pipeline), None)
@@ -245,7 +248,7 @@ class Mailbox:
     def perform(self, pipeline: AgentPipeline, effects: Sequence[Effect]) -> None:
         """Carry out a node's effects, in order."""
         if len(effects) == 1 and type(effects[0]) is Run:
-            # What a message usually comes to; there is nothing to gather.
+            # What a message usually leads to; there is nothing to gather.
             self._put((pipeline, effects[0]))
             return
         self._transport.cork()
@@ -338,13 +341,13 @@ class Mailbox:
         try:
             self._transport.publish(topic, payload, qos=_WORK.qos, expiry_s=expiry_s)
         except LocalProtocolError as error:
-            # An embedding that is not sent is to the board that fuses as if this branch had not been heard.
+            # To the board that fuses, an embedding that is not sent is one that it has not heard.
             self._reporting.note_refused(topic, error)
 
     def publish_thumbnail(self, pipeline: AgentPipeline, thumbnail: Thumbnail) -> None:
-        """Publish a picture of an input. Takes the lock itself, for encoding takes time."""
+        """Publish a picture of an input. Takes the lock itself, since encoding takes time."""
         how, payload = DELIVERY[Kind.THUMBNAIL], encode(thumbnail)
-        # A broker may take no packet of this size.
+        # A broker may not accept packets of this size.
         with self._transport.lock, contextlib.suppress(LocalProtocolError):
             topic = self._topic_to(Kind.THUMBNAIL, pipeline.config.name)
             self._transport.publish(topic, payload, qos=how.qos, lane=how.lane)
@@ -369,13 +372,13 @@ class Mailbox:
             self._publish_result(pipeline, request, payload, Lane.OWED)
 
     def _publish_result(self, pipeline: AgentPipeline, request: str | None, payload: bytes, lane: Lane) -> None:
-        """Publish an encoded result; `request` where it is the final one, of whose fate the books are told."""
+        """Publish an encoded result; `request` if it is the final one, whose fate is then reported to the node."""
         how, topic = DELIVERY[Kind.RESULT], self._topic_to(Kind.RESULT, pipeline.config.name)
         token = None if request is None else f"{pipeline.index}/{lane.name}/{request}"
         try:
             self._transport.publish(topic, payload, qos=how.qos, content_type=how.content_type, token=token, lane=lane)
         except LocalProtocolError as error:
-            # This broker does not take it today, nor would it after the next start.
+            # This broker does not accept it now, nor would it after the next start.
             self._reporting.note_refused(topic, error)
             self._reporting.dead_letter(topic, error, payload)
             if token is not None:
@@ -386,7 +389,7 @@ class Mailbox:
         self._settle(token, told=True)
 
     def note_given_up(self, token: str) -> None:
-        """Note that a result will never be with the broker."""
+        """Note that a result will never reach the broker."""
         self._settle(token, told=False)
 
     def _settle(self, token: str, *, told: bool) -> None:
@@ -398,14 +401,18 @@ class Mailbox:
             pipeline.note_published(request)
 
     def deliver_results(self) -> None:
-        """Hand results to the program that runs this agent; without the lock, for it may take its time."""
+        """Hand results to the program that runs this agent; without the lock, since it may take its time."""
         while self._results and self.on_result is not None:
             with contextlib.suppress(IndexError):  # the other thread was quicker
                 self.on_result(self._results.popleft())
 
 
+def _claims(device: str, sender: str) -> str:
+    return f"claims to be from {device} on a topic of {sender}"
+
+
 def _kind_of(topic: str) -> Kind | None:
-    """Return what a topic carries, None for one that is none."""
+    """Return what a topic carries, None for one that is not of this protocol."""
     try:
         return topics.parse(topic).kind
     except RemoteProtocolError:

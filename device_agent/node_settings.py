@@ -40,7 +40,7 @@ def node_settings(agent: AgentConfig, index: int, bundle: Bundle, boot: str) -> 
         masked=bundle.manifest.exits.masked,
         secret=os.urandom(16),
     )
-    # A board that runs branches alone decides nothing, and need not load what its criteria have learned.
+    # A board that runs only branches decides nothing, and need not load what its criteria have learned.
     return replace(settings, parameters=bundle.criterion_parameters()) if settings.decides else settings
 
 

@@ -1,4 +1,4 @@
-"""An origin inside one's own program."""
+"""An origin inside a user's own program."""
 
 from __future__ import annotations
 
@@ -26,32 +26,34 @@ from distree.errors import (
     DistreeError,
     InputError,
     OverloadError,
+    Problem,
     RemoteProtocolError,
 )
-from distree.messages.packing import printable
 from distree.messages.request import Tensor
 from distree.messages.result import Result
+from distree.printable import printable
 from distree.tensors import Array
+from distree.transport import connect_errors
 
 STOP_S = 10.0
-"""What stopping may take on top of `shutdown_timeout_s`: threads, the last report, the broker's acknowledgements."""
+"""What stopping may take beyond `shutdown_timeout_s`: threads, the last report, the broker's acknowledgements."""
 
 
 class Origin(Lifetime):
-    """A board's agent in the background of one's own program, which hands it inputs and gets results as futures.
+    """A board's agent in the background of a user's program, which hands it inputs and gets results as futures.
 
         with Origin("fashion", site="lab", device="cam1", pipeline="fashion", stages=[0]) as origin:
             print(origin.submit(image).result().label)
 
-    `bundle` is a name in the model zoo or a folder; `stages` are those that this board runs itself (none: all are
-    elsewhere), `broker` is `mqtt://HOST:PORT`, `HOST:PORT` or settings. Each accepted input is answered within
+    `bundle` is a name in the model zoo or a folder; `stages` are those that this board runs itself (none: other boards
+    run them all), `broker` is `mqtt://HOST:PORT`, `HOST:PORT` or settings. Each accepted input is answered within
     `deadline_s` seconds, by this board alone if need be; at most `max_pending` are under way. `spool` keeps accepted
     inputs in `state_dir` until the broker has their results, so that the next run answers what a crash left.
-    `from_yaml` and `from_config` know everything else that an agent can do.
+    `from_yaml` and `from_config` support everything else that an agent can do.
 
-    It runs between entering and leaving, `with` or `async with`, once. Entering tests and loads the interpreter and
+    It runs between entering and leaving `with` or `async with`, once. Entering tests and loads the interpreter and
     waits up to `connect_timeout_s` seconds for the broker; 0 starts without it. Leaving answers what is pending, within
-    the configuration's `shutdown_timeout_s` (10 s). No future is left pending: what was not answered by then has a
+    the configuration's `shutdown_timeout_s` (10 s). No future is left pending: whatever was not answered by then gets a
     ClosedError.
 
     Raises ConfigError, BundleError, RuntimeUnavailableError, and BrokerError when the broker is not reached.
@@ -112,11 +114,11 @@ class Origin(Lifetime):
 
     def _open(self) -> None:
         if self._agent is not None:
-            raise ClosedError("this Origin was entered before: make another")
+            raise ClosedError("this Origin was entered before", "make a new one")
         self._agent = agent = Agent(self._config)
         self._intake = next(one for one in agent.intakes if one.pipeline.index == self._index)
         agent.mailbox.on_result = self._deliver
-        agent.on_hang = agent.abandon  # the program is not the agent's to end
+        agent.on_hang = agent.abandon  # the agent must not end the program
         try:
             agent.prepare()
         except BaseException:
@@ -135,23 +137,26 @@ class Origin(Lifetime):
         self.close()
         if isinstance(self._failure, DistreeError):
             raise self._failure
-        raise BrokerError(
-            agent.transport.last_error or f"the broker did not answer within {self._connect_timeout_s:g} s"
-        )
+        address = f"{self._config.broker.host}:{self._config.broker.port}"
+        late = connect_errors.unanswered(address, self._connect_timeout_s)
+        raise BrokerError(*(agent.transport.last_error or late))
 
     def _serve(self, agent: Agent) -> None:
         """Run the agent; whatever ends it, nobody waits for it any more."""
         try:
             if agent.run():
-                self._failure = ClosedError("the agent ended by a fault; the log says which")
-        except BaseException as error:  # noqa: BLE001 - told by whoever waits
+                self._failure = ClosedError("the agent broke down", "read its log, and report this as a bug")
+        except BaseException as error:  # noqa: BLE001 - raised by whoever waits
             self._failure = error
         self._shut(agent)
-        why = self._failure or f"this Origin was closed and not answered within {self._config.shutdown_timeout_s:g} s"
+        why = _why_closed(self._failure) or Problem(
+            f"this Origin was closed, and there was no answer within {self._config.shutdown_timeout_s:g} s",
+            "submit it again",
+        )
         while self._futures:
             request, future = self._futures.popitem()
             if future.set_running_or_notify_cancel():
-                future.set_exception(ClosedError(f"input {request} has no answer: {why}"))
+                future.set_exception(ClosedError(*why.at(f"input {request} has no answer")))
 
     def _shut(self, agent: Agent) -> None:
         with agent.transport.lock:
@@ -182,7 +187,7 @@ class Origin(Lifetime):
 
     @property
     def pending(self) -> int:
-        """Inputs of this program under way: submitted and not answered."""
+        """Inputs of this program under way: submitted and not yet answered."""
         return len(self._futures)
 
     def decode(self, payload: bytes) -> Array:
@@ -193,16 +198,15 @@ class Origin(Lifetime):
         try:
             return self._entered()[1].preprocessor.from_bytes(payload)
         except RemoteProtocolError as error:
-            raise InputError(f"input: {error.detail}") from None
+            raise InputError(f"input: {error.detail}", error.remedy) from None
 
     def submit(self, array: Array, name: str = "", *, timeout_s: float | None = None) -> Future[Result]:
-        """Hand over one input of `shape` and `dtype`; the future gets its final Result by the deadline.
+        """Submit one input of `shape` and `dtype`; the future gets its final Result by the deadline.
 
-        The array is read before this returns. `name` stands in the result as `input`. While `max_pending` inputs are
+        The array is read before this returns. The result carries `name` as `input`. While `max_pending` inputs are
         under way it waits for room, `timeout_s` seconds at most (None: the deadline; 0: not at all). Any thread may
-        call it. Where inference is quick, the first segment runs in the calling thread: waking another would take
-        longer. Done-callbacks run in the agent's threads, or in one that submits: keep them short; in one, this never
-        waits.
+        call it. If inference is quick, the first segment runs in the calling thread: waking another would take longer.
+        Done-callbacks run in the agent's threads, or in one that submits: keep them short; in one, this never waits.
 
         Raises InputError for another dtype or shape, OverloadError without room, ClosedError outside of `with`.
         """
@@ -222,10 +226,10 @@ class Origin(Lifetime):
         return self._future_of(admitted, array)
 
     async def submit_async(self, array: Array, name: str = "", *, timeout_s: float | None = None) -> Result:
-        """Hand over one input and return its final Result; as `submit`, but the event loop goes on meanwhile.
+        """Submit one input and return its final Result; as `submit`, but the event loop goes on meanwhile.
 
         One coroutine from input to answer, so that a task is an input under way: `asyncio.gather` and task groups work,
-        and a task that is cancelled gives up its place in the line, or its answer.
+        and a task that is cancelled gives up its place in the queue, or its answer.
         """
         agent, intake = self._entered()
         room = intake.pipeline.room
@@ -243,7 +247,7 @@ class Origin(Lifetime):
 
     def _entered(self) -> tuple[Agent, Intake]:
         if self._agent is None or self._intake is None:
-            raise ClosedError("this Origin is not entered: use it in a with block")
+            raise ClosedError("this Origin is not entered", "use it in a with block")
         self._check_process()
         return self._agent, self._intake
 
@@ -256,30 +260,31 @@ class Origin(Lifetime):
             except RemoteProtocolError:
                 received = f"{array.dtype} {array.shape}"
         raise InputError(
-            f"input: bundle {pipeline.bundle.name} takes an array {self.dtype} {self.shape}, received {received}"
+            f"input: bundle {pipeline.bundle.name} takes an array {self.dtype} {self.shape}, received {received}",
+            "convert it, or use decode for encoded images",
         )
 
     def _admit(self, name: str, tensor: Tensor) -> tuple[str, Future[Result]] | None:
         """Admit an input; None if there is no room for it. Called with the lock held."""
         agent, intake = self._entered()
         if not self._is_open:
-            raise ClosedError(str(self._failure or "this Origin is closed: it takes no more inputs"))
+            raise ClosedError(*(_why_closed(self._failure) or Problem("this Origin is closed", "make a new one")))
         if intake.pipeline.node.room() <= 0:
             return None
-        # The id is chosen here, so that the future is known before the answer can come.
+        # The id is chosen here, so that the future is known before the answer can arrive.
         request = f"{agent.boot}-py-{next(self._count):x}"
         future = self._futures[request] = Future()
-        intake.admit(printable(name)[:256], tensor, request)
+        intake.admit(printable(name, 256), tensor, request)
         return request, future
 
     def _run_jobs(self, agent: Agent) -> None:
         try:
             agent.workers.run_jobs()
-        except Exception as error:  # noqa: BLE001 - as in a thread of the agent: a fault of it, not of who submits
+        except Exception as error:  # noqa: BLE001 - as in a thread of the agent: its fault, not the submitter's
             agent.fault(error)
 
     def _wake_workers(self, agent: Agent) -> None:
-        """Have the agent's threads compute; whoever does already finds the work."""
+        """Have the agent's threads compute; one that does already will find the work."""
         if agent.workers.is_idle():
             agent.transport.wake()
 
@@ -297,13 +302,24 @@ class Origin(Lifetime):
 
     def _overload(self) -> OverloadError:
         agent, intake = self._entered()
-        why = "" if agent.transport.online else f"; results wait for the broker: {agent.transport.last_error}"
-        return OverloadError(f"no room for another input: {intake.pipeline.node.pending} are in the books{why}")
+        what = f"no room for another input: {intake.pipeline.node.pending} are under way"
+        if not agent.transport.online and (why := agent.transport.last_error) is not None:
+            return OverloadError(*why.at(f"{what}, and results wait for the broker"))
+        return OverloadError(what, "submit more slowly, wait longer (timeout_s), or allow more with max_pending")
 
     def _deliver(self, result: Result) -> None:
         future = self._futures.pop(result.request, None)
         if future is not None and future.set_running_or_notify_cancel():
             future.set_result(result)
+
+
+def _why_closed(failure: BaseException | None) -> Problem | None:
+    """Return what ended an agent, None where nothing did."""
+    if failure is None:
+        return None
+    if isinstance(failure, DistreeError):
+        return failure.problem
+    return Problem(f"the agent broke down ({type(failure).__name__}: {failure})", "report this as a bug")
 
 
 def _python_pipeline(config: AgentConfig) -> int:
@@ -315,6 +331,6 @@ def _python_pipeline(config: AgentConfig) -> int:
     ]
     if len(found) != 1:
         raise ConfigError(
-            f"pipelines: {len(found)} have an origin of source {{kind: python}}; an Origin needs exactly one"
+            f"pipelines: {len(found)} have an origin with source {{kind: python}}", "give exactly one such an origin"
         )
     return found[0]

@@ -52,7 +52,7 @@ class AgentPipeline:
         self._unpublished = left.unpublished
         answered = (*left.answered, *(request for request, _ in left.unpublished))
         spec = self._specs[0]
-        # What an earlier run left open and this bundle can still take.
+        # What an earlier run left open, as far as this bundle can still take it.
         restore = [item for item in left.open if (item.tensor.dtype, item.tensor.shape) == (spec.dtype, spec.shape)]
         self.node = StageNode(node_settings(agent, index, bundle, boot), restore=restore, answered=answered)
         self.room = WaitQueue(lock)
@@ -124,7 +124,7 @@ class AgentPipeline:
     def completed(self, now: float, task: Run | Fuse, output: SegmentOutput, took_s: float) -> Sequence[Effect]:
         """Take what `compute` returned; return what is to be done."""
         effects = self.node.completed(now, task.key, output, took_s)
-        # What is sent on has left the inbox, which may be what an input waits for.
+        # What is sent on has left the inbox, and an input may be waiting for that.
         self.room.notify()
         return effects
 
@@ -136,7 +136,7 @@ class AgentPipeline:
             self.spool.note_answer(request, payload)
 
     def note_published(self, request: str) -> None:
-        """Note that the broker has the result of `request`, or never will: nothing more can be done for it."""
+        """Note that the broker has the result of `request`, or never will: nothing more can be done about it."""
         if self.spool is not None:
             self.spool.note_published(request)
         if not self.node.published(request):

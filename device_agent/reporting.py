@@ -1,4 +1,4 @@
-"""What a board reports about itself: state, description, telemetry, and what it refused or could not publish."""
+"""What a board reports about itself: state, description, telemetry, and what it rejected or could not publish."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from device_agent.linux import clock_synced, memory_mb, rss_bytes
 from device_agent.log_throttle import LogThrottle
 from device_agent.pipeline import AgentPipeline
 from distree import __version__, topics
-from distree.errors import LocalProtocolError, RemoteProtocolError
+from distree.errors import LocalProtocolError, Problem, RemoteProtocolError
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
 from distree.messages.events import DeadLetter
-from distree.messages.packing import printable
 from distree.messages.telemetry import Telemetry
+from distree.printable import printable
 from distree.topics import DELIVERY, Kind
 from distree.transport.base import Transport
 
@@ -39,16 +39,16 @@ def state_of(config: AgentConfig, boot: str, status: DeviceStatus) -> tuple[str,
 
 
 class Reporting:
-    """Publishes what a board says of itself, and keeps the counters of it. All with the lock held."""
+    """Publishes what a board reports about itself, and keeps its counters. All with the lock held."""
 
     def __init__(
         self, config: AgentConfig, boot: str, transport: Transport, pipelines: Sequence[AgentPipeline]
     ) -> None:
         self.dead_letters = 0
         self.unpublished = 0
-        """Messages that the broker does not take."""
+        """Messages that the broker does not accept."""
         self.clock_synced = clock_synced()
-        """Whether this board's clock may be believed, as last seen."""
+        """Whether this board's clock can be trusted, as last seen."""
         self._config = config
         self._boot = boot
         self._transport = transport
@@ -63,6 +63,7 @@ class Reporting:
         self._republished_at = 0.0
         self._republish_at = _NEVER
         self._refused = LogThrottle(interval_s=REFUSED_LOG_INTERVAL_S)
+        self._rejected = LogThrottle()
 
     # ------------------------------------------------------------ what is due
 
@@ -91,14 +92,15 @@ class Reporting:
         self.publish(Kind.STATE, *state_of(self._config, self._boot, status))
 
     def republish(self) -> None:
-        """Publish state and description once more, for those that the broker has not kept them for."""
+        """Publish state and description again, for those who cannot get them from the broker."""
         self.describe()
         self.set_status(self._status)
 
     def check_own_state(self, payload: bytes) -> DeviceState | None:
-        """Republish our state soon if it was overwritten, as by the late will of an earlier connection.
+        """Republish our state if it was overwritten: the will of an earlier connection may arrive after a birth.
 
-        Returns the state that overwrote it, None if it is ours. Raises RemoteProtocolError for what is no state.
+        Returns the state that overwrote it, None if it is ours. Raises RemoteProtocolError for anything that is not a
+        state.
         """
         if payload == state_of(self._config, self._boot, self._status)[1]:
             return None
@@ -106,7 +108,7 @@ class Reporting:
         return decode(DeviceState, payload)
 
     def describe(self) -> None:
-        """Publish what this board is."""
+        """Publish the description of this board."""
         pipelines = self._pipelines
         runtimes = {pipeline.runtime.name for pipeline in pipelines if pipeline.runtime is not None}
         meta = DeviceMeta(
@@ -134,7 +136,7 @@ class Reporting:
         self.publish(Kind.META, self._topic[Kind.META], encode(meta))
 
     def report(self) -> None:
-        """Publish the counters, if the broker is there; a spool whose disk failed is tried again."""
+        """Publish the counters, if the broker is connected; a spool whose disk failed is tried again."""
         for pipeline in self._pipelines:
             if pipeline.spool is not None:
                 pipeline.spool.retry(time.monotonic())
@@ -157,27 +159,38 @@ class Reporting:
     # ------------------------------------------------------------ what went wrong
 
     def dead_letter(self, topic: str, error: RemoteProtocolError | LocalProtocolError, payload: bytes) -> None:
-        """Count a message that broke the protocol, and publish why."""
+        """Count a message that broke the protocol, publish why, and log what peers sent, at a bounded rate."""
         self.dead_letters += 1
+        problem = Problem(printable(error.detail, 256), printable(error.remedy, 256))
+        if isinstance(error, RemoteProtocolError):
+            self._log_rejected(f"rejected on {printable(topic)}: {error.reason}: {problem}", error.reason)
         letter = DeadLetter(
             device=self._config.device,
-            topic=printable(topic)[:256],
+            topic=printable(topic, 256),
             reason=error.reason,
-            detail=printable(error.detail)[:256],
+            detail=problem.what,
+            remedy=problem.remedy,
             payload_bytes=len(payload),
             head_hex=bytes(payload[:32]).hex(),
         )
         self.publish(Kind.DEAD, self._topic[Kind.DEAD], encode(letter))
 
+    def _log_rejected(self, line: str, reason: str) -> None:
+        told = self._rejected.line(time.monotonic(), line, reason)
+        if told is not None:
+            log.warning("%s", told)
+        else:
+            log.debug("%s", line)
+
     def note_refused(self, topic: str, error: LocalProtocolError) -> None:
-        """Count a message that the broker does not take; say so in the log, once in a while for each topic."""
+        """Count a message that the broker does not accept, and log it, once in a while for each topic."""
         self.unpublished += 1
-        line = self._refused.line(time.monotonic(), error.detail, topic)
+        line = self._refused.line(time.monotonic(), str(Problem(error.detail, error.remedy)), topic)
         if line is not None:
             log.warning("%s", line)
 
     def publish(self, kind: Kind, topic: str, payload: bytes) -> None:
-        """Publish a message as messages of its kind are; one that the broker does not take is noted."""
+        """Publish a message as messages of its kind are; one that the broker does not accept is noted."""
         how = DELIVERY[kind]
         try:
             self._transport.publish(

@@ -1,7 +1,7 @@
-"""What an agent may need at most: memory and disk, reckoned from its configuration and its bundles.
+"""What an agent may need at most: memory and disk, estimated from its configuration and its bundles.
 
-Upper bounds, for queues are bounded: what each holds when it is full. The rest is measured: an agent of three int8
-stages has about 55 MB resident, most of which is Python, numpy and the interpreter's code.
+These are upper bounds, as queues are bounded: what each holds when it is full. The rest is measured: an agent with
+three int8 stages has about 55 MB resident, most of which is Python, numpy and the interpreter's code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PER_SEGMENT_BYTE = 4
 """A segment's weights, their packed copy, and the tensors between its layers."""
 
 OFFLINE_BYTES = 11 * _MIB
-"""The lanes of the transport but for results, which are reckoned per origin."""
+"""The lanes of the transport except results, which are counted per origin."""
 
 UNPACKED_BYTES = 25 * _MIB
 """What the worst message of 1 MiB takes while it is unpacked."""
@@ -34,8 +34,8 @@ UNPACKED_BYTES = 25 * _MIB
 ENVELOPE_BYTES = 4096
 """What a message holds beside its tensor, at most: ids, 32 hops, what exits said."""
 
-# Messages without a tensor: about twice what they have at first, for names and counters grow.
-_OF_BOARD = {Kind.STATE: (160, 0), Kind.META: (512, 128), Kind.TELEMETRY: (256, 256), Kind.DEAD: (640, 0)}
+# Messages without a tensor: about twice their initial size, since names and counters grow.
+_OF_BOARD = {Kind.STATE: (160, 0), Kind.META: (512, 128), Kind.TELEMETRY: (256, 256), Kind.DEAD: (1024, 0)}
 _ANSWER_BYTES, _PER_HOP_BYTES = 640, 128
 
 _ITEM_BYTES = {"int8": 1, "uint8": 1, "float16": 2, "float32": 4}
@@ -60,7 +60,7 @@ def input_bytes(bundle: Bundle) -> int:
 
 
 def memory(config: AgentConfig, bundles: Sequence[Bundle]) -> list[BudgetItem]:
-    """Reckon the most memory that an agent needs, entry by entry."""
+    """Estimate the most memory that an agent needs, entry by entry."""
     items = [
         BudgetItem(what="Python and the interpreter", bytes=PROCESS_BYTES),
         BudgetItem(what="messages that wait for the broker", bytes=OFFLINE_BYTES),
@@ -79,7 +79,7 @@ def _of_pipeline(config: AgentConfig, pipeline: AgentPipelineConfig, bundle: Bun
     yield BudgetItem(what=f"messages of {pipeline.name} under way", bytes=2 * config.receive_maximum * largest)
     if pipeline.origin is None:
         return
-    # Twice as many as may be unanswered: as many again may wait for the broker to take their result.
+    # Twice as many as may be unanswered: as many again may wait for the broker to accept their result.
     yield BudgetItem(what=f"open inputs of {pipeline.name}", bytes=2 * pipeline.origin.max_pending * largest)
     for what, most in pipeline.origin.source.memory().items():
         yield BudgetItem(what=f"{what}, of {pipeline.name}", bytes=most)
@@ -122,7 +122,7 @@ def message_bytes(config: AgentConfig, bundles: Sequence[Bundle], topic: str) ->
 
 
 def _entries(pipeline: AgentPipelineConfig, bundle: Bundle) -> int:
-    """Return how many things of a pipeline a report has figures of; an origin has as many as two stages."""
+    """Return how many entries a report has for a pipeline; an origin counts as two stages."""
     fused = len(bundle.stages) if fuses(pipeline, bundle) else 0
     return len(pipeline.stages) + fused + (2 if pipeline.origin is not None else 0)
 

@@ -1,4 +1,4 @@
-"""Small pictures of inputs, as PNG files written with zlib alone: boards have no Pillow."""
+"""Small pictures of inputs, as PNG files written with nothing but zlib: boards have no Pillow."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 class Thumbnails:
-    """Makes pictures of inputs, no more than `max_rate_hz` a second."""
+    """Makes pictures of inputs, at most `max_rate_hz` per second."""
 
     def __init__(self, config: ThumbnailConfig) -> None:
         self._side = config.max_side_px

@@ -1,9 +1,9 @@
 """Leader and stand-by: the threads that serve the network and the interpreter.
 
 The leader waits for the network and does the work that messages bring itself, at once: a message crosses a board
-without changing threads, which costs more than a small segment's inference. While it computes, nobody waits for the
-network; when that takes longer than PATIENCE_S, or is known to, the stand-by takes over the lead. So a slow or hung
-interpreter still leaves a thread that keeps the connection and the deadlines.
+without a change of threads, which would cost more than a small segment's inference. While it computes, nobody waits for
+the network; when that takes longer than PATIENCE_S, or is known to, the stand-by takes over the lead. So even with a
+slow or hung interpreter there is a thread that keeps the connection and the deadlines.
 
 Close to Schmidt and others, Leader/Followers, a design pattern for efficient multi-threaded event demultiplexing
 (2000), which changes leaders for every event.
@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 J = TypeVar("J")
 
 PATIENCE_S = 0.05
-"""Computing for so long is no longer done by the thread that waits for the network."""
+"""Computing that takes longer is no longer done by the thread that waits for the network."""
 
 
 class WorkerThreads(Generic[J]):
@@ -61,7 +61,7 @@ class WorkerThreads(Generic[J]):
             threading.Thread(target=self._serve, args=(me,), name=f"serve-{me}", daemon=True) for me in (0, 1)
         ]
         self.put = self._jobs.append
-        """Hand a job over, with the lock held; the caller sees to it that `run_jobs` is called without it."""
+        """Hand a job over, with the lock held; the caller makes sure that `run_jobs` is called without it."""
 
     def start(self) -> None:
         """Start the threads."""
@@ -85,7 +85,7 @@ class WorkerThreads(Generic[J]):
         return 0.0 if since is None else time.monotonic() - since
 
     def is_idle(self) -> bool:
-        """Whether nobody computes, so that a job that was put is found no sooner than the network wakes a thread."""
+        """Whether nobody computes, so that a new job is found only when the network wakes a thread."""
         return self._computing_since is None
 
     def is_current(self) -> bool:
@@ -97,11 +97,11 @@ class WorkerThreads(Generic[J]):
         return self._computed > 0 and not self._slow
 
     def poll_between_jobs(self) -> None:
-        """See to the network without waiting, if no other thread does. For `compute` alone, without the lock."""
+        """Serve the network without waiting, if no other thread does. Only for `compute`, without the lock."""
         with self._lock:
             if self._leader != self._computes_as:
                 return  # another thread is at the network, or will be in a moment
-            # Not to be taken over from while it is at the network: only one thread may be.
+            # Nobody may take over while it is at the network: only one thread may be there.
             self._leader_computes = False
         self._poll_once()
         with self._lock:

@@ -6,6 +6,7 @@ import enum
 from pathlib import Path
 from typing import Literal
 
+from distree.errors import ConfigError
 from distree.record import record
 
 
@@ -13,9 +14,9 @@ class Session(enum.Enum):
     """How long a broker keeps what waits for a client that is away."""
 
     NONE = "none"
-    """Not at all: each connection begins afresh."""
+    """Not at all: each connection starts from scratch."""
     PROCESS = "process"
-    """While this process lives, and for a short time: a process begins afresh."""
+    """While this process lives, and a short time longer: a new process starts from scratch."""
     DURABLE = "durable"
     """Over restarts, for `BrokerSettings.session_expiry_s`."""
 
@@ -33,12 +34,12 @@ class TlsSettings:
 
     def __post_init__(self) -> None:
         if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file: a client certificate needs both, cert_file and key_file")
+            raise ConfigError("cert_file: a client certificate needs its key", "give both cert_file and key_file")
 
 
 @record
 class BrokerSettings:
-    """Where the broker is and how to log in; a password never stands in YAML."""
+    """Where the broker is and how to log in; passwords are never written in YAML."""
 
     transport: str = "mqtt"
     """What carries the messages; so far there is only `mqtt`."""
@@ -47,7 +48,7 @@ class BrokerSettings:
     port: int = 1883
     """The broker's port for MQTT over TCP."""
     username: str | None = None
-    """User name at the broker; if left out, the client is anonymous."""
+    """User name on the broker; if left out, the client is anonymous."""
     password_file: Path | None = None
     """File whose first line is the password."""
     tls: TlsSettings | None = None
@@ -63,10 +64,12 @@ class BrokerSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
-            raise ValueError("port: must be 1 to 65535")
+            raise ConfigError(f"port: {self.port} is out of range", "choose 1 to 65535")
         if not 0 < self.keepalive_s < 65536:
-            raise ValueError("keepalive_s: must be 1 to 65535")
+            raise ConfigError(f"keepalive_s: {self.keepalive_s} is out of range", "choose 1 to 65535")
         if not 0 <= self.session_expiry_s < 1 << 32:
-            raise ValueError("session_expiry_s: must be 0 to 4294967295")
+            raise ConfigError(f"session_expiry_s: {self.session_expiry_s} is out of range", "choose 0 to 4294967295")
         if not 0 < self.connect_timeout_s <= 600:
-            raise ValueError("connect_timeout_s: must be above 0, at most 600")
+            raise ConfigError(
+                f"connect_timeout_s: {self.connect_timeout_s:g} is out of range", "choose a value above 0, at most 600"
+            )

@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from distree.messages.plan import Plan
+from distree.printable import printable
 from distree.thresholds import NEVER, NEVER_WORD
-
-
-def printable(text: str) -> str:
-    """Return a peer's text with what could disturb a terminal or a log line replaced by '?'."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -20,7 +20,7 @@ from distree.bundle.manifest import TensorSpec
 from distree.bundle.preprocessing import Preprocessor
 from distree.criteria import confidence, make_criterion, threshold_problem
 from distree.criteria.base import Criterion, CriterionParameters, ExitEvidence
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError
 from distree.exits_taken import exits_taken
 from distree.messages.request import CriterionMemory
 from distree.tensors import Array
@@ -259,11 +259,13 @@ def check_missing(bundle: Bundle, missing: Iterable[int]) -> None:
         return
     counts = [count for count in bundle.branch_counts if count]
     if not counts:
-        raise ConfigError(f"missing branches: {bundle.name!r} has no wide stage")
+        raise ConfigError(f"missing branches: {bundle.name!r} has no wide stage", "name no missing branches")
     if min(absent) < 0 or max(absent) >= max(counts):
-        raise ConfigError(f"missing branches {sorted(absent)}: {bundle.name!r} has 0 to {max(counts) - 1}")
+        what = f"missing branches {sorted(absent)}: {bundle.name!r} does not have them all"
+        raise ConfigError(what, f"name some of 0 to {max(counts) - 1}")
     if any(absent.issuperset(range(count)) for count in counts):
-        raise ConfigError(f"missing branches {sorted(absent)}: a wide stage of {bundle.name!r} has no other one")
+        what = f"missing branches {sorted(absent)}: a wide stage of {bundle.name!r} has no others"
+        raise ConfigError(what, "leave at least one branch of each wide stage")
 
 
 def thresholds_in_force(bundle: Bundle, missing: Iterable[int] = ()) -> tuple[float, ...]:
@@ -281,15 +283,17 @@ def thresholds_in_force(bundle: Bundle, missing: Iterable[int] = ()) -> tuple[fl
 
 def _check_fit(bundle: Bundle, images: LabelledImages) -> None:
     if len(images) == 0:
-        raise DataError(f"{images.source}: holds no inputs")
+        raise DataError(f"{images.source}: contains no inputs", "give data with inputs")
     if images.images.shape[1:] != bundle.manifest.input.shape:
         raise DataError(
             f"{images.source}: inputs are {images.images.shape[1:]}, "
-            f"bundle {bundle.name!r} takes {bundle.manifest.input.shape}"
+            f"bundle {bundle.name!r} takes {bundle.manifest.input.shape}",
+            "convert them, or choose another bundle",
         )
     if images.labels.min() < 0 or images.labels.max() >= len(bundle.labels):
         raise DataError(
-            f"{images.source}: labels outside 0 to {len(bundle.labels) - 1}, the classes of {bundle.name!r}"
+            f"{images.source}: has labels outside 0 to {len(bundle.labels) - 1}, the classes of {bundle.name!r}",
+            "give data for this bundle",
         )
 
 
@@ -337,7 +341,7 @@ def class_means(collected: ExitLogits, classes: int) -> list[npt.NDArray[np.floa
     first = next((of_exit for of_exit in collected.embeddings if of_exit), ())
     chosen = [collected.labels == class_id for class_id in range(classes)]
     if not all(of_class.any() for of_class in chosen):
-        raise DataError("class means: a class has no image among those given")
+        raise DataError("class means: a class has no images", "give at least one image of each class")
     return [
         np.stack([of_branch[of_class].mean(axis=0) for of_class in chosen]).astype(np.float32)
         for of_branch in first
@@ -357,7 +361,7 @@ def write_audits(path: Path, criterion: str, scored: ExitScores, costs: Costs, l
             scores = {"score": scored.scores, "criterion": np.array(criterion)}
             np.savez_compressed(out, **scores, prediction=scored.classes, mac=macs, label=labels)  # type: ignore[arg-type]
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+        raise DataError(f"{path}: cannot be written ({error.strerror})", CHECK_PATH) from error
 
 
 def summarise(scored: ExitScores, costs: Costs, criterion: str, thresholds: Sequence[float]) -> Evaluation:
@@ -412,6 +416,6 @@ def _traffic(traffic: Traffic, mean: Callable[[Sequence[int]], float]) -> Traffi
 def check_thresholds(criterion: str, thresholds: Sequence[float], exits: int) -> None:
     """Raise ConfigError unless there is one threshold per exit but the last, each in the criterion's range."""
     if len(thresholds) != exits - 1:
-        raise ConfigError(f"thresholds: {len(thresholds)} given; one per exit but the last is needed, {exits - 1} here")
+        raise ConfigError(f"thresholds: {len(thresholds)} given", f"give {exits - 1}, one per exit but the last")
     if (problem := threshold_problem(criterion, thresholds)) is not None:
-        raise ConfigError(f"thresholds: {problem}")
+        raise ConfigError(*problem.at("thresholds"))

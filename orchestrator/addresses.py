@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 from distree import topics
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, RemoteProtocolError
 from distree.lanes import Lane
 from distree.messages.codec import encode
 from distree.messages.member import Call
@@ -90,12 +90,12 @@ Said = TypeVar("Said", bound=_FromDevice)
 def of_device(device: str, said: Said) -> Said:
     """Return a message from a topic of `device`; RemoteProtocolError if it is about another one."""
     if said.device != device:
-        raise RemoteProtocolError("device", f"{said.device!r} on the topic of {device!r}")
+        raise RemoteProtocolError("device", f"{said.device!r} on the topic of {device!r}", RESTRICT)
     return said
 
 
 def of_pipeline(name: str, seen: Plan) -> Plan:
     """Return a plan from the topic of a pipeline; RemoteProtocolError if it is for another one."""
     if seen.pipeline != name:
-        raise RemoteProtocolError("pipeline", f"a plan of {seen.pipeline!r} on the topic of {name!r}")
+        raise RemoteProtocolError("pipeline", f"a plan of {seen.pipeline!r} on the topic of {name!r}", RESTRICT)
     return seen

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from distree.broker_settings import Session
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError
 from distree.formatting import branches_text, thresholds_text
+from distree.logs import start_logging
 from distree.messages.plan import Plan
 from distree.thresholds import NEVER_WORD, parse_threshold
 from distree.transport import make_transport
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(config: OrchestratorConfig) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    start_logging(logging.INFO)
     specs = [load_spec(configured) for configured in config.pipelines]
     with ServiceLock(config.store.path), Store(config.store.path) as store:
         store.check()
@@ -191,7 +192,7 @@ def _chosen(config: OrchestratorConfig, name: str | None) -> Sequence[PipelineCo
     chosen = [pipeline for pipeline in config.pipelines if name in (None, pipeline.name)]
     if not chosen:
         names = ", ".join(pipeline.name for pipeline in config.pipelines)
-        raise ConfigError(f"--pipeline {name}: not in the configuration, which has {names}")
+        raise ConfigError(f"--pipeline {name}: not in the configuration", f"name one of {names}")
     return chosen
 
 
@@ -200,12 +201,13 @@ def _export(config: OrchestratorConfig, args: argparse.Namespace) -> str:
     pipeline, missing = find_pipeline(config, args.pipeline), _missing(args.missing)
     tuned = pipeline.tuned
     if tuned is None:
-        raise ConfigError(f"--pipeline {pipeline.name}: has no goal, so nothing is audited")
+        raise ConfigError(f"--pipeline {pipeline.name}: has no goal, so nothing is audited", "give it a goal")
     with Store(config.store.path, read_only=True) as store:
         samples = kept_samples(store, pipeline.name, restored_tuning(store, tuned).audits)
     audits = [sample.audit for sample in samples if not sample.audit.lost and sample.missing == missing]
     if not audits:
-        raise StoreError(f"{config.store.path}: no audit of {pipeline.name} with {branches_text(missing)} is kept")
+        what = f"{config.store.path}: no audit of {pipeline.name} with {branches_text(missing)} is kept"
+        raise StoreError(what, "wait for audits, or name other branches with --missing")
     content = {
         # Readers ignore the last exit's score.
         "score": np.array([(*audit.scores, 0.0) for audit in audits]),
@@ -220,7 +222,7 @@ def _export(config: OrchestratorConfig, args: argparse.Namespace) -> str:
         with args.export.open("wb") as out:
             np.savez_compressed(out, **content)  # type: ignore[arg-type]  # the stubs take its flag for an array
     except OSError as error:
-        raise ConfigError(f"--export {args.export}: {error.strerror}") from None
+        raise ConfigError(f"--export {args.export}: {error.strerror}", CHECK_PATH) from None
     lost = sum(sample.audit.lost for sample in samples)
     return (
         f"{args.export}: {len(audits):,} audits of {pipeline.name}, {branches_text(missing)}; left out: "
@@ -232,12 +234,13 @@ def _missing(text: str) -> tuple[int, ...]:
     try:
         return tuple(sorted({int(part) for part in text.split(",") if text}))
     except ValueError:
-        raise ConfigError(f"--missing {text}: expected numbers of branches, such as 0 or 0,1") from None
+        what = f"--missing {text}: not a list of branches"
+        raise ConfigError(what, "separate numbers by commas, as in 0,1") from None
 
 
 def _change_plan(config: OrchestratorConfig, args: argparse.Namespace) -> int:
     if args.wait is not None and not args.wait >= 0:
-        raise ConfigError(f"--wait {args.wait:g}: must be 0 seconds or more")
+        raise ConfigError(f"--wait {args.wait:g}: is negative", "wait 0 seconds or more")
     pipeline = find_pipeline(config, args.pipeline)
     is_reset = args.orchestrator_command == "reset-plan"
     with Store(config.store.path) as store:

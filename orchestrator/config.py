@@ -34,9 +34,9 @@ class StoreConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.telemetry_days < math.inf:
-            raise ConfigError(f"telemetry_days: must be above 0, received {self.telemetry_days:g}")
+            raise ConfigError(f"telemetry_days: {self.telemetry_days:g} is out of range", "choose a value above 0")
         if self.max_mb < 1:
-            raise ConfigError(f"max_mb: must be at least 1, received {self.max_mb}")
+            raise ConfigError(f"max_mb: {self.max_mb} is out of range", "choose at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class PipelineConfig:
         check_id(self.name, "name")
         if self.tunes_thresholds and self.thresholds is not None:
             keeping = ", ".join(name for name, tuner in TUNERS.items() if tuner.uses_given_thresholds)
-            raise ConfigError(f"thresholds: the goal tunes them; remove one of the two, or set goal.tuner: {keeping}")
+            raise ConfigError("thresholds: the goal tunes them", f"remove one of the two, or set goal.tuner: {keeping}")
 
     @property
     def tunes_thresholds(self) -> bool:
@@ -80,7 +80,7 @@ class MetricsConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port: must be between 0 and 65535, received {self.port}; 0 takes a free one")
+            raise ConfigError(f"port: {self.port} is out of range", "choose 0 to 65535; 0 takes a free one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +98,8 @@ def check_prefix(prefix: str, what: str) -> str:
     """Return a prefix of topics that are not DistrEE's own; raise ConfigError naming `what` otherwise."""
     if len(prefix) > 64 or not _PREFIX.fullmatch(prefix) or prefix.split("/")[0] == ROOT.split("/")[0]:
         raise ConfigError(
-            f"{what}: {prefix!r} is not a discovery prefix; use letters, digits, '_', '-' and '/', "
-            f"as in {HOME_ASSISTANT_PREFIX}"
+            f"{what}: {prefix!r} is not a discovery prefix",
+            f"use letters, digits, '_', '-' and '/', as in {HOME_ASSISTANT_PREFIX}",
         )
     return prefix
 
@@ -125,9 +125,9 @@ class OrchestratorConfig:
         check_id(self.site, "site")
         names = [pipeline.name for pipeline in self.pipelines]
         if not names:
-            raise ConfigError("pipelines: at least one is needed")
+            raise ConfigError("pipelines: there is none", "give at least one")
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"pipelines: {', '.join(twice)} given twice")
+            raise ConfigError(f"pipelines: {', '.join(twice)} given twice", "give each a name of its own")
 
 
 def load_config(path: Path) -> OrchestratorConfig:

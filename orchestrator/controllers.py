@@ -37,12 +37,14 @@ class Controllers:
         """Return the controller of this pipeline; RemoteProtocolError if there is none."""
         controller = self._by_name.get(name)
         if controller is None:
-            raise RemoteProtocolError("pipeline", f"{name!r} is not a pipeline of this orchestrator")
+            raise RemoteProtocolError(
+                "pipeline", f"{name!r} is not a pipeline of this orchestrator", "add it to orchestrator.yaml"
+            )
         return controller
 
     def tuned(self, name: str) -> PipelineController:
         """Return the controller of this pipeline; RemoteProtocolError if none of this name is tuned."""
         controller = self._by_name.get(name)
         if controller is None or controller.tuning is None:
-            raise RemoteProtocolError("pipeline", f"{name!r} is not a pipeline that is tuned here")
+            raise RemoteProtocolError("pipeline", f"{name!r} is not a pipeline that is tuned here", "give it a goal")
         return controller

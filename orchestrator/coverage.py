@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from distree.formatting import printable
 from distree.messages.device import DeviceStatus
+from distree.printable import printable
 from orchestrator.fleet import Device
 
 NAMED = 3

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, RemoteProtocolError
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
@@ -171,7 +171,7 @@ class Fleet:
         known = self._devices.get(device_id)
         if known is None:
             if len(self._devices) >= self._limit:
-                raise RemoteProtocolError("fleet-full", f"{self._limit} devices are known already")
+                raise RemoteProtocolError("fleet-full", f"{self._limit} devices are known already", RESTRICT)
             return Device(device=device_id, boot=boot)
         if boot == known.boot:
             return known

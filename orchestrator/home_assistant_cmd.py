@@ -11,8 +11,8 @@ import time
 from typing import Any
 
 from distree.broker_settings import Session
-from distree.errors import BrokerError
-from distree.formatting import printable
+from distree.errors import BrokerError, Problem
+from distree.printable import printable
 from distree.transport import make_transport
 from distree.transport.base import Received, Transport
 from orchestrator.config import HOME_ASSISTANT_PREFIX, OrchestratorConfig, check_prefix
@@ -40,7 +40,7 @@ class _Finder:
         """What the broker retains comes now."""
         self.heard_at = time.monotonic()
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         """The transport reconnects by itself."""
 
     def received(self, message: Received) -> None:
@@ -99,7 +99,8 @@ def _remove(transport: Transport, finder: _Finder, found: dict[str, bytes]) -> N
     while not finder.settled.issuperset(found):
         transport.poll(0.1)
         if time.monotonic() > ends_at:
-            raise BrokerError(transport.last_error or f"the broker did not confirm the removal within {LONGEST_S:g} s")
+            late = Problem(f"the broker did not confirm the removal within {LONGEST_S:g} s", "check the broker's log")
+            raise BrokerError(*(transport.last_error or late))
 
 
 def _about(payload: bytes) -> str:

@@ -64,7 +64,7 @@ def serving(config: MetricsConfig, read: Callable[[], Snapshot]) -> Iterator[int
     taken.
     """
     if importlib.util.find_spec("prometheus_client") is None:
-        raise ConfigError("metrics: need prometheus-client; run: pip install 'distree[metrics]'")
+        raise ConfigError("metrics: need prometheus-client", "run: pip install 'distree[metrics]'")
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()
@@ -73,7 +73,7 @@ def serving(config: MetricsConfig, read: Callable[[], Snapshot]) -> Iterator[int
         server, thread = start_http_server(config.port, config.host, registry)
     except OSError as error:
         where = f"{config.host}:{config.port}"
-        raise ConfigError(f"metrics: {where}: {error.strerror}; choose another metrics.host or port") from None
+        raise ConfigError(f"metrics: {where}: {error.strerror}", "choose another metrics.host or port") from None
     thread.name = "metrics"
     try:
         yield server.server_port

@@ -108,7 +108,8 @@ def _settings(configured: PipelineConfig, bundle: Bundle) -> tuple[str, tuple[fl
     if criterion != bundle.criterion:
         raise ConfigError(
             f"pipeline {configured.name}: the thresholds of bundle {bundle.name} were calibrated for "
-            f"{bundle.criterion}; give thresholds for {criterion}"
+            f"{bundle.criterion}",
+            f"give thresholds for {criterion}",
         )
     return criterion, bundle.thresholds
 
@@ -120,12 +121,12 @@ def check_thresholds(spec: PipelineSpec, criterion: str, thresholds: tuple[float
         criterion, spec.parameters, wide=any(spec.branches), exits=exits, classes=len(spec.labels) or None
     )
     if trouble is not None:
-        raise ConfigError(f"pipeline {spec.name}: {trouble}")
+        raise ConfigError(*trouble.at(f"pipeline {spec.name}"))
     if len(thresholds) != exits - 1:
         raise ConfigError(
-            f"pipeline {spec.name}: its bundle has {exits} exits, so it needs {exits - 1} thresholds, one per exit but "
-            f"the last; received {len(thresholds)}"
+            f"pipeline {spec.name}: {len(thresholds)} thresholds given for {exits} exits",
+            f"give {exits - 1}, one per exit but the last",
         )
     trouble = threshold_problem(criterion, thresholds)
     if trouble is not None:
-        raise ConfigError(f"pipeline {spec.name}: {trouble}")
+        raise ConfigError(*trouble.at(f"pipeline {spec.name}"))

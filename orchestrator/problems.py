@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping
 
-from distree.errors import RemoteProtocolError
-from distree.formatting import printable
+from distree.errors import Problem, RemoteProtocolError
+from distree.printable import printable
 from orchestrator.fleet import Device
 
 MAX_REPORTED = 1000
@@ -34,16 +34,16 @@ class RefusedMessages:
         if key in self._reported or len(self._reported) >= MAX_REPORTED:
             return None
         self._reported.add(key)
-        return f"refused a message on {printable(topic)}: {printable(str(error))} (logged once)"
+        return f"refused a message on {printable(topic)}: {printable(str(error), 400)} (logged once)"
 
 
 class OngoingProblems:
     """What does not work at present, by task of the orchestrator."""
 
     def __init__(self) -> None:
-        self._problems: dict[str, str | None] = {}
+        self._problems: dict[str, Problem | str | None] = {}
 
-    def note(self, task: str, problem: str | None) -> str | None:
+    def note(self, task: str, problem: Problem | str | None) -> str | None:
         """Note how a task went, None for well; return a line to log if its problem is not the one it had before."""
         before = self._problems.get(task)
         self._problems[task] = problem

@@ -10,8 +10,8 @@ import logging
 from dataclasses import replace
 
 from distree.errors import DistreeError
-from distree.formatting import printable
 from distree.messages.plan import Plan
+from distree.printable import printable
 from orchestrator import plan_reasons
 from orchestrator.pipeline_controller import SAMPLES_UNSAVED, PipelineController
 from orchestrator.pipeline_spec import PipelineSpec
@@ -27,7 +27,10 @@ class OtherTuningError(DistreeError):
     """The store has a tuning for another bundle, criterion or goal, or one that cannot be read; `reason` says which."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the store has another tuning, so the orchestrator starts this one from nothing: {reason}")
+        super().__init__(
+            f"the store has another tuning, so the orchestrator starts this one from nothing: {reason}", ""
+        )
+        self.args = (reason,)  # what pickle and copy call the class with
         self.reason = reason
 
 

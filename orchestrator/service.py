@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from distree import topics
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, Problem, RemoteProtocolError
 from distree.formatting import plan_text
 from distree.messages.audit import AuditRow
 from distree.messages.codec import decode
@@ -186,7 +186,7 @@ class Service:
         for controller in self.controllers:
             controller.connected(now_s)
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         """Wait: the transport reconnects by itself."""
         self._is_online = False
         log.warning("lost the broker: %s", why)
@@ -268,7 +268,7 @@ class Service:
     def _take_in_audit(self, name: str, origin: str, row: AuditRow) -> None:
         controller = self.controllers.tuned(name)
         if row.origin != origin:
-            raise RemoteProtocolError("origin", f"{row.origin!r} on the topic of {origin!r}")
+            raise RemoteProtocolError("origin", f"{row.origin!r} on the topic of {origin!r}", RESTRICT)
         device = self.view.fleet.get(origin)
         self._keep_samples(controller, controller.take_audit(self._clock(), row, device))
 
@@ -327,7 +327,7 @@ class Service:
         try:
             action()
         except StoreError as error:
-            self._warn(self._problems.note(task, str(error)))
+            self._warn(self._problems.note(task, error.problem))
             return False
         self._problems.note(task, None)
         return True

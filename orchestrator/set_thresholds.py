@@ -61,7 +61,7 @@ def find_pipeline(config: OrchestratorConfig, name: str) -> PipelineSpec:
         if configured.name == name:
             return load_spec(configured)
     names = ", ".join(configured.name for configured in config.pipelines)
-    raise ConfigError(f"--pipeline {name}: not in the configuration, which has {names}")
+    raise ConfigError(f"--pipeline {name}: not in the configuration", f"name one of {names}")
 
 
 def set_thresholds(
@@ -75,8 +75,8 @@ def set_thresholds(
     """
     if pipeline.goal is not None:
         raise ConfigError(
-            f"--pipeline {pipeline.name}: its thresholds are tuned for its goal; take the goal out of the "
-            "configuration to set them by hand"
+            f"--pipeline {pipeline.name}: its thresholds are tuned for its goal",
+            "take the goal out of the configuration to set them by hand",
         )
     now_wanted = _now_wanted(store, pipeline)
     criterion = now_wanted.criterion if criterion is None else criterion

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
-from distree.formatting import printable
 from distree.messages.codec import decode
 from distree.messages.device import DeviceMeta, DeviceState
 from distree.messages.site import OriginStats
 from distree.messages.telemetry import PipelineTelemetry, Telemetry
+from distree.printable import printable
 from distree.record import record
 from distree.topics import Kind
 from orchestrator.addresses import of_device

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from distree.criteria import threshold_problem
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError
 from distree.formatting import table, thresholds_text
 from distree.thresholds import NEVER_WORD, parse_threshold, plain_thresholds
 from orchestrator.tuning.live_tuner import LiveTuner, TunerSetup
@@ -59,13 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what the parsed arguments ask and return the exit status; DistreeError is the caller's to print."""
     if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib; run: pip install 'distree[plots]'")
+        raise ConfigError("--plot needs matplotlib", "run: pip install 'distree[plots]'")
     recording = _recording(args.replay, args.labels)
     tuner = _tuner(args, recording)
     if args.seed is not None:
         recording = recording.shuffled(args.seed)
     if args.limit is not None and args.limit < 1:
-        raise ConfigError(f"--limit {args.limit}: must be at least 1")
+        raise ConfigError(f"--limit {args.limit}: is out of range", "choose at least 1")
     played = replay(tuner, recording.head(args.limit))
     print(_text(played, tuner))
     if args.json is not None:
@@ -79,7 +79,7 @@ def _recording(path: Path, labels: bool) -> AuditRecording:
     recording = load_recording(path)
     if labels:
         if recording.audits[0].label is None:
-            raise ConfigError(f"--labels: {path} has no label")
+            raise ConfigError(f"--labels: {path} has no label", "leave it out, or record with labels")
         return recording
     return replace(recording, audits=tuple(replace(audit, label=None) for audit in recording.audits))
 
@@ -87,12 +87,15 @@ def _recording(path: Path, labels: bool) -> AuditRecording:
 def _tuner(args: argparse.Namespace, recording: AuditRecording) -> LiveTuner:
     exits, cls = len(recording.costs), TUNERS[args.tuner]
     if (args.thresholds is not None) != cls.uses_given_thresholds:
-        raise ConfigError(f"--thresholds A,B goes with --tuner {_USING_THRESHOLDS}, which needs them")
+        raise ConfigError(
+            f"--thresholds A,B goes with --tuner {_USING_THRESHOLDS}, which needs them", "give both or none"
+        )
     earlier: tuple[AuditedInput, ...] = ()
     if args.prepare_from is not None:
         other = _recording(args.prepare_from, args.labels)
         if len(other.costs) != exits:
-            raise ConfigError(f"--prepare-from: has {len(other.costs)} exits, but {args.replay} has {exits}")
+            what = f"--prepare-from: has {len(other.costs)} exits, but {args.replay} has {exits}"
+            raise ConfigError(what, "give a recording of the same bundle")
         earlier = other.audits
     setup = TunerSetup(
         costs=recording.costs,
@@ -112,11 +115,11 @@ def _thresholds(text: str, exits: int, criterion: str) -> Vector:
         values = ()
     if len(values) != exits - 1:
         raise ConfigError(
-            f"--thresholds {text}: expected {exits - 1} numbers separated by commas, one per exit but the last, or "
-            f"{NEVER_WORD!r} in place of a number"
+            f"--thresholds {text}: not {exits - 1} numbers",
+            f"give one per exit but the last, separated by commas, or {NEVER_WORD!r} in place of a number",
         )
     if criterion and (problem := threshold_problem(criterion, values)) is not None:
-        raise ConfigError(f"--thresholds {text}: {problem}")
+        raise ConfigError(*problem.at(f"--thresholds {text}"))
     return values
 
 
@@ -127,7 +130,7 @@ def _share(option: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0.0 < value < 1.0:
-        raise ConfigError(f"{option} {text}: must be a share between 0 and 1, such as 0.01 or 1%")
+        raise ConfigError(f"{option} {text}: not a share between 0 and 1", "write it as 0.01 or 1%")
     return value
 
 
@@ -159,7 +162,7 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}", CHECK_PATH) from None
 
 
 def _draw(played: Replay, epsilon: float, path: Path) -> None:
@@ -186,4 +189,4 @@ def _draw(played: Replay, epsilon: float, path: Path) -> None:
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--plot {path}: {error}") from None
+        raise ConfigError(f"--plot {path}: {error}", CHECK_PATH) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from distree.errors import DistreeError
+from distree.errors import DistreeError, Problem
 from distree.record import record
 from orchestrator.config import PipelineConfig
 from orchestrator.pipeline_spec import load_spec
@@ -21,10 +21,10 @@ _NOTHING = TuningExplanation(audits=0, lost=0, queues=(), sets=())
 
 @record
 class TuningView:
-    """The goal of a pipeline and where its tuning stands; `trouble` says why that is unknown, "" where it is known."""
+    """The goal of a pipeline and where its tuning stands; `trouble` says why that is unknown, None if it is known."""
 
     goal: Goal
-    trouble: str = ""
+    trouble: Problem | None = None
     explanation: TuningExplanation = _NOTHING
 
 
@@ -37,7 +37,7 @@ def read_tuning(store: Store, configured: PipelineConfig) -> TuningView | None:
         assert pipeline is not None  # noqa: S101 - it has a goal
         explanation = restored_tuning(store, pipeline).explain()
     except DistreeError as error:
-        return TuningView(goal=configured.goal, trouble=str(error))
+        return TuningView(goal=configured.goal, trouble=error.problem)
     return TuningView(goal=configured.goal, explanation=explanation)
 
 
@@ -58,7 +58,8 @@ def tuning_json(view: TuningView | None) -> dict[str, Any] | None:
     stands = view.explanation
     queues = {queue.goal: queue.length for queue in stands.queues}
     counts = {"audits": stands.audits, "lost": stands.lost, "alarms": stands.alarms, "queues": queues}
-    return {"goal": asdict(view.goal), "trouble": view.trouble, **counts}
+    what, remedy = view.trouble or ("", "")
+    return {"goal": asdict(view.goal), "trouble": what, "remedy": remedy, **counts}
 
 
 def tuner_json(tuner: TunerExplanation | None) -> dict[str, Any] | None:

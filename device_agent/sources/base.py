@@ -1,4 +1,4 @@
-"""What sources and the agent know of each other."""
+"""What sources and the agent know about each other."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from distree.bundle.preprocessing import Preprocessor
+from distree.errors import RemoteProtocolError
 from distree.tensors import Array
 from distree.transport.base import Transport
 
@@ -27,18 +28,18 @@ class InputSink(Protocol):
         """
 
     def run_jobs(self) -> None:
-        """Compute what submitted inputs bring, unless another thread is at it."""
+        """Compute what submitted inputs lead to, unless another thread is at it."""
 
-    def reject(self, name: str, reason: str, detail: str, payload: bytes) -> None:
-        """Dead-letter something that is no input."""
+    def reject(self, name: str, error: RemoteProtocolError, payload: bytes) -> None:
+        """Log and dead-letter something that is not a valid input."""
 
     def wake(self) -> None:
-        """Have the agent see what has changed, a source's `ready` say."""
+        """Have the agent see what has changed, such as a source's `ready`."""
 
 
 @runtime_checkable
 class PullSource(Protocol):
-    """Inputs that are at hand whenever the agent wants one: asked by its own threads, with the lock held."""
+    """Inputs that are at hand whenever the agent wants one: called by its own threads, with the lock held."""
 
     def start(self, now: float) -> None:
         """Begin; `now` is in monotonic seconds."""
@@ -55,7 +56,7 @@ class PushSource(Protocol):
     """Inputs that have to be waited for. A source runs in a thread of its own until `stop` is set."""
 
     ready: bool
-    """Whether what is offered from now on is taken: the agent says that it is ready no sooner."""
+    """Whether what is offered from now on is accepted: the agent reports itself ready no sooner."""
 
     def run(self, stop: threading.Event) -> None:
         """Submit inputs until there are no more, or until `stop`."""

@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from device_agent.sources.base import BaseSourceConfig, InputSink
-from distree.errors import RemoteProtocolError
-from distree.messages.packing import printable
+from distree.errors import CHECK_PATH, RemoteProtocolError
+from distree.printable import printable
 from distree.record import record
 from distree.strict_yaml import check_positive
 from distree.tensors import Array
@@ -25,9 +25,11 @@ from distree.transport.base import Transport
 log = logging.getLogger(__name__)
 
 SETTLED_S = 0.2
-"""A file that changed more recently than this may still be written, and waits for the next look."""
+"""A file that changed more recently than this may still be being written, and waits for the next look."""
 
 MAX_FILE_BYTES = 16 << 20
+
+_SAVE = "save it with numpy.save"
 
 
 @record
@@ -64,9 +66,9 @@ class DirectorySourceConfig(BaseSourceConfig):
 class DirectorySource:
     """Takes .npy arrays and images from a folder, oldest name first.
 
-    A file stays until its result is with the broker, so a crash loses none; then it is moved to `done/`, or deleted.
-    What cannot be read is moved to `failed/`. Names that start with a dot are left alone: write under such a name,
-    then rename, to hand a file over in one step.
+    A file stays until the broker has its result, so a crash loses none; then it is moved to `done/`, or deleted.
+    What cannot be read is moved to `failed/`. Names that start with a dot are ignored: to hand a file over in one step,
+    write it under such a name, then rename it.
     """
 
     def __init__(self, config: DirectorySourceConfig, sink: InputSink) -> None:
@@ -86,7 +88,7 @@ class DirectorySource:
                 for path in self._new_files():
                     self._submit_file(path, stop)
             except OSError as error:
-                log.warning("source %s: %s; looking again", self._config.path, error)
+                log.warning("source %s: %s; trying again", self._config.path, error)
 
     def note_answered(self, request: str) -> None:
         """Note that a file is done; it is moved at the next look, outside the lock."""
@@ -113,32 +115,35 @@ class DirectorySource:
         content = b""
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
-                raise RemoteProtocolError("size", f"{path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are read")
+                what = f"{path.stat().st_size} bytes exceed the limit of {MAX_FILE_BYTES}"
+                raise RemoteProtocolError("size", what, "shrink the file")
             content = path.read_bytes()
             raw = read_input(path.name, content, self._sink)
             self._seen[path] = None
             # Named by file and time: a new file of an old name is a new input, the same file after a crash is not.
-            name = printable(path.name)[:256]
+            name = printable(path.name, 256)
             digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
             request = f"{name[:24]}-{digest}-{path.stat().st_mtime_ns:x}"
             self._files[request] = path
             self._sink.submit(name, raw, request)
             self._sink.run_jobs()
         except FileNotFoundError:
-            return  # whoever put it there took it back
+            return  # whoever put it there removed it again
         except OSError as error:
-            self._refuse(path, RemoteProtocolError("file", f"cannot be read: {error.strerror or error}"), content)
+            what = f"cannot be read ({error.strerror or error})"
+            self._refuse(path, RemoteProtocolError("file", what, CHECK_PATH), content)
         except RemoteProtocolError as error:
             self._refuse(path, error, content)
 
     def _refuse(self, path: Path, error: RemoteProtocolError, content: bytes) -> None:
-        """Put a file aside; where even that is forbidden it is left where it is, and not looked at again."""
-        self._sink.reject(printable(path.name), error.reason, error.detail, content)
+        """Move a file to `failed/`; where that is not allowed it stays where it is, and is not looked at again."""
+        name = printable(path.name)
+        self._sink.reject(name, error, content)
         try:
             self._move(path, "failed")
         except OSError as problem:
             self._seen[path] = None
-            log.warning("source %s: %s stays where it is: %s", self._config.path, path.name, problem.strerror)
+            log.warning("source %s: cannot move %s to failed/ (%s)", self._config.path, name, problem.strerror)
 
     def _put_away(self) -> None:
         while self._finished:
@@ -162,8 +167,8 @@ def read_input(name: str, content: bytes, sink: InputSink) -> Array:
         return sink.preprocessor.from_image(content)
     try:
         array: object = np.load(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:  # noqa: BLE001 - of a file that is not an .npy numpy raises whatever it likes
-        raise RemoteProtocolError("encoding", f"not an .npy array: {error}"[:200]) from None
+    except Exception as error:  # noqa: BLE001 - for a file that is not an .npy numpy raises whatever it likes
+        raise RemoteProtocolError("encoding", f"not an .npy array ({printable(str(error))})", _SAVE) from None
     if not isinstance(array, np.ndarray):
-        raise RemoteProtocolError("encoding", "not an .npy array but an archive of some")
+        raise RemoteProtocolError("encoding", "not an .npy array but an archive", _SAVE)
     return array

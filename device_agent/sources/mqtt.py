@@ -1,7 +1,7 @@
-"""Inputs from the origin's input topic, by a connection of their own.
+"""Inputs from the origin's input topic, on a connection of their own.
 
 The broker keeps this connection's session while the agent is away, so that inputs published meanwhile are answered when
-it is back. Nothing else comes in by it: while the origin is full nothing is read, and the broker keeps what waits.
+it is back. Nothing else arrives on it: while the origin is full nothing is read, and the broker keeps what waits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from device_agent.log_throttle import LogThrottle
 from device_agent.sources.base import BaseSourceConfig, InputSink
-from distree.errors import RemoteProtocolError
+from distree.errors import Problem, RemoteProtocolError
 from distree.messages.codec import PROBE, decode
 from distree.messages.request import InputMessage, is_input
 from distree.record import record
@@ -24,7 +24,7 @@ from distree.transport.base import QuietListener, Received, Transport
 log = logging.getLogger(__name__)
 
 WAITING = 256
-"""Inputs at QoS 1 that may wait for room in here; then reading stops. Brokers may send more than they were asked to."""
+"""Inputs at QoS 1 that may wait here for room; then reading stops. Brokers may send more than they were asked to."""
 
 WAITING_BYTES = 4 << 20
 
@@ -56,9 +56,9 @@ class MqttSourceConfig(BaseSourceConfig):
 class MqttSource(QuietListener):
     """Takes inputs from `topic` of `transport`.
 
-    An input at QoS 1 waits for room, and is acknowledged once it is in custody. One at QoS 0 cannot wait, for the
-    broker would drop it: without room it is answered `shed`. A retained message is what was published before this
-    origin was there, and no input; an empty one takes back what was retained.
+    An input at QoS 1 waits for room, and is acknowledged once it is in custody. One at QoS 0 cannot wait, since the
+    broker would drop it: without room it is answered `shed`. A retained message was published before this origin was
+    there, and is no input; an empty one clears what was retained.
     """
 
     def __init__(self, sink: InputSink, transport: Transport, topic: str) -> None:
@@ -69,7 +69,7 @@ class MqttSource(QuietListener):
         self._waiting_bytes = 0
         self._at_qos_0: deque[Received] = deque()
         self._throttle = LogThrottle()
-        self._said: str | None = None
+        self._said: Problem | None = None
         self.ready = False
         """Whether the topic was subscribed to; from then on no input is lost."""
 
@@ -107,7 +107,7 @@ class MqttSource(QuietListener):
             self._sink.submit(name, raw, request)
             self._sink.run_jobs()
         except RemoteProtocolError as error:
-            self._sink.reject("input", error.reason, error.detail, message.payload)
+            self._sink.reject("input", error, message.payload)
         with self._transport.lock:
             self._transport.acknowledge(message.token)
 
@@ -120,7 +120,7 @@ class MqttSource(QuietListener):
             log.warning("inputs: %s", self._transport.notices.popleft())
         error = self._transport.last_error
         if error is not None and error != self._said:
-            self._warn(error)
+            self._warn(str(error))
         self._said = error
 
     def _warn(self, text: str) -> None:
@@ -135,17 +135,17 @@ class MqttSource(QuietListener):
         self.ready = True
         self._sink.wake()
 
-    def disconnected(self, why: str) -> None:
-        """Forget what was not acknowledged: it comes again."""
+    def disconnected(self, why: Problem) -> None:
+        """Forget what was not acknowledged: it will be delivered again."""
         self._waiting.clear()
         self._waiting_bytes = 0
-        self._warn(why)
+        self._warn(str(why))
         self._said = self._transport.last_error
 
     def received(self, message: Received) -> None:
-        """Take in a message; all but inputs are done with at once."""
+        """Take in a message; anything but an input is acknowledged at once."""
         if message.retain:
-            self._warn(f"ignored a message retained on {self._topic}: it may be old, so publish inputs without retain")
+            self._warn(f"ignored a retained message on {self._topic}, which may be old; publish inputs without retain")
         elif not message.payload or message.payload == PROBE:
             pass
         elif message.token is None:

@@ -12,7 +12,7 @@ import numpy as np
 from device_agent.sources.base import BaseSourceConfig, InputSink
 from distree.bundle.preprocessing import Preprocessor
 from distree.errors import ConfigError
-from distree.messages.packing import printable
+from distree.printable import printable
 from distree.record import record
 from distree.strict_yaml import check_positive
 from distree.tensors import Array
@@ -57,9 +57,9 @@ class ReplaySourceConfig(BaseSourceConfig):
 
 
 class ReplaySource:
-    """Replays array `input` of an .npz file. Reads the file when it is made.
+    """Replays the array `input` of an .npz file, which is read in the constructor.
 
-    An input's name is its index, or what the file's array `name` says, if it has one.
+    An input's name is its index, or its entry in the file's array `name`, if there is one.
     """
 
     def __init__(self, config: ReplaySourceConfig, preprocessor: Preprocessor) -> None:
@@ -87,36 +87,40 @@ class ReplaySource:
             self._index = 0
             if not self._repeat:
                 self._due_at = _NEVER
-                log.info("replay is over: %d inputs", len(self._inputs))
+                log.info("replay finished: %d inputs", len(self._inputs))
         name = index if self._names is None else self._names[index]
-        return printable(str(name))[:256], self._inputs[index]
+        return printable(str(name), 256), self._inputs[index]
 
 
 def _read(config: ReplaySourceConfig, expected: Preprocessor) -> tuple[Array, Array | None]:
     try:
         arrays = np.load(config.path, allow_pickle=False)
         if isinstance(arrays, np.ndarray):
-            raise ConfigError(f"{config.path}: holds one array without a name; save it as np.savez(path, input=…)")
+            raise ConfigError(
+                f"{config.path}: contains a single array without a name", "save it as np.savez(path, input=…)"
+            )
         with arrays:
             if "input" not in arrays:
                 raise ConfigError(
-                    f"{config.path}: has no array 'input' (it has {', '.join(arrays) or 'none'}); save it by that name"
+                    f"{config.path}: has no array 'input', only {printable(', '.join(arrays)) or 'nothing'}",
+                    "save the inputs under that name",
                 )
             inputs: Array = arrays["input"][: config.max_inputs]
             names: Array | None = arrays["name"][: config.max_inputs] if "name" in arrays else None
     except ConfigError:
         raise
-    except Exception as error:  # noqa: BLE001 - of a file that is not an .npz numpy raises whatever it likes
-        # What numpy says of such a file may be to load it unsafely.
-        why = getattr(error, "strerror", None) or "it is no .npz file, or a damaged one"
+    except Exception as error:  # noqa: BLE001 - for a file that is not an .npz numpy raises whatever it likes
+        # What numpy says about such a file may be an advice to load it unsafely.
+        why = getattr(error, "strerror", None) or "not an .npz file, or damaged"
         raise ConfigError(
-            f"{config.path}: cannot be replayed: {why}; an .npz file with an array 'input' is needed"
+            f"{config.path}: cannot be replayed ({why})", "give an .npz file with an array 'input'"
         ) from None
     if inputs.dtype != expected.dtype or inputs.shape[1:] != expected.shape or not len(inputs):
         raise ConfigError(
             f"{config.path}: input is {inputs.dtype} {inputs.shape}, the bundle takes {expected.dtype} (n, "
-            f"{', '.join(map(str, expected.shape))}): convert it, or name another bundle"
+            f"{', '.join(map(str, expected.shape))})",
+            "convert it, or name another bundle",
         )
     if names is not None and names.shape != (len(inputs),):
-        raise ConfigError(f"{config.path}: name is {names.shape}, one name for each of {len(inputs)} inputs is needed")
+        raise ConfigError(f"{config.path}: name is {names.shape} for {len(inputs)} inputs", "give one name per input")
     return inputs, names

@@ -1,4 +1,4 @@
-"""What comes on some topics, in a bounded queue, for programs that iterate: plainly or with `async for`."""
+"""What arrives on some topics, in a bounded queue, for programs that iterate over it with `for` or `async for`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from uuid import uuid4
 from distree.broker_settings import BrokerSettings, Session
 from distree.client.lifetime import Lifetime
 from distree.client.waiting import WaitQueue
-from distree.errors import ClosedError, RemoteProtocolError, ResultTimeoutError
+from distree.errors import ClosedError, DistreeError, Problem, RemoteProtocolError, ResultTimeoutError
 from distree.lanes import Lane
+from distree.printable import printable
 from distree.transport import make_transport
 from distree.transport.base import QuietListener, Received
 
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 POLL_S = 1.0
 LOG_INTERVAL_S = 10.0
-"""Between two words in the log on what was dropped."""
+"""Shortest time between two log lines about what was dropped."""
 
 
 class Subscription(Lifetime, Generic[T]):
@@ -32,7 +33,7 @@ class Subscription(Lifetime, Generic[T]):
 
     `decode` raises RemoteProtocolError for what is malformed, which is counted in `malformed`, and returns None for
     what is not wanted. Beyond `queue` items the oldest is dropped and counted in `dropped`: a slow reader sees the
-    newest. The session is without memory: what is published while the connection is away is not heard, and
+    newest. The broker keeps nothing for it: what is published while the connection is down is missed, and
     `interruptions` counts those times. Entering returns once the broker has confirmed the subscription, or raises
     BrokerError after `connect_timeout_s` seconds; where nothing listens at all it waits only if `patient`.
     Any thread and any event loop may read; each item goes to one of them.
@@ -50,7 +51,7 @@ class Subscription(Lifetime, Generic[T]):
         patient: bool = False,
     ) -> None:
         self.dropped = 0
-        """Items that were dropped unread, since the queue was full."""
+        """Items that were dropped unread because the queue was full."""
         self.malformed = 0
         """Messages that broke the protocol; the log says how."""
         self.interruptions = 0
@@ -75,7 +76,7 @@ class Subscription(Lifetime, Generic[T]):
 
     def _open(self) -> None:
         if self._was_opened:
-            raise ClosedError("it was entered before: make another")
+            raise ClosedError(f"this {type(self).__name__} was entered before", "make a new one")
         self._was_opened = True
         try:
             self._transport.open(_Listener(self), self._topics)
@@ -91,7 +92,7 @@ class Subscription(Lifetime, Generic[T]):
         try:
             while self._is_open:
                 self._transport.poll(POLL_S)
-        except BaseException as error:  # noqa: BLE001 - told by whoever reads
+        except BaseException as error:  # noqa: BLE001 - raised by whoever reads
             self._failure = error
         self._shut()
 
@@ -101,7 +102,7 @@ class Subscription(Lifetime, Generic[T]):
             self._waiting.notify_all()
 
     def close(self) -> None:
-        """End it, from any thread: who iterates comes to the end. Harmless the second time."""
+        """Close it, from any thread: iterating ends. Harmless the second time."""
         if self._thread is None or self._is_forked:
             return
         self._shut()
@@ -112,7 +113,7 @@ class Subscription(Lifetime, Generic[T]):
 
     @property
     def subscribed(self) -> bool:
-        """Whether the broker has confirmed the subscription, and the connection stands."""
+        """Whether the broker has confirmed the subscription, and the connection is up."""
         return self._is_open and self._transport.online
 
     # ------------------------------------------------------------ reading
@@ -142,8 +143,15 @@ class Subscription(Lifetime, Generic[T]):
         if self._items:
             return self._items.popleft()
         if self._is_open:
-            raise ResultTimeoutError(f"nothing came within {timeout_s:g} s")
-        raise ClosedError(str(self._failure or "it is closed" if self._was_opened else "use it in a with block"))
+            raise ResultTimeoutError(f"nothing arrived within {timeout_s:g} s", "check that the origin is running")
+        name = type(self).__name__
+        if isinstance(self._failure, DistreeError):
+            raise ClosedError(*self._failure.problem)
+        if self._failure is not None:
+            raise ClosedError(f"this {name} broke down ({self._failure})", "report this as a bug")
+        if self._was_opened:
+            raise ClosedError(f"this {name} is closed", "make a new one")
+        raise ClosedError(f"this {name} is not entered", "use it in a with block")
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -170,14 +178,14 @@ class Subscription(Lifetime, Generic[T]):
             raise
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Publish at QoS 1 on the same connection; over a lost one it waits, within the transport's bounds."""
+        """Publish at QoS 1 on the same connection; while that is down it waits, within the transport's bounds."""
         self._check_process()
         with self._transport.lock:
             self._transport.publish(topic, payload, qos=1, lane=Lane.OWED)
 
     # ------------------------------------------------------------ what comes in
 
-    def _note_interruption(self, why: str) -> None:
+    def _note_interruption(self, why: Problem) -> None:
         self.interruptions += 1
         log.warning("%s", why)
 
@@ -188,14 +196,14 @@ class Subscription(Lifetime, Generic[T]):
             item = self._decode(message)
         except RemoteProtocolError as error:
             self.malformed += 1
-            self._say(f"{message.topic}: {error}; {self.malformed} malformed in all")
+            self._say(f"ignored a malformed message on {printable(message.topic)} ({self.malformed} so far): {error}")
             return
         if item is None:
             return
         if len(self._items) >= self._bound:
             self._items.popleft()
             self.dropped += 1
-            self._say(f"read too slowly: {self.dropped} dropped in all, the oldest of more than {self._bound}")
+            self._say(f"the reader is too slow: {self.dropped} dropped so far, the oldest of more than {self._bound}")
         self._items.append(item)
         self._waiting.notify()
 
@@ -211,7 +219,7 @@ class _Listener(QuietListener):
     def __init__(self, of: Subscription[Any]) -> None:
         self._of = of
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         self._of._note_interruption(why)
 
     def received(self, message: Received) -> None:

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 
 from distree.criteria.base import CriterionParameters, ExitEvidence, Range, Score
 from distree.criteria.softmax import LEAST_SURE, finite
+from distree.errors import BUILD_AGAIN, Problem
 from distree.messages.request import CriterionMemory
 
 MAX_REMEMBERED = 1024
@@ -63,17 +64,26 @@ class FeatureDifference:
         self._unit_means: dict[tuple[int, ...], list[tuple[float, ...]]] = {}
 
     @staticmethod
-    def problem(parameters: CriterionParameters, *, wide: bool, exits: int | None, classes: int | None) -> str | None:  # noqa: ARG004
+    def problem(
+        parameters: CriterionParameters,
+        *,
+        wide: bool,
+        exits: int | None,  # noqa: ARG004
+        classes: int | None,
+    ) -> Problem | None:
         """Return why the criterion could not work, see `distree.criteria.problem`."""
         means = parameters.class_means
         if not wide:
-            return "feature_difference compares embeddings, which only wide stages have: choose another criterion"
+            return Problem(
+                "feature_difference compares embeddings, which only wide stages have", "choose another criterion"
+            )
         if not means:
-            return (
-                "feature_difference needs class_means for the first exit: build a bundle with them (exits.parameters)"
+            return Problem(
+                "feature_difference needs class_means for the first exit",
+                "build a bundle with them (exits.parameters), or choose another criterion",
             )
         if classes is not None and len(means) != classes:
-            return f"feature_difference: class_means are of {len(means)} classes, {classes} are needed: build it again"
+            return Problem(f"feature_difference: class_means are of {len(means)} classes, not {classes}", BUILD_AGAIN)
         return _misshapen(means)
 
     def score(self, evidence: ExitEvidence) -> Score:
@@ -115,18 +125,19 @@ class FeatureDifference:
         return found
 
 
-def _misshapen(means: Sequence[Sequence[Vector]]) -> str | None:
+def _misshapen(means: Sequence[Sequence[Vector]]) -> Problem | None:
     sizes = [[len(values) for values in of_class] for of_class in means]
     if any(of_class != sizes[0] for of_class in sizes):
-        return "feature_difference: class_means are not of the same sizes for every class: build the bundle again"
+        return Problem("feature_difference: class_means differ in size from class to class", BUILD_AGAIN)
     if sizes and not (sizes[0] and all(sizes[0])):
-        return "feature_difference: class_means of a branch are empty: build the bundle again"
+        return Problem("feature_difference: class_means of a branch are empty", BUILD_AGAIN)
     if not all(finite(values) for of_class in means for values in of_class):
-        return "feature_difference: class_means are not all finite: build the bundle again"
+        return Problem("feature_difference: class_means are not all finite", BUILD_AGAIN)
     if sizes and sum(sizes[0]) + len(sizes[0]) > MAX_REMEMBERED:
-        return (
-            f"feature_difference: {len(sizes[0])} embeddings of {sum(sizes[0])} values cannot be carried, at most "
-            f"{MAX_REMEMBERED} numbers can: choose smaller embeddings or another criterion"
+        return Problem(
+            f"feature_difference: {len(sizes[0])} embeddings of {sum(sizes[0])} values do not fit into a message, "
+            f"which carries at most {MAX_REMEMBERED} numbers",
+            "choose smaller embeddings or another criterion",
         )
     return None
 

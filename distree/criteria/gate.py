@@ -22,6 +22,7 @@ from operator import mul
 from distree.criteria.base import CriterionParameters, ExitEvidence, Range, Score
 from distree.criteria.entropy import certainty
 from distree.criteria.softmax import LEAST_SURE, finite, odds
+from distree.errors import BUILD_AGAIN, Problem
 
 _LARGEST = 1e100
 """Weights and scores beyond it count as not finite, so that no sum of products overflows."""
@@ -51,24 +52,31 @@ class Gate:
         self._gate = [weights if _usable(weights) else () for weights in parameters.gate]
 
     @staticmethod
-    def problem(parameters: CriterionParameters, *, wide: bool, exits: int | None, classes: int | None) -> str | None:  # noqa: ARG004
+    def problem(
+        parameters: CriterionParameters,
+        *,
+        wide: bool,  # noqa: ARG004
+        exits: int | None,
+        classes: int | None,
+    ) -> Problem | None:
         """Return why the criterion could not work, see `distree.criteria.problem`."""
         gate = parameters.gate
         if not gate:
-            return (
-                "gate needs learned weights: build a bundle with them (exits.parameters), or choose another criterion"
+            return Problem(
+                "gate needs learned weights",
+                "build a bundle with them (exits.parameters), or choose another criterion",
             )
         if exits is not None and len(gate) < exits - 1:
-            return f"gate: weights of {len(gate)} exits, {exits - 1} are needed: build the bundle again"
+            return Problem(f"gate: has weights for {len(gate)} exits, {exits - 1} are needed", BUILD_AGAIN)
         first = len(gate[0]) if classes is None else classes + _OF_SOFTMAX + 1
         for exit, weights in enumerate(gate):
             if len(weights) != first + exit:
-                return (
-                    f"gate: {len(weights)} weights and bias at exit {exit}, {first + exit} are needed: "
-                    "build the bundle again"
+                return Problem(
+                    f"gate: has {len(weights)} weights (with bias) at exit {exit}, {first + exit} are needed",
+                    BUILD_AGAIN,
                 )
             if not _usable(weights):
-                return f"gate: weights of exit {exit} are not all finite: build the bundle again"
+                return Problem(f"gate: weights of exit {exit} are not all finite", BUILD_AGAIN)
         return None
 
     def score(self, evidence: ExitEvidence) -> Score:

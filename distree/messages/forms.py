@@ -223,7 +223,7 @@ class Word(Form):
 
 
 class Flag(Form):
-    """True or false, and no number that passes for it."""
+    """True or false, and no number in their place."""
 
     __slots__ = ()
     description = "true or false"
@@ -324,7 +324,7 @@ class Branches(Items):
         return f"{super().check_source(x, scope)} and (not {x} or {each} and {order})"
 
     def item_check_source(self, _x: str, _scope: Scope) -> str:
-        # Looked at already.
+        # Checked already.
         return "True"
 
     def read(self, value: Any, name: str) -> tuple[int, ...]:
@@ -373,7 +373,7 @@ class Part(Form):
         return layout_of(self.cls).description(is_json=self.is_json)
 
     def check_source(self, _x: str, _scope: Scope) -> str:
-        # Its reader sees to that.
+        # Its reader checks that.
         return "True"
 
     def decode_source(self, x: str, name: str, scope: Scope) -> str:
@@ -387,7 +387,7 @@ class Part(Form):
 
 
 class Packed(Form):
-    """A row that travels as packed bytes, which it keeps: to pass it on, nothing of it is packed anew.
+    """A row that travels as packed bytes, which it keeps: to pass it on, nothing is packed again.
 
     One that is `shared` by many messages is unpacked once.
     """

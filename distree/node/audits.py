@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distree.errors import RemoteProtocolError
+from distree.errors import SAME_BUNDLE, RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.request import Hop, Reading, RequestContext, Rule, Tensor, Trace
 from distree.node.settings import NodeSettings
@@ -114,7 +114,11 @@ class AuditBooks:
             return False
         classes, exits = len(self._settings.labels), self._settings.last + 1
         if len(trace) > exits or any(part.class_id >= classes for part in trace):
-            raise RemoteProtocolError("trace", f"{len(trace)} readings received of {exits} exits and {classes} classes")
+            raise RemoteProtocolError(
+                "trace",
+                f"{len(trace)} readings received, which do not fit {exits} exits and {classes} classes",
+                SAME_BUNDLE,
+            )
         return len(trace) == exits
 
     def row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, RemoteProtocolError
 from distree.messages.request import (
     Embedding,
     Outcome,
@@ -113,7 +113,7 @@ class BackgroundRequests:
         if audit is None:
             return [Drop(request=outcome.request, reason="late")]
         if outcome.token != audit.context.token:
-            raise RemoteProtocolError("token", f"{outcome.request}: answers no audit under way")
+            raise RemoteProtocolError("token", f"{outcome.request}: answers no audit under way", RESTRICT)
         self.audits.close(outcome.request)
         if not is_complete:
             return self._lost(audit)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from distree import tensors
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, RemoteProtocolError
 from distree.messages.request import Decision, Embedding, Hop, Progress, StageMessage
 from distree.node.counters import Counters
 from distree.node.deliveries import Deliveries
@@ -60,9 +60,11 @@ class BranchWorker:
     def receive(self, now: float, message: StageMessage, delivery: object) -> list[Output]:
         """Take a stage message from the network; RemoteProtocolError for one that does not belong here."""
         if not self._settings.starts_group(message.stage):
-            raise RemoteProtocolError("stage", f"stage {message.stage} takes its features from its own board")
+            raise RemoteProtocolError("stage", f"stage {message.stage} takes its features from its own board", RESTRICT)
         if message.context.fuser is None:
-            raise RemoteProtocolError("fuser", f"stage {message.stage} is wide, and no board is named that fuses")
+            raise RemoteProtocolError(
+                "fuser", f"stage {message.stage} is wide, but no board is named to fuse it", RESTRICT
+            )
         self._deliveries.check(message)
         counters = self.counters.at(message.stage, audit=message.context.audit)
         repeated = self._deliveries.repeated(message, delivery)
@@ -84,7 +86,7 @@ class BranchWorker:
         job = self._live.get(key)
         if job is None:
             if key not in self._ended:
-                raise RemoteProtocolError("request", f"{decision.request} was never at work here")
+                raise RemoteProtocolError("request", f"{decision.request} was never at work here", RESTRICT)
             if not decision.go:
                 self._count_wasted(decision.stage, self._ended[key])
                 self._ended[key] = min(decision.stage, self._ended[key])

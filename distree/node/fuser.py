@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from distree import criteria, tensors
 from distree.criteria.base import ExitEvidence
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, SAME_BUNDLE, RemoteProtocolError
 from distree.messages.request import Decision, Embedding, Guess, Hop, Outcome, Progress, Reason, StageMessage
 from distree.messages.telemetry import FusionTelemetry
 from distree.node.effects import Drop, Fuse, GuessUpdate, Output, Send
@@ -28,6 +28,9 @@ from distree.segments import SegmentOutput
 
 MAX_ENDED = 1024
 """Ended gatherings remembered, to tell a late embedding from one of an unknown request."""
+
+SET_FUSE = "set fuse: true on this board, or correct origin.fuser of that one"
+"""The remedy where an origin names a board that does not fuse for others."""
 
 
 class Fuser:
@@ -70,11 +73,13 @@ class Fuser:
         gathering = self._gatherings.get(key)
         if gathering is None:
             if is_wanted is None:
-                raise RemoteProtocolError("request", f"{message.context.request} was never asked here")
+                raise RemoteProtocolError("request", f"{message.context.request} was never asked here", RESTRICT)
             if key in self._ended or not is_wanted:
                 return self._too_late(message, go=False)
             if not self._settings.starts_group(message.stage):
-                raise RemoteProtocolError("request", f"{message.context.request} was not heard of at an earlier exit")
+                raise RemoteProtocolError(
+                    "request", f"{message.context.request} was not heard of at an earlier exit", RESTRICT
+                )
             gathering, outputs = self._open(now, message)
             if gathering.state == "ended":  # by what was pushed out for it: its own first attempt
                 return [*outputs, *self._too_late(message, go=False)]
@@ -96,16 +101,16 @@ class Fuser:
     def _check(self, message: Embedding) -> None:
         settings, context = self._settings, message.context
         if context.fuser != settings.device or not (settings.fuses or context.origin == settings.device):
-            raise RemoteProtocolError("fuser", f"this board does not fuse for {context.origin}")
+            raise RemoteProtocolError("fuser", f"this board does not fuse for {context.origin}", SET_FUSE)
         settings.check_revision(context.revision)
         if message.branch >= settings.width(message.stage):
-            raise RemoteProtocolError("branch", f"stage {message.stage} has no branch {message.branch}")
+            raise RemoteProtocolError("branch", f"stage {message.stage} has no branch {message.branch}", SAME_BUNDLE)
         stop = context.stop_at(settings.group_of(message.stage))
         if stop is None or stop.boards[message.branch : message.branch + 1] != (message.device,):
-            raise RemoteProtocolError("route", f"{context.request}: {message.device} is not on its route")
+            raise RemoteProtocolError("route", f"{context.request}: {message.device} is not on its route", RESTRICT)
         self._criteria.check(context.rule)
         dtype, shape = settings.embeddings[message.stage][message.branch]
-        # Unpacked here, so that a payload that does not fit is told as its sender's fault.
+        # Unpacked here, so that a payload that does not fit is reported as its sender's fault.
         tensors.decode(message.tensor, dtype=dtype, shape=shape)
         settings.check_guess(message.progress.guess)
 

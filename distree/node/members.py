@@ -88,7 +88,11 @@ class Members:
         is_new = board is None
         if board is None:
             if len(self._boards) >= MAX_MEMBERS:
-                raise RemoteProtocolError("members", f"{MAX_MEMBERS} boards of this pipeline are known already")
+                raise RemoteProtocolError(
+                    "members",
+                    f"{MAX_MEMBERS} boards of this pipeline are known already",
+                    "divide the boards among several pipelines",
+                )
             board = self._boards[member.device] = _Board()
         before = board.present, board.life
         if stage not in board.stages or board.member != member:

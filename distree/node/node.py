@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distree.errors import ConfigError, RemoteProtocolError
+from distree.errors import RESTRICT, ConfigError, RemoteProtocolError
 from distree.messages.device import DeviceState
 from distree.messages.member import Member
 from distree.messages.plan import Plan
@@ -27,7 +27,7 @@ from distree.node.answers import turned_back
 from distree.node.branch import BranchWorker
 from distree.node.effects import Acknowledge, Drop, Effect, GuessUpdate, Output, Publish, RequestClosed, Send, forward
 from distree.node.exits import CriterionCache, Plans
-from distree.node.fuser import Fuser
+from distree.node.fuser import SET_FUSE, Fuser
 from distree.node.inbox import Inbox
 from distree.node.job import Job
 from distree.node.members import MemberChange, Members
@@ -121,7 +121,10 @@ class StageNode:
         has one: while that id is remembered, the same again is dropped.
         """
         if self._origin is None:
-            raise ConfigError(f"{self.settings.device} is no origin of pipeline {self.settings.pipeline}")
+            raise ConfigError(
+                f"{self.settings.device} is not an origin of pipeline {self.settings.pipeline}",
+                "give the pipeline an origin",
+            )
         request, outputs = self._origin.accept(
             now, name, tensor, deadline_s=deadline_s, request=request, attempt=attempt
         )
@@ -155,12 +158,12 @@ class StageNode:
     def _receive_stage(self, now: float, message: StageMessage, delivery: object) -> list[Output]:
         worker = self._workers.get(message.stage)
         if worker is None:
-            raise RemoteProtocolError("stage", f"stage {message.stage} is not served here")
+            raise RemoteProtocolError("stage", f"stage {message.stage} is not served here", RESTRICT)
         context, me = message.context, self.settings.device
         stop = context.stop_at(message.stage)
         if stop is None or me not in stop.boards:
             if stop is None or not stop.together:
-                raise RemoteProtocolError("route", f"{context.request}: its route does not name {me}")
+                raise RemoteProtocolError("route", f"{context.request}: its route does not name {me}", RESTRICT)
             return [Drop(request=context.request, reason="for others"), Acknowledge(delivery=delivery)]
         if self._is_draining and context.origin != me and not worker.knows(message):
             return [turned_back(message, "moved"), Acknowledge(delivery=delivery)]
@@ -172,7 +175,7 @@ class StageNode:
             return []
         if isinstance(message, Outcome):
             if self._origin is None:
-                raise RemoteProtocolError("origin", f"this board does not answer for {message.request}")
+                raise RemoteProtocolError("origin", f"this board does not answer for {message.request}", RESTRICT)
             return self._origin.receive(now, message, sender)
         if isinstance(message, Decision):
             answer = None if self._origin is None else self._origin.decided(now, message, sender)
@@ -182,7 +185,7 @@ class StageNode:
     def _receive_embedding(self, now: float, message: Embedding) -> list[Output]:
         fuser, context = self._fuser, message.context
         if fuser is None:
-            raise RemoteProtocolError("fuser", f"this board does not fuse for {context.origin}")
+            raise RemoteProtocolError("fuser", f"this board does not fuse for {context.origin}", SET_FUSE)
         if self._origin is None or context.origin != self.settings.device:
             if self._is_draining and not fuser.knows(message):
                 return [turned_back(message, "moved")]

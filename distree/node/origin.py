@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, RemoteProtocolError
 from distree.messages.device import DeviceState
 from distree.messages.member import Member
 from distree.messages.request import (
@@ -231,12 +231,12 @@ class OriginWorker:
                 break
         else:
             raise RemoteProtocolError(
-                "token", f"{outcome.request}: answers no attempt of this run, but one before a restart, or is forged"
+                "token", f"{outcome.request}: answers an attempt from before a restart, or is forged", RESTRICT
             )
         if sender != self._settings.device and not context.names(sender):
-            raise RemoteProtocolError("sender", f"{outcome.request}: {sender} is not on its route")
+            raise RemoteProtocolError("sender", f"{outcome.request}: {sender} is not on its route", RESTRICT)
         if outcome.reason == "unreachable" and not context.names(outcome.board or ""):
-            raise RemoteProtocolError("board", f"{outcome.request}: {outcome.board} is not on its route")
+            raise RemoteProtocolError("board", f"{outcome.request}: {outcome.board} is not on its route", RESTRICT)
         return context
 
     def _heard(self, now: float, outcome: Outcome, sender: str) -> list[Output]:
@@ -293,7 +293,7 @@ class OriginWorker:
     def _late(self, now: float, outcome: Outcome, sender: str) -> list[Output]:
         closed: ClosedEntry | None = self._custody.remembered(outcome.request)
         if closed is None:
-            raise RemoteProtocolError("request", f"{outcome.request} was never asked here")
+            raise RemoteProtocolError("request", f"{outcome.request} was never asked here", RESTRICT)
         context = self._asked(outcome, closed.attempts, sender)
         outputs = self._resume(now, self._heard(now, outcome, sender))
         if outcome.reason == "moved" or outcome.reason == "unreachable":

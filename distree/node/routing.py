@@ -256,7 +256,7 @@ class Router:
 
     def _problem(self, stage: int) -> str:
         if self._members.of(stage):
-            return f"no board of stage {stage} answers: see their logs"
+            return f"no board of stage {stage} answers: check their logs"
         revision = self._settings.revision
         others = [f"{member.device} has {', '.join(member.revisions)}" for member in self._members.others(stage)]
         if others:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distree.criteria.base import CriterionParameters
-from distree.errors import RemoteProtocolError
+from distree.errors import SAME_BUNDLE, RemoteProtocolError
 from distree.messages.plan import MaskedThresholds
 from distree.messages.request import Codec, DType, Guess
 from distree.record import record
@@ -119,10 +119,12 @@ class NodeSettings:
         """Raise RemoteProtocolError for a message of another bundle than this board's."""
         if revision != self.revision:
             raise RemoteProtocolError(
-                "revision", f"expected {self.revision}, received {revision}: this board has another bundle"
+                "revision", f"this board has bundle revision {self.revision}, the message is of {revision}", SAME_BUNDLE
             )
 
     def check_guess(self, guess: Guess | None) -> None:
         """Raise RemoteProtocolError for a guess at a class or an exit that there is not."""
         if guess and (guess.class_id >= len(self.labels) or guess.exit > self.last):
-            raise RemoteProtocolError("guess", f"class {guess.class_id} at exit {guess.exit} does not exist")
+            raise RemoteProtocolError(
+                "guess", f"class {guess.class_id} at exit {guess.exit} does not exist", SAME_BUNDLE
+            )

@@ -32,10 +32,11 @@ def make_transport(
     acknowledgement (with MQTT 5); `offline_items` and `offline_bytes` bound the lane WORK while it waits for the
     connection or for the broker's acknowledgements. `trial_payload` is what every reader of every topic ignores: it
     helps to find out what the broker hangs up on, see `hangups`. ConfigError for an unknown `settings.transport`,
-    BrokerError where the installed paho is not known.
+    BrokerError where the installed paho is not supported.
     """
     if settings.transport not in TRANSPORTS:
-        raise ConfigError(f"broker.transport: unknown {settings.transport!r}; known: {', '.join(TRANSPORTS)}")
+        known = ", ".join(TRANSPORTS)
+        raise ConfigError(f"broker.transport: unknown {settings.transport!r}", f"choose one of {known}")
     made: Transport = lazy.load(TRANSPORTS[settings.transport])(
         settings,
         client_id=client_id,

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from distree.broker_settings import BrokerSettings
-from distree.errors import ConfigError
+from distree.errors import ConfigError, Problem
 from distree.transport import connect_errors
 from distree.transport.limits import Limits
 from distree.transport.negotiation import MAX_FILTERS_PER_SUBSCRIBE, Handshake, Subscriptions, Version
@@ -34,7 +34,7 @@ CONNECTION_TRANSITIONS: dict[tuple[ConnectionState, ConnectionEvent], Connection
     ("dialling", "end"): "waiting",
     # SUBSCRIBE is sent, if there is anything to subscribe to.
     ("connecting", "accept"): "subscribing",
-    # Answered, but by nothing to go on with.
+    # Answered, but not with anything to go on with.
     ("connecting", "decline"): "answered",
     ("connecting", "end"): "waiting",
     ("answered", "end"): "waiting",
@@ -54,24 +54,24 @@ _WITH_SOCKET = frozenset({"connecting", "answered", "subscribing", "online"})
 
 _BACKOFF_MIN_S, _BACKOFF_MAX_S = 0.2, 5.0
 _STABLE_S = 5.0
-"""What lasted this long resets the back-off: two clients of one id shall not fight at full speed."""
+"""A connection that lasted this long resets the back-off: two clients of one id must not fight at full speed."""
 
 Step = Literal["subscribe", "go online", "reconnect", "hang up", "wait"]
-"""What follows from an answer of the broker: to subscribe to `Connection.filters.asked`, to be online, to end the
-connection and connect again at once, to end it, or to wait until the broker does."""
+"""What an answer of the broker leads to: subscribe to `Connection.filters.asked`, be online, end the connection and
+reconnect at once, end it, or wait until the broker does."""
 
 
 class Connection:
-    """One connection after the other, to the broker of `settings`. What it takes is in `limits`.
+    """One connection after the other, to the broker of `settings`. What that broker supports is in `limits`.
 
     `has_socket` says whether there is a socket to serve, `is_known` whether the broker has accepted this client before.
-    `is_hopeless` says that time does not heal why the last attempt failed, `is_absent` that nothing listens where the
-    broker should be, or that its name is not known. `retry_at` is when the next attempt is due. Lines on what the
-    broker does not take are added to `notices`, but for a client without a will: it only reads, or hands over inputs,
-    and misses nothing.
+    `is_hopeless` says that the last attempt failed for a reason that waiting does not cure, `is_absent` that nothing
+    listens where the broker should be, or that its name is not known. `retry_at` is when the next attempt is due. What
+    the broker does not support is added to `notices`, except for a client without a will: that one only reads, or
+    submits inputs, and misses nothing.
     """
 
-    def __init__(self, settings: BrokerSettings, client_id: str, *, has_will: bool, notices: deque[str]) -> None:
+    def __init__(self, settings: BrokerSettings, client_id: str, *, has_will: bool, notices: deque[Problem]) -> None:
         versions: tuple[Version, ...] = ("5", "3.1.1")
         if settings.mqtt_version != "auto":
             versions = ("5",) if settings.mqtt_version == 5 else ("3.1.1",)
@@ -89,9 +89,9 @@ class Connection:
         self._client_id = client_id
         self._has_will = has_will
         self._notices = notices
-        self._warned: set[str] = set()
+        self._warned: set[Problem] = set()
         self._refused: list[str] = []
-        """Filters whose refusal is still to be told."""
+        """Filters whose refusal is still to be reported."""
         self._refused_before: set[str] = set()
         self._random = random.Random()  # noqa: S311 - jitter
         self._failures = 0
@@ -99,13 +99,13 @@ class Connection:
         self._online_since = 0.0
 
     def open(self, subscriptions: Sequence[tuple[str, int]]) -> None:
-        """Have the first attempt be due at once; QoS 2 of a subscription counts as 1."""
+        """Make the first attempt due at once; QoS 2 of a subscription counts as 1."""
         self._move("open")
         self.filters = Subscriptions(subscriptions, MAX_FILTERS_PER_SUBSCRIBE)
         self.retry_at = 0.0
 
     def close(self) -> bool:
-        """Connect no more; return whether there is a socket to close. Harmless when closed."""
+        """Stop connecting; return whether there is a socket to close. Harmless when closed."""
         had_socket = self.has_socket
         self._move("close")
         return had_socket
@@ -118,19 +118,19 @@ class Connection:
         self.is_hopeless = self.is_absent = False
         return True
 
-    def unreachable(self, error: Exception) -> str:
-        """The attempt failed before a CONNECT could be sent; return why, in one line."""
+    def unreachable(self, error: Exception) -> Problem:
+        """The attempt failed before a CONNECT could be sent; return why."""
         self.is_hopeless = isinstance(error, ssl.SSLError | ConfigError)
         self.is_absent = isinstance(error, ConnectionRefusedError | socket.gaierror)
         return connect_errors.unreachable(self._settings, error)
 
     def connect_sent(self, now: float) -> None:
-        """CONNECT is sent: the broker has `connect_timeout_s` from here to take client and subscriptions."""
+        """CONNECT was sent: the broker has `connect_timeout_s` from now to accept client and subscriptions."""
         self._move("connect")
         self._answer_until = now + self._settings.connect_timeout_s
 
-    def on_connack(self, limits: object) -> tuple[Step, str | None]:
-        """The broker accepted, with these properties in its CONNACK (see `Limits.learn`); return as `refused` does."""
+    def on_connack(self, limits: object) -> tuple[Step, Problem | None]:
+        """The broker accepted with these properties in its CONNACK, see `Limits.learn`; return as `on_refusal` does."""
         if self.state != "connecting":
             return "wait", None
         if self.handshake.answered() == "confirm":
@@ -144,8 +144,8 @@ class Connection:
         self.filters.begin()
         return self._subscribe(), None
 
-    def on_refusal(self, reason: str) -> tuple[Step, str | None]:
-        """The broker refused; return what follows, and what is wrong in one line, if no other greeting would help."""
+    def on_refusal(self, reason: str) -> tuple[Step, Problem | None]:
+        """The broker refused; return what follows, and what is wrong, if no other way to connect would help."""
         if self.state != "connecting":
             return "wait", None
         self._move("decline")
@@ -159,8 +159,8 @@ class Connection:
         self._warn_of_limits()
         return "reconnect", None
 
-    def on_suback(self, refusals: Sequence[str | None]) -> tuple[Step, str | None]:
-        """The broker answered a SUBSCRIBE, with None for each filter that it took; return as `refused` does."""
+    def on_suback(self, refusals: Sequence[str | None]) -> tuple[Step, Problem | None]:
+        """The broker answered a SUBSCRIBE, with None for each filter that it accepted; return as `on_refusal` does."""
         if self.state not in ("subscribing", "online") or not self.filters.asked:
             return "wait", None
         answers = self.filters.answered(refusals)
@@ -168,13 +168,13 @@ class Connection:
         missed = [text for name, text in refused.items() if self.filters.is_needed(name)]
         if missed:
             self.is_hopeless = True
-            return "hang up", f"{self._address} refuses the subscription to {', '.join(missed)}: check the broker's ACL"
+            return "hang up", connect_errors.refuses_needed_subscribe(self._address, missed)
         self._refused += [text for name, text in refused.items() if name not in self._refused_before]
         self._refused_before = (self._refused_before - answers.keys()) | refused.keys()
         return ("wait" if self.state == "online" else self._subscribe()), None
 
     def ask_for_more(self) -> bool:
-        """Whether to subscribe to `filters.asked`, beyond what was needed to be online; each time one at a time."""
+        """Whether to subscribe to `filters.asked`, beyond what was needed to be online; one packet at a time."""
         if self.state != "online" or self.filters.asked:
             return False
         if self.filters.ask(for_more=True):
@@ -191,51 +191,49 @@ class Connection:
         self._warn_while(connect_errors.takes_no_retained(self._settings), on=not self.limits.retains)
         self._warn_while(connect_errors.takes_no_qos_1(self._settings), on=not self.limits.takes_qos_1)
 
-    def _warn_while(self, line: str, *, on: bool) -> None:
-        """Say once what lasts."""
+    def _warn_while(self, problem: Problem, *, on: bool) -> None:
+        """Report something that lasts, once."""
         if not on:
-            self._warned.discard(line)
-        elif self._has_will and line not in self._warned:
-            self._warned.add(line)
-            self._notices.append(line)
+            self._warned.discard(problem)
+        elif self._has_will and problem not in self._warned:
+            self._warned.add(problem)
+            self._notices.append(problem)
 
     def go_online(self, now: float) -> bool:
-        """Begin to be of use; False where the connection has ended meanwhile."""
+        """Go online; False where the connection has ended meanwhile."""
         if self.state != "subscribing":
             return False
         self._move("go online")
         self._online_since = now
         return True
 
-    def overdue(self, now: float) -> str | None:
-        """Return, in one line, that the broker did not answer in time; None while it may."""
+    def overdue(self, now: float) -> Problem | None:
+        """Return that the broker did not answer in time; None while it still may."""
         if self.has_socket and self.state != "online" and now > self._answer_until:
-            return f"{self._address} takes connections but does not answer MQTT: is it a broker?"
+            return connect_errors.mute(self._address)
         return None
 
-    def why_lost(self, said: str | None, tls_error: ssl.SSLError | None, now: float) -> str | None:
-        """Return in one line why the connection ended, None if that was said already.
+    def why_lost(self, said: str | None, tls_error: ssl.SSLError | None, now: float) -> Problem | None:
+        """Return why the connection ended, None if that was reported already.
 
-        `said` is what the broker gave as its reason, and `tls_error` what TLS did.
+        `said` is the reason that the broker gave, `tls_error` the one that TLS gave.
         """
         if said is not None:
             return connect_errors.refusal(self._settings, self._client_id, said)
         if self.state == "online":
-            why = f"{self._address} closed the connection, or the network did"
-            if now - self._online_since < _STABLE_S:  # mosquitto 2.0 tells no reason
-                why += f"; if it does so again and again, another client uses the id {self._client_id!r}"
-            return why
+            at_once = now - self._online_since < _STABLE_S
+            return connect_errors.lost(self._address, self._client_id, at_once=at_once)
         if self.state == "connecting":
             return connect_errors.no_mqtt(self._settings, tls_error)
         if self.state == "subscribing" and self.filters.asked:
-            return f"{self._address} closed the connection when asked for {self.filters.asked[0][0]}"
+            return connect_errors.lost_while_subscribing(self._address, self.filters.asked[0][0])
         return None
 
     def ended(self, now: float, *, soon: bool, diagnosing: bool) -> bool:
         """Enter the wait for the next attempt; False where there was no connection, or its end is known.
 
-        The next attempt is due at once if it is to be `soon`, and after no more than the shortest wait while
-        `diagnosing` what the broker hangs up on.
+        The next attempt is due at once if it is to be `soon`, and after the shortest wait at most while `diagnosing`
+        what the broker hangs up on.
         """
         if self.state in ("closed", "waiting"):
             return False
@@ -254,13 +252,13 @@ class Connection:
         return True
 
     def _move(self, event: ConnectionEvent) -> None:
-        """Follow the table; a KeyError here is a fault of this program."""
+        """Follow the table; a KeyError here is a bug in this program."""
         self.state = CONNECTION_TRANSITIONS[self.state, event]
         self.has_socket = self.state in _WITH_SOCKET
 
 
 def transition_table() -> str:
-    """Return the transition table as text, one line a transition."""
+    """Return the transition table as text, one line per transition."""
     lines = ["A connection to the broker:"]
     lines += [f"  {state:<11} {event:<9} -> {after}" for (state, event), after in CONNECTION_TRANSITIONS.items()]
     return "\n".join(lines)

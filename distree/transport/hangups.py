@@ -1,9 +1,9 @@
 """Which message makes the broker hang up; pure, without clock or socket.
 
-Some brokers, and proxies before them, answer a message that they do not like by closing the connection, without a word.
-Sent again after the reconnect, it would do so for ever. So what was under way when a second connection was lost is sent
+Some brokers, and proxies in front of them, answer a message that they do not like by silently closing the connection.
+Sent again after the reconnect, it would do so forever. So what was under way when a second connection was lost is sent
 alone, one message at a time: if the connection ends again, that message is to blame, and is given up. Why it is to
-blame is found out by sending its like once more, alone too: without retain, then a few bytes on its topic.
+blame is found out by sending something similar, alone too: first without retain, then a few bytes on its topic.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from distree.record import record
 from distree.transport.outbox import Publication
 
 ALONE = 2
-"""What was under way in so many losses of the connection is sent alone from then on."""
+"""A message that was under way in this many losses of the connection is sent alone from then on."""
 
 MAX_STRIKES = 2
-"""What was alone under way so often when the connection ended at once is given up."""
+"""A message that was sent alone this many times and met with a hang-up each time is given up."""
 
 AT_ONCE_S = 2.0
-"""A hang-up comes so soon after what it is an answer to; a network may fail at any time."""
+"""A hang-up follows within this time what it is an answer to; a network may fail at any time."""
 
 RETRY_S = 60.0
 RETRY_MAX_S = 3600.0
-"""What causes hang-ups is avoided for so long at first, twice as long each time it is confirmed: brokers get fixed."""
+"""What causes hang-ups is avoided this long at first, and twice as long each time that it is confirmed: brokers do get
+fixed."""
 
 _TOPICS = 64
 _UNPROVEN = 16
@@ -58,10 +59,10 @@ class _Refusal:
 
 
 class HangupTracker:
-    """Keeps what the broker took, what it hung up on, and what therefore is not sent to it (`refusals`, by topic).
+    """Keeps track of what the broker took, what it hung up on, and what is not sent for that reason (`refusals`).
 
-    `retains` and `takes_qos_1` say whether messages may be retained, and sent at QoS 1. `trial_payload` is what every
-    reader of every topic ignores; without it topics and sizes are not told apart.
+    `refusals` are by topic. `retains` and `takes_qos_1` say whether messages may be retained, and sent at QoS 1.
+    `trial_payload` is what every reader of every topic ignores; without it topics and sizes cannot be told apart.
     """
 
     def __init__(self, trial_payload: bytes = b"") -> None:
@@ -75,11 +76,11 @@ class HangupTracker:
         self._passed = 0
         self._passed_retained = False
         self._suspects: set[str] = set()
-        """Topics that were hung up on while nothing has passed yet: with a second one, it is QoS 1."""
+        """Topics that were hung up on before anything got through: once there is a second one, QoS 1 is to blame."""
         self.refusals: OrderedDict[str, _Refusal] = OrderedDict()
         self._unproven: deque[tuple[int, str]] = deque(maxlen=_UNPROVEN)
         self.mark = 0
-        """How many messages went out at QoS 0: what the broker acknowledges now proves those before it."""
+        """How many messages went out at QoS 0: an acknowledgement now proves that those before it got through."""
         self._proven = 0
         """The `mark` of the last message that the broker acknowledged."""
         self._strikes: OrderedDict[str, int] = OrderedDict()
@@ -96,7 +97,7 @@ class HangupTracker:
         return self._strikes.get(topic, 0) >= ALONE
 
     def refuses(self, topic: str, nbytes: int, now: float) -> HangupCause | None:
-        """Return why a message is not to be sent; None if it may be, be it to see whether the broker was mended."""
+        """Return why a message is not to be sent; None if it may be, perhaps to see whether the broker was fixed."""
         for refusal in self.refusals.values():
             cause = refusal.cause
             same = topic == cause.topic
@@ -107,7 +108,7 @@ class HangupTracker:
         return None
 
     def mark_retry(self, item: Publication) -> None:
-        """Have a message go alone that is like one which the broker hung up on earlier: once more is proof enough."""
+        """Have a message sent alone that is like one the broker hung up on earlier: once more is proof enough."""
         if self.refuses(item.topic, item.size, -1.0) is not None:
             item.losses, item.strikes = ALONE, MAX_STRIKES - 1
 
@@ -117,7 +118,7 @@ class HangupTracker:
         """The broker acknowledged a message; return what that proves, if anything."""
         self._proven = item.mark
         if not (item.size > self._passed or item.retain or self._strikes or self.refusals or item.trial):
-            return None  # as nearly always
+            return None  # nearly always
         self._passed_retained |= item.retain
         if self._strikes:
             self._strikes.pop(item.topic, None)
@@ -163,8 +164,8 @@ class HangupTracker:
         return under_way, [], None
 
     def _judge(self, item: Publication, now: float) -> Judgement:
-        """Find out why the broker hangs up on a message, by trials where need be; return as `lost` does."""
-        if item.trial == "size":  # not even a few bytes pass: it is the topic
+        """Find out why the broker hangs up on a message, by trials if necessary; return as `lost` does."""
+        if item.trial == "size":  # not even a few bytes get through: it is the topic
             return [], [], self._refuse("topic", item.topic, item.judged_bytes, now)
         if item.topic in self.refusals:
             self._refuse("topic", item.topic, item.size, now)
@@ -195,7 +196,7 @@ class HangupTracker:
         return [], [item], None
 
     def _try(self, item: Publication, trial: Literal["retained", "size"]) -> None:
-        """Have a message go out alone; the next hang-up is proof."""
+        """Have a message sent alone; the next hang-up is proof."""
         item.trial, item.losses, item.strikes = trial, ALONE, MAX_STRIKES - 1
         self.trials.append(item)
 
@@ -214,7 +215,7 @@ class HangupTracker:
 
 
 def at_qos_1(topic: str, payload: bytes, content_type: str | None) -> Publication:
-    """Return a message meant for QoS 0 as one that the broker acknowledges, and alone, to see whether it takes it."""
+    """Return a message meant for QoS 0 as one at QoS 1 that is sent alone, to see whether the broker takes it."""
     made = Publication(topic, payload, content_type=content_type, lane=Lane.LOSSY)
     made.losses = ALONE
     return made

@@ -21,11 +21,11 @@ from distree.transport import packets
 
 MAX_INCOMING_BYTES = (1 << 20) + (64 << 10)
 """Largest packet that is read, in bytes: a message of 1 MiB with its topic. MQTT 5 brokers are told, and send no larger
-one; what comes all the same is skipped as it comes."""
+one; a larger one that arrives all the same is skipped as it comes in."""
 
 _READ_BYTES = 1 << 16
-"""Most bytes of one read of a plain socket, into a buffer that is kept: a new one for each read, cut down to what came,
-tore the memory of a busy board to pieces (3 MiB in 100,000 inputs)."""
+"""Most bytes of one read of a plain socket, into a buffer that is kept: a new one for each read, cut down to what
+arrived, fragmented the memory of a busy board (3 MiB in 100,000 inputs)."""
 
 _TURN_PACKETS, _TURN_BYTES = 32, 1 << 20
 """Packets read in one turn, and bytes of messages."""
@@ -40,7 +40,7 @@ _REPLACED = (
 
 
 class Sink(Protocol):
-    """Whoever takes what the client was told by the broker."""
+    """What the client passes the broker's answers to."""
 
     def on_connack(self, limits: object) -> None:
         """A CONNACK came, with these properties; None where it has none."""
@@ -75,7 +75,7 @@ class LeanClient(mqtt.Client):
     acknowledges_at_once = False
     """Whether TCP is to acknowledge what is read without waiting for more to send: see `nagle`."""
     tls_error: ssl.SSLError | None = None
-    """What TLS said as it ended the connection; paho tells of no more than the end."""
+    """What TLS reported as it ended the connection; paho reports the end only."""
     _buffer = memoryview(b"")
     _ahead = b""
     _at = 0
@@ -95,7 +95,7 @@ class LeanClient(mqtt.Client):
             manual_ack=True,
         )
         self.sink = sink
-        # Window and queue are kept by `send_window`: paho would search its own anew at each acknowledgement.
+        # Window and queue are kept by `send_window`: paho would search its own at each acknowledgement.
         self.max_inflight_messages_set(0)
         self.on_connect = self._tell_connect
         self.on_subscribe = self._tell_subscribe
@@ -132,7 +132,7 @@ class LeanClient(mqtt.Client):
         return self._at < len(self._ahead)
 
     def read(self) -> None:
-        """Read until nothing is pending, or a turn's worth: then others shall have the lock."""
+        """Read until nothing is pending, or a turn's worth: then others get the lock."""
         self._dry = False
         self._turn_bytes = 0
         for _ in range(_TURN_PACKETS):
@@ -154,7 +154,7 @@ class LeanClient(mqtt.Client):
         return self.reads_ahead() and self.socket() is not None
 
     def _begin_to_skip(self) -> None:
-        """Stop gathering a packet that is too large, once its topic is there; what follows is thrown away."""
+        """Stop gathering a packet that is too large, once its topic is known; the rest is thrown away."""
         head, header = self._in_packet["packet"], self._in_packet["command"]
         if not self._in_packet["have_remaining"] or len(head) < 4 or len(head) < 4 + (head[0] << 8 | head[1]):
             return
@@ -182,17 +182,17 @@ class LeanClient(mqtt.Client):
             return
         except OSError:
             piece = b""
-        self._skipping = self._skipping - len(piece) if piece else 0  # at its end paho meets the connection's
+        self._skipping = self._skipping - len(piece) if piece else 0  # paho will see the end of the connection itself
 
     def _fill(self) -> None:
-        """Read ahead; whatever goes wrong will go wrong for paho once more, which knows what to do."""
+        """Read ahead; whatever goes wrong here will go wrong for paho again, which knows what to do."""
         sock: Any = self.socket()
         if sock is None or not self._plain:
             return
         with contextlib.suppress(OSError):
             self._ahead, self._at = bytes(self._buffer[: sock.recv_into(self._buffer)]), 0
-            # A short read emptied the socket: asking it again would be a system call to learn nothing. No bytes at
-            # all are the connection's end, which paho shall see.
+            # A short read emptied the socket: asking it again would be a wasted system call. No bytes at all are the
+            # end of the connection, which is left to paho.
             self._dry = 0 < len(self._ahead) < _READ_BYTES
             if self.acknowledges_at_once:  # the kernel forgets it after a while
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
@@ -258,7 +258,7 @@ class LeanClient(mqtt.Client):
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def keep_alive(self, *, reads: bool) -> None:
-        """Ping where it is time for it; while nothing is read, no answer is expected."""
+        """Ping when it is time; while nothing is read, no answer is expected."""
         if reads:
             self.loop_misc()
         elif time.monotonic() - self._last_msg_out >= self._keepalive:
@@ -279,7 +279,7 @@ class LeanClient(mqtt.Client):
         sent = 0
         sock = self.socket()
         if sock is not None and self._plain and not self._out_packet:
-            with contextlib.suppress(OSError):  # paho will meet it again, and knows what to do
+            with contextlib.suppress(OSError):  # paho will run into it again, and knows what to do
                 sent = sock.send(packet)
         if sent < len(packet):
             self._packet_queue(packets.PUBACK, packet[sent:], 0, 1)
@@ -298,23 +298,23 @@ class LeanClient(mqtt.Client):
         return mid
 
     def hang_up(self) -> None:
-        """Disconnect, and be it without a word."""
+        """Disconnect, without a DISCONNECT if need be."""
         self.disconnect()
         self.let_go()
 
     def let_go(self) -> None:
-        """Close this process's copy of the socket without a word to the broker: it may belong to the parent process."""
+        """Close this process's copy of the socket, sending nothing: it may belong to the parent process."""
         sock = self.socket()
         if sock is not None:
             sock.close()
 
 
 def check_paho() -> None:
-    """Raise BrokerError where paho is so new, or so old, that what is replaced here does not fit."""
+    """Raise BrokerError where paho is too new, or too old, for what is replaced here."""
     known = set(dir(mqtt.Client)) | set(mqtt.Client.__init__.__code__.co_names)
     missing = [name for name in _REPLACED if name not in known]
     if missing:
         from importlib.metadata import version
 
         found = version("paho-mqtt")
-        raise BrokerError(f"paho-mqtt {found} is not known to work here: pip install 'paho-mqtt>=2.1,<2.3'")
+        raise BrokerError(f"paho-mqtt {found} is not supported", "run: pip install 'paho-mqtt>=2.1,<2.3'")

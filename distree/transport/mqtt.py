@@ -1,8 +1,8 @@
 """MQTT by paho-mqtt: a connection that heals itself.
 
-paho's network thread is not used: `poll` waits on the socket, and a publish from any thread goes straight to
-the socket under `lock`, without a hand-over. Here are lock, loop and client; what follows from an event is decided in
-parts that have none of these: `connection`, `send_window` and `receive_window`.
+paho's network thread is not used: `poll` waits on the socket, and a publish from any thread goes straight to the
+socket under `lock`, without a hand-over. Lock, loop and client are here; what an event leads to is decided in modules
+that have none of them: `connection`, `send_window` and `receive_window`.
 
 Whoever calls into the paho client holds `MqttTransport.lock`. The dialling thread is the one exception: while
 it runs, nobody else touches the client.
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from distree.broker_settings import BrokerSettings, Session
-from distree.errors import BrokerError, ConfigError, LocalProtocolError
+from distree.errors import BrokerError, ConfigError, LocalProtocolError, Problem
 from distree.lanes import Lane
 from distree.transport import connect_errors, packets
 from distree.transport.base import Listener, Transport
@@ -43,12 +43,12 @@ _transports: weakref.WeakSet[MqttTransport] = weakref.WeakSet()
 
 
 class MqttTransport:
-    """`Transport` over MQTT 5, or over MQTT 3.1.1 where the broker knows no other.
+    """`Transport` over MQTT 5, or over MQTT 3.1.1 where the broker speaks nothing else.
 
-    Its parameters are those of `make_transport`. `last_error` is one line on why there is no connection, or on what was
-    refused; `notices` are lines on what the broker does not take, and this goes on without: whoever shows them takes
-    them out. `diagnosing` says whether the last connection ended while it was being found out what the broker hangs up
-    on, which a notice will say.
+    Its parameters are those of `make_transport`. `last_error` is why there is no connection, or what was refused;
+    `notices` are what the broker does not support, and this goes on without: whoever shows them takes them out.
+    `diagnosing` says whether the last connection ended in the course of finding out what the broker hangs up on, which
+    a notice will report.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class MqttTransport:
         self.lock = threading.RLock()
         self.online = False
         self.diagnosing = False
-        self.last_error: str | None = None
-        self.notices: deque[str] = deque(maxlen=_MAX_NOTICES)
+        self.last_error: Problem | None = None
+        self.notices: deque[Problem] = deque(maxlen=_MAX_NOTICES)
         self._settings = settings
         self._address = f"{settings.host}:{settings.port}"
         self._outbox = Outbox(offline_items, offline_bytes)
@@ -98,7 +98,7 @@ class MqttTransport:
 
     @property
     def reports_no_subscribers(self) -> bool:
-        """Whether the broker may say that nobody reads a message: in MQTT 3.1.1 it has no way to."""
+        """Whether the broker may report that nobody reads a message: MQTT 3.1.1 has no way to."""
         return self.protocol == "5"
 
     @property
@@ -123,9 +123,9 @@ class MqttTransport:
         until, connection = time.monotonic() + timeout_s, self._connection
         while not self.online:
             left = until - time.monotonic()
-            with self.lock:  # the dialling thread says what is wrong, and how bad it is, in one go
+            with self.lock:  # the dialling thread sets what is wrong, and how bad it is, in one go
                 if left <= 0 or connection.is_hopeless or (connection.is_absent and not patient):
-                    raise BrokerError(self.last_error or f"{self._address} did not answer within {timeout_s:g} s")
+                    raise BrokerError(*(self.last_error or connect_errors.unanswered(self._address, timeout_s)))
             self.poll(min(left, 0.1))
 
     def subscribe(self, subscriptions: Sequence[tuple[str, int]]) -> None:
@@ -135,7 +135,7 @@ class MqttTransport:
             self.wake()
 
     def unsubscribe(self, names: Sequence[str]) -> None:
-        """Ask for no more messages of these filters; called with the lock held."""
+        """Unsubscribe from these filters; called with the lock held."""
         known = self._connection.filters.remove(names)
         if self.online and known:
             self._client.unsubscribe(known)
@@ -149,7 +149,7 @@ class MqttTransport:
         self._paused = paused
 
     def close(self) -> None:
-        """Send what waits, disconnect without the will, and with it end a session of this process; within about 1 s."""
+        """Send what waits, disconnect without the will, and end a session of this process; within about 1 s."""
         until = time.monotonic() + _CLOSE_S
         while self.online and not self.idle and time.monotonic() < until:
             self._poller.wait_to_read(20)
@@ -233,7 +233,7 @@ class MqttTransport:
                 if not item.strikes:  # else it goes out to be judged
                     self._send_window.check(item.topic, item.size, now)
             except LocalProtocolError as error:
-                self.last_error = error.detail
+                self.last_error = Problem(error.detail, error.remedy)
                 self._outbox.drop(item)
             else:
                 self._send(item, now, None if item.expires_at is None else item.expires_at - now)
@@ -244,7 +244,7 @@ class MqttTransport:
         return self._send_window.oldest_since() if self.online else -math.inf
 
     def acknowledge_at_once(self) -> None:
-        """Have the kernel acknowledge what comes at once, on this connection and later ones."""
+        """Have the kernel acknowledge what arrives at once, on this connection and later ones."""
         self._client.acknowledges_at_once = True
 
     def acknowledge(self, token: object) -> None:
@@ -343,16 +343,16 @@ class MqttTransport:
                 self._housekeeping_at = 0.0
             self.wake()
 
-    def _hang_up(self, why: str | None) -> None:
+    def _hang_up(self, why: Problem | None) -> None:
         """Close a connection that is of no use."""
         client = self._client
         self._ended(why)
         client.hang_up()
 
-    def _ended(self, why: str | None, *, soon: bool = False) -> None:
+    def _ended(self, why: Problem | None, *, soon: bool = False) -> None:
         """Enter the wait for the next attempt. Idempotent: paho may report one end twice."""
         now, version, diagnosing = time.monotonic(), self.protocol, self._send_window.alone
-        # What the broker hangs up on is soon found out: no need to hold off for long.
+        # Finding out what the broker hangs up on is quick: no need to hold off for long.
         if not self._connection.ended(now, soon=soon, diagnosing=diagnosing):
             return
         self.online, self.diagnosing = False, diagnosing
@@ -363,11 +363,11 @@ class MqttTransport:
         self._receive_window.forget()
         if why is not None:
             self.last_error = why
-        self._listener_calls.disconnected(self.last_error or "connection lost")
+        self._listener_calls.disconnected(self.last_error or connect_errors.breaks_by_itself(self._settings))
         self.wake()
 
-    def _go_on(self, step: Step, why: str | None) -> None:
-        """Do what follows from an answer of the broker, and say what is wrong."""
+    def _go_on(self, step: Step, why: Problem | None) -> None:
+        """Do what an answer of the broker leads to, and note what is wrong."""
         if why is not None:
             self.last_error = why
         match step:
@@ -392,7 +392,7 @@ class MqttTransport:
         self._listener_calls.connected(self._receive_window.early)
 
     def _ask_for_more(self) -> None:
-        """Subscribe to what was added, a few at a time, unless a message goes alone to see who is hung up on."""
+        """Subscribe to what was added, a few at a time, unless a message is sent alone to see what is hung up on."""
         if not self._send_window.alone and self._connection.ask_for_more():
             self._client.subscribe(self._connection.filters.asked)
 
@@ -424,21 +424,21 @@ class MqttTransport:
             self._receive_window.early.append(message)
 
     def on_puback(self, mid: int, code: int) -> None:
-        """Note the broker's answer to a publish; a refusal is final."""
+        """Note in the broker's answer to a publish; a refusal is final."""
         item = self._send_window.on_puback(mid, time.monotonic())
         if item is None:
             return
         if self._outbox.casualties:
             self._listener_calls.given_up(self._outbox.casualties)
         if code >= packets.REFUSED:
-            self.last_error = f"{self._address} refuses publishes on {item.topic} (code {code}): check its ACL"
+            self.last_error = connect_errors.refuses_publish(self._address, item.topic, code)
         elif code == packets.NO_SUBSCRIBERS and item.lane is Lane.WORK and item.trial != "size":
             self._listener_calls.no_subscribers(item.topic, item.payload)
         if item.token is not None:
             self._listener_calls.published(item.token)
 
     def on_oversized(self, topic: str, nbytes: int, mid: int | None) -> None:
-        """Acknowledge a message that is too large to be read, so that it does not come again."""
+        """Acknowledge a message that is too large to be read, so that it is not delivered again."""
         pubacks = self._receive_window.skip(topic, nbytes, mid, time.monotonic())
         if pubacks:
             self._client.send_packet(pubacks)

@@ -1,7 +1,7 @@
-"""What waits to be sent, in lanes by what is owed; pure, without clock or socket.
+"""What waits to be sent, in lanes by how much each message matters; pure, without clock or socket.
 
-A lane that is full gives up its own oldest messages and nobody else's, so that junk that is answered with dead letters
-can never push out a result.
+A full lane gives up its own oldest messages and nobody else's, so that junk that is answered with dead letters can
+never push out a result.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Publication:
     """A publish that waits or is under way. `expires_at` is of the monotonic clock, in seconds.
 
     `size` is that of topic and payload, in bytes; a packet has a few more. One is made for every message, so what only
-    messages under suspicion need stands in the class until it is set.
+    suspected messages need is a class attribute until it is set.
     """
 
     losses = 0
     """Connections that were lost while it was under way."""
     strikes = 0
-    """Connections that ended at once while it was under way alone."""
+    """Connections that ended at once after it was sent alone."""
     handed_at = math.inf
     """When it was handed over, of the monotonic clock; infinity for what the broker need not acknowledge."""
     alone_at = 0.0
@@ -38,9 +38,9 @@ class Publication:
     mark = 0
     """How many messages had gone out at QoS 0 before it."""
     trial: Literal["", "retained", "size"] = ""
-    """What is found out by it, if it goes out for that: see `hangups`."""
+    """What it is sent to find out, if anything: see `hangups`."""
     judged_bytes = 0
-    """Size of the message for which a trial of `size` stands in."""
+    """Size of the message that a trial of `size` stands in for."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Outbox:
         if item.lane is Lane.LATEST:
             older = self._latest.pop(item.topic, None)
             self._latest[item.topic] = item
-            if older is not None:  # no loss: the newer one says it all
+            if older is not None:  # no loss: the newer one replaces it
                 self.count -= 1
                 if older.token is not None:
                     self.casualties.append(older.token)
@@ -107,7 +107,7 @@ class Outbox:
                 self.drop(self._pop_left(item.lane))
 
     def put_back(self, items: Iterable[Publication]) -> None:
-        """Have messages that were under way go out before all others, in their order."""
+        """Send messages that were under way before all others, in their order."""
         again = list(items)
         self._again.extendleft(reversed(again))
         self.count += len(again)
@@ -130,7 +130,7 @@ class Outbox:
     def oldest_since(self) -> float:
         """Return when the oldest message was handed over, infinity without any.
 
-        A lane's first is its oldest: what was sent before waits apart.
+        A lane's first is its oldest: what is to be sent again waits separately.
         """
         firsts = [lane[0] for lane in self._lanes.values() if lane]
         firsts += [*list(self._latest.values())[:1], *self._again]

@@ -1,4 +1,4 @@
-"""What goes out: what waits, the window of what is under way, and what the broker takes; pure, without clock or socket.
+"""What goes out: what waits, what is in flight, and what the broker supports; pure, without clock or socket.
 
 `now` is of the monotonic clock, in seconds. Packets are returned to whoever has the socket.
 """
@@ -9,7 +9,7 @@ import math
 from collections import deque
 
 from distree.broker_settings import BrokerSettings
-from distree.errors import LocalProtocolError
+from distree.errors import LocalProtocolError, Problem
 from distree.lanes import Lane
 from distree.transport import connect_errors, packets
 from distree.transport.hangups import ALONE, HangupTracker, at_qos_1
@@ -21,15 +21,15 @@ OVERHEAD_BYTES = 64
 
 
 class SendWindow:
-    """The outgoing half of a connection to a broker that takes what is in `limits`.
+    """The outgoing half of a connection to a broker that supports what is in `limits`.
 
-    `under_way` are publishes without an acknowledgement, by packet id; `alone` says whether what is under way is so by
-    itself, to see whether the broker hangs up on it. Lines on what it hangs up on are added to `notices`.
+    `under_way` are publishes without an acknowledgement, by packet id; `alone` says whether the one that is under way
+    was sent by itself, to see whether the broker hangs up on it. What it hangs up on is added to `notices`.
     `trial_payload` is what every reader of every topic ignores, see `hangups`.
     """
 
     def __init__(
-        self, settings: BrokerSettings, limits: Limits, outbox: Outbox, trial_payload: bytes, notices: deque[str]
+        self, settings: BrokerSettings, limits: Limits, outbox: Outbox, trial_payload: bytes, notices: deque[Problem]
     ) -> None:
         self.limits = limits
         self.outbox = outbox
@@ -63,25 +63,25 @@ class SendWindow:
         return min(under_way, self.outbox.oldest_since())
 
     def leave(self) -> None:
-        """Take nothing any more: the connection belongs to the process from which this one was forked."""
+        """Refuse everything: the connection belongs to the process from which this one was forked."""
         self._forked = True
         self.limits.max_packet_bytes = 0
 
     def check(self, topic: str, nbytes: int, now: float) -> None:
-        """Raise LocalProtocolError for what the broker would not take; `nbytes` is of topic and payload."""
+        """Raise LocalProtocolError for what the broker would not accept; `nbytes` is of topic and payload."""
         if self._forked:
-            raise LocalProtocolError("forked", connect_errors.forked(self._settings))
+            raise LocalProtocolError("forked", *connect_errors.forked(self._settings))
         if nbytes + OVERHEAD_BYTES > self.limits.max_packet_bytes:
             limit = self.limits.max_packet_bytes
             raise LocalProtocolError(
-                "size", connect_errors.too_large(self._settings, topic, nbytes - len(topic), limit)
+                "size", *connect_errors.too_large(self._settings, topic, nbytes - len(topic), limit)
             )
         cause = self.hangups.refuses(topic, nbytes, now)
         if cause is not None:
-            raise LocalProtocolError("refused", connect_errors.hangs_up(self._settings, cause))
+            raise LocalProtocolError("refused", *connect_errors.hangs_up(self._settings, cause))
 
     def wants_acknowledged(self, topic: str) -> bool:
-        """Whether what is meant for QoS 0 is to be sent so that the broker acknowledges it."""
+        """Whether a message meant for QoS 0 is to be sent so that the broker acknowledges it."""
         return self.alone or self.hangups.suspects(topic)
 
     def packet_at_qos_0(
@@ -104,7 +104,7 @@ class SendWindow:
         lane: Lane,
         now: float,
     ) -> Publication:
-        """Return a message as it goes out at QoS 1, be it to find something out."""
+        """Return a message as it goes out at QoS 1, which may be only to find something out."""
         if not qos:
             return at_qos_1(topic, payload, content_type)
         item = Publication(topic, payload, retain, content_type, expires_at, token, lane)
@@ -114,11 +114,11 @@ class SendWindow:
         return item
 
     def has_room(self, item: Publication) -> bool:
-        """Whether a message that comes now may go at once, beside what is under way."""
+        """Whether a new message may be sent at once, beside what is under way."""
         return not self.outbox.count and len(self.under_way) < self.limits.window and self._may_go(item)
 
     def take_next(self, now: float) -> Publication | None:
-        """Take out the message that waits and may go now; None if there is none. What has expired is dropped."""
+        """Take out the next message that may be sent now; None if there is none. What has expired is dropped."""
         if self.alone or len(self.under_way) >= self.limits.window:
             return None
         if self.hangups.trials and not self.under_way:
@@ -130,11 +130,11 @@ class SendWindow:
         return item
 
     def _may_go(self, item: Publication) -> bool:
-        """Whether a message may be under way with those that are."""
+        """Whether a message may be under way together with those that are."""
         return not self.under_way or not (self.alone or item.losses >= ALONE)
 
     def put_under_way(self, item: Publication, mid: int | None, now: float, expiry_s: float | None) -> bytes:
-        """Return the packet of a message that goes out now; without a `mid` at QoS 0, so that this settles it."""
+        """Return the packet of a message that is sent now; without a `mid` at QoS 0, and then that settles it."""
         properties = packets.properties(item.content_type, expiry_s) if self.limits.is_mqtt5 else b""
         retain = item.retain and self.retains
         if mid is None:
@@ -164,7 +164,7 @@ class SendWindow:
         return item
 
     def lost(self, now: float) -> None:
-        """The connection ended: have what was under way sent again, but for what the broker hangs up on."""
+        """The connection ended: send again what was under way, except what the broker hangs up on."""
         again, given_up, cause = self.hangups.lost(list(self.under_way.values()), now)
         self.under_way.clear()
         self.alone = False

@@ -101,7 +101,7 @@ def check_size(bundle: Bundle) -> int:
     """Return the bytes of all files in the bundle's folder; ExportError if they are more than `MAX_BYTES`."""
     size = sum(path.stat().st_size for path in bundle.path.iterdir())
     if size > MAX_BYTES:
-        raise ExportError(f"{bundle.path}: {size} bytes in all, at most {MAX_BYTES} are allowed; use fewer channels")
+        raise ExportError(f"{bundle.path}: {size} bytes exceed the limit of {MAX_BYTES}", "use fewer channels")
     return size
 
 

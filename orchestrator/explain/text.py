@@ -60,8 +60,8 @@ def _line(label: str, text: str) -> str:
 
 def _goal_lines(tuning: TuningView) -> list[str]:
     lines = [_line("goal", tuning.goal.text())]
-    if tuning.trouble:
-        return [*lines, _line("tuning", tuning.trouble)]
+    if tuning.trouble is not None:
+        return [*lines, _line("tuning", str(tuning.trouble))]
     stands = tuning.explanation
     share = stands.lost / stands.audits if stands.audits else 0.0
     lost = f", {stands.lost:,} of them lost ({percent(share)}), each counted as a loss" if stands.lost else ""

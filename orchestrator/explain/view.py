@@ -152,7 +152,7 @@ def _reasons(store: Store, configured: PipelineConfig, devices: Sequence[Device]
     view = read_tuning(store, configured)
     sets = _untuned_sets(plan)
     origins: tuple[OriginAudits, ...] = ()
-    if view is not None and not view.trouble:
+    if view is not None and view.trouble is None:
         samples = kept_samples(store, name, view.explanation.audits)
         sets = _tuned_sets(plan, view.explanation, load_spec(configured).costs, samples)
         origins = _origin_audits(samples)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError
 from orchestrator.simulator import plots
 from orchestrator.simulator.overrides import load_fleet
 from orchestrator.simulator.report import report, to_json, to_text
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         site = SimulatedSite(config, table)
     except ConfigError as error:
-        raise ConfigError(f"{args.config}: {error}") from None
+        raise ConfigError(*error.problem.at(str(args.config))) from None
     with _quiet():
         site.run()
     results = report(site)
@@ -74,7 +74,7 @@ def _write(path: Path, results: dict[str, Any]) -> None:
     try:
         path.write_text(to_json(results), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}", CHECK_PATH) from None
 
 
 def _write_folder(folder: Path, results: dict[str, Any]) -> None:
@@ -82,6 +82,6 @@ def _write_folder(folder: Path, results: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         names = plots.draw(results, folder)
     except OSError as error:
-        raise ConfigError(f"--out {folder}: {error.strerror}") from None
+        raise ConfigError(f"--out {folder}: {error.strerror}", CHECK_PATH) from None
     _write(folder / "report.json", results)
     print(f"wrote report.json, {', '.join(names)} to {folder}")

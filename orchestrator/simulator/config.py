@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from distree.criteria import threshold_problem
 from distree.errors import ConfigError
+from distree.formatting import percent
 from distree.strict_yaml import Share
 from distree.thresholds import Threshold
 from distree.topics import check_id
@@ -43,16 +44,16 @@ class SyntheticConfig:
 
     def __post_init__(self) -> None:
         if not 2 <= self.classes <= 1000:
-            raise ConfigError(f"classes: must be 2 to 1000, received {self.classes}")
+            raise ConfigError(f"classes: {self.classes} is out of range", "choose 2 to 1000")
         if not 2 <= len(self.macs) <= MAX_EXITS:
-            raise ConfigError(f"macs: expected 2 to {MAX_EXITS} numbers, one per exit, received {len(self.macs)}")
+            raise ConfigError(f"macs: {len(self.macs)} given", f"give one number per exit, 2 to {MAX_EXITS} of them")
         _growing("macs", self.macs)
         if len(self.ability) != len(self.macs):
-            raise ConfigError(f"ability: expected {len(self.macs)} numbers, one per exit, received {len(self.ability)}")
+            raise ConfigError(f"ability: {len(self.ability)} given", f"give {len(self.macs)}, one per exit")
         _growing("ability", self.ability)
         _positive(sharpness=self.sharpness)
         if not 1 <= self.inputs <= 1_000_000:
-            raise ConfigError(f"inputs: must be 1 to 1000000, received {self.inputs}")
+            raise ConfigError(f"inputs: {self.inputs} is out of range", "choose 1 to 1000000")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,8 @@ class BurstsConfig:
     def __post_init__(self) -> None:
         _positive(every_s=self.every_s, for_s=self.for_s, times=self.times)
         if self.for_s >= self.every_s:
-            raise ConfigError(f"for_s: must be below every_s ({self.every_s:g}), received {self.for_s:g}")
+            what = f"for_s: {self.for_s:g} is not below every_s ({self.every_s:g})"
+            raise ConfigError(what, "shorten the bursts, or make them rarer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +94,9 @@ class TrafficConfig:
     def __post_init__(self) -> None:
         _positive(rate_hz=self.rate_hz)
         if self.recorded is not None and self.synthetic is not None:
-            raise ConfigError("synthetic: cannot be combined with recorded; remove one of the two")
+            raise ConfigError("synthetic: cannot be combined with recorded", "remove one of the two")
         if min(self.tensor_bytes, default=0) < 0:
-            raise ConfigError("tensor_bytes: must not be negative")
+            raise ConfigError(f"tensor_bytes: {min(self.tensor_bytes)} is negative", "give 0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,7 @@ class LinksConfig:
         for key in ("latency_ms", "jitter_ms"):
             _not_negative(key, getattr(self, key))
         if self.loss > 0.9:
-            raise ConfigError("loss: must be at most 90%")
+            raise ConfigError(f"loss: {percent(self.loss)} is out of range", "choose at most 90%")
         _positive(kbit_per_s=self.kbit_per_s, retry_ms=self.retry_ms)
 
 
@@ -171,26 +173,25 @@ class BoardsConfig:
     def __post_init__(self) -> None:
         check_id(self.name, "name")
         if len(self.name) > MAX_NAME:
-            raise ConfigError(f"name: at most {MAX_NAME} characters, received {len(self.name)}")
+            raise ConfigError(f"name: has {len(self.name)} characters", f"use at most {MAX_NAME}")
         if self.count < 1:
-            raise ConfigError(f"count: must be at least 1, received {self.count}")
+            raise ConfigError(f"count: {self.count} is out of range", "choose at least 1")
         if not self.stages and not self.origin:
-            raise ConfigError("stages: nothing to do; give stages, or origin: true")
+            raise ConfigError("stages: these boards have nothing to do", "give stages, or origin: true")
         if len(set(self.stages)) != len(self.stages) or min(self.stages, default=0) < 0:
-            raise ConfigError("stages: must be distinct numbers from 0")
+            raise ConfigError(f"stages: received {list(self.stages)}", "give distinct numbers from 0")
         if self.branch is not None and (self.branch < 0 or not self.stages):
-            raise ConfigError("branch: must be a number from 0, and needs stages")
+            raise ConfigError(f"branch: received {self.branch}", "give a number from 0, to boards that have stages")
         if self.stages and (self.macs_per_s is None) == (self.stage_ms is None):
-            raise ConfigError("macs_per_s: boards with stages need either macs_per_s or stage_ms")
+            what = "macs_per_s: the speed of these boards is not given, or given twice"
+            raise ConfigError(what, "give either macs_per_s or stage_ms, the milliseconds of each stage")
         if self.stage_ms is not None and len(self.stage_ms) != len(self.stages):
-            raise ConfigError(
-                f"stage_ms: expected {len(self.stages)} numbers, one per stage, received {len(self.stage_ms)}"
-            )
+            raise ConfigError(f"stage_ms: {len(self.stage_ms)} given", f"give {len(self.stages)}, one per stage")
         _positive(macs_per_s=self.macs_per_s, rate_hz=self.rate_hz)
         if self.rate_hz is not None and not self.origin:
-            raise ConfigError("rate_hz: only origins have inputs; add origin: true, or remove it")
+            raise ConfigError("rate_hz: only origins have inputs", "add origin: true, or remove rate_hz")
         if min(self.stage_ms or (1.0,)) <= 0:
-            raise ConfigError("stage_ms: must all be above 0")
+            raise ConfigError("stage_ms: not all are above 0", "give values above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +246,7 @@ class HarderDrift:
     def __post_init__(self) -> None:
         _moment(self.at_s, self.for_s)
         if self.share <= 0:
-            raise ConfigError("share: must be above 0%")
+            raise ConfigError("share: 0% changes nothing", "choose a share above 0%")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +265,7 @@ class ClassesDrift:
     def __post_init__(self) -> None:
         _moment(self.at_s, self.for_s)
         if not self.classes:
-            raise ConfigError("classes: at least one is needed")
+            raise ConfigError("classes: there is none", "give at least one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,9 +334,9 @@ class BoardsFailure:
         _moment(self.at_s, self.for_s)
         _not_negative("notice_s", self.notice_s)
         if self.how == "pause" and self.for_s == math.inf:
-            raise ConfigError("for_s: needed for a pause; for boards that never continue, use how: kill")
+            raise ConfigError("for_s: missing for a pause", "give it, or how: kill for boards that never continue")
         if self.how != "kill" and self.notice_s:
-            raise ConfigError(f"notice_s: applies to how: kill, not to how: {self.how}")
+            raise ConfigError(f"notice_s: applies to how: kill, not to how: {self.how}", "leave it out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -370,7 +371,7 @@ class BrokerFailure:
     def __post_init__(self) -> None:
         _moment(self.at_s, self.for_s)
         if self.for_s == math.inf:
-            raise ConfigError("for_s: must be finite, because a broker has to come back")
+            raise ConfigError("for_s: missing, but a broker has to come back", "give it")
 
 
 Failure: TypeAlias = BoardsFailure | BrokerFailure | OrchestratorFailure
@@ -405,29 +406,30 @@ class FleetConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.duration_s <= 1e6:
-            raise ConfigError(f"duration_s: must be above 0, at most 1e6, received {self.duration_s:g}")
+            raise ConfigError(f"duration_s: {self.duration_s:g} is out of range", "choose a value above 0, at most 1e6")
         if self.goal is not None and self.goal.tuner_class.uses_given_thresholds:
             if self.thresholds is None:
-                raise ConfigError(f"goal: tuner {self.goal.tuner} keeps given thresholds; add thresholds")
+                raise ConfigError(f"goal: tuner {self.goal.tuner} keeps given thresholds", "add thresholds")
         elif (self.goal is None) == (self.thresholds is None):
-            raise ConfigError("goal: thresholds are either tuned for a goal or given: add or remove thresholds")
+            raise ConfigError("goal: thresholds are either tuned for a goal or given", "give one of the two")
         if self.goal is not None and self.goal.labels_wait_s is not None:
-            raise ConfigError("goal: labels_wait_s: labels that users publish are not simulated")
+            raise ConfigError("goal: labels_wait_s: labels that users publish are not simulated", "leave it out")
         self._check_boards()
         self._check_failures()
 
     def _check_boards(self) -> None:
         names = [boards.name for boards in self.boards]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"boards: {', '.join(twice)} given twice")
+            raise ConfigError(f"boards: {', '.join(twice)} given twice", "give each a name of its own")
         if not any(boards.origin for boards in self.boards):
-            raise ConfigError("boards: none has inputs; set origin: true for some of them")
+            raise ConfigError("boards: none has inputs", "set origin: true for some of them")
         if (count := sum(boards.count for boards in self.boards)) > MAX_BOARDS:
-            raise ConfigError(f"boards: {count} boards, but at most {MAX_BOARDS} can be simulated")
+            raise ConfigError(f"boards: {count} are too many", f"simulate at most {MAX_BOARDS}")
         links = [self.links, *(boards.links for boards in self.boards if boards.links is not None)]
         if not self.traffic.tensor_bytes and any(link.kbit_per_s is not None for link in links):
             raise ConfigError(
-                "traffic: tensor_bytes is needed where links have kbit_per_s: the bytes that travel to each stage"
+                "traffic: tensor_bytes is needed where links have kbit_per_s",
+                "give the bytes that travel to each stage",
             )
 
     def _check_failures(self) -> None:
@@ -435,7 +437,7 @@ class FleetConfig:
         for failure in self.failures:
             if failure.kind == "orchestrator":
                 if self.goal is None:
-                    raise ConfigError("failures: without a goal there is no orchestrator to fail")
+                    raise ConfigError("failures: without a goal there is no orchestrator to fail", "give a goal")
             elif (
                 failure.kind == "boards"
                 and failure.boards not in names
@@ -445,7 +447,7 @@ class FleetConfig:
                     for number in range(boards.count)
                 )
             ):
-                raise ConfigError(f"failures: there are no boards {failure.boards}; there are {', '.join(names)}")
+                raise ConfigError(f"failures: there are no boards {failure.boards}", f"name one of {', '.join(names)}")
 
     @property
     def branches(self) -> int:
@@ -462,35 +464,39 @@ def check_exits(config: FleetConfig, exits: int, criterion: str) -> None:
     served: set[tuple[int | None, int]] = set()
     for boards in config.boards:
         if max(boards.stages, default=0) >= exits:
-            raise ConfigError(f"boards: {boards.name} has stage {max(boards.stages)}, the last is {exits - 1}")
+            what = f"boards: {boards.name} has stage {max(boards.stages)}, which does not exist"
+            raise ConfigError(what, f"give stages of 0 to {exits - 1}")
         if branches and boards.stages and (boards.branch is None or tuple(sorted(boards.stages)) != every):
             raise ConfigError(
-                f"boards: {boards.name}: all stages of a wide network are wide; give a branch and all {exits} stages"
+                f"boards: {boards.name}: all stages of a wide network are wide", f"give a branch and all {exits} stages"
             )
         served |= {(boards.branch, stage) for stage in boards.stages}
     for branch in range(branches) if branches else (None,):
         for stage in every:
             if (branch, stage) not in served:
                 whose = "" if branch is None else f" of branch {branch}"
-                raise ConfigError(f"boards: none has stage {stage}{whose}; stages 0 to {exits - 1} are needed")
+                what = f"boards: none has stage {stage}{whose}"
+                raise ConfigError(what, f"have boards serve all stages, 0 to {exits - 1}")
     if config.thresholds is not None and len(config.thresholds) != exits - 1:
-        raise ConfigError(f"thresholds: {len(config.thresholds)} given, {exits - 1} needed: one per exit but the last")
+        what = f"thresholds: {len(config.thresholds)} given"
+        raise ConfigError(what, f"give {exits - 1}, one per exit but the last")
     problem = threshold_problem(criterion, config.thresholds or ()) if criterion else None
     if problem is not None:
-        raise ConfigError(f"thresholds: {problem}")
+        raise ConfigError(*problem.at("thresholds"))
     if config.traffic.tensor_bytes and len(config.traffic.tensor_bytes) != exits:
-        raise ConfigError(f"traffic: tensor_bytes: {len(config.traffic.tensor_bytes)} given, one per stage ({exits})")
+        what = f"traffic: tensor_bytes: {len(config.traffic.tensor_bytes)} given"
+        raise ConfigError(what, f"give {exits}, one per stage")
 
 
 def _positive(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value > 0:
-            raise ConfigError(f"{name}: must be above 0, received {value:g}")
+            raise ConfigError(f"{name}: {value:g} is out of range", "choose a value above 0")
 
 
 def _not_negative(name: str, value: float) -> None:
     if not 0 <= value < math.inf:
-        raise ConfigError(f"{name}: must be 0 or more, received {value:g}")
+        raise ConfigError(f"{name}: {value:g} is out of range", "choose 0 or more")
 
 
 def _moment(at_s: float, for_s: float) -> None:
@@ -500,4 +506,5 @@ def _moment(at_s: float, for_s: float) -> None:
 
 def _growing(name: str, values: tuple[float, ...]) -> None:
     if values[0] < 0 or any(after <= before for before, after in itertools.pairwise(values)):
-        raise ConfigError(f"{name}: must be 0 or more and grow from exit to exit, received {values}")
+        what = f"{name}: {values} does not grow from exit to exit"
+        raise ConfigError(what, "give 0 or more, and more for each exit")

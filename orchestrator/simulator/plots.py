@@ -17,7 +17,7 @@ _DOTS_PER_INCH = 130
 def check_matplotlib() -> None:
     """Raise ConfigError where matplotlib is missing; it is not imported yet."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--out needs matplotlib; run: pip install 'distree[plots]'")
+        raise ConfigError("--out needs matplotlib", "run: pip install 'distree[plots]'")
 
 
 def draw(report: dict[str, Any], folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from distree.errors import Problem
 from distree.lanes import Lane
 from distree.messages.codec import decode
 from distree.messages.plan import Plan
@@ -50,9 +51,9 @@ class Transport:
     def __init__(self, inbox: deque[Received], send: Callable[[str, bytes, bool], None]) -> None:
         self.lock = threading.RLock()
         self.online = False
-        self.last_error: str | None = None
+        self.last_error: Problem | None = None
         self.offline_dropped = 0
-        self.notices: deque[str] = deque()
+        self.notices: deque[Problem] = deque()
         self.diagnosing = False
         self.retains = self.reports_no_subscribers = True
         self._inbox, self._send = inbox, send

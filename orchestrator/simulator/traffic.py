@@ -163,7 +163,7 @@ class Traffic:
                 case "predictions":
                     predictions, is_altered = self._mistaken(predictions, drift.share), True
             if not len(rows):
-                raise ConfigError("drift: classes: there are no inputs of these classes")
+                raise ConfigError("drift: classes: there are no inputs of these classes", "name others")
         idents = self._append(scores, predictions) if is_altered else self._rows
         drawn_from: list[int] = idents[rows].tolist()
         return drawn_from

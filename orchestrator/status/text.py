@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from distree.formatting import ago, percent, printable, table, thresholds_text, why_text
+from distree.formatting import ago, percent, table, thresholds_text, why_text
+from distree.printable import printable
 from orchestrator.coverage import gap_text
 from orchestrator.site_view import BoardView, FollowedPlan
 from orchestrator.status.view import (
@@ -52,7 +53,7 @@ def _head(status: Status) -> str:
         lines.append(f"orchestrator NOT running on this machine; {data}")
     if status.refused:
         counts = ", ".join(f"{entry.reason} {entry.count}" for entry in status.refused)
-        lines.append(f"messages refused: {printable(counts)}")
+        lines.append(f"messages refused: {printable(counts, 1000)}")
     return "\n".join(lines)
 
 
@@ -138,7 +139,7 @@ def _plan_text(line: PipelineStatus) -> str:
 
 
 def _tuning_text(tuning: TuningView) -> str:
-    if tuning.trouble:
+    if tuning.trouble is not None:
         return f"{tuning.goal.text()}; {tuning.trouble}"
     stands = tuning.explanation
     first, *others = stands.sets

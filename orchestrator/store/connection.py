@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from distree.errors import DistreeError
+from distree.errors import DistreeError, Problem
 
 Row: TypeAlias = "tuple[Any, ...]"
 T = TypeVar("T")
@@ -17,9 +17,12 @@ T = TypeVar("T")
 BUSY_TIMEOUT_S = 2.0
 """How long to wait for another process that is writing, in seconds."""
 
+CHECK_STORE = "check store.path and its permissions"
+"""The remedy for a store that cannot be opened or written."""
+
 
 class StoreError(DistreeError):
-    """The store cannot be opened, read or written; the message says why and what to do."""
+    """The store cannot be opened, read or written."""
 
 
 class Connection:
@@ -93,12 +96,12 @@ class Connection:
 
     def damaged(self, how: str) -> StoreError:
         """Return the error for a file that is damaged."""
-        return StoreError(f"{self.path}: {_advice_on_damage(how)}")
+        return StoreError(*_damage(how).at(str(self.path)))
 
     @property
     def _sqlite(self) -> sqlite3.Connection:
         if self._open is None:
-            raise StoreError(f"{self.path}: the store is not open")
+            raise StoreError(f"{self.path}: the store is not open", "open it, or use it in a with block")
         return self._open
 
     def _connect(self) -> sqlite3.Connection:
@@ -119,26 +122,27 @@ class Connection:
         try:
             yield
         except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: {_advice(error)}") from None
+            raise StoreError(*_problem(error).at(str(self.path))) from None
         except OSError as error:
-            raise StoreError(f"{self.path}: {error.strerror}; check store.path and its permissions") from None
+            raise StoreError(f"{self.path}: {error.strerror}", CHECK_STORE) from None
 
 
 def no_store_yet(path: Path) -> StoreError:
     """Return the error for a store that no orchestrator has written yet."""
-    return StoreError(f"{path}: no store yet; start one with 'distree orchestrator run'")
+    return StoreError(f"{path}: no store yet", "start one with 'distree orchestrator run'")
 
 
-def _advice(error: sqlite3.Error) -> str:
+def _problem(error: sqlite3.Error) -> Problem:
     text = str(error)
     if "locked" in text or "busy" in text:
-        return "locked by another process for longer than it should be; find out who has it open"
+        return Problem("locked by another process for longer than it should be", "find out who has it open")
     if "full" in text:
-        return "the disk is full; make room, or lower store.max_mb"
+        return Problem("the disk is full", "make room, or lower store.max_mb")
     if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
-        return _advice_on_damage(text)
-    return f"{text}; check store.path, its permissions and its disk"
+        return _damage(text)
+    return Problem(text, f"{CHECK_STORE}, and the disk")
 
 
-def _advice_on_damage(text: str) -> str:
-    return f"damaged ({text}); move it away and start again: plans retained on the broker keep their epochs"
+def _damage(text: str) -> Problem:
+    remedy = "move it away and start again: plans retained on the broker keep their epochs"
+    return Problem(f"damaged ({text})", remedy)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from orchestrator.store.connection import StoreError
+from orchestrator.store.connection import CHECK_STORE, StoreError
 
 
 def _lock_path(store: Path) -> Path:
@@ -37,12 +37,11 @@ class ServiceLock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             file = self._path.open("wb")
         except OSError as error:
-            raise StoreError(f"{self._path}: {error.strerror}; check store.path and its permissions") from None
+            raise StoreError(f"{self._path}: {error.strerror}", CHECK_STORE) from None
         if not _lock(file):
             file.close()
-            raise StoreError(
-                f"{self._path}: another orchestrator is already using this store; stop it, or change store.path"
-            )
+            what = f"{self._path}: another orchestrator is already using this store"
+            raise StoreError(what, "stop it, or change store.path")
         self._file = file
 
     def release(self) -> None:

@@ -67,15 +67,15 @@ def check(sql: Connection) -> None:
     version = _version(sql)
     if version > SCHEMA_VERSION:
         raise StoreError(
-            f"{sql.path}: written by a newer DistrEE (schema {version}, this one knows {SCHEMA_VERSION}); upgrade, or "
-            "name another file in store.path"
+            f"{sql.path}: written by a newer DistrEE (schema {version}, this one knows {SCHEMA_VERSION})",
+            "upgrade, or name another file in store.path",
         )
     if version == 0 and sql.rows("SELECT name FROM sqlite_master LIMIT 1"):
-        raise StoreError(f"{sql.path}: not a database of the orchestrator; name another file in store.path")
+        raise StoreError(f"{sql.path}: not a database of the orchestrator", "name another file in store.path")
     if 0 < version < SCHEMA_VERSION and sql.read_only:
         raise StoreError(
-            f"{sql.path}: written by an older DistrEE (schema {version}, this one reads {SCHEMA_VERSION}); "
-            "'distree orchestrator run' brings it up to date"
+            f"{sql.path}: written by an older DistrEE (schema {version}, this one reads {SCHEMA_VERSION})",
+            "bring it up to date by 'distree orchestrator run'",
         )
     if version == 0 and sql.read_only:
         raise no_store_yet(sql.path)

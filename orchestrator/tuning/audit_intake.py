@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distree.criteria import CRITERIA
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, SAME_BUNDLE, RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.telemetry import OriginTelemetry
 from distree.thresholds import NEVER
@@ -56,7 +56,7 @@ class AuditIntake:
         runs = self._origins.get(row.origin)
         if runs is None:
             if len(self._origins) >= MAX_ORIGINS:
-                raise RemoteProtocolError("device", f"{MAX_ORIGINS} origins have sent rows already")
+                raise RemoteProtocolError("device", f"{MAX_ORIGINS} origins have sent rows already", RESTRICT)
             self._origins[row.origin] = {boot: _Run(row.sequence)}
             return 0
         known = runs.get(boot)
@@ -85,34 +85,41 @@ class AuditIntake:
 
     def _check_sender(self, row: AuditRow, boots: Sequence[str]) -> str:
         if not boots:
-            raise RemoteProtocolError("device", f"{row.origin} is not known as an origin of {self._pipeline.name}")
+            what = f"{row.origin} is not known as an origin of {self._pipeline.name}"
+            raise RemoteProtocolError("device", what, RESTRICT)
         # An agent tells its pipelines apart by what it appends to the id of its run.
         fitting = [boot for boot in boots if row.boot.startswith(boot)]
         if not fitting:
-            raise RemoteProtocolError("boot", f"{row.boot!r} is no known run of {row.origin}")
+            raise RemoteProtocolError("boot", f"{row.boot!r} is no known run of {row.origin}", RESTRICT)
         return max(fitting, key=len)
 
     def _check_content(self, row: AuditRow) -> None:
         pipeline = self._pipeline
         if row.sequence < 1:
-            raise RemoteProtocolError("old-sequence", "rows are numbered from 1")
+            raise RemoteProtocolError("old-sequence", "rows are numbered from 1", RESTRICT)
         if row.revision != pipeline.revision:
-            raise RemoteProtocolError("revision", f"expected {pipeline.revision}, received {row.revision}")
+            raise RemoteProtocolError("revision", f"expected {pipeline.revision}, received {row.revision}", SAME_BUNDLE)
         if row.criterion != pipeline.criterion:
             raise RemoteProtocolError("criterion", f"expected {pipeline.criterion}, received {row.criterion[:40]!r}")
         if not row.lost and len(row.predictions) != pipeline.exits:
-            raise RemoteProtocolError("exits", f"expected {pipeline.exits}, received {len(row.predictions)}")
+            raise RemoteProtocolError(
+                "exits", f"expected {pipeline.exits}, received {len(row.predictions)}", SAME_BUNDLE
+            )
         if pipeline.labels and max(row.predictions, default=0) >= len(pipeline.labels):
-            raise RemoteProtocolError("exits", f"class {max(row.predictions)} does not exist")
+            raise RemoteProtocolError("exits", f"class {max(row.predictions)} does not exist", SAME_BUNDLE)
         possible = CRITERIA[pipeline.criterion].range
         for score in row.scores:
             # What an exit that knows nothing scores is in no range.
             if score > -NEVER and not possible.least <= score <= possible.most:
-                raise RemoteProtocolError("scores", f"{score:g}, but scores of {pipeline.criterion} are {possible}")
+                raise RemoteProtocolError(
+                    "scores", f"{score:g}, but scores of {pipeline.criterion} are {possible}", SAME_BUNDLE
+                )
         # One set of thresholds decides all exits, so those of missing branches need every stage to have branches.
         branches = min(pipeline.branches, default=0)
         if row.missing and (max(row.missing) >= branches or len(row.missing) >= branches):
-            raise RemoteProtocolError("missing", f"branches {row.missing} cannot be missing at every stage")
+            raise RemoteProtocolError(
+                "missing", f"branches {row.missing} cannot be missing at every stage", SAME_BUNDLE
+            )
 
     # ------------------------------------------------------------ restarts
 

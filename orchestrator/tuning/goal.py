@@ -34,7 +34,7 @@ class Goal:
     audit_rate: Share = AUDIT_RATE
     """Share of inputs that are run to the last exit; 1 while early exits are disabled, when it costs nothing."""
     labels_wait_s: float | None = None
-    """How long audits wait for what users publish on `truth`; without it losses are against the last exit."""
+    """How long audits wait for what users publish on `label`; without it losses are against the last exit."""
     latency_p95_ms: float | None = None
     """Goal for the 95th percentile of latency, of the slowest origin."""
     bytes_per_input: float | None = None
@@ -49,25 +49,27 @@ class Goal:
     def __post_init__(self) -> None:
         for name in ("accuracy_drop", "confidence"):
             if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name}: must be above 0% and below 100%")
+                what = f"{name}: {percent(getattr(self, name))} is out of range"
+                raise ConfigError(what, "choose a share above 0% and below 100%")
         if self.audit_rate <= 0:
-            raise ConfigError("audit_rate: must be above 0%: nothing is learned without audits")
+            raise ConfigError("audit_rate: nothing is learned without audits", "choose a share above 0%")
         for name in ("labels_wait_s", "latency_p95_ms", "bytes_per_input", "energy_mj", "mj_per_mmac"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name}: must be above 0")
+                raise ConfigError(f"{name}: {value:g} is out of range", "choose a finite value above 0")
         if not 0 <= self.mj_per_kb < math.inf:
-            raise ConfigError("mj_per_kb: must be 0 or more")
+            raise ConfigError(f"mj_per_kb: {self.mj_per_kb:g} is out of range", "choose 0 or more")
         if self.energy_mj is not None and self.mj_per_mmac is None:
-            raise ConfigError("energy_mj: also needs mj_per_mmac, the energy of a million multiply-accumulates")
+            remedy = "give the energy of a million multiply-accumulates of a board"
+            raise ConfigError("energy_mj: also needs mj_per_mmac", remedy)
         if self.tuner not in TUNERS:
             nearest = difflib.get_close_matches(self.tuner, TUNERS, n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                f"tuner: expected one of {', '.join(TUNERS)}, received {self.tuner!r}; nearest: {nearest}"
-            )
+            what = f"tuner: expected one of {', '.join(TUNERS)}, received {self.tuner!r}"
+            raise ConfigError(what, f"did you mean {nearest}?")
         if (limits := self.limits()) and not self.tuner_class.offers_choice:
             fitting = ", ".join(name for name, tuner in TUNERS.items() if tuner.offers_choice)
-            raise ConfigError(f"{next(iter(limits))}: tuner {self.tuner} cannot weigh it; remove it, or use {fitting}")
+            what = f"{next(iter(limits))}: tuner {self.tuner} cannot weigh it"
+            raise ConfigError(what, f"remove it, or use tuner {fitting}")
 
     @property
     def tuner_class(self) -> type[LiveTuner]:

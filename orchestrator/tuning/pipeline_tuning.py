@@ -131,7 +131,9 @@ class PipelineTuning:
     def label(self, truth: Label) -> list[Sample]:
         """Return the sample that waited for this label, if there is one; RemoteProtocolError for an unknown label."""
         if truth.label not in self._pipeline.labels:
-            raise RemoteProtocolError("label", f"{truth.label!r} is not a label of {self._pipeline.model}")
+            raise RemoteProtocolError(
+                "label", f"{truth.label!r} is not a label of {self._pipeline.model}", "publish one of its labels"
+            )
         label = self._pipeline.labels.index(truth.label)
         waiting = self._waiting.pop(truth.request, None)
         if waiting is not None:

@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from distree.criteria import CRITERIA
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError
 from distree.exits_taken import exits_taken
 from orchestrator.tuning.live_tuner import LiveTuner
 from orchestrator.tuning.samples import AuditedInput, Vector
 
 _NEEDED = ("score", "prediction", "mac")
+_RECORD = "record one with distree zoo evaluate --audits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,12 @@ def load_recording(path: Path) -> AuditRecording:
         with np.load(path, allow_pickle=False) as content:
             arrays = {name: np.asarray(content[name]) for name in content.files}
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or 'cannot be read'}") from None
+        raise ConfigError(f"{path}: {error.strerror or 'cannot be read'}", CHECK_PATH) from None
     except (ValueError, zipfile.BadZipFile, EOFError, AttributeError):
-        raise ConfigError(f"{path}: not an .npz of arrays; distree zoo evaluate --audits writes one") from None
+        raise ConfigError(f"{path}: not an .npz of arrays", _RECORD) from None
     trouble = _trouble(arrays)
     if trouble is not None:
-        raise ConfigError(f"{path}: {trouble}")
+        raise ConfigError(f"{path}: {trouble}", _RECORD)
     labels = arrays["label"].tolist() if "label" in arrays else [None] * len(arrays["score"])
     rows = zip(arrays["score"][:, :-1].tolist(), arrays["prediction"].tolist(), labels, strict=True)
     audits = tuple(AuditedInput(tuple(scores), tuple(guesses), label) for scores, guesses, label in rows)

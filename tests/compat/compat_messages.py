@@ -279,7 +279,7 @@ MESSAGES: dict[str, Any] = {
     "meta-wide": DeviceMeta(**META, stages=(HeldStage(**HELD, branch=1),), origins=(), fusers=("fashion",)),
     "dead": DeadLetter(
         device="cam1", topic="distree/1/lab/pipeline/fashion/stage/1/cam1/b1", reason="field",
-        detail="stage: expected an integer of 0 to 31, received 'x'", payload_bytes=5, head_hex="81a176a178",
+        detail="stage: expected an integer of 0 to 31, received 'x'", remedy="", payload_bytes=5, head_hex="81a176a178",
     ),
     "stats": STATS,
     "stats-idle": IDLE_STATS,

@@ -121,42 +121,48 @@ WRONG = [
     ({"device": "a/b"}, "device: 'a/b' is not an id"),
     ({"device": "x" * 33}, "is not an id"),
     ({"device": ""}, "is not an id"),
-    ({"device": "all"}, "device: 'all' is reserved: topics address all boards of a stage by it; use another id"),
-    ({"pipelines": []}, "pipelines: at least one is needed"),
-    ({"pipelines": [PIPELINE, PIPELINE]}, "each with its own name"),
+    ({"device": "all"}, "device: 'all' is reserved for topics that address all boards of a stage; use another id"),
+    ({"pipelines": []}, "pipelines: there is none; give at least one"),
+    ({"pipelines": [PIPELINE, PIPELINE]}, "pipelines: two have the same name"),
     ({"pipelines": [{**PIPELINE, "name": "+"}]}, r"pipelines\[0\].name: '\+' is not an id"),
-    ({"pipelines": [{**PIPELINE, "stages": []}]}, "stages: nothing to do"),
-    ({"pipelines": [{**PIPELINE, "stages": [1, 1]}]}, "stages: must be different numbers from 0"),
-    ({"pipelines": [{**PIPELINE, "stages": [-1]}]}, "stages: must be different numbers from 0"),
+    (
+        {"pipelines": [{**PIPELINE, "stages": []}]},
+        "stages: this board has nothing to do; give stages, an origin, or fuse: true",
+    ),
+    ({"pipelines": [{**PIPELINE, "stages": [1, 1]}]}, r"stages: \[1, 1\] has a stage twice"),
+    ({"pipelines": [{**PIPELINE, "stages": [-1]}]}, "stages: -1 is negative; count stages from 0"),
     ({"pipelines": [{**PIPELINE, "stages": 0}]}, "stages: expected a list"),
-    ({"pipelines": [{**PIPELINE, "stages": ["0"]}]}, r"stages\[0\]: expected int"),
-    ({"pipelines": [{**PIPELINE, "branch": -1}]}, r"pipelines\[0\].branch: must be a number from 0, received -1"),
-    ({"pipelines": [{**PIPELINE, "stages": [], "fuse": True, "branch": 0}]}, "branch: needs stages too"),
-    ({"pipelines": [{**PIPELINE, "fuse": "hub"}]}, "fuse: expected bool"),
-    ({"pipelines": [{**PIPELINE, "branch_timeout_ms": 0}]}, "branch_timeout_ms: must be above 0"),
+    ({"pipelines": [{**PIPELINE, "stages": ["0"]}]}, r"stages\[0\]: expected a whole number"),
+    ({"pipelines": [{**PIPELINE, "branch": -1}]}, r"pipelines\[0\].branch: -1 is negative"),
+    ({"pipelines": [{**PIPELINE, "stages": [], "fuse": True, "branch": 0}]}, "branch: there are no stages"),
+    ({"pipelines": [{**PIPELINE, "fuse": "hub"}]}, "fuse: expected true or false"),
+    (
+        {"pipelines": [{**PIPELINE, "branch_timeout_ms": 0}]},
+        "branch_timeout_ms: 0 is out of range; choose a finite value above 0",
+    ),
     (origin(fuser="Hub"), "fuser: 'Hub' is not an id"),
     (origin(fuser="all"), "fuser: 'all' is reserved"),
-    (origin(mode="eagre"), "mode: expected one of gated, eager, received 'eagre'; nearest: eager"),
-    *(({name: 0}, f"{name}: must be above 0") for name in ("num_threads", "receive_maximum")),
+    (origin(mode="eagre"), "mode: expected one of gated, eager, received 'eagre'; write eager"),
+    *(({name: 0}, f"{name}: 0 is out of range") for name in ("num_threads", "receive_maximum")),
     *(
-        ({name: -1.5}, f"{name}: must be above 0")
+        ({name: -1.5}, f"{name}: -1.5 is out of range")
         for name in ("telemetry_interval_s", "inference_timeout_s", "shutdown_timeout_s")
     ),
-    *(({"inbox": {name: 0}}, f"inbox.{name}: must be above 0") for name in ("max_messages", "max_kib")),
-    *((origin(**{name: 0}), f"{name}: must be above 0") for name in ("deadline_ms", "max_pending", "min_retry_ms")),
-    (origin(max_pending=1.5), "max_pending: expected int, received 1.5"),
-    (origin(spool="yes"), "spool: expected bool"),
+    *(({"inbox": {name: 0}}, f"inbox.{name}: 0 is out of range") for name in ("max_messages", "max_kib")),
+    *((origin(**{name: 0}), f"{name}: 0 is out of range") for name in ("deadline_ms", "max_pending", "min_retry_ms")),
+    (origin(max_pending=1.5), "max_pending: expected a whole number, received 1.5"),
+    (origin(spool="yes"), "spool: expected true or false"),
     (source(kind="camera"), "source.kind: expected one of directory, mqtt, replay, python"),
     (source(path="x"), "missing key pipelines[0].origin.source.kind"),
     (source(kind="replay"), "missing key pipelines[0].origin.source.path"),
-    (source(kind="replay", path="x", rate_hz=0), "rate_hz: must be above 0"),
-    (source(kind="replay", path="x", max_inputs=0), "max_inputs: must be above 0"),
-    (source(kind="directory", path="x", poll_interval_ms=0), "poll_interval_ms: must be above 0"),
+    (source(kind="replay", path="x", rate_hz=0), "rate_hz: 0 is out of range"),
+    (source(kind="replay", path="x", max_inputs=0), "max_inputs: 0 is out of range"),
+    (source(kind="directory", path="x", poll_interval_ms=0), "poll_interval_ms: 0 is out of range"),
     (source(kind="directory", path="x", after="burn"), "after: expected one of move, delete, received 'burn'"),
     (source(kind="mqtt", topic="x"), "topic: unknown key"),
     ({"codec": "lz4"}, "codec: expected one of raw, zlib"),
-    ({"telemetry_interval_s": None}, "telemetry_interval_s: expected float, received nothing"),
-    ({"num_threads": True}, "num_threads: expected int"),
+    ({"telemetry_interval_s": None}, "telemetry_interval_s: expected a number, received nothing"),
+    ({"num_threads": True}, "num_threads: expected a whole number"),
 ]
 
 
@@ -172,7 +178,7 @@ def test_what_makes_no_sense_is_refused_with_file_and_key(load, changes, message
 
 
 def test_a_configuration_made_by_a_program_is_checked_alike():
-    with pytest.raises(ConfigError, match="pipelines: at least one is needed"):
+    with pytest.raises(ConfigError, match="pipelines: there is none; give at least one"):
         AgentConfig(site="lab", device="cam", pipelines=())
 
 

@@ -398,11 +398,11 @@ def test_a_board_says_once_that_its_announcements_are_not_there_for_others(tmp_p
     caplog.set_level(logging.WARNING)
     with Site(tmp_path, acl_file=acl) as site:
         b1 = site.run("b1", pipeline("p", 1, 2))
-        wait_for(lambda: lines(caplog, "not there for whoever subscribes later"), "the line")
+        wait_for(lambda: lines(caplog, "does not deliver what this board announces to later subscribers"), "the line")
         b1.transport.wake()
         time.sleep(1.2)
-        (line,) = lines(caplog, "not there for whoever subscribes later")
-        assert f"127.0.0.1:{site.broker.port}, so boards are called for instead, and dashboards see" in line
+        (line,) = lines(caplog, "does not deliver what this board announces to later subscribers")
+        assert f"127.0.0.1:{site.broker.port} does not deliver" in line
         assert f"or allow this user to read {topics.member(SITE, '+', '+', 'b1')}" in line
 
 
@@ -414,7 +414,7 @@ def test_another_board_of_the_name_is_said_at_a_bounded_rate_and_put_right(site,
     twin.hear(ALL_MEMBERS, ALL_STATES)
     for _ in range(3):
         twin.announce(0, 1, 2)
-    wait_for(lambda: lines(caplog, "another board goes by the name b1"), "the line")
+    wait_for(lambda: lines(caplog, "another board uses the name b1"), "the line")
     ours = DeviceState(device="b1", boot=b1.boot, status=DeviceStatus.READY)
 
     def is_right():
@@ -424,8 +424,8 @@ def test_another_board_of_the_name_is_said_at_a_bounded_rate_and_put_right(site,
         )
 
     twin.until(is_right, "its own words")
-    (line,) = lines(caplog, "another board goes by the name b1")
-    assert line.endswith("(boot 1): give one of the two another device id")
+    (line,) = lines(caplog, "another board uses the name b1")
+    assert line.endswith("(boot 1); give one of the two another device id")
     # It serves as before: nobody is banned.
     wait_for(lambda: cam.pipelines[0].node.telemetry().origin.members == 1, "the board")
     names = ask(cam, 5)
@@ -459,7 +459,7 @@ def test_at_a_broker_of_mqtt_3_1_1_it_is_said_that_nobody_tells_what_is_not_read
         wait_for(lambda: cam.pipelines[0].node.telemetry().origin.members == 1, "the board")
         names = ask(cam, 5)
         wait_for(lambda: answered(cam).keys() == set(names), "answers")
-        told = lines(caplog, "speaks MQTT 3.1.1 alone, which cannot say that nobody reads a message")
+        told = lines(caplog, "speaks MQTT 3.1.1 only, which cannot report messages without a reader")
         assert len(told) == 2  # once for each board
         time.sleep(echoes.PATIENCE_S + 1.0)
         assert not lines(caplog, "subscribes later")

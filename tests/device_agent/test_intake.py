@@ -86,7 +86,7 @@ def test_what_is_no_input_is_dead_lettered_by_the_topic_of_inputs(tmp_path):
     broker = MemoryBroker()
     agent, intake = made(tmp_path, broker)
     ear = Ear(broker, topics.device("lab", "cam", Kind.DEAD))
-    intake.reject("a", "image", "no image", b"x")
+    intake.reject("a", RemoteProtocolError("image", "not an image", "send one"), b"x")
     (letter,) = map(json.loads, ear.heard())
     assert (letter["topic"], letter["reason"]) == ("distree/1/lab/pipeline/p/input/cam", "image")
     assert agent.reporting.dead_letters == 1
@@ -167,7 +167,7 @@ class Runtime:
     ("error", "dead"),
     [
         (ValueError("of the interpreter"), []),
-        (RemoteProtocolError("size", "too few"), [("distree/1/lab/pipeline/p/stage/0/cam/+", "size")]),
+        (RemoteProtocolError("size", "too few"), [("distree/1/lab/pipeline/p/stage/0/cam/+", "size", "too few")]),
     ],
 )
 def test_an_interpreter_that_raises_costs_its_input_alone(tmp_path, error, dead):
@@ -180,7 +180,7 @@ def test_an_interpreter_that_raises_costs_its_input_alone(tmp_path, error, dead)
     agent.mailbox.on_result = answers.append
     intake.submit("a", image(), "first")
     intake.run_jobs()
-    assert [(letter["topic"], letter["reason"]) for letter in map(json.loads, letters.heard())] == dead
+    assert [(one["topic"], one["reason"], one["detail"]) for one in map(json.loads, letters.heard())] == dead
     ((request, reason),) = [(result.request, result.reason) for result in answers]
     assert (request, reason) == ("first", "fallback")
     results.close()

@@ -134,7 +134,7 @@ def test_folders_of_inputs_are_writable_and_others_are_not(tmp_path: Path, monke
     assert values(unit, "SupplementaryGroups") == [inbox.group()]
     assert values(unit, "UMask") == ["0007"]
     with pytest.raises(
-        ConfigError, match=r"state_dir .*: the service writes below /var/lib/distree alone; remove state_dir"
+        ConfigError, match=r"state_dir .*: the service may write only below /var/lib/distree; remove state_dir"
     ):
         render(board(tmp_path, state_dir="mine", **origin({"kind": "mqtt"}, spool=True)))
     spooled = origin({"kind": "mqtt"}, spool=True)
@@ -169,7 +169,7 @@ def test_install_status_and_remove_in_an_image(tmp_path: Path) -> None:
     assert [path for path in root.rglob("*") if not path.is_dir()] == []
     done = distree("remove", "--root", str(root))
     assert done.returncode == 0
-    assert "is not there" in done.stdout
+    assert "does not exist" in done.stdout
 
 
 def test_print_writes_the_unit_and_nothing_else(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def visible(path: Path, program: str = "/usr/bin/env") -> None:
 def test_files_that_the_service_would_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemd, "_HIDDEN", (str(tmp_path),))
     with pytest.raises(
-        ConfigError, match=r"agent.yaml: the service does not see what is there; put it below /etc/distree"
+        ConfigError, match=r"agent.yaml: hidden from the service by systemd sandboxing; put it below /etc/distree"
     ):
         visible(board(tmp_path))
     # From here on the folder is one as /etc is.
@@ -206,22 +206,23 @@ def test_files_that_the_service_would_not_see(tmp_path: Path, monkeypatch: pytes
         pytest.skip(f"the folders above {tmp_path} are closed to others")
     visible(board(tmp_path))
     with pytest.raises(
-        ConfigError, match=r"/root/distree: the service does not see .*; install DistrEE into /opt/distree"
+        ConfigError,
+        match=r"/root/distree: hidden from the service by systemd sandboxing; install DistrEE into /opt/distree",
     ):
         visible(board(tmp_path), "/root/distree")
     replay = origin({"kind": "replay", "path": "/root/inputs.npz"})
-    with pytest.raises(ConfigError, match=r"/root/inputs.npz: the service does not see"):
+    with pytest.raises(ConfigError, match=r"/root/inputs.npz: hidden from the service by systemd sandboxing"):
         visible(board(tmp_path, **replay))
     with pytest.raises(ConfigError, match=r"none.crt: the service's user cannot read it; chmod o\+rX"):
         visible(board(tmp_path, broker={"tls": {"ca_file": "none.crt"}}))
-    with pytest.raises(ConfigError, match="secret: not there"):
+    with pytest.raises(ConfigError, match="secret: no such file"):
         visible(board(tmp_path, broker={"username": "a", "password_file": "secret"}))
     board(tmp_path).chmod(0o600)
     with pytest.raises(ConfigError, match=r"agent\.yaml: the service's user cannot read it"):
         visible(tmp_path / "agent.yaml")
     (tmp_path / "agent.yaml").unlink()
     with pytest.raises(
-        ConfigError, match="must be a folder that a group other than root may write; groupadd -f distree"
+        ConfigError, match="not a folder that a group other than root may write; run: groupadd -f distree"
     ):
         visible(board(tmp_path, **origin({"kind": "directory", "path": "inbox"})))
 

@@ -6,16 +6,12 @@ import doctest
 import math
 
 import distree.formatting
-from distree.formatting import printable, table, thresholds_text
+from distree.formatting import table, thresholds_text
 from distree.thresholds import NEVER
 
 
 def test_examples():
     assert doctest.testmod(distree.formatting).failed == 0
-
-
-def test_what_peers_say_cannot_steer_a_terminal():
-    assert printable("a\x1b[31mb\nc") == "a?[31mb?c"
 
 
 def test_numbers_are_aligned_on_the_right_unless_one_cell_is_none():

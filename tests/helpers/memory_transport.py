@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from distree.errors import BrokerError, LocalProtocolError
+from distree.errors import BrokerError, LocalProtocolError, Problem
 from distree.lanes import Lane
 from distree.transport.base import Listener, Received
 from distree.transport.outbox import Outbox, Publication
@@ -114,7 +114,7 @@ class MemoryBroker:
         """Cut a client off as if its board had died: its will is published, its session stays."""
         session = self._sessions.get(client_id)
         if session is not None and session.owner is not None:
-            self._cut(session, "the connection was dropped")
+            self._cut(session, Problem("the connection was dropped", ""))
 
     def expire(self, client_id: str) -> None:
         """End the session of a client that is away, with what waits in it."""
@@ -129,7 +129,7 @@ class MemoryBroker:
             self.running = False
             for session in self._sessions.values():
                 if session.owner is not None:
-                    session.owner.lose("the broker stopped")
+                    session.owner.lose(Problem("the broker stopped", "start it"))
                     session.owner = None
             if forget:
                 self._sessions.clear()
@@ -139,7 +139,7 @@ class MemoryBroker:
         """Start again after `stop`; clients reconnect at their next poll."""
         self.running = True
 
-    def _cut(self, session: _Session, why: str) -> None:
+    def _cut(self, session: _Session, why: Problem) -> None:
         with self.lock:
             owner, session.owner = session.owner, None
             if owner is not None:
@@ -155,7 +155,7 @@ class MemoryBroker:
         with self.lock:
             session = self._sessions.setdefault(owner.client_id, _Session(owner.client_id))
             if session.owner is not None and session.owner is not owner:
-                self._cut(session, f"another client uses the id {owner.client_id!r}")
+                self._cut(session, Problem(f"another client uses the id {owner.client_id!r}", "give it another"))
             session.owner = owner
             # Copies: a token of the connection before must not acknowledge the redelivery.
             again = [replace(delivery) for delivery in session.unacknowledged.values()]
@@ -256,10 +256,10 @@ class MemoryTransport:
         self.online = False
         self.client_id = client_id
         self.will = will
-        self.last_error: str | None = None
+        self.last_error: Problem | None = None
         self._broker = broker
         self._receive_maximum = receive_maximum
-        self.notices: deque[str] = deque()
+        self.notices: deque[Problem] = deque()
         self.diagnosing = False
         self.outbox = Outbox(offline_items, offline_bytes)
         self._listener: Listener | None = None
@@ -280,7 +280,7 @@ class MemoryTransport:
         for _ in range(2):  # the first may have to tell of a lost connection
             self.poll(0.0)
         if not self.online:
-            raise BrokerError("the in-process broker is stopped")
+            raise BrokerError("the in-process broker is stopped", "start it")
 
     def publish(
         self,
@@ -426,7 +426,7 @@ class MemoryTransport:
         """Make a waiting `poll` return early."""
         self._bell.set()
 
-    def lose(self, why: str) -> None:
+    def lose(self, why: Problem) -> None:
         """Cut this client off (called by the broker); the next poll tells the listener."""
         self.online = False
         self.last_error = why

@@ -109,7 +109,9 @@ META = DeviceMeta(
     stages=(HeldStage(pipeline="fashion", stage=0, model="fashion", revision="0123456789ab"),),
     origins=("fashion",),
 )
-DEAD = DeadLetter(device="cam1", topic="a/b", reason="size", detail="why", payload_bytes=3, head_hex="0a0b0c")
+DEAD = DeadLetter(
+    device="cam1", topic="a/b", reason="size", detail="why", remedy="how", payload_bytes=3, head_hex="0a0b0c"
+)
 INPUT = InputMessage(request="r", name="a.png", payload=b"123")
 EMBEDDING = Embedding(
     context=replace(CONTEXT, fuser="hub", eager=True),

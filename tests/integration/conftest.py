@@ -20,7 +20,7 @@ from broker_config.managed import ManagedBroker
 from distree import topics
 from distree.broker_settings import BrokerSettings, Session
 from distree.bundle.loading import Bundle, find_bundle, load_bundle
-from distree.errors import RemoteProtocolError
+from distree.errors import Problem, RemoteProtocolError
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState
 from distree.messages.events import DeadLetter
@@ -64,7 +64,7 @@ class Watcher:
     def connected(self) -> None:
         pass
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         pass
 
     def published(self, token: str) -> None:

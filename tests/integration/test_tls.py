@@ -16,7 +16,7 @@ from setup_broker import PATIENCE_S, Certificates, Mosquitto
 
 from device_agent.config import load_agent_config
 from distree.broker_settings import BrokerSettings, Session, TlsSettings
-from distree.errors import BrokerError, ConfigError
+from distree.errors import BrokerError, ConfigError, Problem
 from distree.transport import make_transport
 from distree.transport.base import Received, Transport
 
@@ -41,7 +41,7 @@ class Listener:
 
     def connected(self) -> None: ...
 
-    def disconnected(self, why: str) -> None: ...
+    def disconnected(self, why: Problem) -> None: ...
 
     def received(self, message: Received) -> None:
         self.messages.append(message)

@@ -95,7 +95,7 @@ def test_class_means_are_of_training_images(made) -> None:
 def test_a_bundle_that_is_too_large_is_refused(made, monkeypatch) -> None:
     done, _ = made
     monkeypatch.setattr(finish, "MAX_BYTES", 1000)
-    with pytest.raises(ExportError, match="bytes in all, at most 1000 are allowed; use fewer channels"):
+    with pytest.raises(ExportError, match="bytes exceed the limit of 1000; use fewer channels"):
         finish.check_size(done.bundle)
 
 

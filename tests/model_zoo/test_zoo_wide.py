@@ -147,9 +147,9 @@ def test_as_many_embeddings_as_branches_are_needed(wide: Bundle) -> None:
 
 
 def test_a_wide_stage_without_a_branch_is_refused(wide: Bundle) -> None:
-    with pytest.raises(BundleError, match="stage 1 has the branches 0 to 1, none was named"):
+    with pytest.raises(BundleError, match="no branch of stage 1 was named; name one of 0 to 1"):
         make_runtime(wide, (1,))
-    with pytest.raises(BundleError, match="not 2"):
+    with pytest.raises(BundleError, match="stage 1 has no branch 2"):
         make_runtime(wide, (1,), branch=2)
 
 
@@ -194,11 +194,11 @@ def test_the_manifest_says_what_the_segments_say(bundle: Bundle) -> None:
 
 def test_a_segment_of_another_kind_is_refused(wide: Bundle) -> None:
     stage = wide.stages[0]
-    with pytest.raises(ExportError, match="needs one input and logits"):
+    with pytest.raises(ExportError, match="export it with one input and an output logits"):
         inspect_segment(wide.path / stage.branches[0].segment, stage.macs)
-    with pytest.raises(ExportError, match="needs one input and embedding"):
+    with pytest.raises(ExportError, match="export it with one input and an output embedding"):
         inspect_branch(wide.path / stage.segment, stage.macs)
-    with pytest.raises(ExportError, match="needs inputs"):
+    with pytest.raises(ExportError, match="export it with inputs"):
         inspect_fusion(wide.path / stage.branches[0].segment, stage.branches, 0)
 
 
@@ -408,7 +408,7 @@ def test_branches_run_once_whatever_is_missing(wide: Bundle, images, monkeypatch
 
 @pytest.mark.parametrize(
     ("missing", "why"),
-    [((0, 1), "has no other one"), ((2,), "has 0 to 1"), ((-1,), "has 0 to 1")],
+    [((0, 1), "has no others"), ((2,), "name some of 0 to 1"), ((-1,), "name some of 0 to 1")],
 )
 def test_branches_that_cannot_be_missing_are_refused(wide: Bundle, images, missing, why) -> None:
     with pytest.raises(ConfigError, match=why):
@@ -611,10 +611,10 @@ def test_evaluate_by_a_criterion_with_parameters(zoo, wide: Bundle, sample_file,
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("--missing", "0,1"), "has no other one"),
-        (("--missing", "x"), "not numbers of branches"),
-        (("--missing", "7"), "has 0 to 1"),
-        (("--split", "train"), "only a file of JPEG images and a folder"),
+        (("--missing", "0,1"), "has no others"),
+        (("--missing", "x"), "not a list of branches"),
+        (("--missing", "7"), "name some of 0 to 1"),
+        (("--split", "train"), "only a file of JPEG images or a folder"),
     ],
 )
 def test_faults_are_one_clear_line(zoo, wide: Bundle, sample_file, capsys, arguments, why) -> None:

@@ -23,7 +23,7 @@ class DemoBoard:
 class DemoSite:
     """Who does what: a board for each plain stage, one for each branch of wide stages in a row, and an origin.
 
-    The origin serves stage 0 if that is plain. It fuses, unless a board is there for that alone (`fuser`).
+    The origin serves stage 0 if that is plain. It fuses, unless there is a separate board for that (`fuser`).
     """
 
     bundle: Bundle
@@ -60,7 +60,9 @@ def plan_site(bundle: Bundle, *, fuser: str, mode: str) -> DemoSite:
     """Place a bundle's stages on boards; ConfigError for a `fuser` where nothing is fused."""
     groups = bundle.wide_groups
     if fuser == "board" and not groups:
-        raise ConfigError(f"--fuser board: bundle {bundle.name} has no wide stage, so nothing is fused; leave it out")
+        raise ConfigError(
+            f"--fuser board: bundle {bundle.name} has no wide stage, so there is nothing to fuse", "leave it out"
+        )
     boards: list[DemoBoard] = []
     if bundle.branch_counts[0]:
         boards.append(DemoBoard(device="origin", is_origin=True))

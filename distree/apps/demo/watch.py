@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from distree import topics
 from distree.apps.demo.plan import DemoSite
-from distree.errors import RemoteProtocolError
+from distree.errors import Problem, RemoteProtocolError
 from distree.messages.codec import decode
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.request import Embedding
@@ -34,7 +34,7 @@ class Watch:
     duplicates: int = 0
     late: int = 0
     branch_counts: tuple[int, ...] = ()
-    """Branches of each stage: so many boards get a message to a wide one."""
+    """Branches of each stage: this many boards get a message to a wide one."""
     origin: str = ""
     announced: set[int] = field(default_factory=set)
     """Stages that boards have announced that they serve."""
@@ -96,12 +96,12 @@ class Watch:
         return sum(self.traffic.values()) / max(1, len(self.results))
 
     def bytes_without_exits(self, site: DemoSite) -> float:
-        """What the same messages would come to if every input made every hop."""
+        """How many bytes it would be if every input made every hop."""
         counts = site.messages_of_all_hops()
         return sum(counts.get(hop, 0) * self.traffic[hop] / self.messages[hop] for hop in self.messages)
 
     def missing(self) -> Counter[int]:
-        """How many answers came about without a branch, by branch."""
+        """How many answers were made without a branch, by branch."""
         return Counter(missing.branch for result in self.results.values() for missing in result.missing)
 
     def stage_reports(self) -> Iterator[StageTelemetry]:
@@ -118,12 +118,12 @@ class DemoListener(QuietListener):
         self._transport = transport
         self._watch = watch
 
-    def disconnected(self, why: str) -> None:
-        """Say why; the transport comes back by itself."""
+    def disconnected(self, why: Problem) -> None:
+        """Say why; the transport reconnects by itself."""
         print(f"demo: {why}", file=sys.stderr)
 
     def received(self, message: Received) -> None:
-        """Count a message; one that breaks the protocol is not the demo's to tell of."""
+        """Count a message; reporting one that breaks the protocol is not the demo's business."""
         self._transport.acknowledge(message.token)
         with contextlib.suppress(RemoteProtocolError):
             self._watch.take(message)

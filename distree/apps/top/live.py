@@ -1,6 +1,6 @@
 """What `distree top` shows, from what boards and orchestrators publish; no store is read.
 
-`Live` listens to a site and gives a `Frame` whenever one is wanted: plain data, ready to be drawn.
+`Live` listens to a site and gives a `Frame` on request: plain data, ready to be drawn.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ShownBoard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownPipeline:
-    """A pipeline: its thresholds (None where there is no plan: the bundle's own hold) and what its origins answered.
+    """A pipeline: its thresholds (None without a plan: the bundle's own apply) and what its origins answered.
 
     `others` counts the boards that report another plan than the one on its topic. `shares` are those of the exits since
     the origins started; `latency_p95_s` is the slowest origin's.
@@ -51,7 +51,7 @@ class ShownPipeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One picture of a site. `trouble` says why there is no broker; `refused` counts messages that were refused."""
+    """A snapshot of a site. `trouble` says why there is no broker; `refused` counts messages that were rejected."""
 
     site: str
     trouble: str | None
@@ -85,7 +85,7 @@ class Live(QuietListener):
         try:
             self._take_in(topics.parse(message.topic), message)
         except RemoteProtocolError as error:
-            # A report that another one overtook is no fault.
+            # A report that another one overtook is not an error.
             self._refused += error.reason != "old-sequence"
 
     def _take_in(self, address: Address, message: Received) -> None:
@@ -120,7 +120,7 @@ class Live(QuietListener):
         claim = self._claim
         return Frame(
             site=self._site,
-            trouble=None if self._transport.online else self._transport.last_error or "connecting",
+            trouble=None if self._transport.online else str(self._transport.last_error or "connecting"),
             orchestrator=claim.orchestrator if claim is not None and claim.running else None,
             refused=self._refused,
             boards=tuple(ShownBoard(board=view, rates=self._view.rates(view.device)) for view in views),

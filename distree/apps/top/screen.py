@@ -1,4 +1,4 @@
-"""Draws a frame with rich, within a width and a height. Everything is text, never markup: peers wrote some of it."""
+"""Draws a frame with rich, within a width and a height. Everything is text, never markup, as peers wrote some of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from distree.apps.top.live import Frame, ShownBoard, ShownPipeline
-from distree.formatting import ago, percent, printable
+from distree.formatting import ago, percent
+from distree.printable import printable
 
 _STYLES = {"ready": "green", "draining": "yellow", "init": "yellow", "lost": "red bold"}
 _PIPELINE_HEAD = ("PIPELINE", "EPOCH", "ANS/S", "P95_MS", "EXITS", "THRESHOLDS")
@@ -30,24 +31,24 @@ def draw(frame: Frame, *, width: int, height: int | None) -> Group:
         pipelines = pipelines[: max(1, (height - _AROUND) // 3)]
         room = max(1, height - _AROUND - len(pipelines))
         hidden, boards = max(0, len(boards) - room), boards[:room]
-    parts: list[RenderableType] = [_head(frame)]
+    parts: list[RenderableType] = [_head(frame, width)]
     parts += [_table(_PIPELINE_HEAD, pipelines, left=(0, 4, 5), giving=_THRESHOLDS, width=width)]
     parts += [Text(), _table(_BOARD_HEAD, boards, left=(0, 1, 2), giving=_SERVES, width=width)]
     if not frame.boards:
-        parts.append(Text(f"no board of site {frame.site} was heard yet", style="yellow"))
+        parts.append(Text(f"no board of site {frame.site} has been heard yet", style="yellow"))
     if hidden:
         parts.append(Text(f"and {hidden} more; a taller terminal shows them", style="dim"))
     return Group(*parts)
 
 
-def _head(frame: Frame) -> Text:
+def _head(frame: Frame, width: int) -> Text:
     ready = sum(row.board.state == "ready" and not row.board.is_silent for row in frame.boards)
     head = Text(f"site {frame.site}: {ready} of {len(frame.boards)} boards ready", style="bold", no_wrap=True)
     head.append(", orchestrator running" if frame.orchestrator else ", no orchestrator", style="not bold")
     if frame.refused:
-        head.append(f", {frame.refused} messages refused", style="yellow")
+        head.append(f", {frame.refused} messages rejected", style="yellow")
     if frame.trouble is not None:
-        head.append(f" NO BROKER: {printable(frame.trouble)}", style="red")
+        head.append(f" NO BROKER: {printable(frame.trouble, width)}", style="red")
     head.overflow = "ellipsis"
     return head
 

@@ -31,7 +31,7 @@ from device_agent.addresses import publications, subscriptions, unheard
 from device_agent.agent import Agent
 from device_agent.config import AgentConfig, load_agent_config
 from device_agent.doctor import clock, runtime
-from device_agent.doctor.checks import Check, Finding, Visit, examine, ok
+from device_agent.doctor.checks import Check, CheckContext, Finding, ok, run_checks
 from device_agent.doctor.cli import CHECKS
 from device_agent.doctor.disconnects import NOBODY
 from device_agent.preflight import load_bundles
@@ -72,11 +72,11 @@ def board(folder: Path, port: int = 1, device: str = "cam", **changes: Any) -> P
 
 def doctor(path: Path, *names: str, timeout_s: float = 20.0) -> dict[str, Finding]:
     """Run the named checks, or all, in their order; those left out count as passed."""
-    visit = Visit(config=load_agent_config(path), timeout_s=timeout_s)
+    context = CheckContext(config=load_agent_config(path), timeout_s=timeout_s)
     if not {"bundle", "python"} & set(names) and names:
-        visit.bundles = load_bundles(visit.config)
+        context.bundles = load_bundles(context.config)
     chosen = [check for check in CHECKS if not names or check.name in names]
-    return {outcome.check: outcome.finding for outcome in examine(visit, chosen, lambda _: None)}
+    return {result.check: result.finding for result in run_checks(context, chosen, lambda _: None)}
 
 
 def fails(finding: Finding, words: str, remedy: str) -> None:
@@ -700,11 +700,11 @@ def test_two_agents_of_one_name_on_one_machine(tmp_path: Path) -> None:
 
 
 def test_nothing_hangs_and_nothing_breaks_the_rest(tmp_path: Path) -> None:
-    def hang(_visit: Visit) -> Finding:
+    def hang(_context: CheckContext) -> Finding:
         time.sleep(3600)
         return ok("never")
 
-    def break_down(_visit: Visit) -> Finding:
+    def break_down(_context: CheckContext) -> Finding:
         raise ZeroDivisionError("oh")
 
     checks = (
@@ -713,14 +713,14 @@ def test_nothing_hangs_and_nothing_breaks_the_rest(tmp_path: Path) -> None:
         Check(name="rests-on-it", run=hang, needs=("hangs",)),
         Check(name="fine", run=lambda _: ok("yes")),
     )
-    visit = Visit(config=load_agent_config(board(tmp_path)), timeout_s=0.1)
+    context = CheckContext(config=load_agent_config(board(tmp_path)), timeout_s=0.1)
     told: list[str] = []
     started_at = time.monotonic()
-    outcomes = examine(visit, checks, lambda outcome: told.append(outcome.check))
+    results = run_checks(context, checks, lambda result: told.append(result.check))
     assert time.monotonic() - started_at < 20
     assert told == [check.name for check in checks]
-    assert [outcome.finding.status for outcome in outcomes] == ["failed", "failed", "skipped", "ok"]
-    assert "ZeroDivisionError: oh" in outcomes[1].finding.text
+    assert [result.finding.status for result in results] == ["failed", "failed", "skipped", "ok"]
+    assert "ZeroDivisionError: oh" in results[1].finding.text
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "nan", "1e9"])

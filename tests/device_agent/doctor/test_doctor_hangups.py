@@ -22,9 +22,9 @@ from device_agent import resource_estimate
 from device_agent.addresses import publications, subscriptions
 from device_agent.config import AgentConfig, load_agent_config
 from device_agent.doctor import delivery
-from device_agent.doctor.checks import Finding, Visit, told
+from device_agent.doctor.checks import CheckContext, Finding, told
 from device_agent.doctor.delivery import check_retained, check_will, harmless_will
-from device_agent.doctor.disconnects import NOBODY, least
+from device_agent.doctor.disconnects import NOBODY, bisected
 from device_agent.doctor.network import check_tls
 from device_agent.preflight import load_bundles
 from distree import topics
@@ -247,7 +247,7 @@ def test_answers_to_a_will(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[Will], int | None], status: str, words: str
 ) -> None:
     """Brokers that answer like this are not at hand, so the answer stands in for them; logins without one are real."""
-    monkeypatch.setattr(delivery, "greet_with", lambda _visit, will: answer(will))
+    monkeypatch.setattr(delivery, "login_with_will", lambda _context, will: answer(will))
     with Mosquitto(tmp_path) as broker:
         finding = doctor(board(tmp_path, broker.port), "login", "will")["will"]
     assert finding.status == status, finding
@@ -261,7 +261,7 @@ def test_a_will_that_fires_all_the_same_reaches_no_board_and_leaves_nothing(tmp_
     with Mosquitto(tmp_path) as broker, listener(broker.port, "distree/#") as all_heard:
         path = board(tmp_path, broker.port)
         with agent(path):
-            will = harmless_will(Visit(config=load_agent_config(path), timeout_s=PATIENCE_S), 1, True)
+            will = harmless_will(CheckContext(config=load_agent_config(path), timeout_s=PATIENCE_S), 1, True)
             sock = socket.create_connection(("127.0.0.1", broker.port), PATIENCE_S)
             assert ProbeClient(sock).connect("dies", None, None, time.monotonic() + PATIENCE_S, will).code == 0
             sock.close()  # without a word
@@ -433,16 +433,16 @@ def test_a_hang_up_behind_tls(tmp_path: Path) -> None:
     tls = {"tls": {"ca_file": str(certificates.ca)}}
     with Mosquitto(tmp_path, *certificates.listener(), "retain_available false") as broker:
         config = load_agent_config(board(tmp_path, broker.port, broker=tls))
-        visit = Visit(config=config, timeout_s=PATIENCE_S, bundles=load_bundles(config), five=False)
-        assert check_tls(visit).status == "ok"
-        fails(check_retained(visit), "hangs up on retained messages", "retain_available true")
-        assert check_will(visit).text == "a login with a will passes (QoS 1, not retained)"
+        context = CheckContext(config=config, timeout_s=PATIENCE_S, bundles=load_bundles(config), is_mqtt5=False)
+        assert check_tls(context).status == "ok"
+        fails(check_retained(context), "hangs up on retained messages", "retain_available true")
+        assert check_will(context).text == "a login with a will passes (QoS 1, not retained)"
 
 
 @given(st.integers(0, 10_000), st.integers(1, 10_000), st.integers(1, 64), st.data())
 def test_narrowing_down(low: int, more: int, within: int, data: st.DataObject) -> None:
     high = low + more
     first_bad = data.draw(st.integers(low + 1, high))
-    passes, fails_at = least(low, high, lambda n: n >= first_bad, within)
+    passes, fails_at = bisected(low, high, lambda n: n >= first_bad, within)
     assert passes < first_bad <= fails_at
     assert fails_at - passes <= within

@@ -112,8 +112,8 @@ def test_malformed_messages_are_counted_and_said_and_stop_nothing(broker, publis
         publisher.say(result("good"))
         assert results.get(PATIENCE_S).request == "good"
         assert results.malformed == 4
-    assert "distree/1/lab/pipeline/p/result/cam: " in caplog.text
-    assert "1 malformed in all" in caplog.text
+    assert "malformed message on distree/1/lab/pipeline/p/result/cam (1 so far): " in caplog.text
+    assert "(1 so far)" in caplog.text
 
 
 def test_a_slow_reader_sees_the_newest_and_how_many_it_missed(broker, publisher, caplog):
@@ -126,7 +126,7 @@ def test_a_slow_reader_sees_the_newest_and_how_many_it_missed(broker, publisher,
             time.sleep(0.01)
         assert [results.get(PATIENCE_S).request for _ in range(5)] == [f"r{k}" for k in range(25, 30)]
         assert results.dropped == 25
-    assert "read too slowly: 1 dropped in all" in caplog.text
+    assert "the reader is too slow: 1 dropped so far" in caplog.text
 
 
 def test_many_readers_share_the_results(broker, publisher):
@@ -146,7 +146,7 @@ def test_many_readers_share_the_results(broker, publisher):
 
 def test_waiting_too_long_and_closing(broker, publisher):
     with Results(f"127.0.0.1:{broker.port}", site="lab", timeout_s=0.05) as results:
-        with pytest.raises(ResultTimeoutError, match=r"nothing came within 0.05 s"):
+        with pytest.raises(ResultTimeoutError, match=r"nothing arrived within 0.05 s"):
             next(results)
         with pytest.raises(TimeoutError):
             results.get(0)

@@ -144,7 +144,7 @@ def test_another_version_is_tried_at_once_and_no_other_is_not() -> None:
     step, why = connection.on_refusal("Unsupported protocol version")
     assert step == "wait"
     assert why is not None
-    assert "unsupported protocol version" in why
+    assert "unsupported protocol version" in why.what
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_refused_filter_is_named_and_time_does_not_heal_it() -> None:
     step, why = connection.on_suback([None, "Not authorized"])
     assert step == "hang up"
     assert why is not None
-    assert "subscription to b/# (Not authorized)" in why
+    assert "subscription to b/# (Not authorized)" in why.what
     assert connection.is_hopeless
 
 
@@ -225,11 +225,11 @@ def test_a_filter_on_which_the_broker_hangs_up_is_done_without() -> None:
             break
         lost = connection.why_lost(None, None, now)
         assert lost is not None
-        assert "when asked for a/#" in lost
+        assert "on the subscription to a/#" in lost.what
         end(connection, now)
         now += 10.0
     assert step == "go online"
-    assert ["hangs up on the subscription to a/#" in line for line in connection._notices] == [True]
+    assert ["hangs up on the subscription to a/#" in notice.what for notice in connection._notices] == [True]
 
 
 def more(connection: Connection, *names: str) -> None:
@@ -272,7 +272,7 @@ def test_a_refused_filter_that_was_added_is_said_once_and_the_connection_stays()
         assert not connection.is_hopeless
         end(connection, now + 1.0)
     assert len(connection._notices) == 1
-    line = connection._notices[0]
+    line = str(connection._notices[0])
     assert "refuses the subscription to bad/0 (Not authorized), bad/1" in line
     assert "and 17 more" in line
     assert "broker's ACL" in line
@@ -282,7 +282,7 @@ def test_a_refused_filter_that_was_added_is_said_once_and_the_connection_stays()
             connection.on_suback([refusal] * len(connection.filters.asked))
         end(connection, 21.0)
         online(connection, 30.0)
-    assert sum("bad/0" in line for line in connection._notices) == 2, "it was mended in between"
+    assert sum("bad/0" in notice.what for notice in connection._notices) == 2, "it was mended in between"
 
 
 def test_a_filter_that_is_wanted_no_more_may_be_refused() -> None:
@@ -320,7 +320,7 @@ def test_an_added_filter_on_which_the_broker_hangs_up_is_done_without() -> None:
     assert ends == 3, "with others, then alone, twice"
     assert connection.state == "online"
     assert connection.filters.without == {"m/4"}
-    assert ["hangs up on the subscription to m/4" in line for line in connection._notices] == [True]
+    assert ["hangs up on the subscription to m/4" in notice.what for notice in connection._notices] == [True]
 
 
 def test_a_broker_that_does_not_answer_in_time_is_overdue() -> None:
@@ -331,7 +331,7 @@ def test_a_broker_that_does_not_answer_in_time_is_overdue() -> None:
     assert connection.overdue(15.0) is None
     overdue = connection.overdue(15.1)
     assert overdue is not None
-    assert "is it a broker?" in overdue
+    assert "check that it is an MQTT broker" in overdue.remedy
     connection.on_connack(None)
     assert connection.overdue(15.1) == overdue, "it has to take the subscriptions too"
     connection.on_suback([None, None])
@@ -344,7 +344,7 @@ def test_a_broker_that_does_not_answer_in_time_is_overdue() -> None:
     [
         (ConnectionRefusedError(), False, True),
         (TimeoutError(), False, False),
-        (ConfigError("the file is gone"), True, False),
+        (ConfigError("the file is gone", "write it again"), True, False),
     ],
 )
 def test_what_waiting_can_mend(error: Exception, hopeless: bool, absent: bool) -> None:
@@ -362,9 +362,9 @@ def test_what_waiting_can_mend(error: Exception, hopeless: bool, absent: bool) -
 def test_why_a_connection_ended() -> None:
     connection = made()
     online(connection, 0.0)
-    assert "another client uses the id 'cam1'" in (connection.why_lost(None, None, 1.0) or "")
-    assert "another client" not in (connection.why_lost(None, None, 6.0) or "")
-    assert "another client uses the id 'cam1'" in (connection.why_lost("Session taken over", None, 6.0) or "")
+    assert "no other client uses the id 'cam1'" in str(connection.why_lost(None, None, 1.0))
+    assert "other client" not in str(connection.why_lost(None, None, 6.0))
+    assert "another client is using the id 'cam1'" in str(connection.why_lost("Session taken over", None, 6.0))
     end(connection, 7.0)
     dialled(connection, 20.0)
-    assert "is it a broker" in (connection.why_lost(None, None, 20.0) or "")
+    assert "check that it is an MQTT broker" in str(connection.why_lost(None, None, 20.0))

@@ -289,7 +289,7 @@ def test_poll_returns_in_time_while_a_connection_hangs(client: Make) -> None:
             start = time.monotonic()
             a.transport.poll(0.02)
             longest = max(longest, time.monotonic() - start)
-        assert "is it a broker?" in a.transport.last_error
+        assert "check that it is an MQTT broker" in str(a.transport.last_error)
         assert longest < 5
 
 
@@ -309,7 +309,7 @@ def test_login(client: Make, tmp_path: Path) -> None:
         with pytest.raises(BrokerError, match=r"refuses user 'ann' .*password_file"):
             a.transport.connect_now(20)
         a = client(guarded.port, "lo-c", online=False)
-        with pytest.raises(BrokerError, match="wants a login"):
+        with pytest.raises(BrokerError, match="requires a login"):
             a.transport.connect_now(20)
 
 
@@ -326,7 +326,7 @@ def test_password_file_that_is_missing_or_empty(tmp_path: Path, client: Make) ->
 def test_two_clients_of_one_id_are_told_so(client: Make, pump: Make) -> None:
     with ManagedBroker(engine="mosquitto") as running:
         twins = [client(running.port, "twin"), client(running.port, "twin")]
-        pump(lambda: all("the id 'twin'" in (t.transport.last_error or "") for t in twins), *twins)
+        pump(lambda: all("the id 'twin'" in str(t.transport.last_error) for t in twins), *twins)
 
 
 def test_too_large_is_refused_here_and_the_connection_stays(broker: ManagedBroker, client: Make, pump: Make) -> None:
@@ -512,7 +512,7 @@ def test_a_refused_subscription_that_was_added_is_done_without_and_said_once(cli
     a = client(scripted.port, "ra-a")
     a.transport.subscribe([("shut/1", 1)])
     pump(lambda: a.transport.notices, a)
-    assert "refuses the subscription to shut/1 (Not authorized)" in a.transport.notices[0]
+    assert "refuses the subscription to shut/1 (Not authorized)" in str(a.transport.notices[0])
     scripted.hang_up()
     pump(lambda: a.events.count("connected") == 2 and len(scripted.subscribed) == 2, a)
     for _ in range(10):
@@ -563,7 +563,7 @@ def test_a_takeover_that_the_broker_announces_names_the_id(client: Make, pump: M
     a = client(scripted.port, "to-a")
     scripted.send(b"\xe0\x05\x8e\x03\x1f\x00\x00")
     pump(lambda: a.transport.last_error is not None, a)
-    assert "another client uses the id 'to-a'" in a.transport.last_error
+    assert "another client is using the id 'to-a'" in str(a.transport.last_error)
     a.transport.close()
     scripted.close()
 
@@ -574,7 +574,7 @@ def test_a_refused_publish_is_settled_and_said(client: Make, pump: Make) -> None
     a.transport.publish("shut/1", b"x", qos=1, token="t")
     scripted.send(b"\x40\x03\x00\x01\x87")
     pump(lambda: a.transport.last_error is not None, a)
-    assert "refuses publishes on shut/1" in a.transport.last_error
+    assert "refuses publishes on shut/1" in str(a.transport.last_error)
     assert a.tokens == ["t"]
     a.transport.close()
     scripted.close()

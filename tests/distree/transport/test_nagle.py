@@ -86,8 +86,10 @@ def test_mosquitto_with_and_without_tcp_nodelay(
         for _ in itertools.repeat(None, 3):
             if _run(a, nagle.over_transport(a.transport, BrokerSettings(port=broker.port), "na/own", b"x")):
                 break
-        assert [f"127.0.0.1:{broker.port} holds back" in line for line in a.transport.notices] == [True] * notices
-        assert all("add set_tcp_nodelay true to mosquitto.conf" in line for line in a.transport.notices)
+        assert [f"127.0.0.1:{broker.port} delays small messages" in line.what for line in a.transport.notices] == [
+            True
+        ] * notices
+        assert all("add set_tcp_nodelay true to mosquitto.conf" in line.remedy for line in a.transport.notices)
         if notices:
             # From then on this end does not let the broker wait, here as on later connections.
             again = nagle.over_transport(a.transport, BrokerSettings(port=broker.port), "na/own", b"x")

@@ -8,7 +8,7 @@ from collections import deque
 import pytest
 
 from distree.broker_settings import BrokerSettings
-from distree.errors import LocalProtocolError
+from distree.errors import LocalProtocolError, Problem
 from distree.lanes import Lane
 from distree.transport import packets
 from distree.transport.hangups import ALONE, MAX_STRIKES
@@ -121,7 +121,7 @@ def test_what_the_broker_hangs_up_on_is_given_up_said_and_refused() -> None:
         half.lost(now)
     assert list(half.outbox.casualties) == ["bad"]
     assert len(notices) == 1
-    assert "hangs up on publishes on bad" in notices[0]
+    assert "hangs up on publishes on bad" in notices[0].what
     with pytest.raises(LocalProtocolError, match="refused"):
         half.check("bad", 4, now)
     half.check("good", 5, now)
@@ -182,7 +182,7 @@ def test_a_message_beyond_the_brokers_limit_is_refused() -> None:
     half = sender()
     half.limits.max_packet_bytes = 1000
     half.check("a", 900, 0.0)
-    with pytest.raises(LocalProtocolError, match=r"size.*exceed the 1,000"):
+    with pytest.raises(LocalProtocolError, match=r"size.*exceeds the packet limit .*, 1,000 bytes"):
         half.check("a", 999, 0.0)
     half.leave()
     with pytest.raises(LocalProtocolError, match="forked"):
@@ -220,7 +220,7 @@ def test_a_token_of_an_earlier_connection_acknowledges_nothing() -> None:
 
 
 def test_what_is_too_large_is_acknowledged_in_its_turn_and_said_now_and_then() -> None:
-    notices: deque[str] = deque()
+    notices: deque[Problem] = deque()
     half = ReceiveWindow(notices)
     first = took(half, 1)
     assert half.skip("big/1", 2_000_000, 2, 100.0) == b""
@@ -230,4 +230,4 @@ def test_what_is_too_large_is_acknowledged_in_its_turn_and_said_now_and_then() -
     assert len(notices) == 1
     half.skip("big/4", 2_000_000, None, 161.0)
     assert len(notices) == 2
-    assert "2,000,000 bytes on 'big/4'" in notices[1]
+    assert "2,000,000 bytes on big/4" in notices[1].what

@@ -148,7 +148,7 @@ def test_a_store_that_cannot_be_written_holds_looser_plans_back(site, monkeypatc
     before = site.published
 
     def fail(batch):
-        raise StoreError("no room")
+        raise StoreError("no room", "make some")
 
     with monkeypatch.context() as patch:
         patch.setattr(site.store, "save", fail)

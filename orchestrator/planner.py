@@ -182,7 +182,7 @@ class Planner:
         self._note_held(plan.epoch)
         by = f" by {plan.author}" if plan.author else ""
         what = f"a foreign plan{by} (epoch {plan.epoch}: {plan.criterion} {thresholds_text(plan.thresholds)})"
-        return self._contested(now_s, printable(what), retained)
+        return self._contested(now_s, what, retained)
 
     def saw_garbage(self, now_s: float, *, retained: bool = False) -> str | None:
         """Note that something else took the plan's place on its topic; return a line to warn with."""

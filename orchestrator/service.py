@@ -357,7 +357,10 @@ class Service:
         silent, back = self.view.fleet.silence(now_s)
         self._warn(_devices_text("no telemetry any more from", silent))
         self._warn(_devices_text("telemetry again from", back))
+        self._warn(self.leadership.take_notice())
         for controller in self.controllers:
+            if self.leadership.leads:
+                self._warn(controller.planner.remind(now_s), controller.name)
             for line in controller.check_coverage(self.view.fleet):
                 self._warn(line, controller.name)
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from distree.errors import Problem
 from distree.lanes import Lane
 from distree.messages.codec import decode
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, same_decision
 from distree.topics import Kind, parse
 from distree.transport.base import Listener, Received
 from orchestrator.addresses import will_of
@@ -197,7 +197,9 @@ class Host:
         self.arrive(topic, payload, retain)
         if kind is Kind.PLAN:
             plan = decode(Plan, payload)
-            self._books.plans.append((self._events.now, plan))
+            plans = self._books.plans
+            if not plans or not same_decision(plans[-1][1], plan):
+                plans.append((self._events.now, plan))
             self._audience.take_plan(plan, len(payload))
 
     # ------------------------------------------------------------ turns

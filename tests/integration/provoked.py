@@ -264,6 +264,10 @@ SECTIONS = {
         "too few thresholds": (
             manifest(lambda m: m["exits"].update(thresholds=[0.5])), 2, ["exits.thresholds: 1 given, one per exit but the last"],
         ),
+        "thresholds that no score reaches": (
+            manifest(lambda m: m["exits"].update(thresholds=[90, 80])),
+            2, ["exits.thresholds: the threshold of exit 0 is 90", "scores of max_softmax are 0 to 1", "give 0.9 for 90%", "'never'"],
+        ),
         "unknown key in a manifest": (manifest(lambda m: m.update(licence="x")), 2, ["bundle.yaml:", "licence: unknown key", "license"]),
     },
     "Self-test and broker": {
@@ -357,6 +361,14 @@ SECTIONS = {
         ),
         "too few thresholds for a pipeline": (
             lambda c: c.orchestrator(thresholds=[0.9]), 2, ["pipeline p: its bundle has 3 exits", "needs 2 thresholds, one per exit but the last; received 1"],
+        ),
+        "thresholds that no score of a pipeline reaches": (
+            lambda c: c.orchestrator(thresholds=[0.9, -1]),
+            2, ["pipeline p: the threshold of exit 1 is -1", "scores of max_softmax are 0 to 1", "'never'"],
+        ),
+        "thresholds set in percent": (
+            lambda c: ["orchestrator", "set-thresholds", *c.orchestrator()[2:], "--pipeline", "p", "90", "80"],
+            2, ["pipeline p: the threshold of exit 0 is 90", "give 0.9 for 90%"],
         ),
         "status before the first run": (
             lambda c: ["orchestrator", "status", *c.orchestrator()[2:]], 1, ["o.db: no store yet", "distree orchestrator run"],

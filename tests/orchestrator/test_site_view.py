@@ -65,7 +65,7 @@ def test_a_board_is_what_it_said(view):
     (board,) = view.boards(4.0)
     assert (board.state, board.is_silent, board.heard_s) == ("ready", False, 3.0)
     assert (board.serves, board.waiting, board.rss_bytes) == ("fashion:0,origin", 4, 30_000_000)
-    assert board.follows == (FollowedPlan(pipeline="fashion", epoch=3),)
+    assert board.follows == (FollowedPlan(pipeline="fashion", epoch=3, plan_hash=HASH),)
     assert view.boards(1.0 + 30.1)[0].is_silent
 
 

@@ -53,7 +53,7 @@ def test_the_command_prints_writes_and_draws(recorded, tmp_path, capsys) -> None
     assert "steps certified" in out
     assert plot.read_bytes().startswith(b"\x89PNG")
     document = json.loads(figures.read_text())
-    assert document["steps"][0]["thresholds"] == [None, None]
+    assert document["steps"][0]["thresholds"] == ["never", "never"]
     assert document["audits"] == 1500
 
 
@@ -76,7 +76,7 @@ def test_a_path_from_other_audits_leaves_all_of_these_to_certify(recorded, tmp_p
 
 
 def test_other_tuners(recorded, capsys) -> None:
-    assert main(["tune", "--replay", str(recorded), "--tuner", "static", "--thresholds", "0.6,inf"]) == 0
+    assert main(["tune", "--replay", str(recorded), "--tuner", "static", "--thresholds", "0.6,never"]) == 0
     assert "0.6 never" in capsys.readouterr().out
     assert main(["tune", "--replay", str(recorded), "--tuner", "bandit"]) == 0
     assert "bandit: 1500 audits" in capsys.readouterr().out
@@ -92,6 +92,17 @@ def test_every_tuner_is_replayed_and_says_whether_it_has_a_guarantee(recorded, t
     out = capsys.readouterr().out
     assert "gathering" not in out
     assert (f"tuner {name} has no guarantee" in out) == (not TUNERS[name].has_guarantee)
+
+
+def test_thresholds_are_of_the_criterion_that_scored(tmp_path, capsys) -> None:
+    path = tmp_path / "named.npz"
+    np.savez(path, **arrays(), criterion=np.array("max_softmax"))
+    assert load_recording(path).criterion == "max_softmax"
+    assert main(["tune", "--replay", str(path), "--tuner", "static", "--thresholds", "90,80"]) == 2
+    assert "--thresholds 90,80: the threshold of exit 0 is 90" in capsys.readouterr().err
+    np.savez(path, **arrays(), criterion=np.array("maxsoft"))
+    assert main(["tune", "--replay", str(path)]) == 2
+    assert "criterion: one of max_softmax," in capsys.readouterr().err
 
 
 def test_labels_are_used_where_asked_for(recorded, tmp_path, capsys) -> None:
@@ -113,8 +124,9 @@ def test_labels_are_used_where_asked_for(recorded, tmp_path, capsys) -> None:
         (["--limit", "0"], "--limit 0: must be at least 1"),
         (["--thresholds", "0.5,0.5"], "goes with --tuner static"),
         (["--tuner", "static"], "goes with --tuner static"),
-        (["--tuner", "static", "--thresholds", "0.5"], "2 numbers separated by commas are needed"),
-        (["--tuner", "static", "--thresholds", "a,b"], "2 numbers separated by commas are needed"),
+        (["--tuner", "static", "--thresholds", "0.5"], "expected 2 numbers separated by commas"),
+        (["--tuner", "static", "--thresholds", "0.5,inf"], "or 'never' in place of a number"),
+        (["--tuner", "static", "--thresholds", "a,b"], "expected 2 numbers separated by commas"),
     ],
 )
 def test_what_is_asked_wrongly_is_said_in_one_line(recorded, capsys, options, said) -> None:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from orchestrator_samples import plan
+from thoroughness import often
 
 from orchestrator.planner import (
     CALM_S,
@@ -174,7 +175,7 @@ def play(planner, event, now_s):
             planner.saw_garbage(now_s)
 
 
-@settings(max_examples=400)
+@settings(max_examples=often(400))
 @given(st.lists(st.tuples(EVENTS, st.floats(0.0, 40.0)), max_size=30), EPOCHS, PLANS)
 def test_whatever_comes_epochs_only_grow_and_never_name_two_contents(events, floor, wanted):
     planner, last, now_s = Planner(wanted, floor=floor), None, 0.0

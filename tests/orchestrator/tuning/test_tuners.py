@@ -16,6 +16,7 @@ import pytest
 from audit_samples import COSTS, LOST, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thoroughness import often
 
 import orchestrator.tuning.tuners
 from distree.criteria import NEVER
@@ -192,7 +193,7 @@ def test_a_small_mean_loss_is_certified_soon(rate: float, most: int) -> None:
     assert certificate.passed.mean() > 0.5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=often(30), deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     rate=st.sampled_from([0.0, 0.01, 0.03, 0.1]),
@@ -398,7 +399,7 @@ def test_costs_that_do_not_grow(costs) -> None:
         Certified(costs, epsilon=0.01, delta=0.05)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=often(20), deadline=None)
 @given(st.integers(0, 10_000))
 def test_what_is_certified_only_grows_within_a_trial(seed: int) -> None:
     tuner, before = Certified(COSTS, epsilon=0.1, delta=0.1, path_audits=50), 1

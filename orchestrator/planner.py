@@ -22,7 +22,6 @@ from dataclasses import replace
 from distree.formatting import thresholds_text
 from distree.messages.limits import EPOCH_STEP
 from distree.messages.plan import Plan, next_epoch, plan_hash, same_decision
-from distree.printable import printable
 
 SETTLE_S = 0.5
 """How long after a connect the retained plan is waited for, in seconds."""

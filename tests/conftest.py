@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+import thoroughness
 
 from broker_config.managed import ManagedBroker, find_mosquitto
 
@@ -19,6 +20,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Compiled once, instead of by each worker and by each of the hundreds of programs that tests start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+
+thoroughness.register()
 
 
 @pytest.fixture

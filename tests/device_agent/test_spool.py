@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from thoroughness import often
 
 from device_agent.spool import MAX_REMEMBERED, MAX_UNPUBLISHED, RETRY_S, Recovered, Spool
 from distree import tensors
 from distree.node import AcceptedInput
 
-OFTEN = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+OFTEN = settings(max_examples=often(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Clock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thoroughness import often
 
 from orchestrator.leadership import (
     CLAIM_S,
@@ -149,7 +150,7 @@ def test_claims_that_are_remembered_are_bounded():
     st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["deaf", "back", "wait", "gone"])), max_size=40),
     st.permutations(["a", "b", "c"]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=often(200), deadline=None)
 def test_after_a_while_of_quiet_exactly_one_leads(script, names):
     """Three orchestrators; claims reach all who are connected."""
     all_of_them = [Leadership(name) for name in names]

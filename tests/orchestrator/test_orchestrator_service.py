@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from memory_transport import MemoryBroker
 from orchestrator_samples import MASKED, SITE, meta, plan, stage, state, telemetry, wide_pipeline
 from orchestrator_site import PLAN, Heard, OrchestratorSite
+from thoroughness import often
 
 from distree import topics
 from distree.messages.codec import decode, encode
@@ -529,7 +530,7 @@ SPLICED = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=often(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(TOPICS), st.one_of(st.binary(max_size=60), SPLICED)), max_size=12))
 def test_whatever_bytes_come_it_lives_and_counts(site, messages):
     for topic, payload in messages:

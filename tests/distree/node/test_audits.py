@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from node_fleet import MISSES_B1, MISSES_ONE, SURE, UNSURE, Fleet, fleet, node_settings
 from request_samples import changed, request_of
 from test_wide_node import both_fusers, both_modes
+from thoroughness import often
 
 from distree.errors import RemoteProtocolError
 from distree.messages.device import DeviceStatus
@@ -420,7 +421,7 @@ steps = st.lists(
     exits=st.dictionaries(st.integers(0, 2), st.sampled_from([SURE, UNSURE])),
     rate=st.sampled_from([0.5, 1.0]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=often(300), deadline=None)
 def test_one_result_of_each_input_and_one_row_of_each_that_was_drawn(script, wide, eager, fuser, exits, rate):
     """Whatever is lost, repeated, reordered or dead: rows are numbered without gaps, and results are on time."""
     if wide:

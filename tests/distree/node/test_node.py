@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_fleet import announce, lines, meet, state_of
 from request_samples import changed, route_of
+from thoroughness import often
 
 from distree import tensors
 from distree.errors import RemoteProtocolError
@@ -621,7 +622,7 @@ events = st.lists(
 
 
 @given(events)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=often(300), deadline=None)
 def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(script):
     """Whatever happens in whatever order; time moves in steps of at most 0.7 s and each step is ticked."""
     known = {

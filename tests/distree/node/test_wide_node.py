@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_fleet import MISSES_B1, MISSES_ONE, SURE, UNSURE, WIDE, Fleet, announce, fleet, node_settings
 from request_samples import changed, route_of
+from thoroughness import often
 
 from distree import tensors
 from distree.errors import RemoteProtocolError
@@ -452,7 +453,7 @@ steps = st.lists(
     twins=st.booleans(),
     exits=st.dictionaries(st.integers(0, 2), st.sampled_from([SURE, UNSURE])),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=often(300), deadline=None)
 def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(script, eager, fuser, twins, exits):
     """Whatever is lost, repeated, reordered, unread, withdrawn or dead; nobody waits beyond what is due."""
     lab = fleet(eager=eager, fuser=fuser, script=exits, twins=twins, inbox_max_messages=4)

@@ -11,6 +11,7 @@ from paho.mqtt import _packet
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from thoroughness import often
 
 from distree.transport import packets
 
@@ -71,7 +72,7 @@ def test_acknowledgements():
 
 
 @given(st.integers(0x30, 0x3F), st.binary(max_size=60), st.booleans())
-@settings(max_examples=1000)
+@settings(max_examples=often(1000))
 def test_noise_is_read_or_refused(header, body, is_mqtt5):
     try:
         packets.parse_publish(header, body, is_mqtt5=is_mqtt5)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from thoroughness import often
 
 from distree.apps.cli import main
 from distree.errors import ConfigError
@@ -214,7 +215,7 @@ def troubled(draw):
     )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=often(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(config=troubled())
 def test_every_accepted_input_is_answered_once_by_its_deadline(config):
     site = SimulatedSite(config, load_table(config.traffic, config.seed))

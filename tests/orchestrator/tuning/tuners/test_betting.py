@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thoroughness import often
 
 from orchestrator.tuning.tuners import betting
 from orchestrator.tuning.tuners.betting import Alarm, Certificate
@@ -36,7 +37,7 @@ def test_a_small_mean_loss_is_certified_soon(rate: float, most: int) -> None:
     assert certificate.passed.mean() > 0.5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=often(30))
 @given(
     seed=st.integers(0, 10_000),
     rate=st.sampled_from([0.0, 0.01, 0.03, 0.1]),

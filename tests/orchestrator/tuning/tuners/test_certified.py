@@ -9,6 +9,7 @@ import pytest
 from audit_samples import COSTS, LOST, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thoroughness import often
 
 from distree.criteria import NEVER
 from distree.exits_taken import exits_taken
@@ -117,7 +118,7 @@ def test_costs_that_do_not_grow(costs) -> None:
         Certified(costs, epsilon=0.01, delta=0.05)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=often(20))
 @given(st.integers(0, 10_000))
 def test_what_is_certified_only_grows_within_a_trial(seed: int) -> None:
     tuner, before = Certified(COSTS, epsilon=0.1, delta=0.1, path_audits=50), 1

@@ -76,9 +76,8 @@ class StageNode:
             k: self._branch if settings.width(k) else self._worker for k in settings.stages
         }
         self._restore = list(restore)
-        self._timed = [part for part in (self._origin, self._fuser, self._branch) if part is not None]
-        if settings.branch is None:
-            self._timed.remove(self._branch)
+        parts = (self._origin, self._fuser, None if settings.branch is None else self._branch)
+        self._timed = [part for part in parts if part is not None]
         self._deliveries: dict[type, Callable[[float, Any], Sequence[Effect]]] = {
             Send: self._deliver,
             Job: self._queue,
@@ -374,9 +373,7 @@ class StageNode:
             return 0.0
         due = self._announcer.due_at
         for part in self._timed:
-            part_due = part.next_due()
-            if part_due < due:
-                due = part_due
+            due = min(due, part.next_due())
         return due
 
     def tick(self, now: float, owed_since: float = _NEVER) -> list[Effect]:

@@ -93,7 +93,7 @@ def test_set_thresholds_says_what_happens(config, store_path, capsys):
         (("--pipeline", "fashion", "0.5"), "1 thresholds given"),
         (("--pipeline", "fashion", "0.5", "nan"), "finite"),
         (("--pipeline", "fashion", "--criterion", "nothing", "0.5", "0.5"), "unknown criterion"),
-        (("--pipeline", "other", "0.5", "0.5"), "which has fashion"),
+        (("--pipeline", "other", "0.5", "0.5"), "name one of fashion"),
         (("--pipeline", "fashion", "0.5", "0.5", "--wait", "nan"), "0 seconds or more"),
     ],
 )

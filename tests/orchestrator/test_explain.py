@@ -7,8 +7,8 @@ import sqlite3
 
 import numpy as np
 import pytest
+from audit_samples import LOST, stream
 from orchestrator_samples import WIDE, meta, origin, state, telemetry, write_config
-from test_tuners import LOST, stream
 
 from distree.apps.cli import main
 from distree.messages.plan import MaskedThresholds

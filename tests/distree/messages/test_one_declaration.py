@@ -74,7 +74,7 @@ def test_an_invented_counter_is_everywhere(copy, tmp_path):
     before = "from pathlib import Path; import sys; from orchestrator.store.database import Store; Store(Path(sys.argv[1])).open()"
     subprocess.run([sys.executable, "-c", before, str(store)], cwd=ROOT, check=True, timeout=60)
     done = subprocess.run(
-        [sys.executable, "-c", USE, str(store), str(ROOT / "tests" / "messages")],
+        [sys.executable, "-c", USE, str(store), str(ROOT / "tests" / "helpers")],
         cwd=copy,
         env={"PYTHONPATH": str(copy), "PATH": ""},
         capture_output=True,

@@ -77,12 +77,6 @@ def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def mosquitto_only() -> None:
-    if find_mosquitto() is None:
-        pytest.skip("mosquitto is not installed")
-
-
 @pytest.fixture(scope="session")
 def broker(engine: str) -> Iterator[ManagedBroker]:
     """One broker for many tests, each with topics and client ids of its own."""

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from audit_samples import COSTS, stream
 from hypothesis import given
 from hypothesis import strategies as st
 from orchestrator_samples import meta, origin, pipeline, stage, telemetry
-from test_tuners import COSTS, stream
 from test_tuning import tuned
 
 from distree.errors import ConfigError

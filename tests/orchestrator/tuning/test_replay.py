@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from test_tuners import COSTS, stream
+from audit_samples import COSTS, stream
 
 from distree.apps.cli import main
 from distree.criteria import NEVER

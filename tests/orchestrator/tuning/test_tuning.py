@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from audit_samples import COSTS, stream
 from orchestrator_samples import SITE, meta, origin, pipeline, state, telemetry, wide_pipeline
-from test_orchestrator_service import Site
-from test_tuners import COSTS, stream
+from orchestrator_site import Site
 
 from distree import topics
 from distree.messages.audit import AuditRow

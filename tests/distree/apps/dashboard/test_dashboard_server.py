@@ -23,7 +23,7 @@ from distree.errors import ConfigError
 from tools import dashboard_messages
 
 ROOT = Path(__file__).parents[4]
-PAGE = ROOT / "distree" / "dashboard" / "page"
+PAGE = ROOT / "distree" / "apps" / "dashboard" / "page"
 BROKERS = ["ws://192.168.1.10:9001", "wss://broker.example:443/mqtt"]
 
 

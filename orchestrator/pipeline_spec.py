@@ -121,7 +121,7 @@ def check_thresholds(spec: PipelineSpec, criterion: str, thresholds: tuple[float
         raise ConfigError(*trouble.at(f"pipeline {spec.name}"))
     if len(thresholds) != exits - 1:
         raise ConfigError(
-            f"pipeline {spec.name}: {len(thresholds)} thresholds given for {exits} exits",
+            f"pipeline {spec.name}: thresholds: {len(thresholds)} given for {exits} exits",
             f"give {exits - 1}, one per exit but the last",
         )
     if not all(map(math.isfinite, thresholds)):

@@ -71,10 +71,10 @@ def test_set_thresholds_says_what_happens(config, store_path, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--pipeline", "fashion", "0.5"), "it needs 2 thresholds, one per exit but the last; received 1"),
+        (("--pipeline", "fashion", "0.5"), "thresholds: 1 given for 3 exits; give 2, one per exit but the last"),
         (("--pipeline", "fashion", "0.5", "nan"), "finite"),
         (("--pipeline", "fashion", "--criterion", "nothing", "0.5", "0.5"), "unknown criterion"),
-        (("--pipeline", "other", "0.5", "0.5"), "which has fashion"),
+        (("--pipeline", "other", "0.5", "0.5"), "name one of fashion"),
         (("--pipeline", "fashion", "0.5", "0.5", "--wait", "nan"), "0 seconds or more"),
     ],
 )

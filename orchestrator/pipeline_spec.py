@@ -124,7 +124,7 @@ def check_thresholds(spec: PipelineSpec, criterion: str, thresholds: tuple[float
         raise ConfigError(*trouble.at(f"pipeline {spec.name}"))
     if len(thresholds) != exits - 1:
         raise ConfigError(
-            f"pipeline {spec.name}: thresholds: received {len(thresholds)} for {exits} exits",
+            f"pipeline {spec.name}: thresholds: {len(thresholds)} given for {exits} exits",
             f"give {exits - 1}, one per exit but the last",
         )
     trouble = threshold_problem(criterion, thresholds)

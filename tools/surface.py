@@ -83,7 +83,7 @@ def _members(cls: type) -> Iterator[str]:
 
 def _errors() -> Iterator[str]:
     for name, cls in sorted(vars(errors).items()):
-        if isinstance(cls, type) and cls.__module__ == errors.__name__:
+        if isinstance(cls, type) and issubclass(cls, errors.DistreeError):
             yield f"{name}({', '.join(base.__name__ for base in cls.__bases__)})"
 
 

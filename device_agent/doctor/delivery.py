@@ -81,7 +81,8 @@ def _handed_out(context: CheckContext) -> Finding:
             return there
         if own is None or not _leave(context, own, PROBE):
             return ok(
-                "retained messages work; whether they reach later subscribers was not tried, as no board is there"
+                "retained messages work; whether they reach later subscribers was not tried, "
+                "as no board has announced itself"
             )
         try:
             comes = _comes_retained(context, [echoes])

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from device_agent.config import load_agent_config
 from device_agent.init import _scalar, device_name
 from distree.broker_settings import TlsSettings
+from distree.bundle.loading import bundle_of
 from distree.topics import is_id
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,12 @@ def test_a_stage_with_all_defaults(tmp_path: Path) -> None:
     assert (config.site, config.broker.host, config.broker.port) == ("lab", "127.0.0.1", 1883)
     assert is_id(config.device)
     (pipeline,) = config.pipelines
-    assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == ("fashion", "fashion", (0,), None)
+    assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == (
+        "fashion",
+        bundle_of(tmp_path, "fashion"),
+        (0,),
+        None,
+    )
     assert list(tmp_path.iterdir()) == [tmp_path / "agent.yaml"]
 
 

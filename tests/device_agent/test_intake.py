@@ -143,7 +143,9 @@ class Ends:
         pass
 
 
-@pytest.mark.parametrize(("error", "ends"), [(ConfigError("gone"), False), (ZeroDivisionError("a fault"), True)])
+@pytest.mark.parametrize(
+    ("error", "ends"), [(ConfigError("gone", "bring it back"), False), (ZeroDivisionError("a fault"), True)]
+)
 def test_a_source_that_breaks_ends_the_agent_and_one_that_gives_up_does_not(tmp_path, caplog, error, ends):
     agent, intake = made(tmp_path, MemoryBroker(), source=PythonSourceConfig(kind="python"))
     agent.pipelines[0].source = Ends(error)

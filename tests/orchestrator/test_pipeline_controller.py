@@ -261,7 +261,7 @@ def test_a_pipeline_whose_plan_cannot_be_recorded_keeps_no_other_from_its_own(tw
 
     def fail(row, *, after):
         if row.plan.pipeline == "fashion":
-            raise StoreError("x.db: no room")
+            raise StoreError("x.db: no room", "make some")
         return record(row, after=after)
 
     monkeypatch.setattr(two.store, "record_plan", fail)
@@ -269,7 +269,7 @@ def test_a_pipeline_whose_plan_cannot_be_recorded_keeps_no_other_from_its_own(tw
     assert published(two, "fashion") is None
     assert published(two, "other") == plan(epoch=1, pipeline="other")
     told = [record.getMessage() for record in caplog.records if "no room" in record.getMessage()]
-    assert told == ["pipeline fashion: publishing its plan: x.db: no room"]
+    assert told == ["pipeline fashion: publishing its plan: x.db: no room; make some"]
     monkeypatch.undo()
     two.pass_time(2.0)
     assert published(two, "fashion") == plan(epoch=1)
@@ -281,7 +281,7 @@ def test_a_pipeline_whose_plan_cannot_be_read_keeps_no_other_from_following(two,
 
     def fail(name):
         if name == "fashion":
-            raise StoreError("x.db: damaged")
+            raise StoreError("x.db: damaged", "move it away")
         return latest(name)
 
     monkeypatch.setattr(two.store, "latest_plan", fail)

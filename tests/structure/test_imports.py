@@ -22,6 +22,8 @@ KNOWS = {
     "record": set(),
     "lanes": set(),
     "lazy": set(),
+    "logs": set(),
+    "printable": set(),
     "child_processes": set(),
     "printable": set(),
     "thresholds": set(),

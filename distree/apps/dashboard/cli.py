@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bind",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="address to listen on (default: 127.0.0.1, this machine only)",
+        help="address to listen on, 0.0.0.0 for all networks (default: 127.0.0.1)",
     )
     parser.add_argument("--export", type=Path, metavar="DIR", help="write the page's files there and exit")
     parser.epilog = "example: distree dashboard --broker ws://192.168.1.10:9001 --bind 0.0.0.0"

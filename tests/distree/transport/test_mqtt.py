@@ -34,7 +34,7 @@ def test_it_is_a_transport() -> None:
 
 
 def test_a_transport_that_there_is_not_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"^broker\.transport: unknown 'pigeon'; known: mqtt$"):
+    with pytest.raises(ConfigError, match=r"^broker\.transport: unknown 'pigeon'; choose one of mqtt$"):
         make_transport(BrokerSettings(transport="pigeon"), client_id="a")
 
 

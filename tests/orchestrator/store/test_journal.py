@@ -28,7 +28,7 @@ class Batches:
 
     def save(self, batch):
         if not self.works:
-            raise StoreError("full")
+            raise StoreError("full", "make room")
         self.saved.append(batch)
 
 

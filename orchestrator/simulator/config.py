@@ -465,7 +465,7 @@ def check_exits(config: FleetConfig, exits: int, criterion: str) -> None:
     for boards in config.boards:
         if max(boards.stages, default=0) >= exits:
             what = f"boards: {boards.name} has stage {max(boards.stages)}, which does not exist"
-            raise ConfigError(what, f"give stages of 0 to {exits - 1}")
+            raise ConfigError(what, f"give stages from 0 to {exits - 1}")
         if branches and boards.stages and (boards.branch is None or tuple(sorted(boards.stages)) != every):
             raise ConfigError(
                 f"boards: {boards.name}: all stages of a wide network are wide", f"give a branch and all {exits} stages"

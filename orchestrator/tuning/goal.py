@@ -65,7 +65,7 @@ class Goal:
         if self.tuner not in TUNERS:
             nearest = difflib.get_close_matches(self.tuner, TUNERS, n=1, cutoff=0.0)[0]
             what = f"tuner: expected one of {', '.join(TUNERS)}, received {self.tuner!r}"
-            raise ConfigError(what, f"did you mean {nearest}?")
+            raise ConfigError(what, f"write {nearest}")
         if (limits := self.limits()) and not self.tuner_class.offers_choice:
             fitting = ", ".join(name for name, tuner in TUNERS.items() if tuner.offers_choice)
             what = f"{next(iter(limits))}: tuner {self.tuner} cannot weigh it"

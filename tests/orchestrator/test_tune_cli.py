@@ -118,15 +118,14 @@ def test_labels_are_used_where_asked_for(recorded, tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--accuracy-drop", "2"], "--accuracy-drop 2: must be a share between 0 and 1, such as 0.01 or 1%"),
-        (["--accuracy-drop", "nan"], "--accuracy-drop nan: must be"),
-        (["--confidence", "100%"], "--confidence 100%: must be"),
-        (["--limit", "0"], "--limit 0: must be at least 1"),
+        (["--accuracy-drop", "2"], "--accuracy-drop 2: not a share between 0 and 1; write it as 0.01 or 1%"),
+        (["--accuracy-drop", "nan"], "--accuracy-drop nan: not a share"),
+        (["--confidence", "100%"], "--confidence 100%: not a share"),
+        (["--limit", "0"], "--limit 0: is out of range; choose at least 1"),
         (["--thresholds", "0.5,0.5"], "goes with --tuner static"),
         (["--tuner", "static"], "goes with --tuner static"),
-        (["--tuner", "static", "--thresholds", "0.5"], "expected 2 numbers separated by commas"),
-        (["--tuner", "static", "--thresholds", "0.5,inf"], "or 'never' in place of a number"),
-        (["--tuner", "static", "--thresholds", "a,b"], "expected 2 numbers separated by commas"),
+        (["--tuner", "static", "--thresholds", "0.5"], "not 2 numbers; give one per exit but the last"),
+        (["--tuner", "static", "--thresholds", "a,b"], "not 2 numbers; give one per exit but the last"),
     ],
 )
 def test_what_is_asked_wrongly_is_said_in_one_line(recorded, capsys, options, said) -> None:

@@ -173,9 +173,9 @@ def test_the_plan_without_such_goals_is_the_riskiest_that_is_proved():
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"latency_p95_ms": 0.0}, "latency_p95_ms: 0 is out of range; choose a finite value above 0"),
+        ({"latency_p95_ms": 0.0}, "latency_p95_ms: 0 is out of range"),
         ({"energy_mj": 1.0}, "energy_mj: also needs mj_per_mmac"),
-        ({"bytes_per_input": float("inf")}, "bytes_per_input: inf is out of range; choose a finite value above 0"),
+        ({"bytes_per_input": float("inf")}, "bytes_per_input: inf is out of range"),
         ({"mj_per_kb": -1.0}, "mj_per_kb: -1 is out of range; choose 0 or more"),
     ],
 )

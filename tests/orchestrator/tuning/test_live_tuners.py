@@ -215,7 +215,7 @@ def test_another_tuner_takes_nothing_over() -> None:
 def test_a_goal_names_a_tuner_that_there_is_and_that_can_do_what_it_asks() -> None:
     drop = Share(0.01)
     assert Goal(accuracy_drop=drop).tuner == DEFAULT
-    with pytest.raises(ConfigError, match=r"tuner: expected one of .*, received 'certifed'; did you mean certified\?"):
+    with pytest.raises(ConfigError, match=r"tuner: expected one of .*, received 'certifed'; write certified"):
         Goal(accuracy_drop=drop, tuner="certifed")
     for name, cls in TUNERS.items():
         if cls.offers_choice:

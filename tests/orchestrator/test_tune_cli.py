@@ -125,6 +125,7 @@ def test_labels_are_used_where_asked_for(recorded, tmp_path, capsys) -> None:
         (["--thresholds", "0.5,0.5"], "goes with --tuner static"),
         (["--tuner", "static"], "goes with --tuner static"),
         (["--tuner", "static", "--thresholds", "0.5"], "not 2 numbers; give one per exit but the last"),
+        (["--tuner", "static", "--thresholds", "0.5,inf"], "or 'never' in place of a number"),
         (["--tuner", "static", "--thresholds", "a,b"], "not 2 numbers; give one per exit but the last"),
     ],
 )

@@ -40,7 +40,7 @@ from distree.messages.codec import decode
 from distree.messages.device import DeviceState
 from distree.messages.plan import Plan
 from distree.messages.result import Result
-from distree.thresholds import NEVER
+from distree.thresholds import NEVER, plain_thresholds
 from distree.topics import Kind
 from distree.transport import make_transport
 from distree.transport.base import QuietListener, Received
@@ -231,7 +231,8 @@ def _follow_goal(stack: Stack, observer: Observer) -> dict[str, Any]:
         "phases": [_phase(goal, (since, until), finals) for goal, since, until in phases],
         "bins": _bins(began, finals, phases),
         "plans": [
-            {"at_s": at - began, "epoch": plan.epoch, "thresholds": plan.thresholds} for at, plan in observer.plans
+            {"at_s": at - began, "epoch": plan.epoch, "thresholds": plain_thresholds(plan.thresholds)}
+            for at, plan in observer.plans
         ],
     }
 

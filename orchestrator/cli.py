@@ -71,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: distree orchestrator status -c orchestrator.yaml"
     commands = parser.add_subparsers(dest="orchestrator_command", metavar="COMMAND", required=True)
     _add_command(commands, "run", "run the orchestrator until SIGTERM or Ctrl-C", _RUN_EXAMPLE)
-    status = _add_command(commands, "status", "show devices and pipelines, from the store", _STATUS_EXAMPLE)
+    what = "show devices and pipelines, from the store; it fails while other plans replace the orchestrator's"
+    status = _add_command(commands, "status", what, _STATUS_EXAMPLE)
     status.add_argument("--json", action="store_true", help="print JSON, for programs")
     why = _add_command(
         commands, "explain", "show why the thresholds are what they are, from the store", _EXPLAIN_EXAMPLE

@@ -242,6 +242,8 @@ class PipelineController:
         if due.is_new:
             self.planner.published(due.plan)
             self._published = due.plan
+        else:
+            self.planner.repeated()
         self._reminder.published(now_s, plan_hash(due.plan))
 
     def failed(self, now_s: float) -> None:

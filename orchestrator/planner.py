@@ -225,6 +225,10 @@ class Planner:
         self._echoes.append(plan)
         self._is_due = self._is_new = False
 
+    def repeated(self) -> None:
+        """Note that the wanted plan was published once more, without being asked for by `step`."""
+        self._echoes.append(self._wanted)
+
     def _target(self) -> Plan:
         seen, wanted = self._topic, self._wanted
         is_same = seen is not None and same_decision(seen, wanted) and self._is_near(seen.epoch)
@@ -238,11 +242,8 @@ class Planner:
 
     def _is_echo(self, plan: Plan) -> bool:
         """Whether a plan is one that was published from here and has not come back yet: older ones are replays."""
-        if plan == self._wanted:
-            self._echoes.clear()
-            return True
         if plan not in self._echoes:
-            return False
+            return plan == self._wanted
         while self._echoes.popleft() != plan:
             pass
         return True

@@ -55,7 +55,10 @@ UNITS = (  # of the end of a key's name
 
 STATUSES = (
     ("0", "success"),
-    ("1", "failure: for example a broker that cannot be reached, inputs without an answer, a time-out"),
+    (
+        "1",
+        "failure: a broker that cannot be reached, inputs without an answer, a time-out, a plan that others replace",
+    ),
     ("2", "wrong usage: an error in the options, a configuration file or a bundle"),
     ("70", "an agent's inference hung; it should be restarted"),
     ("130", "ended by Ctrl-C"),

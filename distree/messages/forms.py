@@ -157,6 +157,8 @@ class Number(Form):
 
     @property
     def description(self) -> str:
+        if (self.least, self.most) == (-MAX_FINITE, MAX_FINITE):
+            return "a finite number"
         return f"a finite number of {self.least:g} to {self.most:g}"
 
     def check_source(self, x: str, _scope: Scope) -> str:

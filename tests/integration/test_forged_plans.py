@@ -27,6 +27,9 @@ OPEN = (0.0, 0.0)
 """Thresholds at which all inputs leave at the first exit: what a forger may want."""
 
 
+pytestmark = pytest.mark.any_broker
+
+
 class Scene:
     """A board that is origin and has all stages, and an orchestrator that can be started."""
 

@@ -119,6 +119,16 @@ def test_an_echo_is_no_contradiction():
     assert planner.step(1.3) is None
 
 
+def test_what_was_published_again_just_before_another_is_an_echo_too():
+    planner = leading(plan())
+    planner.repeated()
+    planner.want(plan(thresholds=(0.5, 0.5)))
+    planner.published(planner.step(1.0))
+    assert planner.saw(1.1, plan(epoch=1)) is None
+    assert planner.saw(1.2, planner.wanted) is None
+    assert planner.saw(1.3, plan(epoch=1)) is not None
+
+
 def test_an_own_plan_that_comes_once_more_is_a_replay():
     planner = leading(plan())
     planner.want(plan(thresholds=(0.5, 0.5)))

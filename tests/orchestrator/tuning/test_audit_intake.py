@@ -114,6 +114,8 @@ def test_no_invented_number_goes_far():
         ({"criterion": "margin"}, BOOTS, "criterion"),
         ({"scores": (0.5,), "predictions": (0, 1)}, BOOTS, "exits"),
         ({"predictions": (0, 10, 1)}, BOOTS, "exits"),
+        ({"scores": (0.5, 90.0)}, BOOTS, "scores"),
+        ({"scores": (-0.1, 0.5)}, BOOTS, "scores"),
         ({"missing": (0,)}, BOOTS, "missing"),
     ],
 )

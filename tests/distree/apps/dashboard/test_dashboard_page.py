@@ -20,7 +20,7 @@ from distree import topics
 from distree.messages.codec import encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
 from distree.messages.events import Thumbnail
-from distree.messages.plan import Plan, plan_hash
+from distree.messages.plan import MaskedThresholds, Plan, plan_hash
 from distree.messages.request import Hop
 from distree.messages.result import MissingBranch, Result, Stamp
 from distree.messages.site import Claim
@@ -38,7 +38,8 @@ RESULT = Result(
 )  # fmt: skip
 PLAN = Plan(
     pipeline=PIPELINE, epoch=4, model="fashion", revision="4ab1fe8ae806", criterion="max_softmax",
-    thresholds=(0.9125, 1e300), audit_rate=0.05,
+    thresholds=(0.9125, 1e300), masked=(MaskedThresholds(missing=(0, 2), thresholds=(1.0, 0.5)),), audit_rate=0.05,
+    rest_s=(2.0, 0.001),
 )  # fmt: skip
 META = DeviceMeta(
     device="cam1", boot="b0", version="0.1.0", python="3.11", runtime="x 1", machine="armv7l", memory_mb=512,
@@ -151,7 +152,7 @@ def test_it_shows_exits_with_thresholds_flow_and_where_time_went(page: Any, publ
     )
     assert table == [
         ["0", "≥ 0.9125", "75 %", "6", "4.00 ms", "0.50 + 1.00 + 2.50 ms"],
-        ["1", "shut", "0 %", "0", DASH, ""],
+        ["1", "never", "0 %", "0", DASH, ""],
         ["2", "last", "25 %", "2", "10.0 ms", "1.00 + 5.00 + 4.00 ms"],
     ]
     assert [row["reason"] for row in rows(page)[:2]] == [

@@ -414,8 +414,8 @@ def _traffic(traffic: Traffic, mean: Callable[[Sequence[int]], float]) -> Traffi
 
 
 def check_thresholds(criterion: str, thresholds: Sequence[float], exits: int) -> None:
-    """Raise ConfigError unless there is one threshold per exit but the last, each in the criterion's range."""
+    """Raise ConfigError unless there is one threshold per exit but the last, each in the range of `criterion`, if any."""
     if len(thresholds) != exits - 1:
         raise ConfigError(f"thresholds: {len(thresholds)} given", f"give {exits - 1}, one per exit but the last")
-    if (problem := threshold_problem(criterion, thresholds)) is not None:
+    if criterion and (problem := threshold_problem(criterion, thresholds)) is not None:
         raise ConfigError(*problem.at("thresholds"))

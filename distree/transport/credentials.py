@@ -59,7 +59,7 @@ def load_tls_files(context: ssl.SSLContext, tls: TlsSettings) -> None:
 
 def _not_pem(error: Exception) -> Problem:
     if isinstance(error, ssl.SSLError | ValueError):
-        return Problem("contains no PEM certificate", "name a file that does")
+        return Problem("contains no PEM certificate", "name a file that contains one")
     return Problem(reason(error), CHECK_PATH)
 
 

@@ -128,8 +128,8 @@ def test_a_relative_path_is_from_the_folder_of_the_file(fleet):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("traffic.rate_hzz=3", "--set traffic.rate_hzz=3: traffic.rate_hzz: unknown key (received 3); write rate_hz"),
-        ("trafic.rate_hz=3", "--set trafic.rate_hz=3: trafic: unknown key (received a mapping); write traffic"),
+        ("traffic.rate_hzz=3", "--set traffic.rate_hzz=3: traffic.rate_hzz: unknown key (received 3); rename it to rate_hz"),
+        ("trafic.rate_hz=3", "--set trafic.rate_hz=3: trafic: unknown key (received a mapping); rename it to traffic"),
         ("traffic.rate_hz=fast", "--set traffic.rate_hz=fast: traffic.rate_hz: expected a number, received 'fast'"),
         ("traffic.rate_hz=-1", "--set traffic.rate_hz=-1: traffic.rate_hz: -1 is out of range"),
         ("seed", "--set seed: expected KEY=VALUE"),

@@ -414,7 +414,7 @@ def _traffic(traffic: Traffic, mean: Callable[[Sequence[int]], float]) -> Traffi
 
 
 def check_thresholds(criterion: str, thresholds: Sequence[float], exits: int) -> None:
-    """Raise ConfigError unless there is one threshold per exit but the last, each in the range of `criterion`, if any."""
+    """Raise ConfigError unless there is one threshold per exit but the last, each in the range of `criterion`."""
     if len(thresholds) != exits - 1:
         raise ConfigError(f"thresholds: {len(thresholds)} given", f"give {exits - 1}, one per exit but the last")
     if criterion and (problem := threshold_problem(criterion, thresholds)) is not None:

@@ -205,7 +205,7 @@ def test_files_that_are_no_good(certificates: Certificates, tmp_path: Path, conn
         (TlsSettings(ca_file=rubbish), "ca_file .*rubbish: contains no PEM certificate; name a file that contains one"),
         (TlsSettings(cert_file=cert, key_file=tmp_path / "none"), "key_file .*none: no such file"),
         (TlsSettings(cert_file=rubbish, key_file=key), "is not PEM"),
-        (TlsSettings(cert_file=cert, key_file=other), "is not the certificate of the key in .*cam3.key"),
+        (TlsSettings(cert_file=cert, key_file=other), "does not match the key in .*cam3.key"),
         (TlsSettings(cert_file=cert, key_file=locked), "has a passphrase"),
     ):
         with pytest.raises(ConfigError, match=rf"broker\.tls\..*{words}") as caught:

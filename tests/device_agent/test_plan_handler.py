@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from device_agent.plan_route import PlanRoute
+from device_agent.plan_handler import PlanHandler
 from node_fleet import node_settings
 
 from distree.errors import RemoteProtocolError
@@ -27,7 +27,7 @@ class Scene:
         self.reports = 0
         self.node = StageNode(node_settings("cam", 0))
         pipeline = SimpleNamespace(node=self.node, config=SimpleNamespace(name="p"))
-        self.route = PlanRoute(pipeline, SimpleNamespace(report_soon=self.report_soon))
+        self.route = PlanHandler(pipeline, SimpleNamespace(report_soon=self.report_soon))
 
     def report_soon(self):
         self.reports += 1

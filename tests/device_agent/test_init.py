@@ -84,7 +84,10 @@ def test_a_branch_of_a_bundle_in_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "init: missing --site, --bundle, --stages or --source; give them, or run it in a terminal to be asked"),
+        (
+            [],
+            "init: missing --site, --bundle, --stages or --source; give the options, or run it in a terminal to be asked",
+        ),
         ([*STAGE[:4], "--source", "directory"], "init: missing --path"),
         ([*STAGE, "--path", "x"], "--path: only --source directory and --source replay have a path"),
         ([*STAGE, "--device", "Cam_1"], "--device: 'Cam_1' is not an id"),

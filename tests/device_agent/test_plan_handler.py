@@ -7,9 +7,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from device_agent.plan_handler import PlanHandler
 from node_fleet import node_settings
 
+from device_agent.plan_handler import PlanHandler
 from distree.errors import RemoteProtocolError
 from distree.messages.codec import encode
 from distree.messages.plan import Plan

@@ -143,4 +143,5 @@ def test_audits_do_not_show_in_the_counters_of_traffic(site, samples_path):
     # What went to the last exit anyway was not run twice.
     assert 0 < first.audited == last.audited <= origin.exits[0] + origin.exits[1]
     assert origin.audits_drawn >= last.audited + 400
-    assert origin.audits_lost == 0
+    # Those that a busy machine is too slow for are lost, and counted.
+    assert origin.audits_lost < origin.audits_drawn / 10

@@ -134,10 +134,12 @@ def test_a_wide_bundle_answers_as_it_does_offline(site, tiny_wide, tiny_images, 
 
     fusing = fuser or "cam"
     boards = ("b0", "b1", fusing)
-    site.watch.until_reported(*boards)
+    site.watch.until_reported("cam", *boards)
     reach = [sum(exit >= k for _, exit in expected) for k in range(3)]
     fusions = site.watch.fusions(fusing)
-    assert [fusions[k].fused for k in range(3)] == reach
+    # What was sent again, when a connection broke on a busy machine say, may have been fused twice.
+    again = site.watch.telemetry["cam"].pipelines[0].origin.resent
+    assert all(reach[k] <= fusions[k].fused <= reach[k] + again for k in range(3))
     assert [fusions[k].exited for k in range(3)] == [sum(exit == k for _, exit in expected) for k in range(3)]
     for board in ("b0", "b1"):
         stages = site.watch.stages(board)

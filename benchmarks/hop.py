@@ -106,13 +106,13 @@ class Stack:
             source = {
                 "kind": "replay",
                 "path": str(SAMPLES),
-                "limit": min(count, 1000),
+                "max_inputs": min(count, 1000),
                 "repeat": count > 1000,
             }
             pipeline["origin"] = {
                 "deadline_ms": 60000,
-                "silence_ms": 10000,
-                "pending": window,
+                "min_retry_ms": 10000,
+                "max_pending": window,
                 "source": source,
             }
         return {

@@ -37,12 +37,3 @@ def plain_thresholds(thresholds: Iterable[float]) -> list[float | str]:
     [0.9, 'never']
     """
     return [NEVER_WORD if threshold >= NEVER else threshold for threshold in thresholds]
-
-
-def thresholds_text(thresholds: Iterable[float]) -> str:
-    """Return thresholds as one line.
-
-    >>> thresholds_text([0.9375, NEVER])
-    '0.9375 never'
-    """
-    return " ".join(NEVER_WORD if threshold >= NEVER else f"{threshold:g}" for threshold in thresholds)

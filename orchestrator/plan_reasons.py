@@ -1,4 +1,4 @@
-"""Why plans decide as they do, and who says so: what stands in their `reason` and `author`, for people."""
+"""What plans say in `reason` and `author`, for people: why they decide as they do, and who decided it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 
 from distree.messages.limits import MAX_TEXT
 from distree.messages.plan import Plan
+from orchestrator.tuning.goal import Goal
 
 CONFIGURED = "as configured"
 BY_HAND = "set by hand"
@@ -14,20 +15,23 @@ UNPROVED = "nothing is proved yet: early exits closed"
 PROVED = "audits proved it safe"
 DRIFT = "losses have grown: early exits closed"
 GOAL = "chosen for a goal"
+TRIED = "tried by a tuner without a guarantee"
 
 FILE = "orchestrator.yaml"
 TUNER = "tuner"
 
 
-def tuned_reason(before: Plan, wanted: Plan, *, alarmed: bool, has_limits: bool) -> str:
+def tuned_reason(before: Plan, wanted: Plan, *, goal: Goal, alarmed: bool) -> str:
     """Return why a tuning wants another decision than before.
 
-    `alarmed` says whether it has given up what was proved since, `has_limits` whether its goal is more than accuracy.
+    `alarmed` says whether thresholds were withdrawn since, because inputs had changed.
     """
     if alarmed:
         return DRIFT
-    # What was proved for missing branches alone moves no other thresholds.
-    return GOAL if has_limits and wanted.thresholds != before.thresholds else PROVED
+    if not goal.tuner_class.has_guarantee:
+        return TRIED
+    # Thresholds that were proved for missing branches leave the others as they are.
+    return GOAL if goal.limits() and wanted.thresholds != before.thresholds else PROVED
 
 
 def whoever_asks() -> str:

@@ -19,9 +19,9 @@ import json
 from collections import deque
 from dataclasses import replace
 
-from distree.messages.limits import EPOCH_STEP, MAX_EPOCH
-from distree.messages.plan import Plan, plan_hash, same_decision
-from distree.thresholds import thresholds_text
+from distree.formatting import thresholds_text
+from distree.messages.limits import EPOCH_STEP
+from distree.messages.plan import Plan, next_epoch, plan_hash, same_decision
 
 SETTLE_S = 0.5
 """How long after a connect the retained plan is waited for, in seconds."""
@@ -54,11 +54,6 @@ class Standing(str, enum.Enum):
 def same_content(one: Plan, other: Plan) -> bool:
     """Whether boards do the same by two plans."""
     return plan_hash(one) == plan_hash(other)
-
-
-def next_epoch(highest: int) -> int:
-    """Return the number of the decision after the one with the number `highest`."""
-    return highest + 1 if highest < MAX_EPOCH else 1
 
 
 def fingerprint(plan: Plan) -> str:

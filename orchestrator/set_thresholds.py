@@ -1,7 +1,7 @@
-"""Plans made by hand: a new one goes into the store, where a running orchestrator finds it.
+"""Plans set by hand: they go into the store, where a running orchestrator finds them.
 
-`set_thresholds` wants other thresholds. `reset_plan` wants what is wanted already, but has the orchestrator forget what
-others have published, number plans from 1 again, and publish its own at once.
+`set_thresholds` asks for other thresholds. `reset_plan` asks for the plan that is wanted already, but has the
+orchestrator forget what others have published, number plans from 1 again, and publish its own at once.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from pathlib import Path
 from distree.errors import ConfigError
 from distree.messages.device import DeviceStatus
 from distree.messages.plan import Plan, plan_hash, same_decision
-from orchestrator.config import OrchestratorConfig, Pipeline, check_thresholds, load_pipeline
+from orchestrator.config import OrchestratorConfig
 from orchestrator.fleet import is_behind, serves
+from orchestrator.pipeline_spec import PipelineSpec, check_thresholds, load_spec
 from orchestrator.plan_reasons import BY_HAND, whoever_asks
 from orchestrator.planner import starting_plan
+from orchestrator.site_view import standing_alarm, stored_devices
 from orchestrator.store.database import Store
 from orchestrator.store.lock import is_served
 from orchestrator.store.records import PlanRow
@@ -27,9 +29,9 @@ POLL_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What a command did: the plan now wanted, if it is new, and if a service runs to publish it.
+    """What a command did: the plan now wanted, whether it is new, and whether a service runs to publish it.
 
-    `alarm` says by what the plans of the pipeline are replaced at present, "" where they are not.
+    `alarm` says that others keep replacing the plan of the pipeline, "" where they do not.
     """
 
     plan: Plan
@@ -53,16 +55,18 @@ class Progress:
         return bool(self.ready) and not self.missing and not self.alarm
 
 
-def find_pipeline(config: OrchestratorConfig, name: str) -> Pipeline:
+def find_pipeline(config: OrchestratorConfig, name: str) -> PipelineSpec:
     """Return a configured pipeline by name; ConfigError, with the names there are, if it is not there."""
     for configured in config.pipelines:
         if configured.name == name:
-            return load_pipeline(configured)
+            return load_spec(configured)
     names = ", ".join(configured.name for configured in config.pipelines)
-    raise ConfigError(f"--pipeline {name}: not in the configuration, which has {names}")
+    raise ConfigError(f"--pipeline {name}: not in the configuration", f"name one of {names}")
 
 
-def set_thresholds(store: Store, pipeline: Pipeline, criterion: str | None, thresholds: tuple[float, ...]) -> Change:
+def set_thresholds(
+    store: Store, pipeline: PipelineSpec, criterion: str | None, thresholds: tuple[float, ...]
+) -> Change:
     """Want these thresholds from now on; without a criterion, the one now wanted stays.
 
     Those for missing branches are the bundle's, where they are of that criterion.
@@ -71,8 +75,8 @@ def set_thresholds(store: Store, pipeline: Pipeline, criterion: str | None, thre
     """
     if pipeline.goal is not None:
         raise ConfigError(
-            f"--pipeline {pipeline.name}: its thresholds are tuned for its goal; take the goal out of the "
-            "configuration to set them by hand"
+            f"--pipeline {pipeline.name}: its thresholds are tuned for its goal",
+            "take the goal out of the configuration to set them by hand",
         )
     now_wanted = _now_wanted(store, pipeline)
     criterion = now_wanted.criterion if criterion is None else criterion
@@ -86,8 +90,8 @@ def set_thresholds(store: Store, pipeline: Pipeline, criterion: str | None, thre
     return _change(store, store.append_plan(PlanRow(plan=plan, at=time.time())), new=True)
 
 
-def reset_plan(store: Store, pipeline: Pipeline, *, configured: bool) -> Change:
-    """Want the plan that is wanted now, or the `configured` one, as epoch 1 and whatever others have published.
+def reset_plan(store: Store, pipeline: PipelineSpec, *, configured: bool) -> Change:
+    """Ask for the plan that is wanted now, or the `configured` one, as epoch 1, whatever others have published.
 
     Raises StoreError if it cannot be written.
     """
@@ -96,7 +100,7 @@ def reset_plan(store: Store, pipeline: Pipeline, *, configured: bool) -> Change:
     return _change(store, store.append_plan(row), new=True)
 
 
-def _now_wanted(store: Store, pipeline: Pipeline) -> Plan:
+def _now_wanted(store: Store, pipeline: PipelineSpec) -> Plan:
     latest = store.latest_plan(pipeline.name)
     return starting_plan(pipeline.plan, latest.plan if latest else None, store.pipeline(pipeline.name).configured)
 
@@ -105,16 +109,11 @@ def _change(store: Store, plan: Plan, *, new: bool) -> Change:
     return Change(plan=plan, new=new, served=is_served(store.path), alarm=standing_alarm(store, plan.pipeline))
 
 
-def standing_alarm(store: Store, pipeline: str) -> str:
-    """Return what a running orchestrator says is wrong with a pipeline's plan; "" where nothing is, or none runs."""
-    return store.pipeline(pipeline).alarm if is_served(store.path) else ""
-
-
 def progress(store: Store, plan: Plan) -> Progress:
     """Return who follows a plan, as the store has it; the same decision under another number is waited for."""
     latest = store.latest_plan(plan.pipeline)
     newest = latest.plan if latest is not None else plan
-    devices = [seen.device for seen in store.devices() if serves(seen.device, plan.pipeline)]
+    devices = [seen.device for seen in stored_devices(store) if serves(seen.device, plan.pipeline)]
     return Progress(
         ready=tuple(device.device for device in devices if device.status is DeviceStatus.READY),
         missing=tuple(d.device for d in devices if is_behind(d, plan.pipeline, plan_hash(newest))),

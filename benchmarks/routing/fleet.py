@@ -224,7 +224,7 @@ class Fleet:
 
     def origin(self, device: str, stages: list[int], **changes: Any) -> None:
         """Start an agent with inputs of its own."""
-        own = {"deadline_ms": 2000, "pending": 1024, "source": {"kind": "mqtt"}, **changes}
+        own = {"deadline_ms": 2000, "max_pending": 1024, "source": {"kind": "mqtt"}, **changes}
         self.board(device, stages, origin=own)
 
     def ready(self, *devices: str) -> None:

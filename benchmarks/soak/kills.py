@@ -21,7 +21,7 @@ def run(report: Report, options: Options) -> None:
         publisher = Publisher(broker.port)
         with closing_all(publisher):
             site.plan(publisher, (NEVER, NEVER))
-            start_chain(site, spool=True, pending=512)
+            start_chain(site, spool=True, max_pending=512)
             observer, flow = site.observer, Flow(publisher, "cam", images())
             flow.start("k", RATE_HZ)
             for _ in range(options.kills):

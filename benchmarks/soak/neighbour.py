@@ -21,7 +21,7 @@ def run(report: Report, options: Options) -> None:
         publisher = Publisher(broker.port)
         with closing_all(publisher):
             site.plan(publisher, (NEVER, NEVER))
-            start_chain(site, deadline_ms=10_000, pending=64)
+            start_chain(site, deadline_ms=10_000, max_pending=64)
             observer, flow = site.observer, Flow(publisher, "cam", images())
             flow.start("n", RATE_HZ)
             time.sleep(BEFORE_S)

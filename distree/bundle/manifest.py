@@ -91,8 +91,8 @@ class StageSpec:
 
 
 @record
-class PolicyFile:
-    """Learned or measured parameters of criteria: an .npz file, see `Bundle.policy_parameters`."""
+class ParametersFile:
+    """Learned or measured parameters of criteria: an .npz file, see `Bundle.criterion_parameters`."""
 
     file: str
     sha256: str
@@ -108,7 +108,7 @@ class Exits:
     criterion: str
     thresholds: tuple[Threshold, ...]
     masked: tuple[MaskedThresholds, ...] = ()
-    parameters: PolicyFile | None = None
+    parameters: ParametersFile | None = None
 
 
 @record
@@ -140,7 +140,7 @@ class Trained:
 
 
 @record
-class Measured:
+class MeasuredFigures:
     """Figures of the int8 segments on the test set, read once, and on the validation split."""
 
     data: str
@@ -170,4 +170,4 @@ class Manifest:
     stages: tuple[StageSpec, ...]
     exits: Exits
     golden: Golden
-    measured: Measured
+    measured: MeasuredFigures

@@ -15,7 +15,7 @@ from distree.messages.fields import (
     scores,
     text,
 )
-from distree.messages.limits import HASH_DIGITS, MAX_MASKED, MAX_STAGES
+from distree.messages.limits import HASH_DIGITS, MAX_EPOCH, MAX_MASKED, MAX_STAGES
 from distree.thresholds import Threshold
 
 
@@ -90,3 +90,8 @@ def same_decision(one: Plan, other: Plan) -> bool:
 
 def _decision(plan: Plan) -> tuple[object, ...]:
     return plan.pipeline, plan.model, plan.revision, plan.criterion, plan.thresholds, plan.masked
+
+
+def next_epoch(epoch: int) -> int:
+    """Return the number of the decision after the one with this number."""
+    return epoch + 1 if epoch < MAX_EPOCH else 1

@@ -13,8 +13,8 @@ class Claim:
     running: bool = flag("Whether it plans the site; false once it is gone.")
 
 
-@declared(schema="distree.truth/1")
-class Truth:
+@declared(schema="distree.label/1")
+class Label:
     """What an input really was, told by a user some time after the answer: `label` is one of the bundle's labels."""
 
     request: str = text("Id of the request.")

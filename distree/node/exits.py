@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from distree import criteria
-from distree.criteria.base import Evidence, ExitPolicy
-from distree.errors import ConfigError, RemoteProtocolError
+from distree.criteria.base import Criterion, ExitEvidence
+from distree.errors import RESTRICT, SAME_BUNDLE, ConfigError, RemoteProtocolError
 from distree.messages.limits import EPOCH_STEP, MAX_FINITE
 from distree.messages.plan import Plan, plan_hash
 from distree.messages.request import Reading, Rule
@@ -21,22 +21,22 @@ KEPT_PLANS = 8
 """Plans kept, so that a request is decided by the thresholds under which it was accepted."""
 
 
-class Criteria:
+class CriterionCache:
     """The criteria by which this board can decide, made when first asked for."""
 
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
         self._last = settings.last
-        self._made: dict[str, ExitPolicy] = {}
+        self._made: dict[str, Criterion] = {}
 
-    def of(self, name: str) -> ExitPolicy:
+    def of(self, name: str) -> Criterion:
         """Return the criterion called `name`; RemoteProtocolError("criterion") where it cannot be had."""
         made = self._made.get(name)
         if made is None:
             try:
-                made = criteria.make_policy(name, self._settings.parameters)
+                made = criteria.make_criterion(name, self._settings.parameters)
             except ConfigError as error:
-                raise RemoteProtocolError("criterion", str(error)) from None
+                raise RemoteProtocolError("criterion", *error.problem) from None
             self._made[name] = made
         return made
 
@@ -45,10 +45,12 @@ class Criteria:
         last = self._last
         if len(rule.thresholds) != last:
             raise RemoteProtocolError(
-                "thresholds", f"{len(rule.thresholds)} received, one per exit but the last expected ({last})"
+                "thresholds",
+                f"{len(rule.thresholds)} received, {last} expected, one per exit but the last",
+                SAME_BUNDLE,
             )
         if rule.rest_s and len(rule.rest_s) != last:
-            raise RemoteProtocolError("rest_s", f"{len(rule.rest_s)} received, {last} expected")
+            raise RemoteProtocolError("rest_s", f"{len(rule.rest_s)} received, {last} expected", SAME_BUNDLE)
         if rule.criterion not in self._made:
             self.of(rule.criterion)
 
@@ -61,7 +63,7 @@ class Plans:
     of the same criterion that brings none.
     """
 
-    def __init__(self, settings: NodeSettings, criteria: Criteria) -> None:
+    def __init__(self, settings: NodeSettings, criteria: CriterionCache) -> None:
         self._settings = settings
         self._criteria = criteria
         self._default = Plan(
@@ -87,11 +89,13 @@ class Plans:
             return
         settings, held = self._settings, self.current.epoch
         if plan.pipeline != settings.pipeline:
-            raise RemoteProtocolError("pipeline", f"expected {settings.pipeline}, received {plan.pipeline}")
+            raise RemoteProtocolError("pipeline", f"expected {settings.pipeline}, received {plan.pipeline}", RESTRICT)
         settings.check_revision(plan.revision)
         if held and plan.epoch > held + EPOCH_STEP:
             raise RemoteProtocolError(
-                "epoch", f"{plan.epoch} is more than {EPOCH_STEP} beyond {held}, which is in force: plan not obeyed"
+                "epoch",
+                f"{plan.epoch} is more than {EPOCH_STEP} beyond {held}, which is in force: plan not obeyed",
+                "run: distree orchestrator reset-plan",
             )
         self._criteria.check(_rule(plan))
         self._check_usable(plan.criterion)
@@ -112,18 +116,20 @@ class Plans:
         exits, classes, wide = len(settings.inputs), len(settings.labels), any(settings.embeddings)
         problem = criteria.problem(criterion, settings.parameters, wide, exits=exits, classes=classes)
         if problem is not None:
-            raise RemoteProtocolError("criterion", problem)
+            raise RemoteProtocolError("criterion", *problem)
 
     def _check_thresholds(self, plan: Plan) -> None:
         """Raise RemoteProtocolError for too few thresholds, or one that is out of the criterion's range."""
         last = self._settings.last
         for row in plan.masked:
             if len(row.thresholds) != last:
-                raise RemoteProtocolError("masked", f"{len(row.thresholds)} thresholds received, {last} expected")
+                raise RemoteProtocolError(
+                    "masked", f"{len(row.thresholds)} thresholds received, {last} expected", SAME_BUNDLE
+                )
         for thresholds in (plan.thresholds, *(row.thresholds for row in plan.masked)):
             problem = criteria.threshold_problem(plan.criterion, thresholds)
             if problem is not None:
-                raise RemoteProtocolError("thresholds", problem)
+                raise RemoteProtocolError("thresholds", *problem)
 
     def _adopt(self, plan: Plan) -> None:
         self._criteria.of(plan.criterion)
@@ -150,10 +156,10 @@ def _rule(plan: Plan) -> Rule:
     return Rule(epoch=plan.epoch, criterion=plan.criterion, thresholds=plan.thresholds, rest_s=plan.rest_s)
 
 
-DEADLINE_RULE = criteria.make_policy("deadline")
+DEADLINE_RULE = criteria.make_criterion("deadline")
 
 
-def too_late(evidence: Evidence) -> bool:
+def too_late(evidence: ExitEvidence) -> bool:
     """Whether going on would take longer than what is left of the budget."""
     return DEADLINE_RULE.score(evidence).value >= 0.0
 

@@ -10,7 +10,7 @@ from distree.bundle.manifest import (
     Golden,
     InputSpec,
     Manifest,
-    Measured,
+    MeasuredFigures,
     Preprocess,
     SplitFigures,
     StageSpec,
@@ -47,7 +47,7 @@ def draft_bundle(
         stages=stages,
         exits=Exits(criterion=CRITERION, thresholds=(NEVER,) * (len(stages) - 1)),
         golden=Golden(file=GOLDEN_FILE, sha256="", tolerance=GOLDEN_TOLERANCE),
-        measured=Measured(
+        measured=MeasuredFigures(
             data="",
             accuracy=(),
             accuracy_at_thresholds=0.0,
@@ -63,9 +63,9 @@ def draft_bundle(
     return Bundle(path=folder, revision="draft", manifest=manifest)
 
 
-def measured_figures(data: str, on_test: Evaluation, on_validation: Evaluation, trained: Trained) -> Measured:
+def measured_figures(data: str, on_test: Evaluation, on_validation: Evaluation, trained: Trained) -> MeasuredFigures:
     """Lay the figures of both sets out as a manifest has them; `data` says what the test set is."""
-    return Measured(
+    return MeasuredFigures(
         data=data,
         accuracy=on_test.accuracy,
         accuracy_at_thresholds=on_test.accuracy_at_thresholds,

@@ -28,13 +28,13 @@ from distree.messages.request import (
     Progress,
     Reading,
     RequestContext,
+    RouteStop,
     Rule,
     StageMessage,
-    Stop,
     Tensor,
 )
 from distree.messages.result import MissingBranch, Result, Stamp
-from distree.messages.site import Claim, OriginStats, Truth
+from distree.messages.site import Claim, Label, OriginStats
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
 HERE = Path(__file__).parent
@@ -52,7 +52,7 @@ CONTEXT = RequestContext(
 WIDE_CONTEXT = replace(
     CONTEXT,
     rule=replace(CONTEXT.rule, rest_s=(0.002, 0.001)),
-    route=(Stop(stage=1, boards=("b1", ""), together=True), Stop(stage=2, boards=("b2",))),
+    route=(RouteStop(stage=1, boards=("b1", ""), together=True), RouteStop(stage=2, boards=("b2",))),
     fuser="hub",
     eager=True,
     audit=True,
@@ -279,13 +279,13 @@ MESSAGES: dict[str, Any] = {
     "meta-wide": DeviceMeta(**META, stages=(HeldStage(**HELD, branch=1),), origins=(), fusers=("fashion",)),
     "dead": DeadLetter(
         device="cam1", topic="distree/1/lab/pipeline/fashion/stage/1/cam1/b1", reason="field",
-        detail="stage: expected an integer of 0 to 31, received 'x'", payload_bytes=5, head_hex="81a176a178",
+        detail="stage: expected an integer of 0 to 31, received 'x'", remedy="", payload_bytes=5, head_hex="81a176a178",
     ),
     "stats": STATS,
     "stats-idle": IDLE_STATS,
     "thumbnail": Thumbnail(request="r-1", png=b"\x89PNG\r\n\x1a\n"),
     "claim": Claim(orchestrator="a1b2c3", running=True),
-    "truth": Truth(request="5b1c09e4-2a", label="Sneaker"),
+    "label": Label(request="5b1c09e4-2a", label="Sneaker"),
 }  # fmt: skip
 """By name of the fixture: the message, and after a dash which form of it it is."""
 

@@ -8,7 +8,8 @@ import math
 import pytest
 
 from distree import thresholds
-from distree.thresholds import NEVER, parse_threshold, plain_thresholds, thresholds_text
+from distree.formatting import thresholds_text
+from distree.thresholds import NEVER, parse_threshold, plain_thresholds
 
 
 def test_the_examples_run():

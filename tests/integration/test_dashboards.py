@@ -48,6 +48,7 @@ def test_every_command_of_the_page_has_its_line():
     assert all(command.startswith("mosquitto_sub -h broker ") for command in COMMANDS)
 
 
+@pytest.mark.any_broker
 def test_the_commands_of_the_page_print_what_it_says(tools, site, bundle, images):
     config = {
         "site": "test",

@@ -6,26 +6,29 @@ import json
 import subprocess
 import sys
 
+import forked
 import numpy as np
 import pytest
 
 from distree import criteria
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import make_runtime
-from distree.criteria.base import Evidence
+from distree.criteria.base import ExitEvidence
 from distree.thresholds import NEVER
+
+pytestmark = pytest.mark.any_broker
 
 
 def offline(bundle, images, thresholds=None, criterion=None):
     """(class id, exit) of each image by the plainest loop over the same segments."""
-    policy = criteria.make_policy(criterion or bundle.criterion)
+    made = criteria.make_criterion(criterion or bundle.criterion)
     limits = [*(thresholds or bundle.thresholds), -float("inf")]
     runtime, prepare, answers = make_runtime(bundle), Preprocessor(bundle.manifest), []
     for image in images:
         tensor, memory = prepare.tensor(image), ()
         for k, limit in enumerate(limits):
             output = runtime.run(k, tensor)
-            score = policy.score(Evidence(logits=output.logits, memory=memory))
+            score = made.score(ExitEvidence(logits=output.logits, memory=memory))
             if score.value >= limit or k == len(limits) - 1:
                 answers.append((int(np.argmax(output.logits)), k))
                 break
@@ -36,8 +39,8 @@ def offline(bundle, images, thresholds=None, criterion=None):
 def replay(samples_path, limit, **changes):
     return {
         "deadline_ms": 20000,
-        "silence_ms": 5000,
-        "source": {"kind": "replay", "path": str(samples_path), "limit": limit},
+        "min_retry_ms": 5000,
+        "source": {"kind": "replay", "path": str(samples_path), "max_inputs": limit},
         **changes,
     }
 
@@ -126,7 +129,7 @@ def test_files_in_a_folder_are_answered_and_put_away(site, bundle, images):
     pillow.fromarray(images[2][..., 0]).resize((56, 56)).save(inbox / "c.jpg")
     (inbox / "broken.png").write_bytes(b"\x89PNG and no more")
     np.save(inbox / "wrong.npy", np.zeros((3, 3), np.uint8))
-    site.agent("cam", [0, 1, 2], origin={"source": {"kind": "directory", "path": "inbox", "poll_ms": 20}})
+    site.agent("cam", [0, 1, 2], origin={"source": {"kind": "directory", "path": "inbox", "poll_interval_ms": 20}})
     site.watch.until(lambda: len(site.watch.final()) == 3 and len(site.watch.dead) == 2, "3 results")
     site.watch.until(lambda: len(list((inbox / "done").glob("*"))) == 3, "files in done/")
     assert sorted(path.name for path in (inbox / "failed").iterdir()) == ["broken.png", "wrong.npy"]
@@ -147,15 +150,15 @@ def test_submit_prints_results_as_json_lines(site, images):
     paths = [site.folder / f"{index}.npy" for index in range(40)]
     for path, image in zip(paths, images, strict=False):
         np.save(path, image)
-    command = [sys.executable, "-m", "distree", "submit", "--broker", f"127.0.0.1:{site.broker.port}"]
+    command = ["submit", "--broker", f"127.0.0.1:{site.broker.port}"]
     where = ["--site", "test", "--pipeline", "fashion", "--origin", "cam", *map(str, paths)]
-    done = subprocess.run([*command, *where], capture_output=True, text=True, timeout=60)
+    done = forked.run([*command, *where])
     assert done.returncode == 0, done.stderr
     assert {json.loads(line)["input"] for line in done.stdout.splitlines()} == set(map(str, paths))
     wrong = [*where[:5], "nobody", "--timeout", "0.5", str(paths[0])]
-    done = subprocess.run([*command, *wrong], capture_output=True, text=True, timeout=60)
+    done = forked.run([*command, *wrong])
     assert done.returncode == 1
-    assert "is the agent 'nobody' of site 'test' running" in done.stderr
+    assert "check that the agent 'nobody' of site 'test' is running" in done.stderr
 
 
 def test_results_follows_a_site(site, images):

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from audit_samples import GOAL, stream, tuned
 from orchestrator_samples import HASH, fusion, meta, origin, plan, stage, state, telemetry
 
 from distree.errors import ConfigError
@@ -20,16 +21,30 @@ from distree.messages.plan import MaskedThresholds, plan_hash
 from distree.messages.telemetry import PipelineTelemetry
 from distree.thresholds import NEVER
 from orchestrator.config import MetricsConfig
-from orchestrator.explain import TunerLine
 from orchestrator.fleet import Fleet
 from orchestrator.metrics import PipelineSnapshot, Snapshot, serving
+from orchestrator.tuning.live_tuner import Figure, TunerExplanation
+from orchestrator.tuning.pipeline_tuning import GoalQueue, PipelineTuning, SetExplanation, TuningExplanation
+from orchestrator.tuning.samples import Sample
+from orchestrator.tuning.tuners import TUNERS
 
 is_installed = importlib.util.find_spec("prometheus_client") is not None
 needs_client = pytest.mark.skipif(not is_installed, reason="prometheus-client is not installed")
 
-TUNER = TunerLine(
-    missing=(), thresholds=(0.9, NEVER), trial=2, alarms=1, gathering=0, certified=7, steps=31, audits=512, to_next=40
+TUNER = TunerExplanation(
+    thresholds=(0.9, NEVER), audits=512, gathering=0, alarms=1, progress="trial 2",
+    figures=(
+        Figure(name="trial", value=2, meaning="Number of the trial, from 1."),
+        Figure(name="steps", value=31, meaning="Steps of the path on trial."),
+        Figure(name="certified", value=7, meaning="Steps of the path that are certified."),
+    ),
 )  # fmt: skip
+TUNING = TuningExplanation(
+    audits=900,
+    lost=4,
+    queues=(GoalQueue(goal="latency_p95_ms", length=2.5),),
+    sets=(SetExplanation(missing=(), tuner=TUNER, choices=((0.9, NEVER),)),),
+)
 PLAN = plan(
     epoch=5,
     thresholds=(0.9, NEVER),
@@ -53,10 +68,8 @@ def device(name="a", *, status="ready", branch=None, follows=None, heard_at_s=10
     return fleet.saw_telemetry(heard_at_s, telemetry(device=name, pipelines=(part,)))
 
 
-def snapshot(*devices, tuners=(TUNER,), online=True):
-    pipeline = PipelineSnapshot(
-        plan=replace(PLAN, audit_rate=0.05), tuners=tuners, audits=900, lost=4, queues={"latency_p95_ms": 2.5}
-    )
+def snapshot(*devices, tuning=TUNING, online=True):
+    pipeline = PipelineSnapshot(plan=replace(PLAN, audit_rate=0.05), tuning=tuning)
     return Snapshot(now_s=12.5, online=online, refused={"revision": 3}, devices=tuple(devices), pipelines=(pipeline,))
 
 
@@ -144,13 +157,28 @@ def test_tuners(scraped):
     assert value(scraped, "tuner_alarms_total", **all_heard) == 1
     assert value(scraped, "tuner_certified", **all_heard) == 7
     assert value(scraped, "tuner_steps", **all_heard) == 31
+    assert value(scraped, "tuner_audits", **all_heard) == 512
+
+
+@needs_client
+@pytest.mark.parametrize("name", TUNERS)
+def test_every_tuner_says_its_figures(name):
+    tuning = PipelineTuning(tuned(goal=replace(GOAL, tuner=name)).tuned)
+    for audit in stream(600):
+        tuning.apply(Sample(origin="a", request="r", missing=(), audit=audit))
+    with serving(MetricsConfig(port=0), lambda: snapshot(tuning=tuning.explain())) as port:
+        samples = scrape(port)
+    (of_set,) = tuning.explain().sets
+    assert value(samples, "tuner_audits", pipeline="fashion", missing="") == of_set.tuner.audits
+    for figure in of_set.tuner.figures:
+        assert value(samples, f"tuner_{figure.name}", pipeline="fashion", missing="") == pytest.approx(figure.value)
 
 
 @needs_client
 def test_what_is_not_known_is_left_out():
     fleet = Fleet({"fashion": 3})
     silent = fleet.saw_state(0.0, state(device="new", status="init"), retained=True)
-    seen = snapshot(silent, tuners=(), online=False)
+    seen = snapshot(silent, tuning=None, online=False)
     with serving(MetricsConfig(port=0), lambda: seen) as port:
         samples = scrape(port)
     assert value(samples, "orchestrator_online") == 0

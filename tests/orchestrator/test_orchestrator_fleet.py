@@ -8,7 +8,7 @@ from orchestrator_samples import HASH, fusion, meta, origin, stage, state, telem
 from distree.errors import RemoteProtocolError
 from distree.messages.device import DeviceMeta, DeviceState
 from distree.messages.telemetry import PipelineTelemetry
-from orchestrator.fleet import RUNS_REMEMBERED, Fleet, is_behind, is_stale, report_of, serves
+from orchestrator.fleet import RUNS_REMEMBERED, Fleet, is_behind, is_silent, origin_boots, report_of, serves
 
 EXITS = {"fashion": 3}
 
@@ -156,12 +156,35 @@ def test_silence_is_measured_in_the_devices_own_periods_and_told_once():
     assert fleet.silence(1e6) == (set(), set())
 
 
+def test_a_board_that_only_the_broker_remembers_is_silent_after_the_longest_time():
+    fleet = Fleet(EXITS)
+    fleet.saw_state(10.0, state(), retained=True)
+    fleet.saw_state(500.0, state(), retained=True)
+    assert fleet.silence(10.0 + 900.0) == (set(), set())
+    assert fleet.silence(10.0 + 900.1) == ({"a"}, set())
+    fleet.saw_telemetry(1000.0, telemetry())
+    assert fleet.silence(1000.1) == (set(), {"a"})
+
+
+def test_runs_in_which_a_board_is_an_origin_are_remembered():
+    fleet = Fleet(EXITS)
+    assert origin_boots(fleet.get("a"), "fashion") == ()
+    fleet.saw_meta(meta(boot="b1"))
+    fleet.saw_meta(meta(boot="b2", origin=False))
+    fleet.saw_state(0.0, state(boot="b3"))
+    assert origin_boots(fleet.get("a"), "fashion") == ("b1",)
+    fleet.saw_meta(meta(boot="b3"))
+    assert origin_boots(fleet.get("a"), "fashion") == ("b3", "b1")
+    assert origin_boots(fleet.get("a"), "other") == ()
+
+
 def test_a_strange_uptime_makes_no_strange_period():
     fleet = Fleet(EXITS)
     fleet.saw_telemetry(0.0, telemetry(sequence=1, uptime_s=1e308))
     assert fleet.saw_telemetry(0.0, telemetry(sequence=2, uptime_s=0.0)).period_s == 1.0
     assert fleet.saw_telemetry(0.0, telemetry(sequence=3, uptime_s=1e308)).period_s == 300.0
-    assert is_stale(900.1, 300.0)
+    assert is_silent(fleet.saw_state(0.0, state()), 900.1)
+    assert not is_silent(fleet.get("a"), 900.0)
 
 
 def test_behind_are_the_ready_devices_of_the_pipeline_that_do_not_follow():

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from orchestrator_samples import plan
+from thoroughness import often
 
 from distree.messages.limits import EPOCH_STEP, MAX_EPOCH
-from distree.messages.plan import plan_hash, same_decision
+from distree.messages.plan import next_epoch, plan_hash, same_decision
 from orchestrator.planner import (
     ALARM_S,
     CALM_S,
@@ -16,7 +17,6 @@ from orchestrator.planner import (
     SETTLE_S,
     Planner,
     Standing,
-    next_epoch,
     same_content,
 )
 
@@ -323,7 +323,7 @@ class Board:
             self.held = received
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=often(400))
 @given(st.lists(st.tuples(EVENTS, st.floats(0.0, 40.0)), max_size=30), st.integers(0, MAX_EPOCH), PLANS, PLANS)
 def test_whatever_came_every_board_obeys_in_the_end(events, highest, wanted, held):
     """After any events boards hold whatever others have published last; the plan wanted is obeyed by all within minutes."""

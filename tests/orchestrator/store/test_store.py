@@ -12,9 +12,12 @@ from orchestrator_samples import HASH, MASKED, fusion, meta, origin, plan, stage
 from distree.messages.limits import MAX_EPOCH
 from distree.messages.telemetry import PipelineTelemetry
 from orchestrator.fleet import Fleet
-from orchestrator.store.database import PLANS_KEPT, SPARE_PAGES, Store, StoreError
+from orchestrator.site_view import device_row
+from orchestrator.store.connection import StoreError
+from orchestrator.store.database import PLANS_KEPT, Store
 from orchestrator.store.lock import ServiceLock, is_served
-from orchestrator.store.records import Batch, Observation, PipelineRow, PlanRow, Refused, ServiceRow
+from orchestrator.store.records import Batch, PipelineRow, PlanRow, Refused, ServiceRow
+from orchestrator.store.retention import SPARE_PAGES
 
 DAY_S = 86_400.0
 
@@ -39,7 +42,7 @@ def seen(at=100.0, device="a", sequence=1, boot="b1", **kwargs):
     fleet.saw_state(0.0, state(device=device, boot=boot))
     fleet.saw_meta(meta(device=device, boot=boot))
     known = fleet.saw_telemetry(0.0, telemetry(device=device, sequence=sequence, boot=boot, **kwargs))
-    return Observation(device=known, heard_at=at, seen_at=at)
+    return device_row(known, heard_at=at, seen_at=at)
 
 
 def batch(*observations):
@@ -56,8 +59,8 @@ def test_a_restart_keeps_everything(path):
     with Store(path) as store:
         assert store.latest_plan("fashion") == replace(row(epoch=3), id=1)
         assert store.devices() == before
-        assert before[0].device.telemetry == telemetry()
-        assert before[0].device.meta == meta()
+        assert before[0].telemetry == telemetry()
+        assert before[0].meta == meta()
         assert store.pipeline("fashion") == pipeline
         assert store.service() == service
         assert store.history_length() == 2
@@ -81,13 +84,13 @@ def test_what_is_of_wide_stages_is_kept_too(path):
     with Store(path) as store:
         assert store.latest_plan("fashion").plan == row(epoch=3, masked=MASKED).plan
         assert store.pipeline("fashion") == pipeline
-        assert store.devices()[0].device.telemetry.pipelines == (part,)
+        assert store.devices()[0].telemetry.pipelines == (part,)
         assert store.history_length() == 1 + 2 + 1
-        assert store._rows("SELECT stage, fused, late, missing FROM fusion_report") == [
+        assert store.sql.rows("SELECT stage, fused, late, missing FROM fusion_report") == [
             (0, 100, 4, "[3, 0]"),
             (1, 100, 4, "[0, 7]"),
         ]
-        assert store._rows("SELECT wasted FROM stage_report") == [(5,)]
+        assert store.sql.rows("SELECT wasted FROM stage_report") == [(5,)]
         store.prune(now=1e9, telemetry_days=1.0, max_bytes=1 << 20)
         assert store.history_length() == 0
 
@@ -120,14 +123,14 @@ def test_a_store_of_the_first_schema_is_brought_up_to_date_by_whoever_writes(pat
     version_1(path)
     pipeline = PipelineRow(name="fashion", highest_epoch=9, standing="leading", configured="x")
     with pytest.raises(
-        StoreError, match=r"written by an older DistrEE .*'distree orchestrator run' brings it up to date"
+        StoreError, match=r"written by an older DistrEE .*; bring it up to date by 'distree orchestrator run'"
     ):
         Store(path, read_only=True).open()
     first = PlanRow(plan=replace(plan(epoch=3), author="config"), at=5.0, id=1)
     for _ in range(2):
         with Store(path) as store:
             assert (store.latest_plan("fashion"), store.pipeline("fashion")) == (first, pipeline)
-            assert store._rows("SELECT received, wasted FROM stage_report") == [(12, 0)]
+            assert store.sql.rows("SELECT received, wasted FROM stage_report") == [(12, 0)]
     with Store(path) as store:
         assert store.append_plan(row(masked=MASKED)).epoch == 10
         store.save(batch(seen()))
@@ -181,12 +184,12 @@ def test_what_is_retained_again_after_a_restart_does_not_undo_what_was_heard(pat
     known = Fleet({"fashion": 3}).saw_state(0.0, state(), retained=True)
     with Store(path) as store:
         store.save(batch(seen(at=100.0)))
-        store.save(Batch(devices=(Observation(device=known, heard_at=None, seen_at=200.0),)))
+        store.save(Batch(devices=(device_row(known, heard_at=None, seen_at=200.0),)))
         (kept,) = store.devices()
-        assert (kept.heard_at, kept.seen_at, kept.device.telemetry) == (100.0, 200.0, telemetry())
+        assert (kept.heard_at, kept.seen_at, kept.telemetry) == (100.0, 200.0, telemetry())
         newer = Fleet({"fashion": 3}).saw_state(0.0, state(boot="b2"), retained=True)
-        store.save(Batch(devices=(Observation(device=newer, heard_at=None, seen_at=300.0),)))
-        assert store.devices()[0].device.telemetry is None
+        store.save(Batch(devices=(device_row(newer, heard_at=None, seen_at=300.0),)))
+        assert store.devices()[0].telemetry is None
         store.save(Batch(forgotten=("a",)))
         assert store.devices() == ()
 
@@ -194,8 +197,8 @@ def test_what_is_retained_again_after_a_restart_does_not_undo_what_was_heard(pat
 def test_a_boot_id_that_is_no_proper_text_is_kept(path):
     known = Fleet({}).saw_state(0.0, state(boot="\ud800\0"))
     with Store(path) as store:
-        store.save(Batch(devices=(Observation(device=known, heard_at=None, seen_at=1.0),)))
-        assert store.devices()[0].device.boot == "\ud800\0"
+        store.save(Batch(devices=(device_row(known, heard_at=None, seen_at=1.0),)))
+        assert store.devices()[0].boot == "\ud800\0"
 
 
 def test_old_reports_and_devices_go(path):
@@ -203,7 +206,7 @@ def test_old_reports_and_devices_go(path):
         store.save(batch(seen(at=1.0, device="old")))
         store.save(batch(seen(at=9 * DAY_S, device="new")))
         store.prune(now=10 * DAY_S, telemetry_days=7, max_bytes=1 << 30)
-        assert [entry.device.device for entry in store.devices()] == ["new"]
+        assert [entry.device for entry in store.devices()] == ["new"]
         assert store.history_length() == 2
 
 
@@ -293,7 +296,7 @@ def test_a_newer_schema_or_another_database_is_refused(path):
 
 
 def test_a_locked_database_is_one_clear_line(path, monkeypatch):
-    monkeypatch.setattr("orchestrator.store.database.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("orchestrator.store.connection.BUSY_TIMEOUT_S", 0.05)
     with Store(path) as store, contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match="locked by another process"):
@@ -316,7 +319,7 @@ def test_one_service_serves_a_store_and_others_can_tell(path):
     assert not is_served(path)
     with ServiceLock(path):
         assert is_served(path)
-        with pytest.raises(StoreError, match="another orchestrator serves this store"):
+        with pytest.raises(StoreError, match="another orchestrator is already using this store"):
             ServiceLock(path).acquire()
     assert not is_served(path)
 

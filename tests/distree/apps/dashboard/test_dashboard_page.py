@@ -52,13 +52,14 @@ def encoded(result: Result) -> bytes:
     return encode(result, Stamp(time="2026-01-15T09:30:00.123+00:00", clock_synced=True))
 
 
-def telemetry(device: str, follows: Plan = PLAN) -> bytes:
+def telemetry(device: str, plan: Plan) -> bytes:
     stage = StageTelemetry(
         stage=0, received=9, exited=0, forwarded=0, shed=0, expired=0, failed=0, duplicate=0, waiting=3, bytes_out=0,
         queue_s=0.0, compute_s=0.0,
     )  # fmt: skip
     part = PipelineTelemetry(
-        pipeline=PIPELINE, epoch=4, plan_hash=plan_hash(follows), revision="4ab1fe8ae806", stages=(stage,), origin=None,
+        pipeline=PIPELINE, epoch=plan.epoch, plan_hash=plan_hash(plan), revision=plan.revision, stages=(stage,),
+        origin=None,
     )  # fmt: skip
     return encode(
         Telemetry(
@@ -124,10 +125,10 @@ def test_it_keeps_a_bounded_list(page: Any, publisher: Any) -> None:
 def test_it_shows_exits_with_thresholds_flow_and_where_time_went(page: Any, publisher: Any) -> None:
     page.connect()
     publisher.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), encode(PLAN))
-    # By hash: the number may be that of another plan.
-    for device, follows in (("cam1", PLAN), ("hub", replace(PLAN, thresholds=(0.9, 1e300)))):
+    # The number of a plan tells nothing: what boards follow is told by its hash.
+    for device, held in (("cam1", replace(PLAN, epoch=9)), ("hub", replace(PLAN, thresholds=(0.5, 0.5)))):
         announce(publisher, device, DeviceStatus.READY)
-        publisher.publish(Kind.TELEMETRY, topics.device(SITE, device, Kind.TELEMETRY), telemetry(device, follows))
+        publisher.publish(Kind.TELEMETRY, topics.device(SITE, device, Kind.TELEMETRY), telemetry(device, held))
     for k in range(6):
         publisher.publish(Kind.RESULT, RESULT_TOPIC, encoded(replace(RESULT, request=f"a{k}")))
     # Two branches of stage 1 at a time: the slower counts. 10 = 1 (queue) + 5 (compute) + 4.
@@ -173,7 +174,7 @@ def test_it_shows_devices_and_who_went_offline(page: Any, publisher: Any) -> Non
     publisher.publish(Kind.META, topics.device(SITE, "cam1", Kind.META), encode(META))
     announce(publisher, "cam1", DeviceStatus.READY)
     announce(publisher, "hub", DeviceStatus.INIT)
-    publisher.publish(Kind.TELEMETRY, topics.device(SITE, "cam1", Kind.TELEMETRY), telemetry("cam1"))
+    publisher.publish(Kind.TELEMETRY, topics.device(SITE, "cam1", Kind.TELEMETRY), telemetry("cam1", PLAN))
     claim = encode(Claim(orchestrator="o1", running=True))
     publisher.publish(Kind.ORCHESTRATOR, topics.orchestrator(SITE), claim)
     page.until(lambda: "MB · up" in page.text("#devices") and "o1" in page.text("#devices"), "the devices")
@@ -292,7 +293,7 @@ def repacked(payload: bytes, **changes: Any) -> bytes:
     return packed
 
 
-GOOD, GOOD_PLAN, GOOD_REPORT = encoded(RESULT), encode(PLAN), telemetry("cam1")
+GOOD, GOOD_PLAN, GOOD_REPORT = encoded(RESULT), encode(PLAN), telemetry("cam1", PLAN)
 PICTURE = png(np.zeros((8, 8, 1), np.uint8))
 HUGE_PICTURE = PICTURE[:16] + struct.pack(">II", 60_000, 60_000) + PICTURE[24:]
 BAD_STATE = {"schema": "distree.state/1", "device": "cam1", "boot": "b0"}

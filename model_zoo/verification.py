@@ -1,4 +1,4 @@
-"""Checks that a bundle computes here what it computed where it was built."""
+"""Checks that a bundle computes the same here as where it was built."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from distree.bundle.loading import Bundle, read_verified
-from distree.errors import BundleError, RuntimeUnavailableError
+from distree.errors import BUILD_AGAIN, BundleError, RuntimeUnavailableError
+from distree.printable import printable
 from distree.segments import SegmentOutput
 from distree.tensors import Array
 from model_zoo.boards import Boards, quantised_logits
@@ -37,8 +38,9 @@ def check_golden(bundle: Bundle) -> GoldenReport:
     worst = max(_differences(bundle, boards, vectors))
     if worst > tolerance:
         raise RuntimeUnavailableError(
-            f"{bundle.name}: {boards.name} is off by {worst} quantisation steps on the golden vectors, "
-            f"{tolerance} are allowed: it computes wrongly on this machine, so install another version of it"
+            f"{bundle.name}: {boards.name} is off by {worst} quantisation steps on the golden vectors ({tolerance} "
+            "allowed), so it computes wrongly on this machine",
+            "install another version of it",
         )
     return GoldenReport(boards.name, worst, tolerance)
 
@@ -51,7 +53,7 @@ def _read_golden(bundle: Bundle) -> Mapping[str, Array]:
             return {key: archive[key] for key in _wanted(bundle)}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise BundleError(
-            f"{bundle.path / golden.file}: not golden vectors ({error}); build the bundle again"
+            f"{bundle.path / golden.file}: not golden vectors ({printable(str(error))})", BUILD_AGAIN
         ) from error
 
 

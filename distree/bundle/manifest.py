@@ -8,6 +8,7 @@ from distree.bundle.runtimes import DEFAULT_RUNTIME
 from distree.messages.plan import MaskedThresholds
 from distree.messages.request import DType
 from distree.record import record
+from distree.thresholds import Threshold
 
 MANIFEST = "bundle.yaml"
 
@@ -90,8 +91,8 @@ class StageSpec:
 
 
 @record
-class PolicyFile:
-    """Learned or measured parameters of criteria: an .npz file, see `Bundle.policy_parameters`."""
+class ParametersFile:
+    """Learned or measured parameters of criteria: an .npz file, see `Bundle.criterion_parameters`."""
 
     file: str
     sha256: str
@@ -105,9 +106,9 @@ class Exits:
     """
 
     criterion: str
-    thresholds: tuple[float, ...]
+    thresholds: tuple[Threshold, ...]
     masked: tuple[MaskedThresholds, ...] = ()
-    parameters: PolicyFile | None = None
+    parameters: ParametersFile | None = None
 
 
 @record
@@ -139,7 +140,7 @@ class Trained:
 
 
 @record
-class Measured:
+class MeasuredFigures:
     """Figures of the int8 segments on the test set, read once, and on the validation split."""
 
     data: str
@@ -169,4 +170,4 @@ class Manifest:
     stages: tuple[StageSpec, ...]
     exits: Exits
     golden: Golden
-    measured: Measured
+    measured: MeasuredFigures

@@ -10,7 +10,7 @@ from distree.messages.request import Reason
 from distree.messages.telemetry import OriginTelemetry, StageTelemetry
 from distree.node.job import Job
 
-LATENCIES = 1024
+MAX_LATENCIES = 1024
 """Latencies kept per telemetry period; older ones of a busy period are left out."""
 
 
@@ -89,7 +89,7 @@ class OriginCounters:
         self.accepted = self.answered = self.shed = self.dropped = self.late = 0
         self._exits = [0] * exits
         self._reasons: dict[str, int] = {}
-        self._latencies: deque[float] = deque(maxlen=LATENCIES)
+        self._latencies: deque[float] = deque(maxlen=MAX_LATENCIES)
 
     def answer(self, latency_s: float, reason: Reason, exit_taken: int | None) -> None:
         """Count an answer."""

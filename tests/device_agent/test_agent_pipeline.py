@@ -1,4 +1,4 @@
-"""A pipeline and its board: all that it asks for goes by the port."""
+"""A pipeline by itself: it calls nobody, and returns what is to be done."""
 
 from __future__ import annotations
 
@@ -8,52 +8,26 @@ import time
 import numpy as np
 import pytest
 
-from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig, ThumbnailConfig
-from device_agent.pipeline import Pipeline
+from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig
+from device_agent.pipeline import AgentPipeline
+from device_agent.sources.mqtt import MqttSourceConfig
 from distree.bundle.loading import load_bundle
 from distree.errors import RemoteProtocolError
 from distree.messages.member import Member
-from distree.messages.request import StageMessage, Stop
+from distree.messages.request import RouteStop, StageMessage
 from distree.messages.result import Result
 from distree.node import Publish, Run
 from distree.segments import SegmentOutput
 
-
-class Board:
-    """Writes down what it is asked for, and does nothing of it."""
-
-    def __init__(self):
-        self.lock = threading.RLock()
-        self.online = True
-        self.effects, self.asked, self.dead, self.shown = [], [], [], []
-
-    def perform(self, pipeline, effects):
-        self.effects += effects
-
-    def dead_letter(self, topic, error, payload):
-        self.dead.append((topic, error.reason, payload))
-
-    def show(self, pipeline, thumbnail):
-        self.shown.append(thumbnail)
-
-    def wake_for(self, due_at):
-        self.asked.append("wake for")
-
-    def __getattr__(self, name):
-        return lambda *_: self.asked.append(name)
+LOCK = threading.RLock()
 
 
-@pytest.fixture
-def board():
-    return Board()
-
-
-def make(board, tmp_path, *, stages=(), **origin):
-    part = PipelineConfig(
-        name="p", bundle="fashion", stages=stages, origin=OriginConfig(source=MqttSource(kind="mqtt"), **origin)
+def make(tmp_path, *, stages=(), **origin):
+    part = AgentPipelineConfig(
+        name="p", bundle="fashion", stages=stages, origin=OriginConfig(source=MqttSourceConfig(kind="mqtt"), **origin)
     )
     agent = AgentConfig(site="lab", device="cam", pipelines=(part,), state_dir=tmp_path)
-    return Pipeline(board, agent, 0, load_bundle("fashion", verify=()), "boot")
+    return AgentPipeline(agent, 0, load_bundle("fashion", verify=()), "boot", LOCK)
 
 
 def there(pipeline, device):
@@ -69,42 +43,57 @@ def there(pipeline, device):
     pipeline.node.announced(time.monotonic(), member, 0, is_live=True)
 
 
-def image():
-    return np.zeros((28, 28, 1), np.uint8)
+def accept(pipeline, request):
+    """Accept an input; return the effects."""
+    raw = np.zeros((28, 28, 1), np.uint8)
+    found, effects = pipeline.accept(time.monotonic(), "a", pipeline.to_tensor(raw), request)
+    assert found == request
+    return effects
 
 
-def test_an_input_is_taken_into_custody_sent_and_watched_for(board, tmp_path):
-    pipeline = make(board, tmp_path)
+class Answered:
+    """A source that writes down what it is told."""
+
+    ready = True
+
+    def __init__(self):
+        self.requests = []
+
+    def run(self, stop):
+        pass
+
+    def note_answered(self, request):
+        self.requests.append(request)
+
+
+def test_an_input_is_accepted_into_custody_and_sent(tmp_path):
+    pipeline = make(tmp_path)
     there(pipeline, "b1")
-    request = pipeline.accept("a", image())
-    (effect,) = board.effects
+    (effect,) = accept(pipeline, "first")
     assert isinstance(effect.message, StageMessage)
-    assert effect.message.context.request == request
-    assert (effect.to, effect.message.context.route) == ("b1", (Stop(stage=0, boards=("b1",)),))
-    assert pipeline.node.holds(request)
-    assert board.asked == ["wake for"]
-    pipeline.work()
-    pipeline.wake()
-    assert board.asked == ["wake for", "work", "wake"]
+    assert effect.message.context.request == "first"
+    assert (effect.to, effect.message.context.route) == ("b1", (RouteStop(stage=0, boards=("b1",)),))
+    assert pipeline.node.holds("first")
 
 
-def test_a_wrong_input_is_refused_before_the_board_hears_of_it(board, tmp_path):
-    pipeline = make(board, tmp_path)
+def test_a_wrong_input_is_refused_before_the_node_hears_of_it(tmp_path):
+    pipeline = make(tmp_path)
     with pytest.raises(RemoteProtocolError):
-        pipeline.accept("a", image()[:-1])
-    assert (board.effects, board.asked) == ([], [])
-    pipeline.reject("a", "image", "no image", b"x")
-    assert board.dead == [("distree/1/lab/pipeline/p/input/cam", "image", b"x")]
+        pipeline.to_tensor(np.zeros((27, 28, 1), np.uint8))
+    assert pipeline.node.pending == 0
 
 
-def test_a_picture_is_made_only_while_the_broker_is_there(board, tmp_path):
-    pipeline = make(board, tmp_path, thumbnails=ThumbnailConfig())
-    board.online = False
-    pipeline.accept("a", image(), "first")
-    assert board.shown == []
-    board.online = True
-    pipeline.accept("b", image(), "second")
-    assert [thumbnail.request for thumbnail in board.shown] == ["second"]
+def test_the_source_is_told_of_inputs_that_are_shed_and_of_results_that_are_published(tmp_path):
+    pipeline = make(tmp_path, max_pending=1)
+    pipeline.source = source = Answered()
+    accept(pipeline, "first")
+    (shed,) = accept(pipeline, "second")
+    assert (shed.message.request, shed.message.reason) == ("second", "shed")
+    assert source.requests == ["second"]
+    pipeline.tick(1e12, 1e12)
+    with LOCK:
+        pipeline.note_published("first")
+    assert source.requests == ["second", "first"]
 
 
 class Runtime:
@@ -119,45 +108,32 @@ class Runtime:
         return self.outcome
 
 
-def test_what_inference_brings_is_carried_out(board, tmp_path):
-    pipeline = make(board, tmp_path, stages=(0,))
+def test_what_was_computed_becomes_the_answer(tmp_path):
+    pipeline = make(tmp_path, stages=(0,))
     pipeline.runtime = Runtime(SegmentOutput(features=np.zeros((1, 14, 14, 8), np.int8), logits=[99.0] + [0.0] * 9))
-    pipeline.accept("a", image(), "first")
-    (task,) = board.effects
+    (task,) = accept(pipeline, "first")
     assert isinstance(task, Run)
-    board.effects.clear()
-    board.asked.clear()
-    pipeline.infer(task)
-    (result,) = (effect.message for effect in board.effects if isinstance(effect, Publish))
+    output, took_s = pipeline.compute(task)
+    with LOCK:
+        effects = pipeline.completed(time.monotonic(), task, output, took_s)
+    (result,) = (effect.message for effect in effects if isinstance(effect, Publish))
     assert isinstance(result, Result)
     assert (result.request, result.reason) == ("first", "confident")
-    assert board.asked == ["deliver_results", "wake for"]
 
 
-@pytest.mark.parametrize(
-    ("error", "dead"),
-    [
-        (ValueError("of the interpreter"), []),
-        (RemoteProtocolError("size", "too few"), [("distree/1/lab/pipeline/p/stage/0/cam/+", "size")]),
-    ],
-)
-def test_an_interpreter_that_raises_costs_its_input_alone(board, tmp_path, error, dead):
-    pipeline = make(board, tmp_path, stages=(0,))
-    pipeline.accept("a", image(), "first")
-    (task,) = board.effects
-    board.effects.clear()
-    pipeline.runtime = Runtime(error)
-    pipeline.infer(task)
-    assert [(topic, reason) for topic, reason, _ in board.dead] == dead
-    (result,) = (effect.message for effect in board.effects if isinstance(effect, Publish))
-    assert (result.request, result.reason) == ("first", "fallback")
+def test_what_the_interpreter_raises_comes_out(tmp_path):
+    pipeline = make(tmp_path, stages=(0,))
+    pipeline.runtime = Runtime(ValueError("of the interpreter"))
+    (task,) = accept(pipeline, "first")
+    with pytest.raises(ValueError, match="of the interpreter"):
+        pipeline.compute(task)
 
 
-def test_results_of_an_earlier_run_are_handed_out_once(board, tmp_path):
-    first = make(board, tmp_path, spool=True)
-    first.accept("a", image(), "first")
+def test_results_of_an_earlier_run_are_handed_out_once(tmp_path):
+    first = make(tmp_path, spool=True)
+    accept(first, "first")
     first.note_answer("first", b"{}")
     first.close()
-    second = make(board, tmp_path, spool=True)
+    second = make(tmp_path, spool=True)
     assert second.take_unpublished() == (("first", b"{}"),)
     assert second.take_unpublished() == ()

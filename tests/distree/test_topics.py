@@ -70,7 +70,7 @@ def test_other_kinds_are_not_for_one_board(kind):
 def test_every_kind_has_a_topic_that_is_parsed_to_it():
     built = {
         Kind.PLAN: topics.plan("lab", "p"),
-        Kind.TRUTH: topics.truth("lab", "p"),
+        Kind.LABEL: topics.label("lab", "p"),
         Kind.ORCHESTRATOR: topics.orchestrator("lab"),
         Kind.STAGE: topics.stage("lab", "p", 1, "b", "c"),
         Kind.MEMBER: topics.member("lab", "p", 1, "b"),

@@ -82,7 +82,7 @@ def test_a_camera_and_a_listener(broker, start, tmp_path):
 def test_many_inputs_in_flight(broker, start, tmp_path):
     (tmp_path / "agent.yaml").write_text(
         f"site: lab\ndevice: many\nbroker: {{port: {broker.port}}}\npipelines:\n  - name: fashion\n    bundle: fashion\n"
-        "    stages: [0, 1, 2]\n    origin: {deadline_ms: 60000, pending: 16, source: {kind: python}}\n"
+        "    stages: [0, 1, 2]\n    origin: {deadline_ms: 60000, max_pending: 16, source: {kind: python}}\n"
     )
     first, *exits = ended(start(EXAMPLES / "many.py", "agent.yaml")).splitlines()
     said = re.fullmatch(r"200 answered, (\d+\.\d)% right", first)

@@ -1,4 +1,4 @@
-"""An orchestrator on a broker in memory, whose clocks stand still until told."""
+"""An orchestrator's service on a broker in memory, with clocks that stand still until told."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Peer:
     def given_up(self, token):
         pass
 
-    def unread(self, topic, payload):
+    def no_subscribers(self, topic, payload):
         pass
 
     def say(self, *messages):
@@ -52,11 +52,11 @@ class Peer:
             self.transport.publish(topic, payload, qos=1, retain=retain)
 
 
-class Site:
-    """A broker, a store and a service whose clocks stand still until told."""
+class OrchestratorSite:
+    """A broker, a store and a service; `others` are pipelines besides the one that `make` makes."""
 
-    def __init__(self, path, broker=None, client_id="orchestrator", make=pipeline, **content):
-        self.path, self.clock, self.client_id, self.make = path, Clock(), client_id, make
+    def __init__(self, path, broker=None, client_id="orchestrator", make=pipeline, others=(), **content):
+        self.path, self.clock, self.client_id, self.make, self.others = path, Clock(), client_id, make, others
         self.broker = broker or MemoryBroker()
         self.peer = Peer(self.broker, f"peer-of-{client_id}")
         self.start(**content)
@@ -66,7 +66,7 @@ class Site:
         self.store.open()
         self.service = Service(
             SITE,
-            [self.make(**content)],
+            [self.make(**content), *self.others],
             store=self.store,
             transport=self.broker.transport(self.client_id, will=will_of(SITE, self.client_id)),
             identity=self.client_id,
@@ -92,3 +92,29 @@ class Site:
     def published(self):
         payload = self.broker.retained(PLAN)
         return decode(Plan, payload) if payload else None
+
+
+class Heard:
+    """A client that keeps what is published on a topic, and what was retained there."""
+
+    def __init__(self, site, topic):
+        self.messages = []
+        self.transport = site.broker.transport(f"heard-{topic[-20:]}")
+        self.transport.open(self, [(topic, 1)])
+        self.transport.connect_now(1.0)
+
+    def connected(self): ...
+    def disconnected(self, why): ...
+    def published(self, token): ...
+    def given_up(self, token): ...
+    def no_subscribers(self, topic, payload): ...
+
+    def received(self, message):
+        self.transport.acknowledge(message.token)
+        self.messages.append(message)
+
+    def since(self):
+        """Return the topics and payloads that came since the last call."""
+        self.transport.poll(0.0)
+        came, self.messages = [(one.topic, one.payload) for one in self.messages], []
+        return came

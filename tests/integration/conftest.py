@@ -20,7 +20,7 @@ from broker_config.managed import ManagedBroker
 from distree import topics
 from distree.broker_settings import BrokerSettings, Session
 from distree.bundle.loading import Bundle, find_bundle, load_bundle
-from distree.errors import RemoteProtocolError
+from distree.errors import Problem, RemoteProtocolError
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState
 from distree.messages.events import DeadLetter
@@ -64,7 +64,7 @@ class Watcher:
     def connected(self) -> None:
         pass
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         pass
 
     def published(self, token: str) -> None:
@@ -73,7 +73,7 @@ class Watcher:
     def given_up(self, token: str) -> None:
         pass
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         pass
 
     def received(self, message: Received) -> None:
@@ -161,7 +161,7 @@ class Site:
             "device": device,
             "broker": {"port": self.broker.port, "keepalive_s": 5},
             "state_dir": str(self.folder / device),
-            "telemetry_s": 0.2,
+            "telemetry_interval_s": 0.2,
             "pipelines": [pipeline, *extra],
             **changes,
         }

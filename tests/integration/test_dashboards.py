@@ -54,7 +54,7 @@ def test_the_commands_of_the_page_print_what_it_says(tools, site, bundle, images
         "site": "test",
         "broker": {"port": site.broker.port},
         "store": {"path": str(site.folder / "orchestrator.db")},
-        "pipelines": [{"name": "fashion", "bundle": "fashion", "thresholds": [2.0, 2.0]}],
+        "pipelines": [{"name": "fashion", "bundle": "fashion", "thresholds": ["never", "never"]}],
     }
     (site.folder / "orchestrator.yaml").write_text(yaml.safe_dump(config))
     site.start("orchestrator", "orchestrator", "run", "-c", str(site.folder / "orchestrator.yaml"))

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.routing.paced import pace
 from distree.messages.result import MissingBranch
+from distree.thresholds import NEVER
 
 pytestmark = pytest.mark.any_broker
 
@@ -21,7 +22,7 @@ SETTLED_S = 1.0
 UNDER_WAY_S = 1.0
 """An input that was sent so long before a fault has its answer."""
 
-ORIGIN = {"deadline_ms": 5000, "silence_ms": 400, "pending": 512, "source": {"kind": "mqtt"}}
+ORIGIN = {"deadline_ms": 5000, "min_retry_ms": 400, "max_pending": 512, "source": {"kind": "mqtt"}}
 """A silence above this machine's own pauses, so that what is repeated is repeated for what the test does."""
 
 
@@ -129,7 +130,7 @@ def by_themselves(stream, results, board):
 
 
 def test_inputs_under_way_alone_are_repeated_when_one_of_two_boards_goes(site, bundle, images):
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     site.watch.follow()
     for board in ("a", "b"):
         paced_agent(site, board, [1], 12)
@@ -170,7 +171,7 @@ def test_a_twin_of_a_branch_stands_in_for_it(site, tiny_wide, tiny_images):
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stage_of_one_board_is_waited_for_while_it_restarts(site, bundle, images, how):
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     boards = {"first": 1, "only": 2}
     for board, stage in boards.items():
         site.agent(board, [stage])
@@ -191,7 +192,7 @@ def test_a_stage_of_one_board_is_waited_for_while_it_restarts(site, bundle, imag
 
 
 def test_a_board_that_is_slower_than_its_twin_is_used_less(site, bundle, images):
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     # The quick one alone could not do it all.
     for board, pace_ms in {"quick": 18, "slow": 72}.items():
         paced_agent(site, board, [1], pace_ms)

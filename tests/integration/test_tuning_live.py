@@ -10,8 +10,11 @@ import pytest
 import yaml
 
 from distree.messages.plan import Plan
-from orchestrator.config import NEVER_SENT, load_config, load_pipeline
-from orchestrator.store.database import Store, StoreError
+from distree.thresholds import NEVER
+from orchestrator.config import load_config
+from orchestrator.pipeline_spec import load_spec
+from orchestrator.store.connection import StoreError
+from orchestrator.store.database import Store
 from orchestrator.tuning.tuners import Certified
 
 pytestmark = pytest.mark.any_broker
@@ -43,7 +46,7 @@ def newest(site) -> Plan | None:
 
 
 def is_open(plan: Plan | None) -> bool:
-    return plan is not None and min(plan.thresholds) < NEVER_SENT
+    return plan is not None and min(plan.thresholds) < NEVER
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def start(site, samples_path, *, repeat: bool, rate_hz: float = 300) -> Path:
     site.agent("b2", [2])
     source = {"kind": "replay", "path": str(samples_path), "rate_hz": rate_hz, "repeat": repeat}
     # What is counted once shall not be sent again because the machine is busy.
-    patience = {"deadline_ms": 5000} if repeat else {"deadline_ms": 60000, "silence_ms": 30000}
+    patience = {"deadline_ms": 5000} if repeat else {"deadline_ms": 60000, "min_retry_ms": 30000}
     site.agent("cam", [0], origin={"source": source, **patience})
     return config
 
@@ -73,20 +76,20 @@ def test_thresholds_are_what_the_offline_tuner_certifies_on_the_same_audits(tune
     process = site.processes["orchestrator"]
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
-    pipeline = load_pipeline(load_config(config).pipelines[0])
+    pipeline = load_spec(load_config(config).pipelines[0])
     offline = Certified(pipeline.costs, DROP, 1.0 - CONFIDENCE)
     with Store(site.folder / "orchestrator.db", read_only=True) as store:
         samples, plans = store.samples("fashion"), store.plans("fashion")
         state, later = store.tuning("fashion")
     assert not any(row.sample.audit.lost for row in samples)
-    told = {tuple(min(NEVER_SENT, value) for value in offline.thresholds)}
+    told = {tuple(min(NEVER, value) for value in offline.thresholds)}
     for row in samples:
         offline.observe(row.sample.audit)
-        told.add(tuple(min(NEVER_SENT, value) for value in offline.thresholds))
+        told.add(tuple(min(NEVER, value) for value in offline.thresholds))
     assert {row.plan.thresholds for row in plans} <= told
     assert state["audits"] + len(later) == len(samples)
     # What is left out by the pause between two plans is at most a second's.
-    assert plans[0].plan.thresholds in {tuple(min(NEVER_SENT, v) for v in vector) for vector in offline.certified}
+    assert plans[0].plan.thresholds in offline.choices
 
 
 def test_a_killed_orchestrator_goes_on_where_it_stood(tuned):
@@ -130,24 +133,19 @@ def test_audits_do_not_show_in_the_counters_of_traffic(site, samples_path):
     site.watch.until(lambda: len(site.watch.final()) == 1000, "all answers")
     site.watch.until_reported("cam", "b1", "b2")
 
-    def books():
-        return (
-            site.watch.telemetry["cam"].pipelines[0].origin,
-            site.watch.stages("cam")[0],
-            site.watch.stages("b2")[2],
-        )
+    def have_arrived() -> bool:
+        # An audit may still be on its way when its input has long been answered. Those that a busy machine is too slow
+        # for are lost, and counted.
+        lost = site.watch.telemetry["cam"].pipelines[0].origin.audits_lost
+        return 0 < site.watch.stages("cam")[0].audited <= site.watch.stages("b2")[2].audited + lost
 
-    def all_came():
-        # An audit may still be on its way when its input has long been answered; a busy machine may lose some.
-        origin, first, last = books()
-        return last.audited and last.audited + origin.audits_lost >= first.audited
-
-    site.watch.until(all_came, "the last audits")
-    origin, first, last = books()
+    site.watch.until(have_arrived, "the last audits")
+    origin = site.watch.telemetry["cam"].pipelines[0].origin
+    first, last = site.watch.stages("cam")[0], site.watch.stages("b2")[2]
     assert sum(origin.exits) == first.received == 1000
     assert last.received == last.exited == origin.exits[2]
     # What went to the last exit anyway was not run twice.
     assert 0 < last.audited <= first.audited <= origin.exits[0] + origin.exits[1]
+    assert origin.audits_drawn >= last.audited + 400 - origin.audits_lost
     assert first.audited <= last.audited + origin.audits_lost
-    assert origin.audits_drawn >= last.audited + 400
-    assert origin.audits_lost < origin.audits_drawn / 4
+    assert origin.audits_lost < origin.audits_drawn / 10

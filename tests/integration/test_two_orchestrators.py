@@ -9,6 +9,7 @@ import yaml
 
 from distree import topics
 from distree.broker_settings import BrokerSettings
+from distree.errors import Problem
 from distree.messages.codec import decode
 from distree.messages.plan import Plan
 from distree.transport import make_transport
@@ -29,7 +30,7 @@ class Plans:
     def connected(self) -> None:
         pass
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         pass
 
     def published(self, token: str) -> None:
@@ -38,7 +39,7 @@ class Plans:
     def given_up(self, token: str) -> None:
         pass
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         pass
 
     def received(self, message: Received) -> None:

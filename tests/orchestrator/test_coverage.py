@@ -88,6 +88,6 @@ def test_wide_stages_need_each_branch():
 def test_a_line_stays_short_and_harmless():
     boards = [board(f"b{k}", 1, 2, revision="x\x1b") for k in range(NAMED + 5)]
     assert told(origin(), *boards)[0] == (
-        f"no member of revision {OURS} for stage 1; b0 has x?, b1 has x?, b2 has x?, 5 more have others: "
+        f"no member of revision {OURS} for stage 1; b0 has x\\x1b, b1 has x\\x1b, b2 has x\\x1b, 5 more have others: "
         "put the same bundle on all boards"
     )

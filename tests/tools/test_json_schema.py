@@ -44,7 +44,7 @@ NAMES = {
     Kind.EXIT: ["embedding"],
     Kind.DECISION: ["decision"],
     Kind.AUDIT: ["audit", "audit-lost"],
-    Kind.TRUTH: ["truth"],
+    Kind.LABEL: ["label"],
     Kind.STATS: ["stats", "stats-idle"],
     Kind.THUMBNAIL: ["thumbnail"],
     Kind.ORCHESTRATOR: ["claim"],

@@ -1,4 +1,4 @@
-"""Whether a demo showed what it is to show: inputs that go from board to board."""
+"""Whether a demo showed what it should: inputs that travel from board to board."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from distree.topics import Kind
 
 
 def stranded(demo: Demo) -> str:
-    """Say what keeps inputs from other boards if none of those got there that were to; "" if nothing does.
+    """Say what keeps inputs from reaching other boards, if none of those that should have did; "" if nothing does.
 
-    An input was to go on if its origin answered it as `fallback` or `deadline`, without a part of any other board.
-    Where the first exit was sure of all inputs, as it may be of a few, nothing was to travel, and nothing is said.
+    An input should have gone on if its origin answered it as `fallback` or `deadline`, without help of any other board.
+    If the first exit was sure of all inputs, as it may be of a few, nothing had to travel, and nothing is said.
     """
     watch = demo.watch
     if not watch.stranded or watch.travelled:
         return ""
     origin = demo.plan.origin
     needed = [k for k in _travelling(demo) if k not in origin.stages]
-    begun = f"{watch.stranded:,} inputs were to go beyond {origin.device}, and none did: "
+    begun = f"{watch.stranded:,} inputs had to go beyond {origin.device}, and none did: "
     for k in needed:
         if k not in watch.announced:
             return f"{begun}nobody serves stage {k}, or the broker does not pass on {_topic(demo, Kind.MEMBER, k)}"
@@ -27,7 +27,7 @@ def stranded(demo: Demo) -> str:
         return f"{begun}the broker does not pass on {_topic(demo, Kind.STAGE, first)}"
     kind = Kind.EXIT if demo.bundle.branch_counts[first] else Kind.OUTCOME
     topic = _topic(demo, kind, first)
-    return f"{begun}stage {first} was sent its inputs, and no answer came; perhaps the broker does not pass on {topic}"
+    return f"{begun}stage {first} was sent its inputs, but no answer came; perhaps the broker does not pass on {topic}"
 
 
 def _travelling(demo: Demo) -> list[int]:

@@ -51,6 +51,7 @@ from distree.messages.layout import layout_of, read_record
 from distree.messages.limits import (
     MAX_BRANCHES,
     MAX_CLASSES,
+    MAX_EPOCH,
     MAX_HOPS,
     MAX_MASKED,
     MAX_MEMORY,
@@ -60,7 +61,7 @@ from distree.messages.limits import (
     MAX_STAGES,
 )
 from distree.messages.plan import MaskedThresholds, Plan
-from distree.messages.request import Hop, Reading, RequestContext, Rule, StageMessage, Stop, is_input
+from distree.messages.request import Hop, Reading, RequestContext, RouteStop, Rule, StageMessage, is_input
 from distree.messages.result import MissingBranch
 from distree.messages.telemetry import Telemetry
 
@@ -340,7 +341,7 @@ BAD = {
     "stats": [(name, value) for name in ("pipeline", "origin") for value in BAD_IDS]
     + [("early_share", value) for value in (-0.1, 1.1, "0.5", True)]
     + [("latency_p50_ms", -1), ("rate_hz", None), ("answered", -1), ("pending", 0.5), ("epoch", None)],
-    "truth": [
+    "label": [
         ("request", "x" * 65),
         ("request", "a\nb"),
         ("request", 7),
@@ -396,12 +397,12 @@ LONGEST_CONTEXT = RequestContext(
     attempt=100,
     token=bytes(8),
     revision="\U0001f600" * 64,
-    rule=Rule(epoch=1 << 53, criterion="\U0001f600" * 64, thresholds=(0.1,) * MAX_STAGES, rest_s=(0.1,) * MAX_STAGES),
+    rule=Rule(epoch=MAX_EPOCH, criterion="\U0001f600" * 64, thresholds=(0.1,) * MAX_STAGES, rest_s=(0.1,) * MAX_STAGES),
     budget_s=3600.0,
     # A group of wide stages and as many plain ones as there can be beside it.
     route=(
-        Stop(stage=0, boards=("w" * 32,) * MAX_BRANCHES, together=True),
-        *(Stop(stage=k, boards=("r" * 32,), together=True) for k in range(1, MAX_STAGES)),
+        RouteStop(stage=0, boards=("w" * 32,) * MAX_BRANCHES, together=True),
+        *(RouteStop(stage=k, boards=("r" * 32,), together=True) for k in range(1, MAX_STAGES)),
     ),
     fuser="f" * 32,
     eager=True,

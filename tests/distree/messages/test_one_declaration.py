@@ -29,7 +29,8 @@ from distree.messages.telemetry import Telemetry
 from distree.topics import Kind
 from orchestrator import metrics
 from orchestrator.fleet import Device
-from orchestrator.store.records import Batch, Observation
+from orchestrator.site_view import device_row
+from orchestrator.store.records import Batch
 from orchestrator.store.database import Store
 from tools import reference
 
@@ -39,7 +40,7 @@ report = replace(TELEMETRY, pipelines=(replace(pipeline, stages=(stage,)),))
 read = decode(Telemetry, encode(report))
 device = Device(device="cam1", boot="b0", telemetry=read, period_s=2.0)
 with Store(Path(sys.argv[1])) as store:
-    store.save(Batch(reported=(Observation(device=device, heard_at=1.0, seen_at=1.0),)))
+    store.save(Batch(reported=(device_row(device, heard_at=1.0, seen_at=1.0),)))
 families = metrics._Families()
 metrics._add_device(families, device, 0.0)
 told = {sample.name: sample.value for family in families.all() for sample in family.samples}

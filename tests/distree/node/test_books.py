@@ -17,7 +17,7 @@ from distree.messages.result import Result
 from distree.node import Acknowledge, Announce, Effect, NodeSettings, OriginSettings, Publish, StageNode
 from distree.node.timers import Agenda
 
-ORIGIN = OriginSettings(deadline_s=1.0, pending_items=4, silence_floor_s=0.1)
+ORIGIN = OriginSettings(deadline_s=1.0, max_pending=4, min_retry_s=0.1)
 CHAIN: dict[str, object] = {"embeddings": (), "masked": ()}
 SHAPES = (("int8", (1, 2)), ("int8", (1, 3)))
 MIXED: dict[str, object] = {"embeddings": ((), SHAPES, ()), "masked": ()}
@@ -31,7 +31,7 @@ TWICE: dict[str, object] = {
 
 def board(name: str, *stages: int, **changes: object) -> NodeSettings:
     # Small queues, so that they overflow.
-    return node_settings(name, *stages, **{"inbox_items": 3, **changes})
+    return node_settings(name, *stages, **{"inbox_max_messages": 3, **changes})
 
 
 PLACEMENTS: dict[str, list[NodeSettings]] = {
@@ -43,7 +43,7 @@ PLACEMENTS: dict[str, list[NodeSettings]] = {
     "elsewhere": [board("cam", origin=ORIGIN, **CHAIN), board("b1", 0, 1, 2, **CHAIN)],
     "wide": [board("cam", origin=ORIGIN), board("b0", 0, 1, 2, branch=0), board("b1", 0, 1, 2, branch=1)],
     "wide, eager": [
-        board("cam", origin=OriginSettings(deadline_s=1.0, pending_items=4, silence_floor_s=0.1, eager=True)),
+        board("cam", origin=OriginSettings(deadline_s=1.0, max_pending=4, min_retry_s=0.1, eager=True)),
         board("b0", 0, 1, 2, branch=0),
         board("b1", 0, 1, 2, branch=1),
     ],
@@ -60,7 +60,7 @@ PLACEMENTS: dict[str, list[NodeSettings]] = {
         board("t1", 0, 1, 2, branch=1),
     ],
     "wide, fused by a hub": [
-        board("cam", origin=OriginSettings(deadline_s=1.0, pending_items=4, silence_floor_s=0.1, fuser="hub")),
+        board("cam", origin=OriginSettings(deadline_s=1.0, max_pending=4, min_retry_s=0.1, fuser="hub")),
         board("b0", 0, 1, 2, branch=0),
         board("b1", 0, 1, 2, branch=1),
         board("hub", fuses=True),
@@ -141,7 +141,7 @@ class Site(Fleet):
             if origin == device:
                 continue
             if isinstance(news, DeviceState):
-                self.carry_out(origin, node.has_state(self.now, news))
+                self.carry_out(origin, node.state_changed(self.now, news))
             elif isinstance(news, int):
                 self.carry_out(origin, node.withdrawn(self.now, device, news))
             else:

@@ -56,4 +56,6 @@ def test_the_demo_can_be_watched(page_at: Any) -> None:
 def test_a_broker_of_ones_own_has_a_dashboard_of_its_own() -> None:
     done = forked.run(["demo", "--dashboard", "--broker", "127.0.0.1:1883"])
     assert done.returncode == 2
-    assert done.stderr.startswith("distree: --dashboard: with a broker of your own run `distree dashboard")
+    assert done.stderr.startswith(
+        "distree: --dashboard: only for the broker that the demo starts; run `distree dashboard"
+    )

@@ -223,8 +223,8 @@ def test_a_board_that_nobody_is_behind_is_left_out_at_once(site, caplog):
     node = cam.pipelines[0].node
     wait_for(lambda: node.telemetry().origin.members == 2, "two members")
     names, since = ask(cam, 20), time.monotonic()
-    wait_for(lambda: answered(cam).keys() == set(names), "answers", 10.0)
-    assert time.monotonic() - since < 10.0
+    wait_for(lambda: answered(cam).keys() == set(names), "answers")
+    assert time.monotonic() - since < 2 * LONG_S
     assert {device for hops in answered(cam).values() for device in hops} == {"b2"}
     assert {result.reason for result in cam.answers} <= {"confident", "last"}
     assert node.telemetry().origin.left_out == 1
@@ -446,9 +446,10 @@ def test_the_last_word_of_an_earlier_run_is_no_other_board(site, caplog):
     assert not lines(caplog, "another board")
 
 
-def test_at_a_broker_of_mqtt_3_1_1_it_is_said_that_nobody_tells_what_is_not_read(tmp_path, caplog):
+def test_at_a_broker_of_mqtt_3_1_1_it_is_said_that_nobody_tells_what_is_not_read(tmp_path, caplog, monkeypatch):
     if not has_embedded():
         pytest.skip("the embedded broker is not installed: pip install 'distree[broker]'")
+    monkeypatch.setattr(echoes, "PATIENCE_S", 0.5)
     caplog.set_level(logging.INFO)
     with Site(tmp_path) as site:
         site.broker.__exit__(None, None, None)

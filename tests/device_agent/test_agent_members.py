@@ -216,15 +216,15 @@ def test_what_a_board_turns_back_runs_on_another(site, caplog):
 def test_a_board_that_nobody_is_behind_is_left_out_at_once(site, caplog):
     """The broker says that nobody reads what is sent to it, long before its silence would."""
     caplog.set_level(logging.WARNING)
-    cam = site.run("cam", pipeline("p", origin=origin(min_retry_ms=15_000)))
+    cam = site.run("cam", pipeline("p", origin=origin(min_retry_ms=60_000, deadline_ms=120_000)))
     ghost = site.peer("ghost")
     ghost.announce(0, 1, 2)  # and subscribes to nothing
     site.run("b2", pipeline("p", 0, 1, 2))
     node = cam.pipelines[0].node
     wait_for(lambda: node.telemetry().origin.members == 2, "two members")
     names, since = ask(cam, 20), time.monotonic()
-    wait_for(lambda: answered(cam).keys() == set(names), "answers", 10.0)
-    assert time.monotonic() - since < 10.0
+    wait_for(lambda: answered(cam).keys() == set(names), "answers")
+    assert time.monotonic() - since < 2 * LONG_S
     assert {device for hops in answered(cam).values() for device in hops} == {"b2"}
     assert {result.reason for result in cam.answers} <= {"confident", "last"}
     assert node.telemetry().origin.left_out == 1
@@ -446,9 +446,10 @@ def test_the_last_word_of_an_earlier_run_is_no_other_board(site, caplog):
     assert not lines(caplog, "another board")
 
 
-def test_at_a_broker_of_mqtt_3_1_1_it_is_said_that_nobody_tells_what_is_not_read(tmp_path, caplog):
+def test_at_a_broker_of_mqtt_3_1_1_it_is_said_that_nobody_tells_what_is_not_read(tmp_path, caplog, monkeypatch):
     if not has_embedded():
         pytest.skip("the embedded broker is not installed: pip install 'distree[broker]'")
+    monkeypatch.setattr(echoes, "PATIENCE_S", 0.5)
     caplog.set_level(logging.INFO)
     with Site(tmp_path) as site:
         site.broker.__exit__(None, None, None)

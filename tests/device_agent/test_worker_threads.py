@@ -141,7 +141,7 @@ def test_a_job_that_blocks_leaves_somebody_at_the_network(stage):
     started_at = time.monotonic()
     stage.until(lambda: stage.waits > waits + 3, "turns at the network while a job blocks")
     # Bounded generously: the machine may be busy, but not for good.
-    assert time.monotonic() - started_at < 5.0
+    assert time.monotonic() - started_at < LONG_S / 2
     assert stage.workers.busy_s() > 0
     # What comes meanwhile waits its turn.
     stage.put(lambda: None)

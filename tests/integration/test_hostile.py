@@ -406,7 +406,7 @@ def test_two_foreign_states_within_a_second_are_both_healed(site):
         heard = len(site.watch.history)
         site.watch.publish(STATE, lost, retain=True)
         site.watch.until(lambda h=heard: ("cam", "lost") in site.watch.history[h:], "the old will")
-        site.watch.until(lambda: site.watch.states["cam"] == "ready", "the healed state", patience_s=5.0)
+        site.watch.until(lambda: site.watch.states["cam"] == "ready", "the healed state")
 
 
 @pytest.mark.parametrize("topic", [STAGE, OUTCOME, PLAN, INPUT])

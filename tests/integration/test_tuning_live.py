@@ -55,12 +55,12 @@ def tuned(site, samples_path):
     return site, config
 
 
-def start(site, samples_path, *, repeat: bool) -> Path:
+def start(site, samples_path, *, repeat: bool, rate_hz: float = 300) -> Path:
     config = start_orchestrator(site)
     site.watch.until(lambda: newest(site) is not None and newest(site).epoch > 0, "the first plan")
     site.agent("b1", [1])
     site.agent("b2", [2])
-    source = {"kind": "replay", "path": str(samples_path), "rate_hz": 300, "repeat": repeat}
+    source = {"kind": "replay", "path": str(samples_path), "rate_hz": rate_hz, "repeat": repeat}
     # What is counted once shall not be sent again because the machine is busy.
     patience = {"deadline_ms": 5000} if repeat else {"deadline_ms": 60000, "min_retry_ms": 30000}
     site.agent("cam", [0], origin={"source": source, **patience})
@@ -129,7 +129,7 @@ def test_images_that_change_shut_the_exits_on_every_board(site, samples_path):
 
 
 def test_audits_do_not_show_in_the_counters_of_traffic(site, samples_path):
-    start(site, samples_path, repeat=False)
+    start(site, samples_path, repeat=False, rate_hz=150)
     site.watch.until(lambda: len(site.watch.final()) == 1000, "all answers")
     site.watch.until_reported("cam", "b1", "b2")
 

@@ -12,7 +12,7 @@ from distree import strict_yaml
 from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import Bundle, load_bundle
 from distree.bundle.manifest import MANIFEST
-from distree.criteria import problem
+from distree.criteria import POLICIES, problem, unknown
 from distree.criteria.base import PolicyParameters
 from distree.errors import ConfigError
 from distree.messages.plan import MaskedThresholds, Plan
@@ -78,7 +78,7 @@ class GoalConfig:
     def __post_init__(self) -> None:
         for name in ("accuracy_drop", "confidence"):
             if not 0 < getattr(self, name) < 1:
-                what = f"{name}: {getattr(self, name):%} is out of range"
+                what = f"{name}: {getattr(self, name) * 100:g}% is out of range"
                 raise ConfigError(what, "choose a share above 0% and below 100%")
         if self.audit_rate <= 0:
             raise ConfigError("audit_rate: nothing is learned without audits", "choose a share above 0%")
@@ -128,13 +128,13 @@ class MetricsConfig:
     """Where Prometheus finds the metrics: http://host:port/metrics. Anyone who reaches the port reads them."""
 
     port: int
-    """Port of the metrics; 0 takes a free one."""
+    """Port of the metrics; 0 picks a free one."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port: {self.port} is out of range", "choose 0 to 65535; 0 takes a free one")
+            raise ConfigError(f"port: {self.port} is out of range", "choose 0 to 65535, where 0 picks a free port")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +268,8 @@ def _settings(configured: PipelineConfig, bundle: Bundle) -> tuple[str, tuple[fl
         return criterion, configured.thresholds
     if configured.goal is not None:
         return criterion, (NEVER_SENT,) * (len(bundle.stages) - 1)
+    if criterion not in POLICIES:
+        raise ConfigError(*unknown(criterion).at(f"pipeline {configured.name}"))
     if criterion != bundle.criterion:
         raise ConfigError(
             f"pipeline {configured.name}: the thresholds of bundle {bundle.name} were calibrated for "
@@ -287,7 +289,7 @@ def check_thresholds(pipeline: Pipeline, criterion: str, thresholds: tuple[float
         raise ConfigError(*trouble.at(f"pipeline {pipeline.name}"))
     if len(thresholds) != exits - 1:
         raise ConfigError(
-            f"pipeline {pipeline.name}: {len(thresholds)} thresholds given for {exits} exits",
+            f"pipeline {pipeline.name}: thresholds: {len(thresholds)} given for {exits} exits",
             f"give {exits - 1}, one per exit but the last",
         )
     if not all(map(math.isfinite, thresholds)):

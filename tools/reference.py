@@ -52,11 +52,11 @@ UNITS = (  # of the end of a key's name
 
 STATUSES = (
     ("0", "it worked"),
-    ("1", "it did not work out: a broker that cannot be reached, inputs without an answer, a time-out"),
-    ("2", "it was asked wrongly: options, a configuration file or a bundle"),
-    ("70", "an agent whose inference hung, to be restarted"),
+    ("1", "it failed: the broker cannot be reached, inputs got no answer, or time ran out"),
+    ("2", "it was used wrongly: an option, a configuration file or a bundle must be corrected"),
+    ("70", "an agent whose inference hung and that is to be restarted"),
     ("130", "Ctrl-C"),
-    ("141", "what read the output is gone"),
+    ("141", "the reader of the output, such as `head`, went away"),
 )
 
 
@@ -429,7 +429,8 @@ def _errors() -> str:
     ]
     return _page(
         "Errors and exit statuses",
-        "An error is one line on standard error: what, where, how to mend it. The status says whose turn it is:",
+        "An error is one line on standard error: what is wrong and where, then, after a semicolon, how to fix it. "
+        "The status says who has to act:",
         _table(("status", "meaning"), [(f"`{status}`", meaning) for status, meaning in STATUSES]),
         "In Python, every error that DistrEE reports is a `distree.errors.DistreeError`:",
         _table(("class", "meaning"), rows),

@@ -118,7 +118,7 @@ class LinksConfig:
         for key in ("latency_ms", "jitter_ms"):
             _not_negative(key, getattr(self, key))
         if self.loss > 0.9:
-            raise ConfigError(f"loss: {self.loss:%} is out of range", "choose at most 90%")
+            raise ConfigError(f"loss: {self.loss * 100:g}% is out of range", "choose at most 90%")
         _positive(kbit_per_s=self.kbit_per_s, retry_ms=self.retry_ms)
 
 
@@ -180,8 +180,9 @@ class BoardsConfig:
         if self.branch is not None and (self.branch < 0 or not self.stages):
             raise ConfigError(f"branch: received {self.branch}", "give a number from 0, to boards that have stages")
         if self.stages and (self.macs_per_s is None) == (self.stage_ms is None):
-            what = "macs_per_s: the speed of the boards is given not at all, or twice"
-            raise ConfigError(what, "give macs_per_s, or stage_ms, the milliseconds of each stage")
+            how_often = "no" if self.macs_per_s is None else "more than one"
+            what = f"macs_per_s: these boards have {how_often} speed"
+            raise ConfigError(what, "give either macs_per_s, or the milliseconds of each stage as stage_ms")
         if self.stage_ms is not None and len(self.stage_ms) != len(self.stages):
             raise ConfigError(f"stage_ms: {len(self.stage_ms)} given", f"give {len(self.stages)}, one per stage")
         _positive(macs_per_s=self.macs_per_s, rate_hz=self.rate_hz)
@@ -418,7 +419,7 @@ class FleetConfig:
         if not any(boards.origin for boards in self.boards):
             raise ConfigError("boards: none has inputs", "give some of them origin: true")
         if (count := sum(boards.count for boards in self.boards)) > MOST_BOARDS:
-            raise ConfigError(f"boards: {count} are too many", f"simulate at most {MOST_BOARDS}")
+            raise ConfigError(f"boards: there are {count}", f"simulate at most {MOST_BOARDS}")
         links = [self.links, *(boards.links for boards in self.boards if boards.links is not None)]
         if not self.traffic.tensor_bytes and any(link.kbit_per_s is not None for link in links):
             raise ConfigError(

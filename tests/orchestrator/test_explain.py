@@ -329,7 +329,7 @@ def test_a_store_that_is_missing_and_a_pipeline_that_is_unknown_are_one_clear_li
     assert command("explain", "-c", memory.path) == 1
     assert "no store yet" in capsys.readouterr().err
     assert command("explain", "-c", memory.path, "--pipeline", "other") == 2
-    assert "--pipeline other: not in the configuration, which has fashion" in capsys.readouterr().err
+    assert "--pipeline other: not in the configuration; name one of fashion" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- status
@@ -398,7 +398,10 @@ def test_those_without_some_branches_are_exported_by_themselves(wide, tmp_path, 
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [(("--missing", "one"), "numbers of branches"), (("--export", "/nowhere/a.npz"), "--export /nowhere/a.npz: ")],
+    [
+        (("--missing", "one"), "--missing one: not a list of branches; separate numbers"),
+        (("--export", "/nowhere/a.npz"), "--export /nowhere/a.npz: "),
+    ],
 )
 def test_what_does_not_fit_is_refused(memory, tmp_path, capsys, words, told):
     memory.learn(AUDITS[:5])

@@ -36,7 +36,7 @@ def test_criterion_and_thresholds_can_be_given(tmp_path):
 @pytest.mark.parametrize(
     ("extra", "told"),
     [
-        (", thresholds: [0.5]", "1 thresholds given for 3 exits; give 2"),
+        (", thresholds: [0.5]", "thresholds: 1 given for 3 exits; give 2"),
         (", criterion: max_sofmax, thresholds: [0.5, 0.5]", "unknown criterion 'max_sofmax'.*max_softmax"),
         (", criterion: margin", "calibrated for max_softmax; give thresholds for margin"),
         (", thresholds: [0.5, .inf]", "finite|expected"),

@@ -187,8 +187,8 @@ def _complete(args: argparse.Namespace) -> tuple[BrokerSettings, Bundle]:
     if args.source in _WITH_PATH and args.path is None:
         missing.append("--path")
     if missing:
-        options = ", ".join(missing)
-        raise ConfigError(f"init: missing {options}", "give them, or run it in a terminal to be asked")
+        each = "it" if len(missing) == 1 else "them"
+        raise ConfigError(f"init: missing {', '.join(missing)}", f"give {each}, or run it in a terminal to be asked")
     if args.path is not None and args.source not in _WITH_PATH:
         having = " and ".join(f"--source {kind}" for kind in _WITH_PATH)
         raise ConfigError(f"--path: only {having} have a path", "leave it out, or give one of these sources")

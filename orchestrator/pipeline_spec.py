@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from distree.bundle.loading import Bundle, load_bundle
-from distree.criteria import NEVER_SENT, problem
+from distree.criteria import CRITERIA, NEVER_SENT, problem, unknown
 from distree.criteria.base import CriterionParameters
 from distree.errors import ConfigError
 from distree.messages.plan import MaskedThresholds, Plan
@@ -102,6 +102,8 @@ def _settings(configured: PipelineConfig, bundle: Bundle) -> tuple[str, tuple[fl
         return criterion, configured.thresholds
     if configured.tunes_thresholds:
         return criterion, (NEVER_SENT,) * (len(bundle.stages) - 1)
+    if criterion not in CRITERIA:
+        raise ConfigError(*unknown(criterion).at(f"pipeline {configured.name}"))
     if criterion != bundle.criterion:
         raise ConfigError(
             f"pipeline {configured.name}: the thresholds of bundle {bundle.name} were calibrated for "

@@ -30,7 +30,7 @@ def check_dns(context: CheckContext) -> Finding:
     except (socket.gaierror, UnicodeError) as error:
         return failed(f"{host!r} cannot be resolved ({error})", "correct broker.host, or fix this machine's DNS")
     context.addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    return ok(f"{host} is {', '.join(context.addresses)}")
+    return ok(f"{host} resolves to {', '.join(context.addresses)}")
 
 
 def check_tcp(context: CheckContext) -> Finding:

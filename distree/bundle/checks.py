@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from distree.bundle.manifest import MANIFEST, BranchSpec, Exits, Manifest, StageSpec, TensorSpec
+from distree.bundle.manifest import BranchSpec, Exits, Manifest, StageSpec, TensorSpec
 from distree.bundle.runtimes import RUNTIMES
-from distree.criteria import CRITERIA
+from distree.criteria import CRITERIA, unknown
 from distree.errors import ConfigError, Problem
-from distree.printable import printable, quoted
+from distree.printable import quoted
 
 MAX_BRANCHES = 64
 
 
-def check_manifest(manifest: Manifest) -> None:
-    """Raise ConfigError, with the first fault, for a manifest whose parts do not fit each other."""
+def check_manifest(manifest: Manifest, path: Path) -> None:
+    """Raise ConfigError, with the first fault, for a manifest whose parts do not fit each other; `path` is its own."""
     for fault in _problems(manifest):
-        raise ConfigError(*fault.at(f"{printable(manifest.name)}/{MANIFEST}"))
+        raise ConfigError(*fault.at(str(path)))
 
 
 def _problems(manifest: Manifest) -> Iterable[Problem]:
@@ -47,7 +47,7 @@ def _problems(manifest: Manifest) -> Iterable[Problem]:
 
 def _exit_problems(exits: Exits, stages: tuple[StageSpec, ...]) -> Iterable[Problem]:
     if exits.criterion not in CRITERIA:
-        yield Problem(f"exits.criterion: unknown {quoted(exits.criterion)}", f"use one of {', '.join(CRITERIA)}")
+        yield unknown(exits.criterion).at("exits.criterion")
     yield from _threshold_problems("exits.thresholds", exits.thresholds, len(stages) - 1)
     if exits.parameters is not None:
         yield from _file_problems("exits.parameters.file", exits.parameters.file)

@@ -24,7 +24,7 @@ from distree.criteria.softmax import LEAST_SURE, NEVER, NEVER_SENT, confidence
 from distree.errors import ConfigError, Problem
 from distree.printable import quoted
 
-__all__ = ["CRITERIA", "LEAST_SURE", "NEVER", "NEVER_SENT", "confidence", "make_criterion", "problem"]
+__all__ = ["CRITERIA", "LEAST_SURE", "NEVER", "NEVER_SENT", "confidence", "make_criterion", "problem", "unknown"]
 
 _WITH_PARAMETERS: dict[str, type[FeatureDifference] | type[Gate]] = {
     FeatureDifference.name: FeatureDifference,
@@ -50,7 +50,7 @@ def make_criterion(name: str, parameters: CriterionParameters = CriterionParamet
         return _WITH_PARAMETERS[name](parameters)
     if name in CRITERIA:
         return CRITERIA[name]()
-    raise ConfigError(*_unknown(name))
+    raise ConfigError(*unknown(name))
 
 
 def problem(
@@ -72,9 +72,10 @@ def problem(
     """
     if name in _WITH_PARAMETERS:
         return _WITH_PARAMETERS[name].problem(parameters, wide=wide, exits=exits, classes=classes)
-    return None if name in CRITERIA else _unknown(name)
+    return None if name in CRITERIA else unknown(name)
 
 
-def _unknown(name: str) -> Problem:
-    nearest = difflib.get_close_matches(name, CRITERIA, n=1, cutoff=0.0)[0]
-    return Problem(f"unknown criterion {quoted(name)}", f"use one of {', '.join(CRITERIA)} ({nearest} is the nearest)")
+def unknown(name: str) -> Problem:
+    """Say that there is no criterion called `name`, and name the one that was meant, or all."""
+    near = difflib.get_close_matches(name, CRITERIA, n=1)
+    return Problem(f"unknown criterion {quoted(name)}", f"use {near[0] if near else 'one of ' + ', '.join(CRITERIA)}")

@@ -241,7 +241,7 @@ def test_the_test_images_of_a_file_of_jpegs_are_shown_in_a_fixed_order(tmp_path,
     assert few[0]["accuracy"] == pytest.approx(right)
     done = distree("demo", "--bundle", tiny_wide.path, "--data", jpeg_path, "--inputs", 51)
     assert done.returncode == 2
-    assert done.stderr == "distree: --inputs: expected 1 to 50 (the samples in images.npz), received 51\n"
+    assert done.stderr == "distree: --inputs: 51 is out of range; choose 1 to 50, the number of samples in images.npz\n"
 
 
 def test_names_in_a_file_of_samples_must_differ(tmp_path, tiny_wide, tiny_images):
@@ -397,7 +397,7 @@ def retained(port):
     [
         ("member/#", "nobody serves stage 1, or the broker does not pass on {topics}/member/1/+"),
         ("stage/#", "the broker does not pass on {topics}/stage/1/+/board0"),
-        ("outcome/#", "stage 1 was sent its inputs, and no answer came; perhaps the broker does not pass on "
+        ("outcome/#", "stage 1 got its inputs, but no answer came back, perhaps because the broker does not pass on "
                       "{topics}/outcome/board0/+"),
     ],
 )  # fmt: skip
@@ -414,7 +414,9 @@ def test_inputs_that_were_to_travel_and_did_not_are_no_success(tmp_path, denied,
     assert lost > 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("distree: ")]
     topics = re.search(r"distree/1/demo-[0-9a-f]+/pipeline/demo", line)[0]
-    assert line == f"distree: {lost} inputs were to go beyond board0, and none did: {told.format(topics=topics)}"
+    why = told.format(topics=topics)
+    remedy = "allow this topic in the broker's ACL"
+    assert line == f"distree: {lost} inputs had to go beyond board0, and none did: {why}; {remedy}"
 
 
 def test_a_demo_of_inputs_that_the_first_exit_is_sure_of_is_a_success(tmp_path):
@@ -432,14 +434,17 @@ def test_a_demo_of_inputs_that_the_first_exit_is_sure_of_is_a_success(tmp_path):
 def test_a_number_of_inputs_that_is_not_there_is_one_line(count, status):
     done = distree("demo", f"--inputs={count}")
     assert done.returncode == status
-    assert done.stderr == f"distree: --inputs: expected 1 to 1000 (the samples in fashion.npz), received {count}\n"
+    assert (
+        done.stderr
+        == f"distree: --inputs: {count} is out of range; choose 1 to 1000, the number of samples in fashion.npz\n"
+    )
 
 
 def test_figures_that_cannot_be_written_are_one_line(tmp_path):
     done = distree("demo", "--inputs", "5", "--json", tmp_path / "none" / "demo.json")
     ours = [line for line in done.stderr.splitlines() if line.startswith("distree: ")]
     assert (done.returncode, len(ours)) == (2, 1)
-    assert "demo.json: cannot be written: No such file or directory" in ours[0]
+    assert "demo.json: cannot be written (No such file or directory); " in ours[0]
     assert "Traceback" not in done.stderr
 
 

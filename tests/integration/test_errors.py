@@ -1,4 +1,4 @@
-"""Everything that can be set up wrongly is told in one line: what, where, and how to mend it; never a traceback."""
+"""Everything that can be set up wrongly is one line: what is wrong and where, then how to fix it; never a traceback."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ def check_told(done, status, expected, prefix="distree"):
     assert "Traceback" not in done.stderr + done.stdout, done.stderr
     assert len(ours) == 1, done.stderr
     assert ours[0].startswith(prefix)
+    assert "; " in ours[0], "no remedy"
     for part in expected:
         assert part in ours[0]
     assert done.returncode == status, done.stderr
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_one_line_says_what_where_and_how_to_mend_it(name, tmp_path):
+def test_one_line_says_what_where_and_how_to_fix_it(name, tmp_path):
     arguments, status, expected = ERRORS[name]
     done = run(arguments(Case(tmp_path)))
     check_told(done, status, expected)
@@ -63,7 +64,7 @@ def test_a_board_that_only_fuses_is_checked_with_an_interpreter(tmp_path, roles)
 
 def test_the_line_about_an_unknown_key_is_complete(tmp_path):
     done = run(unknown_key(Case(tmp_path)))
-    line = f"{tmp_path}/agent.yaml:6: pipelines[0].stagse: unknown key (received a list); nearest: stages"
+    line = f"{tmp_path}/agent.yaml:6: pipelines[0].stagse: unknown key (received a list); rename it to stages, or remove it"
     assert done.stderr == f"distree: {line}\n"
 
 
@@ -73,7 +74,7 @@ def test_each_mistake_of_a_file_has_its_line(tmp_path):
     assert len(done.stderr.splitlines()) == 4
     for number in (2, 3, 4):
         assert f"agent.yaml:{number}: " in done.stderr
-    assert "devise: unknown key (received 'cam'); nearest: device" in done.stderr
+    assert "devise: unknown key (received 'cam'); rename it to device, or remove it" in done.stderr
     assert "missing key device" in done.stderr
 
 
@@ -84,7 +85,7 @@ def test_a_port_in_use_is_told_by_broker_run():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         done = run(["broker", "run", "--port", str(port)])
-    check_told(done, 2, [f"port {port} on 127.0.0.1 cannot be used", "choose another with --port"], prefix="")
+    check_told(done, 2, [f"port {port} on 127.0.0.1 cannot be used", "choose another port with --port"], prefix="")
 
 
 @contextlib.contextmanager
@@ -93,7 +94,7 @@ def running(arguments):
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "distree", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
-    # A process that says nothing must not hold the test for ever.
+    # A process that says nothing must not block the test forever.
     end = threading.Timer(60, process.kill)
     end.start()
     try:
@@ -117,7 +118,7 @@ def test_an_agent_without_broker_says_so_once_keeps_trying_and_can_be_stopped(tm
     arguments = case.agent(verb="run", broker={"port": port}, self_test=False)
     with running(arguments) as process:
         first = line_of(process, "WARNING")
-        assert f"nothing listens on 127.0.0.1:{port}: start the broker" in first
+        assert f"nothing listens on 127.0.0.1:{port}; start the broker" in first
         with ManagedBroker(port):
             # Everything said in between would come before this.
             following = [process.stderr.readline()]
@@ -126,7 +127,7 @@ def test_an_agent_without_broker_says_so_once_keeps_trying_and_can_be_stopped(tm
                 following.append(process.stderr.readline())
             ours = [line for line in following if not NOT_OURS.match(line)]
             # What a broker of MQTT 3.1.1 lacks is said once, too.
-            assert len([line for line in ours if "speaks MQTT 3.1.1 alone" not in line]) == 1
+            assert len([line for line in ours if "speaks MQTT 3.1.1 only" not in line]) == 1
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
 
@@ -160,14 +161,14 @@ def test_a_wrong_password_is_told_with_user_and_file(tmp_path, guarded):
     check_told(done, 1, ["refuses user 'ann'", "correct broker.username or the first line of broker.password_file"])
     assert "wrong" not in done.stderr
     done = run(Case(tmp_path).submit(*where))
-    check_told(done, 1, ["wants a login", "set broker.username and broker.password_file"])
+    check_told(done, 1, ["requires a login", "set broker.username and broker.password_file"])
 
 
 def test_an_agent_with_a_wrong_password_says_so_and_goes_on_trying(tmp_path, guarded):
     broker = {"port": guarded.port, "username": "ann", "password_file": str(tmp_path / "bad")}
     with running(Case(tmp_path).agent(verb="run", broker=broker, self_test=False)) as process:
         assert "refuses user 'ann'" in line_of(process, "WARNING")
-        (tmp_path / "bad").write_text("secret\n")  # mended while it runs
+        (tmp_path / "bad").write_text("secret\n")  # corrected while it runs
         line_of(process, "is ready")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

@@ -155,7 +155,7 @@ def test_submit_prints_results_as_json_lines(site, images):
     wrong = [*where[:5], "nobody", "--timeout", "0.5", str(paths[0])]
     done = forked.run([*command, *wrong])
     assert done.returncode == 1
-    assert "is the agent 'nobody' of site 'test' running" in done.stderr
+    assert "check that the agent 'nobody' of site 'test' is running" in done.stderr
 
 
 def test_results_follows_a_site(site, images):

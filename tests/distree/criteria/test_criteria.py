@@ -131,11 +131,14 @@ def test_parameters_are_taken_by_those_who_need_them(name):
 def test_an_unknown_name_is_told_its_nearest(name, nearest):
     with pytest.raises(ConfigError) as caught:
         make_criterion(name)
-    assert str(caught.value) == (
-        f"unknown criterion {name!r}; use one of max_softmax, entropy, margin, patience, energy, deadline, "
-        f"feature_difference, gate ({nearest} is the nearest)"
-    )
+    assert str(caught.value) == f"unknown criterion {name!r}; use {nearest}"
     assert problem(name) == caught.value.problem
+
+
+def test_an_unknown_name_that_resembles_none_is_told_all():
+    assert problem("vibes").remedy == (
+        "use one of max_softmax, entropy, margin, patience, energy, deadline, feature_difference, gate"
+    )
 
 
 @every

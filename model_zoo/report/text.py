@@ -52,7 +52,7 @@ def _opening(report: Report) -> Iterator[str]:
     yield (
         f"Written by `distree zoo report {report.recipe}`; `{report.recipe}.json` holds every figure. "
         "MMACs are million multiply-accumulates per input, over all boards, exit heads and fusion counted. "
-        "± is the standard deviation over seeds, each a network trained anew. "
+        "± is the standard deviation over seeds, each a newly trained network. "
         "*Strict* compares with the same network's trunks and last head alone, *loose* with all exits computed and "
         "none taken.\n"
     )

@@ -48,9 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run a broker until SIGINT or SIGTERM. Exit status: 0 stopped, 1 the broker died, 2 it cannot start."""
     if not 0 <= args.port < 65536:
-        raise ConfigError(f"--port: {args.port} is out of range", "choose 0 to 65535; 0 takes a free one")
+        raise ConfigError(f"--port: {args.port} is out of range", "choose 0 to 65535, where 0 picks a free port")
     if args.websockets is not None and not 0 <= args.websockets < 65536:
-        raise ConfigError(f"--websockets: {args.websockets} is out of range", "choose 0 to 65535; 0 takes a free one")
+        raise ConfigError(
+            f"--websockets: {args.websockets} is out of range", "choose 0 to 65535, where 0 picks a free port"
+        )
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:

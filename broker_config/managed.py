@@ -83,7 +83,7 @@ def answers_mqtt(host: str, port: int, timeout_s: float = 1.0) -> bool:
 class ManagedBroker:
     """A broker on 127.0.0.1, as a context manager: mosquitto where it is installed, else the embedded one.
 
-    `port` 0 takes a free one. `persistence` is a directory for sessions and retained messages;
+    `port` 0 picks a free one. `persistence` is a directory for sessions and retained messages;
     `password_file` and `acl_file` are mosquitto's; `websockets_port` opens a listener for browsers, 0 on a free
     port, on every address of this machine, where only WEBSOCKETS_USER with `websockets_password` can read. All four
     need mosquitto. The process ends with the thread that started it, even if that is killed, so start it from a thread

@@ -74,13 +74,13 @@ class MetricsConfig:
     """Where Prometheus finds the metrics: http://host:port/metrics. Anyone who can reach the port can read them."""
 
     port: int
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 picks a free one."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port: {self.port} is out of range", "choose 0 to 65535; 0 takes a free one")
+            raise ConfigError(f"port: {self.port} is out of range", "choose 0 to 65535, where 0 picks a free port")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from distree.errors import SAME_BUNDLE, Problem
 from distree.messages.device import DeviceStatus
 from distree.printable import printable
 from orchestrator.fleet import Device
@@ -59,18 +60,16 @@ def gap_text(gap: Gap) -> str:
     """Say what is missing, and what to do about it.
 
     >>> gap_text(Gap(stage=2, branch=None, revision=None, origins=("cam1",)))
-    'nobody serves stage 2: start a board that does'
+    'nobody serves stage 2; start a board that does'
     """
     what = f"stage {gap.stage}" if gap.branch is None else f"stage {gap.stage} branch {gap.branch}"
     if gap.revision is None:
-        return f"nobody serves {what}: start a board that does"
+        return str(Problem(f"nobody serves {what}", "start a board that does"))
     others = [f"{other.device} has {printable(other.revision)}" for other in gap.others[:NAMED]]
     if len(gap.others) > NAMED:
         others.append(f"{len(gap.others) - NAMED} more have others")
-    return (
-        f"no member of revision {printable(gap.revision)} for {what}; {', '.join(others)}: "
-        "put the same bundle on all boards"
-    )
+    missing = f"no member of revision {printable(gap.revision)} for {what} ({', '.join(others)})"
+    return str(Problem(missing, SAME_BUNDLE))
 
 
 def _find(

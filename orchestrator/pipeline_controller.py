@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from distree.errors import Problem
 from distree.formatting import percent
 from distree.messages.audit import AuditRow
 from distree.messages.device import DeviceStatus
@@ -299,7 +300,8 @@ def _load_text(tuning: PipelineTuning) -> str:
     measured = tuning.measured
     shed = 0 if measured is None else measured.shed
     goals = ", ".join(f"{name} {goal:g}" for name, goal in tuning.goal.limits().items())
-    return (
-        f"overloaded: a goal is still missed ({goals}) though inputs leave as early as has been proved safe; boards "
-        f"shed {shed} inputs in the last period; add boards, send fewer inputs, or allow a larger accuracy_drop"
+    what = (
+        f"overloaded: a goal is still missed ({goals}) though inputs leave as early as has been proved safe, and "
+        f"boards shed {shed} inputs in the last period"
     )
+    return str(Problem(what, "add boards, send fewer inputs, or allow a larger accuracy_drop"))

@@ -87,4 +87,4 @@ class SharedIds:
 def shared_id_text(device: Device) -> str:
     """Say that two boards use the same id, and what to do about it."""
     boots = ", ".join(sorted(printable(run.boot) for run in (device, *device.earlier[:1])))
-    return f"two boards use the id {device.device} (boots {boots}): give one of them another id"
+    return str(Problem(f"two boards use the id {device.device} (boots {boots})", "give one of them another id"))

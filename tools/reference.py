@@ -440,8 +440,8 @@ def _errors() -> str:
     ]
     return _page(
         "Errors and exit statuses",
-        "An error is one line on standard error that says what is wrong, where, and how to fix it. [Error "
-        "messages](error-messages.md) lists them. The exit status tells the kinds apart:",
+        "An error is one line on standard error: what is wrong and where, then, after a semicolon, how to fix it. "
+        "[Error messages](error-messages.md) lists them. The exit status tells the kinds apart:",
         _table(("status", "meaning"), [(f"`{status}`", meaning) for status, meaning in STATUSES]),
         "In Python, every error that DistrEE reports is a `distree.errors.DistreeError`, or one of its subclasses:",
         _table(("class", "meaning"), rows),

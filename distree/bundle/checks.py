@@ -9,19 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from distree.bundle.manifest import MANIFEST, BranchSpec, Exits, Manifest, StageSpec, TensorSpec
+from distree.bundle.manifest import BranchSpec, Exits, Manifest, StageSpec, TensorSpec
 from distree.bundle.runtimes import RUNTIMES
 from distree.criteria import CRITERIA, threshold_problem
 from distree.errors import ConfigError, Problem
-from distree.printable import printable, quoted
+from distree.printable import quoted
 
 MAX_BRANCHES = 64
 
 
-def check_manifest(manifest: Manifest) -> None:
-    """Raise ConfigError, with the first fault, for a manifest whose parts do not fit each other."""
+def check_manifest(manifest: Manifest, path: Path) -> None:
+    """Raise ConfigError, with the first fault, for a manifest whose parts do not fit each other; `path` is its own."""
     for fault in _problems(manifest):
-        raise ConfigError(*fault.at(f"{printable(manifest.name)}/{MANIFEST}"))
+        raise ConfigError(*fault.at(str(path)))
 
 
 def _problems(manifest: Manifest) -> Iterable[Problem]:

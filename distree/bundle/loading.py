@@ -216,7 +216,7 @@ def load_bundle(
     try:
         content = (path / MANIFEST).read_bytes()
         manifest = strict_yaml.load(path / MANIFEST, Manifest)
-        check_manifest(manifest)
+        check_manifest(manifest, path / MANIFEST)
     except ConfigError as error:
         raise BundleError(*error.problem) from None
     except OSError as error:

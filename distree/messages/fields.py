@@ -181,7 +181,7 @@ def parts(cls: type, meaning: str, *, most: int, default: Any = REQUIRED) -> Any
 
 
 def packed(cls: type, meaning: str, *, shared: bool = False) -> Any:
-    """Declare a row that travels as packed bytes, so that passing it on packs nothing anew.
+    """Declare a row that travels as packed bytes, so that passing it on does not pack it again.
 
     One that many messages share is unpacked once.
     """

@@ -9,7 +9,7 @@ from distree.messages.request import Hop, Reason
 
 @declared()
 class Stamp:
-    """When a result was written, for people; programs reckon with latencies, by one clock."""
+    """When a result was written, for people; programs use the latencies, which are by one clock."""
 
     time: str = text("When it was answered, ISO 8601 in UTC.")
     clock_synced: bool = flag("Whether the clock of the board that wrote `time` is to be believed.")

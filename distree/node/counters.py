@@ -59,7 +59,7 @@ class Counters:
         return (self._audits if audit else self._live)[stage]
 
     def report(self, stage: int, waiting: int) -> StageTelemetry:
-        """Report on a stage, of which `waiting` jobs wait; the period of the means begins anew."""
+        """Report on a stage, of which `waiting` jobs wait; the period of the means starts again."""
         counters = self._live[stage]
         runs = max(1, counters.period_runs)
         report = StageTelemetry(
@@ -100,7 +100,7 @@ class OriginCounters:
             self._exits[exit_taken] += 1
 
     def report(self) -> OriginTelemetry:
-        """Report what is counted here; latencies begin anew."""
+        """Report what is counted here; latencies start again."""
         ordered = sorted(self._latencies)
         self._latencies.clear()
         return OriginTelemetry(

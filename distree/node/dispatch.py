@@ -21,7 +21,7 @@ MAX_SENDINGS = 8
 
 
 class Dispatcher:
-    """Moves the entries of `custody` along the routes that `router` chooses; `resent` counts what was sent anew."""
+    """Moves the entries of `custody` along the routes that `router` chooses; `resent` counts what was sent again."""
 
     def __init__(self, settings: NodeSettings, custody: Custody, router: Router, attempts: Attempts) -> None:
         self._settings = settings
@@ -69,7 +69,7 @@ class Dispatcher:
     def send_again(
         self, now: float, entry: CustodyEntry, avoid: Collection[str] = (), *, is_repetition: bool = False
     ) -> list[Output]:
-        """Send anew what is with boards, or held, to those that may be chosen now; hold it where there are none.
+        """Send again what is with boards, or held, to those that may be chosen now; hold it where there are none.
 
         A repetition is fused by this board, as the one that fuses may be what fell silent.
         """
@@ -112,7 +112,7 @@ class Dispatcher:
         return [*outputs, *self.send_again(now, entry, boards, is_repetition=True)]
 
     def board_gone(self, now: float, device: str) -> list[Output]:
-        """A run of a board is over: send anew what was with it."""
+        """A run of a board is over: send again what was with it."""
         outputs: list[Output] = []
         for entry in self._custody.beyond():
             if entry.state == "away" and device in self.boards_of(entry):

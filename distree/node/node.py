@@ -239,7 +239,7 @@ class StageNode:
         return self._announcer.stages
 
     def no_subscribers(self, now: float, message: StageMessage | Embedding, to: str) -> list[Effect]:
-        """The broker says that nobody reads what this board has sent to another: the origin is to choose anew."""
+        """The broker says that nobody reads what this board has sent to another: the origin is to choose again."""
         boards = [to]
         if to == ALL and (stop := message.context.stop_at(message.stage)) is not None:
             boards = [device for device in stop.boards if device]
@@ -299,7 +299,7 @@ class StageNode:
         try:
             outputs = self._receive(now, message, self.settings.device)
         except RemoteProtocolError as error:
-            # An origin that was started anew does not know the requests of its earlier life.
+            # An origin that was restarted does not know the requests of its earlier run.
             request = message.context.request if isinstance(message, Embedding) else message.request
             return [Drop(request=request, reason=str(error))]
         return self._carry(now, outputs)

@@ -29,7 +29,7 @@ class RoundTrip:
         self.deviation_s += (abs(error) - self.deviation_s) / 4
 
     def fade(self) -> None:
-        """Forget a little: called when the estimate kept a request here, lest one bad sample do so for ever."""
+        """Forget a little, when the estimate kept a request here, so that one bad sample does not do so forever."""
         if self.mean_s is not None:
             self.mean_s *= 0.9
 

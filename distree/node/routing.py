@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Collection, Iterable
 
+from distree.errors import SAME_BUNDLE, Problem
 from distree.messages.member import Member
 from distree.messages.request import Hop, RouteStop
 from distree.node.effects import Output, Warn
@@ -246,7 +247,7 @@ class Router:
         """Say which stages nobody serves, each once until that changes."""
         lines = []
         for stage in self._needed:
-            problem = "" if self._is_served(stage) or self._is_awaited(now, stage) else self._problem(stage)
+            problem = "" if self._is_served(stage) or self._is_awaited(now, stage) else str(self._problem(stage))
             known = self._told.pop(stage, "")
             if problem:
                 self._told[stage] = problem
@@ -254,15 +255,15 @@ class Router:
                 lines.append(problem or f"stage {stage} is served again")
         return [Warn(line=f"{self._settings.pipeline}: {line}") for line in lines]
 
-    def _problem(self, stage: int) -> str:
+    def _problem(self, stage: int) -> Problem:
         if self._members.of(stage):
-            return f"no board of stage {stage} answers: check their logs"
+            return Problem(f"no board of stage {stage} answers", "check their logs")
         revision = self._settings.revision
         others = [f"{member.device} has {', '.join(member.revisions)}" for member in self._members.others(stage)]
         if others:
             whose = ", ".join(others[:4])
-            return f"no member of revision {revision} for stage {stage}; {whose}: put the same bundle on all boards"
-        return f"nobody serves stage {stage}: start a board that does"
+            return Problem(f"no member of revision {revision} for stage {stage} ({whose})", SAME_BUNDLE)
+        return Problem(f"nobody serves stage {stage}", "start a board that does")
 
     # ------------------------------------------------------------ what is under way
 

@@ -183,8 +183,9 @@ class BoardsConfig:
         if self.branch is not None and (self.branch < 0 or not self.stages):
             raise ConfigError(f"branch: received {self.branch}", "give a number from 0, to boards that have stages")
         if self.stages and (self.macs_per_s is None) == (self.stage_ms is None):
-            what = "macs_per_s: the speed of these boards is not given, or given twice"
-            raise ConfigError(what, "give either macs_per_s or stage_ms, the milliseconds of each stage")
+            given = "not given" if self.macs_per_s is None else "given twice"
+            what = f"macs_per_s: the speed of these boards is {given}"
+            raise ConfigError(what, "give either macs_per_s, or the milliseconds of each stage as stage_ms")
         if self.stage_ms is not None and len(self.stage_ms) != len(self.stages):
             raise ConfigError(f"stage_ms: {len(self.stage_ms)} given", f"give {len(self.stages)}, one per stage")
         _positive(macs_per_s=self.macs_per_s, rate_hz=self.rate_hz)
@@ -424,7 +425,7 @@ class FleetConfig:
         if not any(boards.origin for boards in self.boards):
             raise ConfigError("boards: none has inputs", "set origin: true for some of them")
         if (count := sum(boards.count for boards in self.boards)) > MAX_BOARDS:
-            raise ConfigError(f"boards: {count} are too many", f"simulate at most {MAX_BOARDS}")
+            raise ConfigError(f"boards: there are {count}", f"simulate at most {MAX_BOARDS}")
         links = [self.links, *(boards.links for boards in self.boards if boards.links is not None)]
         if not self.traffic.tensor_bytes and any(link.kbit_per_s is not None for link in links):
             raise ConfigError(

@@ -224,7 +224,7 @@ SECTIONS = {
             lambda c: c.pipeline(origin={"deadline_ms": 4e6, "source": {"kind": "mqtt"}}), 2, ["deadline_ms: 4e+06 is out of range; choose at most 3600000"],
         ),
         "an unknown criterion in a manifest": (
-            manifest(lambda m: m["exits"].update(criterion="vibes")), 2, ["bundle.yaml: exits.criterion: unknown 'vibes'", "use one of"],
+            manifest(lambda m: m["exits"].update(criterion="vibes")), 2, ["copy/bundle.yaml: exits.criterion: unknown 'vibes'", "use one of"],
         ),
         "broker run on a port number out of range": (lambda c: ["broker", "run", "--port", "99999"], 2, ["--port: 99999 is out of range; choose 0 to 65535"]),
         "unknown criterion": (lambda c: c.orchestrator(criterion="max_sotfmax"), 2, ["give thresholds for max_sotfmax"]),
@@ -262,7 +262,7 @@ SECTIONS = {
         "tampered golden vectors": (tampered("golden.npz"), 2, ["golden.npz: its SHA-256 is not the manifest's", "copy"]),
         "a segment that is not a model": (no_segment_at_all, 2, ["stage0.tflite: the interpreter cannot load it", "copy"]),
         "too few thresholds": (
-            manifest(lambda m: m["exits"].update(thresholds=[0.5])), 2, ["bundle.yaml: exits.thresholds: 1 given; give 2, one per exit but the last"],
+            manifest(lambda m: m["exits"].update(thresholds=[0.5])), 2, ["copy/bundle.yaml: exits.thresholds: 1 given; give 2, one per exit but the last"],
         ),
         "thresholds that no score reaches": (
             manifest(lambda m: m["exits"].update(thresholds=[90, 80])),
@@ -282,7 +282,7 @@ SECTIONS = {
     "The demo": {
         "demo of no inputs": (lambda c: ["demo", "--inputs", "0"], 2, ["--inputs: 0 is out of range; choose 1 to 1000"]),
         "demo of too many inputs": (lambda c: ["demo", "--inputs", "1001"], 2, ["--inputs: 1001 is out of range; choose 1 to 1000"]),
-        "demo without labels": (unlabelled, 2, ["x.npz: cannot be used"]),
+        "demo without labels": (unlabelled, 2, ["x.npz: has no array 'label'; give an .npz file with arrays 'input' and 'label'"]),
         "demo without samples": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no samples for bundle fashion", "give --data"]),
     },
     "Wide stages": {
@@ -338,7 +338,7 @@ SECTIONS = {
             lambda c: ["dashboard", "--broker", "http://hub:9001"], 2, ["--broker: expected ws://HOST:PORT or wss://HOST:PORT"],
         ),
         "a password in a dashboard's address": (
-            lambda c: ["dashboard", "--broker", "ws://ann:secret@hub:9001"], 2, ["--broker: the address of hub holds more", "into the page"],
+            lambda c: ["dashboard", "--broker", "ws://ann:secret@hub:9001"], 2, ["--broker: the address of hub contains more", "into the page"],
         ),
         "a dashboard on an address of another machine": (
             lambda c: ["dashboard", "--bind", "203.0.113.1"], 2, ["cannot serve the page on 203.0.113.1:8080", "--bind or --port"],
@@ -432,8 +432,8 @@ def page():
         "",
         "<!-- Written by `python tests/integration/provoked.py`: changes here are lost. -->",
         "",
-        "The tests provoke each of these errors; the page shows what is printed on standard error. Every message says what",
-        "is wrong, where, and how to fix it. [Exit statuses](errors.md) are explained on their own page, and so is what",
+        "The tests provoke each of these errors; the page shows what is printed on standard error: what is wrong and where,",
+        "then, after a semicolon, how to fix it. [Exit statuses](errors.md) are explained on their own page, and so is what",
         "[`distree doctor`](../howto/diagnose.md) checks.",
     ]
     for title, errors in SECTIONS.items():

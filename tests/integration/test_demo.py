@@ -404,7 +404,7 @@ def retained(port):
     [
         ("member/#", "nobody serves stage 1, or the broker does not pass on {topics}/member/1/+"),
         ("stage/#", "the broker does not pass on {topics}/stage/1/+/board0"),
-        ("outcome/#", "stage 1 was sent its inputs, but no answer came; perhaps the broker does not pass on "
+        ("outcome/#", "stage 1 got its inputs, but no answer came back, perhaps because the broker does not pass on "
                       "{topics}/outcome/board0/+"),
     ],
 )  # fmt: skip
@@ -421,7 +421,9 @@ def test_inputs_that_were_to_travel_and_did_not_are_no_success(tmp_path, denied,
     assert lost > 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("distree: ")]
     topics = re.search(r"distree/1/demo-[0-9a-f]+/pipeline/demo", line)[0]
-    assert line == f"distree: {lost} inputs had to go beyond board0, and none did: {told.format(topics=topics)}"
+    why = told.format(topics=topics)
+    remedy = "allow this topic in the broker's ACL"
+    assert line == f"distree: {lost} inputs had to go beyond board0, and none did: {why}; {remedy}"
 
 
 def test_a_demo_of_inputs_that_the_first_exit_is_sure_of_is_a_success(tmp_path):

@@ -13,6 +13,7 @@ from orchestrator_site import PLAN, Heard, OrchestratorSite
 from thoroughness import often
 
 from distree import topics
+from distree.errors import SAME_BUNDLE
 from distree.messages.codec import decode, encode
 from distree.messages.limits import EPOCH_STEP, MAX_EPOCH
 from distree.messages.member import Call
@@ -383,8 +384,7 @@ def test_where_inputs_cannot_go_on_is_told_once(site, caplog):
     site.pass_time(60.0)
     told = [r.getMessage() for r in caplog.records if "stage" in r.getMessage()]
     assert told == [
-        f"pipeline fashion: no member of revision r1 for stage {k}; b1 has r2: put the same bundle on all boards"
-        for k in (1, 2)
+        f"pipeline fashion: no member of revision r1 for stage {k} (b1 has r2); {SAME_BUNDLE}" for k in (1, 2)
     ]
 
 
@@ -487,7 +487,7 @@ def test_two_boards_of_one_name_are_told_of_once_kept_and_refused_nothing(site, 
             site.peer.say(state(boot=boot), telemetry(boot=boot, sequence=sequence))
         site.pass_time(0.5)
     site.pass_time()
-    line = "two boards use the id a (boots b1, b2): give one of them another id"
+    line = "two boards use the id a (boots b1, b2); give one of them another id"
     assert [r.getMessage() for r in caplog.records if "use the id" in r.getMessage()] == [line]
     assert site.store.devices()[0].shared == line
     assert site.service.refused == {}

@@ -54,7 +54,7 @@ def in_turns(fleet, shared, times, start_s=0.0, every_s=1.0):
 def test_two_boards_with_one_id_are_reported_once_in_a_while():
     fleet, shared = Fleet({"fashion": 3}), SharedIds()
     assert in_turns(fleet, shared, SHARED_ID_RETURNS + 1) == []
-    line = "two boards use the id a (boots b1, b2): give one of them another id"
+    line = "two boards use the id a (boots b1, b2); give one of them another id"
     assert in_turns(fleet, shared, 200, start_s=10.0)[:1] == [line]
     assert in_turns(fleet, shared, 300, start_s=210.0) == []
     assert len(in_turns(fleet, shared, 300, start_s=SHARED_ID_S + 10.0)) == 1

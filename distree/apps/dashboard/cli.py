@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{len(page)} files written to {args.export}; serve them as they are, index.html first")
         return 0
     if not 0 <= args.port < 65536:
-        raise ConfigError(f"--port: {args.port} is out of range", "choose 0 to 65535; 0 takes a free one")
+        raise ConfigError(f"--port: {args.port} is out of range", "choose 0 to 65535, where 0 picks a free port")
     with make_server(args.bind, args.port, page, policy(brokers)) as server:
         host, port = server.server_address[:2]
         print(f"dashboard on http://{host!s}:{port}/, until Ctrl-C", flush=True)

@@ -65,14 +65,14 @@ def check_broker(url: str) -> str:
         )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
-            f"--broker: the address of {parts.hostname} holds more than host and port",
-            "remove the rest; user and password are typed into the page",
+            f"--broker: the address of {parts.hostname} contains more than a host and a port",
+            "remove the rest, and type the user and the password into the page",
         )
     return url
 
 
 def policy(brokers: Iterable[str]) -> str:
-    """Return the Content-Security-Policy of the page: its own files, and connections to `brokers` alone."""
+    """Return the Content-Security-Policy of the page: its own files, and connections to `brokers` only."""
     # A source with a path would have to match exactly; the origin is enough.
     origins = sorted({f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, brokers)})
     return (

@@ -13,6 +13,8 @@ from distree.messages.result import Result
 from distree.printable import printable
 from distree.tensors import Array
 
+WANTED = "give an .npz file with arrays 'input' and 'label'"
+
 ORDER_SEED = 20
 """Seed of the order in which test images are taken from a file that is sorted by class."""
 
@@ -52,7 +54,7 @@ def load_samples(bundle: Bundle, data: Path | None, count: int, rate_hz: float, 
     if path is None or not path.exists():
         raise ConfigError(
             f"there are no samples for bundle {bundle.name} ({path})",
-            "give --data FILE.npz with arrays input and label",
+            "give --data FILE.npz with arrays 'input' and 'label'",
         )
     from model_zoo.data import is_divided
 
@@ -60,11 +62,15 @@ def load_samples(bundle: Bundle, data: Path | None, count: int, rate_hz: float, 
         return _test_images(path, count, rate_hz, folder)
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            for name in {"input", "label"} - set(arrays):
+                raise ConfigError(f"{path}: has no array {name!r}", WANTED)
             labels: Array = arrays["label"]
             names: Array = arrays["name"] if "name" in arrays else np.arange(len(labels))
+    except ConfigError:
+        raise
     except Exception as error:  # noqa: BLE001 - for a file that is not an .npz numpy raises whatever it likes
-        what = f"{path}: cannot be used ({printable(str(error))})"
-        raise ConfigError(what, "give an .npz file with arrays 'input' and 'label'") from None
+        why = getattr(error, "strerror", None) or "not an .npz file, or damaged"
+        raise ConfigError(f"{path}: cannot be used ({why})", WANTED) from None
     _check_count(count, len(labels), path)
     places = {printable(str(name), 256): place for place, name in enumerate(names[:count])}
     if len(places) < count:

@@ -282,7 +282,7 @@ def test_with_nobody_there_for_long_inputs_are_answered_here_at_once():
     lab.accept()
     lab.compute()
     assert [(result.reason, result.exit, result.latency_s) for result in lab.results] == [("fallback", 0, 0.0)]
-    assert lab.told == [f"p: nobody serves stage {stage}: start a board that does" for stage in (1, 2)]
+    assert lab.told == [f"p: nobody serves stage {stage}; start a board that does" for stage in (1, 2)]
 
 
 @pytest.mark.parametrize("why", ["went", "connected"])
@@ -323,7 +323,7 @@ def test_without_a_guess_inputs_are_held_until_their_deadline():
     assert lab.results == []
     lab.tick(0.02)
     assert [(result.reason, result.label, result.attempt) for result in lab.results] == [("fallback", None, 1)]
-    assert lab.told == [f"p: nobody serves stage {stage}: start a board that does" for stage in range(3)]
+    assert lab.told == [f"p: nobody serves stage {stage}; start a board that does" for stage in range(3)]
     lab.accept()
     lab.carry_out("cam", meet(origin_of(lab), *boards(b0=(0, 1, 2)), now=lab.now))
     assert lab.on_the_way() == ["b0"]

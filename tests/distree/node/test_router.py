@@ -10,6 +10,7 @@ import pytest
 from node_fleet import SURE, UNSURE, Fleet, announce, boards, chain, chain_settings, fleet, meet, node_settings
 from request_samples import route_of
 
+from distree.errors import SAME_BUNDLE
 from distree.messages.device import DeviceStatus
 from distree.messages.request import Hop, StageMessage
 from distree.node import Listen, OriginSettings, Publish, StageNode
@@ -253,9 +254,7 @@ def test_a_member_of_another_revision_is_told_in_one_line():
         lab.accept()
         lab.settle()
     assert [result.reason for result in lab.results] == ["fallback"] * 3
-    assert lab.told == [
-        f"p: no member of revision r1 for stage {k}; b1 has r9: put the same bundle on all boards" for k in (1, 2)
-    ]
+    assert lab.told == [f"p: no member of revision r1 for stage {k} (b1 has r9); {SAME_BUNDLE}" for k in (1, 2)]
     lab.told.clear()
     lab.carry_out("cam", meet(lab.nodes["cam"], *boards(b2=(1, 2)), now=lab.now))
     assert lab.told == ["p: stage 1 is served again", "p: stage 2 is served again"]
@@ -266,7 +265,7 @@ def test_a_stage_that_nobody_serves_is_told_once():
     for _ in range(3):
         lab.accept()
         lab.settle()
-    assert lab.told == [f"p: nobody serves stage {k}: start a board that does" for k in (1, 2)]
+    assert lab.told == [f"p: nobody serves stage {k}; start a board that does" for k in (1, 2)]
     lab.carry_out("cam", meet(lab.nodes["cam"], *boards(b1=1)))
     assert lab.told[2:] == ["p: stage 1 is served again"]
 

@@ -176,8 +176,8 @@ def test_status_says_where_inputs_cannot_go_on(config, store_path, capsys):
     assert [
         line for line in render(read_status(load_config(config), now=1001.0)).splitlines() if "members" in line
     ] == [
-        "  members  no member of revision r1 for stage 1; b1 has r2: put the same bundle on all boards",
-        "  members  nobody serves stage 2: start a board that does",
+        "  members  no member of revision r1 for stage 1 (b1 has r2); put the same bundle on all boards of the pipeline",
+        "  members  nobody serves stage 2; start a board that does",
     ]
     assert command("status", "-c", config, "--json") == 0
     assert json.loads(capsys.readouterr().out)["pipelines"][0]["gaps"] == [
@@ -231,7 +231,7 @@ def test_status_shows_what_a_spool_cannot_write(config, store_path):
 
 
 def test_status_says_of_late_that_two_boards_have_one_id(config, store_path, capsys):
-    line = "two boards use the id a (boots b1, b2): give one of them another id"
+    line = "two boards use the id a (boots b1, b2); give one of them another id"
     seen = device_row(known_device("a"), heard_at=1000.0, seen_at=1000.0, shared=line, shared_at=1000.0)
     with Store(store_path) as store:
         store.save(Batch(devices=(seen,)))

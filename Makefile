@@ -5,13 +5,13 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test test-embedded check size format api bench fuzz peers brokers scale footprint routing arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference first-result node clean
+.PHONY: help setup dev demo test test-embedded test-thorough check size format api bench fuzz peers brokers scale footprint routing arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference surface first-result node clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
 
-setup: $(VENV)/.installed  ## install what running needs
-dev: $(VENV)/.installed-dev  ## install what tests and checks need
+setup: $(VENV)/.installed  ## install what is needed to run DistrEE
+dev: $(VENV)/.installed-dev  ## install what tests and checks need, too
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "make: Python's venv module is needed: apt install python3-venv" >&2; exit 1; }
@@ -30,69 +30,70 @@ $(VENV)/.installed-zoo: pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,zoo]'
 	@touch $@ $(VENV)/.installed-dev $(VENV)/.installed
 
-demo: setup          ## three agents, an orchestrator and a broker answer 1,000 images
+demo: setup          ## start a broker, an orchestrator and three agents, which answer 1,000 images
 	$(BIN)/distree demo $(ARGS)
-
-BROKER_TESTS = $(addprefix tests/,broker_config device_agent distree/client distree/transport docs integration orchestrator)
 
 test: dev            ## run the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-test-embedded: dev   ## run the tests that touch brokers as where mosquitto is not installed
-	DISTREE_MOSQUITTO= $(BIN)/python -m pytest -n auto --dist loadfile $(BROKER_TESTS) $(ARGS)
+test-thorough: dev   ## run the tests, with all examples of each property (some minutes more)
+	$(BIN)/python -m pytest -n auto --dist loadfile --hypothesis-profile=thorough $(ARGS)
+
+test-embedded: dev   ## run the tests of what any broker must do on the embedded one
+	DISTREE_MOSQUITTO= $(BIN)/python -m pytest -n auto --dist loadfile -m any_broker $(ARGS)
 
 check: dev           ## lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-size: dev            ## the largest files and classes, and the lines of source
+size: dev            ## list the largest files and classes, and count the lines of source
 	$(BIN)/python -m tools.size $(ARGS)
 
-format: dev          ## format the code and mend what ruff can
+format: dev          ## format the code and fix what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-api: setup           ## write anew what describes messages: docs/asyncapi.yaml, docs/schemas, and for the dashboard
+api: setup           ## write docs/asyncapi.yaml, docs/schemas and the dashboard's declarations from the code
 	$(BIN)/python -m tools.asyncapi docs
 	$(BIN)/python -m tools.dashboard_messages
 
-bench: dev           ## the hop against the bare loop, and the criteria (some minutes, on an idle machine)
+bench: dev           ## measure a hop against the bare loop, and the criteria (some minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.criteria
 	$(BIN)/python -m benchmarks.hop
 
-fuzz: dev           ## a million spoiled messages at all decoders (two minutes; ARGS="--seed 2")
+fuzz: dev           ## throw a million damaged messages at all decoders (two minutes; ARGS="--seed 2")
 	$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
 $(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench,$(EXTRAS)]'
 	@touch $@ $(VENV)/.installed
 
-peers: $(VENV)/.installed-bench  ## the hop against gRPC, HTTP and ZeroMQ, and where each byte goes (a minute, on an idle machine)
+peers: $(VENV)/.installed-bench  ## measure a hop against gRPC, HTTP and ZeroMQ, and what each byte is for (a minute, on an idle machine)
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 
-scale: dev           ## 10,000 simulated boards, and an orchestrator of 1,000 real ones (some minutes, on an idle machine)
+scale: dev           ## measure 10,000 simulated boards, and an orchestrator with 1,000 real ones (some minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.scale --out docs/results $(ARGS)
 
-soak: dev            ## faults against real agents, a real mosquitto and real links (half an hour; ARGS="outages burst")
+soak: dev            ## inject faults into real agents, a real mosquitto and real links (half an hour; ARGS="outages burst")
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
-brokers: dev         ## what other brokers can do, and a chain and a wide site on each (ten minutes; apt install them; ARGS="NATS")
+brokers: dev         ## test what other brokers can do, and run two sites on each (ten minutes; apt install them; ARGS="NATS")
 	$(BIN)/python -m benchmarks.brokers --install --out docs $(ARGS)
 
-routing: dev         ## boards that go, hang, are slow, or lose their broker (ten minutes; ARGS="uneven --checkout old=DIR")
+routing: dev         ## measure sites whose boards stop, hang, are slow or lose their broker (ten minutes; ARGS="uneven --checkout old=DIR")
 	$(BIN)/python -m benchmarks.routing $(ARGS)
 
-dashboard-soak: dev  ## the dashboard in Chromium under 50 results a second for a minute
+dashboard-soak: dev  ## run the dashboard in Chromium under 50 results per second for a minute
 	$(BIN)/python -m benchmarks.dashboard --soak 60 $(ARGS)
 
-footprint: dev       ## disk, memory, time to start and wake-ups of an agent (a minute, on an idle machine)
+footprint: dev       ## measure disk, memory, time to start and wake-ups of an agent (a minute, on an idle machine)
 	$(BIN)/python -m benchmarks.footprint --out docs/results $(ARGS)
 
-arm: dev             ## agents on Debian's armhf userland under qemu-user answer the samples (as root; minutes)
+arm: dev             ## run agents in Debian's armhf userland under qemu-user (as root; minutes)
 	$(BIN)/python -m benchmarks.arm --on fashion=model_zoo/samples/fashion.npz --out docs/results $(ARGS)
 
-tuner-report: dev    ## docs/results of the tuners (FASHION=folder CIFAR=cifar10_jpeg.npz WORK=folder; ten minutes)
+tuner-report: dev    ## measure the tuners for docs/results (FASHION=folder CIFAR=cifar10_jpeg.npz WORK=folder; ten minutes)
 	$(BIN)/python -m benchmarks.tuner --on fashion=$(FASHION) --on cifar10-wide=$(CIFAR) --work $(WORK) --out docs/results $(ARGS)
 
 node: node_modules/.installed  ## install what tests of the Node-RED flow and of docs/asyncapi.yaml need
@@ -108,7 +109,7 @@ zoo-check: zoo       ## train, export and report on tiny networks (some minutes)
 	$(BIN)/python -c 'import torch, litert_torch, ai_edge_quantizer'
 	$(BIN)/python -m pytest tests/model_zoo/test_zoo_layers.py tests/model_zoo/test_zoo_wide_build.py tests/model_zoo/test_zoo_build.py $(ARGS)
 
-zoo-report: zoo      ## docs/results from trained networks (DATA=cifar10_jpeg.npz WORK=folder)
+zoo-report: zoo      ## evaluate trained networks for docs/results (DATA=cifar10_jpeg.npz WORK=folder)
 	$(BIN)/distree zoo report cifar10-wide --data $(DATA) --work $(WORK) $(ARGS)
 
 $(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/pip
@@ -119,11 +120,14 @@ docs: $(VENV)/.installed-docs  ## build the documentation into site/
 	$(BIN)/python -m mkdocs build --strict --quiet
 	@echo "open site/index.html, or: cd site && python3 -m http.server"
 
-reference: dev       ## write docs/reference anew from the code
+surface: dev         ## write tests/structure/public_surface.txt from the code: what users rely on
+	$(BIN)/python -m tools.surface
+
+reference: dev       ## write docs/reference from the code
 	$(BIN)/python -m tools.reference
 	$(BIN)/python tests/integration/provoked.py
 
-first-result: dev    ## from a bare virtual environment to the first result, timed
+first-result: dev    ## time the way from an empty virtual environment to the first result
 	$(BIN)/python -m benchmarks.first_result $(ARGS)
 
 clean:               ## remove what was installed and cached

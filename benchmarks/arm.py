@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from broker_config.managed import ManagedBroker
 from distree import child_processes, topics
 from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import Bundle, load_bundle
+from distree.errors import Problem
 from distree.messages.audit import AuditRow
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
@@ -46,11 +48,11 @@ from distree.messages.plan import Plan
 from distree.messages.request import InputMessage
 from distree.messages.result import Result
 from distree.messages.telemetry import Telemetry
+from distree.thresholds import NEVER
 from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
-from distree.transport.base import Received
+from distree.transport.base import QuietListener, Received
 from model_zoo.data import LabelledImages, is_divided, load_samples, load_split
-from orchestrator.config import NEVER_SENT
 
 SITE, PIPELINE, ORIGIN = "arm", "compared", "board0"
 LEAST_EQUAL = 0.98
@@ -91,7 +93,7 @@ class Answers:
     boards: dict[str, DeviceMeta] = field(default_factory=dict)
 
 
-class Client:
+class Client(QuietListener):
     """Submits inputs to the origin and keeps what the site says."""
 
     def __init__(self, port: int) -> None:
@@ -108,21 +110,9 @@ class Client:
         self.transport.open(self, [(topic, 1) for topic in wanted])
         self.transport.connect_now(10.0)
 
-    def connected(self) -> None:
-        """Do nothing: the subscriptions are the transport's."""
-
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         """Give up: a broker that goes away spoils the run."""
         raise RuntimeError(f"the broker went away: {why}")
-
-    def published(self, token: str) -> None:
-        """Do nothing: answers tell more."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def unread(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""
 
     def received(self, message: Received) -> None:
         """Keep what came."""
@@ -193,7 +183,7 @@ class Fleet:
         else:
             boards = [{"stages": every}]
         common = {"name": PIPELINE, "bundle": self.bundle.name, "branch_timeout_ms": 60_000}
-        origin = {"deadline_ms": 600_000, "silence_ms": 60_000, "source": {"kind": "mqtt"}}
+        origin = {"deadline_ms": 600_000, "min_retry_ms": 60_000, "source": {"kind": "mqtt"}}
         return [{**common, **board, **({"origin": origin} if k == 0 else {})} for k, board in enumerate(boards)]
 
     def is_arm(self, board: int) -> bool:
@@ -207,7 +197,7 @@ class Fleet:
             devices = []
             for board, pipeline in enumerate(self.pipelines()):
                 devices.append(f"board{board}")
-                config = {"site": SITE, "device": devices[-1], "broker": {"port": port}, "telemetry_s": 1.0}
+                config = {"site": SITE, "device": devices[-1], "broker": {"port": port}, "telemetry_interval_s": 1.0}
                 process = self._start(board, {**config, "state_dir": "/tmp", "pipelines": [pipeline]})
                 stack.callback(child_processes.stop, process, 20.0)
             yield devices
@@ -242,7 +232,7 @@ def answers(fleet: Fleet, images: LabelledImages) -> Answers:
                 served = client.ask("served", images)
                 plan = Plan(
                     pipeline=PIPELINE, epoch=1, model=bundle.name, revision=bundle.revision,
-                    criterion=bundle.criterion, thresholds=(NEVER_SENT,) * (len(bundle.stages) - 1), audit_rate=1.0,
+                    criterion=bundle.criterion, thresholds=(NEVER,) * (len(bundle.stages) - 1), audit_rate=1.0,
                 )  # fmt: skip
                 client.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), encode(plan))
                 client.until(lambda: all(client.epochs.get(device) == 1 for device in devices), "the plan")
@@ -344,6 +334,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         pythons[SAME_RUNTIME] = other
         versions[SAME_RUNTIME] = armhf.run([other, "-c", VERSIONS])
     return {
+        "date": datetime.date.today().isoformat(),
         "schema": "distree.arm/1",
         "suite": armhf.SUITE,
         "qemu": armhf.run([armhf.QEMU, "--version"]).splitlines()[0],
@@ -386,22 +377,23 @@ def _of_bundle(
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Say it in words and tables."""
+    """Return the report as Markdown."""
     versions = report["versions"]
     lines = [
-        "# The agent on armv7",
+        "# The agent on 32-bit ARM, emulated",
         "",
-        f"`make arm`: Debian {report['suite']}'s armhf userland under {report['qemu'].split(' (')[0]}, with the base",
-        "install as docs/howto/raspberry-pi.md says for armv7l. All boards passed their self-test at start, and every",
-        "input was answered once. Not checked: speed and memory, of which emulation says nothing, and real processors.",
+        f"`make arm` ran agents in Debian {report['suite']}'s armhf userland under {report['qemu'].split(' (')[0]} on",
+        f"{report['date']}, installed as docs/howto/raspberry-pi.md describes for armv7l. All boards passed their",
+        "self-test at start, and every input was answered once. Speed and memory were not measured, because emulation",
+        "says nothing about them, and no real ARM processor was used.",
         "",
-        "With the same runtime as on x86-64, armv7 gives the same answers. Between tflite-runtime and ai-edge-litert",
-        "they are not always, on x86-64 neither: some int8 values round to the next step, and an input whose score is",
-        "that near to a threshold leaves at another exit. The self-test allows for it by the bundle's",
-        "`golden.tolerance` (steps of the int8 outputs).",
+        "With the same runtime, armv7l and x86-64 give the same answers. Between tflite-runtime and ai-edge-litert a",
+        "few answers differ, on x86-64 too: some int8 values are rounded to the neighbouring step, and an input whose",
+        "score is that close to a threshold leaves at another exit. The self-test allows for this by the bundle's",
+        "`golden.tolerance` (in steps of the int8 outputs).",
         "",
-        '`make arm` takes the samples of `fashion`; `ARGS="--on BUNDLE=FILE --inputs N"` adds bundles with test data,',
-        "and takes N inputs of each, drawn at random.",
+        '`make arm` uses the samples of `fashion`. `ARGS="--on BUNDLE=FILE --inputs N"` adds other bundles with test',
+        "data, and takes N random inputs of each.",
         "",
         f"| | {' | '.join(versions)} |",
         f"|---|{'---|' * len(versions)}",
@@ -422,7 +414,7 @@ def _bundle_lines(one: dict[str, Any]) -> list[str]:
         "",
         f"{one['inputs']}.",
         "",
-        "| fleet | boards | answered rightly |",
+        "| fleet | boards | accuracy |",
         "|---|---|---:|",
     ]
     for fleet, boards in one["runtimes"].items():
@@ -431,7 +423,7 @@ def _bundle_lines(one: dict[str, Any]) -> list[str]:
         "",
         "Answers with the bundle's thresholds:",
         "",
-        "| compared | inputs | same exit and class | same exit | same class | confidence, largest difference |",
+        "| compared | inputs | same exit and class | same exit | same class | largest difference of confidence |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for figures in one["compared"]:
@@ -441,9 +433,9 @@ def _bundle_lines(one: dict[str, Any]) -> list[str]:
         )
     lines += [
         "",
-        f"What each exit said ({one['criterion']}), with exits shut:",
+        f"Answers of each exit ({one['criterion']}), with early exits disabled:",
         "",
-        "| compared | exit | same class | same decision | score, median difference | 99 % | largest |",
+        "| compared | exit | same class | same decision | median difference of score | 99th percentile | largest |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for figures in one["compared"]:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 SUITE = "bookworm"
 QEMU = "qemu-arm-static"
-# What README.md tells users of armv7l to take from Debian. libstdc++6, which the runtime needs, is on every board: apt
-# itself uses it.
+# What docs/howto/raspberry-pi.md tells users of armv7l to install from Debian. libstdc++6, which the runtime needs, is
+# on every board, because apt uses it.
 DEBIAN = ("python3", "python3-venv", "python3-numpy", "python3-msgpack", "python3-yaml", "libstdc++6")
 # From PyPI, where armv7l has a wheel or needs none; pip in the userland checks the versions against pyproject.toml.
 PYPI = ("tflite-runtime", "paho-mqtt>=2.1,<2.3")

@@ -18,7 +18,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 HOST, PORT, STAGE, BUNDLE = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 MANIFEST = yaml.load(open(f"{BUNDLE}/bundle.yaml"), yaml.CSafeLoader)
-SPEC, THRESHOLDS = MANIFEST["stages"][STAGE], [*MANIFEST["exits"]["thresholds"], -1.0]
+SPEC = MANIFEST["stages"][STAGE]
+THRESHOLDS = [math.inf if one == "never" else one for one in [*MANIFEST["exits"]["thresholds"], -1.0]]
 interpreter = Interpreter(model_path=f"{BUNDLE}/{SPEC['segment']}", num_threads=1)
 interpreter.allocate_tensors()
 INPUT = interpreter.get_input_details()[0]["index"]

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from distree.criteria import make_policy
-from distree.criteria.base import Evidence, PolicyParameters, Score
-from distree.messages.request import PolicyMemory
+from distree.criteria import make_criterion
+from distree.criteria.base import CriterionParameters, ExitEvidence, Score
+from distree.messages.request import CriterionMemory
 from distree.tensors import Array
 
 CLASSES = (10, 100, 1000)
@@ -81,7 +81,7 @@ def numpy_score(name: str, logits: list[float]) -> Score:
     return Score(value=NUMPY[name](logits))
 
 
-def numpy_gate(logits: list[float], weights: Array, earlier: PolicyMemory) -> Score:
+def numpy_gate(logits: list[float], weights: Array, earlier: CriterionMemory) -> Score:
     """Score as the gate does, and remember."""
     if not np.isfinite(logits).all():
         return Score(value=-math.inf)
@@ -110,9 +110,9 @@ def _units(rows: Array) -> Array:
 def of_logits(generator: random.Random, classes: int) -> list[Case]:
     """Every criterion of the logits of one exit."""
     logits = [generator.gauss(0.0, 3.0) for _ in range(classes)]
-    evidence = Evidence(logits=logits)
+    evidence = ExitEvidence(logits=logits)
     return [
-        (name, classes, partial(make_policy(name).score, evidence), partial(numpy_score, name, logits))
+        (name, classes, partial(make_criterion(name).score, evidence), partial(numpy_score, name, logits))
         for name in NUMPY
     ]
 
@@ -121,14 +121,14 @@ def of_the_gate(generator: random.Random, classes: int) -> list[Case]:
     """The gate at two exits."""
     logits = [generator.gauss(0.0, 3.0) for _ in range(classes)]
     gate = tuple(tuple(generator.gauss(0.0, 1.0) for _ in range(classes + 3 + exit)) for exit in range(2))
-    policy = make_policy("gate", PolicyParameters(gate=gate))
-    memory = policy.score(Evidence(logits=logits)).memory
-    evidences = Evidence(logits=logits), Evidence(logits=logits, exit=1, memory=memory)
+    criterion = make_criterion("gate", CriterionParameters(gate=gate))
+    memory = criterion.score(ExitEvidence(logits=logits)).memory
+    evidences = ExitEvidence(logits=logits), ExitEvidence(logits=logits, exit=1, memory=memory)
     return [
         (
             f"gate, exit {exit}",
             classes,
-            partial(policy.score, evidence),
+            partial(criterion.score, evidence),
             partial(numpy_gate, logits, np.array(gate[exit]), evidence.memory),
         )
         for exit, evidence in enumerate(evidences)
@@ -144,18 +144,18 @@ def of_embeddings(generator: random.Random, values: int) -> list[Case]:
     logits = [generator.gauss(0.0, 3.0) for _ in range(10)]
     means, before, now = [drawn() for _ in logits], drawn(), drawn()
     class_means = tuple(tuple(map(tuple, of_class)) for of_class in means)
-    policy = make_policy("feature_difference", PolicyParameters(class_means=class_means))
-    memory = policy.score(Evidence(logits=logits, embeddings=before)).memory
+    criterion = make_criterion("feature_difference", CriterionParameters(class_means=class_means))
+    memory = criterion.score(ExitEvidence(logits=logits, embeddings=before)).memory
     evidences = (
-        Evidence(logits=logits, embeddings=now),
-        Evidence(logits=logits, exit=1, embeddings=now, memory=memory),
+        ExitEvidence(logits=logits, embeddings=now),
+        ExitEvidence(logits=logits, exit=1, embeddings=now, memory=memory),
     )
     others = _units(np.array(means).reshape(len(means), -1)), _units(np.array(before).reshape(1, -1))
     return [
         (
             f"feature difference, exit {exit}",
             values,
-            partial(policy.score, evidence),
+            partial(criterion.score, evidence),
             partial(numpy_difference, now, others[exit]),
         )
         for exit, evidence in enumerate(evidences)

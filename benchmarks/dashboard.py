@@ -45,7 +45,7 @@ from distree.messages.result import Result, Stamp
 from distree.messages.telemetry import PipelineTelemetry, StageTelemetry, Telemetry
 from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
-from distree.transport.base import Received
+from distree.transport.base import QuietListener
 
 SITE, PIPELINE = "hall-2", "fashion"
 BOARDS = ("cam1", "hub-a", "hub-b")
@@ -79,7 +79,7 @@ def until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_
         time.sleep(0.1)
 
 
-class Stream:
+class Stream(QuietListener):
     """Publishes what a site of three boards would, at a rate of its own, from a thread of its own."""
 
     def __init__(self, port: int, rate_hz: float, seed: int = 1) -> None:
@@ -106,24 +106,6 @@ class Stream:
         self._stop.set()
         self._thread.join()
         return self.sent
-
-    def connected(self) -> None:
-        """Nothing is subscribed to."""
-
-    def disconnected(self, why: str) -> None:
-        """The broker is this program's own."""
-
-    def published(self, token: str) -> None:
-        """Nothing waits for it."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def unread(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""
-
-    def received(self, message: Received) -> None:
-        """Nothing is subscribed to."""
 
     def publish(self, kind: Kind, topic: str, payload: bytes) -> None:
         """Publish as messages of its kind are."""
@@ -189,7 +171,12 @@ class Stream:
                 waiting=0, bytes_out=0, queue_s=1e-4, compute_s=1e-3,
             )  # fmt: skip
             pipeline = PipelineTelemetry(
-                pipeline=PIPELINE, epoch=4, revision="4ab1fe8ae806", stages=(counters,), origin=None
+                pipeline=PIPELINE,
+                epoch=4,
+                plan_hash="8f14e45fceea167a",
+                revision="4ab1fe8ae806",
+                stages=(counters,),
+                origin=None,
             )
             report = Telemetry(
                 device=device, boot="b0", sequence=self.sent, uptime_s=uptime_s, rss_bytes=54 << 20, dead_letters=0,
@@ -329,7 +316,7 @@ def take(folder: Path, seconds: float) -> None:
             site.board("hub-b", [2])
             site.board("hub-c", [2])
             source = {"kind": "replay", "path": str(work / "inputs.npz"), "rate_hz": 12, "repeat": True}
-            thumbnails = {"side": 48, "rate_hz": 50}
+            thumbnails = {"max_side_px": 48, "max_rate_hz": 50}
             site.board("cam1", [0], origin={"deadline_ms": 2000, "source": source, "thumbnails": thumbnails})
             until(lambda: "4 of 4" in driver.find_element("id", "online").text, "the boards")
             time.sleep(seconds)

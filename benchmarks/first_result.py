@@ -8,6 +8,7 @@ faster: `--no-cache` does without. `--out` writes the table as Markdown.
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import platform
 import tempfile
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table there, as Markdown")
     args = parser.parse_args()
     if find_mosquitto() is None:
-        raise BrokerError("the tutorial runs on mosquitto: apt install mosquitto")
+        raise BrokerError("the tutorial needs mosquitto", "run: apt install mosquitto")
     with tempfile.TemporaryDirectory(prefix="distree-first-") as name:
         folder = Path(name)
         path = os.pathsep.join([str(folder / "venv" / "bin"), os.environ["PATH"], "/usr/sbin"])
@@ -39,7 +40,7 @@ def main() -> None:
         environment.pop("PYTHONPATH", None)
         if args.no_cache:
             environment["PIP_NO_CACHE_DIR"] = "1"
-        with Runner(folder, {1883: free_port()}, environment) as runner:
+        with Runner(folder, {1884: free_port()}, environment) as runner:
             runner.play(PAGE, install=True, until=FIRST_RESULT)
             told = table(runner.seconds)
     print(told)
@@ -49,7 +50,7 @@ def main() -> None:
 
 def table(seconds: list[tuple[str, float]]) -> str:
     """Return a table of commands, their seconds and the sum so far; the last one ends with the first result."""
-    lines = ["| command | s | since the start, s |", "|---|---|---|"]
+    lines = ["| command | seconds | total seconds |", "|---|---|---|"]
     passed = 0.0
     for command, taken in seconds:
         passed += taken
@@ -59,15 +60,16 @@ def table(seconds: list[tuple[str, float]]) -> str:
 
 def page(told: str, no_cache: bool) -> str:
     """Return the page of docs/results."""
-    cached = "nothing cached by pip" if no_cache else "with what pip had cached"
+    cached = "without pip's cache" if no_cache else "with packages in pip's cache"
     return f"""# From nothing to the first result
 
-`make first-result` does the [first part of the tutorial](../tutorial/chain.md) in an empty folder: a new virtual
-environment, DistrEE from the checkout with the extra `images`, the demo, then a board of one's own until its first
-result is printed. A command that starts a program lasts until that says what the tutorial shows.
+`make first-result` follows the [first part of the tutorial](../tutorial/chain.md) in an empty folder: it creates a
+virtual environment, installs DistrEE from the checkout with the extra `images`, runs the demo, and starts a board until
+its first result is printed. The time of a command that starts a program ends when the program prints what the tutorial
+shows.
 
-{platform.system()} on {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {cached}.
-One run:
+One run on {datetime.date.today()}: {platform.system()} on {platform.machine()}, {os.cpu_count()} cores, Python
+{platform.python_version()}, {cached}.
 
 {told}
 """

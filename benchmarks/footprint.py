@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
 import platform
@@ -30,12 +31,13 @@ from broker_config.managed import ManagedBroker
 from distree import child_processes, topics
 from distree.broker_settings import BrokerSettings, Session
 from distree.bundle.loading import find_bundle
+from distree.errors import Problem
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.request import InputMessage
 from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
-from distree.transport.base import Received
+from distree.transport.base import QuietListener, Received
 from model_zoo.data import load_samples
 
 ROOT = Path(__file__).parents[1]
@@ -131,7 +133,7 @@ def _activity(pid: int) -> tuple[int, int]:
 # ------------------------------------------------------------ the two processes
 
 
-class Subscriber:
+class Subscriber(QuietListener):
     """Hears when the agent is ready, and its answer to one input."""
 
     def __init__(self, port: int) -> None:
@@ -143,21 +145,9 @@ class Subscriber:
         self._transport.open(self, [(states, 1), (results, 1)])
         self._transport.connect_now(10.0)
 
-    def connected(self) -> None:
-        """Do nothing: the subscriptions are the transport's."""
-
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         """Give up: a broker that goes away spoils the run."""
         raise SystemExit(f"the broker went away: {why}")
-
-    def published(self, token: str) -> None:
-        """Do nothing: the answer tells more."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def unread(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""
 
     def received(self, message: Received) -> None:
         """Note when it came."""
@@ -247,7 +237,15 @@ def measure(rounds: int, idle_s: float) -> dict[str, Any]:
                     if turn:
                         seen[which].append(row)
         versions = json.loads(_output(str(python), "-c", _VERSIONS))
-    return {"schema": "distree.footprint/1", "versions": versions, "bytes": sizes, "idle_s": idle_s, "rounds": seen}
+    today = datetime.date.today().isoformat()
+    return {
+        "date": today,
+        "schema": "distree.footprint/1",
+        "versions": versions,
+        "bytes": sizes,
+        "idle_s": idle_s,
+        "rounds": seen,
+    }
 
 
 _VERSIONS = """
@@ -264,26 +262,26 @@ def _easy(images: Any) -> Any:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Say it in tables."""
+    """Return the report as Markdown."""
     seen, sizes = report["rounds"], report["bytes"]
     total = sum(sizes.values())
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     lines = [
-        "# What an agent takes",
+        "# Footprint of an agent",
         "",
-        f"`make footprint`, on {platform.machine()} with {os.cpu_count()} cores:",
+        f"`make footprint`, {report['date']}, on {platform.machine()} with {os.cpu_count()} cores:",
         f"{versions}.",
-        f"{len(seen['bare'])} rounds by turns. *Bare* is Python with numpy, the runtime and the first segment of",
-        "`fashion`, which it has run once; the agent serves that stage as an origin, has passed its self-test, is",
-        "subscribed at a mosquitto, and has answered one input.",
+        f"Medians of {len(seen['bare'])} alternating rounds. *Bare* is Python with numpy, the runtime and the first",
+        "segment of `fashion`, after running it once. The *agent* serves that stage as an origin, has passed its",
+        "self-test, has subscribed at a mosquitto, and has answered one input.",
         "",
-        "| | bare | agent | ratio (least to greatest of the rounds) |",
+        "| | bare | agent | ratio (min to max of rounds) |",
         "|---|---:|---:|---:|",
     ]
     for key, what, digits in (
-        ("ready_s", "seconds to ready", 3),
+        ("ready_s", "time to ready, s", 3),
         ("resident_mb", "resident memory, MB", 1),
-        ("own_mb", "of it shared with no other process, MB", 1),
+        ("own_mb", "of that, not shared with other processes, MB", 1),
         ("threads", "threads", 0),
     ):
         one, other = ([row[key] for row in seen[which]] for which in ("bare", "agent"))
@@ -295,10 +293,10 @@ def markdown(report: dict[str, Any]) -> str:
     last = seen["agent"][-1]
     lines += [
         "",
-        f"An agent that has nothing to do, watched for {report['idle_s']:g} s: {last['wakeups_hz']:.1f} wake-ups a",
-        f"second and {last['cpu_percent']:.2f} % of a core.",
+        f"Over {report['idle_s']:g} s, an idle agent woke up {last['wakeups_hz']:.1f} times per second and used",
+        f"{last['cpu_percent']:.2f} % of a core.",
         "",
-        f"The base install, {total / 1e6:.1f} MB besides Python itself:",
+        f"The base installation takes {total / 1e6:.1f} MB of disk, not counting Python itself:",
         "",
         "| package | MB |",
         "|---|---:|",

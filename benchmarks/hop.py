@@ -106,13 +106,13 @@ class Stack:
             source = {
                 "kind": "replay",
                 "path": str(SAMPLES),
-                "limit": min(count, 1000),
+                "max_inputs": min(count, 1000),
                 "repeat": count > 1000,
             }
             pipeline["origin"] = {
                 "deadline_ms": 60000,
-                "silence_ms": 10000,
-                "pending": window,
+                "min_retry_ms": 10000,
+                "max_pending": window,
                 "source": source,
             }
         return {
@@ -184,7 +184,7 @@ def never_exits(folder: Path) -> Path:
     bundle = folder / "bundle"
     shutil.copytree(find_bundle("fashion"), bundle)
     manifest = yaml.safe_load((bundle / "bundle.yaml").read_text())
-    manifest["exits"]["thresholds"] = [2.0, 2.0]
+    manifest["exits"]["thresholds"] = ["never", "never"]
     (bundle / "bundle.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
     return bundle
 

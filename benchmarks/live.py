@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import signal
 import subprocess
@@ -34,14 +35,15 @@ import yaml
 from broker_config.managed import ManagedBroker
 from distree import child_processes, topics
 from distree.broker_settings import BrokerSettings
+from distree.errors import Problem
 from distree.messages.codec import decode
 from distree.messages.device import DeviceState
 from distree.messages.plan import Plan
 from distree.messages.result import Result
+from distree.thresholds import NEVER, plain_thresholds
 from distree.topics import Kind
 from distree.transport import make_transport
-from distree.transport.base import Received
-from orchestrator.config import NEVER_SENT
+from distree.transport.base import QuietListener, Received
 
 SITE, PIPELINE = "live", "fashion"
 STOPPED_S, RUNNING_S = 0.06, 0.015
@@ -52,7 +54,7 @@ SHIFT_RATE_HZ, SHIFT_AUDIT_RATE = 100.0, "20%"
 SAMPLES = Path(__file__).parents[1] / "model_zoo" / "samples" / "fashion.npz"
 
 
-class Observer:
+class Observer(QuietListener):
     """Keeps the results of the site with the seconds at which they came, and its plans."""
 
     def __init__(self, port: int) -> None:
@@ -65,21 +67,9 @@ class Observer:
         self.transport.open(self, [(anyone, 1), (states, 1), (topics.plan(SITE, PIPELINE), 1)])
         self.transport.connect_now(10.0)
 
-    def connected(self) -> None:
-        """Do nothing: the subscriptions are the transport's."""
-
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         """Give up: a broker that goes away spoils the run."""
         raise RuntimeError(f"the broker went away: {why}")
-
-    def published(self, token: str) -> None:
-        """Do nothing: nothing is published."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def unread(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""
 
     def received(self, message: Received) -> None:
         """Keep what came."""
@@ -131,7 +121,9 @@ class Stack:
         pipeline = {"name": PIPELINE, "bundle": "fashion", "stages": [stage], **origin}
         state = str(self.folder / device)
         return self.start(
-            device, "agent", {"device": device, "state_dir": state, "telemetry_s": TELEMETRY_S, "pipelines": [pipeline]}
+            device,
+            "agent",
+            {"device": device, "state_dir": state, "telemetry_interval_s": TELEMETRY_S, "pipelines": [pipeline]},
         )
 
     def orchestrator(self, goal: dict[str, Any]) -> None:
@@ -176,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, print, and write live.json, live.md and live.png into --out."""
     args = _parse(argv)
     report = {
+        "date": datetime.date.today().isoformat(),
         "schema": "distree.live/1",
         "accuracy_drop": args.drop,
         "goal": _on_a_site(_follow_goal, args),
@@ -238,7 +231,8 @@ def _follow_goal(stack: Stack, observer: Observer) -> dict[str, Any]:
         "phases": [_phase(goal, (since, until), finals) for goal, since, until in phases],
         "bins": _bins(began, finals, phases),
         "plans": [
-            {"at_s": at - began, "epoch": plan.epoch, "thresholds": plan.thresholds} for at, plan in observer.plans
+            {"at_s": at - began, "epoch": plan.epoch, "thresholds": plain_thresholds(plan.thresholds)}
+            for at, plan in observer.plans
         ],
     }
 
@@ -274,7 +268,7 @@ def _follow_shift(stack: Stack, observer: Observer) -> dict[str, Any]:
 
 def is_open(plan: Plan) -> bool:
     """Whether any input may leave early by this plan."""
-    return min(plan.thresholds) < NEVER_SENT
+    return min(plan.thresholds) < NEVER
 
 
 def _boards(stack: Stack, observer: Observer) -> subprocess.Popen[bytes]:
@@ -325,17 +319,19 @@ def _bins(
 def _markdown(report: dict[str, Any]) -> str:
     goal, slow = report["goal"], report["goal"]["slow_board"]
     lines = [
-        "# Live: a goal that is halved, images that change",
+        "# Tuning, live",
         "",
-        f"Real agents of bundle fashion, a real broker and orchestrator; accuracy_drop {report['accuracy_drop']}. "
-        "`python -m benchmarks.live --out docs/results` makes this anew.",
+        "What a live pipeline does when its latency goal is halved, and when its images change: real agents with the "
+        f"bundle `fashion`, a real broker and orchestrator, accuracy_drop {report['accuracy_drop']}. Written by "
+        f"`python -m benchmarks.live --out docs/results` on {report['date']}.",
         "",
-        "## A latency goal halved in mid-run",
+        "## A latency goal is halved",
         "",
-        f"{goal['rate_hz']:g} inputs a second, audit_rate {goal['audit_rate']}. The board of the last stage runs for "
-        f"{1000 * slow['running_s']:g} ms of every {1000 * (slow['running_s'] + slow['stopped_s']):g} ms.",
+        f"{goal['rate_hz']:g} inputs per second, audit_rate {goal['audit_rate']}. The board of the last stage is "
+        f"slowed down: it runs for {1000 * slow['running_s']:g} ms in every "
+        f"{1000 * (slow['running_s'] + slow['stopped_s']):g} ms.",
         "",
-        "| goal p95 ms | part | inputs | p50 ms | p95 ms | exits 0 / 1 / 2 |",
+        "| p95 goal, ms | part | inputs | p50, ms | p95, ms | share of exits 0 / 1 / 2 |",
         "|---|---|---|---|---|---|",
     ]
     for phase in goal["phases"]:
@@ -355,12 +351,14 @@ def _shift_lines(runs: list[dict[str, Any]]) -> list[str]:
     one = runs[0]
     return [
         "",
-        "## Inverted images",
+        "## The images change",
         "",
-        f"{one['rate_hz']:g} inputs a second, audit_rate {one['audit_rate']}, telemetry every {one['telemetry_s']:g} "
-        "s. From the first inverted image to the alarm, and from it to the last early answer by the old thresholds:",
+        f"All images are inverted from some moment on. {one['rate_hz']:g} inputs per second, audit_rate "
+        f"{one['audit_rate']}, telemetry every {one['telemetry_s']:g} s. The table gives the inputs and the time from "
+        "the first inverted image to the alarm, and how long after the alarm the last early answer at the old "
+        "thresholds was given:",
         "",
-        "| run | inputs until the alarm | seconds | last early answer after it, s |",
+        "| run | inputs until the alarm | seconds until the alarm | last early answer, seconds after the alarm |",
         "|---|---|---|---|",
         *(
             f"| {number} | {run['inputs_until_alarm']} | {run['seconds_until_alarm']:.2f} | "

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
 import platform
@@ -42,7 +43,7 @@ from distree.messages.telemetry import OriginTelemetry, PipelineTelemetry, Stage
 from distree.topics import DELIVERY, Kind
 from orchestrator.simulator.overrides import load_fleet
 from orchestrator.simulator.report import report
-from orchestrator.simulator.site import Site
+from orchestrator.simulator.site import SimulatedSite
 from orchestrator.simulator.traffic import load_table
 from orchestrator.store.database import Store
 
@@ -58,7 +59,7 @@ boards:
   - {name: cam, count: 9000, origin: true, stages: [0], macs_per_s: 50e6}
   - {name: hub, count: 700, stages: [1], macs_per_s: 50e6}
   - {name: box, count: 300, stages: [2], macs_per_s: 50e6}
-agents: {telemetry_s: 30}
+agents: {telemetry_interval_s: 30}
 goal: {accuracy_drop: 1%}
 """
 
@@ -73,7 +74,7 @@ def simulation(boards: int, folder: Path, duration_s: float) -> dict[str, Any]:
     overrides = [f"boards.{name}.count={count}" for name, count in _counts(boards).items()]
     wall_at, cpu_at = time.perf_counter(), time.process_time()
     config = load_fleet(path, [*overrides, f"duration_s={duration_s:g}"])
-    site = Site(config, load_table(config.traffic, config.seed))
+    site = SimulatedSite(config, load_table(config.traffic, config.seed))
     site.run()
     wall_s, cpu_s = time.perf_counter() - wall_at, time.process_time() - cpu_at
     told = report(site)
@@ -118,12 +119,12 @@ def members(boards: int, folder: Path) -> list[dict[str, Any]]:
     path, hubs = folder / "fleet.yaml", boards * 7 // 100
     path.write_text(FLEET)
     overrides = [f"boards.{name}.count={count}" for name, count in _counts(boards).items()]
-    overrides += ["goal=null", "thresholds=[.inf, .inf]", "duration_s=20", "traffic.rate_hz=1e-9"]
+    overrides += ["goal=null", "thresholds=[never, never]", "duration_s=20", "traffic.rate_hz=1e-9"]
     found: list[dict[str, Any]] = []
     for case, failure in MEMBERS_CASES.items():
         more = [] if failure is None else [failure % (1000 / hubs) if "%" in failure else failure]
         config = load_fleet(path, [*overrides, *more])
-        site = Site(config, load_table(config.traffic, config.seed))
+        site = SimulatedSite(config, load_table(config.traffic, config.seed))
         site.run()
         books = site.books
         row = {
@@ -142,8 +143,8 @@ def members_lines(boards: int, rows: list[dict[str, Any]]) -> list[str]:
     return [
         "## Members",
         "",
-        f"{boards:,} boards, nine of ten of them origins, which choose from the others. Up: what boards publish of "
-        "themselves; down: copies that the broker hands to origins; payloads alone.",
+        f"{boards:,} boards, nine of ten of them origins, which choose from the others. *Up* is what boards publish "
+        "about themselves, *down* the copies that the broker delivers to origins. Only payloads are counted.",
         "",
         "| when | messages up | kB up | deliveries | MB down | subscriptions | kB down per origin |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -264,6 +265,7 @@ class Boards:
                 PipelineTelemetry(
                     pipeline=PIPELINE,
                     epoch=0,
+                    plan_hash="0" * 16,
                     revision=self._bundle.revision,
                     stages=(part,),
                     origin=origin if stage == 0 else None,
@@ -381,16 +383,16 @@ def lines(figures: dict[str, Any]) -> list[str]:
     told = [
         "# Scale",
         "",
-        f"`python -m benchmarks.scale`, {figures['machine']}; load average {figures['load_average']:.1f} when it "
-        "began: where that is not near 0, wall times are pessimistic.",
+        f"`make scale`, {figures['date']}, {figures['machine']}. The load average was {figures['load_average']:.1f} "
+        "when it began; if that is not near 0, wall times are pessimistic.",
     ]
     if figures["simulation"]:
         told += [
             "",
             "## Simulated boards",
             "",
-            "Nine boards of ten have an input each five seconds, thresholds are tuned, each board reports every "
-            "thirty seconds; one thread.",
+            "Nine of ten boards have an input every five seconds, thresholds are tuned, and every board reports every "
+            "thirty seconds. The simulator uses one thread.",
             "",
             "| boards | simulated s | inputs | messages | plans | CPU s | wall s | peak MB |",
             "|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -416,11 +418,12 @@ def orchestrator_lines(measured: dict[str, Any]) -> list[str]:
     return [
         "## A real orchestrator",
         "",
-        f"{measured['boards']:,} boards, {measured['boards_known']:,} of them known in the end, over "
-        f"{measured['broker']}; {measured['reports_sent']:,} reports sent, {measured['rows_stored']:,} of "
-        f"{measured['rows_expected']:,} rows in the store (one of the stage, and one of the origin).",
+        f"{measured['boards']:,} boards report to one orchestrator over {measured['broker']}. In the end it knew "
+        f"{measured['boards_known']:,} of them. {measured['reports_sent']:,} reports were sent, and "
+        f"{measured['rows_stored']:,} of {measured['rows_expected']:,} rows were in the store (one per stage and one "
+        "per origin in each report).",
         "",
-        "| phase | s | reports | CPU s | CPU, % of a core | CPU µs per report | resident MB |",
+        "| phase | seconds | reports | CPU s | CPU, % of a core | CPU µs per report | resident MB |",
         "|---|---:|---:|---:|---:|---:|---:|",
         *rows,
         "",
@@ -484,6 +487,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     count, reporting_s = (100, 10.0) if options.short else (1000, 60.0)
     parts = PARTS if options.part is None else (options.part,)
     return {
+        "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "load_average": os.getloadavg()[0],
         "simulation": [in_a_process(size, simulated_s) for size in sizes] if "simulation" in parts else [],

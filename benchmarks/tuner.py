@@ -19,6 +19,7 @@ Writes tuner.json, and tuner.md and plots from it. `--render` writes the latter 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import math
 import sys
@@ -34,13 +35,14 @@ import numpy as np
 import numpy.typing as npt
 
 from distree.bundle.loading import Bundle, load_bundle
-from distree.criteria import NEVER
 from distree.errors import DistreeError
+from distree.thresholds import NEVER
 from model_zoo.costs import costs_of
 from model_zoo.data import HELD_BACK, LabelledImages, is_divided, load_idx_set, load_split
 from model_zoo.evaluation import collect_logits, score_exits, write_audits
-from orchestrator.tuning.tuners import Audit, Bandit, Certified, Tuner, Vector
-from orchestrator.tuning.tuners.audits import losses_of
+from orchestrator.tuning.live_tuner import LiveTuner
+from orchestrator.tuning.samples import AuditedInput, Vector, losses_of
+from orchestrator.tuning.tuners import Bandit, Certified
 from orchestrator.tuning.tuners.bandit import spread_levels
 from orchestrator.tuning.tuners.betting import Certificate
 from orchestrator.tuning.tuners.certified import ALARM_HEIGHT, PATH_AUDITS
@@ -91,10 +93,10 @@ class Recording:
         with np.load(path) as found:
             return cls(found["score"][:, :-1], found["prediction"], found["mac"].astype(float), found["label"])
 
-    def audits(self) -> list[Audit]:
+    def audits(self) -> list[AuditedInput]:
         """Without labels: a site has none."""
         rows = zip(self.scores.tolist(), self.predictions.tolist(), strict=True)
-        return [Audit(tuple(scores), tuple(predictions)) for scores, predictions in rows]
+        return [AuditedInput(tuple(scores), tuple(predictions)) for scores, predictions in rows]
 
     def losses(self) -> Floats:
         """Return the loss of leaving at each exit: (n, exits) of 0 and 1."""
@@ -197,10 +199,10 @@ class Shelf:
             if what in PICTURES:
                 images = shifted(images, what)
             scored = score_exits(
-                collect_logits(self.bundle, images), self.bundle.criterion, self.bundle.policy_parameters()
+                collect_logits(self.bundle, images), self.bundle.criterion, self.bundle.criterion_parameters()
             )
             unfinished = path.with_suffix(".part")
-            write_audits(unfinished, scored, costs_of(self.bundle.stages, ()), images.labels)
+            write_audits(unfinished, self.bundle.criterion, scored, costs_of(self.bundle.stages, ()), images.labels)
             unfinished.rename(path)
         return Recording.read(path)
 
@@ -227,7 +229,7 @@ class Run:
     worst: tuple[float, float]
 
 
-def play(tuner: Tuner, audits: Sequence[Audit], order: Sequence[int], judge: Judge) -> Run:
+def play(tuner: LiveTuner, audits: Sequence[AuditedInput], order: Sequence[int], judge: Judge) -> Run:
     """Play audits to a tuner, and look at the thresholds in force after each `CURVE_EVERY` of them.
 
     `worst` is over all certified vectors, those that were never in force too; of other tuners, over those in force.
@@ -238,7 +240,7 @@ def play(tuner: Tuner, audits: Sequence[Audit], order: Sequence[int], judge: Jud
             tuner.observe(audits[order[count - 1]])
         if tuner.thresholds != in_force:
             in_force = tuner.thresholds
-            claimed = tuner.certified if isinstance(tuner, Certified) else (in_force,)
+            claimed = tuner.choices
             _, losses, drops = zip(*map(judge, claimed), strict=True)
             worst = max(worst[0], *losses), max(worst[1], *drops)
         if count % CURVE_EVERY == 0:
@@ -251,7 +253,7 @@ class Setting:
     """What all splits of a bundle share."""
 
     test: Recording
-    audits: list[Audit]
+    audits: list[AuditedInput]
     path: tuple[Vector, ...]
     levels: list[Vector]
     length: int
@@ -342,7 +344,7 @@ def null(epsilon: float) -> Table:
 # ---------------------------------------------------------------- shifts
 
 
-def delays(tuner: Certified, audits: Sequence[Audit], order: Sequence[int]) -> int | None:
+def delays(tuner: Certified, audits: Sequence[AuditedInput], order: Sequence[int]) -> int | None:
     """Return after how many audits of a shift the alarm goes off, None if it does not."""
     for count, i in enumerate(order, start=1):
         tuner.observe(audits[i])
@@ -529,20 +531,28 @@ def _oracle_row(epsilon: float, vector: Vector, saved: float, setting: Setting, 
 def render(report: Table, folder: Path) -> None:
     """Write tuner.md and the plots of a report."""
     lines = [
-        "# Tuners, measured",
+        "# Tuning, measured",
         "",
-        f"`python -m benchmarks.tuner`: {report['splits']:,} splits of {report['audits']:,} audits a bundle, drawn "
-        "with replacement from the test set, which so is the true distribution; δ = "
-        f"{_percent(report['delta'], 0)} %. *Loss*: disagreement with the last exit, which bounds the drop in "
-        "accuracy. A path is *given*, made from the validation set, or *gathered* from the first audits of the split, "
-        f"{PATH_AUDITS} by default. What is saved is multiply-accumulates, as a share of those of the "
-        "last exit. The *oracle* knows the test set: of all thresholds with a mean loss of at most ε it takes those "
-        "that save most. Intervals are 95 %.",
+        f"Written by `make tuner-report` (`python -m benchmarks.tuner`) on {report['date']}. What the tuner promises "
+        "is described in [the guarantee](../explanation/guarantee.md).",
+        "",
+        f"For each bundle, {report['audits']:,} audits were drawn {report['splits']:,} times with replacement from the "
+        "test set, which is therefore the true distribution; each draw is called a *split*. δ is "
+        f"{_percent(report['delta'], 0)} %. The tables use these terms:",
+        "",
+        "* *loss*: disagreement with the last exit, which bounds the drop in accuracy; ε is the loss that is allowed;",
+        "* *path*: the thresholds from safe to risky, either *given* (made from the validation set) or *gathered* from "
+        f"the first {PATH_AUDITS} audits of the split;",
+        "* *saved*: multiply-accumulates, as a share of those of the last exit;",
+        "* *oracle*: the thresholds that save most among all with a mean loss of at most ε, chosen with knowledge of "
+        "the test set.",
+        "",
+        "Intervals are 95 %.",
         "",
         "## The hardest case",
         "",
-        f"Losses of which the mean is ε itself, in {report['null_runs']:,} runs of {report['null_audits']:,}; looked "
-        "at after each. Share of the runs in which they were certified at any time:",
+        f"The mean loss is exactly ε. In {report['null_runs']:,} runs of {report['null_audits']:,} audits, checked "
+        "after each audit, this is the share of runs in which such thresholds were certified at any time:",
         "",
         "| ε | certified, % of runs |",
         "|---|---|",
@@ -563,9 +573,15 @@ def _of_bundle(bundle: Table, report: Table) -> Iterator[str]:
     best = {row["epsilon"]: row for row in bundle["oracle"]}
     yield f"## {bundle['bundle']} ({bundle['revision']})"
     yield ""
-    yield f"Audits from {bundle['inputs']['test']:,} inputs, path from {bundle['inputs']['validation']:,} others."
+    yield (
+        f"Audits are drawn from {bundle['inputs']['test']:,} inputs; given paths come from "
+        f"{bundle['inputs']['validation']:,} others."
+    )
     yield ""
-    yield f"Splits in which something certified truly exceeds ε, and what is saved after {report['audits']:,} audits:"
+    yield (
+        "Splits in which the true loss of certified thresholds exceeds ε, and what is saved after "
+        f"{report['audits']:,} audits:"
+    )
     yield ""
     yield (
         "| ε | path | loss above ε, % of splits | accuracy drop above ε, % | saved, % | oracle, % | share of it, % "
@@ -580,13 +596,14 @@ def _of_bundle(bundle: Table, report: Table) -> Iterator[str]:
             f"{_percent(row['share_of_oracle'])} ± {_percent(row['share_error'])} | {_reached_text(row)} |"
         )
     yield ""
+    yield (f"Figures above {report['audits']:,} in the last column are from {LONG_SPLITS} splits of {LONG:,} audits.")
+    yield ""
     yield (
-        f"Above {report['audits']:,}, the last column is from {LONG_SPLITS} splits of {LONG:,} audits. "
-        "Where the rest of the oracle's saving is "
-        "lost, with the given path: what this reaches for one who knows the truth; then what it would come to if it "
-        f"were tested once, by the exact binomial test after all {report['audits']:,} audits; then the certificate. "
-        "From the first to the second, it is what so few audits cannot tell; from there to the third, it is the price "
-        "of looking after every audit. In brackets, how many losses are borne."
+        "The next table shows where the rest of the oracle's saving is lost, with the given path. The first column is "
+        "the share of it that the path allows if the truth is known. The second is the share if thresholds are tested "
+        f"once, by the exact binomial test after all {report['audits']:,} audits: the difference is what so few audits "
+        "cannot show. The third is the certificate's: the difference is the price of checking after every audit. In "
+        "brackets is the number of losses that each tolerates."
     )
     yield ""
     yield "| ε | path, truth known | tested once | certificate |"
@@ -598,7 +615,7 @@ def _of_bundle(bundle: Table, report: Table) -> Iterator[str]:
             f"({row['losses_borne_once']}) | {_percent(given[row['epsilon']])} ({row['losses_borne']}) |"
         )
     yield ""
-    yield "To compare, on the same splits; the bandit and fixed thresholds promise nothing:"
+    yield "For comparison, on the same splits, a bandit and fixed thresholds, which promise nothing:"
     yield ""
     yield (
         "| | saved, % | loss, % | accuracy drop, % | "
@@ -618,13 +635,14 @@ def _of_bundle(bundle: Table, report: Table) -> Iterator[str]:
     yield f"![saving against audits]({_plot_name(bundle)})"
     yield ""
     yield (
-        f"Shifts after {report['audits']:,} calm audits, given path; delays in audits, “never” where so many heard "
-        f"nothing within {report['patience']:,}. An alarm is due where what is in force loses more than ε under the "
-        "shift; shares and delays are of these runs. Noise has a deviation of 50 of 255, blur is the mean of 5 x 5 "
-        f"pixels, contrast is three tenths, class mix is {bundle['hardest_class']} alone."
+        f"The next table is about images that change after {report['audits']:,} audits without a change, with the "
+        "given path. An alarm is due if the thresholds in force lose more than ε after the change; the columns after "
+        f"*alarm due* are about these runs. Delays are in audits; “never” means not within {report['patience']:,}. "
+        "Noise has a standard deviation of 50 (of 255), blur is the mean of 5 x 5 pixels, contrast is reduced to three "
+        f"tenths, and class mix means nothing but {bundle['hardest_class']}."
     )
     yield ""
-    yield "| ε | shift | loss of what is in force, % | due | heard of these | median | 95th percentile |"
+    yield "| ε | change | loss after it, % | alarm due | alarms raised | median delay | 95th percentile |"
     yield "|---|---|---|---|---|---|---|"
     for row in bundle["shifts"]:
         delays = f"{_delay(row, 'delay_median')} | {_delay(row, 'delay_p95')}"
@@ -635,14 +653,14 @@ def _of_bundle(bundle: Table, report: Table) -> Iterator[str]:
     yield ""
     heard, closed = (sum(row[name] for row in bundle["shifts"]) for name in ("heard", "closed_at_once"))
     yield (
-        f"In {closed:,} of {heard:,} alarms the safe thresholds, by which nobody leaves early, were the tuner's with "
-        "the very audit that raised it. The orchestrator publishes them in the same turn; it waits for no telemetry."
+        f"In {closed:,} of {heard:,} alarms the tuner returned to the safe thresholds, which disable early exits, with "
+        "the same audit that raised the alarm. The orchestrator publishes them at once, without waiting for telemetry."
     )
     yield ""
     calm = ", ".join(f"{row['per_100000']:g} at ε {_percent(row['epsilon'])} %" for row in bundle["false_alarms"])
     yield (
-        f"False alarms per 100,000 audits without a shift: {calm}, in {bundle['false_alarms'][0]['audits']:,} audits "
-        "each. An input that is not audited raises none, so that per 100,000 inputs there are at most as many."
+        f"False alarms per 100,000 audits without a change: {calm}, in {bundle['false_alarms'][0]['audits']:,} audits "
+        "each. Inputs that are not audited raise none, so per 100,000 inputs there are at most as many."
     )
 
 
@@ -726,6 +744,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"tuner: {error}", file=sys.stderr)
             return 2
     report = {
+        "date": datetime.date.today().isoformat(),
         "splits": options.splits,
         "audits": options.audits,
         "epsilons": EPSILONS,

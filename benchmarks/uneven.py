@@ -15,22 +15,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distree.formatting import table
 from distree.messages.member import Member
 from distree.messages.result import Result
 from distree.node.routing import Router
 from distree.strict_yaml import Share
-from orchestrator.formatting import table
+from distree.thresholds import NEVER
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import AgentsConfig, BoardsConfig, FleetConfig, SyntheticConfig, TrafficConfig
 from orchestrator.simulator.report import report
-from orchestrator.simulator.site import Site
+from orchestrator.simulator.site import SimulatedSite
 from orchestrator.simulator.traffic import load_table
 
 LOADS = (0.3, 0.6, 0.85)
@@ -79,7 +79,7 @@ def in_turn() -> Choice:
     return choose
 
 
-POLICIES: dict[str, Callable[[], Choice]] = {
+CRITERIA: dict[str, Callable[[], Choice]] = {
     "quicker of two": lambda: Router._choose,
     "two draws": lambda: two_draws,
     "weighted": lambda: weighted,
@@ -91,7 +91,7 @@ POLICIES: dict[str, Callable[[], Choice]] = {
 def choosing(policy: str, answered: Callable[..., None]) -> Iterator[None]:
     """Have origins choose by a policy, and `answered` called with what is written down of results, in this block."""
     usual = Router._choose, Books.answered
-    Router._choose = POLICIES[policy]()  # type: ignore[method-assign, assignment]
+    Router._choose = CRITERIA[policy]()  # type: ignore[method-assign, assignment]
     Books.answered = lambda *arguments: answered(*arguments)  # type: ignore[method-assign]
     try:
         yield
@@ -123,15 +123,15 @@ def fleet(load: float, options: argparse.Namespace) -> FleetConfig:
             BoardsConfig(name="fast", count=pairs, stages=(1,), stage_ms=(fast_ms,), spread=Share(0.0)),
             BoardsConfig(name="slow", count=pairs, stages=(1,), stage_ms=(SLOWER * fast_ms,), spread=Share(0.0)),
         ),
-        agents=AgentsConfig(deadline_ms=5000, silence_ms=options.silence_ms),
-        thresholds=(math.inf,),
+        agents=AgentsConfig(deadline_ms=5000, min_retry_ms=options.min_retry_ms),
+        thresholds=(NEVER,),
     )
 
 
 class Watch:
     """What is seen of a site once it has warmed up: who was answered when, and what waits at the boards."""
 
-    def __init__(self, site: Site, warm_s: float) -> None:
+    def __init__(self, site: SimulatedSite, warm_s: float) -> None:
         self.waiting: dict[str, list[int]] = {"fast": [], "slow": []}
         self.answers: list[tuple[str, float, str]] = []
         """Origin, latency in seconds and reason of each."""
@@ -157,7 +157,7 @@ _ANSWERED = Books.answered
 
 def simulate(config: FleetConfig, policy: str, warm_s: float) -> dict[str, Any]:
     """Return what became of the traffic after a site has warmed up."""
-    site = Site(config, load_table(config.traffic, config.seed))
+    site = SimulatedSite(config, load_table(config.traffic, config.seed))
     watch = Watch(site, warm_s)
     with choosing(policy, watch.answered):
         site.run()
@@ -209,12 +209,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulated", action="store_true", required=True, help="under a simulated clock")
     parser.add_argument(
-        "--policy", choices=sorted(POLICIES), action="append", help="only this; may come more than once"
+        "--policy", choices=sorted(CRITERIA), action="append", help="only this; may come more than once"
     )
     parser.add_argument("--pairs", type=int, default=1, help="pairs of a fast board and a slow one (default: 1)")
     parser.add_argument("--seconds", type=float, default=150.0, help="simulated time (default: 150)")
     parser.add_argument("--warm-s", type=float, default=30.0, help="what is not looked at (default: the first 30 s)")
-    parser.add_argument("--silence-ms", type=float, default=100.0, help="as in agent.yaml (default: 100)")
+    parser.add_argument("--min-retry-ms", type=float, default=100.0, help="as in agent.yaml (default: 100)")
     parser.add_argument("--load", type=float, action="append", help="only this share of what both boards can do")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
@@ -222,7 +222,7 @@ def main() -> None:
     figures = {}
     for load in options.load or LOADS:
         config = fleet(load, options)
-        rows = [simulate(config, policy, options.warm_s) for policy in options.policy or POLICIES]
+        rows = [simulate(config, policy, options.warm_s) for policy in options.policy or CRITERIA]
         figures[str(load)] = rows
         print(lines(load, rows), end="\n\n", flush=True)
     if options.json is not None:

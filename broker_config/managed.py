@@ -30,7 +30,7 @@ Engine = Literal["auto", "mosquitto", "embedded"]
 HOST = "127.0.0.1"
 
 WEBSOCKETS_USER = "dashboard"
-"""Who may log in by websockets, with a password drawn at random, to read what stands under `distree/`."""
+"""The user that may log in by websockets, with a random password, to read what is below `distree/`."""
 
 _START_S = 10.0
 _STOP_S = 3.0
@@ -41,13 +41,13 @@ _DISCONNECT = b"\xe0\x00"
 
 
 MOSQUITTO_VARIABLE = "DISTREE_MOSQUITTO"
-"""Environment variable that names the mosquitto to run, by path or name; empty, there is none."""
+"""Environment variable that names the mosquitto to run, by path or name; if empty, there is none."""
 
 
 def find_mosquitto() -> str | None:
-    """Return the path of mosquitto, also where a user's PATH leaves it out; None without one.
+    """Return the path of mosquitto, even where a user's PATH leaves it out; None if there is none.
 
-    Where DISTREE_MOSQUITTO is set, it is that program and no other; None where it is empty or names no program.
+    If DISTREE_MOSQUITTO is set, it is that program and no other; None if it is empty or names no program.
     """
     chosen = os.environ.get(MOSQUITTO_VARIABLE)
     if chosen is not None:
@@ -62,14 +62,14 @@ def has_embedded() -> bool:
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody uses now."""
+    """Return a TCP port of 127.0.0.1 that is free now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def answers_mqtt(host: str, port: int, timeout_s: float = 1.0) -> bool:
-    """Tell whether an MQTT broker answers a CONNECT, be it with a refusal."""
+    """Tell whether an MQTT broker answers a CONNECT, even if with a refusal."""
     try:
         with socket.create_connection((host, port), timeout=timeout_s) as connection:
             connection.sendall(_CONNECT)
@@ -83,13 +83,12 @@ def answers_mqtt(host: str, port: int, timeout_s: float = 1.0) -> bool:
 class ManagedBroker:
     """A broker on 127.0.0.1, as a context manager: mosquitto where it is installed, else the embedded one.
 
-    `port` 0 takes a free one. `persistence` is a directory for sessions and retained messages;
+    `port` 0 picks a free one. `persistence` is a directory for sessions and retained messages;
     `password_file` and `acl_file` are mosquitto's; `websockets_port` opens a listener for browsers, 0 on a free
     port, on every address of this machine, where only WEBSOCKETS_USER with `websockets_password` can read. All four
-    are mosquitto's alone. The process ends with the
-    thread that started it, even if that is killed, so start it from a thread that lives as long as the broker
-    is wanted. Errors: BrokerError for a port in use, a broker that is not installed or does not start;
-    ConfigError for what an engine cannot do.
+    need mosquitto. The process ends with the thread that started it, even if that is killed, so start it from a thread
+    that lives as long as the broker is needed. Errors: BrokerError for a port in use, a broker that is not installed or
+    does not start; ConfigError for what an engine cannot do.
     """
 
     host = HOST
@@ -117,12 +116,12 @@ class ManagedBroker:
     def pid(self) -> int:
         """Process id of the broker; BrokerError where it was never started."""
         if self._process is None:
-            raise BrokerError("the broker is not started")
+            raise BrokerError("the broker is not started", "call start, or use it in a with block")
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether the broker's process lives."""
+        """Whether the broker's process is running."""
         return self._process is not None and self._process.poll() is None
 
     def describe(self) -> str:
@@ -163,7 +162,7 @@ class ManagedBroker:
             _check_free(self.websockets_port, host="", option="--websockets")
         before, self.port = self.port, port
         try:
-            # Both engines read their file once, so that nothing stays behind however this process ends.
+            # Both engines read their file only once, so nothing is left behind however this process ends.
             with tempfile.TemporaryDirectory(prefix="distree-broker-") as directory:
                 self._process = _spawn(self._command(self.engine, Path(directory)))
                 self._await_answer(self._process)
@@ -189,13 +188,13 @@ class ManagedBroker:
             return "mosquitto"
         if self.engine == "mosquitto":
             if MOSQUITTO_VARIABLE in os.environ:
-                raise BrokerError(f"{MOSQUITTO_VARIABLE} names no program: unset it, or use --engine embedded")
-            raise BrokerError("mosquitto is not installed: apt install mosquitto, or use --engine embedded")
+                raise BrokerError(f"{MOSQUITTO_VARIABLE} names no program", "unset it, or use --engine embedded")
+            raise BrokerError("mosquitto is not installed", "run: apt install mosquitto, or use --engine embedded")
         if not has_embedded():
-            raise BrokerError('no broker is installed: apt install mosquitto, or pip install "distree[broker]"')
+            raise BrokerError("no broker is installed", "run: apt install mosquitto, or: pip install 'distree[broker]'")
         if only_mosquitto:
             raise ConfigError(
-                "the embedded broker keeps no files, knows no users and speaks no websockets: apt install mosquitto"
+                "the embedded broker supports no persistence, users or websockets", "run: apt install mosquitto"
             )
         return "embedded"
 
@@ -232,36 +231,37 @@ class ManagedBroker:
         until = time.monotonic() + _START_S
         while time.monotonic() < until:
             if process.poll() is not None:
-                raise BrokerError(f"{self.engine} ended with status {process.returncode} right after its start")
+                what = f"{self.engine} ended with status {process.returncode} right after its start"
+                raise BrokerError(what, "read what it printed above")
             if answers_mqtt(self.host, self.port):
                 return
             time.sleep(0.02)
-        raise BrokerError(f"{self.engine} does not answer on {self.host}:{self.port} after {_START_S:g} s")
+        what = f"{self.engine} does not answer on {self.host}:{self.port} after {_START_S:g} s"
+        raise BrokerError(what, "check this machine's load, and try again")
 
 
 def _check_free(port: int, host: str = HOST, option: str = "--port") -> None:
     with socket.socket() as probe:
-        # As brokers do: connections of a broker that ended a moment ago are no obstacle.
+        # As brokers do: connections of a broker that has just ended must not get in the way.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise BrokerError(
-                f"port {port} on {host or 'this machine'} cannot be used "
-                f"({(error.strerror or str(error)).lower()}): use the broker that runs there, or choose another with "
-                f"{option}"
+                f"port {port} on {host or 'this machine'} cannot be used ({(error.strerror or str(error)).lower()})",
+                f"use the broker that runs there, or choose another port with {option}",
             ) from error
 
 
 def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start a broker; the embedded one finds this package also where it is not installed."""
+    """Start a broker; the embedded one finds this package even where it is not installed."""
     source = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
     return child_processes.spawn(command, env={**os.environ, "PYTHONPATH": path})
 
 
 def _own_name_as_root() -> str | None:
-    # Started by root, mosquitto would become another user, who cannot write here and does not end with us.
+    # Started by root, mosquitto would switch to another user, who cannot write here and does not end with us.
     if os.geteuid() != 0:
         return None
     with contextlib.suppress(KeyError):

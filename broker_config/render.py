@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_PACKET_BYTES = 2 << 20
-"""Above the 1 MiB that transports allow themselves where a broker cannot tell its limit."""
+"""More than the 1 MiB that transports allow themselves where a broker cannot state its limit."""
 
 
 PASSWORD_ROUNDS = 20_000
-"""Of PBKDF2 in a password file; mosquitto takes what the file says."""
+"""Rounds of PBKDF2 in a password file; mosquitto uses the number in the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebsocketsSettings:
     """A listener for browsers, with users and an access list of its own.
 
-    Mosquitto 2.0 opens it on every address of the machine whatever it is told, so it lets nobody in without a password.
+    Mosquitto 2.0 opens it on every address of the machine, whatever it is told, so it requires a password.
     """
 
     port: int
@@ -29,11 +29,10 @@ class WebsocketsSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MosquittoSettings:
-    """What a mosquitto of DistrEE is told.
+    """How DistrEE configures mosquitto.
 
-    Anonymous clients are let in only where no `password_file` is given. `user` is the account to run as where
-    it is started by root. Queue limits hold for each client: beyond them mosquitto drops messages of QoS 1
-    silently.
+    Anonymous clients are accepted only without a `password_file`. `user` is the account to run as if it is started by
+    root. Queue limits apply to each client: beyond them mosquitto silently drops messages at QoS 1.
     """
 
     port: int = 1883
@@ -58,7 +57,7 @@ def mosquitto_conf(settings: MosquittoSettings) -> str:
         *_access(settings),
         *_websockets(settings.websockets),
         "",
-        "# Without this, and the same at the client, a small message can wait 40 ms for an acknowledgement.",
+        "# Without this, here and at the client, a small message can wait 40 ms for an acknowledgement.",
         "set_tcp_nodelay true",
         "",
         f"max_inflight_messages {settings.max_inflight_messages}",
@@ -93,7 +92,7 @@ def _websockets(settings: WebsocketsSettings | None) -> list[str]:
         return []
     lines = [
         "",
-        "# For browsers. On every address of this machine, as mosquitto cannot bind it to one.",
+        "# For browsers, on every address of this machine, since mosquitto cannot bind it to one.",
         f"listener {settings.port}",
         "protocol websockets",
         "allow_anonymous false",
@@ -115,7 +114,7 @@ def _persistence(settings: MosquittoSettings) -> list[str]:
     if settings.persistence is None:
         return ["persistence false"]
     return [
-        "# Half an hour between two writes, and one at the end: an SD card wears out by writing.",
+        "# Written every half hour and at the end: writing wears out an SD card.",
         "persistence true",
         f"persistence_location {settings.persistence}/",
         "autosave_interval 1800",
@@ -128,7 +127,7 @@ def iotcore_toml(port: int, host: str = "127.0.0.1", max_packet_bytes: int = MAX
 
     Its segments are small because each topic keeps a log of segments in memory: at the default sizes the
     process grew to 906 MB. The price is that a reader who falls behind by 8 MiB loses messages.
-    `max_inflight_count` stands in for the receive maximum of a client, which this broker does not heed.
+    `max_inflight_count` stands in for the client's receive maximum, which this broker ignores.
     """
     return f"""\
 # Written by DistrEE at each start: changes here are lost.

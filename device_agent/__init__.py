@@ -10,10 +10,13 @@ if TYPE_CHECKING:
 __all__ = ["Origin"]
 
 
+_LAZY = {"Origin": "device_agent.origin:Origin"}
+
+
 def __getattr__(name: str) -> Any:
     # Loaded on demand: `import device_agent.config` should not pay for the interpreter.
-    if name == "Origin":
-        from device_agent.origin import Origin
+    if name in _LAZY:
+        from distree import lazy
 
-        return Origin
+        return lazy.load(_LAZY[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

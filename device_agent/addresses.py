@@ -1,13 +1,13 @@
 """What a board subscribes to and publishes on: the topic table, applied to its configuration and its bundles.
 
-The agent listens by these lists, and `distree doctor` tries them. Imports no broker client.
+The agent subscribes by these lists, and `distree doctor` tests them. Imports no broker client.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from device_agent.config import AgentConfig, PipelineConfig
+from device_agent.config import AgentConfig, AgentPipelineConfig
 from device_agent.preflight import fuses, travels
 from distree import topics
 from distree.bundle.loading import Bundle
@@ -17,11 +17,11 @@ from distree.topics import ADDRESSED, ALL, TABLE, Kind, Role
 
 
 @record
-class Subscription:
+class TopicFilter:
     """Something that this board reads.
 
     `filter` matches its topics; where they name their sender it ends in "+". `pipeline` is the number of the pipeline
-    among the board's, None for what is the board's own.
+    on this board, None for what belongs to no pipeline.
     """
 
     kind: Kind
@@ -32,18 +32,18 @@ class Subscription:
     def topic_of(self, sender: str) -> str:
         """Return the topic on which `sender` would publish to this board.
 
-        Of this board's own announcements that is none in particular: what it returns has wildcards.
+        For this board's own announcements that is no particular topic: the result has wildcards.
         """
         head, _, last = self.filter.rpartition("/")
         return f"{head}/{sender}" if last == "+" else self.filter
 
     @property
-    def is_own_members(self) -> bool:
-        """Whether it is for what this board announces itself, subscribed to once that is done."""
+    def is_own_announcements(self) -> bool:
+        """Whether it is for this board's own announcements, subscribed to once they are made."""
         return self.kind is Kind.MEMBER and self.pipeline is None
 
 
-def roles(config: PipelineConfig, bundle: Bundle) -> frozenset[Role]:
+def roles(config: AgentPipelineConfig, bundle: Bundle) -> frozenset[Role]:
     """Return what this board is in a pipeline."""
     has = {
         Role.BOARD: True,
@@ -56,19 +56,19 @@ def roles(config: PipelineConfig, bundle: Bundle) -> frozenset[Role]:
     return frozenset(role for role, it_is in has.items() if it_is)
 
 
-def subscriptions(config: AgentConfig, bundles: Sequence[Bundle]) -> list[Subscription]:
-    """Return all that this board reads, its inputs by MQTT included, for which it has a connection of their own.
+def subscriptions(config: AgentConfig, bundles: Sequence[Bundle]) -> list[TopicFilter]:
+    """Return all that this board reads, including its inputs by MQTT, which have a connection of their own.
 
-    The states of boards that announce themselves are not in it: which these are is known by and by. Nor is what it
-    sends to itself for a moment, without which it does as well.
+    It does not include the states of boards that announce themselves, which become known only over time, nor what the
+    board sends to itself for a moment, which it can do without.
     """
     found = [
         _plain(config, kind)
         for kind, topic in TABLE.items()
         if Role.BOARD in topic.subscribers and not _is_of_pipeline(kind) and kind is not Kind.ECHO
     ]
-    # What an earlier run announced, and this one does not serve, is to be cleared.
-    found.append(Subscription(kind=Kind.MEMBER, filter=topics.member(config.site, "+", "+", config.device)))
+    # Whatever an earlier run announced, and this one does not serve, must be cleared.
+    found.append(TopicFilter(kind=Kind.MEMBER, filter=topics.member(config.site, "+", "+", config.device)))
     for index, (pipeline, bundle) in enumerate(zip(config.pipelines, bundles, strict=True)):
         own = roles(pipeline, bundle)
         for kind, topic in TABLE.items():
@@ -87,43 +87,43 @@ def _is_of_pipeline(kind: Kind) -> bool:
     return "{pipeline}" in TABLE[kind].form
 
 
-def _is_wanted(kind: Kind, config: PipelineConfig) -> bool:
-    """Whether the configuration has what a kind is for, where the role alone does not say so."""
+def _is_wanted(kind: Kind, config: AgentPipelineConfig) -> bool:
+    """Whether the configuration uses a kind, where the role alone does not decide that."""
     origin = config.origin
     match kind:
         case Kind.INPUT:
-            return origin is not None and origin.source.kind == "mqtt"
+            return origin is not None and origin.source.reads_input_topic
         case Kind.THUMBNAIL:
             return origin is not None and origin.thumbnails is not None
     return True
 
 
-def _plain(config: AgentConfig, kind: Kind, index: int | None = None) -> Subscription:
+def _plain(config: AgentConfig, kind: Kind, index: int | None = None) -> TopicFilter:
     name = None if index is None else config.pipelines[index].name
     heard = topics.build(kind, site=config.site, pipeline=name, device=config.device, origin=config.device, sender="+")
-    return Subscription(kind=kind, filter=heard, pipeline=index)
+    return TopicFilter(kind=kind, filter=heard, pipeline=index)
 
 
-def _stages(config: AgentConfig, index: int, bundle: Bundle) -> Iterator[Subscription]:
+def _stages(config: AgentConfig, index: int, bundle: Bundle) -> Iterator[TopicFilter]:
     pipeline = config.pipelines[index]
     for k in served(pipeline, bundle):
         if k not in pipeline.stages:
             continue
         for to in (config.device, ALL) if bundle.stages[k].branches else (config.device,):
             heard = topics.stage(config.site, pipeline.name, k, to, "+")
-            yield Subscription(kind=Kind.STAGE, filter=heard, pipeline=index, stage=k)
+            yield TopicFilter(kind=Kind.STAGE, filter=heard, pipeline=index, stage=k)
 
 
-def _members(config: AgentConfig, index: int, bundle: Bundle) -> Iterator[Subscription]:
-    """Read what boards say that serve stages which this one has not."""
+def _members(config: AgentConfig, index: int, bundle: Bundle) -> Iterator[TopicFilter]:
+    """Read the announcements of boards that serve stages this one does not."""
     pipeline = config.pipelines[index]
     for k, stage in enumerate(bundle.stages):
         if travels(bundle, k) and (stage.branches or k not in pipeline.stages):
             heard = topics.member(config.site, pipeline.name, k, "+")
-            yield Subscription(kind=Kind.MEMBER, filter=heard, pipeline=index, stage=k)
+            yield TopicFilter(kind=Kind.MEMBER, filter=heard, pipeline=index, stage=k)
 
 
-def served(config: PipelineConfig, bundle: Bundle) -> list[int]:
+def served(config: AgentPipelineConfig, bundle: Bundle) -> list[int]:
     """Return the stages at which requests may come to this board: those on whose topics it announces itself."""
     stages = {k for k in config.stages if travels(bundle, k)}
     if config.fuse:
@@ -160,15 +160,15 @@ def publications(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence
 
 
 def _readers(
-    config: AgentConfig, pipeline: PipelineConfig, bundle: Bundle, k: int, others: Sequence[DeviceMeta]
+    config: AgentConfig, pipeline: AgentPipelineConfig, bundle: Bundle, k: int, others: Sequence[DeviceMeta]
 ) -> list[str]:
-    """Return to whom this board addresses what goes to a stage, as far as boards were heard."""
+    """Return the boards, of those that were heard, to which this one addresses what goes to a stage."""
     found = [meta.device for meta in others if _holds(meta, pipeline.name, k)]
     if bundle.stages[k].branches:
         # Branches get theirs from the broker, on this board too.
         return [*found, *([config.device] if k in pipeline.stages else []), ALL]
     if k in pipeline.stages and pipeline.origin is None:
-        # What it could run itself it sends on only to an origin that runs that stage of its own inputs.
+        # What it could run itself it sends only to an origin that runs that stage for its own inputs.
         origins = {meta.device for meta in others if pipeline.name in meta.origins}
         return [device for device in found if device in origins]
     return found
@@ -179,9 +179,9 @@ def _holds(meta: DeviceMeta, pipeline: str, k: int) -> bool:
 
 
 def unheard(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[DeviceMeta], nobody: str) -> list[str]:
-    """Return topics as this board publishes on to boards of which none was heard, addressed to `nobody`.
+    """Return the topics on which this board publishes to kinds of boards of which none was heard, as to `nobody`.
 
-    Where rules are not for single boards, that one stands for those that were not heard.
+    Unless the broker's rules name single boards, `nobody` stands for those that were not heard.
     """
     others = [meta for meta in metas if meta.device != config.device]
     found = []
@@ -201,22 +201,22 @@ def unheard(config: AgentConfig, bundles: Sequence[Bundle], metas: Sequence[Devi
     return found
 
 
-def _may_stay_here(kind: Kind, config: PipelineConfig, bundle: Bundle) -> bool:
-    """Whether all messages of a kind may be for this board itself; decisions go to other branches in any case."""
+def _may_stay_here(kind: Kind, config: AgentPipelineConfig, bundle: Bundle) -> bool:
+    """Whether all messages of a kind may be for this board itself; decisions always go to other branches too."""
     return kind is not Kind.DECISION and bool(TABLE[kind].subscribers & roles(config, bundle))
 
 
-def _published_kinds(config: PipelineConfig, bundle: Bundle) -> Iterator[Kind]:
+def _published_kinds(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Kind]:
     own = roles(config, bundle)
     for kind, topic in TABLE.items():
         if kind is Kind.EXIT and Role.BRANCH not in own and (config.origin is None or config.origin.fuser is None):
-            continue  # an origin only probes a board that is to fuse for it
+            continue  # an origin only probes the board that is to fuse for it
         if topic.publishers & own and _is_of_pipeline(kind) and _is_wanted(kind, config):
             yield kind
 
 
 def _reads(meta: DeviceMeta, pipeline: str, kind: Kind) -> bool:
-    """Whether a board says of itself that it is what messages of a kind are addressed to."""
+    """Whether messages of a kind are addressed to a board, by its own description."""
     is_role = {
         Role.ORIGIN: pipeline in meta.origins,
         Role.FUSER: pipeline in meta.fusers,
@@ -225,20 +225,20 @@ def _reads(meta: DeviceMeta, pipeline: str, kind: Kind) -> bool:
     return any(is_role[role] for role in TABLE[kind].subscribers)
 
 
-def _sent_to(config: PipelineConfig, bundle: Bundle) -> set[int]:
-    """Return the stages to which this board sends: the next ones of its own; an origin to any, if only to probe it."""
+def _sent_to(config: AgentPipelineConfig, bundle: Bundle) -> set[int]:
+    """Return the stages to which this board sends: those after its own; an origin to any, if only to probe it."""
     if config.origin is not None:
         return {k for k in range(len(bundle.stages)) if travels(bundle, k)}
     return _following(config, bundle)
 
 
-def _following(config: PipelineConfig, bundle: Bundle) -> set[int]:
+def _following(config: AgentPipelineConfig, bundle: Bundle) -> set[int]:
     wide_ends = [group[-1] for group in bundle.wide_groups] if fuses(config, bundle) else []
     plain = [k for k in config.stages if not bundle.stages[k].branches]
     return {k + 1 for k in (*plain, *wide_ends) if k + 1 < len(bundle.stages)}
 
 
-def _needed(config: PipelineConfig, bundle: Bundle) -> set[int]:
-    """Return the stages for which there must be another board: the next ones, and the first for inputs of its own."""
+def _needed(config: AgentPipelineConfig, bundle: Bundle) -> set[int]:
+    """Return the stages that another board must serve: those after its own, and the first for inputs of its own."""
     first = set() if config.origin is None else {0}
     return {k for k in _following(config, bundle) | first if bundle.stages[k].branches or k not in config.stages}

@@ -1,9 +1,10 @@
-"""The agent: the life of a board, from the first login to the last goodbye.
+"""The agent: the life of a board, from the first login to the last message.
 
-It puts the parts together: a `Pipeline` each with its node, the `Mailbox` between nodes and broker, `Reporting`, and
-the `Crew` of threads that serve the network and the interpreter. One lock, `transport.lock`, guards nodes and
-connection; inference and waiting happen outside of it. Effects are carried out right where they arise, by whichever
-thread it is, so there is no queue between node and socket.
+It assembles the parts, which know each other in one direction: an `AgentPipeline` each with its node, which calls
+nobody; `Reporting` and the `Mailbox` between nodes and broker; the `WorkerThreads` that serve the network and the
+interpreter; and an `Intake` for each pipeline that has inputs. One lock, `transport.lock`, guards nodes and connection;
+inference and waiting happen outside it. Effects are carried out right where they arise, by whichever thread it is, so
+there is no queue between node and socket.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ from collections.abc import Callable, Iterable, Sequence
 
 from device_agent import presence
 from device_agent.config import AgentConfig
-from device_agent.log_throttle import Repeats
+from device_agent.intake import Intake
+from device_agent.log_throttle import LogThrottle
 from device_agent.mailbox import Mailbox
-from device_agent.pipeline import Pipeline
+from device_agent.pipeline import AgentPipeline
 from device_agent.preflight import load_bundles, start_self_tests
 from device_agent.reporting import Reporting, state_of
 from device_agent.selftest import SelfTest
 from device_agent.watchdog import SystemdNotifier
-from device_agent.worker_threads import Crew
+from device_agent.worker_threads import WorkerThreads
+from distree import topics
 from distree.broker_settings import Session
 from distree.bundle.loading import Bundle
+from distree.errors import Problem, RemoteProtocolError
 from distree.messages.codec import PROBE
 from distree.messages.device import DeviceStatus
 from distree.node import Fuse, Run
@@ -40,10 +44,10 @@ POLL_S = 1.0
 """Longest wait for the network; everything that is due sooner shortens it."""
 
 SIGNALS_S = 2.0
-"""How often the waiting main thread looks for signals that another thread was given."""
+"""How often the waiting main thread looks for signals that another thread received."""
 
 SOURCES_S = 5.0
-"""An agent whose inputs cannot be subscribed to is ready after so long all the same: it may serve stages."""
+"""An agent whose input topic cannot be subscribed to is ready after this time all the same: it may serve stages."""
 
 
 def _connect(
@@ -60,7 +64,7 @@ def _connect(
 
 
 class Agent:
-    """A device agent, and the `Board` of its pipelines. `run` blocks until `stop`, by any thread or signal handler.
+    """A device agent. `run` blocks until `stop`, by any thread or signal handler.
 
     Raises ConfigError, BundleError or RuntimeUnavailableError out of the constructor or `prepare`.
     """
@@ -79,39 +83,36 @@ class Agent:
         self._input_transport = input_transport or functools.partial(_connect, config, session=Session.DURABLE)
         self.lock = self.transport.lock
         self.pipelines = [
-            Pipeline(self, config, index, bundle, self.boot)
+            AgentPipeline(config, index, bundle, self.boot, self.lock)
             for index, bundle in enumerate(load_bundles(config) if bundles is None else bundles)
         ]
-        self.crew: Crew[tuple[Pipeline, Run | Fuse]] = Crew(
-            self._turn, self._glance, self._infer, self.lock, self.fault
+        self.workers: WorkerThreads[tuple[AgentPipeline, Run | Fuse]] = WorkerThreads(
+            self._poll, self._poll_once, self._compute, self.lock, self.fault
         )
         self.reporting = Reporting(config, self.boot, self.transport, self.pipelines)
-        self.mailbox = Mailbox(config, self.boot, self.pipelines, self.transport, self.reporting, self.crew.put)
+        self.mailbox = Mailbox(config, self.boot, self.pipelines, self.transport, self.reporting, self.workers.put)
+        self.intakes = [
+            Intake(pipeline, self.transport, self.mailbox, self.reporting, self.workers, self._wake_for, self.fault)
+            for pipeline in self.pipelines
+            if pipeline.config.origin is not None
+        ]
         self.on_hang: Callable[[], object] = functools.partial(os._exit, 70)
         """Called, with the lock held, when inference hangs for good. A thread cannot be ended, a process can."""
-        # What others call of this object and the parts do: bound here, so that no message crosses a further call.
-        self.received, self.published, self.given_up, self.unread = (
+        # What the transport calls and the mailbox does: bound here, so that no message costs one more call.
+        self.received, self.published, self.given_up, self.no_subscribers = (
             self.mailbox.receive,
             self.mailbox.note_published,
             self.mailbox.note_given_up,
-            self.mailbox.unread,
+            self.mailbox.no_subscribers,
         )
-        self.owed_since = self.transport.unacknowledged_since
-        self.perform, self.show, self.deliver_results = (
-            self.mailbox.perform,
-            self.mailbox.show,
-            self.mailbox.deliver_results,
-        )
-        self.dead_letter = self.reporting.dead_letter
-        self.work, self.look, self.wake = self.crew.work, self.crew.look, self.transport.wake
         self._notifier = SystemdNotifier()
         self._stopping = threading.Event()
         self._ready = threading.Event()
         self._exit_status = 0
         self._watchdog_at = 0.0
         self._waits_until = 0.0
-        self._problem = ""
-        self._repeats = Repeats()
+        self._problem: Problem | None = None
+        self._throttle = LogThrottle()
         self._was_connected = False
         self._unready_until = 0.0
 
@@ -124,17 +125,19 @@ class Agent:
         for test in tests:
             test.wait()
         for pipeline in self.pipelines:
-            client_id = f"{self.config.client_id}_{pipeline.config.name}"
-            pipeline.load(self.config.num_threads, functools.partial(self._input_transport, client_id))
+            pipeline.load(self.config.num_threads)
+        for intake in self.intakes:
+            client_id = f"{self.config.client_id}_{intake.pipeline.config.name}"
+            intake.load(functools.partial(self._input_transport, client_id))
 
     def run(self) -> int:
         """Serve until `stop`, then drain; return the exit status (0, or 70 after a fault of the program)."""
         here = presence.announce(self.config, self.boot)
         with contextlib.closing(self.transport), here or contextlib.nullcontext():
             self.transport.open(self, self.mailbox.subscriptions())
-            self.crew.start()
+            self.workers.start()
             # The calling thread only waits, so that it is free to take signals, whatever hangs elsewhere. The kernel
-            # may give one to another thread, though, and then Python's handler runs when this one looks up.
+            # may deliver one to another thread, though, and then Python's handler runs when this one wakes up.
             while not self._stopping.wait(SIGNALS_S):
                 pass
             self._drain()
@@ -156,29 +159,30 @@ class Agent:
         self.stop()
 
     def fault(self, error: BaseException) -> None:
-        """Say that this program has broken, and end."""
-        log.critical("ended by a fault of this program", exc_info=error)
+        """Log that this program has a bug, and end."""
+        log.critical("ended by a bug in this program; please report it", exc_info=error)
         self.abandon()
 
     def _drain(self) -> None:
-        """Answer what is in custody and finish what is at work, within `drain_s`; then say goodbye."""
+        """Answer what is in custody and finish what is at work, within `shutdown_timeout_s`; then disconnect."""
         self._notifier.send("STOPPING=1")
         with self.lock:
+            for intake in self.intakes:
+                intake.stop_pulling()
             for pipeline in self.pipelines:
-                pipeline.stop_feeding()
                 # What others send from here on is for another board, or for the next run of this one.
                 pipeline.node.drain()
             self.reporting.set_status(DeviceStatus.DRAINING)
-        ends_at = time.monotonic() + self.config.drain_s
+        ends_at = time.monotonic() + self.config.shutdown_timeout_s
         while not self._idle() and time.monotonic() < ends_at and not self._exit_status:
             time.sleep(0.01)
-        for pipeline in self.pipelines:
-            pipeline.join_source(1.0)
-        self.wake()
-        self.crew.stop(2.0)
+        for intake in self.intakes:
+            intake.join(1.0)
+        self.transport.wake()
+        self.workers.stop(2.0)
         with self.lock:
             for pipeline in self.pipelines:
-                self.perform(pipeline, pipeline.node.give_up_audits(time.monotonic()))
+                self.mailbox.perform(pipeline, pipeline.node.give_up_audits(time.monotonic()))
             self.reporting.report()
             self.reporting.set_status(DeviceStatus.DISCONNECTED)
 
@@ -186,10 +190,10 @@ class Agent:
         with self.lock:
             return all(pipeline.node.idle() for pipeline in self.pipelines)
 
-    # ------------------------------------------------------------ the crew's turns
+    # ------------------------------------------------------------ the threads' turns
 
-    def _turn(self) -> None:
-        """Wait for the network or for what is due, and see to both."""
+    def _poll(self) -> None:
+        """Wait for the network or for what is due, and handle both."""
         now = time.monotonic()
         self._waits_until = until = min(now + POLL_S, self._due_at())
         self.transport.poll(max(0.0, until - now))
@@ -197,36 +201,66 @@ class Agent:
         if time.monotonic() >= until:
             with self.lock:
                 self._tick(time.monotonic())
-        self.deliver_results()
+        self.mailbox.deliver_results()
 
-    def _glance(self) -> None:
-        """See to what the network has brought, without waiting for more."""
+    def _poll_once(self) -> None:
+        """Handle what the network has brought, without waiting for more."""
         self.transport.poll(0.0)
-        self.deliver_results()
+        self.mailbox.deliver_results()
 
-    def _infer(self, job: tuple[Pipeline, Run | Fuse]) -> None:
+    def _compute(self, job: tuple[AgentPipeline, Run | Fuse]) -> None:
+        """Run one segment or fusion head, and carry out what follows."""
         pipeline, task = job
-        pipeline.infer(task)
+        try:
+            output, took_s = pipeline.compute(task)
+        except Exception as error:  # noqa: BLE001 - whatever the interpreter raises costs this input, not the agent
+            with self.lock:
+                self._note_failure(pipeline, task, error)
+                self.mailbox.perform(pipeline, pipeline.node.failed(time.monotonic(), task.key, str(error)))
+            self.mailbox.deliver_results()
+            return
+        if pipeline.is_eager:
+            # If a decision to stop has arrived meanwhile, take it in before the branch goes on by itself.
+            self.workers.poll_between_jobs()
+        with self.lock:
+            # The node's time is read under the lock: it must not run backwards between two events.
+            self.mailbox.perform(pipeline, pipeline.completed(time.monotonic(), task, output, took_s))
+        self.mailbox.deliver_results()
+        self._wake_for(pipeline.node.notify_at())
 
-    def wake_for(self, due_at: float) -> None:
+    def _note_failure(self, pipeline: AgentPipeline, task: Run | Fuse, error: Exception) -> None:
+        if isinstance(error, RemoteProtocolError) and isinstance(task, Run):
+            # Its sender is not known any more.
+            topic = topics.stage(self.config.site, pipeline.config.name, task.stage, self.config.device, "+")
+            self.reporting.dead_letter(topic, error, bytes(task.tensor.payload))
+        else:
+            # Without a traceback: this comes with each input, and the line is enough.
+            log.error("%s: stage %d failed: %s: %s", pipeline.config.name, task.stage, type(error).__name__, error)
+
+    def _wake_for(self, due_at: float) -> None:
         """Shorten the network thread's wait if something is due before its end."""
         if due_at < self._waits_until:
-            self.wake()
+            self.transport.wake()
 
     def _due_at(self) -> float:
-        due = min([pipeline.due_at() for pipeline in self.pipelines])
+        due = min([pipeline.node.notify_at() for pipeline in self.pipelines])
+        due = min([due, *[intake.due_at() for intake in self.intakes]])
         if self._unready_until:
             due = 0.0 if self._takes_inputs() else min(due, self._unready_until)
         due = min(due, self.mailbox.echoes.due_at())
         return min(due, self.reporting.due_at(), self._watchdog_at if self._notifier.interval_s else due)
 
     def _tick(self, now: float) -> None:
+        owed_since = self.transport.unacknowledged_since()
         for pipeline in self.pipelines:
-            pipeline.tick(now)
+            if effects := pipeline.tick(now, owed_since):
+                self.mailbox.perform(pipeline, effects)
+        for intake in self.intakes:
+            intake.tick(now)
         while self.transport.notices:
             log.warning("%s", self.transport.notices.popleft())
-        if self.transport.last_error not in (None, self._problem):
-            self.disconnected(self.transport.last_error or "")
+        if self.transport.last_error is not None and self.transport.last_error != self._problem:
+            self.disconnected(self.transport.last_error)
         if self._unready_until and (self._takes_inputs() or now >= self._unready_until):
             self._be_ready()
         self.reporting.tick(now)
@@ -234,50 +268,42 @@ class Agent:
         self._watch(now)
 
     def _watch(self, now: float) -> None:
-        """Tell systemd that this agent is well, unless its inference hangs."""
-        busy_s, interval_s = self.crew.busy_s(), self._notifier.interval_s
+        """Tell systemd that this agent is alive, unless its inference hangs."""
+        busy_s, interval_s = self.workers.busy_s(), self._notifier.interval_s
         if interval_s and now >= self._watchdog_at:
             self._watchdog_at = now + interval_s
-            if busy_s < self.config.hang_s:
+            if busy_s < self.config.inference_timeout_s:
                 self._notifier.send("WATCHDOG=1")
-        if busy_s > 2 * self.config.hang_s:
+        if busy_s > 2 * self.config.inference_timeout_s:
             # Not even a supervisor helped. Custody of what is spooled survives; a hung thread cannot be ended.
-            log.critical("inference has hung for %.0f s: giving up, to be restarted", busy_s)
+            log.critical("inference has hung for %.0f s: exiting, to be restarted", busy_s)
             self.on_hang()
 
     # ------------------------------------------------------------ the connection
 
-    @property
-    def online(self) -> bool:
-        """Whether the broker is there."""
-        return self.transport.online
-
     def connected(self) -> None:
-        """Birth on every connect, so that no board is stuck as lost."""
+        """Publish the state on every connect, so that no board is stuck as lost."""
         first = not self._was_connected
         self._was_connected = True
         if first:
             for pipeline in self.pipelines:
-                self.mailbox.send_again(pipeline)
-            self._start_sources()
+                self.mailbox.republish_results(pipeline)
+            for intake in self.intakes:
+                intake.start(self._stopping)
             self._unready_until = time.monotonic() + SOURCES_S
         else:
             log.info("connected again")
         self.reporting.describe()
         for pipeline in self.pipelines:
-            self.perform(pipeline, pipeline.node.connected(time.monotonic()))
+            self.mailbox.perform(pipeline, pipeline.node.connected(time.monotonic()))
         self.mailbox.echoes.connected(time.monotonic())
         if self._unready_until and self._takes_inputs():
             self._be_ready()
         elif not self._unready_until:
             self.reporting.set_status(DeviceStatus.DRAINING if self._stopping.is_set() else DeviceStatus.READY)
 
-    def _start_sources(self) -> None:
-        for pipeline in self.pipelines:
-            pipeline.start(self._stopping)
-
     def _takes_inputs(self) -> bool:
-        return all(pipeline.ready for pipeline in self.pipelines)
+        return all(intake.ready for intake in self.intakes)
 
     def _be_ready(self) -> None:
         self._unready_until = 0.0
@@ -287,12 +313,12 @@ class Agent:
         self._notifier.send("READY=1")
         self._ready.set()
 
-    def disconnected(self, why: str) -> None:
-        """Say why, at a bounded rate; the transport keeps trying."""
+    def disconnected(self, why: Problem) -> None:
+        """Log why, at a bounded rate; the transport keeps trying."""
         self._problem = why
-        if self.transport.judging:
-            log.debug("%s", why)  # what comes of it will be said
+        if self.transport.diagnosing:
+            log.debug("%s", why)  # the outcome will be logged
             return
-        line = self._repeats.line(time.monotonic(), why)
+        line = self._throttle.line(time.monotonic(), str(why))
         if line is not None:
             log.warning("%s", line)

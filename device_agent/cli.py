@@ -12,7 +12,8 @@ from pathlib import Path
 from device_agent import credentials
 from device_agent.config import AgentConfig, load_agent_config
 from device_agent.preflight import load_bundles, start_self_tests
-from distree.transport.base import Received
+from distree.logs import start_logging
+from distree.transport.base import QuietListener
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     check = verbs.add_parser(
         "check",
-        help="check the configuration, the bundles and the interpreter, and say what is wrong",
+        help="check the configuration, the bundles and the interpreter",
         epilog="example: distree agent check -c agent.yaml --connect",
     )
     for verb in (run_parser, check):
         verb.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="agent.yaml")
-    run_parser.add_argument("-v", "--verbose", action="store_true", help="log every dropped request")
+    run_parser.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="folder of the spool, in place of the file's state_dir"
+    )
+    run_parser.add_argument(
+        "-v", "--verbose", action="store_true", help="log every dropped request and every rejected message"
+    )
     check.add_argument("--connect", action="store_true", help="also log in to the broker")
 
 
@@ -38,51 +44,39 @@ def run(args: argparse.Namespace) -> int:
     config = load_agent_config(args.config)
     if args.verb == "check":
         return check(config, connect=args.connect)
-    config = replace(config, broker=credentials.applied(config.broker))
-    logging.basicConfig(
-        level=logging.DEBUG if args.verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s"
+    config = replace(
+        config,
+        broker=credentials.with_service_credentials(config.broker),
+        state_dir=args.state_dir or config.state_dir,
     )
+    start_logging(logging.DEBUG if args.verbose else logging.INFO)
     return _run(config)
 
 
 def _run(config: AgentConfig) -> int:
     bundles = load_bundles(config)
     tests = start_self_tests(config, bundles)
-    # Imported while the self-tests run in processes of their own: it brings in the broker's client, which takes long.
+    # Imported while the self-tests run in processes of their own: it imports the broker's client, which takes long.
     from device_agent.agent import Agent
 
     agent = Agent(config, bundles=bundles)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     agent.prepare(tests)
-    # What is loaded by now stays: the collector need not look at it again, which spares pauses of milliseconds.
+    # What is loaded by now stays: the collector need not look at it again, which saves pauses of milliseconds.
     gc.freeze()
     return agent.run()
 
 
-class _Silent:
-    """Listens to nothing: a check only logs in."""
-
-    def connected(self) -> None: ...
-
-    def disconnected(self, why: str) -> None: ...
-
-    def received(self, message: Received) -> None: ...
-
-    def published(self, token: str) -> None: ...
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def unread(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""
+class _Silent(QuietListener):
+    """Ignores everything: a check only logs in."""
 
 
 def check(config: AgentConfig, *, connect: bool = False) -> int:
-    """Carry out `distree agent check`; what is wrong is raised as it would be by `run`."""
+    """Carry out `distree agent check`; whatever is wrong is raised as it would be by `run`."""
     from device_agent.agent import Agent
 
-    # Without spools: one that a running agent writes is not to be opened, and what it holds is not to be restored.
+    # Without spools: one that a running agent writes must not be opened, and what it holds must not be restored.
     origins = [p if p.origin is None else replace(p, origin=replace(p.origin, spool=False)) for p in config.pipelines]
     agent = Agent(replace(config, pipelines=tuple(origins)))
     agent.prepare()

@@ -2,175 +2,115 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Literal
 
+from device_agent.sources import SourceConfig
 from distree import strict_yaml
 from distree.broker_settings import BrokerSettings
+from distree.bundle.loading import bundle_of
 from distree.errors import ConfigError
 from distree.messages.request import Codec
 from distree.record import record
+from distree.strict_yaml import check_positive
 from distree.topics import check_device, check_id
 
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 < value < float("inf"):
-            raise ConfigError(f"{name}: must be above 0")
-
-
-@record
-class ReplaySource:
-    """Inputs from an .npz file with an array `input` (n, …) of the manifest's dtype and shape.
-
-    With an array `name` (n,) too, that is what stands in results; otherwise the input's index does.
-    """
-
-    kind: Literal["replay"]
-    """Inputs from an .npz file."""
-    path: Path
-    """The .npz file."""
-    rate_hz: float | None = None
-    """Inputs a second; as fast as they are answered if left out."""
-    limit: int | None = None
-    """Only so many inputs; all if left out."""
-    repeat: bool = False
-    """Begin anew at the end."""
-
-    def __post_init__(self) -> None:
-        if self.rate_hz is not None:
-            _positive(rate_hz=self.rate_hz)
-        if self.limit is not None:
-            _positive(limit=self.limit)
-
-
-@record
-class DirectorySource:
-    """Files that appear in a folder: .npy arrays or encoded images. A file leaves the folder once it is answered."""
-
-    kind: Literal["directory"]
-    """Inputs from files that appear in a folder."""
-    path: Path
-    """The folder; it is made if it is not there. Files have at most 16 MiB, images 16 million pixels."""
-    after: Literal["move", "delete"] = "move"
-    """What becomes of a file that is answered: moved to `done` in the folder, or deleted."""
-    poll_ms: float = 200
-    """How often the folder is looked at."""
-
-    def __post_init__(self) -> None:
-        _positive(poll_ms=self.poll_ms)
-
-
-@record
-class MqttSource:
-    """Inputs on `pipeline/{pipeline}/input/{device}`: raw bytes, encoded images, or either with a name."""
-
-    kind: Literal["mqtt"]
-    """Inputs on the MQTT topic `input/{device}`."""
-
-
-@record
-class PythonSource:
-    """Inputs from the program that runs the agent, through `device_agent.Origin`."""
-
-    kind: Literal["python"]
-    """Inputs from your own program."""
-
-
-Source = ReplaySource | DirectorySource | MqttSource | PythonSource
+DEFAULT_STATE_DIR = Path("state")
 
 
 @record
 class ThumbnailConfig:
-    """Small pictures of inputs for dashboards, of at most `side` pixels each way and `rate_hz` a second.
+    """Small pictures of inputs for dashboards.
 
-    An input that comes sooner after the last picture has none.
+    Inputs that come faster than `max_rate_hz` get no picture.
     """
 
-    side: int = 48
-    """Pixels of the longer side; 8 to 128."""
-    rate_hz: float = 5
-    """Most pictures a second."""
+    max_side_px: int = 48
+    """Length of a picture's longer side, 8 to 128."""
+    max_rate_hz: float = 5
+    """Most pictures per second."""
 
     def __post_init__(self) -> None:
-        _positive(rate_hz=self.rate_hz)
-        if not 8 <= self.side <= 128:
-            raise ConfigError(f"side: must be 8 to 128 pixels, received {self.side}")
+        check_positive(max_rate_hz=self.max_rate_hz)
+        if not 8 <= self.max_side_px <= 128:
+            raise ConfigError(f"max_side_px: {self.max_side_px} pixels are out of range", "choose 8 to 128")
 
 
 @record
 class OriginConfig:
     """Inputs that this board answers for."""
 
-    source: Source
+    source: SourceConfig
     """Where inputs come from."""
     deadline_ms: float = 1000
-    """Each accepted input is answered within this time; at most an hour."""
-    pending: int = 64
-    """Most inputs on their way at a time; no more are accepted before one is answered."""
-    silence_ms: float = 100
-    """Least silence of a hop after which features are sent once more."""
+    """Every accepted input is answered within this time; at most one hour."""
+    max_pending: int = 64
+    """Most inputs under way at a time; further inputs wait until one of them is answered."""
+    min_retry_ms: float = 100
+    """Shortest wait for an answer from other boards before an input is sent again, over another route if possible."""
     spool: bool = False
-    """Keep accepted inputs in `state_dir` over a crash, at the price of writes."""
+    """Keep accepted inputs in `state_dir` so that they survive a crash; costs disk writes."""
     fuser: str | None = None
-    """Wide stages: the board that fuses the embeddings of this board's inputs; this board if left out."""
+    """Wide stages: the board that fuses the embeddings of this board's inputs; if left out, this board does."""
     mode: Literal["gated", "eager"] = "gated"
     """Wide stages: whether branches wait to be told to go on (gated), or go on until told to stop (eager)."""
     thumbnails: ThumbnailConfig | None = None
-    """Given where small pictures of inputs are to be published for dashboards."""
+    """Publishes small pictures of inputs for dashboards; if left out, none are published."""
 
     def __post_init__(self) -> None:
         if self.fuser is not None:
             check_device(self.fuser, "fuser")
-        _positive(deadline_ms=self.deadline_ms, pending=self.pending, silence_ms=self.silence_ms)
+        check_positive(deadline_ms=self.deadline_ms, max_pending=self.max_pending, min_retry_ms=self.min_retry_ms)
         if self.deadline_ms > 3_600_000:
-            raise ConfigError("deadline_ms: must be at most 3600000, an hour")
+            raise ConfigError(f"deadline_ms: {self.deadline_ms:g} is out of range", "choose at most 3600000, an hour")
 
 
 @record
-class PipelineConfig:
+class AgentPipelineConfig:
     """A pipeline in which this board takes part."""
 
     name: str
-    """The pipeline's id, the same on all its boards."""
+    """Id of the pipeline, the same on all its boards."""
     bundle: str
-    """A name in the model zoo, or a folder with a bundle.yaml."""
+    """A folder with a bundle.yaml, or a name in the model zoo."""
     stages: tuple[int, ...] = ()
-    """What this board computes; others compute the rest."""
+    """Stages that this board computes; other boards compute the rest."""
     branch: int | None = None
-    """Wide stages: the branch that this board runs at each wide one among `stages`."""
+    """Wide stages: the branch that this board runs in each wide stage among `stages`."""
     fuse: bool = False
-    """Wide stages: fuse for origins that name this board; an origin can always fuse for itself."""
+    """Wide stages: fuse for origins that name this board as their `fuser`; an origin can always fuse for itself."""
     branch_timeout_ms: float = 200
-    """Wide stages: a branch that is heard so much later than the first one is left out."""
+    """Wide stages: how much later than the first branch another one may answer before it is left out."""
     origin: OriginConfig | None = None
-    """Given where this board has inputs of its own."""
+    """This board's own inputs; left out on boards that have none."""
 
     def __post_init__(self) -> None:
         check_id(self.name, "name")
         if not self.stages and self.origin is None and not self.fuse:
-            raise ConfigError("stages: nothing to do; give stages, an origin, or fuse: true")
-        if len(set(self.stages)) != len(self.stages) or min(self.stages, default=0) < 0:
-            raise ConfigError("stages: must be different numbers from 0")
+            raise ConfigError("stages: this board has nothing to do", "give stages, an origin, or fuse: true")
+        if len(set(self.stages)) != len(self.stages):
+            raise ConfigError(f"stages: {list(self.stages)} has a stage twice", "name each once")
+        if min(self.stages, default=0) < 0:
+            raise ConfigError(f"stages: {min(self.stages)} is negative", "count stages from 0")
         if self.branch is not None and self.branch < 0:
-            raise ConfigError(f"branch: must be a number from 0, received {self.branch}")
+            raise ConfigError(f"branch: {self.branch} is negative", "count branches from 0")
         if self.branch is not None and not self.stages:
-            raise ConfigError("branch: needs stages too: the wide ones of which this board runs the branch")
-        _positive(branch_timeout_ms=self.branch_timeout_ms)
+            raise ConfigError("branch: there are no stages", "give the wide stages whose branch this board runs")
+        check_positive(branch_timeout_ms=self.branch_timeout_ms)
 
 
 @record
 class InboxConfig:
-    """Bounds of what waits on this board, per pipeline; beyond them the oldest is shed."""
+    """How much may wait on this board, per pipeline; beyond that the oldest is shed."""
 
-    items: int = 64
-    """Most messages that wait."""
-    kb: int = 4096
-    """Most bytes that wait, in kibibytes."""
+    max_messages: int = 64
+    """Most messages waiting."""
+    max_kib: int = 4096
+    """Most memory for the tensors of these messages."""
 
     def __post_init__(self) -> None:
-        _positive(items=self.items, kb=self.kb)
+        check_positive(max_messages=self.max_messages, max_kib=self.max_kib)
 
 
 @record
@@ -178,47 +118,50 @@ class AgentConfig:
     """One board's configuration."""
 
     site: str
-    """The site's id: boards, orchestrator and dashboards of one site find each other by it."""
+    """Id of the site, the same on all its boards, its orchestrator and its dashboards."""
     device: str
-    """This board's id, the same on no two boards of a site."""
-    pipelines: tuple[PipelineConfig, ...]
-    """What this board does; at least one."""
+    """Id of this board, unique within the site."""
+    pipelines: tuple[AgentPipelineConfig, ...]
+    """The pipelines in which this board takes part; at least one."""
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     """Where the broker is and how to log in."""
-    state_dir: Path = Path("state")
-    """Folder of the spool; may be a tmpfs where nothing is spooled. The default is in the working directory."""
+    state_dir: Path = DEFAULT_STATE_DIR
+    """Folder of the spool; may be a tmpfs where nothing is spooled. A service has /var/lib/distree/state by default."""
     num_threads: int = 1
     """Threads of the interpreter."""
     codec: Codec = "raw"
-    """How features travel: as they are, or compressed where the radio is the bottleneck."""
+    """How features are sent: as they are, or compressed, for slow radio links."""
     inbox: InboxConfig = field(default_factory=InboxConfig)
-    """What may wait on this board, per pipeline."""
+    """How much may wait on this board, per pipeline."""
     receive_maximum: int = 16
-    """Most messages that the broker hands over before the first is acknowledged; at most 65535."""
-    telemetry_s: float = 2.0
-    """How often counters are published."""
-    hang_s: float = 30.0
-    """Inference that takes longer has hung: systemd's watchdog is no longer fed; after twice as long the agent ends."""
-    drain_s: float = 10.0
-    """How long an agent that is told to stop goes on with what it has accepted."""
+    """Most unacknowledged messages that the broker may send to this board, 1 to 65535 (MQTT 5)."""
+    telemetry_interval_s: float = 2.0
+    """Time between two telemetry messages."""
+    inference_timeout_s: float = 30.0
+    """Inference that takes longer counts as hung: systemd's watchdog is no longer fed, and after twice as long the
+    agent exits to be restarted."""
+    shutdown_timeout_s: float = 10.0
+    """Longest time to finish what was accepted once the agent is told to stop."""
     self_test: bool = True
-    """Compare the interpreter's answers with the bundle's golden vectors at start."""
+    """At start, compare the interpreter's outputs with the bundle's golden vectors."""
 
     def __post_init__(self) -> None:
         check_id(self.site, "site")
         check_device(self.device, "device")
-        _positive(
+        check_positive(
             num_threads=self.num_threads,
             receive_maximum=self.receive_maximum,
-            telemetry_s=self.telemetry_s,
-            hang_s=self.hang_s,
-            drain_s=self.drain_s,
+            telemetry_interval_s=self.telemetry_interval_s,
+            inference_timeout_s=self.inference_timeout_s,
+            shutdown_timeout_s=self.shutdown_timeout_s,
         )
         if self.receive_maximum > 65535:
-            raise ConfigError("receive_maximum: must be at most 65535")
+            raise ConfigError(f"receive_maximum: {self.receive_maximum} is out of range", "choose at most 65535")
         names = [pipeline.name for pipeline in self.pipelines]
-        if not names or len(set(names)) != len(names):
-            raise ConfigError("pipelines: at least one is needed, each with its own name")
+        if not names:
+            raise ConfigError("pipelines: there is none", "give at least one")
+        if len(set(names)) != len(names):
+            raise ConfigError("pipelines: two have the same name", "give each a name of its own")
 
     @property
     def client_id(self) -> str:
@@ -227,5 +170,7 @@ class AgentConfig:
 
 
 def load_agent_config(path: Path) -> AgentConfig:
-    """Load agent.yaml; ConfigError with one line per mistake. Paths are relative to the file's folder."""
-    return strict_yaml.load(path, AgentConfig)
+    """Load agent.yaml; ConfigError, with a line for each mistake. All paths in it are relative to its folder."""
+    config, folder = strict_yaml.load(path, AgentConfig), path.absolute().parent
+    pipelines = tuple(replace(one, bundle=bundle_of(folder, one.bundle)) for one in config.pipelines)
+    return replace(config, pipelines=pipelines)

@@ -1,7 +1,7 @@
-"""Secrets that systemd hands to a service (LoadCredential=): files in a folder that this service alone can read.
+"""Secrets that systemd hands to a service (LoadCredential=): files in a folder that only this service can read.
 
-They are copies of the moment when it was started, so a certificate comes along with its key: one that was renewed would
-not fit the old key.
+They are copied when the service starts, so a certificate is handed over together with its key: a renewed one would not
+fit the old key.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from distree.broker_settings import BrokerSettings
 PASSWORD, CERTIFICATE, KEY = "broker-password", "broker-certificate", "broker-key"
 
 
-def applied(broker: BrokerSettings, environ: Mapping[str, str] = os.environ) -> BrokerSettings:
-    """Return the settings with the files that were handed over in place of those that the service cannot read."""
+def with_service_credentials(broker: BrokerSettings, environ: Mapping[str, str] = os.environ) -> BrokerSettings:
+    """Return the settings with the files that were handed over instead of those that the service cannot read."""
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if folder is None:
         return broker

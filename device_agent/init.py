@@ -15,48 +15,64 @@ import yaml
 
 from device_agent.cli import check
 from device_agent.config import load_agent_config
+from device_agent.sources import KINDS
 from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import Bundle, find_bundle, load_bundle
 from distree.client.broker_options import broker_settings
-from distree.errors import ConfigError, DistreeError
+from distree.errors import ConfigError, ConfigFileError, DistreeError, Problem
 from distree.topics import check_device, check_id, is_id
 
-SOURCES = ("none", "directory", "mqtt", "replay", "python")
+SOURCES = ("none", *KINDS)
+_WITH_PATH = {kind: config.path_is for kind, config in KINDS.items() if config.path_is}
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `distree init`."""
-    parser.allow_abbrev = False  # --password is not to be taken for --password-file, and so be written down
+    parser.allow_abbrev = False  # --password must not be taken for --password-file, and so be written down
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("agent.yaml"), metavar="FILE", help="default: %(default)s"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("agent.yaml"),
+        metavar="FILE",
+        help="file to write (default: %(default)s)",
     )
-    parser.add_argument("--force", action="store_true", help="overwrite the file if it is there")
+    parser.add_argument("--force", action="store_true", help="overwrite the file if it exists")
     parser.add_argument("--site", help="site id: the same on all boards that work together")
-    parser.add_argument("--device", help="device id: the same on no two boards of a site (default: from the host name)")
+    parser.add_argument("--device", help="device id, unique within the site (default: from the host name)")
     parser.add_argument("--bundle", help="a name in the model zoo, or a folder with a bundle.yaml")
     parser.add_argument("--pipeline", help="pipeline id (default: the bundle's name)")
-    parser.add_argument("--stages", metavar="N,N", help="the stages that this board computes; none if left out")
-    parser.add_argument("--branch", type=int, metavar="N", help="of wide stages: the branch that this board runs")
+    parser.add_argument("--stages", metavar="N,N", help="stages that this board computes (default: none)")
+    parser.add_argument("--branch", type=int, metavar="N", help="wide stages only: the branch that this board runs")
     parser.add_argument("--source", choices=SOURCES, help="where this board's own inputs come from, if it has any")
-    parser.add_argument("--path", type=Path, help="the folder of --source directory, the .npz file of --source replay")
-    parser.add_argument("--deadline-ms", type=float, default=1000, metavar="MS", help="of own inputs (default: 1000)")
-    parser.add_argument("--broker", metavar="HOST:PORT", help="or mqtts://HOST:PORT for TLS (default: 127.0.0.1:1883)")
-    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="who may vouch for the broker")
-    parser.add_argument("--cert-file", type=Path, metavar="FILE", help="this board's certificate, if the broker asks")
-    parser.add_argument("--key-file", type=Path, metavar="FILE", help="its key")
-    parser.add_argument("--username", help="user name at the broker")
-    parser.add_argument("--password-file", type=Path, metavar="FILE", help="its first line is the password")
+    whose = ", or ".join(f"{what} of --source {kind}" for kind, what in _WITH_PATH.items())
+    parser.add_argument("--path", type=Path, help=whose)
+    parser.add_argument(
+        "--deadline-ms",
+        type=float,
+        default=1000,
+        metavar="MS",
+        help="deadline of this board's own inputs (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--broker", metavar="HOST:PORT", help="the broker, or mqtts://HOST:PORT for TLS (default: 127.0.0.1:1883)"
+    )
+    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="CA certificates to verify the broker with")
+    parser.add_argument("--cert-file", type=Path, metavar="FILE", help="client certificate, if the broker requires one")
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="key of the client certificate")
+    parser.add_argument("--username", help="user name on the broker")
+    parser.add_argument("--password-file", type=Path, metavar="FILE", help="file whose first line is the password")
     parser.epilog = (
-        "examples: distree init (asks) · distree init --site lab --bundle fashion --stages 0 --source directory "
-        "--path inbox --broker 192.168.1.10:1883"
+        "examples: distree init (asks for everything) · distree init --site lab --bundle fashion --stages 0 "
+        "--source directory --path inbox --broker 192.168.1.10:1883"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `distree init`; return the exit status."""
     if args.output.exists() and not args.force:
-        raise ConfigError(f"{args.output}: exists already; write another with -o, or overwrite it with --force")
+        raise ConfigError(f"{args.output}: exists already", "write another file with -o, or overwrite it with --force")
     asks = sys.stdin.isatty()
     if asks:
         _ask_what_is_missing(args)
@@ -83,25 +99,27 @@ def device_name(host: str) -> str:
 
 
 def _ask_what_is_missing(args: argparse.Namespace) -> None:
-    """Fill in what no flag said; an empty answer takes what stands in brackets."""
+    """Ask for what no flag gave; an empty answer takes the default in brackets."""
     args.site = args.site or _ask("site, the same on all boards that work together", "lab", _an_id)
     args.device = args.device or _ask("name of this board", device_name(socket.gethostname()), _a_device)
     if args.broker is None:
         args.broker = _ask("broker, HOST:PORT or mqtts://HOST:PORT", "127.0.0.1:1883", str)
-        answer = args.username or _ask("user name at the broker, - for none", "-", str)
+        answer = args.username or _ask("user name on the broker, - for none", "-", str)
         args.username = None if answer == "-" else answer
     if args.username and args.password_file is None:
         args.password_file = Path(_ask("file for the password", "secret", str))
     args.bundle = args.bundle or _ask("bundle, a name or a folder", "fashion", _a_bundle)
     bundle = load_bundle(args.bundle, verify=())
     if args.stages is None:
-        args.stages = _ask(f"stages computed here, of 0 to {len(bundle.stages) - 1}, - for none", "0", str).strip("-")
+        args.stages = _ask(
+            f"stages that this board computes, of 0 to {len(bundle.stages) - 1}, - for none", "0", str
+        ).strip("-")
     if args.branch is None and any(bundle.branch_counts[k] for k in _numbers(args.stages) if k < len(bundle.stages)):
-        args.branch = int(_ask(f"branch run here, of 0 to {max(bundle.branch_counts) - 1}", "0", _a_number))
+        args.branch = int(_ask(f"branch that this board runs, of 0 to {max(bundle.branch_counts) - 1}", "0", _a_number))
     if args.source is None:
-        args.source = _ask(f"where inputs come from: {', '.join(SOURCES)}", "none", _a_source)
-    if args.path is None and args.source in ("directory", "replay"):
-        args.path = Path(_ask("folder of inputs" if args.source == "directory" else ".npz file", "inbox", str))
+        args.source = _ask(f"source of this board's own inputs: {', '.join(SOURCES)}", "none", _a_source)
+    if args.path is None and args.source in _WITH_PATH:
+        args.path = Path(_ask(_WITH_PATH[args.source], "inbox", str))
 
 
 def _ask(question: str, default: str, read: Callable[[str], str]) -> str:
@@ -109,7 +127,7 @@ def _ask(question: str, default: str, read: Callable[[str], str]) -> str:
         try:
             answer = input(f"{question} [{default}]: ").strip() or default
         except EOFError:
-            raise KeyboardInterrupt from None  # Ctrl-D is as good as Ctrl-C
+            raise KeyboardInterrupt from None  # Ctrl-D means the same as Ctrl-C
         try:
             return read(answer)
         except DistreeError as error:
@@ -117,11 +135,11 @@ def _ask(question: str, default: str, read: Callable[[str], str]) -> str:
 
 
 def _an_id(text: str) -> str:
-    return check_id(text, "that")
+    return check_id(text, "your answer")
 
 
 def _a_device(text: str) -> str:
-    return check_device(text, "that")
+    return check_device(text, "your answer")
 
 
 def _a_bundle(text: str) -> str:
@@ -131,13 +149,13 @@ def _a_bundle(text: str) -> str:
 
 def _a_number(text: str) -> str:
     if not text.isdecimal():
-        raise ConfigError(f"{text!r} is no number")
+        raise ConfigError(f"{text!r} is not a number", "enter a number, such as 0")
     return text
 
 
 def _a_source(text: str) -> str:
     if text not in SOURCES:
-        raise ConfigError(f"{text!r} is none of {', '.join(SOURCES)}")
+        raise ConfigError(f"{text!r} is not a source", f"enter one of {', '.join(SOURCES)}")
     return text
 
 
@@ -145,35 +163,39 @@ def _write_password(path: Path, password: str) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        why = f"{error.strerror}; name a file in a folder that is there"
-        raise ConfigError(f"{path}: cannot be written: {why}") from None
+        what = f"{path}: cannot be written ({error.strerror})"
+        raise ConfigError(what, "name a new file in an existing folder") from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(password + "\n")
 
 
-# ---------------------------------------------------------------- what was said
+# ---------------------------------------------------------------- the answers
 
 
 def _numbers(text: str | None) -> list[int]:
     try:
         return [int(word) for word in (text or "").replace(",", " ").split()]
     except ValueError:
-        raise ConfigError(f"--stages {text}: expected numbers with commas, as in 0,1") from None
+        raise ConfigError(f"--stages {text}: not a list of numbers", "separate numbers by commas, as in 0,1") from None
 
 
 def _complete(args: argparse.Namespace) -> tuple[BrokerSettings, Bundle]:
-    """Fill in defaults; ConfigError for what nobody said and cannot be guessed."""
+    """Fill in defaults; ConfigError for what is missing and has no default."""
     missing = [f"--{name}" for name in ("site", "bundle") if getattr(args, name) is None]
     if not args.stages and args.source in (None, "none"):
         missing.append("--stages or --source")
-    if args.source in ("directory", "replay") and args.path is None:
+    if args.source in _WITH_PATH and args.path is None:
         missing.append("--path")
     if missing:
-        raise ConfigError(f"init: give {', '.join(missing)}, or run it in a terminal to be asked")
-    if args.path is not None and args.source not in ("directory", "replay"):
-        raise ConfigError("--path: is of --source directory and --source replay alone")
+        options = ", ".join(missing)
+        raise ConfigError(f"init: missing {options}", "give the options, or run it in a terminal to be asked")
+    if args.path is not None and args.source not in _WITH_PATH:
+        having = " and ".join(f"--source {kind}" for kind in _WITH_PATH)
+        raise ConfigError(f"--path: only {having} have a path", "leave it out, or give one of these sources")
     if args.username and args.password_file is None:
-        raise ConfigError("--username: give --password-file too, a file whose first line is the password")
+        raise ConfigError(
+            "--username: there is no password", "give --password-file too, a file whose first line is the password"
+        )
     args.device = check_device(args.device or device_name(socket.gethostname()), "--device")
     args.broker = args.broker or "127.0.0.1:1883"
     bundle = load_bundle(args.bundle, verify=())
@@ -196,10 +218,10 @@ def _lines(args: argparse.Namespace, settings: BrokerSettings, bundle: Bundle) -
     stages = _numbers(args.stages)
     yield "# Written by distree init. Check it with: distree doctor -c " + args.output.name
     yield f"site: {_scalar(args.site)}  # the same on all boards that work together"
-    yield f"device: {_scalar(args.device)}  # the same on no two boards of a site"
+    yield f"device: {_scalar(args.device)}  # unique within the site"
     yield from _broker_lines(settings, folder)
-    yield "# state_dir: state  # where accepted inputs are kept over a crash, with spool: true"
-    yield "# telemetry_s: 2  # seconds between two reports"
+    yield "# state_dir: state  # where accepted inputs are kept, with spool: true"
+    yield "# telemetry_interval_s: 2  # seconds between two reports"
     yield "pipelines:"
     yield f"  - name: {_scalar(args.pipeline)}  # the same on all boards of the pipeline"
     yield f"    bundle: {_scalar(_bundle_name(args.bundle))}  # {' '.join(bundle.manifest.description.split())[:60]}"
@@ -209,8 +231,8 @@ def _lines(args: argparse.Namespace, settings: BrokerSettings, bundle: Bundle) -
         yield f"    branch: {args.branch}  # of the wide stages"
     if args.source not in (None, "none"):
         yield "    origin:  # this board answers for inputs of its own"
-        yield f"      deadline_ms: {args.deadline_ms:g}  # each is answered within this time"
-        yield "      # spool: true  # keep accepted inputs over a crash"
+        yield f"      deadline_ms: {args.deadline_ms:g}  # each input is answered within this time"
+        yield "      # spool: true  # accepted inputs survive a crash"
         yield "      source:"
         yield f"        kind: {args.source}"
         if args.path is not None:
@@ -267,12 +289,19 @@ def _write_checked(target: Path, text: str) -> None:
             draft.write_text(text, encoding="utf-8")
         except OSError as error:
             raise ConfigError(
-                f"{target}: cannot be written: {error.strerror}; name a folder that is there by -o"
+                f"{target}: cannot be written ({error.strerror})", "name a file in an existing folder with -o"
             ) from None
         try:
             check(load_agent_config(draft))
+        except ConfigFileError as error:
+            raise ConfigFileError([_renamed(problem, draft, target) for problem in error.problems]) from None
         except ConfigError as error:
-            raise ConfigError(str(error).replace(str(draft), str(target))) from None
+            raise ConfigError(*_renamed(error.problem, draft, target)) from None
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _renamed(problem: Problem, draft: Path, target: Path) -> Problem:
+    """Return a problem with the name that the file will have."""
+    return Problem(problem.what.replace(str(draft), str(target)), problem.remedy)

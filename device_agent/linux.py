@@ -1,4 +1,4 @@
-"""What the agent asks of Linux: memory, and whether to believe the clock."""
+"""What the agent asks Linux: memory, and whether to trust the clock."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 
 _TIME_ERROR = 5
 EARLIEST_BELIEVABLE = 1_735_689_600.0
-"""2025 in Unix time, before any release: boards without a battery-backed clock boot in 1970."""
+"""2025 in Unix time, before any release: boards without a battery-backed clock start in 1970."""
 
 
 def rss_bytes() -> int:
-    """Resident memory of this process; 0 where /proc does not tell."""
+    """Resident memory of this process; 0 where /proc does not say."""
     try:
         with open("/proc/self/statm", "rb") as statm:  # noqa: PTH123 - read on every report
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -26,7 +26,7 @@ def memory_mb() -> int:
 
 
 def clock_synced() -> bool:
-    """Whether the kernel says that something keeps the clock right."""
+    """Whether the kernel says that the clock is synchronised."""
     if time.time() < EARLIEST_BELIEVABLE:
         return False
     # struct timex with modes 0 asks and sets nothing; 512 bytes hold it on every architecture.

@@ -1,37 +1,37 @@
-"""Log lines that repeat: each kind at a bounded rate, and none forgotten."""
+"""Limits how often a repeated log line appears, and counts the lines left out."""
 
 from __future__ import annotations
 
-EVERY_S = 5.0
-"""A line is said at most this often."""
+INTERVAL_S = 5.0
+"""Shortest time between two lines of one kind, in seconds."""
 
 _LINES = 64
 
 
-class Repeats:
-    """Decides what is said of a line that comes again and again.
+class LogThrottle:
+    """Decides which of the log lines that repeat are written.
 
-    >>> repeats = Repeats()
-    >>> repeats.line(0.0, "the connection is lost")
+    >>> throttle = LogThrottle()
+    >>> throttle.line(0.0, "the connection is lost")
     'the connection is lost'
-    >>> repeats.line(1.0, "the connection is lost"), repeats.line(2.0, "the connection is lost")
+    >>> throttle.line(1.0, "the connection is lost"), throttle.line(2.0, "the connection is lost")
     (None, None)
-    >>> repeats.line(9.0, "the connection is lost")
+    >>> throttle.line(9.0, "the connection is lost")
     'the connection is lost (and 2 times in the 9 s before)'
     """
 
-    def __init__(self, every_s: float = EVERY_S) -> None:
-        self._every_s = every_s
+    def __init__(self, interval_s: float = INTERVAL_S) -> None:
+        self._interval_s = interval_s
         self._said: dict[str, tuple[float, int]] = {}
 
     def line(self, now: float, text: str, kind: str = "") -> str | None:
-        """Return what to say of `text` now; None if its like was said a moment ago.
+        """Return the line to log now; None if one of its kind was logged a moment ago.
 
-        `kind` is what makes two lines alike, where they differ in figures; the text itself by default.
+        Lines of one `kind` are alike even if their figures differ; by default only equal texts are.
         """
         kind = kind or text
         said_at, unsaid = self._said.pop(kind, (None, 0))
-        if said_at is not None and now - said_at < self._every_s:
+        if said_at is not None and now - said_at < self._interval_s:
             self._said[kind] = said_at, unsaid + 1
             return None
         self._said[kind] = now, 0

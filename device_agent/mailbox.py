@@ -1,7 +1,7 @@
-"""The board's mail: messages from the broker to the nodes, and the nodes' effects out.
+"""Messages from the broker to the nodes, and the nodes' effects out to the broker.
 
-All that is decoded from other boards and encoded for them is so here. What comes is routed by the filters that the
-topic table gives this board (see `device_agent.addresses`); whoever sent it stands at the end of its topic.
+Messages from other boards are decoded here, and messages to them encoded. An incoming message is given to a handler by
+its topic: `device_agent.addresses` says to which topics this board subscribes. A topic ends in its sender.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
-from device_agent.addresses import Subscription, subscriptions
+from device_agent.addresses import TopicFilter, subscriptions
 from device_agent.config import AgentConfig
 from device_agent.echoes import Echoes
-from device_agent.pipeline import Pipeline
+from device_agent.pipeline import AgentPipeline
+from device_agent.plan_handler import PlanHandler
 from device_agent.reporting import Reporting
 from distree import topics
-from distree.errors import LocalProtocolError, RemoteProtocolError
+from distree.errors import RESTRICT, LocalProtocolError, RemoteProtocolError
 from distree.lanes import Lane
 from distree.messages.audit import AuditRow
 from distree.messages.codec import PROBE, decode, encode
 from distree.messages.device import DeviceState
 from distree.messages.events import Thumbnail
 from distree.messages.member import Call, Member
-from distree.messages.plan import Plan
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.messages.result import Result, Stamp
-from distree.node import Acknowledge, Announce, Drop, Effect, Fuse, Listen, Publish, Run, Tell
+from distree.node import Acknowledge, Announce, Drop, Effect, Fuse, Listen, Publish, Run, Warn
+from distree.printable import quoted
 from distree.topics import DELIVERY, Kind
 from distree.transport.base import Received, Transport
 
@@ -39,16 +40,16 @@ log = logging.getLogger(__name__)
 DECISION_EXPIRY_S = 10.0
 """A decision that reaches its branch later than this, in seconds, is of no use any more."""
 
-_TOPICS_KEPT = 1024
-"""Topics from and to other boards that are kept ready, each way: peers choose their names."""
+_MAX_KNOWN_TOPICS = 1024
+"""Topics from and to other boards that are cached, each way: peers choose their names."""
 
 _WORK = DELIVERY[Kind.STAGE]
-"""How boards send each other what nodes say."""
+"""How nodes' messages to other boards are sent."""
 
 _KINDS: dict[type, Kind] = {Embedding: Kind.EXIT, Decision: Kind.DECISION, Outcome: Kind.OUTCOME}
 
-Route = Callable[[Received, str], None]
-"""Takes a message and its sender; "" where the topic has none."""
+Handler = Callable[[Received, str], None]
+"""Handles a message and its sender, "" where the topic names none."""
 
 
 class Mailbox:
@@ -61,13 +62,13 @@ class Mailbox:
         self,
         config: AgentConfig,
         boot: str,
-        pipelines: Sequence[Pipeline],
+        pipelines: Sequence[AgentPipeline],
         transport: Transport,
         reporting: Reporting,
-        put: Callable[[tuple[Pipeline, Run | Fuse]], None],
+        put: Callable[[tuple[AgentPipeline, Run | Fuse]], None],
     ) -> None:
         self.on_result: Callable[[Result], None] | None = None
-        """Called with each final result of this board's origins, without the lock, by a thread of the crew."""
+        """Called with each final result of this board's origins, without the lock, by one of the agent's threads."""
         self._pipelines = pipelines
         self._transport = transport
         self._reporting = reporting
@@ -81,16 +82,16 @@ class Mailbox:
             for k in pipeline.node.served
         ]
         self.echoes = Echoes(config, boot, transport, reporting, announced, self._announce_all)
-        # Inputs by MQTT come by a connection of their own, and own announcements are subscribed to once they are made.
+        # Inputs by MQTT have a connection of their own, and own announcements are subscribed to once they are made.
         self._subscriptions = [
-            sub for sub in subscriptions(config, bundles) if sub.kind is not Kind.INPUT and not sub.is_own_members
+            sub for sub in subscriptions(config, bundles) if sub.kind is not Kind.INPUT and not sub.is_own_announcements
         ]
-        self._routes = {sub.filter: self._route(sub) for sub in self._subscriptions}
-        self._routes[self.echoes.echo] = self.echoes.took_echo
-        self._routed: dict[str, tuple[Route, str]] = {}
+        self._handlers = {sub.filter: self._handler_of(sub) for sub in self._subscriptions}
+        self._handlers[self.echoes.echo_topic] = self.echoes.on_echo
+        self._known_topics: dict[str, tuple[Handler, str]] = {}
         self._listening: dict[str, set[int]] = {}
-        """Boards whose states are listened to, and by which pipelines."""
-        self._topic_to = functools.lru_cache(_TOPICS_KEPT)(functools.partial(_topic_to, config))
+        """Boards whose states are subscribed to, and for which pipelines."""
+        self._topic_to = functools.lru_cache(_MAX_KNOWN_TOPICS)(functools.partial(_topic_to, config))
 
     # ------------------------------------------------------------ messages in
 
@@ -104,97 +105,95 @@ class Mailbox:
             self._transport.acknowledge(message.token)
             return
         try:
-            route, sender = self._routed.get(message.topic) or self._look_up(message.topic)
-            route(message, sender)
+            handle, sender = self._known_topics.get(message.topic) or self._look_up(message.topic)
+            handle(message, sender)
         except RemoteProtocolError as error:
-            if not (message.retain and error.reason == "topic"):  # amqtt hands over what others have asked for
+            if not (message.retain and error.reason == "topic"):  # amqtt delivers what others have subscribed to
                 self._reporting.dead_letter(message.topic, error, message.payload)
             self._transport.acknowledge(message.token)
 
-    def _look_up(self, topic: str) -> tuple[Route, str]:
+    def _look_up(self, topic: str) -> tuple[Handler, str]:
         """Return what takes messages of a topic that is new, and who sends them."""
         head, _, sender = topic.rpartition("/")
         if sender == self._device and _kind_of(topic) is Kind.MEMBER:
-            return self.echoes.took_member, sender
-        route = self._routes.get(f"{head}/+")
-        if route is None:
-            route, sender = self._routes.get(topic), ""
-            if route is None and _kind_of(topic) is Kind.STATE:
-                return self._state_of_stranger, sender
-            if route is None:
-                raise RemoteProtocolError("topic", "not subscribed by this agent")
+            return self.echoes.on_own_member, sender
+        handle = self._handlers.get(f"{head}/+")
+        if handle is None:
+            handle, sender = self._handlers.get(topic), ""
+            if handle is None and _kind_of(topic) is Kind.STATE:
+                return self._ignore_state, sender
+            if handle is None:
+                raise RemoteProtocolError("topic", "not subscribed to by this agent", "check the broker")
         elif not topics.is_device(sender):
-            raise RemoteProtocolError("sender", f"the topic ends in {sender[:64]!r}, which is no board's id")
-        if len(self._routed) >= _TOPICS_KEPT:
-            self._routed.clear()
-        self._routed[topic] = found = route, sender
+            raise RemoteProtocolError(
+                "sender", f"the topic ends in {quoted(sender)}, which is not a board's id", RESTRICT
+            )
+        if len(self._known_topics) >= _MAX_KNOWN_TOPICS:
+            self._known_topics.clear()
+        self._known_topics[topic] = found = handle, sender
         return found
 
-    def _route(self, sub: Subscription) -> Route:
+    def _handler_of(self, sub: TopicFilter) -> Handler:
         if sub.pipeline is None:
-            return self.echoes.took_state
+            return self.echoes.on_own_state
         pipeline = self._pipelines[sub.pipeline]
         match sub.kind:
             case Kind.STAGE:
-                return self._stage_route(pipeline, sub.stage)
+                return self._stage_handler(pipeline, sub.stage)
             case Kind.EXIT:
-                return self._exit_route(pipeline)
+                return self._exit_handler(pipeline)
             case Kind.DECISION:
-                return self._node_route(pipeline, Decision)
+                return self._node_handler(pipeline, Decision)
             case Kind.OUTCOME:
-                return self._node_route(pipeline, Outcome)
+                return self._node_handler(pipeline, Outcome)
             case Kind.PLAN:
-                return self._plan_route(pipeline)
+                return self._plan_handler(pipeline)
             case Kind.MEMBER:
-                return self._member_route(pipeline, sub.stage)
+                return self._member_handler(pipeline, sub.stage)
             case Kind.CALL:
-                return self._call_route(pipeline)
-        raise AssertionError(f"no route for {sub.kind}")
+                return self._call_handler(pipeline)
+        raise AssertionError(f"no handler for {sub.kind}")
 
-    def _stage_route(self, pipeline: Pipeline, k: int) -> Route:
+    def _stage_handler(self, pipeline: AgentPipeline, k: int) -> Handler:
         receive, is_wide = pipeline.node.receive, pipeline.branch_of(k) is not None
 
-        def route(message: Received, _sender: str) -> None:
+        def handle(message: Received, _sender: str) -> None:
             decoded = decode(StageMessage, message.payload)
             if decoded.stage != k:
-                raise RemoteProtocolError("stage", f"says stage {decoded.stage} on the topic of stage {k}")
+                raise RemoteProtocolError("stage", f"claims stage {decoded.stage} on the topic of stage {k}", RESTRICT)
             effects = receive(time.monotonic(), decoded, message.token)
             if is_wide:
                 pipeline.is_eager = decoded.context.eager
             self.perform(pipeline, effects)
 
-        return route
+        return handle
 
-    def _exit_route(self, pipeline: Pipeline) -> Route:
-        def route(message: Received, sender: str) -> None:
+    def _exit_handler(self, pipeline: AgentPipeline) -> Handler:
+        def handle(message: Received, sender: str) -> None:
             embedding = decode(Embedding, message.payload)
             if embedding.device != sender:
-                raise RemoteProtocolError("sender", f"says it is from {embedding.device} on a topic of {sender}")
+                raise RemoteProtocolError("sender", _claims(embedding.device, sender), RESTRICT)
             self.perform(pipeline, pipeline.node.receive(time.monotonic(), embedding, message.token))
 
-        return route
+        return handle
 
-    def _node_route(self, pipeline: Pipeline, cls: type[Decision] | type[Outcome]) -> Route:
-        def route(message: Received, sender: str) -> None:
+    def _node_handler(self, pipeline: AgentPipeline, cls: type[Decision] | type[Outcome]) -> Handler:
+        def handle(message: Received, sender: str) -> None:
             decoded: Decision | Outcome = decode(cls, message.payload)
             self.perform(pipeline, pipeline.node.receive(time.monotonic(), decoded, message.token, sender))
 
-        return route
+        return handle
 
-    def _plan_route(self, pipeline: Pipeline) -> Route:
-        def route(message: Received, _sender: str) -> None:
-            before = pipeline.node.plan.epoch
-            plan = decode(Plan, message.payload)
-            self.perform(pipeline, pipeline.node.receive(time.monotonic(), plan, message.token))
-            if pipeline.node.plan.epoch != before:
-                log.info("%s: epoch %d, %s %s", pipeline.config.name, plan.epoch, plan.criterion, plan.thresholds)
-                # The acknowledgement of a plan is the epoch in the next report; it need not wait.
-                self._reporting.report_soon()
+    def _plan_handler(self, pipeline: AgentPipeline) -> Handler:
+        plans = PlanHandler(pipeline, self._reporting)
 
-        return route
+        def handle(message: Received, _sender: str) -> None:
+            self.perform(pipeline, plans.take(message))
 
-    def _member_route(self, pipeline: Pipeline, k: int) -> Route:
-        def route(message: Received, sender: str) -> None:
+        return handle
+
+    def _member_handler(self, pipeline: AgentPipeline, k: int) -> Handler:
+        def handle(message: Received, sender: str) -> None:
             self._transport.acknowledge(message.token)
             node, now = pipeline.node, time.monotonic()
             if not message.payload:
@@ -202,39 +201,39 @@ class Mailbox:
                 return
             member = decode(Member, message.payload)
             if (member.device, member.pipeline) != (sender, pipeline.config.name):
-                raise RemoteProtocolError("sender", f"says it is of {member.device} in {member.pipeline}")
+                raise RemoteProtocolError("sender", f"{_claims(member.device, sender)}, in {member.pipeline}", RESTRICT)
             self.perform(pipeline, node.announced(now, member, k, is_live=not message.retain))
 
-        return route
+        return handle
 
-    def _call_route(self, pipeline: Pipeline) -> Route:
-        def route(message: Received, sender: str) -> None:
+    def _call_handler(self, pipeline: AgentPipeline) -> Handler:
+        def handle(message: Received, sender: str) -> None:
             self._transport.acknowledge(message.token)
             call = decode(Call, message.payload)
             if call.caller != sender:
-                raise RemoteProtocolError("sender", f"says it is from {call.caller} on a topic of {sender}")
+                raise RemoteProtocolError("sender", _claims(call.caller, sender), RESTRICT)
             pipeline.node.called(time.monotonic(), sender)
 
-        return route
+        return handle
 
-    def _board_state(self, message: Received, _sender: str) -> None:
+    def _on_device_state(self, message: Received, _sender: str) -> None:
         """Take the state of a board that has announced itself, for all pipelines that listen to it."""
         self._transport.acknowledge(message.token)
         if not message.payload:
             return
         state = decode(DeviceState, message.payload)
         if topics.device(self._site, state.device, Kind.STATE) != message.topic:
-            raise RemoteProtocolError("device", f"{state.device} on the topic of another")
+            raise RemoteProtocolError("device", f"{state.device} on another board's topic", RESTRICT)
         for index in tuple(self._listening.get(state.device, ())):
             pipeline = self._pipelines[index]
-            self.perform(pipeline, pipeline.node.has_state(time.monotonic(), state))
+            self.perform(pipeline, pipeline.node.state_changed(time.monotonic(), state))
 
-    def _state_of_stranger(self, message: Received, _sender: str) -> None:
-        """Leave a state alone that was under way while the subscription to it was ended."""
+    def _ignore_state(self, message: Received, _sender: str) -> None:
+        """Ignore a state that was under way while this board unsubscribed from it."""
         self._transport.acknowledge(message.token)
 
-    def unread(self, topic: str, payload: bytes) -> None:
-        """The broker says that nobody reads what was published: whoever asked for it is to choose another board."""
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
+        """The broker says that nobody reads what was published: whoever asked for it must choose another board."""
         address = topics.parse(topic)
         to = address.to or address.device
         pipeline = next((one for one in self._pipelines if one.config.name == address.pipeline), None)
@@ -242,14 +241,14 @@ class Mailbox:
             return
         message: StageMessage | Embedding
         message = decode(StageMessage, payload) if address.kind is Kind.STAGE else decode(Embedding, payload)
-        self.perform(pipeline, pipeline.node.unread(time.monotonic(), message, to))
+        self.perform(pipeline, pipeline.node.no_subscribers(time.monotonic(), message, to))
 
     # ------------------------------------------------------------ effects out
 
-    def perform(self, pipeline: Pipeline, effects: Sequence[Effect]) -> None:
+    def perform(self, pipeline: AgentPipeline, effects: Sequence[Effect]) -> None:
         """Carry out a node's effects, in order."""
         if len(effects) == 1 and type(effects[0]) is Run:
-            # What a message usually comes to; there is nothing to gather.
+            # What a message usually leads to; there is nothing to gather.
             self._put((pipeline, effects[0]))
             return
         self._transport.cork()
@@ -258,7 +257,7 @@ class Mailbox:
         finally:
             self._transport.uncork()
 
-    def _carry_out(self, pipeline: Pipeline, effects: Sequence[Effect]) -> None:
+    def _carry_out(self, pipeline: AgentPipeline, effects: Sequence[Effect]) -> None:
         for effect in effects:
             kind = type(effect)
             if kind is Publish:
@@ -271,12 +270,12 @@ class Mailbox:
                 self._announce(effect)  # type: ignore[arg-type]
             elif kind is Listen:
                 self._listen(pipeline, effect)  # type: ignore[arg-type]
-            elif kind is Tell:
+            elif kind is Warn:
                 log.warning("%s", effect.line)  # type: ignore[union-attr]
             elif kind is Drop and log.isEnabledFor(logging.DEBUG):
                 log.debug("%s dropped: %s", effect.request, effect.reason)  # type: ignore[union-attr]
 
-    def _send(self, pipeline: Pipeline, effect: Publish) -> None:
+    def _send(self, pipeline: AgentPipeline, effect: Publish) -> None:
         message = effect.message
         if isinstance(message, StageMessage):
             self._send_stage(pipeline, message, effect.to or "")
@@ -297,31 +296,31 @@ class Mailbox:
             topic = topics.member(self._site, effect.member.pipeline, k, self._device)
             self._reporting.publish(Kind.MEMBER, topic, payload)
         if effect.again:
-            self._reporting.say_again()
+            self._reporting.republish()
 
     def _announce_all(self) -> None:
         for pipeline in self._pipelines:
             self.perform(pipeline, pipeline.node.announce())
 
-    def _listen(self, pipeline: Pipeline, effect: Listen) -> None:
+    def _listen(self, pipeline: AgentPipeline, effect: Listen) -> None:
         topic = topics.device(self._site, effect.device, Kind.STATE)
         if effect.device == self._device:
             return
         listening = self._listening.setdefault(effect.device, set())
         if effect.on:
             if not listening:
-                self._routes[topic] = self._board_state
+                self._handlers[topic] = self._on_device_state
                 self._transport.subscribe([(topic, DELIVERY[Kind.STATE].qos)])
             listening.add(pipeline.index)
             return
         listening.discard(pipeline.index)
         if not listening:
             del self._listening[effect.device]
-            del self._routes[topic]
-            self._routed.pop(topic, None)
+            del self._handlers[topic]
+            self._known_topics.pop(topic, None)
             self._transport.unsubscribe([topic])
 
-    def _send_stage(self, pipeline: Pipeline, message: StageMessage, to: str) -> None:
+    def _send_stage(self, pipeline: AgentPipeline, message: StageMessage, to: str) -> None:
         payload, topic = encode(message), self._topic_to(Kind.STAGE, pipeline.config.name, to, message.stage)
         pipeline.node.sent(message.stage, len(payload), audit=message.context.audit)
         try:
@@ -331,7 +330,7 @@ class Mailbox:
             self._reporting.dead_letter(topic, error, payload)
             self.perform(pipeline, pipeline.node.refused(time.monotonic(), message))
 
-    def _send_to(self, board: str, pipeline: Pipeline, message: Embedding | Decision | Outcome) -> None:
+    def _send_to(self, board: str, pipeline: AgentPipeline, message: Embedding | Decision | Outcome) -> None:
         kind, payload = _KINDS[type(message)], encode(message)
         # An outcome is never too late: its origin knows.
         expiry_s = DECISION_EXPIRY_S if kind is Kind.DECISION else None
@@ -342,20 +341,20 @@ class Mailbox:
         try:
             self._transport.publish(topic, payload, qos=_WORK.qos, expiry_s=expiry_s)
         except LocalProtocolError as error:
-            # An embedding that is not sent is to the board that fuses as if this branch had not been heard.
+            # To the board that fuses, an embedding that is not sent is one that it has not heard.
             self._reporting.note_refused(topic, error)
 
-    def show(self, pipeline: Pipeline, thumbnail: Thumbnail) -> None:
-        """Publish a picture of an input. Takes the lock itself, for encoding takes time."""
+    def publish_thumbnail(self, pipeline: AgentPipeline, thumbnail: Thumbnail) -> None:
+        """Publish a picture of an input. Takes the lock itself, since encoding takes time."""
         how, payload = DELIVERY[Kind.THUMBNAIL], encode(thumbnail)
-        # A broker may take no packet of this size.
+        # A broker may not accept packets of this size.
         with self._transport.lock, contextlib.suppress(LocalProtocolError):
             topic = self._topic_to(Kind.THUMBNAIL, pipeline.config.name)
             self._transport.publish(topic, payload, qos=how.qos, lane=how.lane)
 
     # ------------------------------------------------------------ results
 
-    def _send_result(self, pipeline: Pipeline, result: Result, lane: Lane) -> None:
+    def _send_result(self, pipeline: AgentPipeline, result: Result, lane: Lane) -> None:
         time_now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         payload = encode(result, Stamp(time=time_now, clock_synced=self._reporting.clock_synced))
         if not result.final:
@@ -367,19 +366,19 @@ class Mailbox:
         if self.on_result is not None:
             self._results.append(result)
 
-    def send_again(self, pipeline: Pipeline) -> None:
+    def republish_results(self, pipeline: AgentPipeline) -> None:
         """Publish the results of an earlier run that the broker may not have."""
         for request, payload in pipeline.take_unpublished():
             self._publish_result(pipeline, request, payload, Lane.OWED)
 
-    def _publish_result(self, pipeline: Pipeline, request: str | None, payload: bytes, lane: Lane) -> None:
-        """Publish an encoded result; `request` where it is the final one, of whose fate the books are told."""
+    def _publish_result(self, pipeline: AgentPipeline, request: str | None, payload: bytes, lane: Lane) -> None:
+        """Publish an encoded result; `request` if it is the final one, whose fate is then reported to the node."""
         how, topic = DELIVERY[Kind.RESULT], self._topic_to(Kind.RESULT, pipeline.config.name)
         token = None if request is None else f"{pipeline.index}/{lane.name}/{request}"
         try:
             self._transport.publish(topic, payload, qos=how.qos, content_type=how.content_type, token=token, lane=lane)
         except LocalProtocolError as error:
-            # This broker does not take it today, nor would it after the next start.
+            # This broker does not accept it now, nor would it after the next start.
             self._reporting.note_refused(topic, error)
             self._reporting.dead_letter(topic, error, payload)
             if token is not None:
@@ -390,7 +389,7 @@ class Mailbox:
         self._settle(token, told=True)
 
     def note_given_up(self, token: str) -> None:
-        """Note that a result will never be with the broker."""
+        """Note that a result will never reach the broker."""
         self._settle(token, told=False)
 
     def _settle(self, token: str, *, told: bool) -> None:
@@ -402,14 +401,18 @@ class Mailbox:
             pipeline.note_published(request)
 
     def deliver_results(self) -> None:
-        """Hand results to the program that runs this agent; without the lock, for it may take its time."""
+        """Hand results to the program that runs this agent; without the lock, since it may take its time."""
         while self._results and self.on_result is not None:
-            with contextlib.suppress(IndexError):  # the crew's other thread was quicker
+            with contextlib.suppress(IndexError):  # the other thread was quicker
                 self.on_result(self._results.popleft())
 
 
+def _claims(device: str, sender: str) -> str:
+    return f"claims to be from {device} on a topic of {sender}"
+
+
 def _kind_of(topic: str) -> Kind | None:
-    """Return what a topic carries, None for one that is none."""
+    """Return what a topic carries, None for one that is not of this protocol."""
     try:
         return topics.parse(topic).kind
     except RemoteProtocolError:

@@ -27,8 +27,8 @@ def node_settings(agent: AgentConfig, index: int, bundle: Bundle, boot: str) -> 
         criterion=bundle.criterion,
         thresholds=bundle.thresholds,
         codec=agent.codec,
-        inbox_items=agent.inbox.items,
-        inbox_bytes=agent.inbox.kb << 10,
+        inbox_max_messages=agent.inbox.max_messages,
+        inbox_max_bytes=agent.inbox.max_kib << 10,
         origin=_origin_settings(config.origin),
         embeddings=tuple(
             tuple((branch.embedding.dtype, branch.embedding.shape) for branch in stage.branches)
@@ -40,8 +40,8 @@ def node_settings(agent: AgentConfig, index: int, bundle: Bundle, boot: str) -> 
         masked=bundle.manifest.exits.masked,
         secret=os.urandom(16),
     )
-    # A board that runs branches alone decides nothing, and need not load what its criteria have learned.
-    return replace(settings, parameters=bundle.policy_parameters()) if settings.decides else settings
+    # A board that runs only branches decides nothing, and need not load what its criteria have learned.
+    return replace(settings, parameters=bundle.criterion_parameters()) if settings.decides else settings
 
 
 def _origin_settings(config: OriginConfig | None) -> OriginSettings | None:
@@ -49,8 +49,8 @@ def _origin_settings(config: OriginConfig | None) -> OriginSettings | None:
         return None
     return OriginSettings(
         deadline_s=config.deadline_ms / 1e3,
-        pending_items=config.pending,
-        silence_floor_s=config.silence_ms / 1e3,
+        max_pending=config.max_pending,
+        min_retry_s=config.min_retry_ms / 1e3,
         fuser=config.fuser,
         eager=config.mode == "eager",
     )

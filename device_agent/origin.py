@@ -1,4 +1,4 @@
-"""An origin inside one's own program."""
+"""An origin inside a user's own program."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, OriginConfig, PipelineConfig, PythonSource, load_agent_config
-from device_agent.pipeline import Pipeline
+from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig, load_agent_config
+from device_agent.intake import Intake
+from device_agent.sources.python import PythonSourceConfig
 from distree.broker_settings import BrokerSettings
 from distree.client.broker_options import broker_at
 from distree.client.lifetime import Lifetime
@@ -25,32 +26,35 @@ from distree.errors import (
     DistreeError,
     InputError,
     OverloadError,
+    Problem,
     RemoteProtocolError,
 )
-from distree.messages.packing import printable
 from distree.messages.request import Tensor
 from distree.messages.result import Result
+from distree.printable import printable
 from distree.tensors import Array
+from distree.transport import connect_errors
 
 STOP_S = 10.0
-"""What stopping may take on top of `drain_s`: threads, the last report, the broker's acknowledgements."""
+"""What stopping may take beyond `shutdown_timeout_s`: threads, the last report, the broker's acknowledgements."""
 
 
 class Origin(Lifetime):
-    """A board's agent in the background of one's own program, which hands it inputs and gets results as futures.
+    """A board's agent in the background of a user's program, which hands it inputs and gets results as futures.
 
         with Origin("fashion", site="lab", device="cam1", pipeline="fashion", stages=[0]) as origin:
             print(origin.submit(image).result().label)
 
-    `bundle` is a name in the model zoo or a folder; `stages` are those that this board runs itself (none: all are
-    elsewhere), `broker` is `mqtt://HOST:PORT`, `HOST:PORT` or settings. Each accepted input is answered within
-    `deadline_s` seconds, by this board alone if need be; at most `pending` are under way. `spool` keeps accepted inputs
-    in `state_dir` until the broker has their results, so that the next run answers what a crash left. `from_yaml` and
-    `from_config` know everything else that an agent can do.
+    `bundle` is a name in the model zoo or a folder; `stages` are those that this board runs itself (none: other boards
+    run them all), `broker` is `mqtt://HOST:PORT`, `HOST:PORT` or settings. Each accepted input is answered within
+    `deadline_s` seconds, by this board alone if need be; at most `max_pending` are under way. `spool` keeps accepted
+    inputs in `state_dir` until the broker has their results, so that the next run answers what a crash left.
+    `from_yaml` and `from_config` support everything else that an agent can do.
 
-    It runs between entering and leaving, `with` or `async with`, once. Entering tests and loads the interpreter and
-    waits up to `connect_s` seconds for the broker; 0 starts without it. Leaving answers what is pending, within the
-    configuration's `drain_s` (10 s). No future is left pending: what was not answered by then has a ClosedError.
+    It runs between entering and leaving `with` or `async with`, once. Entering tests and loads the interpreter and
+    waits up to `connect_timeout_s` seconds for the broker; 0 starts without it. Leaving answers what is pending, within
+    the configuration's `shutdown_timeout_s` (10 s). No future is left pending: whatever was not answered by then gets a
+    ClosedError.
 
     Raises ConfigError, BundleError, RuntimeUnavailableError, and BrokerError when the broker is not reached.
     """
@@ -67,39 +71,39 @@ class Origin(Lifetime):
         username: str | None = None,
         password_file: Path | str | None = None,
         deadline_s: float = 1.0,
-        pending: int = 64,
+        max_pending: int = 64,
         spool: bool = False,
         state_dir: Path | str = "state",
-        connect_s: float = 10.0,
+        connect_timeout_s: float = 10.0,
     ) -> None:
         origin = OriginConfig(
-            source=PythonSource(kind="python"), deadline_ms=deadline_s * 1e3, pending=pending, spool=spool
+            source=PythonSourceConfig(kind="python"), deadline_ms=deadline_s * 1e3, max_pending=max_pending, spool=spool
         )
-        part = PipelineConfig(name=pipeline, bundle=str(bundle), stages=tuple(stages), origin=origin)
+        part = AgentPipelineConfig(name=pipeline, bundle=str(bundle), stages=tuple(stages), origin=origin)
         settings = broker_at(broker, username, password_file)
         self._begin(
             AgentConfig(site=site, device=device, broker=settings, pipelines=(part,), state_dir=Path(state_dir)),
-            connect_s,
+            connect_timeout_s,
         )
 
     @classmethod
-    def from_yaml(cls, path: Path | str, *, connect_s: float = 10.0) -> Origin:
+    def from_yaml(cls, path: Path | str, *, connect_timeout_s: float = 10.0) -> Origin:
         """Make an origin from an agent.yaml with exactly one pipeline of `source: {kind: python}`."""
-        return cls.from_config(load_agent_config(Path(path)), connect_s=connect_s)
+        return cls.from_config(load_agent_config(Path(path)), connect_timeout_s=connect_timeout_s)
 
     @classmethod
-    def from_config(cls, config: AgentConfig, *, connect_s: float = 10.0) -> Origin:
+    def from_config(cls, config: AgentConfig, *, connect_timeout_s: float = 10.0) -> Origin:
         """Make an origin from a loaded configuration with exactly one pipeline of `source: {kind: python}`."""
         made = cls.__new__(cls)
-        made._begin(config, connect_s)
+        made._begin(config, connect_timeout_s)
         return made
 
-    def _begin(self, config: AgentConfig, connect_s: float) -> None:
+    def _begin(self, config: AgentConfig, connect_timeout_s: float) -> None:
         self._config = config
         self._index = _python_pipeline(config)
-        self._connect_s = connect_s
+        self._connect_timeout_s = connect_timeout_s
         self._agent: Agent | None = None
-        self._pipeline: Pipeline | None = None
+        self._intake: Intake | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._is_open = False
@@ -110,11 +114,11 @@ class Origin(Lifetime):
 
     def _open(self) -> None:
         if self._agent is not None:
-            raise ClosedError("this Origin was entered before: make another")
+            raise ClosedError("this Origin was entered before", "make a new one")
         self._agent = agent = Agent(self._config)
-        self._pipeline = agent.pipelines[self._index]
+        self._intake = next(one for one in agent.intakes if one.pipeline.index == self._index)
         agent.mailbox.on_result = self._deliver
-        agent.on_hang = agent.abandon  # the program is not the agent's to end
+        agent.on_hang = agent.abandon  # the agent must not end the program
         try:
             agent.prepare()
         except BaseException:
@@ -124,30 +128,35 @@ class Origin(Lifetime):
         self._is_open = True
         self._thread = threading.Thread(target=self._serve, args=(agent,), name="distree-agent", daemon=True)
         self._thread.start()
-        ends_at = time.monotonic() + self._connect_s
+        ends_at = time.monotonic() + self._connect_timeout_s
         while self._is_open and (left_s := ends_at - time.monotonic()) > 0:
             if agent.wait_ready(min(left_s, 0.1)):
                 return
-        if self._is_open and not self._connect_s:
+        if self._is_open and not self._connect_timeout_s:
             return
         self.close()
         if isinstance(self._failure, DistreeError):
             raise self._failure
-        raise BrokerError(agent.transport.last_error or f"the broker did not answer within {self._connect_s:g} s")
+        address = f"{self._config.broker.host}:{self._config.broker.port}"
+        late = connect_errors.unanswered(address, self._connect_timeout_s)
+        raise BrokerError(*(agent.transport.last_error or late))
 
     def _serve(self, agent: Agent) -> None:
         """Run the agent; whatever ends it, nobody waits for it any more."""
         try:
             if agent.run():
-                self._failure = ClosedError("the agent ended by a fault; the log says which")
-        except BaseException as error:  # noqa: BLE001 - told by whoever waits
+                self._failure = ClosedError("the agent broke down", "read its log, and report this as a bug")
+        except BaseException as error:  # noqa: BLE001 - raised by whoever waits
             self._failure = error
         self._shut(agent)
-        why = self._failure or f"this Origin was closed and not answered within {self._config.drain_s:g} s"
+        why = _why_closed(self._failure) or Problem(
+            f"this Origin was closed, and there was no answer within {self._config.shutdown_timeout_s:g} s",
+            "submit it again",
+        )
         while self._futures:
             request, future = self._futures.popitem()
             if future.set_running_or_notify_cancel():
-                future.set_exception(ClosedError(f"input {request} has no answer: {why}"))
+                future.set_exception(ClosedError(*why.at(f"input {request} has no answer")))
 
     def _shut(self, agent: Agent) -> None:
         with agent.transport.lock:
@@ -156,13 +165,13 @@ class Origin(Lifetime):
                 pipeline.room.notify_all()
 
     def close(self) -> None:
-        """Answer what is pending, within `drain_s`, and stop; from any thread, and harmless the second time."""
+        """Answer what is pending within `shutdown_timeout_s`, and stop. Any thread may call it, more than once."""
         agent, thread = self._agent, self._thread
         if agent is None or thread is None or self._is_forked:
             return
         self._shut(agent)
         agent.stop()
-        thread.join(self._config.drain_s + STOP_S)
+        thread.join(self._config.shutdown_timeout_s + STOP_S)
 
     # ------------------------------------------------------------ inputs
 
@@ -178,7 +187,7 @@ class Origin(Lifetime):
 
     @property
     def pending(self) -> int:
-        """Inputs of this program under way: submitted and not answered."""
+        """Inputs of this program under way: submitted and not yet answered."""
         return len(self._futures)
 
     def decode(self, payload: bytes) -> Array:
@@ -189,97 +198,100 @@ class Origin(Lifetime):
         try:
             return self._entered()[1].preprocessor.from_bytes(payload)
         except RemoteProtocolError as error:
-            raise InputError(f"input: {error.detail}") from None
+            raise InputError(f"input: {error.detail}", error.remedy) from None
 
     def submit(self, array: Array, name: str = "", *, timeout_s: float | None = None) -> Future[Result]:
-        """Hand over one input of `shape` and `dtype`; the future gets its final Result by the deadline.
+        """Submit one input of `shape` and `dtype`; the future gets its final Result by the deadline.
 
-        The array is read before this returns. `name` stands in the result as `input`. While `pending` inputs are under
-        way it waits for room, `timeout_s` seconds at most (None: the deadline; 0: not at all). Any thread may call it.
-        Where inference is quick, the first segment runs in the calling thread: waking another would take longer.
+        The array is read before this returns. The result carries `name` as `input`. While `max_pending` inputs are
+        under way it waits for room, `timeout_s` seconds at most (None: the deadline; 0: not at all). Any thread may
+        call it. If inference is quick, the first segment runs in the calling thread: waking another would take longer.
         Done-callbacks run in the agent's threads, or in one that submits: keep them short; in one, this never waits.
 
         Raises InputError for another dtype or shape, OverloadError without room, ClosedError outside of `with`.
         """
-        agent, pipeline = self._entered()
+        agent, intake = self._entered()
+        pipeline = intake.pipeline
         tensor = self._to_tensor(array)
         with agent.transport.lock:
             if self._is_open and pipeline.node.room() <= 0:
-                waits_s = 0.0 if agent.crew.is_current() else self._patience_s(timeout_s)
+                waits_s = 0.0 if agent.workers.is_current() else self._patience_s(timeout_s)
                 pipeline.room.wait_for(lambda: not self._is_open or pipeline.node.room() > 0, waits_s)
             if (admitted := self._admit(name, tensor)) is None:
                 raise self._overload()
-        if agent.crew.is_quick():
-            self._work(agent)
+        if agent.workers.is_quick():
+            self._run_jobs(agent)
         else:
-            self._ring(agent)
+            self._wake_workers(agent)
         return self._future_of(admitted, array)
 
     async def submit_async(self, array: Array, name: str = "", *, timeout_s: float | None = None) -> Result:
-        """Hand over one input and return its final Result; as `submit`, but the event loop goes on meanwhile.
+        """Submit one input and return its final Result; as `submit`, but the event loop goes on meanwhile.
 
         One coroutine from input to answer, so that a task is an input under way: `asyncio.gather` and task groups work,
-        and a task that is cancelled gives up its place in the line, or its answer.
+        and a task that is cancelled gives up its place in the queue, or its answer.
         """
-        agent, pipeline = self._entered()
+        agent, intake = self._entered()
+        room = intake.pipeline.room
         tensor = self._to_tensor(array)
         ends_at = time.monotonic() + self._patience_s(timeout_s)
         while True:
             with agent.transport.lock:
                 if (admitted := self._admit(name, tensor)) is not None:
                     break
-                waiter = pipeline.room.join()
-            if not await pipeline.room.wait(waiter, max(0.0, ends_at - time.monotonic())):
+                waiter = room.join()
+            if not await room.wait(waiter, max(0.0, ends_at - time.monotonic())):
                 raise self._overload()
-        self._ring(agent)
+        self._wake_workers(agent)
         return await asyncio.wrap_future(self._future_of(admitted, array))
 
-    def _entered(self) -> tuple[Agent, Pipeline]:
-        if self._agent is None or self._pipeline is None:
-            raise ClosedError("this Origin is not entered: use it in a with block")
+    def _entered(self) -> tuple[Agent, Intake]:
+        if self._agent is None or self._intake is None:
+            raise ClosedError("this Origin is not entered", "use it in a with block")
         self._check_process()
-        return self._agent, self._pipeline
+        return self._agent, self._intake
 
     def _to_tensor(self, array: Array) -> Tensor:
-        _, pipeline = self._entered()
-        received = type(array).__name__
+        _, intake = self._entered()
+        pipeline, received = intake.pipeline, type(array).__name__
         if isinstance(array, np.ndarray):
             try:
                 return pipeline.to_tensor(array)
             except RemoteProtocolError:
                 received = f"{array.dtype} {array.shape}"
         raise InputError(
-            f"input: bundle {pipeline.bundle.name} takes an array {self.dtype} {self.shape}, received {received}"
+            f"input: bundle {pipeline.bundle.name} takes an array {self.dtype} {self.shape}, received {received}",
+            "convert it, or use decode for encoded images",
         )
 
     def _admit(self, name: str, tensor: Tensor) -> tuple[str, Future[Result]] | None:
-        """Take an input into custody; None if there is no room. Called with the lock held."""
-        agent, pipeline = self._entered()
+        """Admit an input; None if there is no room for it. Called with the lock held."""
+        agent, intake = self._entered()
         if not self._is_open:
-            raise ClosedError(str(self._failure or "this Origin is closed: it takes no more inputs"))
-        if pipeline.node.room() <= 0:
+            raise ClosedError(*(_why_closed(self._failure) or Problem("this Origin is closed", "make a new one")))
+        if intake.pipeline.node.room() <= 0:
             return None
-        # The id is chosen here, so that the future is known before the answer can come.
+        # The id is chosen here, so that the future is known before the answer can arrive.
         request = f"{agent.boot}-py-{next(self._count):x}"
         future = self._futures[request] = Future()
-        pipeline.admit(printable(name)[:256], tensor, request)
+        intake.admit(printable(name, 256), tensor, request)
         return request, future
 
-    def _work(self, agent: Agent) -> None:
+    def _run_jobs(self, agent: Agent) -> None:
         try:
-            agent.work()
-        except Exception as error:  # noqa: BLE001 - as in a thread of the agent: a fault of it, not of who submits
+            agent.workers.run_jobs()
+        except Exception as error:  # noqa: BLE001 - as in a thread of the agent: its fault, not the submitter's
             agent.fault(error)
 
-    def _ring(self, agent: Agent) -> None:
-        """Have the agent's threads compute; whoever does already finds the work."""
-        if agent.crew.sleeps():
+    def _wake_workers(self, agent: Agent) -> None:
+        """Have the agent's threads compute; one that does already will find the work."""
+        if agent.workers.is_idle():
             agent.transport.wake()
 
     def _future_of(self, admitted: tuple[str, Future[Result]], array: Array) -> Future[Result]:
-        _, pipeline = self._entered()
+        _, intake = self._entered()
         request, future = admitted
-        pipeline.show_and_wake(request, array)
+        intake.note_admitted(request, array)
         return future
 
     def _patience_s(self, timeout_s: float | None) -> float:
@@ -289,9 +301,11 @@ class Origin(Lifetime):
         return origin.deadline_ms / 1e3 if origin is not None else 0.0
 
     def _overload(self) -> OverloadError:
-        agent, pipeline = self._entered()
-        why = "" if agent.transport.online else f"; results wait for the broker: {agent.transport.last_error}"
-        return OverloadError(f"no room for another input: {pipeline.node.pending} are in the books{why}")
+        agent, intake = self._entered()
+        what = f"no room for another input: {intake.pipeline.node.pending} are under way"
+        if not agent.transport.online and (why := agent.transport.last_error) is not None:
+            return OverloadError(*why.at(f"{what}, and results wait for the broker"))
+        return OverloadError(what, "submit more slowly, wait longer (timeout_s), or allow more with max_pending")
 
     def _deliver(self, result: Result) -> None:
         future = self._futures.pop(result.request, None)
@@ -299,15 +313,24 @@ class Origin(Lifetime):
             future.set_result(result)
 
 
+def _why_closed(failure: BaseException | None) -> Problem | None:
+    """Return what ended an agent, None where nothing did."""
+    if failure is None:
+        return None
+    if isinstance(failure, DistreeError):
+        return failure.problem
+    return Problem(f"the agent broke down ({type(failure).__name__}: {failure})", "report this as a bug")
+
+
 def _python_pipeline(config: AgentConfig) -> int:
     """Return the number of the one pipeline whose inputs come from this program."""
     found = [
         index
         for index, pipeline in enumerate(config.pipelines)
-        if pipeline.origin is not None and isinstance(pipeline.origin.source, PythonSource)
+        if pipeline.origin is not None and isinstance(pipeline.origin.source, PythonSourceConfig)
     ]
     if len(found) != 1:
         raise ConfigError(
-            f"pipelines: {len(found)} have an origin of source {{kind: python}}; an Origin needs exactly one"
+            f"pipelines: {len(found)} have an origin with source {{kind: python}}", "give exactly one such an origin"
         )
     return found[0]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from device_agent.config import AgentConfig, PipelineConfig
+from device_agent.config import AgentConfig, AgentPipelineConfig
 from device_agent.selftest import SelfTest, start_self_test
 from distree.bundle.loading import Bundle, load_bundle
 from distree.bundle.preprocessing import is_image
-from distree.errors import ConfigError
+from distree.errors import ConfigError, Problem
 
 
 def travels(bundle: Bundle, k: int) -> bool:
-    """Whether a stage's input comes by the broker: a later one of wide stages in a row has it on its board."""
+    """Whether a stage's input comes from the broker: a later one of wide stages in a row has it on its board."""
     return k == 0 or not (bundle.stages[k].branches and bundle.stages[k - 1].branches)
 
 
@@ -24,19 +24,20 @@ def load_bundles(config: AgentConfig) -> list[Bundle]:
     return [_load(pipeline) for pipeline in config.pipelines]
 
 
-def _load(config: PipelineConfig) -> Bundle:
+def _load(config: AgentPipelineConfig) -> Bundle:
     bundle = load_bundle(config.bundle, verify=())
     for problem in _misfits(config, bundle):
-        raise ConfigError(f"pipelines.{config.name}.{problem}")
+        raise ConfigError(f"pipelines.{config.name}.{problem.what}", problem.remedy)
     bundle.verify(config.stages, branch=config.branch, fuse=fuses(config, bundle))
     return bundle
 
 
-def _misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
-    """Say what the configuration asks of a bundle that has no such thing."""
+def _misfits(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Problem]:
+    """Say what the configuration asks of a bundle that does not have it."""
     for k in config.stages:
         if k >= len(bundle.stages):
-            yield f"stages: bundle {bundle.name} has 0 to {len(bundle.stages) - 1}, not {k}"
+            last = len(bundle.stages) - 1
+            yield Problem(f"stages: bundle {bundle.name} has no stage {k}", f"choose stages of 0 to {last}")
     yield from _no_pictures(config, bundle)
     if not bundle.is_wide:
         yield from _only_of_wide_stages(config, bundle)
@@ -45,23 +46,25 @@ def _misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
     for group in bundle.wide_groups:
         missing = [str(k) for k in group if k not in config.stages]
         if 0 < len(missing) < len(group):
-            yield (
-                f"stages: {_numbers(group)} of bundle {bundle.name} belong on one board, for a branch keeps its "
-                f"features between them; add {', '.join(missing)}"
+            yield Problem(
+                f"stages: {_numbers(group)} of bundle {bundle.name} belong on one board, as a branch keeps its "
+                "features between them",
+                f"add {', '.join(missing)}",
             )
 
 
-def _no_pictures(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
+def _no_pictures(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Problem]:
     if config.origin is not None and config.origin.thumbnails is not None:
         spec = bundle.manifest.input
         if not is_image(spec.dtype, spec.shape):
-            yield (
-                f"origin.thumbnails: inputs of bundle {bundle.name} are {spec.dtype} {spec.shape}, no images "
-                "(uint8, height x width x 1 or 3); remove thumbnails"
+            yield Problem(
+                f"origin.thumbnails: inputs of bundle {bundle.name} are {spec.dtype} {spec.shape}, not images "
+                "(uint8, height x width x 1 or 3)",
+                "remove thumbnails",
             )
 
 
-def _only_of_wide_stages(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
+def _only_of_wide_stages(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Problem]:
     origin = config.origin
     for key, given in (
         ("branch", config.branch is not None),
@@ -69,40 +72,43 @@ def _only_of_wide_stages(config: PipelineConfig, bundle: Bundle) -> Iterator[str
         ("origin.fuser", origin is not None and origin.fuser is not None),
     ):
         if given:
-            yield f"{key}: bundle {bundle.name} has no wide stage; remove {key}"
+            yield Problem(f"{key}: bundle {bundle.name} has no wide stage", f"remove {key}")
 
 
-def _branch_misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
+def _branch_misfits(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Problem]:
     counts = bundle.branch_counts
     wide = [k for k in config.stages if counts[k]]
     if config.branch is not None and not wide:
         every = [k for k, count in enumerate(counts) if count]
-        yield (
-            f"branch: none of this board's stages is wide; those of bundle {bundle.name} are {_numbers(every)}; "
-            "remove branch"
+        yield Problem(
+            f"branch: none of this board's stages is wide (those of bundle {bundle.name} are {_numbers(every)})",
+            "remove branch",
         )
     for k in wide:
         branches = counts[k]
         if config.branch is None:
-            yield (
-                f"stages: stage {k} of bundle {bundle.name} has {branches} branches; set branch to the one that this "
-                f"board runs, of 0 to {branches - 1}"
+            yield Problem(
+                f"stages: stage {k} of bundle {bundle.name} has {branches} branches",
+                f"set branch to the one that this board runs, of 0 to {branches - 1}",
             )
         elif config.branch >= branches:
-            yield f"branch: stage {k} of bundle {bundle.name} has 0 to {branches - 1}, not {config.branch}"
+            yield Problem(
+                f"branch: stage {k} of bundle {bundle.name} has no branch {config.branch}",
+                f"choose one of 0 to {branches - 1}",
+            )
 
 
 def _numbers(stages: Sequence[int]) -> str:
     return ", ".join(map(str, stages))
 
 
-def fuses(config: PipelineConfig, bundle: Bundle) -> bool:
+def fuses(config: AgentPipelineConfig, bundle: Bundle) -> bool:
     """Whether this board may have to fuse embeddings: as an origin of a bundle with wide stages, or for others."""
     return config.fuse or (config.origin is not None and bundle.is_wide)
 
 
 def start_self_tests(config: AgentConfig, bundles: Sequence[Bundle]) -> list[SelfTest]:
-    """Start a self-test for each pipeline of which something is run here, unless the configuration says not to.
+    """Start a self-test for each pipeline of which something is run here, unless the configuration turns it off.
 
     Call it while this process has one thread: the tests fork.
     """

@@ -1,8 +1,8 @@
-"""That an agent of a name runs on this machine, for `distree doctor`: two boards of one name hinder each other.
+"""How `distree doctor` knows which agents run on this machine: two boards of one name disturb each other.
 
-A running agent holds an abstract Unix socket that bears its site, device, broker's port and boot id. It needs no file,
-is gone with the process, however that ends, and /proc/net/unix lists it. Nobody connects to it. The port tells the
-brokers of one machine apart; the name of a broker's machine may be written in many ways.
+A running agent holds an abstract Unix socket whose name has its site, device, broker's port and boot id. It needs no
+file, disappears with the process, however that ends, and is listed in /proc/net/unix. Nobody connects to it. The port
+tells brokers on one machine apart; the host name of a broker can be written in many ways.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _prefix(config: AgentConfig) -> str:
 
 
 def announce(config: AgentConfig, boot: str) -> socket.socket | None:
-    """Return the socket to hold on to; None where the system has none to give, which costs no more than a hint."""
+    """Return the socket to keep open; None where the system refuses one, which only costs a hint."""
     try:
         held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a board says of itself: state, description, telemetry, and what it refused or could not publish."""
+"""What a board reports about itself: state, description, telemetry, and what it rejected or could not publish."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Sequence
 
 from device_agent.config import AgentConfig
 from device_agent.linux import clock_synced, memory_mb, rss_bytes
-from device_agent.log_throttle import Repeats
-from device_agent.pipeline import Pipeline
+from device_agent.log_throttle import LogThrottle
+from device_agent.pipeline import AgentPipeline
 from distree import __version__, topics
-from distree.errors import LocalProtocolError, RemoteProtocolError
+from distree.errors import LocalProtocolError, Problem, RemoteProtocolError
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
 from distree.messages.events import DeadLetter
-from distree.messages.packing import printable
 from distree.messages.telemetry import Telemetry
+from distree.printable import printable
 from distree.topics import DELIVERY, Kind
 from distree.transport.base import Transport
 
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 _NEVER = float("inf")
 
-REFUSED_S = 600.0
-"""How often the log says that a broker does not take some message."""
+REFUSED_LOG_INTERVAL_S = 600.0
+"""Shortest time between two log lines about a message that the broker refuses."""
 
-HEAL_S = 1.0
-"""Two boards of one name correct each other's state no more often than this, in seconds."""
+REPUBLISH_S = 1.0
+"""Shortest time between two corrections of our state, which another board of the same name would overwrite again."""
 
 
 def state_of(config: AgentConfig, boot: str, status: DeviceStatus) -> tuple[str, bytes]:
@@ -39,14 +39,16 @@ def state_of(config: AgentConfig, boot: str, status: DeviceStatus) -> tuple[str,
 
 
 class Reporting:
-    """Publishes what a board says of itself, and keeps the counters of it. All with the lock held."""
+    """Publishes what a board reports about itself, and keeps its counters. All with the lock held."""
 
-    def __init__(self, config: AgentConfig, boot: str, transport: Transport, pipelines: Sequence[Pipeline]) -> None:
+    def __init__(
+        self, config: AgentConfig, boot: str, transport: Transport, pipelines: Sequence[AgentPipeline]
+    ) -> None:
         self.dead_letters = 0
         self.unpublished = 0
-        """Messages that the broker does not take."""
+        """Messages that the broker does not accept."""
         self.clock_synced = clock_synced()
-        """Whether this board's clock may be believed, as last seen."""
+        """Whether this board's clock can be trusted, as last seen."""
         self._config = config
         self._boot = boot
         self._transport = transport
@@ -58,23 +60,24 @@ class Reporting:
         self._status = DeviceStatus.INIT
         self._sequence = 0
         self._report_at = 0.0
-        self._healed_at = 0.0
-        self._heal_at = _NEVER
-        self._refused = Repeats(every_s=REFUSED_S)
+        self._republished_at = 0.0
+        self._republish_at = _NEVER
+        self._refused = LogThrottle(interval_s=REFUSED_LOG_INTERVAL_S)
+        self._rejected = LogThrottle()
 
     # ------------------------------------------------------------ what is due
 
     def due_at(self) -> float:
         """When a report or a correction of the state is due."""
-        return min(self._report_at, self._heal_at)
+        return min(self._report_at, self._republish_at)
 
     def tick(self, now: float) -> None:
         """Publish what is due."""
-        if now >= self._heal_at:
-            self._healed_at, self._heal_at = now, _NEVER
+        if now >= self._republish_at:
+            self._republished_at, self._republish_at = now, _NEVER
             self.set_status(self._status)
         if now >= self._report_at:
-            self._report_at = now + self._config.telemetry_s
+            self._report_at = now + self._config.telemetry_interval_s
             self.report()
 
     def report_soon(self) -> None:
@@ -88,23 +91,24 @@ class Reporting:
         self._status = status
         self.publish(Kind.STATE, *state_of(self._config, self._boot, status))
 
-    def say_again(self) -> None:
-        """Publish state and description once more, for those that the broker has not kept them for."""
+    def republish(self) -> None:
+        """Publish state and description again, for those who cannot get them from the broker."""
         self.describe()
         self.set_status(self._status)
 
-    def check_state(self, payload: bytes) -> DeviceState | None:
-        """Have a state corrected that is not ours: the will of an earlier connection may come after a birth.
+    def check_own_state(self, payload: bytes) -> DeviceState | None:
+        """Republish our state if it was overwritten: the will of an earlier connection may arrive after a birth.
 
-        Returns it, and raises RemoteProtocolError for what is no state.
+        Returns the state that overwrote it, None if it is ours. Raises RemoteProtocolError for anything that is not a
+        state.
         """
         if payload == state_of(self._config, self._boot, self._status)[1]:
             return None
-        self._heal_at = max(time.monotonic(), self._healed_at + HEAL_S)
+        self._republish_at = max(time.monotonic(), self._republished_at + REPUBLISH_S)
         return decode(DeviceState, payload)
 
     def describe(self) -> None:
-        """Publish what this board is."""
+        """Publish the description of this board."""
         pipelines = self._pipelines
         runtimes = {pipeline.runtime.name for pipeline in pipelines if pipeline.runtime is not None}
         meta = DeviceMeta(
@@ -132,7 +136,7 @@ class Reporting:
         self.publish(Kind.META, self._topic[Kind.META], encode(meta))
 
     def report(self) -> None:
-        """Publish the counters, if the broker is there; a spool whose disk failed is tried again."""
+        """Publish the counters, if the broker is connected; a spool whose disk failed is tried again."""
         for pipeline in self._pipelines:
             if pipeline.spool is not None:
                 pipeline.spool.retry(time.monotonic())
@@ -155,27 +159,38 @@ class Reporting:
     # ------------------------------------------------------------ what went wrong
 
     def dead_letter(self, topic: str, error: RemoteProtocolError | LocalProtocolError, payload: bytes) -> None:
-        """Count a message that broke the protocol, and publish why."""
+        """Count a message that broke the protocol, publish why, and log what peers sent, at a bounded rate."""
         self.dead_letters += 1
+        problem = Problem(printable(error.detail, 256), printable(error.remedy, 256))
+        if isinstance(error, RemoteProtocolError):
+            self._log_rejected(f"rejected on {printable(topic)}: {error.reason}: {problem}", error.reason)
         letter = DeadLetter(
             device=self._config.device,
-            topic=printable(topic)[:256],
+            topic=printable(topic, 256),
             reason=error.reason,
-            detail=printable(error.detail)[:256],
+            detail=problem.what,
+            remedy=problem.remedy,
             payload_bytes=len(payload),
             head_hex=bytes(payload[:32]).hex(),
         )
         self.publish(Kind.DEAD, self._topic[Kind.DEAD], encode(letter))
 
+    def _log_rejected(self, line: str, reason: str) -> None:
+        told = self._rejected.line(time.monotonic(), line, reason)
+        if told is not None:
+            log.warning("%s", told)
+        else:
+            log.debug("%s", line)
+
     def note_refused(self, topic: str, error: LocalProtocolError) -> None:
-        """Count a message that the broker does not take; say so in the log, once in a while for each topic."""
+        """Count a message that the broker does not accept, and log it, once in a while for each topic."""
         self.unpublished += 1
-        line = self._refused.line(time.monotonic(), error.detail, topic)
+        line = self._refused.line(time.monotonic(), str(Problem(error.detail, error.remedy)), topic)
         if line is not None:
             log.warning("%s", line)
 
     def publish(self, kind: Kind, topic: str, payload: bytes) -> None:
-        """Publish a message as messages of its kind are; one that the broker does not take is noted."""
+        """Publish a message as messages of its kind are; one that the broker does not accept is noted."""
         how = DELIVERY[kind]
         try:
             self._transport.publish(

@@ -1,7 +1,7 @@
-"""What an agent may need at most: memory and disk, reckoned from its configuration and its bundles.
+"""What an agent may need at most: memory and disk, estimated from its configuration and its bundles.
 
-Upper bounds, for queues are bounded: what each holds when it is full. The rest is measured: an agent of three int8
-stages has about 55 MB resident, most of which is Python, numpy and the interpreter's code.
+These are upper bounds, as queues are bounded: what each holds when it is full. The rest is measured: an agent with
+three int8 stages has about 55 MB resident, most of which is Python, numpy and the interpreter's code.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from device_agent import spool
-from device_agent.config import AgentConfig, PipelineConfig
+from device_agent.config import AgentConfig, AgentPipelineConfig
 from device_agent.preflight import fuses
-from device_agent.sources.directory import MAX_FILE_BYTES
-from device_agent.sources.mqtt import WAITING_BYTES
 from distree import topics
 from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
@@ -28,7 +26,7 @@ PER_SEGMENT_BYTE = 4
 """A segment's weights, their packed copy, and the tensors between its layers."""
 
 OFFLINE_BYTES = 11 * _MIB
-"""The lanes of the transport but for results, which are reckoned per origin."""
+"""The lanes of the transport except results, which are counted per origin."""
 
 UNPACKED_BYTES = 25 * _MIB
 """What the worst message of 1 MiB takes while it is unpacked."""
@@ -36,15 +34,15 @@ UNPACKED_BYTES = 25 * _MIB
 ENVELOPE_BYTES = 4096
 """What a message holds beside its tensor, at most: ids, 32 hops, what exits said."""
 
-# Messages without a tensor: about twice what they have at first, for names and counters grow.
-_OF_BOARD = {Kind.STATE: (160, 0), Kind.META: (512, 128), Kind.TELEMETRY: (256, 256), Kind.DEAD: (640, 0)}
+# Messages without a tensor: about twice their initial size, since names and counters grow.
+_OF_BOARD = {Kind.STATE: (160, 0), Kind.META: (512, 128), Kind.TELEMETRY: (256, 256), Kind.DEAD: (1024, 0)}
 _ANSWER_BYTES, _PER_HOP_BYTES = 640, 128
 
 _ITEM_BYTES = {"int8": 1, "uint8": 1, "float16": 2, "float32": 4}
 
 
 @record
-class Item:
+class BudgetItem:
     """One entry of a budget."""
 
     what: str
@@ -61,37 +59,34 @@ def input_bytes(bundle: Bundle) -> int:
     return _ITEM_BYTES[bundle.manifest.input.dtype] * math.prod(bundle.manifest.input.shape)
 
 
-def memory(config: AgentConfig, bundles: Sequence[Bundle]) -> list[Item]:
-    """Reckon the most memory that an agent needs, entry by entry."""
+def memory(config: AgentConfig, bundles: Sequence[Bundle]) -> list[BudgetItem]:
+    """Estimate the most memory that an agent needs, entry by entry."""
     items = [
-        Item(what="Python and the interpreter", bytes=PROCESS_BYTES),
-        Item(what="messages that wait for the broker", bytes=OFFLINE_BYTES),
-        Item(what="a message while it is unpacked", bytes=UNPACKED_BYTES),
+        BudgetItem(what="Python and the interpreter", bytes=PROCESS_BYTES),
+        BudgetItem(what="messages that wait for the broker", bytes=OFFLINE_BYTES),
+        BudgetItem(what="a message while it is unpacked", bytes=UNPACKED_BYTES),
     ]
     for pipeline, bundle in zip(config.pipelines, bundles, strict=True):
         items += _of_pipeline(config, pipeline, bundle)
     return items
 
 
-def _of_pipeline(config: AgentConfig, pipeline: PipelineConfig, bundle: Bundle) -> Iterator[Item]:
+def _of_pipeline(config: AgentConfig, pipeline: AgentPipelineConfig, bundle: Bundle) -> Iterator[BudgetItem]:
     segments = sum(spec.bytes for spec in bundle.held(pipeline.stages, pipeline.branch, fuses(pipeline, bundle)))
     largest = largest_message(bundle)
-    yield Item(what=f"segments of {pipeline.name}", bytes=PER_SEGMENT_BYTE * segments)
-    yield Item(what=f"inbox of {pipeline.name}", bytes=config.inbox.kb << 10)
-    yield Item(what=f"messages of {pipeline.name} under way", bytes=2 * config.receive_maximum * largest)
+    yield BudgetItem(what=f"segments of {pipeline.name}", bytes=PER_SEGMENT_BYTE * segments)
+    yield BudgetItem(what=f"inbox of {pipeline.name}", bytes=config.inbox.max_kib << 10)
+    yield BudgetItem(what=f"messages of {pipeline.name} under way", bytes=2 * config.receive_maximum * largest)
     if pipeline.origin is None:
         return
-    # Twice as many as may be unanswered: as many again may wait for the broker to take their result.
-    yield Item(what=f"open inputs of {pipeline.name}", bytes=2 * pipeline.origin.pending * largest)
-    if pipeline.origin.source.kind == "mqtt":
-        # Beyond the bound there may be what is read in one turn.
-        yield Item(what=f"inputs of {pipeline.name} not looked at yet", bytes=WAITING_BYTES + 2 * _MIB)
+    # Twice as many as may be unanswered: as many again may wait for the broker to accept their result.
+    yield BudgetItem(what=f"open inputs of {pipeline.name}", bytes=2 * pipeline.origin.max_pending * largest)
+    for what, most in pipeline.origin.source.memory().items():
+        yield BudgetItem(what=f"{what}, of {pipeline.name}", bytes=most)
     if is_image(bundle.manifest.input.dtype, bundle.manifest.input.shape):
-        yield Item(what=f"an input of {pipeline.name} while it is decoded", bytes=MAX_IMAGE_BYTES)
-    if pipeline.origin.source.kind == "directory":
-        yield Item(what=f"a file of {pipeline.name} while it is read", bytes=MAX_FILE_BYTES)
+        yield BudgetItem(what=f"an input of {pipeline.name} while it is decoded", bytes=MAX_IMAGE_BYTES)
     if pipeline.origin.spool:
-        yield Item(what=f"spool of {pipeline.name} while it is rewritten", bytes=2 * spool.LIMIT_BYTES)
+        yield BudgetItem(what=f"spool of {pipeline.name} while it is rewritten", bytes=2 * spool.LIMIT_BYTES)
 
 
 def largest_message(bundle: Bundle) -> int:
@@ -120,14 +115,14 @@ def message_bytes(config: AgentConfig, bundles: Sequence[Bundle], topic: str) ->
             branches = (branch for stage in bundle.stages for branch in stage.branches)
             return max(tensor_bytes(branch.embedding) for branch in branches) + ENVELOPE_BYTES
         case Kind.THUMBNAIL:
-            side = pipeline.origin.thumbnails.side if pipeline.origin and pipeline.origin.thumbnails else 0
+            side = pipeline.origin.thumbnails.max_side_px if pipeline.origin and pipeline.origin.thumbnails else 0
             return 3 * side * side + ENVELOPE_BYTES
     hops = sum(max(1, len(stage.branches)) for stage in bundle.stages)
     return _ANSWER_BYTES + _PER_HOP_BYTES * hops
 
 
-def _entries(pipeline: PipelineConfig, bundle: Bundle) -> int:
-    """Return how many things of a pipeline a report has figures of; an origin has as many as two stages."""
+def _entries(pipeline: AgentPipelineConfig, bundle: Bundle) -> int:
+    """Return how many entries a report has for a pipeline; an origin counts as two stages."""
     fused = len(bundle.stages) if fuses(pipeline, bundle) else 0
     return len(pipeline.stages) + fused + (2 if pipeline.origin is not None else 0)
 
@@ -137,7 +132,7 @@ def disk_bytes(config: AgentConfig) -> int:
     return sum(2 * spool.LIMIT_BYTES for pipeline in config.pipelines if pipeline.origin and pipeline.origin.spool)
 
 
-def memory_limit(items: Sequence[Item]) -> int:
+def memory_limit(items: Sequence[BudgetItem]) -> int:
     """Return what a supervisor may limit an agent to: half as much again, in whole steps of 16 MiB."""
     total = sum(item.bytes for item in items)
     return math.ceil(total * 1.5 / (16 * _MIB)) * 16 * _MIB

@@ -17,11 +17,17 @@ from distree.bundle.golden import steps_off
 from distree.bundle.loading import Bundle, read_verified
 from distree.bundle.manifest import TensorSpec
 from distree.bundle.runtimes import load_runtime, make_runtime
-from distree.errors import DistreeError, RuntimeUnavailableError
+from distree.errors import DistreeError, Problem, RuntimeUnavailableError
+from distree.printable import printable
 from distree.segments import SegmentOutput, SegmentRuntime
 from distree.tensors import Array
 
 TIMEOUT_S = 60.0
+
+_OTHER_VERSION = "install another version of the interpreter, such as ai-edge-litert==1.2.0"
+
+_BETWEEN = "\n"
+"""Stands between what is wrong and how to fix it where the child tells its parent; neither has a line break."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,7 @@ class SelfTest:
     timeout_s: float
 
     def wait(self) -> None:
-        """Wait for the verdict, at most `timeout_s`; raise RuntimeUnavailableError if the interpreter is no good."""
+        """Wait for the verdict, at most `timeout_s`; raise RuntimeUnavailableError if the interpreter is unusable."""
         try:
             verdict, status = _await_child(self.child, self.reader, self.timeout_s)
         finally:
@@ -75,7 +81,7 @@ def self_test(
     branch: int | None = None,
     fuse: bool = False,
 ) -> None:
-    """Run the golden vectors of `stages` in a forked child; raise RuntimeUnavailableError if they come out wrong."""
+    """Run the golden vectors of `stages` in a forked child; raise RuntimeUnavailableError if the answers are wrong."""
     start_self_test(bundle, stages, num_threads, timeout_s, branch=branch, fuse=fuse).wait()
 
 
@@ -89,22 +95,26 @@ class _Test:
     branch: int | None
     fuse: bool
 
-    def run(self) -> str:
+    def run(self) -> Problem | None:
         runtime = make_runtime(self.bundle, self.stages, self.num_threads, branch=self.branch, fuse=self.fuse)
         return compare(self.bundle, runtime, self.stages, branch=self.branch, fuse=self.fuse)
 
 
 def _judge(where: str, verdict: str, status: int | None, timeout_s: float) -> None:
     if status is None:
-        raise RuntimeUnavailableError(f"{where}: no answer within {timeout_s:g} s; the interpreter hangs on this CPU")
+        raise RuntimeUnavailableError(
+            f"{where}: no answer within {timeout_s:g} s, so the interpreter hangs on this CPU", _OTHER_VERSION
+        )
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         raise RuntimeUnavailableError(
-            f"{where}: the interpreter crashed ({name}): its wheel does not fit this CPU; install another version, "
-            "such as ai-edge-litert==1.2.0"
+            f"{where}: the interpreter crashed ({name}), as its wheel does not fit this CPU", _OTHER_VERSION
         )
-    if verdict or os.WEXITSTATUS(status):
-        raise RuntimeUnavailableError(verdict or f"{where}: exit status {os.WEXITSTATUS(status)}")
+    if verdict:
+        what, _, remedy = verdict.partition(_BETWEEN)
+        raise RuntimeUnavailableError(what, remedy)
+    if os.WEXITSTATUS(status):
+        raise RuntimeUnavailableError(f"{where}: exit status {os.WEXITSTATUS(status)}", _OTHER_VERSION)
 
 
 def _child(parent: int, writer: int, test: _Test) -> None:
@@ -115,18 +125,19 @@ def _child(parent: int, writer: int, test: _Test) -> None:
         problem = test.run()
         code = 0
     except DistreeError as error:
-        problem = str(error)
+        problem = error.problem
     except BaseException as error:  # noqa: BLE001 - the child must not return into the parent's code
-        problem = f"self-test of bundle {test.bundle.name}: {type(error).__name__}: {error}"
+        what = f"self-test of bundle {test.bundle.name}: {type(error).__name__}: {printable(str(error), 1000)}"
+        problem = Problem(what, "report this as a bug")
     try:
-        os.write(writer, problem.encode(errors="replace")[:4000])
+        os.write(writer, _BETWEEN.join(problem or ()).encode(errors="replace")[:4000])
     finally:
         os._exit(code)
 
 
 def _await_child(child: int, reader: int, timeout_s: float) -> tuple[str, int | None]:
     """Return (what the child wrote, its wait status); a child that takes too long is killed: (…, None)."""
-    # Not select(), which takes no descriptor above 1023, and a program may have that many.
+    # Not select(), which supports no descriptor above 1023, and a program may have that many.
     poller = select.poll()
     poller.register(reader, select.POLLIN)
     ready = poller.poll(timeout_s * 1e3)
@@ -149,8 +160,8 @@ def compare(
     *,
     branch: int | None = None,
     fuse: bool = False,
-) -> str:
-    """Run the golden vectors through `runtime`; return "" or one line that says what is off.
+) -> Problem | None:
+    """Run the golden vectors through `runtime`; return what is off, None if nothing is.
 
     Of wide stages among `stages`, the segments of `branch` are run; with `fuse`, the fusion heads of all wide stages.
     """
@@ -158,12 +169,14 @@ def compare(
     content = read_verified(bundle.path / golden.file, golden.sha256)
     with np.load(io.BytesIO(content), allow_pickle=False) as vectors:
         for k, what, off in _distances(bundle, runtime, vectors, stages, branch, fuse):
+            # Written so that a NaN counts as off, too.
             if not off <= golden.allowed(k) + 1e-3:
-                return (
-                    f"self-test of bundle {bundle.name}: {what} is off by {off:.0f} quantisation steps, "
-                    f"{golden.allowed(k)} allowed; {runtime.name} is wrong on this CPU: install another version"
+                return Problem(
+                    f"self-test of bundle {bundle.name}: {what} is off by {off:.0f} quantisation steps "
+                    f"({golden.allowed(k)} allowed), so {runtime.name} computes wrongly on this CPU",
+                    _OTHER_VERSION,
                 )
-    return ""
+    return None
 
 
 def _distances(

@@ -1,12 +1,12 @@
-"""What an origin owes, on disk: accepted inputs, and answers on their way to the broker, through its death.
+"""What an origin owes, on disk, so that it survives a crash: accepted inputs, and answers that the broker may not have.
 
-A journal of msgpack records, appended to and now and then written anew: [1, request, name, dtype, shape, payload]
-when an input is accepted; [2, request, payload] before its answer is published, the result as it goes out, so that
-after a crash the same is said again and nothing else; [0, request] when the broker has it. Nothing is forced to the
-medium: the journal survives the death of the process, and as much of a power cut as the kernel has written. On a
-small board put `state_dir` on a tmpfs to spare the SD card, at the price of the power cut.
+A journal of msgpack records, appended to and rewritten from time to time: [1, request, name, dtype, shape, payload]
+when an input is accepted; [2, request, payload] before its answer is published, with the result exactly as it goes out,
+so that after a crash the same answer is published again and no other; [0, request] when the broker has it. Nothing is
+forced to the medium: the journal survives the death of the process, and a power cut as far as the kernel has written
+it. On a small board put `state_dir` on a tmpfs to spare the SD card; then it does not survive a power cut.
 
-A disk that fails stops nothing. All that is owed is in memory as well, and goes to the disk as soon as it can.
+A failing disk stops nothing. Everything owed is in memory as well, and goes to the disk as soon as possible.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from pathlib import Path
 import msgpack
 
 from distree.messages.request import Tensor
-from distree.node import Accepted
+from distree.node import AcceptedInput
 from distree.record import record
 
 log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 4 << 20
-"""Size at which the journal is written anew; twice what is owed, if that is more."""
+"""Size at which the journal is rewritten; twice what is owed, if that is more."""
 
-REMEMBERED = 1024
+MAX_REMEMBERED = 1024
 """Answered requests that a rewritten journal still names, so that one delivered again is not answered again.
 
-Also how many answers to inputs that were shed wait for the broker; the oldest beyond them is not said again.
+Also how many answers to inputs that were shed may wait for the broker; beyond that the oldest is not repeated.
 """
 
 MAX_UNPUBLISHED = 4096
-"""Answers of earlier runs that are kept, over however many starts without a broker."""
+"""Answers of earlier runs that are kept, however many starts without a broker there are."""
 
 RETRY_S = 3.0
-"""Least seconds from one attempt to write the journal anew to the next, while the disk fails."""
+"""Shortest time in seconds between two attempts to rewrite the journal while the disk fails."""
 
 
 @record
@@ -52,7 +52,7 @@ class Recovered:
     have. `answered` are the requests that were closed last, oldest first.
     """
 
-    open: tuple[Accepted, ...] = ()
+    open: tuple[AcceptedInput, ...] = ()
     unpublished: tuple[tuple[str, bytes], ...] = ()
     answered: tuple[str, ...] = ()
 
@@ -67,7 +67,7 @@ class Spool:
         self._path = path
         self._limit_bytes = limit_bytes
         self._clock = clock
-        self._open: dict[str, Accepted] = {}
+        self._open: dict[str, AcceptedInput] = {}
         self._unpublished: dict[str, bytes] = {}
         self._shed: dict[str, None] = {}
         self._answered: dict[str, None] = {}
@@ -80,12 +80,12 @@ class Spool:
         self._retry_at = 0.0
 
     def recover(self) -> Recovered:
-        """Read what an earlier run left, and start afresh with just that. To be called once, before all else."""
+        """Read what an earlier run left, and start over with just that. Call it once, before anything else."""
         for entry in self._read():
             self._replay(entry)
         surplus = len(self._unpublished) - MAX_UNPUBLISHED
         if surplus > 0:
-            log.warning("spool %s: %d answers more than are kept; the oldest are not said again", self._path, surplus)
+            log.warning("spool %s: too many unpublished answers; the %d oldest are dropped", self._path, surplus)
             for request in list(self._unpublished)[:surplus]:
                 self._settle(request)
         self._rewrite(self._clock())
@@ -100,7 +100,7 @@ class Spool:
         """How many inputs in custody a crash would lose, or answer differently: their last record is not on disk."""
         return len(self._unwritten)
 
-    def note_accepted(self, item: Accepted) -> None:
+    def note_accepted(self, item: AcceptedInput) -> None:
         """Note an accepted input."""
         if self._take(item):
             self._write_record(item.request, _pack_input(item))
@@ -114,7 +114,7 @@ class Spool:
         if is_shed:
             # No input in custody bounds how many of these there are.
             self._shed[request] = None
-            if len(self._shed) > REMEMBERED:
+            if len(self._shed) > MAX_REMEMBERED:
                 self.note_published(next(iter(self._shed)))
 
     def note_published(self, request: str) -> None:
@@ -141,7 +141,7 @@ class Spool:
 
     # ------------------------------------------------------------ what is owed: the same live and read back
 
-    def _take(self, item: Accepted) -> bool:
+    def _take(self, item: AcceptedInput) -> bool:
         if item.request in self._unpublished:
             # Its answer is settled, whoever asks again.
             return False
@@ -170,7 +170,7 @@ class Spool:
     def _remember(self, request: str) -> None:
         self._answered.pop(request, None)
         self._answered[request] = None
-        if len(self._answered) > REMEMBERED:
+        if len(self._answered) > MAX_REMEMBERED:
             del self._answered[next(iter(self._answered))]
 
     def _replay(self, entry: object) -> None:
@@ -184,7 +184,7 @@ class Spool:
                 bytes(payload),
             ):
                 tensor = Tensor(dtype=dtype, shape=shape, codec="raw", payload=payload)
-                self._take(Accepted(request=request, name=name, tensor=tensor))
+                self._take(AcceptedInput(request=request, name=name, tensor=tensor))
             case (2, str(request), bytes(payload)):
                 self._answer(request, payload)
             case (0, str(request)) if not self._settle(request):
@@ -198,8 +198,8 @@ class Spool:
         try:
             found = self._path.stat()
             if not stat.S_ISREG(found.st_mode):
-                # Reading a pipe would wait for ever.
-                raise OSError(errno.EINVAL, "not a file")
+                # Reading a pipe would wait forever.
+                raise OSError(errno.EINVAL, "not a regular file")
             content = self._path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -207,8 +207,8 @@ class Spool:
             aside = self._path.with_suffix(".unread")
             with contextlib.suppress(OSError):
                 self._path.replace(aside)
-            log.error(  # noqa: TRY400 - the line says it all
-                "spool %s cannot be read: %s; what an earlier run left in it is not answered, look at %s",
+            log.error(  # noqa: TRY400 - the line is enough
+                "spool %s cannot be read (%s), so inputs that an earlier run left are not answered; look at %s",
                 self._path,
                 error.strerror,
                 aside,
@@ -223,7 +223,7 @@ class Spool:
         try:
             entries.extend(unpacker)
         except (ValueError, msgpack.UnpackException) as error:
-            log.warning("spool %s: damaged after %d records: %s", self._path, len(entries), error)
+            log.warning("spool %s: damaged after %d records (%s)", self._path, len(entries), error)
         return entries
 
     def _write_record(self, request: str, packed: bytes) -> None:
@@ -248,7 +248,7 @@ class Spool:
         """Raise OSError where the journal is no longer what was last written."""
         found = self._path.stat()
         if (found.st_dev, found.st_ino, found.st_size) != (*(self._identity or (0, 0)), self._size):
-            raise OSError(errno.ESTALE, "it was replaced or changed by another program")
+            raise OSError(errno.ESTALE, "another program has replaced or changed it")
 
     def _append(self, packed: bytes) -> None:
         assert self._file is not None  # noqa: S101 - the caller has looked
@@ -257,7 +257,7 @@ class Spool:
         self._size += len(packed)
 
     def _rewrite(self, now: float) -> None:
-        """Replace the journal by one of just what is owed, in one step that a crash cannot halve."""
+        """Replace the journal by one with just what is owed, in one step that a crash cannot leave half done."""
         self._close_file()
         self._retry_at = now + RETRY_S
         content = b"".join(
@@ -276,7 +276,7 @@ class Spool:
             fresh.replace(self._path)
             found = self._path.stat()
         except OSError as error:
-            # Half a journal would take what room there is.
+            # Half a journal would take up what room there is.
             with contextlib.suppress(OSError):
                 fresh.unlink(missing_ok=True)
             self._fail(now, error)
@@ -287,11 +287,11 @@ class Spool:
         self._unwritten.clear()
         if self._failed_at is not None:
             owed = len(self._open) + len(self._unpublished)
-            log.info("spool %s works again after %.0f s; inputs in it: %d", self._path, now - self._failed_at, owed)
+            log.info("spool %s works again after %.0f s, with %d inputs", self._path, now - self._failed_at, owed)
             self._failed_at = None
 
     def _fail(self, now: float, error: OSError) -> None:
-        """Go on in memory, and say so if that is news."""
+        """Go on in memory, and log it the first time."""
         self._close_file()
         if not self._is_there():
             self._unwritten.update(self._open, self._unpublished)
@@ -299,10 +299,10 @@ class Spool:
             return
         self._failed_at = now
         log.error(
-            "spool %s cannot be written: %s; answering goes on, but a crash of this agent would now lose inputs: %s",
+            "spool %s cannot be written (%s), so a crash of this agent would now lose inputs; %s",
             self._path,
             error.strerror or error,
-            _REMEDIES.get(error.errno or 0, "see to the disk, or correct state_dir"),
+            _REMEDIES.get(error.errno or 0, "check the disk, or correct state_dir"),
         )
 
     def _is_there(self) -> bool:
@@ -321,8 +321,8 @@ class Spool:
 
 
 _FULL = "free some space there, or correct state_dir"
-_FORBIDDEN = "give the agent the right to write there, or correct state_dir"
-_NO_FOLDER = "correct state_dir, which is no folder"
+_FORBIDDEN = "let the agent's user write there, or correct state_dir"
+_NO_FOLDER = "correct state_dir, which is not a folder"
 _REMEDIES = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
@@ -330,20 +330,20 @@ _REMEDIES = {
     errno.EROFS: "make the file system writable, or correct state_dir",
     errno.EACCES: _FORBIDDEN,
     errno.EPERM: _FORBIDDEN,
-    errno.ENOENT: "nothing may remove it while the agent runs",
-    errno.ESTALE: "one agent alone may use it",
+    errno.ENOENT: "keep other programs from removing it while the agent runs",
+    errno.ESTALE: "make sure that only one agent uses it",
     errno.ENOTDIR: _NO_FOLDER,
     errno.EEXIST: _NO_FOLDER,
 }
 
 
 def _write(file: int, content: bytes) -> None:
-    """Write in one call. OSError where less was taken: later records would be read as the rest of that one."""
+    """Write in one call. OSError if less was written: later records would be read as the rest of that one."""
     if os.write(file, content) < len(content):
-        raise OSError(errno.ENOSPC, "it took only a part")
+        raise OSError(errno.ENOSPC, "only a part was written")
 
 
-def _pack_input(item: Accepted) -> bytes:
+def _pack_input(item: AcceptedInput) -> bytes:
     tensor = item.tensor
     return _pack(1, item.request, item.name, tensor.dtype, tensor.shape, bytes(tensor.payload))
 

@@ -1,8 +1,8 @@
 """`distree service`: a hardened systemd unit for a board's agent.
 
 The unit runs the agent as a user that exists only while it runs, with nothing writable but its state directory (and the
-folder of a directory source), no capability, and the system calls of a plain service. Secrets reach it as credentials:
-systemd reads them as root and shows them to the agent alone.
+folder of a directory source), no capabilities, and the system calls of a plain service. Secrets reach it as
+credentials: systemd reads them as root and shows them only to the agent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from device_agent import resource_estimate
-from device_agent.config import AgentConfig, DirectorySource, ReplaySource, load_agent_config
+from device_agent.config import DEFAULT_STATE_DIR, AgentConfig, load_agent_config
 from device_agent.credentials import CERTIFICATE, KEY, PASSWORD
 from device_agent.preflight import load_bundles
 from distree.bundle.loading import find_bundle, user_folder
@@ -26,18 +26,21 @@ from distree.errors import ConfigError
 
 UNIT = "distree-agent.service"
 STATE = "distree"
-"""Below /var/lib: the agent's working directory, and so where `state_dir: state` is by default."""
+"""Below /var/lib: the one folder that the agent may write, but for shared folders of inputs."""
 
 STATE_FOLDER = Path("/var/lib") / STATE
 
 GROUP = "distree"
-"""The group that shares the folder of a directory source, where the folder does not say."""
+"""The group that shares the folder of a directory source, unless the folder has another."""
 
 _UNITS = Path("etc/systemd/system")
 _WANTS = _UNITS / "multi-user.target.wants"
 
-_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - what the unit does not see
+_HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - what the unit's sandbox hides
 _BACKOFF_SINCE = 254
+"""The version of systemd from which on a unit may restart at growing intervals."""
+
+_SUDO = "run this with sudo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,14 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     install = verbs.add_parser(
         "install",
         help="write the unit, enable it and start it",
-        epilog="example: sudo distree service install -c /etc/distree/agent.yaml; to see the unit alone, with --print",
+        epilog="example: sudo distree service install -c /etc/distree/agent.yaml; with --print it only shows the unit",
     )
     remove = verbs.add_parser(
-        "remove", help="stop the agent and take the unit away", epilog="example: sudo distree service remove"
+        "remove", help="stop the agent and remove the unit", epilog="example: sudo distree service remove"
     )
     status = verbs.add_parser(
         "status",
-        help="say whether it is installed, up to date and running; exit status 1 if not",
+        help="show whether it is installed, up to date and running; exit status 1 if not",
         epilog="example: distree service status -c /etc/distree/agent.yaml",
     )
     for verb in (install, remove, status):
@@ -62,11 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "-c", "--config", type=Path, required=verb is install, metavar="FILE", help="agent.yaml, as on the board"
         )
         verb.add_argument(
-            "--root", type=Path, default=Path("/"), metavar="DIR", help="of an image: files alone, nothing is started"
+            "--root",
+            type=Path,
+            default=Path("/"),
+            metavar="DIR",
+            help="root of an image: write files only, start nothing",
         )
     for verb in (install, status):
-        verb.add_argument("--exec", metavar="PROGRAM", help="distree on the board (default: this Python's)")
-    install.add_argument("--print", action="store_true", help="write the unit to stdout and do nothing else")
+        verb.add_argument("--exec", metavar="PROGRAM", help="the distree command on the board (default: this Python's)")
+    install.add_argument("--print", action="store_true", help="print the unit and do nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,28 +104,28 @@ def _render_for(args: argparse.Namespace) -> str:
 
 
 def render(path: Path, config: AgentConfig, program: str) -> str:
-    """Return the unit for the agent of a configuration, whose bundles are loaded to reckon its memory.
+    """Return the unit for the agent of a configuration, whose bundles are loaded to estimate its memory.
 
-    Raises ConfigError for what a unit cannot grant, BundleError for a bundle that is no good.
+    Raises ConfigError for what a unit cannot grant, BundleError for an unusable bundle.
     """
     need = resource_estimate.memory(config, load_bundles(config))
     return "\n".join(_lines(path, config, program, resource_estimate.memory_limit(need) >> 20)) + "\n"
 
 
 def _lines(path: Path, config: AgentConfig, program: str, memory_mib: int) -> Iterator[str]:
-    yield "# Written by distree service install: changes here are lost at the next one. Add yours by"
+    yield "# Written by distree service install, which overwrites changes. Make yours with"
     yield f"#   systemctl edit {UNIT}"
     yield "[Unit]"
     yield f"Description=DistrEE agent {config.device} of site {config.site}"
     yield "# No network-online.target: the agent starts without a network and connects when there is one."
     yield "After=network.target"
-    yield "# Never give up: nobody is there to start it again."
+    yield "# Never give up: there may be nobody to start it again."
     yield "StartLimitIntervalSec=0"
     yield ""
     yield "[Service]"
     yield "Type=notify"
-    yield f"ExecStart={_quoted(program)} agent run -c {_quoted(str(path))}"
-    yield "# It is ready once it is connected for the first time, which may take as long as the broker is away."
+    yield f"ExecStart={_quoted(program)} agent run -c {_quoted(str(path))}{_state_option(path, config)}"
+    yield "# It is ready once it has connected for the first time, however long the broker is away."
     yield "TimeoutStartSec=infinity"
     yield "# Fed by the loop that does the work, while inference makes progress."
     yield "WatchdogSec=30"
@@ -127,16 +134,15 @@ def _lines(path: Path, config: AgentConfig, program: str, memory_mib: int) -> It
     if _systemd_version() >= _BACKOFF_SINCE:
         yield "RestartSteps=6"
         yield "RestartMaxDelaySec=60"
-    yield "# Answers what it has accepted, within drain_s, before it leaves."
-    yield f"TimeoutStopSec={config.drain_s + 10:g}"
-    yield "# Reckoned by distree doctor from the bundles and the queues when full, and half as much again."
+    yield "# Answers what it has accepted, within shutdown_timeout_s, before it leaves."
+    yield f"TimeoutStopSec={config.shutdown_timeout_s + 10:g}"
+    yield "# Estimated from the bundles and full queues, as distree doctor does, and half as much again."
     yield f"MemoryMax={memory_mib}M"
     yield "TasksMax=64"
     yield ""
     yield "DynamicUser=yes"
     yield f"StateDirectory={STATE}"
-    yield f"WorkingDirectory=%S/{STATE}"
-    # What leaves a shared folder of inputs is still its group's.
+    # What is moved within a shared folder of inputs still belongs to its group.
     yield "UMask=0007" if any(_folders(config)) else "UMask=0077"
     yield from _credentials(config)
     yield from _folders(config)
@@ -161,7 +167,7 @@ _HARDENING = (
     "ProtectKernelModules=yes",
     "ProtectKernelTunables=yes",
     "ProtectControlGroups=yes",
-    "# Not ProcSubset=pid: the interpreter reads /proc/cpuinfo for what the CPU can do.",
+    "# Not ProcSubset=pid: the interpreter reads the features of the CPU from /proc/cpuinfo.",
     "ProtectProc=invisible",
     "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
     "RestrictNamespaces=yes",
@@ -173,7 +179,7 @@ _HARDENING = (
     "SystemCallArchitectures=native",
     "SystemCallFilter=@system-service",
     "SystemCallFilter=~@privileged @resources",
-    "# Whether NTP keeps the clock is asked, with no right to set it. ProtectClock would forbid asking.",
+    "# The agent asks whether NTP keeps the clock, without a right to set it; ProtectClock would forbid asking.",
     "SystemCallFilter=adjtimex clock_adjtime clock_adjtime64",
     "SystemCallErrorNumber=EPERM",
 )
@@ -196,38 +202,49 @@ def _secrets(config: AgentConfig) -> Iterator[tuple[str, Path]]:
 
 
 def _folders(config: AgentConfig) -> Iterator[str]:
-    """Give the lines for what the agent writes: the folders of its inputs; and refuse what the unit cannot grant."""
+    """Give the lines for what the agent writes besides its state: the folders of its inputs."""
     for pipeline in config.pipelines:
         if not Path(pipeline.bundle).is_absolute() and find_bundle(pipeline.bundle) == Path(pipeline.bundle):
             raise ConfigError(
-                f"pipelines.{pipeline.name}.bundle {pipeline.bundle}: the service runs in /var/lib/{STATE}; "
-                f"write {Path(pipeline.bundle).absolute()}"
+                f"pipelines.{pipeline.name}.bundle {pipeline.bundle}: the service runs in /var/lib/{STATE}",
+                f"write {Path(pipeline.bundle).absolute()}",
             )
         own = user_folder()
         if own is not None and not Path(pipeline.bundle).is_absolute() and (own / pipeline.bundle).is_dir():
             raise ConfigError(
-                f"pipelines.{pipeline.name}.bundle {pipeline.bundle}: the service does not see bundles in {own}; copy "
-                f"the folder to /etc/distree/{pipeline.bundle} and write that path"
+                f"pipelines.{pipeline.name}.bundle {pipeline.bundle}: the service cannot read bundles in {own}",
+                f"copy the folder to /etc/distree/{pipeline.bundle} and write that path",
             )
         if pipeline.origin is None:
             continue
-        if pipeline.origin.spool and config.state_dir.is_absolute() and not _is_state(config.state_dir):
-            raise ConfigError(
-                f"state_dir {config.state_dir}: the service writes below /var/lib/{STATE} alone; remove state_dir"
-            )
-        source = pipeline.origin.source
-        if isinstance(source, DirectorySource):
-            yield f"ReadWritePaths={_quoted(str(source.path))}"
-            yield f"SupplementaryGroups={_group(source.path)}"
+        for folder in pipeline.origin.source.shared_folders():
+            yield f"ReadWritePaths={_quoted(str(folder))}"
+            yield f"SupplementaryGroups={_group(folder)}"
 
 
-def is_installed() -> bool:
-    """Whether this machine has the unit."""
-    return (Path("/") / _UNITS / UNIT).exists()
+def installed_state_dir() -> Path | None:
+    """Return where the service on this machine keeps its state, as far as its unit says so; None without one."""
+    try:
+        unit = (Path("/") / _UNITS / UNIT).read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^ExecStart=.* --state-dir (\S+)$", unit, re.MULTILINE)
+    return None if found is None else Path(found.group(1))
 
 
-def _is_state(path: Path) -> bool:
-    return path.is_relative_to(STATE_FOLDER)
+def _state_option(path: Path, config: AgentConfig) -> str:
+    """Return the option that moves the spool to where the unit may write; "" where nothing is spooled, or it is there.
+
+    Raises ConfigError where the file names another folder.
+    """
+    spools = any(pipeline.origin is not None and pipeline.origin.spool for pipeline in config.pipelines)
+    if not spools or config.state_dir.is_relative_to(STATE_FOLDER):
+        return ""
+    if config.state_dir != path.absolute().parent / DEFAULT_STATE_DIR:
+        raise ConfigError(
+            f"state_dir {config.state_dir}: the service may write only below /var/lib/{STATE}", "remove state_dir"
+        )
+    return f" --state-dir {STATE_FOLDER / DEFAULT_STATE_DIR}"
 
 
 def _group(folder: Path) -> str:
@@ -255,7 +272,7 @@ def _own_program() -> str:
     program = Path(sys.executable).with_name("distree")
     if not program.exists():
         raise ConfigError(
-            f"{program}: distree is not installed for this Python; pip install it, or name the command by --exec"
+            f"{program}: distree is not installed for this Python", "pip install it, or name the command with --exec"
         )
     return str(program)
 
@@ -269,11 +286,11 @@ def _systemd_version() -> int:
     return int(found.group(1)) if found else 0
 
 
-# ---------------------------------------------------------------- what the unit will see
+# ---------------------------------------------------------------- what the unit can read
 
 
 def _check_visible(path: Path, config: AgentConfig, program: str) -> None:
-    """Raise ConfigError for a file that the unit's user could not read, with what to do."""
+    """Raise ConfigError for a file that the unit's user could not read."""
     advice = "put it below /etc/distree"
     install = "install DistrEE into /opt/distree, with a Python of the system: python3 -m venv /opt/distree"
     files = [(path, advice), *((file, install) for file in _program_files(program))]
@@ -281,22 +298,22 @@ def _check_visible(path: Path, config: AgentConfig, program: str) -> None:
         files.append((config.broker.tls.ca_file, advice))
     files += [(Path(p.bundle), advice) for p in config.pipelines if Path(p.bundle).is_absolute()]
     sources = [pipeline.origin.source for pipeline in config.pipelines if pipeline.origin is not None]
-    files += [(source.path, advice) for source in sources if isinstance(source, ReplaySource)]
+    files += [(file, advice) for source in sources for file in source.read_files()]
     for file, remedy in files:
         if any(file.is_relative_to(hidden) for hidden in _HIDDEN):
-            raise ConfigError(f"{file}: the service does not see what is there; {remedy}")
+            raise ConfigError(f"{file}: hidden from the service by systemd sandboxing", remedy)
         if not _readable_by_all(file):
-            raise ConfigError(f"{file}: the service's user cannot read it; chmod o+rX it and the folders above it")
+            raise ConfigError(f"{file}: the service's user cannot read it", "chmod o+rX it and the folders above it")
     for _, secret in _secrets(config):
         if not secret.is_file():
-            raise ConfigError(f"{secret}: not there; write it before the service is installed")
+            raise ConfigError(f"{secret}: no such file", "write it before you install the service")
     for source in sources:
-        if isinstance(source, DirectorySource):
-            _check_shared(source.path)
+        for folder in source.shared_folders():
+            _check_shared(folder)
 
 
 def _program_files(program: str) -> Iterator[Path]:
-    """Yield what a command of a virtual environment needs: beside itself its Python, and the package."""
+    """Yield what a command of a virtual environment needs: itself, its Python, and the package."""
     yield Path(program)
     python = Path(program).with_name("python")
     if python.exists():
@@ -317,9 +334,11 @@ def _readable_by_all(path: Path) -> bool:
 def _check_shared(folder: Path) -> None:
     remedy = f"groupadd -f {GROUP}; mkdir -p {folder}; chgrp {GROUP} {folder}; chmod 2775 {folder}"
     if any(folder.is_relative_to(hidden) for hidden in _HIDDEN):
-        raise ConfigError(f"{folder}: the service does not see what is there; name another folder for the inputs")
+        raise ConfigError(
+            f"{folder}: hidden from the service by systemd sandboxing", "name another folder for the inputs"
+        )
     if not folder.is_dir() or not folder.stat().st_mode & stat.S_IWGRP or folder.stat().st_gid == 0:
-        raise ConfigError(f"{folder}: must be a folder that a group other than root may write; {remedy}")
+        raise ConfigError(f"{folder}: not a folder that a group other than root may write", f"run: {remedy}")
 
 
 # ---------------------------------------------------------------- install, remove, status
@@ -336,21 +355,21 @@ def _install(root: Path, unit: str) -> int:
             link.unlink(missing_ok=True)
             link.symlink_to(f"../{UNIT}")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}; run this with sudo") from None
-    print(f"{path} is written")  # noqa: T201
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})", _SUDO) from None
+    print(f"{path} written")  # noqa: T201
     if root == Path("/"):
         _systemctl("daemon-reload")
-        # Not waited for: it is up once the broker lets it in.
+        # Without waiting: it is up once the broker accepts it.
         _systemctl("enable", UNIT)
         _systemctl("restart", "--no-block", UNIT)
-        print(f"started; see: journalctl -fu {UNIT.removesuffix('.service')}")  # noqa: T201
+        print(f"started; follow its log with: journalctl -fu {UNIT.removesuffix('.service')}")  # noqa: T201
     return 0
 
 
 def _remove(root: Path) -> int:
     path, link = root / _UNITS / UNIT, root / _WANTS / UNIT
     if not path.exists() and not link.is_symlink():
-        print(f"{path} is not there")  # noqa: T201
+        print(f"{path} does not exist")  # noqa: T201
         return 0
     if root == Path("/"):
         _systemctl("disable", "--now", UNIT)
@@ -358,17 +377,17 @@ def _remove(root: Path) -> int:
         link.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be removed: {error.strerror}; run this with sudo") from None
+        raise ConfigError(f"{path}: cannot be removed ({error.strerror})", _SUDO) from None
     if root == Path("/"):
         _systemctl("daemon-reload")
-    print(f"{path} is removed; its state is left in /var/lib/{STATE}")  # noqa: T201
+    print(f"{path} removed; its state remains in /var/lib/{STATE}")  # noqa: T201
     return 0
 
 
 def _status(root: Path, unit: str | None) -> int:
     path, link = root / _UNITS / UNIT, root / _WANTS / UNIT
     if not path.exists():
-        print(f"not installed: {path} is not there")  # noqa: T201
+        print(f"not installed: {path} does not exist")  # noqa: T201
         return 1
     current = unit is None or path.read_text(encoding="utf-8") == unit
     words = ["installed", "enabled" if link.is_symlink() else "not enabled"]
@@ -384,12 +403,13 @@ def _status(root: Path, unit: str | None) -> int:
 
 
 def _systemctl(*arguments: str) -> str:
-    """Run systemctl; ConfigError with its own words where it fails."""
+    """Run systemctl; ConfigError with its own message if it fails."""
     try:
         done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, timeout=90, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"systemctl {' '.join(arguments)}: {error}; is this a system with systemd?") from None
+        what = f"systemctl {' '.join(arguments)}: {error}"
+        raise ConfigError(what, "check that this system runs systemd") from None
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        raise ConfigError(f"systemctl {' '.join(arguments)}: {said}")
+        raise ConfigError(f"systemctl {' '.join(arguments)}: {said}", f"{_SUDO}, and see: journalctl -u {UNIT}")
     return done.stdout

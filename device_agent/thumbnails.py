@@ -1,4 +1,4 @@
-"""Small pictures of inputs, as PNG files written with zlib alone: boards have no Pillow."""
+"""Small pictures of inputs, as PNG files written with nothing but zlib: boards have no Pillow."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 
 class Thumbnails:
-    """Makes pictures of inputs, no more than `rate_hz` a second."""
+    """Makes pictures of inputs, at most `max_rate_hz` per second."""
 
     def __init__(self, config: ThumbnailConfig) -> None:
-        self._side = config.side
-        self._period_s = 1.0 / config.rate_hz
+        self._side = config.max_side_px
+        self._period_s = 1.0 / config.max_rate_hz
         self._due_at = 0.0
 
-    def take(self, now: float, raw: Array) -> bytes | None:
+    def make(self, now: float, raw: Array) -> bytes | None:
         """Return a PNG file of an input, or None if the last one was made too short a time before `now`, in seconds."""
         if now < self._due_at:
             return None

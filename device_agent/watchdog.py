@@ -19,7 +19,7 @@ class SystemdNotifier:
         """Seconds between watchdog messages (half of what systemd waits); None where it does not watch."""
 
     def send(self, message: str) -> None:
-        """Send one message, such as "READY=1"; a manager that does not listen is no error."""
+        """Send one message, such as "READY=1"; a manager that does not listen is not an error."""
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address

@@ -1,9 +1,9 @@
 """Leader and stand-by: the threads that serve the network and the interpreter.
 
 The leader waits for the network and does the work that messages bring itself, at once: a message crosses a board
-without changing threads, which costs more than a small segment's inference. While it computes, nobody waits for the
-network; when that takes longer than PATIENCE_S, or is known to, the stand-by takes over the lead. So a slow or hung
-interpreter still leaves a thread that keeps the connection and the deadlines.
+without a change of threads, which would cost more than a small segment's inference. While it computes, nobody waits for
+the network; when that takes longer than PATIENCE_S, or is known to, the stand-by takes over the lead. So even with a
+slow or hung interpreter there is a thread that keeps the connection and the deadlines.
 
 Close to Schmidt and others, Leader/Followers, a design pattern for efficient multi-threaded event demultiplexing
 (2000), which changes leaders for every event.
@@ -20,27 +20,27 @@ from typing import Generic, TypeVar
 J = TypeVar("J")
 
 PATIENCE_S = 0.05
-"""Computing for so long is no longer done by the thread that waits for the network."""
+"""Computing that takes longer is no longer done by the thread that waits for the network."""
 
 
-class Crew(Generic[J]):
+class WorkerThreads(Generic[J]):
     """Two threads around `wait` (one turn at the network) and `compute` (one job), and the jobs between them.
 
     Only one thread computes at a time, and only one is at the network. `lock` guards the jobs; `put` is called with it
-    held. `glance` is a turn at the network without waiting, for `look`. An exception out of `wait`, `glance` or
-    `compute` is a fault of the program: it goes to `on_fault` and ends its thread.
+    held. `poll_once` is a turn at the network without waiting, for `poll_between_jobs`. An exception out of `wait`,
+    `poll_once` or `compute` is a fault of the program: it goes to `on_fault` and ends its thread.
     """
 
     def __init__(
         self,
         wait: Callable[[], None],
-        glance: Callable[[], None],
+        poll_once: Callable[[], None],
         compute: Callable[[J], None],
         lock: threading.RLock,
         on_fault: Callable[[BaseException], None],
     ) -> None:
         self._wait = wait
-        self._glance = glance
+        self._poll_once = poll_once
         self._compute = compute
         self._lock = lock
         self._on_fault = on_fault
@@ -53,7 +53,7 @@ class Crew(Generic[J]):
         self._slow = False
         self._computed = 0
         self._computers: set[int] = set()
-        """Idents of the threads that are in `work`."""
+        """Idents of the threads that are in `run_jobs`."""
         self._stopping = False
         self._active = threading.Event()
         self._take_over = threading.Event()
@@ -61,7 +61,7 @@ class Crew(Generic[J]):
             threading.Thread(target=self._serve, args=(me,), name=f"serve-{me}", daemon=True) for me in (0, 1)
         ]
         self.put = self._jobs.append
-        """Hand a job over, with the lock held; the caller sees to it that `work` is called without it."""
+        """Hand a job over, with the lock held; the caller makes sure that `run_jobs` is called without it."""
 
     def start(self) -> None:
         """Start the threads."""
@@ -84,50 +84,50 @@ class Crew(Generic[J]):
         since = self._computing_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def sleeps(self) -> bool:
-        """Whether nobody computes, so that a job that was put is found no sooner than the network wakes a thread."""
+    def is_idle(self) -> bool:
+        """Whether nobody computes, so that a new job is found only when the network wakes a thread."""
         return self._computing_since is None
 
     def is_current(self) -> bool:
-        """Whether the calling thread is one of this crew, or computes for it: what it waits for would never come."""
+        """Whether the calling thread is one of these, or computes for it: what it waits for would never come."""
         return threading.get_ident() in self._computers or threading.current_thread() in self._threads
 
     def is_quick(self) -> bool:
         """Whether a job is done sooner than a thread is woken for it: the last one was."""
         return self._computed > 0 and not self._slow
 
-    def look(self) -> None:
-        """See to the network without waiting, if no other thread does. For `compute` alone, without the lock."""
+    def poll_between_jobs(self) -> None:
+        """Serve the network without waiting, if no other thread does. Only for `compute`, without the lock."""
         with self._lock:
             if self._leader != self._computes_as:
                 return  # another thread is at the network, or will be in a moment
-            # Not to be taken over from while it is at the network: only one thread may be.
+            # Nobody may take over while it is at the network: only one thread may be there.
             self._leader_computes = False
-        self._glance()
+        self._poll_once()
         with self._lock:
             self._leader_computes = True
 
-    def work(self) -> None:
+    def run_jobs(self) -> None:
         """Compute until no job is left, unless another thread is at it: it will find the jobs."""
         me = threading.get_ident()
         self._computers.add(me)
         try:
-            self._work(leads=None)
+            self._run_jobs(leads=None)
         finally:
             self._computers.discard(me)
 
-    def _work(self, *, leads: int | None) -> None:
+    def _run_jobs(self, *, leads: int | None) -> None:
         """Compute; `leads` is the number of the calling thread if it is the leader, with nobody at the network."""
-        job = self._take(mine=False)
+        job = self._next_job(mine=False)
         if job is not None:
             self._computes_as = leads
         while job is not None:
             self._compute(job)
             self._slow = self.busy_s() > PATIENCE_S
             self._computed += 1
-            job = self._take(mine=True)
+            job = self._next_job(mine=True)
 
-    def _take(self, *, mine: bool) -> J | None:
+    def _next_job(self, *, mine: bool) -> J | None:
         with self._lock:
             if self._computing_since is not None and not mine:
                 return None
@@ -158,10 +158,10 @@ class Crew(Generic[J]):
         if self._slow:
             self._leader = 1 - me
             self._take_over.set()
-            self.work()
+            self.run_jobs()
             return
         self._leader_computes = True
-        self._work(leads=me)
+        self._run_jobs(leads=me)
         with self._lock:
             # Unless the stand-by lost patience, this thread still leads.
             if self._leader == me:

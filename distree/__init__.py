@@ -13,14 +13,13 @@ __version__ = "0.1.0"
 __all__ = ["Result", "Results", "__version__"]
 
 
+_LAZY = {"Result": "distree.messages.result:Result", "Results": "distree.client.results:Results"}
+
+
 def __getattr__(name: str) -> Any:
     # Loaded on demand: most modules of this package need no broker client.
-    if name == "Results":
-        from distree.client.results import Results
+    if name in _LAZY:
+        from distree import lazy
 
-        return Results
-    if name == "Result":
-        from distree.messages.result import Result
-
-        return Result
+        return lazy.load(_LAZY[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ import enum
 from pathlib import Path
 from typing import Literal
 
+from distree.errors import ConfigError
 from distree.record import record
 
 
@@ -13,9 +14,9 @@ class Session(enum.Enum):
     """How long a broker keeps what waits for a client that is away."""
 
     NONE = "none"
-    """Not at all: each connection begins afresh."""
+    """Not at all: each connection starts from scratch."""
     PROCESS = "process"
-    """While this process lives, and for a short time: a process begins afresh."""
+    """While this process lives, and a short time longer: a new process starts from scratch."""
     DURABLE = "durable"
     """Over restarts, for `BrokerSettings.session_expiry_s`."""
 
@@ -25,46 +26,50 @@ class TlsSettings:
     """How the connection to the broker is encrypted; certificate and host name are always verified."""
 
     ca_file: Path | None = None
-    """Certificates (PEM) of those who may vouch for the broker; if left out, those that the system trusts."""
+    """CA certificates (PEM) to verify the broker with; if left out, those that the system trusts."""
     cert_file: Path | None = None
-    """This client's certificate (PEM), for a broker that asks for one."""
+    """Client certificate (PEM), for a broker that asks for one."""
     key_file: Path | None = None
-    """The certificate's key (PEM, no passphrase)."""
+    """Private key of the client certificate (PEM, no passphrase)."""
 
     def __post_init__(self) -> None:
         if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file: a client certificate needs both, cert_file and key_file")
+            raise ConfigError("cert_file: a client certificate needs its key", "give both cert_file and key_file")
 
 
 @record
 class BrokerSettings:
-    """Where the broker is and how to log in; a password never stands in YAML."""
+    """Where the broker is and how to log in; passwords are never written in YAML."""
 
+    transport: str = "mqtt"
+    """What carries the messages; so far there is only `mqtt`."""
     host: str = "127.0.0.1"
     """Name or address of the broker."""
     port: int = 1883
-    """Its port for MQTT over TCP."""
+    """The broker's port for MQTT over TCP."""
     username: str | None = None
-    """User name at the broker; without one the client is anonymous."""
+    """User name on the broker; if left out, the client is anonymous."""
     password_file: Path | None = None
     """File whose first line is the password."""
     tls: TlsSettings | None = None
-    """Given, be it empty, the connection is encrypted; brokers usually take that on port 8883."""
+    """If given, even as `{}`, the connection is encrypted; brokers usually expect that on port 8883."""
     keepalive_s: int = 15
-    """After so long without traffic the client pings; the broker gives it up after half as long again."""
+    """Keep-alive: the client pings after this long without traffic; the broker drops it after 1.5 times as long."""
     mqtt_version: Literal["auto", 5, "3.1.1"] = "auto"
-    """Version of MQTT to speak; `auto` takes 5, or 3.1.1 where the broker knows no other."""
+    """MQTT version; `auto` takes 5, or 3.1.1 if that is all the broker speaks."""
     session_expiry_s: int = 3600
-    """How long the broker keeps inputs for an origin of source mqtt that is away."""
+    """How long the broker keeps inputs for an origin with an mqtt source while it is away."""
     connect_timeout_s: float = 5.0
-    """Longest wait for one attempt to connect."""
+    """Time limit of one attempt to connect."""
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
-            raise ValueError("port: must be 1 to 65535")
+            raise ConfigError(f"port: {self.port} is out of range", "choose 1 to 65535")
         if not 0 < self.keepalive_s < 65536:
-            raise ValueError("keepalive_s: must be 1 to 65535")
+            raise ConfigError(f"keepalive_s: {self.keepalive_s} is out of range", "choose 1 to 65535")
         if not 0 <= self.session_expiry_s < 1 << 32:
-            raise ValueError("session_expiry_s: must be 0 to 4294967295")
+            raise ConfigError(f"session_expiry_s: {self.session_expiry_s} is out of range", "choose 0 to 4294967295")
         if not 0 < self.connect_timeout_s <= 600:
-            raise ValueError("connect_timeout_s: must be above 0, at most 600")
+            raise ConfigError(
+                f"connect_timeout_s: {self.connect_timeout_s:g} is out of range", "choose a value above 0, at most 600"
+            )

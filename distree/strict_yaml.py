@@ -1,10 +1,10 @@
-"""Strict YAML into frozen dataclasses: every mistake is told with its file, line, key and received value.
+"""Strict YAML into frozen dataclasses: every mistake is reported with its file, line, key and received value.
 
-A dataclass is the schema of a mapping: its field names are the keys, its annotations the types, its defaults
-what may be left out. Understood are str, int, float (an int will do), Share (`1%` or 0.01), bool, Literal,
-pathlib.Path (taken from the folder of the file), tuple[X, ...], dict[str, X], X | None, dataclasses, and unions of
-dataclasses that each have a field `kind: Literal[...]`. What types cannot say, a dataclass checks in `__post_init__`,
-which raises ConfigError or ValueError, best as "field: message".
+A dataclass is the schema of a mapping: its field names are the keys, its annotations the types, its defaults what may
+be left out. Supported are str, int, float (an int will do), Share (`1%` or 0.01), bool, Literal, pathlib.Path (relative
+to the folder of the file, defaults too), tuple[X, ...], dict[str, X], X | None, dataclasses, and unions of dataclasses
+that each have a field `kind: Literal[...]`. What types cannot express, a dataclass checks in `__post_init__`, which
+raises ConfigError, best as ConfigError("field: what is wrong", "how to fix it").
 
 The node graph is read rather than what YAML 1.1 makes of it: an unquoted `no` is never a str, `1:30` is not
 the int 90 nor `017` the int 15, and `1e3` is a float where one is wanted.
@@ -19,13 +19,14 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError, ConfigFileError, Problem
+from distree.thresholds import NEVER, NEVER_WORD, Threshold
 
 T = TypeVar("T")
 
@@ -47,7 +48,11 @@ _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _SHOWN = 60
 _BAD: Any = object()
-"""What stands for a value whose problem is already noted."""
+"""Stands for a value whose problem is noted already."""
+
+_RIGHT_FILE = "check that it is the right file"
+_A_MAPPING = ("a mapping", "write its keys below it, indented")
+_A_LIST = ("a list", "write a list, such as [a, b]")
 
 _YAML = "tag:yaml.org,2002:"
 _NULL, _STR, _BOOL, _MAP = (f"{_YAML}{name}" for name in ("null", "str", "bool", "map"))
@@ -61,10 +66,10 @@ _SECRET = re.compile(r"password|passwd|secret|token", re.IGNORECASE)
 def load(path: Path, cls: type[T], edit: Callable[[yaml.Node], None] | None = None) -> T:
     """Read the YAML file at `path` as the dataclass `cls`; `edit` may change the nodes before they are read.
 
-    What is wrong with a node whose mark has a name of its own is told by that name instead of a line.
-    An empty file is an empty mapping. Raises ConfigError with one line for each problem found: the file
+    A problem with a node whose mark has a name of its own is reported by that name instead of a line.
+    An empty file is an empty mapping. Raises ConfigError, or ConfigFileError if there are several problems: the file
     cannot be read, is larger than MAX_BYTES, is not UTF-8 or YAML, has more than MAX_NODES nodes, or does not
-    fit `cls`. TypeError is for a `cls` with an annotation that is not understood.
+    fit `cls`. TypeError is for a `cls` with an annotation that is not supported.
     """
     reader = _Reader(str(path), path.absolute().parent)
     try:
@@ -73,9 +78,11 @@ def load(path: Path, cls: type[T], edit: Callable[[yaml.Node], None] | None = No
             edit(root)
         value = reader.read(root, cls, "")
     except RecursionError:
-        raise ConfigError(f"{path}: nested too deeply") from None
+        raise ConfigError(f"{path}: nested too deeply", _RIGHT_FILE) from None
+    if len(reader.problems) == 1:
+        raise ConfigError(*reader.problems[0])
     if reader.problems:
-        raise ConfigError("\n".join(reader.problems))
+        raise ConfigFileError(reader.problems)
     return typing.cast("T", value)
 
 
@@ -87,13 +94,13 @@ def _compose(path: Path) -> yaml.Node:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(
-            f"{where}: not YAML: {error.problem or error.context}; see to indentation, colons and quotes there"
+            f"{where}: not YAML: {error.problem or error.context}", "check the indentation, colons and quotes there"
         ) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"{path}:{line}: not YAML: {error.reason}; take the character out") from None
+        raise ConfigError(f"{path}:{line}: not YAML: {error.reason}", "remove the character") from None
     if _too_many_nodes(root):
-        raise ConfigError(f"{path}: more than {MAX_NODES} nodes once aliases are expanded; is it the right file?")
+        raise ConfigError(f"{path}: more than {MAX_NODES} nodes once aliases are expanded", _RIGHT_FILE)
     return root
 
 
@@ -102,7 +109,7 @@ def _parse(text: str) -> yaml.Node | None:
         _check_depth(text)
         return yaml.compose(text, _Loader)
     except yaml.YAMLError:
-        # The parser in Python says better what is wrong.
+        # The parser in Python explains better what is wrong.
         return yaml.compose(text, yaml.SafeLoader)
 
 
@@ -120,14 +127,16 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}; check its name and its rights") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})", CHECK_PATH) from None
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes; is it the right file?")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes", _RIGHT_FILE)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8: byte 0x{data[error.start]:02x}; save the file as UTF-8") from None
+        raise ConfigError(
+            f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x})", "save the file as UTF-8"
+        ) from None
 
 
 def _too_many_nodes(root: yaml.Node) -> bool:
@@ -153,7 +162,20 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def kinds(members: Any) -> dict[str, Any]:
+    """Return the dataclasses of a union, or of a sequence, by what their fields `kind: Literal[...]` may be."""
+    members = members if isinstance(members, Sequence) else get_args(members)
+    return {kind: member for member in members for kind in get_args(_hints(member)["kind"])}
+
+
+def check_positive(**values: float) -> None:
+    """Raise ConfigError for a value that is not above 0 and finite, naming its key: for `__post_init__`."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name}: {value:g} is out of range", "choose a finite value above 0")
 
 
 def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
@@ -170,10 +192,10 @@ class _Reader:
     def __init__(self, file: str, folder: Path) -> None:
         self.file = file
         self.folder = folder
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
 
     def read(self, node: yaml.Node, hint: Any, at: str) -> Any:
-        """Read `node`, which stands at the key path `at`, as the type `hint`."""
+        """Read `node`, at the key path `at`, as the type `hint`."""
         origin = get_origin(hint)
         if origin is Union or origin is types.UnionType:
             return self._union(node, get_args(hint), at)
@@ -187,14 +209,14 @@ class _Reader:
             return self._dataclass(node, typing.cast("type", hint), at)
         return self._scalar(node, hint, at)
 
-    def _note(self, node: yaml.Node, at: str, message: str) -> Any:
+    def _note(self, node: yaml.Node, at: str, what: str, remedy: str) -> Any:
         mark = node.start_mark
         where = f"{self.file}:{mark.line + 1}" if mark.name.startswith("<") else mark.name
-        self.problems.append(f"{where}: {at}: {message}" if at else f"{where}: {message}")
+        self.problems.append(Problem(what, remedy).at(f"{where}: {at}" if at else where))
         return _BAD
 
-    def _expected(self, node: yaml.Node, at: str, what: str, advice: str = "") -> Any:
-        return self._note(node, at, f"expected {what}, received {_received(node, at)}{advice}")
+    def _expected(self, node: yaml.Node, at: str, what: str, remedy: str) -> Any:
+        return self._note(node, at, f"expected {what}, received {_received(node, at)}", remedy)
 
     def _union(self, node: yaml.Node, hints: tuple[Any, ...], at: str) -> Any:
         members = [hint for hint in hints if hint is not types.NoneType]
@@ -205,14 +227,16 @@ class _Reader:
         return self._by_kind(node, members, at)
 
     def _by_kind(self, node: yaml.Node, members: list[Any], at: str) -> Any:
-        kinds = {kind: member for member in members for kind in get_args(_hints(member)["kind"])}
+        found = kinds(members)
         if not isinstance(node, yaml.MappingNode):
-            return self._expected(node, at, "a mapping")
+            return self._expected(node, at, *_A_MAPPING)
         for key, value in node.value:
             if key.value == "kind":
-                kind = self._literal(value, tuple(kinds), _join(at, "kind"))
-                return _BAD if kind is _BAD else self.read(node, kinds[kind], at)
-        self.problems.append(f"{self.file}: missing key {_join(at, 'kind')}; add it, one of {', '.join(kinds)}")
+                kind = self._literal(value, tuple(found), _join(at, "kind"))
+                return _BAD if kind is _BAD else self.read(node, found[kind], at)
+        self.problems.append(
+            Problem(f"{self.file}: missing key {_join(at, 'kind')}", f"add it, with one of {', '.join(found)}")
+        )
         return _BAD
 
     def _literal(self, node: yaml.Node, options: tuple[Any, ...], at: str) -> Any:
@@ -220,43 +244,43 @@ class _Reader:
             if _as(node, type(option)) == option:
                 return option
         words = [str(option) for option in options]
-        advice = _nearest(str(node.value), words) if isinstance(node, yaml.ScalarNode) else ""
-        if node.value in options:
-            advice = "; quote it"
-        return self._expected(node, at, f"one of {', '.join(words)}", advice)
+        near = _nearest(str(node.value), words) if isinstance(node, yaml.ScalarNode) else None
+        remedy = "quote it" if node.value in options else f"write {near}" if near else "write one of these"
+        return self._expected(node, at, f"one of {', '.join(words)}", remedy)
 
     def _list(self, node: yaml.Node, hint: Any, at: str) -> Any:
         if not isinstance(node, yaml.SequenceNode):
-            return self._expected(node, at, "a list")
+            return self._expected(node, at, *_A_LIST)
         items = [self.read(child, hint, f"{at}[{i}]") for i, child in enumerate(node.value)]
         return _BAD if _BAD in items else tuple(items)
 
     def _dict(self, node: yaml.Node, hint: Any, at: str) -> Any:
         if not isinstance(node, yaml.MappingNode):
-            return self._expected(node, at, "a mapping")
+            return self._expected(node, at, *_A_MAPPING)
         items: dict[str, Any] = {}
         for key, child in self._entries(node, at):
             if key.tag == _STR:
                 items[key.value] = self.read(child, hint, _join(at, key.value))
             else:
-                items[key.value] = self._expected(key, at, "a str as key", _advice(key, str))
+                items[key.value] = self._expected(key, at, "text as key", _remedy(key, str))
         return _BAD if any(value is _BAD for value in items.values()) else items
 
     def _entries(self, node: yaml.MappingNode, at: str) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
-        """Give the entries of a mapping whose key is a scalar that did not come before; note the others."""
+        """Give the entries of a mapping whose key is a scalar that did not occur before; note the others."""
         lines: dict[str, int] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                self._expected(key, at, "a str as key")
+                self._expected(key, at, "text as key", _remedy(key, str))
             elif key.value in lines:
-                self._note(key, _join(at, key.value), f"duplicate key, first on line {lines[key.value]}")
+                what = f"duplicate key, first on line {lines[key.value]}"
+                self._note(key, _join(at, key.value), what, "remove one of the two")
             else:
                 lines[key.value] = key.start_mark.line + 1
                 yield key, value
 
     def _dataclass(self, node: yaml.Node, cls: type, at: str) -> Any:
         if not isinstance(node, yaml.MappingNode):
-            return self._expected(node, at, "a mapping")
+            return self._expected(node, at, *_A_MAPPING)
         known = len(self.problems)
         fields, values = _fields(cls), {}
         for key, child in self._entries(node, at):
@@ -266,31 +290,47 @@ class _Reader:
                 self._unknown(key, child, fields, at)
         for name, field in fields.items():
             if name not in values and _is_required(field):
-                self.problems.append(f"{self.file}: missing key {_join(at, name)}; add it")
+                self.problems.append(Problem(f"{self.file}: missing key {_join(at, name)}", "add it"))
+            elif name not in values:
+                values[name] = self._default(field)
         return self._build(node, cls, values, at) if len(self.problems) == known else _BAD
+
+    def _default(self, field: dataclasses.Field[Any]) -> Any:
+        if field.default_factory is not dataclasses.MISSING:
+            return self._in_folder(field.default_factory())
+        return self._in_folder(field.default)
+
+    def _in_folder(self, value: Any) -> Any:
+        """Return a default with the paths in it taken from the folder of the file."""
+        if isinstance(value, Path):
+            return self.folder / value
+        if not dataclasses.is_dataclass(value) or isinstance(value, type):
+            return value
+        inner = {name: getattr(value, name) for name in _fields(type(value))}
+        placed = {name: self._in_folder(found) for name, found in inner.items()}
+        return value if placed == inner else dataclasses.replace(value, **placed)
 
     def _unknown(self, key: yaml.ScalarNode, child: yaml.Node, fields: Iterable[str], at: str) -> None:
         path = _join(at, key.value)
-        names = list(fields)
-        advice = _nearest(key.value, names) or f"; keys: {', '.join(names)}"
-        self._note(key, path, f"unknown key (received {_received(child, path)}){advice}")
+        near = _nearest(key.value, list(fields))
+        remedy = f"rename it to {near}, or remove it" if near else f"remove it, or use one of {', '.join(fields)}"
+        self._note(key, path, f"unknown key (received {_received(child, path)})", remedy)
 
     def _build(self, node: yaml.MappingNode, cls: type, values: dict[str, Any], at: str) -> Any:
         try:
             return cls(**values)
-        except (ConfigError, ValueError) as error:
-            message = " ".join(str(error).split())
-        name, colon, rest = message.partition(": ")
+        except ConfigError as error:
+            what, remedy = error.problem
+        name, colon, rest = what.partition(": ")
         if not colon or name not in _fields(cls):
-            return self._note(node, at, message)
+            return self._note(node, at, what, remedy)
         keys = [key for key, _ in node.value if key.value == name]
-        return self._note(keys[0] if keys else node, _join(at, name), rest)
+        return self._note(keys[0] if keys else node, _join(at, name), rest, remedy)
 
     def _scalar(self, node: yaml.Node, hint: Any, at: str) -> Any:
         value = _as(node, str if hint is Path else hint)
         if value is None:
-            name = {Path: "a path", Share: "a share of 0% to 100%"}.get(hint, hint.__name__)
-            return self._expected(node, at, name, _advice(node, hint))
+            return self._expected(node, at, _WORDS[hint][0], _remedy(node, hint))
         return self.folder / value if hint is Path else value
 
 
@@ -328,30 +368,51 @@ def _as_share(node: yaml.ScalarNode) -> Share | None:
     return None if share is None or not 0 <= share <= 1 else Share(share)
 
 
-_SCALARS: dict[type, Callable[[yaml.ScalarNode], Any]] = {
+def _as_threshold(node: yaml.ScalarNode) -> float | None:
+    if not node.style and node.value == NEVER_WORD:
+        return NEVER
+    value = _as_float(node)
+    return value if value is not None and abs(value) <= NEVER else None
+
+
+_SCALARS: dict[Any, Callable[[yaml.ScalarNode], Any]] = {
     str: _as_str,
     bool: _as_bool,
     int: _as_int,
     float: _as_float,
     Share: _as_share,
+    Threshold: _as_threshold,
 }
 
 
-def _as(node: yaml.Node, kind: type) -> Any:
-    """Read a node as a str, bool, int or float; None if it is not one."""
+def _as(node: yaml.Node, kind: Any) -> Any:
+    """Read a node as one of _SCALARS; None if it is not one."""
     if kind not in _SCALARS:
         raise TypeError(f"{kind} cannot be read from YAML")
     return _SCALARS[kind](node) if isinstance(node, yaml.ScalarNode) else None
 
 
-def _advice(node: yaml.Node, kind: type) -> str:
-    """Say what would mend a scalar of the wrong type, if that is known."""
-    if not isinstance(node, yaml.ScalarNode):
-        return ""
-    if kind in (str, Path):
-        return "; quote it" if not node.style and node.tag != _NULL and node.tag.startswith(_YAML) else ""
-    plain = yaml.ScalarNode(_BOOL, node.value)
-    return "; remove the quotes" if node.style and _as(plain, kind) is not None else ""
+_WORDS: dict[Any, tuple[str, str]] = {
+    str: ("text", "write a word, or text in quotes"),
+    bool: ("true or false", "write one of these"),
+    int: ("a whole number", "write one, such as 8"),
+    float: ("a number", "write one, such as 0.5"),
+    Share: ("a share of 0% to 100%", "write one, such as 1% or 0.01"),
+    Path: ("a path", "write one, such as folder/file"),
+    Threshold: (f"a number or {NEVER_WORD!r}", f"write one, such as 0.9, or {NEVER_WORD}"),
+}
+"""What each type is called, and how to write it."""
+
+
+def _remedy(node: yaml.Node, kind: Any) -> str:
+    """Say how to fix a value of the wrong type."""
+    if isinstance(node, yaml.ScalarNode):
+        if kind in (str, Path):
+            if not node.style and node.tag != _NULL and node.tag.startswith(_YAML):
+                return "quote it"
+        elif node.style and _as(yaml.ScalarNode(_BOOL, node.value), kind) is not None:
+            return "remove the quotes"
+    return _WORDS[kind][1]
 
 
 def _received(node: yaml.Node, at: str) -> str:
@@ -378,6 +439,6 @@ def _join(at: str, key: str) -> str:
     return f"{at}.{key}" if at else key
 
 
-def _nearest(word: str, words: list[str]) -> str:
+def _nearest(word: str, words: list[str]) -> str | None:
     near = difflib.get_close_matches(word, words, n=1)
-    return f"; nearest: {near[0]}" if near else ""
+    return near[0] if near else None

@@ -23,7 +23,7 @@ _DTYPES: dict[DType, np.dtype[np.generic]] = {
     "float16": np.dtype("<f2"),
     "float32": np.dtype("<f4"),
 }
-# Looked up by dtype, not by its name, which numpy spells out anew on each access.
+# Looked up by dtype, not by its name, which numpy builds on each access.
 _NAMES: dict[np.dtype[np.generic], DType] = {
     order: name for name, dtype in _DTYPES.items() for order in (dtype, dtype.newbyteorder(">"))
 }
@@ -50,7 +50,7 @@ def encode(array: Array, codec: Codec = "raw") -> Tensor:
     """
     name = _NAMES.get(array.dtype)
     if name is None:
-        raise LocalProtocolError("dtype", f"cannot send {array.dtype}; only {', '.join(_DTYPES)}")
+        raise LocalProtocolError("dtype", f"cannot send {array.dtype}", f"use one of {', '.join(_DTYPES)}")
     flat = np.ascontiguousarray(array, dtype=_DTYPES[name]).reshape(-1)
     payload: bytes | memoryview = flat.view(np.uint8).data
     if codec == "zlib":
@@ -97,5 +97,5 @@ def _decompress(tensor: Tensor, expected_bytes: int) -> bytes:
     except zlib.error as error:
         raise RemoteProtocolError("codec", f"not a zlib stream: {error}") from None
     if len(payload) <= expected_bytes and (not stream.eof or stream.unused_data):
-        raise RemoteProtocolError("size", "the zlib stream is cut short or followed by other bytes")
+        raise RemoteProtocolError("size", "the zlib stream is truncated or followed by other bytes")
     return payload

@@ -1,7 +1,7 @@
-"""Topics, version 1: the one table of them, and what builds and parses them by it.
+"""Topics, version 1: their one table, and the functions that build and parse them by it.
 
-The table says of each kind of message how its topics look, who publishes them, who subscribes to them, and how they are
-delivered. Agents, `distree doctor` and the documentation read it. What boards say to each other ends in the sender's
+For each kind of message the table says what its topics look like, who publishes them, who subscribes to them, and how
+they are delivered. Agents, `distree doctor` and the documentation read it. Topics between boards end in the sender's
 id, so that a broker's rules can hold everyone to their own name.
 """
 
@@ -14,12 +14,13 @@ from typing import Any
 
 from distree.errors import ConfigError, RemoteProtocolError
 from distree.lanes import Lane
+from distree.printable import quoted
 from distree.record import record
 
 ROOT = "distree/1"
 
 ALL = "all"
-"""Stands for an addressee: all boards of a wide stage, of which a route names some. No board is called so."""
+"""Stands for an addressee: all boards of a wide stage, of which a route names some. No board may have this id."""
 
 _ID = re.compile(r"[a-z0-9-]{1,32}")
 
@@ -36,13 +37,13 @@ class Kind(str, enum.Enum):
     DEAD = "dead"
     """A message that a device refused: its topic, why, its size and first bytes."""
     ECHO = "echo"
-    """Tiny messages of a device to itself, for a moment: how late the second of two comes back, tells of the broker."""
+    """A few tiny messages of a device to itself: how late the second of two comes back shows what the broker does."""
     PLAN = "plan"
     """By which criterion and thresholds exits are taken, and the share of inputs audited; from the orchestrator."""
     MEMBER = "member"
     """Which stages of the pipeline a board serves, with which revisions of the bundle; empty once it does not."""
     CALL = "call"
-    """Asks the boards of a pipeline to say again what they serve: where the broker has not retained it."""
+    """Asks the boards of a pipeline to say again what they serve, where the broker has not retained it."""
     STAGE = "stage"
     """An input (stage 0) or features (later stages), for a board that the origin chose, or for one of each branch."""
     INPUT = "input"
@@ -56,11 +57,11 @@ class Kind(str, enum.Enum):
     DECISION = "decision"
     """Go on or stop, from the board that fuses, to a board of a branch."""
     AUDIT = "audit"
-    """What all exits said of an input drawn by lot, for the orchestrator."""
-    TRUTH = "truth"
+    """What all exits said about an input drawn at random, for the orchestrator."""
+    LABEL = "label"
     """What an input really was; from users, for the orchestrator."""
     STATS = "stats"
-    """How an origin did between two reports: rate, early exits, latency; from an orchestrator with `home_assistant`."""
+    """How an origin fared between two reports: rate, early exits, latency; by an orchestrator with `home_assistant`."""
     THUMBNAIL = "thumbnail"
     """A small picture of an input, for dashboards; from an origin with `thumbnails`."""
     ORCHESTRATOR = "orchestrator"
@@ -68,7 +69,7 @@ class Kind(str, enum.Enum):
 
 
 class Role(str, enum.Enum):
-    """Who publishes or subscribes. A board has several, in each pipeline its own."""
+    """Who publishes or subscribes. A board has several roles, and others in each pipeline."""
 
     BOARD = "board"
     """Every board, for itself and its pipelines."""
@@ -143,8 +144,8 @@ TABLE: dict[Kind, Topic] = {
         {Role.BOARD, Role.ORCHESTRATOR, Role.USER},
         Delivery(qos=1, retain=True, content_type=MSGPACK, lane=Lane.LATEST),
     ),
-    Kind.TRUTH: _row(
-        "pipeline/{pipeline}/truth",
+    Kind.LABEL: _row(
+        "pipeline/{pipeline}/label",
         {Role.USER},
         {Role.ORCHESTRATOR},
         Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.OWED),
@@ -225,14 +226,16 @@ def is_device(value: str) -> bool:
 def check_id(value: str, what: str) -> str:
     """Return `value` if it is an id of `[a-z0-9-]{1,32}`; raise ConfigError naming `what` otherwise."""
     if not is_id(value):
-        raise ConfigError(f"{what}: {value!r} is not an id; use 1 to 32 of a-z, 0-9 and '-'")
+        raise ConfigError(f"{what}: {quoted(value)} is not an id", "use 1 to 32 of a-z, 0-9 and '-'")
     return value
 
 
 def check_device(value: str, what: str) -> str:
     """Return `value` if it may be a board's id; raise ConfigError naming `what` otherwise."""
     if check_id(value, what) == ALL:
-        raise ConfigError(f"{what}: {ALL!r} is reserved: topics address all boards of a stage by it; use another id")
+        raise ConfigError(
+            f"{what}: {ALL!r} is reserved for topics that address all boards of a stage", "use another id"
+        )
     return value
 
 
@@ -275,9 +278,9 @@ def plan(site: str, pipeline: str) -> str:
     return build(Kind.PLAN, site=site, pipeline=pipeline)
 
 
-def truth(site: str, pipeline: str) -> str:
+def label(site: str, pipeline: str) -> str:
     """Topic on which users tell what inputs of a pipeline really were."""
-    return build(Kind.TRUTH, site=site, pipeline=pipeline)
+    return build(Kind.LABEL, site=site, pipeline=pipeline)
 
 
 def orchestrator(site: str) -> str:
@@ -347,7 +350,7 @@ def parse(topic: str) -> Address:
     kind = _KINDS.get(parts[5] if len(parts) > 5 else parts[-1])
     found = None if kind is None else _pattern(kind).fullmatch(topic)
     if kind is None or found is None:
-        raise RemoteProtocolError("topic", f"{topic[:120]!r} is not a topic of {ROOT}")
+        raise RemoteProtocolError("topic", f"{quoted(topic)} is not a topic of {ROOT}", "see docs/reference/topics.md")
     fields: dict[str, Any] = found.groupdict()
     if kind in _OF_STAGE:
         fields["stage"] = int(fields["stage"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from distree.bundle.loading import Bundle, known_bundles, load_bundle, zoo_folder
 from distree.bundle.manifest import BranchSpec, DataUse, Manifest, Preprocess, SplitFrom, StageSpec, TensorSpec
 from distree.errors import BundleError
+from distree.formatting import thresholds_text
 from model_zoo.costs import FUSER, costs_of, tensor_bytes
 from model_zoo.evaluation import Evaluation, with_boards
 
@@ -43,10 +44,11 @@ def card(bundle: Bundle) -> Iterator[str]:
     for k, stage in enumerate(bundle.stages):
         yield from _stage_rows(k, stage)
     yield _row(
-        "exits", f"{bundle.criterion} at {numbers(bundle.thresholds)}" if bundle.thresholds else "none but the last"
+        "exits",
+        f"{bundle.criterion} at {thresholds_listed(bundle.thresholds)}" if bundle.thresholds else "none but the last",
     )
     for masked in manifest.exits.masked:
-        yield _row("", f"without {branches_text(masked.missing)}: at {numbers(masked.thresholds)}")
+        yield _row("", f"without {branches_text(masked.missing)}: at {thresholds_listed(masked.thresholds)}")
     if manifest.split_from is not None:
         yield from _split_rows(manifest.split_from)
     yield from measured_lines(bundle)
@@ -89,7 +91,8 @@ def _preprocessing(preprocess: Preprocess, dtype: str) -> str:
 
 
 def _per_channel(values: Sequence[float]) -> str:
-    return numbers(values) if len(values) == 1 else f"[{numbers(values)}]"
+    listed = ", ".join(f"{value:.6g}" for value in values)
+    return listed if len(values) == 1 else f"[{listed}]"
 
 
 def _tensor(spec: TensorSpec) -> str:
@@ -154,9 +157,9 @@ def branches_text(missing: Sequence[int]) -> str:
     return f"branch{'es' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
 
 
-def numbers(values: Sequence[float]) -> str:
-    """Write numbers with commas, each with six digits at most."""
-    return ", ".join(f"{value:.6g}" for value in values)
+def thresholds_listed(thresholds: Sequence[float]) -> str:
+    """Write thresholds with commas, each with six digits at most."""
+    return ", ".join(thresholds_text([threshold]) for threshold in thresholds)
 
 
 # ---------------------------------------------------------------- figures

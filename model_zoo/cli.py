@@ -14,10 +14,12 @@ from typing import Any, get_args
 import numpy as np
 
 from distree.bundle.loading import Bundle, find_bundle, load_bundle
-from distree.criteria import POLICIES
-from distree.errors import ConfigError, DistreeError
+from distree.criteria import CRITERIA
+from distree.errors import CHECK_PATH, ConfigError, DistreeError
+from distree.exits_taken import exits_taken
+from distree.thresholds import parse_threshold, plain_thresholds
 from model_zoo.build.finish import ImageSets
-from model_zoo.card import branches_text, card, figures, list_bundles, measured_lines, numbers
+from model_zoo.card import branches_text, card, figures, list_bundles, measured_lines, thresholds_listed
 from model_zoo.data import (
     DEFAULT_FASHION_DIR,
     FASHION_HINT,
@@ -36,7 +38,6 @@ from model_zoo.evaluation import (
     check_thresholds,
     collect_logits,
     costs_of,
-    exits_taken,
     score_exits,
     summarise,
     thresholds_in_force,
@@ -55,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands of `distree zoo` to its parser."""
     parser.epilog = "example: distree zoo show fashion"
     commands = parser.add_subparsers(dest="zoo_command", metavar="COMMAND", required=True)
-    _command(commands, "list", "bundles that go by a name: those shipped and your own", "distree zoo list")
-    show = _command(commands, "show", "what a bundle is, takes, costs and gets right", "distree zoo show fashion")
+    _command(commands, "list", "list the bundles that have a name: those shipped and your own", "distree zoo list")
+    show = _command(commands, "show", "show what a bundle is, takes, costs and gets right", "distree zoo show fashion")
     show.add_argument("bundle", metavar="NAME", help="name of an installed bundle, or a folder with a bundle.yaml")
     verify = _command(
         commands,
@@ -87,7 +88,7 @@ def _add_evaluate(commands: Any) -> None:
     evaluate = _command(
         commands,
         "evaluate",
-        "accuracy, exits and cost of a bundle on labelled data",
+        "measure accuracy, exits and cost of a bundle on labelled data",
         "distree zoo evaluate fashion --data /usr/share/datasets/fashion-mnist --thresholds 0.9,0.8",
     )
     evaluate.add_argument("bundle", metavar="NAME_OR_PATH", help="name of an installed bundle, or its folder")
@@ -100,15 +101,19 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "--split",
         choices=get_args(Split),
-        help="of data that is divided into them (default: test)",
+        help="for data that is divided into splits (default: test)",
     )
     evaluate.add_argument("--thresholds", metavar="A,B", help="one per exit but the last (default: the bundle's)")
-    evaluate.add_argument("--criterion", metavar="C", help=f"one of {', '.join(POLICIES)} (default: the bundle's)")
-    evaluate.add_argument("--missing", metavar="B,…", help="branches of wide stages to do without, such as 0,2")
-    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N inputs")
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON too; - for stdout alone")
+    evaluate.add_argument("--criterion", metavar="C", help=f"one of {', '.join(CRITERIA)} (default: the bundle's)")
     evaluate.add_argument(
-        "--audits", type=Path, metavar="NPZ", help="record what every exit says, for distree tune --replay"
+        "--missing", metavar="B,…", help="evaluate without these branches of wide stages, such as 0,2"
+    )
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N inputs")
+    evaluate.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the figures as JSON; - prints nothing else"
+    )
+    evaluate.add_argument(
+        "--audits", type=Path, metavar="NPZ", help="record what every exit answers, for distree tune --replay"
     )
     evaluate.add_argument("--per-input", action="store_true", help="with --json: class, exit and score of every input")
 
@@ -155,19 +160,24 @@ def _add_build(commands: Any) -> None:
         "(arrays jpeg, offset, label, is_test), or the folder of CIFAR-10's binary version",
     )
     build.add_argument("--out", type=Path, help="folder of the bundle (default: ./RECIPE)")
-    build.add_argument("--seed", type=int, help="of everything random (default: the recipe's)")
+    build.add_argument("--seed", type=int, help="random seed (default: the recipe's)")
     build.add_argument("--epochs", type=int, help="passes over the training images (default: the recipe's)")
     build.add_argument(
         "--work",
         type=Path,
-        help="folder of checkpoints, to go on after a cut (default: OUT.work; of wide recipes RECIPE.work)",
+        help="folder of checkpoints, to resume after an interruption (default: OUT.work; for wide recipes RECIPE.work)",
     )
     build.add_argument(
-        "--samples", type=Path, metavar="FILE", help="also write 100 test images of each class there (not of wide ones)"
+        "--samples",
+        type=Path,
+        metavar="FILE",
+        help="also write 100 test images of each class there (not for wide recipes)",
     )
-    build.add_argument("--branches", type=int, metavar="B", help="of a wide recipe (default: its first number)")
     build.add_argument(
-        "--variant", choices=VARIANTS, help="of a wide recipe: without branch dropout, or without early exits"
+        "--branches", type=int, metavar="B", help="wide recipes only: number of branches (default: the recipe's first)"
+    )
+    build.add_argument(
+        "--variant", choices=VARIANTS, help="wide recipes only: without branch dropout, or without early exits"
     )
 
 
@@ -175,20 +185,24 @@ def _add_report(commands: Any) -> None:
     report = _command(
         commands,
         "report",
-        "what early exits of a wide recipe save: text, JSON and plots",
+        "report what the early exits of a wide recipe save, as text, JSON and plots",
         "distree zoo report cifar10-wide --data cifar10_jpeg.npz --work cifar10-wide.work --seeds 1,2,3",
     )
     report.add_argument("recipe", metavar="RECIPE", help="a wide recipe, such as cifar10-wide")
     report.add_argument("--data", type=Path, required=True, help="as for build")
     report.add_argument(
-        "--work", type=Path, required=True, help="folder of the checkpoints; bundles are made there, and found again"
+        "--work", type=Path, required=True, help="folder of checkpoints and of the bundles made from them"
     )
-    report.add_argument("--seeds", default="1,2,3", metavar="N,…", help="whose networks (default: %(default)s)")
-    report.add_argument("--branches", metavar="B,…", help="whose networks (default: all of the recipe)")
-    report.add_argument("--out", type=Path, default=Path("docs/results"), help="folder (default: %(default)s)")
-    report.add_argument("--train", action="store_true", help="train what is not trained (hours)")
+    report.add_argument("--seeds", default="1,2,3", metavar="N,…", help="seeds of the networks (default: %(default)s)")
     report.add_argument(
-        "--trained-on", metavar="TEXT", help="what to call the machine of trainings whose checkpoint does not say it"
+        "--branches", metavar="B,…", help="numbers of branches of the networks (default: all of the recipe)"
+    )
+    report.add_argument(
+        "--out", type=Path, default=Path("docs/results"), help="folder to write to (default: %(default)s)"
+    )
+    report.add_argument("--train", action="store_true", help="train networks that are not trained yet (takes hours)")
+    report.add_argument(
+        "--trained-on", metavar="TEXT", help="name of the training machine where a checkpoint does not have it"
     )
 
 
@@ -217,8 +231,8 @@ def _verify(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.bundle)
     report = check_golden(bundle)
     segments = len(bundle.stages) + sum(bundle.branch_counts)
-    print(f"{bundle.name} {bundle.revision}: {segments} segments, hashes and golden vectors are right")
-    print(f"{report.runtime}: off by {report.worst_steps:.3g} steps at most, {report.tolerance} allowed")
+    print(f"{bundle.name} {bundle.revision}: {segments} segments, hashes and golden vectors are correct")
+    print(f"{report.runtime}: off by at most {report.worst_steps:.3g} steps, {report.tolerance} allowed")
     return 0
 
 
@@ -230,17 +244,17 @@ def _evaluate(args: argparse.Namespace) -> int:
     images = _evaluation_data(bundle, args.data, args.split).head(_positive("--limit", args.limit))
     quiet = args.json is not None and str(args.json) == "-"
     collected = collect_logits(bundle, images, None if quiet else _progress, missing)
-    scored = score_exits(collected, criterion, bundle.policy_parameters())
+    scored = score_exits(collected, criterion, bundle.criterion_parameters())
     costs = costs_of(bundle.stages, missing)
     evaluation = summarise(scored, costs, criterion, thresholds)
     if args.audits is not None:
-        write_audits(args.audits, scored, costs, images.labels)
+        write_audits(args.audits, criterion, scored, costs, images.labels)
     if args.json is not None:
         _write_json(args.json, _as_json(bundle, images, evaluation, scored if args.per_input else None))
     if not quiet:
         print(f"{bundle.name} {bundle.revision} on {images.source}, {len(images)} inputs")
         without = f", without {branches_text(missing)}" if missing else ""
-        print(f"{criterion} at {numbers(thresholds)}{without}")
+        print(f"{criterion} at {thresholds_listed(thresholds)}{without}")
         print(figures(evaluation))
     return 0
 
@@ -249,7 +263,9 @@ def _parse_missing(text: str | None) -> tuple[int, ...]:
     try:
         return tuple(sorted({int(part) for part in text.split(",")})) if text is not None else ()
     except ValueError:
-        raise ConfigError(f"--missing {text}: not numbers of branches separated by commas, such as 0,2") from None
+        raise ConfigError(
+            f"--missing {text}: not a list of branches", "separate numbers by commas, as in 0,2"
+        ) from None
 
 
 def _progress(line: str) -> None:
@@ -258,7 +274,7 @@ def _progress(line: str) -> None:
 
 def _positive(option: str, value: int | None) -> int | None:
     if value is not None and value < 1:
-        raise ConfigError(f"{option} {value}: must be at least 1")
+        raise ConfigError(f"{option}: {value} is out of range", "choose at least 1")
     return value
 
 
@@ -268,19 +284,22 @@ def _exit_rule(
     chosen = criterion or bundle.criterion
     if thresholds is None and chosen != bundle.criterion:
         raise ConfigError(
-            f"--criterion {chosen}: the thresholds of {bundle.name!r} are for {bundle.criterion}; give --thresholds too"
+            f"--criterion {chosen}: the thresholds of {bundle.name!r} are for {bundle.criterion}",
+            "give --thresholds too",
         )
     bundle.check_criterion(chosen)
     values = thresholds_in_force(bundle, missing) if thresholds is None else _parse_thresholds(thresholds)
-    check_thresholds(values, len(bundle.stages))
+    check_thresholds(chosen, values, len(bundle.stages))
     return chosen, values
 
 
 def _parse_thresholds(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(parse_threshold(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--thresholds {text}: not numbers separated by commas, such as 0.9,0.8") from None
+        raise ConfigError(
+            f"--thresholds {text}: not a list of numbers", "separate them by commas, as in 0.9,0.8 or 0.9,never"
+        ) from None
 
 
 def _evaluation_data(bundle: Bundle, data: Path | None, split: Split | None) -> LabelledImages:
@@ -288,19 +307,18 @@ def _evaluation_data(bundle: Bundle, data: Path | None, split: Split | None) -> 
         return load_split(data, split or "test")
     if split is not None:
         raise DataError(
-            f"--split {split}: only a file of JPEG images and a folder of CIFAR-10's binary version are divided; "
-            "give one as --data"
+            f"--split {split}: only a file of JPEG images or a folder of CIFAR-10's binary version has splits",
+            "give one of these as --data",
         )
     if data is None:
         shipped = _SAMPLES / f"{bundle.name}.npz"
         if not shipped.is_file():
-            raise DataError(f"no samples are shipped for {bundle.name!r}; give --data FILE_OR_DIR")
+            raise DataError(f"no samples ship with {bundle.name!r}", "give --data FILE_OR_DIR")
         return dataclasses.replace(load_samples(shipped), source="the shipped samples (part of the test set)")
     if data.is_dir():
         return load_idx_set(data, "t10k", f"the test set in {data}")
     if not data.exists():
-        hint = f"; {FASHION_HINT}" if bundle.name == "fashion" else ""
-        raise DataError(f"--data {data}: does not exist{hint}")
+        raise DataError(f"--data {data}: does not exist", FASHION_HINT if bundle.name == "fashion" else CHECK_PATH)
     return load_samples(data)
 
 
@@ -309,14 +327,14 @@ def _as_json(
 ) -> dict[str, Any]:
     document: dict[str, Any] = {"model": bundle.name, "revision": bundle.revision, "data": images.source}
     document |= dataclasses.asdict(evaluation)
-    document["thresholds"] = _finite_or_none(evaluation.thresholds)
+    document["thresholds"] = plain_thresholds(evaluation.thresholds)
     if scored is not None:
         document["results"] = _per_input(bundle, images, scored, evaluation.thresholds)
     return document
 
 
 def _finite_or_none(values: Sequence[float]) -> list[float | None]:
-    """JSON has no infinity: null is a threshold that is never reached, and a score that reaches none."""
+    """JSON has no infinity: null is a score that reaches no threshold."""
     return [value if math.isfinite(value) else None for value in values]
 
 
@@ -348,7 +366,7 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"--json {path}: cannot be written ({error.strerror})") from error
+        raise ConfigError(f"--json {path}: cannot be written ({error.strerror})", CHECK_PATH) from error
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -363,12 +381,12 @@ def _build(args: argparse.Namespace) -> int:
 def _build_chain(args: argparse.Namespace, recipe: Recipe) -> Bundle:
     for option in ("branches", "variant"):
         if getattr(args, option) is not None:
-            raise ConfigError(f"--{option}: {recipe.name} is no wide recipe; leave it out")
+            raise ConfigError(f"--{option}: {recipe.name} is not a wide recipe", "leave it out")
     given = {"seed": args.seed, "epochs": _positive("--epochs", args.epochs)}
     settings = dataclasses.replace(recipe.settings, **{key: value for key, value in given.items() if value is not None})
     data = args.data or DEFAULT_FASHION_DIR
     if not data.is_dir():
-        raise DataError(f"--data {data}: no such folder; {FASHION_HINT}")
+        raise DataError(f"--data {data}: no such folder", FASHION_HINT)
     try:
         from model_zoo.build.chain import BuildPaths, build_bundle
     except ImportError as error:
@@ -381,7 +399,7 @@ def _build_chain(args: argparse.Namespace, recipe: Recipe) -> Bundle:
 
 def _build_wide(args: argparse.Namespace, recipe: WideRecipe) -> Bundle:
     if args.samples is not None:
-        raise ConfigError(f"--samples: images of {recipe.data_name} may not be passed on; leave it out")
+        raise ConfigError(f"--samples: images of {recipe.data_name} may not be redistributed", "leave it out")
     settings = WideSettings(
         branches=recipe.branch_counts[0] if args.branches is None else args.branches,
         seed=recipe.student.seed if args.seed is None else args.seed,
@@ -400,15 +418,16 @@ def _build_wide(args: argparse.Namespace, recipe: WideRecipe) -> Bundle:
 
 def _image_sets(recipe: WideRecipe, data: Path | None) -> ImageSets:
     if data is None or not data.exists():
-        which = "is needed" if data is None else f"{data}: no such file"
-        raise DataError(f"--data {which}; give {recipe.data_hint}")
+        what = "--data: missing" if data is None else f"--data {data}: no such file"
+        raise DataError(what, f"give {recipe.data_hint}")
     return ImageSets(lambda split: load_split(data, split, recipe.validation))
 
 
 def _report(args: argparse.Namespace) -> int:
     recipe = get_recipe(args.recipe)
     if not isinstance(recipe, WideRecipe):
-        raise ConfigError(f"{recipe.name} is no wide recipe; a report is of one")
+        wide = ", ".join(name for name in recipe_names() if isinstance(get_recipe(name), WideRecipe))
+        raise ConfigError(f"{recipe.name} is not a wide recipe, so there is no report", f"name one of {wide}")
     from model_zoo.report.networks import Workshop, file_sha256
     from model_zoo.report.write import Asked, write_report
 
@@ -422,7 +441,8 @@ def _report(args: argparse.Namespace) -> int:
     for absent in report.absent:
         print(f"missing: {absent.variant}, {absent.branches} branches, seed {absent.seed}: {absent.why}")
     print(
-        f"{len(report.networks)} networks judged, {len(report.absent)} missing: {args.out / recipe.name}.md and .json"
+        f"{len(report.networks)} networks evaluated, {len(report.absent)} missing; see "
+        f"{args.out / recipe.name}.md and .json"
     )
     return 0
 
@@ -431,7 +451,8 @@ def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise ConfigError(f"{option} {text}: not whole numbers separated by commas, such as 1,2") from None
+        what = f"{option} {text}: not a list of whole numbers"
+        raise ConfigError(what, "separate them by commas, as in 1,2") from None
 
 
 def _split(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from distree.printable import printable
 from model_zoo.errors import DataError
 
 DEFAULT_FASHION_DIR = Path("/usr/share/datasets/fashion-mnist")
@@ -31,6 +32,7 @@ _UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib
 _CIFAR_SIDE = 32
 _CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 _CIFAR_TEST = "test_batch.bin"
+_DOWNLOAD = "download the file again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,8 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     expected = math.prod(shape)
     if len(content) - offset != expected:
         raise DataError(
-            f"{path}: the idx header promises {expected} bytes of data, {len(content) - offset} are there; "
-            "fetch the file again"
+            f"{path}: the idx header announces {expected} bytes of data, but there are {len(content) - offset}",
+            _DOWNLOAD,
         )
     return np.frombuffer(content, dtype=np.uint8, offset=offset).reshape(shape)
 
@@ -85,21 +87,21 @@ def _read_bytes(path: Path) -> bytes:
         with gzip.open(path, "rb") as packed:
             return packed.read(_MAX_BYTES)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as an idx file ({error}); fetch the file again") from error
+        raise DataError(f"{path}: cannot be read as an idx file ({error})", _DOWNLOAD) from error
 
 
 def _idx_header(path: Path, content: bytes) -> tuple[tuple[int, ...], int]:
     if len(content) < 4 or content[:2] != b"\0\0":
-        raise DataError(f"{path}: not an idx file (its first two bytes are not zero)")
+        raise DataError(f"{path}: not an idx file (its first two bytes are not zero)", "name an idx file")
     element, dimensions = content[2], content[3]
     if element != _UNSIGNED_BYTE or not 1 <= dimensions <= _MAX_DIMENSIONS:
         raise DataError(
-            f"{path}: idx element type 0x{element:02x} with {dimensions} dimensions; "
-            f"only unsigned bytes (0x08) with 1 to {_MAX_DIMENSIONS} are read"
+            f"{path}: has idx element type 0x{element:02x} and {dimensions} dimensions",
+            f"convert it to unsigned bytes (0x08) with 1 to {_MAX_DIMENSIONS} dimensions",
         )
     offset = 4 + 4 * dimensions
     if len(content) < offset:
-        raise DataError(f"{path}: the idx header is cut off; fetch the file again")
+        raise DataError(f"{path}: the idx header is truncated", _DOWNLOAD)
     return struct.unpack(f">{dimensions}I", content[4:offset]), offset
 
 
@@ -111,7 +113,8 @@ def load_idx_set(folder: Path, split: str, source: str) -> LabelledImages:
     images = read_idx(_find_idx(folder, f"{split}-images-idx3-ubyte"))
     labels = read_idx(_find_idx(folder, f"{split}-labels-idx1-ubyte"))
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-        raise DataError(f"{folder}: {split} images {images.shape} and labels {labels.shape} do not belong together")
+        what = f"{folder}: {split} images {images.shape} and labels {labels.shape} do not belong together"
+        raise DataError(what, "download both files again")
     return LabelledImages(images[..., None], labels.astype(np.int64), np.arange(len(labels)), source)
 
 
@@ -119,7 +122,7 @@ def _find_idx(folder: Path, stem: str) -> Path:
     for name in (f"{stem}.gz", stem):
         if (folder / name).is_file():
             return folder / name
-    raise DataError(f"{folder}: no {stem}.gz there; {FASHION_HINT}")
+    raise DataError(f"{folder}: contains no {stem}.gz", FASHION_HINT)
 
 
 def load_samples(path: Path) -> LabelledImages:
@@ -132,16 +135,19 @@ def load_samples(path: Path) -> LabelledImages:
             images, labels = archive["input"], archive["label"]
             index = archive["index"] if "index" in archive else np.arange(len(labels))
     except _UNREADABLE as error:
-        raise DataError(f"{path}: not a sample file with the keys input and label ({error})") from error
+        what = f"{path}: not a sample file ({error})"
+        raise DataError(what, "give an .npz file with arrays input and label") from error
     if images.dtype != np.uint8 or images.ndim != 4 or labels.ndim != 1:
-        raise DataError(f"{path}: input is {images.dtype} {images.shape}; uint8 (n, height, width, channels) is needed")
+        what = f"{path}: input is {images.dtype} {images.shape}"
+        raise DataError(what, "convert it to uint8 (n, height, width, channels)")
     if not len(images) == len(labels) == len(index):
-        raise DataError(f"{path}: {len(images)} inputs, {len(labels)} labels, {len(index)} indexes; they must agree")
+        what = f"{path}: has {len(images)} inputs, {len(labels)} labels and {len(index)} indexes"
+        raise DataError(what, "give one label, and one index if any, for each input")
     return LabelledImages(images, labels.astype(np.int64), index.astype(np.int64), path.name)
 
 
 def is_divided(path: Path) -> bool:
-    """Whether data is divided into splits, and read by `load_split`, rather than by `load_samples` and the like."""
+    """Whether data is divided into splits, and so read by `load_split` rather than by `load_samples` and the like."""
     return _is_jpeg_set(path) or (path / _CIFAR_TEST).is_file()
 
 
@@ -171,9 +177,10 @@ def _cifar_records(path: Path) -> npt.NDArray[np.uint8]:
     try:
         content = np.fromfile(path, np.uint8)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; all files of the binary version of CIFAR-10 are needed") from None
+        remedy = "give a folder with all files of CIFAR-10's binary version"
+        raise DataError(f"{path}: {error.strerror}", remedy) from None
     if len(content) == 0 or len(content) % size:
-        raise DataError(f"{path}: {len(content)} bytes are not records of {size}; fetch the file again")
+        raise DataError(f"{path}: {len(content)} bytes are not a number of records of {size}", _DOWNLOAD)
     return content.reshape(-1, size)
 
 
@@ -197,7 +204,7 @@ def load_jpeg_set(path: Path, split: Split, held_back: int = HELD_BACK, seed: in
 
     The file is an npz with `jpeg` uint8, all images end to end, `offset` (n + 1,), where they begin and end, `label`
     (n,) and `is_test` (n,). The split `test` are the images that `is_test` marks, in order; the others are divided
-    by `split_indices`. Raises DataError where Pillow is missing, or the file, or what it should hold.
+    by `split_indices`. Raises DataError where Pillow is missing, or the file, or something in it.
     """
     arrays = _jpeg_arrays(path)
     is_test, labels = arrays["is_test"].astype(np.bool_), arrays["label"].astype(np.int64)
@@ -207,7 +214,7 @@ def load_jpeg_set(path: Path, split: Split, held_back: int = HELD_BACK, seed: in
         rest = np.flatnonzero(~is_test)
         chosen = rest[_train_or_validation(labels[rest], split, held_back, seed)]
     if len(chosen) == 0:
-        raise DataError(f"{path}: holds no image of the split {split}")
+        raise DataError(f"{path}: contains no image of the split {split}", "choose another split, or another file")
     images = _decoded(path, arrays["jpeg"], arrays["offset"], chosen)
     return LabelledImages(images, labels[chosen], chosen, f"{path.name}, {split} split")
 
@@ -227,7 +234,8 @@ def split_indices(
     for label in range(classes):
         places = generator.permutation(np.flatnonzero(labels == label))
         if len(places) <= per_class:
-            raise DataError(f"class {label} has {len(places)} images; {per_class} are held back, so more are needed")
+            what = f"class {label} has {len(places)} images, of which {per_class} are held back for validation"
+            raise DataError(what, f"give more than {per_class} images of each class")
         held.append(places[:per_class])
         kept.append(places[per_class:])
     train = generator.permutation(np.concatenate(kept))
@@ -239,16 +247,18 @@ def _jpeg_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: np.asarray(archive[name]) for name in ("jpeg", "offset", "label", "is_test")}
     except _UNREADABLE as error:
-        raise DataError(f"{path}: not a file of JPEG images with jpeg, offset, label and is_test ({error})") from error
+        what = f"{path}: not a file of JPEG images ({error})"
+        raise DataError(what, "give an .npz file with arrays jpeg, offset, label and is_test") from error
     jpeg, offset, label = arrays["jpeg"], arrays["offset"], arrays["label"]
     if any(array.ndim != 1 for array in arrays.values()) or not len(offset) - 1 == len(label) == len(arrays["is_test"]):
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-        raise DataError(f"{path}: {shapes} do not belong together; fetch the file again")
+        raise DataError(f"{path}: {shapes} do not belong together", _DOWNLOAD)
     numbers = all(arrays[name].dtype.kind in "iub" for name in ("offset", "label", "is_test"))
     if jpeg.dtype != np.uint8 or not numbers or (label.astype(np.int64) < 0).any():
-        raise DataError(f"{path}: jpeg must be uint8, offset, label and is_test integers from 0; fetch the file again")
+        what = f"{path}: jpeg is not uint8, or offset, label or is_test are not integers from 0"
+        raise DataError(what, _DOWNLOAD)
     if offset[0] != 0 or offset[-1] != len(jpeg) or (np.diff(offset.astype(np.int64)) <= 0).any():
-        raise DataError(f"{path}: offset does not cut jpeg into {len(label)} images; fetch the file again")
+        raise DataError(f"{path}: offset does not divide jpeg into {len(label)} images", _DOWNLOAD)
     return arrays
 
 
@@ -259,16 +269,17 @@ def _decoded(
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise DataError(f"{path}: JPEG images need Pillow; run: pip install 'distree[images]'") from None
+        raise DataError(f"{path}: JPEG images need Pillow", "run: pip install 'distree[images]'") from None
     images: list[npt.NDArray[np.uint8]] = []
     for i in chosen.tolist():
         try:
             encoded = io.BytesIO(jpeg[int(offset[i]) : int(offset[i + 1])].tobytes())
             image = np.asarray(Image.open(encoded, formats=("JPEG",)).convert("RGB"))
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: image {i} cannot be decoded ({error}); fetch the file again") from None
+            raise DataError(f"{path}: image {i} cannot be decoded ({printable(str(error))})", _DOWNLOAD) from None
         if images and image.shape != images[0].shape:
-            raise DataError(f"{path}: image {i} is {image.shape}, the first one {images[0].shape}; all must be alike")
+            what = f"{path}: image {i} is {image.shape}, the first one {images[0].shape}"
+            raise DataError(what, "give images of one size")
         images.append(image)
     return np.stack(images)
 
@@ -282,7 +293,8 @@ def first_of_each_class(images: LabelledImages, count: int) -> LabelledImages:
     for label in np.unique(images.labels):
         places = np.flatnonzero(images.labels == label)[:count]
         if len(places) < count:
-            raise DataError(f"{images.source}: class {label} has only {len(places)} images, {count} are wanted")
+            what = f"{images.source}: class {label} has only {len(places)} images"
+            raise DataError(what, f"give at least {count} of each class")
         kept.append(places)
     order = np.sort(np.concatenate(kept))
     return LabelledImages(images.images[order], images.labels[order], images.index[order], images.source)

@@ -1,8 +1,10 @@
-"""The zoo's own errors, under the hierarchy that all parts share."""
+"""The zoo's own errors, within the hierarchy that all parts share."""
 
 from __future__ import annotations
 
 from distree.errors import DistreeError
+
+INSTALL_EXTRA = "run: pip install 'distree[zoo]'"
 
 
 class DataError(DistreeError):
@@ -10,7 +12,7 @@ class DataError(DistreeError):
 
 
 class ExportError(DistreeError):
-    """A trained network cannot be turned into segments: a tool is missing, or what it made is not sound."""
+    """A trained network cannot be turned into segments: a tool is missing, or its result is wrong."""
 
 
 class SplitError(DistreeError):
@@ -18,8 +20,8 @@ class SplitError(DistreeError):
 
 
 def needs_zoo(what: str, error: ImportError) -> ExportError:
-    """Make the error to raise where `what` needs the extra `zoo`, with how to get it."""
+    """Return the error to raise where `what` needs the extra `zoo`."""
     return ExportError(
-        f"{what} needs torch ({error}); install it first, then the extra: "
-        "pip install torch==2.13.0 && pip install 'distree[zoo]'"
+        f"{what} needs torch ({error})",
+        "install it first, then the extra: pip install torch==2.13.0 && pip install 'distree[zoo]'",
     )

@@ -18,11 +18,13 @@ import numpy.typing as npt
 from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
 from distree.bundle.preprocessing import Preprocessor
-from distree.criteria import NEVER, confidence, make_policy
-from distree.criteria.base import Evidence, ExitPolicy, PolicyParameters
-from distree.errors import ConfigError
-from distree.messages.request import PolicyMemory
+from distree.criteria import confidence, make_criterion, threshold_problem
+from distree.criteria.base import Criterion, CriterionParameters, ExitEvidence
+from distree.errors import CHECK_PATH, ConfigError
+from distree.exits_taken import exits_taken
+from distree.messages.request import CriterionMemory
 from distree.tensors import Array
+from distree.thresholds import NEVER
 from model_zoo.boards import Boards
 from model_zoo.costs import FUSER, BoardCosts, Costs, Traffic, costs_of
 from model_zoo.data import LabelledImages
@@ -42,7 +44,6 @@ __all__ = [
     "class_means",
     "collect_logits",
     "costs_of",
-    "exits_taken",
     "score_exits",
     "summarise",
     "thresholds_in_force",
@@ -258,11 +259,13 @@ def check_missing(bundle: Bundle, missing: Iterable[int]) -> None:
         return
     counts = [count for count in bundle.branch_counts if count]
     if not counts:
-        raise ConfigError(f"missing branches: {bundle.name!r} has no wide stage")
+        raise ConfigError(f"missing branches: {bundle.name!r} has no wide stage", "name no missing branches")
     if min(absent) < 0 or max(absent) >= max(counts):
-        raise ConfigError(f"missing branches {sorted(absent)}: {bundle.name!r} has 0 to {max(counts) - 1}")
+        what = f"missing branches {sorted(absent)}: {bundle.name!r} does not have them all"
+        raise ConfigError(what, f"name some of 0 to {max(counts) - 1}")
     if any(absent.issuperset(range(count)) for count in counts):
-        raise ConfigError(f"missing branches {sorted(absent)}: a wide stage of {bundle.name!r} has no other one")
+        what = f"missing branches {sorted(absent)}: a wide stage of {bundle.name!r} has no others"
+        raise ConfigError(what, "leave at least one branch of each wide stage")
 
 
 def thresholds_in_force(bundle: Bundle, missing: Iterable[int] = ()) -> tuple[float, ...]:
@@ -280,48 +283,50 @@ def thresholds_in_force(bundle: Bundle, missing: Iterable[int] = ()) -> tuple[fl
 
 def _check_fit(bundle: Bundle, images: LabelledImages) -> None:
     if len(images) == 0:
-        raise DataError(f"{images.source}: holds no inputs")
+        raise DataError(f"{images.source}: contains no inputs", "give data with inputs")
     if images.images.shape[1:] != bundle.manifest.input.shape:
         raise DataError(
             f"{images.source}: inputs are {images.images.shape[1:]}, "
-            f"bundle {bundle.name!r} takes {bundle.manifest.input.shape}"
+            f"bundle {bundle.name!r} takes {bundle.manifest.input.shape}",
+            "convert them, or choose another bundle",
         )
     if images.labels.min() < 0 or images.labels.max() >= len(bundle.labels):
         raise DataError(
-            f"{images.source}: labels outside 0 to {len(bundle.labels) - 1}, the classes of {bundle.name!r}"
+            f"{images.source}: has labels outside 0 to {len(bundle.labels) - 1}, the classes of {bundle.name!r}",
+            "give data for this bundle",
         )
 
 
 def score_exits(
     collected: ExitLogits,
     criterion: str,
-    parameters: PolicyParameters = PolicyParameters(),  # noqa: B008 - frozen
+    parameters: CriterionParameters = CriterionParameters(),  # noqa: B008 - frozen
 ) -> ExitScores:
     """Score every exit of every input by a criterion of `distree.criteria`.
 
-    `parameters` are the bundle's, `bundle.policy_parameters()`. ConfigError for a criterion that is unknown, or that
+    `parameters` are the bundle's, `bundle.criterion_parameters()`. ConfigError for a criterion that is unknown, or that
     needs parameters that are not there.
     """
-    policy = make_policy(criterion, parameters)
+    made = make_criterion(criterion, parameters)
     inputs, exits, _ = collected.logits.shape
     scores, classes = np.empty((inputs, exits)), np.empty((inputs, exits), np.int64)
     embeddings = collected.embeddings or ((),) * exits
     for row, logits in enumerate(collected.logits.tolist()):
         known = [[None if one is None else one[row].tolist() for one in of_exit] for of_exit in embeddings]
-        scores[row], classes[row] = _score_input(policy, logits, known)
+        scores[row], classes[row] = _score_input(made, logits, known)
     return ExitScores(scores, classes, classes == collected.labels[:, None])
 
 
 def _score_input(
-    policy: ExitPolicy, logits: Sequence[Sequence[float]], embeddings: Sequence[Sequence[Sequence[float] | None]]
+    criterion: Criterion, logits: Sequence[Sequence[float]], embeddings: Sequence[Sequence[Sequence[float] | None]]
 ) -> tuple[list[float], list[int]]:
-    memory: PolicyMemory = ()
+    memory: CriterionMemory = ()
     scores: list[float] = []
     classes: list[int] = []
     for k, (of_exit, known) in enumerate(zip(logits, embeddings, strict=True)):
         class_id, probability = confidence(of_exit)
-        evidence = Evidence(logits=of_exit, confidence=probability, exit=k, embeddings=known, memory=memory)
-        score = policy.score(evidence)
+        evidence = ExitEvidence(logits=of_exit, confidence=probability, exit=k, embeddings=known, memory=memory)
+        score = criterion.score(evidence)
         memory = score.memory
         scores.append(score.value)
         classes.append(class_id)
@@ -336,7 +341,7 @@ def class_means(collected: ExitLogits, classes: int) -> list[npt.NDArray[np.floa
     first = next((of_exit for of_exit in collected.embeddings if of_exit), ())
     chosen = [collected.labels == class_id for class_id in range(classes)]
     if not all(of_class.any() for of_class in chosen):
-        raise DataError("class means: a class has no image among those given")
+        raise DataError("class means: a class has no images", "give at least one image of each class")
     return [
         np.stack([of_branch[of_class].mean(axis=0) for of_class in chosen]).astype(np.float32)
         for of_branch in first
@@ -344,35 +349,25 @@ def class_means(collected: ExitLogits, classes: int) -> list[npt.NDArray[np.floa
     ]
 
 
-def exits_taken(scores: npt.NDArray[np.float64], thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Return, per input, the first exit whose score reaches its threshold, else the last.
-
-    scores: (inputs, exits). Returns int64 (inputs,).
-    """
-    sure = scores[:, :-1] >= np.asarray(thresholds, np.float64)
-    last = np.ones((len(scores), 1), np.bool_)
-    taken: npt.NDArray[np.int64] = np.argmax(np.concatenate([sure, last], axis=1), axis=1)
-    return taken
-
-
-def write_audits(path: Path, scored: ExitScores, costs: Costs, labels: npt.NDArray[np.int64]) -> None:
+def write_audits(path: Path, criterion: str, scored: ExitScores, costs: Costs, labels: npt.NDArray[np.int64]) -> None:
     """Write what every exit says of every input, as `distree tune --replay` reads it.
 
-    Arrays `score` float64 and `prediction` int64, both (inputs, exits), `mac` int64 (exits), `label` int64 (inputs,).
-    Raises DataError where the file cannot be written.
+    Arrays `score` float64 and `prediction` int64, both (inputs, exits), `mac` int64 (exits), `label` int64 (inputs,),
+    and `criterion`, the name of what scored. Raises DataError where the file cannot be written.
     """
     try:
         with path.open("wb") as out:
             macs = np.asarray(costs.macs, np.int64)
-            np.savez_compressed(out, score=scored.scores, prediction=scored.classes, mac=macs, label=labels)
+            scores = {"score": scored.scores, "criterion": np.array(criterion)}
+            np.savez_compressed(out, **scores, prediction=scored.classes, mac=macs, label=labels)  # type: ignore[arg-type]
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
+        raise DataError(f"{path}: cannot be written ({error.strerror})", CHECK_PATH) from error
 
 
 def summarise(scored: ExitScores, costs: Costs, criterion: str, thresholds: Sequence[float]) -> Evaluation:
-    """Apply thresholds to scores; ConfigError unless there is one threshold per exit but the last."""
+    """Apply thresholds to scores; ConfigError unless there is one threshold of the criterion per exit but the last."""
     inputs, exits = scored.scores.shape
-    check_thresholds(thresholds, exits)
+    check_thresholds(criterion, thresholds, exits)
     taken = exits_taken(scored.scores, thresholds)
     evaluation = Evaluation(
         inputs=inputs,
@@ -418,9 +413,9 @@ def _traffic(traffic: Traffic, mean: Callable[[Sequence[int]], float]) -> Traffi
     )
 
 
-def check_thresholds(thresholds: Sequence[float], exits: int) -> None:
-    """Raise ConfigError unless there is one threshold per exit but the last, none of them NaN."""
+def check_thresholds(criterion: str, thresholds: Sequence[float], exits: int) -> None:
+    """Raise ConfigError unless there is one threshold per exit but the last, each in the range of `criterion`."""
     if len(thresholds) != exits - 1:
-        raise ConfigError(f"thresholds: {len(thresholds)} given; one per exit but the last is needed, {exits - 1} here")
-    if any(value != value for value in thresholds):
-        raise ConfigError("thresholds: NaN is none; give numbers, inf to never leave at an exit")
+        raise ConfigError(f"thresholds: {len(thresholds)} given", f"give {exits - 1}, one per exit but the last")
+    if criterion and (problem := threshold_problem(criterion, thresholds)) is not None:
+        raise ConfigError(*problem.at("thresholds"))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from distree.errors import CHECK_PATH
 from model_zoo.errors import DataError
 
 DTYPES = ("uint8", "int8", "int16", "float32")
@@ -51,10 +52,10 @@ def load_examples(path: Path) -> Examples:
         reason = " ".join(str(error).split())[:200]
         kind = type(error).__name__
         raise DataError(
-            f"{path}: not an .npz file of inputs ({kind}: {reason}); save it by numpy.savez(FILE, x=…, y=…)"
+            f"{path}: not an .npz file of inputs ({kind}: {reason})", "save it by numpy.savez(FILE, x=…, y=…)"
         ) from None
     if inputs is None:
-        raise DataError(f"{path}: has no array x; save it by numpy.savez(FILE, x=…, y=…)")
+        raise DataError(f"{path}: has no array x", "save it by numpy.savez(FILE, x=…, y=…)")
     given = _usual(path, inputs)
     return Examples(
         inputs=given,
@@ -66,11 +67,11 @@ def load_examples(path: Path) -> Examples:
 
 def _check_size(path: Path) -> None:
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: no such file", CHECK_PATH)
     with zipfile.ZipFile(path) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
     if size > MAX_BYTES:
-        raise DataError(f"{path}: {size} bytes of arrays, at most {MAX_BYTES} are read; give fewer inputs")
+        raise DataError(f"{path}: {size} bytes of arrays, at most {MAX_BYTES} are read", "give fewer inputs")
 
 
 def _first_of(archive: Any, keys: tuple[str, ...]) -> npt.NDArray[Any] | None:
@@ -82,12 +83,12 @@ def _usual(path: Path, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if inputs.dtype == np.float64:
         inputs = inputs.astype(np.float32)
     if inputs.dtype.name not in DTYPES or inputs.ndim < 2:
-        raise DataError(f"{path}: x is {inputs.dtype} {inputs.shape}; (n, …) of {', '.join(DTYPES)} is needed")
+        raise DataError(f"{path}: x is {inputs.dtype} {inputs.shape}", f"(n, …) of {', '.join(DTYPES)} is needed")
     if len(inputs) == 0:
-        raise DataError(f"{path}: holds no inputs")
+        raise DataError(f"{path}: contains no inputs", "give some")
     if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
         row = int(np.argmin(np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)))
-        raise DataError(f"{path}: input {row} holds values that are not finite (NaN or infinite); leave it out")
+        raise DataError(f"{path}: input {row} holds values that are not finite (NaN or infinite)", "leave it out")
     return inputs
 
 
@@ -96,9 +97,9 @@ def _class_ids(path: Path, labels: npt.NDArray[Any], inputs: int) -> npt.NDArray
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != inputs:
         raise DataError(
-            f"{path}: y is {labels.dtype} {labels.shape}; one class number for each of {inputs} inputs is needed"
+            f"{path}: y is {labels.dtype} {labels.shape}", f"one class number for each of {inputs} inputs is needed"
         )
     ids = labels.astype(np.int64)
     if ids.min() < 0:
-        raise DataError(f"{path}: y has negative class numbers; classes are numbered from 0")
+        raise DataError(f"{path}: y has negative class numbers", "classes are numbered from 0")
     return ids

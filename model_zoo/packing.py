@@ -14,7 +14,7 @@ from pathlib import Path
 
 from distree.bundle.loading import MAX_SEGMENT_BYTES, Bundle, load_bundle, user_folder, zoo_folder
 from distree.bundle.manifest import MANIFEST, Manifest
-from distree.errors import BundleError, ConfigError
+from distree.errors import CHECK_PATH, BundleError, ConfigError
 from distree.strict_yaml import MAX_BYTES as MAX_MANIFEST_BYTES
 from distree.topics import check_id
 from model_zoo.publishing import published
@@ -41,7 +41,7 @@ def pack(bundle: Bundle, path: Path) -> int:
                 archive.writestr(entry, (bundle.path / name).read_bytes())
         draft.replace(path)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); give another file by --out") from None
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})", "give another file by --out") from None
     finally:
         draft.unlink(missing_ok=True)
     return path.stat().st_size
@@ -66,7 +66,7 @@ def unpack(path: Path, out: Path | None, *, expected: str | None = None, replace
     manifest_bytes = _manifest_bytes(path)
     revision = hashlib.sha256(manifest_bytes).hexdigest()[:12]
     if expected is not None and expected != revision:
-        raise BundleError(f"{path}: is revision {revision}, not {expected}; get the right file")
+        raise BundleError(f"{path}: is revision {revision}, not {expected}", "get the right file")
     place = out or _own_place(path)
     with published(place, replace=replace) as folder:
         folder.mkdir(parents=True)
@@ -78,9 +78,9 @@ def unpack(path: Path, out: Path | None, *, expected: str | None = None, replace
 def _own_place(path: Path) -> Path:
     name, shipped, own = check_id(path.name.removesuffix(SUFFIX), "name of the file"), zoo_folder(), user_folder()
     if shipped is not None and (shipped / name).exists():
-        raise ConfigError(f"{name}: a bundle of the model zoo is called so; give a folder by --out")
+        raise ConfigError(f"{name}: a shipped bundle has this name", "give a folder by --out")
     if own is None:
-        raise ConfigError("--out is needed: there is no home folder for bundles of your own")
+        raise ConfigError("there is no home folder for bundles of your own", "give a folder by --out")
     return own / name
 
 
@@ -89,20 +89,20 @@ def _manifest_bytes(path: Path) -> bytes:
         with _opened(path) as archive:
             return _read(archive, archive.getinfo(MANIFEST), MAX_MANIFEST_BYTES)
     except KeyError:
-        raise BundleError(f"{path}: holds no {MANIFEST}; it is no packed bundle") from None
+        raise BundleError(f"{path}: holds no {MANIFEST}", "give a file that distree zoo pack wrote") from None
     except _UNREADABLE as error:
         raise _damaged(path, error) from None
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
     if not path.is_file():
-        raise BundleError(f"{path}: no such file")
+        raise BundleError(f"{path}: no such file", CHECK_PATH)
     return zipfile.ZipFile(path)
 
 
 def _damaged(path: Path, error: Exception) -> BundleError:
     reason = " ".join(str(error).split())[:150]
-    return BundleError(f"{path}: is no packed bundle, or damaged ({reason}); copy it again")
+    return BundleError(f"{path}: is no packed bundle, or damaged ({reason})", "copy it again")
 
 
 def _extract(path: Path, folder: Path) -> None:
@@ -118,22 +118,26 @@ def _extract(path: Path, folder: Path) -> None:
     strangers = {entry.filename for entry in entries} - wanted
     if strangers:
         raise BundleError(
-            f"{path}: holds {sorted(strangers)[0]!r}, which its manifest does not name; get the right file"
+            f"{path}: holds {sorted(strangers)[0]!r}, which its manifest does not name", "get the right file"
         )
 
 
 def _entries(path: Path, archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
     found = archive.infolist()
     if len(found) > MAX_FILES or sum(entry.file_size for entry in found) > MAX_BYTES:
-        raise BundleError(f"{path}: more than {MAX_FILES} files or {MAX_BYTES} bytes; it is no packed bundle")
+        raise BundleError(
+            f"{path}: more than {MAX_FILES} files or {MAX_BYTES} bytes", "give a file that distree zoo pack wrote"
+        )
     seen = set()
     for entry in found:
         name = entry.filename
         # A name with a folder, or one that means a folder, would be written elsewhere.
         if Path(name).name != name or name in ("", ".", "..") or "\\" in name or "\0" in name or entry.is_dir():
-            raise BundleError(f"{path}: holds {name[:80]!r}, which is no plain file name; it is no packed bundle")
+            raise BundleError(
+                f"{path}: holds {name[:80]!r}, which is no plain file name", "give a file that distree zoo pack wrote"
+            )
         if name in seen:
-            raise BundleError(f"{path}: holds {name[:80]!r} twice; it is no packed bundle")
+            raise BundleError(f"{path}: holds {name[:80]!r} twice", "give a file that distree zoo pack wrote")
         seen.add(name)
         if name != MANIFEST:
             yield entry

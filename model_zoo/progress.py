@@ -1,4 +1,4 @@
-"""How a long run tells what it is doing: a line at a time, and within an epoch one line that is drawn again."""
+"""How a long run shows its progress: line by line, and within an epoch in one line that is redrawn."""
 
 from __future__ import annotations
 

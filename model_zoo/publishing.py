@@ -36,12 +36,12 @@ def published(out: Path, *, replace: bool) -> Iterator[Path]:
 def check_place(out: Path, *, replace: bool) -> None:
     """Raise ConfigError unless a bundle can become `out`."""
     if out.exists() and not replace:
-        raise ConfigError(f"{out}: exists already; give another folder by --out, or replace it with --force")
+        raise ConfigError(f"{out}: exists already", "give another folder by --out, or replace it with --force")
     if out.exists() and not (out / MANIFEST).is_file():
-        raise ConfigError(f"{out}: is no bundle, so it is not replaced; give another folder by --out")
+        raise ConfigError(f"{out}: is no bundle, so it is not replaced", "give another folder by --out")
     near = next(folder for folder in out.absolute().parents if folder.exists())
     if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
-        raise ConfigError(f"{out}: {near} cannot be written to; give another folder by --out")
+        raise ConfigError(f"{out}: {near} cannot be written to", "give another folder by --out")
 
 
 def _take_place(staged: Path, out: Path) -> None:

@@ -11,10 +11,9 @@ every second test set. The more inputs a vector lets go early against the last e
 error, so the bound also keeps the rule from vectors that were merely lucky on validation, of which a search
 over thousands finds some.
 
-Why quantiles of the scores: softmax scores crowd near 1, where equal steps would see next to nothing, and a
-coarse grid has fewer lucky vectors to pick. The grid's ends are always there: the lowest score, at which
-everybody leaves, and a number above every score, at which nobody does. The latter costs no accuracy, so the
-rule always finds a vector. It is finite because a manifest holds finite thresholds.
+Why quantiles of the scores: softmax scores crowd near 1, where equal steps would separate next to nothing, and a
+coarse grid has fewer lucky vectors to pick. The grid always includes its ends: the lowest score, at which
+every input leaves, and NEVER, at which none does. The latter costs no accuracy, so the rule always finds a vector.
 
 All vectors are judged at once: an input only counts by how many levels of each exit's grid its score reaches, so
 that tables of such counts, summed up along their axes, hold what a vector does as one entry.
@@ -33,9 +32,10 @@ import numpy as np
 import numpy.typing as npt
 
 from distree.bundle.loading import Bundle
-from distree.criteria.base import PolicyParameters
+from distree.criteria.base import CriterionParameters
 from distree.errors import ConfigError
 from distree.messages.plan import MaskedThresholds
+from distree.thresholds import NEVER
 from model_zoo.build.segments import missing_sets
 from model_zoo.costs import Costs, costs_of
 from model_zoo.evaluation import Collector, ExitScores, score_exits
@@ -70,7 +70,7 @@ def choose_thresholds(
     """Apply this module's rule to scores on validation images.
 
     `fixed` are exits whose threshold is given already. Ties go to the smaller bound, then to the higher thresholds.
-    Raises ConfigError for more exits than the rule can search, or where fixed thresholds alone cost more than allowed.
+    Raises ConfigError for more exits than the rule can search, or if the fixed thresholds alone cost more than allowed.
     """
     exits = scored.scores.shape[1]
     given = dict(fixed or {})
@@ -83,7 +83,8 @@ def choose_thresholds(
     bound = drop + deviations * spread / math.sqrt(inputs)
     allowed = np.argwhere(bound <= max_drop + 1e-12)
     if len(allowed) == 0:
-        raise ConfigError("thresholds: those that are fixed cost more accuracy than is allowed")
+        what = "thresholds: the fixed ones cost more accuracy than is allowed"
+        raise ConfigError(what, "raise these thresholds, or allow a larger drop")
     costs_allowed = macs[tuple(allowed.T)]
     cheapest = [tuple(place.tolist()) for place in allowed[costs_allowed == costs_allowed.min()]]
     best = min(cheapest, key=lambda place: (bound[place], tuple(-level for level in place)))
@@ -101,13 +102,13 @@ def choose_masked(
     criterion: str,
     thresholds: Sequence[float],
     masks: Iterable[tuple[int, ...]],
-    parameters: PolicyParameters = PolicyParameters(),  # noqa: B008 - frozen
+    parameters: CriterionParameters = CriterionParameters(),  # noqa: B008 - frozen
     max_drop: float = MAX_DROP,
     deviations: float = DEVIATIONS,
 ) -> tuple[MaskedThresholds, ...]:
     """Apply this module's rule for each set of missing branches, on the collector's validation images.
 
-    thresholds: those with nobody missing, which exits of plain stages keep.
+    thresholds: those with no branch missing, which exits of plain stages keep.
     """
     stages = collector.bundle.stages
     fixed = {k: value for k, value in enumerate(thresholds) if not stages[k].branches}
@@ -120,7 +121,7 @@ def choose_masked(
 
 
 def masks_of(bundle: Bundle) -> tuple[tuple[int, ...], ...]:
-    """Return the sets of missing branches that are worth thresholds; none of a bundle without wide stages."""
+    """Return the sets of missing branches that deserve thresholds; none for a bundle without wide stages."""
     counts = [count for count in bundle.branch_counts if count]
     return missing_sets(min(counts)) if counts else ()
 
@@ -128,19 +129,18 @@ def masks_of(bundle: Bundle) -> tuple[tuple[int, ...], ...]:
 def _levels(thresholds: int) -> int:
     levels = min(_MOST_LEVELS, int(_MAX_VECTORS ** (1 / max(thresholds, 1)))) - 1
     if levels < 1:
-        raise ConfigError(f"thresholds: {thresholds} are more than can be searched; choose them by hand")
+        raise ConfigError(f"thresholds: {thresholds} are too many to search", "choose them by hand")
     return levels
 
 
 def _grid(scores: npt.NDArray[np.float64], levels: int) -> list[float]:
     finite = scores[np.isfinite(scores)]
     if len(finite) == 0:
-        return [0.0]
+        return [NEVER]
     # The method "lower" gives scores that occur: an input leaves exactly at its own score.
     quantiles = np.unique(np.quantile(finite, np.linspace(0.0, 1.0, levels), method="lower"))
-    nobody = float(quantiles[-1]) + max(1.0, abs(float(quantiles[-1])))
     # Rounded down, so that the score itself still reaches its threshold.
-    return [*(np.floor(quantiles * _DIGITS) / _DIGITS).tolist(), nobody]
+    return [*(np.floor(quantiles * _DIGITS) / _DIGITS).tolist(), NEVER]
 
 
 def _judge_all(

@@ -1,4 +1,4 @@
-"""Checks that a bundle computes here what it computed where it was built."""
+"""Checks that a bundle computes the same here as where it was built."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from distree.bundle.golden import steps_off
 from distree.bundle.loading import Bundle, read_verified
-from distree.errors import BundleError, RuntimeUnavailableError
+from distree.errors import BUILD_AGAIN, BundleError, RuntimeUnavailableError
+from distree.printable import printable
 from distree.segments import SegmentOutput
 from distree.tensors import Array
 from model_zoo.boards import Boards, quantised_logits
@@ -42,8 +43,9 @@ def check_golden(bundle: Bundle) -> GoldenReport:
     worst, tolerance = max(off, key=lambda found: found[0] - found[1])
     if not worst <= tolerance:
         raise RuntimeUnavailableError(
-            f"{bundle.name}: {boards.name} is off by {worst:.3g} quantisation steps on the golden vectors, "
-            f"{tolerance} are allowed: it computes wrongly on this machine, so install another version of it"
+            f"{bundle.name}: {boards.name} is off by {worst:.3g} quantisation steps on the golden vectors ({tolerance} "
+            "allowed), so it computes wrongly on this machine",
+            "install another version of it",
         )
     return GoldenReport(boards.name, worst, tolerance)
 
@@ -56,7 +58,7 @@ def _read_golden(bundle: Bundle) -> Mapping[str, Array]:
             return {key: archive[key] for key in _wanted(bundle)}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise BundleError(
-            f"{bundle.path / golden.file}: not golden vectors ({error}); build the bundle again"
+            f"{bundle.path / golden.file}: not golden vectors ({printable(str(error))})", BUILD_AGAIN
         ) from error
 
 

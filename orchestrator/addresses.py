@@ -1,4 +1,4 @@
-"""The topic table applied to an orchestrator: what it reads, and what it publishes where."""
+"""The topic table applied to an orchestrator: what it reads, and where it publishes what."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 from distree import topics
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, RemoteProtocolError
 from distree.lanes import Lane
 from distree.messages.codec import encode
 from distree.messages.member import Call
@@ -30,52 +30,52 @@ class Outgoing:
 def subscriptions(
     site: str, pipelines: Iterable[str], tuned: Iterable[str], birth_topic: str | None
 ) -> list[tuple[str, int]]:
-    """Return what an orchestrator of these pipelines reads of its site, as topic filters with their QoS.
+    """Return what an orchestrator of these pipelines reads on its site, as topic filters with their QoS.
 
-    Of the pipelines that are `tuned` it reads audits and labels too; on `birth_topic` Home Assistant says that it has
-    started, None if nobody listens.
+    For pipelines that are `tuned` it also reads audits and labels. `birth_topic` is where Home Assistant says that it
+    has started, None if that is not used.
     """
     found = [(topics.device(site, "+", kind), kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY)]
     found += [(topics.plan(site, name), Kind.PLAN) for name in pipelines]
     for name in tuned:
-        found += [(topics.of_origin(site, name, Kind.AUDIT, "+"), Kind.AUDIT), (topics.truth(site, name), Kind.TRUTH)]
+        found += [(topics.of_origin(site, name, Kind.AUDIT, "+"), Kind.AUDIT), (topics.label(site, name), Kind.LABEL)]
     found.append((topics.orchestrator(site), Kind.ORCHESTRATOR))
     births = [(birth_topic, _DISCOVERY.qos)] if birth_topic is not None else []
     return [(topic, DELIVERY[kind].qos) for topic, kind in found] + births
 
 
 def claim(site: str, identity: str, *, running: bool) -> Outgoing:
-    """Return an orchestrator's claim on a site, or what takes it back; that is also its will."""
+    """Return an orchestrator's claim on a site, or the message that takes it back, which is also its will."""
     said = Claim(orchestrator=identity, running=running)
     return Outgoing(topic=topics.orchestrator(site), payload=encode(said), delivery=DELIVERY[Kind.ORCHESTRATOR])
 
 
 def will_of(site: str, identity: str) -> tuple[str, bytes]:
-    """Return topic and payload of the will by which a dead orchestrator's claim on a site is taken back."""
+    """Return topic and payload of the will that takes back a dead orchestrator's claim on a site."""
     back = claim(site, identity, running=False)
     return back.topic, back.payload
 
 
 def call(site: str, pipeline: str, identity: str) -> Outgoing:
-    """Return what asks the boards of a pipeline to say again what they are; `identity` is the orchestrator's id."""
+    """Return the request to the boards of a pipeline to announce themselves; `identity` is the orchestrator's id."""
     topic = topics.call(site, pipeline, identity)
     return Outgoing(topic=topic, payload=encode(Call(caller=identity)), delivery=DELIVERY[Kind.CALL])
 
 
 def plan(site: str, to_hold: Plan) -> Outgoing:
-    """Return a plan as boards get it."""
+    """Return a plan as boards receive it."""
     topic = topics.plan(site, to_hold.pipeline)
     return Outgoing(topic=topic, payload=encode(to_hold), delivery=DELIVERY[Kind.PLAN])
 
 
 def stats(site: str, of_origin: OriginStats) -> Outgoing:
-    """Return what an origin did of late, as users get it."""
+    """Return the recent figures of an origin, as users receive them."""
     topic = topics.of_origin(site, of_origin.pipeline, Kind.STATS, of_origin.origin)
     return Outgoing(topic=topic, payload=encode(of_origin), delivery=DELIVERY[Kind.STATS])
 
 
 def discovery(topic: str, payload: bytes) -> Outgoing:
-    """Return a message by which Home Assistant discovers a device, or forgets it."""
+    """Return a message by which Home Assistant discovers or forgets a device."""
     return Outgoing(topic=topic, payload=payload, delivery=_DISCOVERY)
 
 
@@ -88,14 +88,14 @@ Said = TypeVar("Said", bound=_FromDevice)
 
 
 def of_device(device: str, said: Said) -> Said:
-    """Return what came on a topic of `device`; RemoteProtocolError if it speaks of another one."""
+    """Return a message from a topic of `device`; RemoteProtocolError if it is about another one."""
     if said.device != device:
-        raise RemoteProtocolError("device", f"{said.device!r} on the topic of {device!r}")
+        raise RemoteProtocolError("device", f"{said.device!r} on the topic of {device!r}", RESTRICT)
     return said
 
 
 def of_pipeline(name: str, seen: Plan) -> Plan:
-    """Return what came on the topic of a pipeline's plan; RemoteProtocolError if it is another one's."""
+    """Return a plan from the topic of a pipeline; RemoteProtocolError if it is for another one."""
     if seen.pipeline != name:
-        raise RemoteProtocolError("pipeline", f"a plan of {seen.pipeline!r} on the topic of {name!r}")
+        raise RemoteProtocolError("pipeline", f"a plan of {seen.pipeline!r} on the topic of {name!r}", RESTRICT)
     return seen

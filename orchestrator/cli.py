@@ -1,4 +1,4 @@
-"""`distree orchestrator`: run it, look at what it knows and why, set thresholds by hand."""
+"""`distree orchestrator`: run it, see what it knows and why, set thresholds by hand."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ from pathlib import Path
 import numpy as np
 
 from distree.broker_settings import Session
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError
+from distree.formatting import branches_text, thresholds_text
+from distree.logs import start_logging
 from distree.messages.plan import Plan
+from distree.thresholds import NEVER_WORD, parse_threshold
 from distree.transport import make_transport
-from orchestrator import explain, home_assistant_cmd, metrics
+from orchestrator import home_assistant_cmd, metrics
 from orchestrator.addresses import will_of
-from orchestrator.config import OrchestratorConfig, Pipeline, PipelineConfig, load_config, load_pipeline
-from orchestrator.formatting import branches_text, thresholds_text
+from orchestrator.config import OrchestratorConfig, PipelineConfig, load_config
+from orchestrator.explain import text as explain_text
+from orchestrator.explain import view as explain_view
+from orchestrator.pipeline_spec import PipelineSpec, load_spec
 from orchestrator.restore import restored_tuning
 from orchestrator.service import Service
-from orchestrator.set_thresholds import Change, Progress, find_pipeline, set_thresholds, wait_for
-from orchestrator.status import read_status, render, to_json
-from orchestrator.store.database import Store, StoreError
+from orchestrator.set_thresholds import Change, Progress, find_pipeline, reset_plan, set_thresholds, wait_for
+from orchestrator.status import text as status_text
+from orchestrator.status import view as status_view
+from orchestrator.store.connection import StoreError
+from orchestrator.store.database import Store
 from orchestrator.store.lock import ServiceLock
+from orchestrator.tuning_view import kept_samples
 
 _RUN_EXAMPLE = """example:
   distree orchestrator run -c orchestrator.yaml
@@ -52,35 +60,59 @@ _HOME_EXAMPLE = """example:
   distree orchestrator home-assistant -c orchestrator.yaml
   distree orchestrator home-assistant -c orchestrator.yaml --remove"""
 _SET_EXAMPLE = """example:
-  distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 0.9 --wait 60"""
+  distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 0.9 --wait 60
+  distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 never"""
+_RESET_EXAMPLE = """example:
+  distree orchestrator reset-plan -c orchestrator.yaml --pipeline fashion --wait 60"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands run, status, explain, audits, home-assistant and set-thresholds."""
+    """Add the subcommands run, status, explain, audits, home-assistant, set-thresholds and reset-plan."""
     parser.epilog = "example: distree orchestrator status -c orchestrator.yaml"
     commands = parser.add_subparsers(dest="orchestrator_command", metavar="COMMAND", required=True)
     _add_command(commands, "run", "run the orchestrator until SIGTERM or Ctrl-C", _RUN_EXAMPLE)
-    status = _add_command(commands, "status", "show devices and pipelines, from the store", _STATUS_EXAMPLE)
+    what = "show devices and pipelines, from the store; it fails while other plans replace the orchestrator's"
+    status = _add_command(commands, "status", what, _STATUS_EXAMPLE)
     status.add_argument("--json", action="store_true", help="print JSON, for programs")
     why = _add_command(
         commands, "explain", "show why the thresholds are what they are, from the store", _EXPLAIN_EXAMPLE
     )
     why.add_argument("--pipeline", metavar="P", help="name of a pipeline; default: all")
     why.add_argument("--json", action="store_true", help="print JSON, for programs")
-    audits = _add_command(commands, "audits", "write the audits that the store keeps as a recording", _AUDITS_EXAMPLE)
+    audits = _add_command(commands, "audits", "write the audits that the store keeps to a recording", _AUDITS_EXAMPLE)
     audits.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
     audits.add_argument("--export", type=Path, required=True, metavar="FILE", help="npz for distree tune --replay")
-    audits.add_argument("--missing", default="", metavar="A,B", help="those without these branches; default: with all")
+    audits.add_argument("--missing", default="", metavar="A,B", help="audits without these branches; default: with all")
     home = _add_command(
-        commands, "home-assistant", "show or remove what Home Assistant was told of the site", _HOME_EXAMPLE
+        commands, "home-assistant", "show or remove what Home Assistant was told about the site", _HOME_EXAMPLE
     )
-    home.add_argument("--remove", action="store_true", help="take it back: Home Assistant forgets the site's devices")
+    home.add_argument(
+        "--remove", action="store_true", help="remove it, so that Home Assistant forgets the site's devices"
+    )
     home.add_argument("--prefix", metavar="P", help="discovery prefix; default: the configuration's, or homeassistant")
     change = _add_command(commands, "set-thresholds", "set a pipeline's exit thresholds", _SET_EXAMPLE)
     change.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
     change.add_argument("--criterion", metavar="C", help="exit criterion; default: the one in force")
     change.add_argument("--wait", type=float, metavar="SECONDS", help="wait until all ready devices follow")
-    change.add_argument("thresholds", nargs="*", type=float, metavar="T", help="one per exit but the last")
+    change.add_argument(
+        "thresholds",
+        nargs="*",
+        type=_threshold,
+        metavar="T",
+        help="one per exit but the last; never keeps an exit closed",
+    )
+    what = "publish a pipeline's plan again, as epoch 1, whatever others have published"
+    reset = _add_command(commands, "reset-plan", what, _RESET_EXAMPLE)
+    reset.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
+    reset.add_argument("--configured", action="store_true", help="return to the thresholds of orchestrator.yaml")
+    reset.add_argument("--wait", type=float, metavar="SECONDS", help="wait until all ready devices follow")
+
+
+def _threshold(text: str) -> float:
+    try:
+        return parse_threshold(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a finite number nor {NEVER_WORD!r}") from None
 
 
 def _add_command(
@@ -99,29 +131,29 @@ def run(args: argparse.Namespace) -> int:
         case "run":
             return _run(config)
         case "status":
-            status = read_status(config)
-            print(to_json(status) if args.json else render(status))
-            return 0
+            status = status_view.read_status(config)
+            print(status_view.to_json(status) if args.json else status_text.render(status))
+            return 1 if any(pipeline.alarm for pipeline in status.pipelines) else 0
         case "explain":
-            told = explain.read_explanation(config, _chosen(config, args.pipeline))
-            print(explain.to_json(told) if args.json else explain.render(told))
+            reasons = explain_view.read_explanation(config, _chosen(config, args.pipeline))
+            print(explain_view.to_json(reasons) if args.json else explain_text.render(reasons))
             return 0
         case "audits":
             print(_export(config, args))
             return 0
         case "home-assistant":
-            print(home_assistant_cmd.told(config, args.prefix, remove=args.remove))
+            print(home_assistant_cmd.show(config, args.prefix, remove=args.remove))
             return 0
         case _:
-            return _set_thresholds(config, args)
+            return _change_plan(config, args)
 
 
 def _run(config: OrchestratorConfig) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    pipelines = [load_pipeline(pipeline) for pipeline in config.pipelines]
+    start_logging(logging.INFO)
+    specs = [load_spec(configured) for configured in config.pipelines]
     with ServiceLock(config.store.path), Store(config.store.path) as store:
         store.check()
-        service = _service(config, pipelines, store)
+        service = _service(config, specs, store)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: service.stop())
         with metrics.serving(config.metrics, service.snapshot) if config.metrics else nullcontext() as port:
@@ -131,15 +163,15 @@ def _run(config: OrchestratorConfig) -> int:
     return 0
 
 
-def _service(config: OrchestratorConfig, pipelines: Sequence[Pipeline], store: Store) -> Service:
+def _service(config: OrchestratorConfig, specs: Sequence[PipelineSpec], store: Store) -> Service:
     # Nothing sent to the orchestrator is worth keeping while it is away: plans and states are retained.
-    # The id is new each time: a second orchestrator is to be noticed by its plans, not to cut this one off.
+    # The id is new each time: a second orchestrator should be noticed by its claim, not throw this one off the broker.
     identity = secrets.token_hex(3)
     client_id, will = f"orchestrator-{config.site}-{identity}", will_of(config.site, identity)
     transport = make_transport(config.broker, client_id=client_id, session=Session.NONE, will=will)
     return Service(
         config.site,
-        pipelines,
+        specs,
         store=store,
         transport=transport,
         identity=identity,
@@ -161,25 +193,28 @@ def _chosen(config: OrchestratorConfig, name: str | None) -> Sequence[PipelineCo
     chosen = [pipeline for pipeline in config.pipelines if name in (None, pipeline.name)]
     if not chosen:
         names = ", ".join(pipeline.name for pipeline in config.pipelines)
-        raise ConfigError(f"--pipeline {name}: not in the configuration, which has {names}")
+        raise ConfigError(f"--pipeline {name}: not in the configuration", f"name one of {names}")
     return chosen
 
 
 def _export(config: OrchestratorConfig, args: argparse.Namespace) -> str:
     """Write a recording as `orchestrator/tuning/replay.py` describes it; return the line that says what is in it."""
     pipeline, missing = find_pipeline(config, args.pipeline), _missing(args.missing)
-    if pipeline.goal is None:
-        raise ConfigError(f"--pipeline {pipeline.name}: has no goal, so nothing is audited")
+    tuned = pipeline.tuned
+    if tuned is None:
+        raise ConfigError(f"--pipeline {pipeline.name}: has no goal, so nothing is audited", "give it a goal")
     with Store(config.store.path, read_only=True) as store:
-        samples = explain.kept_samples(store, restored_tuning(store, pipeline), pipeline.name)
+        samples = kept_samples(store, pipeline.name, restored_tuning(store, tuned).audits)
     audits = [sample.audit for sample in samples if not sample.audit.lost and sample.missing == missing]
     if not audits:
-        raise StoreError(f"{config.store.path}: no audit of {pipeline.name} with {branches_text(missing)} is kept")
+        what = f"{config.store.path}: no audit of {pipeline.name} with {branches_text(missing)} is kept"
+        raise StoreError(what, "wait for audits, or name other branches with --missing")
     content = {
-        # What the last exit's score is does not matter.
+        # Readers ignore the last exit's score.
         "score": np.array([(*audit.scores, 0.0) for audit in audits]),
         "prediction": np.array([audit.predictions for audit in audits], np.int64),
         "mac": np.array(pipeline.costs),
+        "criterion": np.array(pipeline.plan.criterion),
     }
     labels = [audit.label for audit in audits if audit.label is not None]
     if len(labels) == len(audits):
@@ -188,10 +223,10 @@ def _export(config: OrchestratorConfig, args: argparse.Namespace) -> str:
         with args.export.open("wb") as out:
             np.savez_compressed(out, **content)  # type: ignore[arg-type]  # the stubs take its flag for an array
     except OSError as error:
-        raise ConfigError(f"--export {args.export}: {error.strerror}") from None
+        raise ConfigError(f"--export {args.export}: {error.strerror}", CHECK_PATH) from None
     lost = sum(sample.audit.lost for sample in samples)
     return (
-        f"{args.export}: {len(audits):,} audits of {pipeline.name}, {branches_text(missing)}; left out are "
+        f"{args.export}: {len(audits):,} audits of {pipeline.name}, {branches_text(missing)}; left out: "
         f"{lost:,} lost ones and {len(samples) - lost - len(audits):,} with other branches missing"
     )
 
@@ -200,37 +235,48 @@ def _missing(text: str) -> tuple[int, ...]:
     try:
         return tuple(sorted({int(part) for part in text.split(",") if text}))
     except ValueError:
-        raise ConfigError(f"--missing {text}: numbers of branches are needed, such as 0 or 0,1") from None
+        what = f"--missing {text}: not a list of branches"
+        raise ConfigError(what, "separate numbers by commas, as in 0,1") from None
 
 
-def _set_thresholds(config: OrchestratorConfig, args: argparse.Namespace) -> int:
+def _change_plan(config: OrchestratorConfig, args: argparse.Namespace) -> int:
     if args.wait is not None and not args.wait >= 0:
-        raise ConfigError(f"--wait {args.wait:g}: must be 0 seconds or more")
+        raise ConfigError(f"--wait {args.wait:g}: is negative", "wait 0 seconds or more")
     pipeline = find_pipeline(config, args.pipeline)
+    is_reset = args.orchestrator_command == "reset-plan"
     with Store(config.store.path) as store:
-        change = set_thresholds(store, pipeline, args.criterion, tuple(args.thresholds))
-    print(_told(change), flush=True)
+        if is_reset:
+            change = reset_plan(store, pipeline, configured=args.configured)
+        else:
+            change = set_thresholds(store, pipeline, args.criterion, tuple(args.thresholds))
+    print(_change_text(change), flush=True)
     if args.wait is None:
-        return 0
+        # A reset ends an alarm.
+        if is_reset or not change.alarm:
+            return 0
+        print(f"pipeline {pipeline.name}: {change.alarm}", file=sys.stderr)
+        return 1
     seen = wait_for(config.store.path, change.plan, args.wait)
     line, code = _verdict(change.plan, seen, args.wait)
     print(line, file=sys.stderr if code else sys.stdout)
     return code
 
 
-def _told(change: Change) -> str:
+def _change_text(change: Change) -> str:
     plan = change.plan
     line = f"pipeline {plan.pipeline}: {plan.criterion} {thresholds_text(plan.thresholds)} is epoch {plan.epoch}"
     if not change.new:
-        return f"{line} already; nothing changes"
+        return f"{line} already; nothing to change"
     if change.served:
         return f"{line}; the running orchestrator publishes it"
-    return f"{line}; it is published when an orchestrator runs: distree orchestrator run"
+    return f"{line}; it is published once an orchestrator is running: distree orchestrator run"
 
 
 def _verdict(plan: Plan, seen: Progress, waited_s: float) -> tuple[str, int]:
     if seen.superseded_by is not None:
         return f"pipeline {plan.pipeline}: replaced by epoch {seen.superseded_by} meanwhile", 1
+    if seen.alarm:
+        return f"pipeline {plan.pipeline}: {seen.alarm}", 1
     if seen.done:
         return f"pipeline {plan.pipeline}: in force on {', '.join(seen.ready)}", 0
     if not seen.ready:

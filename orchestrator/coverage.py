@@ -1,7 +1,7 @@
-"""Where inputs of a pipeline cannot go on, since no board serves what they need. No I/O, no clock.
+"""Where inputs of a pipeline cannot continue, because no board serves what they need. No I/O, no clock.
 
-Boards of one revision of the bundle hold the same model to the last bit, and an origin's inputs go to boards of its own
-revision alone. So a stage can be served by many boards and yet by nobody for the inputs of one origin.
+Boards with one revision of the bundle have the same model to the last bit, and an origin's inputs only go to boards
+with its own revision. So a stage can be served by many boards, and still by none for the inputs of one origin.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from distree.errors import SAME_BUNDLE, Problem
 from distree.messages.device import DeviceStatus
+from distree.printable import printable
 from orchestrator.fleet import Device
-from orchestrator.formatting import printable
 
 NAMED = 3
-"""Boards that a line names; it counts the others."""
+"""Boards that a message names; it counts the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +30,8 @@ class Holder:
 class Gap:
     """A stage, or a branch of a wide one, that no ready board serves for the inputs of some origins.
 
-    `revision` is the origins', and `others` are those who serve it with other ones. Where nobody serves it at all it is
-    None, and there are none. `branch` is None for a plain stage.
+    `revision` is the origins', and `others` are boards that serve it with another one. Where no board serves it at all,
+    `revision` is None and `others` is empty. `branch` is None for a plain stage.
     """
 
     stage: int
@@ -41,15 +42,15 @@ class Gap:
 
     @property
     def what(self) -> Hashable:
-        """What is missing, whoever asks for it and whoever has another one."""
+        """What is missing, regardless of who needs it and who has another revision."""
         return self.stage, self.branch, self.revision
 
 
 def find_gaps(pipeline: str, branches: Sequence[int], devices: Iterable[Device]) -> tuple[Gap, ...]:
     """Return the gaps of a pipeline for its ready origins.
 
-    `branches` has the number of branches per stage, 0 for a plain one. What an origin runs itself it serves too. An
-    origin whose revision is not known yet needs any.
+    `branches` has the number of branches per stage, 0 for a plain one. An origin also serves what it runs itself. An
+    origin whose revision is not known yet accepts any.
     """
     ready = [device for device in devices if device.status is DeviceStatus.READY]
     return tuple(_find(branches, _origins(pipeline, ready), _holders(pipeline, ready)))
@@ -59,18 +60,16 @@ def gap_text(gap: Gap) -> str:
     """Say what is missing, and what to do about it.
 
     >>> gap_text(Gap(stage=2, branch=None, revision=None, origins=("cam1",)))
-    'nobody serves stage 2: start a board that does'
+    'nobody serves stage 2; start a board that does'
     """
     what = f"stage {gap.stage}" if gap.branch is None else f"stage {gap.stage} branch {gap.branch}"
     if gap.revision is None:
-        return f"nobody serves {what}: start a board that does"
+        return str(Problem(f"nobody serves {what}", "start a board that does"))
     others = [f"{other.device} has {printable(other.revision)}" for other in gap.others[:NAMED]]
     if len(gap.others) > NAMED:
         others.append(f"{len(gap.others) - NAMED} more have others")
-    return (
-        f"no member of revision {printable(gap.revision)} for {what}; {', '.join(others)}: "
-        "put the same bundle on all boards"
-    )
+    missing = f"no member of revision {printable(gap.revision)} for {what} ({', '.join(others)})"
+    return str(Problem(missing, SAME_BUNDLE))
 
 
 def _find(
@@ -93,7 +92,7 @@ def _find(
 
 
 def _origins(pipeline: str, ready: Iterable[Device]) -> dict[str | None, list[str]]:
-    """Return the origins by their revision."""
+    """Return the ids of the origins, by revision."""
     found: dict[str | None, list[str]] = {}
     for device in ready:
         if device.meta is not None and pipeline in device.meta.origins:
@@ -102,14 +101,14 @@ def _origins(pipeline: str, ready: Iterable[Device]) -> dict[str | None, list[st
 
 
 def _revision(pipeline: str, device: Device) -> str | None:
-    """Return the revision of an origin: of the stages that it holds, else the one that it reports."""
+    """Return the revision of an origin: of the stages that it serves, or else the one that it reports."""
     held = [part.revision for part in (device.meta.stages if device.meta else ()) if part.pipeline == pipeline]
     reports = device.telemetry.pipelines if device.telemetry else ()
     return next(iter([*held, *(part.revision for part in reports if part.pipeline == pipeline)]), None)
 
 
 def _holders(pipeline: str, ready: Iterable[Device]) -> dict[tuple[int, int | None], list[Holder]]:
-    """Return who serves each stage, or branch of one."""
+    """Return who serves each stage, or each branch of one."""
     found: dict[tuple[int, int | None], list[Holder]] = {}
     for device in ready:
         for held in device.meta.stages if device.meta is not None else ():

@@ -1,15 +1,14 @@
 """What is known of the devices: presence, what they serve, their last report. No I/O, no clock.
 
-Boot ids have no order of their own, so the boot heard last is the current one, whichever it is: who sends a message
-under another boot is believed no longer than until the board is next heard, and never locks it out. What the few runs
-before had said is kept, and holds again when one of them is heard again. That is counted: the will of an old session
-may come after the birth of the next one, and the board mends that by itself, but runs that take turns are two boards
-of one name.
+Boot ids have no order, so the run heard last is the current one, whichever it is: whoever sends a message under another
+boot id is believed only until the board is next heard, and can never lock it out. What the few runs before had said is
+kept, and holds again when one of them is heard again. That is counted: the will of an old session may come after the
+first message of the next one, which the board corrects by itself, but runs that take turns are two boards with one id.
 
-A late report of a run that is over is taken for that run's, and makes it the current one until the next report of the
-other, seconds later. It is rare, since nobody repeats a report at QoS 0, and refusing it would be a ban again: who
-forges one would have all true reports refused. It is held against the last number of its own run, so that nothing is
-ever replaced by what is older.
+A late report of a run that is over is taken as that run's, and makes it the current one until the next report of the
+other, seconds later. That is rare, since nothing repeats a report at QoS 0, and refusing it would be a lockout again:
+somebody who forges one would have all true reports refused. It is compared with the last number of its own run, so that
+nothing is ever replaced by something older.
 """
 
 from __future__ import annotations
@@ -17,25 +16,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, RemoteProtocolError
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
 MAX_DEVICES = 10_000
 RUNS_REMEMBERED = 4
-"""Runs of a device before the current one of which is kept what they said: boards of one name are rarely more."""
+"""Earlier runs of a device that are remembered; more than two boards rarely share an id."""
 DEFAULT_PERIOD_S = 10.0
 SHORTEST_PERIOD_S, LONGEST_PERIOD_S = 1.0, 300.0
 STALE_PERIODS = 3
-"""A device is stale when it sent no telemetry for this many of its own periods."""
+"""A device is silent when it has sent no telemetry for this many of its own periods."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """One device as last heard. `heard_at_s` is on the caller's clock, None if only retained messages came.
 
-    `period_s` is the time between two of its reports, by its own count. `earlier` is what is known of the runs before
-    the current one, the last one first; `returns` counts how often one of them was heard again.
+    `retained_at_s` is when a retained state first told of it, None if none did. `period_s` is the time between two of
+    its reports, by its own count. `earlier` has what is known of the runs before the current one, the latest first;
+    `returns` counts how often one of them was heard again.
     """
 
     device: str
@@ -44,41 +44,62 @@ class Device:
     meta: DeviceMeta | None = None
     telemetry: Telemetry | None = None
     heard_at_s: float | None = None
+    retained_at_s: float | None = None
     period_s: float = DEFAULT_PERIOD_S
     earlier: tuple[Device, ...] = ()
     returns: int = 0
 
 
-def epoch_of(device: Device, pipeline: str) -> int | None:
-    """Return the epoch that the device last reported for the pipeline; None if it reported none."""
+def report_of(device: Device, pipeline: str) -> PipelineTelemetry | None:
+    """Return what the device last reported on the pipeline; None if it reported nothing."""
     for report in device.telemetry.pipelines if device.telemetry else ():
         if report.pipeline == pipeline:
-            return report.epoch
+            return report
     return None
 
 
 def serves(device: Device, pipeline: str) -> bool:
-    """Whether the device holds a stage of the pipeline, fuses for it, is an origin of it or reports on it."""
+    """Whether the device serves a stage of the pipeline, fuses for it, is an origin of it or reports on it."""
     held = device.meta is not None and (
         pipeline in device.meta.origins
         or pipeline in device.meta.fusers
         or any(stage.pipeline == pipeline for stage in device.meta.stages)
     )
-    return held or epoch_of(device, pipeline) is not None
+    return held or report_of(device, pipeline) is not None
 
 
-def is_stale(age_s: float, period_s: float) -> bool:
-    """Whether silence of `age_s` seconds is too long for a device that reports every `period_s` seconds."""
-    return age_s > STALE_PERIODS * period_s
+def origin_boots(device: Device | None, pipeline: str) -> tuple[str, ...]:
+    """Return the boot ids of the remembered runs of a device in which it is an origin of the pipeline."""
+    # Any message may have made another run the current one for a moment.
+    runs = () if device is None else (device, *device.earlier)
+    return tuple(run.boot for run in runs if run.meta is not None and pipeline in run.meta.origins)
+
+
+def is_silent(device: Device, heard_s: float | None, retained_s: float | None = None) -> bool:
+    """Whether a ready device was last heard too long ago, `heard_s` seconds; it is then probably gone.
+
+    Of a device that was never heard (None), `retained_s` says how long ago a retained state told of it: as its period
+    is unknown, it is given the longest one.
+    """
+    if device.status is not DeviceStatus.READY:
+        return False
+    if heard_s is not None:
+        return heard_s > STALE_PERIODS * device.period_s
+    return retained_s is not None and retained_s > STALE_PERIODS * LONGEST_PERIOD_S
+
+
+def ages_s(device: Device, now_s: float) -> tuple[float | None, float | None]:
+    """Return how long ago a device was last heard, and a retained state first told of it; None where never."""
+    return _age_s(now_s, device.heard_at_s), _age_s(now_s, device.retained_at_s)
 
 
 class Fleet:
     """All devices of a site. Every `now_s` is of one monotonic clock.
 
-    `exits` gives the number of exits per configured pipeline; what reports say of other pipelines or
-    stages is left out, which also bounds what one device can make the orchestrator keep. With None all is kept, for
-    who has no configuration; then only the codec's limits bound it. The observing
-    methods return the device as it now stands, or raise RemoteProtocolError: `old-sequence` or `fleet-full`.
+    `exits` gives the number of exits per configured pipeline; what reports say of other pipelines or stages is left
+    out, which also bounds what one device can make the orchestrator keep. With None everything is kept, for programs
+    without a configuration; then only the codec's limits bound it. Methods that note something return the device as it
+    now stands, or raise RemoteProtocolError: `old-sequence` or `fleet-full`.
 
     >>> fleet = Fleet({"fashion": 3})
     >>> fleet.saw_state(0.0, DeviceState(device="a", boot="b1", status=DeviceStatus.READY)).status.value
@@ -101,11 +122,19 @@ class Fleet:
         """Return what is known of a device."""
         return self._devices.get(device)
 
+    def last_report(self, device: str, boot: str) -> Telemetry | None:
+        """Return the last report of a run of a device, as far as it is remembered."""
+        known = self._devices.get(device)
+        runs = () if known is None else (known, *known.earlier)
+        return next((run.telemetry for run in runs if run.boot == boot), None)
+
     def saw_state(self, now_s: float, state: DeviceState, *, retained: bool = False) -> Device:
         """Note a device's state; a retained one says nothing about when the device was last alive."""
         device = self._of_boot(state.device, state.boot)
-        heard_at_s = device.heard_at_s if retained else now_s
-        return self._keep(replace(device, status=state.status, heard_at_s=heard_at_s))
+        if not retained:
+            return self._keep(replace(device, status=state.status, heard_at_s=now_s))
+        retained_at_s = now_s if device.retained_at_s is None else device.retained_at_s
+        return self._keep(replace(device, status=state.status, retained_at_s=retained_at_s))
 
     def saw_meta(self, meta: DeviceMeta) -> Device:
         """Note a device's description."""
@@ -122,7 +151,7 @@ class Fleet:
         return self._keep(replace(device, telemetry=telemetry, heard_at_s=now_s, period_s=period_s))
 
     def is_start(self, state: DeviceState) -> bool:
-        """Whether a run of a device becomes ready for the first time by this state, which is not noted yet."""
+        """Whether this state, which has not been noted yet, makes a run of a device ready for the first time."""
         known = self._devices.get(state.device)
         runs = () if known is None else (known, *known.earlier)
         said = [run.status for run in runs if run.boot == state.boot]
@@ -134,7 +163,7 @@ class Fleet:
 
     def silence(self, now_s: float) -> tuple[frozenset[str], frozenset[str]]:
         """Return which ready devices fell silent and which are heard again since the last call."""
-        silent = frozenset(device.device for device in self if _is_silent(device, now_s))
+        silent = frozenset(device.device for device in self if is_silent(device, *ages_s(device, now_s)))
         before, self._silent = self._silent, silent
         return silent - before, before - silent
 
@@ -142,7 +171,7 @@ class Fleet:
         known = self._devices.get(device_id)
         if known is None:
             if len(self._devices) >= self._limit:
-                raise RemoteProtocolError("fleet-full", f"{self._limit} devices are known already")
+                raise RemoteProtocolError("fleet-full", f"{self._limit} devices are known already", RESTRICT)
             return Device(device=device_id, boot=boot)
         if boot == known.boot:
             return known
@@ -151,7 +180,7 @@ class Fleet:
         again = next((run for run in known.earlier if run.boot == boot), None)
         if again is not None:
             return replace(again, earlier=earlier, returns=known.returns + 1)
-        # A new life: nothing that the former one said holds any longer.
+        # A new run: nothing that the one before said holds any longer.
         return Device(device=device_id, boot=boot, earlier=earlier, period_s=known.period_s, returns=known.returns)
 
     def _keep(self, device: Device) -> Device:
@@ -188,16 +217,16 @@ def _known(pipelines: Iterable[str], configured: Mapping[str, int]) -> tuple[str
     return tuple(name for name in dict.fromkeys(pipelines) if name in configured)
 
 
-def is_behind(device: Device, pipeline: str, epoch: int) -> bool:
-    """Whether a ready device of the pipeline does not report `epoch` or a later one yet."""
-    ready = device.status is DeviceStatus.READY
-    return ready and serves(device, pipeline) and (epoch_of(device, pipeline) or 0) < epoch
-
-
-def _is_silent(device: Device, now_s: float) -> bool:
-    if device.status is not DeviceStatus.READY or device.heard_at_s is None:
+def is_behind(device: Device, pipeline: str, wanted: str) -> bool:
+    """Whether a ready device of the pipeline does not report that it follows the plan whose hash is `wanted`."""
+    if device.status is not DeviceStatus.READY or not serves(device, pipeline):
         return False
-    return is_stale(now_s - device.heard_at_s, device.period_s)
+    report = report_of(device, pipeline)
+    return report is None or report.plan_hash != wanted
+
+
+def _age_s(now_s: float, then_s: float | None) -> float | None:
+    return None if then_s is None else max(0.0, now_s - then_s)
 
 
 def _period_s(last: Telemetry, report: Telemetry) -> float:

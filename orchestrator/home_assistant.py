@@ -1,12 +1,12 @@
-"""What Home Assistant is told of a site by MQTT discovery, so that boards and their answers appear by themselves.
+"""What Home Assistant is told about a site by MQTT discovery, so that boards and their answers appear automatically.
 
 Discovery in its device form (https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload): one retained
 message per board and one for the site on `{prefix}/device/{id}/config`. It names topics that carry JSON: states,
-results, the orchestrator's claim, and `stats`, which the orchestrator publishes for this. Home Assistant reads values
-out of them by templates.
+results, the orchestrator's claim, and `stats`, which the orchestrator publishes for this purpose. Home Assistant takes
+values out of them by templates.
 
 No I/O and no clock here: the service asks what to publish, writes it to the store and publishes it, so that what was
-announced is taken back later even if the option is switched off meanwhile.
+announced can be taken back even if the option has been switched off since.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from distree.messages.site import Claim, OriginStats
 from distree.topics import Kind
 from orchestrator.config import HomeAssistantConfig
 from orchestrator.fleet import Device
-from orchestrator.stats import Stats
 
 Message: TypeAlias = "tuple[str, bytes]"
 """A topic and what is to be retained there; empty to take it back."""
@@ -31,18 +30,18 @@ Message: TypeAlias = "tuple[str, bytes]"
 Fields: TypeAlias = "dict[str, Any]"
 
 SETTLE_S = 10.0
-"""How long after a connect a board may be missing before it counts as removed: its retained messages take a moment."""
+"""How long after a connect a board may be missing before it counts as removed: retained messages take a moment."""
 
 _QOS = 1
 
 
 def _key(cls: type, name: str) -> str:
-    """Return what a field is called in JSON, from its declaration."""
+    """Return the key of a field in JSON, from its declaration."""
     return next(field.key for field in layout_of(cls).fields if field.name == name)
 
 
 def _value(cls: type, name: str) -> str:
-    """Return a field of what came, as templates have it."""
+    """Return a field of a received message as templates write it."""
     return f"value_json.{_key(cls, name)}"
 
 
@@ -55,7 +54,7 @@ _PRESENT = (
 
 
 def site_id(site: str) -> str:
-    """Identifier of a site's own device. No id has an underscore in it, so different things never share one."""
+    """Identifier of a site's own device. No id contains an underscore, so different things never share one."""
     return f"distree_{site}"
 
 
@@ -77,16 +76,16 @@ def is_of_site(site: str, topic: str) -> bool:
 
 
 def _described(device: Device) -> Device | None:
-    """Return the last run of a board that has said what it is and how; where one is left alone, it was removed.
+    """Return the latest run of a board that has published both its state and its description; None if none has.
 
-    A run that has said but one of them yet does not take the board away.
+    A run that has published only one of them yet does not remove the board.
     """
     runs = (device, *device.earlier)
     return next((run for run in runs if run.meta is not None and run.status is not None), None)
 
 
 def site_message(prefix: str, site: str, pipelines: Iterable[str]) -> Message:
-    """Return what is said of the site: whether an orchestrator runs, and the last answer of each pipeline."""
+    """Return the site's message: whether an orchestrator is running, and the last answer of each pipeline."""
     identifier = site_id(site)
     components = {
         "orchestrator": {
@@ -105,8 +104,8 @@ def site_message(prefix: str, site: str, pipelines: Iterable[str]) -> Message:
 
 
 def device_message(prefix: str, site: str, device: Device) -> Message:
-    """Return what is said of a board with a description: its state, and what it answers where it is an origin."""
-    assert device.meta is not None  # noqa: S101 - the caller has looked
+    """Return the message of a board with a description: its state, and its answers where it is an origin."""
+    assert device.meta is not None  # noqa: S101 - the caller has checked
     identifier, state_topic = device_id(site, device.device), topics.device(site, device.device, Kind.STATE)
     components: Fields = {
         "state": {
@@ -117,7 +116,7 @@ def device_message(prefix: str, site: str, device: Device) -> Message:
             "entity_category": "diagnostic",
             "state_topic": state_topic,
             "value_template": f"{{{{ {_STATE} }}}}",
-            # A board that is lost is to be shown as such, not as unavailable.
+            # A lost board is shown as lost, not as unavailable.
             "availability": [{"topic": state_topic, "value_template": "{{ 'online' }}"}],
         }
     }
@@ -164,14 +163,14 @@ def _answers(pipeline: str, topic: str) -> Fields:
             "state_class": "measurement",
             "suggested_display_precision": 1,
             "state_topic": topic,
-            # Of a number, an empty value changes nothing.
+            # For a number, an empty value changes nothing.
             "value_template": f"{{{{ {_value(Result, 'latency_s')} if {_FINAL} else '' }}}}",
         },
     }
 
 
 def _stats(pipeline: str, topic: str) -> Fields:
-    """Describe how an origin did of late."""
+    """Describe an origin's recent figures."""
     early = _value(OriginStats, "early_share")
     return {
         f"{pipeline}_early": {
@@ -202,9 +201,9 @@ def _payload(identifier: str, about: Fields, components: Fields, shared: Fields 
 
 
 def updates(before: bytes | None, after: bytes) -> Iterator[bytes]:
-    """Give what to publish, in order, so that Home Assistant drops the components that are no longer there.
+    """Give what to publish, in order, so that Home Assistant drops the components that no longer exist.
 
-    One that is merely left out would stay: it is first named with its platform alone, as Home Assistant wants it.
+    One that is merely left out would stay: it is first named with only its platform, as Home Assistant expects.
     """
     said = json.loads(after)
     was = json.loads(before)["cmps"] if before else {}
@@ -214,68 +213,60 @@ def updates(before: bytes | None, after: bytes) -> Iterator[bytes]:
 
 
 class HomeAssistant:
-    """What Home Assistant has been told of a site, and what is due. Every `now_s` is of one monotonic clock.
+    """What Home Assistant has been told about a site, and what is due. Every `now_s` is of one monotonic clock.
 
-    `announced` is what it was told before, as the store has it. With `config` None all of that is taken back.
+    With `config` None, everything that it was told before is taken back.
     """
 
-    def __init__(
-        self,
-        config: HomeAssistantConfig | None,
-        site: str,
-        pipelines: Iterable[str],
-        announced: Mapping[str, bytes],
-    ) -> None:
+    def __init__(self, config: HomeAssistantConfig | None, site: str, pipelines: Iterable[str]) -> None:
         self._prefix = None if config is None else config.prefix
         self._site = site
         self._pipelines = tuple(pipelines)
-        self._announced = dict(announced)
+        self._announced: dict[str, bytes] = {}
         self._is_due = self._resend = True
         self._settled_at_s: float | None = None
-        self._stats = Stats()
         self._stats_due: list[OriginStats] = []
+
+    def recall(self, announced: Mapping[str, bytes]) -> None:
+        """Take up what Home Assistant was told before, by topic."""
+        self._announced = dict(announced)
 
     @property
     def is_on(self) -> bool:
-        """Whether Home Assistant is to know of the site."""
+        """Whether Home Assistant should know of the site."""
         return self._prefix is not None
 
     @property
     def birth_topic(self) -> str | None:
-        """Topic on which Home Assistant says that it has started; None if nobody listens."""
+        """Topic on which Home Assistant says that it has started; None while this is off."""
         return None if self._prefix is None else f"{self._prefix}/status"
 
     def connected(self, now_s: float) -> None:
-        """Tell all again: the broker may have forgotten it."""
+        """Announce everything again: the broker may have lost it."""
         self._is_due = self._resend = True
         self._settled_at_s = now_s + SETTLE_S
 
     def heard_birth(self, payload: bytes) -> None:
-        """Tell all again if Home Assistant has started."""
+        """Announce everything again if Home Assistant has started."""
         if payload == b"online":
             self._is_due = self._resend = True
 
     def changed(self) -> None:
-        """Look at the boards again: one has described itself."""
+        """Check the boards again: one has described itself, or is gone."""
         self._is_due = True
 
-    def forget(self, device: str) -> None:
-        """Look at the boards again: this one is gone."""
-        self._is_due = True
-        self._stats.forget(device)
-
-    def take_report(self, device: Device) -> None:
-        """Have told what the origins of a board did since its report before."""
+    def take_stats(self, stats: Iterable[OriginStats]) -> None:
+        """Have figures of origins published."""
         if self.is_on:
-            self._stats_due += self._stats.take(device)
+            self._stats_due += stats
 
     def stats_due(self) -> list[OriginStats]:
-        """Return what origins did that has not been told yet; it counts as told."""
+        """Return the figures that have not been published yet; they count as published."""
         due, self._stats_due = self._stats_due, []
         return due
 
     def due(self, now_s: float, devices: Iterable[Device]) -> list[Message]:
-        """Return what to publish now, in this order; `done` says that it was."""
+        """Return what to publish now, in this order; call `done` once it has been published."""
         is_settled = self._prefix is None or self._settled_at_s is None or now_s >= self._settled_at_s
         if is_settled and self._settled_at_s is not None:
             self._is_due, self._settled_at_s = True, None
@@ -291,7 +282,7 @@ class HomeAssistant:
         return messages
 
     def done(self, messages: Iterable[Message]) -> None:
-        """Note that what was due is published."""
+        """Note that what was due has been published."""
         self._announced.update(messages)
         self._announced = {topic: payload for topic, payload in self._announced.items() if payload}
         self._is_due = self._resend = False

@@ -1,4 +1,4 @@
-"""`distree orchestrator home-assistant`: what a broker keeps for Home Assistant of a site, shown or taken back.
+"""`distree orchestrator home-assistant`: show or remove what a broker retains for Home Assistant about a site.
 
 It asks the broker and not the store, so it finds what any orchestrator of the site has left there.
 """
@@ -11,19 +11,19 @@ import time
 from typing import Any
 
 from distree.broker_settings import Session
-from distree.errors import BrokerError
+from distree.errors import BrokerError, Problem
+from distree.printable import printable
 from distree.transport import make_transport
 from distree.transport.base import Received, Transport
 from orchestrator.config import HOME_ASSISTANT_PREFIX, OrchestratorConfig, check_prefix
-from orchestrator.formatting import printable
 from orchestrator.home_assistant import config_topic, is_of_site
 from orchestrator.store.lock import is_served
 
 QUIET_S = 1.0
-"""A broker that has sent nothing for so long has sent all that it keeps."""
+"""After so many seconds without a message, the broker has sent everything that it retains."""
 
 LONGEST_S = 10.0
-"""Longest wait for that, and for the broker to take what is published."""
+"""Longest wait for that, and for the broker to accept what is published."""
 
 
 class _Finder:
@@ -37,32 +37,32 @@ class _Finder:
         self.heard_at = time.monotonic()
 
     def connected(self) -> None:
-        """What the broker keeps comes now."""
+        """What the broker retains comes now."""
         self.heard_at = time.monotonic()
 
-    def disconnected(self, why: str) -> None:
-        """The transport comes back by itself."""
+    def disconnected(self, why: Problem) -> None:
+        """The transport reconnects by itself."""
 
     def received(self, message: Received) -> None:
-        """Keep what is of this site; others announce their own devices beside it."""
+        """Keep what belongs to this site; others announce their devices beside it."""
         self._transport.acknowledge(message.token)
         self.heard_at = time.monotonic()
         if message.payload and is_of_site(self._site, message.topic):
             self.found[message.topic] = message.payload
 
     def published(self, token: str) -> None:
-        """The broker has taken a removal."""
+        """The broker has accepted a removal."""
         self.settled.add(token)
 
     def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
+        """The wait for the removal ends with an error."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """No work is sent from here."""
 
 
-def told(config: OrchestratorConfig, prefix: str | None, *, remove: bool) -> str:
-    """Return lines on what Home Assistant was told of the site, and take it back if asked; BrokerError without one."""
+def show(config: OrchestratorConfig, prefix: str | None, *, remove: bool) -> str:
+    """Return lines on what Home Assistant was told about the site, and remove it if asked. Raises BrokerError."""
     if prefix is None:
         prefix = config.home_assistant.prefix if config.home_assistant else HOME_ASSISTANT_PREFIX
     where = config_topic(check_prefix(prefix, "--prefix"), "+")
@@ -81,11 +81,11 @@ def told(config: OrchestratorConfig, prefix: str | None, *, remove: bool) -> str
     finally:
         transport.close()
     if not found:
-        return f"nothing of site {config.site} at {where}"
+        return f"nothing about site {config.site} at {where}"
     lines = [f"{'removed ' if remove else ''}{topic}: {_about(payload)}" for topic, payload in found.items()]
     if remove and config.home_assistant is not None and is_served(config.store.path):
         lines.append(
-            "the running orchestrator announces the site again when Home Assistant starts: take home_assistant out of "
+            "the running orchestrator announces the site again when Home Assistant starts: remove home_assistant from "
             "its configuration and restart it"
         )
     return "\n".join(lines)
@@ -99,7 +99,8 @@ def _remove(transport: Transport, finder: _Finder, found: dict[str, bytes]) -> N
     while not finder.settled.issuperset(found):
         transport.poll(0.1)
         if time.monotonic() > ends_at:
-            raise BrokerError(transport.last_error or f"the broker did not take the removal within {LONGEST_S:g} s")
+            late = Problem(f"the broker did not confirm the removal within {LONGEST_S:g} s", "check the broker's log")
+            raise BrokerError(*(transport.last_error or late))
 
 
 def _about(payload: bytes) -> str:
@@ -107,4 +108,4 @@ def _about(payload: bytes) -> str:
         said: Any = json.loads(payload)
         return f"{printable(str(said['dev']['name']))}, {len(said['cmps'])} entities"
     except (ValueError, KeyError, TypeError, RecursionError):
-        return f"{len(payload)} bytes that are not understood"
+        return f"{len(payload)} bytes that are no discovery message"

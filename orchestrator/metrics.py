@@ -1,6 +1,6 @@
 """What Prometheus sees of a running orchestrator: `metrics: {port: 9469}` in orchestrator.yaml serves it over HTTP.
 
-A scrape is answered by a thread of its own from one `Snapshot`, which the service makes under its lock and which does
+A scrape is answered in a thread of its own from one `Snapshot`, which the service takes under its lock and which does
 not change afterwards: nobody sees half of a change. Every label comes from the configuration, from a closed set, or is
 the id of a known device, of which there are at most `fleet.MAX_DEVICES`.
 """
@@ -12,19 +12,20 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distree.errors import ConfigError
 from distree.messages.device import DeviceStatus
 from distree.messages.layout import layout_of
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, plan_hash
 from distree.messages.telemetry import PipelineTelemetry
-from orchestrator.config import NEVER_SENT, MetricsConfig
-from orchestrator.explain import TunerLine, tuner_lines
-from orchestrator.fleet import Device, is_behind
-from orchestrator.tuning.goal_control import MOST
-from orchestrator.tuning.pipeline_tuning import Tuning
+from distree.thresholds import NEVER
+from orchestrator.config import MetricsConfig
+from orchestrator.fleet import Device, ages_s, is_behind
+from orchestrator.site_view import state_of
+from orchestrator.tuning.goal_control import FULL_QUEUE
+from orchestrator.tuning.pipeline_tuning import TuningExplanation
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -34,30 +35,14 @@ _STATES = (*(status.value for status in DeviceStatus), "unknown")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineSnapshot:
-    """A pipeline as it stands: the plan wanted (epoch 0 before it has one) and, where it is tuned, its tuners.
+    """A pipeline as it stands: the plan wanted (epoch 0 before it has one) and its tuning, None if it is not tuned.
 
-    `audits` are all that the tuning has learned from, `lost` those of them that were lost; `queues` are the virtual
-    queues of its other goals.
+    `is_preempted` says whether others keep replacing that plan on its topic.
     """
 
     plan: Plan
-    queues: Mapping[str, float] = field(default_factory=dict)
-    tuners: tuple[TunerLine, ...] = ()
-    audits: int = 0
-    lost: int = 0
-
-
-def pipeline_snapshot(plan: Plan, tuning: Tuning | None) -> PipelineSnapshot:
-    """Return what stands now of a pipeline and, where it is tuned, of its tuning."""
-    if tuning is None:
-        return PipelineSnapshot(plan=plan)
-    return PipelineSnapshot(
-        plan=plan,
-        queues=dict(tuning.control.queues),
-        tuners=tuner_lines(tuning),
-        audits=tuning.audits,
-        lost=tuning.lost,
-    )
+    is_preempted: bool = False
+    tuning: TuningExplanation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +64,7 @@ def serving(config: MetricsConfig, read: Callable[[], Snapshot]) -> Iterator[int
     taken.
     """
     if importlib.util.find_spec("prometheus_client") is None:
-        raise ConfigError("metrics: need prometheus-client; run: pip install 'distree[metrics]'")
+        raise ConfigError("metrics: need prometheus-client", "run: pip install 'distree[metrics]'")
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()
@@ -88,7 +73,7 @@ def serving(config: MetricsConfig, read: Callable[[], Snapshot]) -> Iterator[int
         server, thread = start_http_server(config.port, config.host, registry)
     except OSError as error:
         where = f"{config.host}:{config.port}"
-        raise ConfigError(f"metrics: {where}: {error.strerror}; choose another metrics.host or port") from None
+        raise ConfigError(f"metrics: {where}: {error.strerror}", "choose another metrics.host or port") from None
     thread.name = "metrics"
     try:
         yield server.server_port
@@ -105,7 +90,7 @@ class _Collector:
         self._read = read
 
     def describe(self) -> Iterable[Metric]:
-        """Say nothing beforehand: the registry would ask for a whole snapshot else."""
+        """Announce nothing: otherwise the registry would ask for a whole snapshot."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -128,13 +113,13 @@ class _Families:
         return self._known.values()
 
     def count(self, name: str, what: str, value: float, **labels: object) -> None:
-        """Add a sample of what only grows, but for restarts of whoever counts."""
+        """Add a sample of a counter, which only grows until the process that counts restarts."""
         if name not in self._known:
             self._known[name] = self._counter(f"distree_{name}", what, labels=list(labels))
         self._known[name].add_metric([str(label) for label in labels.values()], value)
 
     def gauge(self, name: str, what: str, value: float, **labels: object) -> None:
-        """Add a sample of what goes up and down."""
+        """Add a sample of a gauge, which goes up and down."""
         if name not in self._known:
             self._known[name] = self._gauge(f"distree_{name}", what, labels=list(labels))
         self._known[name].add_metric([str(label) for label in labels.values()], value)
@@ -146,22 +131,24 @@ def _add_snapshot(to: _Families, seen: Snapshot) -> None:
         to.count("refused_messages", "Messages that the orchestrator refused.", count, reason=reason)
     for pipeline in seen.pipelines:
         _add_plan(to, pipeline.plan, seen.devices)
+        what = "Whether others keep replacing this plan on its topic."
+        to.gauge("plan_preempted", what, pipeline.is_preempted, pipeline=pipeline.plan.pipeline)
         _add_tuning(to, pipeline)
     for device in seen.devices:
         _add_device(to, device, seen.now_s)
 
 
 def _add_plan(to: _Families, plan: Plan, devices: Sequence[Device]) -> None:
-    name = plan.pipeline
-    behind = sum(is_behind(device, name, plan.epoch) for device in devices)
+    name, wanted = plan.pipeline, plan_hash(plan)
+    behind = sum(is_behind(device, name, wanted) for device in devices)
     to.gauge("plan_epoch", "Epoch of the plan that is wanted; 0 before it has one.", plan.epoch, pipeline=name)
     to.gauge("plan_behind", "Ready devices that do not follow this plan yet.", behind, pipeline=name)
     to.gauge("plan_audit_rate", "Share of inputs that are drawn for audits.", plan.audit_rate, pipeline=name)
     vectors = [((), plan.thresholds), *((part.missing, part.thresholds) for part in plan.masked)]
     for missing, thresholds in vectors:
         for k, threshold in enumerate(thresholds):
-            # By an infinite one nobody leaves.
-            value = math.inf if threshold >= NEVER_SENT else threshold
+            # An infinite one disables its exit.
+            value = math.inf if threshold >= NEVER else threshold
             what = "Score at which an exit is taken while these branches are missing."
             to.gauge("plan_threshold", what, value, pipeline=name, missing=_joined(missing), exit=k)
 
@@ -171,32 +158,31 @@ def _joined(missing: Sequence[int]) -> str:
 
 
 def _add_tuning(to: _Families, pipeline: PipelineSnapshot) -> None:
-    if not pipeline.tuners:
+    tuning = pipeline.tuning
+    if tuning is None:
         return
     name = pipeline.plan.pipeline
-    to.count("tuning_audits", "Audits that the tuning has learned from.", pipeline.audits, pipeline=name)
-    to.count("tuning_lost_audits", "Audits of these that were lost.", pipeline.lost, pipeline=name)
-    for goal, queue in pipeline.queues.items():
-        what = f"Virtual queue of a goal: 0 where it holds, {MOST:g} where it has been missed for long."
-        to.gauge("goal_queue", what, queue, pipeline=name, goal=goal)
-    for line in pipeline.tuners:
-        labels = {"pipeline": name, "missing": _joined(line.missing)}
-        to.gauge("tuner_trial", "Number of the trial, from 1.", line.trial, **labels)
-        to.count("tuner_alarms", "How often all certificates were given up.", line.alarms, **labels)
-        to.gauge("tuner_steps", "Steps of the path on trial.", line.steps, **labels)
-        to.gauge("tuner_certified", "Steps of the path that are certified.", line.certified, **labels)
-        to.gauge("tuner_audits", "Audits that this trial's certificates rest on.", line.audits, **labels)
-        to.gauge("tuner_gathering", "Audits that are still wanted for a path.", line.gathering, **labels)
+    to.count("tuning_audits", "Audits that the tuning has learned from.", tuning.audits, pipeline=name)
+    to.count("tuning_lost_audits", "Audits of these that were lost.", tuning.lost, pipeline=name)
+    for queue in tuning.queues:
+        what = f"Virtual queue of a goal: 0 where it is met, {FULL_QUEUE:g} where it has been missed for long."
+        to.gauge("goal_queue", what, queue.length, pipeline=name, goal=queue.goal)
+    for one in tuning.sets:
+        tuner, labels = one.tuner, {"pipeline": name, "missing": _joined(one.missing)}
+        to.count("tuner_alarms", "How often thresholds were withdrawn: inputs changed.", tuner.alarms, **labels)
+        to.gauge("tuner_audits", "Audits that the thresholds rest on.", tuner.audits, **labels)
+        to.gauge("tuner_gathering", "Audits still needed before any early exit.", tuner.gathering, **labels)
+        for figure in tuner.figures:
+            to.gauge(f"tuner_{figure.name}", figure.meaning, figure.value, **labels)
 
 
 def _add_device(to: _Families, device: Device, now_s: float) -> None:
-    name, report = device.device, device.telemetry
-    state = device.status.value if device.status is not None else "unknown"
+    name, report, state = device.device, device.telemetry, state_of(device)
     for one in _STATES:
         to.gauge("device_state", "1 for the state that the device is in.", one == state, device=name, state=one)
-    if device.heard_at_s is not None:
-        age_s = max(0.0, now_s - device.heard_at_s)
-        to.gauge("device_silence_seconds", "Time since the device was last heard.", age_s, device=name)
+    heard_s, _ = ages_s(device, now_s)
+    if heard_s is not None:
+        to.gauge("device_silence_seconds", "Time since the device was last heard.", heard_s, device=name)
     if report is None:
         return
     _add_fields(to, "device", report, {"device": name})
@@ -212,7 +198,7 @@ def _add_report(
     _add_fields(to, "device", part, labels)
     for stage in part.stages:
         branch = branches.get((part.pipeline, stage.stage))
-        # Prometheus takes an empty label for none: of a plain stage.
+        # Prometheus takes an empty label as none, which is right for a plain stage.
         _add_fields(to, "stage", stage, {**labels, "stage": stage.stage, "branch": "" if branch is None else branch})
     for fusion in part.fusions:
         _add_fields(to, "fusion", fusion, {**labels, "stage": fusion.stage})
@@ -221,7 +207,7 @@ def _add_report(
 
 
 def _add_fields(to: _Families, of: str, report: object, labels: Mapping[str, object]) -> None:
-    """Add what is declared to be a metric among the fields of a report, or of a part of one."""
+    """Add the fields of a report, or of a part of one, that are declared to be metrics."""
     for one in layout_of(type(report)).fields:
         if one.metric is None:
             continue

@@ -22,7 +22,7 @@ class Reminder:
     >>> reminder.reported(0.0, "b1", is_behind=True)
     >>> reminder.is_due(0.0)
     True
-    >>> reminder.published(0.0, epoch=3)
+    >>> reminder.published(0.0, "8f14e45fceea167a")
     >>> reminder.is_due(PAUSE_S)
     False
     """
@@ -30,7 +30,7 @@ class Reminder:
     def __init__(self) -> None:
         self._is_wanted = False
         self._pause_until_s = float("-inf")
-        self._epoch = 0
+        self._hash = ""
         self._behind: dict[str, tuple[float, float]] = {}
         """Boards that were behind: from when on a report causes another publish, and how long none does after that."""
 
@@ -40,7 +40,7 @@ class Reminder:
         self._behind.pop(device, None)
 
     def reported(self, now_s: float, device: str, *, is_behind: bool) -> None:
-        """Note a board's report on the epoch that it follows."""
+        """Note a board's report on the plan that it follows."""
         if not is_behind:
             self._behind.pop(device, None)
             return
@@ -54,11 +54,11 @@ class Reminder:
         """Whether the plan is to be published again now."""
         return self._is_wanted and now_s >= self._pause_until_s
 
-    def published(self, now_s: float, epoch: int) -> None:
-        """Note that the plan was published, again or for the first time; a new one may be followed by all."""
+    def published(self, now_s: float, wanted: str) -> None:
+        """Note that the plan of this hash was published, again or for the first time; all may follow a new one."""
         self._is_wanted, self._pause_until_s = False, now_s + PAUSE_S
-        if epoch != self._epoch:
-            self._epoch = epoch
+        if wanted != self._hash:
+            self._hash = wanted
             self._behind.clear()
 
     def forget(self, device: str) -> None:

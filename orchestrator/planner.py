@@ -1,9 +1,15 @@
 """Which plan of one pipeline to publish, and when. No I/O, no clock.
 
-Epochs only grow, and one epoch never names two contents: agents take a plan with a higher epoch and
-ignore others, so a plan that reused an epoch would be obeyed by some boards and not by others. Two
-orchestrators on one pipeline would outbid each other for ever; so one that is contradicted re-asserts its
-plan a few times, then yields and says so.
+Boards obey the plan that is on its topic, whoever put it there and whatever its epoch (`distree/node/exits.py`). So an
+orchestrator has to see to it that its own plan is there, and can always bring that about by publishing it.
+
+Epochs are for people: they number decisions, one after the other, from 1 again after MAX_EPOCH. Numbers that others use
+are passed over, so that no two decisions that follow each other share one, but only those within EPOCH_STEP: nobody can
+use them up. What boards report moves no number up. A board that holds a plan refuses one that is further ahead than
+EPOCH_STEP; for the sake of such a board, numbers begin at 1 again, which every board takes.
+
+An orchestrator whose plan is replaced publishes it again at once, a few times. If that goes on it is *preempted*: it
+raises an alarm, and publishes its plan once in REASSERT_S until nobody has replaced it for CALM_S.
 """
 
 from __future__ import annotations
@@ -13,22 +19,27 @@ import json
 from collections import deque
 from dataclasses import replace
 
-from distree.messages.plan import Plan
+from distree.formatting import thresholds_text
+from distree.messages.limits import EPOCH_STEP
+from distree.messages.plan import Plan, next_epoch, plan_hash, same_decision
 
 SETTLE_S = 0.5
 """How long after a connect the retained plan is waited for, in seconds."""
 
 MAX_REASSERTIONS = 3
+"""How often a plan that was replaced is published again at once."""
+
+REASSERT_S = 60.0
+"""How often a preempted orchestrator publishes its plan, in seconds."""
+
 CALM_S = 600.0
-"""After this many seconds without contradiction, the re-assertions are counted from 0 again."""
+"""After this many seconds in which nobody replaced the plan all is well again."""
 
-REPORT_PAUSE_S = 30.0
-"""An epoch from a device's report moves the plan at most once in this many seconds."""
-
-MAX_EPOCH = 1 << 52
-"""Epochs of others above this are not believed: they would use up the numbers that a message can carry."""
+ALARM_S = 300.0
+"""How often a preempted orchestrator says so, in seconds."""
 
 ECHOES = 16
+"""Most plans whose coming back is waited for."""
 
 
 class Standing(str, enum.Enum):
@@ -37,12 +48,12 @@ class Standing(str, enum.Enum):
     OFFLINE = "offline"
     SETTLING = "settling"
     LEADING = "leading"
-    YIELDED = "yielded"
+    PREEMPTED = "preempted"
 
 
 def same_content(one: Plan, other: Plan) -> bool:
-    """Whether two plans ask for the same, whatever their epochs."""
-    return replace(one, epoch=0) == replace(other, epoch=0)
+    """Whether boards do the same by two plans."""
+    return plan_hash(one) == plan_hash(other)
 
 
 def fingerprint(plan: Plan) -> str:
@@ -69,29 +80,37 @@ def starting_plan(configured: Plan, last: Plan | None, last_configured: str) -> 
 class Planner:
     """Decides for one pipeline. Every `now_s` is of one monotonic clock.
 
-    `wanted` is the plan from the store, or one of epoch 0 that has no epoch yet; `floor` the highest
-    epoch that was ever seen. Call `step` after every event and from time to time; record the plan it
-    returns, publish it, then call `published`.
+    `wanted` is the plan from the store, or one of epoch 0 that has no epoch yet; `highest_epoch` the highest one
+    that is passed over. Call `step` after every event and from time to time; record the plan it returns, publish it,
+    then call `published`.
 
-    >>> wanted = Plan(pipeline="p", epoch=0, model="m", revision="r", criterion="c", thresholds=())
-    >>> planner = Planner(wanted, floor=4)
+    >>> wanted = Plan(pipeline="p", epoch=0, model="m", revision="r", criterion="margin", thresholds=())
+    >>> planner = Planner(wanted, highest_epoch=4)
     >>> planner.connected(0.0)
     >>> planner.step(0.1) is None, planner.step(0.5).epoch
     (True, 5)
     """
 
-    def __init__(self, wanted: Plan, *, floor: int = 0) -> None:
-        self.standing = Standing.OFFLINE
+    def __init__(self, wanted: Plan, *, highest_epoch: int = 0) -> None:
         self._wanted = wanted
-        self._others = floor if floor > wanted.epoch else 0
-        self._online = False
-        self._topic: Plan | None = None
-        self._due = True
+        self._highest = max(highest_epoch, wanted.epoch)
+        self._is_online = self._is_settling = self._is_preempted = False
         self._settle_at_s = 0.0
+        self._topic: Plan | None = None
+        self._echoes: deque[Plan] = deque(maxlen=ECHOES)
+        self._is_due = self._is_new = True
+        self._rival = ""
         self._reassertions = 0
-        self._contested_at_s = float("-inf")
-        self._report_after_s = float("-inf")
-        self._own: deque[Plan] = deque(maxlen=ECHOES)
+        self._contested_at_s = self._told_at_s = self._asserted_at_s = float("-inf")
+
+    @property
+    def standing(self) -> Standing:
+        """Where it stands towards its topic."""
+        if not self._is_online:
+            return Standing.OFFLINE
+        if self._is_settling:
+            return Standing.SETTLING
+        return Standing.PREEMPTED if self._is_preempted else Standing.LEADING
 
     @property
     def wanted(self) -> Plan:
@@ -99,99 +118,157 @@ class Planner:
         return self._wanted
 
     @property
-    def floor(self) -> int:
-        """The highest epoch known: of the plan wanted, of plans seen and of devices' reports."""
-        return max(self._others, self._wanted.epoch)
+    def highest_epoch(self) -> int:
+        """The number after which the next decision is numbered."""
+        return self._highest
+
+    @property
+    def alarm(self) -> str:
+        """What is wrong and what to do, while other plans take the place of this one; "" while none do."""
+        if not self._is_preempted:
+            return ""
+        return (
+            f"PREEMPTED: this plan was replaced on its topic {self._reassertions} times, last by {self._rival}; it is "
+            f"published again every {REASSERT_S:g} s. Find out who publishes there and stop that, then: "
+            f"distree orchestrator reset-plan --pipeline {self._wanted.pipeline}"
+        )
+
+    # ------------------------------------------------------------ what is wanted
 
     def want(self, plan: Plan) -> None:
-        """Want another plan, as a person or a tuner set it; that also ends a yielding."""
+        """Want another plan. One of epoch 0 gets a number: the same where the decision is, and else a new one."""
         if plan == self._wanted:
             return
-        if not same_content(plan, self._wanted):
-            self._others = max(self._others, self._wanted.epoch)
-            self._wanted = plan
-        elif plan.epoch > self._wanted.epoch:
-            self._wanted = plan
-        self._due = True
-        self._reassertions = 0
-        if self.standing is Standing.YIELDED:
-            self.standing = Standing.LEADING if self._online else Standing.OFFLINE
+        if not same_decision(plan, self._wanted):
+            self._is_new = True
+        elif not plan.epoch:
+            of = self._wanted
+            plan = replace(plan, epoch=of.epoch, reason=of.reason, author=of.author)
+        self._is_due = self._is_due or plan != self._wanted
+        self._wanted = plan
+        self._highest = max(self._highest, plan.epoch)
+
+    def reset(self, plan: Plan) -> None:
+        """Want a plan, forget what others have published, and number decisions from this one's epoch on."""
+        self._wanted, self._highest = plan, plan.epoch
+        self._is_due = self._is_new = True
+        self._echoes.clear()
+        self._calm_down()
+
+    # ------------------------------------------------------------ what is heard
 
     def connected(self, now_s: float) -> None:
         """Wait for the retained plan, then publish: a broker without persistence may have lost it."""
-        self._online = True
+        self._is_online = self._is_settling = self._is_due = True
         self._topic = None
-        self._due = True
+        self._echoes.clear()
         self._settle_at_s = now_s + SETTLE_S
-        if self.standing is not Standing.YIELDED:
-            self.standing = Standing.SETTLING
 
     def disconnected(self) -> None:
         """Publish nothing until connected again."""
-        self._online = False
-        if self.standing is not Standing.YIELDED:
-            self.standing = Standing.OFFLINE
+        self._is_online = False
 
     def saw(self, now_s: float, plan: Plan, *, retained: bool = False) -> str | None:
         """Note a plan on the topic, own echoes included; return a line to warn with, if any is due."""
-        if plan in self._own or plan == self._wanted:
+        if self._is_echo(plan):
             self._topic = plan
             return None
-        if plan.epoch > MAX_EPOCH:
-            return self._contested(now_s, f"a plan with an unbelievable epoch, {plan.epoch},", retained)
         self._topic = plan
-        if same_content(plan, self._wanted) and plan.epoch > self.floor:
-            return None  # Adopted by the next step: nothing is contradicted.
-        if not same_content(plan, self._wanted):
-            self._others = max(self._others, plan.epoch)
-        return self._contested(now_s, f"a foreign plan with epoch {plan.epoch}", retained)
+        if same_content(plan, self._wanted):
+            return None  # Its number is adopted by the next step, if it is higher: nothing is contradicted.
+        if self._is_near(plan.epoch):
+            self._highest = max(self._highest, plan.epoch)
+        self._note_held(plan.epoch)
+        by = f" by {plan.author}" if plan.author else ""
+        what = f"a foreign plan{by} (epoch {plan.epoch}: {plan.criterion} {thresholds_text(plan.thresholds)})"
+        return self._contested(now_s, what, retained)
 
-    def saw_garbage(self, now_s: float, *, retained: bool = False) -> str | None:
-        """Note that something else took the plan's place on its topic; return a line to warn with."""
+    def saw_garbage(self, now_s: float, payload: bytes, *, retained: bool = False) -> str | None:
+        """Note that something that is no plan took the plan's place on its topic; return a line to warn with."""
         self._topic = None
-        return self._contested(now_s, "something that is no plan", retained)
+        return self._contested(now_s, "something that is no plan" if payload else "an empty message", retained)
 
-    def reported(self, now_s: float, epoch: int) -> None:
-        """Note an epoch that a device reports; one above the plan's own makes the device deaf to the plan."""
-        if self._wanted.epoch < epoch <= MAX_EPOCH and epoch > self._others and now_s >= self._report_after_s:
-            self._report_after_s = now_s + REPORT_PAUSE_S
-            self._others = epoch
+    def reported(self, epoch: int, held: str) -> None:
+        """Note what a device follows: the epoch and the hash of its plan."""
+        if epoch and held != plan_hash(self._wanted):
+            self._note_held(epoch)
+
+    def remind(self, now_s: float) -> str | None:
+        """Return the alarm, if it is time to tell it again."""
+        if not self._is_preempted or now_s < self._told_at_s + ALARM_S:
+            return None
+        self._told_at_s = now_s
+        return self.alarm
+
+    # ------------------------------------------------------------ what is published
 
     def step(self, now_s: float) -> Plan | None:
         """Return the plan to publish now, with its epoch; None if there is nothing to do."""
-        if self.standing is Standing.SETTLING and (now_s >= self._settle_at_s or self._topic is not None):
-            self.standing = Standing.LEADING
-        if self.standing is not Standing.LEADING:
+        if self._is_settling and (now_s >= self._settle_at_s or self._topic is not None):
+            self._is_settling = False
+        if self._is_preempted and now_s >= self._contested_at_s + CALM_S:
+            self._calm_down()
+        if not self._is_online or self._is_settling:
             return None
         target = self._target()
-        return target if self._due or target != self._wanted else None
+        if not self._is_due and target == self._wanted:
+            return None
+        if self._is_preempted and not self._is_new and now_s < self._asserted_at_s + REASSERT_S:
+            return None
+        self._asserted_at_s = now_s
+        return target
 
     def published(self, plan: Plan) -> None:
         """Note that the plan `step` returned was recorded and handed to the transport."""
-        self._wanted = plan
-        self._own.append(plan)
-        self._due = False
+        self._highest = max(self._highest, plan.epoch) if self._wanted.epoch else plan.epoch
+        self._wanted = self._topic = plan
+        self._echoes.append(plan)
+        self._is_due = self._is_new = False
+
+    def repeated(self) -> None:
+        """Note that the wanted plan was published once more, without being asked for by `step`."""
+        self._echoes.append(self._wanted)
 
     def _target(self) -> Plan:
-        seen = self._topic
-        if seen is not None and same_content(seen, self._wanted) and seen.epoch >= max(self.floor, 1):
-            return seen
-        if self._wanted.epoch > self._others:
-            return self._wanted
-        return replace(self._wanted, epoch=self.floor + 1)
+        seen, wanted = self._topic, self._wanted
+        is_same = seen is not None and same_decision(seen, wanted) and self._is_near(seen.epoch)
+        if seen is not None and is_same and seen.epoch >= max(self._highest, 1):
+            return replace(wanted, epoch=seen.epoch)
+        return wanted if wanted.epoch else replace(wanted, epoch=next_epoch(self._highest))
+
+    def _is_near(self, epoch: int) -> bool:
+        """Whether boards that hold the wanted plan would obey the number after this one."""
+        return epoch < (self._wanted.epoch or self._highest) + EPOCH_STEP
+
+    def _is_echo(self, plan: Plan) -> bool:
+        """Whether a plan is one that was published from here and has not come back yet: older ones are replays."""
+        if plan not in self._echoes:
+            return plan == self._wanted
+        while self._echoes.popleft() != plan:
+            pass
+        return True
+
+    def _note_held(self, epoch: int) -> None:
+        """Number anew from 1 if boards that hold this epoch, of another plan, would refuse the wanted one."""
+        if self._wanted.epoch > epoch + EPOCH_STEP:
+            self._wanted, self._highest = replace(self._wanted, epoch=0), 0
+            self._is_due = self._is_new = True
+
+    def _calm_down(self) -> None:
+        self._is_preempted = False
+        self._reassertions, self._contested_at_s = 0, float("-inf")
 
     def _contested(self, now_s: float, what: str, retained: bool) -> str | None:
-        self._due = True
-        if retained or self.standing is not Standing.LEADING:
+        self._is_due = True
+        if retained or self.standing not in (Standing.LEADING, Standing.PREEMPTED):
             return None  # What lay there before, or while away, is history and no contradiction.
         if now_s - self._contested_at_s > CALM_S:
             self._reassertions = 0
-        self._contested_at_s = now_s
+        self._contested_at_s, self._rival = now_s, what
         self._reassertions += 1
-        if self._reassertions > MAX_REASSERTIONS:
-            self.standing = Standing.YIELDED
-            return (
-                f"{what} came again: another orchestrator seems to run; this one stops publishing the plan "
-                "until it is restarted or thresholds are set"
-            )
-        return f"{what} came; the plan is asserted again" if self._reassertions == 1 else None
+        if self._is_preempted:
+            return None
+        if self._reassertions <= MAX_REASSERTIONS:
+            return f"{what} took the place of this one; it is published again" if self._reassertions == 1 else None
+        self._is_preempted, self._told_at_s = True, now_s
+        return self.alarm

@@ -1,4 +1,8 @@
-"""What an orchestrator that starts goes on with: the plans and tunings that its store has."""
+"""What an orchestrator that starts goes on with: the plans and tunings that its store has.
+
+Service, status, explain and the export of audits restore a tuning by the one function here, so that what is shown is
+what the service knows, up to the second or so that it has not written yet.
+"""
 
 from __future__ import annotations
 
@@ -7,64 +11,69 @@ from dataclasses import replace
 
 from distree.errors import DistreeError
 from distree.messages.plan import Plan
-from orchestrator.config import Pipeline
-from orchestrator.formatting import printable
-from orchestrator.pipeline_controller import SAMPLES_UNSAVED, PlannedPipeline
+from distree.printable import printable
+from orchestrator import plan_reasons
+from orchestrator.pipeline_controller import SAMPLES_UNSAVED, PipelineController
+from orchestrator.pipeline_spec import PipelineSpec
 from orchestrator.planner import Planner, same_content, starting_plan
 from orchestrator.store.database import Store
-from orchestrator.tuning.pipeline_tuning import Tuning
+from orchestrator.tuning.pipeline_tuning import PipelineTuning
+from orchestrator.tuning.tuned_pipeline import TunedPipeline
 
 log = logging.getLogger("distree.orchestrator")
 
 
 class OtherTuningError(DistreeError):
-    """What the store keeps of a tuning is not of the configured bundle, criterion and goal; `reason` says how."""
+    """The store has a tuning for another bundle, criterion or goal, or one that cannot be read; `reason` says which."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"what is kept is of another tuning, which the orchestrator begins anew: {reason}")
+        super().__init__(
+            f"the store has another tuning, so the orchestrator starts this one from nothing: {reason}", ""
+        )
+        self.args = (reason,)  # what pickle and copy call the class with
         self.reason = reason
 
 
-def restored_pipeline(store: Store, configured: Pipeline) -> PlannedPipeline:
-    """Return a pipeline as it stood, or at its beginning where nothing is known of it. Raises StoreError."""
-    known, latest = store.pipeline(configured.name), store.latest_plan(configured.name)
+def restored_controller(store: Store, spec: PipelineSpec) -> PipelineController:
+    """Return a pipeline as the store has it, or at its start where the store knows nothing. Raises StoreError."""
+    known, latest = store.pipeline(spec.name), store.latest_plan(spec.name)
     last = latest.plan if latest is not None else None
     tuning, unsaved = None, 0
-    if configured.goal is None:
-        start = starting_plan(configured.plan, last, known.configured)
+    if spec.tuned is None:
+        start = starting_plan(spec.plan, last, known.configured)
     else:
         try:
-            tuning = restored_tuning(store, configured)
+            tuning = restored_tuning(store, spec.tuned)
         except OtherTuningError as error:
-            log.warning("pipeline %s: tuning begins anew, for the last one %s", configured.name, error.reason)
-            tuning, unsaved = Tuning(configured), SAMPLES_UNSAVED
-        start = _tuned_start(tuning, configured.plan, last)
-    # The last plan counts even where it is given up: its epoch must not name another content.
-    planner = Planner(start, floor=max(known.floor, last.epoch if last else 0))
-    author = "config" if tuning is None else "tuner"
-    if latest is not None and start == last:
-        author = latest.author
-    return PlannedPipeline(configured, planner, tuning, author=author, unsaved=unsaved)
+            log.warning("pipeline %s: tuning starts from nothing: %s", spec.name, error.reason)
+            tuning, unsaved = PipelineTuning(spec.tuned), SAMPLES_UNSAVED
+        start = _tuned_start(tuning, spec.plan, last)
+    # The last plan counts even where it is dropped: the next decision must not have its number.
+    planner = Planner(start, highest_epoch=max(known.highest_epoch, last.epoch if last else 0))
+    row_id = latest.id if latest is not None else 0
+    return PipelineController(spec, planner, tuning, row_id=row_id, unsaved=unsaved)
 
 
-def restored_tuning(store: Store, configured: Pipeline) -> Tuning:
-    """Return the tuning of a pipeline that has a goal, as it stood and with what it was to learn since.
+def restored_tuning(store: Store, pipeline: TunedPipeline) -> PipelineTuning:
+    """Return the tuning of a pipeline as it stood, with what it was to learn since it was saved.
 
-    Raises OtherTuningError where a tuning has to begin anew, StoreError where the store cannot be read.
+    Raises OtherTuningError where it has to start from nothing, StoreError where the store cannot be read.
     """
-    tuning = Tuning(configured)
-    state, later = store.tuning(configured.name)
+    tuning = PipelineTuning(pipeline)
+    state, later = store.tuning(pipeline.name)
     try:
         if state is not None:
             tuning.restore(state)
         for row in later:
             tuning.apply(row.sample)
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise OtherTuningError(printable(str(error))) from None
     return tuning
 
 
-def _tuned_start(tuning: Tuning, configured: Plan, last: Plan | None) -> Plan:
-    """Return the plan that a tuning wants: the last one, if that is its content."""
+def _tuned_start(tuning: PipelineTuning, configured: Plan, last: Plan | None) -> Plan:
+    """Return the plan that a tuning wants: the last one, if that has the same content."""
     wanted = tuning.plan(configured if last is None else replace(configured, rest_s=last.rest_s))
+    if wanted.thresholds != configured.thresholds:
+        wanted = replace(wanted, reason=plan_reasons.tuned_reason(configured, wanted, goal=tuning.goal, alarmed=False))
     return last if last is not None and same_content(last, wanted) else wanted

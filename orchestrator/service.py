@@ -1,7 +1,7 @@
-"""The running orchestrator: messages to the fleet and the pipelines, plans to the broker, all to the store.
+"""The running orchestrator: messages to the site view and the controllers, plans to the broker, all to the store.
 
 One thread does everything, between two polls of the transport. The service alone publishes, writes to the store and
-tells people: its parts know no other part and return what there is to send, to keep and to say.
+logs: its parts know nothing of each other and return what there is to publish, to write and to log.
 """
 
 from __future__ import annotations
@@ -10,60 +10,53 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from functools import partial
 
 from distree import topics
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, Problem, RemoteProtocolError
+from distree.formatting import plan_text
 from distree.messages.audit import AuditRow
 from distree.messages.codec import decode
-from distree.messages.device import DeviceMeta, DeviceState
 from distree.messages.plan import Plan
-from distree.messages.site import Claim, Truth
-from distree.messages.telemetry import Telemetry
+from distree.messages.site import Claim, Label
 from distree.topics import Address, Kind
 from distree.transport.base import Received, Transport
 from orchestrator import addresses
-from orchestrator.addresses import Outgoing, of_device, of_pipeline
-from orchestrator.caller import Caller
-from orchestrator.complaints import Lasting, Namesakes, Refusals, Troubles
-from orchestrator.config import HomeAssistantConfig, Pipeline, StoreConfig
-from orchestrator.controllers import Pipelines
-from orchestrator.coverage import gap_text
-from orchestrator.fleet import Device, Fleet
+from orchestrator.addresses import Outgoing, of_pipeline
+from orchestrator.announcement_requests import AnnouncementRequester
+from orchestrator.config import HomeAssistantConfig, StoreConfig
+from orchestrator.controllers import Controllers
+from orchestrator.fleet import Device
 from orchestrator.home_assistant import HomeAssistant
 from orchestrator.leadership import Leadership, Role
-from orchestrator.metrics import Snapshot, pipeline_snapshot
-from orchestrator.pipeline_controller import Learned, PlannedPipeline
-from orchestrator.restore import restored_pipeline
-from orchestrator.store.database import Store, StoreError
-from orchestrator.store.journal import Unsaved
-from orchestrator.store.records import AuditSample, Batch, Observation, PlanRow, Refused, ServiceRow
-from orchestrator.tuning.pipeline_tuning import Tuning
+from orchestrator.metrics import PipelineSnapshot, Snapshot
+from orchestrator.pipeline_controller import DuePlan, PipelineController
+from orchestrator.pipeline_spec import PipelineSpec
+from orchestrator.problems import OngoingProblems, RefusedMessages, SharedIds
+from orchestrator.restore import restored_controller
+from orchestrator.site_view import Heard, SiteView, device_row
+from orchestrator.store.connection import StoreError
+from orchestrator.store.database import Store
+from orchestrator.store.journal import Journal
+from orchestrator.store.records import AuditSample, PlanRow, Refused, ServiceRow
+from orchestrator.timers import Periodic
+from orchestrator.tuning.samples import Sample
 
 log = logging.getLogger("distree.orchestrator")
 
 POLL_S = 0.25
 SETTLING_POLL_S = 0.05
-FLUSH_S = 1.0
-RETRY_S = 1.0
-SILENCE_CHECK_S = 5.0
+WRITE_S = 1.0
+CHECK_S = 5.0
 PRUNE_S = 60.0
-CONTROL_S = 2.0
-"""How often thresholds are chosen by what boards measure, in seconds."""
-ESTIMATE_S = 30.0
-"""Least time between two plans that only tell other times of stages."""
 ANNOUNCE_S = 1.0
-"""How often it is looked whether Home Assistant has to be told anything, in seconds."""
-
-
-class Link(Transport, Protocol):
-    """A transport that says in one line why it has no connection."""
-
-    last_error: str | None
+"""How often to check for news for Home Assistant, in seconds."""
+MAX_NAMED = 10
+"""Devices that a line of the log names; it counts the others."""
 
 
 class Service:
-    """Joins a transport to the fleet, the pipelines and an open store; it is the transport's listener.
+    """Joins a transport to the site, the pipelines and an open store; it is the transport's listener.
 
     `identity` is an id that no other orchestrator of the site has; the transport's will is `will_of` it. `clock` gives
     monotonic seconds, `wall` Unix seconds. Call `open`, then `run`, which ends after `stop`.
@@ -72,125 +65,136 @@ class Service:
     def __init__(
         self,
         site: str,
-        pipelines: Sequence[Pipeline],
+        specs: Sequence[PipelineSpec],
         *,
         store: Store,
-        transport: Link,
+        transport: Transport,
         identity: str,
         retention: StoreConfig,
         home_assistant: HomeAssistantConfig | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.fleet = Fleet({pipeline.name: pipeline.exits for pipeline in pipelines})
+        self.view = SiteView({spec.name: spec.exits for spec in specs})
         self.leadership = Leadership(identity)
+        self.controllers = Controllers()
         self._site = site
-        self._configured = tuple(pipelines)
+        self._specs = tuple(specs)
         self._store = store
         self._transport = transport
         self._retention = retention
         self._clock = clock
         self._wall = wall
         self._started_at = wall()
-        self._pipelines = Pipelines(())
-        self._home_assistant = home_assistant
-        self._home = HomeAssistant(home_assistant, site, (), {})
-        self._unsaved = Unsaved()
-        self._refusals = Refusals()
-        self._troubles = Troubles()
-        self._lasting = Lasting()
-        self._namesakes = Namesakes()
-        self._caller = Caller()
-        self._stopping = False
-        self._online = False
-        self._unread = False
-        self._plans_at_s = self._control_at_s = self._estimate_at_s = self._retry_at_s = 0.0
-        self._announce_at_s = self._silence_at_s = self._flush_at_s = self._prune_at_s = 0.0
+        self._home = HomeAssistant(home_assistant, site, [spec.name for spec in specs])
+        self._journal = Journal(store)
+        self._refused = RefusedMessages()
+        self._problems = OngoingProblems()
+        self._shared_ids = SharedIds()
+        self._requester = AnnouncementRequester()
+        self._is_stopping = False
+        self._is_online = False
+        self._store_check = Periodic(POLL_S)
+        self._chores = (
+            (Periodic(ANNOUNCE_S), self._announce),
+            (Periodic(CHECK_S), self._check_site),
+            (Periodic(WRITE_S), self._write),
+            (Periodic(PRUNE_S), self._prune),
+        )
 
     # ------------------------------------------------------------ life
 
     def open(self) -> None:
-        """Read the plans from the store and register with the transport. Raises StoreError."""
-        self._store.changed()  # first, so that what is written while the plans are read is not missed
-        self._pipelines = Pipelines(restored_pipeline(self._store, each) for each in self._configured)
-        self._home = HomeAssistant(self._home_assistant, self._site, self._pipelines.names, self._store.announced())
-        names, tuned = self._pipelines.names, self._pipelines.tunings
+        """Restore the pipelines from the store and register with the transport. Raises StoreError."""
+        self._store.changed()  # First, so that what is written while pipelines are restored is not missed.
+        self.controllers = Controllers(restored_controller(self._store, spec) for spec in self._specs)
+        for controller in self.controllers:
+            for line in controller.warnings():
+                self._warn(line, controller.name)
+        self._home.recall(self._store.announced())
+        names, tuned = self.controllers.names, self.controllers.tuned_names
         self._transport.open(self, addresses.subscriptions(self._site, names, tuned, self._home.birth_topic))
 
     def run(self) -> None:
-        """Turn until `stop` is called, then write what is left and disconnect."""
+        """Take turns until `stop` is called, then write what is left and disconnect."""
         try:
-            while not self._stopping:
+            while not self._is_stopping:
                 self.turn()
         finally:
             self.close()
 
     def stop(self) -> None:
         """Have `run` end within one turn; safe in a signal handler."""
-        self._stopping = True
+        self._is_stopping = True
 
     def turn(self, timeout_s: float | None = None) -> None:
-        """Poll once and do what is due; by default waits no longer than the next thing to do."""
-        settling = self.leadership.role is not Role.STANDBY and self._pipelines.are_settling
+        """Poll once and do what is due; by default the poll waits no longer than until something may be due."""
+        settling = self.leadership.role is not Role.STANDBY and self.controllers.are_settling
         self._transport.poll((SETTLING_POLL_S if settling else POLL_S) if timeout_s is None else timeout_s)
-        self._warn(self._troubles.note("broker", self._transport.last_error))
+        self._warn(self._problems.note("broker", self._transport.last_error))
         with self._transport.lock:
             self._work(self._clock())
 
     def close(self) -> None:
         """Write what is left to the store, take the claim back and disconnect."""
-        self._online = False
-        self._keep_samples(self._pipelines.take_overdue(float("inf")))
-        self._flush()
+        self._is_online = False
+        for controller in self.controllers:
+            self._keep_samples(controller, controller.take_overdue(float("inf")))
+        self._write(self._clock())
         with self._transport.lock:
             if self.leadership.leads:
                 self._publish_claim(running=False)
         self._transport.close()
 
     @property
-    def tunings(self) -> Mapping[str, Tuning]:
-        """The tuning of each pipeline that has a goal, by its name."""
-        return self._pipelines.tunings
-
-    @property
     def refused(self) -> Mapping[str, int]:
         """How many messages broke the protocol, by reason."""
-        return self._refusals.counts
+        return self._refused.counts
 
     def wanted(self) -> tuple[Plan, ...]:
-        """Return the plan of each pipeline that is to hold; its epoch is 0 before it has one."""
-        return tuple(pipeline.planner.wanted for pipeline in self._pipelines)
+        """Return the plan of each pipeline that should hold; its epoch is 0 before it has one."""
+        return tuple(controller.planner.wanted for controller in self.controllers)
 
     def snapshot(self) -> Snapshot:
         """Return what is known now, for metrics; callable in any thread."""
         with self._transport.lock:
             return Snapshot(
                 now_s=self._clock(),
-                online=self._online,
+                online=self._is_online,
                 refused=dict(self.refused),
-                devices=tuple(self.fleet),
-                pipelines=tuple(pipeline_snapshot(each.planner.wanted, each.tuning) for each in self._pipelines),
+                devices=tuple(self.view.fleet),
+                pipelines=tuple(
+                    PipelineSnapshot(
+                        plan=controller.planner.wanted,
+                        is_preempted=bool(controller.planner.alarm),
+                        tuning=controller.tuning.explain() if controller.tuning is not None else None,
+                    )
+                    for controller in self.controllers
+                ),
             )
 
     # ------------------------------------------------------------ what the transport calls
 
     def connected(self) -> None:
         """Begin to settle: the retained plans come now."""
-        self._online = True
+        self._is_online = True
         log.info("connected to the broker")
-        self.leadership.connected(self._clock())
-        self._caller.connected(self._clock())
-        self._home.connected(self._clock())
-        self._pipelines.connected(self._clock())
+        now_s = self._clock()
+        self.leadership.connected(now_s)
+        self._requester.connected(now_s)
+        self._home.connected(now_s)
+        for controller in self.controllers:
+            controller.connected(now_s)
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         """Wait: the transport reconnects by itself."""
-        self._online = False
-        log.warning("no broker: %s", why)
-        self._troubles.note("broker", why)
+        self._is_online = False
+        log.warning("lost the broker: %s", why)
+        self._problems.note("broker", why)
         self.leadership.disconnected()
-        self._caller.disconnected()
-        self._pipelines.disconnected()
+        self._requester.disconnected()
+        for controller in self.controllers:
+            controller.disconnected()
 
     def received(self, message: Received) -> None:
         """Take a message in; one that breaks the protocol is counted, logged once and dropped."""
@@ -201,16 +205,16 @@ class Service:
         try:
             self._take_in(topics.parse(message.topic), message)
         except RemoteProtocolError as error:
-            self._warn(self._refusals.add(message.topic, error))
+            self._warn(self._refused.add(message.topic, error))
         self._transport.acknowledge(message.token)
 
     def published(self, token: str) -> None:
-        """Do nothing: a plan is retained and sent again at each connect."""
+        """Do nothing: a plan is retained and published again at each connect."""
 
     def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
+        """Do nothing, for the same reason."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         """No work is sent from here."""
 
     def _take_in(self, address: Address, message: Received) -> None:
@@ -218,40 +222,32 @@ class Service:
             self._take_in_claim(message)
         elif address.kind is Kind.AUDIT and address.pipeline is not None and address.origin is not None:
             self._take_in_audit(address.pipeline, address.origin, decode(AuditRow, message.payload))
-        elif address.kind is Kind.TRUTH and address.pipeline is not None:
-            self._take_in_truth(address.pipeline, message.payload)
+        elif address.kind is Kind.LABEL and address.pipeline is not None:
+            controller = self.controllers.tuned(address.pipeline)
+            self._keep_samples(controller, controller.take_label(decode(Label, message.payload)))
         elif address.kind is Kind.PLAN and address.pipeline is not None:
             self._take_in_plan(address.pipeline, message)
         elif address.device is not None and address.kind is Kind.STATE and not message.payload:
             self._forget(address.device)
         elif address.device is not None and message.payload:
-            self._take_in_device(address.kind, address.device, message)
+            now_s, retained = self._clock(), message.retain
+            heard = self.view.take(now_s, address.kind, address.device, message.payload, retained=retained)
+            if heard is not None:
+                self._take_in_device(now_s, heard, retained=retained)
 
-    def _take_in_device(self, kind: Kind, device_id: str, message: Received) -> None:
-        now_s, payload, alive = self._clock(), message.payload, not message.retain
-        match kind:
-            case Kind.STATE:
-                state = of_device(device_id, decode(DeviceState, payload))
-                has_started = alive and self.fleet.is_start(state)
-                device = self.fleet.saw_state(now_s, state, retained=message.retain)
-                self._keep_device(device, alive=alive)
-                if has_started:
-                    self._pipelines.started(device)
-                self._caller.heard(retained=message.retain)
-                self._home.changed()
-            case Kind.META:
-                meta = of_device(device_id, decode(DeviceMeta, payload))
-                self._keep_device(self.fleet.saw_meta(meta), alive=alive)
-                self._caller.heard(retained=message.retain)
-                self._home.changed()
-            case Kind.TELEMETRY:
-                report = of_device(device_id, decode(Telemetry, payload))
-                device = self.fleet.saw_telemetry(now_s, report)
-                self._keep_device(device, alive=True, reported=True)
-                self._keep_samples(self._pipelines.take_report(now_s, device, report))
-                self._pipelines.reported(now_s, device)
-                if self.leadership.leads:
-                    self._home.take_report(device)
+    def _take_in_device(self, now_s: float, heard: Heard, *, retained: bool) -> None:
+        device, report = heard.device, heard.report
+        self._keep_device(now_s, device, alive=report is not None or not retained, reported=report is not None)
+        if report is None:
+            self._requester.heard(retained=retained)
+            self._home.changed()
+        for controller in self.controllers:
+            if heard.has_started:
+                controller.started(device)
+            if report is not None:
+                self._keep_samples(controller, controller.reported(now_s, device, report))
+        if self.leadership.leads:
+            self._home.take_stats(heard.stats)
 
     def _take_in_claim(self, message: Received) -> None:
         if message.payload:
@@ -259,132 +255,119 @@ class Service:
             self._warn(self.leadership.heard(self._clock(), claim.orchestrator, running=claim.running))
 
     def _take_in_plan(self, name: str, message: Received) -> None:
-        pipeline, now_s = self._pipelines.planned(name), self._clock()
-        # Who stands by contradicts nobody.
+        planner, now_s = self.controllers.of(name).planner, self._clock()
+        # An orchestrator on standby contradicts nobody.
         is_past = message.retain or not self.leadership.leads
         try:
             plan = of_pipeline(name, decode(Plan, message.payload))
         except RemoteProtocolError:
-            self._warn(pipeline.planner.saw_garbage(now_s, retained=is_past), name)
+            self._warn(planner.saw_garbage(now_s, message.payload, retained=is_past), name)
             raise
-        self._warn(pipeline.planner.saw(now_s, plan, retained=is_past), name)
+        self._warn(planner.saw(now_s, plan, retained=is_past), name)
 
     def _take_in_audit(self, name: str, origin: str, row: AuditRow) -> None:
-        pipeline = self._pipelines.tuned(name)
+        controller = self.controllers.tuned(name)
         if row.origin != origin:
-            raise RemoteProtocolError("origin", f"{row.origin!r} on the topic of {origin!r}")
-        self._keep_samples(pipeline.take_audit(self._clock(), row, self.fleet.get(origin)))
-
-    def _take_in_truth(self, name: str, payload: bytes) -> None:
-        if name in self.tunings:
-            self._keep_samples(self._pipelines.tuned(name).take_truth(decode(Truth, payload)))
+            raise RemoteProtocolError("origin", f"{row.origin!r} on the topic of {origin!r}", RESTRICT)
+        device = self.view.fleet.get(origin)
+        self._keep_samples(controller, controller.take_audit(self._clock(), row, device))
 
     def _forget(self, device: str) -> None:
-        self.fleet.forget(device)
-        self._namesakes.forget(device)
-        self._pipelines.forget(device)
-        self._home.forget(device)
-        self._unsaved.forget(device)
-
-    def _warn(self, line: str | None, pipeline: str | None = None) -> None:
-        """Tell people, if there is anything to tell."""
-        if line is not None:
-            log.warning("%s", line if pipeline is None else f"pipeline {pipeline}: {line}")
+        self.view.forget(device)
+        self._shared_ids.forget(device)
+        self._journal.forget(device)
+        self._home.changed()
+        for controller in self.controllers:
+            controller.forget(device)
 
     # ------------------------------------------------------------ what each turn does
 
     def _work(self, now_s: float) -> None:
-        if now_s >= self._plans_at_s:
-            self._plans_at_s = now_s + POLL_S
-            self._guarded("plans", self._read_plans)
-        self._keep_samples(self._pipelines.take_overdue(now_s))
-        self._pipelines.retune(now_s)
-        if now_s >= self._control_at_s:
-            self._control_at_s = now_s + CONTROL_S
-            self._look(now_s)
         if self.leadership.step(now_s):
             self._publish_claim(running=True)
-        if self.leadership.leads and self._caller.step(now_s):
-            self._call()
-        if now_s >= self._retry_at_s and not self._guarded("publishing", lambda: self._publish_due(now_s)):
-            self._retry_at_s = now_s + RETRY_S
-        self._publish_stats()
-        if self.leadership.leads and now_s >= self._announce_at_s:
-            self._announce_at_s = now_s + ANNOUNCE_S
-            self._guarded("announcing", lambda: self._announce(now_s))
-        if now_s >= self._silence_at_s:
-            self._silence_at_s = now_s + SILENCE_CHECK_S
-            self._tell_silence(now_s)
-            self._tell_gaps()
-        if now_s >= self._flush_at_s:
-            self._flush_at_s = now_s + FLUSH_S
-            self._flush()
-        if now_s >= self._prune_at_s:
-            self._prune_at_s = now_s + PRUNE_S
-            self._guarded("clean-up", self._prune)
+        if self.leadership.leads and self._requester.step(now_s):
+            self._request_announcements()
+        if self._store_check.is_due(now_s):
+            self._guarded("checking the store for changes", self._find_changes)
+            for controller in self.controllers:
+                self._read_plan(controller)
+        for controller in self.controllers:
+            self._tend(now_s, controller)
+        for stats in self._home.stats_due():
+            self._publish(addresses.stats(self._site, stats))
+        for timer, chore in self._chores:
+            if timer.is_due(now_s):
+                chore(now_s)
 
-    def _guarded(self, purpose: str, action: Callable[[], None]) -> bool:
-        """Do something with the store; its trouble is told once, and never ends the service."""
+    def _find_changes(self) -> None:
+        if self._store.changed():
+            for controller in self.controllers:
+                controller.is_unread = True
+
+    def _read_plan(self, controller: PipelineController) -> None:
+        def read() -> None:
+            controller.follow(self._store.latest_plan(controller.name))
+
+        if controller.is_unread:
+            self._guarded(f"pipeline {controller.name}: reading its plan", read)
+
+    def _tend(self, now_s: float, controller: PipelineController) -> None:
+        """Do what is due for one pipeline; a failure of one delays no other."""
+        self._keep_samples(controller, controller.take_overdue(now_s))
+        self._warn(controller.adjust(now_s, self.view.fleet), controller.name)
+        due = controller.due(now_s) if self.leadership.leads else None
+        if due is None:
+            return
+        task = f"pipeline {controller.name}: publishing its plan"
+        if not self._guarded(task, partial(self._publish_due, now_s, controller, due)):
+            controller.failed(now_s)
+
+    def _guarded(self, task: str, action: Callable[[], None]) -> bool:
+        """Do something with the store; a failure is logged once, and never ends the service."""
         try:
             action()
         except StoreError as error:
-            self._warn(self._troubles.note(purpose, str(error)))
+            self._warn(self._problems.note(task, error.problem))
             return False
-        self._troubles.note(purpose, None)
+        self._problems.note(task, None)
         return True
 
-    def _read_plans(self) -> None:
-        self._unread = self._store.changed() or self._unread
-        if not self._unread:
+    def _publish_due(self, now_s: float, controller: PipelineController, due: DuePlan) -> None:
+        plan = due.plan
+        if due.is_new and not self._record(controller, plan):
             return
-        for pipeline in self._pipelines:
-            latest = self._store.latest_plan(pipeline.name) if pipeline.tuning is None else None
-            if latest is not None:
-                pipeline.follow(latest)
-        self._unread = False
+        self._publish(addresses.plan(self._site, plan))
+        level = logging.INFO if due.is_other_decision else logging.DEBUG
+        log.log(level, "pipeline %s: published %s", plan.pipeline, plan_text(plan))
+        controller.published(now_s, due)
 
-    def _look(self, now_s: float) -> None:
-        """Have thresholds chosen, and times of stages told, by what boards did of late."""
-        for pipeline in self._pipelines:
-            if now_s >= self._estimate_at_s and pipeline.estimate(self.fleet):
-                self._estimate_at_s = now_s + ESTIMATE_S
-            self._warn(pipeline.look(self.fleet), pipeline.name)
-
-    def _publish_due(self, now_s: float) -> None:
-        if not self.leadership.leads:
-            return
-        for pipeline in self._pipelines:
-            plan = pipeline.planner.step(now_s)
-            if plan is None:
-                again = pipeline.again(now_s)
-                if again is not None:
-                    self._publish_plan(again)
-            elif self._record(pipeline, plan):
-                self._publish_plan(plan)
-                pipeline.published(now_s, plan)
-
-    def _record(self, pipeline: PlannedPipeline, plan: Plan) -> bool:
-        if pipeline.unsaved:
+    def _record(self, controller: PipelineController, plan: Plan) -> bool:
+        if controller.unsaved:
             # Thresholds must not outlive what they rest on.
-            self._save(self._batch([pipeline]))
-        if self._store.record_plan(PlanRow(plan=plan, author=pipeline.author, at=self._wall())):
-            return True
-        # Somebody took the epoch for another content between two looks at the store: theirs is newer.
-        latest = self._store.latest_plan(pipeline.name)
-        if latest is not None:
-            pipeline.give_way(plan, latest.plan)
-        return False
+            self._write_journal([controller])
+        row_id = self._store.record_plan(PlanRow(plan=plan, at=self._wall()), after=controller.row_id)
+        if row_id is None:
+            # Another process wrote a plan between two checks of the store: its plan is newer.
+            controller.is_unread = True
+            return False
+        controller.row_id = row_id
+        return True
 
-    def _tell_silence(self, now_s: float) -> None:
-        silent, back = self.fleet.silence(now_s)
-        _log_devices("no telemetry any more from", silent)
-        _log_devices("telemetry again from", back)
+    def _check_site(self, now_s: float) -> None:
+        silent, back = self.view.fleet.silence(now_s)
+        self._warn(_devices_text("no telemetry any more from", silent))
+        self._warn(_devices_text("telemetry again from", back))
+        self._warn(self.leadership.take_notice())
+        for controller in self.controllers:
+            if self.leadership.leads:
+                self._warn(controller.planner.remind(now_s), controller.name)
+            for line in controller.check_coverage(self.view.fleet):
+                self._warn(line, controller.name)
 
-    def _tell_gaps(self) -> None:
-        for pipeline in self._pipelines:
-            found = pipeline.gaps(self.fleet)
-            for line in self._lasting.note(pipeline.name, {gap.what: gap_text(gap) for gap in found}):
-                self._warn(line, pipeline.name)
+    def _warn(self, line: str | None, pipeline: str | None = None) -> None:
+        """Log a warning, if there is one."""
+        if line is not None:
+            log.warning("%s", line if pipeline is None else f"pipeline {pipeline}: {line}")
 
     # ------------------------------------------------------------ publishing
 
@@ -397,74 +380,66 @@ class Service:
     def _publish_claim(self, *, running: bool) -> None:
         self._publish(addresses.claim(self._site, self.leadership.own, running=running))
 
-    def _call(self) -> None:
-        for name in self._pipelines.names:
+    def _request_announcements(self) -> None:
+        for name in self.controllers.names:
             self._publish(addresses.call(self._site, name, self.leadership.own))
         # On a site without boards this is every few seconds.
-        log.debug("the broker handed over nothing of boards: asked them to say what they are")
-
-    def _publish_plan(self, plan: Plan) -> None:
-        self._publish(addresses.plan(self._site, plan))
-        thresholds = " ".join(f"{threshold:g}" for threshold in plan.thresholds)
-        log.info("pipeline %s: published epoch %d: %s %s", plan.pipeline, plan.epoch, plan.criterion, thresholds)
+        log.debug("the broker delivered nothing about boards: asked them to announce themselves")
 
     def _announce(self, now_s: float) -> None:
-        """Tell Home Assistant what is new; the store knows first, so that nothing announced is ever forgotten."""
-        messages = self._home.due(now_s, self.fleet)
+        if self.leadership.leads:
+            self._guarded("announcing to Home Assistant", lambda: self._tell_home_assistant(now_s))
+
+    def _tell_home_assistant(self, now_s: float) -> None:
+        """Publish what is new; it is in the store first, so that nothing announced is ever forgotten."""
+        messages = self._home.due(now_s, self.view.fleet)
         if messages:
             self._store.announce(messages)
         for topic, payload in messages:
             self._publish(addresses.discovery(topic, payload))
         self._home.done(messages)
 
-    def _publish_stats(self) -> None:
-        for stats in self._home.stats_due():
-            self._publish(addresses.stats(self._site, stats))
-
     # ------------------------------------------------------------ keeping
 
-    def _keep_device(self, device: Device, *, alive: bool, reported: bool = False) -> None:
-        now, shared = self._wall(), self._namesakes.note(self._clock(), device)
+    def _keep_device(self, now_s: float, device: Device, *, alive: bool, reported: bool) -> None:
+        now, shared = self._wall(), self._shared_ids.note(now_s, device)
         self._warn(shared)
         shared_at = now if shared is not None else None
         heard_at = now if alive else None
-        seen = Observation(device=device, heard_at=heard_at, seen_at=now, shared=shared, shared_at=shared_at)
-        self._unsaved.add_device(seen, reported=reported)
+        row = device_row(device, seen_at=now, heard_at=heard_at, shared=shared, shared_at=shared_at)
+        self._journal.add_device(row, reported=reported)
 
-    def _keep_samples(self, learned: Iterable[Learned]) -> None:
+    def _keep_samples(self, controller: PipelineController, samples: Iterable[Sample]) -> None:
         now = self._wall()
-        self._unsaved.add_samples(AuditSample(pipeline=name, sample=sample, at=now) for name, sample in learned)
+        self._journal.add_samples(AuditSample(pipeline=controller.name, sample=sample, at=now) for sample in samples)
 
-    def _flush(self) -> None:
-        batch = self._batch([pipeline for pipeline in self._pipelines if pipeline.is_save_due])
-        if batch != Batch():
-            self._guarded("history", lambda: self._save(batch))
-        self._unsaved.drop_old_samples()
+    def _write(self, now_s: float) -> None:  # noqa: ARG002 - a chore is told the time
+        due = [controller for controller in self.controllers if controller.is_save_due]
+        self._guarded("writing to the store", lambda: self._write_journal(due))
 
-    def _save(self, batch: Batch) -> None:
-        self._store.save(batch)
-        self._unsaved.saved(batch)
-        for row in batch.tunings:
-            self._pipelines.planned(row.pipeline).unsaved = 0
-
-    def _batch(self, tuned: Iterable[PlannedPipeline]) -> Batch:
-        return self._unsaved.batch(
-            [pipeline.row(self.leadership.role) for pipeline in self._pipelines],
-            self._service_row(),
-            [pipeline.tuning_row() for pipeline in tuned],
-        )
+    def _write_journal(self, tuned: Sequence[PipelineController]) -> None:
+        """Write what the store lacks, with the tunings of some pipelines."""
+        role = self.leadership.role
+        rows = [controller.row(role) for controller in self.controllers]
+        self._journal.write(rows, self._service_row(), [controller.tuning_row() for controller in tuned])
+        for controller in tuned:
+            controller.unsaved = 0
 
     def _service_row(self) -> ServiceRow:
         refused = tuple(Refused(reason=reason, count=count) for reason, count in sorted(self.refused.items()))
-        return ServiceRow(pid=os.getpid(), started_at=self._started_at, online=self._online, refused=refused)
+        return ServiceRow(pid=os.getpid(), started_at=self._started_at, online=self._is_online, refused=refused)
 
-    def _prune(self) -> None:
+    def _prune(self, now_s: float) -> None:  # noqa: ARG002 - a chore is told the time
         days, max_bytes = self._retention.telemetry_days, self._retention.max_mb << 20
-        self._store.prune(now=self._wall(), telemetry_days=days, max_bytes=max_bytes)
+        self._guarded(
+            "pruning the store",
+            lambda: self._store.prune(now=self._wall(), telemetry_days=days, max_bytes=max_bytes),
+        )
 
 
-def _log_devices(what: str, devices: frozenset[str]) -> None:
-    if devices:
-        names = sorted(devices)
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        log.warning("%s %s%s", what, ", ".join(names[:10]), more)
+def _devices_text(what: str, devices: frozenset[str]) -> str | None:
+    if not devices:
+        return None
+    names = sorted(devices)
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{what} {', '.join(names[:MAX_NAMED])}{more}"

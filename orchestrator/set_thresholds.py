@@ -1,4 +1,8 @@
-"""Setting thresholds by hand: a new plan goes into the store, where a running orchestrator finds it."""
+"""Plans set by hand: they go into the store, where a running orchestrator finds them.
+
+`set_thresholds` asks for other thresholds. `reset_plan` asks for the plan that is wanted already, but has the
+orchestrator forget what others have published, number plans from 1 again, and publish its own at once.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +13,31 @@ from pathlib import Path
 
 from distree.errors import ConfigError
 from distree.messages.device import DeviceStatus
-from distree.messages.plan import Plan
-from orchestrator.config import OrchestratorConfig, Pipeline, check_thresholds, load_pipeline
+from distree.messages.plan import Plan, plan_hash, same_decision
+from orchestrator.config import OrchestratorConfig
 from orchestrator.fleet import is_behind, serves
-from orchestrator.planner import same_content, starting_plan
+from orchestrator.pipeline_spec import PipelineSpec, check_thresholds, load_spec
+from orchestrator.plan_reasons import BY_HAND, whoever_asks
+from orchestrator.planner import starting_plan
+from orchestrator.site_view import standing_alarm, stored_devices
 from orchestrator.store.database import Store
 from orchestrator.store.lock import is_served
 from orchestrator.store.records import PlanRow
 
-AUTHOR = "set-thresholds"
 POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What setting thresholds did: the plan now wanted, if it is new, and if a service runs to publish it."""
+    """What a command did: the plan now wanted, whether it is new, and whether a service runs to publish it.
+
+    `alarm` says that others keep replacing the plan of the pipeline, "" where they do not.
+    """
 
     plan: Plan
     new: bool
     served: bool
+    alarm: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,23 +47,26 @@ class Progress:
     ready: tuple[str, ...]
     missing: tuple[str, ...]
     superseded_by: int | None
+    alarm: str
 
     @property
     def done(self) -> bool:
-        """Whether at least one ready device serves the pipeline and all of them follow."""
-        return bool(self.ready) and not self.missing
+        """Whether at least one ready device serves the pipeline, and all of them follow undisturbed."""
+        return bool(self.ready) and not self.missing and not self.alarm
 
 
-def find_pipeline(config: OrchestratorConfig, name: str) -> Pipeline:
+def find_pipeline(config: OrchestratorConfig, name: str) -> PipelineSpec:
     """Return a configured pipeline by name; ConfigError, with the names there are, if it is not there."""
     for configured in config.pipelines:
         if configured.name == name:
-            return load_pipeline(configured)
+            return load_spec(configured)
     names = ", ".join(configured.name for configured in config.pipelines)
-    raise ConfigError(f"--pipeline {name}: not in the configuration, which has {names}")
+    raise ConfigError(f"--pipeline {name}: not in the configuration", f"name one of {names}")
 
 
-def set_thresholds(store: Store, pipeline: Pipeline, criterion: str | None, thresholds: tuple[float, ...]) -> Change:
+def set_thresholds(
+    store: Store, pipeline: PipelineSpec, criterion: str | None, thresholds: tuple[float, ...]
+) -> Change:
     """Want these thresholds from now on; without a criterion, the one now wanted stays.
 
     Those for missing branches are the bundle's, where they are of that criterion.
@@ -62,33 +75,50 @@ def set_thresholds(store: Store, pipeline: Pipeline, criterion: str | None, thre
     """
     if pipeline.goal is not None:
         raise ConfigError(
-            f"--pipeline {pipeline.name}: its thresholds are tuned for its goal; take the goal out of the "
-            "configuration to set them by hand"
+            f"--pipeline {pipeline.name}: its thresholds are tuned for its goal",
+            "take the goal out of the configuration to set them by hand",
         )
-    latest = store.latest_plan(pipeline.name)
-    known = store.pipeline(pipeline.name).configured
-    now_wanted = starting_plan(pipeline.plan, latest.plan if latest else None, known)
+    now_wanted = _now_wanted(store, pipeline)
     criterion = now_wanted.criterion if criterion is None else criterion
     check_thresholds(pipeline, criterion, thresholds)
     masked = pipeline.masked_of(criterion)
     plan = replace(now_wanted, criterion=criterion, thresholds=thresholds, masked=masked)
-    served = is_served(store.path)
-    if latest is not None and same_content(latest.plan, plan):
-        return Change(plan=latest.plan, new=False, served=served)
-    written = store.append_plan(PlanRow(plan=plan, author=AUTHOR, at=time.time()))
-    return Change(plan=written, new=True, served=served)
+    latest = store.latest_plan(pipeline.name)
+    if latest is not None and same_decision(latest.plan, plan):
+        return _change(store, latest.plan, new=False)
+    plan = replace(plan, epoch=0, reason=BY_HAND, author=whoever_asks())
+    return _change(store, store.append_plan(PlanRow(plan=plan, at=time.time())), new=True)
+
+
+def reset_plan(store: Store, pipeline: PipelineSpec, *, configured: bool) -> Change:
+    """Ask for the plan that is wanted now, or the `configured` one, as epoch 1, whatever others have published.
+
+    Raises StoreError if it cannot be written.
+    """
+    plan = pipeline.plan if configured else _now_wanted(store, pipeline)
+    row = PlanRow(plan=replace(plan, epoch=1), at=time.time(), is_reset=True)
+    return _change(store, store.append_plan(row), new=True)
+
+
+def _now_wanted(store: Store, pipeline: PipelineSpec) -> Plan:
+    latest = store.latest_plan(pipeline.name)
+    return starting_plan(pipeline.plan, latest.plan if latest else None, store.pipeline(pipeline.name).configured)
+
+
+def _change(store: Store, plan: Plan, *, new: bool) -> Change:
+    return Change(plan=plan, new=new, served=is_served(store.path), alarm=standing_alarm(store, plan.pipeline))
 
 
 def progress(store: Store, plan: Plan) -> Progress:
-    """Return who follows a plan, as the store has it; a later epoch of the same content is waited for."""
+    """Return who follows a plan, as the store has it; the same decision under another number is waited for."""
     latest = store.latest_plan(plan.pipeline)
     newest = latest.plan if latest is not None else plan
-    devices = [seen.device for seen in store.devices() if serves(seen.device, plan.pipeline)]
+    devices = [seen.device for seen in stored_devices(store) if serves(seen.device, plan.pipeline)]
     return Progress(
         ready=tuple(device.device for device in devices if device.status is DeviceStatus.READY),
-        missing=tuple(d.device for d in devices if is_behind(d, plan.pipeline, newest.epoch)),
-        # What a plan tells of times is nobody's wish.
-        superseded_by=None if same_content(replace(newest, rest_s=plan.rest_s), plan) else newest.epoch,
+        missing=tuple(d.device for d in devices if is_behind(d, plan.pipeline, plan_hash(newest))),
+        superseded_by=None if same_decision(newest, plan) else newest.epoch,
+        alarm=standing_alarm(store, plan.pipeline),
     )
 
 

@@ -42,18 +42,18 @@ _CHANNELS = {
     Kind.EXIT: "Embeddings of the branches of wide stages, to the board that fuses.",
     Kind.DECISION: "Whether the branches of a request go on, to a board of a branch.",
     Kind.AUDIT: "What all exits said of an input that its origin drew by lot.",
-    Kind.TRUTH: "What inputs really were, from users.",
+    Kind.LABEL: "What inputs really were, from users.",
     Kind.STATS: "How an origin did of late; published by an orchestrator with `home_assistant`.",
     Kind.THUMBNAIL: "Small pictures of some inputs, for dashboards; published by an origin with `thumbnails`.",
     Kind.ORCHESTRATOR: "Which orchestrator plans the site; also its will.",
 }
-_TO_DISTREE = frozenset({Kind.INPUT, Kind.TRUTH})
+_TO_DISTREE = frozenset({Kind.INPUT, Kind.LABEL})
 """What others may publish; all else DistrEE publishes itself."""
 
 _RAW_INPUT = "rawInput"
 _INFO = (
     "Distributed early exit of neural-network inference over MQTT. Dashboards read `result`, `state`, `meta` and "
-    "`telemetry`; programs send inputs to `input` and, if they know better later, `truth`; the other channels are "
+    "`telemetry`; programs send inputs to `input` and, if they know better later, `label`; the other channels are "
     "between boards and the orchestrator. Payloads of content type application/msgpack are described as the map that "
     "unpacking gives."
 )

@@ -36,7 +36,7 @@ from distree.messages.member import Call, Member
 from distree.messages.plan import Plan
 from distree.messages.request import Decision, Embedding, InputMessage, Outcome, StageMessage
 from distree.messages.result import Result
-from distree.messages.site import Claim, OriginStats, Truth
+from distree.messages.site import Claim, Label, OriginStats
 from distree.messages.telemetry import Telemetry
 from distree.topics import MSGPACK, Kind
 
@@ -60,7 +60,7 @@ MESSAGES: dict[Kind, type] = {
     Kind.EXIT: Embedding,
     Kind.DECISION: Decision,
     Kind.AUDIT: AuditRow,
-    Kind.TRUTH: Truth,
+    Kind.LABEL: Label,
     Kind.STATS: OriginStats,
     Kind.THUMBNAIL: Thumbnail,
     Kind.ORCHESTRATOR: Claim,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import json
@@ -19,7 +20,7 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
@@ -29,54 +30,67 @@ from distree.apps import cli
 from distree.messages.forms import Branches, Form, Items, Packed, PackedItems, Part
 from distree.messages.layout import REQUIRED, Layout, layout_of
 from distree.strict_yaml import Share
+from distree.thresholds import NEVER_WORD, Threshold
 from orchestrator.config import OrchestratorConfig
 from orchestrator.simulator.config import FleetConfig
 from tools.json_schema import MESSAGES, unit_of
 from tools.json_schema import summary as payload_summary
 
 FILES = (
-    ("agent.yaml", AgentConfig, "A board; `distree agent run -c agent.yaml`."),
+    ("agent.yaml", AgentConfig, "Describes a board, for `distree agent run -c agent.yaml`."),
     (
         "orchestrator.yaml",
         OrchestratorConfig,
-        "An orchestrator; `distree orchestrator run -c orchestrator.yaml`.",
+        "Describes an orchestrator, for `distree orchestrator run -c orchestrator.yaml`.",
     ),
-    ("fleet.yaml", FleetConfig, "A simulated site; `distree simulate -c fleet.yaml`."),
+    ("fleet.yaml", FleetConfig, "Describes a simulated site, for `distree simulate -c fleet.yaml`."),
 )
 
 UNITS = (  # of the end of a key's name
     ("_mj_per_mmac", "mJ per million"), ("mj_per_mmac", "mJ per million"), ("mj_per_kb", "mJ per kB"),
     ("kbit_per_s", "kbit/s"), ("macs_per_s", "1/s"), ("_s", "s"), ("_ms", "ms"), ("_hz", "1/s"), ("_mj", "mJ"),
-    ("_mb", "MiB"), ("kb", "KiB"), ("_days", "days"), ("_bytes", "bytes"), ("bytes_per_input", "bytes"),
+    ("_mb", "MiB"), ("_kib", "KiB"), ("_px", "pixels"), ("_days", "days"), ("_bytes", "bytes"),
+    ("bytes_per_input", "bytes"),
 )  # fmt: skip
 
 STATUSES = (
-    ("0", "it worked"),
-    ("1", "it did not work out: a broker that cannot be reached, inputs without an answer, a time-out"),
-    ("2", "it was asked wrongly: options, a configuration file or a bundle"),
-    ("70", "an agent whose inference hung, to be restarted"),
-    ("130", "Ctrl-C"),
-    ("141", "what read the output is gone"),
+    ("0", "success"),
+    (
+        "1",
+        "failure: a broker that cannot be reached, inputs without an answer, a time-out, a plan that others replace",
+    ),
+    ("2", "wrong usage: an error in the options, a configuration file or a bundle"),
+    ("70", "an agent's inference hung; it should be restarted"),
+    ("130", "ended by Ctrl-C"),
+    ("141", "the program that read the output has ended"),
 )
 
 
-def pages() -> dict[str, str]:
-    """Return the pages by file name."""
-    return {
-        "topics.md": _topics(),
-        "payloads.md": _payloads(),
-        "configuration.md": _configuration(),
-        "commands.md": _commands(),
-        "errors.md": _errors(),
-    }
+PAGES = ("topics.md", "payloads.md", "configuration.md", "commands.md", "errors.md")
+
+
+def page(name: str) -> str:
+    """Return one of PAGES."""
+    match name:
+        case "topics.md":
+            return _topics()
+        case "payloads.md":
+            return _payloads()
+        case "configuration.md":
+            return _configuration()
+        case "commands.md":
+            return _commands()
+        case "errors.md":
+            return _errors()
+    raise ValueError(f"no page {name}")
 
 
 def main(folder: Path = Path("docs/reference")) -> None:
     """Write the pages into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in pages().items():
-        (folder / name).write_text(text, encoding="utf-8")
-    print(f"wrote {', '.join(pages())} to {folder}")
+    for name in PAGES:
+        (folder / name).write_text(page(name), encoding="utf-8")
+    print(f"wrote {', '.join(PAGES)} to {folder}")
 
 
 def _page(title: str, *parts: str) -> str:
@@ -91,7 +105,8 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 # ------------------------------------------------------------------ strings under names
 
 
-def docs_under(cls: type) -> dict[str, str]:
+@functools.cache
+def docs_under(cls: type) -> Mapping[str, str]:
     """Return what stands under the names of a class's body, by name, on one line each."""
     found = {}
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
@@ -134,15 +149,15 @@ def _topics() -> str:
     ]
     return _page(
         "Topics",
-        f"Version 1: all topics begin with `{topics.ROOT}/{{site}}`. Names in braces are ids, 1 to 32 of a-z, 0-9 and "
-        f"'-'; `{{stage}}` is the number of a stage. No board is called `{topics.ALL}`: as `{{to}}` it stands for all "
-        "boards of a wide stage.",
-        _table(("topic", "from", "to", "QoS", "retained", "content type", "what"), rows),
-        "What boards say to each other ends in `{sender}`, the board that says it. What is for one board has its id "
-        "before that: `{to}`, `{device}` or `{origin}`.",
-        _table(("who", "what it is"), [(f"`{role.value}`", roles[role.name]) for role in topics.Role]),
-        "How results look: [subscribe from your own program](../howto/subscribe.md). Who may publish what: [secure the "
-        "broker](../howto/secure-broker.md).",
+        f"All topics of version 1 begin with `{topics.ROOT}/{{site}}`. Names in braces are ids of 1 to 32 characters "
+        f"from a-z, 0-9 and '-', and `{{stage}}` is the number of a stage. As `{{to}}`, `{topics.ALL}` stands for all "
+        f"boards of a wide stage, so no board may be called `{topics.ALL}`.",
+        _table(("topic", "from", "to", "QoS", "retained", "content type", "meaning"), rows),
+        "Topics between boards end in `{sender}`, the board that publishes the message. Before that is the id of the "
+        "board it is for: `{to}`, `{device}` or `{origin}`. *From* and *to* name roles:",
+        _table(("role", "who has it"), [(f"`{role.value}`", roles[role.name]) for role in topics.Role]),
+        "[Payloads](payloads.md) describes the messages, [subscribe from your own program](../howto/subscribe.md) "
+        "shows a result, and [secure the broker](../howto/secure-broker.md) has access rules.",
     )
 
 
@@ -160,19 +175,19 @@ def _payloads() -> str:
         coded = f"JSON, schema `{layout.word}`"
         if not layout.is_json:
             coded = f"MessagePack, kind `{layout.word}`, version {layout.version}"
-        what = f"{payload_summary(cls)} On topics of kind `{kind.value}`; {coded}."
+        what = f"{payload_summary(cls)} Topic `{kind.value}`; {coded}."
         sections[cls.__name__] = what, _payload_fields(layout, is_json=layout.is_json)
     for cls in MESSAGES.values():
         is_json = layout_of(cls).is_json
-        for inner in _parts(layout_of(cls), is_json=is_json):
+        for inner in parts_of(layout_of(cls), is_json=is_json):
             form = "a list" if layout_of(inner).is_row and not is_json else "a map"
-            what = f"{payload_summary(inner)} As part of a message it is {form}."
+            what = f"{payload_summary(inner)} Part of other messages, as {form}."
             sections[_part_name(inner, is_json=is_json)] = what, _payload_fields(layout_of(inner), is_json=is_json)
     head = (
-        "What messages hold. A MessagePack message is a map that begins with its version, `v`, and its `kind`, a JSON "
-        "one with its `schema`. A field with a default is left out where it holds it, at the end of a list likewise. "
-        "Unknown keys are ignored, and so is what a list has beyond its fields. The same as schemas: "
-        "[asyncapi.yaml](../asyncapi.yaml); on which topics they are: [topics](topics.md)."
+        "The contents of every message. A MessagePack message is a map that begins with its version, `v`, and its "
+        "`kind`; a JSON message begins with its `schema`. Fields with a default may be missing; in a list, trailing "
+        "ones are. Readers ignore unknown keys, and list items beyond the known fields. The same is available as "
+        "schemas in [asyncapi.yaml](../asyncapi.yaml). [Topics](topics.md) says where each message is published."
     )
     return _page("Payloads", head, *(part for name, parts in sections.items() for part in (f"## {name}", *parts)))
 
@@ -182,7 +197,7 @@ def _part_name(cls: type, *, is_json: bool) -> str:
     return f"{cls.__name__} in JSON" if is_json and layout_of(cls).is_row else cls.__name__
 
 
-def _parts(layout: Layout, *, is_json: bool) -> Iterator[type]:
+def parts_of(layout: Layout, *, is_json: bool) -> Iterator[type]:
     """Yield the records inside of one, each before those inside of it."""
     for field in layout.fields:
         form = field.form_in(is_json=is_json)
@@ -190,13 +205,13 @@ def _parts(layout: Layout, *, is_json: bool) -> Iterator[type]:
         form = form.item if isinstance(form, Items) else form
         if isinstance(form, Part | Packed):
             yield form.cls
-            yield from _parts(layout_of(form.cls), is_json=is_json)
+            yield from parts_of(layout_of(form.cls), is_json=is_json)
 
 
 def _payload_fields(layout: Layout, *, is_json: bool) -> str:
     rows = []
     for field in (*layout.fields, *layout.beside):
-        what = _told(field.form_in(is_json=is_json), is_json=is_json)
+        what = form_text(field.form_in(is_json=is_json), is_json=is_json)
         default = "" if field.default is REQUIRED else f"`{json.dumps(field.default)}`"
         name = field.key_in(is_json=is_json)
         rows.append(
@@ -206,39 +221,41 @@ def _payload_fields(layout: Layout, *, is_json: bool) -> str:
     return _table(("field", "value", "default", "unit", "meaning"), rows)
 
 
-def _told(form: Form, *, is_json: bool) -> str:
+def form_text(form: Form, *, is_json: bool) -> str:
+    """Return what a field holds in words; parts as links to where they are described."""
     match form:
         case Branches():
-            return form.told
+            return form.description
         case Items():
-            return f"at most {form.most}, each {_told(form.item, is_json=is_json)}"
+            return f"list of at most {form.most}, each {form_text(form.item, is_json=is_json)}"
         case PackedItems():
-            return f"bytes of packed rows, {_told(form.items, is_json=is_json)}"
+            return f"bytes of packed rows, {form_text(form.items, is_json=is_json)}"
         case Part() | Packed():
             name = _part_name(form.cls, is_json=is_json)
             link = f"[{name}](#{name.lower().replace(' ', '-')})"
             return f"bytes of a packed {link}" if isinstance(form, Packed) else link
-    return form.told
+    return form.description
 
 
 # ------------------------------------------------------------------ configuration
 
 
 def _configuration() -> str:
-    sections = [(file, path, cls) for file, root, _ in FILES for path, cls in _sections(root)]
+    sections = [(file, path, cls) for file, root, _ in FILES for path, cls in key_sections(root)]
     known: dict[type, str] = {}
     for file, path, cls in sections:
         known.setdefault(cls, _anchor(file, path))
     parts = []
     for file, _, what in FILES:
-        parts += [f"## {file}", f"{what} Commented: `examples/{file}`."]
+        parts += [f"## {file}", f"{what} A commented example is in `examples/{file}`."]
         for of, path, cls in sections:
             if of == file and known[cls] == _anchor(file, path):
                 parts += [f"### {_heading(file, path)}", _summary(cls), _keys(cls, known)]
     return _page(
         "Configuration",
-        "Keys of the YAML files. A mistake is told with file, line, key and received value, and `distree agent check` "
-        "tells without running anything. Shares are `1%` or `0.01`. Paths count from the folder of the file.",
+        "The keys of the YAML files. Mistakes are reported with file, line, key and value. `distree agent check` "
+        "checks a board's file without running anything. Shares are written as `1%` or `0.01`. All paths, including "
+        "those of bundles and of defaults, are relative to the folder of the file that names them.",
         *parts,
     )
 
@@ -256,7 +273,7 @@ def _anchor(file: str, path: str) -> str:
     return re.sub(r"[^a-z0-9_-]+", "", _heading(file, path).lower().replace(" ", "-"))  # as MkDocs makes it
 
 
-def _sections(cls: type, path: str = "") -> Iterator[tuple[str, type]]:
+def key_sections(cls: type, path: str = "") -> Iterator[tuple[str, type]]:
     """Yield a dataclass and those in it, each with the key where it stands; `[]` is for each of a list."""
     yield path, cls
     hints = typing.get_type_hints(cls)
@@ -265,7 +282,7 @@ def _sections(cls: type, path: str = "") -> Iterator[tuple[str, type]]:
         for other in inner:
             key = f"{path}.{field.name}" if path else field.name
             key += "[]" if typing.get_origin(_without_none(hints[field.name])) is tuple else ""
-            yield from _sections(other, f"{key} ({_kind(other)})" if len(inner) > 1 else key)
+            yield from key_sections(other, f"{key} ({_kind(other)})" if len(inner) > 1 else key)
 
 
 def _without_none(hint: Any) -> Any:
@@ -287,36 +304,39 @@ def _kind(cls: type) -> str:
 
 
 def _keys(cls: type, known: dict[type, str]) -> str:
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     rows = []
     for field in dataclasses.fields(cls):
         unit = next((unit for end, unit in UNITS if field.name.endswith(end)), "")
-        kind = _type(hints[field.name], known)
-        rows.append((f"`{field.name}`", kind, _default(field), unit, _meaning(cls, field.name)))
+        kind = type_name(hints[field.name], known)
+        rows.append((f"`{field.name}`", kind, default_of(field), unit, _meaning(cls, field.name)))
     return _table(("key", "type", "default", "unit", "meaning"), rows)
 
 
-def _type(hint: Any, known: dict[type, str]) -> str:
+def type_name(hint: Any, known: dict[type, str]) -> str:
+    """Return the type of a key in words; a dataclass in `known` as a link to where it is described."""
     hint = _without_none(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return " or ".join(f"`{arg}`" for arg in args)
     if origin is tuple:
-        return f"list of {_type(args[0], known)}"
+        return f"list of {type_name(args[0], known)}"
     if origin is dict:
-        return f"mapping to {_type(args[1], known)}"
+        return f"mapping to {type_name(args[1], known)}"
     if origin in (Union, types.UnionType):
-        return ", ".join(_type(arg, known) for arg in args)
+        return ", ".join(type_name(arg, known) for arg in args)
     if hint in known:
         name = f"`{_kind(hint)}`" if "kind" in typing.get_type_hints(hint) else "mapping"
         return f"[{name}](#{known[hint]})"
-    names = {str: "text", int: "integer", float: "number", bool: "`true` or `false`", Path: "path", Share: "share"}
+    names = {str: "text", int: "integer", float: "number", bool: "`true` or `false`", Path: "path"}
+    names |= {Share: "share", Threshold: f"number or `{NEVER_WORD}`"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _default(field: Any) -> str:
+def default_of(field: Any) -> str:
+    """Return the default of a key as it stands in the table."""
     if field.default_factory is not dataclasses.MISSING:
-        return "its own"
+        return "its defaults"
     if field.default is dataclasses.MISSING:
         return "required"
     match field.default:
@@ -327,7 +347,7 @@ def _default(field: Any) -> str:
         case Share() as value:
             return f"`{value * 100:g}%`"
         case float(value):
-            return "for ever" if math.isinf(value) else f"`{value:g}`"
+            return "unlimited" if math.isinf(value) else f"`{value:g}`"
         case tuple(values):
             return f"`[{', '.join(f'{value:g}' for value in values)}]`"
     return f"`{field.default}`"
@@ -336,18 +356,16 @@ def _default(field: Any) -> str:
 # ------------------------------------------------------------------ commands
 
 
-def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Yield every command line that does something, such as "distree agent run", with its parser."""
-    for name in cli.COMMANDS:
-        parser, _ = cli._parser([name])
-        yield from _leaves(_of(parser, name))
+@functools.cache
+def group(name: str) -> argparse.ArgumentParser:
+    """Return the parser of a first word after distree."""
+    parser, _ = cli._parser([name])
+    return _subparsers(parser)[name]
 
 
-def groups() -> Iterator[argparse.ArgumentParser]:
-    """Yield the parser of every first word after distree."""
-    for name in cli.COMMANDS:
-        parser, _ = cli._parser([name])
-        yield _of(parser, name)
+def commands(name: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yield every command line of a group that does something, such as "distree agent run", with its parser."""
+    yield from _leaves(group(name))
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -355,10 +373,6 @@ def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     return {}
-
-
-def _of(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
-    return _subparsers(parser)[name]
 
 
 def _leaves(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -373,19 +387,17 @@ def _commands() -> str:
     parts = []
     for name, (_, summary) in cli.COMMANDS.items():
         parts += [f"## distree {name}", _sentence(summary)]
-        for line, parser in commands():
-            if line.split()[1] != name:
-                continue
+        for line, parser in commands(name):
             if line.count(" ") > 1:
                 parts += [f"### {line}", _sentence(_helps(name)[line.split()[-1]])]
-            rows = [_option(parser, action) for action in parser._actions if action.dest != "help"]
+            rows = [option_of(parser, action) for action in parser._actions if action.dest != "help"]
             if rows:
                 parts.append(_table(("argument", "default", "meaning"), rows))
             example = textwrap.dedent(re.sub(r"^examples?:( |\n)", "", parser.epilog or ""))
             parts.append(f"```text\n{example}\n```")
     return _page(
         "Commands",
-        "`distree COMMAND --help` says the same. Every command ends with a status of [these](errors.md).",
+        "`distree COMMAND --help` prints the same. Commands end with one of [these statuses](errors.md).",
         *parts,
     )
 
@@ -396,14 +408,13 @@ def _sentence(text: str) -> str:
 
 def _helps(name: str) -> dict[str, str]:
     """Return the one-line helps of a group's commands, by the command's own word."""
-    parser, _ = cli._parser([name])
-    for action in _of(parser, name)._actions:
+    for action in group(name)._actions:
         if isinstance(action, argparse._SubParsersAction):
             return {choice.dest: choice.help or "" for choice in action._choices_actions}
     return {}
 
 
-def _option(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str, str, str]:
+def option_of(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str, str, str]:
     """Return how an argument is written, its default, and what it is for."""
     names = ", ".join(f"`{name}`" for name in action.option_strings)
     value = str(action.metavar or "|".join(map(str, action.choices or ())) or action.dest.upper())
@@ -429,9 +440,10 @@ def _errors() -> str:
     ]
     return _page(
         "Errors and exit statuses",
-        "An error is one line on standard error: what, where, how to mend it. The status says whose turn it is:",
+        "An error is one line on standard error: what is wrong and where, then, after a semicolon, how to fix it. "
+        "[Error messages](error-messages.md) lists them. The exit status tells the kinds apart:",
         _table(("status", "meaning"), [(f"`{status}`", meaning) for status, meaning in STATUSES]),
-        "In Python, every error that DistrEE reports is a `distree.errors.DistreeError`:",
+        "In Python, every error that DistrEE reports is a `distree.errors.DistreeError`, or one of its subclasses:",
         _table(("class", "meaning"), rows),
     )
 

@@ -93,13 +93,13 @@ def _measure(broker: Broker, only: str | None, played: Sequence[trials.Trial]) -
 def _facts(broker: Broker, server: Server) -> dict[str, str]:
     facts = capabilities(server.host, server.port, broker.mqtt)
     facts["round trip"] = f"{round_trip(server.host, server.port, broker.mqtt):.1f} ms"
-    facts["round trip, TCP_NODELAY left out"] = "not to be set"
+    facts["round trip without TCP_NODELAY"] = "cannot be set"
     if broker.can_delay:
         with (
             tempfile.TemporaryDirectory(prefix="distree-brokers-") as name,
             broker.start(Path(name), nodelay=False) as slow,
         ):
-            facts["round trip, TCP_NODELAY left out"] = f"{round_trip(slow.host, slow.port, broker.mqtt):.1f} ms"
+            facts["round trip without TCP_NODELAY"] = f"{round_trip(slow.host, slow.port, broker.mqtt):.1f} ms"
     return facts
 
 

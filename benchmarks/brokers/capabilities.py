@@ -56,7 +56,7 @@ def capabilities(host: str, port: int, mqtt: str | int = "auto") -> dict[str, st
 
 def _version(address: tuple[str, int], mqtt: str | int) -> tuple[MQTTProtocolVersion, str]:
     if mqtt == "3.1.1":
-        return V3, "3.1.1, as asked"
+        return V3, "3.1.1, as configured"
     try:
         with Client(address, V5):
             return V5, "5"
@@ -292,7 +292,7 @@ def qos_1(bench: Bench) -> str:
         second = client.hear()
     if first is None or first.qos != 1:
         return "no"
-    return "yes" if second is not None and second.qos == 0 else "yes, also for what is published at QoS 0"
+    return "yes" if second is not None and second.qos == 0 else "yes, even for messages published at QoS 0"
 
 
 def burst(bench: Bench) -> str:
@@ -352,22 +352,22 @@ FACTS: dict[str, Callable[[Bench], str]] = {
     "retained, exact topic": retained_exact,
     "retained, with +": retained_plus,
     "retained, with #": retained_hash,
-    "retained, subscribed again": retained_again,
-    "empty retained clears": cleared,
-    "retained, not asked for": unasked,
+    "retained, on a second subscription": retained_again,
+    "empty message clears retained": cleared,
+    "retained messages never subscribed to": unasked,
     "will of a killed client": _several(will),
     "will retained": _several(will_retained),
     "will after DISCONNECT": _several(will_after_disconnect),
-    "will of one ousted by its id": _several(will_of_a_predecessor),
-    "session keeps QoS 1": _several(session),
+    "will of a client replaced under its id": _several(will_of_a_predecessor),
+    "session keeps QoS 1 messages": _several(session),
     "8 filters in one SUBSCRIBE": eight_filters,
     "20 filters in one SUBSCRIBE": twenty_filters,
-    "two filters match: comes": overlapping,
-    "own messages come": own,
+    "two matching subscriptions: delivered": overlapping,
+    "own messages delivered": own,
     "no-local": no_local,
     "$share": shared,
-    "PUBACK where nobody reads": nobody_reads,
-    f"{BURST} at once": burst,
+    "PUBACK without subscribers": nobody_reads,
+    f"{BURST} sent at once": burst,
     "largest payload": largest,
 }
 """The facts in the order of the table."""

@@ -17,7 +17,7 @@ def text(reports: Sequence[Report], machine: str) -> str:
     """Return all tables, and the configurations that were used."""
     found = [report for report in reports if not report.get("trouble")]
     absent = [f"- {report['name']}: {report['trouble']}" for report in reports if report.get("trouble")]
-    parts = [f"Measured on {machine}; broker, boards and clients share it."]
+    parts = [f"Measured on {machine}, which broker, boards and clients share."]
     if absent:
         parts.append("Not measured:\n\n" + "\n".join(absent))
     if any(report.get("facts") for report in found):

@@ -35,7 +35,7 @@ STALL_S = 15.0
 """Longest silence before a trial is given up."""
 
 DEADLINE_MS = 5000
-SILENCE_MS = 1000
+MIN_RETRY_MS = 1000
 """Both generous: what is tried is the broker, and not how many processes this machine can run at a time."""
 
 
@@ -156,7 +156,7 @@ class Stage:
         if board.is_origin:
             pipeline["origin"] = self._origin()
             if load_bundle(bundle, verify=()).is_wide:
-                pipeline["branch_timeout_ms"] = SILENCE_MS
+                pipeline["branch_timeout_ms"] = MIN_RETRY_MS
         return {
             "site": self._site,
             "device": board.device,
@@ -169,7 +169,7 @@ class Stage:
         path = self._folder / "inputs.npz"
         np.savez(path, input=self.trial.images)
         source = {"kind": "replay", "path": str(path), "rate_hz": self.trial.rate_hz}
-        return {"deadline_ms": DEADLINE_MS, "silence_ms": SILENCE_MS, "source": source}
+        return {"deadline_ms": DEADLINE_MS, "min_retry_ms": MIN_RETRY_MS, "source": source}
 
     def listen(self, limit_s: float) -> bool:
         """Take what comes within so long; False if nothing came."""

@@ -38,6 +38,7 @@ from benchmarks.peers.tap import Tap
 from broker_config.managed import ManagedBroker, free_port
 from distree import child_processes
 from distree.bundle.loading import find_bundle
+from distree.thresholds import NEVER
 
 NEEDS = {"grpc": "grpc", "zeromq": "zmq"}
 """Modules that a way needs beyond the base install."""
@@ -87,7 +88,7 @@ class Bench:
     def __init__(self, folder: Path, broker: ManagedBroker) -> None:
         self.broker = broker
         self._folder = folder
-        self._travels, self._leaves = bundle(folder / "travels", 2.0), bundle(folder / "leaves", 0.0)
+        self._travels, self._leaves = bundle(folder / "travels", NEVER), bundle(folder / "leaves", 0.0)
 
     @contextlib.contextmanager
     def server(self, way: str, port: int) -> Iterator[int]:

@@ -224,7 +224,7 @@ class Fleet:
 
     def origin(self, device: str, stages: list[int], **changes: Any) -> None:
         """Start an agent with inputs of its own."""
-        own = {"deadline_ms": 2000, "pending": 1024, "source": {"kind": "mqtt"}, **changes}
+        own = {"deadline_ms": 2000, "max_pending": 1024, "source": {"kind": "mqtt"}, **changes}
         self.board(device, stages, origin=own)
 
     def ready(self, *devices: str) -> None:
@@ -234,7 +234,7 @@ class Fleet:
 
     def send_all_on(self, exits: int) -> None:
         """Have no exit but the last be sure of anything, by a plan that stays at the broker."""
-        pipeline = {"name": PIPELINE, "bundle": self.bundle, "thresholds": [2.0] * exits}
+        pipeline = {"name": PIPELINE, "bundle": self.bundle, "thresholds": ["never"] * exits}
         store = {"path": str(self.folder / "orchestrator.db")}
         self.start("orchestrator", ["orchestrator", "run"], {"store": store, "pipelines": [pipeline]})
         self.ear.until(lambda: self.ear.plans > 0, "a plan")

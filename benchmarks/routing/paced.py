@@ -28,10 +28,15 @@ def at_least(seconds: float, run: Callable[..., Any]) -> Callable[..., Any]:
     return paced
 
 
+def pace(milliseconds: float) -> None:
+    """Have each segment of this process take so long at the least."""
+    if milliseconds:
+        TFLiteRuntime.run = at_least(milliseconds / 1000, TFLiteRuntime.run)  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     from distree.apps.cli import main
 
-    if float(sys.argv[1]):
-        TFLiteRuntime.run = at_least(float(sys.argv[1]) / 1000, TFLiteRuntime.run)  # type: ignore[method-assign]
+    pace(float(sys.argv[1]))
     sys.argv = ["distree", *sys.argv[2:]]
     sys.exit(main())

@@ -22,12 +22,12 @@ from benchmarks.soak.site import (
     raw_client,
     stage_topic,
 )
+from distree.thresholds import NEVER
 
 BIG_BYTES = 200_000_000
 MAPS = (1 << 20) - 64
 SIDE = 1020
 MAX_GROWTH_KB = 16 << 10
-NEVER = 2.0
 _PIECE = 1 << 20
 
 

@@ -128,7 +128,7 @@ def _play(report: Report, case: Case, site: Site, proxy: Proxy, publisher: Publi
     pool, observer = images()[:COUNT], site.observer
     origin: dict[str, Any] = {"deadline_ms": 3000, "source": {"kind": "mqtt"}}
     if case.replay:
-        origin["source"] = {"kind": "replay", "path": str(SAMPLES), "rate_hz": RATE_HZ, "limit": COUNT}
+        origin["source"] = {"kind": "replay", "path": str(SAMPLES), "rate_hz": RATE_HZ, "max_inputs": COUNT}
     more = [{"name": f"spare{k}", "bundle": PIPELINE, "stages": [0]} for k in range(case.pipelines)]
     site.agent("cam", [0], origin=origin, port=proxy.port, more=more, ready=False)
     # Where states cannot be retained, or published at all, an answer is what tells.

@@ -10,10 +10,9 @@ from benchmarks.soak.broker import make_broker
 from benchmarks.soak.outages import start_chain
 from benchmarks.soak.report import Report
 from benchmarks.soak.site import Flow, Options, Publisher, closing_all, images, open_site
+from distree.thresholds import NEVER
 
 RATE_HZ = 200.0
-NEVER = 2.0
-"""A threshold that max softmax does not reach: all inputs travel, so that some are under way at a kill."""
 
 
 def run(report: Report, options: Options) -> None:
@@ -22,7 +21,7 @@ def run(report: Report, options: Options) -> None:
         publisher = Publisher(broker.port)
         with closing_all(publisher):
             site.plan(publisher, (NEVER, NEVER))
-            start_chain(site, spool=True, pending=512)
+            start_chain(site, spool=True, max_pending=512)
             observer, flow = site.observer, Flow(publisher, "cam", images())
             flow.start("k", RATE_HZ)
             for _ in range(options.kills):

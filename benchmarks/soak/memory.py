@@ -22,13 +22,11 @@ from benchmarks.soak.site import (
     open_site,
     tiny_images,
 )
+from distree.thresholds import NEVER
 
 MAX_GROWTH_KB = 1024
 SLOWEST_HZ = 150.0
 """Inputs that are answered more slowly than this are not waited for."""
-
-NEVER = 2.0
-"""A threshold that max softmax does not reach."""
 
 
 def _replay(path: Any = SAMPLES) -> dict[str, Any]:

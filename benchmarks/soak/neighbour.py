@@ -10,10 +10,10 @@ from benchmarks.soak.broker import make_broker
 from benchmarks.soak.outages import start_chain
 from benchmarks.soak.report import Report
 from benchmarks.soak.site import Answer, Flow, Options, Publisher, closing_all, images, open_site
+from distree.thresholds import NEVER
 
 RATE_HZ = 60.0
 BEFORE_S, DOWN_S, AFTER_S = 8.0, 20.0, 20.0
-NEVER = 2.0
 
 
 def run(report: Report, options: Options) -> None:
@@ -21,7 +21,7 @@ def run(report: Report, options: Options) -> None:
         publisher = Publisher(broker.port)
         with closing_all(publisher):
             site.plan(publisher, (NEVER, NEVER))
-            start_chain(site, deadline_ms=10_000, pending=64)
+            start_chain(site, deadline_ms=10_000, max_pending=64)
             observer, flow = site.observer, Flow(publisher, "cam", images())
             flow.start("n", RATE_HZ)
             time.sleep(BEFORE_S)

@@ -12,7 +12,7 @@ from benchmarks.soak.report import Report
 from benchmarks.soak.site import Flow, Options, Publisher, Site, closing_all, images, open_site
 
 INPUTS = 6_000
-ORIGIN = {"pending": 128, "deadline_ms": 3000, "source": {"kind": "mqtt"}}
+ORIGIN = {"max_pending": 128, "deadline_ms": 3000, "source": {"kind": "mqtt"}}
 
 
 def start_chain(site: Site, origin_port: int | None = None, **origin: object) -> None:

@@ -82,7 +82,7 @@ def _while_paused(report: Report, site: Site, publisher: Publisher) -> None:
 
 
 def _start(site: Site, publisher: Publisher) -> Flow:
-    start_chain(site, pending=512, deadline_ms=5000)
+    start_chain(site, max_pending=512, deadline_ms=5000)
     return Flow(publisher, "cam", images())
 
 

@@ -441,7 +441,7 @@ class Site:
             "device": device,
             "broker": {"port": port or self.port, "keepalive_s": 5},
             "state_dir": str(self.folder / f"{device}-state"),
-            "telemetry_s": 0.5,
+            "telemetry_interval_s": 0.5,
             "pipelines": [pipeline, *more],
             **changes,
         }

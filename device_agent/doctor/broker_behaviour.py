@@ -1,4 +1,4 @@
-"""How the broker answers: whether it says when nobody reads a message, and whether it holds small ones back."""
+"""How the broker behaves: whether it reports messages without a reader, and whether it delays small ones."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import contextlib
 import time
 
 from device_agent.addresses import subscriptions, unheard
-from device_agent.doctor.checks import Finding, Visit, noted, ok, told, unknown
-from device_agent.doctor.disconnects import NOBODY, nobody
+from device_agent.doctor.checks import Check, CheckContext, Finding, failure_from, note_from, ok, unknown
+from device_agent.doctor.disconnects import NOBODY, unread_topic
 from device_agent.doctor.network import session
 from distree.messages.codec import PROBE
 from distree.transport import connect_errors, nagle
@@ -18,35 +18,43 @@ _ECHOES_S = 3.0
 """How long the echoes of one trial may take: twenty pairs, each some 40 ms late at worst."""
 
 
-def check_unread(visit: Visit) -> Finding:
-    """The broker says when nobody reads a message: a board that has stopped is then noticed at once."""
-    settings = visit.config.broker
-    if not visit.five:
-        return noted(connect_errors.tells_no_unread(settings, five=False))
-    names = [nobody(visit), *unheard(visit.config, visit.bundles, (), NOBODY)]
-    for topic in names if visit.qos else ():
-        with contextlib.suppress(HangUpError), session(visit) as client:
-            code = client.publish(topic, PROBE, qos=1, until=visit.until())
+def check_no_subscribers(context: CheckContext) -> Finding:
+    """The broker reports messages without a reader, so that a board that has stopped is noticed at once."""
+    settings = context.config.broker
+    if not context.is_mqtt5:
+        return note_from(connect_errors.tells_no_unread(settings, is_mqtt5=False))
+    names = [unread_topic(context), *unheard(context.config, context.bundles, (), NOBODY)]
+    for topic in names if context.qos else ():
+        with contextlib.suppress(HangUpError), session(context) as client:
+            code = client.publish(topic, PROBE, qos=1, until=context.until())
             if code == NO_SUBSCRIBERS:
-                return ok("the broker says when nobody reads a message")
+                return ok("the broker reports messages without a reader")
             if code < REFUSED:
-                return noted(connect_errors.tells_no_unread(settings, five=True))
-    return unknown("whether the broker says when nobody reads a message is not known: this user may not try it")
+                return note_from(connect_errors.tells_no_unread(settings, is_mqtt5=True))
+    return unknown(
+        "this user may not try whether the broker reports messages without a reader",
+        f"allow it to publish on {unread_topic(context)}",
+    )
 
 
-def check_delay(visit: Visit) -> Finding:
-    """Small messages pass at once: a broker that leaves TCP_NODELAY off holds them back."""
-    me = visit.config.device
-    for sub in subscriptions(visit.config, visit.bundles):
-        if not sub.filter.endswith(f"/{me}/+") or sub.filter in visit.blamed:
-            continue  # others would hear of it
-        with contextlib.suppress(HangUpError, TimeoutError), session(visit) as client:
-            until = min(visit.until(), time.monotonic() + _ECHOES_S)
+def check_tcp_nodelay(context: CheckContext) -> Finding:
+    """Small messages are passed on at once: a broker that leaves TCP_NODELAY off delays them."""
+    me = context.config.device
+    for sub in subscriptions(context.config, context.bundles):
+        if not sub.filter.endswith(f"/{me}/+") or sub.filter in context.disconnecting:
+            continue  # others would receive it
+        with contextlib.suppress(HangUpError, TimeoutError), session(context) as client:
+            until = min(context.until(), time.monotonic() + _ECHOES_S)
             found = nagle.over_probe(client, sub.topic_of(me), PROBE, until)
             if found is not None:
-                return (
-                    told(connect_errors.holds_back(visit.config.broker)) if found else ok("small messages pass at once")
-                )
+                slow = connect_errors.holds_back(context.config.broker)
+                return failure_from(slow) if found else ok("small messages are passed on at once")
     return unknown(
-        "whether small messages pass at once is not known: nothing that this board sends to itself comes back"
+        "whether small messages are delayed is not known: nothing that this board sends to itself comes back"
     )
+
+
+CHECKS = (
+    Check(name="no-subscribers", run=check_no_subscribers, needs=("login", "bundle")),
+    Check(name="tcp-nodelay", run=check_tcp_nodelay, needs=("login", "bundle")),
+)

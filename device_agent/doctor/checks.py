@@ -1,4 +1,4 @@
-"""What a check is, and how they are run: one by one, each within its limit, none after what it needs failed."""
+"""What a check is, and how checks are run: one by one, each within its time limit, none after what it needs failed."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from ssl import SSLContext
 from typing import TYPE_CHECKING, Literal
 
 from device_agent.config import AgentConfig
-from distree.errors import DistreeError
+from distree.errors import DistreeError, Problem
 from distree.record import record
 from distree.transport import connect_errors
-from distree.transport.probe import Greeting, HangUpError
+from distree.transport.probe import Connack, HangUpError
 
 if TYPE_CHECKING:
     from distree.bundle.loading import Bundle
     from distree.messages.device import DeviceMeta
 
 Status = Literal["ok", "failed", "unknown", "skipped"]
-"""`unknown` is what could not be found out: said, and no reason to fail."""
+"""`unknown` is what could not be found out: it is reported, but is no failure."""
 
 _GRACE_S = 1.0
-"""What a check may take beyond its limit before it is left alone: its own messages are the better ones."""
+"""What a check may take beyond its limit before it is abandoned: its own messages are better than that."""
 
 
 @record
 class Finding:
-    """What a check found: one line, and for a failure one more with the remedy."""
+    """What a check found: one line, and for a failure another one with the remedy."""
 
     status: Status
     text: str
     remedy: str = ""
 
 
-def ok(text: str) -> Finding:
-    """All is well."""
-    return Finding(status="ok", text=text)
+def ok(text: str, remedy: str = "") -> Finding:
+    """All is well; `remedy` is how it could be better still."""
+    return Finding(status="ok", text=text, remedy=remedy)
 
 
 def failed(text: str, remedy: str) -> Finding:
-    """Something must be mended."""
+    """Something must be fixed."""
     return Finding(status="failed", text=text, remedy=remedy)
 
 
@@ -50,47 +50,40 @@ def unknown(text: str, remedy: str = "") -> Finding:
     return Finding(status="unknown", text=text, remedy=remedy)
 
 
-def blamed(error: Exception) -> Finding:
-    """Make a finding of an error whose message says how to mend it."""
-    return told(str(error))
+def failure_from(problem: Problem) -> Finding:
+    """Report a problem as a failure."""
+    return failed(*problem)
 
 
-def told(line: str) -> Finding:
-    """Make a failure of a line "what: how to mend it" or "what: why; how to mend it"."""
-    at = max(line.rfind(": "), line.rfind("; "))
-    return failed(line[:at], line[at + 2 :]) if at > 0 else failed(line, "")
-
-
-def noted(line: str) -> Finding:
-    """Make of a line as `told` takes it something that is good to know, and no failure."""
-    found = told(line)
-    return Finding(status="ok", text=found.text, remedy=found.remedy)
+def note_from(problem: Problem) -> Finding:
+    """Report a problem as something that is good to know, but no failure."""
+    return ok(*problem)
 
 
 @dataclass(slots=True)
-class Visit:
-    """A board under examination: its configuration, and what checks found that later ones need."""
+class CheckContext:
+    """What checks share: the board's configuration, and what checks found that later ones need."""
 
     config: AgentConfig
     timeout_s: float
     bundles: list[Bundle] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
     tls: SSLContext | None = None
-    five: bool = True
+    is_mqtt5: bool = True
     """Whether the broker speaks MQTT 5."""
-    let_in: bool = False
+    logged_in: bool = False
     """Whether the login succeeded."""
-    greeting: Greeting = field(default_factory=lambda: Greeting(code=0))
+    greeting: Connack = field(default_factory=lambda: Connack(code=0))
     withholds: bool | None = None
-    """Whether what is published at QoS 2 and not released reaches nobody; None while that was not tried."""
+    """Whether what is published at QoS 2 and not released reaches nobody; None until that was tried."""
     qos: int = 2
     """The highest QoS of a publish that does not end the connection, as far as is known."""
     retains: bool | None = None
-    """Whether retained messages pass; None while that is not known."""
+    """Whether retained messages work; None until that is known."""
     metas: list[DeviceMeta] | None = None
-    """What other boards say of themselves; None while nobody listened."""
-    blamed: set[str] = field(default_factory=set)
-    """Topics to which a subscription, or on which a publish, ends the connection: later checks leave them alone."""
+    """Other boards' descriptions; None until they were read."""
+    disconnecting: set[str] = field(default_factory=set)
+    """Topics to which a subscription, or on which a publish, ends the connection: later checks avoid them."""
 
     def until(self) -> float:
         """When the running check must be done, of the monotonic clock."""
@@ -99,26 +92,28 @@ class Visit:
 
 @record
 class Check:
-    """One check. `needs` are the names of those that must not have failed; `forks` is for the main thread alone."""
+    """A check. `needs` are the names of checks that must not have failed; one that `forks` runs in the main thread."""
 
     name: str
-    run: Callable[[Visit], Finding]
+    run: Callable[[CheckContext], Finding]
     needs: tuple[str, ...] = ()
     forks: bool = False
 
 
 @record
-class Outcome:
-    """A finding with the name of its check and the seconds that it took."""
+class CheckResult:
+    """A finding with the name of its check and the seconds it took."""
 
     check: str
     finding: Finding
     took_s: float
 
 
-def examine(visit: Visit, checks: Sequence[Check], tell: Callable[[Outcome], None]) -> list[Outcome]:
-    """Run the checks in order, and tell of each as it is done."""
-    outcomes: list[Outcome] = []
+def run_checks(
+    context: CheckContext, checks: Sequence[Check], tell: Callable[[CheckResult], None]
+) -> list[CheckResult]:
+    """Run the checks in order, and report each as it is done."""
+    results: list[CheckResult] = []
     bad: set[str] = set()
     for check in checks:
         started_at = time.monotonic()
@@ -126,37 +121,40 @@ def examine(visit: Visit, checks: Sequence[Check], tell: Callable[[Outcome], Non
         if missing:
             finding = Finding(status="skipped", text=f"needs {', '.join(missing)}")
         else:
-            finding = _guarded(check, visit) if check.forks else _within_limit(check, visit)
+            finding = _guarded(check, context) if check.forks else _within_limit(check, context)
         if finding.status in ("failed", "skipped"):
             bad.add(check.name)
-        outcomes.append(Outcome(check=check.name, finding=finding, took_s=time.monotonic() - started_at))
-        tell(outcomes[-1])
-    return outcomes
+        results.append(CheckResult(check=check.name, finding=finding, took_s=time.monotonic() - started_at))
+        tell(results[-1])
+    return results
 
 
-def _within_limit(check: Check, visit: Visit) -> Finding:
-    """Run a check in a thread, which is left behind if it hangs: some calls, as for names, cannot be interrupted."""
+def _within_limit(check: Check, context: CheckContext) -> Finding:
+    """Run a check in a thread, which is abandoned if it hangs: some calls, such as name look-ups, cannot be stopped."""
     found: list[Finding] = []
-    thread = threading.Thread(target=lambda: found.append(_guarded(check, visit)), daemon=True, name=check.name)
+    thread = threading.Thread(target=lambda: found.append(_guarded(check, context)), daemon=True, name=check.name)
     thread.start()
-    thread.join(visit.timeout_s + _GRACE_S)
-    return found[0] if found else _too_slow(visit)
+    thread.join(context.timeout_s + _GRACE_S)
+    return found[0] if found else _too_slow(context)
 
 
-def _too_slow(visit: Visit) -> Finding:
-    return failed(f"no answer within {visit.timeout_s:g} s", "try again with a longer --timeout, or see what hangs")
+def _too_slow(context: CheckContext) -> Finding:
+    return failed(
+        f"no answer within {context.timeout_s:g} s", "try again with a longer --timeout, or find out what hangs"
+    )
 
 
-def _guarded(check: Check, visit: Visit) -> Finding:
+def _guarded(check: Check, context: CheckContext) -> Finding:
     try:
-        return check.run(visit)
+        return check.run(context)
     except HangUpError:
-        return told(connect_errors.breaks_by_itself(visit.config.broker))
+        return failure_from(connect_errors.breaks_by_itself(context.config.broker))
     except DistreeError as error:
-        return blamed(error)
+        return failure_from(error.problem)
     except TimeoutError:
-        return _too_slow(visit)
+        return _too_slow(context)
     except OSError as error:
-        return failed(f"the system says: {error}", "see that the network and the disk are in order")
-    except Exception as error:  # noqa: BLE001 - a check that breaks must not end the others
-        return failed(f"the check itself broke: {type(error).__name__}: {error}", "report it, with --bundle-report")
+        return failed(f"the operating system reports: {error}", "check the network and the disk")
+    except Exception as error:  # noqa: BLE001 - a check with a bug must not end the others
+        what = f"the check itself broke: {type(error).__name__}: {error}"
+        return failed(what, "report this as a bug, with the file that --report writes")

@@ -1,4 +1,4 @@
-"""Whether something ends the connection: tried on connections of its own, and once more before it is blamed."""
+"""Whether something ends the connection: tried on a connection of its own, and a second time before it is blamed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from device_agent.doctor.checks import Visit
+from device_agent.doctor.checks import CheckContext
 from device_agent.doctor.network import session
 from distree import topics
 from distree.errors import BrokerError
@@ -19,39 +19,39 @@ SETTLE_S = 0.5
 """How long a broker may take to deliver what it has, in seconds."""
 
 NOBODY = "doctor-nobody"
-"""A board that is not there: what is addressed to it reaches nobody."""
+"""A board that does not exist: what is addressed to it reaches nobody."""
 
 Act = Callable[[ProbeClient], object]
 
 
-def ends(visit: Visit, act: Act) -> bool:
-    """Whether `act` ends the connection twice out of two; a connection that ends before it is the network's matter.
+def disconnects(context: CheckContext, act: Act) -> bool:
+    """Whether `act` ends the connection both times; a connection that ends before it is the network's fault.
 
     Raises BrokerError for a connection that ends by itself.
     """
-    return _ended(visit, act) and _ended(visit, act)
+    return _ended(context, act) and _ended(context, act)
 
 
-def _ended(visit: Visit, act: Act) -> bool:
-    with session(visit) as client:
+def _ended(context: CheckContext, act: Act) -> bool:
+    with session(context) as client:
         try:
-            client.ping(visit.until())
+            client.ping(context.until())
         except HangUpError:
-            raise BrokerError(connect_errors.breaks_by_itself(visit.config.broker)) from None
+            raise BrokerError(*connect_errors.breaks_by_itself(context.config.broker)) from None
         try:
             act(client)
-            client.ping(visit.until())
+            client.ping(context.until())
         except HangUpError:
             return True
     return False
 
 
-def least(low: int, high: int, fails: Callable[[int], bool], within: int = 1) -> tuple[int, int]:
-    """Narrow down from which number on something fails: (passes, fails), at most `within` apart.
+def bisected(low: int, high: int, fails: Callable[[int], bool], within: int = 1) -> tuple[int, int]:
+    """Narrow down from which number on something fails: (works, fails), at most `within` apart.
 
-    `low` is known to pass and `high` to fail.
+    `low` is known to work and `high` to fail.
 
-    >>> least(1, 1000, lambda n: n > 300)
+    >>> bisected(1, 1000, lambda n: n > 300)
     (300, 301)
     """
     while high - low > within:
@@ -63,77 +63,77 @@ def least(low: int, high: int, fails: Callable[[int], bool], within: int = 1) ->
     return low, high
 
 
-def bad_filters(visit: Visit, filters: Sequence[str]) -> tuple[list[str], int]:
-    """Find what is wrong with a SUBSCRIBE that ends the connection: the filters that do so by themselves.
+def filters_to_blame(context: CheckContext, filters: Sequence[str]) -> tuple[list[str], int]:
+    """Find what is wrong with a SUBSCRIBE that ends the connection: return (filters, number of filters).
 
-    Where none does it is their number: then returns with no filter the least number that ends the connection, else 0.
-    Where neither explains it, both are empty: it was the network.
+    The filters are those that end it by themselves. If none does, it is their number: then the second value is the
+    smallest number that ends the connection, otherwise 0. If neither explains it, it was the network.
     """
     if len(filters) == 1:
-        return (list(filters), 0) if hangs_up_on(visit, filters) else ([], 0)
+        return (list(filters), 0) if subscribing_disconnects(context, filters) else ([], 0)
     middle = len(filters) // 2
     blamed: list[str] = []
     for half in (filters[:middle], filters[middle:]):
-        if hangs_up_on(visit, half):
-            found, number = bad_filters(visit, half)
+        if subscribing_disconnects(context, half):
+            found, number = filters_to_blame(context, half)
             if number:
                 return [], number
             blamed += found
-    if blamed or not hangs_up_on(visit, filters):
+    if blamed or not subscribing_disconnects(context, filters):
         return blamed, 0
-    return [], least(middle, len(filters), lambda n: hangs_up_on(visit, filters[:n]))[1]
+    return [], bisected(middle, len(filters), lambda n: subscribing_disconnects(context, filters[:n]))[1]
 
 
-def hangs_up_on(visit: Visit, filters: Sequence[str]) -> bool:
+def subscribing_disconnects(context: CheckContext, filters: Sequence[str]) -> bool:
     """Whether a SUBSCRIBE with these filters ends the connection."""
-    return ends(visit, lambda client: client.subscribe_all(filters, visit.until()))
+    return disconnects(context, lambda client: client.subscribe_all(filters, context.until()))
 
 
-def withholds(visit: Visit) -> bool:
-    """Whether the broker keeps what is published at QoS 2 until it is released. Asked once, on harmless topics."""
-    if visit.withholds is None:
-        with session(visit):
-            visit.qos = min(visit.qos, visit.greeting.max_qos)
-        visit.withholds = visit.qos == 2 and _keeps_back(visit)
-    return visit.withholds
+def withholds(context: CheckContext) -> bool:
+    """Whether the broker keeps what is published at QoS 2 until it is released. Tried once, on harmless topics."""
+    if context.withholds is None:
+        with session(context):
+            context.qos = min(context.qos, context.greeting.max_qos)
+        context.withholds = context.qos == 2 and _keeps_back(context)
+    return context.withholds
 
 
-def _keeps_back(visit: Visit) -> bool:
-    config = visit.config
+def _keeps_back(context: CheckContext) -> bool:
+    config = context.config
     own = topics.device(config.site, config.device, Kind.STATE)
     all_end = True
-    for topic in (own, nobody(visit)):
+    for topic in (own, unread_topic(context)):
         try:
-            with session(visit) as client:
-                client.subscribe(topic, visit.until())
-                code = client.withhold(topic, PROBE, visit.until())
+            with session(context) as client:
+                client.subscribe(topic, context.until())
+                code = client.withhold(topic, PROBE, context.until())
                 all_end = False
                 if code < REFUSED:
-                    patience = min(visit.until(), time.monotonic() + SETTLE_S)
-                    return not client.listen(patience, partial(came, client, topic))
+                    patience = min(context.until(), time.monotonic() + SETTLE_S)
+                    return not client.listen(patience, partial(arrived, client, topic))
         except HangUpError:
             continue
-    other = nobody(visit)
-    if all_end and not ends(visit, lambda client: client.publish(other, PROBE, qos=0, until=visit.until())):
-        visit.qos = 1  # or less, which is tried later
+    other = unread_topic(context)
+    if all_end and not disconnects(context, lambda client: client.publish(other, PROBE, qos=0, until=context.until())):
+        context.qos = 1  # or less, which is tried later
         return False
-    # Refused, or hung up on, whatever it is: nothing of what follows is likely to be handed on.
+    # Refused, or hung up on, whatever it is: nothing that follows is likely to be delivered.
     return True
 
 
-def nobody(visit: Visit) -> str:
-    """Return a topic that agents alone read, addressed to none that is there."""
-    config = visit.config
+def unread_topic(context: CheckContext) -> str:
+    """Return a topic that only agents read, addressed to a board that does not exist."""
+    config = context.config
     return topics.to_board(config.site, config.pipelines[0].name, Kind.OUTCOME, NOBODY, config.device)
 
 
-def came(client: ProbeClient, topic: str) -> bool:
-    """Whether a trial on `topic` came in."""
+def arrived(client: ProbeClient, topic: str) -> bool:
+    """Whether a trial on `topic` has arrived."""
     return any(message.topic == topic and message.payload == PROBE for message in client.heard)
 
 
-def send(visit: Visit, client: ProbeClient, topic: str, payload: bytes, *, quietly: bool) -> int:
-    """Publish: at QoS 2, not to be released, or where that is not kept back as well as the broker takes it."""
+def send(context: CheckContext, client: ProbeClient, topic: str, payload: bytes, *, quietly: bool) -> int:
+    """Publish at QoS 2, never to be released, or if the broker delivers that at once, as well as it allows."""
     if quietly:
-        return client.withhold(topic, payload, visit.until())
-    return client.publish(topic, payload, qos=min(1, visit.qos), until=visit.until())
+        return client.withhold(topic, payload, context.until())
+    return client.publish(topic, payload, qos=min(1, context.qos), until=context.until())

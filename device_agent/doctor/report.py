@@ -1,7 +1,7 @@
-"""A report for a bug: one text file with the configuration, versions, what was found and the agent's last words.
+"""A bug report: one text file with the configuration, versions, findings and the end of the agent's log.
 
-User names and passwords are taken out: keys that sound like a secret lose their values, and the broker's user name is
-struck out wherever it stands.
+User names and passwords are removed: keys that look like secrets lose their values, and the broker's user name is
+replaced wherever it occurs.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 import yaml
 
 from device_agent.config import AgentConfig
-from device_agent.doctor.checks import Outcome
+from device_agent.doctor.checks import CheckResult
 from device_agent.doctor.runtime import machine
 from device_agent.linux import memory_mb
 from device_agent.systemd import UNIT
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError
 
 REMOVED = "[removed]"
 LOG_LINES = 200
@@ -35,7 +35,7 @@ _PACKAGES = (
 
 
 def redacted(value: Any) -> Any:
-    """Return YAML data without the values of keys that sound like a secret.
+    """Return YAML data without the values of keys that look like secrets.
 
     >>> redacted({"broker": {"username": "ann", "port": 1883}})
     {'broker': {'username': '[removed]', 'port': 1883}}
@@ -48,44 +48,44 @@ def redacted(value: Any) -> Any:
     return [redacted(item) for item in value] if isinstance(value, list) else value
 
 
-def outcomes_as_json(config: AgentConfig, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def results_as_json(config: AgentConfig, results: Sequence[CheckResult]) -> dict[str, Any]:
     """Return what `--json` prints."""
     return {
         "schema": "distree.doctor/1",
         "site": config.site,
         "device": config.device,
-        "ok": not any(outcome.finding.status == "failed" for outcome in outcomes),
+        "ok": not any(result.finding.status == "failed" for result in results),
         "checks": [
             {
-                "check": outcome.check,
-                "status": outcome.finding.status,
-                "text": outcome.finding.text,
-                "remedy": outcome.finding.remedy or None,
-                "took_s": round(outcome.took_s, 3),
+                "check": result.check,
+                "status": result.finding.status,
+                "text": result.finding.text,
+                "remedy": result.finding.remedy or None,
+                "took_s": round(result.took_s, 3),
             }
-            for outcome in outcomes
+            for result in results
         ],
     }
 
 
-def write(path: Path, config_path: Path, config: AgentConfig, outcomes: Sequence[Outcome]) -> None:
+def write(path: Path, config_path: Path, config: AgentConfig, results: Sequence[CheckResult]) -> None:
     """Write the report; ConfigError where it cannot be written."""
     parts = {
         "machine": _machine(),
         "packages": "\n".join(_versions()),
-        "checks": json.dumps(outcomes_as_json(config, outcomes), indent=1, ensure_ascii=False),
+        "checks": json.dumps(results_as_json(config, results), indent=1, ensure_ascii=False),
         "agent.yaml": yaml.safe_dump(redacted(_data(config_path)), sort_keys=False, allow_unicode=True),
         f"last lines of {UNIT}": _journal(),
     }
     text = "".join(f"==== {title} ====\n{part.rstrip()}\n\n" for title, part in parts.items())
     try:
-        path.write_text(_struck_out(text, config.broker.username), encoding="utf-8")
+        path.write_text(_without_name(text, config.broker.username), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"--bundle-report {path}: cannot be written: {error.strerror}") from None
+        raise ConfigError(f"--report {path}: cannot be written ({error.strerror})", CHECK_PATH) from None
 
 
-def _struck_out(text: str, name: str | None) -> str:
-    """Strike a user name out where it stands as a word of its own: `a` is no reason to lose every a."""
+def _without_name(text: str, name: str | None) -> str:
+    """Replace a user name where it occurs as a whole word: the name `a` must not remove every a."""
     return text if not name else re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", REMOVED, text)
 
 
@@ -123,5 +123,5 @@ def _journal() -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"not known: {error}"
+        return f"not available: {error}"
     return done.stdout.strip() or done.stderr.strip() or "empty"

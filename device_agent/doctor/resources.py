@@ -7,7 +7,7 @@ from pathlib import Path
 
 from device_agent import presence, resource_estimate, systemd
 from device_agent.config import AgentConfig
-from device_agent.doctor.checks import Finding, Visit, failed, ok, unknown
+from device_agent.doctor.checks import Check, CheckContext, Finding, failed, ok, unknown
 
 _MEMINFO = Path("/proc/meminfo")
 
@@ -22,53 +22,67 @@ def _meminfo() -> dict[str, int]:
     return {name.rstrip(":"): int(value) << 10 for name, value in pairs}
 
 
-def check_memory(visit: Visit) -> Finding:
-    """All queues full at once still fit into the memory."""
-    config = visit.config
-    items = resource_estimate.memory(config, visit.bundles)
+def check_memory(context: CheckContext) -> Finding:
+    """Even with all queues full at once the agent fits into memory."""
+    config = context.config
+    items = resource_estimate.memory(config, context.bundles)
     need = sum(item.bytes for item in items)
     largest = max(items, key=lambda item: item.bytes)
     try:
         has = _meminfo()
         total, free = has["MemTotal"], has["MemAvailable"]
     except (OSError, KeyError, ValueError):
-        return unknown(f"up to {_mb(need)} are needed; the machine does not say what it has")
-    # What an agent that runs here already has is not free, and is the same memory.
+        return unknown(f"the agent needs up to {_mb(need)}; the machine does not say what it has")
+    # An agent that runs here already uses this memory.
     available = total if presence.boots_here(config) else free
     if need <= available:
-        return ok(f"at most {_mb(need)} are needed, {_mb(free)} of {_mb(total)} are free")
+        return ok(f"the agent needs at most {_mb(need)}; {_mb(free)} of {_mb(total)} are free")
     return failed(
-        f"up to {_mb(need)} may be needed, {_mb(available)} are there; most for {largest.what} ({_mb(largest.bytes)})",
-        "lower inbox.kb, receive_maximum or origin.pending, give this board fewer stages, or stop other programs",
+        f"the agent may need {_mb(need)}, but only {_mb(available)} are available; most of it is for {largest.what} "
+        f"({_mb(largest.bytes)})",
+        "lower inbox.max_kib, receive_maximum or origin.max_pending, give this board fewer stages, or stop other "
+        "programs",
     )
 
 
-def check_disk(visit: Visit) -> Finding:
-    """What accepted inputs are kept in can be written, and has room."""
-    need = resource_estimate.disk_bytes(visit.config)
+def check_disk(context: CheckContext) -> Finding:
+    """The folder that keeps accepted inputs can be written, and has room."""
+    need = resource_estimate.disk_bytes(context.config)
     if not need:
         return ok("nothing is kept on disk (no origin has spool: true)")
-    return _room(visit.config, need)
+    return _room(context.config, need)
 
 
 def _room(config: AgentConfig, need: int) -> Finding:
-    folder, is_service = config.state_dir.absolute(), False
-    if not config.state_dir.is_absolute() and systemd.is_installed():
-        # The unit's working directory, which only root and the service may look into.
-        folder, is_service = systemd.STATE_FOLDER, True
-    above = folder.parent if is_service else next(parent for parent in (folder, *folder.parents) if parent.exists())
+    # That of the unit only root and the service may look into.
+    service_dir = systemd.installed_state_dir()
+    folder, is_service = service_dir or config.state_dir.absolute(), service_dir is not None
+    above = (
+        systemd.STATE_FOLDER.parent
+        if is_service
+        else next(parent for parent in (folder, *folder.parents) if parent.exists())
+    )
     if not above.is_dir():
-        return failed(f"state_dir {folder}: {above} is no folder", "correct state_dir in agent.yaml")
+        return failed(f"state_dir {folder}: {above} is not a folder", "correct state_dir in agent.yaml")
     if not is_service and not os.access(above, os.W_OK | os.X_OK):
         return failed(
             f"state_dir {folder}: this user cannot write there",
-            f"run this as the agent's user, make it writable (chown), or correct state_dir; it is {above} that exists",
+            f"run this as the agent's user, make {above} writable for it (chown), or correct state_dir",
         )
     stat = os.statvfs(above)
     if stat.f_flag & os.ST_RDONLY:
-        return failed(f"state_dir {folder} is on a read-only file system", "name a writable one, such as a tmpfs")
+        return failed(
+            f"state_dir {folder} is on a read-only file system", "name a folder on a writable one, such as a tmpfs"
+        )
     free = stat.f_bavail * stat.f_frsize
     kept = 0 if is_service or not folder.is_dir() else sum(found.stat().st_size for found in folder.glob("*.spool"))
     if need > free + kept:
-        return failed(f"spools may take {_mb(need)}, {folder} has {_mb(free)} free", "free some, or correct state_dir")
-    return ok(f"spools take at most {_mb(need)}, {folder} has {_mb(free)} free")
+        what = f"spools may take {_mb(need)}, but {folder} has only {_mb(free)} free"
+        return failed(what, "free some space, or correct state_dir")
+    return ok(f"spools take at most {_mb(need)}; {folder} has {_mb(free)} free")
+
+
+CHECKS = (
+    Check(name="memory", run=check_memory, needs=("bundle",)),
+    Check(name="disk", run=check_disk),
+)

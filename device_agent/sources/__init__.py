@@ -1,33 +1,22 @@
-"""Where an origin's inputs come from, one kind a file."""
+"""Where an origin's inputs come from: one kind per file, and all of them in `SourceConfig`.
+
+A new kind is a file here, with what agent.yaml says of it and the source itself, and its record in `SourceConfig`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TypeAlias
 
-from device_agent.config import DirectorySource, MqttSource, PythonSource, ReplaySource
-from device_agent.config import Source as SourceConfig
-from device_agent.sources.base import Feed, Inlet, Source
-from device_agent.sources.directory import Directory
-from device_agent.sources.mqtt import Mqtt
-from device_agent.sources.replay import Replay
-from distree.transport.base import Transport
+from device_agent.sources.base import InputSink, PullSource, PushSource
+from device_agent.sources.directory import DirectorySourceConfig
+from device_agent.sources.mqtt import MqttSourceConfig
+from device_agent.sources.python import PythonSourceConfig
+from device_agent.sources.replay import ReplaySourceConfig
+from distree import strict_yaml
 
-__all__ = ["Feed", "Inlet", "Mqtt", "Source", "make_source"]
+__all__ = ["KINDS", "InputSink", "PullSource", "PushSource", "SourceConfig"]
 
+SourceConfig: TypeAlias = DirectorySourceConfig | MqttSourceConfig | ReplaySourceConfig | PythonSourceConfig
 
-def make_source(
-    config: SourceConfig, inlet: Inlet, topic: str, connection: Callable[[], Transport]
-) -> Source | Feed | None:
-    """Make what `config` describes; None where the program itself hands inputs over.
-
-    `topic` is the origin's input topic, and `connection` makes the connection by which its inputs come.
-    """
-    match config:
-        case ReplaySource():
-            return Replay(config, inlet.preprocessor)
-        case DirectorySource():
-            return Directory(config, inlet)
-        case MqttSource():
-            return Mqtt(inlet, connection(), topic)
-        case PythonSource():
-            return None
+KINDS: dict[str, type[SourceConfig]] = strict_yaml.kinds(SourceConfig)
+"""What agent.yaml may say of a source, by its `kind`."""

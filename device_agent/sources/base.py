@@ -1,15 +1,19 @@
-"""What sources and the agent know of each other."""
+"""What sources and the agent know about each other."""
 
 from __future__ import annotations
 
 import threading
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Protocol, runtime_checkable
 
 from distree.bundle.preprocessing import Preprocessor
+from distree.errors import RemoteProtocolError
 from distree.tensors import Array
+from distree.transport.base import Transport
 
 
-class Inlet(Protocol):
+class InputSink(Protocol):
     """The agent's side: takes inputs. Every method may be called from any thread, without the lock."""
 
     preprocessor: Preprocessor
@@ -17,25 +21,25 @@ class Inlet(Protocol):
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until an input can be accepted without shedding another; False on time-out."""
 
-    def accept(self, name: str, raw: Array, request: str | None = None) -> str:
-        """Accept an input of the manifest's dtype and shape; return its request id. Then call `work`.
+    def submit(self, name: str, raw: Array, request: str | None = None) -> str:
+        """Hand over an input of the manifest's dtype and shape; return its request id. Then call `run_jobs`.
 
         Raises RemoteProtocolError for a wrong dtype or shape.
         """
 
-    def work(self) -> None:
-        """Compute what accepted inputs bring, unless another thread is at it."""
+    def run_jobs(self) -> None:
+        """Compute what submitted inputs lead to, unless another thread is at it."""
 
-    def reject(self, name: str, reason: str, detail: str, payload: bytes) -> None:
-        """Dead-letter something that is no input."""
+    def reject(self, name: str, error: RemoteProtocolError, payload: bytes) -> None:
+        """Log and dead-letter something that is not a valid input."""
 
     def wake(self) -> None:
-        """Have the agent see what has changed, a source's `ready` say."""
+        """Have the agent see what has changed, such as a source's `ready`."""
 
 
 @runtime_checkable
-class Feed(Protocol):
-    """Inputs that are at hand whenever the agent wants one: asked by its own threads, with the lock held."""
+class PullSource(Protocol):
+    """Inputs that are at hand whenever the agent wants one: called by its own threads, with the lock held."""
 
     def start(self, now: float) -> None:
         """Begin; `now` is in monotonic seconds."""
@@ -48,14 +52,48 @@ class Feed(Protocol):
 
 
 @runtime_checkable
-class Source(Protocol):
+class PushSource(Protocol):
     """Inputs that have to be waited for. A source runs in a thread of its own until `stop` is set."""
 
     ready: bool
-    """Whether what is offered from now on is taken: the agent says that it is ready no sooner."""
+    """Whether what is offered from now on is accepted: the agent reports itself ready no sooner."""
 
     def run(self, stop: threading.Event) -> None:
-        """Hand inputs over until there are no more, or until `stop`."""
+        """Submit inputs until there are no more, or until `stop`."""
 
     def note_answered(self, request: str) -> None:
         """The broker has the result of `request`. Called with the agent's lock held: be short."""
+
+
+class BaseSourceConfig:
+    """What agent.yaml says of a source, and what others must know of the source before there is one.
+
+    Each kind is a record with a field `kind: Literal[...]`, which YAML names it by.
+    """
+
+    __slots__ = ()
+
+    reads_input_topic: ClassVar[bool] = False
+    """Whether inputs come on the origin's input topic, for which the source gets a connection of its own."""
+
+    path_is: ClassVar[str] = ""
+    """What the key `path` names, as `distree init` asks for it; "" where the kind has no such key."""
+
+    def make(self, sink: InputSink, topic: str, connection: Callable[[], Transport]) -> PushSource | PullSource | None:
+        """Make the source; None where a program submits inputs by itself.
+
+        `topic` is the origin's input topic, and `connection` makes the connection by which inputs on it come.
+        """
+        raise NotImplementedError
+
+    def memory(self) -> dict[str, int]:
+        """Return what the source may hold at most, in bytes, by what that is: `a file while it is read`."""
+        return {}
+
+    def read_files(self) -> tuple[Path, ...]:
+        """Return the files that the agent's user must be able to read."""
+        return ()
+
+    def shared_folders(self) -> tuple[Path, ...]:
+        """Return the folders in which others put files, and which the agent's user must be able to write too."""
+        return ()

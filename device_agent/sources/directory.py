@@ -8,50 +8,87 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from device_agent.config import DirectorySource
-from device_agent.sources.base import Inlet
-from distree.errors import RemoteProtocolError
-from distree.messages.packing import printable
+from device_agent.sources.base import BaseSourceConfig, InputSink
+from distree.errors import CHECK_PATH, RemoteProtocolError
+from distree.printable import printable
+from distree.record import record
+from distree.strict_yaml import check_positive
 from distree.tensors import Array
+from distree.transport.base import Transport
 
 log = logging.getLogger(__name__)
 
 SETTLED_S = 0.2
-"""A file that changed more recently than this may still be written, and waits for the next look."""
+"""A file that changed more recently than this may still be being written, and waits for the next look."""
 
 MAX_FILE_BYTES = 16 << 20
 
+_SAVE = "save it with numpy.save"
 
-class Directory:
+
+@record
+class DirectorySourceConfig(BaseSourceConfig):
+    """Files that appear in a folder: .npy arrays or encoded images. A file leaves the folder once it is answered."""
+
+    kind: Literal["directory"]
+    """Inputs from files that appear in a folder."""
+    path: Path
+    """The folder; created if it does not exist. Files may have up to 16 MiB, images up to 16 million pixels."""
+    after: Literal["move", "delete"] = "move"
+    """What to do with a file once it is answered: move it to the subfolder `done`, or delete it."""
+    poll_interval_ms: float = 200
+    """Time between two looks for new files."""
+
+    path_is: ClassVar[str] = "folder of inputs"
+
+    def __post_init__(self) -> None:
+        check_positive(poll_interval_ms=self.poll_interval_ms)
+
+    def make(self, sink: InputSink, topic: str, connection: Callable[[], Transport]) -> DirectorySource:  # noqa: ARG002
+        """Make what watches the folder."""
+        return DirectorySource(self, sink)
+
+    def memory(self) -> dict[str, int]:
+        """Return what one file may take."""
+        return {"a file while it is read": MAX_FILE_BYTES}
+
+    def shared_folders(self) -> tuple[Path, ...]:
+        """Return the folder."""
+        return (self.path,)
+
+
+class DirectorySource:
     """Takes .npy arrays and images from a folder, oldest name first.
 
-    A file stays until its result is with the broker, so a crash loses none; then it is moved to `done/`, or deleted.
-    What cannot be read is moved to `failed/`. Names that start with a dot are left alone: write under such a name,
-    then rename, to hand a file over in one step.
+    A file stays until the broker has its result, so a crash loses none; then it is moved to `done/`, or deleted.
+    What cannot be read is moved to `failed/`. Names that start with a dot are ignored: to hand a file over in one step,
+    write it under such a name, then rename it.
     """
 
-    def __init__(self, config: DirectorySource, inlet: Inlet) -> None:
+    def __init__(self, config: DirectorySourceConfig, sink: InputSink) -> None:
         self._config = config
-        self._inlet = inlet
+        self._sink = sink
         self.ready = True
-        self._taken: dict[Path, str | None] = {}
+        self._seen: dict[Path, str | None] = {}
         self._files: dict[str, Path] = {}
         self._finished: list[Path] = []
 
     def run(self, stop: threading.Event) -> None:
-        """Look every `poll_ms` until `stop`."""
+        """Look every `poll_interval_ms` until `stop`."""
         self._config.path.mkdir(parents=True, exist_ok=True)
-        while not stop.wait(self._config.poll_ms / 1e3):
+        while not stop.wait(self._config.poll_interval_ms / 1e3):
             try:
                 self._put_away()
                 for path in self._new_files():
-                    self._take(path, stop)
+                    self._submit_file(path, stop)
             except OSError as error:
-                log.warning("source %s: %s; looking again", self._config.path, error)
+                log.warning("source %s: %s; trying again", self._config.path, error)
 
     def note_answered(self, request: str) -> None:
         """Note that a file is done; it is moved at the next look, outside the lock."""
@@ -66,44 +103,47 @@ class Directory:
             for path in sorted(self._config.path.iterdir())
             if path.is_file()
             and not path.name.startswith(".")
-            and path not in self._taken
+            and path not in self._seen
             and path.stat().st_mtime < settled
         ]
 
-    def _take(self, path: Path, stop: threading.Event) -> None:
-        while not self._inlet.wait_for_room(0.5):
+    def _submit_file(self, path: Path, stop: threading.Event) -> None:
+        while not self._sink.wait_for_room(0.5):
             self._put_away()
             if stop.is_set():
                 return
         content = b""
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
-                raise RemoteProtocolError("size", f"{path.stat().st_size} bytes, at most {MAX_FILE_BYTES} are read")
+                what = f"{path.stat().st_size} bytes exceed the limit of {MAX_FILE_BYTES}"
+                raise RemoteProtocolError("size", what, "shrink the file")
             content = path.read_bytes()
-            raw = read_input(path.name, content, self._inlet)
-            self._taken[path] = None
+            raw = read_input(path.name, content, self._sink)
+            self._seen[path] = None
             # Named by file and time: a new file of an old name is a new input, the same file after a crash is not.
-            name = printable(path.name)[:256]
+            name = printable(path.name, 256)
             digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
             request = f"{name[:24]}-{digest}-{path.stat().st_mtime_ns:x}"
             self._files[request] = path
-            self._inlet.accept(name, raw, request)
-            self._inlet.work()
+            self._sink.submit(name, raw, request)
+            self._sink.run_jobs()
         except FileNotFoundError:
-            return  # whoever put it there took it back
+            return  # whoever put it there removed it again
         except OSError as error:
-            self._refuse(path, RemoteProtocolError("file", f"cannot be read: {error.strerror or error}"), content)
+            what = f"cannot be read ({error.strerror or error})"
+            self._refuse(path, RemoteProtocolError("file", what, CHECK_PATH), content)
         except RemoteProtocolError as error:
             self._refuse(path, error, content)
 
     def _refuse(self, path: Path, error: RemoteProtocolError, content: bytes) -> None:
-        """Put a file aside; where even that is forbidden it is left where it is, and not looked at again."""
-        self._inlet.reject(printable(path.name), error.reason, error.detail, content)
+        """Move a file to `failed/`; where that is not allowed it stays where it is, and is not looked at again."""
+        name = printable(path.name)
+        self._sink.reject(name, error, content)
         try:
             self._move(path, "failed")
         except OSError as problem:
-            self._taken[path] = None
-            log.warning("source %s: %s stays where it is: %s", self._config.path, path.name, problem.strerror)
+            self._seen[path] = None
+            log.warning("source %s: cannot move %s to failed/ (%s)", self._config.path, name, problem.strerror)
 
     def _put_away(self) -> None:
         while self._finished:
@@ -112,7 +152,7 @@ class Directory:
                 path.unlink(missing_ok=True)
             else:
                 self._move(path, "done")
-            self._taken.pop(path, None)
+            self._seen.pop(path, None)
 
     def _move(self, path: Path, folder: str) -> None:
         target = self._config.path / folder
@@ -121,14 +161,14 @@ class Directory:
             path.replace(target / path.name)
 
 
-def read_input(name: str, content: bytes, inlet: Inlet) -> Array:
+def read_input(name: str, content: bytes, sink: InputSink) -> Array:
     """Read an .npy array or an encoded image; RemoteProtocolError if it is neither."""
     if not name.endswith(".npy"):
-        return inlet.preprocessor.from_image(content)
+        return sink.preprocessor.from_image(content)
     try:
         array: object = np.load(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:  # noqa: BLE001 - of a file that is not an .npy numpy raises whatever it likes
-        raise RemoteProtocolError("encoding", f"not an .npy array: {error}"[:200]) from None
+    except Exception as error:  # noqa: BLE001 - for a file that is not an .npy numpy raises whatever it likes
+        raise RemoteProtocolError("encoding", f"not an .npy array ({printable(str(error))})", _SAVE) from None
     if not isinstance(array, np.ndarray):
-        raise RemoteProtocolError("encoding", "not an .npy array but an archive of some")
+        raise RemoteProtocolError("encoding", "not an .npy array but an archive", _SAVE)
     return array

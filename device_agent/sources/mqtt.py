@@ -1,7 +1,7 @@
-"""Inputs from the origin's input topic, by a connection of their own.
+"""Inputs from the origin's input topic, on a connection of their own.
 
 The broker keeps this connection's session while the agent is away, so that inputs published meanwhile are answered when
-it is back. Nothing else comes in by it: while the origin is full nothing is read, and the broker keeps what waits.
+it is back. Nothing else arrives on it: while the origin is full nothing is read, and the broker keeps what waits.
 """
 
 from __future__ import annotations
@@ -10,97 +10,121 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import ClassVar, Literal
 
-from device_agent.log_throttle import Repeats
-from device_agent.sources.base import Inlet
-from distree.errors import RemoteProtocolError
+from device_agent.log_throttle import LogThrottle
+from device_agent.sources.base import BaseSourceConfig, InputSink
+from distree.errors import Problem, RemoteProtocolError
 from distree.messages.codec import PROBE, decode
 from distree.messages.request import InputMessage, is_input
-from distree.transport.base import Received, Transport
+from distree.record import record
+from distree.transport.base import QuietListener, Received, Transport
 
 log = logging.getLogger(__name__)
 
 WAITING = 256
-"""Inputs at QoS 1 that may wait for room in here; then reading stops. Brokers may send more than they were asked to."""
+"""Inputs at QoS 1 that may wait here for room; then reading stops. Brokers may send more than they were asked to."""
 
 WAITING_BYTES = 4 << 20
+
+_TURN_BYTES = 2 << 20
+"""What may be read in one turn, beyond what may wait."""
 
 _POLL_S = 0.5
 _ROOM_S = 0.25
 
 
-class Mqtt:
+@record
+class MqttSourceConfig(BaseSourceConfig):
+    """Inputs on `pipeline/{pipeline}/input/{device}`: raw bytes, encoded images, or either with a name."""
+
+    kind: Literal["mqtt"]
+    """Inputs on the MQTT topic `input/{device}`."""
+
+    reads_input_topic: ClassVar[bool] = True
+
+    def make(self, sink: InputSink, topic: str, connection: Callable[[], Transport]) -> MqttSource:
+        """Make what reads the topic, by a connection of its own."""
+        return MqttSource(sink, connection(), topic)
+
+    def memory(self) -> dict[str, int]:
+        """Return what inputs may take that wait for room."""
+        return {"inputs that wait for room": WAITING_BYTES + _TURN_BYTES}
+
+
+class MqttSource(QuietListener):
     """Takes inputs from `topic` of `transport`.
 
-    An input at QoS 1 waits for room, and is acknowledged once it is in custody. One at QoS 0 cannot wait, for the
-    broker would drop it: without room it is answered `shed`. A retained message is what was published before this
-    origin was there, and no input; an empty one takes back what was retained.
+    An input at QoS 1 waits for room, and is acknowledged once it is in custody. One at QoS 0 cannot wait, since the
+    broker would drop it: without room it is answered `shed`. A retained message was published before this origin was
+    there, and is no input; an empty one clears what was retained.
     """
 
-    def __init__(self, inlet: Inlet, transport: Transport, topic: str) -> None:
-        self._inlet = inlet
+    def __init__(self, sink: InputSink, transport: Transport, topic: str) -> None:
+        self._sink = sink
         self._transport = transport
         self._topic = topic
         self._waiting: deque[Received] = deque()
         self._waiting_bytes = 0
-        self._hasty: deque[Received] = deque()
-        self._repeats = Repeats()
-        self._said: str | None = None
+        self._at_qos_0: deque[Received] = deque()
+        self._throttle = LogThrottle()
+        self._said: Problem | None = None
         self.ready = False
         """Whether the topic was subscribed to; from then on no input is lost."""
 
     def run(self, stop: threading.Event) -> None:
-        """Read and hand over until `stop`; what was not handed over by then stays with the broker."""
+        """Read and submit until `stop`; what was not submitted by then stays with the broker."""
         self._transport.open(self, [(self._topic, 1)])
         try:
             while not stop.is_set():
                 self._transport.poll(0.0 if self._waiting else _POLL_S)
-                self._tell()
-                self._hand_over(stop)
+                self._log_problems()
+                self._submit_waiting(stop)
         finally:
             self._transport.close()
 
-    def _hand_over(self, stop: threading.Event) -> None:
-        while self._hasty:
-            self._take(self._hasty.popleft())
-        while self._waiting and not stop.is_set() and self._inlet.wait_for_room(0.0):
+    def _submit_waiting(self, stop: threading.Event) -> None:
+        while self._at_qos_0:
+            self._submit(self._at_qos_0.popleft())
+        while self._waiting and not stop.is_set() and self._sink.wait_for_room(0.0):
             message = self._waiting.popleft()
             self._waiting_bytes -= len(message.payload)
-            self._take(message)
+            self._submit(message)
         if self._waiting and not stop.is_set():
-            self._inlet.wait_for_room(_ROOM_S)
+            self._sink.wait_for_room(_ROOM_S)
         full = len(self._waiting) >= WAITING or self._waiting_bytes >= WAITING_BYTES
         with self._transport.lock:
             self._transport.pause(paused=full)
 
-    def _take(self, message: Received) -> None:
+    def _submit(self, message: Received) -> None:
         try:
             request, name, payload = None, "", message.payload
-            if len(payload) != self._inlet.preprocessor.nbytes and is_input(payload):
+            if len(payload) != self._sink.preprocessor.nbytes and is_input(payload):
                 named = decode(InputMessage, payload)
                 request, name, payload = named.request, named.name, named.payload
-            raw = self._inlet.preprocessor.from_bytes(payload)
-            self._inlet.accept(name, raw, request)
-            self._inlet.work()
+            raw = self._sink.preprocessor.from_bytes(payload)
+            self._sink.submit(name, raw, request)
+            self._sink.run_jobs()
         except RemoteProtocolError as error:
-            self._inlet.reject("input", error.reason, error.detail, message.payload)
+            self._sink.reject("input", error, message.payload)
         with self._transport.lock:
             self._transport.acknowledge(message.token)
 
     def note_answered(self, request: str) -> None:
-        """Nothing to do: the delivery was acknowledged when the input was accepted."""
+        """Nothing to do: the delivery was acknowledged when the input was submitted."""
 
-    def _tell(self) -> None:
+    def _log_problems(self) -> None:
         """Log what is wrong with the connection."""
         while self._transport.notices:
             log.warning("inputs: %s", self._transport.notices.popleft())
         error = self._transport.last_error
         if error is not None and error != self._said:
-            self._warn(error)
+            self._warn(str(error))
         self._said = error
 
     def _warn(self, text: str) -> None:
-        line = self._repeats.line(time.monotonic(), text)
+        line = self._throttle.line(time.monotonic(), text)
         if line is not None:
             log.warning("inputs: %s", line)
 
@@ -109,35 +133,26 @@ class Mqtt:
     def connected(self) -> None:
         """The topic is subscribed to."""
         self.ready = True
-        self._inlet.wake()
+        self._sink.wake()
 
-    def disconnected(self, why: str) -> None:
-        """Forget what was not acknowledged: it comes again."""
+    def disconnected(self, why: Problem) -> None:
+        """Forget what was not acknowledged: it will be delivered again."""
         self._waiting.clear()
         self._waiting_bytes = 0
-        self._warn(why)
+        self._warn(str(why))
         self._said = self._transport.last_error
 
     def received(self, message: Received) -> None:
-        """Take in a message; all but inputs are done with at once."""
+        """Take in a message; anything but an input is acknowledged at once."""
         if message.retain:
-            self._warn(f"ignored a message retained on {self._topic}: it may be old, so publish inputs without retain")
+            self._warn(f"ignored a retained message on {self._topic}, which may be old; publish inputs without retain")
         elif not message.payload or message.payload == PROBE:
             pass
         elif message.token is None:
-            self._hasty.append(message)
+            self._at_qos_0.append(message)
             return
         else:
             self._waiting.append(message)
             self._waiting_bytes += len(message.payload)
             return
         self._transport.acknowledge(message.token)
-
-    def published(self, token: str) -> None:
-        """Nothing is published here."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is published here."""
-
-    def unread(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""

@@ -3,27 +3,66 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from device_agent.config import ReplaySource
+from device_agent.sources.base import BaseSourceConfig, InputSink
 from distree.bundle.preprocessing import Preprocessor
 from distree.errors import ConfigError
-from distree.messages.packing import printable
+from distree.printable import printable
+from distree.record import record
+from distree.strict_yaml import check_positive
 from distree.tensors import Array
+from distree.transport.base import Transport
 
 log = logging.getLogger(__name__)
 
 _NEVER = float("inf")
 
 
-class Replay:
-    """Replays array `input` of an .npz file. Reads the file when it is made.
+@record
+class ReplaySourceConfig(BaseSourceConfig):
+    """Inputs from an .npz file with an array `input` (n, …) of the manifest's dtype and shape.
 
-    An input's name is its index, or what the file's array `name` says, if it has one.
+    Results name an input by the array `name` (n,) if the file has one, else by its index.
     """
 
-    def __init__(self, config: ReplaySource, preprocessor: Preprocessor) -> None:
+    kind: Literal["replay"]
+    """Inputs from an .npz file."""
+    path: Path
+    """The .npz file."""
+    rate_hz: float | None = None
+    """Inputs per second; if left out, as fast as they are answered."""
+    max_inputs: int | None = None
+    """Stop after this many inputs; if left out, after the last."""
+    repeat: bool = False
+    """Start again from the first input after the last."""
+
+    path_is: ClassVar[str] = ".npz file of inputs"
+
+    def __post_init__(self) -> None:
+        given = {"rate_hz": self.rate_hz, "max_inputs": self.max_inputs}
+        check_positive(**{name: value for name, value in given.items() if value is not None})
+
+    def make(self, sink: InputSink, topic: str, connection: Callable[[], Transport]) -> ReplaySource:  # noqa: ARG002
+        """Read the file."""
+        return ReplaySource(self, sink.preprocessor)
+
+    def read_files(self) -> tuple[Path, ...]:
+        """Return the .npz file."""
+        return (self.path,)
+
+
+class ReplaySource:
+    """Replays the array `input` of an .npz file, which is read in the constructor.
+
+    An input's name is its index, or its entry in the file's array `name`, if there is one.
+    """
+
+    def __init__(self, config: ReplaySourceConfig, preprocessor: Preprocessor) -> None:
         self._inputs, self._names = _read(config, preprocessor)
         self._repeat = config.repeat
         self._period_s = 0.0 if config.rate_hz is None else 1.0 / config.rate_hz
@@ -48,36 +87,40 @@ class Replay:
             self._index = 0
             if not self._repeat:
                 self._due_at = _NEVER
-                log.info("replay is over: %d inputs", len(self._inputs))
+                log.info("replay finished: %d inputs", len(self._inputs))
         name = index if self._names is None else self._names[index]
-        return printable(str(name))[:256], self._inputs[index]
+        return printable(str(name), 256), self._inputs[index]
 
 
-def _read(config: ReplaySource, expected: Preprocessor) -> tuple[Array, Array | None]:
+def _read(config: ReplaySourceConfig, expected: Preprocessor) -> tuple[Array, Array | None]:
     try:
         arrays = np.load(config.path, allow_pickle=False)
         if isinstance(arrays, np.ndarray):
-            raise ConfigError(f"{config.path}: holds one array without a name; save it as np.savez(path, input=…)")
+            raise ConfigError(
+                f"{config.path}: contains a single array without a name", "save it as np.savez(path, input=…)"
+            )
         with arrays:
             if "input" not in arrays:
                 raise ConfigError(
-                    f"{config.path}: has no array 'input' (it has {', '.join(arrays) or 'none'}); save it by that name"
+                    f"{config.path}: has no array 'input', only {printable(', '.join(arrays)) or 'nothing'}",
+                    "save the inputs under that name",
                 )
-            inputs: Array = arrays["input"][: config.limit]
-            names: Array | None = arrays["name"][: config.limit] if "name" in arrays else None
+            inputs: Array = arrays["input"][: config.max_inputs]
+            names: Array | None = arrays["name"][: config.max_inputs] if "name" in arrays else None
     except ConfigError:
         raise
-    except Exception as error:  # noqa: BLE001 - of a file that is not an .npz numpy raises whatever it likes
-        # What numpy says of such a file may be to load it unsafely.
-        why = getattr(error, "strerror", None) or "it is no .npz file, or a damaged one"
+    except Exception as error:  # noqa: BLE001 - for a file that is not an .npz numpy raises whatever it likes
+        # What numpy says about such a file may be an advice to load it unsafely.
+        why = getattr(error, "strerror", None) or "not an .npz file, or damaged"
         raise ConfigError(
-            f"{config.path}: cannot be replayed: {why}; an .npz file with an array 'input' is needed"
+            f"{config.path}: cannot be replayed ({why})", "give an .npz file with an array 'input'"
         ) from None
     if inputs.dtype != expected.dtype or inputs.shape[1:] != expected.shape or not len(inputs):
         raise ConfigError(
             f"{config.path}: input is {inputs.dtype} {inputs.shape}, the bundle takes {expected.dtype} (n, "
-            f"{', '.join(map(str, expected.shape))}): convert it, or name another bundle"
+            f"{', '.join(map(str, expected.shape))})",
+            "convert it, or name another bundle",
         )
     if names is not None and names.shape != (len(inputs),):
-        raise ConfigError(f"{config.path}: name is {names.shape}, one name for each of {len(inputs)} inputs is needed")
+        raise ConfigError(f"{config.path}: name is {names.shape} for {len(inputs)} inputs", "give one name per input")
     return inputs, names

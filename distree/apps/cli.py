@@ -1,4 +1,4 @@
-"""The `distree` command. Each subcommand's package is imported only when it is asked for: boards start fast."""
+"""The `distree` command. Each subcommand's package is imported only when it is used, so that boards start fast."""
 
 from __future__ import annotations
 
@@ -9,30 +9,33 @@ import sys
 from collections.abc import Sequence
 
 from distree import __version__
-from distree.errors import BundleError, ConfigError, DistreeError
+from distree.errors import BundleError, ConfigError, DistreeError, Problem
 
 COMMANDS = {
-    "demo": ("distree.apps.demo", "broker, orchestrator and agents on this machine, answering real images"),
+    "demo": ("distree.apps.demo", "run a broker, an orchestrator and agents on this machine, answering real images"),
     "init": ("device_agent.init", "write the agent.yaml of this board"),
-    "doctor": ("device_agent.doctor.cli", "check all that a board's agent needs, from Python to the broker's rights"),
-    "service": ("device_agent.systemd", "install, remove or look at the systemd unit of a board's agent"),
+    "doctor": (
+        "device_agent.doctor.cli",
+        "check everything that a board's agent needs, from Python to the broker's ACL",
+    ),
+    "service": ("device_agent.systemd", "install, remove or inspect the systemd unit of a board's agent"),
     "agent": ("device_agent.cli", "run or check a board's agent"),
-    "orchestrator": ("orchestrator.cli", "presence, plan and telemetry of a site"),
-    "tune": ("orchestrator.tuning.cli", "run a tuner over recorded audits: what it would have done"),
-    "simulate": ("orchestrator.simulator.cli", "thousands of boards under a simulated clock: what if?"),
+    "orchestrator": ("orchestrator.cli", "run or query a site's orchestrator: presence, plans, telemetry"),
+    "tune": ("orchestrator.tune_cli", "replay recorded audits: see what a tuner would have done"),
+    "simulate": ("orchestrator.simulator.cli", "simulate thousands of boards before you change a real site"),
     "broker": ("broker_config.cli", "run a broker for a first try"),
     "zoo": ("model_zoo.cli", "list, verify, evaluate and build bundles"),
     "submit": ("distree.apps.submit", "send files to a running origin and print their results"),
-    "top": ("distree.apps.top.cli", "boards, rates, exits, latency and thresholds of a site, live in the terminal"),
-    "results": ("distree.apps.results_cli", "print a site's results as they come"),
-    "dashboard": ("distree.apps.dashboard.cli", "a web page of a site's results, exits, thresholds and devices"),
+    "top": ("distree.apps.top.cli", "show boards, rates, exits, latency and thresholds of a site live in the terminal"),
+    "results": ("distree.apps.results_cli", "print a site's results as they arrive"),
+    "dashboard": ("distree.apps.dashboard.cli", "serve a web page of a site's results, exits, thresholds and devices"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, 1 (it did not work out) or 2 (it was asked wrongly)."""
+    """Run the command line; return the exit status: 0, 1 (it failed) or 2 (it was called or configured wrongly)."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    # One thread is what a board has to spare, and OpenBLAS would take memory for more as numpy is imported.
+    # A board has one thread to spare, and OpenBLAS would reserve memory for more when numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         parser, module = _parser(arguments)
@@ -50,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # What read our output is gone; its exit is no fault of ours.
+        # Whatever read our output is gone, which is not our error.
         sys.stderr.close()
         return 141
 
@@ -59,17 +62,17 @@ _DEBIAN = {"numpy": "python3-numpy", "msgpack": "python3-msgpack", "yaml": "pyth
 _PYPI = {"yaml": "pyyaml", "paho": "paho-mqtt", "PIL": "pillow"}
 
 
-def _missing(error: ImportError) -> str:
-    """Say which package this Python lacks, and where it is to be had; there are no wheels for 32-bit boards."""
+def _missing(error: ImportError) -> Problem:
+    """Say which package this Python lacks, and how to get it; there are no wheels for 32-bit boards."""
     name = (error.name or "").partition(".")[0]
     if not name:
-        return f"{error}: install DistrEE again"
+        return Problem(str(error), "install DistrEE again")
     debian = f", or on armv7l: apt install {_DEBIAN[name]}" if name in _DEBIAN else ""
-    return f"{error} ({sys.executable}): pip install {_PYPI.get(name, name)}{debian}"
+    return Problem(f"{error} ({sys.executable})", f"run: pip install {_PYPI.get(name, name)}{debian}")
 
 
 def _parser(arguments: list[str]):  # type: ignore[no-untyped-def]
-    """Build the parser, with the arguments of the one subcommand that was named."""
+    """Build the parser, with the arguments of only the subcommand that was named."""
     parser = argparse.ArgumentParser(
         prog="distree",
         description="Distributed early exit of neural-network inference over MQTT.",

@@ -1,4 +1,4 @@
-"""`distree results`: print a site's results as they come, one JSON object a line."""
+"""`distree results`: print a site's results as they arrive, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `distree results`."""
     add_broker_arguments(parser)
     parser.add_argument("--pipeline", help="only this pipeline (default: all)")
-    parser.add_argument("--count", type=int, metavar="N", help="end after N results")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end after so long, with exit status 1")
+    parser.add_argument("--count", type=int, metavar="N", help="stop after N results")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="stop after this time, with exit status 1")
     parser.epilog = "example: distree results --site lab --pipeline fashion --count 10"
 
 
@@ -32,8 +32,10 @@ def run(args: argparse.Namespace) -> int:
     pipeline = None if args.pipeline in (None, "+") else topics.check_id(args.pipeline, "--pipeline")
     ends_at = time.monotonic() + args.timeout if args.timeout else None
     wanted = itertools.count() if args.count is None else range(args.count)
-    connect_s = settings.connect_timeout_s + 1.0
-    with Subscription(settings, [result_topic(args.site, pipeline)], as_text, connect_s=connect_s) as results:
+    connect_timeout_s = settings.connect_timeout_s + 1.0
+    with Subscription(
+        settings, [result_topic(args.site, pipeline)], as_text, connect_timeout_s=connect_timeout_s
+    ) as results:
         print("distree: subscribed, waiting for results", file=sys.stderr, flush=True)
         try:
             for _ in wanted:
@@ -44,6 +46,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def as_text(message: Received) -> str:
-    """Return a result as it came; it is JSON already. RemoteProtocolError for what is no result."""
+    """Return a result as it arrived; it is JSON already. RemoteProtocolError for anything else."""
     decode(Result, message.payload)
     return message.payload.decode()

@@ -16,17 +16,17 @@ from distree.apps.results_cli import as_text
 from distree.client.broker_options import add_broker_arguments, broker_settings
 from distree.client.results import result_topic
 from distree.client.subscription import Subscription
-from distree.errors import BrokerError, ConfigError, ResultTimeoutError
+from distree.errors import CHECK_PATH, BrokerError, ConfigError, ResultTimeoutError
 from distree.messages.codec import decode, encode
 from distree.messages.limits import MAX_MESSAGE_BYTES
-from distree.messages.packing import printable
 from distree.messages.request import InputMessage
 from distree.messages.result import Result
+from distree.printable import printable
 from distree.topics import Kind
 from distree.transport.base import Received
 
 WINDOW = 16
-"""Inputs on their way at a time: enough to keep an origin busy, fewer than its books hold."""
+"""Inputs under way at a time: enough to keep an origin busy, fewer than it accepts."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_broker_arguments(parser)
     parser.add_argument("--pipeline", required=True, help="pipeline id")
     parser.add_argument("--origin", required=True, help="device id of the origin")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="longest wait for an answer")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="longest wait for an answer (default: %(default)g)",
+    )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".npy arrays, images or raw bytes")
     parser.epilog = "example: distree submit --site lab --pipeline fashion --origin cam1 boot.png bag.npy"
 
@@ -52,8 +58,10 @@ def run(args: argparse.Namespace) -> int:
 
     waiting, under_way = deque(messages), dict[str, str]()
     topic = topics.of_origin(args.site, pipeline, Kind.INPUT, origin)
-    connect_s = settings.connect_timeout_s + 1.0
-    with Subscription(settings, [result_topic(args.site, pipeline, origin)], own, connect_s=connect_s) as results:
+    connect_timeout_s = settings.connect_timeout_s + 1.0
+    with Subscription(
+        settings, [result_topic(args.site, pipeline, origin)], own, connect_timeout_s=connect_timeout_s
+    ) as results:
         heard_at = time.monotonic()
         while waiting or under_way:
             while waiting and len(under_way) < WINDOW:
@@ -66,8 +74,9 @@ def run(args: argparse.Namespace) -> int:
                 names = ", ".join([*under_way.values()][:3])
                 raise BrokerError(
                     f"{len(waiting) + len(under_way)} of {len(messages)} inputs got no answer within "
-                    f"{args.timeout:g} s ({names}): is the agent {origin!r} of site {args.site!r} running, with an "
-                    f"origin of pipeline {pipeline!r} whose source is mqtt, and are they inputs of its bundle?"
+                    f"{args.timeout:g} s ({names})",
+                    f"check that the agent {origin!r} of site {args.site!r} is running, that it has an origin of "
+                    f"pipeline {pipeline!r} with source mqtt, and that these are inputs for its bundle",
                 ) from None
             if request in under_way:
                 del under_way[request]
@@ -83,12 +92,12 @@ def _message(path: Path, request: str) -> InputMessage:
         if path.suffix == ".npy":
             payload = np.load(io.BytesIO(payload), allow_pickle=False).tobytes()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}; check its name and its rights") from None
-    except Exception:  # noqa: BLE001 - of a file that is not an .npy numpy raises whatever it likes
-        raise ConfigError(f"{path}: is no .npy array; write one by numpy.save(path, array)") from None
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})", CHECK_PATH) from None
+    except Exception:  # noqa: BLE001 - for a file that is not an .npy numpy raises whatever it likes
+        raise ConfigError(f"{path}: not an .npy array", "write one with numpy.save(path, array)") from None
     if len(payload) > MAX_MESSAGE_BYTES - 1024:
         raise ConfigError(
-            f"{path}: {len(payload)} bytes are too many for one message ({MAX_MESSAGE_BYTES - 1024}); shrink it, "
-            "or put it into a folder on the board (source: {kind: directory})"
+            f"{path}: {len(payload)} bytes do not fit into one message (at most {MAX_MESSAGE_BYTES - 1024})",
+            "shrink it, or put it into a folder on the board (source: {kind: directory})",
         )
-    return InputMessage(request=request, name=printable(str(path))[-256:], payload=payload)
+    return InputMessage(request=request, name=printable(str(path)[-256:], 256), payload=payload)

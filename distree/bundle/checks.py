@@ -1,4 +1,4 @@
-"""Whether the parts of a manifest fit each other, which no single value shows."""
+"""Whether the parts of a manifest fit each other, which no single value can show."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ from pathlib import Path
 
 import numpy as np
 
-from distree.bundle.manifest import MANIFEST, BranchSpec, Exits, Golden, Manifest, StageSpec, TensorSpec
+from distree.bundle.manifest import BranchSpec, Exits, Golden, Manifest, StageSpec, TensorSpec
 from distree.bundle.runtimes import RUNTIMES
-from distree.criteria import POLICIES
-from distree.errors import ConfigError
+from distree.criteria import CRITERIA, threshold_problem
+from distree.errors import ConfigError, Problem
+from distree.printable import quoted
 
 MAX_BRANCHES = 64
 
 
-def check_manifest(manifest: Manifest) -> None:
-    """Raise ConfigError, with the first fault, for a manifest whose parts do not fit each other."""
+def check_manifest(manifest: Manifest, path: Path) -> None:
+    """Raise ConfigError, with the first fault, for a manifest whose parts do not fit each other; `path` is its own."""
     for fault in _problems(manifest):
-        raise ConfigError(f"{manifest.name}/{MANIFEST}: {fault}")
+        raise ConfigError(*fault.at(str(path)))
 
 
-def _problems(manifest: Manifest) -> Iterable[str]:
+def _problems(manifest: Manifest) -> Iterable[Problem]:
     stages = manifest.stages
     if manifest.runtime not in RUNTIMES:
-        yield f"runtime: unknown {manifest.runtime!r}; known: {', '.join(RUNTIMES)}"
+        yield Problem(f"runtime: unknown {quoted(manifest.runtime)}", f"use one of {', '.join(RUNTIMES)}")
     if not stages:
-        yield "stages: at least one is needed"
+        yield Problem("stages: there is none", "give at least one")
     if len(manifest.labels) < 2:
-        yield "labels: at least two are needed"
+        yield Problem(f"labels: there are {len(manifest.labels)}", "give at least two")
     if len(manifest.preprocess.mean) != len(manifest.preprocess.std) or 0 in manifest.preprocess.std:
-        yield "preprocess: mean and std need one value per channel each, std not 0"
+        yield Problem(
+            "preprocess: mean and std differ in length, or std has a 0",
+            "give both one value per channel, and no std of 0",
+        )
     if manifest.preprocess.channel_order == "bgr" and manifest.input.shape[-1:] != (3,):
-        yield f"preprocess.channel_order: bgr, but inputs are {list(manifest.input.shape)}, without three channels"
+        yield Problem(
+            f"preprocess.channel_order: bgr, but inputs of shape {list(manifest.input.shape)} have no three channels",
+            "remove it",
+        )
     yield from _exit_problems(manifest.exits, stages)
     yield from _golden_problems(manifest.golden, len(stages))
     for k, stage in enumerate(stages):
@@ -44,72 +51,79 @@ def _problems(manifest: Manifest) -> Iterable[str]:
             yield from _wide_problems(k, stage, before, after)
 
 
-def _exit_problems(exits: Exits, stages: tuple[StageSpec, ...]) -> Iterable[str]:
-    if exits.criterion not in POLICIES:
-        yield f"exits.criterion: unknown {exits.criterion!r}; known: {', '.join(POLICIES)}"
-    yield from _threshold_problems("exits.thresholds", exits.thresholds, len(stages) - 1)
+def _exit_problems(exits: Exits, stages: tuple[StageSpec, ...]) -> Iterable[Problem]:
+    if exits.criterion not in CRITERIA:
+        yield Problem(f"exits.criterion: unknown {quoted(exits.criterion)}", f"use one of {', '.join(CRITERIA)}")
+    yield from _threshold_problems("exits.thresholds", exits.criterion, exits.thresholds, len(stages) - 1)
     if exits.parameters is not None:
         yield from _file_problems("exits.parameters.file", exits.parameters.file)
     widest = max((len(stage.branches) for stage in stages), default=0)
     seen: set[tuple[int, ...]] = set()
     for i, masked in enumerate(exits.masked):
         where = f"exits.masked[{i}]"
-        yield from _threshold_problems(f"{where}.thresholds", masked.thresholds, len(stages) - 1)
-        yield from (f"{where}.missing: {fault}" for fault in _mask_problems(masked.missing, widest))
+        yield from _threshold_problems(f"{where}.thresholds", exits.criterion, masked.thresholds, len(stages) - 1)
+        for fault in _mask_problems(masked.missing, widest):
+            yield fault.at(f"{where}.missing")
         if masked.missing in seen:
-            yield f"{where}.missing: {list(masked.missing)} is given twice"
+            yield Problem(f"{where}.missing: {list(masked.missing)} is given twice", "remove one of the two")
         seen.add(masked.missing)
 
 
-def _threshold_problems(where: str, thresholds: tuple[float, ...], needed: int) -> Iterable[str]:
+def _threshold_problems(where: str, criterion: str, thresholds: tuple[float, ...], needed: int) -> Iterable[Problem]:
     if len(thresholds) != needed:
-        yield f"{where}: {len(thresholds)} given, one per exit but the last needed ({needed})"
-    if not all(map(math.isfinite, thresholds)):
-        yield f"{where}: must be finite"
+        yield Problem(f"{where}: {len(thresholds)} given", f"give {needed}, one per exit but the last")
+    if (fault := threshold_problem(criterion, thresholds)) is not None:
+        yield fault.at(where)
 
 
-def _mask_problems(missing: tuple[int, ...], widest: int) -> Iterable[str]:
+def _mask_problems(missing: tuple[int, ...], widest: int) -> Iterable[Problem]:
     if not widest:
-        yield "no stage is wide, so no branch can be missing"
+        yield Problem("no stage is wide, so no branch can be missing", "remove the entry")
     elif not missing or any(one >= next_one for one, next_one in itertools.pairwise(missing)):
-        yield f"{list(missing)}: needs at least one branch, and each once, ascending"
+        yield Problem(f"{list(missing)} is not in order", "give at least one branch, each once, in ascending order")
     elif missing[0] < 0 or missing[-1] >= widest:
-        yield f"{list(missing)}: there are the branches 0 to {widest - 1}"
+        yield Problem(f"{list(missing)} has a branch that does not exist", f"give branches of 0 to {widest - 1}")
     elif len(missing) == widest:
-        yield f"{list(missing)}: these are all branches, one must be left"
+        yield Problem(f"{list(missing)} are all branches", "leave out at least one")
 
 
-def _golden_problems(golden: Golden, stages: int) -> Iterable[str]:
+def _golden_problems(golden: Golden, stages: int) -> Iterable[Problem]:
     if golden.stage_tolerances and len(golden.stage_tolerances) != stages:
-        yield f"golden.stage_tolerances: {len(golden.stage_tolerances)} given, one per stage needed ({stages})"
+        yield Problem(f"golden.stage_tolerances: {len(golden.stage_tolerances)} given", f"give {stages}, one per stage")
     if min(golden.tolerance, *golden.stage_tolerances, 0) < 0:
-        yield "golden: tolerances must not be below 0"
+        yield Problem("golden: a tolerance is below 0", "give 0 or more")
 
 
-def _file_problems(where: str, name: str) -> Iterable[str]:
+def _file_problems(where: str, name: str) -> Iterable[Problem]:
     if Path(name).name != name:
-        yield f"{where}: must be a file name, without a folder"
+        yield Problem(f"{where}: {quoted(name)} is not a plain file name", "give a file name without a folder")
 
 
-def _stage_problems(k: int, stage: StageSpec, after: StageSpec | None, classes: int) -> Iterable[str]:
+def _stage_problems(k: int, stage: StageSpec, after: StageSpec | None, classes: int) -> Iterable[Problem]:
     where = f"stages[{k}]"
     yield from _file_problems(f"{where}.segment", stage.segment)
     for name, tensor in (("input", stage.input), ("features", stage.features), ("logits", stage.logits)):
         yield from _tensor_problems(f"{where}.{name}", tensor)
     if math.prod(stage.logits.shape) != classes:
-        yield f"{where}.logits.shape: {classes} labels need as many logits"
+        yield Problem(
+            f"{where}.logits.shape: {math.prod(stage.logits.shape)} logits for {classes} labels",
+            "make the two numbers equal",
+        )
     if after is None:
         if stage.features is not None:
-            yield f"{where}.features: the last stage has none"
+            yield Problem(f"{where}.features: the last stage has none", "remove them")
     elif stage.branches and after.branches:
         if stage.features is not None:
-            yield f"{where}.features: to another wide stage go the branches' features, not the fusion head's"
+            yield Problem(
+                f"{where}.features: the next wide stage takes the branches' features, not the fusion head's",
+                "remove them",
+            )
     elif stage.features is None:
-        yield f"{where}.features: missing"
+        yield Problem(f"{where}.features: missing", "add them: the next stage takes them")
     else:
         for name, taken in _inputs(k + 1, after):
             if not _fits(stage.features, taken):
-                yield f"{where}.features: not what {name} takes"
+                yield _mismatch(f"{where}.features", name)
 
 
 def _inputs(k: int, stage: StageSpec) -> Iterator[tuple[str, TensorSpec]]:
@@ -119,62 +133,71 @@ def _inputs(k: int, stage: StageSpec) -> Iterator[tuple[str, TensorSpec]]:
         yield f"stages[{k}].branches[{b}].input", branch.input
 
 
-def _wide_problems(k: int, stage: StageSpec, before: StageSpec | None, after: StageSpec | None) -> Iterable[str]:
+def _wide_problems(k: int, stage: StageSpec, before: StageSpec | None, after: StageSpec | None) -> Iterable[Problem]:
     where, branches = f"stages[{k}]", stage.branches
     if not 2 <= len(branches) <= MAX_BRANCHES:
-        yield f"{where}.branches: {len(branches)} given, 2 to {MAX_BRANCHES} are needed"
+        yield Problem(f"{where}.branches: {len(branches)} given", f"give 2 to {MAX_BRANCHES}")
     if stage.input != branches[0].input:
-        yield f"{where}.input: must be that of branches[0]"
+        yield Problem(f"{where}.input: not that of branches[0]", "make the two equal")
     if before is None or not before.branches:
         for name, taken in _inputs(k, stage):
             if not _fits(branches[0].input, taken):
-                yield f"{name}: not that of branches[0], but one tensor reaches all branches"
+                yield Problem(
+                    f"{name}: not that of branches[0], although all branches receive one tensor", "make the two equal"
+                )
     elif len(before.branches) != len(branches):
-        yield f"{where}.branches: {len(branches)} given, {len(before.branches)} at stages[{k - 1}]; must be as many"
+        yield Problem(
+            f"{where}.branches: {len(branches)} given, {len(before.branches)} at stages[{k - 1}]",
+            "give both the same number of branches",
+        )
     for b, branch in enumerate(branches):
         yield from _branch_problems(f"{where}.branches[{b}]", branch)
     takers = after.branches if after is not None else ()
     if takers and len(takers) != len(branches):
-        return  # Told at that stage.
+        return  # reported at that stage
     for b, (branch, taker) in enumerate(itertools.zip_longest(branches, takers)):
         yield from _handover_problems(f"{where}.branches[{b}]", branch, f"stages[{k + 1}].branches[{b}]", taker)
 
 
-def _branch_problems(where: str, branch: BranchSpec) -> Iterable[str]:
+def _branch_problems(where: str, branch: BranchSpec) -> Iterable[Problem]:
     yield from _file_problems(f"{where}.segment", branch.segment)
     for name, tensor in (("input", branch.input), ("features", branch.features)):
         yield from _tensor_problems(f"{where}.{name}", tensor)
     embedding = branch.embedding
     if len(embedding.shape) != 2 or embedding.shape[0] != 1 or embedding.shape[1] < 1:
-        yield f"{where}.embedding.shape: {list(embedding.shape)}, must be [1, number of values]"
+        yield Problem(f"{where}.embedding.shape: received {list(embedding.shape)}", "give [1, number of values]")
     if embedding.dtype == "float16":
-        yield f"{where}.embedding.dtype: float16, must be int8, uint8 or float32"
+        yield Problem(f"{where}.embedding.dtype: float16 is not supported", "use int8, uint8 or float32")
     # A missing embedding is filled with the zero point, so that must be one of its values.
     yield from _tensor_problems(f"{where}.embedding", embedding)
 
 
-def _tensor_problems(where: str, tensor: TensorSpec | None) -> Iterable[str]:
+def _tensor_problems(where: str, tensor: TensorSpec | None) -> Iterable[Problem]:
     if tensor is None:
         return
     if tensor.dtype in ("float32", "float16"):
         if (tensor.scale, tensor.zero_point) != (1.0, 0):
-            yield f"{where}: {tensor.dtype} values have no scale and no zero point; leave both out"
+            yield Problem(f"{where}: {tensor.dtype} values have no scale and no zero point", "remove both")
         return
     bounds = np.iinfo(tensor.dtype)
     if not bounds.min <= tensor.zero_point <= bounds.max:
-        yield f"{where}.zero_point: {tensor.zero_point}, must be {bounds.min} to {bounds.max}"
+        yield Problem(f"{where}.zero_point: {tensor.zero_point} is out of range", f"give {bounds.min} to {bounds.max}")
     if not 0 < tensor.scale < math.inf:
-        yield f"{where}.scale: {tensor.scale:g}, must be above 0 and finite"
+        yield Problem(f"{where}.scale: {tensor.scale:g} is out of range", "give a finite value above 0")
 
 
-def _handover_problems(where: str, branch: BranchSpec, next_where: str, taker: BranchSpec | None) -> Iterable[str]:
+def _handover_problems(where: str, branch: BranchSpec, next_where: str, taker: BranchSpec | None) -> Iterable[Problem]:
     if taker is None:
         if branch.features is not None:
-            yield f"{where}.features: the last wide stage in a row has none"
+            yield Problem(f"{where}.features: the last wide stage in a row has none", "remove them")
     elif branch.features is None:
-        yield f"{where}.features: missing"
+        yield Problem(f"{where}.features: missing", "add them: the next stage takes them")
     elif not _fits(branch.features, taker.input):
-        yield f"{where}.features: not what {next_where}.input takes"
+        yield _mismatch(f"{where}.features", f"{next_where}.input")
+
+
+def _mismatch(where: str, taker: str) -> Problem:
+    return Problem(f"{where}: not what {taker} takes", "make dtype, shape, scale and zero_point of both equal")
 
 
 def _fits(features: TensorSpec, taken: TensorSpec) -> bool:

@@ -18,8 +18,9 @@ from distree.bundle.checks import check_manifest
 from distree.bundle.manifest import MANIFEST, BranchSpec, Manifest, StageSpec
 from distree.bundle.parameters import numbered, parameter_problems, read_arrays
 from distree.criteria import problem
-from distree.criteria.base import PolicyParameters
-from distree.errors import BundleError, ConfigError
+from distree.criteria.base import CriterionParameters
+from distree.errors import BUILD_AGAIN, CHECK_PATH, COPY_AGAIN, BundleError, ConfigError
+from distree.printable import quoted
 from distree.record import record
 
 MAX_SEGMENT_BYTES = 64 << 20
@@ -83,10 +84,10 @@ class Bundle:
         """Return what the manifest says of a branch of wide stage `k`; BundleError if it has no such branch."""
         branches = self.stages[k].branches
         if not branches:
-            raise BundleError(f"bundle {self.name}: stage {k} is not wide, it has no branches")
+            raise BundleError(f"bundle {self.name}: stage {k} is not wide and has no branches", "name no branch")
         if branch is None or not 0 <= branch < len(branches):
-            which = "none was named" if branch is None else f"not {branch}"
-            raise BundleError(f"bundle {self.name}: stage {k} has the branches 0 to {len(branches) - 1}, {which}")
+            what = f"no branch of stage {k} was named" if branch is None else f"stage {k} has no branch {branch}"
+            raise BundleError(f"bundle {self.name}: {what}", f"name one of 0 to {len(branches) - 1}")
         return branches[branch]
 
     def segment(self, k: int) -> bytes:
@@ -99,8 +100,8 @@ class Bundle:
         spec = self.branch(k, branch)
         return read_verified(self.path / spec.segment, spec.sha256)
 
-    def policy_parameters(self) -> PolicyParameters:
-        """Read what the criteria have learned or measured; `PolicyParameters()` where the bundle has nothing of it.
+    def criterion_parameters(self) -> CriterionParameters:
+        """Read what the criteria have learned or measured; `CriterionParameters()` where the bundle has no such file.
 
         The file holds float32 arrays: `class_means0`, `class_means1`, … (classes, values), one per branch of the
         first wide stage, and `gate0`, `gate1`, … (weights and bias,), one per exit, or per exit but the last; either
@@ -108,30 +109,30 @@ class Bundle:
         """
         spec = self.manifest.exits.parameters
         if spec is None:
-            return PolicyParameters()
+            return CriterionParameters()
         path = self.path / spec.file
         arrays = read_arrays(path, read_verified(path, spec.sha256))
         for fault in parameter_problems(arrays, self.stages, len(self.labels)):
-            raise BundleError(f"{path}: {fault}; build the bundle again")
+            raise BundleError(f"{path}: {fault}", BUILD_AGAIN)
         means = [of_branch.tolist() for of_branch in numbered(arrays, "class_means")]
-        return PolicyParameters(
+        return CriterionParameters(
             class_means=tuple(tuple(map(tuple, of_class)) for of_class in zip(*means, strict=True)),
             gate=tuple(tuple(weights.tolist()) for weights in numbered(arrays, "gate")),
         )
 
     def check_criterion(self, criterion: str) -> None:
-        """Raise BundleError unless the exits can be decided by this criterion, for which it may have to be learned."""
+        """Raise BundleError unless the exits can be decided by this criterion; some need learned parameters."""
         why = problem(
-            criterion, self.policy_parameters(), self.is_wide, exits=len(self.stages), classes=len(self.labels)
+            criterion, self.criterion_parameters(), self.is_wide, exits=len(self.stages), classes=len(self.labels)
         )
         if why is not None:
-            raise BundleError(f"bundle {self.name}: {why}")
+            raise BundleError(*why.at(f"bundle {self.name}"))
 
     def verify(self, stages: Iterable[int] | None = None, *, branch: int | None = None, fuse: bool = False) -> None:
-        """Verify the golden vectors, the criteria's parameters, and all segments, or those of one board alone.
+        """Verify the golden vectors, the criteria's parameters, and all segments, or only those of one board.
 
-        A board names the `stages` that it serves, the `branch` that it runs of those that are wide, and whether it
-        fuses (`fuse`, for the fusion heads of all wide stages), as it does for its runtime.
+        A board names the `stages` that it serves, the `branch` that it runs of the wide ones, and whether it fuses
+        (`fuse`, for the fusion heads of all wide stages), as it does for its runtime.
         """
         golden, parameters = self.manifest.golden, self.manifest.exits.parameters
         read_verified(self.path / golden.file, golden.sha256)
@@ -155,17 +156,16 @@ class Bundle:
 
 
 def read_verified(path: Path, sha256: str) -> bytes:
-    """Read a file of a bundle; BundleError, with the remedy, if it is missing, too long or not what it should be."""
+    """Read a file of a bundle; BundleError if it is missing, too long or not what the manifest says."""
     try:
         if path.stat().st_size > MAX_SEGMENT_BYTES:
-            raise BundleError(f"{path}: longer than {MAX_SEGMENT_BYTES} bytes; build the bundle again")
+            raise BundleError(f"{path}: longer than {MAX_SEGMENT_BYTES} bytes", BUILD_AGAIN)
         content = path.read_bytes()
     except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}; copy the whole bundle to this board again") from None
+        raise BundleError(f"{path}: {error.strerror}", COPY_AGAIN) from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise BundleError(
-            f"{path}: its SHA-256 is not the manifest's; the file is damaged or of another revision: "
-            "copy the whole bundle to this board again"
+            f"{path}: its SHA-256 is not the manifest's, so the file is damaged or of another revision", COPY_AGAIN
         )
     return content
 
@@ -180,9 +180,21 @@ def find_bundle(name_or_path: str | Path) -> Path:
         return named[0]
     known = ", ".join(sorted(found.name for found in known_bundles()))
     raise BundleError(
-        f"bundle {str(name_or_path)!r} not found: neither a folder with a {MANIFEST} nor a known name "
-        f"({known or 'the model zoo is not installed'}); correct the name, or give the folder's path"
+        f"bundle {quoted(str(name_or_path))} not found: neither a folder with a {MANIFEST} nor a known bundle "
+        f"({known or 'the model zoo is not installed'})",
+        "correct the name, or give the path of the folder",
     )
+
+
+def bundle_of(folder: Path, name: str) -> str:
+    """Return the path of what `bundle: name` in a file in `folder` means: a folder seen from there, or a known bundle.
+
+    What is neither comes back as if it were beside the file; loading it says what is wrong.
+    """
+    beside = folder / name
+    if (beside / MANIFEST).is_file():
+        return str(beside)
+    return str(next((found for found in known_bundles() if found.name == name), beside))
 
 
 def known_bundles() -> list[Path]:
@@ -218,16 +230,18 @@ def load_bundle(
 ) -> Bundle:
     """Load a bundle and verify all its files, or those that a board needs for the stages in `verify`.
 
-    `branch` and `fuse` are as for `Bundle.verify`. Raises BundleError: not found, a manifest that does not hold
-    together, a missing or changed file.
+    `branch` and `fuse` are as for `Bundle.verify`. Raises BundleError: not found, an inconsistent manifest, a
+    missing or changed file.
     """
     path = find_bundle(name_or_path)
     try:
         content = (path / MANIFEST).read_bytes()
         manifest = strict_yaml.load(path / MANIFEST, Manifest)
-        check_manifest(manifest)
-    except (ConfigError, OSError) as error:
-        raise BundleError(str(error)) from None
+        check_manifest(manifest, path / MANIFEST)
+    except ConfigError as error:
+        raise BundleError(*error.problem) from None
+    except OSError as error:
+        raise BundleError(f"{path / MANIFEST}: {error.strerror or error}", CHECK_PATH) from None
     bundle = Bundle(path=path, revision=hashlib.sha256(content).hexdigest()[:12], manifest=manifest)
     bundle.verify(verify, branch=branch, fuse=fuse)
     bundle.check_criterion(bundle.criterion)

@@ -8,6 +8,7 @@ from distree.bundle.runtimes import DEFAULT_RUNTIME
 from distree.messages.plan import MaskedThresholds
 from distree.messages.request import DType
 from distree.record import record
+from distree.thresholds import Threshold
 
 MANIFEST = "bundle.yaml"
 
@@ -92,8 +93,8 @@ class StageSpec:
 
 
 @record
-class PolicyFile:
-    """Learned or measured parameters of criteria: an .npz file, see `Bundle.policy_parameters`."""
+class ParametersFile:
+    """Learned or measured parameters of criteria: an .npz file, see `Bundle.criterion_parameters`."""
 
     file: str
     sha256: str
@@ -107,9 +108,9 @@ class Exits:
     """
 
     criterion: str
-    thresholds: tuple[float, ...]
+    thresholds: tuple[Threshold, ...]
     masked: tuple[MaskedThresholds, ...] = ()
-    parameters: PolicyFile | None = None
+    parameters: ParametersFile | None = None
 
 
 @record
@@ -149,7 +150,7 @@ class Trained:
 
 
 @record
-class Measured:
+class MeasuredFigures:
     """Figures of the segments on inputs that had no part in training, which `data` names.
 
     `validation` are those of the inputs that thresholds were chosen on, `trained` says how the weights came to be; both
@@ -231,5 +232,5 @@ class Manifest:
     stages: tuple[StageSpec, ...]
     exits: Exits
     golden: Golden
-    measured: Measured | None = None
+    measured: MeasuredFigures | None = None
     split_from: SplitFrom | None = None

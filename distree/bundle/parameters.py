@@ -12,21 +12,22 @@ from pathlib import Path
 import numpy as np
 
 from distree.bundle.manifest import StageSpec
-from distree.errors import BundleError
+from distree.errors import BUILD_AGAIN, BundleError
+from distree.printable import printable
 from distree.tensors import Array
 
 _NOT_ARRAYS = (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 def read_arrays(path: Path, content: bytes) -> dict[str, Array]:
-    """Return the arrays of an .npz file by name; BundleError if it is none."""
+    """Return the arrays of an .npz file by name; BundleError if it is not one."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
         arrays = np.load(io.BytesIO(content), allow_pickle=False)
         return {name: np.asarray(arrays[name]) for name in names}
     except _NOT_ARRAYS as error:
-        raise BundleError(f"{path}: not an npz file of arrays ({error}); build the bundle again") from None
+        raise BundleError(f"{path}: not an .npz file of arrays ({printable(str(error))})", BUILD_AGAIN) from None
 
 
 def numbered(arrays: Mapping[str, Array], name: str) -> list[Array]:
@@ -38,7 +39,8 @@ def parameter_problems(arrays: Mapping[str, Array], stages: tuple[StageSpec, ...
     """Say what is wrong with the parameters of a bundle with these stages and so many classes."""
     means, gates = numbered(arrays, "class_means"), numbered(arrays, "gate")
     if len(means) + len(gates) != len(arrays):
-        yield f"holds {', '.join(sorted(arrays))[:100]}; only class_means0, class_means1, … and gate0, gate1, … belong"
+        names = printable(", ".join(sorted(arrays)))
+        yield f"contains {names}, where only class_means0, class_means1, … and gate0, gate1, … are allowed"
     for name, array in arrays.items():
         if array.dtype != np.float32 or not np.isfinite(array).all():
             yield f"{name}: must be finite float32"
@@ -46,6 +48,6 @@ def parameter_problems(arrays: Mapping[str, Array], stages: tuple[StageSpec, ...
     wanted = [(classes, *branch.embedding.shape[1:]) for branch in wide]
     if means and [array.shape for array in means] != wanted:
         shapes = ", ".join(str(array.shape) for array in means)
-        yield f"class_means: {shapes[:100]}; needs (classes, values) for each of the {len(wide)} branches"
+        yield f"class_means: {printable(shapes)}, not (classes, values) for each of the {len(wide)} branches"
     if gates and (len(gates) not in (len(stages) - 1, len(stages)) or any(array.ndim != 1 for array in gates)):
-        yield f"gate: needs (weights,), its bias last, for each of the {len(stages)} exits, or for all but the last"
+        yield f"gate: not (weights,), bias last, for each of the {len(stages)} exits, or for all but the last"

@@ -9,6 +9,7 @@ import numpy as np
 
 from distree.bundle.manifest import Manifest
 from distree.errors import RemoteProtocolError
+from distree.printable import printable
 from distree.tensors import Array
 
 MAX_IMAGE_BYTES = 64 << 20
@@ -17,13 +18,15 @@ a WebP.
 """
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
-"""What peers may send. Pillow knows many more: old ones, little tested, and one that starts Ghostscript."""
+"""What peers may send. Pillow supports many more: old ones, little tested, and one that starts Ghostscript."""
 
 _AS_THEY_ARE = ("L", "RGB")
-"""Modes of Pillow that are made smaller first and converted then, which takes less memory."""
+"""Modes of Pillow that are resized first and converted then, which takes less memory."""
 
 _ONE_BYTE = ("1", "L", "P")
-"""Modes that take a byte a pixel; others take four."""
+"""Modes that take one byte per pixel; others take four."""
+
+_CONVERT = "convert the input to what the bundle takes"
 
 
 def is_image(dtype: str, shape: tuple[int, ...]) -> bool:
@@ -56,9 +59,9 @@ class Preprocessor:
         Raises RemoteProtocolError("dtype" or "shape") for anything else.
         """
         if raw.dtype != self.dtype:
-            raise RemoteProtocolError("dtype", f"expected {self.dtype}, received {raw.dtype}")
+            raise RemoteProtocolError("dtype", f"expected {self.dtype}, received {raw.dtype}", _CONVERT)
         if raw.shape != self.shape:
-            raise RemoteProtocolError("shape", f"expected {self.shape}, received {raw.shape}")
+            raise RemoteProtocolError("shape", f"expected {self.shape}, received {raw.shape}", _CONVERT)
         if self._turned:
             raw = raw[..., ::-1]
         if self._table is not None:
@@ -81,15 +84,16 @@ class Preprocessor:
         """Decode, convert and resize an image to the input spec (height, width, 1 or 3 channels)."""
         if not is_image(self.dtype.name, self.shape):
             raise RemoteProtocolError(
-                "size", f"expected {self.nbytes} bytes ({self.dtype} {self.shape}), received {len(encoded)}"
+                "size", f"expected {self.nbytes} bytes ({self.dtype} {self.shape}), received {len(encoded)}", _CONVERT
             )
         try:
-            # Pillow is an extra and takes long to import: only boards that are handed encoded images pay for it.
+            # Pillow is an extra and takes long to import: only boards that receive encoded images pay for it.
             from PIL import Image
         except ImportError:
             raise RemoteProtocolError(
                 "image",
-                f"received {len(encoded)} bytes, raw inputs have {self.nbytes}; images need distree[images]",
+                f"{len(encoded)} bytes are not a raw input ({self.nbytes}), and Pillow, which reads images, is missing",
+                "run on this board: pip install 'distree[images]'",
             ) from None
         height, width, channels = self.shape
         mode = "L" if channels == 1 else "RGB"
@@ -107,7 +111,8 @@ class Preprocessor:
         except Exception as error:  # noqa: BLE001 - of damaged images Pillow raises many kinds; none may end a board
             raise RemoteProtocolError(
                 "image",
-                f"{len(encoded)} bytes are neither a raw input ({self.nbytes}) nor a readable image: {error}"[:200],
+                f"{len(encoded)} bytes are neither a raw input ({self.nbytes}) nor a readable image{_because(error)}",
+                f"send a raw input, or one of {', '.join(IMAGE_FORMATS)}",
             ) from None
 
     def _make_tables(self) -> Array:
@@ -115,7 +120,7 @@ class Preprocessor:
         return self._quantise((values - self._mean) / self._std)
 
     def _one_table(self) -> bytes | None:
-        """Return the table of all values where a byte becomes a byte, and none changes its place; None elsewhere."""
+        """Return the table of all values if each byte becomes one byte and none changes its place; None otherwise."""
         tables, moves = self._tables, self._channels_first and self.shape[-1] > 1
         if tables is None or tables.shape[1] > 1 or tables.itemsize > 1 or moves:
             return None
@@ -152,4 +157,12 @@ def _check_size(width: int, height: int, mode: str, target: str, kind: str = "")
         per_pixel += 8  # its decoder keeps two canvases of its own
     if width * height * per_pixel > MAX_IMAGE_BYTES:
         most = MAX_IMAGE_BYTES // per_pixel / 1e6
-        raise RemoteProtocolError("image", f"{width}x{height} pixels are too many, at most {most:.0f} million")
+        raise RemoteProtocolError(
+            "image", f"{width}x{height} pixels are too many, at most {most:.0f} million are decoded", "shrink the image"
+        )
+
+
+def _because(error: Exception) -> str:
+    """Return what Pillow says, except where it only names the object that it was given to read."""
+    said = printable(str(error))
+    return "" if not said or " object at 0x" in said else f" ({said})"

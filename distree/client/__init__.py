@@ -1,1 +1,1 @@
-"""Programs of one's own: a site's results as objects, where the broker is, and waiting for both."""
+"""For users' own programs: a site's results as objects, where the broker is, and waiting for results."""

@@ -1,4 +1,4 @@
-"""Where the broker is, as commands and programs are told."""
+"""Where the broker is, as commands and programs are told it."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from pathlib import Path
 from distree import topics
 from distree.broker_settings import BrokerSettings, TlsSettings
 from distree.errors import ConfigError
+from distree.printable import quoted
 
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 """By scheme; mqtts is MQTT over TLS."""
 
 
 def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where the broker is and which site is meant."""
+    """Add the options that say where the broker is, and which site is meant."""
     parser.add_argument(
         "--broker",
         default="127.0.0.1:1883",
         metavar="HOST:PORT",
         help="or mqtts://HOST:PORT for TLS (default: %(default)s)",
     )
-    parser.add_argument("--username", help="user name at the broker")
-    parser.add_argument("--password-file", type=Path, metavar="FILE", help="its first line is the password")
+    parser.add_argument("--username", help="user name on the broker")
+    parser.add_argument("--password-file", type=Path, metavar="FILE", help="file whose first line is the password")
     parser.add_argument(
-        "--ca-file", type=Path, metavar="FILE", help="who may vouch for the broker (default: the system's)"
+        "--ca-file", type=Path, metavar="FILE", help="CA certificates to verify the broker with (default: the system's)"
     )
-    parser.add_argument("--cert-file", type=Path, metavar="FILE", help="this client's certificate, if the broker asks")
-    parser.add_argument("--key-file", type=Path, metavar="FILE", help="its key")
+    parser.add_argument("--cert-file", type=Path, metavar="FILE", help="client certificate, if the broker requires one")
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="key of the client certificate")
     parser.add_argument("--site", required=True, help="site id, as in agent.yaml")
 
 
 def broker_settings(args: argparse.Namespace) -> BrokerSettings:
-    """Read the options of `add_broker_arguments`; ConfigError for what is no address, no site or half of TLS."""
+    """Read the options of `add_broker_arguments`; ConfigError for an invalid address or site, or incomplete TLS."""
     topics.check_id(args.site, "--site")
     scheme, host, port = _address(args.broker, "--broker")
     return BrokerSettings(
@@ -44,10 +45,10 @@ def broker_settings(args: argparse.Namespace) -> BrokerSettings:
 def _tls(args: argparse.Namespace, scheme: str) -> TlsSettings | None:
     if scheme != "mqtts":
         if args.ca_file or args.cert_file or args.key_file:
-            raise ConfigError(f"--broker {args.broker}: certificates are for TLS; write mqtts://HOST:PORT")
+            raise ConfigError(f"--broker {args.broker}: certificates are for TLS only", "write mqtts://HOST:PORT")
         return None
     if (args.cert_file is None) != (args.key_file is None):
-        raise ConfigError("--cert-file and --key-file: give both or none")
+        raise ConfigError("--cert-file and --key-file: only one is given", "give both or none")
     return TlsSettings(ca_file=args.ca_file, cert_file=args.cert_file, key_file=args.key_file)
 
 
@@ -56,8 +57,8 @@ def _address(broker: str, what: str) -> tuple[str, str, int]:
     scheme, separator, address = broker.rpartition("://")
     if separator and (scheme not in DEFAULT_PORTS or "@" in address or "/" in address):
         raise ConfigError(
-            f"{what}: expected mqtt://HOST:PORT or mqtts://HOST:PORT, received {broker!r}; "
-            "a login is given by username and password_file"
+            f"{what}: expected mqtt://HOST:PORT or mqtts://HOST:PORT, received {quoted(broker)}",
+            "write only the address: a login goes into username and password_file",
         )
     if separator and ":" not in address:
         address = f"{address}:{DEFAULT_PORTS[scheme]}"
@@ -68,7 +69,9 @@ def split_address(address: str, what: str = "--broker") -> tuple[str, int]:
     """Split HOST:PORT; ConfigError naming `what` if it is not of that form."""
     host, _, port = address.rpartition(":")
     if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
-        raise ConfigError(f"{what}: expected HOST:PORT, received {address!r}; for example 127.0.0.1:1883")
+        raise ConfigError(
+            f"{what}: expected HOST:PORT, received {quoted(address)}", "write, for example, 127.0.0.1:1883"
+        )
     return host, int(port)
 
 
@@ -77,8 +80,8 @@ def broker_at(
 ) -> BrokerSettings:
     """Return the settings for `mqtt://HOST[:PORT]`, `mqtts://HOST[:PORT]` (TLS) or `HOST:PORT`.
 
-    With mqtts the system says who may vouch for the broker; settings with a `tls` of one's own come back as they are,
-    but for the login.
+    With mqtts the broker is verified with the system's CA certificates; settings come back as they are, except for the
+    login.
 
     >>> broker_at("mqtt://hub").host, broker_at("mqtts://hub").port, broker_at("hub:1884").port
     ('hub', 8883, 1884)

@@ -31,7 +31,7 @@ class Lifetime:
         if self._is_forked:
             name = type(self).__name__
             raise ClosedError(
-                f"this {name} belongs to the process from which this one was forked: enter one of its own here"
+                f"this {name} belongs to the process from which this one was forked", "make a new one after the fork"
             )
 
     def _open(self) -> None:

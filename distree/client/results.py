@@ -1,4 +1,4 @@
-"""Results of a site, as objects, for one's own program."""
+"""Results of a site, as objects, for users' own programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distree.transport.base import Received
 
 
 def result_topic(site: str, pipeline: str | None = None, origin: str | None = None) -> str:
-    """Return the topic filter of results; ConfigError for what is no id. None stands for all.
+    """Return the topic filter of results; ConfigError for an invalid id. None stands for all.
 
     >>> result_topic("lab", "fashion")
     'distree/1/lab/pipeline/fashion/result/+'
@@ -32,15 +32,15 @@ class Results(Subscription[Result]):
             for result in results:
                 print(result.input, result.label, result.confidence)
 
-    `broker` is `mqtt://HOST:PORT`, `HOST:PORT` or settings. Without `pipeline` or `origin` it is those of all. Each
-    request comes once, with its final result; with `late` also what came after it (`result.final` is False there).
+    `broker` is `mqtt://HOST:PORT`, `HOST:PORT` or settings. Without `pipeline` or `origin` it yields the results of
+    all. Each request comes once, with its final result; with `late`, later ones come too (with `result.final` False).
 
-    Entering returns once the subscription is confirmed, so what is submitted from then on is not missed. Iterating
-    ends when `close` is called, and raises ResultTimeoutError when nothing came for `timeout_s` seconds. At most
-    `queue` results wait to be read; then the oldest are dropped, and counted in `dropped`. Malformed messages are
-    counted in `malformed`, lost connections, in which results may be missed, in `interruptions`.
+    Entering returns once the subscription is confirmed, so nothing that is submitted from then on is missed. Iterating
+    ends when `close` is called, and raises ResultTimeoutError when nothing arrived for `timeout_s` seconds. At most
+    `queue` results wait to be read; beyond that the oldest are dropped, and counted in `dropped`. Malformed messages
+    are counted in `malformed`, lost connections, during which results may be missed, in `interruptions`.
 
-    Raises ConfigError, and BrokerError when the broker is not reached within `connect_s` seconds.
+    Raises ConfigError, and BrokerError when the broker is not reached within `connect_timeout_s` seconds.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Results(Subscription[Result]):
         password_file: Path | str | None = None,
         queue: int = 1024,
         timeout_s: float | None = None,
-        connect_s: float = 10.0,
+        connect_timeout_s: float = 10.0,
     ) -> None:
         def read(message: Received) -> Result | None:
             result = decode(Result, message.payload)
@@ -67,6 +67,6 @@ class Results(Subscription[Result]):
             read,
             queue=queue,
             timeout_s=timeout_s,
-            connect_s=connect_s,
+            connect_timeout_s=connect_timeout_s,
             patient=True,
         )

@@ -1,4 +1,4 @@
-"""What comes on some topics, in a bounded queue, for programs that iterate: plainly or with `async for`."""
+"""What arrives on some topics, in a bounded queue, for programs that iterate over it with `for` or `async for`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from distree.broker_settings import BrokerSettings, Session
 from distree.client.lifetime import Lifetime
-from distree.client.waiting import Waiting
-from distree.errors import ClosedError, RemoteProtocolError, ResultTimeoutError
+from distree.client.waiting import WaitQueue
+from distree.errors import ClosedError, DistreeError, Problem, RemoteProtocolError, ResultTimeoutError
 from distree.lanes import Lane
+from distree.printable import printable
 from distree.transport import make_transport
-from distree.transport.base import Received
+from distree.transport.base import QuietListener, Received
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 POLL_S = 1.0
-SAY_EVERY_S = 10.0
-"""Between two words in the log on what was dropped."""
+LOG_INTERVAL_S = 10.0
+"""Shortest time between two log lines about what was dropped."""
 
 
 class Subscription(Lifetime, Generic[T]):
@@ -32,9 +33,9 @@ class Subscription(Lifetime, Generic[T]):
 
     `decode` raises RemoteProtocolError for what is malformed, which is counted in `malformed`, and returns None for
     what is not wanted. Beyond `queue` items the oldest is dropped and counted in `dropped`: a slow reader sees the
-    newest. The session is without memory: what is published while the connection is away is not heard, and
+    newest. The broker keeps nothing for it: what is published while the connection is down is missed, and
     `interruptions` counts those times. Entering returns once the broker has confirmed the subscription, or raises
-    BrokerError after `connect_s` seconds; where nothing listens at all it waits only if `patient`.
+    BrokerError after `connect_timeout_s` seconds; where nothing listens at all it waits only if `patient`.
     Any thread and any event loop may read; each item goes to one of them.
     """
 
@@ -46,11 +47,11 @@ class Subscription(Lifetime, Generic[T]):
         *,
         queue: int = 1024,
         timeout_s: float | None = None,
-        connect_s: float = 10.0,
+        connect_timeout_s: float = 10.0,
         patient: bool = False,
     ) -> None:
         self.dropped = 0
-        """Items that were dropped unread, since the queue was full."""
+        """Items that were dropped unread because the queue was full."""
         self.malformed = 0
         """Messages that broke the protocol; the log says how."""
         self.interruptions = 0
@@ -63,9 +64,9 @@ class Subscription(Lifetime, Generic[T]):
         self._items: deque[T] = deque()
         self._bound = queue
         self._timeout_s = timeout_s
-        self._connect_s = connect_s
+        self._connect_timeout_s = connect_timeout_s
         self._patient = patient
-        self._waiting = Waiting(self._transport.lock)
+        self._waiting = WaitQueue(self._transport.lock)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._was_opened = self._is_open = False
@@ -75,11 +76,11 @@ class Subscription(Lifetime, Generic[T]):
 
     def _open(self) -> None:
         if self._was_opened:
-            raise ClosedError("it was entered before: make another")
+            raise ClosedError(f"this {type(self).__name__} was entered before", "make a new one")
         self._was_opened = True
         try:
-            self._transport.open(self, self._topics)
-            self._transport.connect_now(self._connect_s, patient=self._patient)
+            self._transport.open(_Listener(self), self._topics)
+            self._transport.connect_now(self._connect_timeout_s, patient=self._patient)
         except BaseException:
             self._transport.close()
             raise
@@ -91,7 +92,7 @@ class Subscription(Lifetime, Generic[T]):
         try:
             while self._is_open:
                 self._transport.poll(POLL_S)
-        except BaseException as error:  # noqa: BLE001 - told by whoever reads
+        except BaseException as error:  # noqa: BLE001 - raised by whoever reads
             self._failure = error
         self._shut()
 
@@ -101,7 +102,7 @@ class Subscription(Lifetime, Generic[T]):
             self._waiting.notify_all()
 
     def close(self) -> None:
-        """End it, from any thread: who iterates comes to the end. Harmless the second time."""
+        """Close it, from any thread: iterating ends. Harmless the second time."""
         if self._thread is None or self._is_forked:
             return
         self._shut()
@@ -112,7 +113,7 @@ class Subscription(Lifetime, Generic[T]):
 
     @property
     def subscribed(self) -> bool:
-        """Whether the broker has confirmed the subscription, and the connection stands."""
+        """Whether the broker has confirmed the subscription, and the connection is up."""
         return self._is_open and self._transport.online
 
     # ------------------------------------------------------------ reading
@@ -142,8 +143,15 @@ class Subscription(Lifetime, Generic[T]):
         if self._items:
             return self._items.popleft()
         if self._is_open:
-            raise ResultTimeoutError(f"nothing came within {timeout_s:g} s")
-        raise ClosedError(str(self._failure or "it is closed" if self._was_opened else "use it in a with block"))
+            raise ResultTimeoutError(f"nothing arrived within {timeout_s:g} s", "check that the origin is running")
+        name = type(self).__name__
+        if isinstance(self._failure, DistreeError):
+            raise ClosedError(*self._failure.problem)
+        if self._failure is not None:
+            raise ClosedError(f"this {name} broke down ({self._failure})", "report this as a bug")
+        if self._was_opened:
+            raise ClosedError(f"this {name} is closed", "make a new one")
+        raise ClosedError(f"this {name} is not entered", "use it in a with block")
 
     def __iter__(self) -> Iterator[T]:
         return self
@@ -170,49 +178,49 @@ class Subscription(Lifetime, Generic[T]):
             raise
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Publish at QoS 1 on the same connection; over a lost one it waits, within the transport's bounds."""
+        """Publish at QoS 1 on the same connection; while that is down it waits, within the transport's bounds."""
         self._check_process()
         with self._transport.lock:
             self._transport.publish(topic, payload, qos=1, lane=Lane.OWED)
 
-    # ------------------------------------------------------------ Listener
+    # ------------------------------------------------------------ what comes in
 
-    def connected(self) -> None:
-        """Nothing to say: what was asked for follows."""
-
-    def disconnected(self, why: str) -> None:
-        """Count and say it; the transport keeps trying."""
+    def _note_interruption(self, why: Problem) -> None:
         self.interruptions += 1
         log.warning("%s", why)
 
-    def published(self, token: str) -> None:
-        """Nothing waits for it."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def unread(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""
-
-    def received(self, message: Received) -> None:
+    def _receive(self, message: Received) -> None:
         """Decode and queue."""
         self._transport.acknowledge(message.token)
         try:
             item = self._decode(message)
         except RemoteProtocolError as error:
             self.malformed += 1
-            self._say(f"{message.topic}: {error}; {self.malformed} malformed in all")
+            self._say(f"ignored a malformed message on {printable(message.topic)} ({self.malformed} so far): {error}")
             return
         if item is None:
             return
         if len(self._items) >= self._bound:
             self._items.popleft()
             self.dropped += 1
-            self._say(f"read too slowly: {self.dropped} dropped in all, the oldest of more than {self._bound}")
+            self._say(f"the reader is too slow: {self.dropped} dropped so far, the oldest of more than {self._bound}")
         self._items.append(item)
         self._waiting.notify()
 
     def _say(self, what: str) -> None:
         if time.monotonic() >= self._says_at:
-            self._says_at = time.monotonic() + SAY_EVERY_S
+            self._says_at = time.monotonic() + LOG_INTERVAL_S
             log.warning("%s", what)
+
+
+class _Listener(QuietListener):
+    """What the transport calls, kept off what users see."""
+
+    def __init__(self, of: Subscription[Any]) -> None:
+        self._of = of
+
+    def disconnected(self, why: Problem) -> None:
+        self._of._note_interruption(why)
+
+    def received(self, message: Received) -> None:
+        self._of._receive(message)

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import asyncio
 
 
-class Waiting:
+class WaitQueue:
     """A condition on which threads wait by `wait_for`, and coroutines by `join` and `wait`.
 
-    All but `wait` is called with `lock` held. Nobody who was woken owns what it waited for: look again, with the lock
-    held, and wait anew if another was quicker.
+    All but `wait` are called with `lock` held. Being woken does not mean owning what one waited for: look again, with
+    the lock held, and wait once more if somebody else was quicker.
     """
 
     def __init__(self, lock: threading.RLock) -> None:
@@ -30,7 +30,7 @@ class Waiting:
 
     def join(self) -> asyncio.Future[None]:
         """Put the running coroutine in line; give what it returns to `wait`, without the lock."""
-        import asyncio  # where coroutines wait it is loaded; a board whose threads alone wait does without
+        import asyncio  # loaded already where coroutines wait; a board where only threads wait does without it
 
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)

@@ -3,15 +3,16 @@
 Every criterion is pure, higher is surer, and logits that are not all finite score `LEAST_SURE`, never NaN.
 Logits are one float per class, of at least two classes; what an empty list does is not defined.
 
-A criterion that has learned or measured something takes it as `PolicyParameters`; without what it needs, of these or
-of the evidence, it scores `LEAST_SURE`, so that the answer comes from a deeper exit. `problem` tells beforehand.
+A criterion that has learned or measured something takes it as `CriterionParameters`; without what it needs, of these or
+of the evidence, it scores `LEAST_SURE`, so that the answer comes from a deeper exit. `problem` says so in advance.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 
-from distree.criteria.base import ExitPolicy, PolicyParameters
+from distree.criteria.base import ANY_NUMBER, PROBABILITY, Criterion, CriterionParameters, Range
 from distree.criteria.deadline import Deadline
 from distree.criteria.energy import Energy
 from distree.criteria.entropy import Entropy
@@ -20,60 +21,90 @@ from distree.criteria.gate import Gate
 from distree.criteria.margin import Margin
 from distree.criteria.max_softmax import MaxSoftmax
 from distree.criteria.patience import Patience
-from distree.criteria.softmax import LEAST_SURE, NEVER, confidence
-from distree.errors import ConfigError
+from distree.criteria.softmax import LEAST_SURE, confidence
+from distree.errors import ConfigError, Problem
+from distree.printable import quoted
+from distree.thresholds import NEVER, NEVER_WORD
 
-__all__ = ["LEAST_SURE", "NEVER", "POLICIES", "confidence", "make_policy", "problem"]
+__all__ = ["CRITERIA", "LEAST_SURE", "confidence", "make_criterion", "problem", "threshold_problem"]
 
 _WITH_PARAMETERS: dict[str, type[FeatureDifference] | type[Gate]] = {
     FeatureDifference.name: FeatureDifference,
     Gate.name: Gate,
 }
 
-POLICIES: dict[str, type[ExitPolicy]] = {
-    policy.name: policy
-    for policy in (MaxSoftmax, Entropy, Margin, Patience, Energy, Deadline, *_WITH_PARAMETERS.values())
+CRITERIA: dict[str, type[Criterion]] = {
+    criterion.name: criterion
+    for criterion in (MaxSoftmax, Entropy, Margin, Patience, Energy, Deadline, *_WITH_PARAMETERS.values())
 }
 """Every criterion that a plan or a bundle may name, by name; each can be made without arguments."""
 
 
-def make_policy(name: str, parameters: PolicyParameters = PolicyParameters()) -> ExitPolicy:  # noqa: B008 - frozen
+def make_criterion(name: str, parameters: CriterionParameters = CriterionParameters()) -> Criterion:  # noqa: B008 - frozen
     """Make the criterion called `name`, with a bundle's parameters if it takes any.
 
     An unknown name raises ConfigError. Parameters that are missing or make no sense do not: see `problem`.
 
-    >>> make_policy("entropy").name
+    >>> make_criterion("entropy").name
     'entropy'
     """
     if name in _WITH_PARAMETERS:
         return _WITH_PARAMETERS[name](parameters)
-    if name in POLICIES:
-        return POLICIES[name]()
-    raise ConfigError(_unknown(name))
+    if name in CRITERIA:
+        return CRITERIA[name]()
+    raise ConfigError(*_unknown(name))
 
 
 def problem(
     name: str,
-    parameters: PolicyParameters = PolicyParameters(),  # noqa: B008 - frozen
+    parameters: CriterionParameters = CriterionParameters(),  # noqa: B008 - frozen
     wide: bool = False,
     *,
     exits: int | None = None,
     classes: int | None = None,
-) -> str | None:
-    """Return, in one line, why the criterion called `name` could not work with a bundle; None if it can.
+) -> Problem | None:
+    """Return why the criterion called `name` could not work with a bundle; None if it can.
 
-    `parameters` are the bundle's, `wide` says whether the exits that decide are those of wide stages, which alone have
-    embeddings. Numbers of exits (the last one included) and classes are checked where they are given.
+    `parameters` are the bundle's, `wide` says whether the exits that decide are those of wide stages, since only those
+    have embeddings. Numbers of exits (the last one included) and classes are checked where they are given.
 
     >>> problem("entropy")
-    >>> problem("feature_difference")
-    'feature_difference compares embeddings, which only wide stages have: choose another criterion'
+    >>> print(problem("feature_difference"))
+    feature_difference compares embeddings, which only wide stages have; choose another criterion
     """
     if name in _WITH_PARAMETERS:
         return _WITH_PARAMETERS[name].problem(parameters, wide=wide, exits=exits, classes=classes)
-    return None if name in POLICIES else _unknown(name)
+    return None if name in CRITERIA else _unknown(name)
 
 
-def _unknown(name: str) -> str:
-    nearest = difflib.get_close_matches(name, POLICIES, n=1, cutoff=0.0)[0]
-    return f"unknown criterion {name!r}; nearest: {nearest}; known: {', '.join(POLICIES)}"
+def threshold_problem(name: str, thresholds: Iterable[float]) -> Problem | None:
+    """Return which threshold the criterion called `name` has no use for; None if there is none.
+
+    The thresholds are those of the exits 0, 1, … NEVER is always one.
+
+    >>> threshold_problem("max_softmax", [0.9, NEVER])
+    >>> print(threshold_problem("margin", [90.0, 80.0]))
+    the threshold of exit 0 is 90, but scores of margin are 0 to 1; give 0.9 for 90%, or 'never' to keep the exit closed
+    """
+    if name not in CRITERIA:
+        return _unknown(name)
+    possible = CRITERIA[name].range
+    for exit, threshold in enumerate(thresholds):
+        # A NaN fails both comparisons.
+        if not (threshold >= NEVER or possible.least <= threshold <= possible.most):
+            return Problem(
+                f"the threshold of exit {exit} is {threshold:g}, but scores of {name} are {possible}",
+                f"give {_instead(threshold, possible)}, or {NEVER_WORD!r} to keep the exit closed",
+            )
+    return None
+
+
+def _instead(threshold: float, possible: Range) -> str:
+    if possible == PROBABILITY and 10.0 <= threshold <= 100.0:
+        return f"{threshold / 100:g} for {threshold:g}%"
+    return "one" if possible == ANY_NUMBER else f"a number of {possible}"
+
+
+def _unknown(name: str) -> Problem:
+    nearest = difflib.get_close_matches(name, CRITERIA, n=1, cutoff=0.0)[0]
+    return Problem(f"unknown criterion {quoted(name)}", f"use one of {', '.join(CRITERIA)} ({nearest} is the nearest)")

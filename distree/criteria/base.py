@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from distree.messages.request import PolicyMemory
+from distree.messages.request import CriterionMemory
 from distree.record import record
 
 
 @record
-class Evidence:
+class ExitEvidence:
     """What an exit knows when it decides.
 
     `logits` are floats, one per class, of at least two. `confidence` is their largest softmax probability, where the
@@ -24,7 +24,7 @@ class Evidence:
     confidence: float | None = None
     exit: int = 0
     embeddings: Sequence[Sequence[float] | None] = ()
-    memory: PolicyMemory = ()
+    memory: CriterionMemory = ()
     left_s: float = float("inf")
     rest_s: float = 0.0
 
@@ -34,11 +34,11 @@ class Score:
     """A criterion's verdict: `value`, higher is surer, and what it wants to find in `memory` at the next exit."""
 
     value: float
-    memory: PolicyMemory = ()
+    memory: CriterionMemory = ()
 
 
 @record
-class PolicyParameters:
+class CriterionParameters:
     """What the criteria of a bundle have learned or measured; () where there is none.
 
     `class_means[c][b]` is the mean embedding of class c at branch b of the first exit, as floats. `gate[l]` holds the
@@ -49,10 +49,34 @@ class PolicyParameters:
     gate: tuple[tuple[float, ...], ...] = ()
 
 
-class ExitPolicy(Protocol):
-    """A criterion. The exit is taken when `score(...).value >= threshold`."""
+@record
+class Range:
+    """The scores that a criterion can give, both ends included. A threshold outside of them is a mistake.
+
+    At `least` every input leaves that has a score at all.
+
+    >>> print(PROBABILITY)
+    0 to 1
+    """
+
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return "any finite number" if self == ANY_NUMBER else f"{self.least:g} to {self.most:g}"
+
+
+ANY_NUMBER = Range(least=-1e299, most=1e299)
+"""Of scores on a scale of their own, such as that of the logits. Below NEVER, as it has to be."""
+
+PROBABILITY = Range(least=0.0, most=1.0)
+
+
+class Criterion(Protocol):
+    """A criterion. The exit is taken when `score(...).value >= threshold`; `range` is that of its finite scores."""
 
     name: str
+    range: Range
 
-    def score(self, evidence: Evidence) -> Score:
+    def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit. Pure: the same evidence gives the same score on every board."""

@@ -10,10 +10,8 @@ et al., "Multi-Scale Dense Networks for Resource Efficient Image Classification"
 
 from __future__ import annotations
 
-import math
-
-from distree.criteria.base import Evidence, Score
-from distree.criteria.softmax import LEAST_SURE
+from distree.criteria.base import ANY_NUMBER, ExitEvidence, Score
+from distree.criteria.softmax import LEAST_SURE, clamped
 
 
 class Deadline:
@@ -21,13 +19,14 @@ class Deadline:
 
     Without an estimate or a budget (NaN, or infinite on both sides) the score is -inf: go on.
 
-    >>> Deadline().score(Evidence(logits=[], left_s=0.5, rest_s=0.75)).value
+    >>> Deadline().score(ExitEvidence(logits=[], left_s=0.5, rest_s=0.75)).value
     0.25
     """
 
     name = "deadline"
+    range = ANY_NUMBER
 
-    def score(self, evidence: Evidence) -> Score:
+    def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit; reads `left_s` and `rest_s` alone."""
         late_s = evidence.rest_s - evidence.left_s
-        return Score(value=LEAST_SURE if math.isnan(late_s) else late_s)
+        return Score(value=clamped(late_s) if late_s > LEAST_SURE else LEAST_SURE)

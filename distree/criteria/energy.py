@@ -11,31 +11,34 @@ from __future__ import annotations
 
 import math
 
-from distree.criteria.base import Evidence, Score
-from distree.criteria.softmax import LEAST_SURE, finite, odds
+from distree.criteria.base import ANY_NUMBER, ExitEvidence, Score
+from distree.criteria.softmax import LEAST_SURE, clamped, finite, odds
 from distree.errors import ConfigError
 
 
 class Energy:
     """Score an exit by T·logsumexp(z/T); -inf if a logit is not finite.
 
-    `temperature` has the logits' scale and is finite and above 0, else ConfigError.
+    `temperature` is on the logits' scale, finite and above 0; otherwise ConfigError.
 
-    >>> round(Energy().score(Evidence(logits=[4.0, 1.0, 0.0])).value, 4)
+    >>> round(Energy().score(ExitEvidence(logits=[4.0, 1.0, 0.0])).value, 4)
     4.0659
     """
 
     name = "energy"
+    range = ANY_NUMBER
 
     def __init__(self, temperature: float = 1.0) -> None:
         if not 0.0 < temperature < math.inf:
-            raise ConfigError(f"energy: temperature must be finite and above 0, received {temperature!r}")
+            raise ConfigError(
+                f"energy: the temperature {temperature!r} is out of range", "choose a finite value above 0"
+            )
         self.temperature = temperature
 
-    def score(self, evidence: Evidence) -> Score:
+    def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit."""
         logits = evidence.logits
         if not finite(logits):
             return Score(value=LEAST_SURE)
         total = math.fsum(odds(logits, self.temperature))
-        return Score(value=max(logits) + self.temperature * math.log(total))
+        return Score(value=clamped(max(logits) + self.temperature * math.log(total)))

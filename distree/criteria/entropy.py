@@ -13,22 +13,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from distree.criteria.base import Evidence, Score
+from distree.criteria.base import PROBABILITY, ExitEvidence, Score
 from distree.criteria.softmax import LEAST_SURE, finite, odds
 
 
 class Entropy:
     """Score an exit by one minus its normalised entropy; -inf if a logit is not finite.
 
-    >>> Entropy().score(Evidence(logits=[1.0, 1.0, 1.0])).value
+    >>> Entropy().score(ExitEvidence(logits=[1.0, 1.0, 1.0])).value
     0.0
-    >>> round(Entropy().score(Evidence(logits=[4.0, 1.0, 0.0])).value, 4)
+    >>> round(Entropy().score(ExitEvidence(logits=[4.0, 1.0, 0.0])).value, 4)
     0.7503
     """
 
     name = "entropy"
+    range = PROBABILITY
 
-    def score(self, evidence: Evidence) -> Score:
+    def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit of at least two classes."""
         logits = evidence.logits
         return Score(value=certainty(odds(logits)) if finite(logits) else LEAST_SURE)

@@ -21,9 +21,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from distree.criteria.base import Evidence, PolicyParameters, Score
+from distree.criteria.base import CriterionParameters, ExitEvidence, Range, Score
 from distree.criteria.softmax import LEAST_SURE, finite
-from distree.messages.request import PolicyMemory
+from distree.errors import BUILD_AGAIN, Problem
+from distree.messages.request import CriterionMemory
 
 MAX_REMEMBERED = 1024
 """Longest memory, of as many numbers as the codec lets through; longer embeddings are not remembered."""
@@ -43,38 +44,49 @@ class FeatureDifference:
     finite; for a zero vector, which has no direction (a class whose mean is one is left out); and for a memory that is
     none. "Finite" and "zero" are meant of the norm: 1e-100 to 1e100 is taken.
 
-    >>> means = PolicyParameters(class_means=(((4.0, 3.0), (0.0,)), ((0.0, 0.0), (1.0,))))
-    >>> policy = FeatureDifference(means)
-    >>> first = policy.score(Evidence(logits=[1.0, 0.0], embeddings=[[3.0, 4.0], None]))
+    >>> means = CriterionParameters(class_means=(((4.0, 3.0), (0.0,)), ((0.0, 0.0), (1.0,))))
+    >>> criterion = FeatureDifference(means)
+    >>> first = criterion.score(ExitEvidence(logits=[1.0, 0.0], embeddings=[[3.0, 4.0], None]))
     >>> first
     Score(value=-0.282842712, memory=(2.0, 3.0, 4.0, 0.0))
-    >>> policy.score(Evidence(logits=[1.0, 0.0], exit=1, embeddings=[[6.0, 8.0], [5.0]], memory=first.memory)).value
+    >>> second = ExitEvidence(logits=[1.0, 0.0], exit=1, embeddings=[[6.0, 8.0], [5.0]], memory=first.memory)
+    >>> criterion.score(second).value
     0.0
     """
 
     name = "feature_difference"
+    range = Range(least=-2.0, most=0.0)
 
-    def __init__(self, parameters: PolicyParameters = PolicyParameters()) -> None:  # noqa: B008 - frozen
+    def __init__(self, parameters: CriterionParameters = CriterionParameters()) -> None:  # noqa: B008 - frozen
         means = parameters.class_means
         self._means = means if _misshapen(means) is None else ()
         self._sizes = [len(values) for values in means[0]] if self._means else []
         self._unit_means: dict[tuple[int, ...], list[tuple[float, ...]]] = {}
 
     @staticmethod
-    def problem(parameters: PolicyParameters, *, wide: bool, exits: int | None, classes: int | None) -> str | None:  # noqa: ARG004
+    def problem(
+        parameters: CriterionParameters,
+        *,
+        wide: bool,
+        exits: int | None,  # noqa: ARG004
+        classes: int | None,
+    ) -> Problem | None:
         """Return why the criterion could not work, see `distree.criteria.problem`."""
         means = parameters.class_means
         if not wide:
-            return "feature_difference compares embeddings, which only wide stages have: choose another criterion"
+            return Problem(
+                "feature_difference compares embeddings, which only wide stages have", "choose another criterion"
+            )
         if not means:
-            return (
-                "feature_difference needs class_means for the first exit: build a bundle with them (exits.parameters)"
+            return Problem(
+                "feature_difference needs class_means for the first exit",
+                "build a bundle with them (exits.parameters), or choose another criterion",
             )
         if classes is not None and len(means) != classes:
-            return f"feature_difference: class_means are of {len(means)} classes, {classes} are needed: build it again"
+            return Problem(f"feature_difference: class_means are of {len(means)} classes, not {classes}", BUILD_AGAIN)
         return _misshapen(means)
 
-    def score(self, evidence: Evidence) -> Score:
+    def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit after the exit that `evidence.memory` tells of."""
         embeddings = evidence.embeddings
         memory = _remembered(embeddings)
@@ -113,18 +125,19 @@ class FeatureDifference:
         return found
 
 
-def _misshapen(means: Sequence[Sequence[Vector]]) -> str | None:
+def _misshapen(means: Sequence[Sequence[Vector]]) -> Problem | None:
     sizes = [[len(values) for values in of_class] for of_class in means]
     if any(of_class != sizes[0] for of_class in sizes):
-        return "feature_difference: class_means are not of the same sizes for every class: build the bundle again"
+        return Problem("feature_difference: class_means differ in size from class to class", BUILD_AGAIN)
     if sizes and not (sizes[0] and all(sizes[0])):
-        return "feature_difference: class_means of a branch are empty: build the bundle again"
+        return Problem("feature_difference: class_means of a branch are empty", BUILD_AGAIN)
     if not all(finite(values) for of_class in means for values in of_class):
-        return "feature_difference: class_means are not all finite: build the bundle again"
+        return Problem("feature_difference: class_means are not all finite", BUILD_AGAIN)
     if sizes and sum(sizes[0]) + len(sizes[0]) > MAX_REMEMBERED:
-        return (
-            f"feature_difference: {len(sizes[0])} embeddings of {sum(sizes[0])} values cannot be carried, at most "
-            f"{MAX_REMEMBERED} numbers can: choose smaller embeddings or another criterion"
+        return Problem(
+            f"feature_difference: {len(sizes[0])} embeddings of {sum(sizes[0])} values do not fit into a message, "
+            f"which carries at most {MAX_REMEMBERED} numbers",
+            "choose smaller embeddings or another criterion",
         )
     return None
 
@@ -161,7 +174,7 @@ def _since(before: Sequence[Vector], now: Sequence[Vector | None]) -> float:
     return _between_directions(old, new)
 
 
-def _remembered(embeddings: Sequence[Vector | None]) -> PolicyMemory:
+def _remembered(embeddings: Sequence[Vector | None]) -> CriterionMemory:
     """Lay embeddings out for the next exit; () if they are of no use there, or too long to be carried."""
     memory: list[float] = []
     values: list[float] = []
@@ -176,12 +189,12 @@ def _remembered(embeddings: Sequence[Vector | None]) -> PolicyMemory:
     return tuple(memory) if useful else ()
 
 
-def _recalled(memory: PolicyMemory) -> list[Vector]:
+def _recalled(memory: CriterionMemory) -> list[Vector]:
     """Undo `_remembered`; [] for what is no such memory, as it may come from another board."""
     return list(_parts(memory)) if _is_whole(memory) else []
 
 
-def _is_whole(memory: PolicyMemory) -> bool:
+def _is_whole(memory: CriterionMemory) -> bool:
     at = 0
     while at < len(memory):
         size = memory[at]
@@ -192,7 +205,7 @@ def _is_whole(memory: PolicyMemory) -> bool:
     return True
 
 
-def _parts(memory: PolicyMemory) -> Iterator[Vector]:
+def _parts(memory: CriterionMemory) -> Iterator[Vector]:
     at = 0
     while at < len(memory):
         end = at + 1 + int(memory[at])

@@ -19,9 +19,10 @@ import math
 from collections.abc import Sequence
 from operator import mul
 
-from distree.criteria.base import Evidence, PolicyParameters, Score
+from distree.criteria.base import CriterionParameters, ExitEvidence, Range, Score
 from distree.criteria.entropy import certainty
 from distree.criteria.softmax import LEAST_SURE, finite, odds
+from distree.errors import BUILD_AGAIN, Problem
 
 _LARGEST = 1e100
 """Weights and scores beyond it count as not finite, so that no sum of products overflows."""
@@ -36,41 +37,49 @@ class Gate:
     without the scores of all exits before, so that an exit that could not be scored is followed by no other.
 
     >>> weights = (0.0, 0.0, 0.0, 2.0, 1.0, -1.5), (0.0, 0.0, 0.0, 1.0, 0.0, 0.5, 0.25)
-    >>> policy = Gate(PolicyParameters(gate=weights))
-    >>> first = policy.score(Evidence(logits=[4.0, 1.0, 0.0]))
+    >>> criterion = Gate(CriterionParameters(gate=weights))
+    >>> first = criterion.score(ExitEvidence(logits=[4.0, 1.0, 0.0]))
     >>> round(first.value, 4)
     1.1228
-    >>> round(policy.score(Evidence(logits=[4.0, 1.0, 0.0], exit=1, memory=first.memory)).value, 4)
+    >>> round(criterion.score(ExitEvidence(logits=[4.0, 1.0, 0.0], exit=1, memory=first.memory)).value, 4)
     1.7476
     """
 
     name = "gate"
+    range = Range(least=-_LARGEST, most=_LARGEST)
 
-    def __init__(self, parameters: PolicyParameters = PolicyParameters()) -> None:  # noqa: B008 - frozen
+    def __init__(self, parameters: CriterionParameters = CriterionParameters()) -> None:  # noqa: B008 - frozen
         self._gate = [weights if _usable(weights) else () for weights in parameters.gate]
 
     @staticmethod
-    def problem(parameters: PolicyParameters, *, wide: bool, exits: int | None, classes: int | None) -> str | None:  # noqa: ARG004
+    def problem(
+        parameters: CriterionParameters,
+        *,
+        wide: bool,  # noqa: ARG004
+        exits: int | None,
+        classes: int | None,
+    ) -> Problem | None:
         """Return why the criterion could not work, see `distree.criteria.problem`."""
         gate = parameters.gate
         if not gate:
-            return (
-                "gate needs learned weights: build a bundle with them (exits.parameters), or choose another criterion"
+            return Problem(
+                "gate needs learned weights",
+                "build a bundle with them (exits.parameters), or choose another criterion",
             )
         if exits is not None and len(gate) < exits - 1:
-            return f"gate: weights of {len(gate)} exits, {exits - 1} are needed: build the bundle again"
+            return Problem(f"gate: has weights for {len(gate)} exits, {exits - 1} are needed", BUILD_AGAIN)
         first = len(gate[0]) if classes is None else classes + _OF_SOFTMAX + 1
         for exit, weights in enumerate(gate):
             if len(weights) != first + exit:
-                return (
-                    f"gate: {len(weights)} weights and bias at exit {exit}, {first + exit} are needed: "
-                    "build the bundle again"
+                return Problem(
+                    f"gate: has {len(weights)} weights (with bias) at exit {exit}, {first + exit} are needed",
+                    BUILD_AGAIN,
                 )
             if not _usable(weights):
-                return f"gate: weights of exit {exit} are not all finite: build the bundle again"
+                return Problem(f"gate: weights of exit {exit} are not all finite", BUILD_AGAIN)
         return None
 
-    def score(self, evidence: Evidence) -> Score:
+    def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit of at least two classes after the exits whose scores are in `evidence.memory`."""
         logits, earlier, exit = evidence.logits, evidence.memory, evidence.exit
         if not (exit < len(self._gate) and len(earlier) == exit and _usable(earlier) and finite(logits)):

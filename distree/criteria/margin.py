@@ -12,22 +12,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from distree.criteria.base import Evidence, Score
+from distree.criteria.base import PROBABILITY, ExitEvidence, Score
 from distree.criteria.softmax import LEAST_SURE, finite, odds
 
 
 class Margin:
     """Score an exit by the distance between its two best probabilities; -inf if a logit is not finite.
 
-    >>> Margin().score(Evidence(logits=[3.0, 3.0, 0.0])).value
+    >>> Margin().score(ExitEvidence(logits=[3.0, 3.0, 0.0])).value
     0.0
-    >>> round(Margin().score(Evidence(logits=[4.0, 1.0, 0.0])).value, 4)
+    >>> round(Margin().score(ExitEvidence(logits=[4.0, 1.0, 0.0])).value, 4)
     0.8896
     """
 
     name = "margin"
+    range = PROBABILITY
 
-    def score(self, evidence: Evidence) -> Score:
+    def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit of at least two classes."""
         logits = evidence.logits
         return Score(value=_lead(logits) if finite(logits) else LEAST_SURE)

@@ -8,20 +8,21 @@ Examples in Neural Networks", ICLR 2017.
 
 from __future__ import annotations
 
-from distree.criteria.base import Evidence, Score
+from distree.criteria.base import PROBABILITY, ExitEvidence, Score
 from distree.criteria.softmax import LEAST_SURE, confidence
 
 
 class MaxSoftmax:
     """Score an exit by the probability of its predicted class; -inf if a logit is not finite.
 
-    >>> round(MaxSoftmax().score(Evidence(logits=[4.0, 1.0, 0.0])).value, 4)
+    >>> round(MaxSoftmax().score(ExitEvidence(logits=[4.0, 1.0, 0.0])).value, 4)
     0.9362
     """
 
     name = "max_softmax"
+    range = PROBABILITY
 
-    def score(self, evidence: Evidence) -> Score:
+    def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit: the very number that results report as confidence."""
         probability = evidence.confidence
         if probability is None:

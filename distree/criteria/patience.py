@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 
-from distree.criteria.base import Evidence, Score
+from distree.criteria.base import ExitEvidence, Range, Score
 from distree.criteria.softmax import LEAST_SURE, confidence
-from distree.messages.request import PolicyMemory
+from distree.messages.limits import MAX_STAGES
+from distree.messages.request import CriterionMemory
 
 
 class Patience:
@@ -23,16 +24,17 @@ class Patience:
 
     Logits that are not all finite score -inf and break the streak.
 
-    >>> first = Patience().score(Evidence(logits=[4.0, 1.0, 0.0]))
+    >>> first = Patience().score(ExitEvidence(logits=[4.0, 1.0, 0.0]))
     >>> first
     Score(value=1.0, memory=(0.0, 1.0))
-    >>> Patience().score(Evidence(logits=[2.0, 1.0, 0.0], memory=first.memory)).value
+    >>> Patience().score(ExitEvidence(logits=[2.0, 1.0, 0.0], memory=first.memory)).value
     2.0
     """
 
     name = "patience"
+    range = Range(least=1.0, most=float(MAX_STAGES))
 
-    def score(self, evidence: Evidence) -> Score:
+    def score(self, evidence: ExitEvidence) -> Score:
         """Score one exit after the exits that `evidence.memory` tells of."""
         class_id, probability = confidence(evidence.logits)
         if probability == 0.0:
@@ -41,7 +43,7 @@ class Patience:
         return Score(value=streak, memory=(float(class_id), streak))
 
 
-def _streak_before(class_id: int, memory: PolicyMemory) -> float:
+def _streak_before(class_id: int, memory: CriterionMemory) -> float:
     # The memory came over the network: what is not a streak of this class counts as none.
     match memory:
         case (last, streak) if last == class_id and 0.0 <= streak < math.inf:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-NEVER = math.inf
-"""The threshold that says "never exit here": no criterion that reads logits scores this high."""
+from distree.criteria.base import ANY_NUMBER
 
 LEAST_SURE = -math.inf
 """The score of logits that are not all finite: no finite threshold takes such an exit."""
@@ -20,6 +19,11 @@ LEAST_SURE = -math.inf
 def finite(logits: Sequence[float]) -> bool:
     """Tell whether no logit is infinite or NaN."""
     return all(map(math.isfinite, logits))
+
+
+def clamped(score: float) -> float:
+    """Bring a score on a scale of its own within ANY_NUMBER, so that none reaches the threshold NEVER."""
+    return min(max(score, ANY_NUMBER.least), ANY_NUMBER.most)
 
 
 def odds(logits: Sequence[float], temperature: float = 1.0) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distree.messages.fields import branches, count, counts, declared, ident, parts, scores, text
+from distree.messages.fields import branches, count, counts, declared, epoch, ident, parts, scores, text
 from distree.messages.limits import MAX_CLASSES, MAX_HOPS, MAX_STAGES
 from distree.messages.request import Hop
 
@@ -21,7 +21,7 @@ class AuditRow:
     boot: str = text("Tells one run of the agent from the next.")
     sequence: int = count("Number of the row since boot, from 1.")
     revision: str = text("Revision of the bundle.")
-    epoch: int = count("Number of the plan by which exits were decided; 0 for the bundle's own thresholds.")
+    epoch: int = epoch("Number of the plan by which exits were decided; 0 for the bundle's own thresholds.")
     criterion: str = text("Exit criterion.")
     scores: tuple[float, ...] = scores("Score of each exit but the last.", most=MAX_STAGES)
     predictions: tuple[int, ...] = counts(

@@ -74,7 +74,7 @@ class _Scope:
     def rows_packer(self, cls: type) -> str:
         return self.bind(_rows_packer_of(cls))
 
-    def written(self, cls: type, x: str, *, is_json: bool) -> str:
+    def encode_source(self, cls: type, x: str, *, is_json: bool) -> str:
         layout = layout_of(cls)
         if not layout.is_row or is_json or layout.optional:
             return f"{self.bind(_writer_of(cls, is_json))}({x})"
@@ -93,7 +93,7 @@ class _Scope:
 
 def _written(field: Field, of: str, scope: _Scope, *, is_json: bool) -> str:
     x = f"{of}.{field.name}"
-    expression = field.form_in(is_json=is_json).written(x, scope)
+    expression = field.form_in(is_json=is_json).encode_source(x, scope)
     may_be_none = field.nullable or (not is_json and field.default is None)
     return f"None if {x} is None else {expression}" if may_be_none and expression != x else expression
 
@@ -218,22 +218,22 @@ def _local(field: Field) -> str:
 
 def _condition(field: Field, scope: _Scope, *, is_json: bool, is_row: bool) -> str:
     x = _local(field)
-    usual = field.form_in(is_json=is_json).usual(x, scope)
-    if usual == "True":
-        return usual
+    source = field.form_in(is_json=is_json).check_source(x, scope)
+    if source == "True":
+        return source
     if field.nullable:
-        return f"({x} is None or {usual})"
+        return f"({x} is None or {source})"
     if field.default is not REQUIRED:
-        return f"({x} is {scope.bind(_absent(field, is_row=is_row))} or {usual})"
-    return usual
+        return f"({x} is {scope.bind(_absent(field, is_row=is_row))} or {source})"
+    return source
 
 
 def _loop(field: Field, scope: _Scope, slowly: str, *, is_json: bool, is_row: bool) -> list[str]:
     """Return what looks at each item of a list: quicker than an expression that does."""
     form, x = field.form_in(is_json=is_json), _local(field)
-    if not isinstance(form, Items) or (usual := form.usual_item("item", scope)) == "True":
+    if not isinstance(form, Items) or (source := form.item_check_source("item", scope)) == "True":
         return []
-    lines = [f" for item in {x}:", f"  if not ({usual}): return {slowly}(found, name)"]
+    lines = [f" for item in {x}:", f"  if not ({source}): return {slowly}(found, name)"]
     absent = None if field.nullable else _absent(field, is_row=is_row)
     if absent is REQUIRED or absent == ():
         return lines
@@ -242,7 +242,7 @@ def _loop(field: Field, scope: _Scope, slowly: str, *, is_json: bool, is_row: bo
 
 def _taken(field: Field, scope: _Scope, *, is_json: bool, is_row: bool) -> str:
     x, key = _local(field), field.key_in(is_json=is_json)
-    taken = field.form_in(is_json=is_json).taken(x, key, scope)
+    taken = field.form_in(is_json=is_json).decode_source(x, key, scope)
     if field.nullable:
         return x if taken == x else f"None if {x} is None else {taken}"
     if field.default is REQUIRED:

@@ -28,7 +28,7 @@ from distree.messages.forms import (
     finite,
 )
 from distree.messages.layout import REQUIRED, Field, Layout, Metric
-from distree.messages.limits import MAX_BUDGET_S, MAX_COUNT, MAX_MESSAGE_BYTES, MAX_NUMBER, MAX_TEXT
+from distree.messages.limits import MAX_BUDGET_S, MAX_COUNT, MAX_EPOCH, MAX_MESSAGE_BYTES, MAX_NUMBER, MAX_TEXT
 from distree.record import dataclass_transform, record
 
 T = TypeVar("T")
@@ -70,6 +70,11 @@ def count(
 ) -> Any:
     """Declare an integer of 0 to `most`."""
     return _declare(Whole(most), meaning, default=default, unit=unit, nullable=nullable, metric=metric)
+
+
+def epoch(meaning: str, *, least: int = 0, metric: Metric | None = None) -> Any:
+    """Declare the number of a plan, `least` to MAX_EPOCH; 0 stands for the bundle's own thresholds."""
+    return _declare(Whole(MAX_EPOCH, least), meaning, default=REQUIRED, metric=metric)
 
 
 def number(
@@ -176,7 +181,7 @@ def parts(cls: type, meaning: str, *, most: int, default: Any = REQUIRED) -> Any
 
 
 def packed(cls: type, meaning: str, *, shared: bool = False) -> Any:
-    """Declare a row that travels as packed bytes, so that passing it on packs nothing anew.
+    """Declare a row that travels as packed bytes, so that passing it on does not pack it again.
 
     One that many messages share is unpacked once.
     """
@@ -195,7 +200,7 @@ def packed_parts(cls: type, meaning: str, *, most: int, default: Any = REQUIRED)
     frozen_default=True,
     kw_only_default=True,
     field_specifiers=(
-        text, ident, count, number, score, seconds, word, flag, data, scores, durations, counts, branches, texts,
+        text, ident, count, epoch, number, score, seconds, word, flag, data, scores, durations, counts, branches, texts,
         idents, tally, part, parts, packed, packed_parts,
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a value in a message can be. Each form knows how it is checked, written, described and told.
+"""What a value in a message can be. Each form knows how it is checked, encoded, decoded and described.
 
 A form gives source for the usual case, which `codec` compiles into one condition per message, and reads whatever else
 comes the slow way, which says what is wrong. Both take the same values (`tests/distree/messages/test_codec.py`).
@@ -40,7 +40,7 @@ class Scope(Protocol):
     def rows_packer(self, cls: type) -> str:
         """Return the name of a function that packs rows, or has their bytes."""
 
-    def written(self, cls: type, x: str, *, is_json: bool) -> str:
+    def encode_source(self, cls: type, x: str, *, is_json: bool) -> str:
         """Return an expression of what is packed of a record `x`."""
 
 
@@ -55,22 +55,22 @@ class Form:
         return self
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The form in words, for pages and errors: `an integer of 0 to 32`."""
         raise NotImplementedError
 
-    def usual(self, x: str, scope: Scope) -> str:
+    def check_source(self, x: str, scope: Scope) -> str:
         """Return an expression that is true of most values `x` that are right, and of no others.
 
         `scope` gives names by which the expression may use objects.
         """
         raise NotImplementedError
 
-    def taken(self, x: str, _name: str, _scope: Scope) -> str:
-        """Return an expression of what a value is read as for which `usual` was true; its errors name the field."""
+    def decode_source(self, x: str, _name: str, _scope: Scope) -> str:
+        """Return an expression of what a value is read as that passed `check_source`; its errors name the field."""
         return x
 
-    def written(self, x: str, _scope: Scope) -> str:
+    def encode_source(self, x: str, _scope: Scope) -> str:
         """Return an expression of what is packed of `x`, a name or an attribute."""
         return x
 
@@ -88,16 +88,16 @@ class Text(Form):
         self.most = most
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         return f"printable text of at most {self.most} characters"
 
-    def usual(self, x: str, _scope: Scope) -> str:
+    def check_source(self, x: str, _scope: Scope) -> str:
         return f"type({x}) is str and len({x}) <= {self.most} and {x}.isprintable()"
 
     def read(self, value: Any, name: str) -> str:
         if type(value) is str and len(value) <= self.most and value.isprintable():
             return value
-        raise bad(name, value, self.told)
+        raise bad(name, value, self.description)
 
 
 class Id(Form):
@@ -109,17 +109,17 @@ class Id(Form):
         self.or_none = or_none
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         return "an id of a-z, 0-9 and '-'" + (", or ''" if self.or_none else "")
 
-    def usual(self, x: str, scope: Scope) -> str:
+    def check_source(self, x: str, scope: Scope) -> str:
         known = f"len({x}) <= 32 and {scope.bind(is_known_id)}({x})"
         return f"type({x}) is str and " + (f"(not {x} or {known})" if self.or_none else known)
 
     def read(self, value: Any, name: str) -> str:
         if type(value) is str and ((self.or_none and not value) or topics.is_id(value)):
             return value
-        raise bad(name, value, self.told)
+        raise bad(name, value, self.description)
 
 
 class Whole(Form):
@@ -131,16 +131,16 @@ class Whole(Form):
         self.least, self.most = least, most
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         return f"an integer of {self.least} to {self.most}"
 
-    def usual(self, x: str, _scope: Scope) -> str:
+    def check_source(self, x: str, _scope: Scope) -> str:
         return f"type({x}) is int and {self.least} <= {x} <= {self.most}"
 
     def read(self, value: Any, name: str) -> int:
         if type(value) is int and self.least <= value <= self.most:
             return value
-        raise bad(name, value, self.told)
+        raise bad(name, value, self.description)
 
 
 class Number(Form):
@@ -156,17 +156,19 @@ class Number(Form):
         return self if self.digits is None else Rounded(self)
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
+        if (self.least, self.most) == (-MAX_FINITE, MAX_FINITE):
+            return "a finite number"
         return f"a finite number of {self.least:g} to {self.most:g}"
 
-    def usual(self, x: str, _scope: Scope) -> str:
+    def check_source(self, x: str, _scope: Scope) -> str:
         # A NaN fails both comparisons.
         return f"type({x}) is float and {self.least!r} <= {x} <= {self.most!r}"
 
     def read(self, value: Any, name: str) -> float:
         if type(value) in (float, int) and self.least <= value <= self.most:
             return float(value)
-        raise bad(name, value, self.told)
+        raise bad(name, value, self.description)
 
 
 class Rounded(Number):
@@ -181,10 +183,10 @@ class Rounded(Number):
     def json(self) -> Form:
         return self
 
-    def taken(self, x: str, _name: str, _scope: Scope) -> str:
+    def decode_source(self, x: str, _name: str, _scope: Scope) -> str:
         return x if self.scale == 1.0 else f"{x} / {self.scale!r}"
 
-    def written(self, x: str, _scope: Scope) -> str:
+    def encode_source(self, x: str, _scope: Scope) -> str:
         return f"round({x}, {self.digits})" if self.scale == 1.0 else f"round({x} * {self.scale!r}, {self.digits})"
 
     def read(self, value: Any, name: str) -> float:
@@ -200,41 +202,41 @@ class Word(Form):
         self.words = words
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         return "one of " + ", ".join(sorted(self.words))
 
     @property
     def _is_enum(self) -> bool:
         return any(isinstance(word, enum.Enum) for word in self.words.values())
 
-    def usual(self, x: str, scope: Scope) -> str:
+    def check_source(self, x: str, scope: Scope) -> str:
         return f"type({x}) is str and {x} in {scope.bind(self.words)}"
 
-    def taken(self, x: str, _name: str, scope: Scope) -> str:
+    def decode_source(self, x: str, _name: str, scope: Scope) -> str:
         return f"{scope.bind(self.words)}[{x}]" if self._is_enum else x
 
-    def written(self, x: str, _scope: Scope) -> str:
+    def encode_source(self, x: str, _scope: Scope) -> str:
         return f"{x}.value" if self._is_enum else x
 
     def read(self, value: Any, name: str) -> Any:
         if type(value) is str and value in self.words:
             return self.words[value]
-        raise bad(name, value, self.told)
+        raise bad(name, value, self.description)
 
 
 class Flag(Form):
-    """True or false, and no number that passes for it."""
+    """True or false, and no number in their place."""
 
     __slots__ = ()
-    told = "true or false"
+    description = "true or false"
 
-    def usual(self, x: str, _scope: Scope) -> str:
+    def check_source(self, x: str, _scope: Scope) -> str:
         return f"type({x}) is bool"
 
     def read(self, value: Any, name: str) -> bool:
         if type(value) is bool:
             return value
-        raise bad(name, value, self.told)
+        raise bad(name, value, self.description)
 
 
 class Data(Form):
@@ -246,18 +248,18 @@ class Data(Form):
         self.most, self.least, self.start, self.what = most, least, start, what
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         size = f"{self.most} bytes" if self.least == self.most else f"at most {self.most} bytes"
         return f"{self.what} of {size}" if self.what else size
 
-    def usual(self, x: str, _scope: Scope) -> str:
+    def check_source(self, x: str, _scope: Scope) -> str:
         begins = f" and {x}.startswith({self.start!r})" if self.start else ""
         return f"type({x}) is bytes and {self.least} <= len({x}) <= {self.most}{begins}"
 
     def read(self, value: Any, name: str) -> bytes:
         if type(value) is bytes and self.least <= len(value) <= self.most and value.startswith(self.start):
             return value
-        raise bad(name, value if type(value) is not bytes else f"{len(value)} bytes", self.told)
+        raise bad(name, value if type(value) is not bytes else f"{len(value)} bytes", self.description)
 
 
 class Items(Form):
@@ -273,32 +275,32 @@ class Items(Form):
         return Items(self.item.json, self.most, self.least, is_json=True)
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         return f"a list of at most {self.most} items"
 
-    def usual(self, x: str, _scope: Scope) -> str:
+    def check_source(self, x: str, _scope: Scope) -> str:
         length = f"{self.least} <= len({x}) <= {self.most}" if self.least else f"len({x}) <= {self.most}"
         return f"type({x}) is {'list' if self.is_json else 'tuple'} and {length}"
 
-    def usual_item(self, x: str, scope: Scope) -> str:
+    def item_check_source(self, x: str, scope: Scope) -> str:
         """Return an expression that is true of most items that are right, and of no others."""
-        return self.item.usual(x, scope)
+        return self.item.check_source(x, scope)
 
-    def taken(self, x: str, name: str, scope: Scope) -> str:
-        each = self.item.taken("item", name, scope)
+    def decode_source(self, x: str, name: str, scope: Scope) -> str:
+        each = self.item.decode_source("item", name, scope)
         if each == "item":
             return f"tuple({x})" if self.is_json else x
         return f"tuple([{each} for item in {x}]) if {x} else ()"
 
-    def written(self, x: str, scope: Scope) -> str:
-        each = self.item.written("item", scope)
+    def encode_source(self, x: str, scope: Scope) -> str:
+        each = self.item.encode_source("item", scope)
         return x if each == "item" else f"[{each} for item in {x}]"
 
     def read(self, value: Any, name: str) -> tuple[Any, ...]:
         # What a program has unpacked by itself may have tuples where JSON has lists.
         if type(value) in (tuple, list) and self.least <= len(value) <= self.most:
             return tuple([self.item.read(item, name) for item in value])
-        raise bad(name, value, self.told)
+        raise bad(name, value, self.description)
 
 
 class Branches(Items):
@@ -314,24 +316,24 @@ class Branches(Items):
         return Branches(self.least, is_json=True)
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         return f"ascending branch numbers below {MAX_BRANCHES}" + (", at least one" if self.least else "")
 
-    def usual(self, x: str, scope: Scope) -> str:
+    def check_source(self, x: str, scope: Scope) -> str:
         # Of numbers alone, for others cannot be compared.
-        each = f"all([{self.item.usual('item', scope)} for item in {x}])"
+        each = f"all([{self.item.check_source('item', scope)} for item in {x}])"
         order = f"all(map({scope.bind(operator.lt)}, {x}, {x}[1:]))"
-        return f"{super().usual(x, scope)} and (not {x} or {each} and {order})"
+        return f"{super().check_source(x, scope)} and (not {x} or {each} and {order})"
 
-    def usual_item(self, _x: str, _scope: Scope) -> str:
-        # Looked at already.
+    def item_check_source(self, _x: str, _scope: Scope) -> str:
+        # Checked already.
         return "True"
 
     def read(self, value: Any, name: str) -> tuple[int, ...]:
         branches = super().read(value, name)
         if all(map(operator.lt, branches, branches[1:])):
             return branches
-        raise bad(name, value, self.told)
+        raise bad(name, value, self.description)
 
 
 class Tally(Form):
@@ -343,17 +345,17 @@ class Tally(Form):
         self.words, self.count = words, count
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         return "a map of only " + ", ".join(sorted(self.words))
 
-    def usual(self, x: str, scope: Scope) -> str:
-        counts = f"all([{self.count.usual('item', scope)} for item in {x}.values()])"
+    def check_source(self, x: str, scope: Scope) -> str:
+        counts = f"all([{self.count.check_source('item', scope)} for item in {x}.values()])"
         return f"type({x}) is dict and {scope.bind(self.words)}.issuperset({x}) and {counts}"
 
     def read(self, value: Any, name: str) -> dict[str, int]:
         if type(value) is dict and self.words.issuperset(value):
             return {word: self.count.read(count, word) for word, count in value.items()}
-        raise bad(name, value, self.told)
+        raise bad(name, value, self.description)
 
 
 class Part(Form):
@@ -369,25 +371,25 @@ class Part(Form):
         return Part(self.cls, is_json=True)
 
     @property
-    def told(self) -> str:
-        return layout_of(self.cls).told(is_json=self.is_json)
+    def description(self) -> str:
+        return layout_of(self.cls).description(is_json=self.is_json)
 
-    def usual(self, _x: str, _scope: Scope) -> str:
-        # Its reader sees to that.
+    def check_source(self, _x: str, _scope: Scope) -> str:
+        # Its reader checks that.
         return "True"
 
-    def taken(self, x: str, name: str, scope: Scope) -> str:
+    def decode_source(self, x: str, name: str, scope: Scope) -> str:
         return f"{scope.reader(self.cls, is_json=self.is_json)}({x}, {name!r})"
 
-    def written(self, x: str, scope: Scope) -> str:
-        return scope.written(self.cls, x, is_json=self.is_json)
+    def encode_source(self, x: str, scope: Scope) -> str:
+        return scope.encode_source(self.cls, x, is_json=self.is_json)
 
     def read(self, value: Any, name: str) -> Any:
         return read_record(self.cls, value, name, is_json=self.is_json)
 
 
 class Packed(Form):
-    """A row that travels as packed bytes, which it keeps: to pass it on, nothing of it is packed anew.
+    """A row that travels as packed bytes, which it keeps: to pass it on, nothing is packed again.
 
     One that is `shared` by many messages is unpacked once.
     """
@@ -398,16 +400,16 @@ class Packed(Form):
         self.cls, self.shared = cls, shared
 
     @property
-    def told(self) -> str:
-        return f"{layout_of(self.cls).told(is_json=False)} in at most {MAX_PACKED_BYTES} packed bytes"
+    def description(self) -> str:
+        return f"{layout_of(self.cls).description(is_json=False)} in at most {MAX_PACKED_BYTES} packed bytes"
 
-    def usual(self, x: str, _scope: Scope) -> str:
+    def check_source(self, x: str, _scope: Scope) -> str:
         return f"type({x}) is bytes and len({x}) <= {MAX_PACKED_BYTES}"
 
-    def taken(self, x: str, name: str, scope: Scope) -> str:
+    def decode_source(self, x: str, name: str, scope: Scope) -> str:
         return f"{scope.unpacker(self.cls, shared=self.shared)}({x}, {name!r})"
 
-    def written(self, x: str, scope: Scope) -> str:
+    def encode_source(self, x: str, scope: Scope) -> str:
         return f"{scope.packer(self.cls)}({x})"
 
     def read(self, value: Any, name: str) -> Any:
@@ -416,7 +418,7 @@ class Packed(Form):
             from distree.messages.packing import unpack
 
             return read_record(self.cls, unpack(value), name, is_json=False)
-        raise bad(name, value if type(value) is not bytes else f"{len(value)} bytes", self.told)
+        raise bad(name, value if type(value) is not bytes else f"{len(value)} bytes", self.description)
 
 
 class PackedItems(Form):
@@ -428,16 +430,16 @@ class PackedItems(Form):
         self.items = Items(Part(cls), most)
 
     @property
-    def told(self) -> str:
-        return f"{self.items.told} in at most {MAX_PACKED_BYTES} packed bytes"
+    def description(self) -> str:
+        return f"{self.items.description} in at most {MAX_PACKED_BYTES} packed bytes"
 
-    def usual(self, x: str, _scope: Scope) -> str:
+    def check_source(self, x: str, _scope: Scope) -> str:
         return f"type({x}) is bytes and len({x}) <= {MAX_PACKED_BYTES}"
 
-    def taken(self, x: str, name: str, scope: Scope) -> str:
+    def decode_source(self, x: str, name: str, scope: Scope) -> str:
         return f"{scope.rows_unpacker(self.items)}({x}, {name!r})"
 
-    def written(self, x: str, scope: Scope) -> str:
+    def encode_source(self, x: str, scope: Scope) -> str:
         assert isinstance(self.items.item, Part)  # noqa: S101
         return f"{scope.rows_packer(self.items.item.cls)}({x})"
 
@@ -446,7 +448,7 @@ class PackedItems(Form):
             from distree.messages.packing import unpack  # as above
 
             return self.items.read(unpack(value), name)
-        raise bad(name, value if type(value) is not bytes else f"{len(value)} bytes", self.told)
+        raise bad(name, value if type(value) is not bytes else f"{len(value)} bytes", self.description)
 
 
 def finite() -> Number:

@@ -1,4 +1,4 @@
-"""What was declared of a record, and how it is read the slow way, which says what is wrong."""
+"""What was declared about a record, and how it is read the slow way, which says what is wrong."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from distree.errors import RemoteProtocolError
+from distree.printable import printable
 
 if TYPE_CHECKING:
     from distree.messages.forms import Form
 
 REQUIRED: Any = dataclasses.MISSING
 """The default of a field without one."""
+
+AS_DESCRIBED = "write the message as docs/reference/payloads.md describes it"
+"""The remedy for a message that cannot be read."""
+
+_SHOWN = 40
+"""Characters of a value from outside that errors show."""
 
 
 class Metric:
@@ -91,7 +98,7 @@ class Layout:
         """Fields with a default."""
         return tuple(field for field in self.fields if field.default is not REQUIRED)
 
-    def told(self, *, is_json: bool) -> str:
+    def description(self, *, is_json: bool) -> str:
         """Say in words what it is: `[exit, class_id, confidence]`."""
         return f"[{', '.join(field.name for field in self.fields)}]" if self.is_row and not is_json else "a map"
 
@@ -113,7 +120,7 @@ class Packable:
 
 
 keep_packed: Callable[[Any, bytes], None] = Packable.__dict__["packed"].__set__
-"""Let a row, frozen as it is, know its bytes."""
+"""Let a row, although frozen, know its bytes."""
 
 
 # ---------------------------------------------------------------- reading the slow way
@@ -121,12 +128,16 @@ keep_packed: Callable[[Any, bytes], None] = Packable.__dict__["packed"].__set__
 
 def bad(name: str, value: object, expected: str) -> RemoteProtocolError:
     """Return the error that says what a field should have been."""
-    return RemoteProtocolError("field", f"{name}: expected {expected}, received {shown(value)}")
+    return RemoteProtocolError("field", f"{name}: expected {expected}, received {shown(value)}", AS_DESCRIBED)
 
 
 def shown(value: object) -> str:
     """Return a value from outside as short text; what is nested may be nested too deeply to be printed."""
-    return ascii(value)[:40] if isinstance(value, str | int | float | bytes | None) else type(value).__name__
+    if isinstance(value, str | bytes):
+        value = value[:_SHOWN]
+    return (
+        printable(ascii(value), _SHOWN) if isinstance(value, str | bytes | int | float | None) else type(value).__name__
+    )
 
 
 def read_record(cls: type, value: Any, name: str, *, is_json: bool) -> Any:
@@ -135,7 +146,7 @@ def read_record(cls: type, value: Any, name: str, *, is_json: bool) -> Any:
     if layout.is_row and not is_json:
         # A later version may have appended some.
         if type(value) is not tuple or len(value) < len(layout.required):
-            raise bad(name, value, layout.told(is_json=is_json))
+            raise bad(name, value, layout.description(is_json=is_json))
         found: dict[str, Any] = dict(zip((field.name for field in layout.fields), value, strict=False))
     elif type(value) is dict:
         found = value
@@ -150,7 +161,7 @@ def _read_field(field: Field, found: dict[str, Any], layout: Layout, *, is_json:
     key = field.key_in(is_json=is_json)
     if key not in found:
         if field.default is REQUIRED:
-            raise RemoteProtocolError("field", f"{key}: missing")
+            raise RemoteProtocolError("field", f"{key}: missing", AS_DESCRIBED)
         return field.default
     value = found[key]
     if value is None and (field.nullable or (layout.is_row and not is_json and field.default is None)):
@@ -159,7 +170,7 @@ def _read_field(field: Field, found: dict[str, Any], layout: Layout, *, is_json:
 
 
 def check_whole(made: Any) -> None:
-    """Raise RemoteProtocolError where fields, each of which is right, do not go together."""
+    """Raise RemoteProtocolError where fields that are each right do not go together."""
     fault = getattr(made, "fault", None)
     if fault is not None and (found := fault()):
-        raise RemoteProtocolError("field", found)
+        raise RemoteProtocolError("field", found, AS_DESCRIBED)

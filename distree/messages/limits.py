@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from distree.thresholds import NEVER
+
 MAX_MESSAGE_BYTES = 1 << 20
 """Longest message that is looked at, in bytes; a longer one is refused unread."""
 
@@ -24,8 +26,20 @@ MAX_TEXT = 64
 """Longest text in characters, where a field says nothing else."""
 
 MAX_COUNT = 1 << 53
+MAX_EPOCH = 1_000_000
+"""Highest epoch of a plan; after it, numbers begin at 1 again. At a new decision a minute that is after two years."""
+
+EPOCH_STEP = 1_000
+"""How far the epoch of a plan may be beyond that of the plan which its reader holds. An orchestrator takes the numbers
+one after the other, so that one further on is a mistake or a forgery, and is not obeyed."""
+
+HASH_DIGITS = 16
+"""Hexadecimal digits of the hash of a plan's content."""
+
 MAX_NUMBER = 1e15
-MAX_FINITE = 1e300
+MAX_FINITE = NEVER
+"""Largest number that may stand where any may. As a threshold it keeps an exit closed."""
+
 MAX_HOPS = 32
 MAX_RANK = 6
 MAX_MEMORY = 1024

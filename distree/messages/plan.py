@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from distree.messages.fields import branches, count, declared, durations, ident, number, parts, scores, text
-from distree.messages.limits import MAX_MASKED, MAX_STAGES
+import hashlib
+
+from distree.messages.fields import (
+    branches,
+    declared,
+    durations,
+    epoch,
+    ident,
+    number,
+    parts,
+    scores,
+    text,
+)
+from distree.messages.limits import HASH_DIGITS, MAX_EPOCH, MAX_MASKED, MAX_STAGES
+from distree.thresholds import Threshold
 
 
 @declared(as_row=True)
@@ -11,12 +24,15 @@ class MaskedThresholds:
     """Thresholds for the exits of wide stages while the branches in `missing` (ascending) are not heard."""
 
     missing: tuple[int, ...] = branches("Branches that are not heard.", least=1)
-    thresholds: tuple[float, ...] = scores("Score at which each exit but the last is then taken.", most=MAX_STAGES)
+    thresholds: tuple[Threshold, ...] = scores("Score at which each exit but the last is then taken.", most=MAX_STAGES)
 
 
 @declared(kind="plan")
 class Plan:
-    """What the orchestrator wants of a pipeline. One threshold per exit but the last; retained; epochs only grow.
+    """What the orchestrator wants of a pipeline. One threshold per exit but the last; retained.
+
+    The plan on the topic is the one to be followed, whatever its epoch, which names a decision for people: plans that
+    differ in `audit_rate` and `rest_s` alone share it. Two plans are the same if their hashes are, see `plan_hash`.
 
     `masked` has thresholds for sets of missing branches; with a set that is not in it, only the last exit is taken.
     `audit_rate` is the share of inputs that origins draw for audits. `rest_s` is, per exit but the last, what a
@@ -24,11 +40,11 @@ class Plan:
     """
 
     pipeline: str = ident("Id of the pipeline.")
-    epoch: int = count("Number of the plan by which exits are decided; it only grows.")
+    epoch: int = epoch("Number of the decision, from 1.", least=1)
     model: str = text("Name of the bundle.")
     revision: str = text("Revision of the bundle.")
     criterion: str = text("Exit criterion.")
-    thresholds: tuple[float, ...] = scores("Score at which each exit but the last is taken.", most=MAX_STAGES)
+    thresholds: tuple[Threshold, ...] = scores("Score at which each exit but the last is taken.", most=MAX_STAGES)
     masked: tuple[MaskedThresholds, ...] = parts(
         MaskedThresholds, "Thresholds for sets of missing branches.", most=MAX_MASKED, default=()
     )
@@ -36,9 +52,46 @@ class Plan:
     rest_s: tuple[float, ...] = durations(
         "Least time from each exit but the last to the next.", most=MAX_STAGES, default=()
     )
+    reason: str = text("Why it was decided, for people.", default="")
+    author: str = text("Who or what decided it, for people.", default="")
 
     def fault(self) -> str:
         """Say what is wrong with the fields together."""
         if len({row.missing for row in self.masked}) != len(self.masked):
             return "masked: expected each set of missing branches once, received one twice"
         return ""
+
+
+def plan_hash(plan: Plan) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of all that a board does by a plan.
+
+    That is what decides exits and how often it audits: `pipeline`, `model`, `revision`, `criterion`, `thresholds`,
+    `masked`, `audit_rate`, `rest_s`, in this order as one MessagePack list in which every number is a float 64 and each
+    of `masked` a list of two lists. What is for people is left out: `epoch`, `reason`, `author`.
+    """
+    # Where networks are trained there are messages, but no msgpack.
+    from distree.messages.packing import pack
+
+    masked = [[_floats(row.missing), _floats(row.thresholds)] for row in plan.masked]
+    numbers = _floats(plan.thresholds), masked, float(plan.audit_rate), _floats(plan.rest_s)
+    content = pack([plan.pipeline, plan.model, plan.revision, plan.criterion, *numbers])
+    return hashlib.sha256(content).hexdigest()[:HASH_DIGITS]
+
+
+def _floats(values: tuple[float, ...]) -> list[float]:
+    # Zero has no sign here: -0.0 and 0.0 decide alike.
+    return [float(value) + 0.0 for value in values]
+
+
+def same_decision(one: Plan, other: Plan) -> bool:
+    """Whether two plans decide exits by the same criterion and thresholds of the same bundle."""
+    return _decision(one) == _decision(other)
+
+
+def _decision(plan: Plan) -> tuple[object, ...]:
+    return plan.pipeline, plan.model, plan.revision, plan.criterion, plan.thresholds, plan.masked
+
+
+def next_epoch(epoch: int) -> int:
+    """Return the number of the decision after the one with this number."""
+    return epoch + 1 if epoch < MAX_EPOCH else 1

@@ -16,6 +16,7 @@ from distree.messages.fields import (
     data,
     declared,
     durations,
+    epoch,
     flag,
     ident,
     idents,
@@ -44,15 +45,15 @@ from distree.messages.limits import (
 )
 
 Reason = Literal["confident", "last", "deadline", "fallback", "shed"]
-"""Why an input was answered where it was: see docs/architecture.md."""
+"""Why an input was answered where it was: see docs/explanation/node.md."""
 
 DType = Literal["int8", "uint8", "float16", "float32"]
 Codec = Literal["raw", "zlib"]
 
-Verdict = Literal["confident", "last", "deadline", "fallback", "shed", "moved", "unreachable"]
+OutcomeReason = Literal["confident", "last", "deadline", "fallback", "shed", "moved", "unreachable"]
 """Why a board tells the origin: why it was answered there, or why it was not: see `Outcome`."""
 
-PolicyMemory: TypeAlias = "tuple[float, ...]"
+CriterionMemory: TypeAlias = "tuple[float, ...]"
 """What a criterion carries from one exit to the next, in the message; () where it needs nothing."""
 
 Trace: TypeAlias = "tuple[Reading, ...] | None"
@@ -106,7 +107,7 @@ class Rule(Packable):
     the next exit, network not counted; () if unknown.
     """
 
-    epoch: int = count("Number of the plan that the rule is of; 0 for the bundle's own thresholds.")
+    epoch: int = epoch("Number of the plan that the rule is of; 0 for the bundle's own thresholds.")
     criterion: str = text("Exit criterion.")
     thresholds: tuple[float, ...] = scores("Score at which each exit but the last is taken.", most=MAX_STAGES)
     rest_s: tuple[float, ...] = durations(
@@ -115,7 +116,7 @@ class Rule(Packable):
 
 
 @declared(as_row=True)
-class Stop:
+class RouteStop:
     """A part of a route: the boards that run `stage` and, on the same boards, those after it up to the next stop.
 
     `boards` has one board for plain stages, for wide ones one per branch, "" where a branch has none. With `together`
@@ -150,7 +151,9 @@ class RequestContext(Packable):
     revision: str = text("Revision of the bundle.")
     rule: Rule = packed(Rule, "What decides the request at every exit.", shared=True)
     budget_s: float = seconds("Time that the origin grants in all.", most=MAX_BUDGET_S)
-    route: tuple[Stop, ...] = packed_parts(Stop, "Boards that the origin chose, in order.", most=MAX_STAGES, default=())
+    route: tuple[RouteStop, ...] = packed_parts(
+        RouteStop, "Boards that the origin chose, in order.", most=MAX_STAGES, default=()
+    )
     fuser: str | None = ident("Board that fuses the branches' embeddings.", default=None)
     eager: bool = flag("Whether branches go on until they are stopped.", default=False)
     audit: bool = flag("Whether this is an audit: it takes no exit and nobody waits for it.", default=False)
@@ -162,7 +165,7 @@ class RequestContext(Packable):
                 return True
         return device == self.fuser
 
-    def stop_at(self, stage: int) -> Stop | None:
+    def stop_at(self, stage: int) -> RouteStop | None:
         """Return the stop that begins with a stage, if the route has one."""
         for stop in self.route:
             if stop.stage == stage:
@@ -180,7 +183,7 @@ class Progress:
 
     spent_s: float = seconds("Time that boards have used so far.", most=MAX_BUDGET_S)
     guess: Guess | None = part(Guess, "Best answer so far; null if there is none.", nullable=True)
-    memory: PolicyMemory = scores("What the criterion carries from exit to exit.", most=MAX_MEMORY)
+    memory: CriterionMemory = scores("What the criterion carries from exit to exit.", most=MAX_MEMORY)
     hops: tuple[Hop, ...] = parts(Hop, "Where the time went: one entry per board and stage.", most=MAX_HOPS)
     trace: Trace = parts(
         Reading, "What the exits passed so far said, of inputs drawn for audits.", most=MAX_STAGES, default=None
@@ -239,7 +242,7 @@ class Outcome:
 
     request: str = text("Id of the request.")
     token: bytes = data("Random bytes that name the attempt.", least=TOKEN_BYTES, most=TOKEN_BYTES)
-    reason: Verdict = word("Why it was answered there, or was not.", Verdict)
+    reason: OutcomeReason = word("Why it was answered there, or was not.", OutcomeReason)
     guess: Guess | None = part(Guess, "The answer; null if there is none.", nullable=True)
     spent_s: float = seconds("Time that boards have used.", most=MAX_BUDGET_S)
     hops: tuple[Hop, ...] = parts(Hop, "Where the time went: one entry per board and stage.", most=MAX_HOPS)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from distree.messages.fields import count, declared, flag, ident, number, parts, seconds, text, word
+from distree.messages.fields import count, declared, epoch, flag, ident, number, parts, seconds, text, word
 from distree.messages.limits import MAX_ATTEMPTS, MAX_BRANCHES, MAX_CLASSES, MAX_HOPS, MAX_STAGES
 from distree.messages.request import Hop, Reason
 
 
 @declared()
 class Stamp:
-    """When a result was written, for people; programs reckon with latencies, by one clock."""
+    """When a result was written, for people; programs use the latencies, which are by one clock."""
 
     time: str = text("When it was answered, ISO 8601 in UTC.")
     clock_synced: bool = flag("Whether the clock of the board that wrote `time` is to be believed.")
@@ -50,7 +50,7 @@ class Result:
     late: bool = flag("Whether it came after another result of the request was final.")
     attempt: int = count("1; one more each time that the features were sent once more.", most=MAX_ATTEMPTS)
     latency_s: float = seconds("Time from the input to its answer, by the origin's clock.", json="latency_ms")
-    epoch: int = count("Number of the plan by which exits were decided; 0 for the bundle's own thresholds.")
+    epoch: int = epoch("Number of the plan by which exits were decided; 0 for the bundle's own thresholds.")
     model: str = text("Name of the bundle.")
     revision: str = text("Revision of the bundle.")
     hops: tuple[Hop, ...] = parts(Hop, "Where the time went: one entry per board and stage.", most=MAX_HOPS)

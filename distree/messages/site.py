@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distree.messages.fields import count, declared, flag, ident, number, seconds, text
+from distree.messages.fields import count, declared, epoch, flag, ident, number, seconds, text
 
 
 @declared(schema="distree.orchestrator/1")
@@ -13,8 +13,8 @@ class Claim:
     running: bool = flag("Whether it plans the site; false once it is gone.")
 
 
-@declared(schema="distree.truth/1")
-class Truth:
+@declared(schema="distree.label/1")
+class Label:
     """What an input really was, told by a user some time after the answer: `label` is one of the bundle's labels."""
 
     request: str = text("Id of the request.")
@@ -31,7 +31,7 @@ class OriginStats:
 
     pipeline: str = ident("Id of the pipeline.")
     origin: str = ident("Id of the origin.")
-    epoch: int = count("Number of the plan by which exits are decided; 0 for the bundle's own thresholds.")
+    epoch: int = epoch("Number of the plan by which exits are decided; 0 for the bundle's own thresholds.")
     answered: int = count("Inputs answered since boot.")
     pending: int = count("Inputs under way.")
     rate_hz: float = number("Answers a second since the report before.", unit="1/s", digits=3)

@@ -6,9 +6,9 @@ A counter or gauge declared here is a column of the store's history and a metric
 
 from __future__ import annotations
 
-from distree.messages.fields import count, counts, declared, ident, part, parts, seconds, tally, text
+from distree.messages.fields import count, counts, declared, epoch, ident, part, parts, seconds, tally, text
 from distree.messages.layout import Metric
-from distree.messages.limits import MAX_BRANCHES, MAX_PIPELINES, MAX_STAGES
+from distree.messages.limits import HASH_DIGITS, MAX_BRANCHES, MAX_PIPELINES, MAX_STAGES
 from distree.messages.request import Reason
 
 COUNTER, GAUGE = Metric(grows=True), Metric(grows=False)
@@ -101,10 +101,15 @@ class OriginTelemetry:
 
 @declared()
 class PipelineTelemetry:
-    """One pipeline on one device: the epoch in force and what its stages, its fusion and its origin did."""
+    """One pipeline on one device: the plan in force and what its stages, its fusion and its origin did.
+
+    `plan_hash` is `distree.messages.plan.plan_hash` of that plan. Whether a board follows a plan is told by it, and not
+    by the epoch, which anybody may have given to another one.
+    """
 
     pipeline: str = ident("Id of the pipeline.")
-    epoch: int = count("Epoch of the plan in force on the device.", metric=GAUGE)
+    epoch: int = epoch("Epoch of the plan in force on the device; 0 for the bundle's own thresholds.", metric=GAUGE)
+    plan_hash: str = text("Hash of the content of the plan in force on the device.", most=HASH_DIGITS)
     revision: str = text("Revision of the bundle.")
     stages: tuple[StageTelemetry, ...] = parts(StageTelemetry, "What the board did, per stage.", most=MAX_STAGES)
     origin: OriginTelemetry | None = part(

@@ -84,7 +84,7 @@ class Announcer:
             self._call_at = call_at
         self.due_at = min(self._answer_at, self._call_at)
 
-    def tick(self, now: float, *, is_dark: bool) -> list[Output]:
+    def tick(self, now: float, *, lacks_boards: bool) -> list[Output]:
         """Answer, or call, if that is due; whoever lacks boards calls again."""
         outputs: list[Output] = []
         if now >= self._answer_at:
@@ -92,6 +92,6 @@ class Announcer:
             self._set(answer_at=math.inf)
             outputs.append(Announce(member=self._member(), stages=self.stages, again=True))
         if now >= self._call_at:
-            self._set(call_at=now + CALLED_EVERY_S * self._chance.uniform(1.0, 1.5) if is_dark else math.inf)
+            self._set(call_at=now + CALLED_EVERY_S * self._chance.uniform(1.0, 1.5) if lacks_boards else math.inf)
             outputs.append(Publish(message=Call(caller=self._settings.device)))
         return outputs

@@ -5,18 +5,18 @@ from __future__ import annotations
 from distree.messages.request import (
     Embedding,
     Outcome,
+    OutcomeReason,
     Progress,
     Reason,
     RequestContext,
     StageMessage,
-    Verdict,
 )
 from distree.messages.result import MissingBranch, Result
 from distree.node.effects import Send
 from distree.node.settings import NodeSettings
 
 
-def turned_back(message: StageMessage | Embedding, reason: Verdict, board: str | None = None) -> Send:
+def turned_back(message: StageMessage | Embedding, reason: OutcomeReason, board: str | None = None) -> Send:
     """Return what tells the origin that a message goes no further from here, with the answer so far."""
     context, progress = message.context, message.progress
     outcome = Outcome(

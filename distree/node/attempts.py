@@ -64,7 +64,7 @@ class Attempts:
             audit=context.audit,
         )
 
-    def unasked(self, rule: Rule, budget_s: float, route: Route = (), fuser: str | None = None) -> RequestContext:
+    def background(self, rule: Rule, budget_s: float, route: Route = (), fuser: str | None = None) -> RequestContext:
         """Return the context of an audit or a probe, for which nobody waits: gated, whatever the mode."""
         return RequestContext(
             request=self.request_id(),

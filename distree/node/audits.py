@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distree.errors import RemoteProtocolError
+from distree.errors import SAME_BUNDLE, RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.request import Hop, Reading, RequestContext, Rule, Tensor, Trace
 from distree.node.settings import NodeSettings
@@ -24,15 +24,15 @@ from distree.node.settings import NodeSettings
 AUDIT_BUDGET_S = 30.0
 """Longest time an audit may take, in seconds: it waits wherever there is live work."""
 
-OPEN = 32
+MAX_OPEN = 32
 """Audits under way at a time; each keeps its input tensor."""
 
-ENDED = 1024
+MAX_ENDED = 1024
 """Ended audits remembered, to tell a late outcome from one of an unknown request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
+class OpenAudit:
     """An audit under way: `of` is the request that was drawn, and whose rule the audit's own context has."""
 
     context: RequestContext
@@ -47,7 +47,7 @@ class AuditBooks:
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
         self._key = settings.secret[: hashlib.blake2b.MAX_KEY_SIZE]
-        self._open: OrderedDict[str, Audit] = OrderedDict()
+        self._open: OrderedDict[str, OpenAudit] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self.drawn = self.lost = self.sequence = 0
 
@@ -73,23 +73,23 @@ class AuditBooks:
         """Whether an audit of this id is under way or was."""
         return request in self._open or request in self._ended
 
-    def find(self, request: str) -> Audit | None:
+    def find(self, request: str) -> OpenAudit | None:
         """Return the audit of this id, if it is under way."""
         return self._open.get(request)
 
-    def open(self, audit: Audit) -> bool:
+    def open(self, audit: OpenAudit) -> bool:
         """Note an audit as under way; False if there are too many already."""
-        if len(self._open) >= OPEN:
+        if len(self._open) >= MAX_OPEN:
             return False
         self._open[audit.context.request] = audit
         return True
 
-    def close(self, request: str) -> Audit | None:
+    def close(self, request: str) -> OpenAudit | None:
         """End an audit and return it; None if it has ended before."""
         audit = self._open.pop(request, None)
         if audit is not None:
             self._ended[request] = None
-            if len(self._ended) > ENDED:
+            if len(self._ended) > MAX_ENDED:
                 self._ended.popitem(last=False)
         return audit
 
@@ -98,11 +98,11 @@ class AuditBooks:
         # All have the same budget, so they are due in the order in which they began.
         return next(iter(self._open.values())).due_at if self._open else float("inf")
 
-    def pop_due(self, now: float) -> Audit | None:
+    def pop_due(self, now: float) -> OpenAudit | None:
         """End and return an audit whose time is over, or None."""
         return self.close(next(iter(self._open))) if self.next_due() <= now else None
 
-    def pop(self) -> Audit | None:
+    def pop(self) -> OpenAudit | None:
         """End and return the oldest audit, or None."""
         return self.close(next(iter(self._open))) if self._open else None
 
@@ -114,7 +114,11 @@ class AuditBooks:
             return False
         classes, exits = len(self._settings.labels), self._settings.last + 1
         if len(trace) > exits or any(part.class_id >= classes for part in trace):
-            raise RemoteProtocolError("trace", f"{len(trace)} readings received of {exits} exits and {classes} classes")
+            raise RemoteProtocolError(
+                "trace",
+                f"{len(trace)} readings received, which do not fit {exits} exits and {classes} classes",
+                SAME_BUNDLE,
+            )
         return len(trace) == exits
 
     def row(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, RemoteProtocolError
 from distree.messages.request import (
     Embedding,
     Outcome,
@@ -16,20 +16,20 @@ from distree.messages.request import (
     Tensor,
 )
 from distree.node.attempts import Attempts
-from distree.node.audits import AUDIT_BUDGET_S, Audit, AuditBooks
-from distree.node.custody import Entry
-from distree.node.effects import Drop, Output, Publish, Send, Settled, along
+from distree.node.audits import AUDIT_BUDGET_S, AuditBooks, OpenAudit
+from distree.node.custody import CustodyEntry
+from distree.node.effects import Drop, Output, Publish, RequestClosed, Send, forward
 from distree.node.exits import Plans
 from distree.node.job import TRACED
 from distree.node.probes import Probes
 from distree.node.routing import Router
 from distree.node.settings import NodeSettings
 
-Asked = Callable[[Outcome, Sequence[RequestContext], str], RequestContext]
+FindAttempt = Callable[[Outcome, Sequence[RequestContext], str], RequestContext]
 """Returns which of some attempts an outcome answers, and who may say so."""
 
 
-class Unasked:
+class BackgroundRequests:
     """The audits and the probes of one origin. Neither blames a board for its silence."""
 
     def __init__(self, settings: NodeSettings, plans: Plans, attempts: Attempts, router: Router) -> None:
@@ -61,14 +61,14 @@ class Unasked:
 
     # ------------------------------------------------------------ audits
 
-    def audit(self, now: float, entry: Entry, reason: Reason) -> list[Output]:
+    def audit(self, now: float, entry: CustodyEntry, reason: Reason) -> list[Output]:
         """Find out what all exits say of an input that was drawn, now that it is answered."""
         rule, trace = entry.context.rule, entry.progress.trace
         if reason == "last" and self.audits.is_complete(trace):
             row = self.audits.row(entry.request, rule, trace, entry.missing, entry.progress.hops)
             return [Publish(message=row)]
-        context = self._attempts.unasked(rule, AUDIT_BUDGET_S)
-        audit = Audit(context=context, of=entry.request, tensor=entry.tensor, due_at=now + AUDIT_BUDGET_S)
+        context = self._attempts.background(rule, AUDIT_BUDGET_S)
+        audit = OpenAudit(context=context, of=entry.request, tensor=entry.tensor, due_at=now + AUDIT_BUDGET_S)
         if not self.audits.open(audit):
             return [Publish(message=self.audits.lost_row(entry.request, rule))]
         return [first(context, TRACED, entry.tensor)]
@@ -84,7 +84,7 @@ class Unasked:
                 self.audits.close(context.request)
                 return self._lost(audit)
             message = replace(message, context=self._attempts.routed(context, route))
-        return along(message)
+        return forward(message)
 
     def give_up(self) -> list[Output]:
         """End all audits under way as lost: this board is about to stop."""
@@ -93,17 +93,19 @@ class Unasked:
             outputs += self._lost(audit)
         return outputs
 
-    def _lost(self, audit: Audit) -> list[Output]:
+    def _lost(self, audit: OpenAudit) -> list[Output]:
         row = self.audits.lost_row(audit.of, audit.context.rule)
-        return [Publish(message=row), Settled(request=audit.context.request)]
+        return [Publish(message=row), RequestClosed(request=audit.context.request)]
 
     # ------------------------------------------------------------ what comes back
 
-    def receive(self, outcome: Outcome, *, is_complete: bool, is_asked: Asked, sender: str) -> list[Output] | None:
+    def receive(
+        self, outcome: Outcome, *, is_complete: bool, find_attempt: FindAttempt, sender: str
+    ) -> list[Output] | None:
         """Take the outcome of an audit or a probe; None for one of neither."""
         probe = self._probes.find(outcome.request)
         if probe is not None:
-            is_asked(outcome, (probe,), sender)
+            find_attempt(outcome, (probe,), sender)
             return []
         if not self.audits.knows(outcome.request):
             return None
@@ -111,7 +113,7 @@ class Unasked:
         if audit is None:
             return [Drop(request=outcome.request, reason="late")]
         if outcome.token != audit.context.token:
-            raise RemoteProtocolError("token", f"{outcome.request}: answers no audit under way")
+            raise RemoteProtocolError("token", f"{outcome.request}: answers no audit under way", RESTRICT)
         self.audits.close(outcome.request)
         if not is_complete:
             return self._lost(audit)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from distree import tensors
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, RemoteProtocolError
 from distree.messages.request import Decision, Embedding, Hop, Progress, StageMessage
 from distree.node.counters import Counters
 from distree.node.deliveries import Deliveries
@@ -18,14 +18,14 @@ from distree.node.settings import NodeSettings
 from distree.node.timers import Agenda
 from distree.segments import SegmentOutput
 
-ENDED = 1024
+MAX_ENDED = 1024
 """Ended jobs of a branch that are remembered, to tell a late decision from one on an unknown request."""
 
 
 class BranchWorker:
     """This board's branch of wide stages: the jobs that are not at their end, and the memory of those that are.
 
-    Features are kept up to `inbox_items` and `inbox_bytes`, each until its budget has run out.
+    Features are kept up to `inbox_max_messages` and `inbox_max_bytes`, each until its budget has run out.
     """
 
     def __init__(self, settings: NodeSettings, inbox: Inbox, keys: Iterator[int]) -> None:
@@ -60,9 +60,11 @@ class BranchWorker:
     def receive(self, now: float, message: StageMessage, delivery: object) -> list[Output]:
         """Take a stage message from the network; RemoteProtocolError for one that does not belong here."""
         if not self._settings.starts_group(message.stage):
-            raise RemoteProtocolError("stage", f"stage {message.stage} takes its features from its own board")
+            raise RemoteProtocolError("stage", f"stage {message.stage} takes its features from its own board", RESTRICT)
         if message.context.fuser is None:
-            raise RemoteProtocolError("fuser", f"stage {message.stage} is wide, and no board is named that fuses")
+            raise RemoteProtocolError(
+                "fuser", f"stage {message.stage} is wide, but no board is named to fuse it", RESTRICT
+            )
         self._deliveries.check(message)
         counters = self.counters.at(message.stage, audit=message.context.audit)
         repeated = self._deliveries.repeated(message, delivery)
@@ -84,7 +86,7 @@ class BranchWorker:
         job = self._live.get(key)
         if job is None:
             if key not in self._ended:
-                raise RemoteProtocolError("request", f"{decision.request} was never at work here")
+                raise RemoteProtocolError("request", f"{decision.request} was never at work here", RESTRICT)
             if not decision.go:
                 self._count_wasted(decision.stage, self._ended[key])
                 self._ended[key] = min(decision.stage, self._ended[key])
@@ -208,7 +210,7 @@ class BranchWorker:
         self._kept_bytes += job.nbytes
         self._agenda.set(job.delivered, now + job.left(now))
         dropped = []
-        while len(self._kept) > self._settings.inbox_items or self._kept_bytes > self._settings.inbox_bytes:
+        while len(self._kept) > self._settings.inbox_max_messages or self._kept_bytes > self._settings.inbox_max_bytes:
             oldest = next(iter(self._kept.values()))
             first = next((kept for kept in self._kept.values() if kept.context.audit), oldest)
             self._take(first)
@@ -225,7 +227,7 @@ class BranchWorker:
         """End of a job. `ran` is the deepest stage it ran; by default the one before its own."""
         self._live.pop(job.delivered, None)
         self._ended[job.delivered] = job.stage - 1 if ran is None else ran
-        if len(self._ended) > ENDED:
+        if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
         outputs: list[Output] = [Drop(request=job.context.request, reason=why)] if why else []
         return [*outputs, *self._deliveries.end(job)]

@@ -10,7 +10,7 @@ from distree.messages.request import Reason
 from distree.messages.telemetry import OriginTelemetry, StageTelemetry
 from distree.node.job import Job
 
-LATENCIES = 1024
+MAX_LATENCIES = 1024
 """Latencies kept per telemetry period; older ones of a busy period are left out."""
 
 
@@ -59,7 +59,7 @@ class Counters:
         return (self._audits if audit else self._live)[stage]
 
     def report(self, stage: int, waiting: int) -> StageTelemetry:
-        """Report on a stage, of which `waiting` jobs wait; the period of the means begins anew."""
+        """Report on a stage, of which `waiting` jobs wait; the period of the means starts again."""
         counters = self._live[stage]
         runs = max(1, counters.period_runs)
         report = StageTelemetry(
@@ -89,7 +89,7 @@ class OriginCounters:
         self.accepted = self.answered = self.shed = self.dropped = self.late = 0
         self._exits = [0] * exits
         self._reasons: dict[str, int] = {}
-        self._latencies: deque[float] = deque(maxlen=LATENCIES)
+        self._latencies: deque[float] = deque(maxlen=MAX_LATENCIES)
 
     def answer(self, latency_s: float, reason: Reason, exit_taken: int | None) -> None:
         """Count an answer."""
@@ -100,7 +100,7 @@ class OriginCounters:
             self._exits[exit_taken] += 1
 
     def report(self) -> OriginTelemetry:
-        """Report what is counted here; latencies begin anew."""
+        """Report what is counted here; latencies start again."""
         ordered = sorted(self._latencies)
         self._latencies.clear()
         return OriginTelemetry(

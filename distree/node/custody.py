@@ -45,12 +45,12 @@ CUSTODY_TRANSITIONS: dict[tuple[CustodyState, CustodyEvent], CustodyState] = {
 
 _BEYOND = frozenset({"away", "held"})
 
-REMEMBERED = 1024
+MAX_REMEMBERED = 1024
 """Closed requests that are remembered, to tell a late duplicate from an unknown request."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Entry:
+class CustodyEntry:
     """One input in custody. `Custody.move` alone changes its state."""
 
     name: str
@@ -83,7 +83,7 @@ class Entry:
 
 
 @record
-class Closed:
+class ClosedEntry:
     """What is remembered of a request that needs no answer any more.
 
     `accepted_at` is None, and `attempts` are (), for one of an earlier run, or of no custody.
@@ -94,7 +94,7 @@ class Closed:
     attempts: tuple[RequestContext, ...] = ()
 
 
-_OF_NO_CUSTODY = Closed()
+_OF_NO_CUSTODY = ClosedEntry()
 
 
 @dataclass(slots=True)
@@ -106,8 +106,8 @@ class Custody:
     """
 
     round_trip: RoundTrip
-    entries: dict[str, Entry] = field(default_factory=dict)
-    closed: OrderedDict[str, Closed] = field(default_factory=OrderedDict)
+    entries: dict[str, CustodyEntry] = field(default_factory=dict)
+    closed: OrderedDict[str, ClosedEntry] = field(default_factory=OrderedDict)
     agenda: Agenda[str] = field(default_factory=Agenda)
     unanswered: int = 0
     away: int = 0
@@ -121,13 +121,13 @@ class Custody:
             "away": self.away,
         }
 
-    def open(self, entry: Entry) -> None:
+    def open(self, entry: CustodyEntry) -> None:
         """Take an input into custody."""
         self.entries[entry.request] = entry
         self.unanswered += 1
         self.agenda.set(entry.request, entry.deadline_at)
 
-    def move(self, entry: Entry, event: CustodyEvent) -> None:
+    def move(self, entry: CustodyEntry, event: CustodyEvent) -> None:
         """Follow the table, and keep count."""
         was = entry.state
         entry.state = state = CUSTODY_TRANSITIONS[was, event]
@@ -139,66 +139,66 @@ class Custody:
             self.agenda.drop(entry.request)
             entry.message = None
 
-    def room(self, pending_items: int, *, local: bool) -> int:
+    def room(self, max_pending: int, *, local: bool) -> int:
         """How many more inputs fit.
 
-        `pending_items` may be unanswered, and as many more may wait for the broker to take their result. With `local`,
+        `max_pending` may be unanswered, and as many more may wait for the broker to take their result. With `local`,
         inputs that are away do not count: this board answers others without them.
         """
         unanswered = self.unanswered - self.away if local else self.unanswered
-        return min(pending_items - unanswered, 2 * pending_items - len(self.entries))
+        return min(max_pending - unanswered, 2 * max_pending - len(self.entries))
 
-    def open_entry(self, request: str) -> Entry | None:
+    def open_entry(self, request: str) -> CustodyEntry | None:
         """Return the entry of a request that still needs an answer."""
         entry = self.entries.get(request)
         return None if entry is None or entry.state == "answered" else entry
 
-    def sent(self, entry: Entry, message: StageMessage, now: float) -> None:
+    def sent(self, entry: CustodyEntry, message: StageMessage, now: float) -> None:
         """Note that features went out, and when silence becomes suspicious."""
         self.move(entry, "forward")
         self._expect(entry, message, now)
 
-    def resent(self, entry: Entry, message: StageMessage, now: float) -> None:
+    def resent(self, entry: CustodyEntry, message: StageMessage, now: float) -> None:
         """Note that features went out once more, in an attempt of their own."""
         self.move(entry, "forward")
         entry.earlier, entry.context = entry.attempts, message.context
         self._expect(entry, message, now)
 
-    def _expect(self, entry: Entry, message: StageMessage, now: float) -> None:
+    def _expect(self, entry: CustodyEntry, message: StageMessage, now: float) -> None:
         entry.message, entry.sent_at = message, now
-        silent_at = now + self.round_trip.silence_s(entry.deadline_at - now)
+        silent_at = now + self.round_trip.timeout_s(entry.deadline_at - now)
         self.agenda.set(entry.request, min(silent_at, entry.deadline_at))
 
-    def hold(self, entry: Entry, message: StageMessage) -> None:
+    def hold(self, entry: CustodyEntry, message: StageMessage) -> None:
         """Note that features wait until there is a board for them."""
         self.move(entry, "hold")
         entry.message = message
         self.agenda.set(entry.request, entry.deadline_at)
 
-    def silent(self, entry: Entry) -> None:
+    def silent(self, entry: CustodyEntry) -> None:
         """Note that nothing was heard of an entry in time: others may take as long."""
         entry.is_repeated = True
         self.round_trip.backoff = min(64, self.round_trip.backoff * 2)
 
-    def wait(self, entry: Entry, until: float) -> None:
+    def wait(self, entry: CustodyEntry, until: float) -> None:
         """Look again at an entry at `until`, if it has not been answered by then; not beyond its deadline."""
         self.agenda.set(entry.request, min(until, entry.deadline_at))
 
-    def heard(self, entry: Entry, now: float) -> None:
+    def heard(self, entry: CustodyEntry, now: float) -> None:
         """Note an outcome, and how long it took."""
         if entry.context.attempt == 1:
             self.round_trip.sample(now - entry.sent_at)
 
-    def beyond(self) -> list[Entry]:
+    def beyond(self) -> list[CustodyEntry]:
         """Return the entries that are at other boards, or held for them."""
         return [entry for entry in self.entries.values() if entry.state in _BEYOND] if self.away else []
 
-    def pop_due(self, now: float) -> Entry | None:
+    def pop_due(self, now: float) -> CustodyEntry | None:
         """Return the next open entry whose deadline or silence has come, or None."""
         request = self.agenda.pop(now)
         return None if request is None else self.entries[request]
 
-    def reason_of_silence(self, entry: Entry) -> Reason:
+    def reason_of_silence(self, entry: CustodyEntry) -> Reason:
         """Why the deadline struck: `fallback` when no board was there or answered the repetition, else `deadline`."""
         return "fallback" if entry.state == "held" or (entry.state == "away" and entry.is_repeated) else "deadline"
 
@@ -213,18 +213,18 @@ class Custody:
     def remember(self, requests: Iterable[str], name: str = "") -> None:
         """Take requests into the memory that were closed by an earlier run, or were never in custody."""
         for request in requests:
-            self._remember(request, Closed(name=name) if name else _OF_NO_CUSTODY)
+            self._remember(request, ClosedEntry(name=name) if name else _OF_NO_CUSTODY)
 
-    def _remember(self, request: str, closed: Closed) -> None:
+    def _remember(self, request: str, closed: ClosedEntry) -> None:
         self.closed[request] = closed
-        if len(self.closed) > REMEMBERED:
+        if len(self.closed) > MAX_REMEMBERED:
             self.closed.popitem(last=False)
 
-    def remembered(self, request: str) -> Closed | None:
+    def remembered(self, request: str) -> ClosedEntry | None:
         """Return what is known of a request in the books or closed, None for one never heard of."""
         entry = self.entries.get(request)
         return _closed(entry) if entry else self.closed.get(request)
 
 
-def _closed(entry: Entry) -> Closed:
-    return Closed(name=entry.name, accepted_at=entry.accepted_at, attempts=entry.attempts)
+def _closed(entry: CustodyEntry) -> ClosedEntry:
+    return ClosedEntry(name=entry.name, accepted_at=entry.accepted_at, attempts=entry.attempts)

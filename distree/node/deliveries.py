@@ -6,13 +6,13 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from distree import tensors
-from distree.errors import RemoteProtocolError
+from distree.errors import SAME_BUNDLE, RemoteProtocolError
 from distree.messages.request import StageMessage
 from distree.node.effects import Acknowledge, Drop, Output
 from distree.node.job import Delivered, Job
 from distree.node.settings import NodeSettings
 
-SEEN = 1024
+MAX_SEEN = 1024
 """Deliveries remembered, to make a redelivery harmless."""
 
 
@@ -35,12 +35,12 @@ class Deliveries:
         settings.check_revision(context.revision)
         dtype, shape = settings.inputs[message.stage]
         if tensor.dtype != dtype:
-            raise RemoteProtocolError("dtype", f"expected {dtype}, received {tensor.dtype}")
+            raise RemoteProtocolError("dtype", f"expected {dtype}, received {tensor.dtype}", SAME_BUNDLE)
         if tensor.shape != shape:
-            raise RemoteProtocolError("shape", f"expected {shape}, received {tensor.shape}")
+            raise RemoteProtocolError("shape", f"expected {shape}, received {tensor.shape}", SAME_BUNDLE)
         nbytes = self._input_bytes[message.stage]
         if tensor.codec == "raw" and len(tensor.payload) != nbytes:
-            raise RemoteProtocolError("size", f"expected {nbytes} bytes, received {len(tensor.payload)}")
+            raise RemoteProtocolError("size", f"expected {nbytes} bytes, received {len(tensor.payload)}", SAME_BUNDLE)
         settings.check_guess(message.progress.guess)
 
     def knows(self, message: StageMessage) -> bool:
@@ -94,6 +94,6 @@ class Deliveries:
         if self._at_work.pop(job.delivered, None) is None:
             return []
         self._seen[job.delivered] = None
-        if len(self._seen) > SEEN:
+        if len(self._seen) > MAX_SEEN:
             self._seen.popitem(last=False)
         return [] if job.context.audit else [Acknowledge(delivery=job.delivery)]

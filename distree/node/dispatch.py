@@ -11,17 +11,17 @@ from dataclasses import replace
 
 from distree.messages.request import StageMessage
 from distree.node.attempts import Attempts
-from distree.node.custody import Custody, Entry
-from distree.node.effects import Output, Settled, along
+from distree.node.custody import Custody, CustodyEntry
+from distree.node.effects import Output, RequestClosed, forward
 from distree.node.routing import SETTLE_S, Route, Router
 from distree.node.settings import NodeSettings
 
-MOST_ATTEMPTS = 8
+MAX_SENDINGS = 8
 """A request is sent no more often than this, however many boards go while it is with them."""
 
 
 class Dispatcher:
-    """Moves the entries of `custody` along the routes that `router` chooses; `resent` counts what was sent anew."""
+    """Moves the entries of `custody` along the routes that `router` chooses; `resent` counts what was sent again."""
 
     def __init__(self, settings: NodeSettings, custody: Custody, router: Router, attempts: Attempts) -> None:
         self._settings = settings
@@ -30,16 +30,16 @@ class Dispatcher:
         self._attempts = attempts
         self.resent = 0
 
-    def way(self, now: float, entry: Entry, message: StageMessage) -> Route | None:
+    def route_for(self, now: float, entry: CustodyEntry, message: StageMessage) -> Route | None:
         """Return what is left of the route that features came by, or a new one; None if there is none."""
         left = _left(message)
         if left and self._router.holds(left):
             return left
         return self._router.route(now, message.stage, settles_by=_half_way(entry))
 
-    def go(self, now: float, entry: Entry, message: StageMessage, route: Route) -> list[Output]:
+    def send(self, now: float, entry: CustodyEntry, message: StageMessage, route: Route) -> list[Output]:
         """Send features on by a route."""
-        self.unload(entry)
+        self.release(entry)
         context = message.context
         if context.route[-len(route) :] != route:
             context = self._attempts.routed(context, route)
@@ -49,11 +49,11 @@ class Dispatcher:
         entry.context = context
         self._router.load(route, 1)
         self._custody.sent(entry, message, now)
-        return along(message)
+        return forward(message)
 
-    def hold(self, now: float, entry: Entry, message: StageMessage) -> None:
+    def hold(self, now: float, entry: CustodyEntry, message: StageMessage) -> None:
         """Keep features until there is a board for them."""
-        self.unload(entry)
+        self.release(entry)
         self._custody.hold(entry, message)
         if now < self._router.settles_at:
             # By then all boards that there are have said so, and those will have to do; it may be sooner than it seems.
@@ -61,25 +61,25 @@ class Dispatcher:
             by = min(self._router.settles_at, now + SETTLE_S)
             self._custody.wait(entry, min(by, half_way) if now < half_way else by)
 
-    def unload(self, entry: Entry) -> None:
+    def release(self, entry: CustodyEntry) -> None:
         """Note that an entry is with boards no longer, if it was."""
         if entry.state == "away" and entry.message is not None:
             self._router.load(_left(entry.message), -1)
 
-    def again(
-        self, now: float, entry: Entry, avoid: Collection[str] = (), *, is_repetition: bool = False
+    def send_again(
+        self, now: float, entry: CustodyEntry, avoid: Collection[str] = (), *, is_repetition: bool = False
     ) -> list[Output]:
-        """Send anew what is with boards, or held, to those that may be chosen now; hold it where there are none.
+        """Send again what is with boards, or held, to those that may be chosen now; hold it where there are none.
 
         A repetition is fused by this board, as the one that fuses may be what fell silent.
         """
         message = entry.message
-        if message is None or entry.context.attempt >= MOST_ATTEMPTS:
+        if message is None or entry.context.attempt >= MAX_SENDINGS:
             self._custody.wait(entry, entry.deadline_at)
             return []
         # What is at work on the attempt before is to stop, unless it may yet answer.
         stops = self._settings.is_wide and not is_repetition
-        outputs: list[Output] = [Settled(request=entry.request)] if stops else []
+        outputs: list[Output] = [RequestClosed(request=entry.request)] if stops else []
         route = self._router.route(now, message.stage, avoid, settles_by=_half_way(entry))
         if route is None:
             self.hold(now, entry, message)
@@ -87,16 +87,16 @@ class Dispatcher:
         spent_s = min(entry.context.budget_s, now - entry.accepted_at)
         message = replace(message, progress=replace(message.progress, spent_s=spent_s))
         if not entry.context.route:
-            return [*outputs, *self.go(now, entry, message, route)]
-        self.unload(entry)
+            return [*outputs, *self.send(now, entry, message, route)]
+        self.release(entry)
         context = self._attempts.next(entry.context, route, fuses_here=is_repetition)
         anew = replace(message, context=context)
         self.resent += 1
         self._router.load(route, 1)
         self._custody.resent(entry, anew, now)
-        return [*outputs, *along(anew)]
+        return [*outputs, *forward(anew)]
 
-    def silent(self, now: float, entry: Entry) -> list[Output]:
+    def silent(self, now: float, entry: CustodyEntry) -> list[Output]:
         """Nothing was heard of an entry in time: repeat it by another route, or wait if that was done before."""
         # A board that is slower than the others is not silent yet.
         until = entry.sent_at + 2 * self._router.expected_s(now, _left(entry.message) if entry.message else ())
@@ -109,25 +109,25 @@ class Dispatcher:
             self._custody.wait(entry, entry.deadline_at)
             return outputs
         self._custody.silent(entry)
-        return [*outputs, *self.again(now, entry, boards, is_repetition=True)]
+        return [*outputs, *self.send_again(now, entry, boards, is_repetition=True)]
 
-    def gone(self, now: float, device: str) -> list[Output]:
-        """A run of a board is over: send anew what was with it."""
+    def board_gone(self, now: float, device: str) -> list[Output]:
+        """A run of a board is over: send again what was with it."""
         outputs: list[Output] = []
         for entry in self._custody.beyond():
             if entry.state == "away" and device in self.boards_of(entry):
-                outputs += self.again(now, entry)
+                outputs += self.send_again(now, entry)
         return outputs
 
-    def come(self, now: float) -> list[Output]:
+    def send_held(self, now: float) -> list[Output]:
         """A board has come: send what was held for one."""
         outputs: list[Output] = []
         for entry in self._custody.beyond():
             if entry.state == "held":
-                outputs += self.again(now, entry)
+                outputs += self.send_again(now, entry)
         return outputs
 
-    def boards_of(self, entry: Entry) -> Collection[str]:
+    def boards_of(self, entry: CustodyEntry) -> Collection[str]:
         """Return the boards that an entry is with, and the one that fuses for them: not those that it comes from."""
         message = entry.message
         if message is None:
@@ -139,7 +139,7 @@ class Dispatcher:
         return dict.fromkeys(boards)  # each once, in order
 
 
-def _half_way(entry: Entry) -> float:
+def _half_way(entry: CustodyEntry) -> float:
     """Return when half of the time of an input is over: then it goes to those boards that there are."""
     return (entry.accepted_at + entry.deadline_at) / 2
 

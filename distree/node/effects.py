@@ -1,7 +1,8 @@
 """Effects: what a node asks its driver to do, in order; and what the parts of a node hand to each other.
 
 A part returns effects, and things to be delivered: a `Send`, which the node gives to another part of the same board or
-turns into a `Publish`, and what is for parts of this board alone: a `Job` for the inbox, `Learned`, `Settled`.
+turns into a `Publish`, and what is for parts of this board alone: a `Job` for the inbox, `GuessUpdate`,
+`RequestClosed`.
 """
 
 from __future__ import annotations
@@ -86,13 +87,13 @@ class Listen:
 
 
 @record
-class Tell:
+class Warn:
     """A line for people, that something has changed: for logs."""
 
     line: str
 
 
-Effect: TypeAlias = "Publish | Run | Fuse | Acknowledge | Drop | Announce | Listen | Tell"
+Effect: TypeAlias = "Publish | Run | Fuse | Acknowledge | Drop | Announce | Listen | Warn"
 
 
 @record
@@ -104,7 +105,7 @@ class Send:
 
 
 @record
-class Learned:
+class GuessUpdate:
     """The best answer so far to an own request, from a fuser on this board: for the deadline."""
 
     request: str
@@ -112,17 +113,17 @@ class Learned:
 
 
 @record
-class Settled:
+class RequestClosed:
     """An own request needs no answer any more: what is still at work on it may stop."""
 
     request: str
 
 
-Output: TypeAlias = "Effect | Send | Job | Learned | Settled"
+Output: TypeAlias = "Effect | Send | Job | GuessUpdate | RequestClosed"
 """What a part returns."""
 
 
-def along(message: StageMessage) -> list[Output]:
+def forward(message: StageMessage) -> list[Output]:
     """Return what sends features to the boards that their route names for their stage, one or more."""
     stop = message.context.stop_at(message.stage)
     assert stop is not None  # noqa: S101 - the caller has looked

@@ -14,26 +14,29 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from distree import criteria, tensors
-from distree.criteria.base import Evidence
-from distree.errors import RemoteProtocolError
+from distree.criteria.base import ExitEvidence
+from distree.errors import RESTRICT, SAME_BUNDLE, RemoteProtocolError
 from distree.messages.request import Decision, Embedding, Guess, Hop, Outcome, Progress, Reason, StageMessage
 from distree.messages.telemetry import FusionTelemetry
-from distree.node.effects import Drop, Fuse, Learned, Output, Send
-from distree.node.exits import Criteria, Plans, too_late
+from distree.node.effects import Drop, Fuse, GuessUpdate, Output, Send
+from distree.node.exits import CriterionCache, Plans, too_late
 from distree.node.gathering import FusionCounters, Gathering, Key
 from distree.node.round_trip import RoundTrip
 from distree.node.settings import NodeSettings
 from distree.node.timers import Agenda
 from distree.segments import SegmentOutput
 
-ENDED = 1024
+MAX_ENDED = 1024
 """Ended gatherings remembered, to tell a late embedding from one of an unknown request."""
+
+SET_FUSE = "set fuse: true on this board, or correct origin.fuser of that one"
+"""The remedy where an origin names a board that does not fuse for others."""
 
 
 class Fuser:
     """The board that fuses: gatherings by attempt."""
 
-    def __init__(self, settings: NodeSettings, criteria: Criteria, plans: Plans, keys: Iterator[int]) -> None:
+    def __init__(self, settings: NodeSettings, criteria: CriterionCache, plans: Plans, keys: Iterator[int]) -> None:
         self._settings = settings
         self._criteria = criteria
         self._plans = plans
@@ -70,11 +73,13 @@ class Fuser:
         gathering = self._gatherings.get(key)
         if gathering is None:
             if is_wanted is None:
-                raise RemoteProtocolError("request", f"{message.context.request} was never asked here")
+                raise RemoteProtocolError("request", f"{message.context.request} was never asked here", RESTRICT)
             if key in self._ended or not is_wanted:
                 return self._too_late(message, go=False)
             if not self._settings.starts_group(message.stage):
-                raise RemoteProtocolError("request", f"{message.context.request} was not heard of at an earlier exit")
+                raise RemoteProtocolError(
+                    "request", f"{message.context.request} was not heard of at an earlier exit", RESTRICT
+                )
             gathering, outputs = self._open(now, message)
             if gathering.state == "ended":  # by what was pushed out for it: its own first attempt
                 return [*outputs, *self._too_late(message, go=False)]
@@ -96,16 +101,16 @@ class Fuser:
     def _check(self, message: Embedding) -> None:
         settings, context = self._settings, message.context
         if context.fuser != settings.device or not (settings.fuses or context.origin == settings.device):
-            raise RemoteProtocolError("fuser", f"this board does not fuse for {context.origin}")
+            raise RemoteProtocolError("fuser", f"this board does not fuse for {context.origin}", SET_FUSE)
         settings.check_revision(context.revision)
         if message.branch >= settings.width(message.stage):
-            raise RemoteProtocolError("branch", f"stage {message.stage} has no branch {message.branch}")
+            raise RemoteProtocolError("branch", f"stage {message.stage} has no branch {message.branch}", SAME_BUNDLE)
         stop = context.stop_at(settings.group_of(message.stage))
         if stop is None or stop.boards[message.branch : message.branch + 1] != (message.device,):
-            raise RemoteProtocolError("route", f"{context.request}: {message.device} is not on its route")
+            raise RemoteProtocolError("route", f"{context.request}: {message.device} is not on its route", RESTRICT)
         self._criteria.check(context.rule)
         dtype, shape = settings.embeddings[message.stage][message.branch]
-        # Unpacked here, so that a payload that does not fit is told as its sender's fault.
+        # Unpacked here, so that a payload that does not fit is reported as its sender's fault.
         tensors.decode(message.tensor, dtype=dtype, shape=shape)
         settings.check_guess(message.progress.guess)
 
@@ -126,7 +131,7 @@ class Fuser:
         gathering = Gathering.of(message, now)
         self._gatherings[gathering.key] = gathering
         outputs: list[Output] = []
-        while len(self._gatherings) > self._settings.inbox_items:
+        while len(self._gatherings) > self._settings.inbox_max_messages:
             oldest = next(iter(self._gatherings.values()))
             audit = next((one for one in self._gatherings.values() if one.context.audit), oldest)
             outputs += self._give_up(now, audit, "shed")
@@ -196,7 +201,7 @@ class Fuser:
         gathering.guess = Guess(exit=stage, class_id=class_id, confidence=confidence)
         outputs: list[Output] = []
         if gathering.context.origin == self._settings.device:
-            outputs.append(Learned(request=gathering.context.request, progress=gathering.progress(now)))
+            outputs.append(GuessUpdate(request=gathering.context.request, progress=gathering.progress(now)))
         reason = self._decide(now, gathering, output, gathering.guess)
         if reason is not None:
             counters.exited += 1
@@ -221,7 +226,7 @@ class Fuser:
         if stage == self._settings.last:
             gathering.add_reading(0.0, guess.class_id)
             return "last"
-        evidence = Evidence(
+        evidence = ExitEvidence(
             logits=output.logits,
             confidence=guess.confidence,
             exit=stage,
@@ -248,7 +253,7 @@ class Fuser:
         gathering.stage += 1
         gathering.heard, gathering.since = {}, now
         left_s = gathering.left(now)
-        self._agenda.set(gathering.key, now + (left_s if is_audit else self._step.silence_s(left_s)))
+        self._agenda.set(gathering.key, now + (left_s if is_audit else self._step.timeout_s(left_s)))
         outputs: list[Output] = []
         if not gathering.context.eager:
             outputs += gathering.tell(stage, go=True)
@@ -282,7 +287,7 @@ class Fuser:
         self._gatherings.pop(gathering.key, None)
         self._agenda.drop(gathering.key)
         self._ended[gathering.key] = None
-        if len(self._ended) > ENDED:
+        if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
 
     def _give_up(self, now: float, gathering: Gathering, reason: Reason) -> list[Output]:
@@ -290,7 +295,7 @@ class Fuser:
         self._count(gathering.stage, audit=gathering.context.audit).expired += 1
         return [*self._end(now, gathering, reason), Drop(request=gathering.context.request, reason="expired")]
 
-    def settled(self, request: str) -> list[Output]:
+    def request_closed(self, request: str) -> list[Output]:
         """An own request has been answered: stop what is still at work on it."""
         outputs: list[Output] = []
         for gathering in [one for one in self._gatherings.values() if one.context.request == request]:

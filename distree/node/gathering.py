@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distree.messages.request import (
+    CriterionMemory,
     Decision,
     Embedding,
     Guess,
     Hop,
-    PolicyMemory,
     Progress,
     RequestContext,
     Tensor,
@@ -34,7 +34,7 @@ GATHERING_TRANSITIONS: dict[tuple[GatheringState, GatheringEvent], GatheringStat
     ("fusing", "expire"): "ended",
 }
 
-KEPT_HOPS = 32
+MAX_HOPS_KEPT = 32
 """Most hops told of one request."""
 
 Key = tuple[bytes, int]
@@ -51,7 +51,7 @@ class Gathering:
     spent_s: float
     arrived_at: float
     guess: Guess | None
-    memory: PolicyMemory
+    memory: CriterionMemory
     hops: tuple[Hop, ...]
     trace: Trace
     state: GatheringState = "gathering"
@@ -98,7 +98,7 @@ class Gathering:
 
     def add_hops(self, *hops: Hop) -> None:
         """Add hops, as long as there is room for them."""
-        self.hops = (*self.hops, *hops)[:KEPT_HOPS]
+        self.hops = (*self.hops, *hops)[:MAX_HOPS_KEPT]
 
     def add_reading(self, score: float, class_id: int) -> None:
         """Add what an exit said, where that is recorded."""

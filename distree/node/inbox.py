@@ -10,7 +10,7 @@ from collections import deque
 from distree.node.effects import Run
 from distree.node.job import Job
 
-AUDITS_WAITING = 8
+MAX_AUDITS_WAITING = 8
 """Jobs of audits that wait on a board; beyond them the oldest is shed, which its origin counts as lost."""
 
 
@@ -59,7 +59,7 @@ class Inbox:
             return self._start(now, job), []
         if job.context.audit:
             self._audits.append(job)
-            return None, [self._audits.popleft()] if len(self._audits) > AUDITS_WAITING else []
+            return None, [self._audits.popleft()] if len(self._audits) > MAX_AUDITS_WAITING else []
         self._waiting.append(job)
         self._waiting_bytes += job.nbytes
         overflow = []

@@ -19,12 +19,12 @@ MAX_MEMBERS = 4096
 
 _ALIVE = (DeviceStatus.READY, DeviceStatus.DRAINING)
 
-Team = tuple[int, "int | None"]
+Slot = tuple[int, "int | None"]
 """A stage, and the branch of it where it is wide: who is in one team can stand in for each other."""
 
 
 @record
-class Change:
+class MemberChange:
     """What became of a board by something that was heard of it.
 
     `ended` says that a run of it is over, with all that was under way there; `came` that one is there to be chosen, and
@@ -69,7 +69,7 @@ class Members:
     def __init__(self, revision: str) -> None:
         self._revision = revision
         self._boards: dict[str, _Board] = {}
-        self._teams: dict[Team, tuple[Member, ...]] = {}
+        self._slots: dict[Slot, tuple[Member, ...]] = {}
         self._went_at: dict[int, float] = {}
         self.present = 0
         """How many boards are there."""
@@ -79,7 +79,7 @@ class Members:
 
     # ------------------------------------------------------------ what is heard
 
-    def announced(self, now: float, member: Member, stage: int, *, is_live: bool) -> Change:
+    def announced(self, now: float, member: Member, stage: int, *, is_live: bool) -> MemberChange:
         """Take what a board says that it serves, on the topic of a stage; RemoteProtocolError for one too many.
 
         One that comes live proves that the board is there, whatever the broker has kept of its state.
@@ -88,55 +88,59 @@ class Members:
         is_new = board is None
         if board is None:
             if len(self._boards) >= MAX_MEMBERS:
-                raise RemoteProtocolError("members", f"{MAX_MEMBERS} boards of this pipeline are known already")
+                raise RemoteProtocolError(
+                    "members",
+                    f"{MAX_MEMBERS} boards of this pipeline are known already",
+                    "divide the boards among several pipelines",
+                )
             board = self._boards[member.device] = _Board()
         before = board.present, board.life
         if stage not in board.stages or board.member != member:
             board.member = member
             board.stages.add(stage)
-            self._teams.clear()
+            self._slots.clear()
         if is_live and board.boot != member.boot:
             board.boot, board.status = member.boot, DeviceStatus.READY
         return self._change(now, member.device, board, before, listen="begin" if is_new else "")
 
-    def withdrawn(self, now: float, device: str, stage: int) -> Change:
+    def withdrawn(self, now: float, device: str, stage: int) -> MemberChange:
         """Take it that a board serves a stage no longer."""
         board = self._boards.get(device)
         if board is None or stage not in board.stages:
-            return Change(device=device)
+            return MemberChange(device=device)
         before = board.present, board.life
         board.stages.discard(stage)
-        self._teams.clear()
+        self._slots.clear()
         self._went_at[stage] = now
         if board.stages:
             return self._change(now, device, board, before)
         del self._boards[device]
         self.present -= bool(before[0])
-        return Change(device=device, ended=True, listen="end")
+        return MemberChange(device=device, ended=True, listen="end")
 
-    def has_state(self, now: float, state: DeviceState) -> Change:
+    def state_changed(self, now: float, state: DeviceState) -> MemberChange:
         """Take the state of a board."""
         board = self._boards.get(state.device)
         if board is None:
-            return Change(device=state.device)
+            return MemberChange(device=state.device)
         if state.boot != board.boot and board.life and state.status not in _ALIVE:
             # The last word of an earlier run, or of another board of that name: it says nothing about this one.
-            return Change(device=state.device)
+            return MemberChange(device=state.device)
         before = board.present, board.life
         board.boot, board.status = state.boot, state.status
         return self._change(now, state.device, board, before)
 
     def _change(
         self, now: float, device: str, board: _Board, before: tuple[str, str], listen: Literal["begin", "end", ""] = ""
-    ) -> Change:
+    ) -> MemberChange:
         (was_present, was_alive), present = before, board.present
         if present != was_present:
-            self._teams.clear()
+            self._slots.clear()
             self.present += bool(present) - bool(was_present)
             if was_present:
                 for stage in board.stages:
                     self._went_at[stage] = now
-        return Change(
+        return MemberChange(
             device=device,
             ended=bool(was_alive) and was_alive != board.life,
             came=bool(present) and present != was_present,
@@ -147,10 +151,10 @@ class Members:
 
     def of(self, stage: int, branch: int | None = None) -> tuple[Member, ...]:
         """Return those that are there and serve a stage, or a branch of it."""
-        team = stage, branch
-        found = self._teams.get(team)
+        slot = stage, branch
+        found = self._slots.get(slot)
         if found is None:
-            found = self._teams[team] = tuple(
+            found = self._slots[slot] = tuple(
                 member
                 for board in self._boards.values()
                 if board.present and (member := board.member) is not None and self._serves(board, stage, branch)

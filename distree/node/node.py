@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distree.errors import ConfigError, RemoteProtocolError
+from distree.errors import RESTRICT, ConfigError, RemoteProtocolError
 from distree.messages.device import DeviceState
 from distree.messages.member import Member
 from distree.messages.plan import Plan
@@ -25,13 +25,13 @@ from distree.messages.telemetry import PipelineTelemetry
 from distree.node.announcer import Announcer
 from distree.node.answers import turned_back
 from distree.node.branch import BranchWorker
-from distree.node.effects import Acknowledge, Drop, Effect, Learned, Output, Publish, Send, Settled, along
-from distree.node.exits import Criteria, Plans
-from distree.node.fuser import Fuser
+from distree.node.effects import Acknowledge, Drop, Effect, GuessUpdate, Output, Publish, RequestClosed, Send, forward
+from distree.node.exits import CriterionCache, Plans
+from distree.node.fuser import SET_FUSE, Fuser
 from distree.node.inbox import Inbox
 from distree.node.job import Job
-from distree.node.members import Change, Members
-from distree.node.origin import Accepted, Origin
+from distree.node.members import MemberChange, Members
+from distree.node.origin import AcceptedInput, OriginWorker
 from distree.node.settings import NodeSettings
 from distree.node.worker import StageWorker
 from distree.segments import SegmentOutput
@@ -51,7 +51,7 @@ class StageNode:
     def __init__(
         self,
         settings: NodeSettings,
-        restore: Sequence[Accepted] = (),
+        restore: Sequence[AcceptedInput] = (),
         answered: Sequence[str] = (),
         *,
         chance: random.Random | None = None,
@@ -60,30 +60,29 @@ class StageNode:
         self.settings = settings
         chance = chance or random.Random()  # noqa: S311 - routes are no secret
         keys = itertools.count(1)
-        criteria = Criteria(settings)
+        criteria = CriterionCache(settings)
         self._plans = Plans(settings, criteria)
-        self._inbox = Inbox(settings.inbox_items, settings.inbox_bytes)
+        self._inbox = Inbox(settings.inbox_max_messages, settings.inbox_max_bytes)
         self._worker = StageWorker(settings, criteria, keys)
         self._branch = BranchWorker(settings, self._inbox, keys)
         self._fuser = Fuser(settings, criteria, self._plans, keys) if settings.gathers else None
-        self._origin: Origin | None = None
+        self._origin: OriginWorker | None = None
         if settings.origin is not None:
             known = Members(settings.revision) if members is None else members
-            self._origin = Origin(settings, settings.origin, self._plans, known, chance, answered)
+            self._origin = OriginWorker(settings, settings.origin, self._plans, known, chance, answered)
         self._announcer = Announcer(settings, chance, wants=self._origin is not None)
         self._is_draining = False
         self._workers: dict[int, StageWorker | BranchWorker] = {
             k: self._branch if settings.width(k) else self._worker for k in settings.stages
         }
         self._restore = list(restore)
-        self._timed = [part for part in (self._origin, self._fuser, self._branch) if part is not None]
-        if settings.branch is None:
-            self._timed.remove(self._branch)
+        parts = (self._origin, self._fuser, None if settings.branch is None else self._branch)
+        self._timed = [part for part in parts if part is not None]
         self._deliveries: dict[type, Callable[[float, Any], Sequence[Effect]]] = {
             Send: self._deliver,
             Job: self._queue,
-            Learned: self._learn,
-            Settled: self._settle,
+            GuessUpdate: self._learn,
+            RequestClosed: self._settle,
         }
 
     # ------------------------------------------------------------ inputs of this origin
@@ -101,7 +100,7 @@ class StageNode:
         """How many more inputs `accept` takes before it sheds; sources that can wait look here first."""
         if self._origin is None:
             return 0
-        return min(self._origin.room(), self.settings.inbox_items - len(self._inbox))
+        return min(self._origin.room(), self.settings.inbox_max_messages - len(self._inbox))
 
     def accept(
         self,
@@ -121,7 +120,10 @@ class StageNode:
         has one: while that id is remembered, the same again is dropped.
         """
         if self._origin is None:
-            raise ConfigError(f"{self.settings.device} is no origin of pipeline {self.settings.pipeline}")
+            raise ConfigError(
+                f"{self.settings.device} is not an origin of pipeline {self.settings.pipeline}",
+                "give the pipeline an origin",
+            )
         request, outputs = self._origin.accept(
             now, name, tensor, deadline_s=deadline_s, request=request, attempt=attempt
         )
@@ -148,33 +150,31 @@ class StageNode:
         """
         if isinstance(message, StageMessage):
             return self._carry(now, self._receive_stage(now, message, delivery))
-        outputs: Sequence[Output] = ()
-        if isinstance(message, Plan):
-            self._plans.receive(message)
-        else:
-            outputs = self._receive(now, message, sender)
-        effects = self._carry(now, outputs)
+        effects = self._carry(now, self._receive(now, message, sender))
         effects.append(Acknowledge(delivery=delivery))
         return effects
 
     def _receive_stage(self, now: float, message: StageMessage, delivery: object) -> list[Output]:
         worker = self._workers.get(message.stage)
         if worker is None:
-            raise RemoteProtocolError("stage", f"stage {message.stage} is not served here")
+            raise RemoteProtocolError("stage", f"stage {message.stage} is not served here", RESTRICT)
         context, me = message.context, self.settings.device
         stop = context.stop_at(message.stage)
         if stop is None or me not in stop.boards:
             if stop is None or not stop.together:
-                raise RemoteProtocolError("route", f"{context.request}: its route does not name {me}")
+                raise RemoteProtocolError("route", f"{context.request}: its route does not name {me}", RESTRICT)
             return [Drop(request=context.request, reason="for others"), Acknowledge(delivery=delivery)]
         if self._is_draining and context.origin != me and not worker.knows(message):
             return [turned_back(message, "moved"), Acknowledge(delivery=delivery)]
         return worker.receive(now, message, delivery)
 
-    def _receive(self, now: float, message: Embedding | Decision | Outcome, sender: str) -> list[Output]:
+    def _receive(self, now: float, message: Embedding | Decision | Outcome | Plan, sender: str) -> list[Output]:
+        if isinstance(message, Plan):
+            self._plans.receive(message)
+            return []
         if isinstance(message, Outcome):
             if self._origin is None:
-                raise RemoteProtocolError("origin", f"this board does not answer for {message.request}")
+                raise RemoteProtocolError("origin", f"this board does not answer for {message.request}", RESTRICT)
             return self._origin.receive(now, message, sender)
         if isinstance(message, Decision):
             answer = None if self._origin is None else self._origin.decided(now, message, sender)
@@ -184,7 +184,7 @@ class StageNode:
     def _receive_embedding(self, now: float, message: Embedding) -> list[Output]:
         fuser, context = self._fuser, message.context
         if fuser is None:
-            raise RemoteProtocolError("fuser", f"this board does not fuse for {context.origin}")
+            raise RemoteProtocolError("fuser", f"this board does not fuse for {context.origin}", SET_FUSE)
         if self._origin is None or context.origin != self.settings.device:
             if self._is_draining and not fuser.knows(message):
                 return [turned_back(message, "moved")]
@@ -193,6 +193,11 @@ class StageNode:
         if is_answer:
             return outputs
         return [*outputs, *fuser.receive(now, message, is_wanted=self._origin.is_wanted(context.request))]
+
+    def withdraw_plan(self, delivery: object) -> list[Effect]:
+        """Decide by the bundle's own thresholds again: the plan was taken off its topic, as `delivery` says."""
+        self._plans.withdraw()
+        return [Acknowledge(delivery=delivery)]
 
     # ------------------------------------------------------------ other boards
 
@@ -207,15 +212,15 @@ class StageNode:
         """Take it that a board serves a stage no longer."""
         return [] if self._origin is None else self._carry(now, self._origin.withdrawn(now, device, stage))
 
-    def has_state(self, now: float, state: DeviceState) -> list[Effect]:
+    def state_changed(self, now: float, state: DeviceState) -> list[Effect]:
         """Take the state of a board that has announced itself."""
-        return [] if self._origin is None else self._carry(now, self._origin.has_state(now, state))
+        return [] if self._origin is None else self._carry(now, self._origin.state_changed(now, state))
 
-    def minds(self, device: str) -> bool:
+    def depends_on(self, device: str) -> bool:
         """Whether `changed` may have consequences: this origin has to do with a board, or waits for any."""
-        return self._origin is not None and self._origin.minds(device)
+        return self._origin is not None and self._origin.depends_on(device)
 
-    def changed(self, now: float, change: Change) -> list[Effect]:
+    def changed(self, now: float, change: MemberChange) -> list[Effect]:
         """Take what became of a board, where the driver keeps the books on members."""
         return [] if self._origin is None else self._carry(now, self._origin.changed(now, change))
 
@@ -233,8 +238,8 @@ class StageNode:
         """The stages at which requests may come to this board."""
         return self._announcer.stages
 
-    def unread(self, now: float, message: StageMessage | Embedding, to: str) -> list[Effect]:
-        """The broker says that nobody reads what this board has sent to another: the origin is to choose anew."""
+    def no_subscribers(self, now: float, message: StageMessage | Embedding, to: str) -> list[Effect]:
+        """The broker says that nobody reads what this board has sent to another: the origin is to choose again."""
         boards = [to]
         if to == ALL and (stop := message.context.stop_at(message.stage)) is not None:
             boards = [device for device in stop.boards if device]
@@ -294,7 +299,7 @@ class StageNode:
         try:
             outputs = self._receive(now, message, self.settings.device)
         except RemoteProtocolError as error:
-            # An origin that was started anew does not know the requests of its earlier life.
+            # An origin that was restarted does not know the requests of its earlier run.
             request = message.context.request if isinstance(message, Embedding) else message.request
             return [Drop(request=request, reason=str(error))]
         return self._carry(now, outputs)
@@ -307,7 +312,7 @@ class StageNode:
         context, me = message.context, self.settings.device
         stop = context.stop_at(message.stage)
         if message.stage in self._worker.stages and (stop is None or stop.boards == (me,)):
-            return self._queue(now, self._worker.take(now, message))
+            return self._queue(now, self._worker.receive_local(now, message))
         if self._origin is not None and context.origin == me:
             is_on_its_way, outputs = self._origin.send(now, message)
             if not is_on_its_way:
@@ -315,7 +320,7 @@ class StageNode:
             return self._carry(now, outputs)
         if stop is None:
             return self._carry(now, [turned_back(message, "fallback")])  # its route ends here
-        return self._carry(now, along(message))
+        return self._carry(now, forward(message))
 
     def _queue(self, now: float, job: Job) -> Sequence[Effect]:
         """Give a job to the inbox: a new one, one that has run and goes on, or one whose branch is eager."""
@@ -339,13 +344,13 @@ class StageNode:
             effects += self._carry(now, self._workers[job.stage].expired(job))
         return effects if run is None else [*effects, run]
 
-    def _learn(self, _now: float, learned: Learned) -> Sequence[Effect]:
+    def _learn(self, _now: float, learned: GuessUpdate) -> Sequence[Effect]:
         if self._origin is not None:
-            self._origin.learned(learned.request, learned.progress)
+            self._origin.update_guess(learned.request, learned.progress)
         return ()
 
-    def _settle(self, now: float, settled: Settled) -> Sequence[Effect]:
-        return () if self._fuser is None else self._carry(now, self._fuser.settled(settled.request))
+    def _settle(self, now: float, settled: RequestClosed) -> Sequence[Effect]:
+        return () if self._fuser is None else self._carry(now, self._fuser.request_closed(settled.request))
 
     # ------------------------------------------------------------ the connection
 
@@ -368,9 +373,7 @@ class StageNode:
             return 0.0
         due = self._announcer.due_at
         for part in self._timed:
-            part_due = part.next_due()
-            if part_due < due:
-                due = part_due
+            due = min(due, part.next_due())
         return due
 
     def tick(self, now: float, owed_since: float = _NEVER) -> list[Effect]:
@@ -388,15 +391,15 @@ class StageNode:
             if part is not None:
                 effects += self._carry(now, part.tick(now))
         if self._announcer.due_at <= now:
-            is_dark = self._origin is not None and self._origin.is_dark
-            effects += self._carry(now, self._announcer.tick(now, is_dark=is_dark))
+            lacks_boards = self._origin is not None and self._origin.lacks_boards
+            effects += self._carry(now, self._announcer.tick(now, lacks_boards=lacks_boards))
         return effects
 
     def give_up_audits(self, now: float) -> list[Effect]:
         """End all audits under way as lost: this board is about to stop."""
         return [] if self._origin is None else self._carry(now, self._origin.give_up_audits())
 
-    def snapshot(self) -> tuple[Accepted, ...]:
+    def snapshot(self) -> tuple[AcceptedInput, ...]:
         """Return the inputs that are not yet answered, as plain data for `restore`."""
         return () if self._origin is None else (*self._origin.snapshot(), *self._restore)
 
@@ -431,6 +434,7 @@ class StageNode:
         return PipelineTelemetry(
             pipeline=self.settings.pipeline,
             epoch=self._plans.current.epoch,
+            plan_hash=self._plans.hash,
             revision=self.settings.revision,
             stages=tuple(worker.counters.report(k, self._inbox.waiting_at(k)) for k, worker in self._workers.items()),
             origin=None if self._origin is None else self._origin.telemetry(),

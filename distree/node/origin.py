@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from distree.errors import RemoteProtocolError
+from distree.errors import RESTRICT, RemoteProtocolError
 from distree.messages.device import DeviceState
 from distree.messages.member import Member
 from distree.messages.request import (
@@ -22,14 +22,14 @@ from distree.messages.request import (
 from distree.messages.telemetry import OriginTelemetry
 from distree.node.answers import board_of_branch, result_of
 from distree.node.attempts import Attempts
-from distree.node.background import Unasked, first
+from distree.node.background import BackgroundRequests, first
 from distree.node.counters import OriginCounters
-from distree.node.custody import Closed, Custody, CustodyEvent, Entry
+from distree.node.custody import ClosedEntry, Custody, CustodyEntry, CustodyEvent
 from distree.node.dispatch import Dispatcher
-from distree.node.effects import Drop, Listen, Output, Publish, Settled
+from distree.node.effects import Drop, Listen, Output, Publish, RequestClosed
 from distree.node.exits import Plans
 from distree.node.job import NOTHING_YET, TRACED
-from distree.node.members import Change, Members
+from distree.node.members import MemberChange, Members
 from distree.node.round_trip import RoundTrip
 from distree.node.routing import Router
 from distree.node.settings import NodeSettings, OriginSettings
@@ -37,7 +37,7 @@ from distree.record import record
 
 
 @record
-class Accepted:
+class AcceptedInput:
     """An input that its origin has accepted and not yet answered: what a spool keeps."""
 
     request: str
@@ -45,7 +45,7 @@ class Accepted:
     tensor: Tensor
 
 
-class Origin:
+class OriginWorker:
     """The inputs for which this board answers.
 
     `settings` are those of the board, `own` those of its origin. `answered` names requests that an earlier run
@@ -67,9 +67,9 @@ class Origin:
         self._members = members
         self._router = Router(settings, own.fuser, members, chance)
         self._attempts = Attempts(settings, own, self._router)
-        self._custody = Custody(RoundTrip(own.silence_floor_s))
+        self._custody = Custody(RoundTrip(own.min_retry_s))
         self._dispatcher = Dispatcher(settings, self._custody, self._router, self._attempts)
-        self._unasked = Unasked(settings, plans, self._attempts, self._router)
+        self._background = BackgroundRequests(settings, plans, self._attempts, self._router)
         self._counters = OriginCounters(len(settings.inputs))
         self._is_local = 0 in settings.stages and settings.width(0) == 0
         """Whether this board can answer inputs at the first exit by itself."""
@@ -84,7 +84,7 @@ class Origin:
 
     def books(self) -> dict[str, int]:
         """How much is in each book, but for the bounded memories of what has ended."""
-        return {**self._custody.books(), **self._router.books(), "audits": len(self._unasked.audits)}
+        return {**self._custody.books(), **self._router.books(), "audits": len(self._background.audits)}
 
     def holds(self, request: str) -> bool:
         """Whether `request` is in custody."""
@@ -93,11 +93,11 @@ class Origin:
     def room(self) -> int:
         """How many more inputs `accept` takes before it turns them away."""
         # While the boards beyond do not answer, this one answers alone: no need to wait for what is with them.
-        return self._custody.room(self._own.pending_items, local=self._is_local and self._is_alone)
+        return self._custody.room(self._own.max_pending, local=self._is_local and self._is_alone)
 
     def is_wanted(self, request: str) -> bool | None:
         """Whether a request of this origin still needs an answer; None if it was never asked."""
-        if (is_wanted := self._unasked.is_wanted(request)) is not None:
+        if (is_wanted := self._background.is_wanted(request)) is not None:
             return is_wanted
         if self._custody.open_entry(request) is not None:
             return True
@@ -114,14 +114,14 @@ class Origin:
         if self._custody.remembered(ident) is not None:
             return ident, [Drop(request=ident, reason="duplicate")]
         context = self._attempts.first(ident, self._plans.rule, budget_s, attempt=attempt)
-        if self._custody.room(self._own.pending_items, local=self._is_local) <= 0:
+        if self._custody.room(self._own.max_pending, local=self._is_local) <= 0:
             if request is not None:
                 self._custody.remember([request], name)
             result = result_of(self._settings, context, name, "shed", NOTHING_YET, latency_s=0.0, final=True)
             return ident, [Publish(message=result, turned_away=True)]
         self._counters.accepted += 1
-        audited = self._unasked.audits.draw(ident, self._plans.current.audit_rate)
-        entry = Entry(
+        audited = self._background.audits.draw(ident, self._plans.current.audit_rate)
+        entry = CustodyEntry(
             name=name,
             accepted_at=now,
             deadline_at=now + budget_s,
@@ -146,7 +146,7 @@ class Origin:
         Returns whether the input is still on its way, and what is to be done.
         """
         if message.context.audit:
-            return True, self._unasked.send(now, message)
+            return True, self._background.send(now, message)
         entry = self._custody.open_entry(message.context.request)
         if entry is None:
             return True, [Drop(request=message.context.request, reason="answered")]
@@ -157,21 +157,21 @@ class Origin:
             if (self._custody.round_trip.mean_s or 0.0) >= left_s:
                 self._custody.round_trip.fade()
                 return False, self._answer(now, entry, "deadline")
-            if self._custody.away >= self._own.pending_items:
+            if self._custody.away >= self._own.max_pending:
                 return False, self._answer(now, entry, "fallback")
-        route = self._dispatcher.way(now, entry, message)
+        route = self._dispatcher.route_for(now, entry, message)
         if route is not None:
             if can_answer and self._router.is_too_long(now, route, left_s):
                 # What would come too late would keep what comes after it from being in time.
                 return False, self._answer(now, entry, "deadline")
-            return True, self._dispatcher.go(now, entry, message, route)
+            return True, self._dispatcher.send(now, entry, message, route)
         if can_answer and not self._router.awaits(now, message.stage):
-            return False, [*self._answer(now, entry, "fallback"), *self._look(now)]
+            return False, [*self._answer(now, entry, "fallback"), *self._check_boards(now)]
         self._dispatcher.hold(now, entry, message)
         self._is_alone = self._router.is_alone(now)
         return True, []
 
-    def learned(self, request: str, progress: Progress) -> None:
+    def update_guess(self, request: str, progress: Progress) -> None:
         """Note the best guess so far, for the deadline."""
         entry = self._custody.open_entry(request)
         if entry is not None:
@@ -185,13 +185,13 @@ class Origin:
         `sender` is the board that says it.
         """
         self._settings.check_guess(outcome.guess)
-        is_complete = self._unasked.audits.is_complete(outcome.trace)
-        unasked = self._unasked.receive(outcome, is_complete=is_complete, is_asked=self._asked, sender=sender)
-        if unasked is not None:
+        is_complete = self._background.audits.is_complete(outcome.trace)
+        background = self._background.receive(outcome, is_complete=is_complete, find_attempt=self._asked, sender=sender)
+        if background is not None:
             if outcome.reason == "moved":
-                return unasked
+                return background
             devices = dict.fromkeys((sender, *(hop.device for hop in outcome.hops)))
-            return [*unasked, *self._resume(now, self._heard_of(now, devices))]
+            return [*background, *self._resume(now, self._heard_of(now, devices))]
         entry = self._custody.open_entry(outcome.request)
         if entry is None:
             return self._late(now, outcome, sender)
@@ -202,7 +202,7 @@ class Origin:
         if outcome.reason == "moved" or outcome.reason == "unreachable":
             outputs += self._turned_back(now, outcome, sender)
             if is_current:
-                outputs += self._dispatcher.again(now, entry)
+                outputs += self._dispatcher.send_again(now, entry)
             return [*outputs, *self._resume(now, told)]
         event: CustodyEvent = "answer"
         if entry.state != "here":
@@ -211,7 +211,7 @@ class Origin:
             if outcome.reason == "fallback" and is_current and not entry.is_repeated:
                 # A board failed on it; another may serve the stage, so the one repetition is spent at once.
                 self._custody.silent(entry)
-                return [*self._dispatcher.again(now, entry, (sender,)), *self._resume(now, told)]
+                return [*self._dispatcher.send_again(now, entry, (sender,)), *self._resume(now, told)]
         if outcome.missing:
             outputs += self._missed(now, entry, context, outcome)
         entry.progress = Progress(
@@ -231,12 +231,12 @@ class Origin:
                 break
         else:
             raise RemoteProtocolError(
-                "token", f"{outcome.request}: answers no attempt of this run, but one before a restart, or is forged"
+                "token", f"{outcome.request}: answers an attempt from before a restart, or is forged", RESTRICT
             )
         if sender != self._settings.device and not context.names(sender):
-            raise RemoteProtocolError("sender", f"{outcome.request}: {sender} is not on its route")
+            raise RemoteProtocolError("sender", f"{outcome.request}: {sender} is not on its route", RESTRICT)
         if outcome.reason == "unreachable" and not context.names(outcome.board or ""):
-            raise RemoteProtocolError("board", f"{outcome.request}: {outcome.board} is not on its route")
+            raise RemoteProtocolError("board", f"{outcome.request}: {outcome.board} is not on its route", RESTRICT)
         return context
 
     def _heard(self, now: float, outcome: Outcome, sender: str) -> list[Output]:
@@ -251,9 +251,9 @@ class Origin:
 
     def _resume(self, now: float, told: list[Output]) -> list[Output]:
         """Send what was held to boards that answer again, as `told` says of them."""
-        return [*told, *self._dispatcher.come(now), *self._look(now)] if told else []
+        return [*told, *self._dispatcher.send_held(now), *self._check_boards(now)] if told else []
 
-    def _look(self, now: float) -> list[Output]:
+    def _check_boards(self, now: float) -> list[Output]:
         """See whether this board is left alone, and say which stages nobody serves."""
         self._is_alone = self._router.is_alone(now)
         return self._router.unserved(now)
@@ -265,7 +265,7 @@ class Origin:
             return []
         return self._router.unreachable(now, outcome.board or "")
 
-    def _missed(self, now: float, entry: Entry, context: RequestContext, outcome: Outcome) -> list[Output]:
+    def _missed(self, now: float, entry: CustodyEntry, context: RequestContext, outcome: Outcome) -> list[Output]:
         """Boards whose branches were not heard, though others of the same stage were."""
         boards = [board_of_branch(self._settings, context, branch) for branch in outcome.missing]
         return self._router.silent(now, filter(None, boards), entry.sent_at)
@@ -273,12 +273,12 @@ class Origin:
     def embedded(self, now: float, message: Embedding) -> tuple[bool, list[Output]]:
         """Note that a branch was heard; return whether it answers a probe, and is not to be fused."""
         heard = self._heard_of(now, (message.device,))
-        probed = self._unasked.embedded(message)
+        probed = self._background.embedded(message)
         return probed is not None, [*(probed or ()), *self._resume(now, heard)]
 
     def decided(self, now: float, decision: Decision, sender: str) -> list[Output] | None:
         """Take a decision that answers a probe of a board that fuses; None for any other."""
-        if not self._unasked.is_probe(decision.request, decision.token):
+        if not self._background.is_probe(decision.request, decision.token):
             return None
         return self._resume(now, self._heard_of(now, (sender,)))
 
@@ -288,12 +288,12 @@ class Origin:
         entry = self._custody.open_entry(message.context.request)
         if entry is None or entry.state != "away" or entry.context.token != message.context.token:
             return outputs
-        return [*outputs, *self._dispatcher.again(now, entry)]
+        return [*outputs, *self._dispatcher.send_again(now, entry)]
 
     def _late(self, now: float, outcome: Outcome, sender: str) -> list[Output]:
-        closed: Closed | None = self._custody.remembered(outcome.request)
+        closed: ClosedEntry | None = self._custody.remembered(outcome.request)
         if closed is None:
-            raise RemoteProtocolError("request", f"{outcome.request} was never asked here")
+            raise RemoteProtocolError("request", f"{outcome.request} was never asked here", RESTRICT)
         context = self._asked(outcome, closed.attempts, sender)
         outputs = self._resume(now, self._heard(now, outcome, sender))
         if outcome.reason == "moved" or outcome.reason == "unreachable":
@@ -331,39 +331,39 @@ class Origin:
         """Take it that a board serves a stage no longer."""
         return self._changed(now, self._members.withdrawn(now, device, stage))
 
-    def has_state(self, now: float, state: DeviceState) -> list[Output]:
+    def state_changed(self, now: float, state: DeviceState) -> list[Output]:
         """Take the state of a board that has announced itself."""
-        return self._changed(now, self._members.has_state(now, state))
+        return self._changed(now, self._members.state_changed(now, state))
 
-    def _changed(self, now: float, change: Change) -> list[Output]:
+    def _changed(self, now: float, change: MemberChange) -> list[Output]:
         outputs: list[Output] = []
         if change.listen:
             outputs.append(Listen(device=change.device, on=change.listen == "begin"))
         return [*outputs, *self.changed(now, change)]
 
-    def changed(self, now: float, change: Change) -> list[Output]:
+    def changed(self, now: float, change: MemberChange) -> list[Output]:
         """Do what follows from what became of a board: where others keep the books on members, they say so here."""
-        outputs = self._dispatcher.gone(now, change.device) if change.ended else []
+        outputs = self._dispatcher.board_gone(now, change.device) if change.ended else []
         self._router.changed(change)
         if change.came:
-            outputs += self._dispatcher.come(now)
-            outputs += self._look(now)
+            outputs += self._dispatcher.send_held(now)
+            outputs += self._check_boards(now)
         return outputs
 
-    def minds(self, device: str) -> bool:
+    def depends_on(self, device: str) -> bool:
         """Whether it matters here what becomes of a board."""
         return self._custody.away > 0 or self._router.knows(device)
 
     @property
-    def is_dark(self) -> bool:
+    def lacks_boards(self) -> bool:
         """Whether a stage has no board that may be chosen."""
-        return self._router.is_dark()
+        return self._router.lacks_boards()
 
     # ------------------------------------------------------------ answers
 
-    def _answer(self, now: float, entry: Entry, reason: Reason, event: CustodyEvent = "answer") -> list[Output]:
+    def _answer(self, now: float, entry: CustodyEntry, reason: Reason, event: CustodyEvent = "answer") -> list[Output]:
         """Publish the one final result of a request and settle the books, but for the broker's acknowledgement."""
-        self._dispatcher.unload(entry)
+        self._dispatcher.release(entry)
         self._custody.move(entry, event)
         guess, latency_s = entry.progress.guess, now - entry.accepted_at
         self._counters.answer(latency_s, reason, None if guess is None else guess.exit)
@@ -371,8 +371,8 @@ class Origin:
         result = result_of(self._settings, *said, latency_s=latency_s, final=True)
         outputs: list[Output] = [Publish(message=result, settles=entry.request)]
         if self._settings.is_wide:
-            outputs.append(Settled(request=entry.request))
-        return [*outputs, *self._unasked.audit(now, entry, reason)] if entry.audited else outputs
+            outputs.append(RequestClosed(request=entry.request))
+        return [*outputs, *self._background.audit(now, entry, reason)] if entry.audited else outputs
 
     def published(self, request: str) -> bool:
         """The broker has the result of `request`; True if its entry was closed by this."""
@@ -380,7 +380,7 @@ class Origin:
 
     def give_up_audits(self) -> list[Output]:
         """End all audits under way as lost: this board is about to stop."""
-        return self._unasked.give_up()
+        return self._background.give_up()
 
     # ------------------------------------------------------------ the connection, and time
 
@@ -390,8 +390,8 @@ class Origin:
 
     def next_due(self) -> float:
         """When `tick` is next worth a call; infinity if never."""
-        due, unasked = self._custody.agenda.next_due(), self._unasked.next_due()
-        return due if due < unasked else unasked
+        due, background = self._custody.agenda.next_due(), self._background.next_due()
+        return due if due < background else background
 
     def tick(self, now: float, owed_since: float) -> list[Output]:
         """Do what is due: deadlines, silences, audits that took too long, probes.
@@ -402,15 +402,15 @@ class Origin:
         outputs: list[Output] = []
         while (entry := self._custody.pop_due(now)) is not None:
             outputs += self._due(now, entry, is_doubtful=owed_since <= (entry.sent_at + now) / 2)
-        return [*outputs, *self._unasked.tick(now)]
+        return [*outputs, *self._background.tick(now)]
 
-    def _due(self, now: float, entry: Entry, *, is_doubtful: bool) -> list[Output]:
+    def _due(self, now: float, entry: CustodyEntry, *, is_doubtful: bool) -> list[Output]:
         if now < entry.deadline_at:
             if entry.state == "held":
                 self._is_alone = self._router.is_alone(now)
-                return self._dispatcher.again(now, entry)
+                return self._dispatcher.send_again(now, entry)
             if is_doubtful:
-                self._custody.wait(entry, now + self._own.silence_floor_s)
+                self._custody.wait(entry, now + self._own.min_retry_s)
                 return []
             outputs = self._dispatcher.silent(now, entry)
             self._is_alone = self._router.is_alone(now)
@@ -421,20 +421,20 @@ class Origin:
                 now, self._dispatcher.boards_of(entry), entry.sent_at, is_last=entry.is_repeated
             )
         elif entry.state == "held":
-            outputs = self._look(now)
+            outputs = self._check_boards(now)
         return [*self._answer(now, entry, self._custody.reason_of_silence(entry), "deadline"), *outputs]
 
-    def snapshot(self) -> tuple[Accepted, ...]:
+    def snapshot(self) -> tuple[AcceptedInput, ...]:
         """Return the inputs that are not yet answered."""
         return tuple(
-            Accepted(request=entry.request, name=entry.name, tensor=entry.tensor)
+            AcceptedInput(request=entry.request, name=entry.name, tensor=entry.tensor)
             for entry in self._custody.entries.values()
             if entry.state != "answered"
         )
 
     def telemetry(self) -> OriginTelemetry:
         """Report the counters since boot and the latencies since the last report."""
-        audits = self._unasked.audits
+        audits = self._background.audits
         return replace(
             self._counters.report(),
             resent=self._dispatcher.resent,

@@ -18,7 +18,7 @@ PROBE_S, PROBE_MAX_S = 1.0, 30.0
 """A board that is left out is probed so soon, and twice as long after each probe that it does not answer."""
 
 
-class Peer:
+class PeerEstimate:
     """A board that was chosen for requests of this origin.
 
     `under_way` counts those that are not answered, `misses` those that it did not answer in time, in a row. One that is
@@ -40,7 +40,7 @@ class Peer:
         self._queue_s = 0.0
         self._measured_at = 0.0
 
-    def hears(self) -> None:
+    def reset(self) -> None:
         """Take it in again: it has been heard, or has just come."""
         self.misses = 0
         self.probe_at, self.probe_wait_s = math.inf, PROBE_S

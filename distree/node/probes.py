@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from distree import tensors
 from distree.messages.member import Member
-from distree.messages.request import Decision, Embedding, RequestContext, Rule, StageMessage, Stop
+from distree.messages.request import Decision, Embedding, RequestContext, RouteStop, Rule, StageMessage
 from distree.node.attempts import Attempts
 from distree.node.effects import Output, Publish
 from distree.node.job import NOTHING_YET
 from distree.node.settings import NodeSettings
 
-REMEMBERED = 64
+MAX_REMEMBERED = 64
 """Probes remembered; an answer may be late."""
 
 BUDGET_S = 10.0
@@ -42,8 +42,8 @@ class Probes:
             return self._to_fuser(member, rule)
         branch = member.branch if settings.width(stage) else None
         boards = (member.device,) if branch is None else ("",) * branch + (member.device,)
-        route = (Stop(stage=stage, boards=boards),)
-        context = self.attempts.unasked(rule, BUDGET_S, route, None if branch is None else settings.device)
+        route = (RouteStop(stage=stage, boards=boards),)
+        context = self.attempts.background(rule, BUDGET_S, route, None if branch is None else settings.device)
         message = StageMessage(
             context=context, progress=NOTHING_YET, stage=stage, tensor=tensors.zeros(*settings.inputs[stage])
         )
@@ -55,8 +55,8 @@ class Probes:
         stage = next((k for k in range(settings.last + 1) if settings.starts_group(k)), None)
         if stage is None:
             return []
-        route = (Stop(stage=stage, boards=(settings.device,)),)
-        context = self.attempts.unasked(rule, FUSING_BUDGET_S, route, member.device)
+        route = (RouteStop(stage=stage, boards=(settings.device,)),)
+        context = self.attempts.background(rule, FUSING_BUDGET_S, route, member.device)
         message = Embedding(
             context=context,
             progress=NOTHING_YET,
@@ -77,6 +77,6 @@ class Probes:
 
     def _published(self, context: RequestContext, probe: Publish) -> list[Output]:
         self._sent[context.request] = context
-        if len(self._sent) > REMEMBERED:
+        if len(self._sent) > MAX_REMEMBERED:
             del self._sent[next(iter(self._sent))]
         return [probe]

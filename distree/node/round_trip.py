@@ -13,7 +13,7 @@ class RoundTrip:
     samples, and each silence doubles the time-out until a fresh sample comes.
     """
 
-    floor_s: float
+    min_s: float
     mean_s: float | None = None
     deviation_s: float = 0.0
     backoff: int = 1
@@ -29,12 +29,12 @@ class RoundTrip:
         self.deviation_s += (abs(error) - self.deviation_s) / 4
 
     def fade(self) -> None:
-        """Forget a little: called when the estimate kept a request here, lest one bad sample do so for ever."""
+        """Forget a little, when the estimate kept a request here, so that one bad sample does not do so forever."""
         if self.mean_s is not None:
             self.mean_s *= 0.9
 
-    def silence_s(self, left_s: float) -> float:
+    def timeout_s(self, left_s: float) -> float:
         """Seconds after which silence is suspicious; half of the time left while nothing was measured."""
         if self.mean_s is None:
             return left_s / 2
-        return self.backoff * max(self.floor_s, self.mean_s + 4 * self.deviation_s)
+        return self.backoff * max(self.min_s, self.mean_s + 4 * self.deviation_s)

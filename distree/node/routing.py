@@ -12,14 +12,15 @@ import math
 import random
 from collections.abc import Collection, Iterable
 
+from distree.errors import SAME_BUNDLE, Problem
 from distree.messages.member import Member
-from distree.messages.request import Hop, Stop
-from distree.node.effects import Output, Tell
-from distree.node.members import Change, Members
-from distree.node.peer_estimates import WEIGHT, Peer
+from distree.messages.request import Hop, RouteStop
+from distree.node.effects import Output, Warn
+from distree.node.members import MemberChange, Members
+from distree.node.peer_estimates import WEIGHT, PeerEstimate
 from distree.node.settings import NodeSettings
 
-MISSES = 3
+MAX_MISSES = 3
 """A board that nobody can stand in for is left out once it has been missed so often in a row."""
 
 RESTART_S = 10.0
@@ -32,13 +33,13 @@ retained, and those that are called for."""
 ABOUT_AS_QUICK = 1.1
 """Of two boards whose times differ by no more than this factor, chance decides: so all are tried now and then."""
 
-VISITS = 256
+MAX_VISITS = 256
 """Visits kept ready: boards choose what they say that they serve."""
 
-_UNKNOWN = Peer()
+_UNKNOWN = PeerEstimate()
 """A board of which nothing was measured."""
 
-Route = tuple[Stop, ...]
+Route = tuple[RouteStop, ...]
 
 
 class Router:
@@ -54,7 +55,7 @@ class Router:
         self._fuser = fuser
         self._members = members
         self._random = chance.random
-        self._peers: dict[str, Peer] = {}
+        self._peers: dict[str, PeerEstimate] = {}
         self._usual_s: dict[int, float] = {}
         """What a run of each stage took lately, on whatever board."""
         self._left_out: set[str] = set()
@@ -92,14 +93,14 @@ class Router:
         """Note that the broker has retained announcements, so that none need be called for."""
         self.settles_at = min(self.settles_at, self._connected_at + SETTLE_S)
 
-    def changed(self, change: Change) -> None:
+    def changed(self, change: MemberChange) -> None:
         """Note what became of a board: what the run before did is forgotten."""
         peer = self._peers.get(change.device)
         if change.ended or change.came:
             self._left_out.discard(change.device)
             self._moving.discard(change.device)
             if peer is not None:
-                peer.hears()
+                peer.reset()
         if change.listen == "end" and peer is not None and not peer.under_way:
             del self._peers[change.device]
 
@@ -123,7 +124,7 @@ class Router:
         Branches that nobody serves are waited for soon after a connect, but not beyond `settles_by`.
         """
         settings, own, last = self._settings, self._own, self._last
-        stops: list[Stop] = []
+        stops: list[RouteStop] = []
         while stage <= last:
             if settings.width(stage):
                 stop = self._wide_stop(now, stage, avoid, settles_by)
@@ -132,14 +133,14 @@ class Router:
                 stops.append(stop)
                 stage = settings.end_of_group(stage) + 1
             elif stage in own:
-                stops.append(Stop(stage=stage, boards=(self._me,)))
+                stops.append(RouteStop(stage=stage, boards=(self._me,)))
                 while stage in own:
                     stage += 1
             else:
                 member = self._choose(now, stage, None, avoid)
                 if member is None:
                     return None
-                stops.append(Stop(stage=stage, boards=(member.device,)))
+                stops.append(RouteStop(stage=stage, boards=(member.device,)))
                 stage = self._visit(member, stage).stop
         return tuple(stops)
 
@@ -155,12 +156,12 @@ class Router:
         else:
             while after in member.stages and after not in self._own and not settings.width(after):
                 after += 1
-        if len(self._visits) >= VISITS:
+        if len(self._visits) >= MAX_VISITS:
             self._visits.clear()
         visit = self._visits[key] = range(stage, after)
         return visit
 
-    def _wide_stop(self, now: float, stage: int, avoid: Collection[str], settles_by: float) -> Stop | None:
+    def _wide_stop(self, now: float, stage: int, avoid: Collection[str], settles_by: float) -> RouteStop | None:
         """Return one board for each branch, as far as there are any.
 
         None where a branch is still waited for, or the board that is to fuse.
@@ -179,7 +180,7 @@ class Router:
         if not boards or (settles and (boards < len(chosen) or not self._knows_fuser())):
             return None
         # Published once, it goes up once and down to all that read it; published to each, up and down once a board.
-        return Stop(stage=stage, boards=tuple(chosen), together=1 + readers <= 2 * boards)
+        return RouteStop(stage=stage, boards=tuple(chosen), together=1 + readers <= 2 * boards)
 
     def _choose(self, now: float, stage: int, branch: int | None, avoid: Collection[str]) -> Member | None:
         usable = self._usable(stage, branch, avoid)
@@ -222,13 +223,13 @@ class Router:
 
     # ------------------------------------------------------------ where there is none
 
-    def is_dark(self) -> bool:
+    def lacks_boards(self) -> bool:
         """Whether a stage has no board that may be chosen."""
         return not all(self._is_served(k) for k in self._needed)
 
     def is_alone(self, now: float) -> bool:
         """Whether that is so although those boards that there are have announced themselves by now."""
-        return now >= self.settles_at and self.is_dark()
+        return now >= self.settles_at and self.lacks_boards()
 
     def awaits(self, now: float, stage: int) -> bool:
         """Whether it is worth waiting for the boards that are missing from a stage on: they went only now."""
@@ -246,23 +247,23 @@ class Router:
         """Say which stages nobody serves, each once until that changes."""
         lines = []
         for stage in self._needed:
-            problem = "" if self._is_served(stage) or self._is_awaited(now, stage) else self._problem(stage)
+            problem = "" if self._is_served(stage) or self._is_awaited(now, stage) else str(self._problem(stage))
             known = self._told.pop(stage, "")
             if problem:
                 self._told[stage] = problem
             if problem != known:
                 lines.append(problem or f"stage {stage} is served again")
-        return [Tell(line=f"{self._settings.pipeline}: {line}") for line in lines]
+        return [Warn(line=f"{self._settings.pipeline}: {line}") for line in lines]
 
-    def _problem(self, stage: int) -> str:
+    def _problem(self, stage: int) -> Problem:
         if self._members.of(stage):
-            return f"no board of stage {stage} answers: see their logs"
+            return Problem(f"no board of stage {stage} answers", "check their logs")
         revision = self._settings.revision
         others = [f"{member.device} has {', '.join(member.revisions)}" for member in self._members.others(stage)]
         if others:
             whose = ", ".join(others[:4])
-            return f"no member of revision {revision} for stage {stage}; {whose}: put the same bundle on all boards"
-        return f"nobody serves stage {stage}: start a board that does"
+            return Problem(f"no member of revision {revision} for stage {stage} ({whose})", SAME_BUNDLE)
+        return Problem(f"nobody serves stage {stage}", "start a board that does")
 
     # ------------------------------------------------------------ what is under way
 
@@ -273,10 +274,10 @@ class Router:
                 if device and device != self._me:
                     (self._peers.get(device) or self._peer(device)).under_way += by
 
-    def _peer(self, device: str) -> Peer:
+    def _peer(self, device: str) -> PeerEstimate:
         peer = self._peers.get(device)
         if peer is None:
-            peer = self._peers[device] = Peer()
+            peer = self._peers[device] = PeerEstimate()
         return peer
 
     def expected_s(self, now: float, route: Route) -> float:
@@ -314,8 +315,8 @@ class Router:
             peer.misses = 0
             return []
         self._left_out.discard(device)
-        peer.hears()
-        return [Tell(line=f"{self._settings.pipeline}: {device} answers again")]
+        peer.reset()
+        return [Warn(line=f"{self._settings.pipeline}: {device} answers again")]
 
     def measured(self, now: float, hops: Iterable[Hop]) -> list[Output]:
         """Take in where the time of a request went: who has a part in it was heard."""
@@ -347,11 +348,11 @@ class Router:
                 continue
             peer.missed(now, since)
             # Without a branch an answer is worse: a last board of one is not given up because all of them were slow.
-            is_out = peer.misses >= MISSES or (is_last and member.branch is None)
+            is_out = peer.misses >= MAX_MISSES or (is_last and member.branch is None)
             if is_out or self._has_twin(member):
                 self._leave_out(now, device)
                 lines.append(f"{device} does not answer, and is left out until it does")
-        return [Tell(line=f"{self._settings.pipeline}: {line}") for line in lines]
+        return [Warn(line=f"{self._settings.pipeline}: {line}") for line in lines]
 
     def unreachable(self, now: float, device: str) -> list[Output]:
         """Note that nobody reads what is sent to a board: the broker says so."""
@@ -359,7 +360,7 @@ class Router:
             return []
         self._leave_out(now, device)
         line = f"the broker says that nobody reads what is sent to {device}, which is left out until it answers"
-        return [Tell(line=f"{self._settings.pipeline}: {line}")]
+        return [Warn(line=f"{self._settings.pipeline}: {line}")]
 
     def _leave_out(self, now: float, device: str) -> None:
         self._left_out.add(device)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from distree.criteria.base import PolicyParameters
-from distree.errors import RemoteProtocolError
+from distree.criteria.base import CriterionParameters
+from distree.errors import SAME_BUNDLE, RemoteProtocolError
 from distree.messages.plan import MaskedThresholds
 from distree.messages.request import Codec, DType, Guess
 from distree.record import record
@@ -16,14 +16,14 @@ Shape = tuple[DType, tuple[int, ...]]
 class OriginSettings:
     """How this board answers for its own inputs.
 
-    `pending_items` bounds the inputs without an answer, and the answers that the broker has not acknowledged.
+    `max_pending` bounds the inputs without an answer, and the answers that the broker has not acknowledged.
     `fuser` is the device that fuses the wide stages of its inputs, this board itself if None; `eager` tells their
     branches to go on until they are stopped.
     """
 
     deadline_s: float = 1.0
-    pending_items: int = 64
-    silence_floor_s: float = 0.1
+    max_pending: int = 64
+    min_retry_s: float = 0.1
     fuser: str | None = None
     eager: bool = False
 
@@ -55,15 +55,15 @@ class NodeSettings:
     criterion: str
     thresholds: tuple[float, ...]
     codec: Codec = "raw"
-    inbox_items: int = 64
-    inbox_bytes: int = 4 << 20
+    inbox_max_messages: int = 64
+    inbox_max_bytes: int = 4 << 20
     origin: OriginSettings | None = None
     embeddings: tuple[tuple[Shape, ...], ...] = ()
     branch: int | None = None
     fuses: bool = False
     branch_timeout_s: float = 0.2
     masked: tuple[MaskedThresholds, ...] = ()
-    parameters: PolicyParameters = PolicyParameters()
+    parameters: CriterionParameters = CriterionParameters()
     secret: bytes = b""
     board_boot: str = ""
 
@@ -119,10 +119,12 @@ class NodeSettings:
         """Raise RemoteProtocolError for a message of another bundle than this board's."""
         if revision != self.revision:
             raise RemoteProtocolError(
-                "revision", f"expected {self.revision}, received {revision}: this board has another bundle"
+                "revision", f"this board has bundle revision {self.revision}, the message is of {revision}", SAME_BUNDLE
             )
 
     def check_guess(self, guess: Guess | None) -> None:
         """Raise RemoteProtocolError for a guess at a class or an exit that there is not."""
         if guess and (guess.class_id >= len(self.labels) or guess.exit > self.last):
-            raise RemoteProtocolError("guess", f"class {guess.class_id} at exit {guess.exit} does not exist")
+            raise RemoteProtocolError(
+                "guess", f"class {guess.class_id} at exit {guess.exit} does not exist", SAME_BUNDLE
+            )

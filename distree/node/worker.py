@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from distree import criteria, tensors
-from distree.criteria.base import Evidence
+from distree.criteria.base import ExitEvidence
 from distree.messages.request import Guess, Hop, Outcome, Progress, Reason, StageMessage
 from distree.node.counters import Counters
 from distree.node.deliveries import Deliveries
 from distree.node.effects import Drop, Output, Send
-from distree.node.exits import Criteria, reading, too_late
+from distree.node.exits import CriterionCache, reading, too_late
 from distree.node.job import Job
 from distree.node.settings import NodeSettings
 from distree.segments import SegmentOutput
@@ -19,7 +19,7 @@ from distree.segments import SegmentOutput
 class StageWorker:
     """The plain stages of one board. What it answers goes to the origin, what it does not to the next stage."""
 
-    def __init__(self, settings: NodeSettings, criteria: Criteria, keys: Iterator[int]) -> None:
+    def __init__(self, settings: NodeSettings, criteria: CriterionCache, keys: Iterator[int]) -> None:
         self._settings = settings
         self._criteria = criteria
         self._deliveries = Deliveries(settings, keys)
@@ -50,7 +50,7 @@ class StageWorker:
         """Whether a message is at work here, or has been."""
         return self._deliveries.knows(message)
 
-    def take(self, now: float, message: StageMessage) -> Job:
+    def receive_local(self, now: float, message: StageMessage) -> Job:
         """Take a stage message from this board itself."""
         job = self._deliveries.job(now, message)
         self.counters.of(job).received += 1
@@ -98,7 +98,7 @@ class StageWorker:
         evidence = None
         value, memory = 0.0, before.memory
         if stage < self._last:
-            evidence = Evidence(
+            evidence = ExitEvidence(
                 logits=logits,
                 confidence=guess.confidence,
                 exit=stage,

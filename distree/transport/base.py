@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
+from distree.errors import Problem
 from distree.lanes import Lane
 from distree.record import record
 
@@ -25,22 +26,44 @@ class Listener(Protocol):
     """What a transport calls. Every call comes with `Transport.lock` held, from inside `Transport.poll`."""
 
     def connected(self) -> None:
-        """The broker accepted this client and what it was opened with; comes again after each reconnect."""
+        """The broker accepted this client and what it was opened with; called again after each reconnect."""
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         """The connection is gone; the transport reconnects by itself."""
 
     def received(self, message: Received) -> None:
-        """A message came. It stays unacknowledged until `Transport.acknowledge(message.token)`."""
+        """A message arrived. It stays unacknowledged until `Transport.acknowledge(message.token)`."""
 
     def published(self, token: str) -> None:
         """The broker has settled a publish that carried this token; if it refused it, `last_error` says why."""
 
     def given_up(self, token: str) -> None:
-        """A publish that carried this token was given up: its lane was full, it expired, or no broker would take it."""
+        """A publish that carried this token was given up: its lane was full, it expired, or the broker refuses it."""
 
-    def unread(self, topic: str, payload: bytes) -> None:
-        """The broker took a message in lane WORK and says that nobody subscribes to its topic; few brokers say so."""
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
+        """The broker took a message in lane WORK and reports that nobody subscribes to its topic; few brokers do."""
+
+
+class QuietListener:
+    """A `Listener` that does nothing, for those that need few of the calls."""
+
+    def connected(self) -> None:
+        """Nothing is done about it, as below."""
+
+    def disconnected(self, why: Problem) -> None:
+        """The transport reconnects by itself."""
+
+    def received(self, message: Received) -> None:
+        """Whoever subscribes to something takes it, and acknowledges it."""
+
+    def published(self, token: str) -> None:
+        """Nothing waits for it."""
+
+    def given_up(self, token: str) -> None:
+        """Nothing waits for it."""
+
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
+        """Nothing is done about it."""
 
 
 class Transport(Protocol):
@@ -48,15 +71,16 @@ class Transport(Protocol):
 
     One thread calls `poll` in a loop. Everything else may be called from any thread, with `lock` held. Outgoing
     messages at QoS 1 survive a lost connection in lanes with bounds of their own (see `Lane`); messages at QoS 0 do
-    not. What is given up is counted in `offline_dropped`. `notices` are lines on what the broker does not take, for
-    whoever shows them to take out; `judging` says that the last connection was lost in finding one of them out.
+    not. What is given up is counted in `offline_dropped`. `notices` are what the broker does not support, for whoever
+    shows them to take out; `diagnosing` says that the last connection was lost in the course of finding one of them
+    out.
     """
 
     lock: threading.RLock
     online: bool
-    last_error: str | None
-    notices: deque[str]
-    judging: bool
+    last_error: Problem | None
+    notices: deque[Problem]
+    diagnosing: bool
 
     @property
     def offline_dropped(self) -> int:
@@ -67,8 +91,8 @@ class Transport(Protocol):
         """Whether the broker takes retained messages, as far as it has said."""
 
     @property
-    def tells_unread(self) -> bool:
-        """Whether the broker may say that nobody reads a message, as it cannot with MQTT 3.1.1."""
+    def reports_no_subscribers(self) -> bool:
+        """Whether the broker may report that nobody reads a message, as it cannot with MQTT 3.1.1."""
 
     def open(self, listener: Listener, subscriptions: Sequence[tuple[str, int]]) -> None:
         """Remember the listener and the (filter, QoS) pairs; `poll` then connects and keeps connected."""
@@ -85,7 +109,7 @@ class Transport(Protocol):
         token: str | None = None,
         lane: Lane = Lane.WORK,
     ) -> None:
-        """Hand a message over. Raises LocalProtocolError if the broker would refuse it, for its size say.
+        """Hand a message over. Raises LocalProtocolError if the broker would refuse it, for instance for its size.
 
         With a `token` the listener is told what became of it, by one call of `published` or `given_up`.
         """
@@ -93,12 +117,12 @@ class Transport(Protocol):
     def subscribe(self, subscriptions: Sequence[tuple[str, int]]) -> None:
         """Ask for these (filter, QoS) pairs too, now and on later connections, soon after `Listener.connected`.
 
-        What is subscribed to is not asked for again. What the broker refuses is told in `notices`, and the connection
-        goes on without.
+        What is subscribed to already is not asked for again. What the broker refuses is reported in `notices`, and the
+        connection goes on without it.
         """
 
     def unsubscribe(self, names: Sequence[str]) -> None:
-        """Ask for no more messages of these filters."""
+        """Unsubscribe from these filters."""
 
     def unacknowledged_since(self) -> float:
         """Return since when the broker has owed an acknowledgement, of monotonic time.
@@ -107,10 +131,10 @@ class Transport(Protocol):
         """
 
     def acknowledge_at_once(self) -> None:
-        """Have the kernel acknowledge what comes at once: a broker that holds back small messages waits for that."""
+        """Have the kernel acknowledge what arrives at once: a broker that holds back small messages waits for that."""
 
     def cork(self) -> None:
-        """Gather what is published and acknowledged until `uncork`, to send it at once; both with the lock held."""
+        """Gather what is published and acknowledged until `uncork`, to send it in one go; both with the lock held."""
 
     def uncork(self) -> None:
         """Send what was gathered since `cork`."""
@@ -125,10 +149,10 @@ class Transport(Protocol):
         """
 
     def poll(self, timeout_s: float) -> None:
-        """Wait at most `timeout_s` for the network, then handle what came, with `lock` held, and return."""
+        """Wait at most `timeout_s` for the network, then handle what arrived, with `lock` held, and return."""
 
     def pause(self, *, paused: bool) -> None:
-        """Stop taking in messages, or go on; for a connection that does nothing else, with the lock held."""
+        """Stop reading messages, or go on; for a connection that does nothing else, with the lock held."""
 
     def wake(self) -> None:
         """Make a waiting `poll` return early; callable from any thread, without the lock."""

@@ -1,4 +1,4 @@
-"""What a connection to the broker brings along from files: the password, and what TLS needs."""
+"""What a connection to the broker reads from files: the password, and what TLS needs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 
 from distree.broker_settings import BrokerSettings, TlsSettings
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError, Problem
 
 
 def read_password(settings: BrokerSettings) -> str | None:
@@ -17,17 +17,17 @@ def read_password(settings: BrokerSettings) -> str | None:
         lines = Path(settings.password_file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"broker.password_file {settings.password_file}: {reason(error)}; write the password into its first line"
+            f"broker.password_file {settings.password_file}: {reason(error)}", "write the password into its first line"
         ) from error
     if not lines or not lines[0]:
         raise ConfigError(
-            f"broker.password_file {settings.password_file}: its first line is empty; write the password there"
+            f"broker.password_file {settings.password_file}: the first line is empty", "write the password there"
         )
     return lines[0]
 
 
 def tls_context(tls: TlsSettings) -> ssl.SSLContext:
-    """Return a context that verifies the broker's certificate and host name; ConfigError for a file that is no good."""
+    """Return a context that verifies the broker's certificate and host name; ConfigError for an unusable file."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies both
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     load_tls_files(context, tls)
@@ -35,43 +35,43 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
 
 
 def load_tls_files(context: ssl.SSLContext, tls: TlsSettings) -> None:
-    """Read the files anew, as they may have been renewed; for connections from here on. ConfigError as above."""
+    """Read the files again, as they may have been renewed; for connections from now on. ConfigError as above."""
     if tls.ca_file is None:
         context.load_default_certs()
     else:
         try:
             context.load_verify_locations(cafile=tls.ca_file)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise ConfigError(f"broker.tls.ca_file {tls.ca_file}: {_no_pem(error, 'certificate')}") from error
+            raise ConfigError(*_not_pem(error).at(f"broker.tls.ca_file {tls.ca_file}")) from error
     if tls.cert_file is None or tls.key_file is None:
         return
     for name, path in (("cert_file", tls.cert_file), ("key_file", tls.key_file)):
         try:
             path.read_bytes()
         except OSError as error:
-            raise ConfigError(f"broker.tls.{name} {path}: {reason(error)}; check its name and its rights") from error
+            raise ConfigError(f"broker.tls.{name} {path}: {reason(error)}", CHECK_PATH) from error
     try:
         # Without a password of our own OpenSSL would ask for one on the terminal.
         context.load_cert_chain(tls.cert_file, tls.key_file, password="")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"broker.tls.cert_file {tls.cert_file}: {_no_pair(tls, error)}") from error
+        raise ConfigError(*_mismatched(tls, error).at(f"broker.tls.cert_file {tls.cert_file}")) from error
 
 
-def _no_pem(error: Exception, what: str) -> str:
+def _not_pem(error: Exception) -> Problem:
     if isinstance(error, ssl.SSLError | ValueError):
-        return f"holds no PEM {what}; name a file that does"
-    return f"{reason(error)}; check its name and its rights"
+        return Problem("contains no PEM certificate", "name a file that contains one")
+    return Problem(reason(error), CHECK_PATH)
 
 
-def _no_pair(tls: TlsSettings, error: Exception) -> str:
+def _mismatched(tls: TlsSettings, error: Exception) -> Problem:
     name = getattr(error, "reason", None) or ""
     if name == "KEY_VALUES_MISMATCH":
-        return f"is not the certificate of the key in {tls.key_file}; name the two that belong together"
+        return Problem(f"does not match the key in {tls.key_file}", "name a certificate and its own key")
     if "DECRYPT" in name or "PASSWORD" in name or b"ENCRYPTED" in Path(tls.key_file or "").read_bytes():
-        return f"the key in {tls.key_file} has a passphrase; take it off: openssl pkey -in KEY -out NEW"
-    return f"this or key_file {tls.key_file} is not PEM; convert it by openssl"
+        return Problem(f"the key in {tls.key_file} has a passphrase", "remove it: openssl pkey -in KEY -out NEW")
+    return Problem(f"this or key_file {tls.key_file} is not PEM", "convert it with openssl")
 
 
 def reason(error: Exception) -> str:
-    """Return what an error of the system says, without number and file."""
+    """Return what an operating system error says, without its number and file, in lower case."""
     return (getattr(error, "strerror", None) or str(error)).lower()

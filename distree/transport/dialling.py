@@ -17,8 +17,8 @@ from distree.transport.negotiation import Version
 RESUME_S = 10
 """How long a broker keeps a session of `Session.PROCESS`, in seconds, once it has seen its connection end.
 
-Long enough for two attempts to reconnect, which are at most 5 s apart, and no longer: until then the broker takes
-messages for a board that is gone, and tells nobody that they are not read. What waited longer is stale."""
+Long enough for two attempts to reconnect, which are at most 5 s apart, and no longer: until then the broker accepts
+messages for a board that is gone, without telling their senders. Whatever waited longer is stale."""
 
 
 class Dialler:
@@ -43,17 +43,17 @@ class Dialler:
         self._tls: ssl.SSLContext | None = None
 
     def read_files(self) -> None:
-        """Read the password and what TLS needs; ConfigError for files that are no good."""
+        """Read the password and what TLS needs; ConfigError for unusable files."""
         credentials.read_password(self._settings)
         if self._settings.tls is not None:
             self._tls = credentials.tls_context(self._settings.tls)
 
     def make_client(self, sink: Sink, version: Version) -> LeanClient:
-        """Make a client without a connection; BrokerError where the installed paho is not one that is known."""
+        """Make a client without a connection; BrokerError where the installed paho is not supported."""
         check_paho()
-        five = version == "5"
-        clean_session = None if five else self._cleans(version, is_known=False)
-        client = LeanClient(sink, self._client_id, five=five, clean_session=clean_session)
+        is_mqtt5 = version == "5"
+        clean_session = None if is_mqtt5 else self._cleans(version, is_known=False)
+        client = LeanClient(sink, self._client_id, is_mqtt5=is_mqtt5, clean_session=clean_session)
         client.connect_timeout = self._settings.connect_timeout_s
         client.on_socket_open = self._begin_connection
         if self._tls is not None:
@@ -66,7 +66,7 @@ class Dialler:
         """Resolve the name, connect and send CONNECT: seconds at worst, so in a thread of its own.
 
         `is_known` says that the broker has forgotten what an earlier process left. `will_flags` are the will's QoS and
-        whether it is to be retained, None for a greeting without it. Raises OSError, ValueError and ConfigError.
+        whether it is to be retained, None for a CONNECT without it. Raises OSError, ValueError and ConfigError.
         """
         client.will_clear()
         if self._will is not None and will_flags is not None:
@@ -88,8 +88,8 @@ class Dialler:
     def _cleans(self, version: Version, *, is_known: bool) -> bool:
         """Whether the broker is to forget what it kept.
 
-        With MQTT 3.1.1 nothing is kept but over restarts: there a session never expires, so one that is kept for a
-        process would outlive it.
+        With MQTT 3.1.1 only durable sessions are kept: sessions never expire there, so one that is kept for a process
+        would outlive it.
         """
         if version != "5":
             return self._session is not Session.DURABLE
@@ -111,6 +111,6 @@ class Dialler:
     def _begin_connection(self, client: Any, _userdata: object, sock: Any) -> None:
         client.begin_connection(sock)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A cable that was pulled shows while data is under way, not only after two keep-alives.
+        # This detects a pulled cable while data is under way, not only after two keep-alives.
         if self._settings.keepalive_s:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._settings.keepalive_s * 1000)

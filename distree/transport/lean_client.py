@@ -1,7 +1,7 @@
 """paho's client, reading ahead, with the packets of the hot path handled beside it.
 
 PUBLISH and PUBACK bypass paho, see `packets`; they share its socket and its queue of what the socket did not take.
-Whoever calls in here holds `PahoTransport.lock`.
+Whoever calls in here holds `MqttTransport.lock`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from distree.transport import packets
 
 MAX_INCOMING_BYTES = (1 << 20) + (64 << 10)
 """Largest packet that is read, in bytes: a message of 1 MiB with its topic. MQTT 5 brokers are told, and send no larger
-one; what comes all the same is skipped as it comes."""
+one; a larger one that arrives all the same is skipped as it comes in."""
 
 _READ_BYTES = 1 << 16
-"""Most bytes of one read of a plain socket, into a buffer that is kept: a new one for each read, cut down to what came,
-tore the memory of a busy board to pieces (3 MiB in 100,000 inputs)."""
+"""Most bytes of one read of a plain socket, into a buffer that is kept: a new one for each read, cut down to what
+arrived, fragmented the memory of a busy board (3 MiB in 100,000 inputs)."""
 
 _TURN_PACKETS, _TURN_BYTES = 32, 1 << 20
 """Packets read in one turn, and bytes of messages."""
@@ -40,32 +40,32 @@ _REPLACED = (
 
 
 class Sink(Protocol):
-    """Whoever takes what the client was told by the broker."""
+    """What the client passes the broker's answers to."""
 
-    def accepted(self, limits: object) -> None:
+    def on_connack(self, limits: object) -> None:
         """A CONNACK came, with these properties; None where it has none."""
 
-    def refused(self, reason: str) -> None:
+    def on_refusal(self, reason: str) -> None:
         """A CONNACK came that says no."""
 
-    def subscribed(self, refusals: Sequence[str | None]) -> None:
+    def on_suback(self, refusals: Sequence[str | None]) -> None:
         """A SUBACK came: for each filter None, or why it was refused."""
 
-    def took(self, packet: packets.Published) -> None:
+    def on_publish(self, packet: packets.Published) -> None:
         """A PUBLISH came."""
 
-    def settled(self, mid: int, code: int) -> None:
+    def on_puback(self, mid: int, code: int) -> None:
         """A PUBACK came, with a reason code."""
 
-    def skipped(self, topic: str, nbytes: int, mid: int | None) -> None:
+    def on_oversized(self, topic: str, nbytes: int, mid: int | None) -> None:
         """A PUBLISH is coming that is too large to be read; `mid` is None at QoS 0."""
 
-    def lost(self, said: str | None) -> None:
+    def on_lost(self, said: str | None) -> None:
         """The connection ended; `said` is the reason in a DISCONNECT, if one came."""
 
 
 class LeanClient(mqtt.Client):
-    """paho's client for one `PahoTransport`, which is its `sink`.
+    """paho's client for one `MqttTransport`, which is its `sink`.
 
     paho asks the socket for a packet in four small pieces; read ahead, one system call brings many packets. While
     `corked`, packets are gathered; then one system call sends them, and the broker wakes up once.
@@ -75,7 +75,7 @@ class LeanClient(mqtt.Client):
     acknowledges_at_once = False
     """Whether TCP is to acknowledge what is read without waiting for more to send: see `nagle`."""
     tls_error: ssl.SSLError | None = None
-    """What TLS said as it ended the connection; paho tells of no more than the end."""
+    """What TLS reported as it ended the connection; paho reports the end only."""
     _buffer = memoryview(b"")
     _ahead = b""
     _at = 0
@@ -85,17 +85,17 @@ class LeanClient(mqtt.Client):
     _skipping = 0
     """Bytes still to come of a packet that is too large to be read."""
 
-    def __init__(self, sink: Sink, client_id: str, *, five: bool, clean_session: bool | None) -> None:
+    def __init__(self, sink: Sink, client_id: str, *, is_mqtt5: bool, clean_session: bool | None) -> None:
         super().__init__(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             clean_session=clean_session,
-            protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
+            protocol=MQTTProtocolVersion.MQTTv5 if is_mqtt5 else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
             manual_ack=True,
         )
         self.sink = sink
-        # Window and queue are held in `sending`: paho would search its own anew at each acknowledgement.
+        # Window and queue are kept by `send_window`: paho would search its own at each acknowledgement.
         self.max_inflight_messages_set(0)
         self.on_connect = self._tell_connect
         self.on_subscribe = self._tell_subscribe
@@ -113,17 +113,17 @@ class LeanClient(mqtt.Client):
 
     def _tell_connect(self, _client: Any, _userdata: object, _flags: object, reason: Any, properties: object) -> None:
         if reason.is_failure:
-            self.sink.refused(reason.getName())
+            self.sink.on_refusal(reason.getName())
         else:
-            self.sink.accepted(properties)
+            self.sink.on_connack(properties)
 
     def _tell_subscribe(
         self, _client: Any, _userdata: object, _mid: int, reasons: Sequence[Any], _properties: object
     ) -> None:
-        self.sink.subscribed([reason.getName() if reason.is_failure else None for reason in reasons])
+        self.sink.on_suback([reason.getName() if reason.is_failure else None for reason in reasons])
 
     def _tell_disconnect(self, _client: Any, _userdata: object, flags: Any, reason: Any, _properties: object) -> None:
-        self.sink.lost(reason.getName() if flags.is_disconnect_packet_from_server else None)
+        self.sink.on_lost(reason.getName() if flags.is_disconnect_packet_from_server else None)
 
     # Receiving.
 
@@ -132,7 +132,7 @@ class LeanClient(mqtt.Client):
         return self._at < len(self._ahead)
 
     def read(self) -> None:
-        """Read until nothing is pending, or a turn's worth: then others shall have the lock."""
+        """Read until nothing is pending, or a turn's worth: then others get the lock."""
         self._dry = False
         self._turn_bytes = 0
         for _ in range(_TURN_PACKETS):
@@ -154,7 +154,7 @@ class LeanClient(mqtt.Client):
         return self.reads_ahead() and self.socket() is not None
 
     def _begin_to_skip(self) -> None:
-        """Stop gathering a packet that is too large, once its topic is there; what follows is thrown away."""
+        """Stop gathering a packet that is too large, once its topic is known; the rest is thrown away."""
         head, header = self._in_packet["packet"], self._in_packet["command"]
         if not self._in_packet["have_remaining"] or len(head) < 4 or len(head) < 4 + (head[0] << 8 | head[1]):
             return
@@ -173,7 +173,7 @@ class LeanClient(mqtt.Client):
         if header & 0xF0 == packets.PUBLISH:
             end = 2 + (head[0] << 8 | head[1])
             mid = head[end] << 8 | head[end + 1] if header & 0x06 else None
-            self.sink.skipped(head[2:end].decode(errors="replace"), nbytes, mid)
+            self.sink.on_oversized(head[2:end].decode(errors="replace"), nbytes, mid)
 
     def _skip(self) -> None:
         try:
@@ -182,17 +182,17 @@ class LeanClient(mqtt.Client):
             return
         except OSError:
             piece = b""
-        self._skipping = self._skipping - len(piece) if piece else 0  # at its end paho meets the connection's
+        self._skipping = self._skipping - len(piece) if piece else 0  # paho will see the end of the connection itself
 
     def _fill(self) -> None:
-        """Read ahead; whatever goes wrong will go wrong for paho once more, which knows what to do."""
+        """Read ahead; whatever goes wrong here will go wrong for paho again, which knows what to do."""
         sock: Any = self.socket()
         if sock is None or not self._plain:
             return
         with contextlib.suppress(OSError):
             self._ahead, self._at = bytes(self._buffer[: sock.recv_into(self._buffer)]), 0
-            # A short read emptied the socket: asking it again would be a system call to learn nothing. No bytes at
-            # all are the connection's end, which paho shall see.
+            # A short read emptied the socket: asking it again would be a wasted system call. No bytes at all are the
+            # end of the connection, which is left to paho.
             self._dry = 0 < len(self._ahead) < _READ_BYTES
             if self.acknowledges_at_once:  # the kernel forgets it after a while
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
@@ -214,12 +214,12 @@ class LeanClient(mqtt.Client):
             if kind == packets.PUBACK:
                 mid, code = packets.parse_puback(body)
                 self._at = found[1]
-                self.sink.settled(mid, code)
+                self.sink.on_puback(mid, code)
             else:
-                message = packets.parse_publish(header, body, five=self._protocol == MQTTProtocolVersion.MQTTv5)
+                message = packets.parse_publish(header, body, is_mqtt5=self._protocol == MQTTProtocolVersion.MQTTv5)
                 self._at = found[1]
                 self._turn_bytes += len(message.payload)
-                self.sink.took(message)
+                self.sink.on_publish(message)
         except ValueError:
             return False  # paho ends a connection that brings malformed packets
         return True
@@ -240,25 +240,25 @@ class LeanClient(mqtt.Client):
         return piece
 
     def _handle_publish(self) -> MQTTErrorCode:
-        five = self._protocol == MQTTProtocolVersion.MQTTv5
+        is_mqtt5 = self._protocol == MQTTProtocolVersion.MQTTv5
         try:
-            message = packets.parse_publish(self._in_packet["command"], self._in_packet["packet"], five=five)
+            message = packets.parse_publish(self._in_packet["command"], self._in_packet["packet"], is_mqtt5=is_mqtt5)
         except ValueError:
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         self._turn_bytes += len(message.payload)
-        self.sink.took(message)
+        self.sink.on_publish(message)
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
         try:
             if cmd == "PUBACK":
-                self.sink.settled(*packets.parse_puback(self._in_packet["packet"]))
+                self.sink.on_puback(*packets.parse_puback(self._in_packet["packet"]))
         except ValueError:
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def keep_alive(self, *, reads: bool) -> None:
-        """Ping where it is time for it; while nothing is read, no answer is expected."""
+        """Ping when it is time; while nothing is read, no answer is expected."""
         if reads:
             self.loop_misc()
         elif time.monotonic() - self._last_msg_out >= self._keepalive:
@@ -279,7 +279,7 @@ class LeanClient(mqtt.Client):
         sent = 0
         sock = self.socket()
         if sock is not None and self._plain and not self._out_packet:
-            with contextlib.suppress(OSError):  # paho will meet it again, and knows what to do
+            with contextlib.suppress(OSError):  # paho will run into it again, and knows what to do
                 sent = sock.send(packet)
         if sent < len(packet):
             self._packet_queue(packets.PUBACK, packet[sent:], 0, 1)
@@ -298,23 +298,23 @@ class LeanClient(mqtt.Client):
         return mid
 
     def hang_up(self) -> None:
-        """Disconnect, and be it without a word."""
+        """Disconnect, without a DISCONNECT if need be."""
         self.disconnect()
         self.let_go()
 
     def let_go(self) -> None:
-        """Close this process's copy of the socket without a word to the broker: it may belong to the parent process."""
+        """Close this process's copy of the socket, sending nothing: it may belong to the parent process."""
         sock = self.socket()
         if sock is not None:
             sock.close()
 
 
 def check_paho() -> None:
-    """Raise BrokerError where paho is so new, or so old, that what is replaced here does not fit."""
+    """Raise BrokerError where paho is too new, or too old, for what is replaced here."""
     known = set(dir(mqtt.Client)) | set(mqtt.Client.__init__.__code__.co_names)
     missing = [name for name in _REPLACED if name not in known]
     if missing:
         from importlib.metadata import version
 
         found = version("paho-mqtt")
-        raise BrokerError(f"paho-mqtt {found} is not known to work here: pip install 'paho-mqtt>=2.1,<2.3'")
+        raise BrokerError(f"paho-mqtt {found} is not supported", "run: pip install 'paho-mqtt>=2.1,<2.3'")

@@ -1,4 +1,4 @@
-"""What waits to be told to the listener; pure, without clock or socket."""
+"""Calls of the listener that wait to be made; pure, without clock or socket."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from distree.errors import Problem
 from distree.transport.base import Listener, Received
 
 
-class Teller:
-    """Calls, of the listener above all, that wait in `calls` until paho has returned, which holds locks of its own.
+class ListenerCalls:
+    """Calls, mostly of the listener, that wait in `calls` until paho has returned, which holds locks of its own.
 
-    Without a listener nobody is told anything.
+    Without a listener nobody is called.
     """
 
     def __init__(self) -> None:
         self.calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._listener: Listener | None = None
         self._announced = False
-        """Whether the listener takes itself for connected."""
+        """Whether the listener believes that it is connected."""
 
     def open(self, listener: Listener) -> None:
-        """Remember whom to tell."""
+        """Remember whom to call."""
         self._listener = listener
 
     def add(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Have this called after all that waits."""
+        """Queue a call after those that wait."""
         self.calls.append((call, arguments))
 
     def tell(self) -> None:
@@ -37,7 +38,7 @@ class Teller:
             call(*arguments)
 
     def connected(self, early: list[Received]) -> None:
-        """Tell now that there is a connection, and next, before all that waits, of what came `early`."""
+        """Report now that there is a connection, and next, before all that waits, the messages that came `early`."""
         listener = self._listener
         if listener is not None:
             self.calls.extendleft((listener.received, (message,)) for message in reversed(early))
@@ -45,30 +46,30 @@ class Teller:
             self._announced = True
             listener.connected()
 
-    def disconnected(self, why: str) -> None:
-        """Tell that the connection is gone, if it was told that there is one."""
+    def disconnected(self, why: Problem) -> None:
+        """Report that the connection is gone, if it was reported that there is one."""
         if self._announced and self._listener is not None:
             self._announced = False
             self.calls.append((self._listener.disconnected, (why,)))
 
     def received(self, message: Received) -> None:
-        """Tell of a message."""
+        """Report a message."""
         if self._listener is not None:
             self.calls.append((self._listener.received, (message,)))
 
     def published(self, token: str) -> None:
-        """Tell that a message is settled."""
+        """Report that a message is settled."""
         if self._listener is not None:
             self.calls.append((self._listener.published, (token,)))
 
     def given_up(self, casualties: deque[str]) -> None:
-        """Tell of these messages that they were given up; none is left in `casualties`."""
+        """Report that these messages were given up; none is left in `casualties`."""
         while casualties:
             token = casualties.popleft()
             if self._listener is not None:
                 self.calls.append((self._listener.given_up, (token,)))
 
-    def unread(self, topic: str, payload: bytes) -> None:
-        """Tell that nobody subscribes to a message's topic."""
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
+        """Report that nobody subscribes to a message's topic."""
         if self._listener is not None:
-            self.calls.append((self._listener.unread, (topic, payload)))
+            self.calls.append((self._listener.no_subscribers, (topic, payload)))

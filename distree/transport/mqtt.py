@@ -1,10 +1,10 @@
 """MQTT by paho-mqtt: a connection that heals itself.
 
-paho's network thread is not used: `poll` waits on the socket, and a publish from any thread goes straight to
-the socket under `lock`, without a hand-over. Here are lock, loop and client; what follows from an event is decided in
-parts that have none of these: `connection`, `sending` and `receiving`.
+paho's network thread is not used: `poll` waits on the socket, and a publish from any thread goes straight to the
+socket under `lock`, without a hand-over. Lock, loop and client are here; what an event leads to is decided in modules
+that have none of them: `connection`, `send_window` and `receive_window`.
 
-Whoever calls into the paho client holds `PahoTransport.lock`. The dialling thread is the one exception: while
+Whoever calls into the paho client holds `MqttTransport.lock`. The dialling thread is the one exception: while
 it runs, nobody else touches the client.
 """
 
@@ -16,38 +16,39 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from distree.broker_settings import BrokerSettings, Session
-from distree.errors import BrokerError, ConfigError, LocalProtocolError
+from distree.errors import BrokerError, ConfigError, LocalProtocolError, Problem
 from distree.lanes import Lane
 from distree.transport import connect_errors, packets
-from distree.transport.base import Listener
+from distree.transport.base import Listener, Transport
 from distree.transport.connection import Connection, Step
 from distree.transport.dialling import Dialler
 from distree.transport.lean_client import LeanClient
-from distree.transport.listener_calls import Teller
+from distree.transport.listener_calls import ListenerCalls
 from distree.transport.negotiation import Version
-from distree.transport.outbox import Outbox, Outgoing
+from distree.transport.outbox import Outbox, Publication
 from distree.transport.poller import Poller
-from distree.transport.receive_window import Receiver
-from distree.transport.send_window import OVERHEAD_BYTES, Sender
+from distree.transport.receive_window import ReceiveWindow
+from distree.transport.send_window import OVERHEAD_BYTES, SendWindow
 
 _HOUSEKEEPING_S = 0.25
 _CLOSE_S = 1.0
-_NOTICES = 16
+_MAX_NOTICES = 16
 
-_transports: weakref.WeakSet[PahoTransport] = weakref.WeakSet()
+_transports: weakref.WeakSet[MqttTransport] = weakref.WeakSet()
 """Those that are open, for a child process that is forked from this one."""
 
 
-class PahoTransport:
-    """`Transport` over MQTT 5, or over MQTT 3.1.1 where the broker knows no other.
+class MqttTransport:
+    """`Transport` over MQTT 5, or over MQTT 3.1.1 where the broker speaks nothing else.
 
-    Its parameters are those of `make_transport`. `last_error` is one line on why there is no connection, or on what was
-    refused; `notices` are lines on what the broker does not take, and this goes on without: whoever shows them takes
-    them out. `judging` says whether the last connection ended while it was being found out what the broker hangs up
-    on, which a notice will say.
+    Its parameters are those of `make_transport`. `last_error` is why there is no connection, or what was refused;
+    `notices` are what the broker does not support, and this goes on without: whoever shows them takes them out.
+    `diagnosing` says whether the last connection ended in the course of finding out what the broker hangs up on, which
+    a notice will report.
     """
 
     def __init__(
@@ -64,26 +65,26 @@ class PahoTransport:
     ) -> None:
         self.lock = threading.RLock()
         self.online = False
-        self.judging = False
-        self.last_error: str | None = None
-        self.notices: deque[str] = deque(maxlen=_NOTICES)
+        self.diagnosing = False
+        self.last_error: Problem | None = None
+        self.notices: deque[Problem] = deque(maxlen=_MAX_NOTICES)
         self._settings = settings
         self._address = f"{settings.host}:{settings.port}"
         self._outbox = Outbox(offline_items, offline_bytes)
         self._connection = Connection(settings, client_id, has_will=will is not None, notices=self.notices)
-        self._sender = Sender(settings, self._connection.limits, self._outbox, trial_payload, self.notices)
-        self._receiver = Receiver(self.notices)
+        self._send_window = SendWindow(settings, self._connection.limits, self._outbox, trial_payload, self.notices)
+        self._receive_window = ReceiveWindow(self.notices)
         self._dialler = Dialler(settings, client_id, will, receive_maximum, session)
         self._client = self._dialler.make_client(self, self.protocol)
         self._poller = Poller()
         self._housekeeping_at = 0.0
         self._paused = False
-        self._teller = Teller()
+        self._listener_calls = ListenerCalls()
 
     @property
     def protocol(self) -> Version:
         """The version of MQTT that is spoken, or tried next."""
-        return self._connection.greeting.version
+        return self._connection.handshake.version
 
     @property
     def offline_dropped(self) -> int:
@@ -93,17 +94,17 @@ class PahoTransport:
     @property
     def retains(self) -> bool:
         """Whether the broker takes retained messages, as far as it has said, or hung up on them."""
-        return self._sender.retains
+        return self._send_window.retains
 
     @property
-    def tells_unread(self) -> bool:
-        """Whether the broker may say that nobody reads a message: in MQTT 3.1.1 it has no way to."""
+    def reports_no_subscribers(self) -> bool:
+        """Whether the broker may report that nobody reads a message: MQTT 3.1.1 has no way to."""
         return self.protocol == "5"
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits to be sent, or to be acknowledged by the broker."""
-        return self._sender.idle
+        return self._send_window.idle
 
     # Life: open, connect, close.
 
@@ -112,7 +113,7 @@ class PahoTransport:
         with self.lock:
             self._dialler.read_files()
             self._client = self._new_client()
-            self._teller.open(listener)
+            self._listener_calls.open(listener)
             self._poller.open()
             self._connection.open(subscriptions)
             _transports.add(self)
@@ -122,19 +123,19 @@ class PahoTransport:
         until, connection = time.monotonic() + timeout_s, self._connection
         while not self.online:
             left = until - time.monotonic()
-            with self.lock:  # the dialling thread says what is wrong, and how bad it is, in one go
+            with self.lock:  # the dialling thread sets what is wrong, and how bad it is, in one go
                 if left <= 0 or connection.is_hopeless or (connection.is_absent and not patient):
-                    raise BrokerError(self.last_error or f"{self._address} did not answer within {timeout_s:g} s")
+                    raise BrokerError(*(self.last_error or connect_errors.unanswered(self._address, timeout_s)))
             self.poll(min(left, 0.1))
 
     def subscribe(self, subscriptions: Sequence[tuple[str, int]]) -> None:
         """Ask for these too, in the next turn of `poll`, and once online on later connections; with the lock held."""
         if self._connection.filters.add(subscriptions) and self.online:
-            self._teller.add(self._ask_for_more)
+            self._listener_calls.add(self._ask_for_more)
             self.wake()
 
     def unsubscribe(self, names: Sequence[str]) -> None:
-        """Ask for no more messages of these filters; called with the lock held."""
+        """Unsubscribe from these filters; called with the lock held."""
         known = self._connection.filters.remove(names)
         if self.online and known:
             self._client.unsubscribe(known)
@@ -148,7 +149,7 @@ class PahoTransport:
         self._paused = paused
 
     def close(self) -> None:
-        """Send what waits, disconnect without the will, and with it end a session of this process; within about 1 s."""
+        """Send what waits, disconnect without the will, and end a session of this process; within about 1 s."""
         until = time.monotonic() + _CLOSE_S
         while self.online and not self.idle and time.monotonic() < until:
             self._poller.wait_to_read(20)
@@ -159,7 +160,7 @@ class PahoTransport:
                     self._flush()
         with self.lock:
             self.online = False
-            self._teller.calls.clear()
+            self._listener_calls.calls.clear()
             if self._connection.close():
                 self._dialler.disconnect(self._client, self.protocol)
             _transports.discard(self)
@@ -170,7 +171,7 @@ class PahoTransport:
         self.lock = threading.RLock()  # whoever held it is not in this process
         self.online = False
         self.last_error = connect_errors.forked(self._settings)
-        self._sender.leave()
+        self._send_window.leave()
         self._connection.close()
         self._client.let_go()
         self._poller.leave()
@@ -193,9 +194,9 @@ class PahoTransport:
 
         At QoS 0 a message is dropped and counted where it could not be sent at once. QoS 2 counts as 1.
         """
-        sender, client = self._sender, self._client
+        sender, client = self._send_window, self._client
         nbytes = len(topic) + len(payload)
-        if nbytes + OVERHEAD_BYTES > sender.limits.max_packet_bytes or sender.blame.refusals:
+        if nbytes + OVERHEAD_BYTES > sender.limits.max_packet_bytes or sender.hangups.refusals:
             sender.check(topic, nbytes, time.monotonic())
         free = self.online and not client.backed_up()
         if qos == 0 and not sender.wants_acknowledged(topic):
@@ -211,44 +212,44 @@ class PahoTransport:
                 self._send(item, now, expiry_s)
             else:
                 self._outbox.put(item)
-                self._teller.given_up(self._outbox.casualties)
+                self._listener_calls.given_up(self._outbox.casualties)
         if client.backed_up():
             self.wake()  # the polling thread waits for reading alone
 
-    def _send(self, item: Outgoing, now: float, expiry_s: float | None) -> None:
-        sender, client = self._sender, self._client
+    def _send(self, item: Publication, now: float, expiry_s: float | None) -> None:
+        sender, client = self._send_window, self._client
         if sender.takes_qos_1:
             client.send_packet(sender.put_under_way(item, client.fresh_mid(sender.under_way), now, expiry_s))
         else:
             client.send_packet(sender.put_under_way(item, None, now, expiry_s))
             if item.token is not None:
-                self._teller.published(item.token)
+                self._listener_calls.published(item.token)
 
     def _flush(self) -> None:
         """Send what waits, as far as window and socket allow; drop what has expired or would not be taken."""
         now = time.monotonic()
-        while self.online and not self._client.backed_up() and (item := self._sender.take_next(now)) is not None:
+        while self.online and not self._client.backed_up() and (item := self._send_window.take_next(now)) is not None:
             try:
                 if not item.strikes:  # else it goes out to be judged
-                    self._sender.check(item.topic, item.size, now)
+                    self._send_window.check(item.topic, item.size, now)
             except LocalProtocolError as error:
-                self.last_error = error.detail
+                self.last_error = Problem(error.detail, error.remedy)
                 self._outbox.drop(item)
             else:
                 self._send(item, now, None if item.expires_at is None else item.expires_at - now)
-        self._teller.given_up(self._outbox.casualties)
+        self._listener_calls.given_up(self._outbox.casualties)
 
     def unacknowledged_since(self) -> float:
         """Return since when the broker has owed an acknowledgement, see `Transport`; it owes none without QoS 1."""
-        return self._sender.oldest_since() if self.online else -math.inf
+        return self._send_window.oldest_since() if self.online else -math.inf
 
     def acknowledge_at_once(self) -> None:
-        """Have the kernel acknowledge what comes at once, on this connection and later ones."""
+        """Have the kernel acknowledge what arrives at once, on this connection and later ones."""
         self._client.acknowledges_at_once = True
 
     def acknowledge(self, token: object) -> None:
         """Acknowledge a received message; harmless for QoS 0, twice, and after a reconnect."""
-        pubacks = self._receiver.acknowledge(token)
+        pubacks = self._receive_window.acknowledge(token)
         if pubacks:
             self._client.send_packet(pubacks)
             if self._client.backed_up():
@@ -279,7 +280,7 @@ class PahoTransport:
             readable = self._poller.is_ready(come)
             if self._connection.has_socket:
                 self._serve(readable)
-            self._teller.tell()
+            self._listener_calls.tell()
             client = self._client
             sock = client.socket() if self._connection.has_socket else None
             self._poller.watch(sock, reads=not self._paused, writes=client.want_write())
@@ -287,7 +288,7 @@ class PahoTransport:
     def _patience_s(self, timeout_s: float) -> float:
         """Return how long to wait for the network: never past what housekeeping or the next attempt needs."""
         state = self._connection.state
-        if self._teller.calls or state == "closed" or (self._client.reads_ahead() and not self._paused):
+        if self._listener_calls.calls or state == "closed" or (self._client.reads_ahead() and not self._paused):
             return 0.0
         if state == "waiting":
             timeout_s = min(timeout_s, self._connection.retry_at - time.monotonic())
@@ -299,7 +300,7 @@ class PahoTransport:
             client.read()
         if client.want_write():
             client.loop_write()
-        if self._outbox.count or self._sender.blame.trials:
+        if self._outbox.count or self._send_window.hangups.trials:
             self._flush()
         now = time.monotonic()
         if now >= self._housekeeping_at:
@@ -323,10 +324,10 @@ class PahoTransport:
 
     def _connect(self) -> None:
         """Connect and send CONNECT: seconds at worst, so in a thread of its own."""
-        client, connection, sender = self._client, self._connection, self._sender
+        client, connection, sender = self._client, self._connection, self._send_window
         error: Exception | None = None
         try:
-            will_flags = (int(sender.takes_qos_1), sender.retains) if connection.greeting.with_will else None
+            will_flags = (int(sender.takes_qos_1), sender.retains) if connection.handshake.with_will else None
             self._dialler.connect(client, self.protocol, is_known=connection.is_known, will_flags=will_flags)
         except (OSError, ValueError, ConfigError) as caught:
             error = caught
@@ -338,43 +339,43 @@ class PahoTransport:
             elif client.socket() is None:
                 self._ended(connect_errors.no_mqtt(self._settings, client.tls_error))
             elif connection.state == "dialling":
-                connection.greeted(time.monotonic())
+                connection.connect_sent(time.monotonic())
                 self._housekeeping_at = 0.0
             self.wake()
 
-    def _hang_up(self, why: str | None) -> None:
+    def _hang_up(self, why: Problem | None) -> None:
         """Close a connection that is of no use."""
         client = self._client
         self._ended(why)
         client.hang_up()
 
-    def _ended(self, why: str | None, *, soon: bool = False) -> None:
+    def _ended(self, why: Problem | None, *, soon: bool = False) -> None:
         """Enter the wait for the next attempt. Idempotent: paho may report one end twice."""
-        now, version, judging = time.monotonic(), self.protocol, self._sender.alone
-        # What the broker hangs up on is soon found out: no need to hold off for long.
-        if not self._connection.ended(now, soon=soon, judging=judging):
+        now, version, diagnosing = time.monotonic(), self.protocol, self._send_window.alone
+        # Finding out what the broker hangs up on is quick: no need to hold off for long.
+        if not self._connection.ended(now, soon=soon, diagnosing=diagnosing):
             return
-        self.online, self.judging = False, judging
+        self.online, self.diagnosing = False, diagnosing
         if version != self.protocol:
             self._client = self._new_client()
-        self._sender.lost(now)
-        self._teller.given_up(self._outbox.casualties)
-        self._receiver.forget()
+        self._send_window.lost(now)
+        self._listener_calls.given_up(self._outbox.casualties)
+        self._receive_window.forget()
         if why is not None:
             self.last_error = why
-        self._teller.disconnected(self.last_error or "connection lost")
+        self._listener_calls.disconnected(self.last_error or connect_errors.breaks_by_itself(self._settings))
         self.wake()
 
-    def _go_on(self, step: Step, why: str | None) -> None:
-        """Do what follows from an answer of the broker, and say what is wrong."""
+    def _go_on(self, step: Step, why: Problem | None) -> None:
+        """Do what an answer of the broker leads to, and note what is wrong."""
         if why is not None:
             self.last_error = why
         match step:
             case "subscribe":
                 self._client.subscribe(self._connection.filters.asked)
-            case "be online":
-                self._be_online()
-            case "begin anew":
+            case "go online":
+                self._go_online()
+            case "reconnect":
                 self._ended(None, soon=True)
                 self._client.disconnect()
                 self._client = self._new_client()
@@ -382,65 +383,69 @@ class PahoTransport:
                 self._hang_up(why)
         self._ask_for_more()
 
-    def _be_online(self) -> None:
-        if not self._connection.be_online(time.monotonic()):
+    def _go_online(self) -> None:
+        if not self._connection.go_online(time.monotonic()):
             return
         self.online = True
         self.last_error = None
         self._flush()
-        self._teller.connected(self._receiver.early)
+        self._listener_calls.connected(self._receive_window.early)
 
     def _ask_for_more(self) -> None:
-        """Subscribe to what was added, a few at a time, unless a message goes alone to see who is hung up on."""
-        if not self._sender.alone and self._connection.ask_for_more():
+        """Subscribe to what was added, a few at a time, unless a message is sent alone to see what is hung up on."""
+        if not self._send_window.alone and self._connection.ask_for_more():
             self._client.subscribe(self._connection.filters.asked)
 
     # What the client calls, with `lock` held.
 
-    def accepted(self, limits: object) -> None:
+    def on_connack(self, limits: object) -> None:
         """The broker accepted this client."""
-        self._teller.add(self._go_on, *self._connection.accepted(limits))
+        self._listener_calls.add(self._go_on, *self._connection.on_connack(limits))
 
-    def refused(self, reason: str) -> None:
+    def on_refusal(self, reason: str) -> None:
         """The broker refused this client."""
-        self._teller.add(self._go_on, *self._connection.refused(reason))
+        self._listener_calls.add(self._go_on, *self._connection.on_refusal(reason))
 
-    def subscribed(self, refusals: Sequence[str | None]) -> None:
+    def on_suback(self, refusals: Sequence[str | None]) -> None:
         """The broker answered a SUBSCRIBE."""
-        self._teller.add(self._go_on, *self._connection.subscribed(refusals))
+        self._listener_calls.add(self._go_on, *self._connection.on_suback(refusals))
 
-    def lost(self, said: str | None) -> None:
+    def on_lost(self, said: str | None) -> None:
         """The connection ended."""
         if self._connection.has_socket:
             self._ended(self._connection.why_lost(said, self._client.tls_error, time.monotonic()))
 
-    def took(self, packet: packets.Published) -> None:
+    def on_publish(self, packet: packets.Published) -> None:
         """Queue a received message for the listener."""
-        message = self._receiver.took(packet)
+        message = self._receive_window.on_publish(packet)
         if self.online:
-            self._teller.received(message)
+            self._listener_calls.received(message)
         else:
-            self._receiver.early.append(message)
+            self._receive_window.early.append(message)
 
-    def settled(self, mid: int, code: int) -> None:
-        """Take the broker's verdict on a publish; a refusal is final."""
-        item = self._sender.settled(mid, time.monotonic())
+    def on_puback(self, mid: int, code: int) -> None:
+        """Note in the broker's answer to a publish; a refusal is final."""
+        item = self._send_window.on_puback(mid, time.monotonic())
         if item is None:
             return
         if self._outbox.casualties:
-            self._teller.given_up(self._outbox.casualties)
+            self._listener_calls.given_up(self._outbox.casualties)
         if code >= packets.REFUSED:
-            self.last_error = f"{self._address} refuses publishes on {item.topic} (code {code}): check its ACL"
+            self.last_error = connect_errors.refuses_publish(self._address, item.topic, code)
         elif code == packets.NO_SUBSCRIBERS and item.lane is Lane.WORK and item.trial != "size":
-            self._teller.unread(item.topic, item.payload)
+            self._listener_calls.no_subscribers(item.topic, item.payload)
         if item.token is not None:
-            self._teller.published(item.token)
+            self._listener_calls.published(item.token)
 
-    def skipped(self, topic: str, nbytes: int, mid: int | None) -> None:
-        """Acknowledge a message that is too large to be read, so that it does not come again."""
-        pubacks = self._receiver.skip(topic, nbytes, mid, time.monotonic())
+    def on_oversized(self, topic: str, nbytes: int, mid: int | None) -> None:
+        """Acknowledge a message that is too large to be read, so that it is not delivered again."""
+        pubacks = self._receive_window.skip(topic, nbytes, mid, time.monotonic())
         if pubacks:
             self._client.send_packet(pubacks)
+
+
+if TYPE_CHECKING:
+    _is_a_transport: Callable[..., Transport] = MqttTransport
 
 
 def _leave_to_the_parent() -> None:

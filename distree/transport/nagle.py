@@ -2,10 +2,11 @@
 
 A broker that leaves TCP_NODELAY off sends the second of two small packets only when the first is acknowledged, and a
 client's kernel puts that off by 40 ms in the hope of an answer to send along. An acknowledgement of a publish is hardly
-ever the second packet, so those come at once, and only what others answer is late, as it would be of a slow board: what
-passes anyway does not show it. So it is asked: two messages at once to a topic that comes back. On a line that is
-merely long both echoes are late by the same; and a machine that is merely busy does not come upon the same gap again
-and again (with eight busy processes on two cores, at most one echo of twenty was 25 ms late).
+ever the second packet, so those arrive at once, and only other boards' answers are late, just as they would be from a
+slow board: ordinary traffic does not show the difference. So this tests it with two messages at once to a topic that
+comes back. On a line that is merely long both echoes are equally late; and a machine that is merely busy does not
+produce the same gap again and again (with eight busy processes on two cores, at most one echo of twenty was 25 ms
+late).
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ if TYPE_CHECKING:
 
 ROUNDS = 20
 _ENOUGH = 5
-"""Other traffic, and a connection that was silent before, hide the delay in some rounds; little makes it up."""
+"""Other traffic, and a connection that was silent before, hide the delay in some rounds; little else looks like it."""
 
 _GAP_S, _GAP_MAX_S = 0.025, 0.060
 """Linux holds an acknowledgement back for 40 ms; less is left of it where the first echo was read late."""
 
 
 class NagleTest:
-    """Sends one pair of tiny messages after the other by `send_pair`; whoever hears an echo calls `heard`.
+    """Sends one pair of tiny messages after the other by `send_pair`; whoever receives an echo calls `heard`.
 
-    `now` is of the monotonic clock, in seconds. `holds_back` is None until it is known; so it stays where echoes get
-    lost, or none are allowed. `tell` is called if the broker does.
+    `now` is of the monotonic clock, in seconds. `holds_back` is None until it is known, and stays None where echoes get
+    lost, or are not allowed. `tell` is called if the broker does hold messages back.
     """
 
     def __init__(self, send_pair: Callable[[], None], tell: Callable[[], None] = lambda: None) -> None:
@@ -53,7 +54,7 @@ class NagleTest:
         self._send_pair()
 
     def heard(self, now: float) -> bool:
-        """An echo came: where it completes a pair, send the next one, or come to an end; return whether it is over."""
+        """An echo came: if it completes a pair, send the next pair or finish; return whether the test is over."""
         if self.holds_back is not None:
             return True
         if self._first_at is None:
@@ -65,7 +66,7 @@ class NagleTest:
         if len(self._gaps) < ROUNDS:
             self.start(now)
             return False
-        # The acknowledgement that the broker waits for has a way to go.
+        # The acknowledgement that the broker waits for takes a trip, too.
         late = [gap for gap in self._gaps if _GAP_S <= gap <= _GAP_MAX_S + self._quickest_s]
         self.holds_back = len(late) >= _ENOUGH
         if self.holds_back:
@@ -76,10 +77,10 @@ class NagleTest:
 def over_transport(transport: Transport, settings: BrokerSettings, topic: str, payload: bytes) -> NagleTest:
     """Return a test by messages on `topic`, which this client subscribes to; it adds to the transport's notices.
 
-    And it mends what can be mended from this end: who acknowledges at once is not made to wait, at the price of more
-    packets.
+    It also does what can be done from this end: a client that acknowledges at once is not made to wait, at the price of
+    more packets.
 
-    It is to be started while online, and takes about 1 s. All its calls want the transport's lock.
+    Start it while online; it takes about 1 s. All its calls need the transport's lock.
     """
 
     def send_pair() -> None:
@@ -91,15 +92,15 @@ def over_transport(transport: Transport, settings: BrokerSettings, topic: str, p
         finally:
             transport.uncork()
 
-    def mend() -> None:
+    def note_and_avoid() -> None:
         transport.notices.append(connect_errors.holds_back(settings))
         transport.acknowledge_at_once()
 
-    return NagleTest(send_pair, mend)
+    return NagleTest(send_pair, note_and_avoid)
 
 
 def over_probe(client: ProbeClient, topic: str, payload: bytes, until: float) -> bool | None:
-    """Ask on a connection of its own, where nothing else is heard on `topic`; None where too little comes back."""
+    """Test on a connection of its own, where nothing else arrives on `topic`; None where too little comes back."""
     client.subscribe(topic, until)
     test = NagleTest(lambda: client.publish_pair(topic, payload, until))
     test.start(time.monotonic())

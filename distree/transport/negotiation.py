@@ -1,7 +1,7 @@
 """How to begin a connection with a broker that may not like some of it; pure, without clock or socket.
 
-A broker, or a proxy before it, that does not like a CONNECT or a SUBSCRIBE may close the connection without a word, as
-it may when it is being restarted. So what is said is varied until it is answered.
+A broker, or a proxy in front of it, that does not like a CONNECT or a SUBSCRIBE may silently close the connection, just
+as it may when it is being restarted. So what is sent is varied until it is answered.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Literal
 
 Version = Literal["5", "3.1.1"]
 
-FILTERS_A_SUBSCRIBE = 8
+MAX_FILTERS_PER_SUBSCRIBE = 8
 """Most filters of one SUBSCRIBE: some brokers hang up on more (AWS IoT Core takes 8)."""
 
 _TRIES = 2
-"""A greeting is tried so often before another is, and a filter before it is done without."""
+"""How many times a way to connect is tried before the next one, and a filter before it is left out."""
 
 
-class Greeting:
-    """By which version of MQTT to greet, and whether with a will, until a broker has answered; then it stays so.
+class Handshake:
+    """With which version of MQTT to connect, and whether with a will, until a broker has answered; then it stays so.
 
-    A broker that answers only a greeting without a will is greeted once more with one, to be sure.
+    A broker that answers only a CONNECT without a will gets one more with it, to be sure.
     """
 
     def __init__(self, versions: Sequence[Version], *, has_will: bool) -> None:
@@ -33,16 +33,16 @@ class Greeting:
         self._at = 0
         self.settled = False
         self.confirming = False
-        """Whether the last answer was to a greeting without a will, and the next is with one."""
+        """Whether the last answer was to a CONNECT without a will, and the next has one."""
 
     @property
     def version(self) -> Version:
-        """The version to greet with."""
+        """The version to connect with."""
         return self._plan[self._at][0]
 
     @property
     def with_will(self) -> bool:
-        """Whether to greet with a will."""
+        """Whether to connect with a will."""
         return self._plan[self._at][1] or self.confirming
 
     def unanswered(self) -> bool:
@@ -56,7 +56,7 @@ class Greeting:
         return self._at != 0
 
     def other_version(self) -> bool:
-        """The broker does not know this version: return whether there is another to try, at once."""
+        """The broker does not speak this version: return whether there is another one to try, at once."""
         version, will = self._plan[self._at]
         later = [at for at, (other, with_will) in enumerate(self._plan) if other != version and with_will is will]
         if later and not self.settled:
@@ -64,7 +64,7 @@ class Greeting:
         return bool(later) and not self.settled
 
     def answered(self) -> Literal["go", "confirm"]:
-        """The broker accepted; `confirm` asks for the connection to be given up, and begun anew with a will."""
+        """The broker accepted; `confirm` asks for the connection to be closed and opened again with a will."""
         if self._has_will and not self.with_will and not self.settled:
             self.confirming = True
             return "confirm"
@@ -75,13 +75,13 @@ class Greeting:
         return "go"
 
 
-class Filters:
-    """Filters to subscribe to, a few at a time; one that a broker hangs up on is done without. QoS 2 counts as 1.
+class Subscriptions:
+    """Filters to subscribe to, a few at a time; one that a broker hangs up on is left out. QoS 2 counts as 1.
 
-    Those of the beginning are needed, and come first; others are added at any time, and are asked for once there is
-    nothing else to wait for. After a connection that ended in the middle they go one at a time, so that it is known
-    which one it was; and any of which it may have been goes with the first, while nothing else is under way that the
-    broker may hang up on.
+    The initial ones are needed, and come first; others may be added at any time, and are asked for once there is
+    nothing else to wait for. After a connection that ended in the middle they go one at a time, to find out which one
+    it was; and every suspect goes along with the initial ones, while nothing else is under way that the broker may hang
+    up on.
     """
 
     def __init__(self, filters: Sequence[tuple[str, int]], at_a_time: int) -> None:
@@ -91,7 +91,7 @@ class Filters:
         self._at_a_time = at_a_time
         self._left: dict[str, int] = {}
         self._asked: list[tuple[str, int]] = []
-        self._blamed: Counter[str] = Counter()
+        self._suspicions: Counter[str] = Counter()
         self.without: set[str] = set()
         """Those that the broker hangs up on."""
 
@@ -101,7 +101,7 @@ class Filters:
         self._asked = []
 
     def add(self, filters: Sequence[tuple[str, int]]) -> bool:
-        """Subscribe to these too, where they are new; return whether that leaves anything to ask for."""
+        """Subscribe to these too, if they are new; return whether that leaves anything to ask for."""
         for name, qos in filters:
             if name not in self._wanted:
                 self._wanted[name] = min(qos, 1)
@@ -110,7 +110,7 @@ class Filters:
         return bool(self._left)
 
     def remove(self, names: Sequence[str]) -> list[str]:
-        """Subscribe to these no more; return those of them that the broker was asked for."""
+        """Stop subscribing to these; return those that the broker was asked for."""
         known = []
         for name in names:
             wanted = self._wanted.pop(name, None) is not None
@@ -127,7 +127,7 @@ class Filters:
         return self._asked
 
     def is_needed(self, name: str) -> bool:
-        """Whether a filter is one of the beginning, and still wanted."""
+        """Whether a filter is one of the initial ones, and still wanted."""
         return name in self._needed
 
     def ask(self, *, for_more: bool = False) -> list[tuple[str, int]]:
@@ -138,16 +138,16 @@ class Filters:
         return self._asked
 
     def answered(self, refusals: Sequence[str | None]) -> dict[str, str | None]:
-        """The broker answered, with None for each filter that it took; return the answers by filter."""
+        """The broker answered, with None for each filter that it accepted; return the answers by filter."""
         answers = {name: why for (name, _), why in zip(self._asked, refusals, strict=False) if name in self._wanted}
         for name, _ in self._asked:
             self._suspected.discard(name)
-            self._blamed.pop(name, None)
+            self._suspicions.pop(name, None)
         self._asked = []
         return answers
 
     def unanswered(self) -> str | None:
-        """The connection ended before the broker answered; return the filter that is to blame, once it is known."""
+        """The connection ended before the broker answered; return the filter to blame, once it is known."""
         asked, self._asked = self._asked, []
         if not asked:
             return None
@@ -156,8 +156,8 @@ class Filters:
             self._at_a_time = 1
             return None
         name = asked[0][0]
-        self._blamed[name] += 1
-        if self._blamed[name] < _TRIES:
+        self._suspicions[name] += 1
+        if self._suspicions[name] < _TRIES:
             return None
         self.without.add(name)
         return name

@@ -111,7 +111,7 @@ def frame(buffer: bytes, at: int) -> tuple[int, int] | None:
     return None
 
 
-def parse_publish(header: int, body: bytes | bytearray, *, five: bool) -> Published:
+def parse_publish(header: int, body: bytes | bytearray, *, is_mqtt5: bool) -> Published:
     """Parse the body of a PUBLISH whose first byte was `header`; ValueError for a malformed one, or one at QoS 2."""
     try:
         start = 2 + (body[0] << 8 | body[1])
@@ -120,7 +120,7 @@ def parse_publish(header: int, body: bytes | bytearray, *, five: bool) -> Publis
         if header & _QOS_1:
             mid = body[start] << 8 | body[start + 1]
             start += 2
-        if five:
+        if is_mqtt5:
             start = _after_properties(body, start)
     except IndexError:
         raise ValueError("cut short") from None

@@ -1,4 +1,4 @@
-"""Waits for a socket, or for another thread that rings."""
+"""Waits for a socket, or for another thread's wake-up call."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Poller:
     def __init__(self) -> None:
         self._poll = select.poll()
         self.wait = self._poll.poll
-        """Wait for so many milliseconds; returns what has come, for `is_ready`."""
+        """Wait for so many milliseconds; returns what has happened, for `is_ready`."""
         self._bell: tuple[socket.socket, socket.socket] | None = None
         self._watched: tuple[int, int] | None = None
 
     def open(self) -> None:
-        """Have a bell to ring."""
+        """Set up the wake-up channel."""
         self._bell = socket.socketpair()
         for end in self._bell:
             end.setblocking(False)
@@ -52,7 +52,7 @@ class Poller:
                 bell[1].send(b"!")
 
     def watch(self, sock: Any, *, reads: bool, writes: bool) -> None:
-        """Wait for `sock` from here on, None for no socket, to be readable, writable, or no more than broken."""
+        """Wait for `sock` from now on (None for no socket) to be readable, writable, or at least broken."""
         wanted = None
         if sock is not None:
             wanted = (sock.fileno(), (select.POLLIN if reads else 0) | (select.POLLOUT if writes else 0))
@@ -64,7 +64,7 @@ class Poller:
             self._watched = wanted
 
     def is_ready(self, come: Sequence[tuple[int, int]]) -> bool:
-        """Whether the socket is among what came; who rang has then been heard."""
+        """Whether the socket is among what happened; wake-up calls are cleared."""
         ready = False
         for fd, _ in come:
             if self._watched is not None and fd == self._watched[0]:

@@ -1,10 +1,11 @@
-"""An MQTT client that asks one thing at a time and tells every answer: for checks, not for work.
+"""An MQTT client that asks one thing at a time and reports every answer: for checks, not for work.
 
-`PahoTransport` heals what goes wrong; a check wants to know it: what the broker says of its limits as it greets, and
-with which code it answers a subscription or a publish. The caller brings a connected socket, over TLS or not.
+`MqttTransport` recovers from whatever goes wrong; a check needs to know about it: which limits the broker states in its
+CONNACK, and with which code it answers a subscription or a publish. The caller brings a connected socket, over TLS or
+not.
 
 `withhold` is a publish that reaches nobody: at QoS 2 a broker answers PUBREC, with MQTT 5 also whether the client may
-publish there, and hands the message on when the client releases it, which it need not do. Brokers may hand it on at
+publish there, and delivers the message when the client releases it, which it need not do. Brokers may deliver it at
 once (MQTT 5.0, 4.3.3), so what is withheld must be harmless all the same. Source: MQTT 3.1.1 and 5.0 (OASIS).
 """
 
@@ -27,8 +28,11 @@ _PINGREQ, _PINGRESP = 0xC0, 0xD0
 _MAX_BYTES = 16 << 20
 _PUBACK_S = 5.0
 
+_CHECK_BROKER = "check that it is an MQTT broker"
+_CHECK_LOG = "check the network and the broker's log"
+
 REFUSED = 0x80
-"""Reason codes from here on are refusals."""
+"""Reason codes from this one on are refusals."""
 
 NAMES = {
     0x80: "unspecified error",
@@ -62,7 +66,7 @@ _PAIR = 0x26
 
 
 class HangUpError(BrokerError):
-    """The connection ended, by the broker or on the way to it: what was asked last may be why."""
+    """The broker, or something on the way to it, ended the connection: the last request may be why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +80,8 @@ class Will:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Greeting:
-    """What a broker says in its CONNACK: `code` 0 for welcome, and its limits, where it names them."""
+class Connack:
+    """What a broker says in its CONNACK: `code` 0 for success, and its limits, where it states them."""
 
     code: int
     max_packet_bytes: int | None = None
@@ -89,43 +93,43 @@ class Greeting:
 
 @dataclass(slots=True)
 class ProbeClient:
-    """One connection. `heard` gathers every message that comes in, whatever is being waited for.
+    """One connection. `heard` collects every message that arrives, whatever is being waited for.
 
     Every method takes `until`, of the monotonic clock, and raises TimeoutError after it; HangUpError where the
     connection ends, BrokerError where the broker breaks the protocol, and OSError where the network fails. While
-    greeting, an error of TLS is raised as it is: it may say what the broker wants.
+    connecting, an error of TLS is raised as it is: it may say what the broker wants.
     """
 
     sock: socket.socket
-    five: bool = True
+    is_mqtt5: bool = True
     heard: list[Published] = field(default_factory=list)
     _ahead: bytes = b""
     _mid: int = 0
-    _greeted: bool = False
+    _connected: bool = False
     _withheld: dict[str, int] = field(default_factory=dict)
 
-    def greet(
+    def connect(
         self, client_id: str, username: str | None, password: str | None, until: float, will: Will | None = None
-    ) -> Greeting:
-        """Log in to a session without memory."""
+    ) -> Connack:
+        """Log in to a session that the broker does not keep."""
         flags = 0x02 | (0x80 if username is not None else 0) | (0x40 if password is not None else 0)
         last = b""
         if will is not None:
             flags |= 0x04 | will.qos << 3 | (0x20 if will.retain else 0)
             last = self._no_properties() + _text(will.topic) + struct.pack(">H", len(will.payload)) + will.payload
-        head = _text("MQTT") + bytes((5 if self.five else 4, flags)) + struct.pack(">H", 60)
+        head = _text("MQTT") + bytes((5 if self.is_mqtt5 else 4, flags)) + struct.pack(">H", 60)
         texts = [text for text in (username, password) if text is not None]
         body = head + self._no_properties() + _text(client_id) + last + b"".join(map(_text, texts))
         self._send(0x10, body, until)
         answer = self._await(_CONNACK, lambda body: len(body) >= 2, until)
-        self._greeted = True
-        if not self.five:
-            return Greeting(code=_OLD_REFUSALS.get(answer[1], 0x80) if answer[1] else 0)
-        # A broker that knows MQTT 3.1.1 alone answers without properties, and with its own codes.
+        self._connected = True
+        if not self.is_mqtt5:
+            return Connack(code=_OLD_REFUSALS.get(answer[1], 0x80) if answer[1] else 0)
+        # A broker that speaks MQTT 3.1.1 only answers without properties, and with its own codes.
         if len(answer) == 2 and answer[1] == 1:
-            return Greeting(code=0x84)
+            return Connack(code=0x84)
         numbers, texts_found = _properties(answer[2:])
-        return Greeting(
+        return Connack(
             code=answer[1],
             max_packet_bytes=numbers.get(0x27),
             max_qos=numbers.get(0x24, 2),
@@ -146,7 +150,7 @@ class ProbeClient:
         # With MQTT 5 properties stand before the codes.
         codes = list(answer[len(answer) - len(filters) :])
         if len(answer) < 2 + len(filters):
-            raise BrokerError("the broker answers a subscription with too few codes: is it an MQTT broker?")
+            raise BrokerError("the broker answered a subscription with too few codes", _CHECK_BROKER)
         return codes
 
     def publish(self, topic: str, payload: bytes, *, qos: int, until: float, retain: bool = False) -> int:
@@ -187,7 +191,7 @@ class ProbeClient:
         self._await(_PUBCOMP, lambda answer: answer[:2] == mid, until)
 
     def listen(self, until: float, enough: Callable[[], bool] = lambda: False) -> bool:
-        """Gather messages until `enough` or `until`; return whether it was enough."""
+        """Collect messages until `enough` or `until`; return whether it was enough."""
         while not enough():
             try:
                 self._handle(*self._packet(until))
@@ -196,7 +200,7 @@ class ProbeClient:
         return True
 
     def close(self) -> None:
-        """Say goodbye, if that is still possible, and close the socket."""
+        """Send DISCONNECT, if that is still possible, and close the socket."""
         try:
             self.sock.settimeout(1.0)
             self.sock.sendall(bytes((_DISCONNECT, 0)))
@@ -206,7 +210,7 @@ class ProbeClient:
             self.sock.close()
 
     def _no_properties(self) -> bytes:
-        return b"\x00" if self.five else b""
+        return b"\x00" if self.is_mqtt5 else b""
 
     def _next_mid(self) -> bytes:
         self._mid += 1
@@ -235,25 +239,25 @@ class ProbeClient:
     def _handle(self, header: int, body: bytes) -> None:
         if header & 0xF0 == PUBLISH:
             try:
-                message = parse_publish(header, body, five=self.five)
+                message = parse_publish(header, body, is_mqtt5=self.is_mqtt5)
             except ValueError as error:
-                raise BrokerError(f"the broker sent a malformed message ({error})") from None
+                raise BrokerError(f"the broker sent a malformed message ({error})", _CHECK_BROKER) from None
             self.heard.append(message)
             if message.mid is not None:
                 self._send_packet(puback(message.mid), time.monotonic() + _PUBACK_S)
         elif header & 0xF0 == _DISCONNECT:
             code = body[0] if body else 0
-            raise HangUpError(f"the broker ended the connection: {NAMES.get(code, f'code {code}')}")
+            raise HangUpError(f"the broker ended the connection ({NAMES.get(code, f'code {code}')})", _CHECK_LOG)
 
     def _packet(self, until: float) -> tuple[int, bytes]:
         """Return the first byte and the body of the next packet."""
         while (found := frame(self._ahead, 0) if self._ahead else None) is None:
             if len(self._ahead) > _MAX_BYTES:
-                raise BrokerError("the broker sent a packet without end")
+                raise BrokerError(f"the broker sent a packet of more than {_MAX_BYTES:,} bytes", _CHECK_BROKER)
             self.sock.settimeout(_left(until))
             more = self._recv()
             if not more:
-                raise HangUpError("the broker closed the connection")
+                raise HangUpError("the broker closed the connection", _CHECK_LOG)
             self._ahead += more
         header, body = self._ahead[0], self._ahead[found[0] : found[1]]
         self._ahead = self._ahead[found[1] :]
@@ -268,9 +272,9 @@ class ProbeClient:
             self._raise_ended(error)
 
     def _raise_ended(self, error: OSError) -> NoReturn:
-        if isinstance(error, ssl.SSLError) and not self._greeted:
+        if isinstance(error, ssl.SSLError) and not self._connected:
             raise error
-        raise HangUpError(f"the connection to the broker ended ({reason(error)})") from None
+        raise HangUpError(f"the connection to the broker ended ({reason(error)})", _CHECK_LOG) from None
 
 
 def _left(until: float) -> float:
@@ -308,5 +312,5 @@ def _properties(body: bytes) -> tuple[dict[int, int], dict[int, str]]:
             else:
                 raise IndexError
     except (IndexError, struct.error):
-        raise BrokerError("the broker greets with malformed properties: is it an MQTT broker?") from None
+        raise BrokerError("the broker answered the login with malformed properties", _CHECK_BROKER) from None
     return numbers, texts

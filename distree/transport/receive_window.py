@@ -1,14 +1,16 @@
 """Received messages until they are acknowledged; pure, without clock or socket.
 
-Acknowledgements go out in the order of arrival, as MQTT demands (rumqttd cuts off whoever does otherwise), so one that
-is given early waits for those before it.
+Acknowledgements go out in the order of arrival, as MQTT requires (rumqttd disconnects a client that does otherwise), so
+one that is given early waits for those before it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-from distree.transport import packets
+from distree.errors import Problem
+from distree.printable import printable
+from distree.transport import connect_errors, packets
 from distree.transport.base import Received
 from distree.transport.lean_client import MAX_INCOMING_BYTES
 
@@ -25,19 +27,19 @@ class _Pending:
         self.done = False
 
 
-class Receiver:
-    """The incoming half of a connection. `early` are messages that came before it was online.
+class ReceiveWindow:
+    """The incoming half of a connection. `early` are messages that arrived before it was online.
 
-    Lines on what is not read are added to `notices`.
+    What is not read is added to `notices`.
     """
 
-    def __init__(self, notices: deque[str]) -> None:
+    def __init__(self, notices: deque[Problem]) -> None:
         self._notices = notices
         self.early: list[Received] = []
         self._unacknowledged: deque[_Pending] = deque()
         self._skips_said_at = 0.0
 
-    def took(self, packet: packets.Published) -> Received:
+    def on_publish(self, packet: packets.Published) -> Received:
         """Take in a PUBLISH, and return it for the listener."""
         token = None
         if packet.mid is not None:
@@ -60,10 +62,7 @@ class Receiver:
         """Acknowledge a message that is too large to be read; return the PUBACKs that may go out now."""
         if now >= self._skips_said_at:  # peers choose topics and sizes, so that no two lines need be the same
             self._skips_said_at = now + _SKIPS_SAID_S
-            self._notices.append(
-                f"ignored a message of {nbytes:,} bytes on {topic[:120]!a}, as no more than {MAX_INCOMING_BYTES:,} are "
-                "read: find out who publishes it, and forbid it in the broker's ACL"
-            )
+            self._notices.append(connect_errors.ignored_too_large(printable(topic), nbytes, MAX_INCOMING_BYTES))
         if mid is None:
             return b""
         pending = _Pending(mid)
@@ -71,6 +70,6 @@ class Receiver:
         return self.acknowledge(pending)
 
     def forget(self) -> None:
-        """The connection ended: what was not acknowledged comes again."""
+        """The connection ended: what was not acknowledged will be delivered again."""
         self._unacknowledged.clear()
         self.early.clear()

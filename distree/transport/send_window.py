@@ -1,4 +1,4 @@
-"""What goes out: what waits, the window of what is under way, and what the broker takes; pure, without clock or socket.
+"""What goes out: what waits, what is in flight, and what the broker supports; pure, without clock or socket.
 
 `now` is of the monotonic clock, in seconds. Packets are returned to whoever has the socket.
 """
@@ -9,32 +9,32 @@ import math
 from collections import deque
 
 from distree.broker_settings import BrokerSettings
-from distree.errors import LocalProtocolError
+from distree.errors import LocalProtocolError, Problem
 from distree.lanes import Lane
 from distree.transport import connect_errors, packets
-from distree.transport.hangups import ALONE, Blame, at_qos_1
+from distree.transport.hangups import ALONE, HangupTracker, at_qos_1
 from distree.transport.limits import Limits
-from distree.transport.outbox import Outbox, Outgoing
+from distree.transport.outbox import Outbox, Publication
 
 OVERHEAD_BYTES = 64
 """What a packet has beside topic and payload, at most."""
 
 
-class Sender:
-    """The outgoing half of a connection to a broker that takes what is in `limits`.
+class SendWindow:
+    """The outgoing half of a connection to a broker that supports what is in `limits`.
 
-    `under_way` are publishes without an acknowledgement, by packet id; `alone` says whether what is under way is so by
-    itself, to see whether the broker hangs up on it. Lines on what it hangs up on are added to `notices`.
-    `trial_payload` is what every reader of every topic ignores, see `blame`.
+    `under_way` are publishes without an acknowledgement, by packet id; `alone` says whether the one that is under way
+    was sent by itself, to see whether the broker hangs up on it. What it hangs up on is added to `notices`.
+    `trial_payload` is what every reader of every topic ignores, see `hangups`.
     """
 
     def __init__(
-        self, settings: BrokerSettings, limits: Limits, outbox: Outbox, trial_payload: bytes, notices: deque[str]
+        self, settings: BrokerSettings, limits: Limits, outbox: Outbox, trial_payload: bytes, notices: deque[Problem]
     ) -> None:
         self.limits = limits
         self.outbox = outbox
-        self.blame = Blame(trial_payload)
-        self.under_way: dict[int, Outgoing] = {}
+        self.hangups = HangupTracker(trial_payload)
+        self.under_way: dict[int, Publication] = {}
         self.alone = False
         self._settings = settings
         self._notices = notices
@@ -43,12 +43,12 @@ class Sender:
     @property
     def retains(self) -> bool:
         """Whether messages may be retained."""
-        return self.limits.retains and self.blame.retains
+        return self.limits.retains and self.hangups.retains
 
     @property
     def takes_qos_1(self) -> bool:
         """Whether messages may be sent at QoS 1."""
-        return self.limits.takes_qos_1 and self.blame.takes_qos_1
+        return self.limits.takes_qos_1 and self.hangups.takes_qos_1
 
     @property
     def idle(self) -> bool:
@@ -63,33 +63,33 @@ class Sender:
         return min(under_way, self.outbox.oldest_since())
 
     def leave(self) -> None:
-        """Take nothing any more: the connection belongs to the process from which this one was forked."""
+        """Refuse everything: the connection belongs to the process from which this one was forked."""
         self._forked = True
         self.limits.max_packet_bytes = 0
 
     def check(self, topic: str, nbytes: int, now: float) -> None:
-        """Raise LocalProtocolError for what the broker would not take; `nbytes` is of topic and payload."""
+        """Raise LocalProtocolError for what the broker would not accept; `nbytes` is of topic and payload."""
         if self._forked:
-            raise LocalProtocolError("forked", connect_errors.forked(self._settings))
+            raise LocalProtocolError("forked", *connect_errors.forked(self._settings))
         if nbytes + OVERHEAD_BYTES > self.limits.max_packet_bytes:
             limit = self.limits.max_packet_bytes
             raise LocalProtocolError(
-                "size", connect_errors.too_large(self._settings, topic, nbytes - len(topic), limit)
+                "size", *connect_errors.too_large(self._settings, topic, nbytes - len(topic), limit)
             )
-        verdict = self.blame.refuses(topic, nbytes, now)
-        if verdict is not None:
-            raise LocalProtocolError("refused", connect_errors.hangs_up(self._settings, verdict))
+        cause = self.hangups.refuses(topic, nbytes, now)
+        if cause is not None:
+            raise LocalProtocolError("refused", *connect_errors.hangs_up(self._settings, cause))
 
     def wants_acknowledged(self, topic: str) -> bool:
-        """Whether what is meant for QoS 0 is to be sent so that the broker acknowledges it."""
-        return self.alone or self.blame.suspects(topic)
+        """Whether a message meant for QoS 0 is to be sent so that the broker acknowledges it."""
+        return self.alone or self.hangups.suspects(topic)
 
     def packet_at_qos_0(
         self, topic: str, payload: bytes, retain: bool, content_type: str | None, expiry_s: float | None
     ) -> bytes:
         """Return the packet of a message at QoS 0, which goes out now."""
-        self.blame.sent_at_0(topic)
-        properties = packets.properties(content_type, expiry_s) if self.limits.five else b""
+        self.hangups.sent_at_0(topic)
+        properties = packets.properties(content_type, expiry_s) if self.limits.is_mqtt5 else b""
         return packets.publish(topic, payload, mid=None, retain=retain, properties=properties)
 
     def prepare(
@@ -103,44 +103,44 @@ class Sender:
         token: str | None,
         lane: Lane,
         now: float,
-    ) -> Outgoing:
-        """Return a message as it goes out at QoS 1, be it to find something out."""
+    ) -> Publication:
+        """Return a message as it goes out at QoS 1, which may be only to find something out."""
         if not qos:
             return at_qos_1(topic, payload, content_type)
-        item = Outgoing(topic, payload, retain, content_type, expires_at, token, lane)
+        item = Publication(topic, payload, retain, content_type, expires_at, token, lane)
         item.handed_at = now
-        if self.blame.refusals:
-            self.blame.mark_retry(item)
+        if self.hangups.refusals:
+            self.hangups.mark_retry(item)
         return item
 
-    def has_room(self, item: Outgoing) -> bool:
-        """Whether a message that comes now may go at once, beside what is under way."""
+    def has_room(self, item: Publication) -> bool:
+        """Whether a new message may be sent at once, beside what is under way."""
         return not self.outbox.count and len(self.under_way) < self.limits.window and self._may_go(item)
 
-    def take_next(self, now: float) -> Outgoing | None:
-        """Take out the message that waits and may go now; None if there is none. What has expired is dropped."""
+    def take_next(self, now: float) -> Publication | None:
+        """Take out the next message that may be sent now; None if there is none. What has expired is dropped."""
         if self.alone or len(self.under_way) >= self.limits.window:
             return None
-        if self.blame.trials and not self.under_way:
-            return self.blame.trials.popleft()
+        if self.hangups.trials and not self.under_way:
+            return self.hangups.trials.popleft()
         item = self.outbox.pop(now)
         if item is not None and not self._may_go(item):
             self.outbox.put_back([item])
             return None
         return item
 
-    def _may_go(self, item: Outgoing) -> bool:
-        """Whether a message may be under way with those that are."""
+    def _may_go(self, item: Publication) -> bool:
+        """Whether a message may be under way together with those that are."""
         return not self.under_way or not (self.alone or item.losses >= ALONE)
 
-    def put_under_way(self, item: Outgoing, mid: int | None, now: float, expiry_s: float | None) -> bytes:
-        """Return the packet of a message that goes out now; without a `mid` at QoS 0, so that this settles it."""
-        properties = packets.properties(item.content_type, expiry_s) if self.limits.five else b""
+    def put_under_way(self, item: Publication, mid: int | None, now: float, expiry_s: float | None) -> bytes:
+        """Return the packet of a message that is sent now; without a `mid` at QoS 0, and then that settles it."""
+        properties = packets.properties(item.content_type, expiry_s) if self.limits.is_mqtt5 else b""
         retain = item.retain and self.retains
         if mid is None:
             return packets.publish(item.topic, item.payload, mid=None, retain=retain, properties=properties)
         self.under_way[mid] = item
-        item.mark = self.blame.mark
+        item.mark = self.hangups.mark
         self.alone = item.losses >= ALONE
         if self.alone:
             item.alone_at = now
@@ -148,28 +148,28 @@ class Sender:
             item.topic, item.payload, mid=mid, retain=retain, dup=item.losses > 0, properties=properties
         )
 
-    def settled(self, mid: int, now: float) -> Outgoing | None:
+    def on_puback(self, mid: int, now: float) -> Publication | None:
         """Take out the message that the broker has acknowledged; None for an unknown `mid`."""
         item = self.under_way.pop(mid, None)
         if item is None:
             return None
         self.alone = False
-        verdict = self.blame.passed(item, now)
-        if verdict is not None:
-            self._notices.append(connect_errors.hangs_up(self._settings, verdict))
-        if self.blame.doubted:
-            for doubted in self.blame.doubted:
+        cause = self.hangups.passed(item, now)
+        if cause is not None:
+            self._notices.append(connect_errors.hangs_up(self._settings, cause))
+        if self.hangups.doubted:
+            for doubted in self.hangups.doubted:
                 self.outbox.drop(doubted)
-            self.blame.doubted.clear()
+            self.hangups.doubted.clear()
         return item
 
     def lost(self, now: float) -> None:
-        """The connection ended: have what was under way sent again, but for what the broker hangs up on."""
-        again, given_up, verdict = self.blame.lost(list(self.under_way.values()), now)
+        """The connection ended: send again what was under way, except what the broker hangs up on."""
+        again, given_up, cause = self.hangups.lost(list(self.under_way.values()), now)
         self.under_way.clear()
         self.alone = False
         self.outbox.put_back(again)
         for item in given_up:
             self.outbox.drop(item)
-        if verdict is not None:
-            self._notices.append(connect_errors.hangs_up(self._settings, verdict))
+        if cause is not None:
+            self._notices.append(connect_errors.hangs_up(self._settings, cause))

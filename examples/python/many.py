@@ -16,7 +16,7 @@ from distree.bundle.loading import find_bundle
 
 
 async def main(config: str, inputs: int) -> None:
-    """Submit all at once: each task waits for room by itself, `pending` of them are under way at a time."""
+    """Submit all at once: each task waits for room by itself, `max_pending` of them are under way at a time."""
     with np.load(find_bundle("fashion").parents[1] / "samples" / "fashion.npz") as samples:
         images, labels = samples["input"][:inputs], samples["label"][:inputs]
     async with Origin.from_yaml(config) as origin:

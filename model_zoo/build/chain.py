@@ -83,7 +83,8 @@ def trained_of(report: TrainingReport) -> Trained:
 def split_training_set(images: LabelledImages, held_back: int) -> tuple[LabelledImages, LabelledImages]:
     """Split into training images and the last `held_back`, for validation; DataError where none are left."""
     if len(images) <= held_back:
-        raise DataError(f"{images.source}: {len(images)} training images, more than {held_back} are needed")
+        what = f"{images.source}: has only {len(images)} training images"
+        raise DataError(what, f"give more than {held_back}, which are held back for validation")
     kept = len(images) - held_back
     return images.slice(0, kept), images.slice(kept, len(images))
 

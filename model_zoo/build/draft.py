@@ -10,12 +10,13 @@ from distree.bundle.manifest import (
     Golden,
     InputSpec,
     Manifest,
-    Measured,
+    MeasuredFigures,
     Preprocess,
     SplitFigures,
     StageSpec,
     Trained,
 )
+from distree.thresholds import NEVER
 from model_zoo.build.manifest import GOLDEN_FILE, GOLDEN_TOLERANCE
 from model_zoo.evaluation import Evaluation
 from model_zoo.recipes import Recipe, WideRecipe
@@ -24,7 +25,6 @@ CRITERION = "max_softmax"
 """A draft's; no exit is ever taken by it."""
 
 _WEIGHTS_LICENSE = "Apache-2.0"
-_NEVER = 2.0  # above every softmax probability
 
 
 def draft_bundle(
@@ -45,9 +45,9 @@ def draft_bundle(
         input=InputSpec(dtype="uint8", shape=recipe.input_shape),
         preprocess=Preprocess(mean=recipe.mean, std=recipe.std, layout="nhwc"),
         stages=stages,
-        exits=Exits(criterion=CRITERION, thresholds=(_NEVER,) * (len(stages) - 1)),
+        exits=Exits(criterion=CRITERION, thresholds=(NEVER,) * (len(stages) - 1)),
         golden=Golden(file=GOLDEN_FILE, sha256="", tolerance=GOLDEN_TOLERANCE),
-        measured=Measured(
+        measured=MeasuredFigures(
             data="",
             accuracy=(),
             accuracy_at_thresholds=0.0,
@@ -63,9 +63,9 @@ def draft_bundle(
     return Bundle(path=folder, revision="draft", manifest=manifest)
 
 
-def measured_figures(data: str, on_test: Evaluation, on_validation: Evaluation, trained: Trained) -> Measured:
+def measured_figures(data: str, on_test: Evaluation, on_validation: Evaluation, trained: Trained) -> MeasuredFigures:
     """Lay the figures of both sets out as a manifest has them; `data` says what the test set is."""
-    return Measured(
+    return MeasuredFigures(
         data=data,
         accuracy=on_test.accuracy,
         accuracy_at_thresholds=on_test.accuracy_at_thresholds,

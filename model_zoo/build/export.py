@@ -34,7 +34,7 @@ from model_zoo.build.segments import (
     missing_sets,
     same_values,
 )
-from model_zoo.errors import ExportError
+from model_zoo.errors import INSTALL_EXTRA, ExportError
 
 SIGNATURE = "serving_default"
 _INPUT = "input"
@@ -150,8 +150,9 @@ def _export_fusion(fusion: Any, embeddings: Sequence[Any], wide: _WideStage, fol
     for branch, name in zip(wide.branches, given, strict=True):
         if not same_values(branch.embedding, taken[name]):
             raise ExportError(
-                f"{branch.segment} gives {branch.embedding}, {path.name} takes {taken[name]}: embeddings would change "
-                "their meaning between the boards; let the fusion begin with a linear layer for each branch"
+                f"{branch.segment} gives {branch.embedding}, but {path.name} takes {taken[name]}, so embeddings would "
+                "change their meaning between boards",
+                "begin the fusion head with a linear layer for each branch",
             )
     return spec
 
@@ -215,7 +216,7 @@ def _calibrate(float_model: Path, inputs: Mapping[str, npt.NDArray[np.float32]])
     try:
         from ai_edge_quantizer import calibrator, recipe, recipe_manager
     except ImportError as error:
-        raise ExportError(f"ai-edge-quantizer is missing ({error}); install the extra 'zoo'") from error
+        raise ExportError(f"ai-edge-quantizer is missing ({error})", INSTALL_EXTRA) from error
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(recipe.static_wi8_ai8())
     rows = len(next(iter(inputs.values())))
@@ -242,9 +243,9 @@ def _convert(module: Any, samples: Mapping[str, Any], path: Path) -> None:
         with _quiet():
             import litert_torch
     except ImportError as error:
-        raise ExportError(f"litert-torch is missing ({error}); install the extra 'zoo'") from error
+        raise ExportError(f"litert-torch is missing ({error})", INSTALL_EXTRA) from error
     # The converter copies weights in channels-last memory, and mistakes one for another where memory is used
-    # again: wrong weights, without a word. https://github.com/google-ai-edge/litert-torch/issues/1238
+    # again: wrong weights, silently. https://github.com/google-ai-edge/litert-torch/issues/1238
     plain = copy.deepcopy(module).to(memory_format=torch.contiguous_format)
     named = (_NamedInput(plain) if set(samples) == {_INPUT} else _NamedEmbeddings(plain)).eval()
     with _quiet():
@@ -266,7 +267,8 @@ def _check_float_model(module: Any, inputs: Mapping[str, Any], path: Path) -> di
         for name, value in expected.items():
             difference = float(np.abs(found[name][0] - value[row].numpy()).max())
             if not difference <= _FLOAT_TOLERANCE:
-                raise ExportError(f"{path}: {name} is off by {difference:.2g} from torch; the conversion went wrong")
+                what = f"{path}: {name} is off by {difference:.2g} from torch, so the conversion went wrong"
+                raise ExportError(what, "install the versions of the extra 'zoo', or change the layers that differ")
     details = {**runner.get_input_details(), **runner.get_output_details()}
     return {name: str(detail["name"]) for name, detail in details.items()}
 

@@ -18,7 +18,7 @@ from distree.bundle.loading import Bundle, load_bundle
 from distree.bundle.manifest import Exits, StageSpec, Trained
 from distree.messages.plan import MaskedThresholds
 from model_zoo.build.draft import draft_bundle, measured_figures
-from model_zoo.build.manifest import GOLDEN_INPUTS, write_golden, write_manifest, write_policies
+from model_zoo.build.manifest import GOLDEN_INPUTS, write_golden, write_manifest, write_parameters
 from model_zoo.costs import costs_of
 from model_zoo.criteria import usable_criteria, validation_scores
 from model_zoo.data import LabelledImages, Split
@@ -74,7 +74,7 @@ def finish_bundle(
     progress: Callable[[str], None],
     name: str,
 ) -> Finished:
-    """Write policies.npz, golden.npz and bundle.yaml beside the segments in `folder`.
+    """Write criteria.npz, golden.npz and bundle.yaml beside the segments in `folder`.
 
     Raises ExportError where the bundle is larger than `MAX_BYTES`.
     """
@@ -82,12 +82,12 @@ def finish_bundle(
     draft = draft_bundle(recipe, stages, folder, name, description)
     progress("running the segments on validation and training images")
     validation = Collector(draft, images.validation)
-    draft = _with_policies(draft, validation, images.train)
+    draft = _with_parameters(draft, validation, images.train)
     exits, on_validation = _choose(draft, validation, progress)
     golden = write_golden(draft, smooth_images(GOLDEN_INPUTS, recipe.input_shape, _GOLDEN_SEED))
     progress("reading the test set, once")
     test = Collector(draft, images.test)
-    scored = score_exits(test.collect(), exits.criterion, draft.policy_parameters())
+    scored = score_exits(test.collect(), exits.criterion, draft.criterion_parameters())
     on_test = summarise(scored, costs_of(stages), exits.criterion, exits.thresholds)
     data = f"{recipe.data_name} test, {on_test.inputs} images"
     measured = measured_figures(data, on_test, on_validation, trained)
@@ -101,23 +101,23 @@ def check_size(bundle: Bundle) -> int:
     """Return the bytes of all files in the bundle's folder; ExportError if they are more than `MAX_BYTES`."""
     size = sum(path.stat().st_size for path in bundle.path.iterdir())
     if size > MAX_BYTES:
-        raise ExportError(f"{bundle.path}: {size} bytes in all, at most {MAX_BYTES} are allowed; use fewer channels")
+        raise ExportError(f"{bundle.path}: {size} bytes exceed the limit of {MAX_BYTES}", "use fewer channels")
     return size
 
 
-def _with_policies(draft: Bundle, validation: Collector, train: LabelledImages) -> Bundle:
+def _with_parameters(draft: Bundle, validation: Collector, train: LabelledImages) -> Bundle:
     """Write what criteria need to know, and return the draft that names the file."""
     on_train = collect_logits(draft, spread(train, _CLASS_MEAN_IMAGES))
     means = class_means(on_train, len(draft.labels))
-    policies = write_policies(draft.path, means, fit_gate(validation.collect()))
-    exits = replace(draft.manifest.exits, parameters=policies)
+    parameters = write_parameters(draft.path, means, fit_gate(validation.collect()))
+    exits = replace(draft.manifest.exits, parameters=parameters)
     return replace(draft, manifest=replace(draft.manifest, exits=exits))
 
 
 def _choose(draft: Bundle, validation: Collector, progress: Callable[[str], None]) -> tuple[Exits, Evaluation]:
     """Take the criterion that computes least on validation under the rule of `thresholds`, and its thresholds."""
     progress("choosing criterion and thresholds on the validation images")
-    parameters, costs = draft.policy_parameters(), costs_of(draft.stages)
+    parameters, costs = draft.criterion_parameters(), costs_of(draft.stages)
     collected = validation.collect()
     scored = {name: validation_scores(collected, name, parameters) for name in usable_criteria(draft, parameters)}
     choices = {name: choose_thresholds(of_name, costs) for name, of_name in scored.items()}

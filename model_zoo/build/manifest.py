@@ -12,14 +12,15 @@ import numpy as np
 import yaml
 
 from distree.bundle.loading import Bundle
-from distree.bundle.manifest import MANIFEST, Golden, Manifest, PolicyFile, Preprocess
+from distree.bundle.manifest import MANIFEST, Golden, Manifest, ParametersFile, Preprocess
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import DEFAULT_RUNTIME
 from distree.tensors import Array
+from distree.thresholds import NEVER, NEVER_WORD
 from model_zoo.boards import Boards, quantised_logits
 
 GOLDEN_FILE = "golden.npz"
-POLICIES_FILE = "policies.npz"
+PARAMETERS_FILE = "criteria.npz"
 GOLDEN_INPUTS = 4
 # Quantisation steps. Runtimes round the last step of a convolution differently, and a chain of some ten
 # carries it on.
@@ -66,7 +67,7 @@ def _plain(value: Any, name: str = "") -> Any:
         return _OneLine(mapping) if name in _ONE_LINE else mapping
     if isinstance(value, tuple):
         return [_plain(part, f"{name}[]") for part in value]
-    return value
+    return NEVER_WORD if name == "thresholds[]" and value >= NEVER else value
 
 
 def _left_out(value: Any, name: str) -> bool:
@@ -136,19 +137,19 @@ def _golden_of_branches(
     return embeddings, features
 
 
-def write_policies(
+def write_parameters(
     folder: Path, class_means: Sequence[Array] | None = None, gate: Sequence[Array] | None = None
-) -> PolicyFile:
-    """Write policies.npz into `folder`: what criteria have learned or measured.
+) -> ParametersFile:
+    """Write criteria.npz into `folder`: what criteria have learned or measured.
 
     class_means: per branch of the first wide exit (classes, values), the mean embedding of each class. gate: per
     exit (weights and, last, the bias,). All are written as float32.
     """
-    path = folder / POLICIES_FILE
+    path = folder / PARAMETERS_FILE
     arrays = {f"class_means{b}": np.asarray(of_branch, np.float32) for b, of_branch in enumerate(class_means or ())}
     arrays |= {f"gate{k}": np.asarray(of_exit, np.float32) for k, of_exit in enumerate(gate or ())}
     _write_arrays(path, arrays)
-    return PolicyFile(file=POLICIES_FILE, sha256=_sha256(path))
+    return ParametersFile(file=PARAMETERS_FILE, sha256=_sha256(path))
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

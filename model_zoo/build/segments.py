@@ -66,7 +66,7 @@ def inspect_fusion(
     found = _Signature.of(path)
     wanted = {f"embedding{b}" for b in range(len(branches))}
     if set(found.inputs) != wanted or "logits" not in found.outputs:
-        raise ExportError(f"{path}: has {found}; needs inputs {sorted(wanted)} and logits")
+        raise ExportError(f"{path}: has {found}", f"export it with inputs {sorted(wanted)} and an output logits")
     stage = StageSpec(
         segment=path.name,
         sha256=found.sha256,
@@ -109,7 +109,7 @@ class _Signature:
     def only_input(self, output: str) -> TensorSpec:
         """Return the one input; ExportError where there are more, or no such output."""
         if len(self.inputs) != 1 or output not in self.outputs:
-            raise ExportError(f"{self.path}: has {self}; needs one input and {output}")
+            raise ExportError(f"{self.path}: has {self}", f"export it with one input and an output {output}")
         (tensor,) = self.inputs.values()
         return tensor
 
@@ -120,7 +120,7 @@ class _Signature:
 def _tensor_spec(name: str, detail: dict[str, Any]) -> TensorSpec:
     dtype = np.dtype(detail["dtype"]).name
     if dtype not in _DTYPES:
-        raise ExportError(f"tensor {name} is {dtype}; only {', '.join(_DTYPES)} can be served")
+        raise ExportError(f"tensor {name} is {dtype}", f"only {', '.join(_DTYPES)} can be served")
     shape = tuple(int(size) for size in detail["shape"])
     if dtype in _FLOATS:
         return TensorSpec(name=name, dtype=_DTYPES[dtype], shape=shape)
@@ -145,14 +145,18 @@ def check_boundaries(stages: tuple[StageSpec, ...]) -> None:
     for stage in stages[:1]:
         for branch in stage.branches:
             if not same_values(stage.input, branch.input):
-                raise ExportError(f"{branch.segment} takes {branch.input}, but one tensor reaches all: {stage.input}")
+                raise ExportError(
+                    f"{branch.segment} takes {branch.input}, but all branches receive {stage.input}",
+                    "calibrate all branches on the same images",
+                )
 
 
 def _check_boundary(before: StageSpec | BranchSpec, after: StageSpec | BranchSpec) -> None:
     if before.features is None or not same_values(before.features, after.input):
         raise ExportError(
-            f"{before.segment} gives {before.features}, {after.segment} takes {after.input}: "
-            "features would change their meaning between the boards; calibrate both on the same images"
+            f"{before.segment} gives {before.features}, but {after.segment} takes {after.input}, so features would "
+            "change their meaning between boards",
+            "calibrate both on the same images",
         )
 
 

@@ -40,7 +40,8 @@ def build_wide(
         WideTraining(recipe, images.train, images.validation, work, progress, step).train(settings)
         found = find_trained(plan, work)
     if isinstance(found, str):
-        raise ExportError(f"{plan.checkpoint(work)}: {found}, though training has ended; is another one running?")
+        what = f"{plan.checkpoint(work)}: {found}, although training has ended"
+        raise ExportError(what, "make sure that no other training uses this folder")
     progress(f"{plan.name}: epoch {found.checkpoint.kept_epoch} kept")
     bundle = export_trained(recipe, settings, found, images, out, progress).bundle
     progress(f"{check_size(bundle)} bytes in all")

@@ -116,8 +116,8 @@ def get_recipe(name: str) -> Recipe | WideRecipe:
     """Return a recipe by name. Raises DataError, with the nearest name, for one that does not exist."""
     if name not in recipe_names():
         near = difflib.get_close_matches(name, recipe_names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(recipe_names())}"
-        raise DataError(f"no recipe {name!r}; {hint}")
+        remedy = f"name {near[0]!r}, the nearest one" if near else f"name one of {', '.join(recipe_names())}"
+        raise DataError(f"there is no recipe {name!r}", remedy)
     from model_zoo.recipes import cifar10_wide, fashion
 
     found: dict[str, Recipe | WideRecipe] = {recipe.name: recipe for recipe in (fashion.RECIPE, cifar10_wide.RECIPE)}

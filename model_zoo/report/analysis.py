@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from distree.bundle.loading import Bundle
-from distree.criteria.base import PolicyParameters
+from distree.criteria.base import CriterionParameters
 from distree.criteria.feature_difference import FeatureDifference
 from distree.criteria.max_softmax import MaxSoftmax
 from distree.errors import ConfigError
+from distree.exits_taken import exits_taken
 from model_zoo.costs import FUSER, Costs, costs_of
 from model_zoo.criteria import usable_criteria, validation_scores
 from model_zoo.errors import DataError
-from model_zoo.evaluation import Evaluation, ExitScores, TrafficPerInput, exits_taken, score_exits, summarise
+from model_zoo.evaluation import Evaluation, ExitScores, TrafficPerInput, score_exits, summarise
 from model_zoo.report.measures import Spread, auroc, paired_interval
 from model_zoo.report.networks import Prepared
 from model_zoo.report.recording import Recording
@@ -75,7 +76,7 @@ def judge(prepared: Prepared, other_budgets: Iterable[int] = ()) -> Judged:
     """Work out a network's figures. other_budgets: multiply-accumulates to compare criteria at, beside `BUDGETS`."""
     bundle, variant = prepared.bundle, prepared.settings.variant
     costs = costs_of(bundle.stages)
-    parameters = bundle.policy_parameters()
+    parameters = bundle.criterion_parameters()
     network = Network(
         variant=variant,
         branches=prepared.settings.branches,
@@ -99,7 +100,9 @@ def _exported(prepared: Prepared) -> Exported:
     bundle, source = prepared.bundle, prepared.source
     measured = bundle.manifest.measured
     if measured is None:
-        raise DataError(f"{bundle.path}: says nothing of what was measured; remove the folder, to export it again")
+        raise DataError(
+            f"{bundle.path}: its manifest has no measured figures", "remove the folder, so that it is exported again"
+        )
     return Exported(
         revision=bundle.revision,
         bytes=sum(path.stat().st_size for path in bundle.path.iterdir()),
@@ -126,7 +129,7 @@ def _criterion_macs(bundle: Bundle) -> int:
 
 
 def _with_criteria(
-    network: Network, prepared: Prepared, costs: Costs, parameters: PolicyParameters, other_budgets: Iterable[int]
+    network: Network, prepared: Prepared, costs: Costs, parameters: CriterionParameters, other_budgets: Iterable[int]
 ) -> Judged:
     on_validation, on_test = prepared.validation.collect(), prepared.test.collect()
     budgets = (*(share * costs.strict for share in BUDGETS), *other_budgets)
@@ -259,7 +262,7 @@ def _median(distances: Floats) -> float | None:
     return float(np.median(known)) if len(known) else None
 
 
-def _mask_points(prepared: Prepared, parameters: PolicyParameters) -> Iterable[MaskPoint]:
+def _mask_points(prepared: Prepared, parameters: CriterionParameters) -> Iterable[MaskPoint]:
     for missing in ((), *prepared.validation.masks):
         costs = costs_of(prepared.bundle.stages, missing)
         chosen_on = validation_scores(prepared.validation.collect(missing), MASK_CRITERION, parameters)

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from model_zoo.errors import ExportError
+from model_zoo.errors import INSTALL_EXTRA, ExportError
 from model_zoo.report.results import CriterionSummary, Group, Report
 from model_zoo.report.text import criterion_name
 
@@ -18,7 +18,7 @@ _SHOWN_ABOVE_STRICT = 1.06  # what costs more than no early exits at all is not 
 def check_matplotlib() -> None:
     """Raise ExportError where matplotlib is missing; it is not imported yet."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ExportError("the report's plots need matplotlib; run: pip install 'distree[zoo]'")
+        raise ExportError("the report's plots need matplotlib", INSTALL_EXTRA)
 
 
 def draw(report: Report, folder: Path) -> list[str]:

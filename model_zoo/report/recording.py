@@ -69,7 +69,7 @@ class Recording:
             logits = {_numbers(name): arrays[name] for name in arrays if name.startswith("logits")}
             embeddings = {_numbers(name): arrays[name] for name in arrays if name.startswith("embedding")}
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(f"{path}: not a recording of a bundle's exits ({error}); delete it") from error
+            raise DataError(f"{path}: not a recording of a bundle's exits ({error})", "delete it") from error
         exits = sorted({at[0] for at in embeddings})
         return cls(
             labels, logits, tuple(tuple(embeddings[at] for at in sorted(embeddings) if at[0] == k) for k in exits)

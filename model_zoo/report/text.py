@@ -51,19 +51,19 @@ def _opening(report: Report) -> Iterator[str]:
     yield f"# {report.recipe}: what early exits save\n"
     yield (
         f"Written by `distree zoo report {report.recipe}`; `{report.recipe}.json` holds every figure. "
-        "MMACs are million multiply-accumulates per input, over all boards, exit heads and fusion counted. "
-        "± is the standard deviation over seeds, each a network trained anew. "
-        "*Strict* compares with the same network's trunks and last head alone, *loose* with all exits computed and "
-        "none taken.\n"
+        "MMACs are millions of multiply-accumulates per input, summed over all boards, including exit heads and "
+        "fusion. ± is the standard deviation over seeds; each seed is a network trained from scratch. "
+        "*Strict* savings are relative to the same network with only its trunks and last head, *loose* savings to the "
+        "network with all exits computed and none taken.\n"
     )
 
 
 def _in_short(report: Report) -> Iterator[str]:
-    yield "## In short\n"
+    yield "## Summary\n"
     for group in report.groups:
         yield from _bullets(f"{group.branches} branches: {line}" for line in _findings(report, group))
     if not any(group.criteria for group in report.groups):
-        yield "No network with early exits is there, so nothing can be said of them.\n"
+        yield "No network with early exits is there, so nothing can be said about them.\n"
     yield ""
 
 
@@ -80,21 +80,22 @@ def _findings(report: Report, group: Group) -> Iterator[str]:
     if by_name:
         kept = [one for one in by_name.values() if one.test_drop.mean <= report.max_drop]
         best = max(kept or by_name.values(), key=lambda summary: summary.saved_strict.mean)
-        of_these = "of the criteria that kept to it, " if kept else ""
+        of_these = "among the criteria that kept to the limit, " if kept else ""
         yield (
-            f"in hindsight, {of_these}most is saved by {criterion_name(best.criterion)}: "
+            f"in hindsight, {of_these}{criterion_name(best.criterion)} saves most: "
             f"{_percent(best.saved_strict, 1)} % strict, {_percent(best.saved_loose, 1)} % loose, "
             f"at a test drop of {_drop(report, best)}."
         )
     if ours is not None and group.small is not None:
         at_small = _at(group.budgets, ours.criterion, group.small.strict)
         yield (
-            f"within the {_millions(group.small.strict)} MMACs of the smaller network without early exits, which has "
-            f"{_percent(group.small.accuracy)} %, {criterion_name(ours.criterion)} has {_spread(at_small.accuracy)} %."
+            f"with at most as many MMACs as the smaller network without early exits ({_millions(group.small.strict)} "
+            f"MMACs, {_percent(group.small.accuracy)} % accuracy), {criterion_name(ours.criterion)} has "
+            f"{_spread(at_small.accuracy)} %."
         )
     if group.suppressed is not None:
         seen = "a sign" if group.suppressed else "no sign"
-        yield f"{seen} that distillation suppresses the convergence which feature difference needs."
+        yield f"there is {seen} that distillation suppresses the convergence that feature difference needs."
 
 
 def _drop(report: Report, summary: CriterionSummary) -> str:
@@ -117,7 +118,7 @@ def _consistency(report: Report, seeds: int, one_more: Interval | None) -> str:
 def _method(report: Report) -> Iterator[str]:
     points = 100 * report.max_drop
     errors = "one standard error" if report.deviations == 1 else f"{report.deviations:g} standard errors"
-    yield "## What was chosen on what\n"
+    yield "## Which images were used for what\n"
     yield from _bullets(
         [
             f"Data: {report.data}"
@@ -130,18 +131,18 @@ def _method(report: Report) -> Iterator[str]:
             "Training images: weights, ranges of the int8 segments, class means of feature difference.",
             "Validation images: the epoch, all thresholds, and the learned gate, whose thresholds are chosen on scores "
             "of gates that have not seen the image (five folds).",
-            "Test images: nothing. They went once through each bundle, after it was settled; all figures below are "
-            "theirs where nothing else is said, by the code that boards run.",
-            f"Declared beforehand: of all thresholds whose mean validation drop plus {errors} is at most "
-            f"{points:.1f} points, the cheapest. The margin makes up for the search; the drop on test images is "
-            "reported as it came out.",
-            "A drop is against the last exit of the same int8 segments. Its interval is paired: mean and 1.96 standard "
-            "errors of the per-image differences. Over seeds, an image's differences are averaged first, as all seeds "
-            "see the same images.",
-            "Where one more seed would lie: mean and deviation over the seeds, Student's t, 95 %.",
-            f"The published {100 * report.published_saving:.1f} % is of another network, another training and an "
-            'accuracy called "comparable", and the criterion is our reconstruction of it from words: agreement or not '
-            "says little of the other.",
+            "Test images: nothing was chosen on them. They were run once through each bundle after it was final, by "
+            "the code that boards run. All figures below are for test images unless stated otherwise.",
+            f"The rule was declared beforehand: among all thresholds whose mean validation drop plus {errors} is at "
+            f"most {points:.1f} points, take the cheapest. The margin compensates for the search. The drop on test "
+            "images is reported as it came out.",
+            "A drop is relative to the last exit of the same int8 segments. Its interval is paired: mean and 1.96 "
+            "standard errors of the per-image differences. Over several seeds, the differences of each image are "
+            "averaged first, because all seeds see the same images.",
+            "The range for one more seed is from the mean and deviation over the seeds (Student's t, 95 %).",
+            f"The published {100 * report.published_saving:.1f} % is for another network, another training and an "
+            'accuracy called "comparable", and the criterion here is our reconstruction from the paper\'s text. So '
+            "agreement with it, or the lack of it, proves little about the paper.",
         ]
     )
     yield ""
@@ -152,11 +153,11 @@ def _compute_saved(report: Report, group: Group) -> Iterator[str]:
     assert compute is not None  # noqa: S101 - there are criteria
     yield f"## {group.branches} branches: compute saved at {100 * report.max_drop:.1f} points\n"
     yield (
-        f"Without early exits: {_spread(group.accuracy_no_exits)} % at {_millions(compute.strict)} MMACs (strict), "
-        f"{_millions(compute.loose)} (loose); leaving at exit "
+        f"Without early exits: {_spread(group.accuracy_no_exits)} % accuracy at {_millions(compute.strict)} MMACs "
+        f"(strict) or {_millions(compute.loose)} MMACs (loose). An input that leaves at exit "
         + ", ".join(f"{k} costs {_millions(macs)}" for k, macs in enumerate(compute.at_exit))
-        + f". Scoring an exit, at most {compute.criterion} multiply-accumulates "
-        f"({100 * compute.criterion / compute.strict:.3f} % of strict), is left out.\n"
+        + f" MMACs. The cost of scoring an exit is not included: at most {compute.criterion} multiply-accumulates, "
+        f"{100 * compute.criterion / compute.strict:.3f} % of strict.\n"
     )
     yield from _table(
         ["criterion", "test drop, points", "95 % over images", "accuracy %", "saved strict %", "saved loose %"]
@@ -174,7 +175,7 @@ def _compute_saved(report: Report, group: Group) -> Iterator[str]:
             for summary in group.criteria
         ],
     )
-    yield "Each seed by itself:\n"
+    yield "Each seed separately:\n"
     yield from _table(
         [
             "criterion",
@@ -219,8 +220,8 @@ def _matched(report: Report) -> Iterator[str]:
         return
     yield "## At the same compute\n"
     yield (
-        "Accuracy in % of the thresholds with the best validation accuracy whose mean validation compute is within the "
-        "budget; in brackets the MMACs that test images then took.\n"
+        "Accuracy in %, at the thresholds with the best validation accuracy among those whose mean validation compute "
+        "is within the budget. In brackets are the MMACs that the test images needed.\n"
     )
     for group in groups:
         budgets = list(dict.fromkeys(summary.budget_macs for summary in group.budgets))
@@ -263,10 +264,10 @@ def _small(report: Report) -> Iterator[str]:
                     name = f"early exits, {criterion_name(summary.criterion)}"
                     rows.append([str(group.branches), name, spent, _spread(summary.accuracy)])
     if not rows:
-        yield "None is there.\n"
+        yield "No such network is there.\n"
         return
-    yield "Criteria within the compute of the smaller network, thresholds from validation:\n"
-    yield from _table(["branches", "what", "MMACs", "accuracy %"], rows)
+    yield "Criteria at no more compute than the smaller network, with thresholds from validation images:\n"
+    yield from _table(["branches", "network", "MMACs", "accuracy %"], rows)
 
 
 def _boards(report: Report) -> Iterator[str]:
@@ -290,12 +291,13 @@ def _boards(report: Report) -> Iterator[str]:
         return
     yield "## What each board computes and sends\n"
     yield (
-        f"At the thresholds for {100 * report.max_drop:.1f} points, gated: a branch goes on when it is told to. Means "
-        "per input over the seeds; the largest mean of a board; the most that one input can cost a board. The origin "
-        "fuses. The input is counted as received by each board; messages without what a criterion remembers.\n"
+        f"At the thresholds for {100 * report.max_drop:.1f} points, in gated mode, with the origin fusing. Figures are "
+        "means per input over the seeds; *largest* is the largest mean of any board, *most* the most that one input "
+        "can cost a board. Every board receives the input. Messages are counted without what a criterion remembers "
+        "between exits.\n"
     )
-    head = ["branches", "criterion", "MMACs a board", "largest", "most", "fuser, thousand"]
-    head += ["input bytes a board", "embedding bytes a board", "messages, all", "their bytes"]
+    head = ["branches", "criterion", "MMACs per board", "largest", "most", "fuser, thousand MACs"]
+    head += ["input bytes per board", "embedding bytes per board", "messages, total", "bytes, total"]
     yield from _table(head, rows)
 
 
@@ -305,9 +307,10 @@ def _masks(report: Report) -> Iterator[str]:
         return
     yield "## Missing branches\n"
     yield (
-        f"Accuracy in % of every exit with branches missing; by {criterion_name(MASK_CRITERION)} at thresholds of that "
-        f"set, chosen on validation by the rule of {100 * report.max_drop:.1f} points against the last exit with the "
-        "same branches missing; what that saves against the present branches without early exits (strict).\n"
+        "Accuracy in % of every exit with branches missing. *At thresholds* uses "
+        f"{criterion_name(MASK_CRITERION)} with thresholds chosen for that set of missing branches on validation "
+        f"images, by the rule of {100 * report.max_drop:.1f} points relative to the last exit with the same branches "
+        "missing. *Saved* is relative to the present branches without early exits (strict).\n"
     )
     for group in groups:
         exits = len(group.masks[0].accuracy)
@@ -319,7 +322,7 @@ def _masks(report: Report) -> Iterator[str]:
 
 def _mask_row(summary: MaskSummary) -> list[str]:
     return [
-        _numbers(summary.missing) or "nobody",
+        _numbers(summary.missing) or "none",
         "with" if summary.variant == "full" else "without",
         *(_percent(accuracy) for accuracy in summary.accuracy),
         _percent(summary.accuracy_at_thresholds),
@@ -334,11 +337,11 @@ def _rankings(report: Report) -> Iterator[str]:
         return
     yield "## Does distillation suppress convergence?\n"
     yield (
-        "Distillation that aligns intermediate layers may leave nothing to converge, and a feature difference nothing "
-        "to tell. AUROC of each criterion's score for being as right as the last exit, over all test images (1 ranks "
-        "perfectly, 0.5 is blind). Suppressed is called what leaves feature difference less than "
-        f"{REQUIRED_RANKING:.0%} of max softmax's edge over 0.5 at the exits where it compares two exits; at exit 0 it "
-        "compares with class means.\n"
+        "Distillation that aligns intermediate layers may leave nothing to converge, so that a feature difference "
+        "carries no information. The tables give the AUROC of each criterion's score for being as right as the last "
+        "exit, over all test images (1 is a perfect ranking, 0.5 is chance). We call convergence suppressed if feature "
+        f"difference has less than {REQUIRED_RANKING:.0%} of max softmax's margin over 0.5 at the exits where it "
+        "compares two exits; at exit 0 it compares with class means.\n"
     )
     for group in groups:
         exits = len(group.rankings[0].auroc)
@@ -349,8 +352,8 @@ def _rankings(report: Report) -> Iterator[str]:
         for movement in group.movements:
             yield (
                 f"Median distance from exit {movement.exit - 1} to {movement.exit}: "
-                f"{_number(movement.as_good, 3)} where exit {movement.exit} is as right as the last one, "
-                f"{_number(movement.worse, 3)} where not.\n"
+                f"{_number(movement.as_good, 3)} for images on which exit {movement.exit} is as right as the last "
+                f"exit, {_number(movement.worse, 3)} for the others.\n"
             )
         if group.suppressed is not None:
             yield f"{group.branches} branches: convergence is {'' if group.suppressed else 'not '}suppressed.\n"
@@ -363,7 +366,7 @@ def _ranking_row(ranking: RankingSummary) -> list[str]:
 def _networks(report: Report) -> Iterator[str]:
     yield "## Networks\n"
     head = ["variant", "branches", "seed", "epochs (kept)", "seconds", "trained on", "bundle", "bytes"]
-    head += ["its default", "saved strict %", "drop, points"]
+    head += ["default criterion", "saved strict %", "drop, points"]
     yield from _table(
         head,
         [
@@ -381,15 +384,15 @@ def _networks(report: Report) -> Iterator[str]:
             for network in report.networks
         ],
     )
-    yield f"Seconds are of the students alone; teacher: {_teacher(report)}. Evaluated on {report.machine}.\n"
+    yield f"Seconds are for the student only. Teacher: {_teacher(report)}. Evaluated on {report.machine}.\n"
     if report.absent:
-        yield "Asked for and not there:\n"
+        yield "Requested but not available:\n"
         yield from _bullets(
             f"{absent.variant}, {absent.branches} branches, seed {absent.seed}: {absent.why}"
             for absent in report.absent
         )
     else:
-        yield "All networks that were asked for are there."
+        yield "All requested networks are included."
     yield ""
 
 
@@ -421,7 +424,7 @@ def _quantisation(report: Report) -> Iterator[str]:
     if not rows:
         return
     yield "## Before and after quantisation\n"
-    yield "Accuracy in % of every exit, nobody missing.\n"
+    yield "Accuracy in % of every exit, with no branch missing.\n"
     head = ["variant", "branches", "seed", "exit", "validation, float", "validation, int8", "test, float", "test, int8"]
     yield from _table(head, rows)
 

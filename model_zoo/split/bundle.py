@@ -17,7 +17,7 @@ from distree.bundle.manifest import (
     InputSpec,
     Macs,
     Manifest,
-    Measured,
+    MeasuredFigures,
     Preprocess,
     Promise,
     SplitFrom,
@@ -63,7 +63,7 @@ def serve_segments(network: Network, cuts: Sequence[Cut], heads: Sequence[Served
     made.append(editor.finish({INPUT: editor.copied(starts[-1])}, {LOGITS: logits}))
     if max(map(len, made)) > MAX_SEGMENT_BYTES:
         raise SplitError(
-            f"a segment has {max(map(len, made))} bytes; at most {MAX_SEGMENT_BYTES} are served; cut it more"
+            f"a segment has {max(map(len, made))} bytes; at most {MAX_SEGMENT_BYTES} are served", "cut it more"
         )
     return made
 
@@ -74,7 +74,9 @@ def _yes_or_no(logit: TensorInfo) -> Layer:
     if logit.dtype == "float32":
         return Layer(weights.astype(np.float32), np.zeros(2, np.float32), 0.0, 0.0, 0, 0.0, 0, relu=False)
     if logit.dtype != "int8":
-        raise SplitError(f"gives one {logit.dtype} score; a single sigmoid is served as int8 or float32: convert it so")
+        raise SplitError(
+            f"gives one {logit.dtype} score", "a single sigmoid is served as int8 or float32: convert it so"
+        )
     # A weight scale of 1 and the same scale on both sides give back the very steps that come in.
     scale = logit.scale
     zero = logit.zero_point
@@ -150,14 +152,14 @@ def _description(network: Network, cuts: Sequence[Cut], draft: Manifest) -> str:
     return f"{len(draft.labels)} classes of {draft.input.dtype} inputs {size}, {len(cuts) + 1} exits, {kind}"
 
 
-def finish(bundle: Bundle, measured: Measured | None, split_from: SplitFrom) -> None:
+def finish(bundle: Bundle, measured: MeasuredFigures | None, split_from: SplitFrom) -> None:
     """Write the manifest, the last of a bundle's files."""
     write_manifest(replace(bundle.manifest, measured=measured, split_from=split_from), bundle.path)
 
 
-def measured_on(data: str, evaluation: Evaluation) -> Measured:
+def measured_on(data: str, evaluation: Evaluation) -> MeasuredFigures:
     """Lay out figures as a manifest has them; `data` says what they were measured on."""
-    return Measured(
+    return MeasuredFigures(
         data=data,
         accuracy=_rounded(evaluation.accuracy),
         accuracy_at_thresholds=round(evaluation.accuracy_at_thresholds, 6),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distree.bundle.loading import load_bundle, user_folder, zoo_folder
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError
 from distree.topics import check_id, is_id
 from model_zoo.errors import DataError
 from model_zoo.progress import Progress
@@ -112,26 +112,29 @@ class _Screen:
 def _own_place(name: str) -> Path:
     shipped, own = zoo_folder(), user_folder()
     if shipped is not None and (shipped / name).exists():
-        raise ConfigError(f"--name {name}: a bundle of the model zoo is called so; give another name")
+        raise ConfigError(f"--name {name}: a shipped bundle has this name", "choose another one")
     if own is None:
-        raise ConfigError("--out is needed: there is no home folder for bundles of your own")
+        raise ConfigError("there is no home folder for bundles of your own", "give a folder by --out")
     return own / name
 
 
 def _asked(args: argparse.Namespace) -> Asked:
     if args.data is None and not args.list:
-        raise ConfigError("--data is needed: inputs to train exit heads on; or give --list to see where it can be cut")
+        raise ConfigError(
+            "--data is missing: exit heads need inputs to learn from",
+            "give --data FILE, or --list to see where the network can be cut",
+        )
     for path in (args.data, args.unlabelled, args.test):
         if path is not None and not path.exists():
-            raise DataError(f"{path}: no such file")
+            raise DataError(f"{path}: no such file", CHECK_PATH)
     if args.stages is not None and args.after is not None:
-        raise ConfigError("--stages and --after: give one of them")
+        raise ConfigError("--stages and --after exclude each other", "give one of them")
     if not 1 <= args.hidden <= 4096:
-        raise ConfigError(f"--hidden {args.hidden}: 1 to 4096")
+        raise ConfigError(f"--hidden: {args.hidden} is out of range", "choose 1 to 4096")
     if not 0.0 <= args.label_weight <= 1.0:
-        raise ConfigError(f"--label-weight {args.label_weight:g}: 0 to 1")
+        raise ConfigError(f"--label-weight: {args.label_weight:g} is out of range", "choose 0 to 1")
     if args.seed < 0:
-        raise ConfigError(f"--seed {args.seed}: 0 or more")
+        raise ConfigError(f"--seed: {args.seed} is out of range", "choose 0 or more")
     return Asked(
         model=args.model,
         name=_name(args.model) if args.name is None else check_id(args.name, "--name"),
@@ -172,7 +175,7 @@ def _labels(text: str | None) -> tuple[str, ...]:
         try:
             lines = path.read_text(encoding="utf-8")[: 1 << 20].splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--labels {path}: cannot be read ({error}); give one name a line") from None
+            raise ConfigError(f"--labels {path}: cannot be read ({error})", "give one name a line") from None
         return tuple(line.strip() for line in lines if line.strip())
     return tuple(name.strip() for name in text.split(","))
 
@@ -181,7 +184,9 @@ def _operators(text: str | None) -> tuple[int, ...]:
     try:
         return () if text is None else tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--after {text}: not numbers of operators separated by commas, as --list has them") from None
+        raise ConfigError(
+            f"--after {text}: not a list of whole numbers", "give operator numbers of --list, as in 3,7"
+        ) from None
 
 
 def _share(text: str) -> float:
@@ -196,5 +201,5 @@ def _share(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0.0 <= value < 1.0:
-        raise ConfigError(f"--max-drop {text}: not a share from 0 % to 100 %, such as 1% or 0.01")
+        raise ConfigError(f"--max-drop {text}: not a share between 0 and 1", "write it as 0.01 or 1%")
     return value

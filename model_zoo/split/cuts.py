@@ -121,9 +121,9 @@ def cuts_after(cuts: Cuts, operators: Iterable[int]) -> tuple[Cut, ...]:
     wanted = sorted(set(operators))
     for after in wanted:
         if after not in legal:
-            raise SplitError(f"--after {after}: {_why_not(cuts, after)}; {_nearest(cuts, after)}")
+            raise SplitError(f"--after {after}: {_why_not(cuts, after)}", _nearest(cuts, after))
     if not 1 <= len(wanted) < MAX_STAGES:
-        raise SplitError(f"--after: {len(wanted)} cuts; 1 to {MAX_STAGES - 1} can be served")
+        raise SplitError(f"--after: {len(wanted)} cuts", f"give 1 to {MAX_STAGES - 1}")
     return tuple(legal[after] for after in wanted)
 
 
@@ -141,8 +141,8 @@ def _why_not(cuts: Cuts, after: int) -> str:
 
 
 def _nearest(cuts: Cuts, after: int) -> str:
-    near = " and ".join(f"after {cut.after}" for cut in cuts.nearest(after))
-    return f"the nearest legal cuts are {near}" if near else "it has no legal cut"
+    near = " or ".join(f"after {cut.after}" for cut in cuts.nearest(after))
+    return f"cut {near}, which {'is' if near.count('after') == 1 else 'are'} nearest" if near else "it has no legal cut"
 
 
 def paying_cuts(cuts: Cuts, head_macs: dict[int, int]) -> tuple[Cut, ...]:
@@ -156,11 +156,11 @@ def choose_cuts(cuts: Sequence[Cut], head_macs: dict[int, int], stages: int) -> 
     head_macs: multiply-accumulates of the head after each cut. Raises SplitError for more stages than there are cuts.
     """
     if not 2 <= stages <= MAX_STAGES:
-        raise SplitError(f"--stages {stages}: 2 to {MAX_STAGES} can be served")
+        raise SplitError(f"--stages: {stages} is out of range", f"choose 2 to {MAX_STAGES}")
     if len(cuts) < stages - 1:
         raise SplitError(
-            f"--stages {stages}: {len(cuts)} cuts save more than they cost, {stages - 1} are needed; give fewer "
-            "stages, or name the cuts by --after"
+            f"--stages {stages}: {len(cuts)} cuts save more than they cost, {stages - 1} are needed",
+            "give fewer stages, or name the cuts by --after",
         )
     # best[i]: the least expected cost up to and with cut i as the last one so far, and the cuts that give it.
     best: list[_Way] = [(_reached(None, cut, head_macs), (cut,)) for cut in cuts]

@@ -45,10 +45,10 @@ def name_classes(given: tuple[str, ...], of_data: tuple[str, ...] | None, count:
     if len(names) != count:
         where = "--labels" if given else "the data"
         raise SplitError(
-            f"{where}: {len(names)} classes, the network tells {count} apart; give the names of all of them"
+            f"{where}: {len(names)} classes, the network tells {count} apart", "give the names of all of them"
         )
     if len(set(names)) < count or not all(names):
-        raise SplitError("--labels: names must differ and not be empty")
+        raise SplitError("--labels: a name is empty or occurs twice", "give each class a name of its own")
     return Classes(names)
 
 
@@ -67,16 +67,18 @@ def class_labels(examples: Examples, classes: Classes, *, anyway: bool) -> Label
     if labels.max() >= len(classes.names):
         raise SplitError(
             f"{examples.source}: label {labels.max()}, but the network tells {len(classes.names)} classes apart, "
-            "numbered from 0; correct the labels"
+            "numbered from 0",
+            "correct the labels",
         )
     counts = np.bincount(labels, minlength=len(classes.names))
     if (counts > 0).sum() < 2:
-        raise SplitError(f"{examples.source}: all inputs are of one class; give some of every class")
+        raise SplitError(f"{examples.source}: all inputs are of one class", "give some of every class")
     fewest = int(np.where(counts > 0, counts, counts.max()).argmin())
     if counts[fewest] < FEWEST_OF_CLASS and not anyway:
         raise SplitError(
-            f"{examples.source}: {counts[fewest]} of class {classes.names[fewest]}, at least {FEWEST_OF_CLASS} of each "
-            "class that occurs are needed; give more, leave the class out, or take them as they are with --force"
+            f"{examples.source}: {counts[fewest]} of class {classes.names[fewest]}, at least {FEWEST_OF_CLASS} of "
+            "each class that occurs are needed",
+            "give more, leave the class out, or take them as they are with --force",
         )
     return labels
 
@@ -84,7 +86,7 @@ def class_labels(examples: Examples, classes: Classes, *, anyway: bool) -> Label
 def check_count(examples: Examples) -> None:
     """Raise SplitError for too few inputs to learn from."""
     if len(examples) < FEWEST_INPUTS:
-        raise SplitError(f"{examples.source}: {len(examples)} inputs; at least {FEWEST_INPUTS} are needed")
+        raise SplitError(f"{examples.source}: {len(examples)} inputs are too few", f"give at least {FEWEST_INPUTS}")
 
 
 def check_same_kind(examples: Examples, data: Examples) -> None:
@@ -93,7 +95,8 @@ def check_same_kind(examples: Examples, data: Examples) -> None:
     if one.dtype != other.dtype or one.shape[1:] != other.shape[1:]:
         raise SplitError(
             f"{examples.source}: inputs are {one.dtype} {one.shape[1:]}, those of {data.source} {other.dtype} "
-            f"{other.shape[1:]}; both must be alike"
+            f"{other.shape[1:]}",
+            "give inputs of one kind",
         )
 
 
@@ -103,8 +106,8 @@ def check_answers(
     """Raise SplitError where the network's answers make no sense on the data: one class, or no better than guessing."""
     if len(np.unique(answers)) < 2:
         raise SplitError(
-            f"the network answers {classes.names[int(answers[0])]!r} to every input: are these inputs what it was made "
-            "for, and in its range of values? See --range"
+            f"the network answers {classes.names[int(answers[0])]!r} to every input",
+            "give inputs of the kind that it was trained on, and their range of values by --range",
         )
     if labels is None:
         return
@@ -113,10 +116,10 @@ def check_answers(
     say(f"the whole network is right on {100 * right:.2f} % of {len(labels):,} inputs")
     if right > guessing + 2.0 * np.sqrt(guessing * (1 - guessing) / len(labels)) or anyway:
         return
-    why = _other_order(answers, labels, classes) or "do labels, range and inputs belong to it?"
+    why = _other_order(answers, labels, classes) or "check that labels, range and inputs belong to it"
     raise SplitError(
-        f"the network is right on {100 * right:.1f} % of the inputs, no better than guessing ({100 * guessing:.1f} %): "
-        f"{why} With --force it is taken all the same"
+        f"the network is right on {100 * right:.1f} % of the inputs, no better than guessing ({100 * guessing:.1f} %)",
+        f"{why}, or use them as they are with --force",
     )
 
 
@@ -131,4 +134,4 @@ def _other_order(answers: Labels, labels: Labels, classes: Classes) -> str:
     if share < _ALIKE or len(set(taken.tolist())) < len(seen):
         return ""
     pairs = ", ".join(f"{classes.names[a]} is its {classes.names[b]}" for a, b in zip(seen[:3], taken[:3], strict=True))
-    return f"the labels seem to be in another order ({pairs} …); give the network's own order by --labels."
+    return f"give the network's own order of classes by --labels ({pairs} …)"

@@ -85,7 +85,9 @@ def class_logits(scores: Array, ending: Ending) -> npt.NDArray[np.float32]:
     """Turn a network's scores (n, values) into logits (n, classes); SplitError where they are not finite."""
     real = dequantised(scores, ending.logits)
     if not np.isfinite(real).all():
-        raise SplitError("the network gives scores that are not finite (NaN or infinite) on some inputs")
+        raise SplitError(
+            "some scores of the network are not finite (NaN or infinite)", "check the range of the inputs (--range)"
+        )
     if ending.is_single_sigmoid:
         return np.concatenate([np.zeros_like(real), real], axis=1)
     return real

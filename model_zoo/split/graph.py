@@ -104,7 +104,7 @@ class Graph:
 def read_graph(model: Any) -> Graph:
     """Read the first subgraph of a `ModelT`; SplitError where what it says does not fit together."""
     if not model.subgraphs or not model.subgraphs[0].tensors or not model.subgraphs[0].operators:
-        raise SplitError("holds no network; convert it again")
+        raise SplitError("holds no network", "convert it again")
     main = model.subgraphs[0]
     tensors = tuple(_tensor(model, index, tensor) for index, tensor in enumerate(main.tensors))
     operators = tuple(_operator(model, index, operator) for index, operator in enumerate(main.operators))
@@ -155,14 +155,14 @@ def _quantisation(parameters: Any) -> tuple[list[float], list[int]]:
 
 def _has_data(model: Any, buffer: int) -> bool:
     if not 0 <= buffer < len(model.buffers or ()):
-        raise SplitError("is damaged: a tensor's data is not in the file; copy or convert it again")
+        raise SplitError("is damaged: a tensor's data is not in the file", "copy or convert it again")
     data, offset = model.buffers[buffer].data, model.buffers[buffer].offset
     return offset > 1 or (data is not None and len(data) > 0)
 
 
 def _operator(model: Any, index: int, operator: Any) -> OperatorInfo:
     if not 0 <= operator.opcodeIndex < len(model.operatorCodes or ()):
-        raise SplitError(f"is damaged: operator {index} is of no known kind; copy or convert it again")
+        raise SplitError(f"is damaged: operator {index} is of no known kind", "copy or convert it again")
     code = model.operatorCodes[operator.opcodeIndex]
     return OperatorInfo(
         index=index,
@@ -188,16 +188,16 @@ def _check(graph: Graph) -> None:
     named = [*graph.inputs, *graph.outputs]
     named += [tensor for operator in graph.operators for tensor in (*operator.inputs, *operator.outputs)]
     if not all(0 <= tensor < known for tensor in named):
-        raise SplitError("is damaged: it names tensors that are not in it; copy or convert it again")
+        raise SplitError("is damaged: it names tensors that are not in it", "copy or convert it again")
     made_by: dict[int, int] = {}
     for operator in graph.operators:
         for tensor in operator.outputs:
             if tensor in made_by or tensor in graph.inputs:
-                raise SplitError("is damaged: two operators give the same tensor; copy or convert it again")
+                raise SplitError("is damaged: two operators give the same tensor", "copy or convert it again")
             made_by[tensor] = operator.index
     for operator in graph.operators:
         if any(made_by.get(tensor, -1) >= operator.index for tensor in operator.inputs):
-            raise SplitError(f"is damaged: operator {operator.index} runs before what it takes; convert it again")
+            raise SplitError(f"is damaged: operator {operator.index} runs before what it takes", "convert it again")
 
 
 def operator_macs(graph: Graph, operator: OperatorInfo) -> int:

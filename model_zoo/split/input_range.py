@@ -59,7 +59,7 @@ def fit_inputs(inputs: Array, tensor: TensorInfo) -> InputFit:
         return InputFit(spec, "nhwc")
     if len(shape) == len(wanted) and (shape[-1], *shape[:-1]) == wanted:
         return InputFit(spec, "nchw")
-    raise SplitError(f"takes inputs of {_text(wanted)}, the data has {_text(shape)}; resize or cut the data")
+    raise SplitError(f"takes inputs of {_text(wanted)}, the data has {_text(shape)}", "resize or cut the data")
 
 
 def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
@@ -78,7 +78,10 @@ def input_ways(inputs: Array, fit: InputFit, tensor: TensorInfo, wanted: str | N
     names, orders = _wanted(wanted) if wanted else (_sensible(inputs, tensor), _orders(fit))
     ways = [way for name in names for way in _ways(name, inputs, fit, tensor, orders)]
     if not ways:
-        raise SplitError(f"--range {wanted}: makes no sense for {inputs.dtype} inputs of {_text(fit.spec.shape)}")
+        raise SplitError(
+            f"--range {wanted}: does not apply to {inputs.dtype} inputs of {_text(fit.spec.shape)}",
+            "leave it out to have it found",
+        )
     return ways
 
 
@@ -86,7 +89,9 @@ def _wanted(text: str) -> tuple[Sequence[str], tuple[ChannelOrder, ...]]:
     name, _, order = text.partition(",")
     orders = tuple(known for known in ORDERS if known == (order or "rgb"))
     if name not in RANGES or not orders:
-        raise SplitError(f"--range {text}: not one of {', '.join(RANGES)}, with ,bgr behind it where blue comes first")
+        raise SplitError(
+            f"--range {text}: unknown", f"use one of {', '.join(RANGES)}, followed by ,bgr where blue comes first"
+        )
     return (name,), orders
 
 
@@ -177,7 +182,7 @@ def find_way(
 
 def _by_scale(ways: Sequence[InputWay], tensor: TensorInfo) -> InputWay:
     if tensor.dtype == "float32" or not tensor.scale:
-        raise SplitError("nothing says which values its inputs have, and there are no labels to try by; give --range")
+        raise SplitError("nothing says which values its inputs have, and there are no labels to try by", "give --range")
     bounds = np.iinfo(tensor.dtype)
     covered = [tensor.scale * (step - tensor.zero_point) for step in (bounds.min, bounds.max)]
 
@@ -188,8 +193,9 @@ def _by_scale(ways: Sequence[InputWay], tensor: TensorInfo) -> InputWay:
     best = min(ways, key=off)
     if off(best) > 0.1 * (covered[1] - covered[0]):
         raise SplitError(
-            f"its input covers {covered[0]:.3g} to {covered[1]:.3g}, which is none of the usual ranges, and there are "
-            "no labels to try by; give --range"
+            f"its input covers {covered[0]:.3g} to {covered[1]:.3g}, which is none of the usual ranges, and there "
+            "are no labels to try by",
+            "give --range",
         )
     return best
 

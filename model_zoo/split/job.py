@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distree.bundle.loading import Bundle
-from distree.bundle.manifest import DataUse, Manifest, Measured, Promise
+from distree.bundle.manifest import DataUse, Manifest, MeasuredFigures, Promise
 from distree.bundle.preprocessing import Preprocessor
 from distree.tensors import Array
 from model_zoo.costs import Costs, costs_of
@@ -165,7 +165,7 @@ class _Work:
             if self.network.ending.is_single_sigmoid:
                 found = found[:, 1:]
             if not np.array_equal(class_logits(found, self.network.ending)[0], given.logits[row]):
-                raise SplitError(f"the last stage's scores are not the network's on input {row}; please report this")
+                raise SplitError(f"the last stage's scores are not the network's on input {row}", "please report this")
 
     def _tensors(self, prepared: Preprocessor, count: int | None = None) -> Iterable[Array]:
         return (prepared.tensor(one) for one in self.data.inputs[:count])
@@ -177,8 +177,9 @@ class _Work:
         self.tell.line(f"{proof.inputs:,} {which} inputs: {proof.mismatches} differ from the whole network")
         if proof.mismatches:
             raise SplitError(
-                f"the stages differ from the whole network on {proof.mismatches} of {proof.inputs} {which} inputs, so "
-                "it cannot be cut there; try other cuts, see --list"
+                f"the stages differ from the whole network on {proof.mismatches} of {proof.inputs} {which} inputs, "
+                "so it cannot be cut there",
+                "try other cuts, see --list",
             )
 
     # ---------------------------------------------------------------- inputs
@@ -233,8 +234,8 @@ class _Work:
             tell.print(report.few_inputs(len(self.data)))
         if saved(row.of(asked.rule), costs) <= 0 and not asked.force:
             raise SplitError(
-                f"exits save nothing at a drop of {100 * asked.max_drop:.3g} points; allow more by --max-drop, give "
-                "more inputs, or write it all the same with --force"
+                f"exits save nothing at a drop of {100 * asked.max_drop:.3g} points",
+                "allow more by --max-drop, give more inputs, or write it all the same with --force",
             )
         return row
 
@@ -275,14 +276,14 @@ class _Work:
         split_from = writing.origin(self.network, asked, self.cuts, heads_from, use, promise, tested_on)
         writing.finish(draft, measured, split_from)
 
-    def _test(self, draft: Bundle, path: Path) -> tuple[Measured, DataUse]:
+    def _test(self, draft: Bundle, path: Path) -> tuple[MeasuredFigures, DataUse]:
         """Open the test inputs, once, and run them through the bundle as boards would."""
         self.tell.phase("reading the test inputs, once", _reading_s(path))
         test = reading.read(path)
         reading.check_same_kind(test, self.data)
         labels = reading.class_labels(test, reading.Classes(draft.labels), anyway=True)
         if labels is None:
-            raise SplitError(f"{path}: --test needs labels")
+            raise SplitError(f"{path}: has no labels, which --test needs", "add labels, or leave --test out")
         self.tell.phase("measuring on the test inputs", _long(2, len(test)))
         images = LabelledImages(test.inputs, labels, np.arange(len(test)), test.source)
         scored = score_exits(collect_logits(draft, images), CRITERION)

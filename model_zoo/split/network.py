@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from distree.errors import CHECK_PATH
 from model_zoo.errors import SplitError
 from model_zoo.split.cuts import Cut, Cuts, choose_cuts, cuts_after, find_cuts, paying_cuts
 from model_zoo.split.ending import Ending, find_ending
@@ -52,11 +53,11 @@ class Network:
             return cuts_after(self.cuts, after)
         usable = self.paying or (tuple(cut for cut in self.cuts.legal if cut.macs > 0) if anyway else ())
         if not self.cuts.legal:
-            raise SplitError("has no legal cut: more than one tensor crosses every point; see --list")
+            raise SplitError("has no legal cut: more than one tensor crosses every point", "see --list")
         if not usable:
             raise SplitError(
-                "has no cut that saves anything: head and hop cost more than what is left after it; see --list, or cut "
-                "it all the same with --force"
+                "has no cut that saves anything: head and hop cost more than what is left after it",
+                "see --list, or cut it all the same with --force",
             )
         wanted = stages or min(_DEFAULT_STAGES, len(usable) + 1)
         return choose_cuts(usable, self._head_macs, wanted)
@@ -84,9 +85,11 @@ def open_network(path: Path, hidden: int, tell: Teller) -> Network:
 def _read(path: Path) -> bytes:
     try:
         if not path.is_file():
-            raise SplitError("no such file" if not path.exists() else "is not a file")
+            raise SplitError("no such file" if not path.exists() else "is not a file", CHECK_PATH)
         if path.stat().st_size > MAX_BYTES:
-            raise SplitError(f"{path.stat().st_size} bytes; networks of at most {MAX_BYTES >> 20} MiB are cut")
+            raise SplitError(
+                f"{path.stat().st_size} bytes are too many", f"give a network of at most {MAX_BYTES >> 20} MiB"
+            )
         return path.read_bytes()
     except OSError as error:
-        raise SplitError(f"cannot be read ({error.strerror})") from None
+        raise SplitError(f"cannot be read ({error.strerror})", CHECK_PATH) from None

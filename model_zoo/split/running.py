@@ -41,7 +41,7 @@ def _interpreter(content: bytes, *, xnnpack: bool, keep_all: bool = False) -> An
         made.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise SplitError(f"the interpreter refuses it: {reason}; convert it with a current converter") from None
+        raise SplitError(f"the interpreter refuses it: {reason}", "convert it with a current converter") from None
     return made
 
 
@@ -54,7 +54,7 @@ def with_true_shapes(graph: Graph, content: bytes) -> Graph:
         interpreter.invoke()
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise SplitError(f"cannot be run: {reason}; convert it with a current converter") from None
+        raise SplitError(f"cannot be run: {reason}", "convert it with a current converter") from None
     shapes = {}
     for found in interpreter.get_tensor_details():
         shape = tuple(int(size) for size in found["shape"])

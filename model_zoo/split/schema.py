@@ -22,8 +22,8 @@ def load_schema() -> ModuleType:
         from ai_edge_litert import schema_py_generated
     except ImportError as error:
         raise SplitError(
-            f"cutting a network needs the package ai-edge-litert ({error}); split it on a 64-bit machine and copy the "
-            "bundle to this one"
+            f"cutting a network needs the package ai-edge-litert ({error})",
+            "split it on a 64-bit machine and copy the bundle to this one",
         ) from None
     found: ModuleType = schema_py_generated
     return found
@@ -53,7 +53,7 @@ def read_model(content: bytes) -> Any:
     """
     if content[_IDENTIFIER_AT] != IDENTIFIER:
         raise SplitError(
-            "is not a .tflite file (its bytes 4 to 7 are not TFL3); give the file that the converter wrote"
+            "is not a .tflite file (its bytes 4 to 7 are not TFL3)", "give the file that the converter wrote"
         )
     schema = load_schema()
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, NoReturn, Protocol
 
 from distree import child_processes
-from distree.errors import DistreeError
+from distree.errors import DistreeError, Problem
 from model_zoo.errors import DataError, SplitError
 
 _LONGEST_LINE = 1 << 20
@@ -69,9 +69,9 @@ class Teller:
         """Say what the command was asked for."""
         self._send("print", text)
 
-    def error(self, text: str, *, of_network: bool) -> None:
-        """Say why it ends here: for what the network's file is, or for something that the text names."""
-        self._send("error", text, of_network)
+    def error(self, problem: Problem, *, of_network: bool) -> None:
+        """Say why it ends here: because of the network, or of something that the problem names."""
+        self._send("error", *problem, of_network)
 
     def _send(self, *message: object) -> None:
         if self.pipe is not None:
@@ -138,15 +138,16 @@ def _work(work: Callable[[Teller], None], teller: Teller) -> None:
     try:
         work(teller)
     except SplitError as error:
-        teller.error(str(error), of_network=True)
+        teller.error(error.problem, of_network=True)
     except DistreeError as error:
-        teller.error(str(error), of_network=False)
+        teller.error(error.problem, of_network=False)
     except MemoryError:
-        teller.error("needs more memory than there is; is the file whole, and the right one?", of_network=True)
+        problem = Problem("needs more memory than there is", "check that the file is whole, and the right one")
+        teller.error(problem, of_network=True)
     except Exception as error:  # noqa: BLE001 - damaged files raise whatever their bytes lead to
         reason = " ".join(str(error).split())[:150]
-        text = f"is damaged or not understood ({type(error).__name__}: {reason}); copy or convert it again"
-        teller.error(text, of_network=True)
+        what = f"is damaged or not understood ({type(error).__name__}: {reason})"
+        teller.error(Problem(what, "copy or convert it again"), of_network=True)
 
 
 @dataclass(slots=True)
@@ -177,8 +178,9 @@ class _Listener:
             elif kind == "print":
                 self.screen.print(rest[0])
             else:
-                text, of_network = rest
-                self.error = SplitError(f"{self.about}: {text}") if of_network else DataError(text)
+                what, remedy, of_network = rest
+                problem = Problem(what, remedy)
+                self.error = SplitError(*problem.at(self.about)) if of_network else DataError(*problem)
 
     def _lines(self, reader: int) -> Iterator[bytes]:
         poller = select.poll()
@@ -201,17 +203,22 @@ class _Listener:
     def judge(self, status: int) -> None:
         """Raise SplitError unless the child did its work."""
         if self.hung:
-            raise SplitError(f"{self.about}: {self.what}: not done after {self.limit_s:.0f} s; is the file whole?")
+            raise SplitError(
+                f"{self.about}: {self.what}: not done after {self.limit_s:.0f} s", "check that the file is whole"
+            )
         if self.error is not None:
             raise self.error
         if os.WIFSIGNALED(status):
             name = signal.Signals(os.WTERMSIG(status)).name
             raise SplitError(
                 f"{self.about}: {self.what}: the interpreter crashed ({name}), as it does on damaged files and on "
-                "networks that it was not made for; convert the network again with a current converter"
+                "networks that it was not made for",
+                "convert the network again with a current converter",
             )
         if os.WEXITSTATUS(status):
-            raise SplitError(f"{self.about}: {self.what}: ended with status {os.WEXITSTATUS(status)}")
+            raise SplitError(
+                f"{self.about}: {self.what}: ended with status {os.WEXITSTATUS(status)}", "please report this"
+            )
 
 
 def _end(child: int, *, patient: bool) -> int:

@@ -182,17 +182,17 @@ class Loop:
     def _resume(self) -> _State | None:
         if not self.checkpoint.is_file():
             return None
-        # Whatever it was written on: loading moves the values to where the network is.
+        # Wherever it was written: loading moves the values to where the network is.
         content = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
         if content["identity"] != self.identity:
             raise DataError(
-                f"{self.checkpoint}: is of another seed or other settings; delete it or give another --work"
+                f"{self.checkpoint}: is from another seed or other settings", "delete it, or give another --work"
             )
         try:
             self.network.load_state_dict(content["weights"])
         except RuntimeError as error:
             raise DataError(
-                f"{self.checkpoint}: is of a network of another structure; delete it or give another --work"
+                f"{self.checkpoint}: is from a network of another structure", "delete it, or give another --work"
             ) from error
         self._optimiser.load_state_dict(content["optimiser"])
         self._rates.load_state_dict(content["schedule"])
@@ -230,7 +230,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         identity, machine = dict(content["identity"]), content.get("machine")
     except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path}: not a checkpoint of a training ({why}); delete it to train anew") from error
+        raise DataError(f"{path}: not a checkpoint of a training ({why})", "delete it to train again") from error
     return Checkpoint(
         identity=identity,
         epochs=state.epoch,

@@ -52,7 +52,9 @@ class StudentPlan:
         """Apply settings to a recipe; DataError for a number of branches that the recipe is not for."""
         if settings.branches not in recipe.branch_counts:
             known = ", ".join(map(str, recipe.branch_counts))
-            raise DataError(f"recipe {recipe.name} is for {known} branches, not {settings.branches}")
+            raise DataError(
+                f"recipe {recipe.name} does not support {settings.branches} branches", f"choose one of {known}"
+            )
         distillation, small = recipe.distillation, settings.variant == "small"
         exits = tuple(range(len(distillation.exit_weights)))
         return cls(

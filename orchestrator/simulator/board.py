@@ -16,54 +16,54 @@ from distree.messages.device import DeviceStatus
 from distree.messages.member import Call
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.messages.result import Result
-from distree.node import Accepted, Acknowledge, Announce, Effect, Fuse, Publish, Run, StageNode
-from distree.node.custody import REMEMBERED
+from distree.node import AcceptedInput, Acknowledge, Announce, Effect, Fuse, Publish, Run, StageNode
+from distree.node.custody import MAX_REMEMBERED
 from distree.topics import ALL
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import BoardsConfig, BrokerConfig
 from orchestrator.simulator.events import Events
-from orchestrator.simulator.network import Link, Message, Session
+from orchestrator.simulator.network import BrokerSession, Link, Message
 from orchestrator.simulator.reporting import Reporting
 from orchestrator.simulator.roll import Roll, Word
 from orchestrator.simulator.service import Host
 from orchestrator.simulator.traffic import Traffic
 
 DECISION_EXPIRY_S = 10.0
-"""As an agent publishes decisions."""
+"""As long as decisions of an agent are valid."""
 
 DRAIN_S = 10.0
-"""As long as an agent that is stopped takes to finish what is under way, by default."""
+"""How long an agent that is stopped may take to finish its work, by default."""
 
 IDLE_CHECK_S = 0.01
-"""How often it looks whether that is done."""
+"""How often it checks whether that is done."""
 
 MESSAGE_BYTES = 300
-"""About what a message takes besides its tensor, MQTT's part included."""
+"""Approximate size of a message without its tensor, MQTT's part included."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Surroundings:
-    """What boards have in common. `readers` has those of each stage's topic for all boards of it (`topics.ALL`)."""
+    """What all boards share. `readers` has, per stage, the sessions that read what is for all boards (`topics.ALL`)."""
 
     events: Events
     traffic: Traffic
     books: Books
     random: random.Random
-    readers: list[list[Session]]
-    boards: dict[str, Board]
+    readers: list[list[BrokerSession]]
+    boards: dict[str, SimulatedBoard]
     roll: Roll
     broker: BrokerConfig
     host: Host | None
     tensor_bytes: tuple[int, ...]
     fuse_s: float
     deadline_s: float
-    telemetry_s: float
+    telemetry_interval_s: float
     receive_maximum: int
     has_spools: bool
     ends_at: float
 
 
-class Board:
+class SimulatedBoard:
     """One board: its node, its interpreter, which does one thing at a time, and its connection.
 
     make_node: makes the node of each of its lives, by the id of that run and what its spool held. run_s: mean seconds
@@ -80,31 +80,31 @@ class Board:
         self,
         name: str,
         around: Surroundings,
-        make_node: Callable[[str, Sequence[Accepted], Sequence[str]], StageNode],
+        make_node: Callable[[str, Sequence[AcceptedInput], Sequence[str]], StageNode],
         link: Link,
         run_s: dict[int, float],
         kind: BoardsConfig,
         needs: frozenset[int],
     ) -> None:
         self.name = name
-        self.session = Session(around.events, link, around.receive_maximum, self)
+        self.session = BrokerSession(around.events, link, around.receive_maximum, self)
         self.life = 0
         self.is_alive = self._is_awake = True
         self._goes_on_at = 0.0
         self._cut_off_since = math.inf
-        """Since when the broker has owed acknowledgements: it is away."""
+        """Since when the broker has owed acknowledgements, because it is away."""
         self._around = around
         self._events = around.events
         self._make_node = make_node
         self._run_s, self._jitter, self._rate_hz = run_s, float(kind.jitter), kind.rate_hz
         self._needs = needs
-        self._answered: deque[str] = deque(maxlen=REMEMBERED)
+        self._answered: deque[str] = deque(maxlen=MAX_REMEMBERED)
         self._reporting = Reporting(self, around)
         self._begin((), ())
         # A board that neither answers for inputs nor runs a branch asks for a tick only where it was called.
         self._has_timers = self.node.settings.origin is not None or self.node.settings.branch is not None
 
-    def _begin(self, restore: Sequence[Accepted], answered: Sequence[str]) -> None:
+    def _begin(self, restore: Sequence[AcceptedInput], answered: Sequence[str]) -> None:
         self.boot = f"{self.name}.{self.life:04d}"
         self.node = self._make_node(self.boot, restore, answered)
         self._work: deque[Run | Fuse] = deque()
@@ -139,21 +139,21 @@ class Board:
             self._events.at(self._around.traffic.next_at(0.0, self._rate_hz), self.feed)
 
     def announce(self) -> None:
-        """The site has been up for long: what this board serves is known."""
+        """The site has been up for a while: what this board serves is known."""
         for effect in self.node.connected(self._events.now):
             if isinstance(effect, Announce):
                 self._reporting.announce(effect.member, effect.stages, at_once=True)
 
     def introduce(self) -> None:
-        """Say what this board is, and that it is ready."""
+        """Announce what this board is, and that it is ready."""
         self._reporting.describe()
         self._reporting.set_status(DeviceStatus.READY)
 
     def report(self) -> None:
-        """Send telemetry now, and every `telemetry_s` until the traffic ends."""
+        """Send telemetry now, and every `telemetry_interval_s` until the traffic ends."""
         around, now = self._around, self._events.now
-        if now + around.telemetry_s < around.ends_at:
-            self._events.at(now + around.telemetry_s, self.report)
+        if now + around.telemetry_interval_s < around.ends_at:
+            self._events.at(now + around.telemetry_interval_s, self.report)
         if self._is_awake:
             self._reporting.report()
 
@@ -165,7 +165,7 @@ class Board:
     # ------------------------------------------------------------ life and death
 
     def join(self) -> None:
-        """The broker takes this board to be connected: an origin hears of others."""
+        """The broker considers this board connected: an origin hears of others."""
         if self._needs:
             self._around.roll.connected(self, self._needs)
 
@@ -197,7 +197,7 @@ class Board:
             self._around.roll.gone(self, self._needs)
 
     def stop(self) -> None:
-        """Finish what is under way, take nothing more, and leave in good order."""
+        """Finish the work at hand, accept nothing more, and disconnect cleanly."""
         if not self._is_awake:
             self._put_off(self.stop)
         elif not self._is_draining:
@@ -228,7 +228,7 @@ class Board:
             self._leave(0.0)
 
     def cut_off(self, until: float) -> None:
-        """The broker has gone; this board connects again at `until`."""
+        """The broker has gone; this board reconnects at `until`."""
         self.session.link.hold(until)
         self._cut_off_since = min(self._cut_off_since, self._events.now)
         self._events.at(until, self._reconnect, self.life)
@@ -243,7 +243,7 @@ class Board:
             self._reporting.say_again()
 
     def pause(self, for_s: float) -> None:
-        """Do nothing for so long; whatever comes meanwhile waits."""
+        """Do nothing for `for_s` seconds; whatever arrives meanwhile waits."""
         if self.is_alive:
             self._around.books.pauses += 1
             self._is_awake = False
@@ -255,12 +255,12 @@ class Board:
             self._is_awake = True
 
     def _put_off(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Do what is due once this board goes on, if it is paused; one that is dead never does it."""
+        """Do what is due once this board continues, if it is paused; a dead board never does it."""
         if self.is_alive:
             self._events.at(self._goes_on_at, call, *arguments)
 
     def revive(self) -> None:
-        """Start anew, with what the spool held."""
+        """Restart, with what the spool held."""
         if self.is_alive:
             if self._is_draining:
                 self._events.at(self._events.now + IDLE_CHECK_S, self.revive)
@@ -303,7 +303,7 @@ class Board:
         self._perform(effects)
 
     def learn(self, word: Word) -> None:
-        """Take what is said of another board."""
+        """Take in what another board has announced."""
         if not self._is_awake:
             self._put_off(self.learn, word)
             return
@@ -315,7 +315,7 @@ class Board:
         self._perform(effects)
 
     def called(self, caller: str) -> None:
-        """Boards are asked to say what they serve."""
+        """Boards are asked to announce what they serve."""
         if not self._is_awake:
             self._put_off(self.called, caller)
             return
@@ -328,7 +328,7 @@ class Board:
         if not self._is_awake:
             self._put_off(self._unread, life, message, to)
         elif life == self.life:
-            self._perform(self.node.unread(self._events.now, message, to))
+            self._perform(self.node.no_subscribers(self._events.now, message, to))
 
     def _published(self, life: int, token: str) -> None:
         """The broker has a result."""
@@ -347,7 +347,7 @@ class Board:
             self._perform(self.node.tick(self._events.now, self._cut_off_since))
 
     def _arm(self) -> None:
-        """Have the node ticked when it wants to be; not for ever, once the traffic has ended."""
+        """Have the node ticked when it wants to be, until some time after the end of the traffic."""
         now = self._events.now
         if not self._has_timers or (now >= self._around.ends_at and not any(self.node.books().values())):
             return
@@ -392,7 +392,7 @@ class Board:
         elif isinstance(message, Embedding):
             self.node.sent(message.stage + 1, MESSAGE_BYTES, audit=message.context.audit)
             expires_at = now + message.context.budget_s - message.progress.spent_s
-            # What an embedding holds is counted as small.
+            # The contents of an embedding are small.
             self._send("exit", message, effect.to or "", expires_at, MESSAGE_BYTES)
         elif isinstance(message, Outcome):
             self._send("outcome", message, effect.to or "", math.inf, MESSAGE_BYTES)
@@ -405,7 +405,7 @@ class Board:
 
     def _bytes_of(self, message: StageMessage) -> int:
         tensor_bytes = self._around.tensor_bytes
-        # The zeros of a probe are packed.
+        # A probe's zeros are compressed.
         return MESSAGE_BYTES + (tensor_bytes[message.stage] if tensor_bytes and message.tensor.codec == "raw" else 0)
 
     def _send(
@@ -426,7 +426,7 @@ class Board:
             sessions = around.readers[message.stage]  # type: ignore[union-attr]
             takers = [session for session in sessions if session.post(at_broker, message, expires_at, nbytes, name)]
             is_read = bool(takers)
-        if not is_read and around.broker.tells_unread and isinstance(message, StageMessage | Embedding):
+        if not is_read and around.broker.reports_no_subscribers and isinstance(message, StageMessage | Embedding):
             around.books.unread += 1
             self._events.at(at_broker + self.session.link.delay_s(), self._unread, self.life, message, to)
 

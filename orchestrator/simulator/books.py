@@ -1,4 +1,4 @@
-"""What is written down while a fleet is simulated: a few numbers of each answer and of each run, to be summed up later.
+"""What is recorded while a fleet is simulated: a few numbers per answer and per run, to be summarised later.
 
 Nothing here has a part in what happens.
 """
@@ -34,16 +34,16 @@ class Books:
 
     traffic: Traffic
     open: dict[str, int] = field(default_factory=dict)
-    """Idents of inputs that are accepted and not answered, by request."""
+    """Idents of inputs that are accepted and not answered yet, by request."""
     accepted: int = 0
     missed: int = 0
     """Inputs that came while their origin was dead: never accepted."""
     lost: int = 0
     """Inputs that died with their origin, which kept no spool."""
     twice: int = 0
-    """Final results of inputs that had one: never, if all is well."""
+    """Second final results of an input; there should be none."""
     late: int = 0
-    """Results that are not final: the answer came after another one."""
+    """Results that are not final, because another answer came before."""
     in_time: int = 0
     without_branches: int = 0
     answered_at: array[float] = field(default_factory=_floats)
@@ -51,22 +51,22 @@ class Books:
     exits: array[int] = field(default_factory=_small)
     reasons: array[int] = field(default_factory=_small)
     differs: array[int] = field(default_factory=_small)
-    """1 where the answer is not that of the last exit."""
+    """1 where the answer differs from the last exit's."""
     right: array[int] = field(default_factory=_small)
     last_right: array[int] = field(default_factory=_small)
     run_at: array[float] = field(default_factory=_floats)
     run_s: array[float] = field(default_factory=_floats)
     run_stage: array[int] = field(default_factory=_small)
     messages: Counter[str] = field(default_factory=Counter)
-    """Messages that boards and the orchestrator have handed to the broker, by kind, and the bytes of them all."""
+    """Messages that boards and the orchestrator have sent to the broker, by kind, and their bytes in total."""
     message_bytes: int = 0
     deliveries: Counter[str] = field(default_factory=Counter)
-    """Copies of what boards say of themselves, by kind, that the broker has handed to origins, and the bytes of all."""
+    """Announcements of boards that the broker has delivered to origins, by kind, and their bytes in total."""
     delivery_bytes: int = 0
     subscriptions: int = 0
-    """To states of boards that have announced themselves."""
+    """Subscriptions to the states of boards that have announced themselves."""
     unread: int = 0
-    """Messages of which the broker has said that nobody reads them."""
+    """Messages that nobody reads, as the broker has said."""
     audits_drawn: int = 0
     audits_lost: int = 0
     audit_runs: int = 0
@@ -80,7 +80,7 @@ class Books:
     alarms: list[float] = field(default_factory=list)
 
     def answered(self, now: float, result: Result, deadline_s: float) -> None:
-        """Write down a result."""
+        """Record a result."""
         if not result.final:
             self.late += 1
             return
@@ -90,7 +90,7 @@ class Books:
             return
         traffic, last = self.traffic, self.traffic.prediction(ident, self.traffic.exits - 1)
         label = traffic.label(ident)
-        # Boards reckon in floats: a deadline that is kept to the last bit is kept.
+        # Boards compute in floats: a deadline that is met to the last bit is met.
         self.in_time += result.latency_s <= deadline_s + 1e-9
         self.without_branches += bool(result.missing)
         self.answered_at.append(now)
@@ -102,13 +102,13 @@ class Books:
         self.last_right.append(last == label)
 
     def ran(self, now: float, stage: int, took_s: float) -> None:
-        """Write down a run of a stage's segment."""
+        """Record a run of a stage's segment."""
         self.run_at.append(now)
         self.run_s.append(took_s)
         self.run_stage.append(stage)
 
     def ended(self, report: PipelineTelemetry) -> None:
-        """Write down what a node counted, at its end."""
+        """Record what a node counted, when it ends."""
         for part in report.stages:
             self.audit_runs += part.audited
             self.wasted_runs += part.wasted
@@ -118,11 +118,11 @@ class Books:
             self.resent += report.origin.resent
 
     def sent(self, kind: str, nbytes: int) -> None:
-        """Write down a message."""
+        """Record a message."""
         self.messages[kind] += 1
         self.message_bytes += nbytes
 
     def delivered(self, kind: str, count: int, nbytes: int) -> None:
-        """Write down copies of what a board said of itself: so many, of so many bytes together."""
+        """Record delivered copies of a board's announcement: how many, and how many bytes in total."""
         self.deliveries[kind] += count
         self.delivery_bytes += nbytes

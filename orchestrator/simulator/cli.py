@@ -1,4 +1,4 @@
-"""`distree simulate`: a fleet of thousands of boards on this computer, before there is one."""
+"""`distree simulate`: a fleet of thousands of boards, simulated on this computer."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError
 from orchestrator.simulator import plots
 from orchestrator.simulator.overrides import load_fleet
 from orchestrator.simulator.report import report, to_json, to_text
-from orchestrator.simulator.site import Site
+from orchestrator.simulator.site import SimulatedSite
 from orchestrator.simulator.traffic import load_table
 
 _EXAMPLE = """examples:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="overrides",
         metavar="KEY=VALUE",
-        help="set a key of the file, such as traffic.rate_hz=2 or boards.hub.count=20; may come more than once",
+        help="override a key of the file, such as traffic.rate_hz=2 or boards.hub.count=20; can be repeated",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write report.json and plots (needs the extra 'plots')")
@@ -44,23 +44,23 @@ def run(args: argparse.Namespace) -> int:
     config = load_fleet(args.config, args.overrides)
     table = load_table(config.traffic, config.seed)
     try:
-        site = Site(config, table)
+        site = SimulatedSite(config, table)
     except ConfigError as error:
-        raise ConfigError(f"{args.config}: {error}") from None
+        raise ConfigError(*error.problem.at(str(args.config))) from None
     with _quiet():
         site.run()
-    told = report(site)
-    print(to_text(told))
+    results = report(site)
+    print(to_text(results))
     if args.json is not None:
-        _write(args.json, told)
+        _write(args.json, results)
     if args.out is not None:
-        _write_folder(args.out, told)
+        _write_folder(args.out, results)
     return 0
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the orchestrator from logging: what it says is of a simulated time, and in the report."""
+    """Keep the orchestrator from logging: its messages are about simulated time, and the report has them."""
     log = logging.getLogger("distree.orchestrator")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -70,18 +70,18 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _write(path: Path, told: dict[str, Any]) -> None:
+def _write(path: Path, results: dict[str, Any]) -> None:
     try:
-        path.write_text(to_json(told), encoding="utf-8")
+        path.write_text(to_json(results), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}", CHECK_PATH) from None
 
 
-def _write_folder(folder: Path, told: dict[str, Any]) -> None:
+def _write_folder(folder: Path, results: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        names = plots.draw(told, folder)
+        names = plots.draw(results, folder)
     except OSError as error:
-        raise ConfigError(f"--out {folder}: {error.strerror}") from None
-    _write(folder / "report.json", told)
+        raise ConfigError(f"--out {folder}: {error.strerror}", CHECK_PATH) from None
+    _write(folder / "report.json", results)
     print(f"wrote report.json, {', '.join(names)} to {folder}")

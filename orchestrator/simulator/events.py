@@ -1,4 +1,4 @@
-"""The simulated clock: what is to happen, in the order of time, and in the order of asking where times are equal."""
+"""The simulated clock: calls in order of time, and in order of request where times are equal."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Events:
         self.now = 0.0
 
     def at(self, when_s: float, call: Callable[..., None], *arguments: Any) -> None:
-        """Have `call(*arguments)` made at `when_s`, which is not before now."""
+        """Schedule `call(*arguments)` for `when_s`, which is not before now."""
         self.count += 1
         # The count breaks ties, so that calls are never compared.
         heapq.heappush(self._heap, (when_s, self.count, call, arguments))
 
     def run(self) -> None:
-        """Make all calls, those that they ask for included, until there is nothing left to happen."""
+        """Make all calls, including those that they schedule, until none is left."""
         heap, pop = self._heap, heapq.heappop
         while heap:
             self.now, _, call, arguments = pop(heap)

@@ -20,11 +20,11 @@ from orchestrator.simulator.events import Events
 Message: TypeAlias = "StageMessage | Embedding | Decision | Outcome | Plan"
 
 Post: TypeAlias = "tuple[Message, float, int, str]"
-"""A message, when it is of no use any more, its bytes, and the board that sent it."""
+"""A message, when it expires, its bytes, and the board that sent it."""
 
 
 class Link:
-    """A board's way to the broker and back. Each way keeps the order, and one message goes after the other."""
+    """A board's link to the broker and back. Each direction keeps the order and sends one message at a time."""
 
     __slots__ = (
         "_down_until", "_draw", "_jitter_s", "_latency_s", "_loss", "_retry_s", "_s_per_byte", "_up_until", "is_narrow",
@@ -35,13 +35,13 @@ class Link:
         self._latency_s, self._jitter_s = config.latency_ms / 1e3, config.jitter_ms / 1e3
         self._s_per_byte = 0.0 if config.kbit_per_s is None else 8.0 / (1e3 * config.kbit_per_s)
         self._loss, self._retry_s = float(config.loss), config.retry_ms / 1e3
-        # When the last message is through, and when the last one was handed to the radio.
+        # When the last message arrives, and when its last byte is sent.
         self._up_until = self._down_until = (0.0, 0.0)
         self.is_narrow = self._s_per_byte > 0.0
-        """Whether bytes take time, so that a message holds up the next."""
+        """Whether bytes take time, so that one message delays the next."""
 
     def delay_s(self) -> float:
-        """Return how long the next message is on its way, apart from its bytes."""
+        """Return how long the next message takes, apart from its bytes."""
         delay_s = self._latency_s
         if self._jitter_s:
             delay_s -= math.log(1.0 - self._draw()) * self._jitter_s
@@ -53,17 +53,17 @@ class Link:
         return delay_s
 
     def up(self, now: float, nbytes: int) -> float:
-        """Return when what is sent now is at the broker."""
+        """Return when a message that is sent now reaches the broker."""
         self._up_until = until = self._through(self._up_until, now, nbytes)
         return until[0]
 
     def down(self, at_s: float, nbytes: int) -> float:
-        """Return when what is at the broker at `at_s` is at the board."""
+        """Return when a message that is at the broker at `at_s` reaches the board."""
         self._down_until = until = self._through(self._down_until, at_s, nbytes)
         return until[0]
 
     def hold(self, until: float) -> None:
-        """Have what is sent from now on wait until then."""
+        """Hold back what is sent from now on until then."""
         self._up_until = self._up_until[0], max(self._up_until[1], until)
         self._down_until = self._down_until[0], max(self._down_until[1], until)
 
@@ -78,10 +78,10 @@ class Recipient(Protocol):
     """A board as the broker sees it."""
 
     def hear(self, delivery: int, message: Message, sender: str) -> None:
-        """A message has arrived; Session.acknowledge follows once the work on it is handed over."""
+        """A message has arrived; `BrokerSession.acknowledge` follows once the work on it has been passed on."""
 
 
-class Session:
+class BrokerSession:
     """A board's session at the broker."""
 
     __slots__ = (
@@ -97,12 +97,12 @@ class Session:
         self.link = link
         self.unacknowledged: dict[int, Post] = {}
         self.is_online = True
-        """Whether the broker takes the board to be connected."""
+        """Whether the broker considers the board connected."""
 
     def post(self, at_s: float, message: Message, expires_at: float, nbytes: int, sender: str) -> bool:
         """Send a message that is at the broker at `at_s`, or keep it until there is room; False if nobody reads it."""
         if not self.is_online:
-            # It may wait for a while, but whoever comes next under this name begins anew.
+            # It may wait for a while, but the next run of this board starts with a clean session.
             return at_s < self._kept_until
         if len(self.unacknowledged) < self._receive_maximum:
             self._send(at_s, (message, expires_at, nbytes, sender))
@@ -123,7 +123,7 @@ class Session:
             self._flush(self._events.now + self.link.delay_s())
 
     def is_due(self, delivery: int) -> bool:
-        """Whether a message is still expected; what was on its way to a board that died came to nothing."""
+        """Whether a delivery is still expected; what was on its way to a board that died is lost."""
         return delivery in self.unacknowledged
 
     def _flush(self, at_s: float) -> None:
@@ -133,14 +133,14 @@ class Session:
                 self._send(at_s, post)
 
     def end(self, keeps_s: float) -> None:
-        """The board is not connected any more; the broker keeps its session for so long."""
+        """The board is no longer connected; the broker keeps its session for `keeps_s` seconds."""
         self.is_online = False
         self._kept_until = self._events.now + keeps_s
         self._waiting.clear()
         self.unacknowledged.clear()
 
     def begin(self) -> None:
-        """A board has connected that begins anew: what waited for the one before it is forgotten."""
+        """A board has connected with a clean session: what waited for its run before is dropped."""
         self.is_online = True
         self._waiting.clear()
         self.unacknowledged.clear()

@@ -1,4 +1,4 @@
-"""What-ifs: a fleet.yaml with some of its values set anew, read by the same reader as the file itself."""
+"""A fleet.yaml with some of its values overridden, read by the same reader as the file itself."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def _override(root: yaml.Node, override: str) -> None:
     where = f"--set {override}"
     path, equals, text = override.partition("=")
     if not equals or not all(path.split(".")):
-        raise ConfigError(f"{where}: expected KEY=VALUE, such as traffic.rate_hz=2 or boards.0.count=100")
+        raise ConfigError(f"{where}: expected KEY=VALUE", "write, for example, traffic.rate_hz=2 or boards.0.count=100")
     try:
         value = yaml.compose(text, yaml.SafeLoader) or yaml.ScalarNode("tag:yaml.org,2002:null", "")
     except yaml.YAMLError:
-        raise ConfigError(f"{where}: the value is not YAML; quote it for your shell") from None
+        raise ConfigError(f"{where}: the value is not YAML", "quote it for your shell") from None
     _mark(value, where)
     *parents, last = path.split(".")
     node = root
@@ -44,7 +44,7 @@ def _override(root: yaml.Node, override: str) -> None:
 
 
 def _mark(node: yaml.Node, where: str) -> None:
-    """Have what is wrong with a node told by the words of its override."""
+    """Have problems with a node reported in the words of its override."""
     node.start_mark = yaml.Mark(where, 0, 0, 0, None, 0)
     if isinstance(node, yaml.MappingNode):
         for entry in node.value:
@@ -76,7 +76,7 @@ def _put(node: yaml.Node, key: str, value: yaml.Node, where: str) -> None:
         _mark(name, where)
         node.value = [entry for entry in node.value if entry[0].value != key] + [(name, value)]
     else:
-        raise ConfigError(f"{where}: {node.value!r} has no keys, so there is no {key} to set in it")
+        raise ConfigError(f"{where}: {node.value!r} has no keys, so {key} cannot be set in it", "correct the key")
 
 
 def _place(node: yaml.SequenceNode, key: str, where: str) -> int:
@@ -86,7 +86,7 @@ def _place(node: yaml.SequenceNode, key: str, where: str) -> int:
     if key.isdigit() and int(key) < len(names):
         return int(key)
     there = ", ".join(name or str(place) for place, name in enumerate(names)) or "none"
-    raise ConfigError(f"{where}: the list has no entry {key}; its entries are: {there}")
+    raise ConfigError(f"{where}: the list has no entry {key}", f"name one of its entries: {there}")
 
 
 def _name(entry: yaml.Node) -> str | None:

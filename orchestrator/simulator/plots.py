@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distree.errors import ConfigError
+from distree.thresholds import NEVER_WORD
 
 _INCHES = (7.0, 3.6)
 _DOTS_PER_INCH = 130
@@ -16,11 +17,11 @@ _DOTS_PER_INCH = 130
 def check_matplotlib() -> None:
     """Raise ConfigError where matplotlib is missing; it is not imported yet."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--out needs matplotlib; run: pip install 'distree[plots]'")
+        raise ConfigError("--out needs matplotlib", "run: pip install 'distree[plots]'")
 
 
 def draw(report: dict[str, Any], folder: Path) -> list[str]:
-    """Draw what happened over time into a folder that there is; return the names of the files."""
+    """Draw what happened over time into an existing folder; return the names of the files."""
     # Without pyplot there is neither a window nor a state to clean up.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -83,9 +84,9 @@ def _thresholds(axes: Any, report: dict[str, Any]) -> None:
     ends_at, plans = report["config"]["duration_s"], report["plans"]
     given = report["config"]["thresholds"] or []
     for exit in range(len(report["exits"]) - 1):
-        # A threshold by which nobody leaves leaves a gap.
+        # A threshold that disables its exit leaves a gap.
         values = [plan["thresholds"][exit] for plan in plans] or [given[exit]]
-        shown = [float("nan") if value is None else value for value in values]
+        shown = [float("nan") if value == NEVER_WORD else value for value in values]
         at = [plan["at_s"] for plan in plans] or [0.0]
         axes.step([*at, ends_at], [*shown, shown[-1]], where="post", label=f"exit {exit}")
     axes.set_ylabel(f"threshold ({len(plans)} plans)")

@@ -1,4 +1,4 @@
-"""What a simulation has shown, as plain data and as text. The same configuration gives the same report to the byte."""
+"""The results of a simulation, as plain data and as text. The same configuration gives the same bytes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.config import NEVER_SENT
-from orchestrator.formatting import percent, table, thresholds_text
+from distree.formatting import percent, table
+from distree.thresholds import NEVER, NEVER_WORD
 from orchestrator.simulator.books import REASONS, Books
-from orchestrator.simulator.site import Site
+from orchestrator.simulator.site import SimulatedSite
 
 SCHEMA = "distree.simulation/1"
 BINS = 60
-"""Number of periods of which the report gives what happened over time."""
+"""Number of periods for which the report says what happened."""
 
 _SHOWN_PLANS = 12
 _LATENCIES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
@@ -27,8 +27,8 @@ _LATENCIES = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
 Floats = npt.NDArray[np.float64]
 
 
-def report(site: Site) -> dict[str, Any]:
-    """Return what a site that has run did, as plain data."""
+def report(site: SimulatedSite) -> dict[str, Any]:
+    """Return what happened on a site that has run, as plain data."""
     books, config = site.books, site.config
     return {
         "schema": SCHEMA,
@@ -69,7 +69,7 @@ def to_json(report: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold: thresholds never reached and times that never end are null, paths their names."""
+    """Return what JSON can hold: null for times that never end, `never` for disabled exits, names for paths."""
     match value:
         case dict():
             return {key: _plain(item) for key, item in value.items()}
@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
         case PurePath():
             return value.name
         case float():
-            return None if abs(value) >= NEVER_SENT else float(value)
+            return None if math.isinf(value) else NEVER_WORD if value >= NEVER else float(value)
     return value
 
 
@@ -100,7 +100,7 @@ def _inputs(books: Books) -> dict[str, int]:
     }
 
 
-def _failures(site: Site) -> dict[str, int]:
+def _failures(site: SimulatedSite) -> dict[str, int]:
     books, host = site.books, site.host
     return {
         "boards": books.deaths,
@@ -124,7 +124,7 @@ def _mean(values: Sequence[int]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _accuracy(site: Site) -> dict[str, Any]:
+def _accuracy(site: SimulatedSite) -> dict[str, Any]:
     books = site.books
     answers, last = _mean(books.right), _mean(books.last_right)
     return {
@@ -146,18 +146,18 @@ class _Runs:
     boards: list[int]
 
     @staticmethod
-    def of(site: Site) -> _Runs:
+    def of(site: SimulatedSite) -> _Runs:
         """Return the runs of a site."""
         books, every = site.books, site.config.boards
         boards = [sum(b.count for b in every if stage in b.stages) for stage in range(site.traffic.exits)]
         return _Runs(np.array(books.run_at), np.array(books.run_s), np.array(books.run_stage, np.int64), boards)
 
 
-def _stages(site: Site) -> list[dict[str, Any]]:
+def _stages(site: SimulatedSite) -> list[dict[str, Any]]:
     runs = _Runs.of(site)
     stages = []
     for stage, boards in enumerate(runs.boards):
-        # What came to its end after the traffic has no share in the time of the traffic.
+        # Runs that ended after the traffic did not take its time.
         of_stage = runs.stage == stage
         busy_s = float(runs.took_s[of_stage & (runs.at_s <= site.config.duration_s)].sum())
         share = busy_s / (boards * site.config.duration_s)
@@ -165,8 +165,8 @@ def _stages(site: Site) -> list[dict[str, Any]]:
     return stages
 
 
-def _compute_saved(site: Site) -> float | None:
-    """Return the share of the compute that went unused of running all inputs to the last exit; audits are counted."""
+def _compute_saved(site: SimulatedSite) -> float | None:
+    """Return the compute saved, as a share of running all inputs to the last exit; audits count as used."""
     costs, width = site.traffic.costs, site.config.branches or 1
     runs = np.bincount(np.array(site.books.run_stage, np.int64), minlength=len(costs))
     whole = site.books.accepted * costs[-1]
@@ -176,8 +176,8 @@ def _compute_saved(site: Site) -> float | None:
 # ------------------------------------------------------------ over time
 
 
-def _over_time(site: Site) -> dict[str, Any]:
-    """Return what happened in each of `BINS` periods; the last takes in what came to its end after the traffic."""
+def _over_time(site: SimulatedSite) -> dict[str, Any]:
+    """Return what happened in each of `BINS` periods; the last includes what ended after the traffic."""
     books, period_s = site.books, site.config.duration_s / BINS
     runs, exits = _Runs.of(site), np.array(books.exits)
     latency_s, differs = np.array(books.latency_s), np.array(books.differs, np.float64)
@@ -225,9 +225,9 @@ def to_text(report: dict[str, Any]) -> str:
         f"accuracy: {_percent(accuracy['answers'])} against {accuracy['against']}, the last exit "
         f"{_percent(accuracy['last_exit'])}: drop {_points(accuracy['drop'])}; "
         f"{_percent(accuracy['differs_from_last_exit'])} of the answers differ from the last exit's",
-        f"members: {sum(members['deliveries'].values())} times were origins told of boards, "
+        f"members: origins were told of boards {sum(members['deliveries'].values())} times, "
         f"{members['delivery_bytes'] / 1e6:.1f} MB; {members['subscriptions']} subscriptions to states",
-        f"audits: {audits['drawn']} drawn, {audits['lost']} lost; {audits['runs']} runs more, with those for probes",
+        f"audits: {audits['drawn']} drawn, {audits['lost']} lost; {audits['runs']} additional runs, including probes",
         "",
         table(
             ["STAGE", "BOARDS", "RUNS", "BUSY %"],
@@ -250,17 +250,17 @@ def _trouble(report: dict[str, Any]) -> list[str]:
         "sent_once_more": "sent once more",
         "answered_without_a_branch": "answered without a branch (taken to say what all branches say)",
     }
-    told = [f"{inputs[key]} {text}" for key, text in words.items() if inputs[key]]
+    parts = [f"{inputs[key]} {text}" for key, text in words.items() if inputs[key]]
     failed = {
         "boards": "deaths of boards",
         "stopped": "boards stopped",
         "paused": "boards paused",
         "orchestrator": "deaths of orchestrator",
     }
-    told += [f"{failures[key]} {text}" for key, text in failed.items() if failures[key]]
-    told += [f"{report['unread']} messages that nobody read"] if report["unread"] else []
-    told += [f"{count} messages refused ({reason})" for reason, count in report["refused"].items()]
-    return [f"trouble: {'; '.join(told)}"] if told else []
+    parts += [f"{failures[key]} {text}" for key, text in failed.items() if failures[key]]
+    parts += [f"{report['unread']} messages that nobody read"] if report["unread"] else []
+    parts += [f"{count} messages refused ({reason})" for reason, count in report["refused"].items()]
+    return [f"trouble: {'; '.join(parts)}"] if parts else []
 
 
 def _plan_lines(report: dict[str, Any]) -> list[str]:
@@ -274,12 +274,12 @@ def _plan_lines(report: dict[str, Any]) -> list[str]:
     left_out = len(rows) - _SHOWN_PLANS
     if left_out > 0:
         rows = [rows[0], ["...", "", f"{left_out} more", ""], *rows[len(rows) - _SHOWN_PLANS + 1 :]]
-    told = ", ".join(f"{at_s:.1f} s" for at_s in alarms) or "none"
-    return ["", table(["AT S", "EPOCH", "THRESHOLDS", "AUDITED"], rows), f"alarms: {told}"]
+    moments = ", ".join(f"{at_s:.1f} s" for at_s in alarms) or "none"
+    return ["", table(["AT S", "EPOCH", "THRESHOLDS", "AUDITED"], rows), f"alarms: {moments}"]
 
 
-def _thresholds(values: Sequence[float | None]) -> str:
-    return thresholds_text([NEVER_SENT if value is None else value for value in values])
+def _thresholds(values: Sequence[float | str]) -> str:
+    return " ".join(value if isinstance(value, str) else f"{value:g}" for value in values)
 
 
 def _shown(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What a simulated board says of itself, as `device_agent.reporting` does: state, description, members, telemetry."""
+"""What a simulated board reports, as `device_agent.reporting` does: state, description, members, telemetry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distree.topics import DELIVERY, Kind
 from orchestrator.simulator.service import SITE
 
 if TYPE_CHECKING:
-    from orchestrator.simulator.board import Board, Surroundings
+    from orchestrator.simulator.board import SimulatedBoard, Surroundings
 
 
 class Reporting:
@@ -22,20 +22,20 @@ class Reporting:
 
     __slots__ = ("_around", "_board", "_events", "_host", "_sequence", "_status")
 
-    def __init__(self, board: Board, around: Surroundings) -> None:
+    def __init__(self, board: SimulatedBoard, around: Surroundings) -> None:
         self._board, self._around = board, around
         self._events, self._host = around.events, around.host
         self._sequence = 0
         self._status = DeviceStatus.INIT
 
     def begin(self) -> None:
-        """Begin anew, with a run of the board."""
+        """Start over, for a new run of the board."""
         self._sequence = 0
 
     # ------------------------------------------------------------ to the orchestrator
 
     def describe(self) -> None:
-        """Tell the orchestrator what this board is."""
+        """Describe this board to the orchestrator."""
         settings = self._board.node.settings
         held = [
             HeldStage(
@@ -98,7 +98,7 @@ class Reporting:
         self._host.arrive(topic, payload, DELIVERY[kind].retain)
 
     def _sent(self, kind: Kind, nbytes: int) -> float:
-        """Write down a message; return when it is at the broker."""
+        """Record a message; return when it reaches the broker."""
         self._around.books.sent(kind.value, nbytes)
         return self._board.session.link.up(self._events.now, nbytes)
 
@@ -120,11 +120,11 @@ class Reporting:
         return DeviceState(device=self._board.name, boot=self._board.boot, status=status)
 
     def _has_state(self, state: DeviceState, payload: bytes) -> None:
-        self._around.roll.has_state(state, len(payload))
+        self._around.roll.state_changed(state, len(payload))
         self._at_host(Kind.STATE, payload)
 
     def announce(self, member: Member, stages: Iterable[int], *, at_once: bool = False) -> None:
-        """Publish what this board serves, on the topic of each stage; `at_once` where that was long ago."""
+        """Publish what this board serves, on the topic of each stage; `at_once` if that was long ago."""
         nbytes, at_broker = len(encode(member)), 0.0
         for _ in stages:
             at_broker = self._sent(Kind.MEMBER, nbytes)
@@ -134,11 +134,11 @@ class Reporting:
             self._events.at(at_broker, self._around.roll.announced, member, tuple(stages), nbytes)
 
     def say_again(self) -> None:
-        """Publish description and state once more: somebody asked, or this board has connected again."""
+        """Publish description and state again: somebody asked, or this board has reconnected."""
         self.describe()
         self.set_status(self._status)
 
     def call(self, call: Call) -> None:
-        """Ask all boards to say what they serve."""
+        """Ask all boards to announce what they serve."""
         around, nbytes = self._around, len(encode(call))
         self._events.at(self._sent(Kind.CALL, nbytes), around.roll.called, call.caller, nbytes, around.boards.values())

@@ -1,9 +1,9 @@
-"""The roll of a simulated site: which boards have announced what, and what it takes to keep the origins told.
+"""The roll of a simulated site: which boards have announced what, and what it costs to keep origins informed.
 
-On a real site each origin keeps a book of its own on the boards that it hears of. Here all share one, which changes
-when a message is at the broker, and an origin is told of it one link later, if it has to do with the board: books by
-the thousand, each with a thousand boards, would say the same. The messages are counted as they would be, and take the
-time of narrow links. Where the broker retains nothing, origins do not know the same, and each keeps its own book.
+On a real site each origin keeps its own record of the boards that it hears of. Here all share one, which changes when a
+message reaches the broker, and an origin hears of it one link later, if it deals with the board: thousands of records,
+each with a thousand boards, would say the same. Messages are counted as they would be, and take time on narrow links.
+Where the broker retains nothing, origins do not know the same, and each keeps its own record.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from distree.errors import RemoteProtocolError
 from distree.messages.device import DeviceState
 from distree.messages.member import Member
 from distree.node import Effect, StageNode
-from distree.node.members import Change, Members
+from distree.node.members import MemberChange, Members
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.events import Events
-from orchestrator.simulator.network import Session
+from orchestrator.simulator.network import BrokerSession
 
 Word: TypeAlias = "Callable[[StageNode, float], list[Effect]]"
-"""What is told to a node, at some time."""
+"""A call that tells a node something, at some time."""
 
 
 class Origin(Protocol):
@@ -31,24 +31,24 @@ class Origin(Protocol):
 
     name: str
     node: StageNode
-    session: Session
+    session: BrokerSession
 
     def learn(self, word: Word) -> None:
-        """A word has arrived."""
+        """The node is told something."""
 
 
 class Called(Protocol):
     """A board that can be asked what it serves."""
 
-    session: Session
+    session: BrokerSession
 
     def called(self, caller: str) -> None:
-        """The question has arrived."""
+        """The request has arrived."""
 
 
 @dataclass(slots=True)
 class _Retained:
-    """What the broker has retained for someone: announcements of so many boards, their bytes, and the first of them."""
+    """What the broker retains for an audience: the number of announcements and boards, their bytes, and the first."""
 
     announcements: int = 0
     boards: int = 0
@@ -58,20 +58,20 @@ class _Retained:
 
 @dataclass(slots=True)
 class _Audience:
-    """Origins that need boards for the same stages; `online` are those that the broker takes to be connected."""
+    """Origins that need boards for the same stages; `online` are those that the broker considers connected."""
 
     needs: frozenset[int]
     online: dict[str, Origin] = field(default_factory=dict)
     is_narrow: bool = False
-    """Whether what they are told takes time of their links."""
+    """Whether what they are told takes time on their links."""
     retained: _Retained = field(default_factory=_Retained)
 
 
 class Roll:
     """What the broker passes on of members.
 
-    `members` is the book that all origins share; None if each has its own. `needs` has the stages for which origins
-    choose boards, one set a kind of origins.
+    `members` is the record that all origins share; None if each has its own. `needs` has the stages for which origins
+    choose boards, one set per kind of origins.
     """
 
     def __init__(self, events: Events, books: Books, members: Members | None, needs: Iterable[frozenset[int]]) -> None:
@@ -99,11 +99,11 @@ class Roll:
         books.delivered("state", retained.boards if state_bytes else 0, state_bytes)
         books.subscriptions += retained.boards
         at_board = origin.session.link.down(self._events.now, retained.nbytes + state_bytes)
-        # All of it is in the book already; one tells that there are any.
+        # The shared record has all of it already; one call says that there is something.
         self._events.at(at_board, origin.learn, retained.first)
 
     def gone(self, origin: Origin, needs: frozenset[int]) -> None:
-        """An origin is not connected any more."""
+        """An origin is no longer connected."""
         self._audiences[needs].online.pop(origin.name, None)
 
     # ------------------------------------------------------------ what boards say
@@ -128,7 +128,7 @@ class Roll:
         retained.first = retained.first or _announced(member, min(stages), is_live=False)
 
     def _entered(self, member: Member, stage: int) -> Word | None:
-        """Take an announcement into the book that is shared; return what is to be told to origins that mind."""
+        """Enter an announcement into the shared record; return what origins that deal with the board are told."""
         if self.members is None:
             return _announced(member, stage, is_live=True)
         try:
@@ -138,14 +138,14 @@ class Roll:
             return None
         return _changed(change)
 
-    def has_state(self, state: DeviceState, nbytes: int) -> None:
-        """A board has said how it is, or its will has."""
+    def state_changed(self, state: DeviceState, nbytes: int) -> None:
+        """A board has published its state, or its will has."""
         self._state_bytes = nbytes
         audiences = self._listening(state.device)
         if self.members is None:
-            word: Word | None = partial(StageNode.has_state, state=state)
+            word: Word | None = partial(StageNode.state_changed, state=state)
         else:
-            word = _changed(self.members.has_state(self._events.now, state))
+            word = _changed(self.members.state_changed(self._events.now, state))
         self._tell("state", nbytes, audiences, state.device, word)
 
     def _listening(self, device: str) -> list[_Audience]:
@@ -153,14 +153,14 @@ class Roll:
         return [one for one in self._audiences.values() if one.needs.intersection(serves)] if serves else []
 
     def called(self, caller: str, nbytes: int, boards: Iterable[Called]) -> None:
-        """A board has asked all to say again what they serve."""
+        """A board has asked all others to announce again what they serve."""
         online = [board for board in boards if board.session.is_online]
         self._books.delivered("call", len(online), len(online) * nbytes)
         for board in online:
             self._events.at(board.session.link.down(self._events.now, nbytes), board.called, caller)
 
     def _tell(self, kind: str, nbytes: int, audiences: Iterable[_Audience], device: str, word: Word | None) -> None:
-        """Pass on what a board said, and have those learn of it who have to do with that board."""
+        """Pass on what a board published, and tell the origins that deal with it."""
         now, is_shared = self._events.now, self.members is not None
         for audience in audiences:
             self._books.delivered(kind, len(audience.online), len(audience.online) * nbytes)
@@ -168,7 +168,7 @@ class Roll:
                 continue
             for origin in audience.online.values():
                 link = origin.session.link
-                if word is not None and (not is_shared or origin.node.minds(device)):
+                if word is not None and (not is_shared or origin.node.depends_on(device)):
                     self._events.at(link.down(now, nbytes), origin.learn, word)
                 elif link.is_narrow:
                     link.down(now, nbytes)
@@ -178,5 +178,5 @@ def _announced(member: Member, stage: int, *, is_live: bool) -> Word:
     return partial(StageNode.announced, member=member, stage=stage, is_live=is_live)
 
 
-def _changed(change: Change) -> Word | None:
+def _changed(change: MemberChange) -> Word | None:
     return partial(StageNode.changed, change=change) if change.ended or change.came else None

@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from distree.errors import Problem
 from distree.lanes import Lane
 from distree.messages.codec import decode
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, same_decision
 from distree.topics import Kind, parse
 from distree.transport.base import Listener, Received
 from orchestrator.addresses import will_of
-from orchestrator.config import Pipeline, StoreConfig
+from orchestrator.config import StoreConfig
+from orchestrator.pipeline_spec import PipelineSpec
 from orchestrator.service import POLL_S, Service
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.events import Events
@@ -28,41 +30,41 @@ SITE = "simulated"
 IDENTITY = "orchestrator"
 
 BATCH_S = 0.01
-"""Messages that come within so many seconds are handled together: a transport's poll returns what has come."""
+"""Messages that arrive within so many seconds are handled together, as by one poll of a real transport."""
 
 BEGAN_AT = 1_600_000_000.0
-"""Unix time at which a simulation begins, as the store has it."""
+"""Unix time at which a simulation begins, for the store."""
 
 _STORE = StoreConfig(telemetry_days=1000.0, max_mb=64)
 
 
 class Audience(Protocol):
-    """Who takes plans."""
+    """Whoever receives plans."""
 
     def take_plan(self, plan: Plan, nbytes: int) -> None:
         """A plan is on its topic."""
 
 
 class Transport:
-    """The orchestrator's connection to the simulated broker: `inbox` is what came, `send` what it publishes."""
+    """The orchestrator's connection to the simulated broker: `inbox` has what has arrived, `send` publishes."""
 
     def __init__(self, inbox: deque[Received], send: Callable[[str, bytes, bool], None]) -> None:
         self.lock = threading.RLock()
         self.online = False
-        self.last_error: str | None = None
+        self.last_error: Problem | None = None
         self.offline_dropped = 0
-        self.notices: deque[str] = deque()
-        self.judging = False
-        self.retains = self.tells_unread = True
+        self.notices: deque[Problem] = deque()
+        self.diagnosing = False
+        self.retains = self.reports_no_subscribers = True
         self._inbox, self._send = inbox, send
         self._listener: Listener | None = None
 
     def open(self, listener: Listener, subscriptions: Sequence[tuple[str, int]]) -> None:  # noqa: ARG002
-        """Remember the listener; the broker hands this client what it subscribes to and no more."""
+        """Remember the listener; the broker delivers exactly what this client subscribes to."""
         self._listener = listener
 
     def poll(self, timeout_s: float) -> None:  # noqa: ARG002
-        """Hand over what came; the simulated clock does the waiting."""
+        """Deliver what has arrived; the simulated clock does the waiting."""
         assert self._listener is not None  # noqa: S101 - opened before
         if not self.online:
             self.online = True
@@ -89,7 +91,7 @@ class Transport:
         """Nothing waits for it."""
 
     def subscribe(self, subscriptions: Sequence[tuple[str, int]]) -> None:
-        """The broker hands this client what it subscribes to and no more."""
+        """The broker delivers exactly what this client subscribes to."""
 
     def acknowledge_at_once(self) -> None:
         """Nothing is held back."""
@@ -99,7 +101,7 @@ class Transport:
         return float("inf")
 
     def unsubscribe(self, names: Sequence[str]) -> None:
-        """The broker hands this client no more than it asked for."""
+        """The broker delivers exactly what this client subscribes to."""
 
     def pause(self, *, paused: bool) -> None:
         """Nothing is read ahead."""
@@ -124,11 +126,11 @@ class Transport:
 class Host:
     """Runs the orchestrator of one pipeline until `ends_at`; the broker of what goes to it and comes from it."""
 
-    def __init__(self, events: Events, pipeline: Pipeline, books: Books, audience: Audience, ends_at: float) -> None:
+    def __init__(self, events: Events, spec: PipelineSpec, books: Books, audience: Audience, ends_at: float) -> None:
         self.service: Service | None = None
         self.deaths = 0
         self._events, self._books, self._audience, self._ends_at = events, books, audience, ends_at
-        self._pipeline = pipeline
+        self._spec = spec
         self._store = Store(Path(":memory:"))
         self._inbox: deque[Received] = deque()
         self._retained: dict[str, bytes] = {}
@@ -146,13 +148,13 @@ class Host:
         self._store.close()
 
     def start(self) -> None:
-        """Start an orchestrator, with what the store has and what the broker has retained."""
+        """Start an orchestrator with what the store has and the broker retains."""
         if self.service is not None:
             return
         self._inbox = deque(_received(topic, payload, retain=True) for topic, payload in self._retained.items())
         self.service = Service(
             SITE,
-            (self._pipeline,),
+            (self._spec,),
             store=self._store,
             transport=Transport(self._inbox, self._send),
             identity=IDENTITY,
@@ -175,7 +177,7 @@ class Host:
     # ------------------------------------------------------------ messages
 
     def arrive(self, topic: str, payload: bytes, retain: bool) -> None:
-        """A message of a board has come to the broker."""
+        """A message of a board has reached the broker."""
         if retain:
             self._retained[topic] = payload
         if self.service is not None:
@@ -195,7 +197,9 @@ class Host:
         self.arrive(topic, payload, retain)
         if kind is Kind.PLAN:
             plan = decode(Plan, payload)
-            self._books.plans.append((self._events.now, plan))
+            plans = self._books.plans
+            if not plans or not same_decision(plans[-1][1], plan):
+                plans.append((self._events.now, plan))
             self._audience.take_plan(plan, len(payload))
 
     # ------------------------------------------------------------ turns
@@ -214,7 +218,8 @@ class Host:
         self._turn_by(self._events.now + POLL_S)
 
     def _note_alarms(self, service: Service) -> None:
-        alarms = sum(tuner.alarms for tuner in service.tunings[self._pipeline.name].tuners.values())
+        tuning = service.controllers.of(self._spec.name).tuning
+        alarms = tuning.alarms if tuning is not None else 0
         self._books.alarms += [self._events.now] * (alarms - self._alarms)
         self._alarms = max(alarms, self._alarms)
 

@@ -1,4 +1,4 @@
-"""A simulated site: its boards, what happens to them, and the run of it all."""
+"""A simulated site: its boards, what happens to them, and how it all runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 from distree.messages.plan import Plan
-from distree.node import Accepted, NodeSettings, OriginSettings, StageNode
+from distree.node import AcceptedInput, NodeSettings, OriginSettings, StageNode
 from distree.node.members import Members
-from orchestrator.config import NEVER_SENT, Pipeline
-from orchestrator.simulator.board import Board, Surroundings
+from distree.thresholds import NEVER
+from orchestrator.pipeline_spec import PipelineSpec
+from orchestrator.simulator.board import SimulatedBoard, Surroundings
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import BoardsConfig, BoardsFailure, FleetConfig, check_exits
 from orchestrator.simulator.events import Events
@@ -25,17 +26,17 @@ from orchestrator.simulator.traffic import CRITERION, TENSOR, Table, Traffic
 PIPELINE, MODEL, REVISION = "fleet", "simulated", "0"
 
 RECONNECT_S = 1.0
-"""Boards connect again to a broker that is back within so many seconds, each at a moment of its own."""
+"""Boards reconnect within so many seconds once the broker is back, each at a moment of its own."""
 
 
-class Site:
-    """All boards under one clock. `run` lets `duration_s` of traffic pass, and what is on its way come to its end.
+class SimulatedSite:
+    """All boards under one clock. `run` simulates `duration_s` of traffic, and lets all work finish.
 
     Raises ConfigError where the configuration does not fit the traffic.
     """
 
     def __init__(self, config: FleetConfig, table: Table) -> None:
-        check_exits(config, len(table.costs))
+        check_exits(config, len(table.costs), table.criterion)
         self.config = config
         self.table = table
         self.events = Events()
@@ -43,8 +44,8 @@ class Site:
         self.books = Books(self.traffic)
         self.host: Host | None = None
         if config.goal is not None:
-            self.host = Host(self.events, self._pipeline(), self.books, self, config.duration_s)
-        # One book on members for all origins, where they all know the same.
+            self.host = Host(self.events, self._spec(), self.books, self, config.duration_s)
+        # One record of members for all origins, where they all know the same.
         self._members = Members(REVISION) if config.broker.retains else None
         self._around = self._surroundings()
         with _no_collection():
@@ -52,12 +53,12 @@ class Site:
         self._around.boards.update((board.name, board) for board in self._all())
         self._subscribe()
 
-    def _all(self) -> itertools.chain[Board]:
+    def _all(self) -> itertools.chain[SimulatedBoard]:
         return itertools.chain.from_iterable(self.boards.values())
 
     def _lots(self, purpose: str) -> random.Random:
-        # One stream a purpose: another choice of failures does not bring other inputs.
-        return random.Random(f"{self.config.seed} {purpose}")  # noqa: S311 - a simulation is to be repeatable
+        # One stream per purpose: another choice of failures does not change the inputs.
+        return random.Random(f"{self.config.seed} {purpose}")  # noqa: S311 - a simulation has to be repeatable
 
     # ------------------------------------------------------------ building
 
@@ -76,13 +77,13 @@ class Site:
             tensor_bytes=self.config.traffic.tensor_bytes,
             fuse_s=agents.fuse_ms / 1e3,
             deadline_s=agents.deadline_ms / 1e3,
-            telemetry_s=agents.telemetry_s,
+            telemetry_interval_s=agents.telemetry_interval_s,
             receive_maximum=agents.receive_maximum,
             has_spools=agents.spool,
             ends_at=self.config.duration_s,
         )
 
-    def _build(self, boards: BoardsConfig) -> tuple[Board, ...]:
+    def _build(self, boards: BoardsConfig) -> tuple[SimulatedBoard, ...]:
         lots, links = self._lots(f"boards {boards.name}"), self._lots(f"links {boards.name}")
         # Shared by boards of a kind, as their links' is: thousands of generators would take tens of megabytes.
         routes = self._lots(f"routes {boards.name}")
@@ -90,7 +91,7 @@ class Site:
         for number in range(boards.count):
             name, slowness = f"{boards.name}-{number}", math.exp(lots.gauss(0.0, boards.spread))
             built.append(
-                Board(
+                SimulatedBoard(
                     name,
                     self._around,
                     self._node_maker(name, boards, routes),
@@ -123,20 +124,20 @@ class Site:
 
     def _node_maker(
         self, name: str, boards: BoardsConfig, chance: random.Random
-    ) -> Callable[[str, Sequence[Accepted], Sequence[str]], StageNode]:
+    ) -> Callable[[str, Sequence[AcceptedInput], Sequence[str]], StageNode]:
         agents, exits, branches = self.config.agents, self.traffic.exits, self.config.branches
         origin = None
         if boards.origin:
             origin = OriginSettings(
                 deadline_s=agents.deadline_ms / 1e3,
-                pending_items=agents.pending,
-                silence_floor_s=agents.silence_ms / 1e3,
+                max_pending=agents.max_pending,
+                min_retry_s=agents.min_retry_ms / 1e3,
                 eager=agents.mode == "eager",
             )
         thresholds, labels = self._thresholds(), self._labels()
         inputs, embeddings = (TENSOR,) * exits, ((TENSOR,) * branches,) * exits if branches else ()
 
-        def make(boot: str, restore: Sequence[Accepted], answered: Sequence[str]) -> StageNode:
+        def make(boot: str, restore: Sequence[AcceptedInput], answered: Sequence[str]) -> StageNode:
             settings = NodeSettings(
                 site=SITE,
                 device=name,
@@ -149,7 +150,7 @@ class Site:
                 stages=boards.stages,
                 criterion=CRITERION,
                 thresholds=thresholds,
-                inbox_items=agents.inbox_items,
+                inbox_max_messages=agents.inbox_max_messages,
                 origin=origin,
                 embeddings=embeddings,
                 branch=boards.branch,
@@ -161,14 +162,14 @@ class Site:
         return make
 
     def _thresholds(self) -> tuple[float, ...]:
-        """Return those that hold before there is a plan: the given ones, or those by which nobody leaves early."""
+        """Return the thresholds before the first plan: those given, or else ones that disable early exits."""
         given = self.config.thresholds
-        return (NEVER_SENT,) * (self.traffic.exits - 1) if given is None else given
+        return (NEVER,) * (self.traffic.exits - 1) if given is None else given
 
     def _labels(self) -> tuple[str, ...]:
         return tuple(map(str, range(self.traffic.classes)))
 
-    def _pipeline(self) -> Pipeline:
+    def _spec(self) -> PipelineSpec:
         exits = self.traffic.exits
         plan = Plan(
             pipeline=PIPELINE,
@@ -179,7 +180,7 @@ class Site:
             thresholds=self._thresholds(),
             audit_rate=1.0,
         )
-        return Pipeline(
+        return PipelineSpec(
             name=PIPELINE,
             exits=exits,
             plan=plan,
@@ -192,12 +193,12 @@ class Site:
     # ------------------------------------------------------------ what happens
 
     def take_plan(self, plan: Plan, nbytes: int) -> None:
-        """Hand a plan to all boards; those that are dead find it on its topic when they are back."""
+        """Give a plan to all boards; dead ones find it on its topic when they are back."""
         for board in self._all():
             board.take_plan((plan, nbytes))
 
     def run(self) -> None:
-        """Simulate it all."""
+        """Run the simulation."""
         for phase in self.traffic.phases[1:]:
             self.events.at(phase, self.traffic.begin, phase)
         self._schedule_failures()
@@ -207,7 +208,7 @@ class Site:
             self.events.at(0.0, board.introduce)
             if self.host is not None:
                 # Agents do not report all at once.
-                self.events.at(starts.random() * self.config.agents.telemetry_s, board.report)
+                self.events.at(starts.random() * self.config.agents.telemetry_interval_s, board.report)
             board.begin()
         if self.host is not None:
             self.host.open()
@@ -223,7 +224,7 @@ class Site:
                 board.close_books()
 
     def _gather(self) -> None:
-        """Have all boards be connected, each with what the others have announced."""
+        """Connect all boards, each with what the others have announced."""
         for board in self._all():
             board.announce()
         for board in self._all():
@@ -247,7 +248,7 @@ class Site:
         for board in self._all():
             board.cut_off(until + lots.random() * RECONNECT_S)
 
-    def _schedule(self, failure: BoardsFailure, board: Board) -> None:
+    def _schedule(self, failure: BoardsFailure, board: SimulatedBoard) -> None:
         match failure.how:
             case "pause":
                 self.events.at(failure.at_s, board.pause, failure.for_s)
@@ -260,14 +261,14 @@ class Site:
         if back_at < math.inf:
             self.events.at(back_at, board.revive)
 
-    def _victims(self, failure: BoardsFailure, lots: random.Random) -> list[Board]:
+    def _victims(self, failure: BoardsFailure, lots: random.Random) -> list[SimulatedBoard]:
         boards = self.boards.get(failure.boards) or (self._around.boards[failure.boards],)
         return lots.sample(boards, round(failure.share * len(boards)))
 
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Do without the cyclic collector: thousands of nodes live to the end, and events leave no cycles behind."""
+    """Disable the cyclic garbage collector: thousands of nodes live to the end, and events leave no cycles behind."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

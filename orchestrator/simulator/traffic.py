@@ -21,39 +21,41 @@ import numpy as np
 import numpy.typing as npt
 
 from distree import tensors
+from distree.criteria.max_softmax import MaxSoftmax
 from distree.errors import ConfigError
+from distree.exits_taken import exits_taken
 from distree.messages.request import Tensor
 from distree.node.settings import Shape
 from distree.segments import SegmentOutput
 from orchestrator.simulator.config import Drift, FleetConfig, SyntheticConfig, TrafficConfig
 from orchestrator.tuning.replay import load_recording
-from orchestrator.tuning.tuners import Vector
-from orchestrator.tuning.tuners.audits import exits_taken
+from orchestrator.tuning.samples import Vector
 
 CRITERION = "energy"
 
 TENSOR: Shape = ("uint8", (1, 8))
 """Shape of every tensor: of inputs, features and embeddings."""
 
-_LEAST = -1.7e308  # the logit of a class that is not predicted
-_LIMIT = 1e300  # scores beyond it are infinite, which no logit is
+_LEAST = -1.7e308  # The logit of a class that is not predicted.
+_LIMIT = 1e300  # Scores beyond it are infinite, which no logit is.
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """scores: (n, exits − 1) float64. predictions: (n, exits) int64. costs: MACs of leaving at each exit.
 
-    labels: (n,) int64, or None where the truth is not known.
+    labels: (n,) int64, or None where the truth is not known. criterion: the name of what scored, "" if unknown.
     """
 
     scores: npt.NDArray[np.float64]
     predictions: npt.NDArray[np.int64]
     costs: Vector
     labels: npt.NDArray[np.int64] | None
+    criterion: str = ""
 
     @property
     def truth(self) -> npt.NDArray[np.int64]:
-        """The labels, the last exit's word for them where they are not known: (n,)."""
+        """The labels, or the last exit's predictions where they are unknown: (n,)."""
         return self.predictions[:, -1] if self.labels is None else self.labels
 
     def judge(self, thresholds: Vector) -> tuple[float, float]:
@@ -65,7 +67,7 @@ class Table:
 
 
 def load_table(config: TrafficConfig, seed: int) -> Table:
-    """Read the recorded inputs or make synthetic ones. Raises ConfigError, in one line, for a file that is none."""
+    """Read the recorded inputs or make synthetic ones. Raises ConfigError, in one line, for a file that is not one."""
     if config.recorded is None:
         return synthetic(config.synthetic or SyntheticConfig(), seed)
     recording = load_recording(config.recorded)
@@ -75,11 +77,12 @@ def load_table(config: TrafficConfig, seed: int) -> Table:
         predictions=np.array([audit.predictions for audit in recording.audits], np.int64),
         costs=recording.costs,
         labels=None if labels[0] is None else np.array(labels, np.int64),
+        criterion=recording.criterion,
     )
 
 
 def synthetic(config: SyntheticConfig, seed: int) -> Table:
-    """Make inputs of a network whose exits are ever surer.
+    """Make inputs of a network whose exits grow surer from one to the next.
 
     An input's difficulty d is even between 0 and 1; exit l knows it with probability
     p = 1/K + (1 − 1/K) / (1 + exp(−sharpness · (ability_l − d))), which is its score: it is calibrated. An input that
@@ -98,6 +101,7 @@ def synthetic(config: SyntheticConfig, seed: int) -> Table:
         predictions=np.where(is_right, truth[:, None], wrong[:, None]),
         costs=config.macs,
         labels=truth,
+        criterion=MaxSoftmax.name,
     )
 
 
@@ -116,7 +120,7 @@ class Traffic:
         self._scores: list[list[float]] = []
         self._predictions: list[list[int]] = []
         self._labels: list[int] = []
-        self._random = random.Random(f"{config.seed} traffic")  # noqa: S311 - a simulation is to be repeatable
+        self._random = random.Random(f"{config.seed} traffic")  # noqa: S311 - a simulation has to be repeatable
         self._altered_by = np.random.default_rng(config.seed)
         self._place = -1
         # As many as the tables have rows.
@@ -130,7 +134,7 @@ class Traffic:
         self._pool = self._pools[0.0]
 
     def begin(self, phase: float) -> None:
-        """Have inputs be as the drifts of a phase want them, from now on."""
+        """Apply the drifts of a phase to inputs from now on."""
         self._pool = self._pools[phase]
 
     def _append(self, scores: npt.NDArray[np.float64], predictions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -142,7 +146,7 @@ class Traffic:
         return np.arange(start, len(self._labels))
 
     def _drifted(self, drifts: Sequence[Drift], now: float) -> list[int]:
-        """Return the idents of the inputs as the drifts of a moment want them."""
+        """Return the idents of the inputs under the drifts of a moment."""
         scores, predictions, truth = self._table.scores, self._table.predictions, self._table.truth
         rows, is_altered = np.arange(len(truth)), False
         for drift in drifts:
@@ -159,13 +163,13 @@ class Traffic:
                 case "predictions":
                     predictions, is_altered = self._mistaken(predictions, drift.share), True
             if not len(rows):
-                raise ConfigError("drift: classes: there are no inputs of these classes")
+                raise ConfigError("drift: classes: there are no inputs of these classes", "name others")
         idents = self._append(scores, predictions) if is_altered else self._rows
         drawn_from: list[int] = idents[rows].tolist()
         return drawn_from
 
     def _mistaken(self, predictions: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:
-        """Return predictions of which a share of each early exit's are wrong."""
+        """Return the predictions with a share of each early exit's made wrong."""
         rng, early = self._altered_by, predictions[:, :-1]
         shift = 1 + rng.integers(self.classes - 1, size=early.shape)
         wrong = np.where(rng.random(early.shape) < share, (early + shift) % self.classes, early)
@@ -185,7 +189,7 @@ class Traffic:
             now = until
 
     def _times(self, now: float) -> tuple[float, float]:
-        """Return how many times the usual inputs there are at a time, and until when."""
+        """Return the factor on the rate of inputs at a time, and until when it holds."""
         bursts = self._config.bursts
         if bursts is None:
             return 1.0, math.inf
@@ -215,7 +219,7 @@ class Traffic:
         return self._predictions[ident][exit]
 
     def label(self, ident: int) -> int:
-        """Return the truth, the last exit's word for it where it is not known."""
+        """Return the true class, or the last exit's prediction where it is unknown."""
         return self._labels[ident]
 
     def ran(self, stage: int, tensor: Tensor) -> SegmentOutput:
@@ -234,9 +238,9 @@ class Traffic:
         return SegmentOutput(features=array if stage < self.exits - 1 else None, logits=[], embedding=array)
 
     def _logits(self, stage: int, ident: int) -> list[float]:
-        # Classes behind the predicted one are left out: they would count as little, and take time.
+        # Classes after the predicted one are left out: they would change nothing, and take time.
         logits = [_LEAST] * (self._predictions[ident][stage] + 1)
-        # The last exit's score is not looked at.
+        # The last exit's score is ignored.
         logits[-1] = self._scores[ident][stage] if stage < self.exits - 1 else 0.0
         return logits
 

@@ -1,1 +1,1 @@
-"""The orchestrator's memory: a SQLite file, what is read from it and written to it, and who may write."""
+"""The orchestrator's memory: an SQLite file, what is read from it and written to it, and which service may write."""

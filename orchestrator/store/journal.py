@@ -1,45 +1,53 @@
-"""What the orchestrator knows and its store does not have yet. No I/O, no clock."""
+"""What the service has learned and its store does not have yet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Protocol
 
-from orchestrator.store.database import SAMPLES_KEPT
-from orchestrator.store.records import AuditSample, Batch, Observation, PipelineRow, ServiceRow, TuningRow
+from orchestrator.store.records import AuditSample, Batch, DeviceRow, PipelineRow, ServiceRow, TuningRow
+from orchestrator.store.retention import SAMPLES_KEPT
 
 FORGOTTEN_KEPT = 1000
-"""Devices of which it is kept in mind that they are to be taken out of the store."""
+"""Devices that are remembered as waiting to be removed from the store."""
 
 
-class Unsaved:
-    """Gathers what is to be written; `batch` gives it, and `saved` says that it was.
+class SavesBatches(Protocol):
+    """The part of a store that a journal needs."""
 
-    Of pipelines and the service only what differs from what was saved last is written again.
+    def save(self, batch: Batch) -> None:
+        """Write all of a batch in one transaction; StoreError if it cannot be written."""
+
+
+class Journal:
+    """Collects what has to be written, and writes it in one transaction.
+
+    Of pipelines and the service, only what differs from what was last written is written again.
     """
 
-    def __init__(self) -> None:
-        self._devices: dict[str, Observation] = {}
-        self._reported: dict[str, Observation] = {}
+    def __init__(self, store: SavesBatches) -> None:
+        self._store = store
+        self._devices: dict[str, DeviceRow] = {}
+        self._reported: dict[str, DeviceRow] = {}
         self._forgotten: set[str] = set()
         self._samples: list[AuditSample] = []
         self._saved_pipelines: tuple[PipelineRow, ...] = ()
         self._saved_service: ServiceRow | None = None
 
-    def add_device(self, seen: Observation, *, reported: bool = False) -> None:
-        """Have a device written; its report joins the history where it is a new one."""
-        name = seen.device.device
-        before = self._devices.get(name)
-        if before is not None and seen.shared is None:
-            # It is said once, and must not be lost to the next message.
-            seen = replace(seen, shared=before.shared, shared_at=before.shared_at)
-        self._devices[name] = seen
-        self._forgotten.discard(name)
+    def add_device(self, row: DeviceRow, *, reported: bool = False) -> None:
+        """Have a device written; `reported` says that its report is a new one, which joins the history."""
+        before = self._devices.get(row.device)
+        if before is not None and row.shared is None:
+            # That an id is shared is found once, and must not be lost to the next message.
+            row = replace(row, shared=before.shared, shared_at=before.shared_at)
+        self._devices[row.device] = row
+        self._forgotten.discard(row.device)
         if reported:
-            self._reported[name] = seen
+            self._reported[row.device] = row
 
     def forget(self, device: str) -> None:
-        """Have a device taken out of the store."""
+        """Have a device removed from the store."""
         if len(self._forgotten) < FORGOTTEN_KEPT:
             self._forgotten.add(device)
         self._devices.pop(device, None)
@@ -49,25 +57,29 @@ class Unsaved:
         """Have samples written that a tuning has learned from."""
         self._samples += samples
 
-    def drop_old_samples(self) -> None:
-        """Where the store is out of order, memory is not to fill: what is lost so is learned already."""
-        del self._samples[:-SAMPLES_KEPT]
+    def write(self, pipelines: Iterable[PipelineRow], service: ServiceRow, tunings: Iterable[TuningRow]) -> None:
+        """Write everything that the store lacks, given how things stand now.
 
-    def batch(self, pipelines: Iterable[PipelineRow], service: ServiceRow, tunings: Iterable[TuningRow]) -> Batch:
-        """Return what is to be written, given how things stand now; an empty batch where nothing is."""
+        Raises StoreError; then all of it is kept for the next time, but for the oldest samples, which have been learned
+        from already and must not fill the memory.
+        """
         rows = tuple(pipelines)
-        return Batch(
+        batch = Batch(
             devices=tuple(self._devices.values()),
             reported=tuple(self._reported.values()),
             forgotten=tuple(self._forgotten),
             pipelines=rows if rows != self._saved_pipelines else (),
-            service=service if self._is_news(service) else None,
+            service=service if self._is_new(service) else None,
             samples=tuple(self._samples),
             tunings=tuple(tunings),
         )
+        if batch == Batch():
+            return
+        del self._samples[:-SAMPLES_KEPT]
+        self._store.save(batch)
+        self._saved(batch)
 
-    def saved(self, batch: Batch) -> None:
-        """Note that the batch which `batch` returned just now is in the store."""
+    def _saved(self, batch: Batch) -> None:
         self._devices.clear()
         self._reported.clear()
         self._forgotten.clear()
@@ -75,7 +87,7 @@ class Unsaved:
         self._saved_pipelines = batch.pipelines or self._saved_pipelines
         self._saved_service = batch.service or self._saved_service
 
-    def _is_news(self, service: ServiceRow) -> bool:
-        # Refusals alone cause no write: they ride with the next one.
+    def _is_new(self, service: ServiceRow) -> bool:
+        # Refused messages on their own cause no write: they are written along with the next device.
         saved = self._saved_service
         return saved is None or saved.online != service.online or (bool(self._devices) and saved != service)

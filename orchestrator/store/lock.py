@@ -1,4 +1,4 @@
-"""Who serves a store: a lock beside the file, which the system releases however the process ends."""
+"""Which service uses a store: a lock beside the file, which the system releases however the process ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from orchestrator.store.database import StoreError
+from orchestrator.store.connection import CHECK_STORE, StoreError
 
 
 def _lock_path(store: Path) -> Path:
@@ -16,7 +16,7 @@ def _lock_path(store: Path) -> Path:
 
 
 class ServiceLock:
-    """Held by the one service that serves a store, so that a second one is refused and readers can tell."""
+    """Held by the one service that uses a store, so that a second one is refused and readers know of it."""
 
     def __init__(self, store: Path) -> None:
         self._path = _lock_path(store)
@@ -37,10 +37,11 @@ class ServiceLock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             file = self._path.open("wb")
         except OSError as error:
-            raise StoreError(f"{self._path}: {error.strerror}; check store.path and its rights") from None
+            raise StoreError(f"{self._path}: {error.strerror}", CHECK_STORE) from None
         if not _lock(file):
             file.close()
-            raise StoreError(f"{self._path}: another orchestrator serves this store already")
+            what = f"{self._path}: another orchestrator is already using this store"
+            raise StoreError(what, "stop it, or change store.path")
         self._file = file
 
     def release(self) -> None:
@@ -51,7 +52,7 @@ class ServiceLock:
 
 
 def _lock(file: IO[bytes]) -> bool:
-    # `is_served` holds the lock for a moment; that must not pass for a service.
+    # `is_served` holds the lock for a moment, which must not be taken for a service.
     return _try_lock(file) or any(_try_lock(file, pause_s) for pause_s in (0.02, 0.1))
 
 
@@ -65,7 +66,7 @@ def _try_lock(file: IO[bytes], pause_s: float = 0.0) -> bool:
 
 
 def is_served(store: Path) -> bool:
-    """Whether a service on this machine has the store at this moment."""
+    """Whether a service on this machine is using the store at this moment."""
     try:
         with _lock_path(store).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

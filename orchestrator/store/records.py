@@ -1,42 +1,46 @@
-"""What the store gives and takes, and how it stands in the columns of the store's tables."""
+"""What the store gives and takes, and how it is laid out in the columns of its tables."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceStatus
 from distree.messages.plan import MaskedThresholds, Plan
 from distree.messages.telemetry import Telemetry
-from orchestrator.fleet import Device
-from orchestrator.tuning.pipeline_tuning import Sample
-from orchestrator.tuning.tuners import Audit
-
-Row: TypeAlias = "tuple[Any, ...]"
+from orchestrator.store.connection import Row
+from orchestrator.tuning.samples import AuditedInput, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRow:
-    """A plan with who wrote it (`config`, `set-thresholds`, `tuner`) and when (Unix seconds)."""
+    """A plan and when its decision was made (Unix seconds).
+
+    The row of a pipeline with the highest `id` holds the plan that is wanted; `id` is 0 before the row is written.
+    `is_reset` says that somebody wants everything forgotten that others have published.
+    """
 
     plan: Plan
-    author: str
     at: float
+    id: int = 0
+    is_reset: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRow:
-    """What the service last said of a pipeline: the highest epoch ever seen and where its planner stands.
+    """What the service last wrote about a pipeline: the epoch after which it numbers, and where its planner stands.
 
-    `configured` is the content of orchestrator.yaml when it last made a plan, "" before that. `branches` has the
-    number of branches per stage of its bundle, 0 for a plain one; () where no service has told.
+    `alarm` says what is wrong with the plan and what to do, "" where nothing is. `configured` is the content of
+    orchestrator.yaml when it last made a plan, "" before that. `branches` has the number of branches per stage of its
+    bundle, 0 for a plain one; () before any service has written it.
     """
 
     name: str
-    floor: int = 0
+    highest_epoch: int = 0
     standing: str = ""
+    alarm: str = ""
     configured: str = ""
     branches: tuple[int, ...] = ()
 
@@ -60,15 +64,21 @@ class ServiceRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """A device and when (Unix seconds) it was noted; `heard_at` is None where it was not heard alive.
+class DeviceRow:
+    """What a device last said of itself, and when (Unix seconds): `heard_at` is None where it was not heard alive.
 
-    `shared` says that another board uses its name, where that was found, and `shared_at` when it was.
+    `seen_at` is when the row was noted, `period_s` the time between two of the device's reports. `shared` says that
+    another board uses its id, if that was found, and `shared_at` when it was.
     """
 
-    device: Device
-    heard_at: float | None
+    device: str
+    boot: str
     seen_at: float
+    heard_at: float | None = None
+    period_s: float
+    status: DeviceStatus | None = None
+    meta: DeviceMeta | None = None
+    telemetry: Telemetry | None = None
     shared: str | None = None
     shared_at: float | None = None
 
@@ -84,7 +94,7 @@ class AuditSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningRow:
-    """Where the tuning of a pipeline stood, as `Tuning.snapshot` gives it, with all samples up to now."""
+    """The state of a pipeline's tuning, as `PipelineTuning.snapshot` gives it, with all samples up to now."""
 
     pipeline: str
     state: dict[str, Any]
@@ -92,10 +102,10 @@ class TuningRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What the service writes in one transaction; the last reports of `reported` join the history."""
+    """What the service writes in one transaction; the reports of the rows in `reported` join the history."""
 
-    devices: tuple[Observation, ...] = ()
-    reported: tuple[Observation, ...] = ()
+    devices: tuple[DeviceRow, ...] = ()
+    reported: tuple[DeviceRow, ...] = ()
     forgotten: tuple[str, ...] = ()
     pipelines: tuple[PipelineRow, ...] = ()
     service: ServiceRow | None = None
@@ -103,19 +113,26 @@ class Batch:
     tunings: tuple[TuningRow, ...] = ()
 
 
+PLAN_COLUMNS = (
+    "pipeline", "epoch", "model", "revision", "criterion", "thresholds", "masked", "audit_rate", "rest_s", "reason",
+    "author", "at", "is_reset",
+)  # fmt: skip
+"""Of the table `plan`, after its id."""
+
+
 def plan_values(row: PlanRow) -> Row:
-    """Columns of the table `plan`."""
+    """What PLAN_COLUMNS hold of a row."""
     plan = row.plan
     content = plan.model, plan.revision, plan.criterion, json.dumps(plan.thresholds)
     masked = json.dumps([[part.missing, part.thresholds] for part in plan.masked])
-    later = masked, plan.audit_rate, json.dumps(plan.rest_s)
-    return plan.pipeline, plan.epoch, *content, row.author, row.at, *later
+    hints = plan.audit_rate, json.dumps(plan.rest_s), plan.reason, plan.author
+    return plan.pipeline, plan.epoch, *content, masked, *hints, row.at, row.is_reset
 
 
 def plan_row(values: Row) -> PlanRow:
-    """Read a row of the table `plan`; one of an earlier schema lacks the last columns."""
-    pipeline, epoch, model, revision, criterion, thresholds, author, at, *later = values
-    masked = json.loads(later[0]) if later else []
+    """Read id and PLAN_COLUMNS of a row."""
+    number, pipeline, epoch, model, revision, criterion, thresholds, masked, audit_rate, rest_s, *later = values
+    reason, author, at, is_reset = later
     plan = Plan(
         pipeline=pipeline,
         epoch=epoch,
@@ -125,12 +142,14 @@ def plan_row(values: Row) -> PlanRow:
         thresholds=tuple(map(float, json.loads(thresholds))),
         masked=tuple(
             MaskedThresholds(missing=tuple(missing), thresholds=tuple(map(float, of_exits)))
-            for missing, of_exits in masked
+            for missing, of_exits in json.loads(masked)
         ),
-        audit_rate=later[1] if len(later) > 1 else 0.0,
-        rest_s=tuple(map(float, json.loads(later[2]))) if len(later) > 2 else (),
+        audit_rate=audit_rate,
+        rest_s=tuple(map(float, json.loads(rest_s))),
+        reason=reason,
+        author=author,
     )
-    return PlanRow(plan=plan, author=author, at=at)
+    return PlanRow(plan=plan, at=at, id=number, is_reset=bool(is_reset))
 
 
 def sample_values(row: AuditSample) -> Row:
@@ -144,56 +163,75 @@ def sample_row(values: Row) -> AuditSample:
     """Read a row of the table `audit`."""
     _, pipeline, at, origin, request, missing, scores, predictions, label = values
     guesses = tuple(json.loads(predictions))
-    audit = Audit(scores=tuple(json.loads(scores)), predictions=guesses, label=label, lost=not guesses)
+    audit = AuditedInput(scores=tuple(json.loads(scores)), predictions=guesses, label=label, lost=not guesses)
     sample = Sample(origin=origin, request=request, missing=tuple(json.loads(missing)), audit=audit)
     return AuditSample(pipeline=pipeline, sample=sample, at=at)
 
 
+PIPELINE_COLUMNS = ("name", "highest_epoch", "standing", "alarm", "configured", "branches")
+"""Of the table `pipeline`."""
+
+
 def pipeline_values(row: PipelineRow) -> Row:
-    """Columns of the table `pipeline`."""
-    return row.name, row.floor, row.standing, row.configured, json.dumps(row.branches)
+    """What PIPELINE_COLUMNS hold of a row."""
+    return row.name, row.highest_epoch, row.standing, row.alarm, row.configured, json.dumps(row.branches)
 
 
 def pipeline_row(values: Row) -> PipelineRow:
-    """Read a row of the table `pipeline`; one of schema 1 has no branches."""
-    name, floor, standing, configured, *later = values
-    branches = tuple(json.loads(later[0])) if later else ()
-    return PipelineRow(name=name, floor=floor, standing=standing, configured=configured, branches=branches)
-
-
-def device_values(observation: Observation) -> Row:
-    """Columns of the table `device`; description and report stand in their wire form, which has a version."""
-    device = observation.device
-    return (
-        device.device,
-        # What came as JSON may hold half a surrogate pair, which SQLite refuses as text.
-        device.boot.encode("utf-8", "surrogatepass"),
-        device.status.value if device.status else None,
-        encode(device.meta) if device.meta else None,
-        encode(device.telemetry) if device.telemetry else None,
-        observation.heard_at,
-        device.period_s,
-        observation.seen_at,
-        observation.shared,
-        observation.shared_at,
+    """Read PIPELINE_COLUMNS of a row."""
+    name, highest_epoch, standing, alarm, configured, branches = values
+    return PipelineRow(
+        name=name,
+        highest_epoch=highest_epoch,
+        standing=standing,
+        alarm=alarm,
+        configured=configured,
+        branches=tuple(json.loads(branches)),
     )
 
 
-def observation(values: Row) -> Observation:
-    """Read a row of the table `device`; one of an earlier schema lacks the last columns."""
-    device_id, boot, status, meta, telemetry, heard_at, period_s, seen_at, *later = values
-    shared, shared_at = later or (None, None)
-    device = Device(
-        device=device_id,
+def device_values(row: DeviceRow) -> Row:
+    """Columns of the table `device`; description and report are in their wire form, which has a version."""
+    return (
+        row.device,
+        # Text that came as JSON may hold half a surrogate pair, which SQLite refuses.
+        row.boot.encode("utf-8", "surrogatepass"),
+        row.status.value if row.status else None,
+        encode(row.meta) if row.meta else None,
+        encode(row.telemetry) if row.telemetry else None,
+        row.heard_at,
+        row.period_s,
+        row.seen_at,
+        row.shared,
+        row.shared_at,
+    )
+
+
+def device_row(values: Row) -> DeviceRow:
+    """Read a row of the table `device`."""
+    device, boot, status, meta, telemetry, heard_at, period_s, seen_at, shared, shared_at = values
+    return DeviceRow(
+        device=device,
         boot=boot.decode("utf-8", "surrogatepass"),
+        seen_at=seen_at,
+        heard_at=heard_at,
+        period_s=period_s,
         status=DeviceStatus(status) if status else None,
         meta=decode(DeviceMeta, meta) if meta else None,
         telemetry=decode(Telemetry, telemetry) if telemetry else None,
-        period_s=period_s,
+        shared=shared,
+        shared_at=shared_at,
     )
-    return Observation(device=device, heard_at=heard_at, seen_at=seen_at, shared=shared, shared_at=shared_at)
 
 
-def with_epoch(row: PlanRow, epoch: int) -> PlanRow:
-    """Return the row with its plan under another epoch."""
-    return replace(row, plan=replace(row.plan, epoch=epoch))
+def service_values(row: ServiceRow) -> Row:
+    """Columns of the table `service`, but for its id."""
+    refused = json.dumps({entry.reason: entry.count for entry in row.refused})
+    return row.pid, row.started_at, row.online, refused
+
+
+def service_row(values: Row) -> ServiceRow:
+    """Read a row of the table `service`, without its id."""
+    pid, started_at, online, refused = values
+    counts = tuple(Refused(reason=reason, count=count) for reason, count in json.loads(refused).items())
+    return ServiceRow(pid=pid, started_at=started_at, online=bool(online), refused=counts)

@@ -1,1 +1,5 @@
-"""From audits to thresholds: what is believed (`audit_intake`), the tuners, and which of their thresholds hold."""
+"""From audits to thresholds: which audits are accepted, what tuners learn from them, and which thresholds hold.
+
+`pipeline_tuning` is the entrance; `live_tuner` is the contract that every tuner in `tuners` fulfils. Nothing here knows
+the rest of the orchestrator.
+"""

@@ -1,14 +1,14 @@
-"""Which of the certified thresholds are in force: the least loss by which goals of latency, energy or traffic hold.
+"""Which of a tuner's choices is in force: the one with the least loss that meets goals for latency, energy or traffic.
 
 Drift plus penalty: each goal has a virtual queue. That of a mean grows by how far a measurement lies above the goal and
-shrinks by how far below. That of a percentile counts the periods in which it lay above, and forgives one in twenty: a
-period far below the goal does not make up for one above. Among the certified vectors, the one with the smallest
+shrinks by how far it lies below. That of a percentile counts the periods in which it lay above, and forgives one in
+twenty: a period far below the goal does not make up for one above. Among the choices, the one with the smallest
 
     loss / ε  +  (sum of the queues) · share of the compute
 
-is chosen. While all goals hold the queues are empty and nobody leaves early without need; the longer one is missed, the
-earlier inputs leave, up to the riskiest certified vector. What is never chosen is a vector that is not certified.
-Without such goals there is nothing to weigh, and the riskiest certified vector saves most.
+is taken. While all goals are met the queues are empty and no input leaves early without need; the longer one is missed,
+the earlier inputs leave, up to the riskiest choice. Nothing is ever in force that is not among the tuner's choices.
+Without such goals there is nothing to weigh, and the riskiest choice saves most.
 
 Source: M. Neely, Stochastic Network Optimization with Application to Communication and Queueing Systems, 2010.
 """
@@ -20,21 +20,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.tuning.tuners import Audit
-from orchestrator.tuning.tuners.audits import exits_taken
+from distree.exits_taken import exits_taken
+from orchestrator.tuning.samples import AuditedInput
 
 Floats = npt.NDArray[np.float64]
 
-MOST = 10.0
-"""Bound of a queue, so that an overload is forgotten in bounded time."""
+FULL_QUEUE = 10.0
+"""Upper bound of a queue, so that an overload is forgotten in bounded time."""
 
 _PERCENTILES = frozenset({"latency_p95_ms"})
-_FORGIVEN = 0.05  # share of periods in which a percentile may lie above its goal
-_LONGEST_STEP = 2.0  # of a queue in one period, so that one bad measurement is not an overload
+_FORGIVEN = 0.05  # Share of periods in which a percentile may lie above its goal.
+_LONGEST_STEP = 2.0  # Of a queue in one period, so that one bad measurement is not an overload.
 
 
-class Control:
-    """Virtual queues for goals, by name: how large a measurement may be. None of them, and the riskiest is chosen."""
+class GoalControl:
+    """Virtual queues for goals; `goals` says by name how large a measurement may be."""
 
     def __init__(self, goals: Mapping[str, float]) -> None:
         self._goals = dict(goals)
@@ -48,7 +48,7 @@ class Control:
     @property
     def is_overloaded(self) -> bool:
         """Whether a goal has been missed for so long that its queue is full."""
-        return any(queue >= MOST for queue in self.queues.values())
+        return any(queue >= FULL_QUEUE for queue in self.queues.values())
 
     def measured(self, values: Mapping[str, float]) -> None:
         """Take in measurements of one period, by the goals' names; others are ignored."""
@@ -58,21 +58,21 @@ class Control:
                     step = float(values[name] > goal) - _FORGIVEN
                 else:
                     step = min(_LONGEST_STEP, values[name] / goal - 1.0)
-                self.queues[name] = min(MOST, max(0.0, self.queues[name] + step))
+                self.queues[name] = min(FULL_QUEUE, max(0.0, self.queues[name] + step))
 
     def choose(self, losses: Floats, shares: Floats, epsilon: float) -> int:
-        """Return the number of the vector to be in force. losses, shares: of each certified vector, (n,)."""
+        """Return the index of the vector to be in force. losses, shares: of each choice, safest first, (n,)."""
         if not self._goals:
             return len(losses) - 1
         return int(np.argmin(losses / epsilon + self.pressure * shares))
 
 
 def outlook(
-    vectors: Sequence[Sequence[float]], audits: Sequence[Audit], costs: Sequence[float]
+    vectors: Sequence[Sequence[float]], audits: Sequence[AuditedInput], costs: Sequence[float]
 ) -> tuple[Floats, Floats]:
-    """Return what each vector would have done to `audits`, lost ones left out: mean losses, shares of the compute.
+    """Return what each vector would have done to `audits`: mean losses and shares of the compute, both (n,).
 
-    Both are (n,), of n vectors; a share is of what the last exit costs. Without audits nothing is lost or saved.
+    Lost audits are left out; a share is of what the last exit costs. Without audits nothing is lost or saved.
     """
     kept = [audit for audit in audits if not audit.lost]
     if not kept:

@@ -1,24 +1,22 @@
-"""What a pipeline's boards did between two looks: latency, traffic and compute per input. No I/O, no clock."""
+"""What a pipeline's boards did between two measurements: latency, traffic and compute per input. No I/O, no clock."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from distree.messages.device import DeviceStatus
-from distree.messages.telemetry import PipelineTelemetry
-from orchestrator.fleet import Device
+from distree.messages.telemetry import PipelineTelemetry, Telemetry
 
 LONGEST_S = 3600.0
-"""Longest time that a plan can tell, in seconds."""
+"""Longest time that a plan can carry, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """Of the inputs answered between two looks. `latency_p95_s` is the worst origin's, None where none reported.
+class Measurement:
+    """Figures of the `inputs` answered in one period. `latency_p95_s` is the slowest origin's, None if none reported.
 
-    `macs_per_input` counts audits too, `bytes_per_input` what boards sent to each other for inputs. `shed` counts
-    inputs that a full queue cost.
+    `macs_per_input` includes audits, `bytes_per_input` is what boards sent to each other for inputs. `shed` counts
+    inputs that full queues turned away.
     """
 
     inputs: int
@@ -38,10 +36,10 @@ class _Counters:
     shed: int
 
 
-class Load:
-    """Looks at the boards of one pipeline. costs: multiply-accumulates of an input that leaves at each exit.
+class LoadMeter:
+    """Measures the boards of one pipeline. costs: multiply-accumulates of an input that leaves at each exit.
 
-    A board that was started anew, or is seen for the first time, counts from its next report on.
+    A board that has restarted, or is seen for the first time, counts from its next report on.
     """
 
     def __init__(self, pipeline: str, costs: Sequence[float]) -> None:
@@ -50,21 +48,21 @@ class Load:
         self._per_stage = [after - before for before, after in zip((0.0, *costs), costs, strict=False)]
         self._last: dict[str, _Counters] = {}
 
-    def look(self, devices: Iterable[Device]) -> Measured | None:
-        """Return what was done since the last look; None if no input was answered."""
+    def measure(self, reports: Iterable[Telemetry]) -> Measurement | None:
+        """Return what was done since the last call, given each board's latest report; None if no input was answered."""
         inputs, macs, nbytes, shed = 0, 0.0, 0, 0
         latencies = []
         now: dict[str, _Counters] = {}
-        for device in devices:
-            part = _part(device, self._pipeline)
-            if part is None or device.telemetry is None:
+        for report in reports:
+            part = _part(report, self._pipeline)
+            if part is None:
                 continue
-            before = self._last.get(device.device)
-            if before is not None and (before.boot, before.sequence) == (device.boot, device.telemetry.sequence):
-                # No news: most boards of a large fleet, at most looks.
-                now[device.device] = before
+            before = self._last.get(report.device)
+            if before is not None and (before.boot, before.sequence) == (report.boot, report.sequence):
+                # Nothing new, as with most boards of a large fleet at most times.
+                now[report.device] = before
                 continue
-            counted = now[device.device] = self._count(device.boot, device.telemetry.sequence, part)
+            counted = now[report.device] = self._count(report, part)
             if before is None or before.boot != counted.boot:
                 continue
             answered = max(0, counted.answered - before.answered)
@@ -77,7 +75,7 @@ class Load:
         self._last = now
         if not inputs:
             return None
-        return Measured(
+        return Measurement(
             inputs=inputs,
             latency_p95_s=max(latencies, default=None),
             macs_per_input=macs / inputs,
@@ -85,12 +83,12 @@ class Load:
             shed=shed,
         )
 
-    def _count(self, boot: str, sequence: int, part: PipelineTelemetry) -> _Counters:
+    def _count(self, report: Telemetry, part: PipelineTelemetry) -> _Counters:
         exits = part.origin.exits if part.origin is not None else ()
         audited = {stage.stage: stage.audited for stage in part.stages if stage.stage < len(self._per_stage)}
         return _Counters(
-            boot=boot,
-            sequence=sequence,
+            boot=report.boot,
+            sequence=report.sequence,
             answered=part.origin.answered if part.origin is not None else 0,
             macs=sum(count * cost for count, cost in zip(exits, self._costs, strict=False))
             + sum(count * self._per_stage[k] for k, count in audited.items()),
@@ -99,24 +97,20 @@ class Load:
         )
 
 
-def rest_s(devices: Iterable[Device], pipeline: str, exits: int) -> tuple[float, ...]:
-    """Return, per exit but the last, the mean time that an input spends at the next stage; () if one is unknown.
+def rest_s(reports: Iterable[Telemetry], pipeline: str, exits: int) -> tuple[float, ...]:
+    """Return, per exit but the last, the mean seconds that an input spends at the next stage; () if one is unknown.
 
-    Of boards that are ready, each weighted alike: waiting and computing, as their last reports say.
+    It is the time for waiting and computing in each board's latest report; boards are weighted equally.
     """
     seconds: dict[int, list[float]] = {}
-    for device in devices:
-        part = _part(device, pipeline)
-        if part is not None and device.status is DeviceStatus.READY:
-            for stage in part.stages:
-                if stage.compute_s > 0:
-                    seconds.setdefault(stage.stage, []).append(stage.queue_s + stage.compute_s)
+    for report in reports:
+        part = _part(report, pipeline)
+        for stage in part.stages if part is not None else ():
+            if stage.compute_s > 0:
+                seconds.setdefault(stage.stage, []).append(stage.queue_s + stage.compute_s)
     means = [sum(seconds.get(k, ())) / max(1, len(seconds.get(k, ()))) for k in range(1, exits)]
     return tuple(min(mean, LONGEST_S) for mean in means) if all(means) else ()
 
 
-def _part(device: Device, pipeline: str) -> PipelineTelemetry | None:
-    for part in device.telemetry.pipelines if device.telemetry is not None else ():
-        if part.pipeline == pipeline:
-            return part
-    return None
+def _part(report: Telemetry, pipeline: str) -> PipelineTelemetry | None:
+    return next((part for part in report.pipelines if part.pipeline == pipeline), None)

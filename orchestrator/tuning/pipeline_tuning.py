@@ -1,110 +1,151 @@
-"""The thresholds of one pipeline, tuned for its goal: from audit rows to the plan that is to hold. No I/O, no clock.
+"""The thresholds of one pipeline, tuned for its goal: from audit rows to the plan that should hold. No I/O, no clock.
 
-One `Certified` tuner for the inputs that all branches heard, and one for each set of missing branches that rows tell
-of, each with the whole confidence of the goal: what is promised holds for each set by itself. Until a set's own
-thresholds are proved, nobody leaves early while these branches are missing.
+There is one tuner for the inputs that all branches heard, and one for each set of missing branches that rows mention,
+each with the full confidence of the goal: the promise holds for each set separately. Until a set has thresholds of its
+own, early exits are disabled while those branches are missing.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from distree.errors import RemoteProtocolError
 from distree.messages.audit import AuditRow
 from distree.messages.plan import MaskedThresholds, Plan
-from distree.messages.site import Truth
-from distree.messages.telemetry import OriginTelemetry
-from orchestrator.config import NEVER_SENT, GoalConfig, Pipeline
-from orchestrator.fleet import Device
-from orchestrator.tuning.audit_intake import Intake
-from orchestrator.tuning.goal_control import Control, outlook
-from orchestrator.tuning.measurements import Load, Measured
-from orchestrator.tuning.tuners import Audit, Certified, Vector
+from distree.messages.site import Label
+from distree.messages.telemetry import OriginTelemetry, Telemetry
+from distree.record import record
+from distree.thresholds import NEVER
+from orchestrator.tuning.audit_intake import AuditIntake
+from orchestrator.tuning.goal_control import GoalControl, outlook
+from orchestrator.tuning.live_tuner import LiveTuner, TunerExplanation, TunerSetup
+from orchestrator.tuning.measurements import LoadMeter, Measurement
+from orchestrator.tuning.samples import AuditedInput, Sample, Vector
+from orchestrator.tuning.tuned_pipeline import TunedPipeline
 
-MOST_WAITING = 10_000
+MAX_WAITING = 10_000
 """Samples that wait for their labels, and labels that came before their samples."""
 
-MOST_SETS = 16
+MAX_SETS = 16
 """Sets of missing branches that are tuned for; rows of others are refused."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """What one audit said, and which branches it did without; `origin` and `request` say whose it was."""
+@record
+class SetExplanation:
+    """What the tuner for one set of missing branches says, and what it allows to be in force, safest first."""
 
-    origin: str
-    request: str
     missing: tuple[int, ...]
-    audit: Audit
+    tuner: TunerExplanation
+    choices: tuple[Vector, ...]
 
 
-class Tuning:
-    """The tuners of one pipeline, which has a goal. `take` checks what comes in, `apply` learns from it.
+@record
+class GoalQueue:
+    """The virtual queue of a goal for what boards measure: 0 while it is met, FULL_QUEUE when long missed."""
 
-    Where labels are waited for, `take` keeps what it is told until `label` or `overdue` give it out. A sample that gets
-    none counts as without labels, as a loss if an early exit disagrees with the last one: that is never less than what
-    a label would make of it, so it does no harm if only some inputs, or only strange ones, are labelled.
+    goal: str
+    length: float
+
+
+@record
+class TuningExplanation:
+    """Where the tuning of a pipeline stands; of the `audits` so far, `lost` were lost."""
+
+    audits: int
+    lost: int
+    queues: tuple[GoalQueue, ...]
+    sets: tuple[SetExplanation, ...]
+
+    @property
+    def alarms(self) -> int:
+        """How often thresholds of any set were withdrawn."""
+        return sum(one.tuner.alarms for one in self.sets)
+
+
+class PipelineTuning:
+    """The tuners of one pipeline. `take` checks what comes in, `apply` learns from it.
+
+    Where labels are waited for, `take` holds samples back until `label` or `overdue` give them out. A sample that gets
+    none counts as one without a label: as a loss if an early exit disagrees with the last one. That is never less than
+    what a label would make of it, so it does no harm if only some inputs, or only unusual ones, are labelled.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        assert pipeline.goal is not None  # noqa: S101 - made for pipelines that have one
+    def __init__(self, pipeline: TunedPipeline) -> None:
         self._pipeline = pipeline
-        self.goal: GoalConfig = pipeline.goal
-        self.intake = Intake(pipeline)
-        self.tuners: dict[tuple[int, ...], Certified] = {(): self._new()}
+        self.goal = pipeline.goal
+        self.intake = AuditIntake(pipeline)
+        self.tuners: dict[tuple[int, ...], LiveTuner] = self._first_tuners()
         self.audits = self.lost = 0
-        self.control = Control(self.goal.limits())
-        self.load = Load(pipeline.name, pipeline.costs)
-        self.measured: Measured | None = None
+        self.control = GoalControl(self.goal.limits())
+        self.measured: Measurement | None = None
+        self._meter = LoadMeter(pipeline.name, pipeline.costs)
         self._positions: dict[tuple[int, ...], int] = {}
         self._waiting: OrderedDict[str, tuple[float, Sample]] = OrderedDict()
         self._labels: OrderedDict[str, int] = OrderedDict()
 
-    def _new(self) -> Certified:
-        return Certified(self._pipeline.costs, self.goal.accuracy_drop, 1.0 - self.goal.confidence)
+    def _first_tuners(self) -> dict[tuple[int, ...], LiveTuner]:
+        given = self._pipeline.masked if self.goal.tuner_class.uses_given_thresholds else ()
+        return {missing: self._new(missing) for missing in ((), *(row.missing for row in given))}
+
+    def _new(self, missing: tuple[int, ...]) -> LiveTuner:
+        pipeline = self._pipeline
+        given = {(): pipeline.thresholds, **{row.missing: row.thresholds for row in pipeline.masked}}
+        setup = TunerSetup(
+            costs=pipeline.costs,
+            accuracy_drop=float(self.goal.accuracy_drop),
+            confidence=float(self.goal.confidence),
+            thresholds=given.get(missing, (NEVER,) * (pipeline.exits - 1)),
+        )
+        return self.goal.tuner_class.create(setup)
 
     # ------------------------------------------------------------ what comes in
 
-    def take(self, now_s: float, row: AuditRow, device: Device | None) -> list[Sample]:
-        """Return what a row tells, lost audits before it included; RemoteProtocolError if it is not believed."""
-        if row.missing not in self.tuners and len(self.tuners) > MOST_SETS:
-            raise RemoteProtocolError("missing", f"{MOST_SETS} sets of missing branches are tuned for already")
-        lost = self.intake.take(row, device)
-        audit = Audit(lost=True) if row.lost else Audit(scores=row.scores, predictions=row.predictions)
-        told = Sample(origin=row.origin, request=row.request, missing=row.missing, audit=audit)
-        return [*_lost(row.origin, lost), *self._wait(now_s, told)]
+    def take(self, now_s: float, row: AuditRow, boots: Sequence[str]) -> list[Sample]:
+        """Return the samples that a row gives, lost audits before it included.
 
-    def _wait(self, now_s: float, told: Sample) -> list[Sample]:
+        `boots` are the known runs of its sender in which it is an origin of the pipeline. Raises RemoteProtocolError
+        for a row that is refused.
+        """
+        if row.missing not in self.tuners and len(self.tuners) > MAX_SETS:
+            raise RemoteProtocolError("missing", f"{MAX_SETS} sets of missing branches are tuned for already")
+        lost = self.intake.take(row, boots)
+        audit = AuditedInput(lost=True) if row.lost else AuditedInput(scores=row.scores, predictions=row.predictions)
+        sample = Sample(origin=row.origin, request=row.request, missing=row.missing, audit=audit)
+        return [*_lost(row.origin, lost), *self._wait(now_s, sample)]
+
+    def _wait(self, now_s: float, sample: Sample) -> list[Sample]:
         wait_s = self.goal.labels_wait_s
-        if wait_s is None or told.audit.lost:
-            return [told]
-        label = self._labels.pop(told.request, None)
+        if wait_s is None or sample.audit.lost:
+            return [sample]
+        label = self._labels.pop(sample.request, None)
         if label is not None:
-            return [_labelled(told, label)]
-        before = self._waiting.pop(told.request, None)
-        self._waiting[told.request] = now_s + wait_s, told
-        full = self._waiting.popitem(last=False)[1] if len(self._waiting) > MOST_WAITING else None
-        return [sample for _, sample in filter(None, (before, full))]
+            return [_labelled(sample, label)]
+        before = self._waiting.pop(sample.request, None)
+        self._waiting[sample.request] = now_s + wait_s, sample
+        full = self._waiting.popitem(last=False)[1] if len(self._waiting) > MAX_WAITING else None
+        return [one for _, one in filter(None, (before, full))]
 
-    def label(self, truth: Truth) -> list[Sample]:
-        """Return the sample that a label was waited for, if there is one; RemoteProtocolError for an unknown label."""
+    def label(self, truth: Label) -> list[Sample]:
+        """Return the sample that waited for this label, if there is one; RemoteProtocolError for an unknown label."""
         if truth.label not in self._pipeline.labels:
-            raise RemoteProtocolError("label", f"{truth.label!r} is not a label of {self._pipeline.plan.model}")
+            raise RemoteProtocolError(
+                "label", f"{truth.label!r} is not a label of {self._pipeline.model}", "publish one of its labels"
+            )
         label = self._pipeline.labels.index(truth.label)
         waiting = self._waiting.pop(truth.request, None)
         if waiting is not None:
             return [_labelled(waiting[1], label)]
-        # Most inputs are not audited; a few labels are there before their rows.
+        # Most inputs are not audited, and a label may come before its row.
         self._labels[truth.request] = label
-        if len(self._labels) > MOST_WAITING:
+        if len(self._labels) > MAX_WAITING:
             self._labels.popitem(last=False)
         return []
 
     def overdue(self, now_s: float) -> list[Sample]:
-        """Return the samples that have waited long enough for their labels; all of them at infinity."""
+        """Return the samples that have waited long enough for their labels; at infinity, all of them."""
         samples = []
         while self._waiting and next(iter(self._waiting.values()))[0] <= now_s:
             samples.append(self._waiting.popitem(last=False)[1][1])
@@ -115,7 +156,7 @@ class Tuning:
         return _lost(device, self.intake.reported(device, boot, origin))
 
     def apply(self, sample: Sample) -> None:
-        """Learn from a sample: one that `take` or `reported` returned, now or before a restart."""
+        """Learn from a sample that one of the methods above returned, now or before a restart."""
         self.audits += 1
         if sample.audit.lost:
             # Nobody knows which branches it would have heard.
@@ -123,11 +164,13 @@ class Tuning:
             for tuner in self.tuners.values():
                 tuner.observe(sample.audit)
             return
-        self.tuners.setdefault(sample.missing, self._new()).observe(sample.audit)
+        if sample.missing not in self.tuners:
+            self.tuners[sample.missing] = self._new(sample.missing)
+        self.tuners[sample.missing].observe(sample.audit)
 
-    def look(self, devices: Iterable[Device]) -> None:
-        """Measure what the boards did since the last call, and choose among the certified thresholds anew."""
-        measured = self.load.look(devices)
+    def measure(self, reports: Iterable[Telemetry]) -> None:
+        """Measure what the boards did since the last call, and choose among the tuners' thresholds again."""
+        measured = self._meter.measure(reports)
         if measured is None:
             return
         self.measured = measured
@@ -135,10 +178,10 @@ class Tuning:
             return
         self.control.measured(self._values(measured))
         for missing, tuner in self.tuners.items():
-            losses, shares = outlook(tuner.certified, tuner.recent, self._pipeline.costs)
+            losses, shares = outlook(tuner.choices, tuner.recent, self._pipeline.costs)
             self._positions[missing] = self.control.choose(losses, shares, self.goal.accuracy_drop)
 
-    def _values(self, measured: Measured) -> dict[str, float]:
+    def _values(self, measured: Measurement) -> dict[str, float]:
         goal, values = self.goal, {"bytes_per_input": measured.bytes_per_input}
         if measured.latency_p95_s is not None:
             values["latency_p95_ms"] = measured.latency_p95_s * 1e3
@@ -150,27 +193,45 @@ class Tuning:
     # ------------------------------------------------------------ what comes out
 
     def thresholds(self, missing: tuple[int, ...] = ()) -> Vector:
-        """Return the thresholds that are to hold while these branches are missing: always certified ones."""
+        """Return the thresholds that should hold while these branches are missing: always a choice of the tuner."""
         tuner = self.tuners[missing]
         if not self.goal.limits():
             return tuner.thresholds
-        # After an alarm there are fewer than when the choice was made.
-        return tuner.certified[min(self._positions.get(missing, 0), len(tuner.certified) - 1)]
+        # After an alarm there are fewer choices than when this one was made.
+        choices = tuner.choices
+        return choices[min(self._positions.get(missing, 0), len(choices) - 1)]
 
     def plan(self, plan: Plan) -> Plan:
-        """Return the plan as audits and goals want it to be; the epoch stays."""
-        thresholds = _sent(self.thresholds())
-        is_shut = all(threshold >= NEVER_SENT for threshold in thresholds)
+        """Return the plan as audits and goals want it; its epoch is unchanged."""
+        thresholds = self.thresholds()
+        is_shut = all(threshold >= NEVER for threshold in thresholds)
         return replace(
             plan,
             thresholds=thresholds,
             masked=tuple(
-                MaskedThresholds(missing=missing, thresholds=_sent(self.thresholds(missing)))
+                MaskedThresholds(missing=missing, thresholds=self.thresholds(missing))
                 for missing in sorted(self.tuners)
                 if missing
             ),
-            # An input that goes to the last exit anyway brings its audit home for nothing.
+            # An input that goes to the last exit anyway is audited at no cost.
             audit_rate=1.0 if is_shut else float(self.goal.audit_rate),
+        )
+
+    @property
+    def alarms(self) -> int:
+        """How often thresholds of any set were withdrawn because inputs had changed."""
+        return sum(tuner.alarms for tuner in self.tuners.values())
+
+    def explain(self) -> TuningExplanation:
+        """Return where the tuning stands and why."""
+        return TuningExplanation(
+            audits=self.audits,
+            lost=self.lost,
+            queues=tuple(GoalQueue(goal=goal, length=length) for goal, length in self.control.queues.items()),
+            sets=tuple(
+                SetExplanation(missing=missing, tuner=tuner.explain(), choices=tuple(tuner.choices))
+                for missing, tuner in sorted(self.tuners.items())
+            ),
         )
 
     # ------------------------------------------------------------ restarts
@@ -187,21 +248,27 @@ class Tuning:
         }
 
     def restore(self, data: dict[str, Any]) -> None:
-        """Go on where another one stood. Raises ValueError if that was of another bundle, criterion or goal."""
+        """Go on where another one stood.
+
+        Raises ValueError, LookupError or TypeError for data of another bundle, criterion, goal or tuner, or of none.
+        """
         if data.get("of") != self._identity():
-            raise ValueError(f"was of {data.get('of')}, {self._identity()} is wanted")
-        tuners = {}
+            raise ValueError(f"it was tuned for {data.get('of')}, not for {self._identity()}")
+        tuners = self._first_tuners()
         for missing, state in data["tuners"]:
-            tuners[tuple(missing)] = tuner = self._new()
+            tuners[tuple(missing)] = tuner = self._new(tuple(missing))
             tuner.restore(state)
+        audits, lost = int(data["audits"]), int(data["lost"])
         self.intake.restore(data["intake"])
-        self.tuners, self.audits, self.lost = tuners, data["audits"], data["lost"]
-        # Of goals that the configuration still has; they hurt nobody if they are wrong for a while.
-        self.control.queues |= {name: data["queues"][name] for name in self.control.queues if name in data["queues"]}
+        self.tuners, self.audits, self.lost = tuners, audits, lost
+        # Those of goals that are still configured; to be wrong for a while does no harm.
+        queues = data["queues"]
+        self.control.queues |= {name: float(queues[name]) for name in self.control.queues if name in queues}
 
     def _identity(self) -> list[object]:
-        plan = self._pipeline.plan
-        return [plan.revision, plan.criterion, float(self.goal.accuracy_drop), float(self.goal.confidence)]
+        pipeline, goal = self._pipeline, self.goal
+        drop, confidence = float(goal.accuracy_drop), float(goal.confidence)
+        return [pipeline.revision, pipeline.criterion, drop, confidence, goal.tuner]
 
 
 def _labelled(sample: Sample, label: int) -> Sample:
@@ -209,8 +276,4 @@ def _labelled(sample: Sample, label: int) -> Sample:
 
 
 def _lost(origin: str, count: int) -> list[Sample]:
-    return [Sample(origin=origin, request="", missing=(), audit=Audit(lost=True))] * count
-
-
-def _sent(thresholds: Sequence[float]) -> Vector:
-    return tuple(min(threshold, NEVER_SENT) for threshold in thresholds)
+    return [Sample(origin=origin, request="", missing=(), audit=AuditedInput(lost=True))] * count

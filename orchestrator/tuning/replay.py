@@ -1,66 +1,75 @@
-"""Playing recorded audits to a tuner: what it would have done, one audit after the other, and at what cost.
+"""Recorded audits played to a tuner: what it would have done, audit by audit, and at what cost.
 
 A recording is an .npz file: `score` (n, exits) float, `prediction` (n, exits) integers, `mac` (exits), growing, and
-optionally `label` (n,) integers. The last exit's scores are not looked at. `distree zoo evaluate --audits` writes one.
+optionally `label` (n,) integers and `criterion`, the name of the one that scored. The last exit's scores are ignored.
+`distree zoo evaluate --audits` writes one.
 """
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from distree.errors import ConfigError
-from orchestrator.tuning.tuners import Audit, Tuner, Vector
-from orchestrator.tuning.tuners.audits import exits_taken
+from distree.criteria import CRITERIA
+from distree.errors import CHECK_PATH, ConfigError
+from distree.exits_taken import exits_taken
+from orchestrator.tuning.live_tuner import LiveTuner
+from orchestrator.tuning.samples import AuditedInput, Vector
 
 _NEEDED = ("score", "prediction", "mac")
+_RECORD = "record one with distree zoo evaluate --audits"
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
-    """Audits in the order in which they came, and the cost of leaving at each exit, in multiply-accumulates."""
+class AuditRecording:
+    """Audited inputs in the order in which they came, and the multiply-accumulates of leaving at each exit.
 
-    audits: tuple[Audit, ...]
+    `criterion` is the name of the one that scored, "" where the recording does not say.
+    """
+
+    audits: tuple[AuditedInput, ...]
     costs: Vector
+    criterion: str = ""
 
-    def shuffled(self, seed: int) -> Recording:
+    def shuffled(self, seed: int) -> AuditRecording:
         """Return the same audits in another order."""
         order = np.random.default_rng(seed).permutation(len(self.audits))
-        return Recording(tuple(self.audits[i] for i in order), self.costs)
+        return replace(self, audits=tuple(self.audits[i] for i in order))
 
-    def head(self, count: int | None) -> Recording:
+    def head(self, count: int | None) -> AuditRecording:
         """Return the first `count` audits, all of them for None."""
-        return self if count is None else Recording(self.audits[:count], self.costs)
+        return self if count is None else replace(self, audits=self.audits[:count])
 
 
-def load_recording(path: Path) -> Recording:
-    """Read a recording. Raises ConfigError, in one line, for a file that is none."""
+def load_recording(path: Path) -> AuditRecording:
+    """Read a recording. Raises ConfigError, in one line, for a file that is not one."""
     try:
         with np.load(path, allow_pickle=False) as content:
             arrays = {name: np.asarray(content[name]) for name in content.files}
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or 'cannot be read'}") from None
+        raise ConfigError(f"{path}: {error.strerror or 'cannot be read'}", CHECK_PATH) from None
     except (ValueError, zipfile.BadZipFile, EOFError, AttributeError):
-        raise ConfigError(f"{path}: not an .npz of arrays; distree zoo evaluate --audits writes one") from None
+        raise ConfigError(f"{path}: not an .npz of arrays", _RECORD) from None
     trouble = _trouble(arrays)
     if trouble is not None:
-        raise ConfigError(f"{path}: {trouble}")
+        raise ConfigError(f"{path}: {trouble}", _RECORD)
     labels = arrays["label"].tolist() if "label" in arrays else [None] * len(arrays["score"])
     rows = zip(arrays["score"][:, :-1].tolist(), arrays["prediction"].tolist(), labels, strict=True)
-    audits = tuple(Audit(tuple(scores), tuple(guesses), label) for scores, guesses, label in rows)
-    return Recording(audits, tuple(map(float, arrays["mac"])))
+    audits = tuple(AuditedInput(tuple(scores), tuple(guesses), label) for scores, guesses, label in rows)
+    criterion = str(arrays["criterion"]) if "criterion" in arrays else ""
+    return AuditRecording(audits, tuple(map(float, arrays["mac"])), criterion)
 
 
 def _trouble(arrays: dict[str, npt.NDArray[Any]]) -> str | None:
     for name in _NEEDED:
         if name not in arrays:
-            return f"has no {name!r}; needed are {', '.join(_NEEDED)}"
+            return f"has no {name!r}; it needs {', '.join(_NEEDED)}"
     score, prediction, mac = (arrays[name] for name in _NEEDED)
     if score.ndim != 2 or score.dtype.kind != "f" or score.shape[1] < 2 or not len(score):
         return f"score: floats of shape (n, exits), two exits or more, are needed; this is {score.dtype} {score.shape}"
@@ -73,12 +82,15 @@ def _trouble(arrays: dict[str, npt.NDArray[Any]]) -> str | None:
     label = arrays.get("label")
     if label is not None and (label.shape != score.shape[:1] or label.dtype.kind not in "iu"):
         return f"label: integers of shape {score.shape[:1]} are needed; this is {label.dtype} {label.shape}"
+    criterion = arrays.get("criterion")
+    if criterion is not None and str(criterion) not in CRITERIA:
+        return f"criterion: one of {', '.join(CRITERIA)} is needed; this is {str(criterion)[:40]!r}"
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """After `audits` audits other thresholds were in force.
+    """From `audits` audits on, these thresholds were in force.
 
     saved: share of the last exit's cost that they save on the whole recording. loss: their mean loss there.
     """
@@ -91,7 +103,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a tuner did. answered_loss and answered_saved: of all inputs as they were answered, while it learned."""
+    """What a tuner did. answered_loss and answered_saved: means over all inputs as they were answered meanwhile."""
 
     tuner: str
     audits: int
@@ -100,7 +112,7 @@ class Replay:
     answered_saved: float
 
 
-def replay(tuner: Tuner, recording: Recording) -> Replay:
+def replay(tuner: LiveTuner, recording: AuditRecording) -> Replay:
     """Play a recording to a tuner; each audit is answered by the thresholds in force before it was seen."""
     costs, judged = recording.costs, _Judge(recording)
     changes: list[tuple[int, Vector]] = [(0, tuner.thresholds)]
@@ -122,9 +134,9 @@ def replay(tuner: Tuner, recording: Recording) -> Replay:
 
 
 class _Judge:
-    """Says what thresholds save and lose on the whole of a recording."""
+    """Knows what thresholds save and lose on a whole recording."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: AuditRecording) -> None:
         self._scores = np.array([audit.scores for audit in recording.audits])
         self._losses = np.array([audit.losses() for audit in recording.audits])
         self._costs = np.array(recording.costs)

@@ -40,6 +40,7 @@ def port_of(line: str) -> int:
 needs_a_broker = pytest.mark.skipif(find_mosquitto() is None and not has_embedded(), reason="no broker installed")
 
 
+@pytest.mark.any_broker
 @needs_a_broker
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_runs_until_a_signal(number: signal.Signals) -> None:
@@ -54,6 +55,7 @@ def test_runs_until_a_signal(number: signal.Signals) -> None:
     assert not answers_mqtt("127.0.0.1", port)
 
 
+@pytest.mark.any_broker
 @needs_a_broker
 def test_a_port_in_use_is_one_line_and_status_2() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:

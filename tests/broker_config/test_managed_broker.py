@@ -17,7 +17,7 @@ import pytest
 from broker_config import managed
 from broker_config.managed import Engine, ManagedBroker, answers_mqtt, find_mosquitto, free_port
 from distree.broker_settings import BrokerSettings, Session
-from distree.errors import BrokerError, ConfigError
+from distree.errors import BrokerError, ConfigError, Problem
 from distree.transport import make_transport
 from distree.transport.base import Received
 
@@ -107,6 +107,7 @@ def test_a_variable_names_the_mosquitto(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ManagedBroker(engine="mosquitto").start()
 
 
+@pytest.mark.any_broker
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISTREE_MOSQUITTO", raising=False)
     monkeypatch.setattr(managed, "find_mosquitto", lambda: None)
@@ -116,7 +117,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="apt install mosquitto"):
         ManagedBroker(persistence=Path("kept")).start()
     monkeypatch.setattr(managed, "has_embedded", lambda: False)
-    with pytest.raises(BrokerError, match=r'apt install mosquitto, or pip install "distree\[broker\]"'):
+    with pytest.raises(BrokerError, match=r"apt install mosquitto, or: pip install 'distree\[broker\]'"):
         ManagedBroker().start()
 
 
@@ -126,14 +127,14 @@ class Silent:
 
     def connected(self) -> None: ...
 
-    def disconnected(self, why: str) -> None: ...
+    def disconnected(self, why: Problem) -> None: ...
 
     def published(self, token: str) -> None: ...
 
     def given_up(self, token: str) -> None:
         pass
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         pass
 
     def received(self, message: Received) -> None:

@@ -28,13 +28,13 @@ from distree.messages.request import (
     Progress,
     Reading,
     RequestContext,
+    RouteStop,
     Rule,
     StageMessage,
-    Stop,
     Tensor,
 )
 from distree.messages.result import MissingBranch, Result, Stamp
-from distree.messages.site import Claim, OriginStats, Truth
+from distree.messages.site import Claim, Label, OriginStats
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
 HERE = Path(__file__).parent
@@ -52,7 +52,7 @@ CONTEXT = RequestContext(
 WIDE_CONTEXT = replace(
     CONTEXT,
     rule=replace(CONTEXT.rule, rest_s=(0.002, 0.001)),
-    route=(Stop(stage=1, boards=("b1", ""), together=True), Stop(stage=2, boards=("b2",))),
+    route=(RouteStop(stage=1, boards=("b1", ""), together=True), RouteStop(stage=2, boards=("b2",))),
     fuser="hub",
     eager=True,
     audit=True,
@@ -127,6 +127,8 @@ TUNED_PLAN = Plan(
     masked=(MaskedThresholds(missing=(0, 1), thresholds=(0.95, 0.7)),),
     audit_rate=0.05,
     rest_s=(0.002, 0.001),
+    reason="audits proved it safe",
+    author="tuner",
 )
 STAGE_REPORT = {
     "stage": 0, "received": 100, "exited": 70, "forwarded": 25, "shed": 1, "expired": 2, "failed": 3, "duplicate": 4,
@@ -146,11 +148,14 @@ TELEMETRY = Telemetry(
         PipelineTelemetry(
             pipeline="fashion",
             epoch=3,
+            plan_hash="8f14e45fceea167a",
             revision="4ab1fe8ae806",
             stages=(StageTelemetry(**STAGE_REPORT),),
             origin=OriginTelemetry(**ORIGIN_REPORT),
         ),
-        PipelineTelemetry(pipeline="other", epoch=0, revision="00", stages=(), origin=None),
+        PipelineTelemetry(
+            pipeline="other", epoch=0, plan_hash="8f14e45fceea167a", revision="00", stages=(), origin=None
+        ),
     ),
 )
 WIDE_TELEMETRY = Telemetry(
@@ -159,6 +164,7 @@ WIDE_TELEMETRY = Telemetry(
         PipelineTelemetry(
             pipeline="fashion",
             epoch=3,
+            plan_hash="8f14e45fceea167a",
             revision="4ab1fe8ae806",
             stages=(StageTelemetry(**STAGE_REPORT, wasted=6, audited=7),),
             origin=OriginTelemetry(
@@ -273,13 +279,13 @@ MESSAGES: dict[str, Any] = {
     "meta-wide": DeviceMeta(**META, stages=(HeldStage(**HELD, branch=1),), origins=(), fusers=("fashion",)),
     "dead": DeadLetter(
         device="cam1", topic="distree/1/lab/pipeline/fashion/stage/1/cam1/b1", reason="field",
-        detail="stage: expected an integer of 0 to 31, received 'x'", payload_bytes=5, head_hex="81a176a178",
+        detail="stage: expected an integer of 0 to 31, received 'x'", remedy="", payload_bytes=5, head_hex="81a176a178",
     ),
     "stats": STATS,
     "stats-idle": IDLE_STATS,
     "thumbnail": Thumbnail(request="r-1", png=b"\x89PNG\r\n\x1a\n"),
     "claim": Claim(orchestrator="a1b2c3", running=True),
-    "truth": Truth(request="5b1c09e4-2a", label="Sneaker"),
+    "label": Label(request="5b1c09e4-2a", label="Sneaker"),
 }  # fmt: skip
 """By name of the fixture: the message, and after a dash which form of it it is."""
 

@@ -24,15 +24,16 @@ from distree.bundle.manifest import (
     Golden,
     InputSpec,
     Manifest,
-    Measured,
+    MeasuredFigures,
     Preprocess,
     SplitFigures,
     StageSpec,
     Trained,
 )
 from distree.messages.plan import MaskedThresholds
+from distree.thresholds import NEVER
 from model_zoo.build.export import export_parts, export_wide
-from model_zoo.build.manifest import GOLDEN_FILE, write_golden, write_manifest, write_policies
+from model_zoo.build.manifest import GOLDEN_FILE, write_golden, write_manifest, write_parameters
 from model_zoo.build.segments import missing_sets
 from model_zoo.data import LabelledImages
 from model_zoo.evaluation import Collector, class_means, costs_of, score_exits, summarise
@@ -188,9 +189,9 @@ def draft(name: str, description: str, stages: tuple[StageSpec, ...], folder: Pa
         input=InputSpec(dtype="uint8", shape=SHAPE),
         preprocess=Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3, layout="nhwc"),
         stages=stages,
-        exits=Exits(criterion=CRITERION, thresholds=(2.0,) * (len(stages) - 1)),
+        exits=Exits(criterion=CRITERION, thresholds=(NEVER,) * (len(stages) - 1)),
         golden=Golden(file=GOLDEN_FILE, sha256="", tolerance=2),
-        measured=Measured(
+        measured=MeasuredFigures(
             data="nothing",
             accuracy=(),
             accuracy_at_thresholds=0.0,
@@ -218,7 +219,7 @@ def finish(bundle: Bundle, images: LabelledImages) -> Bundle:
         fixed = {k: value for k, value in enumerate(thresholds) if not bundle.stages[k].branches}
         scores = score_exits(collector.collect(missing), CRITERION).scores
         masked.append(MaskedThresholds(missing=missing, thresholds=quantile_thresholds(scores, fixed)))
-    policies = write_policies(
+    parameters = write_parameters(
         bundle.path,
         class_means(collector.collect(), len(LABELS)),
         gate_weights(len(bundle.stages)),
@@ -231,7 +232,7 @@ def finish(bundle: Bundle, images: LabelledImages) -> Bundle:
     )
     manifest = replace(
         bundle.manifest,
-        exits=Exits(criterion=CRITERION, thresholds=thresholds, masked=tuple(masked), parameters=policies),
+        exits=Exits(criterion=CRITERION, thresholds=thresholds, masked=tuple(masked), parameters=parameters),
         golden=write_golden(bundle, images.images[:3]),
         measured=replace(
             bundle.manifest.measured,

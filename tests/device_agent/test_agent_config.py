@@ -7,16 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from device_agent.config import (
-    AgentConfig,
-    DirectorySource,
-    MqttSource,
-    PipelineConfig,
-    PythonSource,
-    ReplaySource,
-    load_agent_config,
-)
+from device_agent.config import AgentConfig, AgentPipelineConfig, load_agent_config
+from device_agent.sources.directory import DirectorySourceConfig
+from device_agent.sources.mqtt import MqttSourceConfig
+from device_agent.sources.python import PythonSourceConfig
+from device_agent.sources.replay import ReplaySourceConfig
 from distree.broker_settings import BrokerSettings
+from distree.bundle.loading import find_bundle
 from distree.errors import ConfigError
 
 LEAST = {"site": "lab", "device": "cam", "pipelines": [{"name": "p", "bundle": "fashion", "stages": [0]}]}
@@ -45,18 +42,28 @@ def test_three_keys_are_enough(load, tmp_path):
     assert (config.site, config.device, config.client_id) == ("lab", "cam", "distree_lab_cam")
     (pipeline,) = config.pipelines
     assert (pipeline.branch, pipeline.fuse, pipeline.branch_timeout_ms) == (None, False, 200)
-    assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == ("p", "fashion", (0,), None)
+    assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == (
+        "p",
+        str(find_bundle("fashion")),
+        (0,),
+        None,
+    )
     assert config.broker == BrokerSettings(host="127.0.0.1", port=1883, username=None, password_file=None)
     assert (config.num_threads, config.codec, config.self_test) == (1, "raw", True)
-    assert (config.inbox.items, config.inbox.kb) == (64, 4096)
-    assert (config.receive_maximum, config.telemetry_s, config.hang_s, config.drain_s) == (16, 2.0, 30.0, 10.0)
+    assert (config.inbox.max_messages, config.inbox.max_kib) == (64, 4096)
+    assert (
+        config.receive_maximum,
+        config.telemetry_interval_s,
+        config.inference_timeout_s,
+        config.shutdown_timeout_s,
+    ) == (16, 2.0, 30.0, 10.0)
 
 
 def test_an_origin_has_a_deadline_of_a_second_and_no_spool(load):
     made = load(**origin()).pipelines[0].origin
-    assert (made.deadline_ms, made.pending, made.silence_ms, made.spool) == (1000, 64, 100, False)
+    assert (made.deadline_ms, made.max_pending, made.min_retry_ms, made.spool) == (1000, 64, 100, False)
     assert (made.fuser, made.mode) == (None, "gated")
-    assert isinstance(made.source, MqttSource)
+    assert isinstance(made.source, MqttSourceConfig)
 
 
 def test_a_board_may_only_fuse(load):
@@ -67,16 +74,16 @@ def test_a_board_may_only_fuse(load):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"kind": "python"}, PythonSource(kind="python")),
-        ({"kind": "replay", "path": "/x.npz"}, ReplaySource(kind="replay", path=Path("/x.npz"))),
+        ({"kind": "python"}, PythonSourceConfig(kind="python")),
+        ({"kind": "replay", "path": "/x.npz"}, ReplaySourceConfig(kind="replay", path=Path("/x.npz"))),
         (
-            {"kind": "replay", "path": "/x.npz", "rate_hz": 2, "limit": 3, "repeat": True},
-            ReplaySource(kind="replay", path=Path("/x.npz"), rate_hz=2.0, limit=3, repeat=True),
+            {"kind": "replay", "path": "/x.npz", "rate_hz": 2, "max_inputs": 3, "repeat": True},
+            ReplaySourceConfig(kind="replay", path=Path("/x.npz"), rate_hz=2.0, max_inputs=3, repeat=True),
         ),
-        ({"kind": "directory", "path": "/in"}, DirectorySource(kind="directory", path=Path("/in"))),
+        ({"kind": "directory", "path": "/in"}, DirectorySourceConfig(kind="directory", path=Path("/in"))),
         (
-            {"kind": "directory", "path": "/in", "after": "delete", "poll_ms": 50},
-            DirectorySource(kind="directory", path=Path("/in"), after="delete", poll_ms=50.0),
+            {"kind": "directory", "path": "/in", "after": "delete", "poll_interval_ms": 50},
+            DirectorySourceConfig(kind="directory", path=Path("/in"), after="delete", poll_interval_ms=50.0),
         ),
     ],
 )
@@ -91,45 +98,71 @@ def test_paths_are_taken_from_the_folder_of_the_file(load, tmp_path):
     assert config.pipelines[0].origin.source.path == tmp_path / "in" / "x.npz"
 
 
+def test_defaults_and_bundles_are_taken_from_the_folder_of_the_file_too(load, tmp_path, monkeypatch):
+    away = tmp_path / "away"
+    for folder in (tmp_path / "mine", away / "mine", away / "other", away / "fashion"):
+        folder.mkdir(parents=True)
+        (folder / "bundle.yaml").touch()
+    monkeypatch.chdir(away)
+
+    def bundle(name):
+        return Path(load(pipelines=[{**PIPELINE, "bundle": name}]).pipelines[0].bundle)
+
+    assert load().state_dir == tmp_path / "state"
+    assert bundle("mine") == bundle("./mine") == tmp_path / "mine"
+    assert bundle(str(away / "mine")) == away / "mine"
+    assert bundle("fashion") == find_bundle("cifar10-wide").parent / "fashion", "of the zoo, not of where it is started"
+    assert bundle("other") == tmp_path / "other", "not there, and not looked for where it is started"
+
+
 PIPELINE = LEAST["pipelines"][0]
 WRONG = [
     ({"site": "Lab"}, "site: 'Lab' is not an id"),
     ({"device": "a/b"}, "device: 'a/b' is not an id"),
     ({"device": "x" * 33}, "is not an id"),
     ({"device": ""}, "is not an id"),
-    ({"device": "all"}, "device: 'all' is reserved: topics address all boards of a stage by it; use another id"),
-    ({"pipelines": []}, "pipelines: at least one is needed"),
-    ({"pipelines": [PIPELINE, PIPELINE]}, "each with its own name"),
+    ({"device": "all"}, "device: 'all' is reserved for topics that address all boards of a stage; use another id"),
+    ({"pipelines": []}, "pipelines: there is none; give at least one"),
+    ({"pipelines": [PIPELINE, PIPELINE]}, "pipelines: two have the same name"),
     ({"pipelines": [{**PIPELINE, "name": "+"}]}, r"pipelines\[0\].name: '\+' is not an id"),
-    ({"pipelines": [{**PIPELINE, "stages": []}]}, "stages: nothing to do"),
-    ({"pipelines": [{**PIPELINE, "stages": [1, 1]}]}, "stages: must be different numbers from 0"),
-    ({"pipelines": [{**PIPELINE, "stages": [-1]}]}, "stages: must be different numbers from 0"),
+    (
+        {"pipelines": [{**PIPELINE, "stages": []}]},
+        "stages: this board has nothing to do; give stages, an origin, or fuse: true",
+    ),
+    ({"pipelines": [{**PIPELINE, "stages": [1, 1]}]}, r"stages: \[1, 1\] has a stage twice"),
+    ({"pipelines": [{**PIPELINE, "stages": [-1]}]}, "stages: -1 is negative; count stages from 0"),
     ({"pipelines": [{**PIPELINE, "stages": 0}]}, "stages: expected a list"),
-    ({"pipelines": [{**PIPELINE, "stages": ["0"]}]}, r"stages\[0\]: expected int"),
-    ({"pipelines": [{**PIPELINE, "branch": -1}]}, r"pipelines\[0\].branch: must be a number from 0, received -1"),
-    ({"pipelines": [{**PIPELINE, "stages": [], "fuse": True, "branch": 0}]}, "branch: needs stages too"),
-    ({"pipelines": [{**PIPELINE, "fuse": "hub"}]}, "fuse: expected bool"),
-    ({"pipelines": [{**PIPELINE, "branch_timeout_ms": 0}]}, "branch_timeout_ms: must be above 0"),
+    ({"pipelines": [{**PIPELINE, "stages": ["0"]}]}, r"stages\[0\]: expected a whole number"),
+    ({"pipelines": [{**PIPELINE, "branch": -1}]}, r"pipelines\[0\].branch: -1 is negative"),
+    ({"pipelines": [{**PIPELINE, "stages": [], "fuse": True, "branch": 0}]}, "branch: there are no stages"),
+    ({"pipelines": [{**PIPELINE, "fuse": "hub"}]}, "fuse: expected true or false"),
+    (
+        {"pipelines": [{**PIPELINE, "branch_timeout_ms": 0}]},
+        "branch_timeout_ms: 0 is out of range; choose a finite value above 0",
+    ),
     (origin(fuser="Hub"), "fuser: 'Hub' is not an id"),
     (origin(fuser="all"), "fuser: 'all' is reserved"),
-    (origin(mode="eagre"), "mode: expected one of gated, eager, received 'eagre'; nearest: eager"),
-    *(({name: 0}, f"{name}: must be above 0") for name in ("num_threads", "receive_maximum")),
-    *(({name: -1.5}, f"{name}: must be above 0") for name in ("telemetry_s", "hang_s", "drain_s")),
-    *(({"inbox": {name: 0}}, f"inbox.{name}: must be above 0") for name in ("items", "kb")),
-    *((origin(**{name: 0}), f"{name}: must be above 0") for name in ("deadline_ms", "pending", "silence_ms")),
-    (origin(pending=1.5), "pending: expected int, received 1.5"),
-    (origin(spool="yes"), "spool: expected bool"),
-    (source(kind="camera"), "source.kind: expected one of replay, directory, mqtt, python"),
+    (origin(mode="eagre"), "mode: expected one of gated, eager, received 'eagre'; write eager"),
+    *(({name: 0}, f"{name}: 0 is out of range") for name in ("num_threads", "receive_maximum")),
+    *(
+        ({name: -1.5}, f"{name}: -1.5 is out of range")
+        for name in ("telemetry_interval_s", "inference_timeout_s", "shutdown_timeout_s")
+    ),
+    *(({"inbox": {name: 0}}, f"inbox.{name}: 0 is out of range") for name in ("max_messages", "max_kib")),
+    *((origin(**{name: 0}), f"{name}: 0 is out of range") for name in ("deadline_ms", "max_pending", "min_retry_ms")),
+    (origin(max_pending=1.5), "max_pending: expected a whole number, received 1.5"),
+    (origin(spool="yes"), "spool: expected true or false"),
+    (source(kind="camera"), "source.kind: expected one of directory, mqtt, replay, python"),
     (source(path="x"), "missing key pipelines[0].origin.source.kind"),
     (source(kind="replay"), "missing key pipelines[0].origin.source.path"),
-    (source(kind="replay", path="x", rate_hz=0), "rate_hz: must be above 0"),
-    (source(kind="replay", path="x", limit=0), "limit: must be above 0"),
-    (source(kind="directory", path="x", poll_ms=0), "poll_ms: must be above 0"),
+    (source(kind="replay", path="x", rate_hz=0), "rate_hz: 0 is out of range"),
+    (source(kind="replay", path="x", max_inputs=0), "max_inputs: 0 is out of range"),
+    (source(kind="directory", path="x", poll_interval_ms=0), "poll_interval_ms: 0 is out of range"),
     (source(kind="directory", path="x", after="burn"), "after: expected one of move, delete, received 'burn'"),
     (source(kind="mqtt", topic="x"), "topic: unknown key"),
     ({"codec": "lz4"}, "codec: expected one of raw, zlib"),
-    ({"telemetry_s": None}, "telemetry_s: expected float, received nothing"),
-    ({"num_threads": True}, "num_threads: expected int"),
+    ({"telemetry_interval_s": None}, "telemetry_interval_s: expected a number, received nothing"),
+    ({"num_threads": True}, "num_threads: expected a whole number"),
 ]
 
 
@@ -145,14 +178,14 @@ def test_what_makes_no_sense_is_refused_with_file_and_key(load, changes, message
 
 
 def test_a_configuration_made_by_a_program_is_checked_alike():
-    with pytest.raises(ConfigError, match="pipelines: at least one is needed"):
+    with pytest.raises(ConfigError, match="pipelines: there is none; give at least one"):
         AgentConfig(site="lab", device="cam", pipelines=())
 
 
 def test_no_two_agents_share_a_client_id():
     def ident(site, device):
         return AgentConfig(
-            site=site, device=device, pipelines=(PipelineConfig(name="p", bundle="fashion", stages=(0,)),)
+            site=site, device=device, pipelines=(AgentPipelineConfig(name="p", bundle="fashion", stages=(0,)),)
         ).client_id
 
     assert len({ident(*pair) for pair in (("a-b", "c"), ("a", "b-c"), ("a", "b"), ("b", "a"))}) == 4

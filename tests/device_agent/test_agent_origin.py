@@ -7,7 +7,8 @@ import pytest
 from memory_transport import MemoryBroker
 
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig
+from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig
+from device_agent.sources.mqtt import MqttSourceConfig
 from device_agent.spool import Spool
 from distree import topics
 from distree.errors import RemoteProtocolError
@@ -18,7 +19,9 @@ from distree.topics import Kind
 
 
 def config(tmp_path, source, **changes):
-    pipeline = PipelineConfig(name="p", bundle="fashion", origin=OriginConfig(source=source, spool=True, **changes))
+    pipeline = AgentPipelineConfig(
+        name="p", bundle="fashion", origin=OriginConfig(source=source, spool=True, **changes)
+    )
     return AgentConfig(site="lab", device="cam", pipelines=(pipeline,), state_dir=tmp_path)
 
 
@@ -26,7 +29,7 @@ def config(tmp_path, source, **changes):
 def agent(tmp_path):
     """An origin without stages, so that inputs stay in its books; with room for one."""
     transport = MemoryBroker().transport("cam")
-    agent = Agent(config(tmp_path, MqttSource(kind="mqtt"), pending=1), transport=transport)
+    agent = Agent(config(tmp_path, MqttSourceConfig(kind="mqtt"), max_pending=1), transport=transport)
     transport.open(agent, [])
     return agent
 
@@ -40,24 +43,24 @@ def spooled(tmp_path):
 
 
 def test_an_open_input_is_in_the_spool(agent, tmp_path):
-    agent.pipelines[0].accept("a", image(), "first")
+    agent.intakes[0].submit("a", image(), "first")
     assert spooled(tmp_path) == ["first"]
 
 
 def test_a_shed_input_is_answered_and_not_kept_for_the_next_run(agent, tmp_path):
-    agent.pipelines[0].accept("a", image(), "first")
-    agent.pipelines[0].accept("b", image(), "shed")
+    agent.intakes[0].submit("a", image(), "first")
+    agent.intakes[0].submit("b", image(), "shed")
     assert spooled(tmp_path) == ["first"]
 
 
 def test_an_input_that_was_answered_is_not_kept_when_it_comes_again(agent, tmp_path):
     pipeline = agent.pipelines[0]
-    pipeline.accept("a", image(), "first")
+    agent.intakes[0].submit("a", image(), "first")
     with agent.transport.lock:
         for effect in pipeline.node.tick(1e12):
-            agent.perform(pipeline, [effect])
+            agent.mailbox.perform(pipeline, [effect])
         pipeline.note_published("first")
-    pipeline.accept("a", image(), "first")
+    agent.intakes[0].submit("a", image(), "first")
     assert spooled(tmp_path) == []
 
 
@@ -76,7 +79,7 @@ class Ear:
     def connected(self):
         pass
 
-    disconnected = published = unread = connected
+    disconnected = published = no_subscribers = connected
 
     def hears(self, *others):
         for _ in range(10):
@@ -88,11 +91,11 @@ class Ear:
 def due(agent):
     pipeline = agent.pipelines[0]
     with agent.transport.lock:
-        agent.perform(pipeline, pipeline.node.tick(1e12))
+        agent.mailbox.perform(pipeline, pipeline.node.tick(1e12))
 
 
 def test_an_answer_whose_arrival_is_unknown_is_said_again_to_the_byte_and_once(agent, tmp_path):
-    agent.pipelines[0].accept("a", image(), "first")
+    agent.intakes[0].submit("a", image(), "first")
     due(agent)
     # The broker never heard it, for nobody polled: the process dies.
     ((request, payload),) = Spool(tmp_path / "p.spool").recover().unpublished
@@ -100,12 +103,11 @@ def test_an_answer_whose_arrival_is_unknown_is_said_again_to_the_byte_and_once(a
     broker = MemoryBroker()
     ear = Ear(broker)
     ear.hears()
-    second = Agent(config(tmp_path, MqttSource(kind="mqtt")), transport=broker.transport("cam"))
-    second._start_sources = lambda: None
+    second = Agent(config(tmp_path, MqttSourceConfig(kind="mqtt")), transport=broker.transport("cam"))
     second.transport.open(second, [])
     assert ear.hears(second.transport) == [payload]
     # The same delivered again is not computed anew.
-    second.pipelines[0].accept("a", image(), "first")
+    second.intakes[0].submit("a", image(), "first")
     due(second)
     assert ear.hears(second.transport) == [payload]
     left = Spool(tmp_path / "p.spool").recover()
@@ -113,8 +115,8 @@ def test_an_answer_whose_arrival_is_unknown_is_said_again_to_the_byte_and_once(a
 
 
 def test_an_answer_to_a_shed_input_is_kept_until_the_broker_has_it(agent, tmp_path):
-    agent.pipelines[0].accept("a", image(), "first")
-    agent.pipelines[0].accept("b", image(), "shed")
+    agent.intakes[0].submit("a", image(), "first")
+    agent.intakes[0].submit("b", image(), "shed")
     left = Spool(tmp_path / "p.spool").recover()
     assert [request for request, _ in left.unpublished] == ["shed"]
     assert decode(Result, left.unpublished[0][1]).reason == "shed"
@@ -125,7 +127,7 @@ def test_a_failing_disk_is_told_in_telemetry(agent, tmp_path):
     assert pipeline.telemetry().origin.unspooled == 0
     (tmp_path / "p.spool").unlink()
     (tmp_path / "p.new").mkdir()
-    pipeline.accept("a", image(), "first")
+    agent.intakes[0].submit("a", image(), "first")
     agent.reporting.report()
     assert pipeline.telemetry().origin.unspooled == 1
     (tmp_path / "p.new").rmdir()
@@ -138,11 +140,11 @@ def test_an_answer_to_a_request_of_an_earlier_run_is_refused(tmp_path):
     spool = Spool(tmp_path / "p.spool")
     spool.recover()
     transport = MemoryBroker().transport("cam")
-    first = Agent(config(tmp_path, MqttSource(kind="mqtt")), transport=MemoryBroker().transport("first"))
-    first.pipelines[0].accept("a", image(), "old")
+    first = Agent(config(tmp_path, MqttSourceConfig(kind="mqtt")), transport=MemoryBroker().transport("first"))
+    first.intakes[0].submit("a", image(), "old")
     first.pipelines[0].spool.note_published("old")
     first.pipelines[0].spool.close()
-    agent = Agent(config(tmp_path, MqttSource(kind="mqtt")), transport=transport)
+    agent = Agent(config(tmp_path, MqttSourceConfig(kind="mqtt")), transport=transport)
     guess = Guess(exit=1, class_id=1, confidence=0.5)
     outcome = Outcome(request="old", token=b"the past", guess=guess, reason="confident", spent_s=0.1, hops=())
     with pytest.raises(RemoteProtocolError) as caught:
@@ -153,8 +155,8 @@ def test_an_answer_to_a_request_of_an_earlier_run_is_refused(tmp_path):
 @pytest.mark.parametrize("told", [True, False])
 def test_an_answer_to_a_shed_input_that_was_settled_is_not_said_again(agent, tmp_path, told):
     pipeline = agent.pipelines[0]
-    pipeline.accept("a", image(), "first")
-    pipeline.accept("b", image(), "shed/by name")
+    agent.intakes[0].submit("a", image(), "first")
+    agent.intakes[0].submit("b", image(), "shed/by name")
     with agent.transport.lock:
         (agent.published if told else agent.given_up)("0/SHED/shed/by name")
     left = Spool(tmp_path / "p.spool").recover()

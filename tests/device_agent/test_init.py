@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 from hypothesis import given
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from device_agent.config import load_agent_config
 from device_agent.init import _scalar, device_name
 from distree.broker_settings import TlsSettings
+from distree.bundle.loading import bundle_of
 from distree.topics import is_id
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,10 +27,8 @@ WIDE = ROOT / "tests" / "data" / "tiny-wide"
 STAGE = ["--site", "lab", "--bundle", "fashion", "--stages", "0"]
 
 
-def init(folder: Path, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "distree", "init", *arguments]
-    return subprocess.run(command, cwd=folder, env=environ, stdin=stdin, capture_output=True, text=True, timeout=60)
+def init(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return forked.run(["init", *arguments], cwd=folder)
 
 
 def test_a_stage_with_all_defaults(tmp_path: Path) -> None:
@@ -39,7 +39,12 @@ def test_a_stage_with_all_defaults(tmp_path: Path) -> None:
     assert (config.site, config.broker.host, config.broker.port) == ("lab", "127.0.0.1", 1883)
     assert is_id(config.device)
     (pipeline,) = config.pipelines
-    assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == ("fashion", "fashion", (0,), None)
+    assert (pipeline.name, pipeline.bundle, pipeline.stages, pipeline.origin) == (
+        "fashion",
+        bundle_of(tmp_path, "fashion"),
+        (0,),
+        None,
+    )
     assert list(tmp_path.iterdir()) == [tmp_path / "agent.yaml"]
 
 
@@ -79,14 +84,17 @@ def test_a_branch_of_a_bundle_in_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "init: give --site, --bundle, --stages or --source, or run it in a terminal to be asked"),
-        ([*STAGE[:4], "--source", "directory"], "give --path"),
-        ([*STAGE, "--path", "x"], "--path: is of --source directory"),
+        (
+            [],
+            "init: missing --site, --bundle, --stages or --source; give the options, or run it in a terminal to be asked",
+        ),
+        ([*STAGE[:4], "--source", "directory"], "init: missing --path"),
+        ([*STAGE, "--path", "x"], "--path: only --source directory and --source replay have a path"),
         ([*STAGE, "--device", "Cam_1"], "--device: 'Cam_1' is not an id"),
         ([*STAGE, "--username", "ann"], "give --password-file too"),
-        ([*STAGE[:4], "--stages", "one"], "--stages one: expected numbers"),
-        ([*STAGE[:4], "--stages", "7"], "stages: bundle fashion has 0 to 2, not 7"),
-        ([*STAGE[:4], "--stages", "0,0"], "agent.yaml:15: pipelines[0].stages: must be different numbers"),
+        ([*STAGE[:4], "--stages", "one"], "--stages one: not a list of numbers"),
+        ([*STAGE[:4], "--stages", "7"], "stages: bundle fashion has no stage 7; choose stages of 0 to 2"),
+        ([*STAGE[:4], "--stages", "0,0"], "agent.yaml:15: pipelines[0].stages: [0, 0] has a stage twice"),
         (["--site", "lab", "--bundle", "none-such", "--stages", "0"], "none-such"),
         (
             ["--site", "lab", "--bundle", str(WIDE), "--stages", "0,1,2"],
@@ -153,7 +161,7 @@ def test_in_a_terminal_it_asks_and_asks_again(tmp_path: Path) -> None:
     shown, status = converse(tmp_path, answers)
     assert status == 0, shown
     assert "'Lab!' is not an id" in shown
-    assert "'telepathy' is none of none, directory" in shown
+    assert "'telepathy' is not a source; enter one of none, directory" in shown
     assert "s3cret" not in shown
     config = load_agent_config(tmp_path / "agent.yaml")
     assert (config.site, config.device, config.broker.port, config.broker.username) == ("lab", "cam7", 1884, "ann")
@@ -166,7 +174,7 @@ def test_what_is_answered_wrongly_in_a_terminal(tmp_path: Path) -> None:
     wide = ["--site", "lab", "--device", "cam", "--bundle", str(WIDE), "--stages", "0,1,2", "--source", "none"]
     shown, status = converse(tmp_path, ["", "cam-1", "pw", "one", "1", "secret"], *wide)
     assert status == 0, shown
-    assert "'one' is no number" in shown
+    assert "'one' is not a number" in shown
     config = load_agent_config(tmp_path / "agent.yaml")
     assert (config.broker.username, config.pipelines[0].branch) == ("cam-1", 1)
     shown, status = converse(tmp_path, ["-", "\x04"], *wide, "-o", "other.yaml", "--broker", "h:1")
@@ -174,7 +182,7 @@ def test_what_is_answered_wrongly_in_a_terminal(tmp_path: Path) -> None:
     where = ["-o", "other.yaml", "--broker", "h:1", "--username", "a", "--password-file", "no/pw"]
     shown, status = converse(tmp_path, ["1", "x"], *wide, *where)
     assert status == 2, shown
-    assert "no/pw: cannot be written: No such file or directory; name a file in a folder that is there" in shown
+    assert "no/pw: cannot be written (No such file or directory); name a new file in an existing folder" in shown
     assert not (tmp_path / "other.yaml").exists()
 
 

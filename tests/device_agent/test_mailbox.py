@@ -11,13 +11,15 @@ from request_samples import embedding_of
 
 from device_agent.addresses import publications, roles, subscriptions, unheard
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig, PythonSource, ThumbnailConfig
-from device_agent.mailbox import _TOPICS_KEPT
+from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig, ThumbnailConfig
+from device_agent.mailbox import _MAX_KNOWN_TOPICS
 from device_agent.preflight import load_bundles
+from device_agent.sources.mqtt import MqttSourceConfig
+from device_agent.sources.python import PythonSourceConfig
 from distree import tensors, topics
 from distree.messages.codec import PROBE, encode
 from distree.messages.device import DeviceMeta, HeldStage
-from distree.messages.request import Stop
+from distree.messages.request import RouteStop
 from distree.topics import Kind, Role
 from distree.transport.base import Received
 
@@ -30,7 +32,7 @@ def bundle_of(name):
 
 
 def config(folder, *, bundle="tiny-wide", device="b0", **pipeline):
-    made = PipelineConfig(name="p", bundle=bundle_of(bundle), **pipeline)
+    made = AgentPipelineConfig(name="p", bundle=bundle_of(bundle), **pipeline)
     return AgentConfig(site="lab", device=device, pipelines=(made,), state_dir=folder)
 
 
@@ -38,7 +40,7 @@ def origin(source, **changes):
     return OriginConfig(source=source, **changes)
 
 
-MQTT, PYTHON = MqttSource(kind="mqtt"), PythonSource(kind="python")
+MQTT, PYTHON = MqttSourceConfig(kind="mqtt"), PythonSourceConfig(kind="python")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,7 @@ def embedding(agent, device, request="r1", branch=0):
             origin="cam",
             fuser="hub",
             revision=revision,
-            route=(Stop(stage=0, boards=("b0", "b1")),),
+            route=(RouteStop(stage=0, boards=("b0", "b1")),),
         )
     )
 
@@ -202,7 +204,7 @@ def test_a_sender_that_is_no_board_is_refused_each_time(hub, sender):
     for _ in range(2):
         receive(hub, exits(sender), embedding(hub, "b0"))
     assert [reason for _, reason in hub.dead] == ["sender"] * 2
-    assert exits(sender) not in hub.mailbox._routed
+    assert exits(sender) not in hub.mailbox._known_topics
 
 
 @pytest.mark.parametrize("topic", ["", "/", "exit/hub/b0", "distree/1/lab/pipeline/p/exit/hub", exits("b0") + "/x"])
@@ -218,12 +220,12 @@ def test_the_doctors_trial_is_ignored_whoever_sends_it(hub):
 
 
 def test_senders_without_number_take_no_memory_and_are_all_heard(hub):
-    for index in range(3 * _TOPICS_KEPT):
+    for index in range(3 * _MAX_KNOWN_TOPICS):
         receive(hub, exits(f"b{index}"), b"junk")
-    assert len(hub.mailbox._routed) <= _TOPICS_KEPT
-    assert len(hub.dead) == 3 * _TOPICS_KEPT
+    assert len(hub.mailbox._known_topics) <= _MAX_KNOWN_TOPICS
+    assert len(hub.dead) == 3 * _MAX_KNOWN_TOPICS
     receive(hub, exits("b0"), embedding(hub, "b0"))
-    assert len(hub.dead) == 3 * _TOPICS_KEPT
+    assert len(hub.dead) == 3 * _MAX_KNOWN_TOPICS
 
 
 def test_a_branch_of_its_own_gets_its_input_by_the_broker_and_takes_it_for_no_announcement(tmp_path):
@@ -235,7 +237,7 @@ def test_a_branch_of_its_own_gets_its_input_by_the_broker_and_takes_it_for_no_an
     agent.transport.connect_now(1.0)
     stage, own = (topics.stage("lab", "p", 1, "b0", "b0"), topics.member("lab", "p", 1, "b0"))
     with agent.lock:
-        assert agent.mailbox._look_up(own) == (agent.mailbox.echoes.took_member, "b0")
+        assert agent.mailbox._look_up(own) == (agent.mailbox.echoes.on_own_member, "b0")
         route, sender = agent.mailbox._look_up(stage)
-    assert route == agent.mailbox._routes[topics.stage("lab", "p", 1, "b0", "+")]
+    assert route == agent.mailbox._handlers[topics.stage("lab", "p", 1, "b0", "+")]
     assert sender == "b0"

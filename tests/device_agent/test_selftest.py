@@ -87,7 +87,7 @@ def test_a_good_bundle_on_a_good_interpreter_passes(bundle, stages):
 def test_logits_that_are_off_are_told_with_stage_and_steps(bundle, instead):
     instead(spoil_logits(7, stage=1))
     with pytest.raises(
-        RuntimeUnavailableError, match=r"stage 1 is off by 7 quantisation steps, \d+ allowed; spoilt 1.0"
+        RuntimeUnavailableError, match=r"stage 1 is off by 7 quantisation steps \(\d+ allowed\), so spoilt 1.0"
     ):
         self_test(bundle, (0, 1), 1)
 
@@ -117,7 +117,7 @@ def test_a_crash_is_told_with_its_signal(bundle, instead, number):
 def test_a_hang_is_killed_at_the_time_out(bundle, instead):
     instead(lambda *_, **__: time.sleep(600))
     started_at = time.monotonic()
-    with pytest.raises(RuntimeUnavailableError, match=r"no answer within 0\.2 s; the interpreter hangs"):
+    with pytest.raises(RuntimeUnavailableError, match=r"no answer within 0\.2 s, so the interpreter hangs"):
         self_test(bundle, (0,), 1, timeout_s=0.2)
     assert time.monotonic() - started_at < 60
 
@@ -133,10 +133,10 @@ def test_an_exception_of_any_kind_is_told(bundle, instead):
 
 def test_an_error_of_ours_keeps_its_words(bundle, instead):
     def fail(*_, **__):
-        raise BundleError("stage0.tflite: of another revision")
+        raise BundleError("stage0.tflite: of another revision", "copy it")
 
     instead(fail)
-    with pytest.raises(RuntimeUnavailableError, match=r"^stage0.tflite: of another revision$"):
+    with pytest.raises(RuntimeUnavailableError, match=r"^stage0.tflite: of another revision; copy it$"):
         self_test(bundle, (0,), 1)
 
 
@@ -151,7 +151,7 @@ def test_the_child_never_returns_into_the_parents_code(bundle, instead, words):
     parent = os.getpid()
 
     def fail(*_, **__):
-        raise BundleError(words)
+        raise BundleError(words, "")
 
     instead(fail)
     try:
@@ -234,5 +234,5 @@ def test_a_board_that_does_not_fuse_needs_no_fusion_heads(instead):
 
 
 def test_a_wide_stage_without_a_branch_is_told(bundle):
-    with pytest.raises(RuntimeUnavailableError, match="stage 0 has the branches 0 to 1, none was named"):
+    with pytest.raises(RuntimeUnavailableError, match="no branch of stage 0 was named; name one of 0 to 1"):
         self_test(load_bundle(DATA / "tiny-wide"), (0,), 1)

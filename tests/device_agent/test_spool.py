@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from thoroughness import often
 
-from device_agent.spool import MAX_UNPUBLISHED, REMEMBERED, RETRY_S, Recovered, Spool
+from device_agent.spool import MAX_REMEMBERED, MAX_UNPUBLISHED, RETRY_S, Recovered, Spool
 from distree import tensors
-from distree.node import Accepted
+from distree.node import AcceptedInput
 
-OFTEN = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+OFTEN = settings(max_examples=often(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Clock:
@@ -67,7 +68,7 @@ def told(caplog):
 
 def item(index, nbytes=16):
     array = np.full((1, nbytes), index % 100, np.int8)
-    return Accepted(request=f"r{index}", name=f"image {index}", tensor=tensors.encode(array))
+    return AcceptedInput(request=f"r{index}", name=f"image {index}", tensor=tensors.encode(array))
 
 
 def answer(index):
@@ -198,7 +199,7 @@ def test_the_end_of_what_was_never_accepted_is_not_noted(path):
 
 def test_names_that_are_no_text_are_kept(path):
     spool, _ = open_spool(path)
-    odd = Accepted(request="r", name="\udcff.png", tensor=item(1).tensor)
+    odd = AcceptedInput(request="r", name="\udcff.png", tensor=item(1).tensor)
     spool.note_accepted(odd)
     assert plain(recovered(path).open) == plain([odd])
 
@@ -406,7 +407,7 @@ def test_what_is_no_file_is_put_aside(path, make, told):
     spool, found = open_spool(path)
     assert found == Recovered()
     assert levels(told) == ["ERROR"]
-    assert f"spool {path} cannot be read: not a file" in told.text
+    assert f"spool {path} cannot be read (not a regular file)" in told.text
     assert path.with_suffix(".unread").exists()
     spool.note_accepted(item(1))
     assert spool.unspooled == 0
@@ -418,12 +419,12 @@ def test_what_is_no_file_is_put_aside(path, make, told):
 
 def test_the_last_answered_requests_are_remembered_and_no_more(path):
     spool, _ = open_spool(path)
-    for index in range(REMEMBERED + 100):
+    for index in range(MAX_REMEMBERED + 100):
         spool.note_accepted(item(index))
         spool.note_answer(f"r{index}", answer(index))
         spool.note_published(f"r{index}")
     found = recovered(path)
-    assert found == Recovered(answered=tuple(f"r{index}" for index in range(100, REMEMBERED + 100)))
+    assert found == Recovered(answered=tuple(f"r{index}" for index in range(100, MAX_REMEMBERED + 100)))
 
 
 def test_the_journal_is_rewritten_before_it_outgrows_its_limit(path):
@@ -460,25 +461,25 @@ def test_answers_to_shed_inputs_are_kept_within_bounds(path):
     spool.note_accepted(item(0))
     spool.note_answer("r0", answer(0))
     sizes = set()
-    for index in range(1, 3 * REMEMBERED):
+    for index in range(1, 3 * MAX_REMEMBERED):
         spool.note_answer(f"r{index}", answer(index))
         sizes.add(path.stat().st_size)
     assert max(sizes) <= 200_000
     found = recovered(path)
     # That of the input in custody was the oldest, and stays.
-    kept = (0, *range(2 * REMEMBERED, 3 * REMEMBERED))
+    kept = (0, *range(2 * MAX_REMEMBERED, 3 * MAX_REMEMBERED))
     assert found.unpublished == tuple((f"r{index}", answer(index)) for index in kept)
 
 
 def test_starts_without_a_broker_do_not_add_up_without_end(path, told):
     for life in range(6):
         spool, _ = open_spool(path)
-        for index in range(life * REMEMBERED, (life + 1) * REMEMBERED):
+        for index in range(life * MAX_REMEMBERED, (life + 1) * MAX_REMEMBERED):
             spool.note_answer(f"r{index}", answer(index))
     found = recovered(path)
     assert len(found.unpublished) == MAX_UNPUBLISHED
-    assert found.unpublished[-1] == (f"r{6 * REMEMBERED - 1}", answer(6 * REMEMBERED - 1))
-    assert "1024 answers more than are kept" in told.text
+    assert found.unpublished[-1] == (f"r{6 * MAX_REMEMBERED - 1}", answer(6 * MAX_REMEMBERED - 1))
+    assert "the 1024 oldest are dropped" in told.text
 
 
 def test_a_crash_while_rewriting_loses_nothing(path):
@@ -516,7 +517,7 @@ def test_an_outage_is_logged_once_and_its_end_too(path, clock, monkeypatch, told
     spool.note_accepted(item(20))
     assert spool.unspooled == 0
     assert levels(told) == ["ERROR", "INFO"]
-    assert "works again after 21 s; inputs in it: 20" in told.text
+    assert "works again after 21 s, with 20 inputs" in told.text
     assert plain(left_in(path).open) == plain([item(index) for index in range(1, 21)])
     # The next outage is news again.
     disk.full = True

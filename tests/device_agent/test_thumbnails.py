@@ -12,8 +12,9 @@ from memory_transport import MemoryBroker
 
 from device_agent import preflight
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineConfig, ThumbnailConfig
+from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig, ThumbnailConfig
 from device_agent.preflight import load_bundles
+from device_agent.sources.mqtt import MqttSourceConfig
 from device_agent.thumbnails import Thumbnails, png, shrink
 from distree import topics
 from distree.errors import ConfigError
@@ -57,13 +58,15 @@ def test_blocks_are_averaged():
 
 
 def test_no_more_pictures_than_the_rate_allows():
-    thumbnails = Thumbnails(ThumbnailConfig(rate_hz=4))
+    thumbnails = Thumbnails(ThumbnailConfig(max_rate_hz=4))
     image = np.zeros((4, 4, 1), np.uint8)
-    taken = [now / 100 for now in range(100, 300) if thumbnails.take(now / 100, image) is not None]
+    taken = [now / 100 for now in range(100, 300) if thumbnails.make(now / 100, image) is not None]
     assert taken == pytest.approx([1.0 + 0.25 * k for k in range(8)], abs=0.02)
 
 
-@pytest.mark.parametrize("changes", [{"side": 7}, {"side": 129}, {"rate_hz": 0}, {"rate_hz": float("inf")}])
+@pytest.mark.parametrize(
+    "changes", [{"max_side_px": 7}, {"max_side_px": 129}, {"max_rate_hz": 0}, {"max_rate_hz": float("inf")}]
+)
 def test_sizes_and_rates_out_of_bounds_are_refused(changes):
     with pytest.raises(ConfigError):
         ThumbnailConfig(**changes)
@@ -85,7 +88,7 @@ class Listener:
     def given_up(self, token):
         pass
 
-    def unread(self, topic, payload):
+    def no_subscribers(self, topic, payload):
         pass
 
     def received(self, message):
@@ -94,8 +97,8 @@ class Listener:
 
 def published(tmp_path, thumbnails, count=3):
     """What an origin with or without thumbnails publishes on its thumbnail topic for `count` inputs."""
-    origin = OriginConfig(source=MqttSource(kind="mqtt"), thumbnails=thumbnails)
-    pipeline = PipelineConfig(name="p", bundle="fashion", origin=origin)
+    origin = OriginConfig(source=MqttSourceConfig(kind="mqtt"), thumbnails=thumbnails)
+    pipeline = AgentPipelineConfig(name="p", bundle="fashion", origin=origin)
     config = AgentConfig(site="lab", device="cam", pipelines=(pipeline,), state_dir=tmp_path)
     broker, listener = MemoryBroker(), Listener()
     watch, transport = broker.transport("watch"), broker.transport("cam")
@@ -105,13 +108,13 @@ def published(tmp_path, thumbnails, count=3):
     transport.open(agent, [])
     transport.connect_now(1.0)
     for index in range(count):
-        agent.pipelines[0].accept(str(index), np.full((28, 28, 1), index, np.uint8), f"r{index}")
+        agent.intakes[0].submit(str(index), np.full((28, 28, 1), index, np.uint8), f"r{index}")
     watch.poll(0.1)
     return listener.messages
 
 
 def test_an_origin_publishes_pictures_if_asked(tmp_path):
-    messages = published(tmp_path, ThumbnailConfig(side=16, rate_hz=1e9))
+    messages = published(tmp_path, ThumbnailConfig(max_side_px=16, max_rate_hz=1e9))
     decoded = [decode(Thumbnail, message.payload) for message in messages]
     assert [thumbnail.request for thumbnail in decoded] == ["r0", "r1", "r2"]
     assert decoded[1].png == png(np.ones((14, 14, 1), np.uint8))
@@ -124,8 +127,8 @@ def test_an_origin_publishes_none_if_not_asked(tmp_path):
 def test_inputs_that_are_no_images_have_no_pictures(monkeypatch, tmp_path):
 
     monkeypatch.setattr(preflight, "is_image", lambda dtype, shape: False)
-    origin = OriginConfig(source=MqttSource(kind="mqtt"), thumbnails=ThumbnailConfig())
-    pipeline = PipelineConfig(name="p", bundle="fashion", origin=origin)
+    origin = OriginConfig(source=MqttSourceConfig(kind="mqtt"), thumbnails=ThumbnailConfig())
+    pipeline = AgentPipelineConfig(name="p", bundle="fashion", origin=origin)
     config = AgentConfig(site="lab", device="cam", pipelines=(pipeline,), state_dir=tmp_path)
     with pytest.raises(ConfigError, match=r"pipelines\.p\.origin\.thumbnails: inputs of bundle fashion are uint8"):
         load_bundles(config)

@@ -78,16 +78,16 @@ def test_a_hung_interpreter_is_neither_fed_nor_waited_for_in_a_busy_loop(monkeyp
     from memory_transport import MemoryBroker
 
     from device_agent.agent import Agent
-    from device_agent.config import AgentConfig, PipelineConfig
+    from device_agent.config import AgentConfig, AgentPipelineConfig
 
-    pipelines = (PipelineConfig(name="fashion", bundle="fashion", stages=(0,)),)
-    config = AgentConfig(site="lab", device="b0", pipelines=pipelines, hang_s=30.0)
+    pipelines = (AgentPipelineConfig(name="fashion", bundle="fashion", stages=(0,)),)
+    config = AgentConfig(site="lab", device="b0", pipelines=pipelines, inference_timeout_s=30.0)
     agent = Agent(config, transport=MemoryBroker().transport("b0"))
     sent = []
     monkeypatch.setattr(agent._notifier, "interval_s", 5.0)
     monkeypatch.setattr(agent._notifier, "send", sent.append)
     for busy_s, expected in ((0.0, ["WATCHDOG=1"]), (40.0, [])):
-        monkeypatch.setattr(agent.crew, "busy_s", lambda busy_s=busy_s: busy_s)
+        monkeypatch.setattr(agent.workers, "busy_s", lambda busy_s=busy_s: busy_s)
         sent.clear()
         agent.reporting.report_soon()
         agent._watchdog_at = 0.0

@@ -25,9 +25,9 @@ class Broker:
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:
-            raise ConfigError(f"port: {self.port} is not a port")
+            raise ConfigError(f"port: {self.port} is out of range", "choose 1 to 65535")
         if self.tls and self.username is None:
-            raise ValueError("tls needs\na username")
+            raise ConfigError("tls needs a username", "give one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,74 +165,95 @@ ONE_PROBLEM = [
     # unknown and duplicate keys
     (
         "pipelines:\n- bundle: x\n  origin:\n    deadline: 500\n    deadline_ms: 5",
-        "agent.yaml:4: pipelines[0].origin.deadline: unknown key (received 500); nearest: deadline_ms",
+        "agent.yaml:4: pipelines[0].origin.deadline: unknown key (received 500); rename it to deadline_ms, or remove it",
     ),
     (
         "broker:\n  zzz: [1]",
-        "agent.yaml:2: broker.zzz: unknown key (received a list); keys: host, port, username, password_file, tls",
+        "agent.yaml:2: broker.zzz: unknown key (received a list); remove it, or use one of host, port, username, password_file, tls",
     ),
     (
         "computed: 4",
-        "agent.yaml:1: computed: unknown key (received 4); keys: device, ratio, broker, pipelines, brokers",
+        "agent.yaml:1: computed: unknown key (received 4); remove it, or use one of device, ratio, broker, pipelines, brokers",
     ),
     (
         "broker:\n  password: hunter2",
-        "agent.yaml:2: broker.password: unknown key (received a value that is not shown); nearest: password_file",
+        "agent.yaml:2: broker.password: unknown key (received a value that is not shown); rename it to password_file, or remove it",
     ),
-    ("broker:\n  host: a\n  port: 1\n  host: b", "agent.yaml:4: broker.host: duplicate key, first on line 2"),
-    ("brokers:\n  a: {}\n  a: {}", "agent.yaml:3: brokers.a: duplicate key, first on line 2"),
-    ("? [1]\n: 2", "agent.yaml:1: expected a str as key, received a list"),
-    ("brokers: {5: {}}", "agent.yaml:1: brokers: expected a str as key, received 5; quote it"),
-    ("brokers:\n  no: {}", "agent.yaml:2: brokers: expected a str as key, received no; quote it"),
+    (
+        "broker:\n  host: a\n  port: 1\n  host: b",
+        "agent.yaml:4: broker.host: duplicate key, first on line 2; remove one of the two",
+    ),
+    ("brokers:\n  a: {}\n  a: {}", "agent.yaml:3: brokers.a: duplicate key, first on line 2; remove one of the two"),
+    ("? [1]\n: 2", "agent.yaml:1: expected text as key, received a list; write a word, or text in quotes"),
+    ("brokers: {5: {}}", "agent.yaml:1: brokers: expected text as key, received 5; quote it"),
+    ("brokers:\n  no: {}", "agent.yaml:2: brokers: expected text as key, received no; quote it"),
     (
         "broker: &b {host: a}\nbrokers:\n  x:\n    <<: *b",
-        "agent.yaml:4: brokers.x.<<: unknown key (received a mapping); keys: host, port, username, password_file, tls",
+        "agent.yaml:4: brokers.x.<<: unknown key (received a mapping); remove it, or use one of host, port, username, password_file, tls",
     ),
     # scalars
-    ("\n\nbroker: {port: abc}", "agent.yaml:3: broker.port: expected int, received 'abc'"),
-    ("broker: {port: '1883'}", "agent.yaml:1: broker.port: expected int, received '1883'; remove the quotes"),
-    ("broker: {port: 1.0}", "agent.yaml:1: broker.port: expected int, received 1.0"),
-    ("broker: {port: true}", "agent.yaml:1: broker.port: expected int, received true"),
-    ("broker: {port: 18:33}", "agent.yaml:1: broker.port: expected int, received 18:33"),
-    ("broker: {port: 01883}", "agent.yaml:1: broker.port: expected int, received '01883'"),
-    ("broker: {port: 017}", "agent.yaml:1: broker.port: expected int, received 017"),
-    ("broker: {port: 0x1F}", "agent.yaml:1: broker.port: expected int, received 0x1F"),
-    ("broker: {port: }", "agent.yaml:1: broker.port: expected int, received nothing"),
-    ("broker: {port: ~}", "agent.yaml:1: broker.port: expected int, received nothing"),
-    ("broker: {port: {}}", "agent.yaml:1: broker.port: expected int, received a mapping"),
-    ("broker: {port: " + "9" * 90 + "}", f"agent.yaml:1: broker.port: expected int, received {'9' * 60}…"),
-    ("device: 17", "agent.yaml:1: device: expected str, received 17; quote it"),
-    ("device: no", "agent.yaml:1: device: expected str, received no; quote it"),
-    ("device: 1:30", "agent.yaml:1: device: expected str, received 1:30; quote it"),
-    ("device: 2024-01-01", "agent.yaml:1: device: expected str, received 2024-01-01; quote it"),
-    ("device:", "agent.yaml:1: device: expected str, received nothing"),
-    ("device: [a]", "agent.yaml:1: device: expected str, received a list"),
-    ("device: !!binary aGk=", "agent.yaml:1: device: expected str, received aGk=; quote it"),
-    ("device: !mine x", "agent.yaml:1: device: expected str, received x"),
-    ("ratio: half", "agent.yaml:1: ratio: expected float, received 'half'"),
-    ('ratio: "0.5"', "agent.yaml:1: ratio: expected float, received '0.5'; remove the quotes"),
-    ("ratio: .nan", "agent.yaml:1: ratio: expected float, received .nan"),
-    ("ratio: 1e999", "agent.yaml:1: ratio: expected float, received '1e999'"),
-    ("ratio: 1:30.5", "agent.yaml:1: ratio: expected float, received 1:30.5"),
-    ("ratio: false", "agent.yaml:1: ratio: expected float, received false"),
-    ("ratio: 0.5\n  s", "agent.yaml:1: ratio: expected float, received '0.5 s'"),
-    ("broker: {tls: 1}", "agent.yaml:1: broker.tls: expected bool, received 1"),
-    ("broker: {tls: 'yes'}", "agent.yaml:1: broker.tls: expected bool, received 'yes'; remove the quotes"),
-    ("broker: {username: 5}", "agent.yaml:1: broker.username: expected str, received 5; quote it"),
+    (
+        "\n\nbroker: {port: abc}",
+        "agent.yaml:3: broker.port: expected a whole number, received 'abc'; write one, such as 8",
+    ),
+    (
+        "broker: {port: '1883'}",
+        "agent.yaml:1: broker.port: expected a whole number, received '1883'; remove the quotes",
+    ),
+    ("broker: {port: 1.0}", "agent.yaml:1: broker.port: expected a whole number, received 1.0; write one, such as 8"),
+    ("broker: {port: true}", "agent.yaml:1: broker.port: expected a whole number, received true; write one, such as 8"),
+    (
+        "broker: {port: 18:33}",
+        "agent.yaml:1: broker.port: expected a whole number, received 18:33; write one, such as 8",
+    ),
+    (
+        "broker: {port: 01883}",
+        "agent.yaml:1: broker.port: expected a whole number, received '01883'; write one, such as 8",
+    ),
+    ("broker: {port: 017}", "agent.yaml:1: broker.port: expected a whole number, received 017; write one, such as 8"),
+    ("broker: {port: 0x1F}", "agent.yaml:1: broker.port: expected a whole number, received 0x1F; write one, such as 8"),
+    ("broker: {port: }", "agent.yaml:1: broker.port: expected a whole number, received nothing; write one, such as 8"),
+    ("broker: {port: ~}", "agent.yaml:1: broker.port: expected a whole number, received nothing; write one, such as 8"),
+    (
+        "broker: {port: {}}",
+        "agent.yaml:1: broker.port: expected a whole number, received a mapping; write one, such as 8",
+    ),
+    (
+        "broker: {port: " + "9" * 90 + "}",
+        f"agent.yaml:1: broker.port: expected a whole number, received {'9' * 60}…; write one, such as 8",
+    ),
+    ("device: 17", "agent.yaml:1: device: expected text, received 17; quote it"),
+    ("device: no", "agent.yaml:1: device: expected text, received no; quote it"),
+    ("device: 1:30", "agent.yaml:1: device: expected text, received 1:30; quote it"),
+    ("device: 2024-01-01", "agent.yaml:1: device: expected text, received 2024-01-01; quote it"),
+    ("device:", "agent.yaml:1: device: expected text, received nothing; write a word, or text in quotes"),
+    ("device: [a]", "agent.yaml:1: device: expected text, received a list; write a word, or text in quotes"),
+    ("device: !!binary aGk=", "agent.yaml:1: device: expected text, received aGk=; quote it"),
+    ("device: !mine x", "agent.yaml:1: device: expected text, received x; write a word, or text in quotes"),
+    ("ratio: half", "agent.yaml:1: ratio: expected a number, received 'half'; write one, such as 0.5"),
+    ('ratio: "0.5"', "agent.yaml:1: ratio: expected a number, received '0.5'; remove the quotes"),
+    ("ratio: .nan", "agent.yaml:1: ratio: expected a number, received .nan; write one, such as 0.5"),
+    ("ratio: 1e999", "agent.yaml:1: ratio: expected a number, received '1e999'; write one, such as 0.5"),
+    ("ratio: 1:30.5", "agent.yaml:1: ratio: expected a number, received 1:30.5; write one, such as 0.5"),
+    ("ratio: false", "agent.yaml:1: ratio: expected a number, received false; write one, such as 0.5"),
+    ("ratio: 0.5\n  s", "agent.yaml:1: ratio: expected a number, received '0.5 s'; write one, such as 0.5"),
+    ("broker: {tls: 1}", "agent.yaml:1: broker.tls: expected true or false, received 1; write one of these"),
+    ("broker: {tls: 'yes'}", "agent.yaml:1: broker.tls: expected true or false, received 'yes'; remove the quotes"),
+    ("broker: {username: 5}", "agent.yaml:1: broker.username: expected text, received 5; quote it"),
     ("pipelines: [{bundle: 5}]", "agent.yaml:1: pipelines[0].bundle: expected a path, received 5; quote it"),
     # lists, mappings, literals, unions
-    ("broker: x", "agent.yaml:1: broker: expected a mapping, received 'x'"),
-    ("brokers: x", "agent.yaml:1: brokers: expected a mapping, received 'x'"),
-    ("pipelines: {}", "agent.yaml:1: pipelines: expected a list, received a mapping"),
-    ("[1]", "agent.yaml:1: expected a mapping, received a list"),
-    ("---\n", "agent.yaml:2: expected a mapping, received nothing"),
+    ("broker: x", "agent.yaml:1: broker: expected a mapping, received 'x'; write its keys below it, indented"),
+    ("brokers: x", "agent.yaml:1: brokers: expected a mapping, received 'x'; write its keys below it, indented"),
+    ("pipelines: {}", "agent.yaml:1: pipelines: expected a list, received a mapping; write a list, such as [a, b]"),
+    ("[1]", "agent.yaml:1: expected a mapping, received a list; write its keys below it, indented"),
+    ("---\n", "agent.yaml:2: expected a mapping, received nothing; write its keys below it, indented"),
     (
         "pipelines:\n- bundle: x\n  stages:\n  - 0\n  - one",
-        "agent.yaml:5: pipelines[0].stages[1]: expected int, received 'one'",
+        "agent.yaml:5: pipelines[0].stages[1]: expected a whole number, received 'one'; write one, such as 8",
     ),
     (
         "pipelines:\n- {bundle: x, codec: zlip}",
-        "agent.yaml:2: pipelines[0].codec: expected one of raw, zlib, off, received 'zlip'; nearest: zlib",
+        "agent.yaml:2: pipelines[0].codec: expected one of raw, zlib, off, received 'zlip'; write zlib",
     ),
     (
         "pipelines:\n- {bundle: x, codec: off}",
@@ -240,28 +261,28 @@ ONE_PROBLEM = [
     ),
     (
         "pipelines:\n- {bundle: x, level: true}",
-        "agent.yaml:2: pipelines[0].level: expected one of 0, 1, 9, received true",
+        "agent.yaml:2: pipelines[0].level: expected one of 0, 1, 9, received true; write one of these",
     ),
     (
         "pipelines:\n- {bundle: x, codec: [raw]}",
-        "agent.yaml:2: pipelines[0].codec: expected one of raw, zlib, off, received a list",
+        "agent.yaml:2: pipelines[0].codec: expected one of raw, zlib, off, received a list; write one of these",
     ),
     (
         "pipelines:\n- {bundle: x, labels: {a: 1}}",
-        "agent.yaml:2: pipelines[0].labels.a: expected str, received 1; quote it",
+        "agent.yaml:2: pipelines[0].labels.a: expected text, received 1; quote it",
     ),
     (
         "pipelines:\n- bundle: x\n  origin:\n    deadline_ms: 5\n    source: {kind: camra}",
         "agent.yaml:5: pipelines[0].origin.source.kind: expected one of camera, folder, directory, "
-        "received 'camra'; nearest: camera",
+        "received 'camra'; write camera",
     ),
     (
         "pipelines:\n- bundle: x\n  origin:\n    deadline_ms: 5\n    source: camera",
-        "agent.yaml:5: pipelines[0].origin.source: expected a mapping, received 'camera'",
+        "agent.yaml:5: pipelines[0].origin.source: expected a mapping, received 'camera'; write its keys below it, indented",
     ),
     (
         "pipelines:\n- bundle: x\n  origin:\n    deadline_ms: 5\n    source: {device: 0}",
-        "agent.yaml: missing key pipelines[0].origin.source.kind; add it, one of camera, folder, directory",
+        "agent.yaml: missing key pipelines[0].origin.source.kind; add it, with one of camera, folder, directory",
     ),
     (
         "pipelines:\n- bundle: x\n  origin:\n    deadline_ms: 5\n    source: {kind: folder}",
@@ -269,30 +290,33 @@ ONE_PROBLEM = [
     ),
     ("pipelines:\n- {}", "agent.yaml: missing key pipelines[0].bundle; add it"),
     # checks of the dataclasses themselves
-    ("broker:\n  host: a\n  port: 70000", "agent.yaml:3: broker.port: 70000 is not a port"),
-    ("\nbroker:\n  host: a\n  tls: yes", "agent.yaml:3: broker: tls needs a username"),
+    ("broker:\n  host: a\n  port: 70000", "agent.yaml:3: broker.port: 70000 is out of range; choose 1 to 65535"),
+    ("\nbroker:\n  host: a\n  tls: yes", "agent.yaml:3: broker: tls needs a username; give one"),
     # aliases are told at the text that is wrong
-    ("broker: &b {port: abc}", "agent.yaml:1: broker.port: expected int, received 'abc'"),
+    (
+        "broker: &b {port: abc}",
+        "agent.yaml:1: broker.port: expected a whole number, received 'abc'; write one, such as 8",
+    ),
     # not YAML
     (
         "device: [",
-        "agent.yaml:1: not YAML: expected the node content, but found '<stream end>'; see to indentation, colons and quotes there",
+        "agent.yaml:1: not YAML: expected the node content, but found '<stream end>'; check the indentation, colons and quotes there",
     ),
     (
         "a: b\n c: d",
-        "agent.yaml:2: not YAML: mapping values are not allowed here; see to indentation, colons and quotes there",
+        "agent.yaml:2: not YAML: mapping values are not allowed here; check the indentation, colons and quotes there",
     ),
     (
         "device: *who",
-        "agent.yaml:1: not YAML: found undefined alias 'who'; see to indentation, colons and quotes there",
+        "agent.yaml:1: not YAML: found undefined alias 'who'; check the indentation, colons and quotes there",
     ),
     (
         "a: 1\n---\nb: 2",
-        "agent.yaml:2: not YAML: but found another document; see to indentation, colons and quotes there",
+        "agent.yaml:2: not YAML: but found another document; check the indentation, colons and quotes there",
     ),
-    ("device: a\nratio: \x07", "agent.yaml:2: not YAML: special characters are not allowed; take the character out"),
-    (b"device: a\nratio: \xff\n", "agent.yaml:2: not UTF-8: byte 0xff; save the file as UTF-8"),
-    ("a: " + "[" * 800, "agent.yaml: nested too deeply"),
+    ("device: a\nratio: \x07", "agent.yaml:2: not YAML: special characters are not allowed; remove the character"),
+    (b"device: a\nratio: \xff\n", "agent.yaml:2: not UTF-8 (byte 0xff); save the file as UTF-8"),
+    ("a: " + "[" * 800, "agent.yaml: nested too deeply; check that it is the right file"),
 ]
 
 
@@ -305,13 +329,13 @@ def test_all_problems_are_told_at_once(problems):
     text = "device: 5\nbroker:\n  port: abc\n  hots: x\n  tls: 1\n"
     text += "pipelines:\n- bundel: x\n  stages: [a, 1, b]\n"
     assert problems(text) == [
-        "agent.yaml:1: device: expected str, received 5; quote it",
-        "agent.yaml:3: broker.port: expected int, received 'abc'",
-        "agent.yaml:4: broker.hots: unknown key (received 'x'); nearest: host",
-        "agent.yaml:5: broker.tls: expected bool, received 1",
-        "agent.yaml:7: pipelines[0].bundel: unknown key (received 'x'); nearest: bundle",
-        "agent.yaml:8: pipelines[0].stages[0]: expected int, received 'a'",
-        "agent.yaml:8: pipelines[0].stages[2]: expected int, received 'b'",
+        "agent.yaml:1: device: expected text, received 5; quote it",
+        "agent.yaml:3: broker.port: expected a whole number, received 'abc'; write one, such as 8",
+        "agent.yaml:4: broker.hots: unknown key (received 'x'); rename it to host, or remove it",
+        "agent.yaml:5: broker.tls: expected true or false, received 1; write one of these",
+        "agent.yaml:7: pipelines[0].bundel: unknown key (received 'x'); rename it to bundle, or remove it",
+        "agent.yaml:8: pipelines[0].stages[0]: expected a whole number, received 'a'; write one, such as 8",
+        "agent.yaml:8: pipelines[0].stages[2]: expected a whole number, received 'b'; write one, such as 8",
         "agent.yaml: missing key pipelines[0].bundle; add it",
     ]
 
@@ -319,6 +343,29 @@ def test_all_problems_are_told_at_once(problems):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
     drop: strict_yaml.Share
+
+
+@dataclass(frozen=True)
+class Store:
+    path: Path = Path("state/store.db")
+    days: int = 7
+
+
+@dataclass(frozen=True)
+class Places:
+    folder: Path = Path("state")
+    elsewhere: Path = Path("/var/lib")
+    store: Store = field(default_factory=Store)
+    key: Path | None = None
+
+
+@pytest.mark.parametrize("text", ["{}", "store: {}", "store: {days: 7}", "folder: state"])
+def test_defaults_are_taken_from_the_folder_of_the_file_as_what_is_given_is(tmp_path, text):
+    path = tmp_path / "sub" / "places.yaml"
+    path.parent.mkdir()
+    path.write_text(text)
+    here = path.parent
+    assert load(path, Places) == Places(folder=here / "state", store=Store(path=here / "state" / "store.db"))
 
 
 @pytest.mark.parametrize(
@@ -344,25 +391,27 @@ def test_an_empty_file_misses_every_required_key(problems):
 
 def test_a_mapping_with_problems_is_not_also_checked_as_a_whole(problems):
     text = "broker: {port: 70000, tls: 3}"
-    assert problems(text) == ["agent.yaml:1: broker.tls: expected bool, received 3"]
+    assert problems(text) == ["agent.yaml:1: broker.tls: expected true or false, received 3; write one of these"]
 
 
 def test_a_file_that_is_not_there(tmp_path):
     path = tmp_path / "none.yaml"
     with pytest.raises(ConfigError) as caught:
         load(path, Agent)
-    assert str(caught.value) == f"{path}: cannot be read: No such file or directory; check its name and its rights"
+    assert (
+        str(caught.value) == f"{path}: cannot be read (No such file or directory); check the path and its permissions"
+    )
 
 
 def test_a_folder_is_not_a_file(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, Agent)
-    assert str(caught.value) == f"{tmp_path}: cannot be read: Is a directory; check its name and its rights"
+    assert str(caught.value) == f"{tmp_path}: cannot be read (Is a directory); check the path and its permissions"
 
 
 def test_a_file_that_is_too_large(problems):
     assert problems("#" * (strict_yaml.MAX_BYTES + 1)) == [
-        "agent.yaml: larger than 1048576 bytes; is it the right file?"
+        "agent.yaml: larger than 1048576 bytes; check that it is the right file"
     ]
 
 
@@ -378,7 +427,9 @@ def test_a_file_that_is_too_large(problems):
     ids=["laughs", "list in itself", "mapping in itself", "wide"],
 )
 def test_the_nodes_are_bounded_with_aliases_expanded(problems, text):
-    assert problems(text) == ["agent.yaml: more than 10000 nodes once aliases are expanded; is it the right file?"]
+    assert problems(text) == [
+        "agent.yaml: more than 10000 nodes once aliases are expanded; check that it is the right file"
+    ]
 
 
 def test_recursive_dataclasses_are_read(read):

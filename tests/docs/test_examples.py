@@ -59,6 +59,7 @@ def test_examples_are_short():
     assert max(lengths.values()) <= 60
 
 
+@pytest.mark.any_broker
 def test_a_camera_and_a_listener(broker, start, tmp_path):
     url = f"mqtt://127.0.0.1:{broker.port}"
     listener = start(EXAMPLES / "listen.py", "results.csv", "--broker", url, "--count", "30")
@@ -77,10 +78,11 @@ def test_a_camera_and_a_listener(broker, start, tmp_path):
     assert sorted(line.split(" ", 2)[2].rsplit(" ", 5)[0] for line in answers) == sorted(row["label"] for row in rows)
 
 
+@pytest.mark.any_broker
 def test_many_inputs_in_flight(broker, start, tmp_path):
     (tmp_path / "agent.yaml").write_text(
         f"site: lab\ndevice: many\nbroker: {{port: {broker.port}}}\npipelines:\n  - name: fashion\n    bundle: fashion\n"
-        "    stages: [0, 1, 2]\n    origin: {deadline_ms: 60000, pending: 16, source: {kind: python}}\n"
+        "    stages: [0, 1, 2]\n    origin: {deadline_ms: 60000, max_pending: 16, source: {kind: python}}\n"
     )
     first, *exits = ended(start(EXAMPLES / "many.py", "agent.yaml")).splitlines()
     said = re.fullmatch(r"200 answered, (\d+\.\d)% right", first)
@@ -98,6 +100,7 @@ def as_a_program(block, port):
     )
 
 
+@pytest.mark.any_broker
 @pytest.mark.parametrize("index", range(len(BLOCKS)))
 def test_the_blocks_of_the_page_run(broker, start, tmp_path, index):
     (tmp_path / "agent.yaml").write_text(

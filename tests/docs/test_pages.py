@@ -13,7 +13,7 @@ from broker_config.managed import ManagedBroker, find_mosquitto, free_port
 from tools.pages import ROOT, PageError, Runner, pattern, steps
 
 DOCS = ROOT / "docs"
-PORTS = (1883, 8080, 8883, 9001, 9469)
+PORTS = (1883, 1884, 8080, 8883, 9001, 9469)
 PAGES = sorted(
     path
     for path in DOCS.rglob("*.md")

@@ -14,7 +14,8 @@ import pytest
 
 from broker_config.managed import ManagedBroker, find_mosquitto
 from device_agent.agent import Agent
-from device_agent.config import AgentConfig, OriginConfig, PipelineConfig, PythonSource
+from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig
+from device_agent.sources.python import PythonSourceConfig
 from distree import topics
 from distree.broker_settings import BrokerSettings, Session
 from distree.bundle.loading import load_bundle
@@ -40,13 +41,13 @@ def image(value=0):
 
 
 def pipeline(name="p", *stages, origin=None, bundle="fashion", **changes):
-    return PipelineConfig(name=name, bundle=bundle, stages=stages, origin=origin, **changes)
+    return AgentPipelineConfig(name=name, bundle=bundle, stages=stages, origin=origin, **changes)
 
 
 def origin(**changes):
     """An origin whose inputs the test hands over, and that does not give up on a busy machine."""
     return OriginConfig(
-        **{"source": PythonSource(kind="python"), "deadline_ms": 20_000, "silence_ms": 8_000, **changes}
+        **{"source": PythonSourceConfig(kind="python"), "deadline_ms": 20_000, "min_retry_ms": 8_000, **changes}
     )
 
 
@@ -84,7 +85,7 @@ class Site:
             pipelines=pipelines,
             broker=self.settings,
             state_dir=self.folder / device,
-            **{"self_test": False, "telemetry_s": 0.3, **changes},
+            **{"self_test": False, "telemetry_interval_s": 0.3, **changes},
         )
         agent = Agent(made)
         agent.prepare()
@@ -127,7 +128,7 @@ class Peer:
 
     disconnected = published = given_up = connected
 
-    def unread(self, topic, payload):
+    def no_subscribers(self, topic, payload):
         pass
 
     def received(self, message):
@@ -199,12 +200,12 @@ class Peer:
 
 
 def ask(agent, count=1, index=0):
-    """Hand inputs over; return their names."""
-    pipe = agent.pipelines[index]
-    names = [f"{pipe.config.name}-{next(_numbers)}" for _ in range(count)]
+    """Submit inputs to pipeline number `index`; return their names."""
+    intake = next(one for one in agent.intakes if one.pipeline.index == index)
+    names = [f"{intake.pipeline.config.name}-{next(_numbers)}" for _ in range(count)]
     for name in names:
-        pipe.accept(name, image())
-        agent.wake()
+        intake.submit(name, image())
+        intake.wake()
     return names
 
 

@@ -14,10 +14,10 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from distree.errors import BrokerError, LocalProtocolError
+from distree.errors import BrokerError, LocalProtocolError, Problem
 from distree.lanes import Lane
 from distree.transport.base import Listener, Received
-from distree.transport.outbox import Outbox, Outgoing
+from distree.transport.outbox import Outbox, Publication
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class MemoryBroker:
     """A broker for transports of one process.
 
     `loss` is the probability that a delivery at QoS 0 vanishes; `loss_qos1` the probability that a delivery
-    at QoS 1 misses its turn and comes later, after its successors. `tells_unread` says whether it tells that nobody
+    at QoS 1 misses its turn and comes later, after its successors. `reports_no_subscribers` says whether it tells that nobody
     subscribes to a topic, as mosquitto does; a client that is away keeps its subscriptions, until `expire`. Without
     `retains` nothing is retained.
     """
@@ -79,10 +79,10 @@ class MemoryBroker:
         loss_qos1: float = 0.0,
         max_packet_bytes: int = 268_435_455,
         *,
-        tells_unread: bool = True,
+        reports_no_subscribers: bool = True,
         retains: bool = True,
     ) -> None:
-        self.tells_unread = tells_unread
+        self.reports_no_subscribers = reports_no_subscribers
         self.max_packet_bytes = max_packet_bytes
         self.lock = threading.RLock()
         self.running = True
@@ -114,7 +114,7 @@ class MemoryBroker:
         """Cut a client off as if its board had died: its will is published, its session stays."""
         session = self._sessions.get(client_id)
         if session is not None and session.owner is not None:
-            self._cut(session, "the connection was dropped")
+            self._cut(session, Problem("the connection was dropped", ""))
 
     def expire(self, client_id: str) -> None:
         """End the session of a client that is away, with what waits in it."""
@@ -129,7 +129,7 @@ class MemoryBroker:
             self.running = False
             for session in self._sessions.values():
                 if session.owner is not None:
-                    session.owner.lose("the broker stopped")
+                    session.owner.lose(Problem("the broker stopped", "start it"))
                     session.owner = None
             if forget:
                 self._sessions.clear()
@@ -139,7 +139,7 @@ class MemoryBroker:
         """Start again after `stop`; clients reconnect at their next poll."""
         self.running = True
 
-    def _cut(self, session: _Session, why: str) -> None:
+    def _cut(self, session: _Session, why: Problem) -> None:
         with self.lock:
             owner, session.owner = session.owner, None
             if owner is not None:
@@ -155,7 +155,7 @@ class MemoryBroker:
         with self.lock:
             session = self._sessions.setdefault(owner.client_id, _Session(owner.client_id))
             if session.owner is not None and session.owner is not owner:
-                self._cut(session, f"another client uses the id {owner.client_id!r}")
+                self._cut(session, Problem(f"another client uses the id {owner.client_id!r}", "give it another"))
             session.owner = owner
             # Copies: a token of the connection before must not acknowledge the redelivery.
             again = [replace(delivery) for delivery in session.unacknowledged.values()]
@@ -256,11 +256,11 @@ class MemoryTransport:
         self.online = False
         self.client_id = client_id
         self.will = will
-        self.last_error: str | None = None
+        self.last_error: Problem | None = None
         self._broker = broker
         self._receive_maximum = receive_maximum
-        self.notices: deque[str] = deque()
-        self.judging = False
+        self.notices: deque[Problem] = deque()
+        self.diagnosing = False
         self.outbox = Outbox(offline_items, offline_bytes)
         self._listener: Listener | None = None
         self._subscriptions: tuple[tuple[str, int], ...] = ()
@@ -280,7 +280,7 @@ class MemoryTransport:
         for _ in range(2):  # the first may have to tell of a lost connection
             self.poll(0.0)
         if not self.online:
-            raise BrokerError("the in-process broker is stopped")
+            raise BrokerError("the in-process broker is stopped", "start it")
 
     def publish(
         self,
@@ -304,7 +304,7 @@ class MemoryTransport:
         elif qos == 0:
             self.outbox.dropped[Lane.LOSSY] += 1
         else:
-            self.outbox.put(Outgoing(topic, payload, retain, token=token, lane=lane))
+            self.outbox.put(Publication(topic, payload, retain, token=token, lane=lane))
             self._mourn()
 
     def _mourn(self) -> None:
@@ -328,9 +328,9 @@ class MemoryTransport:
         return True
 
     @property
-    def tells_unread(self) -> bool:
+    def reports_no_subscribers(self) -> bool:
         """Whether this broker says that nobody reads a message."""
-        return self._broker.tells_unread
+        return self._broker.reports_no_subscribers
 
     def unacknowledged_since(self) -> float:
         """Return infinity, as the broker acknowledges at once; minus infinity while not online."""
@@ -355,8 +355,8 @@ class MemoryTransport:
         listener, token = self._listener, message.token
         if not message.qos or listener is None:
             return
-        if not is_read and message.lane is Lane.WORK and self._broker.tells_unread:
-            self._events.append(functools.partial(listener.unread, message.topic, message.payload))
+        if not is_read and message.lane is Lane.WORK and self._broker.reports_no_subscribers:
+            self._events.append(functools.partial(listener.no_subscribers, message.topic, message.payload))
             self._bell.set()
         if token is not None:
             self._events.append(functools.partial(listener.published, token))
@@ -426,7 +426,7 @@ class MemoryTransport:
         """Make a waiting `poll` return early."""
         self._bell.set()
 
-    def lose(self, why: str) -> None:
+    def lose(self, why: Problem) -> None:
         """Cut this client off (called by the broker); the next poll tells the listener."""
         self.online = False
         self.last_error = why

@@ -25,13 +25,13 @@ from distree.messages.request import (
     Progress,
     Reading,
     RequestContext,
+    RouteStop,
     Rule,
     StageMessage,
-    Stop,
     Tensor,
 )
 from distree.messages.result import MissingBranch, Result, Stamp
-from distree.messages.site import Claim, OriginStats, Truth
+from distree.messages.site import Claim, Label, OriginStats
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
 HOP = Hop(device="cam1", stage=0, queue_s=0.25, compute_s=0.5)
@@ -62,7 +62,7 @@ TELEMETRY = Telemetry(
     pipelines=(
         PipelineTelemetry(
             pipeline="fashion",
-            epoch=7,
+            epoch=7, plan_hash="8f14e45fceea167a",
             revision="0123456789ab",
             stages=(
                 StageTelemetry(
@@ -109,7 +109,9 @@ META = DeviceMeta(
     stages=(HeldStage(pipeline="fashion", stage=0, model="fashion", revision="0123456789ab"),),
     origins=("fashion",),
 )
-DEAD = DeadLetter(device="cam1", topic="a/b", reason="size", detail="why", payload_bytes=3, head_hex="0a0b0c")
+DEAD = DeadLetter(
+    device="cam1", topic="a/b", reason="size", detail="why", remedy="how", payload_bytes=3, head_hex="0a0b0c"
+)
 INPUT = InputMessage(request="r", name="a.png", payload=b"123")
 EMBEDDING = Embedding(
     context=replace(CONTEXT, fuser="hub", eager=True),
@@ -135,7 +137,7 @@ MEMBER = Member(device="b1", boot="b0", pipeline="fashion", model="fashion", rev
 CALL = Call(caller="cam1")
 
 # What its origin writes into a request that leaves it.
-ROUTE = (Stop(stage=1, boards=("b1",)), Stop(stage=2, boards=("b2", "", "b3"), together=True))
+ROUTE = (RouteStop(stage=1, boards=("b1",)), RouteStop(stage=2, boards=("b2", "", "b3"), together=True))
 ROUTED_STAGE = replace(STAGE, context=replace(CONTEXT, route=ROUTE))
 
 # What a pipeline with wide stages puts into the messages that a chain has too.
@@ -212,7 +214,7 @@ MESSAGES: dict[str, Any] = {
     "member": MEMBER,
     "call": CALL,
     "claim": Claim(orchestrator="a1b2", running=True),
-    "truth": Truth(request="ab-1", label="Bag"),
+    "label": Label(request="ab-1", label="Bag"),
     "audit": AUDIT,
     "stats": STATS,
     "thumbnail": Thumbnail(request="ab-1", png=b"\x89PNG\r\n\x1a\n..."),

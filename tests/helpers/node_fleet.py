@@ -30,7 +30,7 @@ from distree.node import (
     Publish,
     Run,
     StageNode,
-    Tell,
+    Warn,
 )
 from distree.segments import SegmentOutput
 from distree.topics import ALL
@@ -94,7 +94,7 @@ def meet(origin: StageNode, *nodes: StageNode, now: float = 0.0) -> list[Effect]
     effects = []
     for node in nodes:
         effects += announce(origin, node.announce(), now)
-        effects += origin.has_state(now, state_of(node))
+        effects += origin.state_changed(now, state_of(node))
     return effects
 
 
@@ -107,7 +107,7 @@ def boards(**stages: int | tuple[int, ...]) -> list[StageNode]:
 
 
 def lines(effects: Iterable[Effect]) -> list[str]:
-    return [effect.line for effect in effects if isinstance(effect, Tell)]
+    return [effect.line for effect in effects if isinstance(effect, Warn)]
 
 
 # ---------------------------------------------------------------- a fleet
@@ -188,7 +188,7 @@ class Fleet:
                     self.acknowledged[delivery] += 1
                 case Announce():
                     self.announced(device, effect)
-                case Tell(line=line):
+                case Warn(line=line):
                     self.told.append(line)
                 case Drop() | Listen():
                     pass
@@ -220,7 +220,7 @@ class Fleet:
         """Have the broker say that nobody reads a message."""
         board, message, sender = self.flying.pop(index)
         if isinstance(message, StageMessage | Embedding) and sender not in self.lose:
-            self.carry_out(sender, self.nodes[sender].unread(self.now, message, board))
+            self.carry_out(sender, self.nodes[sender].no_subscribers(self.now, message, board))
 
     def compute(self, index: int = 0) -> None:
         board, job = self.work.pop(index)
@@ -264,11 +264,11 @@ class Fleet:
                 return
         raise AssertionError("it goes on for ever")
 
-    def has_state(self, device: str, status: DeviceStatus) -> None:
+    def state_changed(self, device: str, status: DeviceStatus) -> None:
         """Let all origins hear what became of a board."""
         for origin in self.origins:
             state = state_of(self.nodes[device], status)
-            self.carry_out(origin, self.nodes[origin].has_state(self.now, state))
+            self.carry_out(origin, self.nodes[origin].state_changed(self.now, state))
 
     def on_the_way(self, kind: type = StageMessage) -> list[str]:
         """Return the boards to which messages of a kind are on their way."""
@@ -285,7 +285,7 @@ def chain(
     **stages: int | tuple[int, ...],
 ) -> Fleet:
     """Origin `cam` with stage 0, and boards of a chain of three plain stages, by name and what they serve."""
-    origin = origin or OriginSettings(deadline_s=1.0, pending_items=8, silence_floor_s=0.1)
+    origin = origin or OriginSettings(deadline_s=1.0, max_pending=8, min_retry_s=0.1)
     cam = chain_settings("cam", *own, origin=origin, **(changes or {}))
     nodes = {"cam": StageNode(cam, chance=random.Random(seed))}
     for device, served in stages.items():
@@ -303,7 +303,7 @@ def fleet(
     **changes: object,
 ) -> Fleet:
     """Origin `cam`, branches `b0` and `b1`, with twins `t0` and `t1` of them if asked, and `hub`, which fuses if asked."""
-    origin = OriginSettings(deadline_s=1.0, pending_items=8, silence_floor_s=0.3, fuser=fuser, eager=eager)
+    origin = OriginSettings(deadline_s=1.0, max_pending=8, min_retry_s=0.3, fuser=fuser, eager=eager)
     nodes = {
         "cam": StageNode(node_settings("cam", origin=origin, **changes), chance=random.Random(1)),
         "b0": StageNode(node_settings("b0", 0, 1, 2, branch=0, **changes)),

@@ -8,10 +8,14 @@ from pathlib import Path
 from distree import topics
 from distree.messages.codec import encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
-from distree.messages.plan import MaskedThresholds, Plan
+from distree.messages.plan import MaskedThresholds, Plan, plan_hash
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 from distree.topics import DELIVERY, Kind
-from orchestrator.config import Pipeline
+from orchestrator.fleet import Fleet
+from orchestrator.pipeline_spec import PipelineSpec
+from orchestrator.site_view import device_row
+from orchestrator.store.database import Store
+from orchestrator.store.records import Batch, Refused, ServiceRow
 
 SITE = "lab"
 WIDE = Path(__file__).parents[1] / "data" / "tiny-wide"
@@ -35,13 +39,15 @@ def plan(epoch=0, thresholds=(0.9, 0.8), criterion="max_softmax", pipeline="fash
 
 
 def pipeline(**changes):
-    return Pipeline(name="fashion", exits=3, plan=plan(**changes))
+    return PipelineSpec(name="fashion", exits=3, plan=plan(**changes))
 
 
 def wide_pipeline(**changes):
     """As `pipeline`, of three wide stages of two branches."""
     wanted = plan(**{"masked": MASKED, **changes})
-    return Pipeline(name="fashion", exits=3, plan=wanted, branches=(2, 2, 2), calibrated="max_softmax", masked=MASKED)
+    return PipelineSpec(
+        name="fashion", exits=3, plan=wanted, branches=(2, 2, 2), calibrated="max_softmax", masked=MASKED
+    )
 
 
 def state(device="a", boot="b1", status="ready"):
@@ -113,8 +119,14 @@ def origin(exits=(70, 20, 10)):
     )
 
 
-def telemetry(device="a", boot="b1", sequence=1, epoch=1, uptime_s=None, pipelines=None):
-    part = PipelineTelemetry(pipeline="fashion", epoch=epoch, revision="r1", stages=(stage(),), origin=origin())
+HASH = plan_hash(plan())
+"""By which boards tell that they follow the plan of `pipeline`, whatever its epoch."""
+
+
+def telemetry(device="a", boot="b1", sequence=1, epoch=1, uptime_s=None, pipelines=None, follows=HASH):
+    part = PipelineTelemetry(
+        pipeline="fashion", epoch=epoch, plan_hash=follows, revision="r1", stages=(stage(),), origin=origin()
+    )
     return Telemetry(
         device=device,
         boot=boot,
@@ -180,3 +192,19 @@ def write_config(folder: Path, port=1883, extra="", broker="") -> Path:
         f"pipelines:\n  - {{name: fashion, bundle: tiny{extra}}}\n"
     )
     return path
+
+
+def known_device(name, sequence=1, follows=HASH, status="ready", runtime="litert"):
+    """A board as the fleet knows it after its first report."""
+    fleet = Fleet({"fashion": 3})
+    fleet.saw_state(0.0, state(device=name, status=status))
+    fleet.saw_meta(meta(device=name, runtime=runtime))
+    return fleet.saw_telemetry(0.0, telemetry(device=name, sequence=sequence, follows=follows))
+
+
+def fill_store(store_path, *devices, at):
+    """Write boards into a store as a service does, heard at `at`."""
+    seen = tuple(device_row(one, heard_at=at, seen_at=at) for one in devices)
+    service = ServiceRow(pid=1, started_at=at, online=True, refused=(Refused(reason="field", count=3),))
+    with Store(store_path) as store:
+        store.save(Batch(devices=seen, reported=seen, service=service))

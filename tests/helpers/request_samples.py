@@ -13,9 +13,9 @@ from distree.messages.request import (
     Outcome,
     Progress,
     RequestContext,
+    RouteStop,
     Rule,
     StageMessage,
-    Stop,
     Tensor,
 )
 
@@ -65,16 +65,16 @@ CONTEXT = RequestContext(
 PROGRESS = Progress(spent_s=0.0, guess=None, memory=(), hops=())
 
 
-def route_of(*stops: tuple[int, str | tuple[str, ...]], together: bool = False) -> tuple[Stop, ...]:
+def route_of(*stops: tuple[int, str | tuple[str, ...]], together: bool = False) -> tuple[RouteStop, ...]:
     """Return a route of stops: of each its stage, and the board of a plain one or those of a wide one."""
     return tuple(
-        Stop(stage=stage, boards=(boards,) if isinstance(boards, str) else boards, together=together)
+        RouteStop(stage=stage, boards=(boards,) if isinstance(boards, str) else boards, together=together)
         for stage, boards in stops
     )
 
 
 def stage_message(
-    tensor: Tensor, *, stage: int = 0, to: str = "b1", route: tuple[Stop, ...] | None = None, **changes: object
+    tensor: Tensor, *, stage: int = 0, to: str = "b1", route: tuple[RouteStop, ...] | None = None, **changes: object
 ) -> StageMessage:
     """Return a stage message for the board `to`, or along `route`; `changes` are of its context, rule or progress."""
     made = StageMessage(context=CONTEXT, progress=PROGRESS, stage=stage, tensor=tensor)
@@ -87,7 +87,7 @@ def embedding_of(
     device: str,
     branch: int = 0,
     stage: int = 0,
-    route: tuple[Stop, ...] | None = None,
+    route: tuple[RouteStop, ...] | None = None,
     **changes: object,
 ) -> Embedding:
     """Return an embedding of a board that its route names; `changes` are of its context, rule or progress."""

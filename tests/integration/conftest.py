@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import yaml
+from forked import Forked
 
 from broker_config.managed import ManagedBroker
-from distree import child_processes, topics
+from distree import topics
 from distree.broker_settings import BrokerSettings, Session
 from distree.bundle.loading import Bundle, find_bundle, load_bundle
-from distree.errors import RemoteProtocolError
+from distree.errors import Problem, RemoteProtocolError
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState
 from distree.messages.events import DeadLetter
@@ -63,7 +64,7 @@ class Watcher:
     def connected(self) -> None:
         pass
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         pass
 
     def published(self, token: str) -> None:
@@ -72,7 +73,7 @@ class Watcher:
     def given_up(self, token: str) -> None:
         pass
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         pass
 
     def received(self, message: Received) -> None:
@@ -147,7 +148,7 @@ class Site:
         self.bundle = "fashion"
         """What the agents serve: a name in the model zoo, or a folder."""
         self.watch = Watcher(broker.port)
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Forked | subprocess.Popen[bytes]] = {}
 
     def agent_config(self, device: str, stages: list[int], **changes: Any) -> Path:
         extra = changes.pop("pipelines", [])
@@ -160,7 +161,7 @@ class Site:
             "device": device,
             "broker": {"port": self.broker.port, "keepalive_s": 5},
             "state_dir": str(self.folder / device),
-            "telemetry_s": 0.2,
+            "telemetry_interval_s": 0.2,
             "pipelines": [pipeline, *extra],
             **changes,
         }
@@ -168,13 +169,11 @@ class Site:
         path.write_text(yaml.safe_dump(config, sort_keys=False))
         return path
 
-    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            process = child_processes.spawn([sys.executable, "-m", "distree", *command], stderr=log)
-        self.processes[name] = process
+    def start(self, name: str, *command: str) -> Forked:
+        process = self.processes[name] = forked.start(command, stderr=self.folder / f"{name}.log")
         return process
 
-    def agent(self, device: str, stages: list[int], *, ready: bool = True, **changes: Any) -> subprocess.Popen[bytes]:
+    def agent(self, device: str, stages: list[int], *, ready: bool = True, **changes: Any) -> Forked:
         process = self.start(device, "agent", "run", "-c", str(self.agent_config(device, stages, **changes)))
         if ready:
             self.watch.states.pop(device, None)

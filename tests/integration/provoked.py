@@ -1,6 +1,6 @@
 """What can be set up wrongly, by section: `python tests/integration/provoked.py` writes what is then printed to
-docs/reference/messages.md. Each value is a function that makes it so in a folder of its own and returns the arguments
-of `distree`, the exit status, and words that the one line on standard error must have, the remedy among them.
+docs/reference/error-messages.md. Each value is a function that makes it so in a folder of its own and returns the arguments
+of `distree`, the exit status, and words that the one line on standard error must contain, some of the remedy among them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from broker_config.managed import free_port
 from distree.bundle.loading import find_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "reference" / "messages.md"
+PAGE = ROOT / "docs" / "reference" / "error-messages.md"
 NOT_OURS = re.compile(r"INFO: Created TensorFlow Lite|\d+: |W0000|I0000|WARNING: All log messages before absl")
 FASHION = find_bundle("fashion")
 WIDE, MIXED = (ROOT / "tests" / "data" / name for name in ("tiny-wide", "tiny-mixed"))
@@ -53,12 +53,11 @@ class Case:
     def agent(self, *options, verb="check", **changes):
         config = {"site": "lab", "device": "cam", "pipelines": [{"name": "p", "bundle": "fashion", "stages": [0]}]}
         config["broker"] = {"port": free_port()}
-        config["state_dir"] = str(self.folder / "state")
         path = self.file("agent.yaml", yaml.safe_dump({**config, **changes}, sort_keys=False))
         return ["agent", verb, "-c", path, *options]
 
     def init(self, *options):
-        """To a file of this folder, unless told otherwise: the last -o holds."""
+        """To a file of this folder, unless another -o follows: the last one counts."""
         return ["init", "-o", str(self.folder / "new.yaml"), *options]
 
     def text(self, text):
@@ -174,18 +173,20 @@ def nowhere():
     return f"127.0.0.1:{free_port()}"
 
 
+SPOOLED = {"name": "p", "bundle": "fashion", "stages": [0], "origin": {"spool": True, "source": {"kind": "mqtt"}}}
+
 SECTIONS = {
     "Setting up a board": {
-        "init without what it must know": (lambda c: c.init("--bundle", "fashion"), 2, ["give --site, --stages or --source", "in a terminal"]),
-        "init over a file that is there": (lambda c: c.init(*STAGE, "-o", c.file("a.yaml", "mine")), 2, ["a.yaml: exists already", "--force"]),
-        "init in no folder": (lambda c: c.init(*STAGE, "-o", str(c.folder / "no" / "a.yaml")), 2, ["cannot be written: No such", "folder that is there"]),
-        "init with a user and no password file": (lambda c: c.init(*STAGE, "--username", "ann"), 2, ["--username: give --password-file too"]),
-        "init of an origin without its folder": (lambda c: c.init(*STAGE, "--source", "directory"), 2, ["give --path"]),
-        "doctor without a file": (lambda c: ["doctor", "-c", str(c.folder / "none.yaml")], 2, ["none.yaml: cannot be read", "check its name"]),
-        "doctor without time": (lambda c: ["doctor", *c.agent()[2:], "--timeout", "0"], 2, ["--timeout 0: must be above 0"]),
+        "init without required options": (lambda c: c.init("--bundle", "fashion"), 2, ["missing --site, --stages or --source; give the options", "in a terminal"]),
+        "init onto an existing file": (lambda c: c.init(*STAGE, "-o", c.file("a.yaml", "mine")), 2, ["a.yaml: exists already", "--force"]),
+        "init into a folder that does not exist": (lambda c: c.init(*STAGE, "-o", str(c.folder / "no" / "a.yaml")), 2, ["cannot be written (No such", "in an existing folder"]),
+        "init with a user and no password file": (lambda c: c.init(*STAGE, "--username", "ann"), 2, ["--username: there is no password; give --password-file too"]),
+        "init of a directory source without its path": (lambda c: c.init(*STAGE, "--source", "directory"), 2, ["missing --path; give the options"]),
+        "doctor of a file that does not exist": (lambda c: ["doctor", "-c", str(c.folder / "none.yaml")], 2, ["none.yaml: cannot be read", "check the path"]),
+        "doctor with a timeout of 0": (lambda c: ["doctor", *c.agent()[2:], "--timeout", "0"], 2, ["--timeout: 0 is out of range", "more than 0"]),
         "a service with a state directory elsewhere": (
-            lambda c: ["service", "install", *c.pipeline(origin={"spool": True, "source": {"kind": "mqtt"}})[2:], "--print"],
-            2, ["the service writes below /var/lib/distree alone; remove state_dir"],
+            lambda c: ["service", "install", *c.agent(state_dir=str(c.folder / "mine"), pipelines=[SPOOLED])[2:], "--print"],
+            2, ["the service may write only below /var/lib/distree; remove state_dir"],
         ),
         "a service in an image that cannot be written": (
             lambda c: ["service", "install", *c.agent()[2:], "--root", c.file("image", ""), "--exec", "/opt/distree/bin/distree"],
@@ -193,92 +194,96 @@ SECTIONS = {
         ),
     },
     "Configuration": {
-        "no such file": (lambda c: ["agent", "check", "-c", str(c.folder / "none.yaml")], 2, ["none.yaml: cannot be read: No such"]),
-        "not YAML": (lambda c: c.text("site: lab\n  device: [cam"), 2, ["agent.yaml:2: not YAML: "]),
-        "unknown key": (unknown_key, 2, ["agent.yaml:6: pipelines[0].stagse: unknown key (received a list); nearest: stages"]),
+        "no such configuration file": (lambda c: ["agent", "check", "-c", str(c.folder / "none.yaml")], 2, ["none.yaml: cannot be read (No such", "check the path"]),
+        "not YAML": (lambda c: c.text("site: lab\n  device: [cam"), 2, ["agent.yaml:2: not YAML: ", "check the indentation"]),
+        "unknown key": (unknown_key, 2, ["agent.yaml:6: pipelines[0].stagse: unknown key (received a list); rename it to stages"]),
         "a password in the file": (
-            lambda c: c.agent(broker={"password": "hunter2"}), 2, ["broker.password: unknown key", "nearest: password_file"],
+            lambda c: c.agent(broker={"password": "hunter2"}), 2, ["broker.password: unknown key", "rename it to password_file"],
         ),
-        "missing key": (lambda c: c.text("device: cam\npipelines: []\n"), 2, ["agent.yaml: missing key site"]),
-        "wrong type": (lambda c: c.agent(telemetry_s="fast"), 2, [": telemetry_s: expected float, received 'fast'"]),
-        "quoted number": (lambda c: c.agent(broker={"port": "1883"}), 2, ["broker.port: expected int", "remove the quotes"]),
-        "no id": (lambda c: c.agent(device="Cam 1"), 2, ["device: 'Cam 1' is not an id; use 1 to 32 of a-z, 0-9 and '-'"]),
-        "not positive": (lambda c: c.agent(num_threads=0), 2, ["num_threads: must be above 0"]),
-        "nothing to do": (lambda c: c.pipeline(stages=[]), 2, ["pipelines[0].stages: nothing to do"]),
-        "a stage twice": (lambda c: c.pipeline(stages=[0, 0]), 2, ["stages: must be different numbers from 0"]),
+        "missing key": (lambda c: c.text("device: cam\npipelines: []\n"), 2, ["agent.yaml: missing key site; add it"]),
+        "wrong type": (lambda c: c.agent(telemetry_interval_s="fast"), 2, [": telemetry_interval_s: expected a number, received 'fast'; write one"]),
+        "quoted number": (lambda c: c.agent(broker={"port": "1883"}), 2, ["broker.port: expected a whole number", "remove the quotes"]),
+        "a device name that is not an id": (lambda c: c.agent(device="Cam 1"), 2, ["device: 'Cam 1' is not an id; use 1 to 32 of a-z, 0-9 and '-'"]),
+        "a number of threads of 0": (lambda c: c.agent(num_threads=0), 2, ["num_threads: 0 is out of range; choose"]),
+        "a board with nothing to do": (lambda c: c.pipeline(stages=[]), 2, ["pipelines[0].stages: this board has nothing to do; give stages"]),
+        "a stage twice": (lambda c: c.pipeline(stages=[0, 0]), 2, ["stages: [0, 0] has a stage twice; name each once"]),
         "a stage that the bundle does not have": (
-            lambda c: c.pipeline(stages=[7]), 2, ["stages: bundle fashion has 0 to 2, not 7"],
+            lambda c: c.pipeline(stages=[7]), 2, ["stages: bundle fashion has no stage 7; choose stages of 0 to 2"],
         ),
         "unknown source": (
-            lambda c: c.pipeline(origin={"source": {"kind": "camera"}}), 2, ["source.kind: expected one of replay, directory"],
+            lambda c: c.pipeline(origin={"source": {"kind": "camera"}}), 2, ["source.kind: expected one of ", "write one of these"],
         ),
         "two pipelines of one name": (
             lambda c: c.agent(pipelines=[{"name": "p", "bundle": "fashion", "stages": [k]} for k in (0, 1)]),
-            2, ["pipelines: at least one is needed, each with its own name"],
+            2, ["pipelines: two have the same name; give each a name of its own"],
         ),
-        "unknown codec": (lambda c: c.agent(codec="zip"), 2, ["codec: expected one of raw, zlib, received 'zip'"]),
-        "a time-out of nothing": (lambda c: c.agent(broker={"connect_timeout_s": 0}), 2, ["broker.connect_timeout_s"]),
-        "a port beyond all": (lambda c: c.agent(broker={"port": 99999}), 2, ["broker.port"]),
-        "a deadline beyond what messages carry": (
-            lambda c: c.pipeline(origin={"deadline_ms": 4e6, "source": {"kind": "mqtt"}}), 2, ["deadline_ms"],
+        "unknown codec": (lambda c: c.agent(codec="zip"), 2, ["codec: expected one of raw, zlib, received 'zip'; write one"]),
+        "a connection timeout of 0": (lambda c: c.agent(broker={"connect_timeout_s": 0}), 2, ["broker.connect_timeout_s: 0 is out of range; choose"]),
+        "a port number out of range": (lambda c: c.agent(broker={"port": 99999}), 2, ["broker.port: 99999 is out of range; choose 1 to 65535"]),
+        "a deadline of more than an hour": (
+            lambda c: c.pipeline(origin={"deadline_ms": 4e6, "source": {"kind": "mqtt"}}), 2, ["deadline_ms: 4e+06 is out of range; choose at most 3600000"],
         ),
         "an unknown criterion in a manifest": (
-            manifest(lambda m: m["exits"].update(criterion="vibes")), 2, ["bundle.yaml", "vibes"],
+            manifest(lambda m: m["exits"].update(criterion="vibes")), 2, ["copy/bundle.yaml: exits.criterion: unknown 'vibes'", "use one of"],
         ),
-        "a broker's port that cannot be": (lambda c: ["broker", "run", "--port", "99999"], 2, ["--port"]),
-        "unknown criterion": (lambda c: c.orchestrator(criterion="max_sotfmax"), 2, ["max_sotfmax", "max_softmax"]),
+        "broker run on a port number out of range": (lambda c: ["broker", "run", "--port", "99999"], 2, ["--port: 99999 is out of range; choose 0 to 65535"]),
+        "unknown criterion": (lambda c: c.orchestrator(criterion="max_sotfmax"), 2, ["give thresholds for max_sotfmax"]),
         "unknown criterion on the command line": (
             lambda c: ["zoo", "evaluate", "fashion", "--criterion", "vibes", "--thresholds", "1,1", "--limit", "1"],
-            2, ["vibes", "max_softmax"],
+            2, ["unknown criterion 'vibes'; use one of", "max_softmax"],
         ),
         "missing password file": (
             lambda c: c.agent(verb="run", broker={"username": "ann", "password_file": str(c.folder / "none")}),
-            2, ["broker.password_file ", "none: no such file"],
+            2, ["broker.password_file ", "none: no such file", "write the password into"],
         ),
-        "wrong HOST:PORT": (lambda c: c.submit("--broker", "localhost"), 2, ["--broker: expected HOST:PORT, received 'localhost'"]),
-        "a port that cannot be": (lambda c: c.submit("--broker", "h:70000"), 2, ["expected HOST:PORT, received 'h:70000'"]),
-        "a site that is no id": (lambda c: ["results", "--site", "a/#"], 2, ["--site: 'a/#' is not an id"]),
-        "nothing to submit": (lambda c: [*c.submit(), str(c.folder / "none.png")], 2, ["none.png: cannot be read: No such file"]),
-        "too large to submit": (lambda c: c.submit(content=bytes(1 << 20)), 2, ["x.raw: 1048576 bytes are too many"]),
-        "no array to submit": (broken_npy, 2, ["x.npy: is no .npy array; write one by numpy.save"]),
+        "wrong HOST:PORT": (lambda c: c.submit("--broker", "localhost"), 2, ["--broker: expected HOST:PORT, received 'localhost'; write"]),
+        "HOST:PORT with a port number out of range": (lambda c: c.submit("--broker", "h:70000"), 2, ["expected HOST:PORT, received 'h:70000'"]),
+        "a site that is not an id": (lambda c: ["results", "--site", "a/#"], 2, ["--site: 'a/#' is not an id; use"]),
+        "submit of a file that does not exist": (lambda c: [*c.submit(), str(c.folder / "none.png")], 2, ["none.png: cannot be read (No such file", "check the path"]),
+        "submit of a file that is too large": (lambda c: c.submit(content=bytes(1 << 20)), 2, ["x.raw: 1048576 bytes do not fit into one message", "shrink it"]),
+        "submit of a file that is not an array": (broken_npy, 2, ["x.npy: not an .npy array; write one with numpy.save"]),
     },
     "Inputs": {
-        "replay file missing": (lambda c: c.replay(c.folder / "none.npz"), 2, ["none.npz: cannot be replayed: No such file"]),
+        "replay file missing": (lambda c: c.replay(c.folder / "none.npz"), 2, ["none.npz: cannot be replayed (No such file", "give an .npz file"]),
         "replay of another shape": (
             lambda c: c.replayed(input=np.zeros((5, 8, 8, 1), np.uint8)), 2,
-            ["inputs.npz: input is uint8 (5, 8, 8, 1), the bundle takes uint8 (n, 28, 28, 1)"],
+            ["inputs.npz: input is uint8 (5, 8, 8, 1), the bundle takes uint8 (n, 28, 28, 1); convert it"],
         ),
         "replay of another dtype": (lambda c: c.replayed(input=np.zeros((5, 28, 28, 1))), 2, ["input is float64"]),
-        "replay without inputs": (lambda c: c.replayed(x=np.zeros(3)), 2, ["inputs.npz: has no array 'input' (it has x)"]),
-        "replay of one number": (lambda c: c.replayed(input=np.uint8(3)), 2, ["inputs.npz: "]),
+        "replay without inputs": (lambda c: c.replayed(x=np.zeros(3)), 2, ["inputs.npz: has no array 'input', only x; save the inputs under that name"]),
+        "replay of one number": (lambda c: c.replayed(input=np.uint8(3)), 2, ["inputs.npz: ", "give an .npz file"]),
         "replay of a single array": (single_array, 2, ["x.npy: ", "savez"]),
-        "replay of no archive": (no_archive, 2, ["inputs.npz: cannot be replayed", ".npz file with an array 'input' is needed"]),
+        "replay of a file that is not an archive": (no_archive, 2, ["inputs.npz: cannot be replayed", "give an .npz file with an array 'input'"]),
     },
     "Bundles": {
-        "missing bundle": (lambda c: c.pipeline(bundle="fasion"), 2, ["bundle 'fasion' not found", "model zoo (cifar10-wide, fashion"]),
+        "missing bundle": (lambda c: c.pipeline(bundle="fasion"), 2, ["/fasion' not found", "model zoo (cifar10-wide, fashion", "correct the name"]),
         "missing segment": (missing_segment, 2, ["stage0.tflite: No such file or directory; copy the whole bundle"]),
         "tampered segment": (tampered("stage0.tflite"), 2, ["stage0.tflite: its SHA-256 is not the manifest's", "copy"]),
         "tampered golden vectors": (tampered("golden.npz"), 2, ["golden.npz: its SHA-256 is not the manifest's", "copy"]),
-        "no segment at all": (no_segment_at_all, 2, ["stage0.tflite: the interpreter refuses it"]),
+        "a segment that is not a model": (no_segment_at_all, 2, ["stage0.tflite: the interpreter cannot load it", "copy"]),
         "too few thresholds": (
-            manifest(lambda m: m["exits"].update(thresholds=[0.5])), 2, ["exits.thresholds: 1 given, one per exit but the last"],
+            manifest(lambda m: m["exits"].update(thresholds=[0.5])), 2, ["copy/bundle.yaml: exits.thresholds: 1 given; give 2, one per exit but the last"],
         ),
-        "unknown key in a manifest": (manifest(lambda m: m.update(licence="x")), 2, ["bundle.yaml:", "licence: unknown key", "license"]),
+        "thresholds that no score reaches": (
+            manifest(lambda m: m["exits"].update(thresholds=[90, 80])),
+            2, ["exits.thresholds: the threshold of exit 0 is 90", "scores of max_softmax are 0 to 1", "give 0.9 for 90%", "'never'"],
+        ),
+        "unknown key in a manifest": (manifest(lambda m: m.update(licence="x")), 2, ["bundle.yaml:", "licence: unknown key", "rename it to license"]),
     },
     "Self-test and broker": {
-        "golden vectors off": (golden_off, 1, ["self-test of bundle fashion: stage 0 is off by 30 quantisation steps, ", "install"]),
+        "golden vectors off": (golden_off, 1, ["self-test of bundle fashion: stage 0 is off by 30 quantisation steps (2 allowed), ", "install"]),
         "agent check of no broker": (
             lambda c: c.agent("--connect"), 1, ["nothing listens on 127.0.0.1:", "start the broker"],
         ),
         "submit to no broker": (lambda c: c.submit("--broker", nowhere()), 1, ["nothing listens on 127.0.0.1:", "start the broker"]),
-        "results of no broker": (lambda c: ["results", "--site", "lab", "--broker", nowhere()], 1, ["nothing listens on 127.0.0.1:"]),
-        "demo on no broker": (lambda c: ["demo", "--inputs", "1", "--broker", nowhere()], 1, ["nothing listens on 127.0.0.1:"]),
+        "results of no broker": (lambda c: ["results", "--site", "lab", "--broker", nowhere()], 1, ["nothing listens on 127.0.0.1:", "start the broker"]),
+        "demo on no broker": (lambda c: ["demo", "--inputs", "1", "--broker", nowhere()], 1, ["nothing listens on 127.0.0.1:", "start the broker"]),
     },
     "The demo": {
-        "demo of no inputs": (lambda c: ["demo", "--inputs", "0"], 2, ["--inputs: expected 1 to 1000", "received 0"]),
-        "demo of too many inputs": (lambda c: ["demo", "--inputs", "1001"], 2, ["--inputs: expected 1 to 1000", "received 1001"]),
-        "demo without labels": (unlabelled, 2, ["x.npz: ", "'input' and 'label' is needed"]),
-        "demo without samples": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no samples for bundle fashion", "--data"]),
+        "demo of no inputs": (lambda c: ["demo", "--inputs", "0"], 2, ["--inputs: 0 is out of range; choose 1 to 1000"]),
+        "demo of too many inputs": (lambda c: ["demo", "--inputs", "1001"], 2, ["--inputs: 1001 is out of range; choose 1 to 1000"]),
+        "demo without labels": (unlabelled, 2, ["x.npz: has no array 'label'; give an .npz file with arrays 'input' and 'label'"]),
+        "demo without samples": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no samples for bundle fashion", "give --data"]),
     },
     "Wide stages": {
         "a branch of a chain": (lambda c: c.pipeline(branch=0), 2, ["pipelines.p.branch: bundle fashion has no wide stage; remove branch"]),
@@ -291,22 +296,22 @@ SECTIONS = {
             wide(stages=[0, 1, 2]), 2, ["pipelines.p.stages: stage 0 of bundle tiny-wide has 2 branches", "set branch to the one that this board runs, of 0 to 1"],
         ),
         "a branch that the bundle does not have": (
-            wide(stages=[0, 1, 2], branch=2), 2, ["pipelines.p.branch: stage 0 of bundle tiny-wide has 0 to 1, not 2"],
+            wide(stages=[0, 1, 2], branch=2), 2, ["pipelines.p.branch: stage 0 of bundle tiny-wide has no branch 2; choose one of 0 to 1"],
         ),
-        "a branch of plain stages alone": (
-            wide(MIXED, stages=[0, 3], branch=1), 2, ["pipelines.p.branch: none of this board's stages is wide", "tiny-mixed are 1, 2"],
+        "a branch of plain stages only": (
+            wide(MIXED, stages=[0, 3], branch=1), 2, ["pipelines.p.branch: none of this board's stages is wide", "tiny-mixed are 1, 2", "remove branch"],
         ),
         "a part of wide stages in a row": (
             wide(stages=[0, 2], branch=1), 2, ["pipelines.p.stages: 0, 1, 2 of bundle tiny-wide belong on one board", "add 1"],
         ),
-        "a wide stage that the bundle does not have": (wide(stages=[0, 1, 2, 3], branch=0), 2, ["has 0 to 2, not 3"]),
-        "a negative branch": (wide(stages=[0, 1, 2], branch=-1), 2, ["pipelines[0].branch: must be a number from 0, received -1"]),
-        "a branch without stages": (wide(stages=[], fuse=True, branch=0), 2, ["pipelines[0].branch: needs stages too"]),
-        "a fuser that is no id": (
+        "a wide stage that the bundle does not have": (wide(stages=[0, 1, 2, 3], branch=0), 2, ["has no stage 3; choose stages of 0 to 2"]),
+        "a negative branch": (wide(stages=[0, 1, 2], branch=-1), 2, ["pipelines[0].branch: -1 is negative; count branches from 0"]),
+        "a branch without stages": (wide(stages=[], fuse=True, branch=0), 2, ["pipelines[0].branch: there are no stages; give the wide stages"]),
+        "a fuser that is not an id": (
             wide(stages=[], origin={"fuser": "Hub", "source": {"kind": "mqtt"}}), 2, ["origin.fuser: 'Hub' is not an id"],
         ),
-        "a mode that there is not": (
-            wide(stages=[], origin={"mode": "eagre", "source": {"kind": "mqtt"}}), 2, ["origin.mode: expected one of gated, eager"],
+        "an unknown mode": (
+            wide(stages=[], origin={"mode": "eagre", "source": {"kind": "mqtt"}}), 2, ["origin.mode: expected one of gated, eager", "write eager"],
         ),
         "tampered segment of a branch": (
             tampered("stage1.branch1.tflite", WIDE, stages=[0, 1, 2], branch=1), 2, ["stage1.branch1.tflite: its SHA-256 is not"],
@@ -321,59 +326,67 @@ SECTIONS = {
             embedding_off, 1, ["self-test of bundle tiny-wide: branch 1 of stage 1 is off by", "install another version"],
         ),
         "a board that fuses in a demo of a chain": (
-            lambda c: ["demo", "--fuser", "board", "--inputs", "1"], 2, ["--fuser board: bundle fashion has no wide stage"],
+            lambda c: ["demo", "--fuser", "board", "--inputs", "1"], 2, ["--fuser board: bundle fashion has no wide stage", "leave it out"],
         ),
         "a criterion of embeddings for a chain": (
             lambda c: c.orchestrator(criterion="feature_difference", thresholds=[-0.5, -0.5]),
-            2, ["pipeline p: feature_difference", "only wide stages have"],
+            2, ["pipeline p: feature_difference", "only wide stages have; choose another"],
         ),
     },
     "Dashboards and brokers": {
-        "a dashboard of no websockets address": (
+        "a dashboard of an address that is not a websockets one": (
             lambda c: ["dashboard", "--broker", "http://hub:9001"], 2, ["--broker: expected ws://HOST:PORT or wss://HOST:PORT"],
         ),
         "a password in a dashboard's address": (
-            lambda c: ["dashboard", "--broker", "ws://ann:secret@hub:9001"], 2, ["--broker: hub: only an address", "typed into the page"],
+            lambda c: ["dashboard", "--broker", "ws://ann:secret@hub:9001"], 2, ["--broker: the address of hub contains more", "into the page"],
         ),
         "a dashboard on an address of another machine": (
-            lambda c: ["dashboard", "--bind", "203.0.113.1"], 2, ["no page on 203.0.113.1:8080", "--bind or --port"],
+            lambda c: ["dashboard", "--bind", "203.0.113.1"], 2, ["cannot serve the page on 203.0.113.1:8080", "--bind or --port"],
         ),
         "a dashboard exported into a file": (
             lambda c: ["dashboard", "--export", c.file("page", "")], 2, ["cannot be written", "folder that can be written"],
         ),
         "top of no broker": (lambda c: ["top", "--site", "lab", "--broker", nowhere()], 1, ["nothing listens on", "start the broker"]),
-        "a CA certificate that is not there": (
+        "a CA certificate that does not exist": (
             lambda c: ["results", "--site", "lab", "--broker", "mqtts://hub", "--ca-file", str(c.folder / "ca.crt")],
-            2, ["broker.tls.ca_file", "no such file", "check its name"],
+            2, ["broker.tls.ca_file", "no such file", "check the path"],
         ),
-        "websockets of the embedded broker": (
-            lambda c: ["broker", "run", "--engine", "embedded", "--websockets", "0"], 2, ["speaks no websockets: apt install mosquitto"],
+        "websockets with the embedded broker": (
+            lambda c: ["broker", "run", "--engine", "embedded", "--websockets", "0"], 2, ["the embedded broker supports no", "websockets; run: apt install mosquitto"],
         ),
     },
     "Orchestrator, tuning, simulation": {
-        "a goal that cannot be": (
-            lambda c: c.orchestrator(goal={"accuracy_drop": "200%"}), 2, ["goal.accuracy_drop: expected a share of 0% to 100%"],
+        "a goal of 200%": (
+            lambda c: c.orchestrator(goal={"accuracy_drop": "200%"}), 2, ["goal.accuracy_drop: expected a share of 0% to 100%", "write one, such as"],
         ),
         "too few thresholds for a pipeline": (
-            lambda c: c.orchestrator(thresholds=[0.9]), 2, ["pipeline p: 1 thresholds given", "needs 2, one per exit but the last"],
+            lambda c: c.orchestrator(thresholds=[0.9]), 2, ["pipeline p: thresholds: 1 given for 3 exits; give 2, one per exit but the last"],
+        ),
+        "thresholds that no score of a pipeline reaches": (
+            lambda c: c.orchestrator(thresholds=[0.9, -1]),
+            2, ["pipeline p: the threshold of exit 1 is -1", "scores of max_softmax are 0 to 1", "'never'"],
+        ),
+        "thresholds set in percent": (
+            lambda c: ["orchestrator", "set-thresholds", *c.orchestrator()[2:], "--pipeline", "p", "90", "80"],
+            2, ["pipeline p: the threshold of exit 0 is 90", "give 0.9 for 90%"],
         ),
         "status before the first run": (
             lambda c: ["orchestrator", "status", *c.orchestrator()[2:]], 1, ["o.db: no store yet", "distree orchestrator run"],
         ),
-        "thresholds of no pipeline": (
+        "thresholds of an unknown pipeline": (
             lambda c: ["orchestrator", "set-thresholds", *c.orchestrator()[2:], "--pipeline", "q", "0.9", "0.8"],
-            2, ["--pipeline q: not in the configuration, which has p"],
+            2, ["--pipeline q: not in the configuration; name one of p"],
         ),
-        "a replay of no recording": (
+        "tune with a file that is not a recording": (
             lambda c: ["tune", "--replay", c.file("a.npz", "no archive"), "--accuracy-drop", "1%"],
-            2, ["a.npz: not an .npz of arrays", "distree zoo evaluate --audits writes one"],
+            2, ["a.npz: not an .npz of arrays", "record one with distree zoo evaluate --audits"],
         ),
-        "a what-if of no key": (
+        "simulate with an unknown key": (
             lambda c: ["simulate", "-c", str(ROOT / "examples" / "fleet.yaml"), "--set", "boards.hub.cuont=3"],
-            2, ["boards[1].cuont: unknown key", "nearest: count"],
+            2, ["boards[1].cuont: unknown key", "rename it to count"],
         ),
-        "test images that are not there": (
-            lambda c: ["zoo", "evaluate", "fashion", "--data", str(c.folder / "none")], 2, ["does not exist", "dataset-fashion-mnist"],
+        "test images that do not exist": (
+            lambda c: ["zoo", "evaluate", "fashion", "--data", str(c.folder / "none")], 2, ["does not exist; install", "dataset-fashion-mnist"],
         ),
     },
 }  # fmt: skip
@@ -415,15 +428,16 @@ def provoke(name, arguments):
 def page():
     """Provoke everything, and return the page."""
     lines = [
-        "# What errors say",
+        "# Error messages",
         "",
         "<!-- Written by `python tests/integration/provoked.py`: changes here are lost. -->",
         "",
-        "Each was provoked by the tests, and this is what was printed on standard error: what, where, and how to mend it.",
-        "Statuses are explained [here](errors.md); what `distree doctor` looks at is [there](../howto/diagnose.md).",
+        "The tests provoke each of these errors; the page shows what is printed on standard error: what is wrong and where,",
+        "then, after a semicolon, how to fix it. [Exit statuses](errors.md) are explained on their own page, and so is what",
+        "[`distree doctor`](../howto/diagnose.md) checks.",
     ]
     for title, errors in SECTIONS.items():
-        lines += ["", f"## {title}", "", "| wrong | status | what is printed |", "| --- | --- | --- |"]
+        lines += ["", f"## {title}", "", "| mistake | status | message |", "| --- | --- | --- |"]
         lines += [provoke(name, arguments) for name, (arguments, *_) in errors.items()]
     return "\n".join(lines) + "\n"
 

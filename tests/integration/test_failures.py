@@ -8,13 +8,16 @@ import pytest
 import yaml
 
 from broker_config.managed import ManagedBroker, find_mosquitto
+from distree.thresholds import NEVER
+
+pytestmark = pytest.mark.any_broker
 
 FALLEN_BACK = {"deadline", "fallback"}
 
 
 def replay(samples_path, limit, rate_hz, **changes):
-    source = {"kind": "replay", "path": str(samples_path), "limit": limit, "rate_hz": rate_hz}
-    return {"deadline_ms": 1000, "silence_ms": 100, "source": source, **changes}
+    source = {"kind": "replay", "path": str(samples_path), "max_inputs": limit, "rate_hz": rate_hz}
+    return {"deadline_ms": 1000, "min_retry_ms": 100, "source": source, **changes}
 
 
 def names(count):
@@ -23,7 +26,7 @@ def names(count):
 
 @pytest.mark.parametrize("victim", ["b1", "b2"])
 def test_a_killed_agent_costs_no_answer(site, bundle, samples_path, victim):
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     for device, stage in (("b1", 1), ("b2", 2)):
         site.agent(device, [stage])
     site.agent("cam", [0], origin=replay(samples_path, 300, 100))
@@ -39,7 +42,8 @@ def test_a_killed_agent_costs_no_answer(site, bundle, samples_path, victim):
     assert "last" in reasons
     assert reasons & FALLEN_BACK
     assert all(result.label for result in finals)
-    assert all(result.latency_s < 2.0 for result in finals)
+    # By the deadline of a second, and what a busy machine adds.
+    assert all(result.latency_s < 5.0 for result in finals)
     # The board is back in the stream.
     site.watch.until(lambda: site.watch.states.get(victim) == "ready", "the board's return")
 
@@ -69,8 +73,8 @@ def test_an_origin_killed_again_and_again_says_one_thing_of_each_request(site, b
     site.plan(bundle, 1, (0.9, 0.9))
     for device, stage in (("b1", 1), ("b2", 2)):
         site.agent(device, [stage])
-    origin = {"deadline_ms": 300, "silence_ms": 50, "pending": 256, "spool": True, "source": {"kind": "mqtt"}}
-    inbox, sent = {"items": 256}, 0
+    origin = {"deadline_ms": 300, "min_retry_ms": 50, "max_pending": 256, "spool": True, "source": {"kind": "mqtt"}}
+    inbox, sent = {"max_messages": 256}, 0
     for life in range(10):
         process = site.agent("cam", [0], origin=origin, inbox=inbox)
         # All together not more than may wait to be decoded.
@@ -111,7 +115,7 @@ def test_a_killed_orchestrator_changes_nothing_but_tuning(site, bundle, samples_
                 "site": "test",
                 "broker": {"port": site.broker.port},
                 "store": {"path": str(site.folder / "orchestrator.db")},
-                "pipelines": [{"name": "fashion", "bundle": "fashion", "thresholds": [2.0, 0.0]}],
+                "pipelines": [{"name": "fashion", "bundle": "fashion", "thresholds": ["never", 0.0]}],
             }
         )
     )
@@ -140,10 +144,10 @@ def test_a_broker_restart_in_mid_stream_costs_no_answer(tmp_path, site_on, bundl
         pytest.skip("mosquitto is not installed: the embedded broker keeps no sessions over a restart")
     with ManagedBroker(engine="mosquitto", persistence=tmp_path / "broker") as broker:
         site = site_on(broker)
-        site.plan(bundle, 1, (2.0, 2.0))
+        site.plan(bundle, 1, (NEVER, NEVER))
         for device, stage in (("b1", 1), ("b2", 2)):
             site.agent(device, [stage])
-        origin = replay(samples_path, 1000, 100, pending=32)
+        origin = replay(samples_path, 1000, 100, max_pending=32)
         origin["source"]["repeat"] = True
         process = site.agent("cam", [0], origin=origin)
         site.watch.until(lambda: len(site.watch.final()) > 60, "the first results")
@@ -204,9 +208,9 @@ def test_inputs_published_while_the_origin_restarts_are_answered(site, images):
 
 def test_nothing_is_delivered_under_the_configuration_of_an_earlier_run(site, bundle, samples_path, images):
     """An agent with all stages is started anew with one: what others serve now does not come to it."""
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     # A second attempt is to mean that the first was lost, not that this machine is busy.
-    origin = {"deadline_ms": 30_000, "silence_ms": 20_000, "source": {"kind": "mqtt"}}
+    origin = {"deadline_ms": 30_000, "min_retry_ms": 20_000, "source": {"kind": "mqtt"}}
     process = site.agent("cam", [0, 1, 2], origin=origin)
     site.submit("first", "first", images[0])
     site.watch.until(lambda: "first" in site.watch.final(), "the first answer")
@@ -223,10 +227,10 @@ def test_nothing_is_delivered_under_the_configuration_of_an_earlier_run(site, bu
 
 
 def test_a_dead_board_leaves_no_input_without_a_label_however_far_the_deadline(site, bundle, samples_path):
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     for device, stage in (("b1", 1), ("b2", 2)):
         site.agent(device, [stage])
-    origin = replay(samples_path, 1000, 60, deadline_ms=8000, pending=32)
+    origin = replay(samples_path, 1000, 60, deadline_ms=8000, max_pending=32)
     site.agent("cam", [0], origin=origin)
     site.watch.until(lambda: len(site.watch.final()) > 60, "the first results")
     site.kill("b1")

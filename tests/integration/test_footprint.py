@@ -29,6 +29,7 @@ print(*sys.modules)
 LINUX = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts what Linux' /proc says")
 
 
+@pytest.mark.any_broker
 def test_an_agent_loads_nothing_of_other_parts_or_extras(site):
     path = site.agent_config("cam", [0, 1, 2], origin={"source": {"kind": "mqtt"}})
     done = subprocess.run(
@@ -39,9 +40,10 @@ def test_an_agent_loads_nothing_of_other_parts_or_extras(site):
     assert not loaded & NOT_ON_A_BOARD
 
 
+@pytest.mark.any_broker
 @LINUX
 def test_an_idle_agent_sleeps_in_few_threads(site):
-    agent = site.agent("cam", [0, 1, 2], origin={"source": {"kind": "mqtt"}}, telemetry_s=1.0)
+    agent = site.agent("cam", [0, 1, 2], origin={"source": {"kind": "mqtt"}}, telemetry_interval_s=1.0)
     site.watch.until_reported("cam")
     tasks = list(Path(f"/proc/{agent.pid}/task").iterdir())
     # The receiver, the worker, the watchdog, and what the interpreter keeps per core.

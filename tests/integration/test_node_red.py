@@ -116,7 +116,7 @@ class Publisher:
     def given_up(self, token):
         pass
 
-    def unread(self, topic, payload):
+    def no_subscribers(self, topic, payload):
         pass
 
     def say(self, result: Result) -> None:

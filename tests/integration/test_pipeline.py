@@ -6,25 +6,29 @@ import json
 import subprocess
 import sys
 
+import forked
 import numpy as np
 import pytest
 
 from distree import criteria
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import make_runtime
-from distree.criteria.base import Evidence
+from distree.criteria.base import ExitEvidence
+from distree.thresholds import NEVER
+
+pytestmark = pytest.mark.any_broker
 
 
 def offline(bundle, images, thresholds=None, criterion=None):
     """(class id, exit) of each image by the plainest loop over the same segments."""
-    policy = criteria.make_policy(criterion or bundle.criterion)
+    made = criteria.make_criterion(criterion or bundle.criterion)
     limits = [*(thresholds or bundle.thresholds), -float("inf")]
     runtime, prepare, answers = make_runtime(bundle), Preprocessor(bundle.manifest), []
     for image in images:
         tensor, memory = prepare.tensor(image), ()
         for k, limit in enumerate(limits):
             output = runtime.run(k, tensor)
-            score = policy.score(Evidence(logits=output.logits, memory=memory))
+            score = made.score(ExitEvidence(logits=output.logits, memory=memory))
             if score.value >= limit or k == len(limits) - 1:
                 answers.append((int(np.argmax(output.logits)), k))
                 break
@@ -35,8 +39,8 @@ def offline(bundle, images, thresholds=None, criterion=None):
 def replay(samples_path, limit, **changes):
     return {
         "deadline_ms": 20000,
-        "silence_ms": 5000,
-        "source": {"kind": "replay", "path": str(samples_path), "limit": limit},
+        "min_retry_ms": 5000,
+        "source": {"kind": "replay", "path": str(samples_path), "max_inputs": limit},
         **changes,
     }
 
@@ -66,7 +70,7 @@ def test_one_board_may_hold_all_stages_and_two_pipelines(site, bundle, images, s
 
 
 def test_boards_of_one_stage_share_its_load(site, samples_path, bundle):
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     for device, stage in (("b1", 1), ("b1-too", 1), ("b2", 2)):
         site.agent(device, [stage])
     site.agent("cam", [0], origin=replay(samples_path, 100))
@@ -76,7 +80,7 @@ def test_boards_of_one_stage_share_its_load(site, samples_path, bundle):
 
 
 def test_a_result_says_how_it_came_about(site, bundle, images):
-    site.plan(bundle, 3, (2.0, 2.0))
+    site.plan(bundle, 3, (NEVER, NEVER))
     for device, stage in (("b1", 1), ("b2", 2)):
         site.agent(device, [stage])
     site.agent("cam", [0], origin={"deadline_ms": 20000, "source": {"kind": "mqtt"}})
@@ -106,7 +110,7 @@ def test_a_result_says_how_it_came_about(site, bundle, images):
 
 def test_a_new_plan_swaps_the_thresholds(site, bundle, images):
     site.agent("cam", [0, 1, 2], origin={"source": {"kind": "mqtt"}})
-    for epoch, thresholds, exit in [(1, (2.0, 2.0), 2), (2, (0.0, 0.0), 0), (3, (2.0, 0.0), 1)]:
+    for epoch, thresholds, exit in [(1, (NEVER, NEVER), 2), (2, (0.0, 0.0), 0), (3, (NEVER, 0.0), 1)]:
         site.plan(bundle, epoch, thresholds)
         site.watch.until(
             lambda e=epoch: "cam" in site.watch.telemetry and site.watch.telemetry["cam"].pipelines[0].epoch == e
@@ -125,7 +129,7 @@ def test_files_in_a_folder_are_answered_and_put_away(site, bundle, images):
     pillow.fromarray(images[2][..., 0]).resize((56, 56)).save(inbox / "c.jpg")
     (inbox / "broken.png").write_bytes(b"\x89PNG and no more")
     np.save(inbox / "wrong.npy", np.zeros((3, 3), np.uint8))
-    site.agent("cam", [0, 1, 2], origin={"source": {"kind": "directory", "path": "inbox", "poll_ms": 20}})
+    site.agent("cam", [0, 1, 2], origin={"source": {"kind": "directory", "path": "inbox", "poll_interval_ms": 20}})
     site.watch.until(lambda: len(site.watch.final()) == 3 and len(site.watch.dead) == 2, "3 results")
     site.watch.until(lambda: len(list((inbox / "done").glob("*"))) == 3, "files in done/")
     assert sorted(path.name for path in (inbox / "failed").iterdir()) == ["broken.png", "wrong.npy"]
@@ -146,15 +150,15 @@ def test_submit_prints_results_as_json_lines(site, images):
     paths = [site.folder / f"{index}.npy" for index in range(40)]
     for path, image in zip(paths, images, strict=False):
         np.save(path, image)
-    command = [sys.executable, "-m", "distree", "submit", "--broker", f"127.0.0.1:{site.broker.port}"]
+    command = ["submit", "--broker", f"127.0.0.1:{site.broker.port}"]
     where = ["--site", "test", "--pipeline", "fashion", "--origin", "cam", *map(str, paths)]
-    done = subprocess.run([*command, *where], capture_output=True, text=True, timeout=60)
+    done = forked.run([*command, *where])
     assert done.returncode == 0, done.stderr
     assert {json.loads(line)["input"] for line in done.stdout.splitlines()} == set(map(str, paths))
     wrong = [*where[:5], "nobody", "--timeout", "0.5", str(paths[0])]
-    done = subprocess.run([*command, *wrong], capture_output=True, text=True, timeout=60)
+    done = forked.run([*command, *wrong])
     assert done.returncode == 1
-    assert "is the agent 'nobody' of site 'test' running" in done.stderr
+    assert "check that the agent 'nobody' of site 'test' is running" in done.stderr
 
 
 def test_results_follows_a_site(site, images):

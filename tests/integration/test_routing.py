@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
-from pathlib import Path
+from functools import partial
 
+import forked
 import pytest
 
-from distree import child_processes
+from benchmarks.routing.paced import pace
 from distree.messages.result import MissingBranch
+from distree.thresholds import NEVER
+
+pytestmark = pytest.mark.any_broker
 
 RATE_HZ = 60.0
 SETTLED_S = 1.0
@@ -19,10 +22,8 @@ SETTLED_S = 1.0
 UNDER_WAY_S = 1.0
 """An input that was sent so long before a fault has its answer."""
 
-ORIGIN = {"deadline_ms": 5000, "silence_ms": 400, "pending": 512, "source": {"kind": "mqtt"}}
+ORIGIN = {"deadline_ms": 5000, "min_retry_ms": 400, "max_pending": 512, "source": {"kind": "mqtt"}}
 """A silence above this machine's own pauses, so that what is repeated is repeated for what the test does."""
-
-PACED = Path(__file__).parents[2] / "benchmarks" / "routing" / "paced.py"
 
 
 class Stream:
@@ -73,9 +74,9 @@ class Stream:
 def paced_agent(site, device, stages, pace_ms, *, ready=True, **changes):
     """An agent of which each segment takes so long, so that there is always something under way."""
     config = site.agent_config(device, stages, **changes)
-    with (site.folder / f"{device}.log").open("ab") as log:
-        command = [sys.executable, str(PACED), str(pace_ms), "agent", "run", "-c", str(config)]
-        site.processes[device] = child_processes.spawn(command, stderr=log)
+    site.processes[device] = forked.start(
+        ["agent", "run", "-c", str(config)], stderr=site.folder / f"{device}.log", before=partial(pace, pace_ms)
+    )
     if ready:
         site.watch.until(lambda: site.watch.states.get(device) == "ready", f"{device}: {site.log(device)}")
 
@@ -129,7 +130,7 @@ def by_themselves(stream, results, board):
 
 
 def test_inputs_under_way_alone_are_repeated_when_one_of_two_boards_goes(site, bundle, images):
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     site.watch.follow()
     for board in ("a", "b"):
         paced_agent(site, board, [1], 12)
@@ -170,7 +171,7 @@ def test_a_twin_of_a_branch_stands_in_for_it(site, tiny_wide, tiny_images):
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stage_of_one_board_is_waited_for_while_it_restarts(site, bundle, images, how):
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     boards = {"first": 1, "only": 2}
     for board, stage in boards.items():
         site.agent(board, [stage])
@@ -191,7 +192,7 @@ def test_a_stage_of_one_board_is_waited_for_while_it_restarts(site, bundle, imag
 
 
 def test_a_board_that_is_slower_than_its_twin_is_used_less(site, bundle, images):
-    site.plan(bundle, 1, (2.0, 2.0))
+    site.plan(bundle, 1, (NEVER, NEVER))
     # The quick one alone could not do it all.
     for board, pace_ms in {"quick": 18, "slow": 72}.items():
         paced_agent(site, board, [1], pace_ms)

@@ -14,10 +14,12 @@ from distree import topics
 from distree.broker_settings import BrokerSettings, Session
 from distree.messages.codec import PROBE, encode
 from distree.messages.request import is_input
-from distree.messages.site import Truth
+from distree.messages.site import Label
 from distree.topics import DELIVERY, JSON, ROOT, Kind
 from distree.transport import make_transport
 from tools.json_schema import schema_of
+
+pytestmark = pytest.mark.any_broker
 
 VALIDATORS = {kind: jsonschema.Draft7Validator(schema_of(kind)) for kind in Kind}
 
@@ -41,7 +43,7 @@ class Tap:
     def given_up(self, token):
         pass
 
-    def unread(self, topic, payload):
+    def no_subscribers(self, topic, payload):
         pass
 
     def received(self, message):
@@ -100,7 +102,7 @@ def test_of_a_chain_that_is_tuned(site, tap, images):
     for k, image in enumerate(images[:60]):
         site.submit(f"r-{k}", f"{k}.png", image)
     site.watch.publish(topics.of_origin("test", "fashion", Kind.INPUT, "cam"), b"\x00short")
-    site.watch.publish(topics.truth("test", "fashion"), encode(Truth(request="r-1", label="Bag")))
+    site.watch.publish(topics.label("test", "fashion"), encode(Label(request="r-1", label="Bag")))
     hear(site, tap, set(Kind) - {Kind.EXIT, Kind.DECISION})
     site.watch.until(lambda: len(site.watch.final()) >= 60, "60 results")
 
@@ -110,7 +112,7 @@ def test_of_wide_stages(site, tap, tiny_mixed, tiny_path):
     for branch in range(3):
         site.agent(f"b{branch}", [1, 2], branch=branch)
     site.agent("last", [3])
-    source = {"kind": "replay", "path": str(tiny_path), "limit": 60}
+    source = {"kind": "replay", "path": str(tiny_path), "max_inputs": 60}
     site.agent("cam", [0], origin={"source": source, "deadline_ms": 20000, "mode": "eager"})
     site.watch.until(lambda: len(site.watch.final()) == 60, "60 results")
     hear(site, tap, {Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.STAGE, Kind.EXIT, Kind.DECISION, Kind.RESULT})

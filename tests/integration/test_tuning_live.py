@@ -10,9 +10,14 @@ import pytest
 import yaml
 
 from distree.messages.plan import Plan
-from orchestrator.config import NEVER_SENT, load_config, load_pipeline
-from orchestrator.store.database import Store, StoreError
+from distree.thresholds import NEVER
+from orchestrator.config import load_config
+from orchestrator.pipeline_spec import load_spec
+from orchestrator.store.connection import StoreError
+from orchestrator.store.database import Store
 from orchestrator.tuning.tuners import Certified
+
+pytestmark = pytest.mark.any_broker
 
 DROP, CONFIDENCE = 0.02, 0.9
 
@@ -41,7 +46,7 @@ def newest(site) -> Plan | None:
 
 
 def is_open(plan: Plan | None) -> bool:
-    return plan is not None and min(plan.thresholds) < NEVER_SENT
+    return plan is not None and min(plan.thresholds) < NEVER
 
 
 @pytest.fixture
@@ -50,14 +55,14 @@ def tuned(site, samples_path):
     return site, config
 
 
-def start(site, samples_path, *, repeat: bool) -> Path:
+def start(site, samples_path, *, repeat: bool, rate_hz: float = 300) -> Path:
     config = start_orchestrator(site)
     site.watch.until(lambda: newest(site) is not None and newest(site).epoch > 0, "the first plan")
     site.agent("b1", [1])
     site.agent("b2", [2])
-    source = {"kind": "replay", "path": str(samples_path), "rate_hz": 150, "repeat": repeat}
+    source = {"kind": "replay", "path": str(samples_path), "rate_hz": rate_hz, "repeat": repeat}
     # What is counted once shall not be sent again because the machine is busy.
-    patience = {"deadline_ms": 5000} if repeat else {"deadline_ms": 60000, "silence_ms": 30000}
+    patience = {"deadline_ms": 5000} if repeat else {"deadline_ms": 60000, "min_retry_ms": 30000}
     site.agent("cam", [0], origin={"source": source, **patience})
     return config
 
@@ -71,20 +76,20 @@ def test_thresholds_are_what_the_offline_tuner_certifies_on_the_same_audits(tune
     process = site.processes["orchestrator"]
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
-    pipeline = load_pipeline(load_config(config).pipelines[0])
+    pipeline = load_spec(load_config(config).pipelines[0])
     offline = Certified(pipeline.costs, DROP, 1.0 - CONFIDENCE)
     with Store(site.folder / "orchestrator.db", read_only=True) as store:
         samples, plans = store.samples("fashion"), store.plans("fashion")
         state, later = store.tuning("fashion")
     assert not any(row.sample.audit.lost for row in samples)
-    told = {tuple(min(NEVER_SENT, value) for value in offline.thresholds)}
+    told = {tuple(min(NEVER, value) for value in offline.thresholds)}
     for row in samples:
         offline.observe(row.sample.audit)
-        told.add(tuple(min(NEVER_SENT, value) for value in offline.thresholds))
+        told.add(tuple(min(NEVER, value) for value in offline.thresholds))
     assert {row.plan.thresholds for row in plans} <= told
     assert state["audits"] + len(later) == len(samples)
     # What is left out by the pause between two plans is at most a second's.
-    assert plans[0].plan.thresholds in {tuple(min(NEVER_SENT, v) for v in vector) for vector in offline.certified}
+    assert plans[0].plan.thresholds in offline.choices
 
 
 def test_a_killed_orchestrator_goes_on_where_it_stood(tuned):
@@ -124,18 +129,23 @@ def test_images_that_change_shut_the_exits_on_every_board(site, samples_path):
 
 
 def test_audits_do_not_show_in_the_counters_of_traffic(site, samples_path):
-    start(site, samples_path, repeat=False)
+    start(site, samples_path, repeat=False, rate_hz=150)
     site.watch.until(lambda: len(site.watch.final()) == 1000, "all answers")
     site.watch.until_reported("cam", "b1", "b2")
-    # An audit may still be on its way when its input has long been answered.
-    site.watch.until(
-        lambda: 0 < site.watch.stages("cam")[0].audited == site.watch.stages("b2")[2].audited, "the last audits"
-    )
+
+    def have_arrived() -> bool:
+        # An audit may still be on its way when its input has long been answered. Those that a busy machine is too slow
+        # for are lost, and counted.
+        lost = site.watch.telemetry["cam"].pipelines[0].origin.audits_lost
+        return 0 < site.watch.stages("cam")[0].audited <= site.watch.stages("b2")[2].audited + lost
+
+    site.watch.until(have_arrived, "the last audits")
     origin = site.watch.telemetry["cam"].pipelines[0].origin
     first, last = site.watch.stages("cam")[0], site.watch.stages("b2")[2]
     assert sum(origin.exits) == first.received == 1000
     assert last.received == last.exited == origin.exits[2]
     # What went to the last exit anyway was not run twice.
-    assert 0 < first.audited == last.audited <= origin.exits[0] + origin.exits[1]
-    assert origin.audits_drawn >= last.audited + 400
-    assert origin.audits_lost == 0
+    assert 0 < last.audited <= first.audited <= origin.exits[0] + origin.exits[1]
+    assert origin.audits_drawn >= last.audited + 400 - origin.audits_lost
+    assert first.audited <= last.audited + origin.audits_lost
+    assert origin.audits_lost < origin.audits_drawn / 10

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import yaml
 
 from distree import topics
 from distree.broker_settings import BrokerSettings
+from distree.errors import Problem
 from distree.messages.codec import decode
 from distree.messages.plan import Plan
 from distree.transport import make_transport
 from distree.transport.base import Received
+
+pytestmark = pytest.mark.any_broker
 
 
 class Plans:
@@ -26,7 +30,7 @@ class Plans:
     def connected(self) -> None:
         pass
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         pass
 
     def published(self, token: str) -> None:
@@ -35,7 +39,7 @@ class Plans:
     def given_up(self, token: str) -> None:
         pass
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         pass
 
     def received(self, message: Received) -> None:

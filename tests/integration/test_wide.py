@@ -17,17 +17,16 @@ from request_samples import changed, embedding_of, repacked, stage_message
 from distree import criteria, tensors, topics
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import make_runtime
-from distree.criteria.base import Evidence
+from distree.criteria.base import ExitEvidence
 from distree.messages.codec import encode
 from distree.messages.limits import MAX_MESSAGE_BYTES
-from distree.messages.request import Decision, Hop, Stop
+from distree.messages.request import Decision, Hop, RouteStop
 from distree.messages.result import MissingBranch
 from distree.topics import Kind
 
-SITE, PIPELINE = "test", "fashion"
-NEVER = 2.0
-"""A threshold that max softmax does not reach."""
+pytestmark = pytest.mark.any_broker
 
+SITE, PIPELINE = "test", "fashion"
 COUNT = 320
 
 
@@ -40,7 +39,7 @@ class Offline:
     def __init__(self, bundle, criterion=None, thresholds=None):
         self.bundle = bundle
         self.counts = bundle.branch_counts
-        self.policy = criteria.make_policy(criterion or bundle.criterion, bundle.policy_parameters())
+        self.criterion = criteria.make_criterion(criterion or bundle.criterion, bundle.criterion_parameters())
         self.thresholds = {row.missing: row.thresholds for row in bundle.manifest.exits.masked}
         self.thresholds[()] = thresholds or bundle.thresholds
         self.plain = make_runtime(bundle, [k for k, count in enumerate(self.counts) if not count], fuse=True)
@@ -62,8 +61,8 @@ class Offline:
         for k, missing in enumerate(masks):
             threshold = [*self.thresholds[missing], -math.inf][k]
             output, features = self._exit(k, features, missing)
-            score = self.policy.score(
-                Evidence(logits=output.logits, exit=k, embeddings=output.embeddings, memory=memory)
+            score = self.criterion.score(
+                ExitEvidence(logits=output.logits, exit=k, embeddings=output.embeddings, memory=memory)
             )
             if score.value >= threshold:
                 return criteria.confidence(output.logits)[0], k
@@ -85,8 +84,8 @@ class Offline:
 def origin(path=None, limit=COUNT, rate_hz=None, **changes):
     source = {"kind": "mqtt"}
     if path is not None:
-        source = {"kind": "replay", "path": str(path), "limit": limit, "rate_hz": rate_hz}
-    return {"deadline_ms": 20000, "silence_ms": 5000, "source": source, **changes}
+        source = {"kind": "replay", "path": str(path), "max_inputs": limit, "rate_hz": rate_hz}
+    return {"deadline_ms": 20000, "min_retry_ms": 5000, "source": source, **changes}
 
 
 def start_wide(site, bundle, **roles):
@@ -108,7 +107,7 @@ def served(site, count=COUNT):
     return [(final[str(index)].class_id, final[str(index)].exit) for index in range(count)]
 
 
-def check_all_answered(site, expected):  # DBG
+def check_all_answered(site, expected):
     """Every input is answered once and as expected, and nothing was refused."""
     site.watch.until(lambda: len(site.watch.final()) == len(expected), f"{len(expected)} results")
     assert served(site, len(expected)) == expected
@@ -135,10 +134,12 @@ def test_a_wide_bundle_answers_as_it_does_offline(site, tiny_wide, tiny_images, 
 
     fusing = fuser or "cam"
     boards = ("b0", "b1", fusing)
-    site.watch.until_reported(*boards)
+    site.watch.until_reported("cam", *boards)
     reach = [sum(exit >= k for _, exit in expected) for k in range(3)]
     fusions = site.watch.fusions(fusing)
-    assert [fusions[k].fused for k in range(3)] == reach
+    # What was sent again, when a connection broke on a busy machine say, may have been fused twice.
+    again = site.watch.telemetry["cam"].pipelines[0].origin.resent
+    assert all(reach[k] <= fusions[k].fused <= reach[k] + again for k in range(3))
     assert [fusions[k].exited for k in range(3)] == [sum(exit == k for _, exit in expected) for k in range(3)]
     for board in ("b0", "b1"):
         stages = site.watch.stages(board)
@@ -228,7 +229,7 @@ WITHOUT_B1 = {(MissingBranch(branch=1, device=device),) for device in ("b1", Non
 
 def streamed(path, **changes):
     """An origin with a hundred inputs a second without end, so that what happens to a board meets some of them."""
-    made = origin(path, COUNT, 100, **{"deadline_ms": 2000, "silence_ms": 300, **changes})
+    made = origin(path, COUNT, 100, **{"deadline_ms": 2000, "min_retry_ms": 300, **changes})
     made["source"]["repeat"] = True
     return made
 
@@ -245,7 +246,8 @@ def end_stream(site):
     finals = [result for result in watch.results if result.final]
     assert len(finals) == len({result.request for result in finals}) == books.accepted
     assert all(result.label for result in finals)
-    assert all(result.latency_s < 3.0 for result in finals)
+    # By the deadline of two seconds, and what a busy machine adds.
+    assert all(result.latency_s < 6.0 for result in finals)
     return finals
 
 
@@ -319,7 +321,7 @@ def test_a_fusing_board_that_stays_dead_is_done_without(site, tiny_wide, tiny_im
     watch = site.watch
     start_wide(site, tiny_wide)
     site.agent("hub", [], fuse=True, branch_timeout_ms=500)
-    site.agent("cam", [], origin=streamed(tiny_path, fuser="hub", silence_ms=100), branch_timeout_ms=500)
+    site.agent("cam", [], origin=streamed(tiny_path, fuser="hub", min_retry_ms=100), branch_timeout_ms=500)
     watch.until(lambda: sum("hub" in by(result) for result in watch.results) > 60, "the first results")
     site.kill("hub")
     watch.until(lambda: watch.states.get("hub") == "lost", "the will")
@@ -361,7 +363,7 @@ def test_a_slow_branch_is_masked_and_comes_back(site, tiny_wide, tiny_path):
 
 def test_all_branches_gone_leaves_the_best_guess_of_the_stage_before(site, tiny_mixed, tiny_path):
     site.bundle = str(tiny_mixed.path)
-    site.agent("cam", [0], origin=streamed(tiny_path, deadline_ms=700, silence_ms=100), branch_timeout_ms=100)
+    site.agent("cam", [0], origin=streamed(tiny_path, deadline_ms=700, min_retry_ms=100), branch_timeout_ms=100)
     site.watch.until(lambda: any(result.reason in FALLEN_BACK for result in site.watch.results), "a fallback")
     finals = end_stream(site)
     assert {result.exit for result in finals} == {0}
@@ -422,7 +424,7 @@ def siege(site, tiny_wide, tiny_images):
 def good(tiny_wide):
     """An embedding, a decision and an input of wide stages, each valid but for its request, of which nobody knows."""
     spec = tiny_wide.branch(0, 0)
-    route = (Stop(stage=0, boards=("b0", "b1"), together=True),)
+    route = (RouteStop(stage=0, boards=("b0", "b1"), together=True),)
     given = {"revision": tiny_wide.revision, "budget_s": 3600.0, "fuser": "cam", "route": route}
     embedding = embedding_of(
         tensors.encode(np.zeros(spec.embedding.shape, np.int8)),
@@ -517,7 +519,7 @@ def test_bad_embeddings_and_decisions_are_told_once_and_good_inputs_are_answered
 
 def test_inputs_that_no_branch_can_take_are_told_by_a_board_of_each_branch(siege, good):
     topic, stage = topics.stage(SITE, PIPELINE, 0, topics.ALL, "cam"), good[2]
-    strangers = Stop(stage=0, boards=("x", "y"))
+    strangers = RouteStop(stage=0, boards=("x", "y"))
     cases = [
         (encode(changed(stage, fuser=None)), "fuser"),
         (encode(changed(stage, stage=1)), "stage"),

@@ -36,7 +36,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 def test_recipes_are_found_by_name() -> None:
     assert [get_recipe(name).name for name in recipe_names()] == list(recipe_names())
-    with pytest.raises(DataError, match="there are: fashion"):
+    with pytest.raises(DataError, match="name one of fashion"):
         get_recipe("zzz")
 
 

@@ -33,7 +33,7 @@ def test_show_gives_the_manifests_figures(zoo: Zoo, capsys, fashion: Bundle) -> 
 
 def test_verify_passes(zoo: Zoo, capsys) -> None:
     assert zoo("verify", "fashion") == 0
-    assert "golden vectors are right" in capsys.readouterr().out
+    assert "golden vectors are correct" in capsys.readouterr().out
 
 
 def test_verify_catches_a_changed_segment(zoo: Zoo, capsys, copied: Path) -> None:
@@ -96,13 +96,13 @@ def test_thresholds_and_criterion_are_taken(zoo: Zoo, tmp_path: Path) -> None:
         (("show", "fashoin"), "not found"),
         (("evaluate", "fashion", "--data", "/nowhere"), "does not exist"),
         (("evaluate", "fashion", "--data", "."), "ubyte"),
-        (("evaluate", "fashion", "--thresholds", "a,b"), "not numbers"),
+        (("evaluate", "fashion", "--thresholds", "a,b"), "not a list of numbers"),
         (("evaluate", "fashion", "--thresholds", "0.5"), "1 given"),
         (("evaluate", "fashion", "--criterion", "margin"), "give --thresholds"),
         (("evaluate", "fashion", "--criterion", "margn", "--thresholds", "0,0"), "margin"),
         (("evaluate", "fashion", "--limit", "0"), "at least 1"),
         (("evaluate", "fashion", "--limit", "1", "--json", "/nowhere/f.json"), "cannot be written"),
-        (("build", "fashin"), "did you mean 'fashion'"),
+        (("build", "fashin"), "name 'fashion', the nearest one"),
         (("build", "fashion", "--data", "/nowhere"), "dataset-fashion-mnist"),
         (("build", "fashion", "--epochs", "0"), "at least 1"),
     ],

@@ -67,7 +67,7 @@ def test_idx_cut_short_is_refused_gzipped(tmp_path: Path) -> None:
 def test_idx_with_bytes_left_over_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "long"
     path.write_bytes(idx_bytes(IMAGES) + b"\0")
-    with pytest.raises(DataError, match="promises 60 bytes of data, 61"):
+    with pytest.raises(DataError, match="announces 60 bytes of data, but there are 61"):
         read_idx(path)
 
 
@@ -238,7 +238,7 @@ def test_the_division_is_fixed() -> None:
 
 
 def test_a_class_that_is_all_held_back_is_told(jpeg_file: Path) -> None:
-    with pytest.raises(DataError, match="class 0 has 8 images; 1250 are held back"):
+    with pytest.raises(DataError, match="class 0 has 8 images, of which 1250 are held back"):
         load_jpeg_set(jpeg_file, "train")
 
 
@@ -260,10 +260,10 @@ def with_(**changes):
         (with_(is_test=lambda a: a[None]), "do not belong together"),
         (with_(label=lambda a: a.astype(float)), "integers from 0"),
         (with_(label=lambda a: a.astype(np.int64) - 1), "integers from 0"),
-        (with_(jpeg=lambda a: a.astype(np.int16)), "must be uint8"),
-        (with_(jpeg=lambda a: a[:-1]), "does not cut jpeg into 40 images"),
-        (with_(offset=lambda a: a[::-1].copy()), "does not cut jpeg"),
-        (with_(offset=lambda a: np.where(np.arange(len(a)) == 1, 0, a)), "does not cut jpeg"),
+        (with_(jpeg=lambda a: a.astype(np.int16)), "jpeg is not uint8"),
+        (with_(jpeg=lambda a: a[:-1]), "offset does not divide jpeg into 40 images"),
+        (with_(offset=lambda a: a[::-1].copy()), "offset does not divide jpeg"),
+        (with_(offset=lambda a: np.where(np.arange(len(a)) == 1, 0, a)), "offset does not divide jpeg"),
         (with_(jpeg=lambda a: np.zeros_like(a)), "image 0 cannot be decoded"),
         (with_(is_test=np.zeros_like), "no image of the split test"),
     ],
@@ -343,8 +343,8 @@ def test_a_folder_of_binary_cifar_is_divided(cifar_folder: Path) -> None:
 
 def test_a_folder_of_binary_cifar_with_a_hole_is_told(cifar_folder: Path) -> None:
     (cifar_folder / "data_batch_3.bin").write_bytes(b"short")
-    with pytest.raises(DataError, match=r"data_batch_3\.bin: 5 bytes are not records of 3073"):
+    with pytest.raises(DataError, match=r"data_batch_3\.bin: 5 bytes are not a number of records of 3073"):
         load_split(cifar_folder, "train")
     (cifar_folder / "data_batch_3.bin").unlink()
-    with pytest.raises(DataError, match="all files of the binary version of CIFAR-10 are needed"):
+    with pytest.raises(DataError, match="give a folder with all files of CIFAR-10's binary version"):
         load_split(cifar_folder, "train")

@@ -8,19 +8,14 @@ import pytest
 from distree.bundle.loading import Bundle
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import make_runtime
-from distree.criteria import make_policy
-from distree.criteria.base import Evidence
+from distree.criteria import make_criterion
+from distree.criteria.base import ExitEvidence
 from distree.errors import ConfigError
+from distree.exits_taken import exits_taken
+from distree.thresholds import NEVER
 from model_zoo.data import LabelledImages
 from model_zoo.errors import DataError
-from model_zoo.evaluation import (
-    ExitLogits,
-    collect_logits,
-    costs_of,
-    exits_taken,
-    score_exits,
-    summarise,
-)
+from model_zoo.evaluation import ExitLogits, collect_logits, costs_of, score_exits, summarise
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +30,11 @@ def collected(fashion: Bundle, hundred: LabelledImages) -> ExitLogits:
 
 def serve(bundle: Bundle, image: np.ndarray, criterion: str, thresholds) -> tuple[int, int]:
     """What boards do with one input, stage by stage and stopping early: (class, exit)."""
-    runtime, policy = make_runtime(bundle), make_policy(criterion)
+    runtime, made = make_runtime(bundle), make_criterion(criterion)
     tensor, memory = Preprocessor(bundle.manifest).tensor(image), ()
     for stage in range(len(bundle.stages)):
         output = runtime.run(stage, tensor)
-        score = policy.score(Evidence(logits=output.logits, memory=memory))
+        score = made.score(ExitEvidence(logits=output.logits, memory=memory))
         last = stage == len(bundle.stages) - 1
         if last or score.value >= thresholds[stage]:
             return output.logits.index(max(output.logits)), stage
@@ -81,7 +76,7 @@ def test_means_are_those_of_the_shares(fashion: Bundle, collected: ExitLogits) -
     assert evaluation.feature_bytes_per_input == pytest.approx(np.dot(evaluation.exit_share, costs.feature_bytes))
 
 
-@pytest.mark.parametrize(("thresholds", "exit_"), [((0.0, 0.0), 0), ((2.0, 0.0), 1), ((2.0, math.inf), 2)])
+@pytest.mark.parametrize(("thresholds", "exit_"), [((0.0, 0.0), 0), ((NEVER, 0.0), 1), ((NEVER, NEVER), 2)])
 def test_ends_of_the_thresholds(fashion: Bundle, collected: ExitLogits, thresholds, exit_: int) -> None:
     evaluation = summarise(score_exits(collected, "max_softmax"), costs_of(fashion.stages), "max_softmax", thresholds)
     assert evaluation.exit_share[exit_] == 1.0

@@ -10,12 +10,13 @@ import tiny_wide
 
 from distree.bundle.loading import load_bundle
 from distree.bundle.manifest import Trained
-from distree.criteria import POLICIES
+from distree.criteria import CRITERIA
+from distree.exits_taken import exits_taken
 from model_zoo.build import finish
 from model_zoo.costs import costs_of
 from model_zoo.criteria import usable_criteria
 from model_zoo.errors import ExportError
-from model_zoo.evaluation import exits_taken, score_exits
+from model_zoo.evaluation import score_exits
 from model_zoo.thresholds import masks_of
 from model_zoo.verification import check_golden
 
@@ -54,8 +55,8 @@ def test_the_bundle_is_whole(made) -> None:
 
 def test_it_can_use_every_criterion(made) -> None:
     done, lines = made
-    usable = usable_criteria(done.bundle, done.bundle.policy_parameters())
-    assert set(usable) == set(POLICIES) - {"deadline"}
+    usable = usable_criteria(done.bundle, done.bundle.criterion_parameters())
+    assert set(usable) == set(CRITERIA) - {"deadline"}
     assert all(any(line.startswith(f"  {name}: saves") for line in lines) for name in usable)
 
 
@@ -76,7 +77,7 @@ def test_the_test_set_is_read_after_everything_is_settled(made) -> None:
 def test_figures_are_those_of_the_segments(made) -> None:
     done, _ = made
     bundle, measured = done.bundle, done.bundle.manifest.measured
-    scored = score_exits(done.test.collect(), bundle.criterion, bundle.policy_parameters())
+    scored = score_exits(done.test.collect(), bundle.criterion, bundle.criterion_parameters())
     taken = exits_taken(scored.scores, bundle.thresholds)
     costs = costs_of(bundle.stages)
     assert measured.macs_per_input == pytest.approx(np.asarray(costs.macs)[taken].mean(), abs=0.1)
@@ -86,7 +87,7 @@ def test_figures_are_those_of_the_segments(made) -> None:
 
 def test_class_means_are_of_training_images(made) -> None:
     done, _ = made
-    parameters = done.bundle.policy_parameters()
+    parameters = done.bundle.criterion_parameters()
     assert len(parameters.class_means) == 4
     assert len(parameters.gate) == len(done.bundle.stages) - 1
 
@@ -94,7 +95,7 @@ def test_class_means_are_of_training_images(made) -> None:
 def test_a_bundle_that_is_too_large_is_refused(made, monkeypatch) -> None:
     done, _ = made
     monkeypatch.setattr(finish, "MAX_BYTES", 1000)
-    with pytest.raises(ExportError, match="bytes in all, at most 1000 are allowed; use fewer channels"):
+    with pytest.raises(ExportError, match="bytes exceed the limit of 1000; use fewer channels"):
         finish.check_size(done.bundle)
 
 

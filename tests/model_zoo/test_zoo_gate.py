@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distree.criteria import LEAST_SURE
-from distree.criteria.base import Evidence, PolicyParameters
+from distree.criteria.base import CriterionParameters, ExitEvidence
 from distree.criteria.gate import Gate
 from model_zoo.evaluation import ExitLogits
 from model_zoo.gate import FOLDS, cross_fitted_scores, fit_gate, gate_scores
@@ -25,20 +25,20 @@ def made(count: int, seed: int) -> ExitLogits:
     return ExitLogits(np.stack(logits, axis=1), labels)
 
 
-def parameters(gate) -> PolicyParameters:
-    return PolicyParameters(gate=tuple(tuple(float(value) for value in weights) for weights in gate))
+def parameters(gate) -> CriterionParameters:
+    return CriterionParameters(gate=tuple(tuple(float(value) for value in weights) for weights in gate))
 
 
-def test_vectorised_scores_are_those_of_the_policy() -> None:
+def test_vectorised_scores_are_those_of_the_criterion() -> None:
     collected = made(300, 1)
     gate = fit_gate(collected)
     assert [len(weights) for weights in gate] == [CLASSES + 3, CLASSES + 4]
-    policy = Gate(parameters(gate))
+    criterion = Gate(parameters(gate))
     scores = gate_scores(collected.logits, gate)
     for row, logits in enumerate(collected.logits.tolist()):
         memory = ()
         for k in range(EXITS - 1):
-            score = policy.score(Evidence(logits=logits[k], exit=k, memory=memory))
+            score = criterion.score(ExitEvidence(logits=logits[k], exit=k, memory=memory))
             memory = score.memory
             assert score.value == pytest.approx(scores[row, k], abs=1e-9)
 

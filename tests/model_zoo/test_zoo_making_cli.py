@@ -23,19 +23,22 @@ def data(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("build", "cifar10-wide"), "--data is needed; give an npz with jpeg"),
+        (("build", "cifar10-wide"), "--data: missing; give an npz with jpeg"),
         (("build", "cifar10-wide", "--data", "/nowhere.npz"), "--data /nowhere.npz: no such file; give an npz"),
-        (("build", "fashion", "--branches", 2), "--branches: fashion is no wide recipe; leave it out"),
-        (("build", "fashion", "--variant", "small"), "--variant: fashion is no wide recipe; leave it out"),
+        (("build", "fashion", "--branches", 2), "--branches: fashion is not a wide recipe; leave it out"),
+        (("build", "fashion", "--variant", "small"), "--variant: fashion is not a wide recipe; leave it out"),
         (("build", "fashion", "--data", "/nowhere"), "--data /nowhere: no such folder; install Debian's package"),
-        (("build", "cifar10-wide", "--samples", "x"), "--samples: images of CIFAR-10 may not be passed on"),
-        (("build", "cifar10-wide", "--epochs", 0), "--epochs 0: must be at least 1"),
-        (("build", "cifar10-wid"), "did you mean 'cifar10-wide'?"),
-        (("report", "fashion", "--data", "x", "--work", "y"), "fashion is no wide recipe; a report is of one"),
+        (("build", "cifar10-wide", "--samples", "x"), "--samples: images of CIFAR-10 may not be redistributed"),
+        (("build", "cifar10-wide", "--epochs", 0), "--epochs: 0 is out of range; choose at least 1"),
+        (("build", "cifar10-wid"), "name 'cifar10-wide', the nearest one"),
+        (
+            ("report", "fashion", "--data", "x", "--work", "y"),
+            "fashion is not a wide recipe, so there is no report; name one of cifar10-wide",
+        ),
         (("report", "cifar10-wide", "--data", "/nowhere", "--work", "y"), "--data /nowhere: no such file"),
         (
             ("report", "cifar10-wide", "--data", "x", "--work", "y", "--seeds", "1,two"),
-            "--seeds 1,two: not whole numbers separated by commas",
+            "--seeds 1,two: not a list of whole numbers; separate them by commas",
         ),
     ],
 )
@@ -60,7 +63,7 @@ def test_a_report_names_every_network_that_is_missing(zoo, capsys, data: Path, t
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "missing: full, 2 branches, seed 1: not trained"
     assert len(lines) == 7
-    assert lines[-1].startswith("0 networks judged, 6 missing: ")
+    assert lines[-1].startswith("0 networks evaluated, 6 missing; see ")
     words = (tmp_path / "out" / "cifar10-wide.md").read_text()
     assert words.count(": not trained") == 6
 

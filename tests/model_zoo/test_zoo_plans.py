@@ -58,7 +58,7 @@ def test_epochs_may_be_given() -> None:
 
 
 def test_a_number_of_branches_that_the_recipe_is_not_for() -> None:
-    with pytest.raises(DataError, match="is for 2, 4 branches, not 3"):
+    with pytest.raises(DataError, match="does not support 3 branches; choose one of 2, 4"):
         StudentPlan.of(RECIPE, WideSettings(3))
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tiny_wide
 
+from distree.exits_taken import exits_taken
 from model_zoo.costs import costs_of
 from model_zoo.criteria import usable_criteria
-from model_zoo.evaluation import exits_taken, score_exits
+from model_zoo.evaluation import score_exits
 from model_zoo.report import analysis, results, text
 from model_zoo.report.analysis import best_within, group, judge
 from model_zoo.report.measures import Interval, Spread
@@ -59,7 +60,7 @@ def one():
 def test_an_operating_point_is_what_its_thresholds_do(one) -> None:
     prepared = tiny_wide.prepared(1)
     costs, collected = costs_of(prepared.bundle.stages), prepared.test.collect()
-    parameters = prepared.bundle.policy_parameters()
+    parameters = prepared.bundle.criterion_parameters()
     assert [point.criterion for point in one.network.points] == list(usable_criteria(prepared.bundle, parameters))
     for point in one.network.points:
         scored = score_exits(collected, point.criterion, parameters)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from distree.exits_taken import exits_taken
 from model_zoo.costs import Costs
-from model_zoo.evaluation import ExitScores, exits_taken
+from model_zoo.evaluation import ExitScores
 from model_zoo.report.results import DEVIATIONS, MAX_DROP
 from model_zoo.thresholds import choose_thresholds
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distree.errors import ConfigError
-from model_zoo.evaluation import Costs, ExitScores, exits_taken
+from distree.exits_taken import exits_taken
+from model_zoo.evaluation import Costs, ExitScores
 from model_zoo.thresholds import choose_thresholds
 
 COSTS = Costs(macs=(1, 4, 10), feature_bytes=(0, 5, 10), strict=9, loose=10)
@@ -168,5 +169,5 @@ def test_fixed_thresholds_that_break_the_promise_are_told() -> None:
 def test_more_exits_than_can_be_searched_are_told() -> None:
     exits = 18
     costs = Costs(tuple(range(1, exits + 1)), tuple(range(exits)), exits, exits)
-    with pytest.raises(ConfigError, match="17 are more than can be searched"):
+    with pytest.raises(ConfigError, match="17 are too many to search"):
         choose_thresholds(noisy(1, 20, exits), costs)

@@ -18,11 +18,13 @@ from distree.bundle.loading import Bundle, load_bundle
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import make_runtime
 from distree.bundle.runtimes.tflite import TFLiteRuntime
-from distree.criteria import NEVER, make_policy
-from distree.criteria.base import Evidence
+from distree.criteria import make_criterion
+from distree.criteria.base import ExitEvidence
 from distree.errors import BundleError, ConfigError, RuntimeUnavailableError
+from distree.exits_taken import exits_taken
 from distree.messages.plan import MaskedThresholds
-from model_zoo.build.manifest import write_golden, write_manifest, write_policies
+from distree.thresholds import NEVER
+from model_zoo.build.manifest import write_golden, write_manifest, write_parameters
 from model_zoo.build.segments import check_boundaries, inspect_branch, inspect_fusion, inspect_segment, missing_sets
 from model_zoo.costs import FUSER, fusion_macs
 from model_zoo.data import LabelledImages, write_samples
@@ -32,7 +34,6 @@ from model_zoo.evaluation import (
     class_means,
     collect_logits,
     costs_of,
-    exits_taken,
     score_exits,
     summarise,
     thresholds_in_force,
@@ -146,9 +147,9 @@ def test_as_many_embeddings_as_branches_are_needed(wide: Bundle) -> None:
 
 
 def test_a_wide_stage_without_a_branch_is_refused(wide: Bundle) -> None:
-    with pytest.raises(BundleError, match="stage 1 has the branches 0 to 1, none was named"):
+    with pytest.raises(BundleError, match="no branch of stage 1 was named; name one of 0 to 1"):
         make_runtime(wide, (1,))
-    with pytest.raises(BundleError, match="not 2"):
+    with pytest.raises(BundleError, match="stage 1 has no branch 2"):
         make_runtime(wide, (1,), branch=2)
 
 
@@ -193,11 +194,11 @@ def test_the_manifest_says_what_the_segments_say(bundle: Bundle) -> None:
 
 def test_a_segment_of_another_kind_is_refused(wide: Bundle) -> None:
     stage = wide.stages[0]
-    with pytest.raises(ExportError, match="needs one input and logits"):
+    with pytest.raises(ExportError, match="export it with one input and an output logits"):
         inspect_segment(wide.path / stage.branches[0].segment, stage.macs)
-    with pytest.raises(ExportError, match="needs one input and embedding"):
+    with pytest.raises(ExportError, match="export it with one input and an output embedding"):
         inspect_branch(wide.path / stage.segment, stage.macs)
-    with pytest.raises(ExportError, match="needs inputs"):
+    with pytest.raises(ExportError, match="export it with inputs"):
         inspect_fusion(wide.path / stage.branches[0].segment, stage.branches, 0)
 
 
@@ -306,16 +307,16 @@ def test_a_manifest_is_compact(bundle: Bundle) -> None:
     text = (bundle.path / "bundle.yaml").read_text()
     assert "    embedding: {name: embedding, dtype: int8, shape: [1, " in text
     assert "  - {missing: [0], thresholds: [" in text
-    assert "  parameters: {file: policies.npz, sha256: " in text
+    assert "  parameters: {file: criteria.npz, sha256: " in text
 
 
 def test_parameters_are_read_as_they_were_written(wide: Bundle, tmp_path) -> None:
     own = copied(wide, tmp_path)
     means = [np.random.default_rng(b).normal(size=(4, 6)) for b in range(2)]
     gate = [np.arange(7.0 + k) for k in range(2)]
-    exits = dataclasses.replace(wide.manifest.exits, parameters=write_policies(own.path, means, gate))
+    exits = dataclasses.replace(wide.manifest.exits, parameters=write_parameters(own.path, means, gate))
     write_manifest(dataclasses.replace(wide.manifest, exits=exits), own.path)
-    found = load_bundle(own.path).policy_parameters()
+    found = load_bundle(own.path).criterion_parameters()
     assert np.array_equal(np.array([row[1] for row in found.class_means]), means[1].astype(np.float32))
     assert found.gate == tuple(tuple(weights.tolist()) for weights in gate)
 
@@ -323,7 +324,7 @@ def test_parameters_are_read_as_they_were_written(wide: Bundle, tmp_path) -> Non
 # ---------------------------------------------------------------- evaluation
 
 
-def serve(bundle: Bundle, runtimes, image, policy, thresholds, missing) -> tuple[int, int]:
+def serve(bundle: Bundle, runtimes, image, criterion, thresholds, missing) -> tuple[int, int]:
     """What boards do with one input, stage by stage and stopping early: (class, exit)."""
     host, branches = runtimes
     tensor, memory = Preprocessor(bundle.manifest).tensor(image), ()
@@ -343,8 +344,8 @@ def serve(bundle: Bundle, runtimes, image, policy, thresholds, missing) -> tuple
         answer = output.logits.index(max(output.logits))
         if k == len(bundle.stages) - 1:
             return answer, k
-        evidence = Evidence(logits=output.logits, exit=k, embeddings=output.embeddings, memory=memory)
-        score = policy.score(evidence)
+        evidence = ExitEvidence(logits=output.logits, exit=k, embeddings=output.embeddings, memory=memory)
+        score = criterion.score(evidence)
         if score.value >= thresholds[k]:
             return answer, k
         tensor, memory = output.features, score.memory
@@ -357,7 +358,7 @@ THRESHOLDS = {"max_softmax": None, "margin": 0.4, "patience": 2.0, "gate": 1.2, 
 @pytest.mark.parametrize("criterion", THRESHOLDS)
 @pytest.mark.parametrize("missing", [(), (1,)])
 def test_evaluation_equals_serving_one_by_one(bundle, images, collectors, criterion, missing) -> None:
-    parameters = bundle.policy_parameters()
+    parameters = bundle.criterion_parameters()
     given = THRESHOLDS[criterion]
     exits = len(bundle.stages)
     thresholds = thresholds_in_force(bundle, missing) if given is None else (given,) * (exits - 1)
@@ -367,8 +368,8 @@ def test_evaluation_equals_serving_one_by_one(bundle, images, collectors, criter
         make_runtime(bundle, fuse=True),
         [make_runtime(bundle, branch=b) for b in range(max(bundle.branch_counts))],
     )
-    policy = make_policy(criterion, parameters)
-    served = [serve(bundle, runtimes, image, policy, thresholds, missing) for image in images.images]
+    made = make_criterion(criterion, parameters)
+    served = [serve(bundle, runtimes, image, made, thresholds, missing) for image in images.images]
     assert taken.tolist() == [k for _, k in served]
     assert len(set(taken.tolist())) > 1
     assert scored.classes[np.arange(IMAGES), taken].tolist() == [class_id for class_id, _ in served]
@@ -407,7 +408,7 @@ def test_branches_run_once_whatever_is_missing(wide: Bundle, images, monkeypatch
 
 @pytest.mark.parametrize(
     ("missing", "why"),
-    [((0, 1), "has no other one"), ((2,), "has 0 to 1"), ((-1,), "has 0 to 1")],
+    [((0, 1), "has no others"), ((2,), "name some of 0 to 1"), ((-1,), "name some of 0 to 1")],
 )
 def test_branches_that_cannot_be_missing_are_refused(wide: Bundle, images, missing, why) -> None:
     with pytest.raises(ConfigError, match=why):
@@ -552,7 +553,7 @@ def test_thresholds_for_each_set_follow_the_rule(mixed: Bundle, images) -> None:
 @pytest.mark.parametrize("criterion", ["patience", "feature_difference", "gate", "energy"])
 def test_every_criterion_can_be_given_thresholds(bundle: Bundle, images, criterion) -> None:
     collector = Collector(bundle, by_the_last_exit(bundle, images))
-    scored = score_exits(collector.collect(), criterion, bundle.policy_parameters())
+    scored = score_exits(collector.collect(), criterion, bundle.criterion_parameters())
     nobody = choose_thresholds(scored, costs_of(bundle.stages), 0.0, 3.0)
     everybody = choose_thresholds(scored, costs_of(bundle.stages), 1.0, 0.0)
     assert all(map(math.isfinite, (*nobody.thresholds, *everybody.thresholds)))
@@ -594,7 +595,7 @@ def test_without_thresholds_for_a_set_only_the_last_exit_is_taken(zoo, wide: Bun
     path = tmp_path / "figures.json"
     assert zoo("evaluate", own.path, "--data", sample_file, "--missing", "1", "--json", path) == 0
     document = json.loads(path.read_text(), parse_constant=pytest.fail)
-    assert document["thresholds"] == [None, None]
+    assert document["thresholds"] == ["never", "never"]
     assert document["exit_share"] == [0.0, 0.0, 1.0]
 
 
@@ -610,10 +611,10 @@ def test_evaluate_by_a_criterion_with_parameters(zoo, wide: Bundle, sample_file,
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("--missing", "0,1"), "has no other one"),
-        (("--missing", "x"), "not numbers of branches"),
-        (("--missing", "7"), "has 0 to 1"),
-        (("--split", "train"), "only a file of JPEG images and a folder"),
+        (("--missing", "0,1"), "has no others"),
+        (("--missing", "x"), "not a list of branches"),
+        (("--missing", "7"), "name some of 0 to 1"),
+        (("--split", "train"), "only a file of JPEG images or a folder"),
     ],
 )
 def test_faults_are_one_clear_line(zoo, wide: Bundle, sample_file, capsys, arguments, why) -> None:

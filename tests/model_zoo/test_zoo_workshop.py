@@ -103,7 +103,7 @@ def test_another_data_file_makes_everything_again(work: Path, no_torch: None) ->
 def test_what_is_not_trained_is_said_to_be(work: Path, no_torch: None) -> None:
     assert workshop(work).prepare(WideSettings(2, 2)) == NOT_TRAINED
     assert workshop(work).prepare(WideSettings(2, 1, "small")) == NOT_TRAINED
-    with pytest.raises(DataError, match="is for 2, 4 branches, not 5"):
+    with pytest.raises(DataError, match="does not support 5 branches; choose one of 2, 4"):
         workshop(work).prepare(WideSettings(5, 1))
 
 

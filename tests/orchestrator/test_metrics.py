@@ -13,36 +13,53 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from orchestrator_samples import fusion, meta, origin, plan, stage, state, telemetry
+from audit_samples import GOAL, stream, tuned
+from orchestrator_samples import HASH, fusion, meta, origin, plan, stage, state, telemetry
 
 from distree.errors import ConfigError
-from distree.messages.plan import MaskedThresholds
+from distree.messages.plan import MaskedThresholds, plan_hash
 from distree.messages.telemetry import PipelineTelemetry
-from orchestrator.config import NEVER_SENT, MetricsConfig
-from orchestrator.explain import TunerLine
+from distree.thresholds import NEVER
+from orchestrator.config import MetricsConfig
 from orchestrator.fleet import Fleet
 from orchestrator.metrics import PipelineSnapshot, Snapshot, serving
+from orchestrator.tuning.live_tuner import Figure, TunerExplanation
+from orchestrator.tuning.pipeline_tuning import GoalQueue, PipelineTuning, SetExplanation, TuningExplanation
+from orchestrator.tuning.samples import Sample
+from orchestrator.tuning.tuners import TUNERS
 
 is_installed = importlib.util.find_spec("prometheus_client") is not None
 needs_client = pytest.mark.skipif(not is_installed, reason="prometheus-client is not installed")
 
-TUNER = TunerLine(
-    missing=(), thresholds=(0.9, NEVER_SENT), trial=2, alarms=1, gathering=0, certified=7, steps=31, audits=512, to_next=40
+TUNER = TunerExplanation(
+    thresholds=(0.9, NEVER), audits=512, gathering=0, alarms=1, progress="trial 2",
+    figures=(
+        Figure(name="trial", value=2, meaning="Number of the trial, from 1."),
+        Figure(name="steps", value=31, meaning="Steps of the path on trial."),
+        Figure(name="certified", value=7, meaning="Steps of the path that are certified."),
+    ),
 )  # fmt: skip
+TUNING = TuningExplanation(
+    audits=900,
+    lost=4,
+    queues=(GoalQueue(goal="latency_p95_ms", length=2.5),),
+    sets=(SetExplanation(missing=(), tuner=TUNER, choices=((0.9, NEVER),)),),
+)
 PLAN = plan(
     epoch=5,
-    thresholds=(0.9, NEVER_SENT),
+    thresholds=(0.9, NEVER),
     masked=(MaskedThresholds(missing=(0, 2), thresholds=(0.95, 0.7)),),
 )
 
 
-def device(name="a", *, status="ready", branch=None, epoch=5, heard_at_s=10.0, stages=None, fusions=()):
+def device(name="a", *, status="ready", branch=None, follows=None, heard_at_s=10.0, stages=None, fusions=()):
     fleet = Fleet({"fashion": 3})
     fleet.saw_state(heard_at_s, state(device=name, status=status))
     fleet.saw_meta(meta(device=name, branch=branch))
     part = PipelineTelemetry(
         pipeline="fashion",
-        epoch=epoch,
+        epoch=5,
+        plan_hash=follows or plan_hash(replace(PLAN, audit_rate=0.05)),
         revision="r1",
         stages=stages or (replace(stage(), audited=9),),
         origin=replace(origin(), audits_drawn=12, audits_lost=3, unspooled=7),
@@ -51,10 +68,8 @@ def device(name="a", *, status="ready", branch=None, epoch=5, heard_at_s=10.0, s
     return fleet.saw_telemetry(heard_at_s, telemetry(device=name, pipelines=(part,)))
 
 
-def snapshot(*devices, tuners=(TUNER,), online=True):
-    pipeline = PipelineSnapshot(
-        plan=replace(PLAN, audit_rate=0.05), tuners=tuners, audits=900, lost=4, queues={"latency_p95_ms": 2.5}
-    )
+def snapshot(*devices, tuning=TUNING, online=True):
+    pipeline = PipelineSnapshot(plan=replace(PLAN, audit_rate=0.05), tuning=tuning)
     return Snapshot(now_s=12.5, online=online, refused={"revision": 3}, devices=tuple(devices), pipelines=(pipeline,))
 
 
@@ -76,7 +91,7 @@ def value(samples, name, **labels):
 
 @pytest.fixture
 def scraped():
-    seen = snapshot(device(fusions=(fusion(),)), device("b", branch=1, epoch=4), device("c", status="lost"))
+    seen = snapshot(device(fusions=(fusion(),)), device("b", branch=1, follows=HASH), device("c", status="lost"))
     with serving(MetricsConfig(port=0), lambda: seen) as port:
         yield scrape(port)
 
@@ -87,11 +102,12 @@ def test_plans_and_who_follows_them(scraped):
     assert value(scraped, "refused_messages_total", reason="revision") == 3
     assert value(scraped, "plan_epoch", pipeline="fashion") == 5
     assert value(scraped, "plan_behind", pipeline="fashion") == 1  # b; c is not ready
+    assert value(scraped, "plan_preempted", pipeline="fashion") == 0
     assert value(scraped, "plan_audit_rate", pipeline="fashion") == 0.05
     assert value(scraped, "plan_threshold", pipeline="fashion", missing="", exit=0) == 0.9
     assert value(scraped, "plan_threshold", pipeline="fashion", missing="", exit=1) == math.inf
     assert value(scraped, "plan_threshold", pipeline="fashion", missing="0,2", exit=1) == 0.7
-    assert value(scraped, "device_epoch", pipeline="fashion", device="b") == 4
+    assert value(scraped, "device_epoch", pipeline="fashion", device="b") == 5
 
 
 @needs_client
@@ -141,13 +157,28 @@ def test_tuners(scraped):
     assert value(scraped, "tuner_alarms_total", **all_heard) == 1
     assert value(scraped, "tuner_certified", **all_heard) == 7
     assert value(scraped, "tuner_steps", **all_heard) == 31
+    assert value(scraped, "tuner_audits", **all_heard) == 512
+
+
+@needs_client
+@pytest.mark.parametrize("name", TUNERS)
+def test_every_tuner_says_its_figures(name):
+    tuning = PipelineTuning(tuned(goal=replace(GOAL, tuner=name)).tuned)
+    for audit in stream(600):
+        tuning.apply(Sample(origin="a", request="r", missing=(), audit=audit))
+    with serving(MetricsConfig(port=0), lambda: snapshot(tuning=tuning.explain())) as port:
+        samples = scrape(port)
+    (of_set,) = tuning.explain().sets
+    assert value(samples, "tuner_audits", pipeline="fashion", missing="") == of_set.tuner.audits
+    for figure in of_set.tuner.figures:
+        assert value(samples, f"tuner_{figure.name}", pipeline="fashion", missing="") == pytest.approx(figure.value)
 
 
 @needs_client
 def test_what_is_not_known_is_left_out():
     fleet = Fleet({"fashion": 3})
     silent = fleet.saw_state(0.0, state(device="new", status="init"), retained=True)
-    seen = snapshot(silent, tuners=(), online=False)
+    seen = snapshot(silent, tuning=None, online=False)
     with serving(MetricsConfig(port=0), lambda: seen) as port:
         samples = scrape(port)
     assert value(samples, "orchestrator_online") == 0

@@ -13,9 +13,11 @@ import pytest
 from orchestrator_samples import (
     SITE,
     WIDE,
-    fusion,
+    fill_store,
+    known_device,
     meta,
     origin,
+    plan,
     send,
     stage,
     state,
@@ -28,18 +30,17 @@ from distree import topics
 from distree.apps.cli import main
 from distree.broker_settings import BrokerSettings, Session
 from distree.messages.codec import decode
-from distree.messages.plan import Plan
+from distree.messages.plan import Plan, plan_hash
 from distree.messages.telemetry import PipelineTelemetry
 from distree.topics import Kind
 from distree.transport import make_transport
-from orchestrator.complaints import NAMESAKE_S
 from orchestrator.config import load_config
-from orchestrator.fleet import Fleet
-from orchestrator.leadership import Role
+from orchestrator.pipeline_spec import load_spec
+from orchestrator.planner import Standing
 from orchestrator.set_thresholds import progress
-from orchestrator.status import read_status, render
 from orchestrator.store.database import Store
-from orchestrator.store.records import Batch, Observation, PipelineRow, Refused, ServiceRow
+from orchestrator.store.lock import ServiceLock
+from orchestrator.store.records import Batch, PipelineRow
 
 LONG_S = 60.0
 
@@ -58,42 +59,32 @@ def store_path(config):
     return load_config(config).store.path
 
 
-def device(name, sequence=1, epoch=1, status="ready", runtime="litert"):
-    fleet = Fleet({"fashion": 3})
-    fleet.saw_state(0.0, state(device=name, status=status))
-    fleet.saw_meta(meta(device=name, runtime=runtime))
-    return fleet.saw_telemetry(0.0, telemetry(device=name, sequence=sequence, epoch=epoch))
-
-
-def fill(store_path, *devices, at):
-    seen = tuple(Observation(device=one, heard_at=at, seen_at=at) for one in devices)
-    service = ServiceRow(pid=1, started_at=at, online=True, refused=(Refused(reason="field", count=3),))
-    with Store(store_path) as store:
-        store.save(Batch(devices=seen, reported=seen, service=service))
-
-
 # ---------------------------------------------------------------- without a broker
 
 
 def test_set_thresholds_says_what_happens(config, store_path, capsys):
     assert command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4") == 0
-    assert "max_softmax 0.5 0.4 is epoch 1; it is published when an orchestrator runs" in capsys.readouterr().out
+    assert "max_softmax 0.5 0.4 is epoch 1; it is published once an orchestrator is running" in capsys.readouterr().out
     assert command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4") == 0
-    assert "epoch 1 already; nothing changes" in capsys.readouterr().out
+    assert "epoch 1 already; nothing to change" in capsys.readouterr().out
     words = ("set-thresholds", "-c", config, "--pipeline", "fashion", "--criterion", "energy")
     assert command(*words, "-3.5", "-2") == 0
     assert "energy -3.5 -2 is epoch 2" in capsys.readouterr().out
     with Store(store_path, read_only=True) as store:
-        assert [row.author for row in store.plans("fashion")] == ["set-thresholds"] * 2
+        assert [row.plan.reason for row in store.plans("fashion")] == ["set by hand"] * 2
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--pipeline", "fashion", "0.5"), "1 thresholds given"),
-        (("--pipeline", "fashion", "0.5", "nan"), "finite"),
+        (("--pipeline", "fashion", "0.5"), "thresholds: 1 given for 3 exits; give 2, one per exit but the last"),
+        (("--pipeline", "fashion", "90", "80"), "exit 0 is 90, but scores of max_softmax are 0 to 1; give 0.9 for 90%"),
+        (
+            ("--pipeline", "fashion", "--criterion", "patience", "2", "0"),
+            "exit 1 is 0, but scores of patience are 1 to",
+        ),
         (("--pipeline", "fashion", "--criterion", "nothing", "0.5", "0.5"), "unknown criterion"),
-        (("--pipeline", "other", "0.5", "0.5"), "which has fashion"),
+        (("--pipeline", "other", "0.5", "0.5"), "name one of fashion"),
         (("--pipeline", "fashion", "0.5", "0.5", "--wait", "nan"), "0 seconds or more"),
     ],
 )
@@ -104,10 +95,20 @@ def test_what_does_not_fit_is_refused_with_status_2(config, store_path, capsys, 
         assert store.latest_plan("fashion") is None
 
 
+@pytest.mark.parametrize("word", ["nan", "inf", "1e301", "half"])
+def test_what_is_no_threshold_is_refused_with_status_2(config, capsys, word):
+    with pytest.raises(SystemExit) as ended:
+        command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", word)
+    assert ended.value.code == 2
+    assert f"argument T: '{word}' is neither a finite number nor 'never'" in capsys.readouterr().err
+
+
 def test_waiting_names_who_is_missing(config, store_path, capsys):
-    fill(store_path, device("a"), device("b"), device("c", status="lost"), at=time.time())
+    wanted = plan_hash(replace(load_spec(load_config(config).pipelines[0]).plan, thresholds=(0.5, 0.4)))
+    boards = known_device("a", follows=wanted), known_device("b", follows=wanted), known_device("c", status="lost")
+    fill_store(store_path, *boards, at=time.time())
     words = ("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4", "--wait", "0.05")
-    assert command(*words) == 0  # epoch 1 is what they report
+    assert command(*words) == 0
     assert "in force on a, b" in capsys.readouterr().out
     assert command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.3", "0.4", "--wait", "0.05") == 1
     assert "not in force on a, b" in capsys.readouterr().err
@@ -132,147 +133,6 @@ def test_status_before_the_first_run_is_one_clear_line(config, capsys):
     assert "no store yet" in capsys.readouterr().err
 
 
-def test_status_shows_devices_and_pipelines(config, store_path, capsys):
-    fill(store_path, device("a", runtime="litert"), device("b", epoch=0), at=1000.0)
-    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
-    capsys.readouterr()
-    text = render(read_status(load_config(config), now=1200.0))
-    assert "orchestrator does NOT run on this machine; newest data 3 min old" in text
-    assert "messages refused: field 3" in text
-    assert "\x1b" not in text
-    assert "litert" in text
-    assert "epoch 1 wanted, waiting for b" in text
-    assert "0: 70.0% (140)   1: 20.0% (40)   2: 10.0% (20)" in text
-    assert "confident: 90.0% (180)" in text
-    lines = [line.split() for line in text.splitlines()]
-    assert ["a", "101", "100", "1", "1", "2", "4.0", "9.0", "20.0"] in lines
-    assert ["0", "a", "100", "70", "30", "1", "2", "3", "4", "5", "1.0", "2.0"] in lines
-    assert command("status", "-c", config) == 0
-    assert "ready (silent)" in capsys.readouterr().out
-
-
-def test_status_as_json_is_for_programs(config, store_path, capsys):
-    fill(store_path, device("a"), at=time.time())
-    assert command("status", "-c", config, "--json") == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["schema"] == "distree.orchestrator-status/1"
-    assert shown["running"] is False
-    assert shown["devices"][0]["serves"] == ["fashion/0", "fashion/origin"]
-    assert shown["pipelines"][0]["exits"][0] == {"name": "0", "count": 70, "share": 0.7}
-    assert shown["pipelines"][0]["stages"][0]["report"]["received"] == 100
-    assert shown["pipelines"][0]["plan"] is None
-
-
-# ---------------------------------------------------------------- wide stages
-
-
-def board(name, *, stages=(0, 1, 2), branch=None, status="ready", fusions=(), wasted=0, **roles):
-    """A board of a wide pipeline as the fleet knows it."""
-    fleet = Fleet({"fashion": 3})
-    fleet.saw_state(0.0, state(device=name, status=status))
-    fleet.saw_meta(meta(device=name, stages=stages, branch=branch, **{"origin": False, **roles}))
-    part = PipelineTelemetry(
-        pipeline="fashion",
-        epoch=1,
-        revision="r1",
-        stages=tuple(stage(k, wasted=wasted * k) for k in stages),
-        origin=origin() if roles.get("origin") else None,
-        fusions=tuple(fusions),
-    )
-    return fleet.saw_telemetry(0.0, telemetry(device=name, pipelines=(part,)))
-
-
-@pytest.fixture
-def wide(config, store_path):
-    """A store of a wide pipeline of which branch 1 has no ready board at any stage."""
-    fusions = [fusion(0), fusion(1, missing=(0, 2)), fusion(2, missing=(0, 0))]
-    boards = (
-        board("b0", branch=0, wasted=11),
-        board("b0-too", branch=0, status="lost"),
-        board("b1", branch=1, status="draining"),
-        board("cam", stages=(), origin=True, fuser=True, fusions=fusions),
-    )
-    fill(store_path, *boards, at=1000.0)
-    with Store(store_path) as store:
-        store.save(Batch(pipelines=(PipelineRow(name="fashion", branches=(2, 2, 2)),)))
-    return config
-
-
-def test_status_shows_which_branch_is_where_and_which_has_no_board(wide):
-    lines = render(read_status(load_config(wide), now=1001.0)).splitlines()
-    for k in range(3):
-        assert f"  stage {k} branch 0: b0, b0-too (not ready)" in lines
-        assert f"  stage {k} branch 1: NO READY BOARD, b1 (not ready)" in lines
-    words = [line.split() for line in lines]
-    assert any(row[:3] == ["b0", "ready", "fashion/0.0,fashion/1.0,fashion/2.0"] for row in words)
-    assert any(row[:3] == ["cam", "ready", "fashion/fuser,fashion/origin"] for row in words)
-
-
-def test_status_shows_what_was_fused_and_what_was_run_in_vain(wide):
-    words = [line.split() for line in render(read_status(load_config(wide), now=1001.0)).splitlines()]
-    head = ["FUSION", "DEVICE", "FUSED", "EXITED", "FORWARDED", "FAILED", "EXPIRED", "LATE", "MISSING"]
-    assert head in words
-    assert ["0", "cam", "100", "60", "37", "1", "2", "4", "branch", "0:", "3"] in words
-    assert ["1", "cam", "100", "60", "37", "1", "2", "4", "branch", "1:", "2"] in words
-    assert ["2", "cam", "100", "60", "37", "1", "2", "4", "-"] in words
-    (stages,) = [row for row in words if row[:2] == ["STAGE", "BRANCH"]]
-    assert stages[-1] == "WASTED"
-    rows = [row for row in words if len(row) == len(stages) and row[2] == "b0"]
-    assert [(row[0], row[1], row[-1]) for row in rows] == [("0", "0", "0"), ("1", "0", "11"), ("2", "0", "22")]
-
-
-def test_status_as_json_has_the_branches_too(wide, capsys):
-    assert command("status", "-c", wide, "--json") == 0
-    (shown,) = json.loads(capsys.readouterr().out)["pipelines"]
-    assert shown["branches"][1] == {"stage": 0, "branch": 1, "boards": ["b1"], "ready": []}
-    assert shown["fusions"][0]["report"]["missing"] == [3, 0]
-    assert [(line["branch"], line["report"]["wasted"]) for line in shown["stages"][:2]] == [(0, 0), (0, 0)]
-
-
-def test_a_branch_that_no_board_ever_held_is_shown(config, store_path):
-    fill(store_path, board("cam", stages=(), origin=True, fuser=True), at=1000.0)
-    with Store(store_path) as store:
-        store.save(Batch(pipelines=(PipelineRow(name="fashion", branches=(0, 2, 0)),)))
-    lines = render(read_status(load_config(config), now=1001.0)).splitlines()
-    assert [line for line in lines if " branch " in line] == [
-        "  stage 1 branch 0: NO READY BOARD",
-        "  stage 1 branch 1: NO READY BOARD",
-    ]
-
-
-def test_a_chain_shows_nothing_of_branches(config, store_path):
-    fill(store_path, device("a"), at=1000.0)
-    text = render(read_status(load_config(config), now=1200.0))
-    assert not any(word in text for word in (" branch ", "BRANCH", "WASTED", "FUSION"))
-
-
-def test_status_says_where_inputs_cannot_go_on(config, store_path, capsys):
-    fleet = Fleet({"fashion": 3})
-    fleet.saw_state(0.0, state(device="b1"))
-    other = fleet.saw_meta(meta(device="b1", stages=(1,), origin=False, revision="r2"))
-    fill(store_path, device("cam"), other, at=1000.0)
-    assert "  members " not in render(read_status(load_config(config), now=1001.0))  # No service told of stages yet.
-    with Store(store_path) as store:
-        store.save(Batch(pipelines=(PipelineRow(name="fashion", branches=(0, 0, 0)),)))
-    assert [
-        line for line in render(read_status(load_config(config), now=1001.0)).splitlines() if "members" in line
-    ] == [
-        "  members  no member of revision r1 for stage 1; b1 has r2: put the same bundle on all boards",
-        "  members  nobody serves stage 2: start a board that does",
-    ]
-    assert command("status", "-c", config, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["pipelines"][0]["gaps"] == [
-        {
-            "stage": 1,
-            "branch": None,
-            "revision": "r1",
-            "origins": ["cam"],
-            "others": [{"device": "b1", "revision": "r2"}],
-        },
-        {"stage": 2, "branch": None, "revision": None, "origins": ["cam"], "others": []},
-    ]
-
-
 def test_set_thresholds_takes_those_for_missing_branches_along(tmp_path):
     path = tmp_path / "wide.yaml"
     path.write_text(f"site: lab\nstore: {{path: o.db}}\npipelines: [{{name: fashion, bundle: {WIDE}}}]\n")
@@ -287,72 +147,76 @@ def test_set_thresholds_takes_those_for_missing_branches_along(tmp_path):
 
 
 def test_thresholds_by_which_nobody_leaves_are_shown_as_never(config, capsys):
-    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "1e300")
+    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "never")
     assert "max_softmax 0.5 never is epoch 1" in capsys.readouterr().out
     assert command("status", "-c", config) == 0
     assert "  plan     max_softmax 0.5 never (model" in capsys.readouterr().out
     assert command("status", "-c", config, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["pipelines"][0]["plan"]["thresholds"] == [0.5, 1e300]
+    assert json.loads(capsys.readouterr().out)["pipelines"][0]["plan"]["thresholds"] == [0.5, "never"]
 
 
-def test_status_shows_what_audits_cost_where_there_are_any(config, store_path, capsys):
-    plain = device("a")
-    fill(store_path, plain, at=1000.0)
-    text = render(read_status(load_config(config), now=1001.0))
-    assert not any(word in text for word in ("AUDITED", "DRAWN", "  audits"))
-    part = PipelineTelemetry(
-        pipeline="fashion",
-        epoch=1,
-        revision="r1",
-        stages=(replace(stage(), audited=25),),
-        origin=replace(origin(), audits_drawn=1234, audits_lost=6),
-        fusions=(replace(fusion(), audited=7),),
-    )
-    fill(store_path, replace(plain, telemetry=telemetry(sequence=2, pipelines=(part,))), at=1000.0)
-    words = [line.split() for line in render(read_status(load_config(config), now=1001.0)).splitlines()]
-    assert ["0", "a", "100", "70", "30", "1", "2", "3", "4", "5", "1.0", "2.0", "25"] in words
-    assert ["a", "101", "100", "1", "1", "2", "4.0", "9.0", "20.0", "1234", "6"] in words
-    assert [row[-1] for row in words if row[:1] == ["FUSION"]] == ["AUDITED"]
-    assert [row[-1] for row in words if row[:3] == ["0", "a", "100"]] == ["25", "7"]
-    (told,) = [" ".join(row) for row in words if row[:1] == ["audits"]]
-    assert "1,234 drawn, 6 lost" in told
-    assert "25 of 125 segment runs (20%)" in told
-    assert command("status", "-c", config, "--json") == 0
-    (shown,) = json.loads(capsys.readouterr().out)["pipelines"]
-    assert (shown["runs"], shown["audit_runs"], shown["tuning"]) == (125, 25, None)
+ALARM = "PREEMPTED: this plan was replaced on its topic 4 times"
 
 
-def test_status_shows_what_a_spool_cannot_write(config, store_path):
-    fill(store_path, device("a"), at=1000.0)
-    assert "NOT ON DISK" not in render(read_status(load_config(config), now=1001.0))
-    part = PipelineTelemetry(
-        pipeline="fashion", epoch=1, revision="r1", stages=(), origin=replace(origin(), unspooled=1234)
-    )
-    fill(store_path, replace(device("a"), telemetry=telemetry(sequence=2, pipelines=(part,))), at=1000.0)
-    assert "NOT ON DISK: inputs of a 1,234" in render(read_status(load_config(config), now=1001.0))
+@pytest.fixture
+def preempted(config, store_path):
+    """A store as a running orchestrator leaves it whose plan is replaced over and over."""
+    command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
+    with ServiceLock(store_path), Store(store_path) as store:
+        wanted = plan_hash(store.latest_plan("fashion").plan)
+        fill_store(store_path, known_device("a", follows=wanted), at=time.time())
+        row = PipelineRow(name="fashion", standing=Standing.PREEMPTED.value, alarm=ALARM, highest_epoch=7)
+        store.save(Batch(pipelines=(row,)))
+        yield store
 
 
-def test_status_says_of_late_that_two_boards_have_one_name(config, store_path, capsys):
-    line = "two boards call themselves a (boots b1, b2): give one another id"
-    seen = Observation(device=device("a"), heard_at=1000.0, seen_at=1000.0, shared=line, shared_at=1000.0)
-    with Store(store_path) as store:
-        store.save(Batch(devices=(seen,)))
-        store.save(Batch(devices=(replace(seen, shared=None, shared_at=None),)))
-    assert line in render(read_status(load_config(config), now=1000.0 + NAMESAKE_S)).splitlines()
-    assert line not in render(read_status(load_config(config), now=1001.0 + 2 * NAMESAKE_S))
-    assert command("status", "-c", config, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["devices"][0]["shared"] == ""
+def test_status_fails_while_other_plans_take_the_place_of_this_one(preempted, config, capsys):
+    capsys.readouterr()
+    assert command("status", "-c", config) == 1
+    assert f"\n  {ALARM}\n" in capsys.readouterr().out
+    assert command("status", "-c", config, "--json") == 1
+    (pipeline,) = json.loads(capsys.readouterr().out)["pipelines"]
+    assert (pipeline["standing"], pipeline["alarm"]) == ("preempted", ALARM)
 
 
-def test_status_says_where_another_orchestrator_plans(config, store_path):
+@pytest.mark.parametrize("words", [(), ("--wait", "0.05")])
+def test_set_thresholds_fails_while_other_plans_take_the_place_of_this_one(preempted, config, capsys, words):
+    for thresholds in (("0.5", "0.4"), ("0.3", "0.3")):  # the former are wanted already, and followed
+        assert command("set-thresholds", "-c", config, "--pipeline", "fashion", *thresholds, *words) == 1
+        assert f"pipeline fashion: {ALARM}" in capsys.readouterr().err
+    assert preempted.latest_plan("fashion").plan.thresholds == (0.3, 0.3)
+
+
+def test_the_alarm_of_an_orchestrator_that_is_gone_is_none(config, store_path, capsys):
     command("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4")
     with Store(store_path) as store:
-        store.save(Batch(pipelines=(PipelineRow(name="fashion", standing=Role.STANDBY.value),)))
-    assert "STANDBY: another orchestrator plans this site" in render(read_status(load_config(config)))
+        store.save(Batch(pipelines=(PipelineRow(name="fashion", standing="preempted", alarm=ALARM),)))
+    assert command("status", "-c", config) == 0
+    assert "PREEMPTED" not in capsys.readouterr().out
+
+
+def test_reset_plan_wants_the_same_as_epoch_1_whatever_came(preempted, config, capsys):
+    wanted = preempted.latest_plan("fashion").plan
+    assert command("reset-plan", "-c", config, "--pipeline", "fashion") == 0
+    assert "max_softmax 0.5 0.4 is epoch 1; the running orchestrator publishes it" in capsys.readouterr().out
+    row = preempted.latest_plan("fashion")
+    assert (row.plan, row.is_reset) == (wanted, True)
+    assert command("reset-plan", "-c", config, "--pipeline", "fashion", "--configured") == 0
+    row = preempted.latest_plan("fashion")
+    assert (row.plan.epoch, row.plan.thresholds, row.plan.reason) == (1, (0.9, 0.8), "as configured")
+    assert command("reset-plan", "-c", config, "--pipeline", "fashion", "--wait", "0.05") == 1
+    assert command("reset-plan", "-c", config, "--pipeline", "other") == 2
+
+
+def test_reset_plan_needs_neither_a_store_nor_an_orchestrator(config, store_path, capsys):
+    assert command("reset-plan", "-c", config, "--pipeline", "fashion") == 0
+    assert "epoch 1; it is published once an orchestrator is running" in capsys.readouterr().out
+    with Store(store_path) as store:
+        assert store.latest_plan("fashion").plan.thresholds == (0.9, 0.8)
 
 
 def test_each_subcommand_shows_an_example(capsys):
-    for name in ("run", "status", "explain", "audits", "set-thresholds"):
+    for name in ("run", "status", "explain", "audits", "set-thresholds", "reset-plan"):
         with pytest.raises(SystemExit) as ended:
             command(name, "--help")
         assert ended.value.code == 0
@@ -363,10 +227,10 @@ def test_each_subcommand_shows_an_example(capsys):
 
 
 class Agent:
-    """What the orchestrator sees of a board: it obeys plans and reports their epoch."""
+    """What the orchestrator sees of a board: it obeys plans and reports which one it follows."""
 
     def __init__(self, port, name):
-        self.name, self.epoch, self.sequence = name, 0, 0
+        self.name, self.plan, self.sequence = name, plan(epoch=0), 0
         self.plans = queue.Queue()
         self.transport = make_transport(BrokerSettings(port=port), client_id=name, session=Session.NONE)
         self.transport.open(self, [(topics.plan(SITE, "fashion"), 1)])
@@ -383,14 +247,14 @@ class Agent:
     def given_up(self, token):
         pass
 
-    def unread(self, topic, payload):
+    def no_subscribers(self, topic, payload):
         pass
 
     def received(self, message):
-        plan = decode(Plan, message.payload)
-        if plan.epoch > self.epoch:
-            self.epoch = plan.epoch
-            self.plans.put(plan)
+        received = decode(Plan, message.payload)
+        if received != self.plan:
+            self.plan = received
+            self.plans.put(received)
         self.transport.acknowledge(message.token)
 
     def run(self):
@@ -398,7 +262,12 @@ class Agent:
             self.transport.poll(0.1)
             self.sequence += 1
             part = PipelineTelemetry(
-                pipeline="fashion", epoch=self.epoch, revision="r", stages=(stage(),), origin=origin()
+                pipeline="fashion",
+                epoch=self.plan.epoch,
+                plan_hash=plan_hash(self.plan),
+                revision="r",
+                stages=(stage(),),
+                origin=origin(),
             )
             if self.transport.online:
                 send(self.transport, telemetry(device=self.name, sequence=self.sequence, pipelines=(part,)))
@@ -447,11 +316,11 @@ def test_thresholds_set_by_command_reach_the_agents_through_a_running_orchestrat
 
             assert command("status", "-c", config) == 0
             shown = capsys.readouterr().out
-            assert f"orchestrator runs (pid {process.pid}), connected to the broker" in shown
+            assert f"orchestrator running (pid {process.pid}), connected to the broker" in shown
             assert "epoch 2 wanted, in force on all ready devices" in shown
 
             assert command("run", "-c", config) == 1
-            assert "another orchestrator serves this store" in capsys.readouterr().err
+            assert "another orchestrator is already using this store" in capsys.readouterr().err
 
             process.send_signal(signal.SIGTERM)
             assert process.wait(LONG_S) == 0
@@ -460,7 +329,7 @@ def test_thresholds_set_by_command_reach_the_agents_through_a_running_orchestrat
                 again.send_signal(signal.SIGINT)
                 assert again.wait(LONG_S) == 0
     with Store(load_config(config).store.path, read_only=True) as store:
-        assert {seen.device.device for seen in store.devices()} == {"a", "b"}
+        assert {row.device for row in store.devices()} == {"a", "b"}
         assert store.service().online is False
         assert store.history_length() > 0
 

@@ -4,11 +4,13 @@ import pytest
 from orchestrator_samples import MASKED, WIDE, pipeline, wide_pipeline, write_config
 
 from distree.errors import BundleError, ConfigError
-from orchestrator.config import check_thresholds, load_config, load_pipeline
+from distree.thresholds import NEVER
+from orchestrator.config import load_config
+from orchestrator.pipeline_spec import check_thresholds, load_spec
 
 
 def load(path):
-    return load_pipeline(load_config(path).pipelines[0])
+    return load_spec(load_config(path).pipelines[0])
 
 
 def test_the_bundles_calibrated_defaults_hold_where_nothing_else_is_given(tmp_path):
@@ -36,10 +38,15 @@ def test_criterion_and_thresholds_can_be_given(tmp_path):
 @pytest.mark.parametrize(
     ("extra", "told"),
     [
-        (", thresholds: [0.5]", "1 thresholds given; its bundle has 3 exits and needs 2"),
+        (", thresholds: [0.5]", "thresholds: 1 given for 3 exits; give 2, one per exit but the last"),
         (", criterion: max_sofmax, thresholds: [0.5, 0.5]", "unknown criterion 'max_sofmax'.*max_softmax"),
         (", criterion: margin", "calibrated for max_softmax; give thresholds for margin"),
         (", thresholds: [0.5, .inf]", "finite|expected"),
+        (", goal: {accuracy_drop: 1%}, thresholds: [0.5, 0.5]", "the goal tunes them; .* goal.tuner: static"),
+        (
+            ", goal: {accuracy_drop: 1%, tuner: best}",
+            r"orchestrator\.yaml:5: pipelines\[0\].goal.tuner: expected one of",
+        ),
         (", treshold: [0.5, 0.5]", r"orchestrator\.yaml:5.*treshold"),
         ("}\n  - {name: fashion, bundle: tiny", "fashion given twice"),
         ("}\n  - {name: Fashion, bundle: tiny", r"orchestrator\.yaml:6.*'Fashion' is not an id"),
@@ -58,9 +65,9 @@ def test_what_does_not_fit_is_refused_in_words(tmp_path, extra, told):
         ("site: Lab!\npipelines: [{name: a, bundle: tiny}]\n", "not an id"),
         (
             "site: lab\npipelines: [{name: a, bundle: tiny}]\nstore: {max_mb: 0}\n",
-            "max_mb: must be at least 1",
+            "max_mb: 0 is out of range; choose at least 1",
         ),
-        ("site: lab\npipelines: [{name: a, bundle: tiny}]\nstore: {telemetry_days: 0}\n", "must be above 0"),
+        ("site: lab\npipelines: [{name: a, bundle: tiny}]\nstore: {telemetry_days: 0}\n", "choose a value above 0"),
         ("site: lab\n", "pipelines"),
     ],
 )
@@ -75,7 +82,7 @@ def test_a_missing_bundle_is_a_bundles_error(tmp_path):
     path = write_config(tmp_path)
     configured = dataclasses.replace(load_config(path).pipelines[0], bundle="nowhere-to-be-found")
     with pytest.raises(BundleError, match="nowhere-to-be-found"):
-        load_pipeline(configured)
+        load_spec(configured)
 
 
 def wide(tmp_path, extra=""):
@@ -114,6 +121,38 @@ def test_a_criterion_of_embeddings_needs_wide_stages_and_class_means(tmp_path):
     assert wide_pipeline().masked_of("max_softmax") == MASKED
 
 
-def test_thresholds_must_be_finite():
-    with pytest.raises(ConfigError, match="finite"):
-        check_thresholds(pipeline(), "margin", (0.5, float("nan")))
+@pytest.mark.parametrize(
+    ("threshold", "said"),
+    [(float("nan"), "is nan, but scores of margin are 0 to 1"), (90.0, "give 0.9 for 90%"), (-1.0, "number of 0 to 1")],
+)
+def test_thresholds_must_be_in_the_range_of_their_criterion(threshold, said):
+    with pytest.raises(ConfigError, match=f"pipeline fashion: the threshold of exit 1 .*{said}"):
+        check_thresholds(pipeline(), "margin", (0.5, threshold))
+
+
+def test_never_keeps_an_exit_closed(tmp_path):
+    assert load(write_config(tmp_path, extra=", thresholds: [0.9, never]")).plan.thresholds == (0.9, NEVER)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "said"),
+    [
+        ("[0.9, .inf]", r"thresholds\[1\]: expected a number or 'never', received \.inf"),
+        ("[90, 80]", r"exit 0 is 90, but scores of max_softmax are 0 to 1"),
+    ],
+)
+def test_what_is_no_threshold_is_refused(tmp_path, thresholds, said):
+    with pytest.raises(ConfigError, match=said):
+        load(write_config(tmp_path, extra=f", thresholds: {thresholds}"))
+
+
+def test_a_goal_tunes_thresholds_from_none_unless_its_tuner_keeps_given_ones(tmp_path):
+    spec = load(write_config(tmp_path, extra=", goal: {accuracy_drop: 1%}"))
+    assert (spec.tuned.goal.tuner, spec.plan.thresholds) == ("certified", (NEVER, NEVER))
+    kept = load(write_config(tmp_path / "a", extra=", goal: {accuracy_drop: 1%, tuner: static}"))
+    assert kept.tuned.thresholds == kept.plan.thresholds == (0.9, 0.8)
+    given = load(
+        write_config(tmp_path / "b", extra=", thresholds: [0.5, 0.4], goal: {accuracy_drop: 1%, tuner: static}")
+    )
+    assert given.tuned.thresholds == (0.5, 0.4)
+    assert load(write_config(tmp_path / "c")).tuned is None

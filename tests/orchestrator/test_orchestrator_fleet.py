@@ -3,12 +3,12 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from orchestrator_samples import fusion, meta, origin, stage, state, telemetry
+from orchestrator_samples import HASH, fusion, meta, origin, stage, state, telemetry
 
 from distree.errors import RemoteProtocolError
 from distree.messages.device import DeviceMeta, DeviceState
 from distree.messages.telemetry import PipelineTelemetry
-from orchestrator.fleet import RUNS_REMEMBERED, Fleet, epoch_of, is_behind, is_stale, serves
+from orchestrator.fleet import RUNS_REMEMBERED, Fleet, is_behind, is_silent, origin_boots, report_of, serves
 
 EXITS = {"fashion": 3}
 
@@ -27,7 +27,8 @@ def test_a_device_is_known_by_its_state_its_description_and_its_reports():
     assert (device.status.value, device.heard_at_s) == ("ready", 5.0)
     assert serves(device, "fashion")
     assert not serves(device, "other")
-    assert epoch_of(device, "fashion") == 4
+    assert report_of(device, "fashion").epoch == 4
+    assert report_of(device, "other") is None
 
 
 def test_retained_state_is_no_sign_of_life():
@@ -116,6 +117,7 @@ def test_only_configured_pipelines_stages_and_exits_are_kept():
         PipelineTelemetry(
             pipeline=name,
             epoch=1,
+            plan_hash=HASH,
             revision="r",
             stages=(stage(0), stage(0, received=7), stage(2), stage(3), stage(1 << 40)),
             origin=origin(exits=range(30)),
@@ -154,23 +156,47 @@ def test_silence_is_measured_in_the_devices_own_periods_and_told_once():
     assert fleet.silence(1e6) == (set(), set())
 
 
+def test_a_board_that_only_the_broker_remembers_is_silent_after_the_longest_time():
+    fleet = Fleet(EXITS)
+    fleet.saw_state(10.0, state(), retained=True)
+    fleet.saw_state(500.0, state(), retained=True)
+    assert fleet.silence(10.0 + 900.0) == (set(), set())
+    assert fleet.silence(10.0 + 900.1) == ({"a"}, set())
+    fleet.saw_telemetry(1000.0, telemetry())
+    assert fleet.silence(1000.1) == (set(), {"a"})
+
+
+def test_runs_in_which_a_board_is_an_origin_are_remembered():
+    fleet = Fleet(EXITS)
+    assert origin_boots(fleet.get("a"), "fashion") == ()
+    fleet.saw_meta(meta(boot="b1"))
+    fleet.saw_meta(meta(boot="b2", origin=False))
+    fleet.saw_state(0.0, state(boot="b3"))
+    assert origin_boots(fleet.get("a"), "fashion") == ("b1",)
+    fleet.saw_meta(meta(boot="b3"))
+    assert origin_boots(fleet.get("a"), "fashion") == ("b3", "b1")
+    assert origin_boots(fleet.get("a"), "other") == ()
+
+
 def test_a_strange_uptime_makes_no_strange_period():
     fleet = Fleet(EXITS)
     fleet.saw_telemetry(0.0, telemetry(sequence=1, uptime_s=1e308))
     assert fleet.saw_telemetry(0.0, telemetry(sequence=2, uptime_s=0.0)).period_s == 1.0
     assert fleet.saw_telemetry(0.0, telemetry(sequence=3, uptime_s=1e308)).period_s == 300.0
-    assert is_stale(900.1, 300.0)
+    assert is_silent(fleet.saw_state(0.0, state()), 900.1)
+    assert not is_silent(fleet.get("a"), 900.0)
 
 
 def test_behind_are_the_ready_devices_of_the_pipeline_that_do_not_follow():
     fleet = Fleet(EXITS)
-    for name, status, epoch in (("a", "ready", 4), ("b", "ready", 5), ("c", "lost", 1), ("d", "ready", None)):
+    for name, status, follows in (("a", "ready", "x"), ("b", "ready", HASH), ("c", "lost", "x"), ("d", "ready", None)):
         fleet.saw_state(0.0, state(device=name, status=status))
         fleet.saw_meta(meta(device=name))
-        if epoch is not None:
-            fleet.saw_telemetry(0.0, telemetry(device=name, epoch=epoch))
-    assert [device.device for device in fleet if is_behind(device, "fashion", 5)] == ["a", "d"]
-    assert not any(is_behind(device, "other", 5) for device in fleet)
+        if follows is not None:
+            # Whatever the number: it may be that of another plan.
+            fleet.saw_telemetry(0.0, telemetry(device=name, epoch=999, follows=follows))
+    assert [device.device for device in fleet if is_behind(device, "fashion", HASH)] == ["a", "d"]
+    assert not any(is_behind(device, "other", HASH) for device in fleet)
 
 
 @given(st.lists(st.tuples(st.sampled_from("123"), st.integers(0, 5), st.booleans()), max_size=40))

@@ -21,18 +21,35 @@ KNOWS = {
     "errors": set(),
     "record": set(),
     "lanes": set(),
+    "lazy": set(),
+    "logs": set(),
+    "printable": set(),
     "child_processes": set(),
-    "strict_yaml": {"errors"},
-    "broker_settings": {"record"},
-    "topics": {"errors", "lanes", "record"},
-    "messages": {"errors", "record", "topics"},
+    "thresholds": set(),
+    "exits_taken": set(),
+    "strict_yaml": {"errors", "printable", "thresholds"},
+    "broker_settings": {"errors", "record"},
+    "topics": {"errors", "lanes", "printable", "record"},
+    "messages": {"errors", "printable", "record", "thresholds", "topics"},
     "tensors": {"errors", "messages"},
-    "criteria": {"errors", "messages", "record"},
+    "criteria": {"errors", "messages", "printable", "record", "thresholds"},
+    "formatting": {"messages", "printable", "thresholds"},
     "segments": {"record", "tensors"},
-    "node": {"criteria", "errors", "messages", "record", "segments", "tensors", "topics"},
-    "bundle": {"criteria", "errors", "messages", "record", "segments", "strict_yaml", "tensors"},
-    "transport": {"broker_settings", "errors", "lanes", "record", "topics"},
-    "client": {"broker_settings", "errors", "lanes", "messages", "topics", "transport"},
+    "node": {"criteria", "errors", "messages", "printable", "record", "segments", "tensors", "thresholds", "topics"},
+    "bundle": {
+        "criteria",
+        "errors",
+        "lazy",
+        "messages",
+        "printable",
+        "record",
+        "segments",
+        "strict_yaml",
+        "tensors",
+        "thresholds",
+    },
+    "transport": {"broker_settings", "errors", "lanes", "lazy", "printable", "record", "topics"},
+    "client": {"broker_settings", "errors", "lanes", "messages", "printable", "topics", "transport"},
 }
 """What each part of distree/ may import of the others; apps/, beside them, may import all."""
 
@@ -86,6 +103,21 @@ SIBLINGS = {
     },
 }  # fmt: skip
 """What single modules may import of their own folder."""
+
+
+COMMANDS = {"cli", "home_assistant_cmd", "set_thresholds", "tune_cli"}
+"""Modules at the top of orchestrator/ that commands consist of; its others are parts of the service."""
+
+FOLDERS = {
+    "tuning": set(),
+    "store": {"tuning"},
+    "service": {"store", "tuning"},
+    "status": {"service", "store", "tuning"},
+    "explain": {"service", "store", "tuning"},
+    "commands": {"explain", "service", "status", "store", "tuning"},
+    "simulator": {"service", "store", "tuning"},
+}
+"""What each folder of orchestrator/ may import of the others; only `distree simulate` imports the simulator."""
 
 
 @functools.cache
@@ -143,6 +175,29 @@ def test_parts_of_distree(part):
         if name.startswith("distree.") and part_of(name) == part:
             found = {part_of(one) for one in imports(name) if one.startswith("distree.")} - {part}
             assert found <= KNOWS[part], name
+
+
+def folder_of(module: str) -> str:
+    """The folder of orchestrator/ to which a module belongs; those at its top are parts of the service or of commands."""
+    name = module.removeprefix("orchestrator.")
+    if (ROOT / "orchestrator" / name.split(".")[0]).is_dir():
+        return name.split(".")[0]
+    return "commands" if name in COMMANDS else "service"
+
+
+def test_no_arrow_runs_back_up_between_the_folders_of_the_orchestrator():
+    assert list(graphlib.TopologicalSorter(FOLDERS).static_order())
+    for name in modules():
+        if name.startswith("orchestrator."):
+            own = folder_of(name)
+            found = {folder_of(one) for one in imports(name) if one.startswith("orchestrator.")} - {own}
+            assert found <= FOLDERS[own], f"{name} imports {found - FOLDERS[own]}"
+
+
+def test_every_folder_of_the_orchestrator_has_a_rule():
+    folders = {path.name for path in (ROOT / "orchestrator").iterdir() if (path / "__init__.py").is_file()}
+    assert folders | {"service", "commands"} == set(FOLDERS)
+    assert {f"orchestrator.{name}" for name in COMMANDS} <= modules().keys()
 
 
 @pytest.mark.parametrize(("folder", "module"), [(a, b) for a, rules in SIBLINGS.items() for b in rules])

@@ -1,1 +1,1 @@
-"""A web page of what happens on a site: results, exits, thresholds, devices. It asks the broker itself."""
+"""A web page of a site: results, exits, thresholds, devices. It connects to the broker itself."""

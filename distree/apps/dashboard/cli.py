@@ -25,10 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a broker's websockets listener as browsers reach it, ws://HOST:PORT or wss://HOST:PORT; may be given "
         f"several times (default: {DEFAULT_BROKER})",
     )
-    parser.add_argument("--site", default="", help="site to begin with (default: all that the broker lets one read)")
-    parser.add_argument("--port", type=int, default=8080, help="port of the page, 0 takes a free one (default: 8080)")
-    parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1, this machine alone")
-    parser.add_argument("--export", type=Path, metavar="DIR", help="write the page's files there and end")
+    parser.add_argument(
+        "--site", default="", help="site to show first (default: all that the broker allows to be read)"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="port of the page, 0 for a free one (default: 8080)")
+    parser.add_argument(
+        "--bind",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on, 0.0.0.0 for all networks (default: 127.0.0.1)",
+    )
+    parser.add_argument("--export", type=Path, metavar="DIR", help="write the page's files there and exit")
     parser.epilog = "example: distree dashboard --broker ws://192.168.1.10:9001 --bind 0.0.0.0"
 
 
@@ -40,16 +47,19 @@ def run(args: argparse.Namespace) -> int:
     page = assets(brokers, args.site)
     if args.export is not None:
         _export(args.export, page)
-        print(f"{len(page)} files in {args.export}; serve them as they are, index.html first")
+        print(f"{len(page)} files written to {args.export}; serve them as they are, index.html first")
         return 0
     if not 0 <= args.port < 65536:
-        raise ConfigError(f"--port: expected 0 to 65535, received {args.port}")
+        raise ConfigError(f"--port: {args.port} is out of range", "choose 0 to 65535, where 0 picks a free port")
     with make_server(args.bind, args.port, page, policy(brokers)) as server:
         host, port = server.server_address[:2]
         print(f"dashboard on http://{host!s}:{port}/, until Ctrl-C", flush=True)
         for url in brokers:
             if not _is_loopback(args.bind) and _is_loopback(urlsplit(url).hostname or ""):
-                print(f"distree: {url} is this machine alone: give --broker as others reach it", file=sys.stderr)
+                print(
+                    f"distree: other machines cannot reach {url}; give --broker the address that they use",
+                    file=sys.stderr,
+                )
         server.serve_forever()
     return 0
 
@@ -68,5 +78,5 @@ def _export(folder: Path, page: dict[str, Asset]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(asset.content)
     except OSError as error:
-        why = f"{error.strerror or error}; name a folder that can be written"
-        raise ConfigError(f"--export {folder}: cannot be written: {why}") from None
+        what = f"--export {folder}: cannot be written ({error.strerror or error})"
+        raise ConfigError(what, "name a folder that can be written") from None

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from distree import __version__
 from distree.errors import ConfigError
+from distree.printable import quoted
 from distree.record import record
 
 INDEX = "index.html"
@@ -28,6 +29,7 @@ NAMES = (
     "link.js",
     "decode.js",
     "declared.js",
+    "plan_hash.js",
     "model.js",
     "flow.js",
     "view.js",
@@ -36,7 +38,7 @@ NAMES = (
     "vendor/msgpack.min.js",
     "vendor/msgpack.LICENSE.txt",
 )
-"""All that there is to the page; nothing else is ever served."""
+"""All files of the page; nothing else is ever served."""
 
 
 @record
@@ -57,15 +59,21 @@ def check_broker(url: str) -> str:
     # It becomes part of the page's security policy, where a space or a semicolon would say something else.
     plain = not any(character.isspace() or character in ";,'\"<>\\" for character in url) and url.isascii()
     if parts.scheme not in ("ws", "wss") or not parts.hostname or not port or not plain:
-        raise ConfigError(f"--broker: expected ws://HOST:PORT or wss://HOST:PORT, received {url!r}")
+        raise ConfigError(
+            f"--broker: expected ws://HOST:PORT or wss://HOST:PORT, received {quoted(url)}",
+            "give the address of the broker's websockets listener",
+        )
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigError(f"--broker: {parts.hostname}: only an address; user and password are typed into the page")
+        raise ConfigError(
+            f"--broker: the address of {parts.hostname} contains more than a host and a port",
+            "remove the rest, and type the user and the password into the page",
+        )
     return url
 
 
 def policy(brokers: Iterable[str]) -> str:
-    """Return the Content-Security-Policy of the page: its own files, and connections to `brokers` alone."""
-    # A source with a path would have to be matched exactly; the origin says enough.
+    """Return the Content-Security-Policy of the page: its own files, and connections to `brokers` only."""
+    # A source with a path would have to match exactly; the origin is enough.
     origins = sorted({f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, brokers)})
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "

@@ -1,4 +1,4 @@
-"""Serves the page: known files from memory, GET and HEAD alone, each answer with the headers that keep it harmless."""
+"""Serves the page: known files from memory, GET and HEAD only, each answer with the headers that keep it harmless."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distree.apps.dashboard.page import INDEX, Asset
 from distree.errors import ConfigError
 
 _IDLE_S = 10.0
-"""A client that says nothing for so long is hung up on."""
+"""A client that sends nothing for this long is disconnected."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -21,7 +21,7 @@ class _Server(ThreadingHTTPServer):
     policy: str
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of clients that hang up; whatever else is wrong is this program's fault."""
+        """Ignore clients that hang up; anything else is a bug in this program."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -37,7 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def do_HEAD(self) -> None:
-        """Answer with what do_GET would say, without the file."""
+        """Answer as do_GET would, without the file."""
         self._answer(with_body=False)
 
     def _answer(self, *, with_body: bool) -> None:
@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(asset.content)
 
     def end_headers(self) -> None:
-        """Add to every answer, errors too, what browsers are to forbid."""
+        """Add to every answer, including errors, what browsers must not allow."""
         self.send_header("Content-Security-Policy", self.server.policy)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("X-Frame-Options", "DENY")
@@ -65,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: requests for a few files are no news."""
+        """Log nothing: requests for a few files are not worth it."""
 
 
 def make_server(bind: str, port: int, assets: Mapping[str, Asset], policy: str) -> ThreadingHTTPServer:
@@ -78,6 +78,8 @@ def make_server(bind: str, port: int, assets: Mapping[str, Asset], policy: str) 
         server = _Server((bind, port), _Handler)
     except (OSError, OverflowError) as error:
         why = (getattr(error, "strerror", None) or str(error)).lower()
-        raise ConfigError(f"no page on {bind}:{port}: {why}; choose another --bind or --port") from None
+        raise ConfigError(
+            f"cannot serve the page on {bind}:{port} ({why})", "choose another --bind or --port"
+        ) from None
     server.assets, server.policy = assets, f"{policy}; frame-ancestors 'none'"
     return server

@@ -17,11 +17,11 @@ from distree.apps.demo.samples import load_samples
 from distree.apps.demo.verdict import stranded
 from distree.bundle.loading import load_bundle
 from distree.client.broker_options import split_address
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError
 
 RATE_HZ = 250.0
 WATCHED_RATE_HZ = 20.0
-"""Inputs a second for people who look at each of them."""
+"""Inputs per second for people who look at each of them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,35 +35,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help=".npz with arrays input and label; or .npz of JPEG files with arrays jpeg, offset, label and is_test, or "
-        "the folder of CIFAR-10's binary version, of which test images are taken in a fixed random order "
-        "(default: the samples)",
+        "the folder of CIFAR-10's binary version, from which test images are taken in a fixed random order "
+        "(default: the bundle's samples)",
     )
     parser.add_argument(
         "--mode",
         choices=["gated", "eager"],
         default="gated",
-        help="of wide stages: branches wait to be told to go on, or go on until told to stop (default: %(default)s)",
+        help="wide stages only: branches wait to be told to go on, or go on until told to stop (default: %(default)s)",
     )
     parser.add_argument(
         "--fuser",
         choices=["origin", "board"],
         default="origin",
-        help="of wide stages: who fuses the embeddings, the origin or a board of its own (default: %(default)s)",
+        help="wide stages only: who fuses the embeddings, the origin or a separate board (default: %(default)s)",
     )
     parser.add_argument(
         "--broker",
         default="auto",
         metavar="auto|HOST:PORT",
-        help="start one, or use this one (default: %(default)s)",
+        help="start a broker, or use this one (default: %(default)s)",
     )
     parser.add_argument(
-        "--engine", choices=["auto", "mosquitto", "embedded"], default="auto", help="which one to start"
+        "--engine",
+        choices=["auto", "mosquitto", "embedded"],
+        default="auto",
+        help="which broker to start (default: %(default)s)",
     )
     parser.add_argument(
         "--rate",
         type=float,
         metavar="HZ",
-        help=f"inputs a second, 0 for all it can (default: {RATE_HZ:g}, with --dashboard {WATCHED_RATE_HZ:g})",
+        help=f"inputs per second, 0 for no limit (default: {RATE_HZ:g}, with --dashboard {WATCHED_RATE_HZ:g})",
     )
     parser.add_argument(
         "--dashboard",
@@ -71,14 +74,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=8080,
         metavar="PORT",
-        help="serve `distree dashboard` of it on this port (default: 8080), until Ctrl-C; needs mosquitto",
+        help="also serve `distree dashboard` on this port (default: 8080), until Ctrl-C; needs mosquitto",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and every answer")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and every answer as JSON")
     parser.epilog = "example: distree demo --inputs 200 --json demo.json"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `distree demo`; 0 only if every input was answered, and those got to other boards that were to."""
+    """Carry out `distree demo`; 0 only if every input was answered, and those that had to reached other boards."""
     rate_hz = args.rate if args.rate is not None else RATE_HZ if args.dashboard is None else WATCHED_RATE_HZ
     bundle = load_bundle(args.bundle)
     plan = plan_site(bundle, fuser=args.fuser, mode=args.mode)
@@ -111,14 +114,15 @@ def _write_json(path: Path, figures: Figures) -> None:
     try:
         path.write_text(json.dumps(figures.as_json(), indent=1) + "\n")
     except OSError as error:
-        raise ConfigError(f"--json {path}: cannot be written: {error.strerror or error}") from None
+        raise ConfigError(f"--json {path}: cannot be written ({error.strerror or error})", CHECK_PATH) from None
 
 
 def _broker(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[tuple[str, int], str]:
     if args.broker != "auto":
         if args.dashboard is not None:
             raise ConfigError(
-                "--dashboard: with a broker of your own run `distree dashboard --broker ws://HOST:PORT` beside the demo"
+                "--dashboard: only for the broker that the demo starts",
+                "run `distree dashboard --broker ws://HOST:PORT` beside the demo",
             )
         return split_address(args.broker), f"the one at {args.broker}"
     from broker_config.managed import WEBSOCKETS_USER, ManagedBroker

@@ -14,7 +14,7 @@ from distree.messages.result import Result
 
 
 class Screen:
-    """Progress and a table that is redrawn in place on a terminal; elsewhere one line a second."""
+    """Progress and a table that is redrawn in place on a terminal; elsewhere one line per second."""
 
     def __init__(self, demo: Demo) -> None:
         self._demo = demo
@@ -23,7 +23,7 @@ class Screen:
         self._printed_at = 0.0
 
     def show(self) -> None:
-        """Draw the state of things."""
+        """Draw the current state."""
         watch, count = self._demo.watch, self._demo.samples.count
         done = len(watch.results)
         if not self._live:
@@ -38,7 +38,7 @@ class Screen:
         self._drawn = len(lines)
 
     def end(self) -> None:
-        """Take the live table away: the summary repeats it."""
+        """Remove the live table: the summary repeats it."""
         if self._live and self._drawn:
             print(f"\x1b[{self._drawn}A\x1b[J", end="")
 

@@ -13,9 +13,9 @@ from uuid import uuid4
 import yaml
 
 from distree import child_processes, topics
-from distree.apps.demo.plan import Board, Site
+from distree.apps.demo.plan import DemoBoard, DemoSite
 from distree.apps.demo.samples import Samples
-from distree.apps.demo.watch import Listener, Watch
+from distree.apps.demo.watch import DemoListener, Watch
 from distree.broker_settings import BrokerSettings, Session
 from distree.bundle.preprocessing import is_image
 from distree.errors import BrokerError, DistreeError
@@ -37,7 +37,7 @@ BRANCH_TIMEOUT_MS = 1000
 
 TELEMETRY_S = 0.5
 PICTURES_HZ = 50.0
-"""More than are seen one by one, fewer than would be felt at the rates of a demo without a dashboard."""
+"""More than anybody can follow, but few enough not to slow down a demo without a dashboard."""
 
 REPORTS_S = 5.0
 """Longest wait for the boards' reports on all they did."""
@@ -51,7 +51,7 @@ class Demo:
 
     def __init__(
         self,
-        plan: Site,
+        plan: DemoSite,
         samples: Samples,
         folder: Path,
         address: tuple[str, int],
@@ -81,7 +81,7 @@ class Demo:
         if self.bundle.is_wide:
             kinds += [Kind.EXIT, Kind.DECISION, Kind.TELEMETRY]
         filters = [topics.every(kind, self.site, PIPELINE) for kind in kinds]
-        self._transport.open(Listener(self._transport, self.watch), [(name, 1) for name in filters])
+        self._transport.open(DemoListener(self._transport, self.watch), [(name, 1) for name in filters])
         self._transport.connect_now(10.0)
         return self
 
@@ -99,7 +99,7 @@ class Demo:
         self._transport.close()
 
     def _forget_retained(self) -> None:
-        """Leave nothing of the demo on a broker that was there before."""
+        """Leave nothing of the demo behind on a broker that it did not start."""
         if not self._transport.online:
             return
         names = [topics.device(self.site, device, kind) for device in self.devices for kind in (Kind.STATE, Kind.META)]
@@ -120,9 +120,9 @@ class Demo:
         others = [board for board in self.plan.boards if board is not origin]
         for board in others:
             self._spawn(board.device, ["agent", "run"], self._agent_config(board))
-        self._await(lambda: {board.device for board in others} <= self.watch.ready, START_S, "agents to become ready")
+        self._await(lambda: {board.device for board in others} <= self.watch.ready, START_S, "the agents")
         self._spawn(origin.device, ["agent", "run"], self._agent_config(origin))
-        self._await(lambda: origin.device in self.watch.ready, START_S, "the origin to become ready")
+        self._await(lambda: origin.device in self.watch.ready, START_S, "the origin")
 
     def _spawn(self, name: str, command: list[str], config: dict[str, Any]) -> None:
         path = self.folder / f"{name}.yaml"
@@ -131,7 +131,7 @@ class Demo:
             argv = [sys.executable, "-m", "distree", *command, "-c", str(path)]
             self._processes.append((name, child_processes.spawn(argv, stdout=errors, stderr=errors)))
 
-    def _agent_config(self, board: Board) -> dict[str, Any]:
+    def _agent_config(self, board: DemoBoard) -> dict[str, Any]:
         pipeline: dict[str, Any] = {
             "name": PIPELINE,
             "bundle": str(self.bundle.path.resolve()),
@@ -151,25 +151,25 @@ class Demo:
             "broker": {"host": self.settings.host, "port": self.settings.port},
             "state_dir": str(self.folder / board.device),
             "pipelines": [pipeline],
-            **({"telemetry_s": TELEMETRY_S} if self.bundle.is_wide else {}),
+            **({"telemetry_interval_s": TELEMETRY_S} if self.bundle.is_wide else {}),
         }
 
     def _origin_config(self) -> dict[str, Any]:
         source = {
             "kind": "replay",
             "path": str(self.samples.path.resolve()),
-            "limit": self.samples.count,
+            "max_inputs": self.samples.count,
             "rate_hz": self.samples.rate_hz,
         }
         origin: dict[str, Any] = {
             "deadline_ms": DEADLINE_MS,
-            "pending": 8,
-            "silence_ms": 2000,
+            "max_pending": 8,
+            "min_retry_ms": 2000,
             "source": source,
             "mode": "eager" if self.plan.is_eager else "gated",
         }
         if self.pictures:
-            origin["thumbnails"] = {"side": 64, "rate_hz": PICTURES_HZ}
+            origin["thumbnails"] = {"max_side_px": 64, "max_rate_hz": PICTURES_HZ}
         return origin if self.plan.fuser is None else {**origin, "fuser": self.plan.fuser}
 
     def _orchestrator_config(self) -> dict[str, Any]:
@@ -186,7 +186,9 @@ class Demo:
             self._transport.poll(0.1)
             self._check_processes()
             if time.monotonic() > ends_at:
-                raise BrokerError(f"waited {timeout_s:g} s in vain for {what}")
+                raise BrokerError(
+                    f"{what} did not become ready within {timeout_s:g} s", "check the broker and this machine's load"
+                )
 
     def _check_processes(self) -> None:
         """Raise DistreeError for a process that has ended, unless it is a branch that somebody killed."""
@@ -199,14 +201,16 @@ class Demo:
                     print(f"  {name} was killed; the others go on without it", flush=True)
             elif status is not None:
                 lines = (self.folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
-                raise DistreeError(
-                    f"{name} ended with status {process.returncode}: {lines[-1] if lines else 'no word'}"
-                )
+                if not lines:
+                    raise DistreeError(
+                        f"{name} ended with status {status} and logged nothing", "check this machine's memory"
+                    )
+                raise DistreeError(f"{name} ended with status {status}: {lines[-1]}", "")  # the line has its remedy
 
     def stream(self) -> Iterator[None]:
         """Poll until every sample is answered; yields about five times a second.
 
-        It gives up where nothing came for STALL_S, and where for so long nothing has travelled that was to.
+        It gives up if nothing arrived for STALL_S, or if nothing has travelled for that long although it should have.
         """
         shown_at = 0.0
         while len(self.watch.results) < self.samples.count:
@@ -229,7 +233,7 @@ class Demo:
             self._await_reports()
 
     def stay(self) -> NoReturn:
-        """Keep all of it running until the process is told to end; DistreeError if a part of it ends by itself."""
+        """Keep everything running until the process is told to end; DistreeError if a part of it ends by itself."""
         while True:
             self._transport.poll(0.5)
             self._check_processes()
@@ -241,5 +245,5 @@ class Demo:
         owing = self.watch.ready & before.keys()
         while owing and time.monotonic() < ends_at:
             self._transport.poll(0.1)
-            # One more than the next: that may have been on its way already.
+            # The one after the next: the next may have been on its way already.
             owing = {device for device in owing if self.watch.telemetry[device].sequence < before[device] + 2}

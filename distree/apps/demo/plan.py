@@ -9,7 +9,7 @@ from distree.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
+class DemoBoard:
     """One agent of the demo: what it serves."""
 
     device: str
@@ -20,20 +20,20 @@ class Board:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class DemoSite:
     """Who does what: a board for each plain stage, one for each branch of wide stages in a row, and an origin.
 
-    The origin serves stage 0 if that is plain. It fuses, unless a board is there for that alone (`fuser`).
+    The origin serves stage 0 if that is plain. It fuses, unless there is a separate board for that (`fuser`).
     """
 
     bundle: Bundle
-    boards: tuple[Board, ...]
+    boards: tuple[DemoBoard, ...]
     groups: tuple[tuple[int, ...], ...]
     fuser: str | None
     is_eager: bool
 
     @property
-    def origin(self) -> Board:
+    def origin(self) -> DemoBoard:
         """The board that the inputs enter at."""
         return next(board for board in self.boards if board.is_origin)
 
@@ -56,25 +56,27 @@ class Site:
         return counts
 
 
-def plan_site(bundle: Bundle, *, fuser: str, mode: str) -> Site:
+def plan_site(bundle: Bundle, *, fuser: str, mode: str) -> DemoSite:
     """Place a bundle's stages on boards; ConfigError for a `fuser` where nothing is fused."""
     groups = bundle.wide_groups
     if fuser == "board" and not groups:
-        raise ConfigError(f"--fuser board: bundle {bundle.name} has no wide stage, so nothing is fused; leave it out")
-    boards: list[Board] = []
+        raise ConfigError(
+            f"--fuser board: bundle {bundle.name} has no wide stage, so there is nothing to fuse", "leave it out"
+        )
+    boards: list[DemoBoard] = []
     if bundle.branch_counts[0]:
-        boards.append(Board(device="origin", is_origin=True))
+        boards.append(DemoBoard(device="origin", is_origin=True))
     for k, branches in enumerate(bundle.branch_counts):
         if not branches:
-            boards.append(Board(device=f"board{k}", stages=(k,), is_origin=k == 0))
+            boards.append(DemoBoard(device=f"board{k}", stages=(k,), is_origin=k == 0))
     for group in groups:
         name = "branch" if len(groups) == 1 else f"stage{group[0]}-branch"
         boards += [
-            Board(device=f"{name}{b}", stages=tuple(group), branch=b) for b in range(bundle.branch_counts[group[0]])
+            DemoBoard(device=f"{name}{b}", stages=tuple(group), branch=b) for b in range(bundle.branch_counts[group[0]])
         ]
     if fuser == "board":
-        boards.append(Board(device="fuser", fuses=True))
-    return Site(
+        boards.append(DemoBoard(device="fuser", fuses=True))
+    return DemoSite(
         bundle=bundle,
         boards=tuple(boards),
         groups=tuple(map(tuple, groups)),

@@ -9,17 +9,19 @@ import numpy as np
 
 from distree.bundle.loading import Bundle, zoo_folder
 from distree.errors import ConfigError
-from distree.messages.packing import printable
 from distree.messages.result import Result
+from distree.printable import printable
 from distree.tensors import Array
 
+WANTED = "give an .npz file with arrays 'input' and 'label'"
+
 ORDER_SEED = 20
-"""Of the order in which test images are taken from a file that is sorted by class."""
+"""Seed of the order in which test images are taken from a file that is sorted by class."""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What is streamed: the file, how many of it, how many a second (None: all it can), and the true labels.
+    """What is streamed: the file, how many inputs, how many per second (None: no limit), and the true labels.
 
     `places` has, by the name of an input in results, its place in the data that it was taken from; `labels` the true
     class at each place.
@@ -43,34 +45,43 @@ class Samples:
 def load_samples(bundle: Bundle, data: Path | None, count: int, rate_hz: float, folder: Path) -> Samples:
     """Return `count` inputs from `data`, or the bundle's own samples; what must be converted goes into `folder`.
 
-    Raises ConfigError, naming the option to mend.
+    Raises ConfigError, naming the option to correct.
     """
     if not 0 <= rate_hz <= 100_000:
-        raise ConfigError(f"--rate: expected 0 to 100000, received {rate_hz:g}")
+        raise ConfigError(f"--rate: {rate_hz:g} is out of range", "choose 0 to 100000")
     zoo = zoo_folder()
     path = data or (zoo.parent / "samples" / f"{bundle.name}.npz" if zoo else None)
     if path is None or not path.exists():
-        raise ConfigError(f"no samples for bundle {bundle.name} ({path}); give --data FILE.npz with input and label")
+        raise ConfigError(
+            f"there are no samples for bundle {bundle.name} ({path})",
+            "give --data FILE.npz with arrays 'input' and 'label'",
+        )
     from model_zoo.data import is_divided
 
     if is_divided(path):
         return _test_images(path, count, rate_hz, folder)
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            for name in {"input", "label"} - set(arrays):
+                raise ConfigError(f"{path}: has no array {name!r}", WANTED)
             labels: Array = arrays["label"]
             names: Array = arrays["name"] if "name" in arrays else np.arange(len(labels))
-    except Exception as error:  # noqa: BLE001 - of a file that is not an .npz numpy raises whatever it likes
-        why = " ".join(str(error).split())
-        raise ConfigError(f"{path}: {why}; an .npz file with arrays 'input' and 'label' is needed") from None
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - for a file that is not an .npz numpy raises whatever it likes
+        why = getattr(error, "strerror", None) or "not an .npz file, or damaged"
+        raise ConfigError(f"{path}: cannot be used ({why})", WANTED) from None
     _check_count(count, len(labels), path)
-    places = {printable(str(name))[:256]: place for place, name in enumerate(names[:count])}
+    places = {printable(str(name), 256): place for place, name in enumerate(names[:count])}
     if len(places) < count:
-        raise ConfigError(f"{path}: two inputs have the same name; an answer could not be told from another")
+        raise ConfigError(
+            f"{path}: two inputs have the same name, so answers cannot be told apart", "rename one of them"
+        )
     return Samples(path, count, rate_hz or None, places, labels)
 
 
 def _test_images(path: Path, count: int, rate_hz: float, folder: Path) -> Samples:
-    """Take `count` test images in a fixed random order, for a file may be sorted by class."""
+    """Take `count` test images in a fixed random order, since a file may be sorted by class."""
     from model_zoo.data import load_split
 
     images = load_split(path, "test")
@@ -83,4 +94,6 @@ def _test_images(path: Path, count: int, rate_hz: float, folder: Path) -> Sample
 
 def _check_count(count: int, there: int, path: Path) -> None:
     if not 0 < count <= there:
-        raise ConfigError(f"--inputs: expected 1 to {there} (the samples in {path.name}), received {count}")
+        raise ConfigError(
+            f"--inputs: {count} is out of range", f"choose 1 to {there}, the number of samples in {path.name}"
+        )

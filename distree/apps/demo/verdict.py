@@ -1,33 +1,38 @@
-"""Whether a demo showed what it is to show: inputs that go from board to board."""
+"""Whether a demo showed what it should: inputs that travel from board to board."""
 
 from __future__ import annotations
 
 from distree import topics
 from distree.apps.demo.fleet import PIPELINE, Demo
+from distree.errors import Problem
 from distree.topics import Kind
 
+ALLOW = "allow this topic in the broker's ACL"
 
-def stranded(demo: Demo) -> str:
-    """Say what keeps inputs from other boards if none of those got there that were to; "" if nothing does.
 
-    An input was to go on if its origin answered it as `fallback` or `deadline`, without a part of any other board.
-    Where the first exit was sure of all inputs, as it may be of a few, nothing was to travel, and nothing is said.
+def stranded(demo: Demo) -> Problem | None:
+    """Say what keeps inputs from reaching other boards, if none of those that should have did; None if nothing does.
+
+    An input should have gone on if its origin answered it as `fallback` or `deadline`, without help of any other board.
+    If the first exit was sure of all inputs, as it may be of a few, nothing had to travel, and nothing is said.
     """
     watch = demo.watch
     if not watch.stranded or watch.travelled:
-        return ""
+        return None
     origin = demo.plan.origin
     needed = [k for k in _travelling(demo) if k not in origin.stages]
-    begun = f"{watch.stranded:,} inputs were to go beyond {origin.device}, and none did: "
+    begun = f"{watch.stranded:,} inputs had to go beyond {origin.device}, and none did: "
     for k in needed:
         if k not in watch.announced:
-            return f"{begun}nobody serves stage {k}, or the broker does not pass on {_topic(demo, Kind.MEMBER, k)}"
+            topic = _topic(demo, Kind.MEMBER, k)
+            return Problem(f"{begun}nobody serves stage {k}, or the broker does not pass on {topic}", ALLOW)
     first = needed[0]
     if not watch.messages[f"stage {first}"]:
-        return f"{begun}the broker does not pass on {_topic(demo, Kind.STAGE, first)}"
+        return Problem(f"{begun}the broker does not pass on {_topic(demo, Kind.STAGE, first)}", ALLOW)
     kind = Kind.EXIT if demo.bundle.branch_counts[first] else Kind.OUTCOME
     topic = _topic(demo, kind, first)
-    return f"{begun}stage {first} was sent its inputs, and no answer came; perhaps the broker does not pass on {topic}"
+    why = f"stage {first} got its inputs, but no answer came back, perhaps because the broker does not pass on {topic}"
+    return Problem(f"{begun}{why}", ALLOW)
 
 
 def _travelling(demo: Demo) -> list[int]:

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from distree import topics
-from distree.apps.demo.plan import Site
-from distree.errors import RemoteProtocolError
+from distree.apps.demo.plan import DemoSite
+from distree.errors import Problem, RemoteProtocolError
 from distree.messages.codec import decode
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.request import Embedding
 from distree.messages.result import Result
 from distree.messages.telemetry import StageTelemetry, Telemetry
 from distree.topics import Kind
-from distree.transport.base import Received, Transport
+from distree.transport.base import QuietListener, Received, Transport
 
 _STRANDED = frozenset({"deadline", "fallback"})
 _PUBLISH_OVERHEAD_BYTES = 13
@@ -34,7 +34,7 @@ class Watch:
     duplicates: int = 0
     late: int = 0
     branch_counts: tuple[int, ...] = ()
-    """Branches of each stage: so many boards get a message to a wide one."""
+    """Branches of each stage: this many boards get a message to a wide one."""
     origin: str = ""
     announced: set[int] = field(default_factory=set)
     """Stages that boards have announced that they serve."""
@@ -95,13 +95,13 @@ class Watch:
         """Mean bytes between boards for one input, envelopes and topics counted."""
         return sum(self.traffic.values()) / max(1, len(self.results))
 
-    def bytes_without_exits(self, site: Site) -> float:
-        """What the same messages would come to if every input made every hop."""
+    def bytes_without_exits(self, site: DemoSite) -> float:
+        """How many bytes it would be if every input made every hop."""
         counts = site.messages_of_all_hops()
         return sum(counts.get(hop, 0) * self.traffic[hop] / self.messages[hop] for hop in self.messages)
 
     def missing(self) -> Counter[int]:
-        """How many answers came about without a branch, by branch."""
+        """How many answers were made without a branch, by branch."""
         return Counter(missing.branch for result in self.results.values() for missing in result.missing)
 
     def stage_reports(self) -> Iterator[StageTelemetry]:
@@ -111,31 +111,19 @@ class Watch:
                 yield from part.stages
 
 
-class Listener:
+class DemoListener(QuietListener):
     """Hands what the broker sends to a Watch."""
 
     def __init__(self, transport: Transport, watch: Watch) -> None:
         self._transport = transport
         self._watch = watch
 
-    def connected(self) -> None:
-        """Nothing to do: the subscriptions are the transport's business."""
-
-    def disconnected(self, why: str) -> None:
-        """Say why; the transport comes back by itself."""
+    def disconnected(self, why: Problem) -> None:
+        """Say why; the transport reconnects by itself."""
         print(f"demo: {why}", file=sys.stderr)
 
-    def published(self, token: str) -> None:
-        """Nothing to do: the demo publishes nothing that waits."""
-
-    def given_up(self, token: str) -> None:
-        """Nothing is done about it."""
-
-    def unread(self, topic: str, payload: bytes) -> None:
-        """Nothing is done about it."""
-
     def received(self, message: Received) -> None:
-        """Count a message; one that breaks the protocol is not the demo's to tell of."""
+        """Count a message; reporting one that breaks the protocol is not the demo's business."""
         self._transport.acknowledge(message.token)
         with contextlib.suppress(RemoteProtocolError):
             self._watch.take(message)

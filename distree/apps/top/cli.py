@@ -16,27 +16,29 @@ from distree.transport.base import Transport
 
 REFRESH_S = 1.0
 RETAINED_S = 0.5
-"""How long what a broker keeps may take to arrive."""
+"""How long retained messages may take to arrive."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `distree top`."""
     add_broker_arguments(parser)
-    parser.add_argument("--once", action="store_true", help="print one picture once all ready boards reported, and end")
+    parser.add_argument(
+        "--once", action="store_true", help="print one snapshot once all ready boards have reported, and exit"
+    )
     parser.add_argument(
         "--wait", type=float, default=10.0, metavar="SECONDS", help="longest wait of --once (default: %(default)s)"
     )
     parser.epilog = (
         "example: distree top --broker 192.168.1.10:1883 --site lab (Ctrl-C ends it). ANS/S, EARLY, P50_MS and P95_MS "
-        "are of origins, between their last two reports; OPEN are inputs under way; EXITS are shares since they "
-        "started; RUN/S and WAIT are of the stages that a board serves."
+        "describe origins between their last two reports; OPEN counts inputs under way; EXITS are shares since the "
+        "origins started; RUN/S and WAIT describe the stages that a board serves."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `distree top`; return the exit status, 1 if --once heard no board."""
+    """Carry out `distree top`; return the exit status, 1 if --once heard from no board."""
     if importlib.util.find_spec("rich") is None:
-        raise ConfigError("distree top needs rich; run: pip install 'distree[top]'")
+        raise ConfigError("distree top needs the package rich", "run: pip install 'distree[top]'")
     settings = broker_settings(args)
     transport = make_transport(settings, client_id=f"distree-top-{uuid4().hex[:8]}", session=Session.NONE)
     live = Live(args.site, transport)

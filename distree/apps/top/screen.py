@@ -1,4 +1,4 @@
-"""Draws a frame with rich, within a width and a height. Everything is text, never markup: peers wrote some of it."""
+"""Draws a frame with rich, within a width and a height. Everything is text, never markup, as peers wrote some of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distree.apps.top.live import BoardRow, Frame, PipelineRow
-from orchestrator.formatting import ago, percent, printable
+from distree.apps.top.live import Frame, ShownBoard, ShownPipeline
+from distree.formatting import ago, percent
+from distree.printable import printable
 
 _STYLES = {"ready": "green", "draining": "yellow", "init": "yellow", "lost": "red bold"}
 _PIPELINE_HEAD = ("PIPELINE", "EPOCH", "ANS/S", "P95_MS", "EXITS", "THRESHOLDS")
@@ -30,24 +31,24 @@ def draw(frame: Frame, *, width: int, height: int | None) -> Group:
         pipelines = pipelines[: max(1, (height - _AROUND) // 3)]
         room = max(1, height - _AROUND - len(pipelines))
         hidden, boards = max(0, len(boards) - room), boards[:room]
-    parts: list[RenderableType] = [_head(frame)]
+    parts: list[RenderableType] = [_head(frame, width)]
     parts += [_table(_PIPELINE_HEAD, pipelines, left=(0, 4, 5), giving=_THRESHOLDS, width=width)]
     parts += [Text(), _table(_BOARD_HEAD, boards, left=(0, 1, 2), giving=_SERVES, width=width)]
     if not frame.boards:
-        parts.append(Text(f"no board of site {frame.site} was heard yet", style="yellow"))
+        parts.append(Text(f"no board of site {frame.site} has been heard yet", style="yellow"))
     if hidden:
         parts.append(Text(f"and {hidden} more; a taller terminal shows them", style="dim"))
     return Group(*parts)
 
 
-def _head(frame: Frame) -> Text:
-    ready = sum(row.state == "ready" and not row.is_silent for row in frame.boards)
+def _head(frame: Frame, width: int) -> Text:
+    ready = sum(row.board.state == "ready" and not row.board.is_silent for row in frame.boards)
     head = Text(f"site {frame.site}: {ready} of {len(frame.boards)} boards ready", style="bold", no_wrap=True)
-    head.append(", orchestrator runs" if frame.orchestrator else ", no orchestrator", style="not bold")
+    head.append(", orchestrator running" if frame.orchestrator else ", no orchestrator", style="not bold")
     if frame.refused:
-        head.append(f", {frame.refused} messages refused", style="yellow")
+        head.append(f", {frame.refused} messages rejected", style="yellow")
     if frame.trouble is not None:
-        head.append(f" NO BROKER: {printable(frame.trouble)}", style="red")
+        head.append(f" NO BROKER: {printable(frame.trouble, width)}", style="red")
     head.overflow = "ellipsis"
     return head
 
@@ -68,11 +69,11 @@ def _table(
     return table
 
 
-def _pipeline_cells(row: PipelineRow) -> list[Text]:
+def _pipeline_cells(row: ShownPipeline) -> list[Text]:
     plan = f"{printable(row.criterion or '')} {row.thresholds}"
     cells = [
         _short(row.pipeline),
-        "/".join(map(str, row.epochs[-2:])) or "-",
+        _epochs(row),
         f"{row.answers_hz:.1f}",
         _ms(row.latency_p95_s),
         " ".join(percent(share) for share in row.shares[:4]) + (" …" if len(row.shares) > 4 else "") or "-",
@@ -81,22 +82,31 @@ def _pipeline_cells(row: PipelineRow) -> list[Text]:
     return [Text(cell) for cell in cells]
 
 
-def _board_cells(row: BoardRow) -> list[Text]:
-    state = f"silent {ago(row.heard_s or 0.0)}" if row.is_silent else row.state
+def _epochs(row: ShownPipeline) -> str:
+    """Say which epochs boards report, and how many of them follow another plan than the one on the topic."""
+    epochs = "/".join(map(str, row.epochs[-2:])) or "-"
+    return f"{epochs} ({row.others} other)" if row.others else epochs
+
+
+def _board_cells(row: ShownBoard) -> list[Text]:
+    board, rates = row.board, row.rates
+    state = board.state
+    if board.is_silent:
+        state = "silent" if board.heard_s is None else f"silent {ago(board.heard_s)}"
     cells = [
-        Text(_short(row.device)),
+        Text(_short(board.device)),
         Text(state, style=_STYLES.get(state, "red")),
-        Text(" ".join(row.serves) or "-"),
+        Text(board.serves or "-"),
     ]
     figures = [
-        "-" if row.runs_hz is None else f"{row.runs_hz:.1f}",
-        "-" if row.waiting is None else str(row.waiting),
-        "-" if row.answers_hz is None else f"{row.answers_hz:.1f}",
-        "-" if row.pending is None else str(row.pending),
-        "-" if row.early_share is None else f"{row.early_share:.0%}",
-        _ms(row.latency_p50_s),
-        _ms(row.latency_p95_s),
-        "-" if row.rss_bytes is None else f"{row.rss_bytes / 1e6:.0f}",
+        "-" if rates is None else f"{rates.runs_hz:.1f}",
+        "-" if board.waiting is None else str(board.waiting),
+        "-" if rates is None or rates.answers_hz is None else f"{rates.answers_hz:.1f}",
+        "-" if rates is None or rates.pending is None else str(rates.pending),
+        "-" if rates is None or rates.early_share is None else f"{rates.early_share:.0%}",
+        _ms(None if rates is None else rates.latency_p50_s),
+        _ms(None if rates is None else rates.latency_p95_s),
+        "-" if board.rss_bytes is None else f"{board.rss_bytes / 1e6:.0f}",
     ]
     return cells + [Text(figure) for figure in figures]
 

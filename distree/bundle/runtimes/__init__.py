@@ -8,26 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from distree import lazy
+
 if TYPE_CHECKING:
     from distree.bundle.loading import Bundle
     from distree.segments import SegmentRuntime
 
 
-def _tflite() -> Callable[..., SegmentRuntime]:
-    from distree.bundle.runtimes.tflite import TFLiteRuntime
-
-    return TFLiteRuntime
-
-
-RUNTIMES: dict[str, Callable[[], Callable[..., SegmentRuntime]]] = {"tflite": _tflite}
-"""What loads each runtime that a bundle may name."""
+RUNTIMES = {"tflite": "distree.bundle.runtimes.tflite:TFLiteRuntime"}
+"""The runtimes that a bundle may name, and what each is made by."""
 
 DEFAULT_RUNTIME = "tflite"
 
 
 def load_runtime(bundle: Bundle) -> Callable[..., SegmentRuntime]:
     """Load what runs the segments of `bundle`, and return what makes it; the interpreter itself comes later."""
-    return RUNTIMES[bundle.manifest.runtime]()
+    made_by: Callable[..., SegmentRuntime] = lazy.load(RUNTIMES[bundle.manifest.runtime])
+    return made_by
 
 
 def make_runtime(

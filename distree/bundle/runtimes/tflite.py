@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
-from distree.errors import BundleError, RuntimeUnavailableError
-from distree.segments import SegmentOutput
+from distree.errors import BUILD_AGAIN, COPY_AGAIN, BundleError, RuntimeUnavailableError
+from distree.printable import printable, quoted
+from distree.segments import SegmentOutput, SegmentRuntime
 from distree.tensors import Array
 
 
@@ -60,7 +61,7 @@ class _Fusion:
 
 
 def load_interpreter() -> tuple[type[Any], str]:
-    """Return the Interpreter class and "package version"; RuntimeUnavailableError with the remedy if none works."""
+    """Return the Interpreter class and "package version"; RuntimeUnavailableError if none works."""
     try:
         from ai_edge_litert.interpreter import Interpreter
 
@@ -69,8 +70,8 @@ def load_interpreter() -> tuple[type[Any], str]:
         missing = first
     if _installed("tflite-runtime") and int(np.__version__.split(".")[0]) >= 2:
         raise RuntimeUnavailableError(
-            f"{_version('tflite-runtime')} needs numpy below 2, but numpy {np.__version__} is "
-            "installed; run: pip install 'numpy<2'"
+            f"{_version('tflite-runtime')} needs numpy below 2, but numpy {np.__version__} is installed",
+            "run: pip install 'numpy<2'",
         )
     try:
         from tflite_runtime.interpreter import Interpreter as Predecessor
@@ -79,8 +80,8 @@ def load_interpreter() -> tuple[type[Any], str]:
     except ImportError as second:
         cause = missing if _installed("ai-edge-litert") else second
     raise RuntimeUnavailableError(
-        f"no TFLite runtime can be loaded ({cause}); run: pip install 'ai-edge-litert>=1.2,<2.2', or on armv7l: "
-        "pip install tflite-runtime 'numpy<2'"
+        f"no TFLite runtime can be loaded ({cause})",
+        "run: pip install 'ai-edge-litert>=1.2,<2.2', or on armv7l: pip install tflite-runtime 'numpy<2'",
     )
 
 
@@ -191,8 +192,10 @@ class _Opener:
             runner = interpreter.get_signature_runner()
             return interpreter, runner.get_input_details(), runner.get_output_details(), where
         except (ValueError, RuntimeError) as error:
-            told = f"{where}: the interpreter refuses it: {error}"[:300]
-            raise BundleError(f"{told}; copy the whole bundle to this board again, or export it anew") from None
+            raise BundleError(
+                f"{where}: the interpreter cannot load it ({printable(str(error))})",
+                f"{COPY_AGAIN}, or export it again",
+            ) from None
 
 
 def _load(open_segment: _Opener, bundle: Bundle, k: int) -> _Segment:
@@ -252,9 +255,16 @@ def _optional_index(details: dict[str, Any], spec: TensorSpec | None, where: str
 def _index(details: dict[str, Any], spec: TensorSpec, where: str) -> int:
     """Find the tensor that the manifest names and check that it is what the manifest says."""
     if spec.name not in details:
-        raise BundleError(f"{where}: has no tensor {spec.name!r} (it has {', '.join(sorted(details))})")
+        names = printable(", ".join(sorted(details)))
+        raise BundleError(f"{where}: has no tensor {quoted(spec.name)}, only {names}", BUILD_AGAIN)
     found = details[spec.name]
     dtype, shape = np.dtype(found["dtype"]).name, tuple(int(size) for size in found["shape"])
     if (dtype, shape) != (spec.dtype, spec.shape):
-        raise BundleError(f"{where}: {spec.name} is {dtype} {shape}, the manifest says {spec.dtype} {spec.shape}")
+        raise BundleError(
+            f"{where}: {spec.name} is {dtype} {shape}, the manifest says {spec.dtype} {spec.shape}", BUILD_AGAIN
+        )
     return int(found["index"])
+
+
+if TYPE_CHECKING:
+    _is_a_runtime: Callable[..., SegmentRuntime] = TFLiteRuntime

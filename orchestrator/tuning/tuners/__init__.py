@@ -1,31 +1,21 @@
-"""Tuners, one a file: from audits to thresholds. Learners keep bounded memory and may be stored and restored."""
+"""The live tuners, one per file, and the table of them. `betting.py` and `path.py` are parts of the certified one."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Mapping
 
-from orchestrator.tuning.tuners.audits import Audit, Vector
+from orchestrator.tuning.live_tuner import LiveTuner
 from orchestrator.tuning.tuners.bandit import Bandit
 from orchestrator.tuning.tuners.certified import Certified
 from orchestrator.tuning.tuners.static import Static
 
-__all__ = ["Audit", "Bandit", "Certified", "Static", "Tuner", "Vector"]
+__all__ = ["DEFAULT", "TUNERS", "Bandit", "Certified", "Static"]
 
+TUNERS: Mapping[str, type[LiveTuner]] = {
+    Certified.name: Certified,
+    Bandit.name: Bandit,
+    Static.name: Static,
+}
+"""Every tuner that a goal may name."""
 
-class Tuner(Protocol):
-    """Learns thresholds of all exits but the last from audits."""
-
-    name: str
-
-    @property
-    def thresholds(self) -> Vector:
-        """The thresholds to be in force now."""
-
-    def observe(self, audit: Audit) -> None:
-        """Take in one audit."""
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return plain data (numbers, strings, lists, dicts) from which `restore` goes on exactly."""
-
-    def restore(self, data: dict[str, Any]) -> None:
-        """Go on where a tuner of the same parameters stood; ValueError if it was of others."""
+DEFAULT = Certified.name

@@ -1,7 +1,7 @@
 """Evidence by betting: certificates that a mean loss is small, and alarms that it no longer is.
 
-Both watch losses between 0 and 1, one after the other, and may be looked at after each of them: what they promise holds
-at every moment at once, so it does not matter when somebody looks or stops.
+Both watch losses between 0 and 1, one after the other, and may be checked after each of them: what they promise holds
+at all times at once, no matter when you check or stop.
 
 Sources: I. Waudby-Smith and A. Ramdas, "Estimating means of bounded random variables by betting", JRSS B 2024, for the
 bets; J. Shin, A. Ramdas and A. Rinaldo, "E-detectors", NEJSDS 2024, for the alarm.
@@ -22,10 +22,10 @@ _HOPED = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9])
 """Mean losses that are bet on, as shares of the bound: the low ones are quick, the high ones reach up to the bound."""
 
 _SHARES = np.array([0.18, 0.18, 0.18, 0.18, 0.18, 0.05, 0.05])
-_LONGEST = 1 << 40  # audits: where a search for the moment of passing ends
+_LONGEST = 1 << 40  # Audits: where a search for the moment of passing ends.
 
 _MOST = 0.9
-"""Of what a bet of the alarm may put at stake: at 1, one quiet moment could end all hope."""
+"""Largest stake of a bet of the alarm: at 1, a single loss of 0 could ruin the bettor for good."""
 
 _ALARM_RATES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Bets of the alarm; 1 is the best one against a loss of twice the bound."""
@@ -39,10 +39,10 @@ class Certificate:
     by r after a loss. Where the mean loss, given all before it, is above the bound, no such bet gains on average, so
     the wealth ever reaching 1/δ has a probability of at most δ (Ville's inequality).
 
-    No bet depends on what came before, so the wealth follows from the number of losses and their sum alone. Of losses
-    between 0 and 1 it takes the sum, which never says more than the bets won: log(1 + b·(bound − loss)) is concave. And
-    1/δ is reached where the sum is at most a number that grows with the count: hypotheses need to be looked at only
-    when that grows, for in between sums grow alone.
+    No bet depends on what came before, so the wealth follows from the number of losses and their sum alone. For losses
+    between 0 and 1 it uses the sum, which never claims more than the bets won: log(1 + b·(bound − loss)) is concave.
+    And 1/δ is reached where the sum is at most a number that grows with the count: hypotheses need to be checked only
+    when that number grows, because in between only sums grow.
 
     >>> certificate = Certificate(hypotheses=2, bound=0.01, delta=0.05)
     >>> for k in range(500):

@@ -1,10 +1,11 @@
 """A path of threshold vectors from safe to risky, made from audits that certify nothing afterwards.
 
-The first vector lets nobody leave early; each one after lowers one threshold, so that more inputs leave, where that
-costs the least loss for the compute that it saves. Any path gives a sound certificate; a good one saves more.
+The first vector disables every early exit. Each one after it lowers one threshold, so that more inputs leave early,
+where that costs the least loss for the compute it saves. Any path gives a sound certificate; a good one saves more.
 
-A few hundred audits hold a handful of losses among the sure inputs, and moves chosen by these go astray by chance. What
-a move costs is therefore read off a curve for each exit: the chance of a loss by the rank of an input's score.
+A few hundred audits contain only a handful of losses among the sure inputs, and moves chosen by these would be led
+astray by chance. The cost of a move is therefore read off a curve per exit: the probability of a loss by the rank of an
+input's score.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from distree.criteria import NEVER
-from orchestrator.tuning.tuners.audits import Audit, Vector
+from distree.thresholds import NEVER
+from orchestrator.tuning.samples import AuditedInput, Vector
 
 Floats = npt.NDArray[np.float64]
 
 _STEP = 1 / 100
-"""Share of the audits that a move lets out."""
+"""Share of the audits that leave early by one move."""
 
 _PRIOR_SLOPES = (4.0, 0.2)
-"""Of the curve of losses. Trained networks' are 4 to 11 and 0.1 to 0.7; paths hardly depend on what is said here."""
+"""Of the loss curve. Those of trained networks are 4 to 11 and 0.1 to 0.7; paths hardly depend on these numbers."""
 
 _PRIOR_WEIGHT = 0.2
 _ROUNDS = 50
-_LONGEST_STRIDE = 1.0  # Newton's method without a limit may overshoot where there is hardly a loss.
+_LONGEST_STRIDE = 1.0  # Newton's method may overshoot where there is hardly any loss.
 
 
-def safe_to_risky(audits: Sequence[Audit], costs: Sequence[float]) -> tuple[Vector, ...]:
+def safe_to_risky(audits: Sequence[AuditedInput], costs: Sequence[float]) -> tuple[Vector, ...]:
     """Return threshold vectors of all exits but the last, each lower than the one before in exactly one.
 
     costs: of leaving at each exit, the last included, in any unit. Lost audits are left out.
@@ -53,11 +54,11 @@ def safe_to_risky(audits: Sequence[Audit], costs: Sequence[float]) -> tuple[Vect
 
 
 def loss_curve(scores: Floats, losses: Floats) -> Floats:
-    """Return the chance of a loss at each score, which never rises with the score; all of shape (n,).
+    """Return the probability of a loss at each score, which never rises with the score; all of shape (n,).
 
     A logistic regression on log u and −log(1 − u), where u, 0..1, is the rank of a score, 0 the highest: the first
-    says how rare losses become among the surest inputs, the second how frequent among the least sure. Slopes are drawn
-    towards a prior, so that there is a curve where hardly a loss was seen; one that would fall below 0 is 0.
+    says how rare losses become among the surest inputs, the second how frequent among the least sure. Slopes are pulled
+    towards a prior, so that there is a curve even where hardly any loss was seen; a slope below 0 is set to 0.
     """
     count = len(scores)
     ranks = np.empty(count)
@@ -74,7 +75,7 @@ def loss_curve(scores: Floats, losses: Floats) -> Floats:
 
 
 def _fit(features: Floats, losses: Floats, prior: Floats) -> Floats:
-    """Return the weights (k,) of features (n, k) that suit the losses best, drawn towards the prior."""
+    """Return the weights (k,) of features (n, k) that fit the losses best, pulled towards the prior."""
     weights = prior
     for _ in range(_ROUNDS):
         chances = _logistic(features @ weights)
@@ -108,7 +109,7 @@ class _Search:
         self.thresholds = np.full(early, NEVER)
 
     def best_move(self) -> _Move | None:
-        """Return the move with the least loss for what it saves; of equal ones, the one that saves most."""
+        """Return the move with the least loss per compute saved; of equal ones, the one that saves most."""
         moves = [move for exit in range(len(self.thresholds)) if (move := self._move(exit)) is not None]
         return min(moves, key=lambda move: (move.loss / move.cost, -move.cost), default=None)
 
@@ -118,8 +119,8 @@ class _Search:
 
     def _move(self, exit: int) -> _Move | None:
         scores = self._scores[:, exit]
-        # -inf is the score of an exit that knows nothing: no threshold lets it out.
-        inside = (self._taken > exit) & np.isfinite(scores)
+        # -inf, in messages -NEVER, is the score of an exit that knows nothing: no threshold is reached by it.
+        inside = (self._taken > exit) & (np.abs(scores) < NEVER)
         if not inside.any():
             return None
         highest = np.sort(scores[inside])[::-1]

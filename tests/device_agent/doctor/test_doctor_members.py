@@ -22,7 +22,7 @@ def test_whether_announcements_are_there_for_those_that_come_later(tmp_path: Pat
         found = doctor(path, "login", "retained")["retained"]
         assert (found.status, found.text) == (
             "ok",
-            "retained messages pass, and are there for whoever subscribes later",
+            "retained messages work, and reach later subscribers",
         )
         # An origin that announces nothing cannot try it, unless others have.
         lone = board(tmp_path, broker.port, "lone", stages=[])
@@ -30,7 +30,7 @@ def test_whether_announcements_are_there_for_those_that_come_later(tmp_path: Pat
         with agent(path), listener(broker.port, "distree/#") as all_heard:
             for each in (path, lone):
                 found = doctor(each, "login", "retained")["retained"]
-                assert found.text.endswith("are there for whoever subscribes later"), found
+                assert found.text.endswith("reach later subscribers"), found
             all_heard.listen(time.monotonic() + 0.5)
             # Where the agent's own is there, it is left alone; and nothing else is left behind.
             said = {message.payload for message in all_heard.heard if message.topic == MEMBER_0}
@@ -48,7 +48,11 @@ def test_announcements_that_are_not_handed_out(tmp_path: Path) -> None:
     acl.chmod(0o600)
     with Mosquitto(tmp_path, "allow_anonymous true", f"acl_file {acl}") as broker:
         found = doctor(board(tmp_path, broker.port), "login", "retained")["retained"]
-        fails(found, "boards are called for instead, and dashboards see a board when it next says", "retain_available")
+        fails(
+            found,
+            "boards have to be asked what they serve, and dashboards see a board only when it next",
+            "retain_available",
+        )
         assert "user to read distree/1/lab/pipeline/+/member/+/cam" in found.remedy
 
 
@@ -69,15 +73,15 @@ def test_the_state_of_a_member_is_read_where_there_is_one(tmp_path: Path) -> Non
         login = {"username": "b1", "password_file": str(secret)}
         with Mosquitto(tmp_path, *lines) as broker:
             path = board(tmp_path, broker.port)
-            assert f"not tried on {topics.plan('lab', 'p')}" in doctor(path, "rights")["rights"].text
+            assert f"not tried on {topics.plan('lab', 'p')}" in doctor(path, "acl")["acl"].text
             with agent(board(tmp_path, broker.port, "b1", stages=[1, 2], origin=None, broker=login)):
-                found = doctor(path, "rights")["rights"]
+                found = doctor(path, "acl")["acl"]
         if allowed:
             assert found.status == "ok", found
             assert "/state" not in found.text
             assert "/member/" not in found.text
         else:
-            fails(found, "gets nothing of what comes on distree/1/lab/device/+/state", f"broker's ACL {states}")
+            fails(found, "receives nothing from distree/1/lab/device/+/state", f"broker's ACL: {states}")
 
 
 def test_an_origin_that_may_not_send_to_a_board_that_has_announced_itself(tmp_path: Path) -> None:
@@ -91,15 +95,15 @@ def test_an_origin_that_may_not_send_to_a_board_that_has_announced_itself(tmp_pa
     login = {"username": "b1", "password_file": str(secret)}
     with Mosquitto(tmp_path, *lines) as broker:
         path = board(tmp_path, broker.port)
-        found = doctor(path, "rights")["rights"]
+        found = doctor(path, "acl")["acl"]
         assert found.status == "unknown", found
         assert "no board was heard to which it sends on distree/1/lab/pipeline/p/stage/1/+/cam" in found.text
         with agent(board(tmp_path, broker.port, "b1", stages=[1, 2], origin=None, broker=login)):
-            found = doctor(path, "rights")["rights"]
+            found = doctor(path, "acl")["acl"]
     fails(
         found,
         "may not publish on distree/1/lab/pipeline/p/stage/1/b1/cam (not authorized)",
-        "broker's ACL topic write distree/1/lab/pipeline/p/stage/1/+/cam",
+        "broker's ACL: topic write distree/1/lab/pipeline/p/stage/1/+/cam",
     )
 
 
@@ -116,37 +120,41 @@ def test_announcements_of_boards_that_are_known_to_be_there_must_come(tmp_path: 
     acl.chmod(0o600)
     with Mosquitto(tmp_path, "allow_anonymous true", f"acl_file {acl}") as broker:
         path = board(tmp_path, broker.port)
-        assert doctor(path, "rights")["rights"].status == "ok"
+        assert doctor(path, "acl")["acl"].status == "ok"
         with agent(board(tmp_path, broker.port, "b1", stages=[1, 2], origin=None)):
-            found = doctor(path, "rights")["rights"]
-    fails(found, f"gets nothing of what comes on {others}/member/1/+", f"topic read {others}/member/1/+")
+            found = doctor(path, "acl")["acl"]
+    fails(found, f"receives nothing from {others}/member/1/+", f"topic read {others}/member/1/+")
 
 
 def test_whether_the_broker_says_that_nobody_reads(tmp_path: Path) -> None:
     with Mosquitto(tmp_path) as broker:
         path = board(tmp_path, broker.port)
-        found = doctor(path, "login", "unread")["unread"]
-        assert (found.status, found.text) == ("ok", "the broker says when nobody reads a message")
+        found = doctor(path, "login", "no-subscribers")["no-subscribers"]
+        assert (found.status, found.text) == ("ok", "the broker reports messages without a reader")
         with listener(broker.port, "#"):
-            found = doctor(path, "login", "unread")["unread"]
+            found = doctor(path, "login", "no-subscribers")["no-subscribers"]
         assert found.status == "ok"
         assert (
-            "or something there reads all messages, so a board that has stopped is noticed by its state" in found.text
+            "or something there reads all messages, so a board that has stopped is noticed only by its state"
+            in found.text
         )
     if has_embedded():
         with ManagedBroker(engine="embedded") as broker:
-            found = doctor(board(tmp_path, broker.port), "login", "unread")["unread"]
+            found = doctor(board(tmp_path, broker.port), "login", "no-subscribers")["no-subscribers"]
         assert found.status == "ok"
-        assert "speaks MQTT 3.1.1 alone, which cannot say that nobody reads a message" in found.text
-        assert found.remedy == "take a broker with MQTT 5 that says so, such as mosquitto 2"
+        assert "speaks MQTT 3.1.1 only, which cannot report messages without a reader" in found.text
+        assert found.remedy == "use an MQTT 5 broker that reports them, such as mosquitto 2"
 
 
 def test_a_broker_that_holds_small_messages_back(tmp_path: Path) -> None:
     with Mosquitto(tmp_path, "set_tcp_nodelay false") as broker:
         path = board(tmp_path, broker.port)
         # A busy machine can hide it.
-        found = [doctor(path, "login", "delay")["delay"] for _ in range(3)]
+        found = [doctor(path, "login", "tcp-nodelay")["tcp-nodelay"] for _ in range(3)]
     late = next(finding for finding in found if finding.status == "failed")
-    fails(late, "holds back small messages by some 40 ms", "set_tcp_nodelay true")
+    fails(late, "delays small messages by some 40 ms", "set_tcp_nodelay true")
     with Mosquitto(tmp_path) as broker:
-        assert doctor(board(tmp_path, broker.port), "login", "delay")["delay"].text == "small messages pass at once"
+        assert (
+            doctor(board(tmp_path, broker.port), "login", "tcp-nodelay")["tcp-nodelay"].text
+            == "small messages are passed on at once"
+        )

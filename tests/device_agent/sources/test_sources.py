@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from memory_transport import MemoryBroker
 
-from device_agent.config import DirectorySource, ReplaySource
-from device_agent.sources import Mqtt, directory
-from device_agent.sources.directory import Directory
-from device_agent.sources.replay import Replay
+from device_agent.sources import directory
+from device_agent.sources.directory import DirectorySource, DirectorySourceConfig
+from device_agent.sources.mqtt import MqttSource
+from device_agent.sources.replay import ReplaySource, ReplaySourceConfig
 from distree.bundle.loading import load_bundle
 from distree.bundle.preprocessing import Preprocessor
 from distree.errors import ConfigError
@@ -28,37 +28,38 @@ PATIENCE_S = 30.0
 SHAPE = (28, 28, 1)
 
 
-class Inlet:
+class Sink:
     """Takes inputs as an agent does, and answers when told."""
 
     def __init__(self):
         self.preprocessor = Preprocessor(load_bundle("fashion", verify=()).manifest)
         self.room = threading.Event()
         self.room.set()
-        self.taken = []
+        self.submitted = []
         self.rejected = []
         self.worked = 0
 
     def wait_for_room(self, timeout_s):
         return self.room.wait(timeout_s)
 
-    def accept(self, name, raw, request=None):
+    def submit(self, name, raw, request=None):
         self.preprocessor.tensor(raw)  # raises for a wrong dtype or shape
-        request = request or f"own-{len(self.taken)}"
-        self.taken.append((name, raw, request))
+        request = request or f"own-{len(self.submitted)}"
+        self.submitted.append((name, raw, request))
         return request
 
-    def work(self):
-        self.worked = len(self.taken)
+    def run_jobs(self):
+        self.worked = len(self.submitted)
 
-    def reject(self, name, reason, detail, payload):
-        self.rejected.append((name, reason, detail, payload))
+    def reject(self, name, error, payload):
+        assert error.remedy
+        self.rejected.append((name, error.reason, error.detail, payload))
 
     def wake(self):
         pass
 
     def names(self):
-        return [name for name, _, _ in self.taken]
+        return [name for name, _, _ in self.submitted]
 
 
 def until(condition, what):
@@ -81,17 +82,19 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def inlet():
-    return Inlet()
+def sink():
+    return Sink()
 
 
 @pytest.fixture
-def watch(folder, inlet):
+def watch(folder, sink):
     """Start a Directory in a thread; it is stopped, and its thread joined, at the end."""
     stop, threads = threading.Event(), []
 
     def watch(**changes):
-        source = Directory(DirectorySource(kind="directory", path=folder, poll_ms=2, **changes), inlet)
+        source = DirectorySource(
+            DirectorySourceConfig(kind="directory", path=folder, poll_interval_ms=2, **changes), sink
+        )
         thread = threading.Thread(target=source.run, args=(stop,))
         threads.append(thread)
         thread.start()
@@ -119,69 +122,69 @@ def put(folder, name, content, age_s=1.0):
     return hidden.rename(folder / name)
 
 
-def answer_all(source, inlet):
-    for _, _, request in inlet.taken:
+def answer_all(source, sink):
+    for _, _, request in sink.submitted:
         source.note_answered(request)
 
 
-def test_files_are_taken_oldest_name_first(folder, inlet, watch):
+def test_files_are_seen_oldest_name_first(folder, sink, watch):
     for name in ("b.npy", "c.npy", "a.npy"):
         put(folder, name, image(ord(name[0])))
     watch()
-    until(lambda: inlet.worked == 3, "three inputs, and their computing")
-    assert inlet.names() == ["a.npy", "b.npy", "c.npy"]
-    assert [int(raw[0, 0, 0]) for _, raw, _ in inlet.taken] == [97, 98, 99]
+    until(lambda: sink.worked == 3, "three inputs, and their computing")
+    assert sink.names() == ["a.npy", "b.npy", "c.npy"]
+    assert [int(raw[0, 0, 0]) for _, raw, _ in sink.submitted] == [97, 98, 99]
 
 
-def test_a_file_stays_until_it_is_answered_and_then_moves_to_done(folder, inlet, watch):
+def test_a_file_stays_until_it_is_answered_and_then_moves_to_done(folder, sink, watch):
     put(folder, "a.npy", image())
     source = watch()
-    until(lambda: inlet.taken, "the input")
+    until(lambda: sink.submitted, "the input")
     put(folder, "b.npy", image())
-    until(lambda: len(inlet.taken) == 2, "a later look")
+    until(lambda: len(sink.submitted) == 2, "a later look")
     assert (folder / "a.npy").exists()
-    source.note_answered(inlet.taken[0][2])
+    source.note_answered(sink.submitted[0][2])
     until(lambda: (folder / "done" / "a.npy").exists(), "the move")
     assert not (folder / "a.npy").exists()
     assert (folder / "b.npy").exists()
-    assert inlet.names() == ["a.npy", "b.npy"]
+    assert sink.names() == ["a.npy", "b.npy"]
 
 
-def test_an_answered_file_is_deleted_where_that_is_wanted(folder, inlet, watch):
+def test_an_answered_file_is_deleted_where_that_is_wanted(folder, sink, watch):
     put(folder, "a.npy", image())
     source = watch(after="delete")
-    until(lambda: inlet.taken, "the input")
-    answer_all(source, inlet)
+    until(lambda: sink.submitted, "the input")
+    answer_all(source, sink)
     until(lambda: not (folder / "a.npy").exists(), "the end of the file")
     assert not (folder / "done").exists()
 
 
-def test_a_file_that_may_still_be_written_waits(folder, inlet, watch):
+def test_a_file_that_may_still_be_written_waits(folder, sink, watch):
     put(folder, "young.npy", image(), age_s=-3600)  # as if changed just now, for an hour
     put(folder, "old.npy", image())
     watch()
-    until(lambda: inlet.taken, "the old one")
+    until(lambda: sink.submitted, "the old one")
     put(folder, "older.npy", image())
-    until(lambda: len(inlet.taken) == 2, "a later look")
-    assert inlet.names() == ["old.npy", "older.npy"]
+    until(lambda: len(sink.submitted) == 2, "a later look")
+    assert sink.names() == ["old.npy", "older.npy"]
     settled = time.time() - 1
     os.utime(folder / "young.npy", (settled, settled))
-    until(lambda: "young.npy" in inlet.names(), "the young one, once it has settled")
-    assert inlet.rejected == []
+    until(lambda: "young.npy" in sink.names(), "the young one, once it has settled")
+    assert sink.rejected == []
 
 
-def test_names_with_a_dot_and_folders_are_left_alone(folder, inlet, watch):
+def test_names_with_a_dot_and_folders_are_left_alone(folder, sink, watch):
     put(folder, "x", b"")
     (folder / "x").rename(folder / ".hidden.npy")
     (folder / "sub.npy").mkdir(parents=True)
     put(folder, "seen.npy", image())
     watch()
-    until(lambda: inlet.taken, "the input")
+    until(lambda: sink.submitted, "the input")
     put(folder, "seen-too.npy", image())
-    until(lambda: len(inlet.taken) == 2, "a later look")
-    assert inlet.names() == ["seen.npy", "seen-too.npy"]
+    until(lambda: len(sink.submitted) == 2, "a later look")
+    assert sink.names() == ["seen.npy", "seen-too.npy"]
     assert (folder / ".hidden.npy").exists()
-    assert inlet.rejected == []
+    assert sink.rejected == []
 
 
 def archive(**arrays):
@@ -216,7 +219,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_what_is_no_input_moves_to_failed_and_the_next_is_taken(folder, inlet, watch, name):
+def test_what_is_no_input_moves_to_failed_and_the_next_is_seen(folder, sink, watch, name):
     content, reason = BAD_FILES[name]
     if content is None:
         with io.BytesIO() as file:
@@ -225,14 +228,14 @@ def test_what_is_no_input_moves_to_failed_and_the_next_is_taken(folder, inlet, w
     put(folder, name, content)
     put(folder, "zz-good.npy", image())
     watch()
-    until(lambda: inlet.taken, "the good one")
-    assert [(who, why) for who, why, _, _ in inlet.rejected] == [(name, reason)]
+    until(lambda: sink.submitted, "the good one")
+    assert [(who, why) for who, why, _, _ in sink.rejected] == [(name, reason)]
     until(lambda: (folder / "failed" / name).exists(), "the move")
-    assert inlet.names() == ["zz-good.npy"]
+    assert sink.names() == ["zz-good.npy"]
 
 
 @pytest.mark.parametrize("is_shut", [False, True])
-def test_a_file_that_may_not_be_read_holds_up_no_other(folder, inlet, watch, monkeypatch, is_shut):
+def test_a_file_that_may_not_be_read_holds_up_no_other(folder, sink, watch, monkeypatch, is_shut):
     put(folder, "a.npy", image())
     put(folder, "b.npy", image())
     read, replace = Path.read_bytes, Path.replace
@@ -250,78 +253,78 @@ def test_a_file_that_may_not_be_read_holds_up_no_other(folder, inlet, watch, mon
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     monkeypatch.setattr(Path, "replace", move)
     watch()
-    until(lambda: inlet.taken, "the other")
-    assert inlet.names() == ["b.npy"]
-    assert [(name, reason, detail) for name, reason, detail, _ in inlet.rejected] == [
-        ("a.npy", "file", "cannot be read: Permission denied")
+    until(lambda: sink.submitted, "the other")
+    assert sink.names() == ["b.npy"]
+    assert [(name, reason, detail) for name, reason, detail, _ in sink.rejected] == [
+        ("a.npy", "file", "cannot be read (Permission denied)")
     ]
     put(folder, "c.npy", image())
-    until(lambda: len(inlet.taken) == 2, "one more")
-    assert len(inlet.rejected) == 1
+    until(lambda: len(sink.submitted) == 2, "one more")
+    assert len(sink.rejected) == 1
     assert (folder / "a.npy").exists() is is_shut
 
 
-def test_too_long_a_file_is_not_read(folder, inlet, watch, monkeypatch):
+def test_too_long_a_file_is_not_read(folder, sink, watch, monkeypatch):
     monkeypatch.setattr(directory, "MAX_FILE_BYTES", 1000)
     put(folder, "long.npy", b"x" * 1001)
     watch()
-    until(lambda: inlet.rejected, "the rejection")
-    assert inlet.rejected[0][:2] == ("long.npy", "size")
-    assert inlet.rejected[0][3] == b""
+    until(lambda: sink.rejected, "the rejection")
+    assert sink.rejected[0][:2] == ("long.npy", "size")
+    assert sink.rejected[0][3] == b""
 
 
-def test_a_file_is_one_request_over_a_restart_and_a_new_file_of_the_name_another(folder, inlet, watch):
+def test_a_file_is_one_request_over_a_restart_and_a_new_file_of_the_name_another(folder, sink, watch):
     put(folder, "a.npy", image(), age_s=100)
     watch()
-    until(lambda: inlet.taken, "the input")
+    until(lambda: sink.submitted, "the input")
     watch()  # as after a crash: the file is still there
-    until(lambda: len(inlet.taken) == 2, "the input again")
+    until(lambda: len(sink.submitted) == 2, "the input again")
     (folder / "a.npy").unlink()
     put(folder, "a.npy", image(), age_s=50)
     watch()
-    until(lambda: len(inlet.taken) == 3, "the new one")
-    first, again, other = (request for _, _, request in inlet.taken)
+    until(lambda: len(sink.submitted) == 3, "the new one")
+    first, again, other = (request for _, _, request in sink.submitted)
     assert first == again != other
-    assert all(len(request) <= 64 and request.isprintable() for _, _, request in inlet.taken)
+    assert all(len(request) <= 64 and request.isprintable() for _, _, request in sink.submitted)
 
 
-def test_long_names_with_the_same_beginning_and_time_are_different_requests(folder, inlet, watch):
+def test_long_names_with_the_same_beginning_and_time_are_different_requests(folder, sink, watch):
     changed = time.time() - 50
     for index in range(3):
         path = put(folder, f"camera-front-2024-01-01T00-00-00-{index:03}.npy", image())
         os.utime(path, (changed, changed))
     source = watch()
-    until(lambda: len(inlet.taken) == 3, "three inputs")
-    assert len({request for _, _, request in inlet.taken}) == 3
-    answer_all(source, inlet)
+    until(lambda: len(sink.submitted) == 3, "three inputs")
+    assert len({request for _, _, request in sink.submitted}) == 3
+    answer_all(source, sink)
     until(lambda: len(list((folder / "done").glob("*"))) == 3, "all three to be put away")
 
 
-def test_names_that_cannot_be_printed_are_escaped(folder, inlet, watch):
+def test_names_that_cannot_be_printed_are_escaped(folder, sink, watch):
     put(folder, "bell\x07.npy", image())
     watch()
-    until(lambda: inlet.taken, "the input")
-    assert inlet.names() == ["bell\\x07.npy"]
+    until(lambda: sink.submitted, "the input")
+    assert sink.names() == ["bell\\x07.npy"]
 
 
-def test_without_room_files_wait(folder, inlet, watch):
-    inlet.room.clear()
+def test_without_room_files_wait(folder, sink, watch):
+    sink.room.clear()
     put(folder, "a.npy", image())
     watch()
-    assert not inlet.taken
-    inlet.room.set()
-    until(lambda: inlet.taken, "the input")
+    assert not sink.submitted
+    sink.room.set()
+    until(lambda: sink.submitted, "the input")
 
 
 # ---------------------------------------------------------------- replay
 
 
 @pytest.fixture
-def replay(tmp_path, inlet):
+def replay(tmp_path, sink):
     def replay(count=5, arrays=None, **changes):
         path = tmp_path / "inputs.npz"
         np.savez(path, **({"input": np.stack([image(k) for k in range(count)])} if arrays is None else arrays))
-        return Replay(ReplaySource(kind="replay", path=path, **changes), inlet.preprocessor)
+        return ReplaySource(ReplaySourceConfig(kind="replay", path=path, **changes), sink.preprocessor)
 
     return replay
 
@@ -344,8 +347,8 @@ def test_names_in_the_file_are_those_of_the_inputs(replay):
     inputs = np.stack([image(k) for k in range(3)])
     feed = replay(arrays={"input": inputs, "name": np.array([4711, 7, 12])}, repeat=True)
     assert played(feed, most=4) == [("4711", 0), ("7", 1), ("12", 2), ("4711", 0)]
-    named = replay(arrays={"input": inputs, "name": np.array(["a", "b\x07", "c" * 300])}, limit=3)
-    assert [name for name, _ in played(named)] == ["a", "b\\x07", "c" * 256]
+    named = replay(arrays={"input": inputs, "name": np.array(["a", "b\x07", "c" * 300])}, max_inputs=3)
+    assert [name for name, _ in played(named)] == ["a", "b\\x07", "c" * 255 + "…"]
 
 
 def test_nothing_is_due_before_the_start_and_after_the_end(replay):
@@ -358,8 +361,8 @@ def test_nothing_is_due_before_the_start_and_after_the_end(replay):
 
 
 def test_a_limit_ends_it_earlier(replay):
-    assert played(replay(limit=2)) == [("0", 0), ("1", 1)]
-    assert len(played(replay(limit=99))) == 5
+    assert played(replay(max_inputs=2)) == [("0", 0), ("1", 1)]
+    assert len(played(replay(max_inputs=99))) == 5
 
 
 def test_repeating_it_starts_again(replay):
@@ -397,7 +400,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("how", DAMAGED)
-def test_a_damaged_archive_is_one_line_with_the_file(tmp_path, inlet, how):
+def test_a_damaged_archive_is_one_line_with_the_file(tmp_path, sink, how):
     path = tmp_path / "inputs.npz"
     if how == "compressed badly":
         np.savez_compressed(path, input=np.random.default_rng(1).integers(0, 256, (20, *SHAPE), np.uint8))
@@ -408,7 +411,7 @@ def test_a_damaged_archive_is_one_line_with_the_file(tmp_path, inlet, how):
         np.savez(path, input=np.stack([image()] * 5))
         path.write_bytes(DAMAGED[how](path.read_bytes()))
     with pytest.raises(ConfigError) as caught:
-        Replay(ReplaySource(kind="replay", path=path), inlet.preprocessor)
+        ReplaySource(ReplaySourceConfig(kind="replay", path=path), sink.preprocessor)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -416,7 +419,7 @@ def test_a_damaged_archive_is_one_line_with_the_file(tmp_path, inlet, how):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"image": np.zeros(3)}, r"has no array 'input' \(it has image\)"),
+        ({"image": np.zeros(3)}, r"has no array 'input', only image"),
         (
             {"input": np.zeros((3, 28, 28), np.uint8)},
             r"input is uint8 \(3, 28, 28\), the bundle takes uint8 \(n, 28, 28, 1\)",
@@ -425,7 +428,7 @@ def test_a_damaged_archive_is_one_line_with_the_file(tmp_path, inlet, how):
         ({"input": np.uint8(1)}, "inputs.npz"),
         ({"input": np.array([{}], object)}, "cannot be replayed"),
         ({"input": np.zeros((0, *SHAPE), np.uint8)}, "inputs.npz"),
-        ({"input": np.zeros((3, *SHAPE), np.uint8), "name": np.arange(2)}, r"name is \(2,\), one name for each of 3"),
+        ({"input": np.zeros((3, *SHAPE), np.uint8), "name": np.arange(2)}, r"name is \(2,\) for 3 inputs"),
     ],
 )
 def test_an_archive_of_something_else_is_refused(replay, arrays, message):
@@ -449,7 +452,7 @@ class Publisher:
 
     def connected(self): ...
 
-    disconnected = published = given_up = received = unread = connected
+    disconnected = published = given_up = received = no_subscribers = connected
 
     def say(self, payload, *, qos=1, retain=False):
         self.transport.publish(TOPIC, payload, qos=qos, retain=retain)
@@ -461,12 +464,12 @@ def broker():
 
 
 @pytest.fixture
-def start(inlet, broker):
+def start(sink, broker):
     """Starts a source; its session at the broker is the same each time."""
     running = []
 
     def begin():
-        source, stop = Mqtt(inlet, broker.transport("inputs", receive_maximum=512), TOPIC), threading.Event()
+        source, stop = MqttSource(sink, broker.transport("inputs", receive_maximum=512), TOPIC), threading.Event()
         thread = threading.Thread(target=source.run, args=(stop,))
         thread.start()
         until(lambda: source.ready, "the subscription")
@@ -480,7 +483,7 @@ def start(inlet, broker):
         return end
 
     yield begin
-    inlet.room.set()
+    sink.room.set()
     for end in running:
         end()
 
@@ -496,58 +499,58 @@ def left(broker):
     return len(session.waiting) + len(session.unacknowledged)
 
 
-def test_raw_bytes_named_inputs_and_nonsense_are_each_acknowledged(start, publisher, inlet, broker):
+def test_raw_bytes_named_inputs_and_nonsense_are_each_acknowledged(start, publisher, sink, broker):
     start()
     named = encode(InputMessage(request="mine", name="shoe", payload=image(2).tobytes()))
     nonsense = [b"x", named[:-1], b"\x83" * 30, msgpack.packb({"v": 1, "kind": "input", "x": 1})]
     for payload in (image(1).tobytes(), named, *nonsense):
         publisher.say(payload)
-    until(lambda: len(inlet.rejected) == 4 and not left(broker), "all acknowledgements")
-    assert [(name, int(raw.ravel()[0])) for name, raw, _ in inlet.taken] == [("", 1), ("shoe", 2)]
-    assert inlet.taken[1][2] == "mine"
-    assert inlet.worked == 2
-    assert [reason for _, reason, _, _ in inlet.rejected] == ["image", "encoding", "encoding", "field"]
+    until(lambda: len(sink.rejected) == 4 and not left(broker), "all acknowledgements")
+    assert [(name, int(raw.ravel()[0])) for name, raw, _ in sink.submitted] == [("", 1), ("shoe", 2)]
+    assert sink.submitted[1][2] == "mine"
+    assert sink.worked == 2
+    assert [reason for _, reason, _, _ in sink.rejected] == ["image", "encoding", "encoding", "field"]
 
 
-def test_what_is_retained_is_an_old_input_and_an_empty_message_is_none(start, publisher, inlet, broker, caplog):
+def test_what_is_retained_is_an_old_input_and_an_empty_message_is_none(start, publisher, sink, broker, caplog):
     publisher.say(image(1).tobytes(), retain=True)
     start()
     publisher.say(image(2).tobytes(), retain=True)  # live: answered, this once
     publisher.say(b"", retain=True)
     publisher.say(b"")
     publisher.say(image(3).tobytes())
-    until(lambda: len(inlet.taken) == 2 and not left(broker), "the live ones")
-    assert [int(raw.ravel()[0]) for _, raw, _ in inlet.taken] == [2, 3]
-    assert not inlet.rejected
+    until(lambda: len(sink.submitted) == 2 and not left(broker), "the live ones")
+    assert [int(raw.ravel()[0]) for _, raw, _ in sink.submitted] == [2, 3]
+    assert not sink.rejected
     assert "publish inputs without retain" in caplog.text
 
 
-def test_without_room_the_broker_keeps_inputs_and_those_at_qos_0_are_turned_away(start, publisher, inlet, broker):
+def test_without_room_the_broker_keeps_inputs_and_those_at_qos_0_are_turned_away(start, publisher, sink, broker):
     start()
-    inlet.room.clear()
+    sink.room.clear()
     for value in range(200):
         publisher.say(image(value).tobytes())
     publisher.say(image(200).tobytes(), qos=0)
-    until(lambda: len(inlet.taken) == 1, "the one that cannot wait")
-    assert int(inlet.taken[0][1].ravel()[0]) == 200
+    until(lambda: len(sink.submitted) == 1, "the one that cannot wait")
+    assert int(sink.submitted[0][1].ravel()[0]) == 200
     assert left(broker) == 200
-    inlet.room.set()
-    until(lambda: len(inlet.taken) == 201 and not left(broker), "all")
-    assert [int(raw.ravel()[0]) for _, raw, _ in inlet.taken[1:]] == list(range(200))
+    sink.room.set()
+    until(lambda: len(sink.submitted) == 201 and not left(broker), "all")
+    assert [int(raw.ravel()[0]) for _, raw, _ in sink.submitted[1:]] == list(range(200))
 
 
-def test_inputs_published_while_it_is_away_are_taken_when_it_is_back(start, publisher, inlet, broker):
+def test_inputs_published_while_it_is_away_are_seen_when_it_is_back(start, publisher, sink, broker):
     start()()
     for value in range(100):
         publisher.say(image(value).tobytes())
-    assert not inlet.taken
+    assert not sink.submitted
     start()
-    until(lambda: len(inlet.taken) == 100 and not left(broker), "all")
+    until(lambda: len(sink.submitted) == 100 and not left(broker), "all")
 
 
-def test_what_it_had_not_taken_when_the_connection_broke_comes_again_once(start, publisher, inlet, broker):
+def test_what_it_had_not_seen_when_the_connection_broke_comes_again_once(start, publisher, sink, broker):
     start()
-    inlet.room.clear()
+    sink.room.clear()
     for value in range(5):
         publisher.say(image(value).tobytes())
     session = broker._sessions["inputs"]
@@ -561,12 +564,12 @@ def test_what_it_had_not_taken_when_the_connection_broke_comes_again_once(start,
         ),
         "the deliveries again",
     )
-    inlet.room.set()
-    until(lambda: len(inlet.taken) == 5 and not left(broker), "all")
-    assert [int(raw.ravel()[0]) for _, raw, _ in inlet.taken] == list(range(5))
+    sink.room.set()
+    until(lambda: len(sink.submitted) == 5 and not left(broker), "all")
+    assert [int(raw.ravel()[0]) for _, raw, _ in sink.submitted] == list(range(5))
 
 
-def test_images_that_pillow_chokes_on_end_nobody(start, publisher, inlet, broker):
+def test_images_that_pillow_chokes_on_end_nobody(start, publisher, sink, broker):
     pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     from PIL import Image
 
@@ -584,11 +587,11 @@ def test_images_that_pillow_chokes_on_end_nobody(start, publisher, inlet, broker
     start()
     for payload in payloads:
         publisher.say(payload)
-    until(lambda: len(inlet.taken) + len(inlet.rejected) == len(payloads) and not left(broker), "acknowledgements")
-    assert inlet.rejected
+    until(lambda: len(sink.submitted) + len(sink.rejected) == len(payloads) and not left(broker), "acknowledgements")
+    assert sink.rejected
 
 
-def test_whatever_pillow_raises_is_a_dead_letter(start, publisher, inlet, broker, monkeypatch):
+def test_whatever_pillow_raises_is_a_dead_letter(start, publisher, sink, broker, monkeypatch):
     image_module = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
     def fail(*_, **__):
@@ -597,5 +600,5 @@ def test_whatever_pillow_raises_is_a_dead_letter(start, publisher, inlet, broker
     monkeypatch.setattr(image_module, "open", fail)
     start()
     publisher.say(b"\x89PNG")
-    until(lambda: inlet.rejected and not left(broker), "the acknowledgement")
-    assert inlet.rejected[0][1] == "image"
+    until(lambda: sink.rejected and not left(broker), "the acknowledgement")
+    assert sink.rejected[0][1] == "image"

@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import pytest
 from memory_transport import MemoryBroker
-from orchestrator_samples import SITE, meta, origin, plan, send, stage, state, telemetry
+from orchestrator_samples import HASH, SITE, meta, origin, plan, send, stage, state, telemetry
 
 from broker_config.managed import ManagedBroker
 from distree import child_processes, topics
@@ -28,11 +28,14 @@ from distree.apps.cli import main
 from distree.apps.top.live import Live
 from distree.broker_settings import BrokerSettings, Session
 from distree.messages.codec import encode
+from distree.messages.plan import plan_hash
 from distree.messages.site import Claim
 from distree.messages.telemetry import PipelineTelemetry
+from distree.thresholds import NEVER
 from distree.topics import Kind
 from distree.transport import make_transport
-from orchestrator.config import NEVER_SENT
+
+pytestmark = pytest.mark.any_broker
 
 needs_rich = pytest.mark.skipif(
     importlib.util.find_spec("rich") is None, reason="rich is not installed: pip install 'distree[top]'"
@@ -60,7 +63,7 @@ class Peer:
     def given_up(self, token):
         pass
 
-    def unread(self, topic, payload):
+    def no_subscribers(self, topic, payload):
         pass
 
     def say(self, *messages):
@@ -94,35 +97,43 @@ def scene():
     return Scene()
 
 
-def report(sequence, *, device="a", exits=(70, 20, 10), ran=100, epoch=3, **changes):
+def report(sequence, *, device="a", exits=(70, 20, 10), ran=100, epoch=3, follows=HASH, **changes):
     made = origin(exits=exits) if changes.pop("is_origin", True) else None
     if made is not None:
         made = replace(made, answered=sum(exits))
     stages = (replace(stage(), exited=ran // 2, forwarded=ran - ran // 2, waiting=4),)
-    part = PipelineTelemetry(pipeline="fashion", epoch=epoch, revision="r1", stages=stages, origin=made)
+    part = PipelineTelemetry(
+        pipeline="fashion", epoch=epoch, plan_hash=follows, revision="r1", stages=stages, origin=made
+    )
     return telemetry(device=device, sequence=sequence, pipelines=(part,), **changes)
 
 
 def test_rates_and_shares_are_of_the_time_between_two_reports(scene):
     scene.peer.say(state(), meta(), report(1))
     (row,) = scene.frame().boards
-    assert (row.runs_hz, row.answers_hz, row.early_share) == (10.0, 10.0, 0.9)
+    assert (row.rates.runs_hz, row.rates.answers_hz, row.rates.early_share) == (10.0, 10.0, 0.9)
     scene.peer.say(report(2, exits=(75, 20, 15), ran=130))
     (row,) = scene.frame().boards
-    assert (row.runs_hz, row.answers_hz, row.early_share) == (3.0, 1.0, 0.5)
-    assert (row.waiting, row.pending, row.latency_p95_s, row.rss_bytes) == (4, 1, 0.009, 30_000_000)
-    assert row.serves == ("fashion:0,origin",)
+    assert (row.rates.runs_hz, row.rates.answers_hz, row.rates.early_share) == (3.0, 1.0, 0.5)
+    assert (row.board.waiting, row.rates.pending, row.rates.latency_p95_s, row.board.rss_bytes) == (
+        4,
+        1,
+        0.009,
+        30_000_000,
+    )
+    assert row.board.serves == "fashion:0,origin"
     # Started anew, a board is counted from its start.
     scene.peer.say(state(boot="b2"), report(1, exits=(4, 0, 0), ran=8, boot="b2", uptime_s=4.0))
     (row,) = scene.frame().boards
-    assert (row.runs_hz, row.answers_hz, row.early_share) == (2.0, 1.0, 1.0)
+    assert (row.rates.runs_hz, row.rates.answers_hz, row.rates.early_share) == (2.0, 1.0, 1.0)
 
 
 def test_pipelines_have_thresholds_and_what_all_origins_answered(scene):
-    scene.peer.say(plan(epoch=3, thresholds=(0.9, NEVER_SENT)))
-    scene.peer.say(state(), meta(), report(1), state(device="b"), meta(device="b"))
+    wanted = plan(epoch=3, thresholds=(0.9, NEVER))
+    scene.peer.say(wanted, state(), meta(), report(1, follows=plan_hash(wanted)), state(device="b"), meta(device="b"))
     scene.peer.say(report(1, device="b", exits=(10, 40, 50), epoch=2))
     (row,) = scene.frame().pipelines
+    assert row.others == 1
     assert (row.criterion, row.thresholds, row.epochs) == ("max_softmax", "0.9 never", (2, 3))
     assert row.shares == (0.4, 0.3, 0.3)
     assert (row.answers_hz, row.latency_p95_s) == (20.0, 0.009)
@@ -135,13 +146,13 @@ def test_boards_that_need_a_look_come_first_and_removed_ones_go(scene):
     scene.peer.say(*(state(device=name) for name in "abc"), state(device="d", status="lost"))
     scene.peer.say(*(report(1, device=name) for name in "abc"))
     frame = scene.frame()
-    assert [row.device for row in frame.boards] == ["d", "a", "b", "c"]
+    assert [row.board.device for row in frame.boards] == ["d", "a", "b", "c"]
     scene.clock.now += 1000.0
     scene.peer.say(report(2, device="a"), report(2, device="b"))
     frame = scene.frame()
-    assert [(row.device, row.is_silent) for row in frame.boards][:2] == [("c", True), ("d", False)]
+    assert [(row.board.device, row.board.is_silent) for row in frame.boards][:2] == [("c", True), ("d", False)]
     scene.peer.raw(topics.device(SITE, "d", Kind.STATE), b"", retain=True)
-    assert "d" not in [row.device for row in scene.frame().boards]
+    assert "d" not in [row.board.device for row in scene.frame().boards]
 
 
 def test_who_speaks_for_another_is_counted_and_not_believed(scene):
@@ -180,17 +191,20 @@ def drawn(frame, width=80, height=None):
 @pytest.mark.parametrize("boards", [0, 1, 3, 200])
 def test_a_picture_fits_its_terminal_and_no_figure_is_cut(scene, boards):
     scene.peer.raw(topics.orchestrator(SITE), encode(Claim(orchestrator="o1", running=True)), retain=True)
-    scene.peer.say(plan(epoch=3, thresholds=(0.123456, 0.8)))
+    wanted = plan(epoch=3, thresholds=(0.123456, 0.8))
+    scene.peer.say(wanted)
     for k in range(boards):
         name = f"board-of-a-long-name-{k}"
         wide = meta(device=name, stages=(0, 1, 2), name="a-pipeline-of-a-long-name")
-        scene.peer.say(state(device=name), wide, report(1, device=name, exits=(700_000, 20, 100_000)))
+        scene.peer.say(
+            state(device=name), wide, report(1, device=name, exits=(700_000, 20, 100_000), follows=plan_hash(wanted))
+        )
     frame = scene.frame()
     assert len(frame.boards) == boards
     lines = drawn(frame, height=24).splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
-    assert f"site lab: {boards} of {boards} boards ready, orchestrator runs" in lines[0]
+    assert f"site lab: {boards} of {boards} boards ready, orchestrator running" in lines[0]
     text = "\n".join(lines)
     if boards:
         row = next(line for line in lines if line.startswith("board-of-a-"))
@@ -198,15 +212,17 @@ def test_a_picture_fits_its_terminal_and_no_figure_is_cut(scene, boards):
         assert "max_softmax 0.123456 0.8" in text
         assert "87.5% 0.0025% 12.5%" in text
     else:
-        assert "no board of site lab was heard yet" in text
+        assert "no board of site lab has been heard yet" in text
     assert ("more; a taller terminal shows them" in text) == (boards == 200)
     assert drawn(frame).count("board-of-a") == boards
 
 
 @needs_rich
 def test_what_peers_say_is_no_markup(scene):
-    scene.peer.say(state(), report(1), plan(criterion="[red]x[/red]\\"))
-    assert "[red]x[/red]\\" in drawn(scene.frame())
+    scene.peer.say(state(), report(1), plan(epoch=3, criterion="[red]x[/red]\\"))
+    shown = drawn(scene.frame())
+    assert "[red]x[/red]\\" in shown
+    assert "3 (1 other)" in shown
 
 
 # ---------------------------------------------------------------- the command
@@ -260,7 +276,7 @@ def test_once_prints_one_picture_for_scripts(broker, boards):
 def test_once_without_any_board_ends_with_status_1(broker, capsys):
     words = ["top", "--broker", f"127.0.0.1:{broker.port}", "--site", "empty", "--once", "--wait", "0.5"]
     assert main(words) == 1
-    assert "no board of site empty was heard yet" in capsys.readouterr().out
+    assert "no board of site empty has been heard yet" in capsys.readouterr().out
 
 
 @needs_rich
@@ -303,4 +319,4 @@ def test_it_follows_in_a_terminal_of_80_by_24_until_ctrl_c(broker, boards):
 def test_without_rich_one_line_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
     assert main(["top", "--site", "lab"]) == 2
-    assert capsys.readouterr().err == "distree: distree top needs rich; run: pip install 'distree[top]'\n"
+    assert capsys.readouterr().err == "distree: distree top needs the package rich; run: pip install 'distree[top]'\n"

@@ -16,13 +16,15 @@ from distree import Result, Results, topics
 from distree.broker_settings import BrokerSettings
 from distree.client.broker_options import broker_at
 from distree.client.subscription import Subscription
-from distree.client.waiting import Waiting
+from distree.client.waiting import WaitQueue
 from distree.errors import BrokerError, ClosedError, ConfigError, RemoteProtocolError, ResultTimeoutError
 from distree.messages.codec import encode
 from distree.messages.result import Stamp
 from distree.topics import Kind
 from distree.transport import make_transport
 from distree.transport.base import Received
+
+pytestmark = pytest.mark.any_broker
 
 PATIENCE_S = 60
 
@@ -52,7 +54,7 @@ class Publisher:
     def given_up(self, token):
         pass
 
-    def unread(self, topic, payload):
+    def no_subscribers(self, topic, payload):
         pass
 
     def say(self, payload, pipeline="p", origin="cam", site="lab"):
@@ -110,8 +112,8 @@ def test_malformed_messages_are_counted_and_said_and_stop_nothing(broker, publis
         publisher.say(result("good"))
         assert results.get(PATIENCE_S).request == "good"
         assert results.malformed == 4
-    assert "distree/1/lab/pipeline/p/result/cam: " in caplog.text
-    assert "1 malformed in all" in caplog.text
+    assert "malformed message on distree/1/lab/pipeline/p/result/cam (1 so far): " in caplog.text
+    assert "(1 so far)" in caplog.text
 
 
 def test_a_slow_reader_sees_the_newest_and_how_many_it_missed(broker, publisher, caplog):
@@ -124,7 +126,7 @@ def test_a_slow_reader_sees_the_newest_and_how_many_it_missed(broker, publisher,
             time.sleep(0.01)
         assert [results.get(PATIENCE_S).request for _ in range(5)] == [f"r{k}" for k in range(25, 30)]
         assert results.dropped == 25
-    assert "read too slowly: 1 dropped in all" in caplog.text
+    assert "the reader is too slow: 1 dropped so far" in caplog.text
 
 
 def test_many_readers_share_the_results(broker, publisher):
@@ -144,7 +146,7 @@ def test_many_readers_share_the_results(broker, publisher):
 
 def test_waiting_too_long_and_closing(broker, publisher):
     with Results(f"127.0.0.1:{broker.port}", site="lab", timeout_s=0.05) as results:
-        with pytest.raises(ResultTimeoutError, match=r"nothing came within 0.05 s"):
+        with pytest.raises(ResultTimeoutError, match=r"nothing arrived within 0.05 s"):
             next(results)
         with pytest.raises(TimeoutError):
             results.get(0)
@@ -207,7 +209,7 @@ def until(condition):
 def test_no_broker_and_no_id_are_told():
     port = free_port()
     with pytest.raises(BrokerError, match=f"nothing listens on 127.0.0.1:{port}"):
-        Results(f"mqtt://127.0.0.1:{port}", site="lab", connect_s=0.3).__enter__()
+        Results(f"mqtt://127.0.0.1:{port}", site="lab", connect_timeout_s=0.3).__enter__()
     with pytest.raises(ConfigError, match="site: 'a/b' is not an id"):
         Results(site="a/b")
     with pytest.raises(ConfigError, match="pipeline: '#' is not an id"):
@@ -262,7 +264,7 @@ def test_the_queue_is_bounded_and_its_books_balance(steps, bound):
         sent += [payload] if step == "message" else []
         bad += step == "bad"
         with made._transport.lock:
-            made.received(Received(topic="x", payload=payload, retain=False, token=None))
+            made._receive(Received(topic="x", payload=payload, retain=False, token=None))
         assert len(made._items) <= bound
     rest = list(made._items)
     assert made.malformed == bad
@@ -274,7 +276,7 @@ def test_the_queue_is_bounded_and_its_books_balance(steps, bound):
 
 def test_a_word_that_a_cancelled_coroutine_got_goes_on_to_the_next():
     lock = threading.RLock()
-    waiting = Waiting(lock)
+    waiting = WaitQueue(lock)
 
     async def program():
         with lock:
@@ -291,7 +293,7 @@ def test_a_word_that_a_cancelled_coroutine_got_goes_on_to_the_next():
 
 def test_who_waits_in_a_loop_that_is_gone_harms_nobody():
     lock = threading.RLock()
-    waiting = Waiting(lock)
+    waiting = WaitQueue(lock)
 
     async def program():
         with lock:
@@ -307,7 +309,7 @@ def test_it_waits_for_a_broker_that_starts_later():
     port, subscribed = free_port(), []
 
     def read():
-        with Results(f"127.0.0.1:{port}", site="lab", connect_s=60.0) as results:
+        with Results(f"127.0.0.1:{port}", site="lab", connect_timeout_s=60.0) as results:
             subscribed.append(results.subscribed)
 
     reader = threading.Thread(target=read)

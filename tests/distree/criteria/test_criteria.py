@@ -11,19 +11,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from request_samples import stage_message
 
 import distree.criteria
-from distree.criteria import LEAST_SURE, NEVER, POLICIES, confidence, make_policy, problem
-from distree.criteria.base import Evidence, PolicyParameters
+from distree.criteria import CRITERIA, LEAST_SURE, confidence, make_criterion, problem, threshold_problem
+from distree.criteria.base import CriterionParameters, ExitEvidence
 from distree.criteria.energy import Energy
 from distree.criteria.feature_difference import MAX_REMEMBERED
 from distree.errors import ConfigError
 from distree.messages.codec import decode, encode
 from distree.messages.limits import MAX_MEMORY
 from distree.messages.request import StageMessage, Tensor
+from distree.thresholds import NEVER
 
 SHIFT_INVARIANT = ["max_softmax", "entropy", "margin", "patience"]
 OF_LOGITS = ["max_softmax", "entropy", "margin", "energy"]
@@ -33,7 +34,7 @@ CLASSES, SIZES, EXITS = 3, (2, 3), 3
 """Classes, values of each branch's embedding and exits of the bundle whose parameters are `PARAMETERS`."""
 
 _random = np.random.default_rng(5)
-PARAMETERS = PolicyParameters(
+PARAMETERS = CriterionParameters(
     class_means=tuple(tuple(tuple(_random.normal(size=size).tolist()) for size in SIZES) for _ in range(CLASSES)),
     gate=tuple(tuple(_random.normal(size=CLASSES + 3 + exit).tolist()) for exit in range(EXITS)),
 )
@@ -59,12 +60,12 @@ embeddings_of_any_kind = st.one_of(
 )
 parameters_of_any_kind = st.sampled_from(
     [
-        PolicyParameters(),
+        CriterionParameters(),
         PARAMETERS,
-        PolicyParameters(class_means=(((),),), gate=((),)),
-        PolicyParameters(class_means=(((1.0, math.nan), (0.0, 1.0, 0.0)),) * 3, gate=((math.inf,) * 6,) * 3),
-        PolicyParameters(class_means=(((0.0, 0.0), (0.0,) * 3),), gate=((1e308,) * 6, (1e308,) * 7)),
-        PolicyParameters(class_means=(((1.0, 0.0), (1.0,)), ((1.0,), (1.0,))), gate=((1e99,) * 6, (1e99,) * 7)),
+        CriterionParameters(class_means=(((),),), gate=((),)),
+        CriterionParameters(class_means=(((1.0, math.nan), (0.0, 1.0, 0.0)),) * 3, gate=((math.inf,) * 6,) * 3),
+        CriterionParameters(class_means=(((0.0, 0.0), (0.0,) * 3),), gate=((1e308,) * 6, (1e308,) * 7)),
+        CriterionParameters(class_means=(((1.0, 0.0), (1.0,)), ((1.0,), (1.0,))), gate=((1e99,) * 6, (1e99,) * 7)),
     ]
 )
 
@@ -72,7 +73,7 @@ parameters_of_any_kind = st.sampled_from(
 @st.composite
 def evidence_of_any_kind(draw):
     size = draw(st.sampled_from([(CLASSES, CLASSES), (2, 20)]))
-    return Evidence(
+    return ExitEvidence(
         logits=draw(st.lists(extreme, min_size=size[0], max_size=size[1])),
         exit=draw(st.integers(0, EXITS + 1)),
         embeddings=draw(embeddings_of_any_kind),
@@ -82,11 +83,11 @@ def evidence_of_any_kind(draw):
     )
 
 
-every = pytest.mark.parametrize("name", list(POLICIES))
+every = pytest.mark.parametrize("name", list(CRITERIA))
 
 
 def value(name, logits, memory=()):
-    return make_policy(name).score(Evidence(logits=logits, memory=memory)).value
+    return make_criterion(name).score(ExitEvidence(logits=logits, memory=memory)).value
 
 
 def softmax(logits):
@@ -113,52 +114,54 @@ FORMULAS = {
 
 
 def test_the_registry_names_each_criterion_by_its_own_name():
-    assert {name: make_policy(name).name for name in POLICIES} == {name: name for name in POLICIES}
-    assert set(POLICIES) == {
+    assert {name: make_criterion(name).name for name in CRITERIA} == {name: name for name in CRITERIA}
+    assert set(CRITERIA) == {
         "max_softmax", "entropy", "margin", "patience", "energy", "deadline", "feature_difference", "gate",
     }  # fmt: skip
 
 
 @every
 def test_parameters_are_taken_by_those_who_need_them(name):
-    assert make_policy(name, PARAMETERS).name == make_policy(name).name == name
-    evidence = Evidence(logits=[1.0, 0.0, 0.5], embeddings=([1.0, 2.0], None))
-    alike = make_policy(name, PARAMETERS).score(evidence) == make_policy(name).score(evidence)
+    assert make_criterion(name, PARAMETERS).name == make_criterion(name).name == name
+    evidence = ExitEvidence(logits=[1.0, 0.0, 0.5], embeddings=([1.0, 2.0], None))
+    alike = make_criterion(name, PARAMETERS).score(evidence) == make_criterion(name).score(evidence)
     assert alike is (name not in LEARNED)
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("max-softmax", "max_softmax"), ("entropie", "entropy")])
 def test_an_unknown_name_is_told_its_nearest(name, nearest):
     with pytest.raises(ConfigError) as caught:
-        make_policy(name)
+        make_criterion(name)
     assert str(caught.value) == (
-        f"unknown criterion {name!r}; nearest: {nearest}; "
-        "known: max_softmax, entropy, margin, patience, energy, deadline, feature_difference, gate"
+        f"unknown criterion {name!r}; use one of max_softmax, entropy, margin, patience, energy, deadline, "
+        f"feature_difference, gate ({nearest} is the nearest)"
     )
-    assert problem(name) == str(caught.value)
+    assert problem(name) == caught.value.problem
 
 
 @every
 @given(evidence=evidence_of_any_kind(), parameters=parameters_of_any_kind)
 def test_pure_and_deterministic(name, evidence, parameters):
     before = repr(evidence)
-    policy = make_policy(name, parameters)
-    score = policy.score(evidence)
-    assert score == policy.score(evidence) == make_policy(name, parameters).score(evidence)
+    criterion = make_criterion(name, parameters)
+    score = criterion.score(evidence)
+    assert score == criterion.score(evidence) == make_criterion(name, parameters).score(evidence)
     assert repr(evidence) == before
     as_tuples = replace(
         evidence,
         logits=tuple(evidence.logits),
         embeddings=[None if embedding is None else tuple(embedding) for embedding in evidence.embeddings],
     )
-    assert policy.score(as_tuples) == score
+    assert criterion.score(as_tuples) == score
 
 
 @every
 @given(evidence=evidence_of_any_kind(), parameters=parameters_of_any_kind)
-def test_a_score_is_finite_or_least_sure(name, evidence, parameters):
-    score = make_policy(name, parameters).score(evidence)
-    assert math.isfinite(score.value) or score.value == LEAST_SURE
+@example(evidence=ExitEvidence(logits=[1.7e308, -1.7e308, 0.0], left_s=-1.7e308), parameters=PARAMETERS)
+def test_a_score_is_in_its_range_or_least_sure(name, evidence, parameters):
+    score = make_criterion(name, parameters).score(evidence)
+    possible = CRITERIA[name].range
+    assert possible.least <= score.value <= possible.most or score.value == LEAST_SURE
     assert not score.value >= NEVER
     if name not in ["deadline", *LEARNED]:
         assert (score.value == LEAST_SURE) is not all(map(math.isfinite, evidence.logits))
@@ -168,13 +171,13 @@ def test_a_score_is_finite_or_least_sure(name, evidence, parameters):
 @given(evidence=evidence_of_any_kind(), parameters=parameters_of_any_kind)
 def test_logits_that_are_not_finite_are_never_sure(name, evidence, parameters):
     spoilt = replace(evidence, logits=[*evidence.logits[1:], math.nan])
-    assert make_policy(name, parameters).score(spoilt).value == LEAST_SURE
+    assert make_criterion(name, parameters).score(spoilt).value == LEAST_SURE
 
 
 @every
 @given(evidence=evidence_of_any_kind(), parameters=parameters_of_any_kind)
 def test_memory_survives_the_network(name, evidence, parameters):
-    kept = make_policy(name, parameters).score(evidence).memory
+    kept = make_criterion(name, parameters).score(evidence).memory
     assert isinstance(kept, tuple)
     assert all(type(number) is float and math.isfinite(number) for number in kept)
     assert struct.unpack(f"<{len(kept)}d", struct.pack(f"<{len(kept)}d", *kept)) == kept
@@ -241,13 +244,13 @@ def test_the_ends_of_the_scales(classes):
 
 @given(logits=logits_of_any_k, temperature=st.floats(0.1, 100.0))
 def test_energy_at_a_temperature(logits, temperature):
-    got = Energy(temperature=temperature).score(Evidence(logits=logits)).value
+    got = Energy(temperature=temperature).score(ExitEvidence(logits=logits)).value
     assert got == pytest.approx(float(temperature * energy(np.asarray(logits) / temperature)), rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
 def test_a_temperature_that_makes_no_sense(temperature):
-    with pytest.raises(ConfigError, match="temperature must be finite and above 0"):
+    with pytest.raises(ConfigError, match=r"temperature .* is out of range; choose a finite value above 0"):
         Energy(temperature=temperature)
 
 
@@ -275,9 +278,9 @@ def test_confidence_of_logits_that_are_not_finite(logits, class_id):
 
 
 def test_patience_counts_a_streak_and_starts_anew():
-    patience, memory, scores = make_policy("patience"), (), []
+    patience, memory, scores = make_criterion("patience"), (), []
     for logits in ([1.0, 0.0], [2.0, 1.0], [0.0, 1.0], [0.0, 1.0], [math.nan, 1.0], [0.0, 1.0]):
-        score = patience.score(Evidence(logits=logits, memory=memory))
+        score = patience.score(ExitEvidence(logits=logits, memory=memory))
         memory = score.memory
         scores.append(score.value)
     assert scores == [1.0, 2.0, 1.0, 2.0, LEAST_SURE, 1.0]
@@ -292,7 +295,7 @@ def test_patience_takes_a_spoilt_memory_for_none(memory):
 
 @given(left_s=st.floats(-10, 1e6), rest_s=st.floats(0, 1e6))
 def test_deadline_says_now_when_the_rest_does_not_fit(left_s, rest_s):
-    score = make_policy("deadline").score(Evidence(logits=[], left_s=left_s, rest_s=rest_s)).value
+    score = make_criterion("deadline").score(ExitEvidence(logits=[], left_s=left_s, rest_s=rest_s)).value
     assert (score >= 0.0) is (rest_s >= left_s)
 
 
@@ -301,7 +304,7 @@ def test_deadline_says_now_when_the_rest_does_not_fit(left_s, rest_s):
     [(math.inf, 0.0), (math.inf, math.inf), (math.nan, 1.0), (1.0, math.nan)],
 )
 def test_deadline_without_a_budget_or_an_estimate_says_go_on(left_s, rest_s):
-    score = make_policy("deadline").score(Evidence(logits=[], left_s=left_s, rest_s=rest_s))
+    score = make_criterion("deadline").score(ExitEvidence(logits=[], left_s=left_s, rest_s=rest_s))
     assert score.value == LEAST_SURE
 
 
@@ -326,8 +329,8 @@ def has_direction(embeddings, branches):
 
 
 def difference(embeddings, exit=0, memory=(), parameters=PARAMETERS):
-    evidence = Evidence(logits=[0.0, 1.0, 2.0], exit=exit, embeddings=embeddings, memory=memory)
-    return make_policy("feature_difference", parameters).score(evidence)
+    evidence = ExitEvidence(logits=[0.0, 1.0, 2.0], exit=exit, embeddings=embeddings, memory=memory)
+    return make_criterion("feature_difference", parameters).score(evidence)
 
 
 def moved(before, now, exit=1):
@@ -365,7 +368,7 @@ def test_feature_difference_of_many_values(values):
     means = random.normal(size=(10, 2, values // 2))
     before = random.normal(size=(2, values // 2))
     now = before + random.normal(0.0, 0.01, size=before.shape)
-    first = difference(before.tolist(), parameters=PolicyParameters(class_means=means.tolist()))
+    first = difference(before.tolist(), parameters=CriterionParameters(class_means=means.tolist()))
     assert first.value == pytest.approx(-min(distance(before, of_class) for of_class in means), abs=1e-9)
     second = difference(now.tolist(), 1, first.memory)
     assert second.value == pytest.approx(-distance(before, now), abs=1e-9)
@@ -424,7 +427,7 @@ def test_known_feature_differences(before, now, score):
     ],
 )
 def test_known_distances_to_class_means(embeddings, score):
-    parameters = PolicyParameters(class_means=(((3.0, 4.0), (0.0,)), ((0.0, 0.0), (1.0,))))
+    parameters = CriterionParameters(class_means=(((3.0, 4.0), (0.0,)), ((0.0, 0.0), (1.0,))))
     assert difference(embeddings, parameters=parameters).value == score
 
 
@@ -440,7 +443,7 @@ def test_known_distances_to_class_means(embeddings, score):
     ],
 )
 def test_class_means_that_are_none_are_never_near(means):
-    assert difference([[1.0, 2.0], [1.0]], parameters=PolicyParameters(class_means=means)).value == LEAST_SURE
+    assert difference([[1.0, 2.0], [1.0]], parameters=CriterionParameters(class_means=means)).value == LEAST_SURE
 
 
 @pytest.mark.parametrize(
@@ -494,25 +497,25 @@ def test_every_set_of_missing_branches_has_class_means_of_its_own():
     branches = 7
     means = np.random.default_rng(3).normal(size=(4, branches, 2))
     embeddings = np.random.default_rng(4).normal(size=(branches, 2))
-    policy = make_policy("feature_difference", PolicyParameters(class_means=means.tolist()))
+    criterion = make_criterion("feature_difference", CriterionParameters(class_means=means.tolist()))
     for _ in range(2):
         for mask in range(1, 1 << branches):
             present = [b for b in range(branches) if mask >> b & 1]
             given = [embeddings[b].tolist() if b in present else None for b in range(branches)]
-            score = policy.score(Evidence(logits=[0.0, 1.0], embeddings=given)).value
+            score = criterion.score(ExitEvidence(logits=[0.0, 1.0], embeddings=given)).value
             wanted = min(distance(embeddings[present], of_class[present]) for of_class in means)
             assert score == pytest.approx(-wanted, abs=1e-9)
 
 
 def gate_of(*weights):
-    return make_policy("gate", PolicyParameters(gate=weights))
+    return make_criterion("gate", CriterionParameters(gate=weights))
 
 
 @given(logits=st.lists(st.lists(logit, min_size=CLASSES, max_size=CLASSES), min_size=EXITS, max_size=EXITS))
 def test_formula_of_the_gate(logits):
-    policy, memory, wanted = make_policy("gate", PARAMETERS), (), []
+    criterion, memory, wanted = make_criterion("gate", PARAMETERS), (), []
     for exit, of_exit in enumerate(logits):
-        score = policy.score(Evidence(logits=of_exit, exit=exit, memory=memory))
+        score = criterion.score(ExitEvidence(logits=of_exit, exit=exit, memory=memory))
         p, weights = softmax(of_exit), np.asarray(PARAMETERS.gate[exit])
         wanted.append(float(weights[:-1] @ np.array([*p, p.max(), entropy(of_exit), *wanted]) + weights[-1]))
         memory = score.memory
@@ -523,7 +526,7 @@ def test_formula_of_the_gate(logits):
 
 @given(logits=st.lists(logit, min_size=CLASSES, max_size=CLASSES))
 def test_a_gate_of_one_weight_is_the_criterion_that_it_weighs(logits):
-    evidence = Evidence(logits=logits)
+    evidence = ExitEvidence(logits=logits)
     of_maximum, of_entropy = gate_of((0.0, 0.0, 0.0, 1.0, 0.0, 0.0)), gate_of((0.0, 0.0, 0.0, 0.0, 1.0, 0.0))
     assert of_maximum.score(evidence).value == value("max_softmax", logits)
     assert of_entropy.score(evidence).value == value("entropy", logits)
@@ -532,13 +535,15 @@ def test_a_gate_of_one_weight_is_the_criterion_that_it_weighs(logits):
 
 def test_known_scores_of_the_gate():
     even = [0.0, 0.0]
-    policy = gate_of((1.0, 3.0, 4.0, 5.0, 0.5), (0.0, 0.0, 0.0, 0.0, 2.0, 1.0), (0.0, 0.0, 0.0, 0.0, 1.0, 10.0, -1.0))
-    first = policy.score(Evidence(logits=even))
+    criterion = gate_of(
+        (1.0, 3.0, 4.0, 5.0, 0.5), (0.0, 0.0, 0.0, 0.0, 2.0, 1.0), (0.0, 0.0, 0.0, 0.0, 1.0, 10.0, -1.0)
+    )
+    first = criterion.score(ExitEvidence(logits=even))
     # p = (1/2, 1/2), max p = 1/2, h = 0.
     assert first.value == 0.5 + 1.5 + 2.0 + 0.0 + 0.5
-    second = policy.score(Evidence(logits=even, exit=1, memory=first.memory))
+    second = criterion.score(ExitEvidence(logits=even, exit=1, memory=first.memory))
     assert (second.value, second.memory) == (10.0, (4.5, 10.0))
-    assert policy.score(Evidence(logits=even, exit=2, memory=second.memory)).value == 4.5 + 100.0 - 1.0
+    assert criterion.score(ExitEvidence(logits=even, exit=2, memory=second.memory)).value == 4.5 + 100.0 - 1.0
 
 
 @pytest.mark.parametrize(
@@ -565,15 +570,15 @@ def test_known_scores_of_the_gate():
     ],
 )
 def test_a_gate_that_does_not_fit_is_never_sure(weights, classes, exit, memory):
-    evidence = Evidence(logits=[0.0] * classes, exit=exit, memory=memory)
+    evidence = ExitEvidence(logits=[0.0] * classes, exit=exit, memory=memory)
     score = gate_of(*weights).score(evidence)
     assert (score.value, score.memory) == (LEAST_SURE, ())
 
 
 def test_after_an_exit_that_could_not_be_scored_no_gate_opens():
-    policy, memory, scores = gate_of((1.0,) * 5, (1.0,) * 6, (1.0,) * 7), (), []
+    criterion, memory, scores = gate_of((1.0,) * 5, (1.0,) * 6, (1.0,) * 7), (), []
     for exit, logits in enumerate([[0.0, 1.0], [math.nan, 0.0], [0.0, 1.0]]):
-        score = policy.score(Evidence(logits=logits, exit=exit, memory=memory))
+        score = criterion.score(ExitEvidence(logits=logits, exit=exit, memory=memory))
         memory = score.memory
         scores.append(score.value)
     assert math.isfinite(scores[0])
@@ -583,11 +588,11 @@ def test_after_an_exit_that_could_not_be_scored_no_gate_opens():
 @every
 def test_without_a_problem_each_exit_gets_a_finite_score(name):
     assert problem(name, PARAMETERS, True, exits=EXITS, classes=CLASSES) is None
-    policy, memory = make_policy(name, PARAMETERS), ()
+    criterion, memory = make_criterion(name, PARAMETERS), ()
     for exit in range(EXITS):
         embeddings = [[1.0 + exit] * size for size in SIZES]
-        score = policy.score(
-            Evidence(logits=[0.0, 1.0, 2.0], exit=exit, embeddings=embeddings, memory=memory, left_s=1.0)
+        score = criterion.score(
+            ExitEvidence(logits=[0.0, 1.0, 2.0], exit=exit, embeddings=embeddings, memory=memory, left_s=1.0)
         )
         memory = score.memory
         assert math.isfinite(score.value)
@@ -603,35 +608,66 @@ def test_a_criterion_of_logits_has_no_problem_with_any_bundle(name):
     ("name", "parameters", "said"),
     [
         ("feature_difference", {}, "needs class_means"),
-        ("feature_difference", {"class_means": PARAMETERS.class_means[1:]}, "of 2 classes, 3 are needed"),
-        ("feature_difference", {"class_means": (((1.0,),), ((1.0, 2.0),), ((1.0,),))}, "not of the same sizes"),
+        ("feature_difference", {"class_means": PARAMETERS.class_means[1:]}, "of 2 classes, not 3"),
+        ("feature_difference", {"class_means": (((1.0,),), ((1.0, 2.0),), ((1.0,),))}, "differ in size"),
         ("feature_difference", {"class_means": (((),),) * 3}, "are empty"),
         ("feature_difference", {"class_means": ((),) * 3}, "are empty"),
         ("feature_difference", {"class_means": (((1.0, math.nan),),) * 3}, "not all finite"),
         ("feature_difference", {"class_means": (((1.0,) * 512,) * 2,) * 3}, "2 embeddings of 1024 values"),
         ("gate", {}, "needs learned weights"),
-        ("gate", {"gate": PARAMETERS.gate[:1]}, "weights of 1 exits, 2 are needed"),
-        ("gate", {"gate": ((1.0,) * 7, (1.0,) * 8)}, "7 weights and bias at exit 0, 6 are needed"),
-        ("gate", {"gate": ((1.0,) * 6, (1.0,) * 6)}, "6 weights and bias at exit 1, 7 are needed"),
+        ("gate", {"gate": PARAMETERS.gate[:1]}, "weights for 1 exits, 2 are needed"),
+        ("gate", {"gate": ((1.0,) * 7, (1.0,) * 8)}, "7 weights (with bias) at exit 0, 6 are needed"),
+        ("gate", {"gate": ((1.0,) * 6, (1.0,) * 6)}, "6 weights (with bias) at exit 1, 7 are needed"),
         ("gate", {"gate": ((1.0,) * 6, (math.inf,) * 7)}, "weights of exit 1 are not all finite"),
     ],
 )
 def test_a_problem_is_told_in_one_line(name, parameters, said):
-    told = problem(name, PolicyParameters(**parameters), True, exits=EXITS, classes=CLASSES)
-    assert told.startswith(name)
-    assert said in told
-    assert ": " in told
-    assert "\n" not in told
+    told = problem(name, CriterionParameters(**parameters), True, exits=EXITS, classes=CLASSES)
+    assert told.what.startswith(name)
+    assert said in told.what
+    assert told.remedy
+    assert "\n" not in str(told)
 
 
 def test_a_chain_has_no_embeddings_to_compare():
     told = problem("feature_difference", PARAMETERS, False)
-    assert told == "feature_difference compares embeddings, which only wide stages have: choose another criterion"
+    assert told == ("feature_difference compares embeddings, which only wide stages have", "choose another criterion")
 
 
-@pytest.mark.parametrize("module", [info.name for info in pkgutil.iter_modules(distree.criteria.__path__)])
+@pytest.mark.parametrize(
+    "module", sorted({info.name for info in pkgutil.iter_modules(distree.criteria.__path__)} - {"base"})
+)
 def test_each_file_has_a_running_example(module):
     loaded = importlib.import_module(f"distree.criteria.{module}")
     failed, tried = doctest.testmod(loaded)
     assert failed == 0
     assert tried > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "thresholds", "said"),
+    [
+        (
+            "max_softmax",
+            [0.5, 90.0],
+            "exit 1 is 90, but scores of max_softmax are 0 to 1; give 0.9 for 90%, or 'never'",
+        ),
+        ("entropy", [-0.1], "exit 0 is -0.1, but scores of entropy are 0 to 1; give a number of 0 to 1, or 'never'"),
+        ("feature_difference", [0.7], "scores of feature_difference are -2 to 0; give a number of -2 to 0, or"),
+        ("patience", [0.0], "scores of patience are 1 to 32; give a number of 1 to 32, or"),
+        ("energy", [math.nan], "exit 0 is nan, but scores of energy are any finite number; give one, or"),
+        ("energy", [-math.inf], "exit 0 is -inf"),
+        ("max_sofmax", [0.5], "unknown criterion 'max_sofmax'; use one of"),
+    ],
+)
+def test_a_threshold_that_cannot_be_meant_is_told_in_one_line(name, thresholds, said):
+    told = str(threshold_problem(name, thresholds))
+    assert said in told
+    assert "\n" not in told
+
+
+@every
+def test_both_ends_of_a_range_and_never_are_thresholds(name):
+    possible = CRITERIA[name].range
+    assert threshold_problem(name, [possible.least, possible.most, NEVER, math.inf]) is None
+    assert possible.most < NEVER

@@ -29,7 +29,8 @@ from distree.messages.telemetry import Telemetry
 from distree.topics import Kind
 from orchestrator import metrics
 from orchestrator.fleet import Device
-from orchestrator.store.records import Batch, Observation
+from orchestrator.site_view import device_row
+from orchestrator.store.records import Batch
 from orchestrator.store.database import Store
 from tools import reference
 
@@ -39,7 +40,7 @@ report = replace(TELEMETRY, pipelines=(replace(pipeline, stages=(stage,)),))
 read = decode(Telemetry, encode(report))
 device = Device(device="cam1", boot="b0", telemetry=read, period_s=2.0)
 with Store(Path(sys.argv[1])) as store:
-    store.save(Batch(reported=(Observation(device=device, heard_at=1.0, seen_at=1.0),)))
+    store.save(Batch(reported=(device_row(device, heard_at=1.0, seen_at=1.0),)))
 families = metrics._Families()
 metrics._add_device(families, device, 0.0)
 told = {sample.name: sample.value for family in families.all() for sample in family.samples}
@@ -74,7 +75,7 @@ def test_an_invented_counter_is_everywhere(copy, tmp_path):
     before = "from pathlib import Path; import sys; from orchestrator.store.database import Store; Store(Path(sys.argv[1])).open()"
     subprocess.run([sys.executable, "-c", before, str(store)], cwd=ROOT, check=True, timeout=60)
     done = subprocess.run(
-        [sys.executable, "-c", USE, str(store), str(ROOT / "tests" / "messages")],
+        [sys.executable, "-c", USE, str(store), str(ROOT / "tests" / "helpers")],
         cwd=copy,
         env={"PYTHONPATH": str(copy), "PATH": ""},
         capture_output=True,

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from node_fleet import MISSES_B1, MISSES_ONE, SURE, UNSURE, Fleet, fleet, node_settings
 from request_samples import changed, request_of
 from test_wide_node import both_fusers, both_modes
+from thoroughness import often
 
 from distree.errors import RemoteProtocolError
 from distree.messages.device import DeviceStatus
 from distree.messages.plan import Plan
 from distree.messages.request import Outcome, Reading, StageMessage
 from distree.node import Acknowledge, OriginSettings, Publish, Run, StageNode
-from distree.node.audits import AUDIT_BUDGET_S, OPEN, AuditBooks
+from distree.node.audits import AUDIT_BUDGET_S, MAX_OPEN, AuditBooks
 from distree.node.exits import reading
-from distree.node.inbox import AUDITS_WAITING
+from distree.node.inbox import MAX_AUDITS_WAITING
 
 SECOND = [0.0, 9.0, 0.0]
 
@@ -39,7 +40,7 @@ def audited(lab: Fleet, rate: float = 1.0) -> Fleet:
 
 def chain(*, script: dict[int, list[float]] | None = None, rate: float = 1.0, **changes: object) -> Fleet:
     """Origin `cam` with stage 0, and the boards `b1` and `b2` of a chain of three plain stages."""
-    origin = OriginSettings(deadline_s=1.0, pending_items=4, silence_floor_s=0.3)
+    origin = OriginSettings(deadline_s=1.0, max_pending=4, min_retry_s=0.3)
     changes = {"embeddings": (), "masked": (), **changes}
     nodes = {
         "cam": StageNode(node_settings("cam", 0, origin=origin, **changes)),
@@ -141,7 +142,7 @@ def test_wide_stages_are_audited_alike(eager, fuser, exit_taken):
 def test_wide_stages_between_plain_ones_are_audited_alike():
     wide = (("int8", (1, 2)), ("int8", (1, 3)))
     changes = {"embeddings": ((), wide, ())}
-    origin = OriginSettings(deadline_s=1.0, pending_items=8, silence_floor_s=0.3)
+    origin = OriginSettings(deadline_s=1.0, max_pending=8, min_retry_s=0.3)
     nodes = {
         "cam": StageNode(node_settings("cam", 0, origin=origin, **changes)),
         "b0": StageNode(node_settings("b0", 1, branch=0, **changes)),
@@ -276,7 +277,7 @@ def test_a_board_that_stops_gives_its_audits_up():
 def test_the_number_of_audits_is_bounded_and_what_is_too_much_is_lost():
     lab = chain(script={0: SURE})
     lab.lose |= {"b1"}
-    for _ in range(OPEN + 5):
+    for _ in range(MAX_OPEN + 5):
         lab.accept()
         lab.settle()
         lab.nodes["cam"].published(lab.results[-1].request)
@@ -289,14 +290,14 @@ def test_an_audit_goes_to_boards_that_answer_or_not_at_all():
     lab.nodes["a1"] = StageNode(node_settings("a1", 1, embeddings=(), masked=()))
     lab.introduce("cam")
     (letter,) = [*drawn_and_left_early().flying]
-    lab.carry_out("cam", lab.nodes["cam"].unread(0.0, letter.message, "b1"))
+    lab.carry_out("cam", lab.nodes["cam"].no_subscribers(0.0, letter.message, "b1"))
     lab.accept()
     lab.compute()
     lab.compute()
     assert lab.on_the_way() == ["a1"]
     assert all(node.idle() or node.pending for node in lab.nodes.values())
     lab.flying.clear()
-    lab.has_state("a1", DeviceStatus.LOST)
+    lab.state_changed("a1", DeviceStatus.LOST)
     lab.accept()
     lab.compute()
     lab.compute()
@@ -339,7 +340,7 @@ def test_an_audit_waits_for_every_input_that_waits_for_an_answer():
 
 
 def test_an_audit_gives_way_between_two_stages_of_one_board():
-    origin = OriginSettings(deadline_s=1.0, pending_items=8, silence_floor_s=0.3)
+    origin = OriginSettings(deadline_s=1.0, max_pending=8, min_retry_s=0.3)
     lab = audited(
         Fleet({"cam": StageNode(node_settings("cam", 0, 1, 2, origin=origin, embeddings=(), masked=()))}, {0: SURE})
     )
@@ -356,11 +357,11 @@ def test_an_audit_gives_way_between_two_stages_of_one_board():
 
 
 def test_too_many_waiting_audits_are_shed_and_inputs_are_not():
-    node = StageNode(node_settings("b1", 1, embeddings=(), masked=(), inbox_items=4))
+    node = StageNode(node_settings("b1", 1, embeddings=(), masked=(), inbox_max_messages=4))
     _, sent, _ = drawn_and_left_early().flying.pop()
     node.receive(0.0, changed(sent, request="live", audit=False, trace=None), 0)
     effects = []
-    for n in range(AUDITS_WAITING + 3):
+    for n in range(MAX_AUDITS_WAITING + 3):
         effects += node.receive(0.0, changed(sent, request=f"audit-{n}"), n)
     shed = [effect.message for effect in effects if isinstance(effect, Publish)]
     assert [(outcome.request, outcome.reason) for outcome in shed] == [(f"audit-{n}", "shed") for n in range(3)]
@@ -369,7 +370,7 @@ def test_too_many_waiting_audits_are_shed_and_inputs_are_not():
 
 
 def test_kept_features_of_audits_are_dropped_before_those_of_inputs():
-    lab = audited(fleet(inbox_items=2))
+    lab = audited(fleet(inbox_max_messages=2))
     node = lab.nodes["b0"]
     lab.accept()
     while not any(isinstance(message, StageMessage) for _, message, _ in lab.flying):
@@ -420,13 +421,13 @@ steps = st.lists(
     exits=st.dictionaries(st.integers(0, 2), st.sampled_from([SURE, UNSURE])),
     rate=st.sampled_from([0.5, 1.0]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=often(300), deadline=None)
 def test_one_result_of_each_input_and_one_row_of_each_that_was_drawn(script, wide, eager, fuser, exits, rate):
     """Whatever is lost, repeated, reordered or dead: rows are numbered without gaps, and results are on time."""
     if wide:
-        lab = audited(fleet(eager=eager, fuser=fuser, script=exits, inbox_items=4), rate)
+        lab = audited(fleet(eager=eager, fuser=fuser, script=exits, inbox_max_messages=4), rate)
     else:
-        lab = chain(script=exits, rate=rate, inbox_items=4)
+        lab = chain(script=exits, rate=rate, inbox_max_messages=4)
     accepted = []
     for step in [*script, ("wait", AUDIT_BUDGET_S), ("wait", 1.0), ("wait", AUDIT_BUDGET_S)]:
         match step:
@@ -454,7 +455,7 @@ def test_one_result_of_each_input_and_one_row_of_each_that_was_drawn(script, wid
             case ("drains", board):
                 lab.nodes[board].drain()
             case ("state", board, status):
-                lab.has_state(board, status)
+                lab.state_changed(board, status)
     assert Counter(result.request for result in lab.results if result.final) == dict.fromkeys(accepted, 1)
     assert all(result.latency_s <= 1.0 + 1e-9 for result in lab.results if result.final)
     origin = lab.nodes["cam"].telemetry().origin

@@ -19,10 +19,10 @@ from request_samples import route_of
 from distree.messages.device import DeviceStatus
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.node import OriginSettings, StageNode
-from distree.node.dispatch import MOST_ATTEMPTS
+from distree.node.dispatch import MAX_SENDINGS
 from distree.node.routing import RESTART_S
 
-FAR = OriginSettings(deadline_s=30.0, pending_items=4, silence_floor_s=0.1)
+FAR = OriginSettings(deadline_s=30.0, max_pending=4, min_retry_s=0.1)
 
 
 def send(lab: Fleet) -> StageMessage:
@@ -64,7 +64,7 @@ def test_what_was_with_a_board_that_is_gone_is_sent_anew_at_once(status):
     first = send(lab)
     (board,) = lab.on_the_way()
     lab.flying.clear()
-    lab.has_state(board, status)
+    lab.state_changed(board, status)
     assert attempts(lab) == [(board, 1), (other_than(board), 2)]
     again = lab.flying[0].message
     assert isinstance(again, StageMessage)
@@ -79,7 +79,7 @@ def test_what_was_with_a_board_that_is_gone_is_sent_anew_at_once(status):
 def test_what_was_with_other_boards_stays_there():
     lab = chain(b1=(1, 2), t1=(1, 2))
     send(lab)
-    lab.has_state(other_than(lab.on_the_way()[0]), DeviceStatus.LOST)
+    lab.state_changed(other_than(lab.on_the_way()[0]), DeviceStatus.LOST)
     assert len(attempts(lab)) == 1
 
 
@@ -87,11 +87,11 @@ def test_what_is_with_a_draining_board_stays_until_it_is_disconnected():
     lab = chain(b1=(1, 2), t1=(1, 2))
     send(lab)
     (board,) = lab.on_the_way()
-    lab.has_state(board, DeviceStatus.DRAINING)
+    lab.state_changed(board, DeviceStatus.DRAINING)
     assert attempts(lab) == [(board, 1)]
     send(lab)
     assert attempts(lab)[1:] == [(other_than(board), 1)]
-    lab.has_state(board, DeviceStatus.DISCONNECTED)
+    lab.state_changed(board, DeviceStatus.DISCONNECTED)
     assert attempts(lab)[2:] == [(other_than(board), 2)]
 
 
@@ -103,7 +103,9 @@ def test_a_restarted_board_is_sent_what_its_earlier_run_had():
     lab.carry_out("cam", announce(origin_of(lab), node.announce(), 0.1, is_live=True))
     assert attempts(lab) == [("b1", 1), ("b1", 2)]
     # The last word of its earlier session comes after all.
-    lab.carry_out("cam", origin_of(lab).has_state(0.2, state_of(StageNode(chain_settings("b1", 1)), DeviceStatus.LOST)))
+    lab.carry_out(
+        "cam", origin_of(lab).state_changed(0.2, state_of(StageNode(chain_settings("b1", 1)), DeviceStatus.LOST))
+    )
     lab.settle()
     assert [(result.reason, result.attempt) for result in lab.results] == [("last", 2)]
 
@@ -122,26 +124,26 @@ def test_a_board_that_withdraws_all_that_it_serves_is_gone():
 def test_requests_are_sent_only_so_often_and_answered_all_the_same():
     lab = chain(b1=(1, 2))
     send(lab)
-    for run in range(2 * MOST_ATTEMPTS):
+    for run in range(2 * MAX_SENDINGS):
         node = restart(lab, "b1", f"run{run}")
         lab.carry_out("cam", announce(origin_of(lab), node.announce(), lab.now, is_live=True))
-    assert [attempt for _, attempt in attempts(lab)] == list(range(1, MOST_ATTEMPTS + 1))
+    assert [attempt for _, attempt in attempts(lab)] == list(range(1, MAX_SENDINGS + 1))
     lab.lose = {"b1"}
     lab.tick(1.0)
-    assert [(result.label, result.final, result.attempt) for result in lab.results] == [("a", True, MOST_ATTEMPTS)]
+    assert [(result.label, result.final, result.attempt) for result in lab.results] == [("a", True, MAX_SENDINGS)]
 
 
 def test_a_request_that_is_silent_after_its_last_attempt_is_answered():
     """The repetition that silence asks for is one too many."""
     lab = chain(b1=(1, 2))
     send(lab)
-    for run in range(MOST_ATTEMPTS - 1):
+    for run in range(MAX_SENDINGS - 1):
         node = restart(lab, "b1", f"run{run}")
         lab.carry_out("cam", announce(origin_of(lab), node.announce(), lab.now, is_live=True))
     lab.lose = {"b1"}
     while origin_of(lab).notify_at() <= 1.0:
         lab.tick(origin_of(lab).notify_at() - lab.now)
-    assert [(result.final, result.attempt) for result in lab.results] == [(True, MOST_ATTEMPTS)]
+    assert [(result.final, result.attempt) for result in lab.results] == [(True, MAX_SENDINGS)]
 
 
 # ---------------------------------------------------------------- boards that nobody reads for, or that move on
@@ -213,12 +215,12 @@ def test_what_is_known_to_be_old_is_not_sent_anew():
     lab = chain(b1=(1, 2), t1=(1, 2))
     first = send(lab)
     (board,) = lab.on_the_way()
-    lab.has_state(board, DeviceStatus.LOST)
+    lab.state_changed(board, DeviceStatus.LOST)
     assert len(attempts(lab)) == 2
     # That nobody read the first attempt either is told too late.
     assert not [
         effect
-        for effect in origin_of(lab).unread(0.1, first, board)
+        for effect in origin_of(lab).no_subscribers(0.1, first, board)
         if isinstance(getattr(effect, "message", None), StageMessage)
     ]
 
@@ -280,18 +282,18 @@ def test_with_nobody_there_for_long_inputs_are_answered_here_at_once():
     lab.accept()
     lab.compute()
     assert [(result.reason, result.exit, result.latency_s) for result in lab.results] == [("fallback", 0, 0.0)]
-    assert lab.told == [f"p: nobody serves stage {stage}: start a board that does" for stage in (1, 2)]
+    assert lab.told == [f"p: nobody serves stage {stage}; start a board that does" for stage in (1, 2)]
 
 
 @pytest.mark.parametrize("why", ["went", "connected"])
 def test_where_boards_are_about_to_come_inputs_are_held_for_so_long(why):
     lab = chain(origin=FAR, b1=(1, 2))
     lab.tick(100.0)
-    lab.has_state("b1", DeviceStatus.LOST)
+    lab.state_changed("b1", DeviceStatus.LOST)
     if why == "connected":
         lab.tick(100.0)
         lab.carry_out("cam", origin_of(lab).connected(lab.now))
-    for _ in range(FAR.pending_items):
+    for _ in range(FAR.max_pending):
         lab.accept()
         lab.settle()
     assert (lab.results, origin_of(lab).books()["away"]) == ([], 4)
@@ -300,13 +302,13 @@ def test_where_boards_are_about_to_come_inputs_are_held_for_so_long(why):
     lab.settle()
     assert [result.reason for result in lab.results] == ["fallback"]
     lab.tick(RESTART_S / 2)
-    lab.has_state("b1", DeviceStatus.READY)
+    lab.state_changed("b1", DeviceStatus.READY)
     assert [attempt for _, attempt in attempts(lab)] == [1] * 4
     lab.settle()
     assert [result.reason for result in lab.results[1:]] == ["last"] * 4
     for result in lab.results:
         origin_of(lab).published(result.request)
-    lab.has_state("b1", DeviceStatus.LOST)
+    lab.state_changed("b1", DeviceStatus.LOST)
     lab.tick(RESTART_S)
     lab.results.clear()
     lab.accept()
@@ -321,7 +323,7 @@ def test_without_a_guess_inputs_are_held_until_their_deadline():
     assert lab.results == []
     lab.tick(0.02)
     assert [(result.reason, result.label, result.attempt) for result in lab.results] == [("fallback", None, 1)]
-    assert lab.told == [f"p: nobody serves stage {stage}: start a board that does" for stage in range(3)]
+    assert lab.told == [f"p: nobody serves stage {stage}; start a board that does" for stage in range(3)]
     lab.accept()
     lab.carry_out("cam", meet(origin_of(lab), *boards(b0=(0, 1, 2)), now=lab.now))
     assert lab.on_the_way() == ["b0"]
@@ -366,7 +368,7 @@ def test_what_still_waits_on_branches_of_an_attempt_that_is_over_is_stopped():
     while not any(isinstance(out.message, Decision) for out in lab.sent):
         lab.compute() if lab.work else lab.deliver()
     lab.flying.clear()
-    lab.has_state(stop.boards[1], DeviceStatus.LOST)
+    lab.state_changed(stop.boards[1], DeviceStatus.LOST)
     stops = [letter for letter in lab.flying if isinstance(letter.message, Decision)]
     assert [(letter.to, letter.message.go) for letter in stops if letter.to == stop.boards[0]] == [  # type: ignore[union-attr]
         (stop.boards[0], False)
@@ -376,7 +378,7 @@ def test_what_still_waits_on_branches_of_an_attempt_that_is_over_is_stopped():
 
 
 def test_a_thousand_inputs_over_boards_that_restart_are_each_answered_once():
-    lab = chain(origin=OriginSettings(deadline_s=60.0, pending_items=8, silence_floor_s=0.1), b1=(1, 2), t1=(1, 2))
+    lab = chain(origin=OriginSettings(deadline_s=60.0, max_pending=8, min_retry_s=0.1), b1=(1, 2), t1=(1, 2))
     for index in range(1000):
         lab.accept()
         lab.compute()

@@ -10,7 +10,7 @@ from distree.errors import RemoteProtocolError
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.member import Member
 from distree.node import members as module
-from distree.node.members import Change, Members
+from distree.node.members import MemberChange, Members
 
 
 def member(device: str = "b1", boot: str = "one", *, stages: tuple[int, ...] = (1,), **changes: object) -> Member:
@@ -27,7 +27,7 @@ def there(*made: Member) -> Members:
     for one in made or (member(),):
         for stage in one.stages or (0,):
             known.announced(0.0, one, stage, is_live=False)
-        known.has_state(0.0, state(boot=one.boot, device=one.device))
+        known.state_changed(0.0, state(boot=one.boot, device=one.device))
     return known
 
 
@@ -37,45 +37,47 @@ def names(known: Members, stage: int = 1, branch: int | None = None) -> list[str
 
 def test_an_announcement_counts_once_the_board_is_ready_and_of_the_same_run():
     known = Members("r1")
-    assert known.announced(0.0, member(), 1, is_live=False) == Change(device="b1", listen="begin")
+    assert known.announced(0.0, member(), 1, is_live=False) == MemberChange(device="b1", listen="begin")
     assert (names(known), known.present, known.get("b1")) == ([], 0, None)
     for status in (DeviceStatus.INIT, DeviceStatus.DRAINING, DeviceStatus.LOST, DeviceStatus.DISCONNECTED):
-        assert not known.has_state(0.0, state(status)).came
+        assert not known.state_changed(0.0, state(status)).came
         assert names(known) == []
-    assert not known.has_state(0.0, state(boot="two")).came
+    assert not known.state_changed(0.0, state(boot="two")).came
     assert names(known) == []
-    assert known.has_state(0.0, state()) == Change(device="b1", ended=True, came=True)  # what was said of a run "two"
+    assert known.state_changed(0.0, state()) == MemberChange(
+        device="b1", ended=True, came=True
+    )  # what was said of a run "two"
     assert (names(known), known.present, known.get("b1")) == (["b1"], 1, member())
 
 
 def test_a_retained_announcement_of_an_earlier_run_does_not_count():
     known = Members("r1")
     known.announced(0.0, member(boot="old"), 1, is_live=False)
-    known.has_state(0.0, state(boot="new"))
+    known.state_changed(0.0, state(boot="new"))
     assert names(known) == []
-    assert known.announced(0.0, member(boot="new"), 1, is_live=False) == Change(device="b1", came=True)
+    assert known.announced(0.0, member(boot="new"), 1, is_live=False) == MemberChange(device="b1", came=True)
     assert names(known) == ["b1"]
 
 
 def test_an_announcement_that_comes_live_proves_that_the_board_is_there():
     known = Members("r1")
-    assert known.announced(0.0, member(), 1, is_live=True) == Change(device="b1", came=True, listen="begin")
+    assert known.announced(0.0, member(), 1, is_live=True) == MemberChange(device="b1", came=True, listen="begin")
     assert names(known) == ["b1"]
     # Whatever the broker has kept of an earlier run.
     known = Members("r1")
     known.announced(0.0, member(boot="old"), 1, is_live=False)
-    known.has_state(0.0, state(DeviceStatus.LOST, boot="old"))
+    known.state_changed(0.0, state(DeviceStatus.LOST, boot="old"))
     assert known.announced(0.0, member(boot="new"), 1, is_live=True).came
     # But not that it takes requests, once it has said that it does not.
-    known.has_state(0.0, state(DeviceStatus.DRAINING, boot="new"))
-    assert known.announced(0.0, member(boot="new"), 1, is_live=True) == Change(device="b1")
+    known.state_changed(0.0, state(DeviceStatus.DRAINING, boot="new"))
+    assert known.announced(0.0, member(boot="new"), 1, is_live=True) == MemberChange(device="b1")
     assert names(known) == []
 
 
 def test_states_of_boards_that_announce_nothing_are_nothing():
     known = Members("r1")
-    assert known.has_state(0.0, state()) == Change(device="b1")
-    assert known.withdrawn(0.0, "b1", 1) == Change(device="b1")
+    assert known.state_changed(0.0, state()) == MemberChange(device="b1")
+    assert known.withdrawn(0.0, "b1", 1) == MemberChange(device="b1")
     assert len(known) == 0
 
 
@@ -83,16 +85,16 @@ def test_states_of_boards_that_announce_nothing_are_nothing():
 def test_the_last_word_of_an_old_session_does_not_end_a_new_run(last):
     known = there()
     known.announced(1.0, member(boot="two"), 1, is_live=True)
-    assert known.has_state(1.0, state(last, boot="one")) == Change(device="b1")
+    assert known.state_changed(1.0, state(last, boot="one")) == MemberChange(device="b1")
     assert names(known) == ["b1"]
 
 
 def test_a_restart_ends_one_run_and_begins_the_next():
     known = there()
-    assert known.announced(1.0, member(boot="two"), 1, is_live=True) == Change(device="b1", ended=True, came=True)
+    assert known.announced(1.0, member(boot="two"), 1, is_live=True) == MemberChange(device="b1", ended=True, came=True)
     known = there()
-    assert known.has_state(1.0, state(boot="two")) == Change(device="b1", ended=True)
-    assert known.announced(1.0, member(boot="two"), 1, is_live=False) == Change(device="b1", came=True)
+    assert known.state_changed(1.0, state(boot="two")) == MemberChange(device="b1", ended=True)
+    assert known.announced(1.0, member(boot="two"), 1, is_live=False) == MemberChange(device="b1", came=True)
 
 
 def test_two_boards_of_one_name_take_turns():
@@ -101,35 +103,35 @@ def test_two_boards_of_one_name_take_turns():
     for turn in range(6):
         boot = ("two", "one")[turn % 2]
         change = known.announced(float(turn), member(boot=boot), 1, is_live=True)
-        assert change == Change(device="b1", ended=True, came=True)
+        assert change == MemberChange(device="b1", ended=True, came=True)
         assert names(known) == ["b1"]
         other = ("one", "two")[turn % 2]
-        known.has_state(float(turn), state(DeviceStatus.LOST, boot=other))
+        known.state_changed(float(turn), state(DeviceStatus.LOST, boot=other))
         assert names(known) == ["b1"]
 
 
 def test_a_draining_board_is_not_chosen_and_its_run_goes_on_until_it_is_disconnected():
     known = there()
-    assert known.has_state(1.0, state(DeviceStatus.DRAINING)) == Change(device="b1")
+    assert known.state_changed(1.0, state(DeviceStatus.DRAINING)) == MemberChange(device="b1")
     assert (names(known), known.went_at(1)) == ([], 1.0)
-    assert known.has_state(2.0, state(DeviceStatus.DISCONNECTED)) == Change(device="b1", ended=True)
+    assert known.state_changed(2.0, state(DeviceStatus.DISCONNECTED)) == MemberChange(device="b1", ended=True)
     assert known.went_at(1) == 1.0
 
 
 @pytest.mark.parametrize("status", [DeviceStatus.LOST, DeviceStatus.DISCONNECTED, DeviceStatus.INIT])
 def test_a_run_is_over_once(status):
     known = there()
-    assert known.has_state(1.0, state(status)) == Change(device="b1", ended=True)
-    assert known.has_state(1.5, state(status)) == Change(device="b1")
-    assert known.has_state(2.0, state()) == Change(device="b1", came=True)
+    assert known.state_changed(1.0, state(status)) == MemberChange(device="b1", ended=True)
+    assert known.state_changed(1.5, state(status)) == MemberChange(device="b1")
+    assert known.state_changed(2.0, state()) == MemberChange(device="b1", came=True)
 
 
 def test_what_is_withdrawn_is_not_served_and_the_last_of_it_ends_the_board():
     known = there(member(stages=(1, 2)))
-    assert known.withdrawn(3.0, "b1", 2) == Change(device="b1")
+    assert known.withdrawn(3.0, "b1", 2) == MemberChange(device="b1")
     assert (names(known, 1), names(known, 2), known.went_at(2)) == (["b1"], [], 3.0)
-    assert known.withdrawn(3.0, "b1", 2) == Change(device="b1")
-    assert known.withdrawn(4.0, "b1", 1) == Change(device="b1", ended=True, listen="end")
+    assert known.withdrawn(3.0, "b1", 2) == MemberChange(device="b1")
+    assert known.withdrawn(4.0, "b1", 1) == MemberChange(device="b1", ended=True, listen="end")
     assert (names(known, 1), len(known), known.went_at(1)) == ([], 0, 4.0)
     assert known.announced(5.0, member(), 1, is_live=True).listen == "begin"
 
@@ -179,7 +181,7 @@ def test_a_board_is_chosen_from_where_it_came_until_it_goes(script):
             case ("withdrawn", stage):
                 change = known.withdrawn(0.0, "b1", stage)
             case ("state", boot, status):
-                change = known.has_state(0.0, state(status, boot=boot))
+                change = known.state_changed(0.0, state(status, boot=boot))
         listens = {"begin": True, "end": False, "": listens}[change.listen]
         was_there, is_there = is_there, known.get("b1") is not None
         assert known.present == is_there

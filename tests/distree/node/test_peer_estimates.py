@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from distree.messages.request import Hop
-from distree.node.peer_estimates import FADES_S, Peer
+from distree.node.peer_estimates import FADES_S, PeerEstimate
 
 
 def measured(compute_s, queue_s=0.0, under_way=0):
-    peer = Peer()
+    peer = PeerEstimate()
     peer.under_way = under_way
     peer.measured(0.0, Hop(device="b", stage=1, queue_s=queue_s, compute_s=compute_s))
     return peer
@@ -19,9 +19,9 @@ USUAL = {1: 0.2, 2: 0.3}
 
 
 def test_what_was_never_measured_is_expected_to_take_as_long_as_elsewhere():
-    assert Peer().expected_s(0.0, [1], USUAL) == pytest.approx(0.2)
+    assert PeerEstimate().expected_s(0.0, [1], USUAL) == pytest.approx(0.2)
     assert measured(0.1).expected_s(0.0, [1, 2], USUAL) == pytest.approx(0.4)
-    assert Peer().expected_s(0.0, [1], {}) == 0.0
+    assert PeerEstimate().expected_s(0.0, [1], {}) == 0.0
 
 
 def test_own_work_under_way_comes_first():

@@ -23,7 +23,7 @@ def leave_out(lab: Fleet, device: str) -> None:
     lab.accept()
     lab.compute() if lab.work else None
     sent = next(letter.message for letter in lab.flying if letter.to == device)
-    lab.carry_out("cam", cam.unread(lab.now, sent, device))  # type: ignore[arg-type]
+    lab.carry_out("cam", cam.no_subscribers(lab.now, sent, device))  # type: ignore[arg-type]
     lab.flying.clear()
     lab.sent.clear()
     lab.told.clear()
@@ -35,7 +35,7 @@ def is_left_out(lab: Fleet, device: str) -> bool:
 
 
 def plain(*stages: int) -> Fleet:
-    origin = OriginSettings(deadline_s=1.0, pending_items=8, silence_floor_s=0.1)
+    origin = OriginSettings(deadline_s=1.0, max_pending=8, min_retry_s=0.1)
     return chain(origin=origin, b1=stages or (1, 2))
 
 
@@ -104,7 +104,7 @@ def test_probes_of_a_board_that_does_not_answer_come_ever_more_seldom():
 
 
 def test_what_was_held_meanwhile_is_sent():
-    origin = OriginSettings(deadline_s=10.0, pending_items=8, silence_floor_s=0.1)
+    origin = OriginSettings(deadline_s=10.0, max_pending=8, min_retry_s=0.1)
     lab = chain(own=(), origin=origin, b1=(0, 1, 2))
     leave_out(lab, "b1")
     lab.accept()
@@ -141,7 +141,7 @@ def test_a_board_that_stops_answers_no_probe():
 def test_boards_that_are_gone_are_not_probed():
     lab = plain()
     leave_out(lab, "b1")
-    lab.has_state("b1", DeviceStatus.LOST)
+    lab.state_changed("b1", DeviceStatus.LOST)
     lab.tick(5.0)
     assert probes(lab) == []
     assert lab.nodes["cam"].telemetry().origin.left_out == 0

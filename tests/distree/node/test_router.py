@@ -10,11 +10,12 @@ import pytest
 from node_fleet import SURE, UNSURE, Fleet, announce, boards, chain, chain_settings, fleet, meet, node_settings
 from request_samples import route_of
 
+from distree.errors import SAME_BUNDLE
 from distree.messages.device import DeviceStatus
 from distree.messages.request import Hop, StageMessage
 from distree.node import Listen, OriginSettings, Publish, StageNode
 from distree.node.members import Members
-from distree.node.routing import MISSES, Router
+from distree.node.routing import MAX_MISSES, Router
 from distree.topics import ALL
 
 
@@ -253,9 +254,7 @@ def test_a_member_of_another_revision_is_told_in_one_line():
         lab.accept()
         lab.settle()
     assert [result.reason for result in lab.results] == ["fallback"] * 3
-    assert lab.told == [
-        f"p: no member of revision r1 for stage {k}; b1 has r9: put the same bundle on all boards" for k in (1, 2)
-    ]
+    assert lab.told == [f"p: no member of revision r1 for stage {k} (b1 has r9); {SAME_BUNDLE}" for k in (1, 2)]
     lab.told.clear()
     lab.carry_out("cam", meet(lab.nodes["cam"], *boards(b2=(1, 2)), now=lab.now))
     assert lab.told == ["p: stage 1 is served again", "p: stage 2 is served again"]
@@ -266,7 +265,7 @@ def test_a_stage_that_nobody_serves_is_told_once():
     for _ in range(3):
         lab.accept()
         lab.settle()
-    assert lab.told == [f"p: nobody serves stage {k}: start a board that does" for k in (1, 2)]
+    assert lab.told == [f"p: nobody serves stage {k}; start a board that does" for k in (1, 2)]
     lab.carry_out("cam", meet(lab.nodes["cam"], *boards(b1=1)))
     assert lab.told[2:] == ["p: stage 1 is served again"]
 
@@ -349,13 +348,13 @@ def test_the_last_board_of_a_stage_is_left_out_after_a_repetition_without_an_ans
 
 
 def test_the_last_board_of_a_stage_is_left_out_when_it_missed_some_in_a_row():
-    lab = chain(origin=OriginSettings(deadline_s=1.0, pending_items=8), b1=(1, 2))
+    lab = chain(origin=OriginSettings(deadline_s=1.0, max_pending=8), b1=(1, 2))
     lab.lose = {"b1"}
-    for count in range(MISSES):
+    for count in range(MAX_MISSES):
         assert left_out(lab) == set(), count
         lab.accept()
         lab.compute()
-    for _ in range(MISSES):
+    for _ in range(MAX_MISSES):
         silence(lab)
     assert left_out(lab) == {"b1"}
 
@@ -401,7 +400,7 @@ def test_boards_that_have_done_their_part_are_not_blamed_for_those_after_them():
     assert left_out(lab) == {last.to}
     # Nor is anything sent anew because they go.
     count = len(lab.sent)
-    lab.has_state(str(before.to), DeviceStatus.LOST)
+    lab.state_changed(str(before.to), DeviceStatus.LOST)
     assert len(lab.sent) == count
 
 
@@ -483,7 +482,7 @@ def test_the_twin_of_a_silent_branch_is_used_for_the_next_input():
 def test_a_branch_that_has_no_twin_is_left_out_after_some_misses_in_a_row():
     lab = fleet()
     lab.lose = {"b1"}
-    for count in range(MISSES):
+    for count in range(MAX_MISSES):
         assert left_out(lab) == set(), count
         lab.accept()
         lab.settle()
@@ -492,7 +491,7 @@ def test_a_branch_that_has_no_twin_is_left_out_after_some_misses_in_a_row():
     assert left_out(lab) == {"b1"}
     # Heard once between, and it begins anew.
     lab = fleet()
-    for _ in range(2 * MISSES):
+    for _ in range(2 * MAX_MISSES):
         lab.lose ^= {"b1"}
         lab.accept()
         lab.settle()
@@ -503,7 +502,7 @@ def test_a_branch_that_has_no_twin_is_left_out_after_some_misses_in_a_row():
 
 def test_soon_after_a_connect_branches_are_waited_for_and_then_done_without():
     lab = fleet()
-    lab.has_state("b1", DeviceStatus.LOST)
+    lab.state_changed("b1", DeviceStatus.LOST)
     lab.carry_out("cam", lab.nodes["cam"].connected(0.0))
     lab.accept()
     assert lab.flying == []
@@ -517,11 +516,11 @@ def test_soon_after_a_connect_branches_are_waited_for_and_then_done_without():
 
 def test_soon_after_a_connect_the_last_branch_to_come_is_enough():
     lab = fleet()
-    lab.has_state("b1", DeviceStatus.LOST)
+    lab.state_changed("b1", DeviceStatus.LOST)
     lab.carry_out("cam", lab.nodes["cam"].connected(0.0))
     lab.accept()
     lab.tick(0.1)
-    lab.has_state("b1", DeviceStatus.READY)
+    lab.state_changed("b1", DeviceStatus.READY)
     assert lab.on_the_way() == ["b0", "b1"]
     lab.settle()
     assert lab.results[0].missing == ()
@@ -530,7 +529,7 @@ def test_soon_after_a_connect_the_last_branch_to_come_is_enough():
 def test_a_board_that_fuses_is_named_while_it_is_there_and_answers():
     lab = fleet(fuser="hub")
     for status, fuser in ((DeviceStatus.READY, "hub"), (DeviceStatus.LOST, "cam"), (DeviceStatus.READY, "hub")):
-        lab.has_state("hub", status)
+        lab.state_changed("hub", status)
         lab.accept()
         assert {stage_of(letter).context.fuser for letter in lab.flying} == {fuser}
         lab.settle()

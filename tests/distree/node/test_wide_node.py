@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from node_fleet import MISSES_B1, MISSES_ONE, SURE, UNSURE, WIDE, Fleet, announce, fleet, node_settings
 from request_samples import changed, route_of
+from thoroughness import often
 
 from distree import tensors
 from distree.errors import RemoteProtocolError
@@ -88,7 +89,7 @@ def test_hops_name_every_board():
 @both_modes
 @both_fusers
 def test_a_wide_stage_in_a_chain(eager, fuser):
-    origin = OriginSettings(deadline_s=1.0, silence_floor_s=0.3, fuser=fuser, eager=eager)
+    origin = OriginSettings(deadline_s=1.0, min_retry_s=0.3, fuser=fuser, eager=eager)
     shape = {
         "inputs": (("int8", (1, 4)),) * 5,
         "embeddings": ((), WIDE, WIDE, (), ()),
@@ -279,7 +280,7 @@ def test_kept_features_are_forgotten_when_their_budget_has_run_out():
 
 
 def test_kept_features_are_bounded():
-    lab = fleet(fuser="hub", inbox_items=3)
+    lab = fleet(fuser="hub", inbox_max_messages=3)
     lab.lose = {"hub"}
     for _ in range(8):
         lab.accept()
@@ -289,7 +290,7 @@ def test_kept_features_are_bounded():
 
 
 def test_gatherings_are_bounded():
-    lab = fleet(fuser="hub", inbox_items=3)
+    lab = fleet(fuser="hub", inbox_max_messages=3)
     lab.lose = {"b1"}
     for _ in range(8):
         lab.accept()
@@ -452,10 +453,10 @@ steps = st.lists(
     twins=st.booleans(),
     exits=st.dictionaries(st.integers(0, 2), st.sampled_from([SURE, UNSURE])),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=often(300), deadline=None)
 def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(script, eager, fuser, twins, exits):
     """Whatever is lost, repeated, reordered, unread, withdrawn or dead; nobody waits beyond what is due."""
-    lab = fleet(eager=eager, fuser=fuser, script=exits, twins=twins, inbox_items=4)
+    lab = fleet(eager=eager, fuser=fuser, script=exits, twins=twins, inbox_max_messages=4)
     cam = lab.nodes["cam"]
     accepted: dict[str, float] = {}
     for step in [*script, *[("wait", 0.4)] * 5]:
@@ -484,7 +485,7 @@ def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(scri
             case ("drains", board) if board in lab.nodes:
                 lab.nodes[board].drain()
             case ("state", board, status) if board in lab.nodes:
-                lab.has_state(board, status)
+                lab.state_changed(board, status)
             case ("withdrawn", board) if board in lab.nodes:
                 lab.carry_out("cam", cam.withdrawn(lab.now, board, 0))
             case ("announced", board, is_live) if board in lab.nodes:
@@ -509,7 +510,7 @@ def test_every_accepted_input_gets_exactly_one_final_result_by_its_deadline(scri
 @pytest.mark.parametrize("branches", [1, 2])
 def test_a_gathering_that_ends_as_it_begins_leaves_nothing_due(branches):
     """With room for one gathering, the repetition's pushes out the first one's, whose end answers the request."""
-    lab = fleet(inbox_items=1)
+    lab = fleet(inbox_max_messages=1)
     request = lab.accept()
     first = list(lab.flying)
     lab.flying.clear()

@@ -11,6 +11,7 @@ import pytest
 
 from broker_config.managed import ManagedBroker, find_mosquitto, has_embedded
 from distree.broker_settings import BrokerSettings
+from distree.errors import Problem
 from distree.transport import make_transport
 from distree.transport.base import Received
 
@@ -32,7 +33,7 @@ class Recorder:
     def connected(self) -> None:
         self.events.append("connected")
 
-    def disconnected(self, why: str) -> None:
+    def disconnected(self, why: Problem) -> None:
         assert why
         self.events.append("disconnected")
 
@@ -47,7 +48,7 @@ class Recorder:
     def given_up(self, token: str) -> None:
         self.given_up_tokens.append(token)
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         self.unread_messages.append((topic, payload))
 
     @property
@@ -74,12 +75,6 @@ def engine(request: pytest.FixtureRequest) -> str:
     if not installed:
         pytest.skip(f"{request.param} is not installed")
     return str(request.param)
-
-
-@pytest.fixture
-def mosquitto_only() -> None:
-    if find_mosquitto() is None:
-        pytest.skip("mosquitto is not installed")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 from distree.broker_settings import BrokerSettings
 from distree.errors import ConfigError
 from distree.transport.connection import CONNECTION_TRANSITIONS, Connection, Step, transition_table
-from distree.transport.negotiation import FILTERS_A_SUBSCRIBE
+from distree.transport.negotiation import MAX_FILTERS_PER_SUBSCRIBE
 
 FILTERS = [("a/#", 1), ("b/#", 2)]
 
@@ -24,22 +24,22 @@ def dialled(connection: Connection, now: float) -> None:
     if connection.state == "closed":
         connection.open(FILTERS)
     assert connection.dial(max(now, connection.retry_at))
-    connection.greeted(now)
+    connection.connect_sent(now)
 
 
 def online(connection: Connection, now: float, limits: object = None) -> None:
     dialled(connection, now)
-    step: Step = connection.accepted(limits)[0]
+    step: Step = connection.on_connack(limits)[0]
     while step == "subscribe":
-        step, why = connection.subscribed([None] * len(connection.filters.asked))
+        step, why = connection.on_suback([None] * len(connection.filters.asked))
         assert why is None
-    assert step == "be online"
-    assert connection.be_online(now)
+    assert step == "go online"
+    assert connection.go_online(now)
 
 
-def end(connection: Connection, now: float, *, soon: bool = False, judging: bool = False) -> float:
+def end(connection: Connection, now: float, *, soon: bool = False, diagnosing: bool = False) -> float:
     """End the connection; return how long the next attempt is waited for, in seconds."""
-    assert connection.ended(now, soon=soon, judging=judging)
+    assert connection.ended(now, soon=soon, diagnosing=diagnosing)
     assert connection.state == "waiting"
     return connection.retry_at - now
 
@@ -71,27 +71,27 @@ def test_a_life() -> None:
     assert not connection.dial(0.0), "one attempt at a time"
     seen.append(connection.state)
     assert not connection.has_socket
-    connection.greeted(0.1)
+    connection.connect_sent(0.1)
     seen.append(connection.state)
     assert connection.has_socket
-    assert connection.accepted(None) == ("subscribe", None)
+    assert connection.on_connack(None) == ("subscribe", None)
     seen.append(connection.state)
     assert connection.filters.asked == [("a/#", 1), ("b/#", 1)]
-    assert connection.subscribed([None, None]) == ("be online", None)
-    assert connection.be_online(0.2)
+    assert connection.on_suback([None, None]) == ("go online", None)
+    assert connection.go_online(0.2)
     seen.append(connection.state)
     end(connection, 0.3)
     assert not connection.close()
-    assert seen == ["closed", "waiting", "dialling", "greeting", "subscribing", "online"]
+    assert seen == ["closed", "waiting", "dialling", "connecting", "subscribing", "online"]
 
 
 def test_the_end_is_told_once() -> None:
     connection = made()
-    assert not connection.ended(0.0, soon=False, judging=False)
+    assert not connection.ended(0.0, soon=False, diagnosing=False)
     online(connection, 0.0)
-    assert connection.ended(1.0, soon=False, judging=False)
+    assert connection.ended(1.0, soon=False, diagnosing=False)
     due = connection.retry_at
-    assert not connection.ended(2.0, soon=True, judging=False)
+    assert not connection.ended(2.0, soon=True, diagnosing=False)
     assert connection.retry_at == due
 
 
@@ -111,7 +111,7 @@ def test_what_is_judged_or_asked_for_soon_does_not_lengthen_the_wait() -> None:
     connection, now = made(version=5), 0.0
     for _ in range(10):
         online(connection, now)
-        assert 0.1 <= end(connection, now + 1.0, judging=True) <= 0.2
+        assert 0.1 <= end(connection, now + 1.0, diagnosing=True) <= 0.2
         online(connection, now + 5.0)
         assert end(connection, now + 6.0, soon=True) == 0.0
         now += 10.0
@@ -122,29 +122,29 @@ def test_what_is_judged_or_asked_for_soon_does_not_lengthen_the_wait() -> None:
 def test_answers_that_nobody_asked_for_change_nothing() -> None:
     connection = made()
     online(connection, 0.0)
-    assert connection.accepted(None) == ("wait", None)
-    assert connection.refused("Not authorized") == ("wait", None)
-    assert connection.subscribed(["Not authorized"]) == ("wait", None)
-    assert not connection.be_online(1.0)
+    assert connection.on_connack(None) == ("wait", None)
+    assert connection.on_refusal("Not authorized") == ("wait", None)
+    assert connection.on_suback(["Not authorized"]) == ("wait", None)
+    assert not connection.go_online(1.0)
     assert connection.state == "online"
     assert not connection.is_hopeless
     end(connection, 2.0)
-    assert not connection.be_online(3.0), "it has ended meanwhile"
+    assert not connection.go_online(3.0), "it has ended meanwhile"
 
 
 def test_another_version_is_tried_at_once_and_no_other_is_not() -> None:
     connection = made()
     dialled(connection, 0.0)
-    assert connection.greeting.version == "5"
-    assert connection.refused("Unsupported protocol version") == ("begin anew", None)
-    assert connection.greeting.version == "3.1.1"
+    assert connection.handshake.version == "5"
+    assert connection.on_refusal("Unsupported protocol version") == ("reconnect", None)
+    assert connection.handshake.version == "3.1.1"
     end(connection, 0.0, soon=True)
     connection = made(version=5)
     dialled(connection, 0.0)
-    step, why = connection.refused("Unsupported protocol version")
+    step, why = connection.on_refusal("Unsupported protocol version")
     assert step == "wait"
     assert why is not None
-    assert "unsupported protocol version" in why
+    assert "unsupported protocol version" in why.what
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_another_version_is_tried_at_once_and_no_other_is_not() -> None:
 def test_time_does_not_heal_a_refused_login(reason: str, hopeless: bool) -> None:
     connection = made()
     dialled(connection, 0.0)
-    step, why = connection.refused(reason)
+    step, why = connection.on_refusal(reason)
     assert step == "wait"
     assert why
     assert connection.is_hopeless is hopeless
@@ -166,14 +166,14 @@ def test_time_does_not_heal_a_refused_login(reason: str, hopeless: bool) -> None
 @pytest.mark.parametrize(
     ("reason", "limit"), [("Retain not supported", "retains"), ("QoS not supported", "takes_qos_1")]
 )
-def test_a_greeting_that_asks_for_too_much_is_changed_once(reason: str, limit: str) -> None:
+def test_a_connect_that_asks_for_too_much_is_changed_once(reason: str, limit: str) -> None:
     connection = made(has_will=True)
     dialled(connection, 0.0)
-    assert connection.refused(reason) == ("begin anew", None)
+    assert connection.on_refusal(reason) == ("reconnect", None)
     assert not getattr(connection.limits, limit)
     end(connection, 0.0, soon=True)
     dialled(connection, 1.0)
-    step, why = connection.refused(reason)
+    step, why = connection.on_refusal(reason)
     assert step == "wait"
     assert why is not None
 
@@ -198,7 +198,7 @@ def test_limits_are_learned_at_each_connection_and_said_while_they_last() -> Non
 def test_who_only_reads_is_not_told_what_the_broker_does_not_take() -> None:
     connection = made()
     dialled(connection, 0.0)
-    connection.accepted(SimpleNamespace(RetainAvailable=0, MaximumQoS=0))
+    connection.on_connack(SimpleNamespace(RetainAvailable=0, MaximumQoS=0))
     assert not connection.limits.retains
     assert not connection._notices
 
@@ -206,11 +206,11 @@ def test_who_only_reads_is_not_told_what_the_broker_does_not_take() -> None:
 def test_a_refused_filter_is_named_and_time_does_not_heal_it() -> None:
     connection = made()
     dialled(connection, 0.0)
-    connection.accepted(None)
-    step, why = connection.subscribed([None, "Not authorized"])
+    connection.on_connack(None)
+    step, why = connection.on_suback([None, "Not authorized"])
     assert step == "hang up"
     assert why is not None
-    assert "subscription to b/# (Not authorized)" in why
+    assert "subscription to b/# (Not authorized)" in why.what
     assert connection.is_hopeless
 
 
@@ -218,18 +218,18 @@ def test_a_filter_on_which_the_broker_hangs_up_is_done_without() -> None:
     connection, now = made(version=5), 0.0
     for _ in range(10):
         dialled(connection, now)
-        step = connection.accepted(None)[0]
+        step = connection.on_connack(None)[0]
         while step == "subscribe" and ("a/#", 1) not in connection.filters.asked:
-            step = connection.subscribed([None])[0]
-        if step == "be online":
+            step = connection.on_suback([None])[0]
+        if step == "go online":
             break
         lost = connection.why_lost(None, None, now)
         assert lost is not None
-        assert "when asked for a/#" in lost
+        assert "on the subscription to a/#" in lost.what
         end(connection, now)
         now += 10.0
-    assert step == "be online"
-    assert ["hangs up on the subscription to a/#" in line for line in connection._notices] == [True]
+    assert step == "go online"
+    assert ["hangs up on the subscription to a/#" in notice.what for notice in connection._notices] == [True]
 
 
 def more(connection: Connection, *names: str) -> None:
@@ -239,16 +239,18 @@ def more(connection: Connection, *names: str) -> None:
 def test_what_is_added_is_asked_for_one_subscribe_after_the_other_once_online() -> None:
     connection = made()
     connection.open(FILTERS)
-    more(connection, *(f"m/{index}" for index in range(FILTERS_A_SUBSCRIBE + 1)))
+    more(connection, *(f"m/{index}" for index in range(MAX_FILTERS_PER_SUBSCRIBE + 1)))
     assert not connection.ask_for_more(), "not before it is online"
     online(connection, 0.0)
     assert connection.ask_for_more()
-    assert [name for name, _ in connection.filters.asked] == [f"m/{index}" for index in range(FILTERS_A_SUBSCRIBE)]
+    assert [name for name, _ in connection.filters.asked] == [
+        f"m/{index}" for index in range(MAX_FILTERS_PER_SUBSCRIBE)
+    ]
     assert not connection.ask_for_more(), "not before the answer"
-    assert connection.subscribed([None] * FILTERS_A_SUBSCRIBE) == ("wait", None)
+    assert connection.on_suback([None] * MAX_FILTERS_PER_SUBSCRIBE) == ("wait", None)
     assert connection.ask_for_more()
-    assert connection.filters.asked == [(f"m/{FILTERS_A_SUBSCRIBE}", 1)]
-    connection.subscribed([None])
+    assert connection.filters.asked == [(f"m/{MAX_FILTERS_PER_SUBSCRIBE}", 1)]
+    connection.on_suback([None])
     assert not connection.ask_for_more()
     more(connection, "m/0", "a/#")
     assert not connection.ask_for_more(), "it has those"
@@ -265,22 +267,22 @@ def test_a_refused_filter_that_was_added_is_said_once_and_the_connection_stays()
         more(connection, "good", *(f"bad/{index}" for index in range(20)))
         while connection.ask_for_more():
             answers = [None if name == "good" else "Not authorized" for name, _ in connection.filters.asked]
-            assert connection.subscribed(answers) == ("wait", None)
+            assert connection.on_suback(answers) == ("wait", None)
         assert connection.state == "online"
         assert not connection.is_hopeless
         end(connection, now + 1.0)
     assert len(connection._notices) == 1
-    line = connection._notices[0]
+    line = str(connection._notices[0])
     assert "refuses the subscription to bad/0 (Not authorized), bad/1" in line
     assert "and 17 more" in line
     assert "broker's ACL" in line
     online(connection, 20.0)
     for refusal in (None, "Not authorized"):
         while connection.ask_for_more():
-            connection.subscribed([refusal] * len(connection.filters.asked))
+            connection.on_suback([refusal] * len(connection.filters.asked))
         end(connection, 21.0)
         online(connection, 30.0)
-    assert sum("bad/0" in line for line in connection._notices) == 2, "it was mended in between"
+    assert sum("bad/0" in notice.what for notice in connection._notices) == 2, "it was mended in between"
 
 
 def test_a_filter_that_is_wanted_no_more_may_be_refused() -> None:
@@ -289,7 +291,7 @@ def test_a_filter_that_is_wanted_no_more_may_be_refused() -> None:
     more(connection, "m/0")
     assert connection.ask_for_more()
     assert connection.filters.remove(["m/0"]) == ["m/0"]
-    assert connection.subscribed(["Not authorized"]) == ("wait", None)
+    assert connection.on_suback(["Not authorized"]) == ("wait", None)
     assert not connection.ask_for_more()
     assert not connection._notices
 
@@ -300,17 +302,17 @@ def test_an_added_filter_on_which_the_broker_hangs_up_is_done_without() -> None:
     more(connection, *(f"m/{index}" for index in range(10)))
     while ends < 10:
         dialled(connection, now)
-        step = connection.accepted(None)[0]
+        step = connection.on_connack(None)[0]
         while True:
-            if step == "be online":
-                connection.be_online(now)
+            if step == "go online":
+                connection.go_online(now)
                 step = "wait"
             if step == "wait" and not connection.ask_for_more():
                 break
             asked = [name for name, _ in connection.filters.asked]
             if "m/4" in asked:
                 break
-            step = connection.subscribed([None] * len(asked))[0]
+            step = connection.on_suback([None] * len(asked))[0]
         if not connection.filters.asked:
             break
         end(connection, now)
@@ -318,7 +320,7 @@ def test_an_added_filter_on_which_the_broker_hangs_up_is_done_without() -> None:
     assert ends == 3, "with others, then alone, twice"
     assert connection.state == "online"
     assert connection.filters.without == {"m/4"}
-    assert ["hangs up on the subscription to m/4" in line for line in connection._notices] == [True]
+    assert ["hangs up on the subscription to m/4" in notice.what for notice in connection._notices] == [True]
 
 
 def test_a_broker_that_does_not_answer_in_time_is_overdue() -> None:
@@ -329,11 +331,11 @@ def test_a_broker_that_does_not_answer_in_time_is_overdue() -> None:
     assert connection.overdue(15.0) is None
     overdue = connection.overdue(15.1)
     assert overdue is not None
-    assert "is it a broker?" in overdue
-    connection.accepted(None)
+    assert "check that it is an MQTT broker" in overdue.remedy
+    connection.on_connack(None)
     assert connection.overdue(15.1) == overdue, "it has to take the subscriptions too"
-    connection.subscribed([None, None])
-    connection.be_online(15.1)
+    connection.on_suback([None, None])
+    connection.go_online(15.1)
     assert connection.overdue(1e9) is None
 
 
@@ -342,7 +344,7 @@ def test_a_broker_that_does_not_answer_in_time_is_overdue() -> None:
     [
         (ConnectionRefusedError(), False, True),
         (TimeoutError(), False, False),
-        (ConfigError("the file is gone"), True, False),
+        (ConfigError("the file is gone", "write it again"), True, False),
     ],
 )
 def test_what_waiting_can_mend(error: Exception, hopeless: bool, absent: bool) -> None:
@@ -360,9 +362,9 @@ def test_what_waiting_can_mend(error: Exception, hopeless: bool, absent: bool) -
 def test_why_a_connection_ended() -> None:
     connection = made()
     online(connection, 0.0)
-    assert "another client uses the id 'cam1'" in (connection.why_lost(None, None, 1.0) or "")
-    assert "another client" not in (connection.why_lost(None, None, 6.0) or "")
-    assert "another client uses the id 'cam1'" in (connection.why_lost("Session taken over", None, 6.0) or "")
+    assert "no other client uses the id 'cam1'" in str(connection.why_lost(None, None, 1.0))
+    assert "other client" not in str(connection.why_lost(None, None, 6.0))
+    assert "another client is using the id 'cam1'" in str(connection.why_lost("Session taken over", None, 6.0))
     end(connection, 7.0)
     dialled(connection, 20.0)
-    assert "is it a broker" in (connection.why_lost(None, None, 20.0) or "")
+    assert "check that it is an MQTT broker" in str(connection.why_lost(None, None, 20.0))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from memory_transport import MemoryBroker, MemoryTransport, matches
 from paho.mqtt.client import topic_matches_sub
 
-from distree.errors import BrokerError, LocalProtocolError
+from distree.errors import BrokerError, LocalProtocolError, Problem
 from distree.lanes import Lane
 from distree.transport.base import Received, Transport
 
@@ -28,8 +28,8 @@ class Ear:
     def connected(self) -> None:
         self.events.append("connected")
 
-    def disconnected(self, why: str) -> None:
-        self.events.append(why)
+    def disconnected(self, why: Problem) -> None:
+        self.events.append(why.what)
 
     def received(self, message: Received) -> None:
         self.messages.append(message)
@@ -42,7 +42,7 @@ class Ear:
     def given_up(self, token: str) -> None:
         pass
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         self.unread_messages.append((topic, payload))
 
     @property
@@ -138,7 +138,7 @@ def test_subscriptions_that_are_added_bring_what_is_retained_and_outlive_a_recon
 
 @pytest.mark.parametrize("tells", [True, False])
 def test_who_publishes_work_that_nobody_reads_is_told(tells: bool) -> None:
-    broker = MemoryBroker(tells_unread=tells)
+    broker = MemoryBroker(reports_no_subscribers=tells)
     a, b = join(broker, "a"), join(broker, "b", ("w/1", 1))
     a.transport.publish("w/1", b"read", qos=1)
     a.transport.publish("w/2", b"owed", qos=1, lane=Lane.OWED)
@@ -268,7 +268,7 @@ def test_a_second_client_of_one_id_takes_over() -> None:
     first, second = join(broker, "a"), join(broker, "a")
     assert second.transport.online
     assert not first.transport.online
-    assert "'a'" in (first.transport.last_error or "")
+    assert "'a'" in str(first.transport.last_error)
 
 
 LEVELS = st.lists(st.sampled_from(["a", "b", "$c", "+", "#", ""]), min_size=1, max_size=4)

@@ -1,4 +1,4 @@
-"""PahoTransport against real brokers: mosquitto (MQTT 5) and the embedded one (MQTT 3.1.1)."""
+"""MqttTransport against real brokers: mosquitto (MQTT 5) and the embedded one (MQTT 3.1.1)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from broker_config.managed import ManagedBroker, free_port
 from distree.broker_settings import BrokerSettings, Session
 from distree.errors import BrokerError, ConfigError, LocalProtocolError
 from distree.lanes import Lane
-from distree.transport import make_transport
+from distree.transport import TRANSPORTS, make_transport
 from distree.transport.base import Received, Transport
 
 Make = Callable[..., Any]
@@ -29,6 +31,22 @@ Make = Callable[..., Any]
 def test_it_is_a_transport() -> None:
     transport: Transport = make_transport(BrokerSettings(), client_id="a")
     assert not transport.online
+
+
+def test_a_transport_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"^broker\.transport: unknown 'pigeon'; choose one of mqtt$"):
+        make_transport(BrokerSettings(transport="pigeon"), client_id="a")
+
+
+def test_another_transport_is_a_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, object]] = []
+    module = ModuleType("another_transport")
+    module.Other = lambda settings, **named: made.append({"settings": settings, **named}) or "made"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(TRANSPORTS, "other", "another_transport:Other")
+    settings = BrokerSettings(transport="other")
+    assert make_transport(settings, client_id="a") == "made"
+    assert (made[0]["settings"], made[0]["client_id"]) == (settings, "a")
 
 
 def test_round_trip(broker: ManagedBroker, client: Make, pump: Make) -> None:
@@ -271,7 +289,7 @@ def test_poll_returns_in_time_while_a_connection_hangs(client: Make) -> None:
             start = time.monotonic()
             a.transport.poll(0.02)
             longest = max(longest, time.monotonic() - start)
-        assert "is it a broker?" in a.transport.last_error
+        assert "check that it is an MQTT broker" in str(a.transport.last_error)
         assert longest < 5
 
 
@@ -291,7 +309,7 @@ def test_login(client: Make, tmp_path: Path) -> None:
         with pytest.raises(BrokerError, match=r"refuses user 'ann' .*password_file"):
             a.transport.connect_now(20)
         a = client(guarded.port, "lo-c", online=False)
-        with pytest.raises(BrokerError, match="wants a login"):
+        with pytest.raises(BrokerError, match="requires a login"):
             a.transport.connect_now(20)
 
 
@@ -308,7 +326,7 @@ def test_password_file_that_is_missing_or_empty(tmp_path: Path, client: Make) ->
 def test_two_clients_of_one_id_are_told_so(client: Make, pump: Make) -> None:
     with ManagedBroker(engine="mosquitto") as running:
         twins = [client(running.port, "twin"), client(running.port, "twin")]
-        pump(lambda: all("the id 'twin'" in (t.transport.last_error or "") for t in twins), *twins)
+        pump(lambda: all("the id 'twin'" in str(t.transport.last_error) for t in twins), *twins)
 
 
 def test_too_large_is_refused_here_and_the_connection_stays(broker: ManagedBroker, client: Make, pump: Make) -> None:
@@ -364,12 +382,15 @@ def test_an_exception_of_the_listener_comes_out_of_poll_and_harms_nothing(
 
 def test_wake_ends_a_wait(broker: ManagedBroker, client: Make) -> None:
     a = client(broker.port, "wa-a")
-    timer = threading.Timer(0.05, a.transport.wake)
-    timer.start()
-    start = time.monotonic()
-    a.transport.poll(0.9)
-    timer.join()
-    assert time.monotonic() - start < 0.8
+    took_s = []
+    for _ in range(5):  # a busy machine may be late for some
+        timer = threading.Timer(0.05, a.transport.wake)
+        timer.start()
+        start = time.monotonic()
+        a.transport.poll(0.9)
+        took_s.append(time.monotonic() - start)
+        timer.join()
+    assert min(took_s) < 0.8
 
 
 def test_threads_publish_while_another_polls(broker: ManagedBroker, client: Make, pump: Make) -> None:
@@ -494,7 +515,7 @@ def test_a_refused_subscription_that_was_added_is_done_without_and_said_once(cli
     a = client(scripted.port, "ra-a")
     a.transport.subscribe([("shut/1", 1)])
     pump(lambda: a.transport.notices, a)
-    assert "refuses the subscription to shut/1 (Not authorized)" in a.transport.notices[0]
+    assert "refuses the subscription to shut/1 (Not authorized)" in str(a.transport.notices[0])
     scripted.hang_up()
     pump(lambda: a.events.count("connected") == 2 and len(scripted.subscribed) == 2, a)
     for _ in range(10):
@@ -508,13 +529,13 @@ def test_a_refused_subscription_that_was_added_is_done_without_and_said_once(cli
 def test_nothing_is_asked_for_while_a_message_goes_alone_to_see_who_is_hung_up_on(client: Make, pump: Make) -> None:
     scripted = ScriptedBroker([ACCEPT], suback=b"\x01")
     a = client(scripted.port, "al-a")
-    a.transport._sender.alone = True
+    a.transport._send_window.alone = True
     a.transport.subscribe([("later", 1)])
     a.transport.publish("al", b"x", qos=0)  # acknowledged for once, and sent when the other is
     for _ in range(10):
         a.transport.poll(0.05)
     assert not scripted.subscribed
-    a.transport._sender.alone = False
+    a.transport._send_window.alone = False
     pump(lambda: scripted.subscribed, a)
     a.transport.close()
     scripted.close()
@@ -545,7 +566,7 @@ def test_a_takeover_that_the_broker_announces_names_the_id(client: Make, pump: M
     a = client(scripted.port, "to-a")
     scripted.send(b"\xe0\x05\x8e\x03\x1f\x00\x00")
     pump(lambda: a.transport.last_error is not None, a)
-    assert "another client uses the id 'to-a'" in a.transport.last_error
+    assert "another client is using the id 'to-a'" in str(a.transport.last_error)
     a.transport.close()
     scripted.close()
 
@@ -556,7 +577,7 @@ def test_a_refused_publish_is_settled_and_said(client: Make, pump: Make) -> None
     a.transport.publish("shut/1", b"x", qos=1, token="t")
     scripted.send(b"\x40\x03\x00\x01\x87")
     pump(lambda: a.transport.last_error is not None, a)
-    assert "refuses publishes on shut/1" in a.transport.last_error
+    assert "refuses publishes on shut/1" in str(a.transport.last_error)
     assert a.tokens == ["t"]
     a.transport.close()
     scripted.close()

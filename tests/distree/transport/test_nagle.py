@@ -86,8 +86,10 @@ def test_mosquitto_with_and_without_tcp_nodelay(
         for _ in itertools.repeat(None, 3):
             if _run(a, nagle.over_transport(a.transport, BrokerSettings(port=broker.port), "na/own", b"x")):
                 break
-        assert [f"127.0.0.1:{broker.port} holds back" in line for line in a.transport.notices] == [True] * notices
-        assert all("add set_tcp_nodelay true to mosquitto.conf" in line for line in a.transport.notices)
+        assert [f"127.0.0.1:{broker.port} delays small messages" in line.what for line in a.transport.notices] == [
+            True
+        ] * notices
+        assert all("add set_tcp_nodelay true to mosquitto.conf" in line.remedy for line in a.transport.notices)
         if notices:
             # From then on this end does not let the broker wait, here as on later connections.
             again = nagle.over_transport(a.transport, BrokerSettings(port=broker.port), "na/own", b"x")
@@ -95,7 +97,7 @@ def test_mosquitto_with_and_without_tcp_nodelay(
         with socket.create_connection(("127.0.0.1", broker.port)) as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             probe, until = ProbeClient(sock), time.monotonic() + 30
-            probe.greet("na-b", None, None, until)
+            probe.connect("na-b", None, None, until)
             found = [nagle.over_probe(probe, "na/probe", b"x", until) for _ in range(3)]
             assert any(found) == bool(notices)
             assert nagle.over_probe(probe, "$SYS/na", b"x", time.monotonic() + 0.5) is None, "no echo, no verdict"

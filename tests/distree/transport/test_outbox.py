@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distree.lanes import Lane
-from distree.transport.outbox import LOSSY_ITEMS, SHED_ITEMS, Outbox, Outgoing
+from distree.transport.outbox import MAX_LOSSY_ITEMS, MAX_SHED_ITEMS, Outbox, Publication
 
 
-def item(lane: Lane, topic: str = "t", payload: bytes = b"x", **changes: object) -> Outgoing:
-    return Outgoing(topic, payload, lane=lane, **changes)  # type: ignore[arg-type]
+def item(lane: Lane, topic: str = "t", payload: bytes = b"x", **changes: object) -> Publication:
+    return Publication(topic, payload, lane=lane, **changes)  # type: ignore[arg-type]
 
 
-def emptied(outbox: Outbox, now: float = 0.0) -> list[Outgoing]:
+def emptied(outbox: Outbox, now: float = 0.0) -> list[Publication]:
     taken = []
     while (one := outbox.pop(now)) is not None:
         taken.append(one)
@@ -40,8 +40,8 @@ def test_junk_pushes_nothing_out_but_junk() -> None:
         outbox.put(item(Lane.LOSSY, payload=bytes(300)))
     for index in range(40_000):
         outbox.put(item(Lane.SHED, token=f"s{index}"))
-    assert outbox.dropped == {Lane.LOSSY: 60_000 - LOSSY_ITEMS, Lane.SHED: 40_000 - SHED_ITEMS}
-    assert list(outbox.casualties) == [f"s{index}" for index in range(40_000 - SHED_ITEMS)]
+    assert outbox.dropped == {Lane.LOSSY: 60_000 - MAX_LOSSY_ITEMS, Lane.SHED: 40_000 - MAX_SHED_ITEMS}
+    assert list(outbox.casualties) == [f"s{index}" for index in range(40_000 - MAX_SHED_ITEMS)]
     assert [one.token for one in emptied(outbox)[:500]] == [f"r{index}" for index in range(500)]
 
 
@@ -88,7 +88,7 @@ lanes = st.sampled_from(list(Lane))
 def test_every_message_is_sent_or_given_up_and_its_sender_is_told_once(steps: list[tuple[object, ...]]) -> None:
     outbox = Outbox(items=5, nbytes=1000)
     tokens: Counter[str] = Counter()
-    popped: list[Outgoing] = []
+    popped: list[Publication] = []
     count = 0
     for step in steps:
         match step:
@@ -115,7 +115,7 @@ def test_the_oldest_of_each_lane_and_of_what_was_sent_before_counts(lane: Lane) 
     outbox = Outbox()
     assert outbox.oldest_since() == math.inf
     for topic, handed_at in (("a", 3.0), ("b", 4.0)):
-        made = Outgoing(topic, b"x", lane=lane)
+        made = Publication(topic, b"x", lane=lane)
         made.handed_at = handed_at
         outbox.put(made)
     assert outbox.oldest_since() == 3.0

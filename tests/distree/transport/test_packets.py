@@ -11,6 +11,7 @@ from paho.mqtt import _packet
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from thoroughness import often
 
 from distree.transport import packets
 
@@ -31,23 +32,23 @@ def test_properties_are_packed_as_paho_packs_them(content_type, expiry_s, whole)
 
 
 @given(topics, st.binary(max_size=400), st.integers(1, 65535), st.booleans(), st.booleans(), st.booleans())
-def test_what_is_built_is_what_paho_reads(topic, payload, mid, retain, dup, five):
-    properties = packets.properties("a/b", 5.0) if five else b""
+def test_what_is_built_is_what_paho_reads(topic, payload, mid, retain, dup, is_mqtt5):
+    properties = packets.properties("a/b", 5.0) if is_mqtt5 else b""
     packet = packets.publish(topic, payload, mid=mid, retain=retain, dup=dup, properties=properties)
     start, end = packets.frame(packet, 0)
     assert end == len(packet)
-    protocol = MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311
+    protocol = MQTTProtocolVersion.MQTTv5 if is_mqtt5 else MQTTProtocolVersion.MQTTv311
     read = _packet.decode_publish(packet[0], bytearray(packet[start:]), protocol)
     assert (read.topic.decode(), read.payload, read.mid) == (topic, payload, mid)
     assert (read.qos, read.retain, read.dup) == (1, retain, dup)
-    parsed = packets.parse_publish(packet[0], packet[start:], five=five)
+    parsed = packets.parse_publish(packet[0], packet[start:], is_mqtt5=is_mqtt5)
     assert parsed == packets.Published(topic=topic, payload=payload, retain=retain, mid=mid)
 
 
 def test_at_qos_0_there_is_no_packet_id():
     packet = packets.publish("a", b"x", mid=None)
     assert packet == b"\x30\x04\x00\x01ax"
-    assert packets.parse_publish(0x30, packet[2:], five=False).mid is None
+    assert packets.parse_publish(0x30, packet[2:], is_mqtt5=False).mid is None
 
 
 @pytest.mark.parametrize("length", [0, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152])
@@ -71,10 +72,10 @@ def test_acknowledgements():
 
 
 @given(st.integers(0x30, 0x3F), st.binary(max_size=60), st.booleans())
-@settings(max_examples=1000)
-def test_noise_is_read_or_refused(header, body, five):
+@settings(max_examples=often(1000))
+def test_noise_is_read_or_refused(header, body, is_mqtt5):
     try:
-        packets.parse_publish(header, body, five=five)
+        packets.parse_publish(header, body, is_mqtt5=is_mqtt5)
     except ValueError:
         return
 

@@ -23,19 +23,19 @@ def soon(seconds: float = PATIENCE_S) -> float:
 
 
 @contextlib.contextmanager
-def client(port: int, *, five: bool = True, user: str | None = None) -> Iterator[ProbeClient]:
-    one = ProbeClient(socket.create_connection(("127.0.0.1", port), PATIENCE_S), five=five)
+def client(port: int, *, is_mqtt5: bool = True, user: str | None = None) -> Iterator[ProbeClient]:
+    one = ProbeClient(socket.create_connection(("127.0.0.1", port), PATIENCE_S), is_mqtt5=is_mqtt5)
     try:
-        greeting = one.greet(f"probe-{id(one)}", user, "secret" if user else None, soon())
+        greeting = one.connect(f"probe-{id(one)}", user, "secret" if user else None, soon())
         assert greeting.code == 0
         yield one
     finally:
         one.close()
 
 
-@pytest.mark.parametrize("five", [True, False])
-def test_what_is_withheld_reaches_nobody_until_it_is_released(tmp_path: Path, five: bool) -> None:
-    with Mosquitto(tmp_path) as broker, client(broker.port, five=five) as one, client(broker.port) as other:
+@pytest.mark.parametrize("is_mqtt5", [True, False])
+def test_what_is_withheld_reaches_nobody_until_it_is_released(tmp_path: Path, is_mqtt5: bool) -> None:
+    with Mosquitto(tmp_path) as broker, client(broker.port, is_mqtt5=is_mqtt5) as one, client(broker.port) as other:
         for each in (one, other):
             assert each.subscribe("t/+", soon()) == 1
         assert one.withhold("t/1", b"held", soon()) < 0x80
@@ -57,16 +57,16 @@ def test_refusals_have_codes(tmp_path: Path) -> None:
         with client(broker.port, user="ann") as one:
             assert one.withhold("ok/1", b"", soon()) < 0x80
             assert one.withhold("no/1", b"", soon()) == 0x87
-        for five in (True, False):
-            one = ProbeClient(socket.create_connection(("127.0.0.1", broker.port)), five=five)
-            assert one.greet("x", "ann", "wrong", soon()).code == 0x87
+        for is_mqtt5 in (True, False):
+            one = ProbeClient(socket.create_connection(("127.0.0.1", broker.port)), is_mqtt5=is_mqtt5)
+            assert one.connect("x", "ann", "wrong", soon()).code == 0x87
             one.close()
 
 
 def test_limits_are_read_from_the_greeting(tmp_path: Path) -> None:
     with Mosquitto(tmp_path, "max_packet_size 5000", "max_qos 1") as broker:
         one = ProbeClient(socket.create_connection(("127.0.0.1", broker.port)))
-        greeting = one.greet("x", None, None, soon())
+        greeting = one.connect("x", None, None, soon())
         assert (greeting.code, greeting.max_packet_bytes, greeting.max_qos) == (0, 5000, 1)
         one.close()
 
@@ -75,7 +75,7 @@ def test_a_silent_peer_ends_in_a_time_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         one = ProbeClient(socket.create_connection(deaf.getsockname()))
         with pytest.raises(TimeoutError):
-            one.greet("x", None, None, soon(0.2))
+            one.connect("x", None, None, soon(0.2))
         one.close()
 
 
@@ -92,5 +92,5 @@ def test_any_answer_is_an_error_or_a_greeting(answer: bytes) -> None:
         thread = threading.Thread(target=reply)
         thread.start()
         with contextlib.suppress(BrokerError, OSError):
-            ProbeClient(ours).greet("x", None, None, soon())
+            ProbeClient(ours).connect("x", None, None, soon())
         thread.join()

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from distree.lanes import Lane
-from distree.transport.hangups import ALONE, AT_ONCE_S, RETRY_S, STRIKES, Blame, Verdict
-from distree.transport.negotiation import Filters, Greeting
-from distree.transport.outbox import Outbox, Outgoing
+from distree.transport.hangups import ALONE, AT_ONCE_S, MAX_STRIKES, RETRY_S, HangupCause, HangupTracker
+from distree.transport.negotiation import Handshake, Subscriptions
+from distree.transport.outbox import Outbox, Publication
 
 TRIAL = b"of no meaning"
-Hates = Callable[[Outgoing, int, bool], bool]
+Hates = Callable[[Publication, int, bool], bool]
 """Whether a broker hangs up on a message, at a QoS, retained or not."""
 
 
@@ -22,18 +22,18 @@ class Line:
 
     def __init__(self, hates: Hates, *, trial: bytes = TRIAL) -> None:
         self.hates = hates
-        self.blame = Blame(trial)
+        self.hangups = HangupTracker(trial)
         self.outbox = Outbox()
         self.now = 0.0
-        self.verdicts: list[Verdict] = []
-        self.taken: list[Outgoing] = []
+        self.causes: list[HangupCause] = []
+        self.taken: list[Publication] = []
         self.hang_ups = 0
 
     def offer(self, topic: str, nbytes: int = 10, *, retain: bool = False) -> bool:
-        made = Outgoing(topic, bytes(nbytes - len(topic)), retain=retain, token=topic, lane=Lane.OWED)
-        if self.blame.refuses(topic, nbytes, self.now) is not None:
+        made = Publication(topic, bytes(nbytes - len(topic)), retain=retain, token=topic, lane=Lane.OWED)
+        if self.hangups.refuses(topic, nbytes, self.now) is not None:
             return False
-        self.blame.mark_retry(made)
+        self.hangups.mark_retry(made)
         self.outbox.put(made)
         return True
 
@@ -48,42 +48,46 @@ class Line:
 
     def connect(self) -> bool:
         """One connection: True if it ended by a hang-up."""
-        while self.outbox or self.blame.trials:
-            under_way: list[Outgoing] = []
+        while self.outbox or self.hangups.trials:
+            under_way: list[Publication] = []
             while len(under_way) < 8:
-                one = self.blame.trials.popleft() if self.blame.trials and not under_way else self.outbox.pop(self.now)
+                one = (
+                    self.hangups.trials.popleft()
+                    if self.hangups.trials and not under_way
+                    else self.outbox.pop(self.now)
+                )
                 if one is None:
                     break
                 if under_way and max(one.losses, under_way[0].losses) >= ALONE:
                     self.outbox.put_back([one])
                     break
-                if not one.strikes and self.blame.refuses(one.topic, one.size, self.now):
+                if not one.strikes and self.hangups.refuses(one.topic, one.size, self.now):
                     self.outbox.drop(one)
                     continue
-                one.alone_at, one.mark = self.now, self.blame.mark
+                one.alone_at, one.mark = self.now, self.hangups.mark
                 under_way.append(one)
             for index, one in enumerate(under_way):
-                qos = 1 if self.blame.takes_qos_1 else 0
-                if self.hates(one, qos, one.retain and self.blame.retains):
+                qos = 1 if self.hangups.takes_qos_1 else 0
+                if self.hates(one, qos, one.retain and self.hangups.retains):
                     self.lose(under_way[index:])
                     return True
                 self.taken.append(one)
                 if qos:
-                    self.note(self.blame.passed(one, self.now))
-                    while self.blame.doubted:
-                        self.outbox.drop(self.blame.doubted.pop())
+                    self.note(self.hangups.passed(one, self.now))
+                    while self.hangups.doubted:
+                        self.outbox.drop(self.hangups.doubted.pop())
         return False
 
-    def lose(self, under_way: list[Outgoing]) -> None:
-        again, given_up, verdict = self.blame.lost(under_way, self.now)
+    def lose(self, under_way: list[Publication]) -> None:
+        again, given_up, cause = self.hangups.lost(under_way, self.now)
         self.outbox.put_back(again)
         for one in given_up:
             self.outbox.drop(one)
-        self.note(verdict)
+        self.note(cause)
 
-    def note(self, verdict: Verdict | None) -> None:
-        if verdict is not None:
-            self.verdicts.append(verdict)
+    def note(self, cause: HangupCause | None) -> None:
+        if cause is not None:
+            self.causes.append(cause)
 
     def delivered(self) -> list[str]:
         return [one.topic for one in self.taken if one.trial != "size"]
@@ -106,7 +110,7 @@ def test_a_topic_is_found_out_and_the_rest_goes_on(nbytes: int) -> None:
             line.offer("bad", nbytes)
     line.run()
     assert sorted(line.delivered()) == sorted(f"good{index}" for index in range(20))
-    assert [(verdict.why, verdict.topic) for verdict in line.verdicts] == [("topic", "bad")]
+    assert [(cause.why, cause.topic) for cause in line.causes] == [("topic", "bad")]
     assert line.hang_ups <= 5
     assert list(line.outbox.casualties) == ["bad"]
     assert not line.offer("bad", 5)
@@ -119,8 +123,8 @@ def test_a_size_is_found_out_and_larger_ones_are_refused_on_every_topic() -> Non
         line.offer(topic, nbytes)
     line.run()
     assert line.delivered() == ["a", "c"]
-    (verdict,) = line.verdicts
-    assert (verdict.why, verdict.nbytes, verdict.passed) == ("size", 1800, 700)
+    (cause,) = line.causes
+    assert (cause.why, cause.nbytes, cause.passed) == ("size", 1800, 700)
     assert not line.offer("d", 1800)
     assert not line.offer("b", 1600), "one of that topic that is larger than what has passed"
     assert line.offer("d", 1400)
@@ -136,8 +140,8 @@ def test_retained_messages_are_found_out_and_sent_without() -> None:
     line.run()
     assert sorted(line.delivered()) == ["meta", "plan", "result", "state"]
     assert not line.outbox.casualties
-    assert [verdict.why for verdict in line.verdicts] == ["retained"]
-    assert not line.blame.retains
+    assert [cause.why for cause in line.causes] == ["retained"]
+    assert not line.hangups.retains
 
 
 def test_qos_1_is_found_out_and_done_without() -> None:
@@ -147,8 +151,8 @@ def test_qos_1_is_found_out_and_done_without() -> None:
     line.run()
     assert sorted(line.delivered()) == ["meta", "result", "state"]
     assert not line.outbox.casualties
-    assert [verdict.why for verdict in line.verdicts][-1] == "qos"
-    assert not line.blame.takes_qos_1
+    assert [cause.why for cause in line.causes][-1] == "qos"
+    assert not line.hangups.takes_qos_1
     assert line.hang_ups < 12
 
 
@@ -161,10 +165,10 @@ def test_a_broker_that_was_mended_is_believed_after_a_while() -> None:
     assert line.offer("bad")
     line.run()
     before = line.hang_ups
-    assert line.verdicts == line.verdicts[:1], "said once"
+    assert line.causes == line.causes[:1], "said once"
     assert not line.offer("bad")
     line.now += RETRY_S + 1
-    assert not line.offer("bad"), "a confirmed verdict holds twice as long"
+    assert not line.offer("bad"), "a confirmed cause holds twice as long"
     line.now += RETRY_S
     line.hates = lambda _item, _qos, _retain: False
     assert line.offer("bad")
@@ -172,82 +176,82 @@ def test_a_broker_that_was_mended_is_believed_after_a_while() -> None:
     assert line.hang_ups == before
     assert "bad" in line.delivered()
     assert line.offer("bad")
-    assert not line.blame.refusals
+    assert not line.hangups.refusals
 
 
 def test_a_network_that_fails_blames_nobody() -> None:
     """Losses that come some time after the sending, or with several messages under way, prove nothing."""
-    blame, item = Blame(), Outgoing("t", b"x", token="t", lane=Lane.OWED)
+    tracker, item = HangupTracker(), Publication("t", b"x", token="t", lane=Lane.OWED)
     for _ in range(50):
         item.alone_at = 0.0
-        again, given_up, verdict = blame.lost([item], AT_ONCE_S + 1)
-        assert (again, given_up, verdict) == ([item], [], None)
-    others = [Outgoing(f"o{index}", b"") for index in range(3)]
+        again, given_up, cause = tracker.lost([item], AT_ONCE_S + 1)
+        assert (again, given_up, cause) == ([item], [], None)
+    others = [Publication(f"o{index}", b"") for index in range(3)]
     for _ in range(50):
-        assert blame.lost(others, 0.0) == (others, [], None)
+        assert tracker.lost(others, 0.0) == (others, [], None)
 
 
 def test_what_is_alone_needs_more_than_one_strike() -> None:
-    blame, item = Blame(), Outgoing("t", b"x")
+    tracker, item = HangupTracker(), Publication("t", b"x")
     losses = 0
-    while blame.lost([item], 0.0)[0]:
+    while tracker.lost([item], 0.0)[0]:
         losses += 1
-    assert losses == 2 + STRIKES - 1
+    assert losses == 2 + MAX_STRIKES - 1
 
 
 def test_what_goes_out_unacknowledged_is_suspected_after_two_hang_ups_and_cleared_when_it_passes() -> None:
-    blame = Blame()
+    tracker = HangupTracker()
     for _ in range(2):
-        assert not blame.suspects("telemetry")
-        blame.sent_at_0("telemetry")
-        blame.lost([], 0.0)
-    assert blame.suspects("telemetry")
-    item = Outgoing("telemetry", b"x")
-    item.mark = blame.mark
-    blame.passed(item, 0.0)
-    assert not blame.suspects("telemetry")
+        assert not tracker.suspects("telemetry")
+        tracker.sent_at_0("telemetry")
+        tracker.lost([], 0.0)
+    assert tracker.suspects("telemetry")
+    item = Publication("telemetry", b"x")
+    item.mark = tracker.mark
+    tracker.passed(item, 0.0)
+    assert not tracker.suspects("telemetry")
     # What the broker acknowledges proves what went before it.
     for _ in range(5):
-        blame.sent_at_0("telemetry")
-        proof = Outgoing("other", b"x")
-        proof.mark = blame.mark
-        blame.passed(proof, 0.0)
-        blame.lost([], 0.0)
-    assert not blame.suspects("telemetry")
+        tracker.sent_at_0("telemetry")
+        proof = Publication("other", b"x")
+        proof.mark = tracker.mark
+        tracker.passed(proof, 0.0)
+        tracker.lost([], 0.0)
+    assert not tracker.suspects("telemetry")
 
 
 # ---------------------------------------------------------------- greetings and filters
 
 
-def greeted(takes: Callable[[str, bool], bool], attempts: int = 20) -> tuple[Greeting, list[tuple[str, bool]]]:
-    greeting, tried = Greeting(("5", "3.1.1"), has_will=True), []
+def shaken(takes: Callable[[str, bool], bool], attempts: int = 20) -> tuple[Handshake, list[tuple[str, bool]]]:
+    handshake, tried = Handshake(("5", "3.1.1"), has_will=True), []
     for _ in range(attempts):
-        tried.append((greeting.version, greeting.with_will))
+        tried.append((handshake.version, handshake.with_will))
         if not takes(*tried[-1]):
-            greeting.unanswered()
-        elif greeting.answered() == "go":
-            return greeting, tried
+            handshake.unanswered()
+        elif handshake.answered() == "go":
+            return handshake, tried
     raise AssertionError(tried)
 
 
-def test_the_usual_broker_is_greeted_once() -> None:
-    assert greeted(lambda _version, _will: True)[1] == [("5", True)]
+def test_the_usual_broker_is_connected_to_at_once() -> None:
+    assert shaken(lambda _version, _will: True)[1] == [("5", True)]
 
 
 def test_a_broker_that_closes_on_mqtt_5_is_greeted_in_3_1_1() -> None:
-    greeting, tried = greeted(lambda version, _will: version == "3.1.1")
+    handshake, tried = shaken(lambda version, _will: version == "3.1.1")
     assert tried == [("5", True), ("5", True), ("3.1.1", True)]
-    greeting.unanswered()
-    assert greeting.version == "3.1.1"
+    handshake.unanswered()
+    assert handshake.version == "3.1.1"
 
 
 @pytest.mark.parametrize("versions", [("5", "3.1.1"), ("3.1.1",)])
 def test_a_broker_that_closes_on_a_will_is_greeted_without_after_one_more_try(versions: tuple[str, ...]) -> None:
-    greeting, tried = greeted(lambda version, will: version in versions and not will)
+    handshake, tried = shaken(lambda version, will: version in versions and not will)
     assert tried[-2:] == [(versions[0], True), (versions[0], False)]
-    assert not greeting.with_will
-    greeting.unanswered()
-    assert not greeting.with_will
+    assert not handshake.with_will
+    handshake.unanswered()
+    assert not handshake.with_will
 
 
 def test_a_broker_that_was_only_slow_to_start_gets_the_will() -> None:
@@ -257,12 +261,12 @@ def test_a_broker_that_was_only_slow_to_start_gets_the_will() -> None:
         calls["all"] += 1
         return calls["all"] > 4
 
-    greeting, tried = greeted(takes)
+    handshake, tried = shaken(takes)
     assert tried[-1][1]
-    assert greeting.with_will
+    assert handshake.with_will
 
 
-def subscribe(filters: Filters, hates: Callable[[list[str]], bool]) -> tuple[list[str], int]:
+def subscribe(filters: Subscriptions, hates: Callable[[list[str]], bool]) -> tuple[list[str], int]:
     """Return what is subscribed to in the end, and how many connections it took."""
     for connections in range(1, 20):
         filters.begin()
@@ -281,15 +285,15 @@ ALL = [(f"f{index}", 1) for index in range(20)]
 
 
 def test_filters_go_a_few_at_a_time() -> None:
-    assert subscribe(Filters(ALL, 8), lambda asked: len(asked) > 8) == ([name for name, _ in ALL], 1)
+    assert subscribe(Subscriptions(ALL, 8), lambda asked: len(asked) > 8) == ([name for name, _ in ALL], 1)
 
 
 def test_fewer_at_a_time_are_asked_for_where_that_is_what_it_takes() -> None:
-    assert subscribe(Filters(ALL, 8), lambda asked: len(asked) > 1) == ([name for name, _ in ALL], 2)
+    assert subscribe(Subscriptions(ALL, 8), lambda asked: len(asked) > 1) == ([name for name, _ in ALL], 2)
 
 
 def test_the_one_that_is_hung_up_on_is_done_without() -> None:
-    filters = Filters(ALL, 8)
+    filters = Subscriptions(ALL, 8)
     done, connections = subscribe(filters, lambda asked: "f11" in asked)
     assert done == [name for name, _ in ALL if name != "f11"]
     assert filters.without == {"f11"}
@@ -297,7 +301,7 @@ def test_the_one_that_is_hung_up_on_is_done_without() -> None:
 
 
 def test_filters_that_are_added_come_after_those_that_are_needed() -> None:
-    filters = Filters(ALL[:3], 2)
+    filters = Subscriptions(ALL[:3], 2)
     filters.begin()
     assert filters.add([("more/1", 2), ("more/2", 0), ("more/3", 1)])
     assert filters.ask() == [("f0", 1), ("f1", 1)]
@@ -314,7 +318,7 @@ def test_filters_that_are_added_come_after_those_that_are_needed() -> None:
 
 
 def test_a_filter_that_is_still_waiting_is_forgotten() -> None:
-    filters = Filters(ALL[:1], 1)
+    filters = Subscriptions(ALL[:1], 1)
     filters.begin()
     filters.ask()
     filters.add([("more/1", 1), ("more/2", 1)])
@@ -326,7 +330,7 @@ def test_a_filter_that_is_still_waiting_is_forgotten() -> None:
 
 
 def test_an_added_filter_that_may_have_been_hung_up_on_goes_first_and_alone() -> None:
-    filters = Filters(ALL[:2], 8)
+    filters = Subscriptions(ALL[:2], 8)
     filters.add([(f"more/{index}", 1) for index in range(3)])
     filters.begin()
     filters.ask()
@@ -357,7 +361,7 @@ def test_an_added_filter_that_may_have_been_hung_up_on_goes_first_and_alone() ->
 
 
 def test_one_loss_now_and_another_long_after_prove_nothing() -> None:
-    filters = Filters([], 8)
+    filters = Subscriptions([], 8)
     filters.add([("more", 1)])
     for _ in range(5):
         filters.begin()

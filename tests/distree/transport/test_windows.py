@@ -8,26 +8,26 @@ from collections import deque
 import pytest
 
 from distree.broker_settings import BrokerSettings
-from distree.errors import LocalProtocolError
+from distree.errors import LocalProtocolError, Problem
 from distree.lanes import Lane
 from distree.transport import packets
-from distree.transport.hangups import ALONE, STRIKES
+from distree.transport.hangups import ALONE, MAX_STRIKES
 from distree.transport.limits import Limits
-from distree.transport.outbox import Outbox, Outgoing
+from distree.transport.outbox import Outbox, Publication
 from distree.transport.packets import Published, puback
-from distree.transport.receive_window import Receiver
-from distree.transport.send_window import Sender
+from distree.transport.receive_window import ReceiveWindow
+from distree.transport.send_window import SendWindow
 
 
-def sender() -> Sender:
-    return Sender(BrokerSettings(), Limits(), Outbox(), b"of no meaning", deque())
+def sender() -> SendWindow:
+    return SendWindow(BrokerSettings(), Limits(), Outbox(), b"of no meaning", deque())
 
 
-def message(topic: str, *, retain: bool = False, expires_at: float | None = None) -> Outgoing:
-    return Outgoing(topic, b"x", retain, expires_at=expires_at, token=topic, lane=Lane.OWED)
+def message(topic: str, *, retain: bool = False, expires_at: float | None = None) -> Publication:
+    return Publication(topic, b"x", retain, expires_at=expires_at, token=topic, lane=Lane.OWED)
 
 
-def drain(half: Sender, now: float = 0.0) -> list[str]:
+def drain(half: SendWindow, now: float = 0.0) -> list[str]:
     """Send all that may go; return the topics."""
     sent = []
     while (item := half.take_next(now)) is not None:
@@ -36,24 +36,24 @@ def drain(half: Sender, now: float = 0.0) -> list[str]:
     return sent
 
 
-def parse(packet: bytes, *, five: bool = True) -> Published:
+def parse(packet: bytes, *, is_mqtt5: bool = True) -> Published:
     found = packets.frame(packet, 0)
     assert found is not None
-    return packets.parse_publish(packet[0], packet[found[0] : found[1]], five=five)
+    return packets.parse_publish(packet[0], packet[found[0] : found[1]], is_mqtt5=is_mqtt5)
 
 
 def test_a_message_goes_out_as_the_broker_takes_it() -> None:
     half = sender()
     parsed = parse(half.put_under_way(message("a", retain=True), 7, 0.0, 2.5))
     assert (parsed.topic, parsed.payload, parsed.retain, parsed.mid) == ("a", b"x", True, 7)
-    half.limits.learn(None, five=False)
+    half.limits.learn(None, is_mqtt5=False)
     half.limits.retains = False
-    parsed = parse(half.put_under_way(message("b", retain=True), 8, 0.0, 2.5), five=False)
+    parsed = parse(half.put_under_way(message("b", retain=True), 8, 0.0, 2.5), is_mqtt5=False)
     assert (parsed.payload, parsed.retain) == (b"x", False)
     assert list(half.under_way) == [7, 8]
     half.limits.takes_qos_1 = False
     assert not half.takes_qos_1
-    assert parse(half.put_under_way(message("c"), None, 0.0, None), five=False).mid is None
+    assert parse(half.put_under_way(message("c"), None, 0.0, None), is_mqtt5=False).mid is None
     assert list(half.under_way) == [7, 8], "nobody will acknowledge it"
 
 
@@ -65,13 +65,13 @@ def test_the_window_holds_what_waits_and_what_waits_goes_first() -> None:
     assert not half.has_room(message("d")), "others wait already"
     assert drain(half) == ["a", "b"]
     assert not half.has_room(message("d"))
-    settled = half.settled(1, 0.0)
+    settled = half.on_puback(1, 0.0)
     assert settled is not None
     assert settled.topic == "a"
-    assert half.settled(1, 0.0) is None, "once"
+    assert half.on_puback(1, 0.0) is None, "once"
     assert half.take_next(0.0) is not None
     assert not half.idle
-    assert half.settled(2, 0.0) is not None
+    assert half.on_puback(2, 0.0) is not None
     assert half.idle
     assert half.has_room(message("d"))
 
@@ -101,7 +101,7 @@ def test_what_was_under_way_comes_again_before_all_else_and_twice_lost_goes_alon
     assert half.alone
     assert half.wants_acknowledged("any"), "so that nothing else is to blame"
     assert not half.has_room(message("e"))
-    assert half.settled(1, 21.0) is not None
+    assert half.on_puback(1, 21.0) is not None
     assert not half.alone
 
 
@@ -110,10 +110,10 @@ def test_what_the_broker_hangs_up_on_is_given_up_said_and_refused() -> None:
     notices = half._notices
     half.outbox.put(message("good"))
     drain(half)
-    half.settled(1, 0.0)
+    half.on_puback(1, 0.0)
     half.outbox.put(message("bad"))
     now = 0.0
-    for _ in range(ALONE + STRIKES + 2):
+    for _ in range(ALONE + MAX_STRIKES + 2):
         now += 1.0
         drain(half, now)
         if not half.under_way:
@@ -121,13 +121,13 @@ def test_what_the_broker_hangs_up_on_is_given_up_said_and_refused() -> None:
         half.lost(now)
     assert list(half.outbox.casualties) == ["bad"]
     assert len(notices) == 1
-    assert "hangs up on publishes on bad" in notices[0]
+    assert "hangs up on publishes on bad" in notices[0].what
     with pytest.raises(LocalProtocolError, match="refused"):
         half.check("bad", 4, now)
     half.check("good", 5, now)
 
 
-def hand_over(half: Sender, topic: str, now: float, *, qos: int = 1, lane: Lane = Lane.WORK) -> Outgoing:
+def hand_over(half: SendWindow, topic: str, now: float, *, qos: int = 1, lane: Lane = Lane.WORK) -> Publication:
     item = half.prepare(topic, b"x", qos, False, None, None, None, lane, now)
     half.outbox.put(item)
     return item
@@ -140,7 +140,7 @@ def test_since_when_an_acknowledgement_is_owed() -> None:
     hand_over(half, "unowed", 1.0, qos=0)
     assert half.oldest_since() == math.inf, "what is meant for QoS 0 is nobody's due"
     drain(half)
-    half.settled(1, 0.0)
+    half.on_puback(1, 0.0)
     for now, (topic, lane) in enumerate(
         [("a", Lane.AUDIT), ("b", Lane.LATEST), ("c", Lane.WORK), ("d", Lane.WORK), ("e", Lane.OWED)], start=10
     ):
@@ -153,7 +153,7 @@ def test_since_when_an_acknowledgement_is_owed() -> None:
     since = []
     while half.under_way or drain(half):
         since.append(half.oldest_since())
-        half.settled(next(reversed(half.under_way)), 30.0)
+        half.on_puback(next(reversed(half.under_way)), 30.0)
         drain(half)
     assert since == [10.0] * 4 + [14.0], "the last to be settled is the first that was sent"
     assert half.oldest_since() == math.inf
@@ -170,7 +170,7 @@ def test_without_qos_1_nothing_is_owed() -> None:
 def test_a_message_that_is_tried_without_its_flag_is_owed_since_it_was_handed_over() -> None:
     half = sender()
     half.outbox.put(half.prepare("a", b"x", 1, True, None, None, "a", Lane.LATEST, 5.0))
-    for now in range(10, 10 + ALONE + STRIKES):
+    for now in range(10, 10 + ALONE + MAX_STRIKES):
         drain(half, float(now))
         half.lost(float(now))
     drain(half, 20.0)
@@ -182,7 +182,7 @@ def test_a_message_beyond_the_brokers_limit_is_refused() -> None:
     half = sender()
     half.limits.max_packet_bytes = 1000
     half.check("a", 900, 0.0)
-    with pytest.raises(LocalProtocolError, match=r"size.*exceed the 1,000"):
+    with pytest.raises(LocalProtocolError, match=r"size.*exceeds the packet limit .*, 1,000 bytes"):
         half.check("a", 999, 0.0)
     half.leave()
     with pytest.raises(LocalProtocolError, match="forked"):
@@ -193,12 +193,12 @@ def published(mid: int | None) -> Published:
     return Published(topic="a", payload=b"x", retain=False, mid=mid)
 
 
-def took(half: Receiver, mid: int | None) -> object:
-    return half.took(published(mid)).token
+def took(half: ReceiveWindow, mid: int | None) -> object:
+    return half.on_publish(published(mid)).token
 
 
 def test_acknowledgements_go_out_in_the_order_of_arrival() -> None:
-    half = Receiver(deque())
+    half = ReceiveWindow(deque())
     first, second, third = (took(half, mid) for mid in (1, 2, 3))
     assert half.acknowledge(third) == b""
     assert half.acknowledge(second) == b""
@@ -209,9 +209,9 @@ def test_acknowledgements_go_out_in_the_order_of_arrival() -> None:
 
 
 def test_a_token_of_an_earlier_connection_acknowledges_nothing() -> None:
-    half = Receiver(deque())
+    half = ReceiveWindow(deque())
     stale = took(half, 1)
-    half.early.append(half.took(published(2)))
+    half.early.append(half.on_publish(published(2)))
     half.forget()
     assert not half.early
     fresh = took(half, 1)
@@ -220,8 +220,8 @@ def test_a_token_of_an_earlier_connection_acknowledges_nothing() -> None:
 
 
 def test_what_is_too_large_is_acknowledged_in_its_turn_and_said_now_and_then() -> None:
-    notices: deque[str] = deque()
-    half = Receiver(notices)
+    notices: deque[Problem] = deque()
+    half = ReceiveWindow(notices)
     first = took(half, 1)
     assert half.skip("big/1", 2_000_000, 2, 100.0) == b""
     assert half.acknowledge(first) == puback(1) + puback(2)
@@ -230,4 +230,4 @@ def test_what_is_too_large_is_acknowledged_in_its_turn_and_said_now_and_then() -
     assert len(notices) == 1
     half.skip("big/4", 2_000_000, None, 161.0)
     assert len(notices) == 2
-    assert "2,000,000 bytes on 'big/4'" in notices[1]
+    assert "2,000,000 bytes on big/4" in notices[1].what

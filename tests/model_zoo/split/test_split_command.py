@@ -167,7 +167,7 @@ def refused(zoo, capsys, *arguments):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ((), "--data is needed"),
+        ((), "--data is missing"),
         (("--data", "/nowhere.npz"), "/nowhere.npz: no such file"),
         (("--data", "data.npz", "--after", "9"), "2 tensors cross there"),
         (("--data", "data.npz", "--after", "a"), "not numbers of operators"),
@@ -179,7 +179,7 @@ def refused(zoo, capsys, *arguments):
         (("--data", "data.npz", "--range", "0..2"), "--range 0..2: not one of"),
         (("--data", "data.npz", "--name", "Über"), "--name: 'Über' is not an id"),
         (("--data", "data.npz", "--name", "fashion"), "--name fashion: a bundle of the model zoo is called so"),
-        (("--data", "data.npz", "--hidden", "0"), "--hidden 0: 1 to 4096"),
+        (("--data", "data.npz", "--hidden", "0"), "--hidden: 0 is out of range; choose 1 to 4096"),
         (("--data", "data.npz", "--label-weight", "2"), "--label-weight 2: 0 to 1"),
         (("--data", "data.npz", "--seed", "-1"), "--seed -1: 0 or more"),
         (("--data", "fashion-whole.tflite"), "not an .npz file of inputs"),

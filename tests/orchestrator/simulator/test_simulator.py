@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from thoroughness import often
 
 from distree.apps.cli import main
 from distree.errors import ConfigError
+from distree.exits_taken import exits_taken
 from distree.strict_yaml import Share
+from distree.thresholds import NEVER
 from distree.transport.dialling import RESUME_S
-from orchestrator.config import NEVER_SENT, GoalConfig
 from orchestrator.simulator.books import Books
 from orchestrator.simulator.config import (
     AgentsConfig,
@@ -35,12 +37,12 @@ from orchestrator.simulator.config import (
     TrafficConfig,
 )
 from orchestrator.simulator.report import report
-from orchestrator.simulator.site import Site
+from orchestrator.simulator.site import SimulatedSite
 from orchestrator.simulator.traffic import Table, Traffic, load_table
-from orchestrator.tuning.pipeline_tuning import Tuning
-from orchestrator.tuning.replay import Recording, replay
+from orchestrator.tuning.goal import Goal
+from orchestrator.tuning.pipeline_tuning import PipelineTuning
+from orchestrator.tuning.replay import AuditRecording, replay
 from orchestrator.tuning.tuners import Certified
-from orchestrator.tuning.tuners.audits import exits_taken
 
 STEADY = {"spread": Share(0.0), "jitter": Share(0.0)}
 PROMPT = LinksConfig(latency_ms=2, jitter_ms=0)
@@ -69,7 +71,7 @@ def fleet(**changes):
 
 def simulated(**changes):
     config = fleet(**changes)
-    site = Site(config, load_table(config.traffic, config.seed))
+    site = SimulatedSite(config, load_table(config.traffic, config.seed))
     site.run()
     return site, report(site)
 
@@ -118,7 +120,7 @@ def test_a_link_takes_its_latency_and_the_time_of_the_bytes():
     boards = chain(1, 1, 1, **STEADY)
     agents = AgentsConfig(deadline_ms=5000)
     told = simulated(
-        duration_s=100, traffic=traffic, boards=boards, agents=agents, links=link, thresholds=(math.inf, math.inf)
+        duration_s=100, traffic=traffic, boards=boards, agents=agents, links=link, thresholds=(NEVER, NEVER)
     )[1]
     ms_of = {nbytes: nbytes * 8 / 80 for nbytes in (300, 1000, 2000)}
     expected = 10 + 20 + 30 + 6 * 2 + 2 * (ms_of[1000] + ms_of[2000] + ms_of[300])
@@ -185,12 +187,12 @@ def troubled(draw):
         st.builds(PredictionsDrift, kind=st.just("predictions"), at_s=moment, share=st.just(Share(0.3))),
     )
     tuned = draw(st.booleans())
-    rule = {"goal": GoalConfig(accuracy_drop=Share(0.05))} if tuned else {}
+    rule = {"goal": Goal(accuracy_drop=Share(0.05))} if tuned else {}
     links = LinksConfig(loss=Share(draw(st.sampled_from([0.0, 0.1]))), kbit_per_s=draw(st.sampled_from([None, 100.0])))
     agents = AgentsConfig(
         deadline_ms=draw(st.sampled_from([60, 300, 1000])),
-        pending=draw(st.sampled_from([1, 3, 64])),
-        inbox_items=draw(st.sampled_from([1, 64])),
+        max_pending=draw(st.sampled_from([1, 3, 64])),
+        inbox_max_messages=draw(st.sampled_from([1, 64])),
         receive_maximum=draw(st.sampled_from([1, 16])),
         spool=draw(st.booleans()),
     )
@@ -203,7 +205,7 @@ def troubled(draw):
         links=links,
         agents=agents,
         broker=BrokerConfig(
-            tells_unread=draw(st.booleans()),
+            reports_no_subscribers=draw(st.booleans()),
             session_expiry_s=draw(st.sampled_from([0.0, 30.0])),
             retains=draw(st.booleans()),
         ),
@@ -213,10 +215,10 @@ def troubled(draw):
     )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=often(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(config=troubled())
 def test_every_accepted_input_is_answered_once_by_its_deadline(config):
-    site = Site(config, load_table(config.traffic, config.seed))
+    site = SimulatedSite(config, load_table(config.traffic, config.seed))
     site.run()
     inputs = report(site)["inputs"]
     assert inputs["accepted"] == inputs["answered"] + inputs["lost_with_their_origin"] + inputs["in_spools"]
@@ -243,7 +245,7 @@ def test_a_spool_saves_what_an_origin_had_when_it_died():
 
 def test_a_board_that_the_broker_misses_late_costs_a_repetition():
     dying = BoardsFailure(kind="boards", boards="mid-0", at_s=1.0, notice_s=2.0)
-    told = simulated(failures=(dying,), thresholds=(math.inf, math.inf), links=PROMPT)[1]
+    told = simulated(failures=(dying,), thresholds=(NEVER, NEVER), links=PROMPT)[1]
     assert told["inputs"]["sent_once_more"] > 0
     assert told["reasons"]["last"] + told["reasons"]["fallback"] == told["inputs"]["accepted"]
 
@@ -286,7 +288,7 @@ def test_a_broker_tells_what_nobody_reads(tells):
         boards=chain(2, 2, 1, **STEADY),
         thresholds=ALWAYS_ON,
         traffic=TrafficConfig(rate_hz=15.0, synthetic=SMALL),
-        broker=BrokerConfig(session_expiry_s=0.0, tells_unread=tells),
+        broker=BrokerConfig(session_expiry_s=0.0, reports_no_subscribers=tells),
         failures=tuple(failing("end", at_s=at_s, for_s=0.2) for at_s in (1.0, 2.0, 3.0, 4.0)),
     )[1]
     assert (told["unread"] > 0) == tells
@@ -429,20 +431,20 @@ def test_a_dead_branch_is_done_without():
 
 # ------------------------------------------------------------ tuning
 
-GOAL = GoalConfig(accuracy_drop=Share(0.03), audit_rate=Share(0.3))
+GOAL = Goal(accuracy_drop=Share(0.03), audit_rate=Share(0.3))
 
 
 @pytest.fixture
 def heard(monkeypatch):
     """What tunings learned from, in order."""
     audits = []
-    learn = Tuning.apply
+    learn = PipelineTuning.apply
 
     def note(tuning, sample):
         audits.append(sample.audit)
         learn(tuning, sample)
 
-    monkeypatch.setattr(Tuning, "apply", note)
+    monkeypatch.setattr(PipelineTuning, "apply", note)
     return audits
 
 
@@ -453,10 +455,10 @@ def test_tuning_comes_to_the_thresholds_of_a_replay(heard, tmp_path):
     )
     assert not any(audit.lost for audit in heard)
     assert told["audits"]["drawn"] == pytest.approx(len(heard), abs=50)
-    replayed = replay(Certified(site.traffic.costs, 0.03, 0.05), Recording(tuple(heard), site.traffic.costs))
+    replayed = replay(Certified(site.traffic.costs, 0.03, 0.05), AuditRecording(tuple(heard), site.traffic.costs))
     assert len(replayed.steps) > 2
-    assert site.host.service.tunings["fleet"].thresholds() == replayed.steps[-1].thresholds
-    steps = {tuple(min(value, NEVER_SENT) for value in step.thresholds) for step in replayed.steps}
+    assert site.host.service.controllers.of("fleet").tuning.thresholds() == replayed.steps[-1].thresholds
+    steps = {step.thresholds for step in replayed.steps}
     plans = [plan.thresholds for _, plan in site.books.plans]
     assert len(set(plans)) > 2
     assert set(plans) <= steps
@@ -486,7 +488,7 @@ def test_an_orchestrator_that_died_goes_on_from_its_store():
     before = [plan for at_s, plan in site.books.plans if at_s < 20]
     after = [plan for at_s, plan in site.books.plans if at_s >= 20]
     assert all(at_s < 20 or at_s > 24 for at_s, _ in site.books.plans)
-    assert before[-1].thresholds[0] < NEVER_SENT
+    assert before[-1].thresholds[0] < NEVER
     assert after[0].epoch >= before[-1].epoch
     assert all(new <= old for new, old in zip(after[0].thresholds, before[-1].thresholds, strict=True))
 
@@ -498,7 +500,7 @@ def test_a_drift_raises_an_alarm_and_shuts_the_exits():
     assert told["alarms_at_s"]
     assert all(20 < at_s < 30 for at_s in told["alarms_at_s"])
     shut = [plan for at_s, plan in site.books.plans if at_s >= told["alarms_at_s"][0]]
-    assert shut[0].thresholds == (NEVER_SENT, NEVER_SENT)
+    assert shut[0].thresholds == (NEVER, NEVER)
 
 
 # ------------------------------------------------------------ drift

@@ -13,6 +13,7 @@ import pytest
 from distree.apps.cli import main
 from distree.strict_yaml import Share
 from orchestrator.simulator.overrides import load_fleet
+from orchestrator.tuning.tuners import TUNERS
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "fleet.yaml"
 
@@ -70,6 +71,14 @@ def test_the_summary_tells_what_happened(fleet, capsys):
     assert any(line.startswith("latency ms: p50 ") for line in lines)
 
 
+@pytest.mark.parametrize("name", TUNERS)
+def test_every_tuner_is_simulated(fleet, capsys, name):
+    given = ["--set", "thresholds=[0.9, 0.8]"] if TUNERS[name].uses_given_thresholds else []
+    assert main(["simulate", "-c", str(fleet), "--set", f"goal.tuner={name}", *given]) == 0
+    plans = capsys.readouterr().out.split("EPOCH")[1]
+    assert ("0.9 0.8" in plans) == TUNERS[name].uses_given_thresholds
+
+
 def test_plots_and_the_report_come_into_a_folder(fleet, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     folder = tmp_path / "what" / "if"
@@ -119,15 +128,15 @@ def test_a_relative_path_is_from_the_folder_of_the_file(fleet):
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("traffic.rate_hzz=3", "--set traffic.rate_hzz=3: traffic.rate_hzz: unknown key (received 3); nearest: rate_hz"),
-        ("trafic.rate_hz=3", "--set trafic.rate_hz=3: trafic: unknown key (received a mapping); nearest: traffic"),
-        ("traffic.rate_hz=fast", "--set traffic.rate_hz=fast: traffic.rate_hz: expected float, received 'fast'"),
-        ("traffic.rate_hz=-1", "--set traffic.rate_hz=-1: traffic.rate_hz: must be above 0, received -1"),
+        ("traffic.rate_hzz=3", "--set traffic.rate_hzz=3: traffic.rate_hzz: unknown key (received 3); rename it to rate_hz"),
+        ("trafic.rate_hz=3", "--set trafic.rate_hz=3: trafic: unknown key (received a mapping); rename it to traffic"),
+        ("traffic.rate_hz=fast", "--set traffic.rate_hz=fast: traffic.rate_hz: expected a number, received 'fast'"),
+        ("traffic.rate_hz=-1", "--set traffic.rate_hz=-1: traffic.rate_hz: -1 is out of range"),
         ("seed", "--set seed: expected KEY=VALUE"),
         ("seed=[", "--set seed=[: the value is not YAML"),
         ("seed.x=1", "--set seed.x=1: '7' has no keys"),
-        ("boards.hubs.count=1", "--set boards.hubs.count=1: the list has no entry hubs; its entries are: cam, hub, box"),
-        ("failures.5.at_s=1", "--set failures.5.at_s=1: the list has no entry 5; its entries are: 0, 1"),
+        ("boards.hubs.count=1", "--set boards.hubs.count=1: the list has no entry hubs; name one of its entries: cam"),
+        ("failures.5.at_s=1", "--set failures.5.at_s=1: the list has no entry 5; name one of its entries: 0, 1"),
         ("links.loss=150%", "--set links.loss=150%: links.loss: expected a share of 0% to 100%"),
     ],
 )  # fmt: skip
@@ -143,30 +152,31 @@ def test_a_wrong_override_is_one_clear_line(fleet, capsys, override, told):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["duration_s=0"], "duration_s: must be above 0"),
-        (["goal=null"], "goal: thresholds are tuned for a goal, or given as thresholds"),
-        (["thresholds=[0.9, 0.8]"], "goal: thresholds are tuned for a goal, or given as thresholds"),
+        (["duration_s=0"], "duration_s: 0 is out of range; choose"),
+        (["goal=null"], "goal: thresholds are either tuned for a goal or given"),
+        (["thresholds=[0.9, 0.8]"], "goal: thresholds are either tuned for a goal or given"),
+        (["goal.tuner=static"], "goal: tuner static keeps given thresholds; add thresholds"),
         (["goal.labels_wait_s=3"], "labels that users publish are not simulated"),
         (["boards.hub.name=cam"], "boards: cam given twice"),
-        (["boards.cam.origin=false"], "none has inputs; give some of them origin: true"),
-        (["boards.cam.count=20000"], "20003 of them, at most 10000 can be simulated"),
-        (["boards.hub.stages=[]"], "stages: nothing to do; give stages, or origin: true"),
-        (["boards.hub.stages=[0]"], "boards: none has stage 1; stages 0 to 2 are needed"),
-        (["boards.hub.stages=[3]"], "boards: hub has stage 3, the last is 2"),
+        (["boards.cam.origin=false"], "none has inputs; set origin: true for some of them"),
+        (["boards.cam.count=20000"], "boards: there are 20003; simulate at most 10000"),
+        (["boards.hub.stages=[]"], "stages: these boards have nothing to do; give stages, or origin: true"),
+        (["boards.hub.stages=[0]"], "boards: none has stage 1; have boards serve all stages, 0 to 2"),
+        (["boards.hub.stages=[3]"], "boards: hub has stage 3, which does not exist; give stages from 0 to 2"),
         (
             ["boards.hub.branch=0"],
             "fleet.yaml: boards: cam: all stages of a wide network are wide; give a branch and all 3 stages",
         ),
-        (["boards.hub.stage_ms=[3]"], "macs_per_s: give it, or stage_ms"),
-        (["boards.box.stage_ms=[3, 4]"], "stage_ms: 2 given, one per stage needed (1)"),
-        (["traffic.tensor_bytes=[]"], "tensor_bytes are needed where links have kbit_per_s"),
-        (["traffic.tensor_bytes=[1]"], "traffic: tensor_bytes: 1 given, one per stage (3)"),
-        (["traffic.bursts.for_s=3"], "for_s: must be below every_s (2), received 3"),
-        (["links.loss=95%"], "loss: at most 90%"),
-        (["goal=null", "failures=[]", "thresholds=[0.5]"], "thresholds: 1 given, 2 needed"),
-        (["goal=null", "thresholds=[0.5, 0.5]"], "failures: there is no orchestrator without a goal"),
-        (["failures.0.boards=hubs"], "failures: there are no boards hubs; there are cam, hub, box"),
-        (["failures.0.kind=board"], "expected one of boards, broker, orchestrator, received 'board'; nearest: boards"),
+        (["boards.hub.stage_ms=[3]"], "macs_per_s: the speed of these boards is given twice; give either"),
+        (["boards.box.stage_ms=[3, 4]"], "stage_ms: 2 given; give 1, one per stage"),
+        (["traffic.tensor_bytes=[]"], "tensor_bytes is needed where links have kbit_per_s; give the bytes"),
+        (["traffic.tensor_bytes=[1]"], "traffic: tensor_bytes: 1 given; give 3, one per stage"),
+        (["traffic.bursts.for_s=3"], "for_s: 3 is not below every_s (2); shorten"),
+        (["links.loss=95%"], "loss: 95% is out of range; choose at most 90%"),
+        (["goal=null", "failures=[]", "thresholds=[0.5]"], "thresholds: 1 given; give 2, one per exit but the last"),
+        (["goal=null", "thresholds=[0.5, 0.5]"], "failures: without a goal there is no orchestrator to fail"),
+        (["failures.0.boards=hubs"], "failures: there are no boards hubs; name one of cam, hub, box"),
+        (["failures.0.kind=board"], "expected one of boards, broker, orchestrator, received 'board'; write boards"),
         (["drift.0={kind: classes, at_s: 1, classes: [77]}"], "drift: classes: there are no inputs of these classes"),
         (["traffic.recorded=none.npz"], "none.npz: No such file or directory"),
     ],

@@ -3,6 +3,7 @@
 // again.
 
 import { MESSAGES } from "./declared.js";
+import { planHash } from "./plan_hash.js";
 
 export class Refused extends Error {}
 
@@ -169,8 +170,8 @@ function telemetry(payload, at) {
     uptime: fields.uptime_s,
     rssBytes: fields.rss_bytes,
     deadLetters: fields.dead_letters,
-    pipelines: fields.pipelines.map(({ pipeline, epoch, revision, stages }) => ({
-      pipeline, epoch, revision, waiting: stages.reduce((sum, stage) => sum + stage.waiting, 0),
+    pipelines: fields.pipelines.map(({ pipeline, epoch, plan_hash: hash, stages }) => ({
+      pipeline, epoch, hash, waiting: stages.reduce((sum, stage) => sum + stage.waiting, 0),
     })),
   };
 }
@@ -185,6 +186,7 @@ function plan(payload, at) {
     criterion: fields.criterion,
     thresholds: fields.thresholds,
     auditRate: fields.audit_rate,
+    hash: planHash(fields),
   };
 }
 

@@ -41,12 +41,14 @@ export class Link {
     client.on("connect", mine(() => {
       connected = true;
       since = null;
-      this.onState("connected", `Connected to ${url}${user ? ` as ${user}` : ""}`);
       const filters = TOPICS.map(([topic, qos]) => [`distree/1/${site || "+"}/${topic}`, { qos }]);
       client.subscribe(Object.fromEntries(filters), mine((error, granted) => {
         // An error without the broker's code is a connection that went away, which "close" tells.
         if (error?.code >= 128 || granted?.some(({ qos }) => qos >= 128)) {
           this.refuse(`The broker does not let ${user || "anonymous users"} read ${site ? `site ${site}` : "all sites; name one"}.`);
+        } else if (!error) {
+          // Not before: from here on nothing is missed.
+          this.onState("connected", `Connected to ${url}${user ? ` as ${user}` : ""}`);
         }
       }));
     }));

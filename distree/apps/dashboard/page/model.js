@@ -127,7 +127,7 @@ export class Model {
     return sum / (n - 1);
   }
 
-  // What ready boards reported on a pipeline: [{epoch, revision, waiting}].
+  // What ready boards reported on a pipeline: [{epoch, hash, waiting}].
   boards(site, pipeline) {
     const found = [];
     for (const device of this.devices.values()) {

@@ -212,18 +212,19 @@ function planLine(pipeline, boards) {
     const epoch = boards[0]?.epoch ?? pipeline.epoch;
     return `Thresholds of the bundle; no plan is published${epoch === null ? "" : `. Epoch ${epoch}`}`;
   }
-  const agree = boards.filter((each) => each.epoch === plan.epoch && each.revision === plan.revision).length;
+  const agree = boards.filter((each) => each.hash === plan.hash).length;
   const force = boards.length ? `, in force on ${agree} of ${plural(boards.length, "board")}` : "";
   const audits = plan.auditRate ? ` · ${percent(plan.auditRate)} audited` : "";
   return `${plan.criterion} · epoch ${plan.epoch}${force}${audits}`;
 }
 
+const NEVER = 1e300; // the threshold that keeps an exit closed
+
 function threshold(plan, exit) {
   if (!plan || exit < 0) return "–";
   const value = plan.thresholds[exit];
   if (value === undefined) return exit === plan.thresholds.length ? "last" : "–";
-  // What no score reaches is how a plan keeps an exit shut.
-  if (Math.abs(value) >= 1e6) return value > 0 ? "shut" : "open";
+  if (value >= NEVER) return "never";
   return `≥ ${Number(value.toPrecision(4))}`;
 }
 

@@ -12,6 +12,7 @@ from benchmarks.browser import browser, log_in, missing, prefer, resize
 from benchmarks.dashboard import served
 from broker_config.managed import WEBSOCKETS_USER, ManagedBroker, find_mosquitto
 from distree.broker_settings import BrokerSettings, Session
+from distree.errors import Problem
 from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
 from distree.transport.base import Received
@@ -127,7 +128,7 @@ class Publisher:
 
     def connected(self) -> None: ...
 
-    def disconnected(self, why: str) -> None: ...
+    def disconnected(self, why: Problem) -> None: ...
 
     def published(self, token: str) -> None:
         self._under_way -= 1
@@ -135,7 +136,7 @@ class Publisher:
     def given_up(self, token: str) -> None:
         pass
 
-    def unread(self, topic: str, payload: bytes) -> None:
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
         pass
 
     def received(self, message: Received) -> None: ...

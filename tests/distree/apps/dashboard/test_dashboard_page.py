@@ -20,7 +20,7 @@ from distree import topics
 from distree.messages.codec import encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
 from distree.messages.events import Thumbnail
-from distree.messages.plan import Plan
+from distree.messages.plan import MaskedThresholds, Plan, plan_hash
 from distree.messages.request import Hop
 from distree.messages.result import MissingBranch, Result, Stamp
 from distree.messages.site import Claim
@@ -38,7 +38,8 @@ RESULT = Result(
 )  # fmt: skip
 PLAN = Plan(
     pipeline=PIPELINE, epoch=4, model="fashion", revision="4ab1fe8ae806", criterion="max_softmax",
-    thresholds=(0.9125, 1e300), audit_rate=0.05,
+    thresholds=(0.9125, 1e300), masked=(MaskedThresholds(missing=(0, 2), thresholds=(1.0, 0.5)),), audit_rate=0.05,
+    rest_s=(2.0, 0.001),
 )  # fmt: skip
 META = DeviceMeta(
     device="cam1", boot="b0", version="0.1.0", python="3.11", runtime="x 1", machine="armv7l", memory_mb=512,
@@ -51,12 +52,15 @@ def encoded(result: Result) -> bytes:
     return encode(result, Stamp(time="2026-01-15T09:30:00.123+00:00", clock_synced=True))
 
 
-def telemetry(device: str, epoch: int) -> bytes:
+def telemetry(device: str, plan: Plan) -> bytes:
     stage = StageTelemetry(
         stage=0, received=9, exited=0, forwarded=0, shed=0, expired=0, failed=0, duplicate=0, waiting=3, bytes_out=0,
         queue_s=0.0, compute_s=0.0,
     )  # fmt: skip
-    part = PipelineTelemetry(pipeline=PIPELINE, epoch=epoch, revision="4ab1fe8ae806", stages=(stage,), origin=None)
+    part = PipelineTelemetry(
+        pipeline=PIPELINE, epoch=plan.epoch, plan_hash=plan_hash(plan), revision=plan.revision, stages=(stage,),
+        origin=None,
+    )  # fmt: skip
     return encode(
         Telemetry(
             device=device, boot="b0", sequence=1, uptime_s=300.0, rss_bytes=54_000_000, dead_letters=2,
@@ -121,9 +125,10 @@ def test_it_keeps_a_bounded_list(page: Any, publisher: Any) -> None:
 def test_it_shows_exits_with_thresholds_flow_and_where_time_went(page: Any, publisher: Any) -> None:
     page.connect()
     publisher.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), encode(PLAN))
-    for device, epoch in (("cam1", 4), ("hub", 3)):
+    # The number of a plan tells nothing: what boards follow is told by its hash.
+    for device, held in (("cam1", replace(PLAN, epoch=9)), ("hub", replace(PLAN, thresholds=(0.5, 0.5)))):
         announce(publisher, device, DeviceStatus.READY)
-        publisher.publish(Kind.TELEMETRY, topics.device(SITE, device, Kind.TELEMETRY), telemetry(device, epoch))
+        publisher.publish(Kind.TELEMETRY, topics.device(SITE, device, Kind.TELEMETRY), telemetry(device, held))
     for k in range(6):
         publisher.publish(Kind.RESULT, RESULT_TOPIC, encoded(replace(RESULT, request=f"a{k}")))
     # Two branches of stage 1 at a time: the slower counts. 10 = 1 (queue) + 5 (compute) + 4.
@@ -147,7 +152,7 @@ def test_it_shows_exits_with_thresholds_flow_and_where_time_went(page: Any, publ
     )
     assert table == [
         ["0", "≥ 0.9125", "75 %", "6", "4.00 ms", "0.50 + 1.00 + 2.50 ms"],
-        ["1", "shut", "0 %", "0", DASH, ""],
+        ["1", "never", "0 %", "0", DASH, ""],
         ["2", "last", "25 %", "2", "10.0 ms", "1.00 + 5.00 + 4.00 ms"],
     ]
     assert [row["reason"] for row in rows(page)[:2]] == [
@@ -169,7 +174,7 @@ def test_it_shows_devices_and_who_went_offline(page: Any, publisher: Any) -> Non
     publisher.publish(Kind.META, topics.device(SITE, "cam1", Kind.META), encode(META))
     announce(publisher, "cam1", DeviceStatus.READY)
     announce(publisher, "hub", DeviceStatus.INIT)
-    publisher.publish(Kind.TELEMETRY, topics.device(SITE, "cam1", Kind.TELEMETRY), telemetry("cam1", 4))
+    publisher.publish(Kind.TELEMETRY, topics.device(SITE, "cam1", Kind.TELEMETRY), telemetry("cam1", PLAN))
     claim = encode(Claim(orchestrator="o1", running=True))
     publisher.publish(Kind.ORCHESTRATOR, topics.orchestrator(SITE), claim)
     page.until(lambda: "MB · up" in page.text("#devices") and "o1" in page.text("#devices"), "the devices")
@@ -288,7 +293,7 @@ def repacked(payload: bytes, **changes: Any) -> bytes:
     return packed
 
 
-GOOD, GOOD_PLAN, GOOD_REPORT = encoded(RESULT), encode(PLAN), telemetry("cam1", 4)
+GOOD, GOOD_PLAN, GOOD_REPORT = encoded(RESULT), encode(PLAN), telemetry("cam1", PLAN)
 PICTURE = png(np.zeros((8, 8, 1), np.uint8))
 HUGE_PICTURE = PICTURE[:16] + struct.pack(">II", 60_000, 60_000) + PICTURE[24:]
 BAD_STATE = {"schema": "distree.state/1", "device": "cam1", "boot": "b0"}

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from distree.errors import ConfigError
 from tools import dashboard_messages
 
 ROOT = Path(__file__).parents[4]
-PAGE = ROOT / "distree" / "dashboard" / "page"
+PAGE = ROOT / "distree" / "apps" / "dashboard" / "page"
 BROKERS = ["ws://192.168.1.10:9001", "wss://broker.example:443/mqtt"]
 
 
@@ -155,8 +156,7 @@ def test_the_files_of_others_are_as_they_were_published() -> None:
 
 
 def distree(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "distree", "dashboard", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return forked.run(["dashboard", *arguments])
 
 
 def test_export_writes_the_page(tmp_path: Path) -> None:
@@ -173,8 +173,8 @@ def test_export_writes_the_page(tmp_path: Path) -> None:
     [
         (["--broker", "localhost:1883"], "--broker: expected ws://HOST:PORT"),
         (["--site", "Lab"], "--site: 'Lab' is not an id"),
-        (["--port", "70000"], "--port: expected 0 to 65535, received 70000"),
-        (["--bind", "192.0.2.1"], "no page on 192.0.2.1:8080: "),
+        (["--port", "70000"], "--port: 70000 is out of range; choose 0 to 65535"),
+        (["--bind", "192.0.2.1"], "cannot serve the page on 192.0.2.1:8080 ("),
         (["--export", "/dev/null/here"], "--export /dev/null/here: cannot be written"),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_port_in_use_is_told() -> None:
         port = str(other.getsockname()[1])
         done = distree("--port", port)
         assert done.returncode == 2
-        assert done.stderr.startswith(f"distree: no page on 127.0.0.1:{port}: address already in use")
+        assert done.stderr.startswith(f"distree: cannot serve the page on 127.0.0.1:{port} (address already in use)")
 
 
 def test_it_serves_until_ctrl_c_and_says_when_others_cannot_reach_the_broker() -> None:
@@ -198,13 +198,16 @@ def test_it_serves_until_ctrl_c_and_says_when_others_cannot_reach_the_broker() -
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        found = re.fullmatch(r"dashboard on http://0\.0\.0\.0:(\d+)/, until Ctrl-C\n", process.stdout.readline())
-        assert found
-        assert "give --broker as others reach it" in process.stderr.readline()
-        assert ask(int(found.group(1)), "/")[0] == 200
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
-        assert process.stderr.read() == ""
+        try:
+            found = re.fullmatch(r"dashboard on http://0\.0\.0\.0:(\d+)/, until Ctrl-C\n", process.stdout.readline())
+            assert found
+            assert "give --broker the address that they use" in process.stderr.readline()
+            assert ask(int(found.group(1)), "/")[0] == 200
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
 
 
 def test_the_page_reads_messages_as_they_are_declared() -> None:

@@ -1,0 +1,67 @@
+"""What an agent does with a message on the topic of a plan: obey it, or say why not."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from device_agent.log_throttle import LogThrottle
+from device_agent.pipeline import AgentPipeline
+from device_agent.reporting import Reporting
+from distree.errors import RemoteProtocolError
+from distree.formatting import thresholds_text, why_text
+from distree.messages.codec import decode
+from distree.messages.plan import Plan, same_decision
+from distree.node import Effect
+from distree.transport.base import Received
+
+log = logging.getLogger(__name__)
+
+REFUSED_PLAN_LOG_INTERVAL_S = 60.0
+"""Shortest time between two log lines about refused plans of a pipeline, in seconds."""
+
+
+class PlanHandler:
+    """Takes what comes on the topic of a pipeline's plan, an empty payload included."""
+
+    def __init__(self, pipeline: AgentPipeline, reporting: Reporting) -> None:
+        self._node = pipeline.node
+        self._name = pipeline.config.name
+        self._reporting = reporting
+        self._throttle = LogThrottle(interval_s=REFUSED_PLAN_LOG_INTERVAL_S)
+
+    def take(self, message: Received) -> list[Effect]:
+        """Put a plan in force and return what follows; RemoteProtocolError for one that is not obeyed.
+
+        An empty payload says that there is no plan any more, and the bundle's own thresholds hold again.
+        """
+        before = self._node.plan
+        try:
+            effects = self._take(message)
+        except RemoteProtocolError as error:
+            held = f"plan {before.epoch}" if before.epoch else "the bundle's own thresholds"
+            text = f"{self._name}: refused a plan: {error}; {held} still in force"
+            line = self._throttle.line(time.monotonic(), text, self._name)
+            if line is not None:
+                log.warning("%s", line)
+            # By the next report whoever published it sees that it is not followed.
+            self._reporting.report_soon()
+            raise
+        plan = self._node.plan
+        if plan != before:
+            is_other = plan.epoch != before.epoch or not same_decision(plan, before)
+            log.log(logging.INFO if is_other else logging.DEBUG, "%s: %s", self._name, _plan_text(plan))
+            # The acknowledgement of a plan is its hash in the next report; it need not wait.
+            self._reporting.report_soon()
+        return effects
+
+    def _take(self, message: Received) -> list[Effect]:
+        if message.payload:
+            return self._node.receive(time.monotonic(), decode(Plan, message.payload), message.token)
+        return self._node.withdraw_plan(message.token)
+
+
+def _plan_text(plan: Plan) -> str:
+    which = f"plan {plan.epoch}" if plan.epoch else "no plan any more: the bundle's own thresholds are"
+    why = why_text(plan.reason, plan.author)
+    return f"{which} in force: {plan.criterion} {thresholds_text(plan.thresholds)}{why and f' ({why})'}"

@@ -47,7 +47,7 @@ class ReplaySource:
 
 @record
 class DirectorySource:
-    """Files that appear in a folder: .npy arrays or encoded images. A file leaves the folder once it is answered."""
+    """Files that appear in a folder: images, WAV and CSV files, .npy arrays, raw values. An answered file leaves it."""
 
     kind: Literal["directory"]
     """Inputs from files that appear in a folder."""
@@ -64,7 +64,7 @@ class DirectorySource:
 
 @record
 class MqttSource:
-    """Inputs on `pipeline/{pipeline}/input/{device}`: raw bytes, encoded images, or either with a name."""
+    """Inputs on `pipeline/{pipeline}/input/{device}`: what a file would hold, as it is or with a name."""
 
     kind: Literal["mqtt"]
     """Inputs on the MQTT topic `input/{device}`."""

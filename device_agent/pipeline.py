@@ -16,6 +16,7 @@ from device_agent.sources import Feed, Source, make_source
 from device_agent.spool import Recovered, Spool
 from device_agent.thumbnails import Thumbnails
 from distree import tensors, topics
+from distree.bundle.inputs import InputReader
 from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
 from distree.bundle.preprocessing import Preprocessor
@@ -49,6 +50,7 @@ class Pipeline:
         self.is_eager = False
         """Whether the last input of a branch came from an origin whose branches go on by themselves."""
         self.preprocessor = Preprocessor(bundle.manifest)
+        self.reader = InputReader(bundle.manifest.input, bundle.manifest.preprocess)
         self.source: Source | None = None
         self._board = board
         self._site, self._device = agent.site, agent.device

@@ -15,9 +15,10 @@ from device_agent.preflight import fuses
 from device_agent.sources.directory import MAX_FILE_BYTES
 from device_agent.sources.mqtt import WAITING_BYTES
 from distree import topics
+from distree.bundle.inputs.images import MAX_IMAGE_BYTES, is_image
 from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
-from distree.bundle.preprocessing import MAX_IMAGE_BYTES, is_image
+from distree.messages.limits import MAX_MESSAGE_BYTES
 from distree.record import record
 from distree.topics import Kind
 
@@ -40,7 +41,10 @@ ENVELOPE_BYTES = 4096
 _OF_BOARD = {Kind.STATE: (160, 0), Kind.META: (512, 128), Kind.TELEMETRY: (256, 256), Kind.DEAD: (640, 0)}
 _ANSWER_BYTES, _PER_HOP_BYTES = 640, 128
 
-_ITEM_BYTES = {"int8": 1, "uint8": 1, "float16": 2, "float32": 4}
+_ITEM_BYTES = {"int8": 1, "uint8": 1, "int16": 2, "float16": 2, "float32": 4}
+
+PER_RECORDED_BYTE = 8
+"""What a WAV or CSV file takes for each of its bytes while it is read: wider integers, and text as numbers."""
 
 
 @record
@@ -88,6 +92,9 @@ def _of_pipeline(config: AgentConfig, pipeline: PipelineConfig, bundle: Bundle) 
         yield Item(what=f"inputs of {pipeline.name} not looked at yet", bytes=WAITING_BYTES + 2 * _MIB)
     if is_image(bundle.manifest.input.dtype, bundle.manifest.input.shape):
         yield Item(what=f"an input of {pipeline.name} while it is decoded", bytes=MAX_IMAGE_BYTES)
+    elif pipeline.origin.source.kind in ("directory", "mqtt"):
+        longest = MAX_FILE_BYTES if pipeline.origin.source.kind == "directory" else MAX_MESSAGE_BYTES
+        yield Item(what=f"a recording of {pipeline.name} while it is read", bytes=PER_RECORDED_BYTE * longest)
     if pipeline.origin.source.kind == "directory":
         yield Item(what=f"a file of {pipeline.name} while it is read", bytes=MAX_FILE_BYTES)
     if pipeline.origin.spool:

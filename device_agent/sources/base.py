@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Protocol, runtime_checkable
 
+from distree.bundle.inputs import InputReader
 from distree.bundle.preprocessing import Preprocessor
 from distree.tensors import Array
 
@@ -13,6 +14,7 @@ class Inlet(Protocol):
     """The agent's side: takes inputs. Every method may be called from any thread, without the lock."""
 
     preprocessor: Preprocessor
+    reader: InputReader
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until an input can be accepted without shedding another; False on time-out."""
@@ -20,7 +22,7 @@ class Inlet(Protocol):
     def accept(self, name: str, raw: Array, request: str | None = None) -> str:
         """Accept an input of the manifest's dtype and shape; return its request id. Then call `work`.
 
-        Raises RemoteProtocolError for a wrong dtype or shape.
+        Raises RemoteProtocolError for a wrong dtype or shape, or values that are not finite.
         """
 
     def work(self) -> None:

@@ -10,12 +10,17 @@ import logging
 import threading
 import time
 from collections import deque
+from uuid import uuid4
 
 from device_agent.log_throttle import Repeats
 from device_agent.sources.base import Inlet
+from distree.bundle.windows import request_of
 from distree.errors import RemoteProtocolError
 from distree.messages.codec import PROBE, decode
+from distree.messages.limits import MAX_TEXT
 from distree.messages.request import InputMessage, is_input
+from distree.record import record
+from distree.tensors import Array
 from distree.transport.base import Received, Transport
 
 log = logging.getLogger(__name__)
@@ -29,12 +34,22 @@ _POLL_S = 0.5
 _ROOM_S = 0.25
 
 
+@record
+class _Input:
+    """One input of a message that is handed over piece by piece."""
+
+    name: str
+    raw: Array
+    request: str | None
+
+
 class Mqtt:
     """Takes inputs from `topic` of `transport`.
 
-    An input at QoS 1 waits for room, and is acknowledged once it is in custody. One at QoS 0 cannot wait, for the
-    broker would drop it: without room it is answered `shed`. A retained message is what was published before this
-    origin was there, and no input; an empty one takes back what was retained.
+    A message is what a file would hold, as it is or with a name and a request id (`InputMessage`); a recording of
+    several windows is as many inputs. An input at QoS 1 waits for room, and is acknowledged once it is in custody. One
+    at QoS 0 cannot wait, for the broker would drop it: without room it is answered `shed`. A retained message is what
+    was published before this origin was there, and no input; an empty one takes back what was retained.
     """
 
     def __init__(self, inlet: Inlet, transport: Transport, topic: str) -> None:
@@ -44,6 +59,8 @@ class Mqtt:
         self._waiting: deque[Received] = deque()
         self._waiting_bytes = 0
         self._hasty: deque[Received] = deque()
+        self._opened: deque[_Input] = deque()
+        self._message: Received
         self._repeats = Repeats()
         self._said: str | None = None
         self.ready = False
@@ -54,7 +71,7 @@ class Mqtt:
         self._transport.open(self, [(self._topic, 1)])
         try:
             while not stop.is_set():
-                self._transport.poll(0.0 if self._waiting else _POLL_S)
+                self._transport.poll(0.0 if self._waiting or self._opened else _POLL_S)
                 self._tell()
                 self._hand_over(stop)
         finally:
@@ -62,30 +79,64 @@ class Mqtt:
 
     def _hand_over(self, stop: threading.Event) -> None:
         while self._hasty:
-            self._take(self._hasty.popleft())
-        while self._waiting and not stop.is_set() and self._inlet.wait_for_room(0.0):
-            message = self._waiting.popleft()
-            self._waiting_bytes -= len(message.payload)
-            self._take(message)
-        if self._waiting and not stop.is_set():
+            message = self._hasty.popleft()
+            inputs = self._inputs_of(message)
+            while inputs:
+                self._accept(inputs.popleft(), message)
+        while (self._opened or self._waiting) and not stop.is_set() and self._inlet.wait_for_room(0.0):
+            if not self._opened:
+                self._message = self._waiting.popleft()
+                self._waiting_bytes -= len(self._message.payload)
+                self._opened = self._inputs_of(self._message)
+            if self._opened:
+                self._accept(self._opened.popleft(), self._message)
+            if not self._opened:
+                with self._transport.lock:
+                    self._transport.acknowledge(self._message.token)
+        if (self._opened or self._waiting) and not stop.is_set():
             self._inlet.wait_for_room(_ROOM_S)
         full = len(self._waiting) >= WAITING or self._waiting_bytes >= WAITING_BYTES
         with self._transport.lock:
             self._transport.pause(paused=full)
 
-    def _take(self, message: Received) -> None:
+    def _inputs_of(self, message: Received) -> deque[_Input]:
+        """Read a message: its inputs, in order; none if it is refused."""
         try:
-            request, name, payload = None, "", message.payload
-            if len(payload) != self._inlet.preprocessor.nbytes and is_input(payload):
-                named = decode(InputMessage, payload)
-                request, name, payload = named.request, named.name, named.payload
-            raw = self._inlet.preprocessor.from_bytes(payload)
-            self._inlet.accept(name, raw, request)
+            request, name, content = None, "", message.payload
+            named = self._named(message.payload)
+            if named is not None:
+                request, name, content = named.request, named.name, named.payload
+            found = self._inlet.reader.read_all(content)
+            if request is None and len(found) > 1:
+                request = uuid4().hex[:12]
+            return deque(
+                _Input(
+                    name=item.named(name),
+                    raw=item.raw,
+                    request=None if request is None else _part_of(request, number, len(found)),
+                )
+                for number, item in enumerate(found, 1)
+            )
+        except RemoteProtocolError as error:
+            self._inlet.reject("input", error.reason, error.detail, message.payload)
+        return deque()
+
+    def _named(self, payload: bytes) -> InputMessage | None:
+        if not is_input(payload):
+            return None
+        try:
+            return decode(InputMessage, payload)
+        except RemoteProtocolError:
+            if len(payload) == self._inlet.reader.nbytes:
+                return None  # raw values that begin as a message would
+            raise
+
+    def _accept(self, given: _Input, message: Received) -> None:
+        try:
+            self._inlet.accept(given.name, given.raw, given.request)
             self._inlet.work()
         except RemoteProtocolError as error:
             self._inlet.reject("input", error.reason, error.detail, message.payload)
-        with self._transport.lock:
-            self._transport.acknowledge(message.token)
 
     def note_answered(self, request: str) -> None:
         """Nothing to do: the delivery was acknowledged when the input was accepted."""
@@ -114,6 +165,7 @@ class Mqtt:
     def disconnected(self, why: str) -> None:
         """Forget what was not acknowledged: it comes again."""
         self._waiting.clear()
+        self._opened.clear()
         self._waiting_bytes = 0
         self._warn(why)
         self._said = self._transport.last_error
@@ -141,3 +193,13 @@ class Mqtt:
 
     def unread(self, topic: str, payload: bytes) -> None:
         """Nothing is done about it."""
+
+
+def _part_of(request: str, number: int, count: int) -> str:
+    """Return the request id of a window; RemoteProtocolError where it would be too long for one."""
+    part = request_of(request, number, count)
+    if len(part) > MAX_TEXT:
+        raise RemoteProtocolError(
+            "request", f"{len(request)} characters, and {part[len(request) :]!r} of a window; at most {MAX_TEXT} in all"
+        )
+    return part

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distree.bundle.input_checks import input_problems
 from distree.bundle.manifest import MANIFEST, BranchSpec, Exits, Manifest, StageSpec, TensorSpec
 from distree.bundle.runtimes import RUNTIMES
 from distree.criteria import POLICIES
@@ -31,8 +32,7 @@ def _problems(manifest: Manifest) -> Iterable[str]:
         yield "stages: at least one is needed"
     if len(manifest.labels) < 2:
         yield "labels: at least two are needed"
-    if len(manifest.preprocess.mean) != len(manifest.preprocess.std) or 0 in manifest.preprocess.std:
-        yield "preprocess: mean and std need one value per channel each, std not 0"
+    yield from input_problems(manifest)
     yield from _exit_problems(manifest.exits, stages)
     for k, stage in enumerate(stages):
         before, after = stages[k - 1] if k else None, stages[k + 1] if k + 1 < len(stages) else None

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from distree.bundle.loading import Bundle
-from distree.bundle.manifest import MANIFEST, Golden, Manifest, PolicyFile
+from distree.bundle.manifest import MANIFEST, Golden, InputSpec, Manifest, PolicyFile, Preprocess, WindowRule
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import DEFAULT_RUNTIME
 from distree.tensors import Array
@@ -55,7 +55,9 @@ def _represent_mapping(dumper: yaml.SafeDumper, value: dict[str, Any]) -> yaml.N
 _Dumper.add_representer(list, _represent_list)
 _Dumper.add_representer(dict, _represent_mapping)
 _Dumper.add_representer(_OneLine, _represent_mapping)
-_ONE_LINE = frozenset({"input", "features", "embedding", "logits", "macs", "golden", "parameters", "masked[]"})
+_ONE_LINE = frozenset(
+    {"input", "features", "embedding", "logits", "macs", "golden", "parameters", "masked[]", "window", "frontend"}
+)
 
 
 def _plain(value: Any, name: str = "") -> Any:
@@ -69,14 +71,16 @@ def _plain(value: Any, name: str = "") -> Any:
 
 
 def _left_out(value: Any, name: str) -> bool:
-    """Whether a field goes without saying: a plain stage has no branches, and nearly every bundle the usual runtime.
+    """Whether a field goes without saying: a plain stage has no branches, nearly every bundle the usual runtime.
 
-    So a bundle that is written again has the same bytes, and the same revision.
+    What is declared of inputs is left out where it is the default. So a bundle that is written again has the same
+    bytes, and the same revision.
     """
     if isinstance(value, Manifest) and name == "runtime":
         return value.runtime == DEFAULT_RUNTIME
     defaults = {field.name: field.default for field in dataclasses.fields(value)}
-    return bool(getattr(value, name) == () and defaults[name] == ())
+    is_default: bool = getattr(value, name) == defaults[name]
+    return is_default and (defaults[name] == () or isinstance(value, InputSpec | Preprocess | WindowRule))
 
 
 def write_golden(bundle: Bundle, inputs: Array) -> Golden:

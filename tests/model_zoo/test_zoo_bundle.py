@@ -12,7 +12,9 @@ import yaml
 from ai_edge_litert.interpreter import Interpreter
 
 import model_zoo
+from distree.bundle.frontends import LogMel, Mfcc
 from distree.bundle.loading import Bundle, load_bundle
+from distree.bundle.manifest import InputSpec, Preprocess, WindowRule
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import DEFAULT_RUNTIME, RUNTIMES, make_runtime
 from distree.errors import BundleError, RuntimeUnavailableError
@@ -218,3 +220,23 @@ def test_one_image_by_hand(fashion: Bundle, samples: LabelledImages) -> None:
 
 def test_samples_name_their_licence() -> None:
     assert "MIT License" in (ZOO / "samples" / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_is_declared_of_inputs_is_written_and_read_again(fashion: Bundle, copied: Path) -> None:
+    logmel = LogMel(frame=48, step=16, bands=28, low_hz=20.0, high_hz=4000.0, power=2)
+    preprocess = Preprocess(
+        mean=(-4.0,),
+        std=(2.5,),
+        layout="nhwc",
+        resize="pad",
+        window=WindowRule(hop=240, short="pad"),
+        frontend=Mfcc(coefficients=28, logmel=logmel),
+    )
+    spec = InputSpec(dtype="int16", shape=(480,), rate_hz=16000.0)
+    manifest = replace(fashion.manifest, input=spec, preprocess=preprocess)
+    write_manifest(manifest, copied)
+    text = (copied / "bundle.yaml").read_text()
+    assert "input: {dtype: int16, shape: [480], rate_hz: 16000.0}\n" in text
+    assert "  window: {hop: 240, short: pad}\n" in text
+    assert "background" not in text
+    assert load_bundle(copied).manifest == manifest

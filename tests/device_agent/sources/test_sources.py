@@ -18,6 +18,7 @@ from device_agent.config import DirectorySource, ReplaySource
 from device_agent.sources import Mqtt, directory
 from device_agent.sources.directory import Directory
 from device_agent.sources.replay import Replay
+from distree.bundle.inputs import InputReader
 from distree.bundle.loading import load_bundle
 from distree.bundle.preprocessing import Preprocessor
 from distree.errors import ConfigError
@@ -31,8 +32,10 @@ SHAPE = (28, 28, 1)
 class Inlet:
     """Takes inputs as an agent does, and answers when told."""
 
-    def __init__(self):
-        self.preprocessor = Preprocessor(load_bundle("fashion", verify=()).manifest)
+    def __init__(self, manifest=None):
+        manifest = manifest or load_bundle("fashion", verify=()).manifest
+        self.preprocessor = Preprocessor(manifest)
+        self.reader = InputReader(manifest.input, manifest.preprocess)
         self.room = threading.Event()
         self.room.set()
         self.taken = []
@@ -198,12 +201,12 @@ def huge_npy():
 
 
 BAD_FILES = {
-    "empty.npy": (b"", "encoding"),
+    "empty.npy": (b"", "image"),
     "cut.npy": (b"\x93NUMPY\x01\x00", "encoding"),
-    "garbage.npy": (b"\x00\x01garbage", "encoding"),
+    "garbage.npy": (b"\x00\x01garbage", "image"),
     "header.npy": (b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((\n", "encoding"),
-    "archive.npy": (archive(input=image()), "encoding"),
-    "broken-archive.npy": (b"PK\x03\x04" + b"\x00" * 40, "encoding"),
+    "archive.npy": (archive(input=image()), "image"),
+    "broken-archive.npy": (b"PK\x03\x04" + b"\x00" * 40, "image"),
     "huge.npy": (huge_npy(), "encoding"),
     "pickle.npy": (None, "encoding"),
     "shape.npy": (np.zeros((3, 3), np.uint8), "shape"),

@@ -37,7 +37,7 @@ from distree.bundle.loading import Bundle, load_bundle
 from distree.criteria import NEVER
 from distree.errors import DistreeError
 from model_zoo.costs import costs_of
-from model_zoo.data import HELD_BACK, LabelledImages, is_divided, load_idx_set, load_split
+from model_zoo.data import HELD_BACK, LabelledExamples, is_divided, load_idx_set, load_split
 from model_zoo.evaluation import collect_logits, score_exits, write_audits
 from orchestrator.tuning.tuners import Audit, Bandit, Certified, Tuner, Vector
 from orchestrator.tuning.tuners.audits import losses_of
@@ -145,9 +145,9 @@ def oracle(recording: Recording, epsilon: float) -> tuple[Vector, float]:
     return best
 
 
-def shifted(images: LabelledImages, shift: str, seed: int = 0) -> LabelledImages:
+def shifted(images: LabelledExamples, shift: str, seed: int = 0) -> LabelledExamples:
     """Return the images as a worse camera would take them."""
-    pixels = images.images.astype(float)
+    pixels = images.inputs.astype(float)
     match shift:
         case "noise":
             pixels = pixels + np.random.default_rng(seed).normal(0.0, 50.0, pixels.shape)
@@ -161,7 +161,7 @@ def shifted(images: LabelledImages, shift: str, seed: int = 0) -> LabelledImages
         case _:
             raise ValueError(f"no shift is called {shift!r}")
     made = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    return LabelledImages(made, images.labels, images.index, f"{images.source}, {shift}")
+    return LabelledExamples(made, images.labels, images.index, f"{images.source}, {shift}")
 
 
 PICTURES = ("noise", "blur", "contrast")
@@ -204,7 +204,7 @@ class Shelf:
             unfinished.rename(path)
         return Recording.read(path)
 
-    def _images(self, split: str) -> LabelledImages:
+    def _images(self, split: str) -> LabelledExamples:
         if is_divided(self._data):
             return load_split(self._data, "validation" if split == "validation" else "test")
         if split == "test":

@@ -20,7 +20,7 @@ from distree.bundle.runtimes import DEFAULT_RUNTIME, RUNTIMES, make_runtime
 from distree.errors import BundleError, RuntimeUnavailableError
 from model_zoo.build.manifest import write_manifest
 from model_zoo.build.segments import check_boundaries, inspect_segment
-from model_zoo.data import LabelledImages
+from model_zoo.data import LabelledExamples
 from model_zoo.recipes import get_recipe
 from model_zoo.verification import check_golden
 
@@ -208,12 +208,12 @@ def test_segments_hold_no_transposes(fashion: Bundle) -> None:
         assert "DEQUANTIZE" not in names
 
 
-def test_one_image_by_hand(fashion: Bundle, samples: LabelledImages) -> None:
+def test_one_image_by_hand(fashion: Bundle, samples: LabelledExamples) -> None:
     """Preprocessing written out once more, from the manifest's own words."""
     spec, words = fashion.stages[0].input, fashion.manifest.preprocess
-    real = (samples.images[0] / 255.0 - np.array(words.mean)) / np.array(words.std)
+    real = (samples.inputs[0] / 255.0 - np.array(words.mean)) / np.array(words.std)
     tensor = np.clip(np.rint(real / spec.scale) + spec.zero_point, -128, 127).astype(np.int8)
-    assert np.array_equal(Preprocessor(fashion.manifest).tensor(samples.images[0])[0], tensor)
+    assert np.array_equal(Preprocessor(fashion.manifest).tensor(samples.inputs[0])[0], tensor)
     logits = make_runtime(fashion, [0]).run(0, tensor[None]).logits
     assert len(logits) == len(fashion.labels)
 

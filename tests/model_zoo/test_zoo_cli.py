@@ -12,7 +12,7 @@ import pytest
 
 from distree.bundle.loading import Bundle
 from model_zoo import cli
-from model_zoo.data import LabelledImages, write_samples
+from model_zoo.data import LabelledExamples, write_samples
 
 Zoo = Callable[..., int]
 
@@ -75,7 +75,7 @@ def test_json_to_stdout_is_json_alone(zoo: Zoo, capsys) -> None:
 
 
 def test_evaluate_reads_a_sample_file_and_a_bundle_folder(zoo: Zoo, capsys, copied: Path, tmp_path, samples) -> None:
-    few: LabelledImages = samples.head(7)
+    few: LabelledExamples = samples.head(7)
     write_samples(few, tmp_path / "few.npz")
     assert zoo("evaluate", copied, "--data", tmp_path / "few.npz") == 0
     assert "few.npz, 7 inputs" in capsys.readouterr().out

@@ -76,7 +76,7 @@ def _test_images(path: Path, count: int, rate_hz: float, folder: Path) -> Sample
     images = load_split(path, "test")
     _check_count(count, len(images), path)
     order = np.random.default_rng(ORDER_SEED).permutation(len(images))[:count]
-    np.savez(folder / "inputs.npz", input=images.images[order], label=images.labels[order], name=order)
+    np.savez(folder / "inputs.npz", input=images.inputs[order], label=images.labels[order], name=order)
     places = {str(place): place for place in order.tolist()}
     return Samples(folder / "inputs.npz", count, rate_hz or None, places, images.labels)
 

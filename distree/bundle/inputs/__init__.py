@@ -196,19 +196,27 @@ class InputReader:
 
         Raises RemoteProtocolError("table") where the columns or the rate are not the manifest's.
         """
-        size = math.prod(self.shape)
-        channels = self.shape[1] if len(self.shape) == 2 else 1
-        if not self._spec.channels and table.values.shape[1] == size != channels:
+        if self.has_rows_of_windows(table):
             rows = self._as_dtype(table.values, table.first_line).reshape(-1, *self.shape)
             return [
                 RawInput(raw=row, at=f"line {table.first_line + k}", label=table.label) for k, row in enumerate(rows)
             ]
-        values = self._columns(table, channels)
+        values = self._columns(table)
         self._check_period(table)
         recording = self._as_dtype(values, table.first_line).reshape(-1, *self.shape[1:])
         return self._windows(recording, most, table.label)
 
-    def _columns(self, table: Table, channels: int) -> Array:
+    def has_rows_of_windows(self, table: Table) -> bool:
+        """Whether each row of a table is a whole window: it has as many values, and more than channels."""
+        columns: int = table.values.shape[1]
+        return not self._spec.channels and columns == math.prod(self.shape) != self._channels
+
+    @property
+    def _channels(self) -> int:
+        return self.shape[1] if len(self.shape) == 2 else 1
+
+    def _columns(self, table: Table) -> Array:
+        channels = self._channels
         if not self._spec.channels:
             if table.values.shape[1] != channels:
                 there = f" ({', '.join(table.columns)})"[:80] if table.columns else ", without names"
@@ -240,13 +248,12 @@ class InputReader:
             )
 
     def _as_dtype(self, values: Array, line: int) -> Array:
-        if self.dtype.kind != "i":
-            return values.astype(self.dtype)
-        limits = np.iinfo(self.dtype)
-        whole = np.rint(values)
-        if (whole != values).any() or values.min() < limits.min or values.max() > limits.max:
-            raise RemoteProtocolError("table", f"line {line}: values are not whole numbers that {self.dtype} can hold")
-        return whole.astype(self.dtype)
+        is_whole = self.dtype.kind == "i"
+        limits = np.iinfo(self.dtype) if is_whole else np.finfo(self.dtype)
+        if values.min() < limits.min or values.max() > limits.max or (is_whole and (np.rint(values) != values).any()):
+            what = "whole numbers" if is_whole else "numbers"
+            raise RemoteProtocolError("table", f"line {line}: values are not {what} that {self.dtype} can hold")
+        return values.astype(self.dtype)
 
 
 def _described(content: bytes) -> str:

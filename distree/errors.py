@@ -24,7 +24,7 @@ class BrokerError(DistreeError):
 
 
 class InputError(DistreeError):
-    """An input is not what the bundle takes: another dtype or shape, or bytes that are no image. Nothing was sent."""
+    """An input is not what the bundle takes: another dtype or shape, or a file of another kind. Nothing was sent."""
 
 
 class OverloadError(DistreeError):

@@ -14,8 +14,10 @@ from typing import Any, get_args
 
 import numpy as np
 
+from distree.bundle.frontends import make_frontend
+from distree.bundle.inputs.images import is_image
 from distree.bundle.loading import Bundle, find_bundle, load_bundle, zoo_folder
-from distree.bundle.manifest import MANIFEST, Measured
+from distree.bundle.manifest import MANIFEST, Manifest, Measured
 from distree.criteria import POLICIES
 from distree.errors import ConfigError, DistreeError
 from model_zoo.build.finish import ImageSets
@@ -189,6 +191,7 @@ def _show(args: argparse.Namespace) -> int:
     print(f"{bundle.name}: {manifest.description}")
     print(f"revision {bundle.revision}, licence {manifest.license}, in {bundle.path}")
     print(f"labels: {', '.join(bundle.labels)}")
+    print(f"input: {_input_text(manifest)}")
     for k, stage in enumerate(bundle.stages):
         features = "" if stage.features is None else f", features {_shape(stage.features.shape)} {stage.features.dtype}"
         cost = f"{stage.macs.trunk / 1e6:.2f} + {stage.macs.exit / 1e6:.2f} MMACs (trunk + exit)"
@@ -203,6 +206,22 @@ def _show(args: argparse.Namespace) -> int:
     print(f"measured on {manifest.measured.data}:")
     print(_table(_from_manifest(bundle)))
     return 0
+
+
+def _input_text(manifest: Manifest) -> str:
+    """Say what the bundle takes, and what files become."""
+    spec, rules = manifest.input, manifest.preprocess
+    size = " x ".join(map(str, spec.shape))
+    if is_image(spec.dtype, spec.shape):
+        return f"image, {size}; another aspect: {rules.resize}; transparent parts: {rules.background}"
+    parts = [f"{spec.dtype}, {size}"]
+    parts += [f"at {spec.rate_hz:,g} Hz"] if spec.rate_hz is not None else []
+    parts += [f"channels {', '.join(spec.channels)}"] if spec.channels else []
+    parts += [f"windows every {rules.window.hop} samples"] if rules.window.hop is not None else []
+    if rules.frontend.kind != "raw":
+        features = make_frontend(rules.frontend, spec.shape, spec.rate_hz).shape
+        parts.append(f"{rules.frontend.kind} of {' x '.join(map(str, features))}")
+    return ", ".join(parts)
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -93,7 +93,7 @@ def _message(path: Path, request: str) -> InputMessage:
             "or put it into a folder on the board (source: {kind: directory})"
         )
     try:
-        check_file(content)
+        check_file(content, path.name)
     except RemoteProtocolError as error:
         raise ConfigError(f"{path}: {error.detail}") from None
     return InputMessage(request=request, name=printable(str(path))[-256:], payload=content)

@@ -21,6 +21,7 @@ from distree.bundle.frontends.spectra import (
     htk_mel,
     mono_samples,
     sampling_rate,
+    weighted,
 )
 from distree.record import record
 from distree.tensors import Array
@@ -82,7 +83,7 @@ class EdgeImpulseMfeFrontend:
         emphasised = flat - _EMPHASIS * np.roll(flat, 1)
         frames = frames_of(emphasised.astype(np.float64), self._count, self._frame, self._step)
         power = np.square(np.abs(np.fft.rfft(frames, self._fft, axis=-1))) / self._fft
-        energies = power @ self._weights
+        energies = weighted(power, self._weights)
         decibels = 10.0 * np.log10(np.where(energies == 0, _SILENCE, np.maximum(energies, 1e-30)))
         share = np.clip((decibels - self._floor_db) / (_HEADROOM_DB - self._floor_db), 0.0, 1.0)
         levels: Array = np.minimum(np.rint(share * _LEVELS), _LEVELS - 1) / _LEVELS

@@ -26,6 +26,7 @@ from distree.bundle.frontends.spectra import (
     next_power_of_two,
     sampling_rate,
     slaney_weights,
+    weighted,
 )
 from distree.record import record
 from distree.tensors import Array
@@ -86,5 +87,5 @@ class LogMelFrontend:
         spectrum: Array = np.abs(np.fft.rfft(frames, self._fft, axis=-1))
         if self._power == 2:
             spectrum = spectrum * spectrum
-        logarithms: Array = np.log(spectrum @ self._weights + self._offset)
+        logarithms: Array = np.log(weighted(spectrum, self._weights) + self._offset)
         return logarithms

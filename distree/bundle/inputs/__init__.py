@@ -91,22 +91,21 @@ class InputReader:
         """Return the inputs in the content of a file, at least one: the windows of a recording, in order.
 
         Raises RemoteProtocolError where it is damaged, or not what the bundle takes: "dtype", "shape" or "encoding" of
-        an .npy array, "image", "wav", "table", and "size" for bytes that are nothing of these, nor exactly the raw
-        values.
+        an .npy array, "image", "wav", "table"; "image" or "size" for what is nothing of these, nor the raw values.
         """
         if content.startswith(MAGIC):
             return [RawInput(raw=self._array(content))]
         if looks_like_wav(content):
             return self._sound(content, most)
         if looks_like_image(content):
-            self._need_image("an image file")
+            if not self.is_image:
+                raise self._unexpected("an image file")
             return [RawInput(raw=self._image(content))]
         if self._takes_recordings and looks_like_table(content):
             return self._tables(content, most)
         if len(content) == self.nbytes:
             return [RawInput(raw=np.frombuffer(content, self.dtype).reshape(self.shape))]
-        kind = "image" if self.is_image else "size"
-        raise RemoteProtocolError(kind, f"expected {self.expected()}, received {_described(content)}")
+        raise self._unexpected(_described(content))
 
     def expected(self) -> str:
         """Say what is taken."""
@@ -127,9 +126,9 @@ class InputReader:
             raise RemoteProtocolError("shape", f"expected {self.shape} {self.dtype}, received {array.shape}")
         return array
 
-    def _need_image(self, what: str) -> None:
-        if not self.is_image:
-            raise RemoteProtocolError("size", f"expected {self.expected()}, received {what}")
+    def _unexpected(self, received: str) -> RemoteProtocolError:
+        kind = "image" if self.is_image else "size"
+        return RemoteProtocolError(kind, f"expected {self.expected()}, received {received}")
 
     def _image(self, content: bytes) -> Array:
         return read_image(content, self.shape, self._preprocess.resize, self._preprocess.background)
@@ -158,7 +157,7 @@ class InputReader:
 
     def _sound(self, content: bytes, most: int) -> list[RawInput]:
         if not self._takes_sound:
-            raise RemoteProtocolError("size", f"expected {self.expected()}, received a WAV file")
+            raise self._unexpected("a WAV file")
         sound = read_wav(content)
         rate = self._spec.rate_hz
         if sound.rate_hz != rate:
@@ -261,14 +260,15 @@ def _described(content: bytes) -> str:
     return f"{len(content)} bytes" if kind is None else f"{kind} of {len(content)} bytes"
 
 
-def check_file(content: bytes) -> None:
+def check_file(content: bytes, name: str = "") -> None:
     """Check what can be checked of a file without its bundle.
 
-    Raises RemoteProtocolError for an .npy array or a WAV file that is damaged; the rest only its origin can tell.
+    Raises RemoteProtocolError for an .npy array or a WAV file that is damaged, or only called so; the rest its origin
+    alone can tell.
     """
-    if content.startswith(MAGIC):
+    if content.startswith(MAGIC) or name.lower().endswith(".npy"):
         read_array(content)
-    elif looks_like_wav(content):
+    elif looks_like_wav(content) or name.lower().endswith(".wav"):
         read_wav(content)
 
 

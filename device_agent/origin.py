@@ -257,7 +257,9 @@ class Origin(Lifetime):
         if isinstance(array, np.ndarray):
             try:
                 return pipeline.to_tensor(array)
-            except RemoteProtocolError:
+            except RemoteProtocolError as error:
+                if error.reason == "value":
+                    raise InputError(f"input: {error.detail}") from None
                 received = f"{array.dtype} {array.shape}"
         raise InputError(
             f"input: bundle {pipeline.bundle.name} takes an array {self.dtype} {self.shape}, received {received}"

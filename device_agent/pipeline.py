@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from device_agent.config import AgentConfig
@@ -16,7 +17,6 @@ from device_agent.sources import Feed, Source, make_source
 from device_agent.spool import Recovered, Spool
 from device_agent.thumbnails import Thumbnails
 from distree import tensors, topics
-from distree.bundle.inputs import InputReader
 from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
 from distree.bundle.preprocessing import Preprocessor
@@ -34,6 +34,7 @@ from distree.transport.base import Transport
 
 if TYPE_CHECKING:
     from device_agent.pipeline_host import Board
+    from distree.bundle.inputs import InputReader
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,6 @@ class Pipeline:
         self.is_eager = False
         """Whether the last input of a branch came from an origin whose branches go on by themselves."""
         self.preprocessor = Preprocessor(bundle.manifest)
-        self.reader = InputReader(bundle.manifest.input, bundle.manifest.preprocess)
         self.source: Source | None = None
         self._board = board
         self._site, self._device = agent.site, agent.device
@@ -71,6 +71,13 @@ class Pipeline:
         restore = [item for item in left.open if (item.tensor.dtype, item.tensor.shape) == (spec.dtype, spec.shape)]
         self.node = StageNode(node_settings(agent, index, bundle, boot), restore=restore, answered=answered)
         self.room = Waiting(board.lock)
+
+    @cached_property
+    def reader(self) -> InputReader:
+        """What reads files as inputs; loaded where there are any, for most boards have none."""
+        from distree.bundle.inputs import InputReader
+
+        return InputReader(self.bundle.manifest.input, self.bundle.manifest.preprocess)
 
     def _input_of(self, k: int) -> TensorSpec:
         """Return what this board's segment of a stage takes; where it has none, what travels to that stage."""

@@ -54,7 +54,7 @@ def _misfits(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
 def _no_pictures(config: PipelineConfig, bundle: Bundle) -> Iterator[str]:
     if config.origin is not None and config.origin.thumbnails is not None:
         spec = bundle.manifest.input
-        if not can_show(spec.dtype, spec.shape):
+        if not can_show(spec):
             yield (
                 f"origin.thumbnails: inputs of bundle {bundle.name} are {spec.dtype} {spec.shape}, neither images "
                 "(uint8, height x width x 1 or 3) nor windows of a recording; remove thumbnails"

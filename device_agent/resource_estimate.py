@@ -15,7 +15,7 @@ from device_agent.preflight import fuses
 from device_agent.sources.directory import MAX_FILE_BYTES
 from device_agent.sources.mqtt import WAITING_BYTES
 from distree import topics
-from distree.bundle.inputs.images import MAX_IMAGE_BYTES, is_image
+from distree.bundle.inputs.images import MAX_IMAGE_BYTES
 from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
 from distree.messages.limits import MAX_MESSAGE_BYTES
@@ -90,7 +90,7 @@ def _of_pipeline(config: AgentConfig, pipeline: PipelineConfig, bundle: Bundle) 
     if pipeline.origin.source.kind == "mqtt":
         # Beyond the bound there may be what is read in one turn.
         yield Item(what=f"inputs of {pipeline.name} not looked at yet", bytes=WAITING_BYTES + 2 * _MIB)
-    if is_image(bundle.manifest.input.dtype, bundle.manifest.input.shape):
+    if bundle.manifest.input.is_image:
         yield Item(what=f"an input of {pipeline.name} while it is decoded", bytes=MAX_IMAGE_BYTES)
     elif pipeline.origin.source.kind in ("directory", "mqtt"):
         longest = MAX_FILE_BYTES if pipeline.origin.source.kind == "directory" else MAX_MESSAGE_BYTES

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 from device_agent.config import ThumbnailConfig
-from distree.bundle.inputs.images import is_image
+from distree.bundle.manifest import InputSpec
 from distree.tensors import Array
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -34,9 +34,9 @@ def shrink(image: Array, side: int) -> Array:
     return mean
 
 
-def can_show(dtype: str, shape: tuple[int, ...]) -> bool:
-    """Whether there is a picture of inputs of this dtype and shape: images, and windows of a recording."""
-    return is_image(dtype, shape) or (dtype in ("int16", "float32", "float16") and len(shape) in (1, 2))
+def can_show(spec: InputSpec) -> bool:
+    """Whether there are pictures of a bundle's inputs: of images, and of windows of a recording."""
+    return spec.is_image or spec.is_window
 
 
 def waveform(window: Array, side: int) -> Array:
@@ -89,5 +89,4 @@ class Thumbnails:
         if now < self._due_at:
             return None
         self._due_at = now + self._period_s
-        is_picture = is_image(raw.dtype.name, raw.shape)
-        return png(shrink(raw, self._side) if is_picture else waveform(raw, self._side))
+        return png(shrink(raw, self._side) if raw.dtype == np.uint8 else waveform(raw, self._side))

@@ -15,7 +15,6 @@ from typing import Any, get_args
 import numpy as np
 
 from distree.bundle.frontends import make_frontend
-from distree.bundle.inputs.images import is_image
 from distree.bundle.loading import Bundle, find_bundle, load_bundle, zoo_folder
 from distree.bundle.manifest import MANIFEST, Manifest, Measured
 from distree.criteria import POLICIES
@@ -212,7 +211,7 @@ def _input_text(manifest: Manifest) -> str:
     """Say what the bundle takes, and what files become."""
     spec, rules = manifest.input, manifest.preprocess
     size = " x ".join(map(str, spec.shape))
-    if is_image(spec.dtype, spec.shape):
+    if spec.is_image:
         return f"image, {size}; another aspect: {rules.resize}; transparent parts: {rules.background}"
     parts = [f"{spec.dtype}, {size}"]
     parts += [f"at {spec.rate_hz:,g} Hz"] if spec.rate_hz is not None else []
@@ -327,6 +326,8 @@ def _evaluation_data(bundle: Bundle, data: Path | None, split: Split | None, lim
     manifest, shipped = bundle.manifest, _SAMPLES / f"{bundle.name}.npz"
     if data is None and not shipped.is_file():
         raise DataError(f"no samples are shipped for {bundle.name!r}; give --data FILE_OR_DIR")
+    if data is not None and not data.exists() and bundle.name == "fashion":
+        raise DataError(f"--data {data}: does not exist; {FASHION_HINT}")
     found = load_examples(
         data or shipped,
         spec=manifest.input,

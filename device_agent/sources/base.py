@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from distree.bundle.inputs import InputReader
 from distree.bundle.preprocessing import Preprocessor
 from distree.tensors import Array
+
+if TYPE_CHECKING:
+    from distree.bundle.inputs import InputReader
 
 
 class Inlet(Protocol):
     """The agent's side: takes inputs. Every method may be called from any thread, without the lock."""
 
     preprocessor: Preprocessor
-    reader: InputReader
+
+    @property
+    def reader(self) -> InputReader:
+        """What reads files as inputs of the bundle."""
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until an input can be accepted without shedding another; False on time-out."""

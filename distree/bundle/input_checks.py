@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from distree.bundle.frontends import make_frontend
-from distree.bundle.inputs.images import is_image
 from distree.bundle.manifest import InputSpec, Manifest, Preprocess
 from distree.messages.limits import MAX_RANK
 
@@ -74,5 +73,5 @@ def _value_problems(spec: InputSpec, preprocess: Preprocess) -> Iterator[str]:
     if len(mean) != len(std) or 0 in std or not all(map(math.isfinite, (*mean, *std))):
         yield "preprocess: mean and std need one value per channel each, std not 0"
     if not mean and (spec.dtype in ("uint8", "int8") and preprocess.frontend.kind == "raw"):
-        what = "0..1, -1..1 or 0..255" if is_image(spec.dtype, spec.shape) else "quantised"
+        what = "0..1, -1..1 or 0..255" if spec.is_image else "quantised"
         yield f"preprocess: say what the network expects of {spec.dtype} values: range ({what}), or mean and std"

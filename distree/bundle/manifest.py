@@ -32,6 +32,16 @@ class InputSpec:
     channels: tuple[str, ...] = ()
     """Names of a window's channels, by which columns of CSV files are found; without names, by their order."""
 
+    @property
+    def is_image(self) -> bool:
+        """Whether inputs are images."""
+        return self.dtype == "uint8" and len(self.shape) == 3 and self.shape[2] in (1, 3)
+
+    @property
+    def is_window(self) -> bool:
+        """Whether inputs are windows of a recording, with time along the first axis."""
+        return self.dtype in ("int16", "float16", "float32") and len(self.shape) in (1, 2)
+
 
 @record
 class WindowRule:

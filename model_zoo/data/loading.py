@@ -13,7 +13,7 @@ from model_zoo.data.archives import is_archive
 from model_zoo.data.arrays import is_array, load_archive, load_array
 from model_zoo.data.examples import Examples, LabelledExamples, Split
 from model_zoo.data.folders import load_folder, read_one
-from model_zoo.data.idx import FASHION_HINT, is_idx_folder, load_idx_set
+from model_zoo.data.idx import is_idx_folder, load_idx_set
 from model_zoo.data.splits import class_names, is_divided, load_split
 from model_zoo.data.tables import is_table, load_table
 from model_zoo.data.wanted import Wanted, inputs_of, labels_of
@@ -47,7 +47,7 @@ def load_examples(
     path = Path(path)
     wanted = Wanted(spec, preprocess, tuple(labels), split, limit)
     if not path.exists():
-        raise DataError(f"{path}: does not exist; correct the path (for Fashion-MNIST {FASHION_HINT})")
+        raise DataError(f"{path}: does not exist; correct the path")
     if not path.is_file() and not path.is_dir():
         raise DataError(f"{path}: is neither a file nor a folder")
     try:

@@ -16,6 +16,7 @@ from device_agent.config import AgentConfig, MqttSource, OriginConfig, PipelineC
 from device_agent.preflight import load_bundles
 from device_agent.thumbnails import Thumbnails, can_show, png, shrink, waveform
 from distree import topics
+from distree.bundle.manifest import InputSpec
 from distree.errors import ConfigError
 from distree.messages.codec import decode
 from distree.messages.events import Thumbnail
@@ -64,7 +65,7 @@ def test_blocks_are_averaged():
     ],
 )  # fmt: skip
 def test_images_and_windows_of_recordings_can_be_shown(dtype, shape, told):
-    assert can_show(dtype, shape) is told
+    assert can_show(InputSpec(dtype=dtype, shape=shape)) is told
 
 
 def test_a_waveform_goes_from_the_least_to_the_largest_value():
@@ -159,7 +160,7 @@ def test_an_origin_publishes_none_if_not_asked(tmp_path):
 
 
 def test_inputs_without_a_picture_are_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(preflight, "can_show", lambda dtype, shape: False)
+    monkeypatch.setattr(preflight, "can_show", lambda spec: False)
     origin = OriginConfig(source=MqttSource(kind="mqtt"), thumbnails=ThumbnailConfig())
     pipeline = PipelineConfig(name="p", bundle="fashion", origin=origin)
     config = AgentConfig(site="lab", device="cam", pipelines=(pipeline,), state_dir=tmp_path)

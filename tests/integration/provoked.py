@@ -270,7 +270,7 @@ SECTIONS = {
     },
     "Data": {
         "data that are not there": (
-            lambda c: ["zoo", "evaluate", "fashion", "--data", str(c.folder / "no")], 2, ["no: does not exist; correct the path"],
+            lambda c: ["zoo", "evaluate", str(WIDE), "--data", str(c.folder / "no")], 2, ["no: does not exist; correct the path"],
         ),
         "data without labels": (lambda c: c.evaluate(x=IMAGES), 2, ["x.npz: has no labels; give .npz with x and y"]),
         "channels first": (

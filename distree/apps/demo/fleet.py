@@ -64,7 +64,7 @@ class Demo:
         self.samples = samples
         self.folder = folder
         self.broker = broker
-        self.pictures = pictures and can_show(self.bundle.manifest.input.dtype, self.bundle.manifest.input.shape)
+        self.pictures = pictures and can_show(self.bundle.manifest.input)
         self.site = f"demo-{uuid4().hex[:8]}"
         self.settings = BrokerSettings(host=address[0], port=address[1])
         self.devices = [board.device for board in plan.boards]

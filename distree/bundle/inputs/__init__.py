@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from distree.bundle.inputs.images import is_image, looks_like_image, read_image
+from distree.bundle.inputs.images import looks_like_image, read_image
 from distree.bundle.inputs.npy import MAGIC, read_array
 from distree.bundle.inputs.tables import Table, looks_like_table, read_tables
 from distree.bundle.inputs.wav import looks_like_wav, read_wav
@@ -69,11 +69,8 @@ class InputReader:
         self.dtype = np.dtype(spec.dtype)
         self.shape = spec.shape
         self.nbytes = self.dtype.itemsize * math.prod(spec.shape)
-        self.is_image = is_image(spec.dtype, spec.shape)
         self._spec = spec
         self._preprocess = preprocess
-        # A recording has time along its first axis and, at most, channels along a second one.
-        self._takes_recordings = len(spec.shape) in (1, 2) and spec.dtype in ("int16", "float32", "float16")
 
     def read(self, content: bytes) -> Array:
         """Return the one input that the content of a file is: an array of the spec's dtype and shape.
@@ -98,10 +95,10 @@ class InputReader:
         if looks_like_wav(content):
             return self._sound(content, most)
         if looks_like_image(content):
-            if not self.is_image:
+            if not self._spec.is_image:
                 raise self._unexpected("an image file")
             return [RawInput(raw=self._image(content))]
-        if self._takes_recordings and looks_like_table(content):
+        if self._spec.is_window and looks_like_table(content):
             return self._tables(content, most)
         if len(content) == self.nbytes:
             return [RawInput(raw=np.frombuffer(content, self.dtype).reshape(self.shape))]
@@ -110,9 +107,9 @@ class InputReader:
     def expected(self) -> str:
         """Say what is taken."""
         raw = f"{self.nbytes} raw bytes or an .npy array ({self.dtype} {self.shape})"
-        if self.is_image:
+        if self._spec.is_image:
             return f"an image file, {raw}"
-        if not self._takes_recordings:
+        if not self._spec.is_window:
             return raw
         return f"{'a WAV or CSV file' if self._takes_sound else 'a CSV file'}, {raw}"
 
@@ -127,7 +124,7 @@ class InputReader:
         return array
 
     def _unexpected(self, received: str) -> RemoteProtocolError:
-        kind = "image" if self.is_image else "size"
+        kind = "image" if self._spec.is_image else "size"
         return RemoteProtocolError(kind, f"expected {self.expected()}, received {received}")
 
     def _image(self, content: bytes) -> Array:
@@ -137,7 +134,7 @@ class InputReader:
 
     @property
     def _takes_sound(self) -> bool:
-        return self._takes_recordings and self._spec.rate_hz is not None
+        return self._spec.is_window and self._spec.rate_hz is not None
 
     def _windows(self, recording: Array, most: int, label: str | None = None) -> list[RawInput]:
         """Cut a recording whose channels are the last axis, if the spec has one."""

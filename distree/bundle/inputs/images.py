@@ -42,11 +42,6 @@ _ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 lie on their side
 _BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 
-def is_image(dtype: str, shape: tuple[int, ...]) -> bool:
-    """Whether inputs of this dtype and shape are images: uint8, (height, width, 1 or 3)."""
-    return dtype == "uint8" and len(shape) == 3 and shape[2] in (1, 3)
-
-
 def looks_like_image(content: bytes) -> bool:
     """Whether bytes begin as a file of one of `IMAGE_FORMATS` does.
 

@@ -27,16 +27,15 @@ MAX_COLUMNS = 200_000
 MAX_LINE_CHARS = 4 << 20
 _SHOWN = 40
 
-_TIME = re.compile(
+_TIME = (
     r"(t|ts|time|timestamp|datetime|date|epoch|ms|millis|seconds|seconds_elapsed|elapsed|logging_?time|loggingsample)"
-    r"(?=$|[\s_(\[])",
-    re.IGNORECASE,
+    r"(?=$|[\s_(\[])"
 )
 _UNITS_S = (
-    (re.compile(r"[(\[_\s](ms|msec|millis|milliseconds)[)\]]?$|^(ms|millis)$", re.IGNORECASE), 1e-3),
-    (re.compile(r"[(\[_\s](us|µs|microseconds)[)\]]?$", re.IGNORECASE), 1e-6),
-    (re.compile(r"[(\[_\s](ns|nanoseconds)[)\]]?$", re.IGNORECASE), 1e-9),
-    (re.compile(r"[(\[_\s](s|sec|seconds)[)\]]?$|^seconds", re.IGNORECASE), 1.0),
+    (r"[(\[_\s](ms|msec|millis|milliseconds)[)\]]?$|^(ms|millis)$", 1e-3),
+    (r"[(\[_\s](us|µs|microseconds)[)\]]?$", 1e-6),
+    (r"[(\[_\s](ns|nanoseconds)[)\]]?$", 1e-9),
+    (r"[(\[_\s](s|sec|seconds)[)\]]?$|^seconds", 1.0),
 )
 _LABELS = frozenset({"label", "labels", "class", "class_name", "activity", "target", "gesture", "category"})
 _ROW_NUMBERS = frozenset({"", "index", "row", "unnamed: 0"})
@@ -150,7 +149,7 @@ def _layout(number: int, cells: Sequence[str]) -> _Layout:
     names = [cell.strip() for cell in cells]
     if len(names) > MAX_COLUMNS:
         raise _refused(number, f"{len(names)} columns, at most {MAX_COLUMNS} are read")
-    times = [at for at, name in enumerate(names) if _TIME.match(name)]
+    times = [at for at, name in enumerate(names) if re.match(_TIME, name, re.IGNORECASE)]
     labels = [at for at, name in enumerate(names) if name.lower() in _LABELS]
     if len(labels) > 1:
         raise _refused(number, f"{len(labels)} columns of labels ({', '.join(names[at] for at in labels)}); keep one")
@@ -176,7 +175,7 @@ def _unnamed(columns: int) -> _Layout:
 
 
 def _unit_s(name: str) -> float | None:
-    return next((unit for pattern, unit in _UNITS_S if pattern.search(name)), None)
+    return next((unit for pattern, unit in _UNITS_S if re.search(pattern, name, re.IGNORECASE)), None)
 
 
 def _number(cell: str, separator: str) -> float | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
+from input_bundles import HOP, SAMPLES, sound_bundle, wav
 from memory_transport import MemoryBroker
 
 from device_agent.config import DirectorySource, ReplaySource
@@ -21,6 +22,7 @@ from device_agent.sources.replay import Replay
 from distree.bundle.inputs import InputReader
 from distree.bundle.loading import load_bundle
 from distree.bundle.preprocessing import Preprocessor
+from distree.bundle.windows import count_of
 from distree.errors import ConfigError
 from distree.messages.codec import encode
 from distree.messages.request import InputMessage
@@ -307,6 +309,70 @@ def test_names_that_cannot_be_printed_are_escaped(folder, inlet, watch):
     assert inlet.names() == ["bell\\x07.npy"]
 
 
+# ---------------------------------------------------------------- recordings of several windows
+
+
+@pytest.fixture
+def sound(tmp_path):
+    return sound_bundle(tmp_path / "sound").manifest
+
+
+def room_for(inlet, count):
+    """Let so many inputs in, then no more."""
+    left = [count]
+
+    def wait_for_room(timeout_s):
+        if left[0] <= 0:
+            time.sleep(min(timeout_s, 0.005))
+        return left[0] > 0
+
+    def accept(name, raw, request=None, take=inlet.accept):
+        left[0] -= 1
+        return take(name, raw, request)
+
+    inlet.wait_for_room, inlet.accept = wait_for_room, accept
+    return left
+
+
+def recording(windows):
+    return wav(np.arange(SAMPLES + HOP * (windows - 1)))
+
+
+def test_a_recording_is_its_windows_and_answered_when_all_are(folder, sound, watch, inlet):
+    inlet.__init__(sound)
+    left = room_for(inlet, 2)
+    put(folder, "clip.wav", recording(3))
+    source = watch()
+    until(lambda: len(inlet.taken) == 2, "the windows for which there is room")
+    answer_all(source, inlet)
+    left[0] = 1
+    until(lambda: len(inlet.taken) == 3, "the last window")
+    assert inlet.names() == ["clip.wav@0s", "clip.wav@0.015s", "clip.wav@0.03s"]
+    assert [int(raw[0]) for _, raw, _ in inlet.taken] == [0, HOP, 2 * HOP]
+    requests = [request for _, _, request in inlet.taken]
+    assert [count_of(request) for request in requests] == [(requests[0].removesuffix("~1/3"), 3)] * 3
+    assert all(len(request) <= 64 for request in requests)
+    assert (folder / "clip.wav").exists()
+    source.note_answered(requests[2])
+    until(lambda: (folder / "done" / "clip.wav").exists(), "the move")
+
+
+def test_a_file_of_too_many_windows_is_refused(folder, sound, watch, inlet):
+    inlet.__init__(sound)
+    put(folder, "day.wav", recording(1001))
+    watch()
+    until(lambda: inlet.rejected, "the rejection")
+    assert inlet.rejected[0][:3] == ("day.wav", "size", "a recording of 1001 windows, at most 1000 are read; cut it")
+
+
+def test_a_refused_file_of_a_name_leaves_the_name_to_another(folder, inlet, watch):
+    put(folder, "a.npy", np.full(SHAPE, np.nan, np.float32), age_s=100)
+    watch()
+    until(lambda: (folder / "failed" / "a.npy").exists(), "the move")
+    put(folder, "a.npy", image(3), age_s=50)
+    until(lambda: inlet.taken, "the good one")
+
+
 def test_without_room_files_wait(folder, inlet, watch):
     inlet.room.clear()
     put(folder, "a.npy", image())
@@ -546,6 +612,65 @@ def test_inputs_published_while_it_is_away_are_taken_when_it_is_back(start, publ
     assert not inlet.taken
     start()
     until(lambda: len(inlet.taken) == 100 and not left(broker), "all")
+
+
+def test_a_recording_waits_for_room_window_by_window(start, publisher, inlet, broker, sound):
+    inlet.__init__(sound)
+    left = room_for(inlet, 2)
+    start()
+    publisher.say(encode(InputMessage(request="mine", name="clip", payload=recording(3))))
+    publisher.say(recording(1))
+    until(lambda: len(inlet.taken) == 2, "the windows for which there is room")
+    assert inlet.taken[1][0] == "clip@0.015s"
+    assert len(broker._sessions["inputs"].unacknowledged) == 2
+    left[0] = 9
+    until(lambda: len(inlet.taken) == 4, "the rest")
+    assert [request for _, _, request in inlet.taken] == ["mine~1/3", "mine~2/3", "mine~3/3", "own-3"]
+    until(lambda: not broker._sessions["inputs"].unacknowledged, "all acknowledgements")
+
+
+def test_a_recording_that_is_cut_short_by_the_connection_comes_again(start, publisher, inlet, broker, sound):
+    inlet.__init__(sound)
+    left = room_for(inlet, 1)
+    start()
+    publisher.say(encode(InputMessage(request="mine", name="clip", payload=recording(3))))
+    until(lambda: len(inlet.taken) == 1, "the first window")
+    session = broker._sessions["inputs"]
+    (first,) = session.unacknowledged.values()
+    broker.drop("inputs")
+    until(lambda: any(again is not first for again in list(session.unacknowledged.values())), "the delivery again")
+    left[0] = 9
+    until(lambda: not session.unacknowledged and len(inlet.taken) >= 4, "all of it")
+    assert [request for _, _, request in inlet.taken] == ["mine~1/3", "mine~1/3", "mine~2/3", "mine~3/3"]
+
+
+def test_windows_without_a_request_id_get_one_in_common(start, publisher, inlet, sound):
+    inlet.__init__(sound)
+    start()
+    publisher.say(recording(2), qos=0)
+    until(lambda: len(inlet.taken) == 2, "both")
+    (one, count), (other, _) = (count_of(request) for _, _, request in inlet.taken)
+    assert (one, count) == (other, 2)
+
+
+def test_a_request_id_that_leaves_no_room_for_windows_is_refused(start, publisher, inlet, broker, sound):
+    inlet.__init__(sound)
+    start()
+    publisher.say(encode(InputMessage(request="r" * 61, name="", payload=recording(2))))
+    publisher.say(encode(InputMessage(request="s" * 64, name="", payload=recording(1))))
+    until(lambda: inlet.rejected and inlet.taken, "both")
+    assert inlet.rejected[0][1:3] == ("request", "61 characters, and '~1/2' of a window; at most 64 in all")
+    assert inlet.taken[0][2] == "s" * 64
+
+
+def test_raw_values_that_begin_as_a_message_are_raw_values(start, publisher, inlet, broker):
+    start()
+    raw = image(0x83)
+    publisher.say(raw.tobytes())
+    publisher.say(encode(InputMessage(request="mine", name="shoe", payload=raw.tobytes())))
+    until(lambda: len(inlet.taken) == 2, "both")
+    assert [name for name, _, _ in inlet.taken] == ["", "shoe"]
+    assert not inlet.rejected
 
 
 def test_what_it_had_not_taken_when_the_connection_broke_comes_again_once(start, publisher, inlet, broker):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from distree.bundle.inputs import InputReader
-from distree.bundle.inputs.images import MAX_IMAGE_BYTES, MAX_PIXELS, check_size, is_image, looks_like_image, read_image
+from distree.bundle.inputs.images import MAX_IMAGE_BYTES, MAX_PIXELS, check_size, looks_like_image, read_image
 from distree.bundle.manifest import InputSpec, Preprocess
 from distree.errors import RemoteProtocolError
 
@@ -288,7 +288,7 @@ def test_other_bytes_are_no_images(content):
     ],
 )  # fmt: skip
 def test_what_inputs_are_images(dtype, shape, told):
-    assert is_image(dtype, shape) is told
+    assert InputSpec(dtype=dtype, shape=shape).is_image is told
 
 
 def test_without_pillow_it_says_what_to_install(monkeypatch):

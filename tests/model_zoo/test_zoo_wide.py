@@ -613,7 +613,7 @@ def test_evaluate_by_a_criterion_with_parameters(zoo, wide: Bundle, sample_file,
         (("--missing", "0,1"), "has no other one"),
         (("--missing", "x"), "not numbers of branches"),
         (("--missing", "7"), "has 0 to 1"),
-        (("--split", "train"), "only a file of JPEG images and a folder"),
+        (("--split", "train"), "is not divided, so it has no split"),
     ],
 )
 def test_faults_are_one_clear_line(zoo, wide: Bundle, sample_file, capsys, arguments, why) -> None:

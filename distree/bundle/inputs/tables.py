@@ -26,6 +26,7 @@ from distree.tensors import Array
 MAX_COLUMNS = 200_000
 MAX_LINE_CHARS = 4 << 20
 _SHOWN = 40
+_LONGEST_NUMBER = 64  # raw values may look like one that is longer
 
 _TIME = (
     r"(t|ts|time|timestamp|datetime|date|epoch|ms|millis|seconds|seconds_elapsed|elapsed|logging_?time|loggingsample)"
@@ -180,6 +181,8 @@ def _unit_s(name: str) -> float | None:
 
 def _number(cell: str, separator: str) -> float | None:
     text = cell.strip()
+    if len(text) > _LONGEST_NUMBER:
+        return None
     if separator in ("\t", ";") and "." not in text:
         text = text.replace(",", ".")
     if "_" in text:

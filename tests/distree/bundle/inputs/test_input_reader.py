@@ -220,6 +220,11 @@ def test_a_table_as_long_as_the_raw_values_is_a_table():
     assert reader("float32", (4,)).read(content).tolist() == [0.5, 0.25, 1.5, 2.0]
 
 
+def test_a_constant_window_whose_bytes_are_digits_is_raw_values():
+    window = np.full(400, 0x3131, np.int16)
+    np.testing.assert_array_equal(reader("int16", (400,)).read(window.tobytes()), window)
+
+
 def test_bytes_that_look_like_text_are_raw_values_where_no_table_is_taken():
     assert reader("uint8", (4,)).read(b"1,2\n").tolist() == list(b"1,2\n")
 

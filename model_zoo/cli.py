@@ -429,7 +429,10 @@ def _per_input(
         images.index.tolist(),
     )
     names = ("index", "label", "class_id", "exit", "score", "truth", "source_index")
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    results = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    if images.files is not None:
+        return [{**result, "input": name} for result, name in zip(results, images.files, strict=True)]
+    return results
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:

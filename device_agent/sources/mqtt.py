@@ -32,6 +32,8 @@ WAITING_BYTES = 4 << 20
 
 _POLL_S = 0.5
 _ROOM_S = 0.25
+_TURN_S = 2.0
+"""How long inputs are handed over before the connection is looked after again."""
 
 
 @record
@@ -83,7 +85,10 @@ class Mqtt:
             inputs = self._inputs_of(message)
             while inputs:
                 self._accept(inputs.popleft(), message)
+        ends_at = time.monotonic() + _TURN_S
         while (self._opened or self._waiting) and not stop.is_set() and self._inlet.wait_for_room(0.0):
+            if time.monotonic() > ends_at:
+                break
             if not self._opened:
                 self._message = self._waiting.popleft()
                 self._waiting_bytes -= len(self._message.payload)

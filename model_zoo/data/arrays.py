@@ -13,7 +13,7 @@ import numpy as np
 from distree.bundle.inputs.npy import MAGIC, in_native_order, read_header, read_rows
 from distree.errors import RemoteProtocolError
 from model_zoo.data.archives import Archive, begins, open_archive
-from model_zoo.data.examples import MAX_BYTES, Array, Examples, too_much
+from model_zoo.data.examples import MAX_BYTES, Array, Examples, Split, too_much
 from model_zoo.data.wanted import Wanted, check_amount, inputs_of, labels_of, text_of
 from model_zoo.errors import DataError
 
@@ -68,32 +68,43 @@ def _from_archive(archive: Archive, wanted: Wanted) -> Examples:
         label_where = f"{path}: {label_name.removesuffix('.npy')}"
         given = _of_each(archive, label_name, header.shape[0])
         found = labels_of(given[:kept], class_names, wanted, label_where)
-    names = archive.find(FILE_NAMES, split) or archive.find(FILE_NAMES, None)
     return Examples(
         inputs=inputs,
         labels=None if found is None else found.ids,
         index=_index(archive, header.shape[0])[:kept],
         source=path.name if split is None else f"{path.name}, {split} split",
         names=None if found is None else found.names,
-        files=None if names is None else tuple(map(str, _of_each(archive, names, header.shape[0])[:kept].tolist())),
+        files=_files(archive, split, header.shape[0], kept),
     )
 
 
 def _index(archive: Archive, count: int) -> Array:
     """Return where in the data that they were taken from inputs are, if the archive says it."""
     name = archive.find(("index",), None)
-    if name is None or archive.header(name).dtype.kind not in "iu":
+    if name is None or archive.header(name).dtype.kind not in "iu" or archive.header(name).shape != (count,):
         return np.arange(count)
-    places: Array = _of_each(archive, name, count).astype(np.int64)
+    places: Array = archive.read(name).astype(np.int64)
     return places
+
+
+def _files(archive: Archive, split: Split | None, count: int, kept: int) -> tuple[str, ...] | None:
+    """Return what inputs are called, if the archive says it of each."""
+    name = archive.find(FILE_NAMES, split) or archive.find(FILE_NAMES, None)
+    if name is None or archive.header(name).shape != (count,):
+        return None
+    return tuple(
+        text_of(given) if isinstance(given, bytes) else str(given) for given in archive.read(name)[:kept].tolist()
+    )
 
 
 def _of_each(archive: Archive, name: str, count: int) -> Array:
     """Read an array that has a row for each input."""
     header = archive.header(name)
     if not header.shape or header.shape[0] != count:
-        rows = header.shape[0] if header.shape else "a single value"
-        raise DataError(f"{archive.path}: {name.removesuffix('.npy')} has {rows} rows, there are {count} inputs")
+        rows = f"has {header.shape[0]} rows" if header.shape else "is a single value"
+        raise DataError(
+            f"{archive.path}: {name.removesuffix('.npy')} {rows}, there are {count} inputs; save one for each"
+        )
     return archive.read(name)
 
 

@@ -201,7 +201,7 @@ def _of_class(folder: Path, label: str, paths: Sequence[Path], wanted: Wanted) -
                 yield _label_of(path, label, table, k), called, raw
         elif path.suffix.lower() == ".npy":
             array = read_array_file(path)
-            is_one = wanted.spec is None or array.ndim == len(wanted.spec.shape)
+            is_one = len(paths) > 1 if wanted.spec is None else array.ndim == len(wanted.spec.shape)
             stack = inputs_of(array[None] if is_one else array, wanted, str(path))
             for k, raw in enumerate(stack):
                 yield label, name if len(stack) == 1 else f"{name}@{k}", raw

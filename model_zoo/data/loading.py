@@ -50,6 +50,8 @@ def load_examples(
         raise DataError(f"{path}: does not exist; correct the path")
     if not path.is_file() and not path.is_dir():
         raise DataError(f"{path}: is neither a file nor a folder")
+    if limit is not None and limit < 1:
+        raise DataError(f"{path}: a limit of {limit} inputs; at least 1 is needed")
     try:
         return _reader_of(path)(path, wanted)
     except DataError as error:

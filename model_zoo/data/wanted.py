@@ -40,7 +40,7 @@ class Wanted:
         """Return what reads files as inputs; DataError where nobody said what these are."""
         if self.spec is None:
             raise DataError(f"{where}: how files become inputs depends on a bundle's input; give its input spec")
-        return InputReader(self.spec, self.preprocess or Preprocess(layout="nhwc", range=None))
+        return InputReader(self.spec, self.preprocess or Preprocess(layout="nhwc"))
 
     def no_split(self, where: Path) -> None:
         """Raise DataError if a split is wanted, for data that is not divided."""

@@ -79,9 +79,7 @@ class InputReader:
         """
         first, *others = self.read_all(content)
         if others:
-            raise RemoteProtocolError(
-                "size", f"a recording of {1 + len(others)} windows, one is wanted: read them by read_all"
-            )
+            raise RemoteProtocolError("size", f"a recording of {1 + len(others)} windows, one is wanted; cut it")
         return first.raw
 
     def read_all(self, content: bytes, most: int = MAX_WINDOWS) -> list[RawInput]:

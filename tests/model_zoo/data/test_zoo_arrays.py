@@ -85,6 +85,16 @@ def test_divided_arrays_have_their_splits(tmp_path: Path) -> None:
         load_examples(saved(tmp_path, x=IMAGES), split="test")
 
 
+def test_what_is_called_so_and_is_not_of_each_input_is_left(tmp_path: Path) -> None:
+    found = load_examples(saved(tmp_path, x=IMAGES, name="mine", index=np.arange(3), classes=np.arange(4)))
+    assert (found.files, found.index.tolist(), found.names) == (None, list(range(6)), None)
+
+
+def test_a_limit_below_one_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"set\.npz: a limit of 0 inputs; at least 1 is needed"):
+        load_examples(saved(tmp_path, x=IMAGES), limit=0)
+
+
 def test_names_and_places_of_inputs_are_kept(tmp_path: Path) -> None:
     found = load_examples(saved(tmp_path, x=IMAGES, name=list("abcdef"), index=np.arange(6) * 10))
     assert (found.files, found.index.tolist()) == (tuple("abcdef"), [0, 10, 20, 30, 40, 50])
@@ -144,7 +154,7 @@ def test_what_is_not_the_bundles_is_refused_with_what_to_do(tmp_path: Path, arra
     [
         ({"y": LABELS[:5]}, "y has 5 rows, there are 6 inputs"),
         ({"y": LABELS[None]}, "y has 1 rows, there are 6 inputs"),
-        ({"y": np.uint8(1)}, "y has a single value rows, there are 6 inputs"),
+        ({"y": np.uint8(1)}, "y is a single value, there are 6 inputs; save one for each"),
         ({"y": LABELS - 1}, "labels go from -1 to 1; number the classes from 0"),
         ({"y": LABELS + 0.5}, "labels are float64; whole numbers from 0, or names, are needed"),
         ({"y": np.ones((6, 3))}, "labels are 6 x 3 and not one-hot"),

@@ -88,6 +88,7 @@ def test_a_file_for_each_class(tmp_path: Path) -> None:
     write(tmp_path, {"walk.npy": npy(stack), "run.npy": npy(stack[:1])})
     found = load_examples(tmp_path, spec=MOTION).labelled()
     assert (found.names, found.labels.tolist()) == (("run", "walk"), [0, 1, 1])
+    np.testing.assert_array_equal(load_examples(tmp_path).inputs, found.inputs)
 
 
 def test_files_named_by_their_class_as_edge_impulse_does(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test test-embedded test-thorough check size format api bench fuzz peers brokers scale footprint routing arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference surface first-result node clean
+.PHONY: help setup dev demo test test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference surface first-result node clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -58,12 +58,16 @@ api: setup           ## write docs/asyncapi.yaml, docs/schemas and the dashboard
 	$(BIN)/python -m tools.asyncapi docs
 	$(BIN)/python -m tools.dashboard_messages
 
-bench: dev           ## measure a hop against the bare loop, and the criteria (some minutes, on an idle machine)
+bench: dev           ## measure a hop against the bare loop, the criteria and the front ends (some minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.criteria
+	$(BIN)/python -m benchmarks.frontends
 	$(BIN)/python -m benchmarks.hop
 
 fuzz: dev           ## throw a million damaged messages at all decoders (two minutes; ARGS="--seed 2")
 	$(BIN)/python -m benchmarks.fuzz $(ARGS)
+
+fuzz-data: dev      ## 100,000 damaged data files at the reader of data (ten minutes; ARGS="--seed 2")
+	$(BIN)/python -m benchmarks.fuzz_data $(ARGS)
 
 $(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench,$(EXTRAS)]'

@@ -52,7 +52,7 @@ from distree.thresholds import NEVER
 from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
 from distree.transport.base import QuietListener, Received
-from model_zoo.data import LabelledImages, is_divided, load_samples, load_split
+from model_zoo.data import LabelledExamples, load_examples
 
 SITE, PIPELINE, ORIGIN = "arm", "compared", "board0"
 LEAST_EQUAL = 0.98
@@ -150,14 +150,14 @@ class Client(QuietListener):
         """Publish as the protocol wants it for this kind."""
         self.transport.publish(topic, payload, qos=DELIVERY[kind].qos, retain=DELIVERY[kind].retain)
 
-    def ask(self, name: str, images: LabelledImages) -> list[str]:
+    def ask(self, name: str, images: LabelledExamples) -> list[str]:
         """Submit all images, WINDOW at a time; return their request ids once each is answered."""
         topic = topics.of_origin(SITE, PIPELINE, Kind.INPUT, ORIGIN)
         requests = [f"{name}-{index:x}" for index in range(len(images))]
         for index, request in enumerate(requests):
             floor = index - WINDOW
             self.until(lambda floor=floor: sum(r in self.results for r in requests[: floor + 1]) > floor, "an answer")
-            message = InputMessage(request=request, name=str(index), payload=images.images[index].tobytes())
+            message = InputMessage(request=request, name=str(index), payload=images.inputs[index].tobytes())
             self.publish(Kind.INPUT, topic, encode(message))
         self.until(lambda: all(request in self.results for request in requests), "the last answers")
         return requests
@@ -221,7 +221,7 @@ class Fleet:
         )
 
 
-def answers(fleet: Fleet, images: LabelledImages) -> Answers:
+def answers(fleet: Fleet, images: LabelledExamples) -> Answers:
     """Have a fleet answer the images with the bundle's thresholds, then with exits shut and every one audited."""
     bundle = fleet.bundle
     with ManagedBroker(engine="mosquitto") as broker:
@@ -299,7 +299,7 @@ def _unlike(index: int, here: Answers, there: Answers) -> dict[str, Any]:
     }
 
 
-def accuracy(told: Answers, images: LabelledImages) -> float:
+def accuracy(told: Answers, images: LabelledExamples) -> float:
     """Share of the inputs that were answered rightly with the bundle's thresholds."""
     return float(np.mean([told.results[index].class_id == label for index, label in enumerate(images.labels)]))
 
@@ -343,16 +343,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _drawn(images: LabelledImages, count: int | None) -> LabelledImages:
+def _drawn(images: LabelledExamples, count: int | None) -> LabelledExamples:
     """Return so many images in a fixed random order: a file may be sorted by class."""
     order = np.random.default_rng(ORDER_SEED).permutation(len(images))[:count]
-    return LabelledImages(images.images[order], images.labels[order], images.index[order], images.source)
+    return images.take(order)
 
 
 def _of_bundle(
     bundle: Bundle, path: Path, count: int | None, userland: Userland, pythons: dict[str, str]
 ) -> dict[str, Any]:
-    images = _drawn(load_split(path, "test") if is_divided(path) else load_samples(path), count)
+    images = _drawn(load_examples(path).labelled(), count)
     told = {}
     for fleet, python in pythons.items():
         with tempfile.TemporaryDirectory(prefix="distree-arm-") as folder:

@@ -38,7 +38,7 @@ from distree.messages.request import InputMessage
 from distree.topics import DELIVERY, Kind
 from distree.transport import make_transport
 from distree.transport.base import QuietListener, Received
-from model_zoo.data import load_samples
+from model_zoo.data import load_examples
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = find_bundle("fashion")
@@ -221,7 +221,7 @@ def agent(python: Path, port: int, folder: Path, tensor: Any) -> Iterator[tuple[
 
 def measure(rounds: int, idle_s: float) -> dict[str, Any]:
     """Install, and run both by turns; the last round is watched while idle."""
-    images = load_samples(SAMPLES)
+    images = load_examples(SAMPLES).labelled()
     seen: dict[str, list[dict[str, float]]] = {"bare": [], "agent": []}
     with tempfile.TemporaryDirectory(prefix="distree-footprint-") as name:
         python, sizes = base_install(Path(name) / "venv")
@@ -258,7 +258,7 @@ print(json.dumps({"python": platform.python_version(), **{n: told[n] for n in na
 
 def _easy(images: Any) -> Any:
     """Return an input that leaves at the first exit: there is no other board."""
-    return np.ascontiguousarray(images.images[0])
+    return np.ascontiguousarray(images.inputs[0])
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ from distree.bundle.loading import Bundle, load_bundle
 from distree.errors import DistreeError
 from distree.thresholds import NEVER
 from model_zoo.costs import costs_of
-from model_zoo.data import HELD_BACK, LabelledImages, is_divided, load_idx_set, load_split
+from model_zoo.data import HELD_BACK, LabelledExamples, is_divided, load_idx_set, load_split
 from model_zoo.evaluation import collect_logits, score_exits, write_audits
 from orchestrator.tuning.live_tuner import LiveTuner
 from orchestrator.tuning.samples import AuditedInput, Vector, losses_of
@@ -147,9 +147,9 @@ def oracle(recording: Recording, epsilon: float) -> tuple[Vector, float]:
     return best
 
 
-def shifted(images: LabelledImages, shift: str, seed: int = 0) -> LabelledImages:
+def shifted(images: LabelledExamples, shift: str, seed: int = 0) -> LabelledExamples:
     """Return the images as a worse camera would take them."""
-    pixels = images.images.astype(float)
+    pixels = images.inputs.astype(float)
     match shift:
         case "noise":
             pixels = pixels + np.random.default_rng(seed).normal(0.0, 50.0, pixels.shape)
@@ -163,7 +163,7 @@ def shifted(images: LabelledImages, shift: str, seed: int = 0) -> LabelledImages
         case _:
             raise ValueError(f"no shift is called {shift!r}")
     made = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    return LabelledImages(made, images.labels, images.index, f"{images.source}, {shift}")
+    return LabelledExamples(made, images.labels, images.index, f"{images.source}, {shift}")
 
 
 PICTURES = ("noise", "blur", "contrast")
@@ -206,7 +206,7 @@ class Shelf:
             unfinished.rename(path)
         return Recording.read(path)
 
-    def _images(self, split: str) -> LabelledImages:
+    def _images(self, split: str) -> LabelledExamples:
         if is_divided(self._data):
             return load_split(self._data, "validation" if split == "validation" else "test")
         if split == "test":

@@ -18,6 +18,7 @@ from device_agent.reporting import Reporting
 from device_agent.sources import PullSource, PushSource
 from device_agent.thumbnails import Thumbnails
 from device_agent.worker_threads import WorkerThreads
+from distree.bundle.inputs import InputReader
 from distree.errors import DistreeError, RemoteProtocolError
 from distree.messages.events import Thumbnail
 from distree.messages.request import Tensor
@@ -117,6 +118,11 @@ class Intake:
             self.submit(*source.next_input(now))
 
     # ------------------------------------------------------------ InputSink
+
+    @property
+    def reader(self) -> InputReader:
+        """What reads files as inputs of the bundle."""
+        return self.pipeline.reader
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until an input can be accepted without shedding another; False on time-out."""

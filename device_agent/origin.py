@@ -191,12 +191,23 @@ class Origin(Lifetime):
         return len(self._futures)
 
     def decode(self, payload: bytes) -> Array:
-        """Return the array to submit for an encoded image (resized), or for exactly the input's raw bytes.
+        """Return the array to submit for the content of a file: an image, a WAV or CSV file, an .npy array, raw bytes.
 
-        Raises InputError for anything else, and where images need `pip install 'distree[images]'`.
+        Raises InputError for what the bundle does not take, for a recording of several windows, and where images need
+        `pip install 'distree[images]'`.
         """
         try:
-            return self._entered()[1].preprocessor.from_bytes(payload)
+            return self._entered()[1].reader.read(payload)
+        except RemoteProtocolError as error:
+            raise InputError(f"input: {error.detail}", error.remedy) from None
+
+    def decode_windows(self, payload: bytes) -> list[Array]:
+        """Return the arrays to submit for a recording: its windows, in order, cut as the bundle says.
+
+        Raises InputError as `decode` does.
+        """
+        try:
+            return [found.raw for found in self._entered()[1].reader.read_all(payload)]
         except RemoteProtocolError as error:
             raise InputError(f"input: {error.detail}", error.remedy) from None
 
@@ -257,7 +268,9 @@ class Origin(Lifetime):
         if isinstance(array, np.ndarray):
             try:
                 return pipeline.to_tensor(array)
-            except RemoteProtocolError:
+            except RemoteProtocolError as error:
+                if error.reason == "value":
+                    raise InputError(f"input: {error.detail}", error.remedy) from None
                 received = f"{array.dtype} {array.shape}"
         raise InputError(
             f"input: bundle {pipeline.bundle.name} takes an array {self.dtype} {self.shape}, received {received}",

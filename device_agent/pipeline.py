@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from device_agent.config import AgentConfig
 from device_agent.node_settings import node_settings
@@ -27,6 +29,9 @@ from distree.node import AcceptedInput, Effect, Fuse, Run, StageNode
 from distree.segments import SegmentOutput, SegmentRuntime
 from distree.tensors import Array
 from distree.topics import Kind
+
+if TYPE_CHECKING:
+    from distree.bundle.inputs import InputReader
 
 
 class AgentPipeline:
@@ -56,6 +61,13 @@ class AgentPipeline:
         restore = [item for item in left.open if (item.tensor.dtype, item.tensor.shape) == (spec.dtype, spec.shape)]
         self.node = StageNode(node_settings(agent, index, bundle, boot), restore=restore, answered=answered)
         self.room = WaitQueue(lock)
+
+    @cached_property
+    def reader(self) -> InputReader:
+        """What reads files as inputs; loaded where there are any, for most boards have none."""
+        from distree.bundle.inputs import InputReader
+
+        return InputReader(self.bundle.manifest.input, self.bundle.manifest.preprocess)
 
     def _input_of(self, k: int) -> TensorSpec:
         """Return what this board's segment of a stage takes; where it has none, what travels to that stage."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from device_agent.config import AgentConfig, AgentPipelineConfig
 from device_agent.selftest import SelfTest, start_self_test
+from device_agent.thumbnails import can_show
 from distree.bundle.loading import Bundle, load_bundle
-from distree.bundle.preprocessing import is_image
 from distree.errors import ConfigError, Problem
 
 
@@ -56,10 +56,10 @@ def _misfits(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Problem]:
 def _no_pictures(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Problem]:
     if config.origin is not None and config.origin.thumbnails is not None:
         spec = bundle.manifest.input
-        if not is_image(spec.dtype, spec.shape):
+        if not can_show(spec):
             yield Problem(
-                f"origin.thumbnails: inputs of bundle {bundle.name} are {spec.dtype} {spec.shape}, not images "
-                "(uint8, height x width x 1 or 3)",
+                f"origin.thumbnails: inputs of bundle {bundle.name} are {spec.dtype} {spec.shape}, neither images "
+                "(uint8, height x width x 1 or 3) nor windows of a recording",
                 "remove thumbnails",
             )
 

@@ -13,9 +13,9 @@ from device_agent import spool
 from device_agent.config import AgentConfig, AgentPipelineConfig
 from device_agent.preflight import fuses
 from distree import topics
+from distree.bundle.inputs.images import MAX_IMAGE_BYTES
 from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
-from distree.bundle.preprocessing import MAX_IMAGE_BYTES, is_image
 from distree.record import record
 from distree.topics import Kind
 
@@ -38,7 +38,10 @@ ENVELOPE_BYTES = 4096
 _OF_BOARD = {Kind.STATE: (160, 0), Kind.META: (512, 128), Kind.TELEMETRY: (256, 256), Kind.DEAD: (1024, 0)}
 _ANSWER_BYTES, _PER_HOP_BYTES = 640, 128
 
-_ITEM_BYTES = {"int8": 1, "uint8": 1, "float16": 2, "float32": 4}
+_ITEM_BYTES = {"int8": 1, "uint8": 1, "int16": 2, "float16": 2, "float32": 4}
+
+PER_RECORDED_BYTE = 8
+"""What a WAV or CSV file takes for each of its bytes while it is read: wider integers, and text as numbers."""
 
 
 @record
@@ -83,8 +86,10 @@ def _of_pipeline(config: AgentConfig, pipeline: AgentPipelineConfig, bundle: Bun
     yield BudgetItem(what=f"open inputs of {pipeline.name}", bytes=2 * pipeline.origin.max_pending * largest)
     for what, most in pipeline.origin.source.memory().items():
         yield BudgetItem(what=f"{what}, of {pipeline.name}", bytes=most)
-    if is_image(bundle.manifest.input.dtype, bundle.manifest.input.shape):
+    if bundle.manifest.input.is_image:
         yield BudgetItem(what=f"an input of {pipeline.name} while it is decoded", bytes=MAX_IMAGE_BYTES)
+    elif longest := pipeline.origin.source.longest_file():
+        yield BudgetItem(what=f"a recording of {pipeline.name} while it is read", bytes=PER_RECORDED_BYTE * longest)
     if pipeline.origin.spool:
         yield BudgetItem(what=f"spool of {pipeline.name} while it is rewritten", bytes=2 * spool.LIMIT_BYTES)
 

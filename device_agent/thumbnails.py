@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 
 from device_agent.config import ThumbnailConfig
+from distree.bundle.manifest import InputSpec
 from distree.tensors import Array
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -31,6 +32,33 @@ def shrink(image: Array, side: int) -> Array:
     small: Array = blocks.reshape(rows, blocks.shape[0] // rows, columns, blocks.shape[1] // columns, channels)
     mean: Array = small.mean(axis=(1, 3)).astype(np.uint8)
     return mean
+
+
+def can_show(spec: InputSpec) -> bool:
+    """Whether there are pictures of a bundle's inputs: of images, and of windows of a recording."""
+    return spec.is_image or spec.is_window
+
+
+def waveform(window: Array, side: int) -> Array:
+    """Draw a window, (samples,) or (samples, channels), as uint8 (side / 2, at most side, 1 or 3).
+
+    Each column shows the least to the largest value of its part of the window; the picture's height is the range of the
+    whole window. Two or three channels are red, green and blue, more of them are drawn in one colour.
+    """
+    samples = window.reshape(len(window), -1).astype(np.float32)
+    columns, rows = min(side, len(samples)), max(2, side // 2)
+    block = len(samples) // columns
+    parts = samples[: columns * block].reshape(columns, block, -1)
+    low, high = float(parts.min()), float(parts.max())
+    scale = (rows - 1) / (high - low) if high > low else 0.0
+    above, below = (np.rint((high - edge) * scale) for edge in (parts.max(axis=1), parts.min(axis=1)))
+    lines = np.arange(rows)[:, None, None]
+    drawn = (above <= lines) & (lines <= below)
+    picture: Array = np.zeros((rows, columns, 3 if drawn.shape[2] in (2, 3) else 1), np.uint8)
+    if picture.shape[2] == 1:
+        drawn = drawn.any(axis=2, keepdims=True)
+    picture[..., : drawn.shape[2]] = drawn * np.uint8(255)
+    return picture
 
 
 def png(image: Array) -> bytes:
@@ -61,4 +89,4 @@ class Thumbnails:
         if now < self._due_at:
             return None
         self._due_at = now + self._period_s
-        return png(shrink(raw, self._side))
+        return png(shrink(raw, self._side) if raw.dtype == np.uint8 else waveform(raw, self._side))

@@ -85,7 +85,7 @@ class BrokerError(DistreeError):
 
 
 class InputError(DistreeError):
-    """An input does not fit the bundle: wrong dtype or shape, or bytes that are not an image. Nothing was sent."""
+    """An input is not what the bundle takes: another dtype or shape, or a file of another kind. Nothing was sent."""
 
 
 class OverloadError(DistreeError):

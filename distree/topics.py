@@ -47,7 +47,7 @@ class Kind(str, enum.Enum):
     STAGE = "stage"
     """An input (stage 0) or features (later stages), for a board that the origin chose, or for one of each branch."""
     INPUT = "input"
-    """An input for an origin whose source is mqtt: raw bytes, an encoded image, or msgpack with a name."""
+    """An input for an origin whose source is mqtt: what a file would hold, by itself or in msgpack with a name."""
     OUTCOME = "outcome"
     """The answer to an input, from the board where it left, to its origin."""
     RESULT = "result"

@@ -23,11 +23,9 @@ from model_zoo.card import branches_text, card, figures, list_bundles, measured_
 from model_zoo.data import (
     DEFAULT_FASHION_DIR,
     FASHION_HINT,
-    LabelledImages,
+    LabelledExamples,
     Split,
-    is_divided,
-    load_idx_set,
-    load_samples,
+    load_examples,
     load_split,
 )
 from model_zoo.errors import DataError, needs_zoo
@@ -95,8 +93,8 @@ def _add_evaluate(commands: Any) -> None:
     evaluate.add_argument(
         "--data",
         type=Path,
-        help="npz with input and label; npz of JPEG images (jpeg, offset, label, is_test) or folder of CIFAR-10's "
-        "binary version; folder of idx files (default: the shipped samples)",
+        help=".npz or .npy arrays, a folder of images, WAV or CSV files for each class, a CSV file, idx files, or "
+        "CIFAR-10's binary version: see docs/howto/data.md (default: the shipped samples)",
     )
     evaluate.add_argument(
         "--split",
@@ -241,7 +239,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     missing = _parse_missing(args.missing)
     check_missing(bundle, missing)
     criterion, thresholds = _exit_rule(bundle, args.criterion, args.thresholds, missing)
-    images = _evaluation_data(bundle, args.data, args.split).head(_positive("--limit", args.limit))
+    images = _evaluation_data(bundle, args.data, args.split, _positive("--limit", args.limit))
     quiet = args.json is not None and str(args.json) == "-"
     collected = collect_logits(bundle, images, None if quiet else _progress, missing)
     scored = score_exits(collected, criterion, bundle.criterion_parameters())
@@ -302,28 +300,27 @@ def _parse_thresholds(text: str) -> tuple[float, ...]:
         ) from None
 
 
-def _evaluation_data(bundle: Bundle, data: Path | None, split: Split | None) -> LabelledImages:
-    if data is not None and is_divided(data):
-        return load_split(data, split or "test")
-    if split is not None:
-        raise DataError(
-            f"--split {split}: only a file of JPEG images or a folder of CIFAR-10's binary version has splits",
-            "give one of these as --data",
-        )
-    if data is None:
-        shipped = _SAMPLES / f"{bundle.name}.npz"
-        if not shipped.is_file():
-            raise DataError(f"no samples ship with {bundle.name!r}", "give --data FILE_OR_DIR")
-        return dataclasses.replace(load_samples(shipped), source="the shipped samples (part of the test set)")
-    if data.is_dir():
-        return load_idx_set(data, "t10k", f"the test set in {data}")
-    if not data.exists():
+def _evaluation_data(bundle: Bundle, data: Path | None, split: Split | None, limit: int | None) -> LabelledExamples:
+    manifest, shipped = bundle.manifest, _SAMPLES / f"{bundle.name}.npz"
+    if data is None and not shipped.is_file():
+        raise DataError(f"no samples ship with {bundle.name!r}", "give --data FILE_OR_DIR")
+    if data is not None and not data.exists():
         raise DataError(f"--data {data}: does not exist", FASHION_HINT if bundle.name == "fashion" else CHECK_PATH)
-    return load_samples(data)
+    found = load_examples(
+        data or shipped,
+        spec=manifest.input,
+        preprocess=manifest.preprocess,
+        labels=manifest.labels,
+        split=split,
+        limit=limit,
+    ).labelled()
+    if data is None:
+        return dataclasses.replace(found, source="the shipped samples (part of the test set)")
+    return found
 
 
 def _as_json(
-    bundle: Bundle, images: LabelledImages, evaluation: Evaluation, scored: ExitScores | None
+    bundle: Bundle, images: LabelledExamples, evaluation: Evaluation, scored: ExitScores | None
 ) -> dict[str, Any]:
     document: dict[str, Any] = {"model": bundle.name, "revision": bundle.revision, "data": images.source}
     document |= dataclasses.asdict(evaluation)
@@ -339,7 +336,7 @@ def _finite_or_none(values: Sequence[float]) -> list[float | None]:
 
 
 def _per_input(
-    bundle: Bundle, images: LabelledImages, scored: ExitScores, thresholds: Sequence[float]
+    bundle: Bundle, images: LabelledExamples, scored: ExitScores, thresholds: Sequence[float]
 ) -> list[dict[str, Any]]:
     """One row per input, named as in the demo's figures: `index` is the place in the data, `label` the prediction."""
     taken = exits_taken(scored.scores, thresholds)
@@ -355,7 +352,10 @@ def _per_input(
         images.index.tolist(),
     )
     names = ("index", "label", "class_id", "exit", "score", "truth", "source_index")
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    results = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    if images.files is not None:
+        return [{**result, "input": name} for result, name in zip(results, images.files, strict=True)]
+    return results
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from distree.tensors import Array
 from distree.thresholds import NEVER
 from model_zoo.boards import Boards
 from model_zoo.costs import FUSER, BoardCosts, Costs, Traffic, costs_of
-from model_zoo.data import LabelledImages
+from model_zoo.data import LabelledExamples
 from model_zoo.errors import DataError
 
 __all__ = [
@@ -132,7 +132,7 @@ class Collector:
     Raises DataError where images or labels do not fit the bundle.
     """
 
-    def __init__(self, bundle: Bundle, images: LabelledImages, progress: Progress | None = None) -> None:
+    def __init__(self, bundle: Bundle, images: LabelledExamples, progress: Progress | None = None) -> None:
         _check_fit(bundle, images)
         self.bundle = bundle
         self.labels = images.labels
@@ -140,7 +140,7 @@ class Collector:
         self._progress = progress
         preprocessor = Preprocessor(bundle.manifest)
         self._start = _Passage()
-        self._start = self._pass_on(self._start, (preprocessor.tensor(image) for image in images.images), len(images))
+        self._start = self._pass_on(self._start, (preprocessor.tensor(image) for image in images.inputs), len(images))
 
     def collect(self, missing: Iterable[int] = ()) -> ExitLogits:
         """Return all exits' logits with these branches missing; ConfigError unless each wide stage keeps one."""
@@ -245,7 +245,7 @@ def _dequantised(quantised: Array, spec: TensorSpec) -> npt.NDArray[np.float64]:
 
 
 def collect_logits(
-    bundle: Bundle, images: LabelledImages, progress: Progress | None = None, missing: Iterable[int] = ()
+    bundle: Bundle, images: LabelledExamples, progress: Progress | None = None, missing: Iterable[int] = ()
 ) -> ExitLogits:
     """Run every image through all stages. Raises DataError where images or labels do not fit the bundle."""
     check_missing(bundle, missing)
@@ -281,13 +281,14 @@ def thresholds_in_force(bundle: Bundle, missing: Iterable[int] = ()) -> tuple[fl
     )
 
 
-def _check_fit(bundle: Bundle, images: LabelledImages) -> None:
+def _check_fit(bundle: Bundle, images: LabelledExamples) -> None:
     if len(images) == 0:
         raise DataError(f"{images.source}: contains no inputs", "give data with inputs")
-    if images.images.shape[1:] != bundle.manifest.input.shape:
+    spec = bundle.manifest.input
+    if images.inputs.shape[1:] != spec.shape or images.inputs.dtype != spec.dtype:
         raise DataError(
-            f"{images.source}: inputs are {images.images.shape[1:]}, "
-            f"bundle {bundle.name!r} takes {bundle.manifest.input.shape}",
+            f"{images.source}: inputs are {images.inputs.dtype} {images.inputs.shape[1:]}, "
+            f"bundle {bundle.name!r} takes {spec.dtype} {spec.shape}",
             "convert them, or choose another bundle",
         )
     if images.labels.min() < 0 or images.labels.max() >= len(bundle.labels):

@@ -83,7 +83,7 @@ def document() -> dict[str, Any]:
             "messages": {
                 **{kind.value: _message(kind) for kind in Kind},
                 _RAW_INPUT: {
-                    "summary": "The bytes of the bundle's input spec, or an encoded image.",
+                    "summary": "What a file would hold: an image, a WAV or CSV file, an .npy array, or the raw values.",
                     "contentType": DELIVERY[Kind.INPUT].content_type,
                     "payload": {"type": "string", "contentEncoding": "binary"},
                 },

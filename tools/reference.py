@@ -27,6 +27,7 @@ from typing import Any, Literal, Union
 from device_agent.config import AgentConfig
 from distree import errors, topics
 from distree.apps import cli
+from distree.bundle.manifest import InputSpec, Preprocess
 from distree.messages.forms import Branches, Form, Items, Packed, PackedItems, Part
 from distree.messages.layout import REQUIRED, Layout, layout_of
 from distree.strict_yaml import Share
@@ -66,7 +67,7 @@ STATUSES = (
 )
 
 
-PAGES = ("topics.md", "payloads.md", "configuration.md", "commands.md", "errors.md")
+PAGES = ("topics.md", "payloads.md", "configuration.md", "inputs.md", "commands.md", "errors.md")
 
 
 def page(name: str) -> str:
@@ -78,6 +79,8 @@ def page(name: str) -> str:
             return _payloads()
         case "configuration.md":
             return _configuration()
+        case "inputs.md":
+            return _inputs()
         case "commands.md":
             return _commands()
         case "errors.md":
@@ -260,6 +263,35 @@ def _configuration() -> str:
     )
 
 
+def _inputs() -> str:
+    sections = [("input", InputSpec), *((path, cls) for path, cls in key_sections(Preprocess, "preprocess"))]
+    known: dict[type, str] = {}
+    for path, cls in sections:
+        known.setdefault(cls, _anchor_of(f"`{path}`"))
+    parts = []
+    for path, cls in sections:
+        if known[cls] != _anchor_of(f"`{path}`"):
+            continue
+        definition = [_linked(paragraph) for paragraph in (inspect.getdoc(cls) or "").split("\n\n")]
+        if path.startswith("preprocess.frontend ("):
+            module = inspect.getdoc(inspect.getmodule(cls)) or ""
+            definition = [_linked(paragraph) for paragraph in module.split("\n\n")]
+        parts += [f"## `{path}`", *definition, _keys(cls, known)]
+    return _page(
+        "What a bundle declares of its inputs",
+        "Keys of `input` and `preprocess` in bundle.yaml. What people hand over, and what becomes of it: "
+        "[data](../howto/data.md). Training, `distree zoo` and boards run the same code by them.",
+        *parts,
+    )
+
+
+def _linked(paragraph: str) -> str:
+    """Return a paragraph of a docstring on one line, a formula as a block."""
+    if paragraph.startswith("    "):
+        return f"```text\n{textwrap.dedent(paragraph)}\n```"
+    return " ".join(paragraph.split())
+
+
 def _summary(cls: type) -> str:
     """Return the docstring's first paragraph on one line."""
     return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
@@ -270,7 +302,11 @@ def _heading(file: str, path: str) -> str:
 
 
 def _anchor(file: str, path: str) -> str:
-    return re.sub(r"[^a-z0-9_-]+", "", _heading(file, path).lower().replace(" ", "-"))  # as MkDocs makes it
+    return _anchor_of(_heading(file, path))
+
+
+def _anchor_of(heading: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "", heading.lower().replace(" ", "-"))  # as MkDocs makes it
 
 
 def key_sections(cls: type, path: str = "") -> Iterator[tuple[str, type]]:
@@ -339,6 +375,8 @@ def default_of(field: Any) -> str:
         return "its defaults"
     if field.default is dataclasses.MISSING:
         return "required"
+    if dataclasses.is_dataclass(field.default):
+        return "its own"
     match field.default:
         case None | ():
             return ""

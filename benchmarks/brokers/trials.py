@@ -89,7 +89,7 @@ def wide(inputs: int, rate_hz: float, bundle: str | None = None, data: Path | No
 
 
 def _test_images(data: Path) -> Images:
-    return load_split(data, "test").images
+    return load_split(data, "test").inputs
 
 
 def _so_many(images: Images, count: int) -> Images:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from distree.bundle.preprocessing import Preprocessor
 from distree.errors import RemoteProtocolError
 from distree.tensors import Array
 from distree.transport.base import Transport
+
+if TYPE_CHECKING:
+    from distree.bundle.inputs import InputReader
 
 
 class InputSink(Protocol):
@@ -18,13 +21,17 @@ class InputSink(Protocol):
 
     preprocessor: Preprocessor
 
+    @property
+    def reader(self) -> InputReader:
+        """What reads files as inputs of the bundle."""
+
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until an input can be accepted without shedding another; False on time-out."""
 
     def submit(self, name: str, raw: Array, request: str | None = None) -> str:
         """Hand over an input of the manifest's dtype and shape; return its request id. Then call `run_jobs`.
 
-        Raises RemoteProtocolError for a wrong dtype or shape.
+        Raises RemoteProtocolError for a wrong dtype or shape, or values that are not finite.
         """
 
     def run_jobs(self) -> None:
@@ -89,6 +96,10 @@ class BaseSourceConfig:
     def memory(self) -> dict[str, int]:
         """Return what the source may hold at most, in bytes, by what that is: `a file while it is read`."""
         return {}
+
+    def longest_file(self) -> int:
+        """Return the size of the largest file or message that is read, in bytes; 0 where the source reads arrays."""
+        return 0
 
     def read_files(self) -> tuple[Path, ...]:
         """Return the files that the agent's user must be able to read."""

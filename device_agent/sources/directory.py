@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 import threading
@@ -12,14 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from device_agent.sources.base import BaseSourceConfig, InputSink
+from distree.bundle.windows import request_of
 from distree.errors import CHECK_PATH, RemoteProtocolError
 from distree.printable import printable
 from distree.record import record
 from distree.strict_yaml import check_positive
-from distree.tensors import Array
 from distree.transport.base import Transport
 
 log = logging.getLogger(__name__)
@@ -34,7 +31,7 @@ _SAVE = "save it with numpy.save"
 
 @record
 class DirectorySourceConfig(BaseSourceConfig):
-    """Files that appear in a folder: .npy arrays or encoded images. A file leaves the folder once it is answered."""
+    """Files that appear in a folder: images, WAV and CSV files, .npy arrays, raw values. An answered file leaves it."""
 
     kind: Literal["directory"]
     """Inputs from files that appear in a folder."""
@@ -58,17 +55,22 @@ class DirectorySourceConfig(BaseSourceConfig):
         """Return what one file may take."""
         return {"a file while it is read": MAX_FILE_BYTES}
 
+    def longest_file(self) -> int:
+        """Return the size of the largest file that is read."""
+        return MAX_FILE_BYTES
+
     def shared_folders(self) -> tuple[Path, ...]:
         """Return the folder."""
         return (self.path,)
 
 
 class DirectorySource:
-    """Takes .npy arrays and images from a folder, oldest name first.
+    """Takes files from a folder, oldest name first: whatever `InputReader` reads.
 
-    A file stays until the broker has its result, so a crash loses none; then it is moved to `done/`, or deleted.
-    What cannot be read is moved to `failed/`. Names that start with a dot are ignored: to hand a file over in one step,
-    write it under such a name, then rename it.
+    A recording of several windows is as many inputs, and answered when all of them are. A file stays until the broker
+    has its results, so a crash loses none; then it is moved to `done/`, or deleted. What cannot be read is moved to
+    `failed/`. Names that start with a dot are ignored: to hand a file over in one step, write it under such a name,
+    then rename it.
     """
 
     def __init__(self, config: DirectorySourceConfig, sink: InputSink) -> None:
@@ -77,6 +79,7 @@ class DirectorySource:
         self.ready = True
         self._seen: dict[Path, str | None] = {}
         self._files: dict[str, Path] = {}
+        self._unanswered: dict[Path, int] = {}
         self._finished: list[Path] = []
 
     def run(self, stop: threading.Event) -> None:
@@ -93,7 +96,11 @@ class DirectorySource:
     def note_answered(self, request: str) -> None:
         """Note that a file is done; it is moved at the next look, outside the lock."""
         path = self._files.pop(request, None)
-        if path is not None:
+        if path is None:
+            return
+        self._unanswered[path] -= 1
+        if not self._unanswered[path]:
+            del self._unanswered[path]
             self._finished.append(path)
 
     def _new_files(self) -> list[Path]:
@@ -108,25 +115,28 @@ class DirectorySource:
         ]
 
     def _submit_file(self, path: Path, stop: threading.Event) -> None:
-        while not self._sink.wait_for_room(0.5):
-            self._put_away()
-            if stop.is_set():
-                return
+        if not self._has_room(stop):
+            return
         content = b""
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 what = f"{path.stat().st_size} bytes exceed the limit of {MAX_FILE_BYTES}"
                 raise RemoteProtocolError("size", what, "shrink the file")
             content = path.read_bytes()
-            raw = read_input(path.name, content, self._sink)
+            found = self._sink.reader.read_all(content)
             self._seen[path] = None
+            self._unanswered[path] = len(found)
             # Named by file and time: a new file of an old name is a new input, the same file after a crash is not.
             name = printable(path.name, 256)
             digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
             request = f"{name[:24]}-{digest}-{path.stat().st_mtime_ns:x}"
-            self._files[request] = path
-            self._sink.submit(name, raw, request)
-            self._sink.run_jobs()
+            for number, item in enumerate(found, 1):
+                if number > 1 and not self._has_room(stop):
+                    return  # the rest is taken by the next run, because the file stays
+                window = request_of(request, number, len(found))
+                self._files[window] = path
+                self._sink.submit(item.named(name), item.raw, window)
+                self._sink.run_jobs()
         except FileNotFoundError:
             return  # whoever put it there removed it again
         except OSError as error:
@@ -135,12 +145,21 @@ class DirectorySource:
         except RemoteProtocolError as error:
             self._refuse(path, error, content)
 
+    def _has_room(self, stop: threading.Event) -> bool:
+        """Wait for room for an input; False if the agent stops first."""
+        while not self._sink.wait_for_room(0.5):
+            self._put_away()
+            if stop.is_set():
+                return False
+        return True
+
     def _refuse(self, path: Path, error: RemoteProtocolError, content: bytes) -> None:
         """Move a file to `failed/`; where that is not allowed it stays where it is, and is not looked at again."""
         name = printable(path.name)
         self._sink.reject(name, error, content)
         try:
             self._move(path, "failed")
+            self._seen.pop(path, None)
         except OSError as problem:
             self._seen[path] = None
             log.warning("source %s: cannot move %s to failed/ (%s)", self._config.path, name, problem.strerror)
@@ -159,16 +178,3 @@ class DirectorySource:
         target.mkdir(exist_ok=True)
         if path.exists():
             path.replace(target / path.name)
-
-
-def read_input(name: str, content: bytes, sink: InputSink) -> Array:
-    """Read an .npy array or an encoded image; RemoteProtocolError if it is neither."""
-    if not name.endswith(".npy"):
-        return sink.preprocessor.from_image(content)
-    try:
-        array: object = np.load(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:  # noqa: BLE001 - for a file that is not an .npy numpy raises whatever it likes
-        raise RemoteProtocolError("encoding", f"not an .npy array ({printable(str(error))})", _SAVE) from None
-    if not isinstance(array, np.ndarray):
-        raise RemoteProtocolError("encoding", "not an .npy array but an archive", _SAVE)
-    return array

@@ -12,13 +12,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, Literal
+from uuid import uuid4
 
 from device_agent.log_throttle import LogThrottle
 from device_agent.sources.base import BaseSourceConfig, InputSink
+from distree.bundle.windows import request_of
 from distree.errors import Problem, RemoteProtocolError
 from distree.messages.codec import PROBE, decode
+from distree.messages.limits import MAX_MESSAGE_BYTES, MAX_TEXT
 from distree.messages.request import InputMessage, is_input
 from distree.record import record
+from distree.tensors import Array
 from distree.transport.base import QuietListener, Received, Transport
 
 log = logging.getLogger(__name__)
@@ -33,11 +37,22 @@ _TURN_BYTES = 2 << 20
 
 _POLL_S = 0.5
 _ROOM_S = 0.25
+_TURN_S = 2.0
+"""How long inputs are handed over before the connection is looked after again."""
+
+
+@record
+class _Input:
+    """One input of a message that is handed over piece by piece."""
+
+    name: str
+    raw: Array
+    request: str | None
 
 
 @record
 class MqttSourceConfig(BaseSourceConfig):
-    """Inputs on `pipeline/{pipeline}/input/{device}`: raw bytes, encoded images, or either with a name."""
+    """Inputs on `pipeline/{pipeline}/input/{device}`: what a file would contain, as it is or with a name."""
 
     kind: Literal["mqtt"]
     """Inputs on the MQTT topic `input/{device}`."""
@@ -52,13 +67,18 @@ class MqttSourceConfig(BaseSourceConfig):
         """Return what inputs may take that wait for room."""
         return {"inputs that wait for room": WAITING_BYTES + _TURN_BYTES}
 
+    def longest_file(self) -> int:
+        """Return the size of the largest message."""
+        return MAX_MESSAGE_BYTES
+
 
 class MqttSource(QuietListener):
     """Takes inputs from `topic` of `transport`.
 
-    An input at QoS 1 waits for room, and is acknowledged once it is in custody. One at QoS 0 cannot wait, since the
-    broker would drop it: without room it is answered `shed`. A retained message was published before this origin was
-    there, and is no input; an empty one clears what was retained.
+    A message is what a file would contain, as it is or with a name and a request id (`InputMessage`); a recording of
+    several windows is as many inputs. An input at QoS 1 waits for room, and is acknowledged once it is in custody. One
+    at QoS 0 cannot wait, since the broker would drop it: without room it is answered `shed`. A retained message was
+    published before this origin was there, and is no input; an empty one clears what was retained.
     """
 
     def __init__(self, sink: InputSink, transport: Transport, topic: str) -> None:
@@ -68,6 +88,8 @@ class MqttSource(QuietListener):
         self._waiting: deque[Received] = deque()
         self._waiting_bytes = 0
         self._at_qos_0: deque[Received] = deque()
+        self._opened: deque[_Input] = deque()
+        self._message: Received
         self._throttle = LogThrottle()
         self._said: Problem | None = None
         self.ready = False
@@ -78,7 +100,7 @@ class MqttSource(QuietListener):
         self._transport.open(self, [(self._topic, 1)])
         try:
             while not stop.is_set():
-                self._transport.poll(0.0 if self._waiting else _POLL_S)
+                self._transport.poll(0.0 if self._waiting or self._opened else _POLL_S)
                 self._log_problems()
                 self._submit_waiting(stop)
         finally:
@@ -86,30 +108,67 @@ class MqttSource(QuietListener):
 
     def _submit_waiting(self, stop: threading.Event) -> None:
         while self._at_qos_0:
-            self._submit(self._at_qos_0.popleft())
-        while self._waiting and not stop.is_set() and self._sink.wait_for_room(0.0):
-            message = self._waiting.popleft()
-            self._waiting_bytes -= len(message.payload)
-            self._submit(message)
-        if self._waiting and not stop.is_set():
+            message = self._at_qos_0.popleft()
+            inputs = self._inputs_of(message)
+            while inputs:
+                self._submit(inputs.popleft(), message)
+        ends_at = time.monotonic() + _TURN_S
+        while (self._opened or self._waiting) and not stop.is_set() and self._sink.wait_for_room(0.0):
+            if time.monotonic() > ends_at:
+                break
+            if not self._opened:
+                self._message = self._waiting.popleft()
+                self._waiting_bytes -= len(self._message.payload)
+                self._opened = self._inputs_of(self._message)
+            if self._opened:
+                self._submit(self._opened.popleft(), self._message)
+            if not self._opened:
+                with self._transport.lock:
+                    self._transport.acknowledge(self._message.token)
+        if (self._opened or self._waiting) and not stop.is_set():
             self._sink.wait_for_room(_ROOM_S)
         full = len(self._waiting) >= WAITING or self._waiting_bytes >= WAITING_BYTES
         with self._transport.lock:
             self._transport.pause(paused=full)
 
-    def _submit(self, message: Received) -> None:
+    def _inputs_of(self, message: Received) -> deque[_Input]:
+        """Read a message: its inputs, in order; none if it is refused."""
         try:
-            request, name, payload = None, "", message.payload
-            if len(payload) != self._sink.preprocessor.nbytes and is_input(payload):
-                named = decode(InputMessage, payload)
-                request, name, payload = named.request, named.name, named.payload
-            raw = self._sink.preprocessor.from_bytes(payload)
-            self._sink.submit(name, raw, request)
+            request, name, content = None, "", message.payload
+            named = self._named(message.payload)
+            if named is not None:
+                request, name, content = named.request, named.name, named.payload
+            found = self._sink.reader.read_all(content)
+            if request is None and len(found) > 1:
+                request = uuid4().hex[:12]
+            return deque(
+                _Input(
+                    name=item.named(name),
+                    raw=item.raw,
+                    request=None if request is None else _part_of(request, number, len(found)),
+                )
+                for number, item in enumerate(found, 1)
+            )
+        except RemoteProtocolError as error:
+            self._sink.reject("input", error, message.payload)
+        return deque()
+
+    def _named(self, payload: bytes) -> InputMessage | None:
+        if not is_input(payload):
+            return None
+        try:
+            return decode(InputMessage, payload)
+        except RemoteProtocolError:
+            if len(payload) == self._sink.reader.nbytes:
+                return None  # raw values that begin as a message would
+            raise
+
+    def _submit(self, given: _Input, message: Received) -> None:
+        try:
+            self._sink.submit(given.name, given.raw, given.request)
             self._sink.run_jobs()
         except RemoteProtocolError as error:
             self._sink.reject("input", error, message.payload)
-        with self._transport.lock:
-            self._transport.acknowledge(message.token)
 
     def note_answered(self, request: str) -> None:
         """Nothing to do: the delivery was acknowledged when the input was submitted."""
@@ -138,6 +197,7 @@ class MqttSource(QuietListener):
     def disconnected(self, why: Problem) -> None:
         """Forget what was not acknowledged: it will be delivered again."""
         self._waiting.clear()
+        self._opened.clear()
         self._waiting_bytes = 0
         self._warn(str(why))
         self._said = self._transport.last_error
@@ -156,3 +216,15 @@ class MqttSource(QuietListener):
             self._waiting_bytes += len(message.payload)
             return
         self._transport.acknowledge(message.token)
+
+
+def _part_of(request: str, number: int, count: int) -> str:
+    """Return the request id of a window; RemoteProtocolError where it would be too long for one."""
+    part = request_of(request, number, count)
+    if len(part) > MAX_TEXT:
+        raise RemoteProtocolError(
+            "request",
+            f"{len(request)} characters, and {part[len(request) :]!r} of a window, exceed the limit of {MAX_TEXT}",
+            "give a shorter request id",
+        )
+    return part

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import io
 import time
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from uuid import uuid4
 
-import numpy as np
-
 from distree import topics
 from distree.apps.results_cli import as_text
+from distree.bundle.inputs import check_file
+from distree.bundle.windows import count_of
 from distree.client.broker_options import add_broker_arguments, broker_settings
 from distree.client.results import result_topic
 from distree.client.subscription import Subscription
-from distree.errors import CHECK_PATH, BrokerError, ConfigError, ResultTimeoutError
+from distree.errors import CHECK_PATH, BrokerError, ConfigError, RemoteProtocolError, ResultTimeoutError
 from distree.messages.codec import decode, encode
 from distree.messages.limits import MAX_MESSAGE_BYTES
 from distree.messages.request import InputMessage
@@ -41,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="longest wait for an answer (default: %(default)g)",
     )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".npy arrays, images or raw bytes")
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="images, WAV or CSV files, .npy arrays, raw values"
+    )
     parser.epilog = "example: distree submit --site lab --pipeline fashion --origin cam1 boot.png bag.npy"
 
 
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         result = decode(Result, message.payload)
         return (result.request, as_text(message)) if result.final and result.request.startswith(batch) else None
 
-    waiting, under_way = deque(messages), dict[str, str]()
+    waiting, under_way, answered = deque(messages), dict[str, str](), Counter[str]()
     topic = topics.of_origin(args.site, pipeline, Kind.INPUT, origin)
     connect_timeout_s = settings.connect_timeout_s + 1.0
     with Subscription(
@@ -78,26 +79,30 @@ def run(args: argparse.Namespace) -> int:
                     f"check that the agent {origin!r} of site {args.site!r} is running, that it has an origin of "
                     f"pipeline {pipeline!r} with source mqtt, and that these are inputs for its bundle",
                 ) from None
+            # A recording of several windows has an answer for each of them.
+            request, windows = count_of(request)
             if request in under_way:
-                del under_way[request]
+                answered[request] += 1
+                if answered[request] >= windows:
+                    del under_way[request]
                 heard_at = time.monotonic()
                 print(line, flush=True)  # noqa: T201
     return 0
 
 
 def _message(path: Path, request: str) -> InputMessage:
-    """Read a file; an .npy array travels as its bare bytes."""
+    """Read a file, which travels as it is: its bundle, and so what is to be made of it, is known to the origin."""
     try:
-        payload = path.read_bytes()
-        if path.suffix == ".npy":
-            payload = np.load(io.BytesIO(payload), allow_pickle=False).tobytes()
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})", CHECK_PATH) from None
-    except Exception:  # noqa: BLE001 - for a file that is not an .npy numpy raises whatever it likes
-        raise ConfigError(f"{path}: not an .npy array", "write one with numpy.save(path, array)") from None
-    if len(payload) > MAX_MESSAGE_BYTES - 1024:
+    if len(content) > MAX_MESSAGE_BYTES - 1024:
         raise ConfigError(
-            f"{path}: {len(payload)} bytes do not fit into one message (at most {MAX_MESSAGE_BYTES - 1024})",
+            f"{path}: {len(content)} bytes do not fit into one message (at most {MAX_MESSAGE_BYTES - 1024})",
             "shrink it, or put it into a folder on the board (source: {kind: directory})",
         )
-    return InputMessage(request=request, name=printable(str(path)[-256:], 256), payload=payload)
+    try:
+        check_file(content, path.name)
+    except RemoteProtocolError as error:
+        raise ConfigError(f"{path}: {error.detail}", error.remedy) from None
+    return InputMessage(request=request, name=printable(str(path)[-256:], 256), payload=content)

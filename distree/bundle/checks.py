@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distree.bundle.input_checks import input_problems
 from distree.bundle.manifest import BranchSpec, Exits, Golden, Manifest, StageSpec, TensorSpec
 from distree.bundle.runtimes import RUNTIMES
 from distree.criteria import CRITERIA, threshold_problem
@@ -32,16 +33,7 @@ def _problems(manifest: Manifest) -> Iterable[Problem]:
         yield Problem("stages: there is none", "give at least one")
     if len(manifest.labels) < 2:
         yield Problem(f"labels: there are {len(manifest.labels)}", "give at least two")
-    if len(manifest.preprocess.mean) != len(manifest.preprocess.std) or 0 in manifest.preprocess.std:
-        yield Problem(
-            "preprocess: mean and std differ in length, or std has a 0",
-            "give both one value per channel, and no std of 0",
-        )
-    if manifest.preprocess.channel_order == "bgr" and manifest.input.shape[-1:] != (3,):
-        yield Problem(
-            f"preprocess.channel_order: bgr, but inputs of shape {list(manifest.input.shape)} have no three channels",
-            "remove it",
-        )
+    yield from input_problems(manifest)
     yield from _exit_problems(manifest.exits, stages)
     yield from _golden_problems(manifest.golden, len(stages))
     for k, stage in enumerate(stages):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from distree.bundle.frontends import FrontendSpec, Raw
 from distree.bundle.runtimes import DEFAULT_RUNTIME
 from distree.messages.plan import MaskedThresholds
 from distree.messages.request import DType
@@ -13,27 +14,78 @@ from distree.thresholds import Threshold
 MANIFEST = "bundle.yaml"
 
 
+InputDType = Literal["uint8", "int8", "int16", "float16", "float32"]
+
+
 @record
 class InputSpec:
-    """What a source hands over: an array of `shape`; for images height, width, channels as uint8."""
+    """What a source hands over: one array per input, before any preprocessing.
 
-    dtype: DType
+    Images are uint8 (height, width, 1 or 3 channels). A window of a recording is (samples,) or (samples, channels).
+    """
+
+    dtype: InputDType
+    """Type of its elements; images are uint8, samples of sound int16."""
     shape: tuple[int, ...]
+    """Its shape, without a batch axis."""
+    rate_hz: float | None = None
+    """Sampling rate of a window. A recording at another rate is refused. Needed by front ends and to read WAV files."""
+    channels: tuple[str, ...] = ()
+    """Names of a window's channels, by which columns of CSV files are found; without names, by their order."""
+
+    @property
+    def is_image(self) -> bool:
+        """Whether inputs are images."""
+        return self.dtype == "uint8" and len(self.shape) == 3 and self.shape[2] in (1, 3)
+
+    @property
+    def is_window(self) -> bool:
+        """Whether inputs are windows of a recording, with time along the first axis."""
+        return self.dtype in ("int16", "float16", "float32") and len(self.shape) in (1, 2)
+
+
+@record
+class WindowRule:
+    """How a recording that is not exactly one window is cut; see `distree.bundle.windows`."""
+
+    hop: int | None = None
+    """Samples from the start of one window to the start of the next. Without it longer recordings are refused."""
+    short: Literal["refuse", "pad"] = "refuse"
+    """What becomes of a recording shorter than a window: it is refused, or zeros are appended."""
 
 
 @record
 class Preprocess:
-    """From there to the first segment's tensor: `(value − mean) / std` per channel, then quantise, then lay out.
+    """From a raw input to the first segment's tensor, in this order.
 
-    For uint8 inputs, values are scaled to 0…1 first. `nchw` moves the last axis (channels) to the front; `nhwc`
-    keeps the order. A batch axis of 1 is added either way. `channel_order` is what the network takes: sources
-    give red, green and blue, and `bgr` turns them round before all else.
+    An image file is turned upright (EXIF), put on `background` where it is transparent, fitted by `resize`, and becomes
+    an array of the input spec. A recording is cut into windows by `window`. Colours are put into `channel_order`.
+    Values are scaled: uint8 to 0…1, int16 to −1…1, others stay as they are. Then the front end, `(value − mean) / std`,
+    quantisation, and `layout`.
     """
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    range: Literal["0..1", "-1..1", "0..255", "quantised"] | None = None
+    """Instead of mean and std: the values that the network expects of uint8 inputs; or `quantised` for inputs that
+    are the first segment's tensor already.
+    """
+    mean: tuple[float, ...] = ()
+    """What is subtracted: one value, or one per channel (last axis). Without mean and std values stay as they are."""
+    std: tuple[float, ...] = ()
+    """What is divided by then."""
     layout: Literal["nchw", "nhwc"]
+    """`nchw` moves the last axis (channels) to the front, `nhwc` keeps the order. A batch axis of 1 is put before."""
     channel_order: Literal["rgb", "bgr"] = "rgb"
+    """The order of colours that the network takes; sources always give red, green and blue."""
+    resize: Literal["crop", "pad", "stretch"] = "crop"
+    """How an image of another aspect is fitted: its middle is cut out, bars of `background` are added, or it is
+    stretched.
+    """
+    background: Literal["black", "white"] = "black"
+    """What shows through transparent parts of an image, and the colour of bars."""
+    window: WindowRule = WindowRule()
+    """How recordings are cut."""
+    frontend: FrontendSpec = Raw()
+    """What makes features of a window: `raw` passes its values on."""
 
 
 @record

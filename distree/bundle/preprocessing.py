@@ -1,122 +1,101 @@
-"""From what a source hands over to the first segment's input tensor, as the manifest declares it."""
+"""From a raw input to the first segment's input tensor, as the manifest declares it."""
 
 from __future__ import annotations
 
-import io
 import math
 
 import numpy as np
 
-from distree.bundle.manifest import Manifest
+from distree.bundle.frontends import make_frontend
+from distree.bundle.manifest import Manifest, Preprocess
 from distree.errors import RemoteProtocolError
-from distree.printable import printable
 from distree.tensors import Array
 
-MAX_IMAGE_BYTES = 64 << 20
-"""What an image may take while it is decoded: 16 million pixels in colour, half as many with transparency, and fewer of
-a WebP.
-"""
+_FULL_SCALE = {"uint8": 255.0, "int16": 32768.0}
+"""What integers are divided by; values of other dtypes stay as they are."""
 
-IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
-"""What peers may send. Pillow supports many more: old ones, little tested, and one that starts Ghostscript."""
-
-_AS_THEY_ARE = ("L", "RGB")
-"""Modes of Pillow that are resized first and converted then, which takes less memory."""
-
-_ONE_BYTE = ("1", "L", "P")
-"""Modes that take one byte per pixel; others take four."""
+_RANGES = {"0..1": (0.0, 1.0), "-1..1": (0.5, 0.5), "0..255": (0.0, 1.0 / 255.0)}
+"""Mean and standard deviation, of values from 0 to 1, that bring them to a range."""
 
 _CONVERT = "convert the input to what the bundle takes"
 
 
-def is_image(dtype: str, shape: tuple[int, ...]) -> bool:
-    """Whether inputs of this dtype and shape are images: uint8, (height, width, 1 or 3)."""
-    return dtype == "uint8" and len(shape) == 3 and shape[2] in (1, 3)
+def mean_and_std(preprocess: Preprocess) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return what is subtracted from scaled values or features, and what they are divided by then.
+
+    >>> mean_and_std(Preprocess(layout="nhwc", range="-1..1"))
+    ((0.5,), (0.5,))
+    """
+    if preprocess.range in _RANGES:
+        mean, std = _RANGES[preprocess.range]
+        return (mean,), (std,)
+    return preprocess.mean or (0.0,), preprocess.std or (1.0,)
 
 
 class Preprocessor:
     """Turns raw inputs into the tensor of stage 0.
 
-    For uint8 inputs all arithmetic is done once, in a table of 256 entries per channel; an input then costs one
-    look-up per value.
+    For uint8 inputs without a front end all arithmetic is done once, in a table of 256 entries per channel; an input
+    then costs one look-up per value.
     """
 
     def __init__(self, manifest: Manifest) -> None:
+        preprocess = manifest.preprocess
         self.dtype = np.dtype(manifest.input.dtype)
         self.shape = manifest.input.shape
         self.nbytes = self.dtype.itemsize * math.prod(self.shape)
+        self._frontend = make_frontend(preprocess.frontend, self.shape, manifest.input.rate_hz)
         self._spec = manifest.stages[0].input
-        self._mean = np.asarray(manifest.preprocess.mean, np.float64)
-        self._std = np.asarray(manifest.preprocess.std, np.float64)
-        self._channels_first = manifest.preprocess.layout == "nchw"
-        self._turned = manifest.preprocess.channel_order == "bgr"
-        self._tables = self._make_tables() if self.dtype == np.uint8 else None
+        mean, std = mean_and_std(preprocess)
+        self._mean, self._std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+        self._is_quantised = preprocess.range == "quantised"
+        self._channels_first = preprocess.layout == "nchw"
+        self._turned = preprocess.channel_order == "bgr"
+        has_tables = self.dtype == np.uint8 and preprocess.frontend.kind == "raw" and not self._is_quantised
+        self._tables = self._make_tables() if has_tables else None
         self._table = self._one_table()
 
     def tensor(self, raw: Array) -> Array:
         """Return the C-contiguous tensor (1, …) of stage 0 for an input of the manifest's dtype and shape.
 
-        Raises RemoteProtocolError("dtype" or "shape") for anything else.
+        Raises RemoteProtocolError("dtype" or "shape") for anything else, and "value" where it is not finite.
         """
-        if raw.dtype != self.dtype:
-            raise RemoteProtocolError("dtype", f"expected {self.dtype}, received {raw.dtype}", _CONVERT)
-        if raw.shape != self.shape:
-            raise RemoteProtocolError("shape", f"expected {self.shape}, received {raw.shape}", _CONVERT)
+        self._check(raw)
         if self._turned:
             raw = raw[..., ::-1]
         if self._table is not None:
             return np.frombuffer(raw.tobytes().translate(self._table), self._spec.dtype).reshape(self._spec.shape)
-        tensor = self._look_up(raw) if self._tables is not None else self._quantise(self._normalise(raw))
+        if self._is_quantised:
+            tensor = raw
+        else:
+            tensor = self._look_up(raw) if self._tables is not None else self._quantise(self._normalise(raw))
         if self._channels_first and tensor.ndim > 1:
             tensor = np.moveaxis(tensor, -1, 0)
         return np.ascontiguousarray(tensor).reshape(self._spec.shape)
 
-    def from_bytes(self, payload: bytes) -> Array:
-        """Return the raw input for bytes of exactly the input spec's length, or for an encoded image.
+    def values(self, raw: Array) -> Array:
+        """Return what the network is to see of an input before it is quantised: float64, of the front end's shape.
 
-        Raises RemoteProtocolError: "size" for a length that is neither, "image" for what Pillow cannot read.
+        It is what a network is trained on. Channels are last; errors as for `tensor`.
         """
-        if len(payload) == self.nbytes:
-            return np.frombuffer(payload, self.dtype).reshape(self.shape)
-        return self.from_image(payload)
+        self._check(raw)
+        if self._is_quantised:
+            return (raw.astype(np.float64) - self._spec.zero_point) * self._spec.scale
+        return self._normalise(raw)
 
-    def from_image(self, encoded: bytes) -> Array:
-        """Decode, convert and resize an image to the input spec (height, width, 1 or 3 channels)."""
-        if not is_image(self.dtype.name, self.shape):
+    def _check(self, raw: Array) -> None:
+        if raw.dtype != self.dtype:
+            raise RemoteProtocolError("dtype", f"expected {self.dtype}, received {raw.dtype}", _CONVERT)
+        if raw.shape != self.shape:
+            raise RemoteProtocolError("shape", f"expected {self.shape}, received {raw.shape}", _CONVERT)
+        if self.dtype.kind == "f" and not np.isfinite(raw).all():
+            place = tuple(int(at) for at in np.argwhere(~np.isfinite(raw))[0])
             raise RemoteProtocolError(
-                "size", f"expected {self.nbytes} bytes ({self.dtype} {self.shape}), received {len(encoded)}", _CONVERT
+                "value", f"expected finite numbers, received {raw[place]} at {list(place)}", "leave it out"
             )
-        try:
-            # Pillow is an extra and takes long to import: only boards that receive encoded images pay for it.
-            from PIL import Image
-        except ImportError:
-            raise RemoteProtocolError(
-                "image",
-                f"{len(encoded)} bytes are not a raw input ({self.nbytes}), and Pillow, which reads images, is missing",
-                "run on this board: pip install 'distree[images]'",
-            ) from None
-        height, width, channels = self.shape
-        mode = "L" if channels == 1 else "RGB"
-        try:
-            with Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS) as image:
-                _check_size(image.width, image.height, image.mode, mode, image.format or "")
-                # JPEG can be decoded to an eighth of its size, or in grey, for less time and memory.
-                image.draft(mode, (2 * width, 2 * height))
-                found = image if image.mode in _AS_THEY_ARE else image.convert(mode)
-                if found.size != (width, height):
-                    found = found.resize((width, height), Image.Resampling.BILINEAR)
-                return np.asarray(found.convert(mode), np.uint8).reshape(self.shape)
-        except RemoteProtocolError:
-            raise
-        except Exception as error:  # noqa: BLE001 - of damaged images Pillow raises many kinds; none may end a board
-            raise RemoteProtocolError(
-                "image",
-                f"{len(encoded)} bytes are neither a raw input ({self.nbytes}) nor a readable image{_because(error)}",
-                f"send a raw input, or one of {', '.join(IMAGE_FORMATS)}",
-            ) from None
 
     def _make_tables(self) -> Array:
-        values = np.arange(256, dtype=np.float64)[:, None] / 255.0
+        values = np.arange(256, dtype=np.float64)[:, None] / _FULL_SCALE["uint8"]
         return self._quantise((values - self._mean) / self._std)
 
     def _one_table(self) -> bytes | None:
@@ -136,7 +115,8 @@ class Preprocessor:
         return channels
 
     def _normalise(self, raw: Array) -> Array:
-        centred: Array = (raw.astype(np.float64) - self._mean) / self._std
+        scaled = raw.astype(np.float64) / _FULL_SCALE.get(self.dtype.name, 1.0)
+        centred: Array = (self._frontend.features(scaled) - self._mean) / self._std
         return centred
 
     def _quantise(self, values: Array) -> Array:
@@ -146,23 +126,3 @@ class Preprocessor:
         steps = np.rint(values / self._spec.scale) + self._spec.zero_point
         quantised: Array = np.clip(steps, limits.min, limits.max).astype(self._spec.dtype)
         return quantised
-
-
-def _check_size(width: int, height: int, mode: str, target: str, kind: str = "") -> None:
-    """Refuse an image that would take too much memory, before it is decoded; modes are Pillow's."""
-    per_pixel = 1 if mode in _ONE_BYTE else 4
-    if mode not in _AS_THEY_ARE:
-        per_pixel += 1 if target == "L" else 4
-    if kind == "WEBP":
-        per_pixel += 8  # its decoder keeps two canvases of its own
-    if width * height * per_pixel > MAX_IMAGE_BYTES:
-        most = MAX_IMAGE_BYTES // per_pixel / 1e6
-        raise RemoteProtocolError(
-            "image", f"{width}x{height} pixels are too many, at most {most:.0f} million are decoded", "shrink the image"
-        )
-
-
-def _because(error: Exception) -> str:
-    """Return what Pillow says, except where it only names the object that it was given to read."""
-    said = printable(str(error))
-    return "" if not said or " object at 0x" in said else f" ({said})"

@@ -253,15 +253,15 @@ class Outcome:
 
 @declared(kind="input")
 class InputMessage:
-    """An input with a name, for an origin's input topic; raw bytes without this envelope are accepted there too.
+    """An input with a name, for an origin's input topic; what `payload` holds is accepted there by itself, too.
 
-    `request` is chosen by the sender: sending it again is harmless. `payload` is what the manifest's input spec
-    takes, or an encoded image.
+    `request` is chosen by the sender: sending it again is harmless. The windows of a recording are answered each by
+    itself, as `request~1/3`, `request~2/3` and `request~3/3`.
     """
 
     request: str = text("Id of the request.")
     name: str = text("Name of the input.", most=256)
-    payload: bytes = data("Bytes of the bundle's input spec, or an encoded image.")
+    payload: bytes = data("What a file would hold: an image, a WAV or CSV file, an .npy array, or the raw values.")
 
 
 def is_input(payload: bytes) -> bool:

@@ -15,7 +15,7 @@ from distree.bundle.manifest import Exits, Trained
 from model_zoo.build.draft import CRITERION, draft_bundle, measured_figures
 from model_zoo.build.export import export_stages
 from model_zoo.build.manifest import GOLDEN_INPUTS, write_golden, write_manifest
-from model_zoo.data import LabelledImages, first_of_each_class, load_idx_set, write_samples
+from model_zoo.data import LabelledExamples, first_of_each_class, load_idx_set, write_samples
 from model_zoo.errors import DataError
 from model_zoo.evaluation import Evaluation, collect_logits, costs_of, score_exits, summarise
 from model_zoo.recipes import Recipe, TrainingSettings
@@ -57,10 +57,10 @@ def build_bundle(
     report = trainer.run()
     progress(f"epoch {report.kept_epoch} kept; exporting {len(settings.exit_weights)} segments")
     every = max(1, len(train) // _CALIBRATION_IMAGES)
-    calibration = normalise(train.images[::every][:_CALIBRATION_IMAGES], recipe)
+    calibration = normalise(train.inputs[::every][:_CALIBRATION_IMAGES], recipe)
     stages = export_stages(trainer.network, calibration, paths.out)
     draft = draft_bundle(recipe, stages, paths.out)
-    golden = write_golden(draft, train.images[:GOLDEN_INPUTS])
+    golden = write_golden(draft, train.inputs[:GOLDEN_INPUTS])
     exits, on_validation = _choose(draft, validation, progress)
     on_test = _measure(draft, recipe, exits, paths, progress)
     manifest = replace(
@@ -80,7 +80,7 @@ def trained_of(report: TrainingReport) -> Trained:
     return Trained(epochs=report.epochs, seed=report.seed, seconds=round(report.seconds, 1), torch=report.torch_version)
 
 
-def split_training_set(images: LabelledImages, held_back: int) -> tuple[LabelledImages, LabelledImages]:
+def split_training_set(images: LabelledExamples, held_back: int) -> tuple[LabelledExamples, LabelledExamples]:
     """Split into training images and the last `held_back`, for validation; DataError where none are left."""
     if len(images) <= held_back:
         what = f"{images.source}: has only {len(images)} training images"
@@ -89,7 +89,7 @@ def split_training_set(images: LabelledImages, held_back: int) -> tuple[Labelled
     return images.slice(0, kept), images.slice(kept, len(images))
 
 
-def _choose(draft: Bundle, validation: LabelledImages, progress: Callable[[str], None]) -> tuple[Exits, Evaluation]:
+def _choose(draft: Bundle, validation: LabelledExamples, progress: Callable[[str], None]) -> tuple[Exits, Evaluation]:
     progress("choosing thresholds on the validation images")
     scored = score_exits(collect_logits(draft, validation, progress), CRITERION)
     costs = costs_of(draft.stages)

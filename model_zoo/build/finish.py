@@ -21,7 +21,7 @@ from model_zoo.build.draft import draft_bundle, measured_figures
 from model_zoo.build.manifest import GOLDEN_INPUTS, write_golden, write_manifest, write_parameters
 from model_zoo.costs import costs_of
 from model_zoo.criteria import usable_criteria, validation_scores
-from model_zoo.data import LabelledImages, Split
+from model_zoo.data import LabelledExamples, Split
 from model_zoo.errors import ExportError
 from model_zoo.evaluation import Collector, Evaluation, class_means, collect_logits, score_exits, summarise
 from model_zoo.gate import fit_gate
@@ -37,21 +37,21 @@ _GOLDEN_GRID = 5  # of random colours, from which a smooth image is drawn
 class ImageSets:
     """Images by what they are for, each split read when it is first asked for."""
 
-    def __init__(self, read: Callable[[Split], LabelledImages]) -> None:
+    def __init__(self, read: Callable[[Split], LabelledExamples]) -> None:
         self._read = functools.cache(read)
 
     @property
-    def train(self) -> LabelledImages:
+    def train(self) -> LabelledExamples:
         """To train on, and to measure ranges and means on."""
         return self._read("train")
 
     @property
-    def validation(self) -> LabelledImages:
+    def validation(self) -> LabelledExamples:
         """To choose everything on."""
         return self._read("validation")
 
     @property
-    def test(self) -> LabelledImages:
+    def test(self) -> LabelledExamples:
         """To measure on what is settled."""
         return self._read("test")
 
@@ -105,7 +105,7 @@ def check_size(bundle: Bundle) -> int:
     return size
 
 
-def _with_parameters(draft: Bundle, validation: Collector, train: LabelledImages) -> Bundle:
+def _with_parameters(draft: Bundle, validation: Collector, train: LabelledExamples) -> Bundle:
     """Write what criteria need to know, and return the draft that names the file."""
     on_train = collect_logits(draft, spread(train, _CLASS_MEAN_IMAGES))
     means = class_means(on_train, len(draft.labels))
@@ -137,10 +137,10 @@ def _line(criterion: str, choice: Choice, strict: int) -> str:
     return f"  {criterion}: saves {saved:.1f} % at a validation drop of {drop:.2f} points, bound {bound:.2f}"
 
 
-def spread(images: LabelledImages, count: int) -> LabelledImages:
+def spread(images: LabelledExamples, count: int) -> LabelledExamples:
     """Return about `count` images, evenly spread over the set; all of them if there are no more."""
-    chosen = slice(None, None, max(1, len(images) // count))
-    return LabelledImages(images.images[chosen], images.labels[chosen], images.index[chosen], images.source).head(count)
+    chosen = np.arange(0, len(images), max(1, len(images) // count))
+    return images.take(chosen).head(count)
 
 
 def smooth_images(count: int, shape: tuple[int, ...], seed: int) -> npt.NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from distree.bundle.loading import Bundle
-from distree.bundle.manifest import MANIFEST, Golden, Manifest, ParametersFile, Preprocess
+from distree.bundle.manifest import MANIFEST, Golden, InputSpec, Manifest, ParametersFile, Preprocess, WindowRule
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import DEFAULT_RUNTIME
 from distree.tensors import Array
@@ -57,7 +57,8 @@ _Dumper.add_representer(list, _represent_list)
 _Dumper.add_representer(dict, _represent_mapping)
 _Dumper.add_representer(_OneLine, _represent_mapping)
 _OF_SPLIT = {"heads_from[]", "thresholds_from", "promise", "tested_on"}
-_ONE_LINE = _OF_SPLIT | {"input", "features", "embedding", "logits", "macs", "golden", "parameters", "masked[]"}
+_OF_INPUTS = {"input", "window", "frontend"}
+_ONE_LINE = _OF_SPLIT | _OF_INPUTS | {"features", "embedding", "logits", "macs", "golden", "parameters", "masked[]"}
 
 
 def _plain(value: Any, name: str = "") -> Any:
@@ -71,16 +72,18 @@ def _plain(value: Any, name: str = "") -> Any:
 
 
 def _left_out(value: Any, name: str) -> bool:
-    """Whether a field goes without saying: no branches of a plain stage, the usual runtime and order of channels.
+    """Whether a field goes without saying: a plain stage has no branches, nearly every bundle the usual runtime.
 
-    So a bundle that is written again has the same bytes, and the same revision.
+    What is declared of inputs is left out where it is the default. So a bundle that is written again has the same
+    bytes, and the same revision.
     """
     if isinstance(value, Manifest) and name == "runtime":
         return value.runtime == DEFAULT_RUNTIME
     if isinstance(value, Preprocess) and name == "channel_order":
         return value.channel_order == "rgb"
     defaults = {field.name: field.default for field in dataclasses.fields(value)}
-    return bool(getattr(value, name) == () and defaults[name] == ())
+    is_default: bool = getattr(value, name) == defaults[name]
+    return is_default and (defaults[name] == () or isinstance(value, InputSpec | Preprocess | WindowRule))
 
 
 def write_golden(bundle: Bundle, inputs: Array) -> Golden:

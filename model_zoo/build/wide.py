@@ -60,7 +60,7 @@ def export_trained(
     _clear(out)
     progress(f"exporting {settings.branches} branches to int8 segments")
     some = spread(images.train, _CALIBRATION_IMAGES)
-    calibration = Images.of(some.images, recipe.mean, recipe.std, "cpu").plain(slice(None))
+    calibration = Images.of(some.inputs, recipe.mean, recipe.std, "cpu").plain(slice(None))
     stages = export_wide(found.network, calibration, out)
     return finish_bundle(recipe, stages, out, images, found.trained, progress, settings.bundle_name(recipe))
 

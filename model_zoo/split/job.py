@@ -15,7 +15,7 @@ from distree.bundle.manifest import DataUse, Manifest, MeasuredFigures, Promise
 from distree.bundle.preprocessing import Preprocessor
 from distree.tensors import Array
 from model_zoo.costs import Costs, costs_of
-from model_zoo.data import LabelledImages
+from model_zoo.data import LabelledExamples
 from model_zoo.errors import SplitError
 from model_zoo.evaluation import ExitScores, collect_logits, score_exits, summarise
 from model_zoo.examples import Examples
@@ -285,7 +285,7 @@ class _Work:
         if labels is None:
             raise SplitError(f"{path}: has no labels, which --test needs", "add labels, or leave --test out")
         self.tell.phase("measuring on the test inputs", _long(2, len(test)))
-        images = LabelledImages(test.inputs, labels, np.arange(len(test)), test.source)
+        images = LabelledExamples(test.inputs, labels, np.arange(len(test)), test.source)
         scored = score_exits(collect_logits(draft, images), CRITERION)
         costs = costs_of(draft.stages)
         evaluation = summarise(scored, costs, CRITERION, draft.thresholds)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from model_zoo.data import LabelledImages
+from model_zoo.data import LabelledExamples
 from model_zoo.recipes import Recipe, Schedule, TrainingSettings
 from model_zoo.training.distillation import soft_loss
 from model_zoo.training.loop import Loop, TrainingReport
@@ -37,16 +37,16 @@ class Trainer:
         self,
         recipe: Recipe,
         settings: TrainingSettings,
-        train: LabelledImages,
-        validation: LabelledImages,
+        train: LabelledExamples,
+        validation: LabelledExamples,
         work: Path,
         progress: Callable[[str], None] = lambda _: None,
         step: Callable[[int, int, int], None] = lambda *_: None,
     ) -> None:
         self._settings = settings
-        self._images = normalise(train.images, recipe)
+        self._images = normalise(train.inputs, recipe)
         self._labels = torch.from_numpy(train.labels)
-        self._validation = normalise(validation.images, recipe)
+        self._validation = normalise(validation.inputs, recipe)
         self._validation_labels = validation.labels
         torch.manual_seed(settings.seed)
         self.network = recipe.build_network()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from distree.bundle.manifest import Trained
-from model_zoo.data import LabelledImages
+from model_zoo.data import LabelledExamples
 from model_zoo.recipes import WideRecipe
 from model_zoo.training.loop import Checkpoint, read_checkpoint
 from model_zoo.training.plans import NOT_TRAINED, StudentPlan
@@ -57,9 +57,9 @@ def find_trained(plan: StudentPlan, work: Path) -> TrainedNetwork | str:
     return TrainedNetwork(network.eval(), checkpoint, trained)
 
 
-def float_accuracy(network: Any, images: LabelledImages, recipe: WideRecipe) -> tuple[float, ...]:
+def float_accuracy(network: Any, images: LabelledExamples, recipe: WideRecipe) -> tuple[float, ...]:
     """Return the accuracy of each exit before quantisation, nobody missing, 0..1."""
-    pixels = Images.of(images.images, recipe.mean, recipe.std, "cpu")
+    pixels = Images.of(images.inputs, recipe.mean, recipe.std, "cpu")
     right = np.zeros(len(network.fusions), np.int64)
     with torch.no_grad():
         for start in range(0, len(images), _BATCH):

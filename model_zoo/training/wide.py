@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from model_zoo.data import LabelledImages
+from model_zoo.data import LabelledExamples
 from model_zoo.recipes import WideRecipe
 from model_zoo.training.distillation import Classroom, Student, teacher_activity, train_teacher
 from model_zoo.training.layers import fit_whitening
@@ -50,8 +50,8 @@ class WideTraining:
     def __init__(
         self,
         recipe: WideRecipe,
-        train: LabelledImages,
-        validation: LabelledImages,
+        train: LabelledExamples,
+        validation: LabelledExamples,
         work: Path,
         progress: Callable[[str], None] = lambda _: None,
         step: Callable[[int, int, int], None] = lambda *_: None,
@@ -61,9 +61,9 @@ class WideTraining:
         self._progress, self._step = progress, step
         on = device()
         self._room = Classroom(
-            train=Images.of(train.images, recipe.mean, recipe.std, on),
+            train=Images.of(train.inputs, recipe.mean, recipe.std, on),
             labels=torch.from_numpy(train.labels).to(on),
-            validation=Images.of(validation.images, recipe.mean, recipe.std, on),
+            validation=Images.of(validation.inputs, recipe.mean, recipe.std, on),
             validation_labels=validation.labels,
             work=work,
         )

@@ -35,7 +35,7 @@ from distree.thresholds import NEVER
 from model_zoo.build.export import export_parts, export_wide
 from model_zoo.build.manifest import GOLDEN_FILE, write_golden, write_manifest, write_parameters
 from model_zoo.build.segments import missing_sets
-from model_zoo.data import LabelledImages
+from model_zoo.data import LabelledExamples
 from model_zoo.evaluation import Collector, class_means, costs_of, score_exits, summarise
 from model_zoo.verification import check_golden
 
@@ -47,10 +47,10 @@ SHARES = (1 / 3, 1 / 2, 1 / 2)
 """Of the inputs that reach an exit, how many are to leave there."""
 
 
-def random_images(count: int = IMAGES) -> LabelledImages:
+def random_images(count: int = IMAGES) -> LabelledExamples:
     """Random images as tests make them, not labelled yet."""
     images = np.random.default_rng(0).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
-    return LabelledImages(images, np.zeros(count, np.int64), np.arange(count), "random images")
+    return LabelledExamples(images, np.zeros(count, np.int64), np.arange(count), "random images")
 
 
 class Head(nn.Module):
@@ -175,8 +175,8 @@ def _flow(part: nn.Module, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
     return given
 
 
-def normalised(images: LabelledImages) -> torch.Tensor:
-    return torch.from_numpy((images.images.astype(np.float32) / np.float32(255.0) - 0.5) / 0.5)
+def normalised(images: LabelledExamples) -> torch.Tensor:
+    return torch.from_numpy((images.inputs.astype(np.float32) / np.float32(255.0) - 0.5) / 0.5)
 
 
 def draft(name: str, description: str, stages: tuple[StageSpec, ...], folder: Path) -> Bundle:
@@ -207,7 +207,7 @@ def draft(name: str, description: str, stages: tuple[StageSpec, ...], folder: Pa
     return Bundle(path=folder, revision="draft", manifest=manifest)
 
 
-def finish(bundle: Bundle, images: LabelledImages) -> Bundle:
+def finish(bundle: Bundle, images: LabelledExamples) -> Bundle:
     """Choose thresholds, measure on the images themselves, and write what is not a segment."""
     collector = Collector(bundle, images)
     collector.labels = collector.collect().logits[:, -1].argmax(axis=1)
@@ -233,7 +233,7 @@ def finish(bundle: Bundle, images: LabelledImages) -> Bundle:
     manifest = replace(
         bundle.manifest,
         exits=Exits(criterion=CRITERION, thresholds=thresholds, masked=tuple(masked), parameters=parameters),
-        golden=write_golden(bundle, images.images[:3]),
+        golden=write_golden(bundle, images.inputs[:3]),
         measured=replace(
             bundle.manifest.measured,
             data=f"{len(images)} {images.source}, labelled by the last exit",

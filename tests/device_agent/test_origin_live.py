@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from input_bundles import motion_bundle, motions, sound_bundle, sounds, wav
 
 from broker_config.managed import ManagedBroker, find_mosquitto, free_port
 from device_agent import Origin
@@ -103,6 +104,46 @@ def test_many_tasks_wait_in_line_for_a_small_window(origin_on, broker, images, e
     results = asyncio.run(program())
     assert [(result.class_id, result.exit) for result in results] == expected
     assert [result.input for result in results] == [str(k) for k in range(len(images))]
+
+
+def test_a_recording_is_read_as_its_windows(broker, tmp_path):
+    bundle = sound_bundle(tmp_path / "sound")
+    windows = sounds(2)
+    with Origin(
+        bundle.path,
+        site="api",
+        device="mic",
+        pipeline="sound",
+        stages=[0, 1, 2],
+        broker=f"127.0.0.1:{broker.port}",
+        deadline_s=30.0,
+    ) as origin:
+        found = origin.decode_windows(wav(windows.ravel()))
+        assert len(found) == 3
+        assert (found[0] == windows[0]).all()
+        assert (found[2] == windows[1]).all()
+        assert (origin.decode(wav(windows[0])) == windows[0]).all()
+        with pytest.raises(InputError, match="input: a recording of 3 windows, one is wanted"):
+            origin.decode(wav(windows.ravel()))
+        assert [origin.submit(window).result(PATIENCE_S).final for window in found] == [True] * 3
+
+
+def test_values_that_are_not_finite_are_told(broker, tmp_path):
+    bundle = motion_bundle(tmp_path / "motion")
+    window = motions(1)[0]
+    window[7, 2] = np.nan
+    with (
+        Origin(
+            bundle.path,
+            site="api",
+            device="imu",
+            pipeline="motion",
+            stages=[0, 1, 2],
+            broker=f"127.0.0.1:{broker.port}",
+        ) as origin,
+        pytest.raises(InputError, match=r"input: expected finite numbers, received nan at \[7, 2\]"),
+    ):
+        origin.submit(window)
 
 
 def elsewhere(origin_on, port, **changes):
@@ -206,7 +247,7 @@ def test_bytes_and_images_become_inputs(origin_on, broker, images):
     with origin_on(broker.port) as origin:
         assert (origin.decode(encoded.getvalue()) == images[0]).all()
         assert (origin.decode(images[0].tobytes()) == images[0]).all()
-        with pytest.raises(InputError, match="neither a raw input"):
+        with pytest.raises(InputError, match="expected an image file, 784 raw bytes"):
             origin.decode(b"neither")
 
 

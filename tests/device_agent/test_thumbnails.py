@@ -15,8 +15,9 @@ from device_agent.agent import Agent
 from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig, ThumbnailConfig
 from device_agent.preflight import load_bundles
 from device_agent.sources.mqtt import MqttSourceConfig
-from device_agent.thumbnails import Thumbnails, png, shrink
+from device_agent.thumbnails import Thumbnails, can_show, png, shrink, waveform
 from distree import topics
+from distree.bundle.manifest import InputSpec
 from distree.errors import ConfigError
 from distree.messages.codec import decode
 from distree.messages.events import Thumbnail
@@ -55,6 +56,43 @@ def test_blocks_are_averaged():
     assert small.shape == (4, 8, 1)
     assert small[:, 4:].min() == 200
     assert small[0, 0, 0] == 10  # 160 over 4 x 4 pixels
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "told"),
+    [
+        ("uint8", (28, 28, 3), True), ("int16", (16000,), True), ("float32", (128, 3), True), ("int8", (49, 10, 1), False),
+        ("uint8", (4,), False), ("float32", (4, 3, 2), False),
+    ],
+)  # fmt: skip
+def test_images_and_windows_of_recordings_can_be_shown(dtype, shape, told):
+    assert can_show(InputSpec(dtype=dtype, shape=shape)) is told
+
+
+def test_a_waveform_goes_from_the_least_to_the_largest_value():
+    ramp = waveform(np.arange(1000, dtype=np.int16), 48)
+    assert (ramp.dtype, ramp.shape) == (np.uint8, (24, 48, 1))
+    assert ramp[0, -1, 0] == ramp[-1, 0, 0] == 255
+    assert ramp[0, 0, 0] == ramp[-1, -1, 0] == 0
+    assert (ramp.max(axis=0) == 255).all()
+
+
+@pytest.mark.parametrize(("channels", "planes"), [(1, 1), (2, 3), (3, 3), (6, 1)])
+@pytest.mark.parametrize("count", [1, 7, 48, 500])
+def test_waveforms_of_any_window_are_small_pictures(channels, planes, count):
+    window = np.random.default_rng(1).normal(size=(count, channels)).astype(np.float32)
+    picture = waveform(window, 48)
+    assert picture.shape == (24, min(48, count), planes)
+    assert len(png(picture)) < MAX_THUMBNAIL_BYTES
+    assert waveform(np.zeros((count, channels), np.float32), 48).max() == 255
+
+
+def test_channels_have_their_colours():
+    window = np.zeros((100, 3), np.float32)
+    window[:, 1], window[:, 2] = 1.0, 2.0
+    picture = waveform(window, 48)
+    assert picture[0].tolist() == [[0, 0, 255]] * 48
+    assert picture[-1].tolist() == [[255, 0, 0]] * 48
 
 
 def test_no_more_pictures_than_the_rate_allows():
@@ -124,9 +162,8 @@ def test_an_origin_publishes_none_if_not_asked(tmp_path):
     assert published(tmp_path, None) == []
 
 
-def test_inputs_that_are_no_images_have_no_pictures(monkeypatch, tmp_path):
-
-    monkeypatch.setattr(preflight, "is_image", lambda dtype, shape: False)
+def test_inputs_without_a_picture_are_reported(monkeypatch, tmp_path):
+    monkeypatch.setattr(preflight, "can_show", lambda spec: False)
     origin = OriginConfig(source=MqttSourceConfig(kind="mqtt"), thumbnails=ThumbnailConfig())
     pipeline = AgentPipelineConfig(name="p", bundle="fashion", origin=origin)
     config = AgentConfig(site="lab", device="cam", pipelines=(pipeline,), state_dir=tmp_path)

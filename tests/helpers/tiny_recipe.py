@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from model_zoo.build.finish import ImageSets
-from model_zoo.data import LabelledImages
+from model_zoo.data import LabelledExamples
 from model_zoo.recipes import Schedule, cifar10_wide
 
 SIZE = 16
@@ -36,7 +36,7 @@ RECIPE = dataclasses.replace(
 )
 
 
-def made_images(split: str) -> LabelledImages:
+def made_images(split: str) -> LabelledExamples:
     """Noise with a brighter square whose place is the class."""
     generator = np.random.default_rng(sorted(COUNTS).index(split))
     count = COUNTS[split]
@@ -45,7 +45,7 @@ def made_images(split: str) -> LabelledImages:
     for image, label in zip(images, labels, strict=True):
         row, column = 8 * (label // 5), 3 * (label % 5)
         image[row : row + 8, column : column + 4] += 110
-    return LabelledImages(images, labels, np.arange(count), f"made, {split}")
+    return LabelledExamples(images, labels, np.arange(count), f"made, {split}")
 
 
 def image_sets() -> ImageSets:

@@ -9,7 +9,7 @@ import numpy as np
 
 from distree.bundle.loading import Bundle, load_bundle
 from model_zoo.build.finish import ImageSets
-from model_zoo.data import LabelledImages
+from model_zoo.data import LabelledExamples
 from model_zoo.evaluation import Collector
 from model_zoo.recipes import WideRecipe, cifar10_wide
 from model_zoo.report.networks import Prepared, Source
@@ -40,12 +40,12 @@ def recipe() -> WideRecipe:
     )
 
 
-def images(split: str) -> LabelledImages:
+def images(split: str) -> LabelledExamples:
     """Random images that the bundle's last exit is right about four times in five."""
     generator = np.random.default_rng(sorted(COUNTS).index(split))
     count = COUNTS[split]
     pixels = generator.integers(0, 256, (count, *bundle().manifest.input.shape), dtype=np.uint8)
-    drawn = LabelledImages(pixels, np.zeros(count, np.int64), np.arange(count), f"noise, {split}")
+    drawn = LabelledExamples(pixels, np.zeros(count, np.int64), np.arange(count), f"noise, {split}")
     labels = Collector(bundle(), drawn).collect().logits[:, -1].argmax(axis=1)
     wrong = generator.random(count) < 0.2
     labels = np.where(wrong, generator.integers(0, 4, count), labels)

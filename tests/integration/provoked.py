@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "error-messages.md"
 NOT_OURS = re.compile(r"INFO: Created TensorFlow Lite|\d+: |W0000|I0000|WARNING: All log messages before absl")
 FASHION = find_bundle("fashion")
+IMAGES = np.arange(2 * 784, dtype=np.uint8).reshape(2, 28, 28, 1)
 WIDE, MIXED = (ROOT / "tests" / "data" / name for name in ("tiny-wide", "tiny-mixed"))
 
 
@@ -77,6 +78,13 @@ class Case:
         pipeline = {"name": "p", "bundle": "fashion", **changes}
         config = {"site": "lab", "store": {"path": str(self.folder / "o.db")}, "pipelines": [pipeline]}
         return ["orchestrator", "run", "-c", self.file("orchestrator.yaml", yaml.safe_dump(config))]
+
+    def data(self, *command, **arrays):
+        np.savez(self.folder / "x.npz", **arrays)
+        return [*command, "--data", str(self.folder / "x.npz")]
+
+    def evaluate(self, **arrays):
+        return self.data("zoo", "evaluate", "fashion", **arrays)
 
     def submit(self, *options, content=bytes(784), name="x.raw"):
         (self.folder / name).write_bytes(content)
@@ -164,9 +172,15 @@ def no_archive(case):
     return case.replay(case.file("inputs.npz", "not an archive"))
 
 
-def unlabelled(case):
-    np.savez(case.folder / "x.npz", input=np.zeros((2, 28, 28, 1), np.uint8))
-    return ["demo", "--data", str(case.folder / "x.npz"), "--inputs", "1"]
+def broken_image(case):
+    (case.folder / "Bag").mkdir()
+    (case.folder / "Bag" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    return ["zoo", "evaluate", "fashion", "--data", str(case.folder)]
+
+
+def broken_archive(case):
+    (case.folder / "x.npz").write_bytes(b"PK\x03\x04 and no more")
+    return ["zoo", "evaluate", "fashion", "--data", str(case.folder / "x.npz")]
 
 
 def nowhere():
@@ -241,7 +255,7 @@ SECTIONS = {
         "a site that is not an id": (lambda c: ["results", "--site", "a/#"], 2, ["--site: 'a/#' is not an id; use"]),
         "submit of a file that does not exist": (lambda c: [*c.submit(), str(c.folder / "none.png")], 2, ["none.png: cannot be read (No such file", "check the path"]),
         "submit of a file that is too large": (lambda c: c.submit(content=bytes(1 << 20)), 2, ["x.raw: 1048576 bytes do not fit into one message", "shrink it"]),
-        "submit of a file that is not an array": (broken_npy, 2, ["x.npy: not an .npy array; write one with numpy.save"]),
+        "submit of a file that is not an array": (broken_npy, 2, ["x.npy: not an .npy array", "write one with numpy.save(path, array)"]),
     },
     "Inputs": {
         "replay file missing": (lambda c: c.replay(c.folder / "none.npz"), 2, ["none.npz: cannot be replayed (No such file", "give an .npz file"]),
@@ -254,6 +268,26 @@ SECTIONS = {
         "replay of one number": (lambda c: c.replayed(input=np.uint8(3)), 2, ["inputs.npz: ", "give an .npz file"]),
         "replay of a single array": (single_array, 2, ["x.npy: ", "savez"]),
         "replay of a file that is not an archive": (no_archive, 2, ["inputs.npz: cannot be replayed", "give an .npz file with an array 'input'"]),
+    },
+    "Data": {
+        "data that are not there": (
+            lambda c: ["zoo", "evaluate", str(WIDE), "--data", str(c.folder / "no")], 2, ["no: does not exist; correct the path"],
+        ),
+        "data without labels": (lambda c: c.evaluate(x=IMAGES), 2, ["x.npz: has no labels; give .npz with x and y"]),
+        "channels first": (
+            lambda c: c.evaluate(x=np.zeros((2, 3, 28, 28), np.uint8), y=[0, 1]), 2, ["x.npz: x: inputs are 3 x 28 x 28, 28 x 28 x 1 is needed"],
+        ),
+        "images divided by 255": (lambda c: c.evaluate(x=IMAGES / 255, y=[0, 1]), 2, ["uint8 is needed; save them as x * 255 as uint8, rounded"]),
+        "too few labels": (lambda c: c.evaluate(x=IMAGES, y=[0]), 2, ["x.npz: y has 1 rows, there are 2 inputs"]),
+        "labels that the bundle does not have": (lambda c: c.evaluate(x=IMAGES, y=[0, 10]), 2, ["label 10 of input 1 is outside 0 to 9"]),
+        "a class that the bundle does not have": (
+            lambda c: c.evaluate(x=IMAGES, y=["Bag", "Trousers"]), 2, ["class 'Trousers' is none of the bundle's", "nearest: Trouser"],
+        ),
+        "a damaged image": (broken_image, 2, ["a.png: ", "are not a readable image", "save it again"]),
+        "a damaged archive": (broken_archive, 2, ["x.npz: not a readable .npz archive", "write it again by numpy.savez"]),
+        "a split of data that are not divided": (
+            lambda c: [*c.evaluate(x=IMAGES, y=[0, 1]), "--split", "train"], 2, ["is not divided, so it has no split 'train'; leave --split out"],
+        ),
     },
     "Bundles": {
         "missing bundle": (lambda c: c.pipeline(bundle="fasion"), 2, ["/fasion' not found", "model zoo (cifar10-wide, fashion", "correct the name"]),
@@ -282,7 +316,9 @@ SECTIONS = {
     "The demo": {
         "demo of no inputs": (lambda c: ["demo", "--inputs", "0"], 2, ["--inputs: 0 is out of range; choose 1 to 1000"]),
         "demo of too many inputs": (lambda c: ["demo", "--inputs", "1001"], 2, ["--inputs: 1001 is out of range; choose 1 to 1000"]),
-        "demo without labels": (unlabelled, 2, ["x.npz: has no array 'label'; give an .npz file with arrays 'input' and 'label'"]),
+        "demo of an archive of something else": (
+            lambda c: c.data("demo", weights=np.zeros(3)), 2, ["--data: ", "x.npz: contains no array of inputs (it has weights)"],
+        ),
         "demo without samples": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no samples for bundle fashion", "give --data"]),
     },
     "Wide stages": {

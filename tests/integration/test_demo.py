@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 import forked
 import numpy as np
 import pytest
+from input_bundles import motion_bundle, motions, sound_bundle, sounds, wav
 
 from broker_config.managed import ManagedBroker, find_mosquitto, has_embedded
 from distree.broker_settings import BrokerSettings, Session
@@ -222,7 +224,7 @@ def jpeg_path(tmp_path):
         offset=np.cumsum([0, *map(len, files)]),
         label=np.concatenate([np.arange(30) % 4, np.sort(np.arange(50) % 4)]).astype(np.uint8),
         is_test=np.arange(80) >= 30,
-        classes=np.array(["a", "b", "c", "d"]),
+        classes=np.array(["north", "east", "south", "west"]),
     )
     return path
 
@@ -257,6 +259,44 @@ def test_names_in_a_file_of_samples_must_differ(tmp_path, tiny_wide, tiny_images
     done = distree("demo", "--bundle", tiny_wide.path, "--data", tmp_path / "twice.npz", "--inputs", 6)
     assert done.returncode == 2
     assert "twice.npz: two inputs have the same name" in done.stderr
+
+
+@pytest.fixture
+def sound_folder(tmp_path):
+    """WAV files of one window and of several, in a folder for each of two classes of the bundle."""
+    for number, samples in enumerate(sounds(12)):
+        folder = tmp_path / "recordings" / ("Bag" if number % 3 else "ankle_boot")
+        folder.mkdir(parents=True, exist_ok=True)
+        recording = samples if number else np.concatenate([samples, *sounds(2, seed=3)])
+        (folder / f"{number}.wav").write_bytes(wav(recording))
+    return tmp_path / "recordings"
+
+
+def test_a_demo_of_sound_answers_wav_files_as_the_offline_evaluation_does(tmp_path, sound_folder):
+    bundle = sound_bundle(tmp_path / "sound")
+    expected = evaluated(bundle.path, sound_folder, tmp_path)
+    assert len(expected) == 16  # one of the recordings has five windows
+    figures, told = demo_of(bundle.path, sound_folder, tmp_path, count=16)
+    answers = {row["index"]: (row["class_id"], row["exit"]) for row in figures["results"]}
+    assert answers == expected
+    assert 0 <= figures["accuracy"] <= 1
+    assert "accuracy" in told
+
+
+def test_a_demo_of_unlabelled_inputs_says_no_accuracy(tmp_path):
+    bundle = motion_bundle(tmp_path / "motion")
+    np.save(tmp_path / "windows.npy", motions(10))
+    figures, told = demo_of(bundle.path, tmp_path / "windows.npy", tmp_path, count=10)
+    assert (figures["answered"], figures["accuracy"]) == (10, None)
+    assert "accuracy" not in told
+    done = distree("demo", "--bundle", bundle.path, "--data", tmp_path / "windows.npy", "--inputs", 0)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "distree: --inputs: expected 1 to 10 (the samples in windows.npy), received 0\n",
+    )
+    done = distree("zoo", "evaluate", bundle.path, "--data", tmp_path / "windows.npy")
+    assert done.returncode == 2
+    assert "windows.npy: has no labels; give .npz with x and y" in done.stderr
 
 
 def processes_with(text):
@@ -457,9 +497,21 @@ def test_figures_that_cannot_be_written_are_one_line(tmp_path):
 
 def test_an_agent_that_cannot_start_is_told_with_its_own_words(tmp_path, bundle):
     damaged = Path(shutil.copytree(bundle.path, tmp_path / "fashion"))
-    np.savez(tmp_path / "wrong.npz", input=np.zeros((3, 5, 5, 1), np.uint8), label=np.zeros(3, int))
-    done = distree("demo", "--inputs", "3", "--bundle", damaged, "--data", tmp_path / "wrong.npz")
+    with np.load(damaged / "golden.npz") as arrays:
+        vectors = {name: array + 30 if name == "stage2_logits" else array for name, array in arrays.items()}
+    np.savez(damaged / "golden.npz", **vectors)
+    manifest = (damaged / "bundle.yaml").read_text()
+    digest = hashlib.sha256((damaged / "golden.npz").read_bytes()).hexdigest()
+    (damaged / "bundle.yaml").write_text(manifest.replace(bundle.manifest.golden.sha256, digest))
+    done = distree("demo", "--inputs", "3", "--bundle", damaged)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "distree: board0 ended with status 2: distree: " in done.stderr
-    assert "input is uint8 (3, 5, 5, 1), the bundle takes uint8 (n, 28, 28, 1)" in done.stderr
+    assert re.search(r"distree: board2 ended with status \d: distree: .*is off by 30 quantisation steps", done.stderr)
+
+
+def test_data_that_are_no_inputs_of_the_bundle_are_told_before_anything_starts(tmp_path):
+    np.savez(tmp_path / "wrong.npz", input=np.zeros((3, 5, 5, 1), np.uint8), label=np.zeros(3, int))
+    done = distree("demo", "--inputs", "3", "--data", tmp_path / "wrong.npz")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "wrong.npz: input: inputs are 5 x 5 x 1, 28 x 28 x 1 is needed" in done.stderr
+    assert done.stderr.startswith("distree: --data ")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from request_samples import changed, repacked, stage_message
 
 from distree import tensors, topics
-from distree.bundle.preprocessing import Preprocessor
+from distree.bundle.inputs import InputReader
 from distree.errors import RemoteProtocolError
 from distree.messages import request as requests
 from distree.messages.codec import PROBE, encode
@@ -330,7 +330,7 @@ def test_each_bad_message_is_told_once_with_its_reason(siege, good):
 
 
 def test_thousands_of_random_payloads_on_every_topic_cost_no_answer(siege, good):
-    prepare = Preprocessor(siege.bundle.manifest)
+    reader = InputReader(siege.bundle.manifest.input, siege.bundle.manifest.preprocess)
     packed = {
         STAGE: (encode(good["stage"]), msgpack.unpackb, msgpack.packb),
         OUTCOME: (encode(good["outcome"]), msgpack.unpackb, msgpack.packb),
@@ -357,7 +357,7 @@ def test_thousands_of_random_payloads_on_every_topic_cost_no_answer(siege, good)
             ]
             payloads += [heads[index % len(heads)] + tail for index, tail in enumerate(noise)]
             # An empty message takes back what was retained: it is no bad input.
-            payloads = [item for item in payloads if item and not is_input(prepare, item)]
+            payloads = [item for item in payloads if item and not is_input(reader, item)]
         fired += len(payloads)
         siege.fire(topic, payloads)
     states = noise + drawn(st.dictionaries(st.text(), st.text() | st.none() | st.integers(), max_size=4), 100)
@@ -366,12 +366,12 @@ def test_thousands_of_random_payloads_on_every_topic_cost_no_answer(siege, good)
     siege.settle()
 
 
-def is_input(prepare, payload):
+def is_input(reader, payload):
     """Whether random bytes happen to be what the input topic takes: of the right length, or an image."""
     if requests.is_input(payload) and len(payload) != RAW_INPUT_BYTES:
         return False
     try:
-        prepare.from_bytes(payload)
+        reader.read(payload)
     except RemoteProtocolError:
         return False
     return True

@@ -12,7 +12,7 @@ import pytest
 import model_zoo
 from distree.bundle.loading import Bundle, load_bundle
 from model_zoo import cli
-from model_zoo.data import LabelledImages, load_samples
+from model_zoo.data import LabelledExamples, load_examples
 
 ZOO = Path(model_zoo.__file__).parent
 SHIPPED = ZOO / "bundles" / "fashion"
@@ -24,8 +24,8 @@ def fashion() -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def samples() -> LabelledImages:
-    return load_samples(ZOO / "samples" / "fashion.npz")
+def samples() -> LabelledExamples:
+    return load_examples(ZOO / "samples" / "fashion.npz").labelled()
 
 
 @pytest.fixture

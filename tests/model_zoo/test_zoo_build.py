@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_zoo.data import LabelledImages
+from model_zoo.data import LabelledExamples
 from model_zoo.errors import DataError, ExportError
 from model_zoo.recipes import TrainingSettings, get_recipe, recipe_names
 
@@ -18,7 +18,7 @@ RECIPE = get_recipe("fashion")
 SETTINGS = TrainingSettings(epochs=2, batch=32, validation=64, seed=3)
 
 
-def made(count: int, seed: int) -> LabelledImages:
+def made(count: int, seed: int) -> LabelledExamples:
     """Images whose class is the place of a bright square, with noise."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 10, count)
@@ -26,7 +26,7 @@ def made(count: int, seed: int) -> LabelledImages:
     for image, label in zip(images, labels, strict=True):
         row, column = 4 + 12 * (label // 5), 2 + 5 * (label % 5)
         image[row : row + 6, column : column + 4] = 220
-    return LabelledImages(images, labels, np.arange(count), "made")
+    return LabelledExamples(images, labels, np.arange(count), "made")
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -105,7 +105,7 @@ def test_the_whole_build_on_made_data(tmp_path: Path, monkeypatch) -> None:
 
     for split, count in (("train", 224), ("t10k", 60)):
         images = made(count, 7 if split == "train" else 8)
-        write_idx(tmp_path / f"{split}-images-idx3-ubyte.gz", images.images[..., 0])
+        write_idx(tmp_path / f"{split}-images-idx3-ubyte.gz", images.inputs[..., 0])
         write_idx(tmp_path / f"{split}-labels-idx1-ubyte.gz", images.labels)
     monkeypatch.setattr(build, "_SAMPLES_PER_CLASS", 1)
     paths = build.BuildPaths(tmp_path, tmp_path / "out", tmp_path / "work", tmp_path / "samples.npz")

@@ -15,13 +15,15 @@ from ai_edge_litert.interpreter import Interpreter
 
 import model_zoo
 from distree import lazy
+from distree.bundle.frontends import LogMel, Mfcc
 from distree.bundle.loading import Bundle, load_bundle
+from distree.bundle.manifest import InputSpec, Preprocess, WindowRule
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import DEFAULT_RUNTIME, RUNTIMES, make_runtime
 from distree.errors import BundleError, RuntimeUnavailableError
 from model_zoo.build.manifest import write_manifest
 from model_zoo.build.segments import check_boundaries, inspect_segment
-from model_zoo.data import LabelledImages
+from model_zoo.data import LabelledExamples
 from model_zoo.recipes import get_recipe
 from model_zoo.verification import check_golden
 
@@ -212,15 +214,35 @@ def test_segments_hold_no_transposes(fashion: Bundle) -> None:
         assert "DEQUANTIZE" not in names
 
 
-def test_one_image_by_hand(fashion: Bundle, samples: LabelledImages) -> None:
+def test_one_image_by_hand(fashion: Bundle, samples: LabelledExamples) -> None:
     """Preprocessing written out once more, from the manifest's own words."""
     spec, words = fashion.stages[0].input, fashion.manifest.preprocess
-    real = (samples.images[0] / 255.0 - np.array(words.mean)) / np.array(words.std)
+    real = (samples.inputs[0] / 255.0 - np.array(words.mean)) / np.array(words.std)
     tensor = np.clip(np.rint(real / spec.scale) + spec.zero_point, -128, 127).astype(np.int8)
-    assert np.array_equal(Preprocessor(fashion.manifest).tensor(samples.images[0])[0], tensor)
+    assert np.array_equal(Preprocessor(fashion.manifest).tensor(samples.inputs[0])[0], tensor)
     logits = make_runtime(fashion, [0]).run(0, tensor[None]).logits
     assert len(logits) == len(fashion.labels)
 
 
 def test_samples_name_their_licence() -> None:
     assert "MIT License" in (ZOO / "samples" / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_is_declared_of_inputs_is_written_and_read_again(fashion: Bundle, copied: Path) -> None:
+    logmel = LogMel(frame=48, step=16, bands=28, low_hz=20.0, high_hz=4000.0, power=2)
+    preprocess = Preprocess(
+        mean=(-4.0,),
+        std=(2.5,),
+        layout="nhwc",
+        resize="pad",
+        window=WindowRule(hop=240, short="pad"),
+        frontend=Mfcc(coefficients=28, logmel=logmel),
+    )
+    spec = InputSpec(dtype="int16", shape=(480,), rate_hz=16000.0)
+    manifest = replace(fashion.manifest, input=spec, preprocess=preprocess)
+    write_manifest(manifest, copied)
+    text = (copied / "bundle.yaml").read_text()
+    assert "input: {dtype: int16, shape: [480], rate_hz: 16000.0}\n" in text
+    assert "  window: {hop: 240, short: pad}\n" in text
+    assert "background" not in text
+    assert load_bundle(copied).manifest == manifest

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from input_bundles import motion_bundle, sound_bundle, sounds, wav
 
 from distree.bundle.loading import Bundle
 from model_zoo import cli
-from model_zoo.data import LabelledImages, write_samples
+from model_zoo.data import LabelledExamples, write_samples
 
 Zoo = Callable[..., int]
 
@@ -75,7 +76,7 @@ def test_json_to_stdout_is_json_alone(zoo: Zoo, capsys) -> None:
 
 
 def test_evaluate_reads_a_sample_file_and_a_bundle_folder(zoo: Zoo, capsys, copied: Path, tmp_path, samples) -> None:
-    few: LabelledImages = samples.head(7)
+    few: LabelledExamples = samples.head(7)
     write_samples(few, tmp_path / "few.npz")
     assert zoo("evaluate", copied, "--data", tmp_path / "few.npz") == 0
     assert "few.npz, 7 inputs" in capsys.readouterr().out
@@ -141,3 +142,35 @@ assert cli.run(parser.parse_args(["build", "fashion", "--data", "."])) == 2
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "pip install torch==" in done.stderr
+
+
+def test_recordings_in_folders_are_evaluated_window_by_window(zoo: Zoo, capsys, tmp_path) -> None:
+    bundle = sound_bundle(tmp_path / "sound")
+    for name, content in (("Bag/a.wav", wav(sounds(3).ravel())), ("sneaker/b.wav", wav(sounds(1)[0]))):
+        path = tmp_path / "recordings" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    out = tmp_path / "out.json"
+    assert zoo("evaluate", bundle.path, "--data", tmp_path / "recordings", "--per-input", "--json", out) == 0
+    rows = json.loads(out.read_text())["results"]
+    assert [row["input"] for row in rows][:2] == ["Bag/a.wav@0s", "sneaker/b.wav"]
+    assert [bundle.labels[row["truth"]] for row in rows] == ["Bag", "Sneaker", *["Bag"] * 4]
+    assert "on recordings, 6 inputs" in capsys.readouterr().out
+    assert zoo("evaluate", bundle.path, "--data", tmp_path / "recordings", "--limit", "2") == 0
+    assert "on recordings, 2 inputs" in capsys.readouterr().out
+
+
+def test_show_says_what_the_bundle_takes(zoo: Zoo, capsys, tmp_path) -> None:
+    for bundle, told in (
+        ("fashion", "image, 28 x 28 x 1; another aspect: crop; transparent parts: black"),
+        (
+            sound_bundle(tmp_path / "sound").path,
+            "int16, 480, at 16,000 Hz, windows every 240 samples, logmel of 28 x 28",
+        ),
+        (
+            motion_bundle(tmp_path / "motion").path,
+            "float32, 196 x 4, at 100 Hz, channels ax, ay, az, gx, windows every 98 samples",
+        ),
+    ):
+        assert zoo("show", bundle) == 0
+        assert f"\ninput: {told}\n" in capsys.readouterr().out

@@ -13,18 +13,18 @@ from distree.criteria.base import ExitEvidence
 from distree.errors import ConfigError
 from distree.exits_taken import exits_taken
 from distree.thresholds import NEVER
-from model_zoo.data import LabelledImages
+from model_zoo.data import LabelledExamples
 from model_zoo.errors import DataError
 from model_zoo.evaluation import ExitLogits, collect_logits, costs_of, score_exits, summarise
 
 
 @pytest.fixture(scope="module")
-def hundred(samples: LabelledImages) -> LabelledImages:
+def hundred(samples: LabelledExamples) -> LabelledExamples:
     return samples.head(100)
 
 
 @pytest.fixture(scope="module")
-def collected(fashion: Bundle, hundred: LabelledImages) -> ExitLogits:
+def collected(fashion: Bundle, hundred: LabelledExamples) -> ExitLogits:
     return collect_logits(fashion, hundred)
 
 
@@ -50,7 +50,7 @@ def test_evaluation_equals_serving_one_by_one(fashion, hundred, collected, crite
     thresholds = thresholds or fashion.thresholds
     scored = score_exits(collected, criterion)
     taken = exits_taken(scored.scores, thresholds)
-    served = [serve(fashion, image, criterion, thresholds) for image in hundred.images]
+    served = [serve(fashion, image, criterion, thresholds) for image in hundred.inputs]
     assert taken.tolist() == [stage for _, stage in served]
     assert scored.classes[np.arange(100), taken].tolist() == [class_id for class_id, _ in served]
     evaluation = summarise(scored, costs_of(fashion.stages), criterion, thresholds)
@@ -105,12 +105,12 @@ def test_equal_logits_go_to_the_lowest_class() -> None:
     ],
 )
 def test_data_that_does_not_fit_is_refused(fashion: Bundle, images, labels, why: str) -> None:
-    odd = LabelledImages(images, np.array(labels, np.int64), np.arange(len(labels)), "odd")
+    odd = LabelledExamples(images, np.array(labels, np.int64), np.arange(len(labels)), "odd")
     with pytest.raises(DataError, match=why):
         collect_logits(fashion, odd)
 
 
-def test_samples_are_about_as_good_as_the_test_set(fashion: Bundle, samples: LabelledImages) -> None:
+def test_samples_are_about_as_good_as_the_test_set(fashion: Bundle, samples: LabelledExamples) -> None:
     """A thousand test images: within three standard errors of the manifest's figures."""
     evaluation = summarise(
         score_exits(collect_logits(fashion, samples), fashion.criterion),

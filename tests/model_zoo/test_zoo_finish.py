@@ -118,7 +118,7 @@ def test_spread_takes_images_from_the_whole_set() -> None:
     some = finish.spread(images, 50)
     assert len(some) == 50
     assert some.index[-1] >= 290
-    assert (some.images == images.images[some.index]).all()
+    assert (some.inputs == images.inputs[some.index]).all()
     assert len(finish.spread(images, 1000)) == 300
 
 

@@ -27,7 +27,7 @@ from distree.thresholds import NEVER
 from model_zoo.build.manifest import write_golden, write_manifest, write_parameters
 from model_zoo.build.segments import check_boundaries, inspect_branch, inspect_fusion, inspect_segment, missing_sets
 from model_zoo.costs import FUSER, fusion_macs
-from model_zoo.data import LabelledImages, write_samples
+from model_zoo.data import LabelledExamples, write_samples
 from model_zoo.errors import DataError, ExportError
 from model_zoo.evaluation import (
     Collector,
@@ -62,10 +62,10 @@ def mixed() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def images() -> LabelledImages:
+def images() -> LabelledExamples:
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (IMAGES, 8, 8, 3), dtype=np.uint8)
-    return LabelledImages(pixels, generator.integers(0, 4, IMAGES), np.arange(IMAGES), "random")
+    return LabelledExamples(pixels, generator.integers(0, 4, IMAGES), np.arange(IMAGES), "random")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def embeddings_of(bundle: Bundle, image: np.ndarray) -> list[np.ndarray]:
 
 
 def test_a_branch_gives_what_its_segment_gives(wide: Bundle, images) -> None:
-    tensor = Preprocessor(wide.manifest).tensor(images.images[0])
+    tensor = Preprocessor(wide.manifest).tensor(images.inputs[0])
     output = make_runtime(wide, branch=1).run(0, tensor)
     spec = wide.stages[0].branches[1]
     runner = Interpreter(model_path=str(wide.path / spec.segment)).get_signature_runner()
@@ -112,7 +112,7 @@ def test_the_last_wide_stage_gives_no_features(wide: Bundle) -> None:
 
 
 def test_the_fusion_head_takes_embeddings_by_branch(wide: Bundle, images) -> None:
-    first, second = embeddings_of(wide, images.images[0])
+    first, second = embeddings_of(wide, images.inputs[0])
     runner = Interpreter(model_path=str(wide.path / wide.stages[0].segment)).get_signature_runner()
     logits = runner(embedding0=first, embedding1=second)["logits"][0]
     spec = wide.stages[0].logits
@@ -273,7 +273,7 @@ def with_golden(bundle: Bundle, change) -> Bundle:
 
 def test_golden_vectors_of_given_inputs(bundle: Bundle, images, tmp_path) -> None:
     own = copied(bundle, tmp_path)
-    golden = write_golden(own, images.images[:3])
+    golden = write_golden(own, images.inputs[:3])
     assert golden.tolerance == bundle.manifest.golden.tolerance
     with np.load(own.path / "golden.npz") as found, np.load(bundle.path / "golden.npz") as shipped:
         assert set(found) == set(shipped)
@@ -369,7 +369,7 @@ def test_evaluation_equals_serving_one_by_one(bundle, images, collectors, criter
         [make_runtime(bundle, branch=b) for b in range(max(bundle.branch_counts))],
     )
     made = make_criterion(criterion, parameters)
-    served = [serve(bundle, runtimes, image, made, thresholds, missing) for image in images.images]
+    served = [serve(bundle, runtimes, image, made, thresholds, missing) for image in images.inputs]
     assert taken.tolist() == [k for _, k in served]
     assert len(set(taken.tolist())) > 1
     assert scored.classes[np.arange(IMAGES), taken].tolist() == [class_id for class_id, _ in served]
@@ -527,7 +527,7 @@ def test_means_are_those_of_the_shares(bundle: Bundle, collectors) -> None:
 # ---------------------------------------------------------------- thresholds
 
 
-def by_the_last_exit(bundle: Bundle, images: LabelledImages) -> LabelledImages:
+def by_the_last_exit(bundle: Bundle, images: LabelledExamples) -> LabelledExamples:
     labels = collect_logits(bundle, images).logits[:, -1].argmax(axis=1)
     return dataclasses.replace(images, labels=labels)
 
@@ -614,7 +614,7 @@ def test_evaluate_by_a_criterion_with_parameters(zoo, wide: Bundle, sample_file,
         (("--missing", "0,1"), "has no others"),
         (("--missing", "x"), "not a list of branches"),
         (("--missing", "7"), "name some of 0 to 1"),
-        (("--split", "train"), "only a file of JPEG images or a folder"),
+        (("--split", "train"), "is not divided"),
     ],
 )
 def test_faults_are_one_clear_line(zoo, wide: Bundle, sample_file, capsys, arguments, why) -> None:

@@ -1,4 +1,4 @@
-"""`distree demo`: the whole system on one machine, as separate processes, answering real images."""
+"""`distree demo`: the whole system on one machine, as separate processes, answering real inputs."""
 
 from __future__ import annotations
 
@@ -33,10 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         type=Path,
-        metavar="FILE",
-        help=".npz with arrays input and label; or .npz of JPEG files with arrays jpeg, offset, label and is_test, or "
-        "the folder of CIFAR-10's binary version, from which test images are taken in a fixed random order "
-        "(default: the bundle's samples)",
+        metavar="PATH",
+        help="what `zoo evaluate` reads: .npz or .npy arrays, a folder with images, WAV or CSV files per class, a CSV "
+        "file, and others (default: the bundle's samples)",
     )
     parser.add_argument(
         "--mode",

@@ -48,18 +48,19 @@ def exit_table(demo: Demo) -> list[str]:
     results = list(demo.watch.results.values())
     who = [demo.plan.answers_at(k) for k in range(len(demo.bundle.stages))]
     width = max(11, *map(len, who))
-    lines = [f"  exit  {'answered by':<{width}}   share   latency ms p50     p95   accuracy"]
+    accuracy = "" if demo.samples.labels is None else "   accuracy"
+    lines = [f"  exit  {'answered by':<{width}}   share   latency ms p50     p95{accuracy}"]
     for k, answering in enumerate(who):
         here = [result for result in results if result.exit == k]
         if not here:
             lines.append(f"  {k:>4}  {answering:<{width}} {0:>5.1f} %")
             continue
         p50, p95 = np.percentile([result.latency_s * 1e3 for result in here], [50, 95])
-        right = np.mean([demo.samples.is_right(result) for result in here])
         share = 100 * len(here) / len(results)
-        lines.append(
-            f"  {k:>4}  {answering:<{width}} {share:>5.1f} %   {p50:>14.2f} {p95:>7.2f}   {100 * right:>6.1f} %"
-        )
+        right = ""
+        if demo.samples.labels is not None:
+            right = f"   {100 * np.mean([demo.samples.is_right(result) for result in here]):>6.1f} %"
+        lines.append(f"  {k:>4}  {answering:<{width}} {share:>5.1f} %   {p50:>14.2f} {p95:>7.2f}{right}")
     return lines
 
 
@@ -75,7 +76,7 @@ class Figures:
         self._results = sorted(demo.watch.results.values(), key=demo.samples.place)
         self.answered = len(self._results)
         right = sum(demo.samples.is_right(result) for result in self._results)
-        self.accuracy = right / max(1, self.answered)
+        self.accuracy = None if demo.samples.labels is None else right / max(1, self.answered)
         self._reasons = Counter(result.reason for result in self._results)
         latencies = [result.latency_s * 1e3 for result in self._results] or [0.0]
         self._latency_ms = dict(zip(("p50", "p95", "p99"), np.percentile(latencies, [50, 95, 99]), strict=True))
@@ -88,8 +89,8 @@ class Figures:
         return [
             f"{self.answered} of {demo.samples.count} answered in {demo.wall_s:.1f} s ({reasons}), "
             f"{watch.duplicates} duplicates, {watch.late} late",
-            f"accuracy {100 * self.accuracy:.1f} %, latency p50 {self._latency_ms['p50']:.2f} ms, "
-            f"p95 {self._latency_ms['p95']:.2f} ms",
+            f"{'' if self.accuracy is None else f'accuracy {100 * self.accuracy:.1f} %, '}"
+            f"latency p50 {self._latency_ms['p50']:.2f} ms, p95 {self._latency_ms['p95']:.2f} ms",
             "",
             *exit_table(demo),
             "",

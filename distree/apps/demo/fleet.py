@@ -12,12 +12,12 @@ from uuid import uuid4
 
 import yaml
 
+from device_agent.thumbnails import can_show
 from distree import child_processes, topics
 from distree.apps.demo.plan import DemoBoard, DemoSite
 from distree.apps.demo.samples import Samples
 from distree.apps.demo.watch import DemoListener, Watch
 from distree.broker_settings import BrokerSettings, Session
-from distree.bundle.preprocessing import is_image
 from distree.errors import BrokerError, DistreeError
 from distree.topics import Kind
 from distree.transport import make_transport
@@ -46,7 +46,7 @@ REPORTS_S = 5.0
 class Demo:
     """Starts everything, watches, and stops everything in the reverse order.
 
-    With `pictures` the origin publishes thumbnails of its inputs, if they are images.
+    With `pictures` the origin publishes thumbnails of its inputs, if they are images or windows of a recording.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Demo:
         self.samples = samples
         self.folder = folder
         self.broker = broker
-        self.pictures = pictures and is_image(self.bundle.manifest.input.dtype, self.bundle.manifest.input.shape)
+        self.pictures = pictures and can_show(self.bundle.manifest.input)
         self.site = f"demo-{uuid4().hex[:8]}"
         self.settings = BrokerSettings(host=address[0], port=address[1])
         self.devices = [board.device for board in plan.boards]

@@ -1,9 +1,10 @@
-"""The inputs that the demo streams, and their true labels."""
+"""The inputs that the demo streams, and their true labels where they are known."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +14,11 @@ from distree.messages.result import Result
 from distree.printable import printable
 from distree.tensors import Array
 
-WANTED = "give an .npz file with arrays 'input' and 'label'"
+if TYPE_CHECKING:
+    from model_zoo.data import Examples
 
 ORDER_SEED = 20
-"""Seed of the order in which test images are taken from a file that is sorted by class."""
+"""Seed of the order in which test images are taken from a set that is sorted by class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,29 +26,33 @@ class Samples:
     """What is streamed: the file, how many inputs, how many per second (None: no limit), and the true labels.
 
     `places` has, by the name of an input in results, its place in the data that it was taken from; `labels` the true
-    class at each place.
+    class at each place, or None where nobody knows them.
     """
 
     path: Path
     count: int
     rate_hz: float | None
     places: dict[str, int]
-    labels: Array
+    labels: Array | None
 
     def place(self, result: Result) -> int:
         """Return the place in the data of the input that was answered."""
         return self.places[result.input]
 
     def is_right(self, result: Result) -> bool:
-        """Whether an answer is the true class."""
-        return bool(result.class_id == self.labels[self.place(result)])
+        """Whether an answer is the true class; False where that is not known."""
+        return self.labels is not None and bool(result.class_id == self.labels[self.place(result)])
 
 
 def load_samples(bundle: Bundle, data: Path | None, count: int, rate_hz: float, folder: Path) -> Samples:
-    """Return `count` inputs from `data`, or the bundle's own samples; what must be converted goes into `folder`.
+    """Return `count` inputs from `data`, or the bundle's own samples, written into `folder` as an origin replays them.
 
     Raises ConfigError, naming the option to correct.
     """
+    # The model zoo is no part of what a board needs.
+    from model_zoo.data import is_divided, load_examples
+    from model_zoo.errors import DataError
+
     if not 0 <= rate_hz <= 100_000:
         raise ConfigError(f"--rate: {rate_hz:g} is out of range", "choose 0 to 100000")
     zoo = zoo_folder()
@@ -54,46 +60,36 @@ def load_samples(bundle: Bundle, data: Path | None, count: int, rate_hz: float, 
     if path is None or not path.exists():
         raise ConfigError(
             f"there are no samples for bundle {bundle.name} ({path})",
-            "give --data FILE.npz with arrays 'input' and 'label'",
+            "give --data: an .npz file with x and y, a folder per class, or another form of docs/howto/data.md",
         )
-    from model_zoo.data import is_divided
-
-    if is_divided(path):
-        return _test_images(path, count, rate_hz, folder)
+    manifest = bundle.manifest
+    # Sets that are sorted by class are read whole, and inputs drawn from all of it.
+    is_sorted = is_divided(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in {"input", "label"} - set(arrays):
-                raise ConfigError(f"{path}: has no array {name!r}", WANTED)
-            labels: Array = arrays["label"]
-            names: Array = arrays["name"] if "name" in arrays else np.arange(len(labels))
-    except ConfigError:
-        raise
-    except Exception as error:  # noqa: BLE001 - for a file that is not an .npz numpy raises whatever it likes
-        why = getattr(error, "strerror", None) or "not an .npz file, or damaged"
-        raise ConfigError(f"{path}: cannot be used ({why})", WANTED) from None
-    _check_count(count, len(labels), path)
-    places = {printable(str(name), 256): place for place, name in enumerate(names[:count])}
-    if len(places) < count:
+        found = load_examples(
+            path,
+            spec=manifest.input,
+            preprocess=manifest.preprocess,
+            labels=manifest.labels,
+            limit=None if is_sorted or count < 1 else count,
+        )
+    except DataError as error:
+        raise ConfigError(*error.problem.at("--data")) from None
+    if not 0 < count <= len(found):
+        raise ConfigError(
+            f"--inputs: {count} is out of range", f"choose 1 to {len(found)}, the number of samples in {path.name}"
+        )
+    order = np.random.default_rng(ORDER_SEED).permutation(len(found)) if is_sorted else np.arange(len(found))
+    return _written(found, order[:count], rate_hz, folder / "inputs.npz", path)
+
+
+def _written(found: Examples, order: Array, rate_hz: float, to: Path, path: Path) -> Samples:
+    names = [
+        printable(str(place) if found.files is None else found.files[place], 4096)[-256:] for place in order.tolist()
+    ]
+    if len(set(names)) < len(names):
         raise ConfigError(
             f"{path}: two inputs have the same name, so answers cannot be told apart", "rename one of them"
         )
-    return Samples(path, count, rate_hz or None, places, labels)
-
-
-def _test_images(path: Path, count: int, rate_hz: float, folder: Path) -> Samples:
-    """Take `count` test images in a fixed random order, since a file may be sorted by class."""
-    from model_zoo.data import load_split
-
-    images = load_split(path, "test")
-    _check_count(count, len(images), path)
-    order = np.random.default_rng(ORDER_SEED).permutation(len(images))[:count]
-    np.savez(folder / "inputs.npz", input=images.images[order], label=images.labels[order], name=order)
-    places = {str(place): place for place in order.tolist()}
-    return Samples(folder / "inputs.npz", count, rate_hz or None, places, images.labels)
-
-
-def _check_count(count: int, there: int, path: Path) -> None:
-    if not 0 < count <= there:
-        raise ConfigError(
-            f"--inputs: {count} is out of range", f"choose 1 to {there}, the number of samples in {path.name}"
-        )
+    np.savez(to, input=found.inputs[order], name=np.asarray(names))
+    return Samples(to, len(order), rate_hz or None, dict(zip(names, order.tolist(), strict=True)), found.labels)

@@ -12,14 +12,17 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
+from input_bundles import HOP, SAMPLES, sound_bundle, wav
 from memory_transport import MemoryBroker
 
 from device_agent.sources import directory
 from device_agent.sources.directory import DirectorySource, DirectorySourceConfig
 from device_agent.sources.mqtt import MqttSource
 from device_agent.sources.replay import ReplaySource, ReplaySourceConfig
+from distree.bundle.inputs import InputReader
 from distree.bundle.loading import load_bundle
 from distree.bundle.preprocessing import Preprocessor
+from distree.bundle.windows import count_of
 from distree.errors import ConfigError
 from distree.messages.codec import encode
 from distree.messages.request import InputMessage
@@ -31,8 +34,10 @@ SHAPE = (28, 28, 1)
 class Sink:
     """Takes inputs as an agent does, and answers when told."""
 
-    def __init__(self):
-        self.preprocessor = Preprocessor(load_bundle("fashion", verify=()).manifest)
+    def __init__(self, manifest=None):
+        manifest = manifest or load_bundle("fashion", verify=()).manifest
+        self.preprocessor = Preprocessor(manifest)
+        self.reader = InputReader(manifest.input, manifest.preprocess)
         self.room = threading.Event()
         self.room.set()
         self.submitted = []
@@ -201,12 +206,12 @@ def huge_npy():
 
 
 BAD_FILES = {
-    "empty.npy": (b"", "encoding"),
+    "empty.npy": (b"", "image"),
     "cut.npy": (b"\x93NUMPY\x01\x00", "encoding"),
-    "garbage.npy": (b"\x00\x01garbage", "encoding"),
+    "garbage.npy": (b"\x00\x01garbage", "image"),
     "header.npy": (b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((\n", "encoding"),
-    "archive.npy": (archive(input=image()), "encoding"),
-    "broken-archive.npy": (b"PK\x03\x04" + b"\x00" * 40, "encoding"),
+    "archive.npy": (archive(input=image()), "image"),
+    "broken-archive.npy": (b"PK\x03\x04" + b"\x00" * 40, "image"),
     "huge.npy": (huge_npy(), "encoding"),
     "pickle.npy": (None, "encoding"),
     "shape.npy": (np.zeros((3, 3), np.uint8), "shape"),
@@ -305,6 +310,70 @@ def test_names_that_cannot_be_printed_are_escaped(folder, sink, watch):
     watch()
     until(lambda: sink.submitted, "the input")
     assert sink.names() == ["bell\\x07.npy"]
+
+
+# ---------------------------------------------------------------- recordings of several windows
+
+
+@pytest.fixture
+def sound(tmp_path):
+    return sound_bundle(tmp_path / "sound").manifest
+
+
+def room_for(sink, count):
+    """Let so many inputs in, then no more."""
+    left = [count]
+
+    def wait_for_room(timeout_s):
+        if left[0] <= 0:
+            time.sleep(min(timeout_s, 0.005))
+        return left[0] > 0
+
+    def submit(name, raw, request=None, take=sink.submit):
+        left[0] -= 1
+        return take(name, raw, request)
+
+    sink.wait_for_room, sink.submit = wait_for_room, submit
+    return left
+
+
+def recording(windows):
+    return wav(np.arange(SAMPLES + HOP * (windows - 1)))
+
+
+def test_a_recording_is_its_windows_and_answered_when_all_are(folder, sound, watch, sink):
+    sink.__init__(sound)
+    left = room_for(sink, 2)
+    put(folder, "clip.wav", recording(3))
+    source = watch()
+    until(lambda: len(sink.submitted) == 2, "the windows for which there is room")
+    answer_all(source, sink)
+    left[0] = 1
+    until(lambda: len(sink.submitted) == 3, "the last window")
+    assert sink.names() == ["clip.wav@0s", "clip.wav@0.015s", "clip.wav@0.03s"]
+    assert [int(raw[0]) for _, raw, _ in sink.submitted] == [0, HOP, 2 * HOP]
+    requests = [request for _, _, request in sink.submitted]
+    assert [count_of(request) for request in requests] == [(requests[0].removesuffix("~1/3"), 3)] * 3
+    assert all(len(request) <= 64 for request in requests)
+    assert (folder / "clip.wav").exists()
+    source.note_answered(requests[2])
+    until(lambda: (folder / "done" / "clip.wav").exists(), "the move")
+
+
+def test_a_file_of_too_many_windows_is_refused(folder, sound, watch, sink):
+    sink.__init__(sound)
+    put(folder, "day.wav", recording(1001))
+    watch()
+    until(lambda: sink.rejected, "the rejection")
+    assert sink.rejected[0][:3] == ("day.wav", "size", "a recording of 1001 windows, at most 1000 are read; cut it")
+
+
+def test_a_refused_file_of_a_name_leaves_the_name_to_another(folder, sink, watch):
+    put(folder, "a.npy", np.full(SHAPE, np.nan, np.float32), age_s=100)
+    watch()
+    until(lambda: (folder / "failed" / "a.npy").exists(), "the move")
+    put(folder, "a.npy", image(3), age_s=50)
+    until(lambda: sink.submitted, "the good one")
 
 
 def test_without_room_files_wait(folder, sink, watch):
@@ -546,6 +615,65 @@ def test_inputs_published_while_it_is_away_are_seen_when_it_is_back(start, publi
     assert not sink.submitted
     start()
     until(lambda: len(sink.submitted) == 100 and not left(broker), "all")
+
+
+def test_a_recording_waits_for_room_window_by_window(start, publisher, sink, broker, sound):
+    sink.__init__(sound)
+    left = room_for(sink, 2)
+    start()
+    publisher.say(encode(InputMessage(request="mine", name="clip", payload=recording(3))))
+    publisher.say(recording(1))
+    until(lambda: len(sink.submitted) == 2, "the windows for which there is room")
+    assert sink.submitted[1][0] == "clip@0.015s"
+    assert len(broker._sessions["inputs"].unacknowledged) == 2
+    left[0] = 9
+    until(lambda: len(sink.submitted) == 4, "the rest")
+    assert [request for _, _, request in sink.submitted] == ["mine~1/3", "mine~2/3", "mine~3/3", "own-3"]
+    until(lambda: not broker._sessions["inputs"].unacknowledged, "all acknowledgements")
+
+
+def test_a_recording_that_is_cut_short_by_the_connection_comes_again(start, publisher, sink, broker, sound):
+    sink.__init__(sound)
+    left = room_for(sink, 1)
+    start()
+    publisher.say(encode(InputMessage(request="mine", name="clip", payload=recording(3))))
+    until(lambda: len(sink.submitted) == 1, "the first window")
+    session = broker._sessions["inputs"]
+    (first,) = session.unacknowledged.values()
+    broker.drop("inputs")
+    until(lambda: any(again is not first for again in list(session.unacknowledged.values())), "the delivery again")
+    left[0] = 9
+    until(lambda: not session.unacknowledged and len(sink.submitted) >= 4, "all of it")
+    assert [request for _, _, request in sink.submitted] == ["mine~1/3", "mine~1/3", "mine~2/3", "mine~3/3"]
+
+
+def test_windows_without_a_request_id_get_one_in_common(start, publisher, sink, sound):
+    sink.__init__(sound)
+    start()
+    publisher.say(recording(2), qos=0)
+    until(lambda: len(sink.submitted) == 2, "both")
+    (one, count), (other, _) = (count_of(request) for _, _, request in sink.submitted)
+    assert (one, count) == (other, 2)
+
+
+def test_a_request_id_that_leaves_no_room_for_windows_is_refused(start, publisher, sink, broker, sound):
+    sink.__init__(sound)
+    start()
+    publisher.say(encode(InputMessage(request="r" * 61, name="", payload=recording(2))))
+    publisher.say(encode(InputMessage(request="s" * 64, name="", payload=recording(1))))
+    until(lambda: sink.rejected and sink.submitted, "both")
+    assert sink.rejected[0][1:3] == ("request", "61 characters, and '~1/2' of a window; at most 64 in all")
+    assert sink.submitted[0][2] == "s" * 64
+
+
+def test_raw_values_that_begin_as_a_message_are_raw_values(start, publisher, sink, broker):
+    start()
+    raw = image(0x83)
+    publisher.say(raw.tobytes())
+    publisher.say(encode(InputMessage(request="mine", name="shoe", payload=raw.tobytes())))
+    until(lambda: len(sink.submitted) == 2, "both")
+    assert [name for name, _, _ in sink.submitted] == ["", "shoe"]
+    assert not sink.rejected
 
 
 def test_what_it_had_not_seen_when_the_connection_broke_comes_again_once(start, publisher, sink, broker):

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import math
 
 import numpy as np
 import pytest
 
+from distree.bundle.frontends import LogMel, make_frontend
 from distree.bundle.loading import load_bundle
 from distree.bundle.manifest import InputSpec, Preprocess, TensorSpec
-from distree.bundle.preprocessing import MAX_IMAGE_BYTES, Preprocessor, _check_size
+from distree.bundle.preprocessing import Preprocessor
 from distree.errors import RemoteProtocolError
 
 MANIFEST = load_bundle("fashion", verify=()).manifest
 
 
-def manifest(shape, dtype="uint8", layout="nhwc", mean=None, std=None, out="int8", scale=0.02, zero_point=-5):
+def manifest(
+    shape, dtype="uint8", layout="nhwc", mean=None, std=None, out="int8", scale=0.02, zero_point=-5, value_range=None
+):
     channels = shape[-1]
     laid_out = (shape[-1], *shape[:-1]) if layout == "nchw" else shape
     taken = TensorSpec(name="x", dtype=out, shape=(1, *laid_out), scale=scale, zero_point=zero_point)
@@ -28,7 +29,9 @@ def manifest(shape, dtype="uint8", layout="nhwc", mean=None, std=None, out="int8
             mean=mean or tuple(0.3 + 0.1 * c for c in range(channels)),
             std=std or tuple(0.2 + 0.05 * c for c in range(channels)),
             layout=layout,
-        ),
+        )
+        if value_range is None
+        else Preprocess(range=value_range, layout=layout),
         stages=(dataclasses.replace(MANIFEST.stages[0], input=taken), *MANIFEST.stages[1:]),
     )
 
@@ -120,99 +123,61 @@ def test_another_dtype_or_shape_is_refused(raw, reason):
     assert caught.value.reason == reason
 
 
-def test_bytes_of_the_right_length_are_the_raw_input():
-    made = Preprocessor(manifest((6, 5, 3)))
-    raw = random_image((6, 5, 3))
-    assert made.nbytes == 90
-    np.testing.assert_array_equal(made.from_bytes(raw.tobytes()), raw)
-
-
-def test_bytes_of_another_length_are_refused_where_images_are_no_input():
-    made = Preprocessor(manifest((4, 3, 2), dtype="float32"))
-    raw = np.ones((4, 3, 2), np.float32)
-    np.testing.assert_array_equal(made.from_bytes(raw.tobytes()), raw)
-    with pytest.raises(RemoteProtocolError, match=r"size: expected 96 bytes \(float32 \(4, 3, 2\)\), received 5"):
-        made.from_bytes(b"12345")
-
-
-# ---------------------------------------------------------------- images
-
-
-@pytest.fixture
-def pillow():
-    return pytest.importorskip("PIL.Image", reason="Pillow is not installed")
-
-
-def encoded(picture, kind="PNG", **options):
-    with io.BytesIO() as file:
-        picture.save(file, kind, **options)
-        return file.getvalue()
-
-
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "GIF"])
-def test_a_lossless_grey_image_is_what_was_drawn(pillow, kind):
-    raw = random_image((6, 5, 1))
-    made = Preprocessor(manifest((6, 5, 1)))
-    np.testing.assert_array_equal(made.from_bytes(encoded(pillow.fromarray(raw[..., 0]), kind)), raw)
-
-
-def test_a_lossless_colour_image_is_what_was_drawn(pillow):
-    raw = random_image((6, 5, 3))
-    made = Preprocessor(manifest((6, 5, 3)))
-    np.testing.assert_array_equal(made.from_bytes(encoded(pillow.fromarray(raw))), raw)
-
-
-def test_colour_becomes_grey_and_grey_colour(pillow):
-    colour, grey = random_image((6, 5, 3)), random_image((6, 5, 1))
-    as_grey = Preprocessor(manifest((6, 5, 1))).from_image(encoded(pillow.fromarray(colour)))
-    weights = colour @ np.array([0.299, 0.587, 0.114])
-    np.testing.assert_allclose(as_grey[..., 0], weights, atol=1.0)
-    as_colour = Preprocessor(manifest((6, 5, 3))).from_image(encoded(pillow.fromarray(grey[..., 0])))
-    np.testing.assert_array_equal(as_colour, np.repeat(grey, 3, axis=-1))
-
-
-def test_other_sizes_are_resized_to_height_and_width(pillow):
-    wide = pillow.new("L", (50, 20), 100)
-    made = Preprocessor(manifest((6, 5, 1))).from_image(encoded(wide, "JPEG"))
-    assert made.shape == (6, 5, 1)
-    np.testing.assert_allclose(made, 100, atol=2)
-
-
-def test_too_many_pixels_are_refused_before_they_are_unpacked(pillow, monkeypatch):
-    side = math.isqrt(MAX_IMAGE_BYTES // 2) + 1
-    bomb = encoded(pillow.new("1", (side, side)))
-    assert len(bomb) < 100_000
-    monkeypatch.setattr(pillow.Image, "load", lambda _: pytest.fail("unpacked"))
-    with pytest.raises(RemoteProtocolError, match=rf"image: {side}x{side} pixels are too many"):
-        Preprocessor(manifest((6, 5, 1))).from_image(bomb)
+# ---------------------------------------------------------------- ranges, and what is not uint8
 
 
 @pytest.mark.parametrize(
-    ("mode", "target", "kind", "most"),
-    [
-        ("RGB", "L", "PNG", 16), ("RGB", "RGB", "JPEG", 16), ("L", "RGB", "PNG", 64), ("P", "L", "GIF", 32),
-        ("RGBA", "RGB", "PNG", 8), ("CMYK", "L", "JPEG", 64 / 5), ("RGBA", "RGB", "WEBP", 4), ("RGB", "L", "WEBP", 64 / 12),
-    ],
-)  # fmt: skip
-def test_pixels_are_bounded_by_the_memory_they_take(mode, target, kind, most):
-    width = int(most * (1 << 20)) // 4096
-    _check_size(width, 4096, mode, target, kind)
-    with pytest.raises(RemoteProtocolError, match=f"{width + 1}x4096 pixels are too many, at most"):
-        _check_size(width + 1, 4096, mode, target, kind)
+    ("value_range", "expected"), [("0..1", [0, 0.2, 1]), ("-1..1", [-1, -0.6, 1]), ("0..255", [0, 51, 255])]
+)
+def test_a_range_is_what_the_network_sees(value_range, expected):
+    made = manifest((1, 3, 1), out="float32", value_range=value_range)
+    raw = np.array([[[0], [51], [255]]], np.uint8)
+    np.testing.assert_allclose(Preprocessor(made).tensor(raw).ravel(), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(Preprocessor(made).values(raw).ravel(), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "CMYK"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_modes_and_large_images(pillow, mode, channels):
-    picture = pillow.linear_gradient("L").resize((800, 600)).convert(mode)
-    kind = "JPEG" if mode in ("L", "RGB", "CMYK") else "PNG"
-    made = Preprocessor(manifest((60, 80, channels))).from_image(encoded(picture, kind))
-    plain = pillow.linear_gradient("L").resize((80, 60))
-    np.testing.assert_allclose(made, np.repeat(np.asarray(plain)[..., None], channels, axis=-1), atol=4)
+def test_0_to_255_with_a_scale_of_one_is_every_byte_itself():
+    made = manifest((16, 16, 1), out="int8", scale=1.0, zero_point=-128, value_range="0..255")
+    raw = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    np.testing.assert_array_equal(Preprocessor(made).tensor(raw).ravel(), np.arange(-128, 128))
 
 
-@pytest.mark.parametrize("kind", ["EPS", "TIFF", "TGA", "PCX", "SGI"])
-def test_formats_beyond_the_usual_ones_are_not_even_tried(pillow, kind):
-    picture = pillow.fromarray(random_image((6, 5, 3)))
-    with pytest.raises(RemoteProtocolError, match="nor a readable image"):
-        Preprocessor(manifest((6, 5, 3))).from_image(encoded(picture, kind))
+def test_quantised_inputs_are_the_tensor_and_their_values_are_real():
+    made = manifest((7, 5, 1), dtype="int8", out="int8", scale=0.5, zero_point=83, value_range="quantised")
+    raw = np.random.default_rng(3).integers(-128, 128, (7, 5, 1)).astype(np.int8)
+    np.testing.assert_array_equal(Preprocessor(made).tensor(raw)[0], raw)
+    np.testing.assert_array_equal(Preprocessor(made).values(raw), (raw.astype(float) - 83) * 0.5)
+
+
+def test_int16_becomes_minus_one_to_one_before_mean_and_std():
+    made = manifest((4,), dtype="int16", out="float32", mean=(0.5,), std=(2.0,))
+    tensor = Preprocessor(made).tensor(np.array([-32768, 0, 16384, 32767], np.int16))
+    np.testing.assert_allclose(tensor[0], [-0.75, -0.25, 0, (32767 / 32768 - 0.5) / 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused_with_its_place(bad):
+    raw = np.zeros((4, 3), np.float32)
+    raw[2, 1] = bad
+    with pytest.raises(RemoteProtocolError, match=r"value: expected finite numbers, received (nan|-?inf) at \[2, 1\]"):
+        Preprocessor(manifest((4, 3), dtype="float32")).tensor(raw)
+
+
+def test_features_of_sound_are_normalised_per_band_and_quantised():
+    logmel = LogMel(frame=64, step=32, bands=8, low_hz=100.0, high_hz=3500.0, power=2)
+    mean, std = tuple(np.linspace(-8, -4, 8).tolist()), (3.0,) * 8
+    taken = TensorSpec(name="x", dtype="int8", shape=(1, 15, 8, 1), scale=0.05, zero_point=7)
+    made = dataclasses.replace(
+        MANIFEST,
+        input=InputSpec(dtype="int16", shape=(512,), rate_hz=8000.0),
+        preprocess=Preprocess(mean=mean, std=std, layout="nhwc", frontend=logmel),
+        stages=(dataclasses.replace(MANIFEST.stages[0], input=taken), *MANIFEST.stages[1:]),
+    )
+    raw = np.random.default_rng(4).integers(-9000, 9000, 512).astype(np.int16)
+    features = make_frontend(logmel, (512,), 8000.0).features(raw / 32768.0)
+    assert features.shape == (15, 8)
+    values = (features - mean) / std
+    np.testing.assert_array_equal(Preprocessor(made).values(raw), values)
+    steps = np.clip(np.rint(values / 0.05) + 7, -128, 127)
+    np.testing.assert_array_equal(Preprocessor(made).tensor(raw)[0, ..., 0], steps)
+    assert len(np.unique(steps)) > 20

@@ -11,7 +11,7 @@ import pytest
 import whole_networks as whole
 
 from distree.bundle.loading import find_bundle, load_bundle
-from model_zoo.data import LabelledImages, load_samples
+from model_zoo.data import LabelledExamples, load_samples
 from model_zoo.evaluation import collect_logits, costs_of, score_exits, summarise
 from model_zoo.split.heads import HeadTraining
 from model_zoo.split.running import Runner
@@ -95,7 +95,7 @@ def test_a_bundle_of_ones_own(zoo, fashion_files, own_folder, hurried, capsys):
 
 def load_samples_of(path):
     with np.load(path) as arrays:
-        return LabelledImages(arrays["x"], arrays["y"], np.arange(len(arrays["y"])), path.name)
+        return LabelledExamples(arrays["x"], arrays["y"], np.arange(len(arrays["y"])), path.name)
 
 
 def test_without_labels_the_network_is_right(zoo, fashion_files, own_folder, hurried, capsys):

@@ -13,7 +13,7 @@ import pytest
 import whole_networks as whole
 
 from broker_config.managed import find_mosquitto
-from model_zoo.data import LabelledImages, load_samples, write_samples
+from model_zoo.data import LabelledExamples, load_samples, write_samples
 
 ROOT = Path(__file__).parents[3]
 COUNT = 60
@@ -34,7 +34,7 @@ def test_agents_answer_as_the_evaluation_does(zoo, tmp_path, hurried):
     options = ("--data", tmp_path / "data.npz", "--range=-1..1", "--hidden", 16, "--max-drop", "0.2%", "--force")
     assert zoo("split", tmp_path / "net.tflite", *options, "--out", tmp_path / "mine") == 0
     test = order[300 : 300 + COUNT]
-    write_samples(LabelledImages(samples.images[test], samples.labels[test], test, "test"), tmp_path / "test.npz")
+    write_samples(LabelledExamples(samples.images[test], samples.labels[test], test, "test"), tmp_path / "test.npz")
     told = ("--data", tmp_path / "test.npz", "--json")
     done = distree("zoo", "evaluate", tmp_path / "mine", "--per-input", *told, tmp_path / "evaluated.json")
     assert done.returncode == 0, done.stderr

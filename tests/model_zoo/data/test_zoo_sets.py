@@ -1,3 +1,5 @@
+"""Sets that come in a form of their own: idx files, CIFAR-10's binary version, files of JPEG images."""
+
 from __future__ import annotations
 
 import gzip
@@ -13,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model_zoo.data import (
-    LabelledImages,
+    LabelledExamples,
     first_of_each_class,
     is_divided,
+    load_examples,
     load_idx_set,
     load_jpeg_set,
-    load_samples,
     load_split,
     read_idx,
     split_indices,
@@ -105,7 +107,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
 def test_a_set_is_images_with_a_channel_and_labels(tmp_path: Path) -> None:
     write_set(tmp_path, "t10k", IMAGES, np.array([2, 0, 1]))
     read = load_idx_set(tmp_path, "t10k", "tiny")
-    assert read.images.shape == (3, 4, 5, 1)
+    assert read.inputs.shape == (3, 4, 5, 1)
     assert read.labels.tolist() == [2, 0, 1]
     assert read.index.tolist() == [0, 1, 2]
 
@@ -121,17 +123,17 @@ def test_images_and_labels_must_agree(tmp_path: Path) -> None:
         load_idx_set(tmp_path, "t10k", "tiny")
 
 
-def made(labels: list[int]) -> LabelledImages:
+def made(labels: list[int]) -> LabelledExamples:
     count = len(labels)
     images = np.arange(count, dtype=np.uint8).reshape(count, 1, 1, 1)
-    return LabelledImages(images, np.array(labels), np.arange(count) + 50, "made")
+    return LabelledExamples(images, np.array(labels), np.arange(count) + 50, "made")
 
 
 def test_first_of_each_class_keeps_the_order_of_the_set() -> None:
     chosen = first_of_each_class(made([1, 0, 1, 1, 0, 0]), 2)
     assert chosen.index.tolist() == [50, 51, 52, 54]
     assert chosen.labels.tolist() == [1, 0, 1, 0]
-    assert chosen.images.ravel().tolist() == [0, 1, 2, 4]
+    assert chosen.inputs.ravel().tolist() == [0, 1, 2, 4]
 
 
 def test_first_of_each_class_needs_enough_of_each() -> None:
@@ -142,36 +144,13 @@ def test_first_of_each_class_needs_enough_of_each() -> None:
 def test_samples_come_back(tmp_path: Path) -> None:
     written = made([1, 0, 1])
     write_samples(written, tmp_path / "new" / "some.npz")
-    read = load_samples(tmp_path / "new" / "some.npz")
-    for name in ("images", "labels", "index"):
+    read = load_examples(tmp_path / "new" / "some.npz").labelled()
+    for name in ("inputs", "labels", "index"):
         assert np.array_equal(getattr(read, name), getattr(written, name))
 
 
-@pytest.mark.parametrize(
-    "arrays",
-    [
-        {"input": np.zeros((2, 2, 2, 1), np.uint8)},
-        {"input": np.zeros((2, 2, 2, 1), np.float32), "label": np.zeros(2, np.int64)},
-        {"input": np.zeros((2, 2, 2), np.uint8), "label": np.zeros(2, np.int64)},
-        {"input": np.zeros((2, 2, 2, 1), np.uint8), "label": np.zeros(3, np.int64)},
-        {"input": np.array([{}]), "label": np.zeros(1, np.int64)},
-    ],
-)
-def test_sample_files_that_do_not_hold_together_are_refused(tmp_path: Path, arrays) -> None:
-    np.savez(tmp_path / "odd.npz", **arrays)
-    with pytest.raises(DataError, match=r"odd\.npz"):
-        load_samples(tmp_path / "odd.npz")
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"text", b"\x93NUMPY"])
-def test_files_that_are_no_npz_are_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "odd.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"odd\.npz"):
-        load_samples(tmp_path / "odd.npz")
-
-
-def test_shipped_samples_are_a_hundred_of_each_class(samples: LabelledImages) -> None:
-    assert samples.images.shape == (1000, 28, 28, 1)
+def test_shipped_samples_are_a_hundred_of_each_class(samples: LabelledExamples) -> None:
+    assert samples.inputs.shape == (1000, 28, 28, 1)
     assert np.bincount(samples.labels).tolist() == [100] * 10
     assert (np.diff(samples.index) > 0).all()
 
@@ -191,7 +170,7 @@ def jpeg_arrays(count: int = 40, classes: int = 4) -> dict[str, np.ndarray]:
         "offset": np.cumsum([0, *map(len, encoded)]),
         "label": (np.arange(count) % classes).astype(np.uint8),
         "is_test": np.arange(count) % 5 == 0,
-        "classes": np.array(["a", "b", "c", "d"][:classes]),
+        "classes": np.array(["north", "east", "south", "west"][:classes]),
     }
 
 
@@ -206,8 +185,8 @@ def test_the_test_split_is_what_the_file_marks(jpeg_file: Path) -> None:
     assert read.index.tolist() == list(range(0, 40, 5))
     assert read.labels.tolist() == [place % 4 for place in range(0, 40, 5)]
     assert read.labels.dtype == np.int64
-    assert read.images.shape == (8, 5, 6, 3)
-    assert np.abs(read.images.astype(int).mean(axis=(1, 2, 3)) - 4 * read.index).max() < 2
+    assert read.inputs.shape == (8, 5, 6, 3)
+    assert np.abs(read.inputs.astype(int).mean(axis=(1, 2, 3)) - 4 * read.index).max() < 2
     assert read.source == "set.npz, test split"
 
 
@@ -218,7 +197,7 @@ def test_the_other_splits_divide_the_rest(jpeg_file: Path) -> None:
     assert np.bincount(validation.labels).tolist() == [2, 2, 2, 2]
     for read in (train, validation):
         assert (read.labels == read.index % 4).all()
-        assert np.abs(read.images.astype(int).mean(axis=(1, 2, 3)) - 4 * read.index).max() < 2
+        assert np.abs(read.inputs.astype(int).mean(axis=(1, 2, 3)) - 4 * read.index).max() < 2
 
 
 def test_the_division_is_fixed() -> None:
@@ -291,7 +270,7 @@ def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
 def test_files_that_are_no_jpeg_set_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.npz").write_bytes(content)
     assert not is_divided(tmp_path / "odd.npz")
-    with pytest.raises(DataError, match=r"odd\.npz: not a file of JPEG images"):
+    with pytest.raises(DataError, match=r"odd\.npz: not a readable \.npz archive \(File is not a zip file\)"):
         load_jpeg_set(tmp_path / "odd.npz", "test")
 
 
@@ -310,7 +289,7 @@ def test_evaluate_takes_the_splits_of_a_jpeg_file(tmp_path: Path, zoo, capsys) -
         encoded.append(file.getvalue())
     arrays |= {"jpeg": np.frombuffer(b"".join(encoded), np.uint8), "offset": np.cumsum([0, *map(len, encoded)])}
     np.savez(tmp_path / "set.npz", **arrays)
-    bundle = Path(__file__).parents[1] / "data" / "tiny-wide"
+    bundle = Path(__file__).parents[2] / "data" / "tiny-wide"
     assert zoo("evaluate", bundle, "--data", tmp_path / "set.npz") == 0
     assert "set.npz, test split, 8 inputs" in capsys.readouterr().out
     assert zoo("evaluate", bundle, "--data", tmp_path / "set.npz", "--split", "train") == 2
@@ -332,13 +311,13 @@ def cifar_folder(tmp_path: Path) -> Path:
 def test_a_folder_of_binary_cifar_is_divided(cifar_folder: Path) -> None:
     assert is_divided(cifar_folder)
     test = load_split(cifar_folder, "test")
-    assert test.images.shape == (6, 32, 32, 3)
-    assert test.images[5, 31, 0].tolist() == [15, 25, 35]
+    assert test.inputs.shape == (6, 32, 32, 3)
+    assert test.inputs[5, 31, 0].tolist() == [15, 25, 35]
     assert (test.labels.tolist(), test.index.tolist()) == ([0, 1, 2, 3, 0, 1], list(range(6)))
     train, validation = (load_split(cifar_folder, split, held_back=8) for split in ("train", "validation"))
     assert sorted([*train.index, *validation.index]) == list(range(40))
     assert np.bincount(validation.labels).tolist() == [2, 2, 2, 2]
-    assert (train.images[:, 0, 0, 0] == 10 + train.index % 8).all()
+    assert (train.inputs[:, 0, 0, 0] == 10 + train.index % 8).all()
 
 
 def test_a_folder_of_binary_cifar_with_a_hole_is_told(cifar_folder: Path) -> None:

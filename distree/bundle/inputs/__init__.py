@@ -1,0 +1,283 @@
+"""What a source hands over, read as raw inputs of a bundle: one reader for boards, `distree zoo` and the demo.
+
+What a file is, its first bytes say, never its name or the way it came, so that a file gives the same input by a folder,
+by `distree submit` and by MQTT.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from distree.bundle.inputs.images import looks_like_image, read_image
+from distree.bundle.inputs.npy import MAGIC, read_array
+from distree.bundle.inputs.tables import Table, looks_like_table, read_tables
+from distree.bundle.inputs.wav import looks_like_wav, read_wav
+from distree.bundle.manifest import InputSpec, Preprocess
+from distree.bundle.windows import MAX_WINDOWS, cut
+from distree.errors import RemoteProtocolError
+from distree.record import record
+from distree.tensors import Array
+
+RATE_TOLERANCE = 0.05
+"""How far the rate of a table, reckoned from its column of time, may be from the manifest's: clocks of sensors are
+poor.
+"""
+
+_OTHER_FORMATS = (
+    (b"PK\x03\x04", "a .zip or .npz archive"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"fLaC", "a FLAC file"),
+    (b"OggS", "an Ogg file"),
+    (b"ID3", "an MP3 file"),
+    (b"%PDF", "a PDF file"),
+    (b"II*\0", "a TIFF file"),
+    (b"MM\0*", "a TIFF file"),
+)
+"""What people hand over that is not read, by its first bytes."""
+
+_UNITS_S = (1.0, 1e-3, 1e-6, 1e-9)
+
+
+@record
+class RawInput:
+    """One input out of a file.
+
+    raw: an array of the input spec's dtype and shape. at: where in the file it begins, such as "1.5s", or "" where it
+    is the whole. label: what a column of labels says.
+    """
+
+    raw: Array
+    at: str = ""
+    label: str | None = None
+
+    def named(self, name: str) -> str:
+        """Return what to call it, as a part of what `name` names: at most 256 characters.
+
+        >>> RawInput(raw=np.zeros(2), at="1.5s").named("clip.wav")
+        'clip.wav@1.5s'
+        """
+        at = f"@{self.at}" if self.at else ""
+        return name[: 256 - len(at)] + at
+
+
+class InputReader:
+    """Reads files as raw inputs, by what a manifest declares of them."""
+
+    def __init__(self, spec: InputSpec, preprocess: Preprocess) -> None:
+        self.dtype = np.dtype(spec.dtype)
+        self.shape = spec.shape
+        self.nbytes = self.dtype.itemsize * math.prod(spec.shape)
+        self._spec = spec
+        self._preprocess = preprocess
+
+    def read(self, content: bytes) -> Array:
+        """Return the one input that the content of a file is: an array of the spec's dtype and shape.
+
+        Raises RemoteProtocolError for anything else, also for a recording of several windows.
+        """
+        first, *others = self.read_all(content)
+        if others:
+            raise RemoteProtocolError(
+                "size", f"a recording of {1 + len(others)} windows, one is wanted", "cut it into several files"
+            )
+        return first.raw
+
+    def read_all(self, content: bytes, most: int = MAX_WINDOWS) -> list[RawInput]:
+        """Return the inputs in the content of a file, at least one: the windows of a recording, in order.
+
+        Raises RemoteProtocolError where it is damaged, or not what the bundle takes: "dtype", "shape" or "encoding" of
+        an .npy array, "image", "wav", "table"; "image" or "size" for what is nothing of these, nor the raw values.
+        """
+        if content.startswith(MAGIC):
+            return [RawInput(raw=self._array(content))]
+        if looks_like_wav(content):
+            return self._sound(content, most)
+        if looks_like_image(content):
+            if not self._spec.is_image:
+                raise self._unexpected("an image file")
+            return [RawInput(raw=self._image(content))]
+        if self._spec.is_window and looks_like_table(content):
+            return self._tables(content, most)
+        if len(content) == self.nbytes:
+            return [RawInput(raw=np.frombuffer(content, self.dtype).reshape(self.shape))]
+        raise self._unexpected(_described(content))
+
+    def expected(self) -> str:
+        """Say what is taken."""
+        raw = f"{self.nbytes} raw bytes or an .npy array ({self.dtype} {self.shape})"
+        if self._spec.is_image:
+            return f"an image file, {raw}"
+        if not self._spec.is_window:
+            return raw
+        return f"{'a WAV or CSV file' if self._takes_sound else 'a CSV file'}, {raw}"
+
+    # ------------------------------------------------------------ one input
+
+    def _array(self, content: bytes) -> Array:
+        array = read_array(content)
+        if array.dtype != self.dtype:
+            raise RemoteProtocolError(
+                "dtype",
+                f"expected {self.dtype} {self.shape}, received {array.dtype}",
+                f"convert it: array.astype({str(self.dtype)!r})",
+            )
+        if array.shape != self.shape:
+            raise RemoteProtocolError(
+                "shape", f"expected {self.shape} {self.dtype}, received {array.shape}", "save one input per file"
+            )
+        return array
+
+    def _unexpected(self, received: str) -> RemoteProtocolError:
+        kind = "image" if self._spec.is_image else "size"
+        return RemoteProtocolError(kind, f"expected {self.expected()}, received {received}", "convert it")
+
+    def _image(self, content: bytes) -> Array:
+        return read_image(content, self.shape, self._preprocess.resize, self._preprocess.background)
+
+    # ------------------------------------------------------------ recordings
+
+    @property
+    def _takes_sound(self) -> bool:
+        return self._spec.is_window and self._spec.rate_hz is not None
+
+    def _windows(self, recording: Array, most: int, label: str | None = None) -> list[RawInput]:
+        """Cut a recording whose channels are the last axis, if the spec has one."""
+        windows = cut(recording, self.shape[0], self._preprocess.window)
+        if len(windows) > most:
+            raise RemoteProtocolError(
+                "size", f"a recording of {len(windows)} windows, at most {most} are read", "cut it into several files"
+            )
+        if len(windows) == 1:
+            return [RawInput(raw=windows[0].values, label=label)]
+        return [RawInput(raw=window.values, at=self._place(window.start), label=label) for window in windows]
+
+    def _place(self, start: int) -> str:
+        rate = self._spec.rate_hz
+        return f"{start}" if rate is None else f"{start / rate:.10g}s"
+
+    def _sound(self, content: bytes, most: int) -> list[RawInput]:
+        if not self._takes_sound:
+            raise self._unexpected("a WAV file")
+        sound = read_wav(content)
+        rate = self._spec.rate_hz
+        if sound.rate_hz != rate:
+            raise RemoteProtocolError(
+                "wav",
+                f"sampled at {sound.rate_hz:,} Hz, the bundle takes {rate:,g} Hz",
+                f"convert it: ffmpeg -i IN -ar {rate:g} OUT.wav",
+            )
+        samples = sound.as_int16() if self.dtype == np.int16 else sound.as_float32()
+        return self._windows(self._of_channels(samples), most)
+
+    def _of_channels(self, samples: Array) -> Array:
+        """Bring (samples, channels) to the channels of the spec: several become one by their mean."""
+        wanted = self.shape[1] if len(self.shape) == 2 else 1
+        if samples.shape[1] != wanted and wanted == 1:
+            mean = samples.mean(axis=1, dtype=np.float64, keepdims=True)
+            samples = (np.rint(mean) if samples.dtype.kind == "i" else mean).astype(samples.dtype)
+        if samples.shape[1] != wanted:
+            raise RemoteProtocolError(
+                "wav",
+                f"{samples.shape[1]} channels, the bundle takes {wanted}",
+                f"convert it: ffmpeg -i IN -ac {wanted} …",
+            )
+        return samples.astype(self.dtype, copy=False).reshape(-1, *self.shape[1:])
+
+    def _tables(self, content: bytes, most: int) -> list[RawInput]:
+        inputs: list[RawInput] = []
+        for table in read_tables(content):
+            inputs += self.inputs_of(table, most)
+            if len(inputs) > most:
+                raise RemoteProtocolError("size", f"a file of more than {most} windows", "cut it into several files")
+        return inputs
+
+    def inputs_of(self, table: Table, most: int = MAX_WINDOWS) -> list[RawInput]:
+        """Return the windows of one recording in a table, or its rows where each of them is a whole window.
+
+        Raises RemoteProtocolError("table") where the columns or the rate are not the manifest's.
+        """
+        if self.has_rows_of_windows(table):
+            rows = self._as_dtype(table.values, table.first_line).reshape(-1, *self.shape)
+            return [
+                RawInput(raw=row, at=f"line {table.first_line + k}", label=table.label) for k, row in enumerate(rows)
+            ]
+        values = self._columns(table)
+        self._check_period(table)
+        recording = self._as_dtype(values, table.first_line).reshape(-1, *self.shape[1:])
+        return self._windows(recording, most, table.label)
+
+    def has_rows_of_windows(self, table: Table) -> bool:
+        """Whether each row of a table is a whole window: it has as many values, and more than channels."""
+        columns: int = table.values.shape[1]
+        return not self._spec.channels and columns == math.prod(self.shape) != self._channels
+
+    @property
+    def _channels(self) -> int:
+        return self.shape[1] if len(self.shape) == 2 else 1
+
+    def _columns(self, table: Table) -> Array:
+        channels = self._channels
+        if not self._spec.channels:
+            if table.values.shape[1] != channels:
+                there = f" ({', '.join(table.columns)})"[:80] if table.columns else ", without names"
+                raise RemoteProtocolError(
+                    "table",
+                    f"{table.values.shape[1]} columns of values{there}, the bundle takes {channels}",
+                    "remove the others, or name the columns in a header",
+                )
+            return table.values
+        places = {_plain_name(name): at for at, name in enumerate(table.columns)}
+        missing = [name for name in self._spec.channels if _plain_name(name) not in places]
+        if missing:
+            there = ", ".join(table.columns)[:80] or "no header"
+            raise RemoteProtocolError("table", f"no column {', '.join(missing)} ({there})", "name it in the header")
+        return table.values[:, [places[_plain_name(name)] for name in self._spec.channels]]
+
+    def _check_period(self, table: Table) -> None:
+        """Refuse samples at another rate; where the unit of time is not known, any usual one will do."""
+        rate = self._spec.rate_hz
+        if rate is None or table.period is None:
+            return
+        periods = [table.period_s] if table.period_s is not None else [table.period * unit for unit in _UNITS_S]
+        if not any(math.isclose(period * rate, 1.0, rel_tol=RATE_TOLERANCE) for period in periods):
+            found = f"{1 / periods[0]:,.4g} Hz" if table.period_s is not None else f"every {table.period:g} by its time"
+            raise RemoteProtocolError(
+                "table",
+                f"line {table.first_line}: sampled {('at ' if table.period_s is not None else '')}{found}, the "
+                f"bundle takes {rate:,g} Hz",
+                "resample it",
+            )
+
+    def _as_dtype(self, values: Array, line: int) -> Array:
+        is_whole = self.dtype.kind == "i"
+        limits = np.iinfo(self.dtype) if is_whole else np.finfo(self.dtype)
+        if values.min() < limits.min or values.max() > limits.max or (is_whole and (np.rint(values) != values).any()):
+            what = "whole numbers" if is_whole else "numbers"
+            raise RemoteProtocolError(
+                "table", f"line {line}: values are not {what} that {self.dtype} can hold", "scale or round them"
+            )
+        return values.astype(self.dtype)
+
+
+def _described(content: bytes) -> str:
+    kind = next((name for magic, name in _OTHER_FORMATS if content.startswith(magic)), None)
+    return f"{len(content)} bytes" if kind is None else f"{kind} of {len(content)} bytes"
+
+
+def check_file(content: bytes, name: str = "") -> None:
+    """Check what can be checked of a file without its bundle.
+
+    Raises RemoteProtocolError for an .npy array or a WAV file that is damaged, or only called so; the rest its origin
+    alone can tell.
+    """
+    if content.startswith(MAGIC) or name.lower().endswith(".npy"):
+        read_array(content)
+    elif looks_like_wav(content) or name.lower().endswith(".wav"):
+        read_wav(content)
+
+
+def _plain_name(name: str) -> str:
+    """Return a column's name without case and without a unit in brackets."""
+    return name.split("(")[0].split("[")[0].strip().casefold()

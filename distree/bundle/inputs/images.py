@@ -1,0 +1,197 @@
+"""From an image file to a raw input, by stated rules that do not depend on who wrote the file.
+
+Of an animation the first picture is taken. A picture that says by EXIF how it is to be turned is turned. Transparent
+parts show the background. Of 16 bits a value the upper 8 count. CMYK becomes RGB without a colour profile; colour
+becomes grey by ITU-R 601-2 (0.299 R + 0.587 G + 0.114 B). Then it is fitted: see `fit`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distree.errors import RemoteProtocolError
+from distree.tensors import Array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_IMAGE_BYTES = 64 << 20
+"""What an image may take while it is decoded: 16 million pixels in colour, half as many with transparency or turned,
+and fewer of a WebP. A JPEG that is much larger than the input is decoded at an eighth of its size.
+"""
+
+MAX_PIXELS = 80_000_000
+"""Most pixels of any image, for decoding takes time too."""
+
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
+"""What peers may send. Pillow knows many more: old ones, little tested, and one that starts Ghostscript."""
+
+_AS_THEY_ARE = ("L", "RGB")
+"""Modes of Pillow that are made smaller first and converted then, which takes less memory."""
+
+_ONE_BYTE = ("1", "L", "P")
+"""Modes that take a byte a pixel; others take four."""
+
+_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+_SIXTEEN_BITS = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 lie on their side
+_BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+
+
+def looks_like_image(content: bytes) -> bool:
+    """Whether bytes begin as a file of one of `IMAGE_FORMATS` does.
+
+    >>> looks_like_image(b"P5 2 2 255 abcd"), looks_like_image(b"P5Q5")
+    (True, False)
+    """
+    if content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")):
+        return True
+    if content[:4] == b"RIFF":
+        return content[8:12] == b"WEBP"
+    if content[:2] == b"BM":
+        return int.from_bytes(content[14:18], "little") in _BITMAP_HEADERS
+    return content[:1] == b"P" and content[1:2] in b"123456fF" and content[2:3].isspace()
+
+
+def read_image(content: bytes, shape: tuple[int, ...], resize: str, background: str) -> Array:
+    """Decode, turn, convert and fit an image: uint8 of `shape`, (height, width, 1 or 3).
+
+    Raises RemoteProtocolError("image") for what cannot be decoded, is too large, or where Pillow is not installed.
+    """
+    try:
+        # Pillow is an extra and takes long to import: only boards that are handed image files pay for it.
+        from PIL import Image
+    except ImportError:
+        raise RemoteProtocolError("image", "image files need Pillow", "run: pip install 'distree[images]'") from None
+    height, width, channels = shape
+    mode = "L" if channels == 1 else "RGB"
+    try:
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
+            decoded = _upright(image, (width, height), mode)
+            opaque = _opaque(decoded, mode, background)
+            return np.asarray(fit(opaque, (width, height), resize, background).convert(mode), np.uint8).reshape(shape)
+    except RemoteProtocolError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of damaged images Pillow raises many kinds; none may end a board
+        # Pillow names the object that it read from, which says nothing.
+        why = "of no known format" if "cannot identify" in str(error) else str(error) or type(error).__name__
+        raise RemoteProtocolError(
+            "image",
+            f"{len(content)} bytes are not a readable image ({why})"[:300],
+            "save it again, as a JPEG or a PNG",
+        ) from None
+
+
+def fit(image: Image, size: tuple[int, int], resize: str, background: str) -> Image:
+    """Bring an image (modes L and RGB) to `size`, (width, height), bilinear.
+
+    `crop` cuts the largest part of the right aspect out of the middle, `pad` keeps all of it and adds bars, `stretch`
+    changes the aspect.
+    """
+    from PIL import Image
+
+    if image.size == size:
+        return image
+    width, height = size
+    across, down = image.width / width, image.height / height
+    if resize == "pad" and across != down:
+        scale = max(across, down)
+        inner = (max(1, round(image.width / scale)), max(1, round(image.height / scale)))
+        canvas = Image.new(image.mode, size, background)
+        canvas.paste(
+            image.resize(inner, Image.Resampling.BILINEAR), ((width - inner[0]) // 2, (height - inner[1]) // 2)
+        )
+        return canvas
+    box = None
+    if resize == "crop" and across != down:
+        scale = min(across, down)
+        left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
+        box = (left, top, image.width - left, image.height - top)
+    return image.resize(size, Image.Resampling.BILINEAR, box=box)
+
+
+def _upright(image: Image, size: tuple[int, int], mode: str) -> Image:
+    """Decode an image, of which only the header is read, and turn it as its EXIF data say."""
+    from PIL import Image
+
+    is_jpeg = image.format == "JPEG"
+    full = image.size
+    if is_jpeg:
+        # Decoded to an eighth of its size at most, or in grey, for less time and memory; either side may be the long
+        # one.
+        image.draft(mode, (2 * max(size), 2 * max(size)))
+    is_progressive = bool(image.info.get("progressive") or image.info.get("progression"))
+    check_size(image.size, image.mode, mode, image.format or "", full=full, is_progressive=is_progressive)
+    turned = _TURNS.get(_orientation(image))
+    if turned is None:
+        return image
+    check_size(image.size, image.mode, mode, image.format or "", full=full, copies=2, is_progressive=is_progressive)
+    return image.transpose(Image.Transpose[turned])
+
+
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+    8: "ROTATE_90",
+}  # fmt: skip
+"""What puts an image upright, by EXIF's orientation."""
+
+
+def _orientation(image: Image) -> Any:
+    with contextlib.suppress(Exception):  # damaged EXIF data turn nothing
+        return image.getexif().get(_ORIENTATION, 1)
+    return 1
+
+
+def _opaque(image: Image, mode: str, background: str) -> Image:
+    """Return an image of mode L or RGB."""
+    from PIL import Image
+
+    if image.mode in _SIXTEEN_BITS:
+        upper = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
+        return Image.fromarray(upper.astype(np.uint8))
+    if image.mode == "F":
+        raise RemoteProtocolError("image", "its values are floating-point numbers", "save it with 8 bits per channel")
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        seen = image.convert("RGBA")
+        canvas = Image.new("RGB", seen.size, background)
+        canvas.paste(seen, mask=seen)
+        return canvas
+    return image if image.mode in _AS_THEY_ARE else image.convert(mode)
+
+
+def check_size(
+    size: tuple[int, int],
+    mode: str,
+    target: str,
+    kind: str = "",
+    *,
+    full: tuple[int, int] | None = None,
+    copies: int = 1,
+    is_progressive: bool = False,
+) -> None:
+    """Refuse an image that would take too much memory, before it is decoded; modes are Pillow's.
+
+    `size` is (width, height) as decoded, `full` as stored, where a JPEG is decoded smaller; `copies` are kept at once.
+    """
+    per_pixel = copies * (1 if mode in _ONE_BYTE else 4)
+    if mode not in _AS_THEY_ARE:
+        per_pixel += 1 if target == "L" else 4
+    if kind == "WEBP":
+        per_pixel += 8  # its decoder keeps two canvases of its own
+    width, height = size
+    needed, (stored_width, stored_height) = width * height * per_pixel, full or size
+    stored = stored_width * stored_height
+    if is_progressive:
+        needed += stored * 6  # coefficients of the whole image, two bytes each in up to three planes
+        per_pixel += 6
+    if needed > MAX_IMAGE_BYTES or stored > MAX_PIXELS:
+        most = min(MAX_IMAGE_BYTES // per_pixel, MAX_PIXELS) / 1e6
+        raise RemoteProtocolError(
+            "image",
+            f"{stored_width}x{stored_height} pixels are too many, at most {most:.0f} million",
+            "shrink it first",
+        )

@@ -1,0 +1,30 @@
+"""Inputs with labels, as people have them: `load_examples` reads them all, one form a file.
+
+`examples` says what is read, `wanted` what is asked for and how labels are matched; `arrays` (by themselves, or in
+`archives`), `folders`, `tables`, `idx` and `splits` read the forms.
+"""
+
+from __future__ import annotations
+
+from model_zoo.data.examples import Examples, LabelledExamples, Split, first_of_each_class, write_samples
+from model_zoo.data.idx import DEFAULT_FASHION_DIR, FASHION_HINT, load_idx_set, read_idx
+from model_zoo.data.loading import load_examples
+from model_zoo.data.splits import HELD_BACK, is_divided, load_jpeg_set, load_split, split_indices
+
+__all__ = [
+    "DEFAULT_FASHION_DIR",
+    "FASHION_HINT",
+    "HELD_BACK",
+    "Examples",
+    "LabelledExamples",
+    "Split",
+    "first_of_each_class",
+    "is_divided",
+    "load_examples",
+    "load_idx_set",
+    "load_jpeg_set",
+    "load_split",
+    "read_idx",
+    "split_indices",
+    "write_samples",
+]

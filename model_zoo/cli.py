@@ -25,8 +25,10 @@ from model_zoo.data import (
     FASHION_HINT,
     LabelledExamples,
     Split,
+    about_samples,
     load_examples,
     load_split,
+    shipped_samples,
 )
 from model_zoo.errors import DataError, needs_zoo
 from model_zoo.evaluation import (
@@ -53,8 +55,6 @@ from model_zoo.recipes import (
 )
 from model_zoo.training.plans import VARIANTS, WideSettings
 from model_zoo.verification import check_golden
-
-_SAMPLES = Path(__file__).parent / "samples"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -326,21 +326,25 @@ def _parse_thresholds(text: str) -> tuple[float, ...]:
 
 
 def _evaluation_data(bundle: Bundle, data: Path | None, split: Split | None, limit: int | None) -> LabelledExamples:
-    manifest, shipped = bundle.manifest, _SAMPLES / f"{bundle.name}.npz"
-    if data is None and not shipped.is_file():
+    manifest, shipped = bundle.manifest, shipped_samples(bundle.name)
+    path = data or shipped
+    if path is None:
         raise DataError(f"no samples ship with {bundle.name!r}", "give --data FILE_OR_DIR")
     if data is not None and not data.exists():
         raise DataError(f"--data {data}: does not exist", FASHION_HINT if bundle.name == "fashion" else CHECK_PATH)
-    found = load_examples(
-        data or shipped,
+    examples = load_examples(
+        path,
         spec=manifest.input,
         preprocess=manifest.preprocess,
         labels=manifest.labels,
         split=split,
         limit=limit,
-    ).labelled()
+    )
+    if data is None and examples.labels is None:
+        raise DataError(f"the samples that ship with {bundle.name!r} have no labels", "give --data FILE_OR_DIR")
+    found = examples.labelled()
     if data is None:
-        return dataclasses.replace(found, source="the shipped samples (part of the test set)")
+        return dataclasses.replace(found, source=f"the shipped samples ({about_samples(path)})")
     return found
 
 

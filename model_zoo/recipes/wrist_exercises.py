@@ -158,6 +158,6 @@ RECIPE = WholeRecipe(
     read=read,
     build_network=build_network,
     vary=vary,
-    schedule=Schedule(epochs=30, batch=64, peak_rate=0.05),
+    schedule=Schedule(epochs=20, batch=64, peak_rate=0.05),
     data_hint=_HINT.removeprefix("give "),
 )

@@ -121,14 +121,14 @@ def test_what_is_no_data_set_is_refused_and_never_run(kind, tmp_path, capsys):
         np.save(path, np.zeros(3))
     elif kind == "text":
         path.write_text("no array")
-    with pytest.raises(DataError, match="is not the data set .*; give seglearn"):
+    with pytest.raises(DataError, match=r"is not the data set .*; give seglearn"):
         EXERCISES.read(path)
     assert "run" not in capsys.readouterr().out
 
 
 def test_recordings_with_other_names_are_refused(tmp_path):
     (tmp_path / "seven.wav").write_bytes(wav(tone(7, 0), spoken_digits.RATE_HZ))
-    with pytest.raises(DataError, match="is not named DIGIT_SPEAKER_INDEX.wav"):
+    with pytest.raises(DataError, match=r"is not named DIGIT_SPEAKER_INDEX\.wav"):
         DIGITS.read(tmp_path)
     (tmp_path / "seven.wav").rename(tmp_path / "7_ann_0.wav")
     with pytest.raises(DataError, match="no recordings numbered from 25 on"):

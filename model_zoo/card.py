@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from distree.bundle.frontends import make_frontend
 from distree.bundle.loading import Bundle, known_bundles, load_bundle, zoo_folder
-from distree.bundle.manifest import BranchSpec, DataUse, Manifest, Preprocess, SplitFrom, StageSpec, TensorSpec
+from distree.bundle.manifest import (
+    BranchSpec,
+    DataUse,
+    InputSpec,
+    Manifest,
+    Preprocess,
+    SplitFrom,
+    StageSpec,
+    TensorSpec,
+)
 from distree.errors import BundleError
 from distree.formatting import thresholds_text
 from model_zoo.costs import FUSER, costs_of, tensor_bytes
@@ -14,6 +24,7 @@ from model_zoo.evaluation import Evaluation, with_boards
 _WIDTH = 12
 _WRAP = 108
 _FEW_LABELS = 24
+_SCALED = {"uint8": "value / 255", "int16": "value / 32768"}
 
 
 def list_bundles() -> Iterator[str]:
@@ -40,6 +51,7 @@ def card(bundle: Bundle) -> Iterator[str]:
     yield _row("revision", f"{bundle.revision}, {_bytes_of(bundle) / 1000:.0f} kB of segments, in {bundle.path}")
     yield _row("licence", manifest.license)
     yield _row("takes", _takes(manifest))
+    yield from (_row("", line) for line in _files(manifest))
     yield from _wrapped("tells apart", _labels(bundle.labels))
     for k, stage in enumerate(bundle.stages):
         yield from _stage_rows(k, stage)
@@ -79,13 +91,31 @@ def _labels(labels: Sequence[str]) -> list[str]:
 
 def _takes(manifest: Manifest) -> str:
     given, tensor = manifest.input, _tensor(manifest.stages[0].input)
-    return f"{_shape(given.shape)} {given.dtype}, {_preprocessing(manifest.preprocess, given.dtype)}, as {tensor}"
+    return f"{_shape(given.shape)} {given.dtype}, {_preprocessing(manifest.preprocess, given)}, as {tensor}"
 
 
-def _preprocessing(preprocess: Preprocess, dtype: str) -> str:
-    scaled = "value / 255" if dtype == "uint8" else "value"
+def _files(manifest: Manifest) -> Iterator[str]:
+    """Say what becomes of files: of images, and of recordings."""
+    spec, rules = manifest.input, manifest.preprocess
+    if spec.is_image:
+        yield f"image files: another aspect: {rules.resize}; transparent parts: {rules.background}"
+    elif spec.is_window:
+        parts = [f"at {spec.rate_hz:,g} Hz"] if spec.rate_hz is not None else []
+        parts += [f"channels {', '.join(spec.channels)}"] if spec.channels else []
+        parts += [f"a window every {rules.window.hop} samples"] if rules.window.hop is not None else []
+        if parts:
+            yield f"recordings: {'; '.join(parts)}"
+
+
+def _preprocessing(preprocess: Preprocess, spec: InputSpec) -> str:
+    scaled = _SCALED.get(spec.dtype, "value")
     turned = ", blue first" if preprocess.channel_order == "bgr" else ""
-    if set(preprocess.mean) == {0.0} and set(preprocess.std) == {1.0}:
+    if preprocess.frontend.kind != "raw":
+        features = make_frontend(preprocess.frontend, spec.shape, spec.rate_hz).shape
+        scaled = f"{preprocess.frontend.kind} of {_shape(features)}"
+    if preprocess.range is not None:
+        return f"{'quantised already' if preprocess.range == 'quantised' else f'values {preprocess.range}'}{turned}"
+    if set(preprocess.mean) <= {0.0} and set(preprocess.std) <= {1.0}:
         return f"{scaled}{turned}"
     return f"({scaled} - {_per_channel(preprocess.mean)}) / {_per_channel(preprocess.std)}{turned}"
 

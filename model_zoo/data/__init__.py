@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from model_zoo.data.examples import Examples, LabelledExamples, Split, first_of_each_class, write_samples
 from model_zoo.data.idx import DEFAULT_FASHION_DIR, FASHION_HINT, load_idx_set, read_idx
-from model_zoo.data.loading import load_examples
+from model_zoo.data.loading import is_of_arrays, load_examples
 from model_zoo.data.shipped import about_samples, shipped_samples
 from model_zoo.data.splits import HELD_BACK, is_divided, load_jpeg_set, load_split, split_indices
 
@@ -22,6 +22,7 @@ __all__ = [
     "about_samples",
     "first_of_each_class",
     "is_divided",
+    "is_of_arrays",
     "load_examples",
     "load_idx_set",
     "load_jpeg_set",

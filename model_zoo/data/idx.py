@@ -35,7 +35,7 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     expected = math.prod(shape)
     if len(content) - offset != expected:
         raise DataError(
-            f"{path}: the idx header promises {expected} bytes of data, {len(content) - offset} are there",
+            f"{path}: the idx header announces {expected} bytes of data, but there are {len(content) - offset}",
             "download the file again",
         )
     return np.frombuffer(content, dtype=np.uint8, offset=offset).reshape(shape)
@@ -64,7 +64,7 @@ def _idx_header(path: Path, content: bytes) -> tuple[tuple[int, ...], int]:
         )
     offset = 4 + 4 * dimensions
     if len(content) < offset:
-        raise DataError(f"{path}: the idx header is cut off", "download the file again")
+        raise DataError(f"{path}: the idx header is truncated", "download the file again")
     return struct.unpack(f">{dimensions}I", content[4:offset]), offset
 
 

@@ -57,7 +57,12 @@ def load_examples(
         return _reader_of(path)(path, wanted)
     except DataError as error:
         # Names of files, columns and classes are whatever people, or damage, have made of them.
-        raise DataError(printable(error.what)[:MAX_TEXT], printable(error.remedy)[:MAX_TEXT]) from None
+        raise DataError(printable(error.what, MAX_TEXT), printable(error.remedy, MAX_TEXT)) from None
+
+
+def is_of_arrays(path: Path) -> bool:
+    """Whether data are arrays, whose shape and dtype say what an input is; files have to be told."""
+    return is_divided(path) or (is_idx_folder(path) if path.is_dir() else is_archive(path) or is_array(path))
 
 
 def _reader_of(path: Path) -> Callable[[Path, Wanted], Examples]:

@@ -64,7 +64,9 @@ def _cifar_records(path: Path) -> npt.NDArray[np.uint8]:
             f"{path}: {error.strerror}", "give a folder with all files of CIFAR-10's binary version"
         ) from None
     if len(content) == 0 or len(content) % size:
-        raise DataError(f"{path}: {len(content)} bytes are not records of {size}", "download the file again")
+        raise DataError(
+            f"{path}: {len(content)} bytes are not a number of records of {size}", "download the file again"
+        )
     return content.reshape(-1, size)
 
 
@@ -144,10 +146,10 @@ def _jpeg_arrays(path: Path) -> dict[str, Array]:
     numbers = all(arrays[name].dtype.kind in "iub" for name in ("offset", "label", "is_test"))
     if jpeg.dtype != np.uint8 or not numbers or (label.astype(np.int64) < 0).any():
         raise DataError(
-            f"{path}: jpeg must be uint8, offset, label and is_test integers from 0", "download the file again"
+            f"{path}: jpeg is not uint8, or offset, label or is_test are not integers from 0", "download the file again"
         )
     if offset[0] != 0 or offset[-1] != len(jpeg) or (np.diff(offset.astype(np.int64)) <= 0).any():
-        raise DataError(f"{path}: offset does not cut jpeg into {len(label)} images", "download the file again")
+        raise DataError(f"{path}: offset does not divide jpeg into {len(label)} images", "download the file again")
     return arrays
 
 

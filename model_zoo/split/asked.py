@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_zoo.split.declared import DeclaredInput
 from model_zoo.split.thresholds import Rule
 
 
@@ -12,14 +13,16 @@ from model_zoo.split.thresholds import Rule
 class Asked:
     """The options of `distree zoo split`, checked as far as one can without opening a file.
 
-    data: inputs; where they have no labels, what the network answers counts as right. unlabelled: more inputs for the
-    heads. test: inputs that are opened once at the end. seen: whether the network was trained on `data`. value_range:
-    as `--range` has it. max_drop: a fraction.
+    data: inputs; where they have no labels, what the network answers counts as right. declared: what inputs are, where
+    the network's own input does not tell it: of recordings and features. unlabelled: more inputs for the heads.
+    test: inputs that are opened once at the end. seen: whether the network was trained on `data`. value_range: as
+    `--range` has it. max_drop: a fraction.
     """
 
     model: Path
     name: str
     data: Path | None = None
+    declared: DeclaredInput | None = None
     unlabelled: Path | None = None
     test: Path | None = None
     labels: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from model_zoo.progress import Progress
 from model_zoo.publishing import published
 from model_zoo.split import report
 from model_zoo.split.asked import Asked
+from model_zoo.split.declared import load_declared
 from model_zoo.split.input_range import RANGES
 from model_zoo.split.supervision import Teller, supervise
 from model_zoo.split.thresholds import RULES
@@ -32,7 +33,15 @@ def add_options(split: argparse.ArgumentParser) -> None:
     """Add the options of `distree zoo split`."""
     split.add_argument("model", type=Path, metavar="MODEL.tflite", help="a whole classifier, as its converter wrote it")
     split.add_argument("--list", action="store_true", help="only list where it can be cut, and what each cut costs")
-    split.add_argument("--data", type=Path, metavar="FILE", help=".npz with inputs x and, if there are any, labels y")
+    split.add_argument(
+        "--data", type=Path, metavar="FILE", help="inputs, with labels if there are any: what `zoo evaluate` reads"
+    )
+    split.add_argument(
+        "--input",
+        type=Path,
+        metavar="FILE",
+        help="YAML with the keys input and preprocess of bundle.yaml, for sound and motion",
+    )
     split.add_argument("--labels", metavar="A,B,…", help="names of its classes in its own order, or a file of them")
     split.add_argument("--stages", type=int, metavar="N", help="into how many stages (default: 3, or 2)")
     split.add_argument("--after", metavar="OP,…", help="cut after these operators, numbered as in --list")
@@ -124,7 +133,7 @@ def _asked(args: argparse.Namespace) -> Asked:
             "--data is missing: exit heads need inputs to learn from",
             "give --data FILE, or --list to see where the network can be cut",
         )
-    for path in (args.data, args.unlabelled, args.test):
+    for path in (args.data, args.unlabelled, args.test, args.input):
         if path is not None and not path.exists():
             raise DataError(f"{path}: no such file", CHECK_PATH)
     if args.stages is not None and args.after is not None:
@@ -139,6 +148,7 @@ def _asked(args: argparse.Namespace) -> Asked:
         model=args.model,
         name=_name(args.model) if args.name is None else check_id(args.name, "--name"),
         data=args.data,
+        declared=None if args.input is None else load_declared(args.input),
         unlabelled=args.unlabelled,
         test=args.test,
         labels=_labels(args.labels),

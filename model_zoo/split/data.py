@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from distree.bundle.manifest import InputSpec, Preprocess
+from model_zoo.data import Examples, is_of_arrays, load_examples
 from model_zoo.errors import SplitError
-from model_zoo.examples import Examples, load_examples
+from model_zoo.split.declared import DeclaredInput
+from model_zoo.split.graph import TensorInfo
 
 FEWEST_INPUTS = 50
 FEWEST_OF_CLASS = 5
@@ -26,12 +29,29 @@ class Classes:
     names: tuple[str, ...]
 
 
-def read(path: Path) -> Examples:
-    """Read inputs; those of int16, which no bundle takes, become float32 of the same values."""
-    found = load_examples(path)
-    if found.inputs.dtype == np.int16:
-        return replace(found, inputs=found.inputs.astype(np.float32))
-    return found
+def read(path: Path, declared: DeclaredInput | None, tensor: TensorInfo) -> Examples:
+    """Read inputs of any form of docs/howto/data.md.
+
+    Without anything `declared`, arrays are read as they are, and files as images of the size of the network's input,
+    `tensor`. SplitError for files where that is no image.
+    """
+    if declared is not None:
+        return load_examples(path, spec=declared.input, preprocess=declared.preprocess)
+    if is_of_arrays(path):
+        return load_examples(path)
+    return load_examples(path, spec=_image_spec(path, tensor), preprocess=Preprocess(range="0..1", layout="nhwc"))
+
+
+def _image_spec(path: Path, tensor: TensorInfo) -> InputSpec:
+    shape = tensor.shape[1:]
+    if len(shape) == 3 and shape[-1] not in (1, 3) and shape[0] in (1, 3):
+        shape = (*shape[1:], shape[0])
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise SplitError(
+            f"takes {tensor}, which is not an image, so it does not tell how the files of {path} become inputs",
+            "declare it with --input FILE.yaml (see docs/howto/own-model.md)",
+        )
+    return InputSpec(dtype="uint8", shape=shape)
 
 
 def name_classes(given: tuple[str, ...], of_data: tuple[str, ...] | None, count: int, single: bool) -> Classes:

@@ -14,10 +14,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from distree.bundle.frontends import make_frontend
 from distree.bundle.manifest import InputSpec, Manifest, Preprocess
 from distree.bundle.preprocessing import Preprocessor
 from distree.tensors import Array
 from model_zoo.errors import SplitError
+from model_zoo.split.declared import DeclaredInput
 from model_zoo.split.graph import TensorInfo
 
 AS_IT_IS = "as-it-is"
@@ -29,6 +31,8 @@ RANGES = (*_TARGETS, "imagenet", AS_IT_IS)
 ChannelOrder = Literal["rgb", "bgr"]
 ORDERS: tuple[ChannelOrder, ...] = ("rgb", "bgr")
 _TRIED = 500
+_UNITS = {"uint8": 255.0, "int16": 32768.0}
+"""What a manifest divides values by that are whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +49,36 @@ class InputWay:
 
 @dataclass(frozen=True, slots=True)
 class InputFit:
-    """What inputs look like at a source, and how their axes lie in the network's input."""
+    """What inputs look like at a source, and how their axes lie in the network's input.
+
+    preprocess: all of it but the range of values, unless that was declared, too: then there is one way only.
+    """
 
     spec: InputSpec
-    layout: Literal["nchw", "nhwc"]
+    preprocess: Preprocess
+    is_declared: bool = False
 
 
-def fit_inputs(inputs: Array, tensor: TensorInfo) -> InputFit:
-    """Find how inputs (n, …) fit the network's input tensor; SplitError where their shapes do not."""
-    shape, wanted = inputs.shape[1:], tensor.shape[1:]
-    spec = InputSpec(dtype=inputs.dtype.name, shape=shape)
+def fit_inputs(inputs: Array, tensor: TensorInfo, declared: DeclaredInput | None = None) -> InputFit:
+    """Find how inputs (n, …), as they are or as declared, fit the network's input tensor; SplitError if they do not."""
+    spec = InputSpec(dtype=inputs.dtype.name, shape=inputs.shape[1:]) if declared is None else declared.input
+    wanted, shape = tensor.shape[1:], spec.shape
+    if declared is None:
+        return InputFit(spec, Preprocess(layout=_layout(shape, wanted)))
+    preprocess = declared.preprocess
+    if preprocess.frontend.kind != "raw":
+        shape = make_frontend(preprocess.frontend, spec.shape, spec.rate_hz).shape
+    if _layout(shape, wanted) != preprocess.layout and _layout(shape, wanted) == "nchw":
+        raise SplitError(f"takes inputs of {_text(wanted)}, channels first", "declare layout: nchw")
+    has_range = preprocess.range is not None or bool(preprocess.mean)
+    return InputFit(spec, preprocess, has_range or preprocess.frontend.kind != "raw")
+
+
+def _layout(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Literal["nchw", "nhwc"]:
     if _squeezed(shape) == _squeezed(wanted) or (len(wanted) == 1 and int(np.prod(shape)) == wanted[0]):
-        return InputFit(spec, "nhwc")
+        return "nhwc"
     if len(shape) == len(wanted) and (shape[-1], *shape[:-1]) == wanted:
-        return InputFit(spec, "nchw")
+        return "nchw"
     raise SplitError(f"takes inputs of {_text(wanted)}, the data has {_text(shape)}", "resize or cut the data")
 
 
@@ -75,6 +95,10 @@ def input_ways(inputs: Array, fit: InputFit, tensor: TensorInfo, wanted: str | N
 
     SplitError for a name that is unknown, or makes no sense for them.
     """
+    if fit.is_declared:
+        if wanted:
+            raise SplitError(f"--range {wanted}: the range is declared already", "leave it out")
+        return [InputWay("declared", fit.preprocess)]
     names, orders = _wanted(wanted) if wanted else (_sensible(inputs, tensor), _orders(fit))
     ways = [way for name in names for way in _ways(name, inputs, fit, tensor, orders)]
     if not ways:
@@ -120,7 +144,9 @@ def _full_scale(inputs: Array) -> float | None:
 
 
 def _is_sound(inputs: Array) -> bool:
-    """Whether inputs are samples of 16 bits, which came as whole numbers."""
+    """Whether inputs are samples of 16 bits, as such or as whole numbers among floats."""
+    if inputs.dtype == np.int16:
+        return True
     some_inputs = inputs[:_TRIED]
     loud = inputs.dtype.kind == "f" and 256.0 < float(np.abs(some_inputs).max()) <= 32768.0
     return loud and bool((np.rint(some_inputs) == some_inputs).all())
@@ -133,7 +159,7 @@ def _ways(
     if scaling is None:
         return []
     mean, std = scaling
-    return [InputWay(name, Preprocess(mean=mean, std=std, layout=fit.layout, channel_order=order)) for order in orders]
+    return [InputWay(name, replace(fit.preprocess, mean=mean, std=std, channel_order=order)) for order in orders]
 
 
 def _scaling(
@@ -141,14 +167,15 @@ def _scaling(
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return mean and std of a manifest's preprocessing, which takes uint8 as 0 to 1; None for what makes no sense."""
     if name == AS_IT_IS:
-        unit = 255.0 if inputs.dtype == np.uint8 else 1.0
+        unit = _UNITS.get(inputs.dtype.name, 1.0)
         if inputs.dtype.name == tensor.dtype and tensor.scale:
             # What is quantised already: through its meaning and back, to the same steps.
             return (tensor.zero_point / unit,), (1.0 / (tensor.scale * unit),)
         return (0.0,), (1.0 / unit,)
     full = _full_scale(inputs)
     if full is None:
-        return ((0.0,), (32768.0,)) if name == "-1..1" and _is_sound(inputs) else None
+        full = 1.0 if inputs.dtype == np.int16 else 32768.0
+        return ((0.0,), (full,)) if name == "-1..1" and _is_sound(inputs) else None
     if name == "imagenet":
         means, stds = _IMAGENET
         return (tuple(full * v for v in means), tuple(full * v for v in stds)) if fit.spec.shape[-1:] == (3,) else None

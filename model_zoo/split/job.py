@@ -15,10 +15,9 @@ from distree.bundle.manifest import DataUse, Manifest, MeasuredFigures, Promise
 from distree.bundle.preprocessing import Preprocessor
 from distree.tensors import Array
 from model_zoo.costs import Costs, costs_of
-from model_zoo.data import LabelledExamples
+from model_zoo.data import Examples, LabelledExamples
 from model_zoo.errors import SplitError
 from model_zoo.evaluation import ExitScores, collect_logits, score_exits, summarise
-from model_zoo.examples import Examples
 from model_zoo.split import bundle as writing
 from model_zoo.split import data as reading
 from model_zoo.split import report
@@ -65,7 +64,8 @@ def split_network(asked: Asked, folder: Path, tell: Teller) -> None:
     limit_memory(most_memory())
     tell.phase("reading the data", _reading_s(asked.data))
     assert asked.data is not None  # noqa: S101 - the command line sees to it
-    work = _Work(network, cuts, asked, tell, reading.read(asked.data))
+    data = reading.read(asked.data, asked.declared, network.graph.input)
+    work = _Work(network, cuts, asked, tell, data)
     work.split(folder)
 
 
@@ -187,7 +187,7 @@ class _Work:
     def _prepare(self, names: tuple[str, ...], labels: Labels | None) -> tuple[Manifest, Preprocessor]:
         """Find out how inputs become tensors; return the draft of the manifest that says so, and what makes them."""
         tensor, data = self.network.graph.input, self.data
-        fit = fit_inputs(data.inputs, tensor)
+        fit = fit_inputs(data.inputs, tensor, self.asked.declared)
         draft = writing.draft_manifest(self.network, self.asked, names, fit)
         ways = differing(
             input_ways(data.inputs, fit, tensor, self.asked.value_range), draft, data.inputs[:_WIDTH_TRIED]
@@ -211,11 +211,14 @@ class _Work:
         prepared = preprocessor(draft, way)
         return replace(draft, preprocess=way.preprocess), prepared
 
+    def _read(self, path: Path) -> Examples:
+        return reading.read(path, self.asked.declared, self.network.graph.input)
+
     def _others(self) -> Examples | None:
         if self.asked.unlabelled is None:
             return None
         self.tell.phase("reading the unlabelled inputs", _reading_s(self.asked.unlabelled))
-        found = reading.read(self.asked.unlabelled)
+        found = self._read(self.asked.unlabelled)
         reading.check_same_kind(found, self.data)
         return found
 
@@ -279,7 +282,7 @@ class _Work:
     def _test(self, draft: Bundle, path: Path) -> tuple[MeasuredFigures, DataUse]:
         """Open the test inputs, once, and run them through the bundle as boards would."""
         self.tell.phase("reading the test inputs, once", _reading_s(path))
-        test = reading.read(path)
+        test = self._read(path)
         reading.check_same_kind(test, self.data)
         labels = reading.class_labels(test, reading.Classes(draft.labels), anyway=True)
         if labels is None:

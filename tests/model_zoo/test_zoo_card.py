@@ -25,6 +25,7 @@ def test_the_card_of_a_chain(fashion):
         f"revision    {fashion.revision}, 361 kB of segments, in {fashion.path}",
         "licence     Apache-2.0",
         "takes       28x28x1 uint8, (value / 255 - 0.286) / 0.353, as 28x28x1 int8",
+        "            image files: another aspect: crop; transparent parts: black",
         "tells apart 10: T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot",
         "stage 0     stage0.tflite, 45 kB, 1.13 MMACs + head 0.23, sends 1,568 bytes (7x7x32 int8)",
         "stage 1     stage1.tflite, 104 kB, 2.78 MMACs + head 0.31, sends 1,568 bytes (7x7x32 int8)",

@@ -162,15 +162,12 @@ def test_recordings_in_folders_are_evaluated_window_by_window(zoo: Zoo, capsys, 
 
 def test_show_says_what_the_bundle_takes(zoo: Zoo, capsys, tmp_path) -> None:
     for bundle, told in (
-        ("fashion", "image, 28 x 28 x 1; another aspect: crop; transparent parts: black"),
-        (
-            sound_bundle(tmp_path / "sound").path,
-            "int16, 480, at 16,000 Hz, windows every 240 samples, logmel of 28 x 28",
-        ),
+        ("fashion", "image files: another aspect: crop; transparent parts: black"),
+        (sound_bundle(tmp_path / "sound").path, "recordings: at 16,000 Hz; a window every 240 samples"),
         (
             motion_bundle(tmp_path / "motion").path,
-            "float32, 196 x 4, at 100 Hz, channels ax, ay, az, gx, windows every 98 samples",
+            "recordings: at 100 Hz; channels ax, ay, az, gx; a window every 98 samples",
         ),
     ):
         assert zoo("show", bundle) == 0
-        assert f"\ninput: {told}\n" in capsys.readouterr().out
+        assert f"\n            {told}\n" in capsys.readouterr().out

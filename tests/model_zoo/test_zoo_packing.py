@@ -60,7 +60,7 @@ def test_a_name_that_is_taken_is_replaced_by_force_alone(zoo, packed, own_folder
 def test_names_of_the_model_zoo_are_not_taken(zoo, packed, capsys):
     packed.rename(packed.with_name("fashion.distree"))
     assert zoo("unpack", packed.with_name("fashion.distree")) == 2
-    assert "a bundle of the model zoo is called so" in capsys.readouterr().err
+    assert "a shipped bundle has this name" in capsys.readouterr().err
 
 
 def again(path, change):
@@ -133,7 +133,7 @@ def test_bombs_are_not_let_off(zoo, packed, monkeypatch, capsys):
     assert "longer than 1048576 bytes" in capsys.readouterr().err
     monkeypatch.setattr("model_zoo.packing.MAX_BYTES", 40 << 20)
     assert zoo("unpack", packed) == 2
-    assert "it is no packed bundle" in capsys.readouterr().err
+    assert "give a file that distree zoo pack wrote" in capsys.readouterr().err
 
 
 def test_damaged_files_are_one_line(zoo, packed, own_folder, capsys):

@@ -632,7 +632,7 @@ def test_a_criterion_without_its_parameters_is_one_clear_line(zoo, capsys) -> No
 def test_show_and_verify_tell_of_branches(zoo, wide: Bundle, capsys) -> None:
     assert zoo("show", wide.path) == 0
     out = capsys.readouterr().out
-    for part in ("branch 1: stage2.branch1.tflite", "embedding 6 int8", "without branch 0: at", "decisions"):
+    for part in ("branch 1: stage2.branch1.tflite", "embedding 0.00", "without branch 0: at", "decisions"):
         assert part in out
     assert zoo("verify", wide.path) == 0
     assert "9 segments" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -49,7 +50,7 @@ GOOD = {
 @pytest.mark.parametrize("what", GOOD)
 def test_what_fits_is_taken(what):
     spec, taken, preprocess = GOOD[what]
-    check_manifest(manifest(spec, taken, **preprocess))
+    check_manifest(manifest(spec, taken, **preprocess), Path("bundle.yaml"))
 
 
 def image(shape=(28, 28, 1), dtype="uint8", **more):
@@ -61,42 +62,42 @@ def logmel(**changes):
 
 
 BAD = [
-    (image(()), (1,), ONE, r"input\.shape: \[\], must be 1 to \d+ sizes"),
-    (image((28, -28, 1)), (1,), ONE, r"input\.shape: \[28, -28, 1\], must be"),
+    (image(()), (1,), ONE, r"input\.shape: \[\] is not possible; give 1 to \d+ sizes"),
+    (image((28, -28, 1)), (1,), ONE, r"input\.shape: \[28, -28, 1\] is not possible"),
     (image((0,)), (0,), ONE, r"input\.shape: \[0\]"),
-    (image((1,) * 20), (1,), ONE, r"input\.shape: .*, must be 1 to"),
-    (image((1 << 20, 1 << 20, 3)), (1,), ONE, r"input\.shape: .* must be at most 16777216 bytes"),
+    (image((1,) * 20), (1,), ONE, r"input\.shape: .* is not possible; give 1 to"),
+    (image((1 << 20, 1 << 20, 3)), (1,), ONE, r"input\.shape: .* is too large; give at most 16777216 bytes"),
     (image(), (28, 28, 3), ONE, r"input\.shape: \[28, 28, 1\] does not fill stages\[0\]\.input, \[1, 28, 28, 3\]"),
-    (image(rate_hz=0.0), (28, 28, 1), ONE, r"input\.rate_hz: must be above 0"),
+    (image(rate_hz=0.0), (28, 28, 1), ONE, r"input\.rate_hz: 0 is out of range"),
     (image(rate_hz=-1.0), (28, 28, 1), ONE, r"input\.rate_hz"),
     (image((5, 2), "float32", channels=("x",)), (5, 2), ONE, r"input\.channels: 1 names"),
     (image((5, 2), "float32", channels=("x", "X")), (5, 2), ONE, r"input\.channels: a name is given twice"),
-    (image(), (28, 28, 1), {}, r"say what the network expects of uint8 values: range \(0\.\.1, -1\.\.1 or 0\.\.255\)"),
-    (image((9,), "int8"), (9,), {}, r"say what the network expects of int8 values: range \(quantised\)"),
-    (image(), (28, 28, 1), {"range": "0..1", **ONE}, "give range, or mean and std, not both"),
-    (image((9,), "float32"), (9,), {"range": "0..1"}, r"preprocess\.range: 0\.\.1 is of uint8 values"),
-    (image(), (28, 28, 1), {"range": "quantised"}, r"quantised inputs are int8, as stages\[0\]\.input is, not uint8"),
-    (image(), (28, 28, 1), {"mean": (0.1,) * 3, "std": (1.0,) * 3}, r"preprocess\.mean: 3 values, one or one for each of 1"),
-    (image(), (28, 28, 1), {"mean": (0.1,), "std": ()}, "mean and std need one value per channel each"),
-    (image(), (28, 28, 1), {"mean": (0.1,), "std": (0.0,)}, "std not 0"),
+    (image(), (28, 28, 1), {}, r"does not say what the network expects of uint8 values; give range \(0\.\.1, -1\.\.1 or 0\.\.255\)"),
+    (image((9,), "int8"), (9,), {}, r"does not say what the network expects of int8 values; give range \(quantised\)"),
+    (image(), (28, 28, 1), {"range": "0..1", **ONE}, "has both range and mean or std"),
+    (image((9,), "float32"), (9,), {"range": "0..1"}, r"preprocess\.range: 0\.\.1 is for uint8 values only"),
+    (image(), (28, 28, 1), {"range": "quantised"}, r"quantised inputs have the dtype of stages\[0\]\.input, int8, not uint8"),
+    (image(), (28, 28, 1), {"mean": (0.1,) * 3, "std": (1.0,) * 3}, r"preprocess\.mean: 3 values; give one, or one for each of 1"),
+    (image(), (28, 28, 1), {"mean": (0.1,), "std": ()}, "give both one value per channel"),
+    (image(), (28, 28, 1), {"mean": (0.1,), "std": (0.0,)}, "std has a 0"),
     (image(), (28, 28, 1), {"mean": (float("inf"),), "std": (1.0,)}, "mean and std"),
     (image(), (28, 28, 1), {"window": WindowRule(hop=4), **ONE}, r"preprocess\.window: only recordings are cut"),
-    (image((9,), "float32"), (9,), {"window": WindowRule(hop=0)}, r"preprocess\.window\.hop: must be 1 to the 9 samples"),
+    (image((9,), "float32"), (9,), {"window": WindowRule(hop=0)}, r"preprocess\.window\.hop: 0 is out of range; choose 1 to 9"),
     (image((9,), "float32"), (9,), {"window": WindowRule(hop=10)}, r"preprocess\.window\.hop"),
     (image((16000,), "int16"), (49, 40), logmel(), r"preprocess\.frontend: logmel: needs the sampling rate; add input\.rate_hz"),
     (image((8000, 2), "int16", rate_hz=8000.0), (49, 40), logmel(), r"logmel: needs windows of one channel"),
     (SOUND, (50, 40), logmel(), r"input\.shape: \[16000\] becomes \[49, 40\], which does not fill .*\[1, 50, 40\]"),
-    (SOUND, (49, 40), logmel(frame=0), "logmel: frame: must be 1 to the 16000 samples"),
-    (SOUND, (49, 40), logmel(frame=20000), "logmel: frame: must be 1 to the 16000 samples"),
-    (SOUND, (49, 40), logmel(step=0), "logmel: step: must be at least 1"),
-    (SOUND, (49, 40), logmel(step=1), "logmel: step: 1 samples make 15521 frames of a window, at most 4096"),
-    (SOUND, (49, 40), logmel(fft=500), "logmel: fft: must be a power of two from frame"),
-    (SOUND, (49, 40), logmel(fft=256), "logmel: fft: must be a power of two from frame"),
-    (SOUND, (49, 40), logmel(bands=1), "logmel: bands: must be 2 to 512"),
-    (SOUND, (49, 40), logmel(high_hz=9000.0), "logmel: low_hz, high_hz: must ascend from 0 to half the sampling rate"),
+    (SOUND, (49, 40), logmel(frame=0), "logmel: frame: 0 is out of range; choose 1 to 16000"),
+    (SOUND, (49, 40), logmel(frame=20000), "logmel: frame: 20000 is out of range"),
+    (SOUND, (49, 40), logmel(step=0), "logmel: step: 0 is out of range; choose at least 1"),
+    (SOUND, (49, 40), logmel(step=1), "logmel: step: 1 samples make 15521 frames of a window, more than 4096"),
+    (SOUND, (49, 40), logmel(fft=500), "logmel: fft: .* is not possible; choose a power of two from 480"),
+    (SOUND, (49, 40), logmel(fft=256), "logmel: fft: .* is not possible; choose a power of two from 480"),
+    (SOUND, (49, 40), logmel(bands=1), "logmel: bands: 1 is out of range; choose 2 to 512"),
+    (SOUND, (49, 40), logmel(high_hz=9000.0), "logmel: low_hz, high_hz: .* are out of range; choose ascending values"),
     (SOUND, (49, 40), logmel(low_hz=4000.0), "logmel: low_hz, high_hz"),
-    (SOUND, (49, 40), logmel(offset=0.0), "logmel: offset: must be above 0"),
-    (SOUND, (49, 41), {"frontend": Mfcc(coefficients=41, logmel=LOGMEL)}, "mfcc: coefficients: must be 1 to the 40 bands"),
+    (SOUND, (49, 40), logmel(offset=0.0), "logmel: offset: 0 is out of range"),
+    (SOUND, (49, 41), {"frontend": Mfcc(coefficients=41, logmel=LOGMEL)}, "mfcc: coefficients: 41 is out of range; choose 1 to 40"),
     (
         SOUND, (99, 40),
         {"frontend": EdgeImpulseMfe(frame=320, step=160, fft=64, bands=40, low_hz=0.0, high_hz=8000.0)},
@@ -105,7 +106,7 @@ BAD = [
     (
         SOUND, (99, 40),
         {"frontend": EdgeImpulseMfe(frame=320, step=160, fft=300, bands=40, low_hz=0.0, high_hz=8000.0)},
-        "edge-impulse-mfe: fft: must be a power of two",
+        "edge-impulse-mfe: fft: 300 is not possible; choose a power of two",
     ),
 ]  # fmt: skip
 
@@ -113,6 +114,6 @@ BAD = [
 @pytest.mark.parametrize(("spec", "taken", "preprocess", "why"), BAD)
 def test_what_cannot_work_is_refused_with_its_key(spec, taken, preprocess, why):
     with pytest.raises(ConfigError, match=why) as caught:
-        check_manifest(manifest(spec, taken, **preprocess))
-    assert str(caught.value).startswith("fashion/bundle.yaml: ")
+        check_manifest(manifest(spec, taken, **preprocess), Path("bundle.yaml"))
+    assert str(caught.value).startswith("bundle.yaml: ")
     assert "\n" not in str(caught.value)

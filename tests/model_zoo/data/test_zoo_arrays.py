@@ -91,7 +91,7 @@ def test_what_is_called_so_and_is_not_of_each_input_is_left(tmp_path: Path) -> N
 
 
 def test_a_limit_below_one_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"set\.npz: a limit of 0 inputs; at least 1 is needed"):
+    with pytest.raises(DataError, match=r"set\.npz: a limit of 0 inputs; give at least 1"):
         load_examples(saved(tmp_path, x=IMAGES), limit=0)
 
 
@@ -135,9 +135,9 @@ def test_an_axis_of_one_may_be_missing_or_elsewhere(tmp_path: Path) -> None:
         (IMAGES / 255.0, r"inputs are float64 from 0.* to .*, uint8 is needed; save them as x \* 255 as uint8, rounded"),
         (IMAGES - 128.5, "inputs are float64 from .*, uint8 is needed; save them as uint8"),
         (IMAGES.astype(np.int16) + 1, "inputs are int16 from .* to 256, uint8 is needed"),
-        (np.zeros((0, 6, 5, 3), np.uint8), "holds no inputs"),
+        (np.zeros((0, 6, 5, 3), np.uint8), "contains no inputs"),
         (np.zeros((2, 6, 5, 3), np.complex64), "not an .npy array: it holds complex64"),
-        (np.array(["a", "b"]), "holds <U1, numbers are needed"),
+        (np.array(["a", "b"]), "contains <U1; give numbers"),
         (np.float32(3), "is a single number"),
         (np.where(np.arange(90).reshape(1, 6, 5, 3) == 7, np.nan, IMAGES.astype(float)), "input 0 holds values that are not finite"),
     ],
@@ -156,10 +156,10 @@ def test_what_is_not_the_bundles_is_refused_with_what_to_do(tmp_path: Path, arra
         ({"y": LABELS[None]}, "y has 1 rows, there are 6 inputs"),
         ({"y": np.uint8(1)}, "y is a single value, there are 6 inputs; save one for each"),
         ({"y": LABELS - 1}, "labels go from -1 to 1; number the classes from 0"),
-        ({"y": LABELS + 0.5}, "labels are float64; whole numbers from 0, or names, are needed"),
+        ({"y": LABELS + 0.5}, "labels are float64; give whole numbers from 0, or names"),
         ({"y": np.ones((6, 3))}, "labels are 6 x 3 and not one-hot"),
         ({"y": LABELS + 1}, r"label 3 of input 0 is outside 0 to 2, the classes cat, dog, eel; number them so"),
-        ({"y": LABELS, "classes": ["cat", "dog"]}, "label 2 has no name, there are 2: cat, dog"),
+        ({"y": LABELS, "classes": ["cat", "dog"]}, r"label 2 has no name \(2 names: cat, dog\)"),
         ({"y": LABELS, "classes": ["cat", "dog", "eal"]}, r"class 'eal' is none of the bundle's \(cat, dog, eel\); nearest: eel"),
         ({"y": LABELS, "classes": ["cat", "Cat", "eel"]}, "'cat' and 'Cat' are the same class 'cat'"),
         ({"y": ["cat", "dog", "eel", "owl", "cat", "dog"]}, "class 'owl' is none of the bundle's"),
@@ -186,7 +186,7 @@ def test_an_archive_of_something_else_says_what_it_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("a.npz", b"", r"not a readable \.npz archive \(File is not a zip file\); write it again by numpy\.savez"),
+        ("a.npz", b"", r"not a readable \.npz archive \(File is not a zip file\); save it again with numpy\.savez"),
         ("a.npz", b"PK\x03\x04 cut", r"not a readable \.npz archive"),
         ("a.npz", b"text", r"not a readable \.npz archive"),
         ("a.npy", b"", r"not an \.npy array: its first bytes are not those of the format"),
@@ -250,7 +250,7 @@ def test_labels_may_be_text_one_a_line(tmp_path: Path) -> None:
     write(tmp_path, {"y.txt": "2\n0\n1\n1\n0\n2\n"})
     assert load_examples(tmp_path / "x.npy").labelled().labels.tolist() == LABELS.tolist()
     write(tmp_path, {"y.txt": "2\n0\n"})
-    with pytest.raises(DataError, match=r"y\.txt: 2 labels, x\.npy has 6 inputs"):
+    with pytest.raises(DataError, match=r"y\.txt: 2 labels for 6 inputs in x\.npy"):
         load_examples(tmp_path / "x.npy")
 
 

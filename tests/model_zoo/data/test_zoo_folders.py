@@ -67,7 +67,7 @@ def test_recordings_are_cut_into_windows(tmp_path: Path) -> None:
     assert found.files == ("no/b.wav", "yes/a.wav@0s", "yes/a.wav@0.0025s", "yes/a.wav@0.005s")
     assert found.inputs[:, 0].tolist() == [100, 0, 20, 40]
     assert found.labels.tolist() == [0, 1, 1, 1]
-    with pytest.raises(DataError, match=r"a\.wav: a recording of 80 samples, a window has 40; cut it"):
+    with pytest.raises(DataError, match=r"a\.wav: a recording of 80 samples; a window has 40; cut it"):
         load_examples(tmp_path, spec=SOUND, preprocess=AS_IT_IS)
 
 
@@ -140,7 +140,9 @@ def test_what_lies_about_is_left_out_and_counted(tmp_path: Path) -> None:
     found = load_examples(tmp_path, spec=IMAGE)
     assert found.source == f"{tmp_path.name} (3 other files left out)"
     write(tmp_path, {"a/sound.flac": b"x"})
-    with pytest.raises(DataError, match=r"a/sound\.flac: \.flac is not read, only \.jpg, .*; move it away"):
+    with pytest.raises(
+        DataError, match=r"a/sound\.flac: \.flac is not supported; move it away, or convert it to one of \.jpg"
+    ):
         load_examples(tmp_path, spec=IMAGE)
 
 
@@ -168,7 +170,7 @@ def test_a_file_that_is_no_input_is_named(tmp_path: Path, name: str, content: by
     ("content", "why"),
     [
         (wav(range(40), rate=44100), "sampled at 44,100 Hz, the bundle takes 8,000 Hz; convert it: ffmpeg -i IN -ar 8000 OUT.wav"),
-        (wav(range(30)), "a recording of 30 samples, a window has 40; record more, or declare window: {short: pad}"),
+        (wav(range(30)), "a recording of 30 samples; a window has 40; record more, or declare window: {short: pad}"),
         (wav(range(40))[:-5], "it is cut off"),
         (b"fLaC" + bytes(50), "received a FLAC file of 54 bytes"),
     ],
@@ -194,7 +196,7 @@ def test_a_table_in_the_folder_of_another_class_is_told(tmp_path: Path) -> None:
 
 
 def test_folders_that_hold_nothing_or_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=r"holds no file of \.jpg"):
+    with pytest.raises(DataError, match=r"contains no file of \.jpg"):
         load_examples(tmp_path, spec=IMAGE)
     write(tmp_path, {"a/b/c/d/e/1.png": png(1)})
     with pytest.raises(DataError, match="folders in folders of a class are too deep"):
@@ -205,7 +207,7 @@ def test_folders_that_hold_nothing_or_too_much(tmp_path: Path, monkeypatch: pyte
         load_examples(other, spec=IMAGE)
     assert len(load_examples(other, spec=IMAGE, limit=3)) == 3
     monkeypatch.setattr("model_zoo.data.folders.MAX_FILES", 4)
-    with pytest.raises(DataError, match="more than 4 files; is it the right folder"):
+    with pytest.raises(DataError, match="more than 4 files; check that this is the right folder"):
         load_examples(other, spec=IMAGE)
 
 
@@ -216,7 +218,7 @@ def test_files_need_a_bundles_input(tmp_path: Path) -> None:
 
 
 def test_paths_that_are_no_data(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist; correct the path"):
+    with pytest.raises(DataError, match="does not exist; check the path"):
         load_examples(tmp_path / "none")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="is neither a file nor a folder"):

@@ -11,7 +11,7 @@ import pytest
 import whole_networks as whole
 
 from distree.bundle.loading import find_bundle, load_bundle
-from model_zoo.data import LabelledExamples, load_samples
+from model_zoo.data import LabelledExamples, load_examples
 from model_zoo.evaluation import collect_logits, costs_of, score_exits, summarise
 from model_zoo.split.heads import HeadTraining
 from model_zoo.split.running import Runner
@@ -30,11 +30,11 @@ def own_folder(monkeypatch, tmp_path):
 def fashion_files(tmp_path):
     """The shipped bundle as one network, and the shipped samples as data and as test inputs."""
     (tmp_path / "fashion-whole.tflite").write_bytes(whole.fashion())
-    samples = load_samples(ZOO / "samples" / "fashion.npz")
+    samples = load_examples(ZOO / "samples" / "fashion.npz")
     order = np.random.default_rng(0).permutation(len(samples))
     names = load_bundle("fashion", verify=()).labels
     for name, part in (("data", order[:600]), ("test", order[600:])):
-        np.savez(tmp_path / f"{name}.npz", x=samples.images[part], y=samples.labels[part], classes=names)
+        np.savez(tmp_path / f"{name}.npz", x=samples.inputs[part], y=samples.labels[part], classes=names)
     return tmp_path
 
 
@@ -78,7 +78,7 @@ def test_a_bundle_of_ones_own(zoo, fashion_files, own_folder, hurried, capsys):
     assert 0 < origin.promise.saved < 1
 
     # What the manifest says was measured is what `zoo evaluate` measures.
-    test = load_samples_of(fashion_files / "test.npz")
+    test = load_examples_of(fashion_files / "test.npz")
     scored = score_exits(collect_logits(bundle, test), bundle.criterion)
     evaluation = summarise(scored, costs_of(bundle.stages), bundle.criterion, bundle.thresholds)
     assert manifest.measured.accuracy == pytest.approx(evaluation.accuracy, abs=1e-6)
@@ -89,11 +89,11 @@ def test_a_bundle_of_ones_own(zoo, fashion_files, own_folder, hurried, capsys):
     from distree.bundle.preprocessing import Preprocessor
 
     prepared, network = Preprocessor(manifest), Runner((fashion_files / "fashion-whole.tflite").read_bytes())
-    theirs = [int(network(prepared.tensor(image))[0].argmax()) for image in test.images[:100]]
+    theirs = [int(network(prepared.tensor(image))[0].argmax()) for image in test.inputs[:100]]
     assert scored.classes[:100, -1].tolist() == theirs
 
 
-def load_samples_of(path):
+def load_examples_of(path):
     with np.load(path) as arrays:
         return LabelledExamples(arrays["x"], arrays["y"], np.arange(len(arrays["y"])), path.name)
 
@@ -170,23 +170,23 @@ def refused(zoo, capsys, *arguments):
         ((), "--data is missing"),
         (("--data", "/nowhere.npz"), "/nowhere.npz: no such file"),
         (("--data", "data.npz", "--after", "9"), "2 tensors cross there"),
-        (("--data", "data.npz", "--after", "a"), "not numbers of operators"),
+        (("--data", "data.npz", "--after", "a"), "--after a: not a list of whole numbers"),
         (("--data", "data.npz", "--after", "4", "--stages", "2"), "give one of them"),
-        (("--data", "data.npz", "--stages", "9"), "--stages 9: 2 to 8"),
+        (("--data", "data.npz", "--stages", "9"), "--stages: 9 is out of range; choose 2 to 8"),
         (("--data", "data.npz", "--labels", "a,b"), "--labels: 2 classes, the network tells 10 apart"),
         (("--data", "data.npz", "--max-drop", "200%"), "--max-drop 200%: not a share"),
         (("--data", "data.npz", "--max-drop", "much"), "--max-drop much: not a share"),
-        (("--data", "data.npz", "--range", "0..2"), "--range 0..2: not one of"),
+        (("--data", "data.npz", "--range", "0..2"), "--range 0..2: unknown; use one of"),
         (("--data", "data.npz", "--name", "Über"), "--name: 'Über' is not an id"),
-        (("--data", "data.npz", "--name", "fashion"), "--name fashion: a bundle of the model zoo is called so"),
+        (("--data", "data.npz", "--name", "fashion"), "--name fashion: a shipped bundle has this name"),
         (("--data", "data.npz", "--hidden", "0"), "--hidden: 0 is out of range; choose 1 to 4096"),
-        (("--data", "data.npz", "--label-weight", "2"), "--label-weight 2: 0 to 1"),
-        (("--data", "data.npz", "--seed", "-1"), "--seed -1: 0 or more"),
-        (("--data", "fashion-whole.tflite"), "not an .npz file of inputs"),
+        (("--data", "data.npz", "--label-weight", "2"), "--label-weight: 2 is out of range"),
+        (("--data", "data.npz", "--seed", "-1"), "--seed: -1 is out of range"),
+        (("--data", "fashion-whole.tflite"), "expected an image file, 784 raw bytes"),
         (("--data", "data.npz", "--out", "data.npz"), "data.npz: exists already"),
         (("--data", "data.npz", "--out", "/proc/x"), "/proc/x: /proc cannot be written to"),
         (("--data", "data.npz", "--unlabelled", "few.npz", "--range=-1..1"), "few.npz: inputs are uint8 (5,)"),
-        (("--data", "few.npz"), "few.npz: 9 inputs; at least 50"),
+        (("--data", "few.npz"), "few.npz: 9 inputs are too few; give at least 50"),
         (("--data", "wrong.npz", "--range=-1..1"), "no better than guessing"),
     ],
 )

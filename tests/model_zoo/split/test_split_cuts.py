@@ -81,7 +81,9 @@ def test_a_chain_can_be_cut_everywhere_before_its_scores():
 def test_what_crosses_beside_a_skip_connection_is_told_with_the_nearest_cuts():
     graph = read_graph(read_model(whole.residual()))
     cuts = find_cuts(graph, find_ending(graph).logits.index)
-    with pytest.raises(SplitError, match=r"--after 4: 2 tensors cross there .* after 3 and after 6$"):
+    with pytest.raises(
+        SplitError, match=r"--after 4: 2 tensors cross there .* cut after 3 or after 6, which are nearest$"
+    ):
         cuts_after(cuts, [0, 4])
     with pytest.raises(SplitError, match="--after 99: the network has no such point"):
         cuts_after(cuts, [99])
@@ -137,7 +139,7 @@ def test_more_stages_than_cuts_are_refused(tmp_path):
     network = opened(tmp_path, whole.residual(), hidden=8)
     with pytest.raises(SplitError, match=r"--stages 4: 2 cuts save more than they cost, 3 are needed"):
         network.chosen(4, (), anyway=False)
-    with pytest.raises(SplitError, match="--stages 1: 2 to 8"):
+    with pytest.raises(SplitError, match="--stages: 1 is out of range"):
         network.chosen(1, (), anyway=False)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import whole_networks as whole
 
-from distree.bundle.manifest import InputSpec, Manifest
+from distree.bundle.manifest import InputSpec, Manifest, Preprocess
 from distree.bundle.preprocessing import Preprocessor
 from model_zoo.costs import costs_of
 from model_zoo.split import bundle as writing
@@ -208,7 +208,7 @@ def test_costs_are_those_that_the_manifest_will_have(tmp_path):
         Teller(),
     )
     segments = writing.serve_segments(network, chosen, heads)
-    fit = InputFit(InputSpec(dtype="uint8", shape=(8, 8, 3)), "nhwc")
+    fit = InputFit(InputSpec(dtype="uint8", shape=(8, 8, 3)), Preprocess(range="0..1", layout="nhwc"))
     draft = writing.draft_manifest(network, Asked(model=tmp_path / "n.tflite", name="n"), ("a", "b", "c", "d"), fit)
     made = writing.Made(segments, (2, 2, 2), (0.5, 0.5), np.zeros((2, 8, 8, 3), np.uint8))
     bundle = writing.write_segments(draft, made, network, chosen, tmp_path / "made")
@@ -248,7 +248,7 @@ class Numbered:
 def learner(monkeypatch):
     monkeypatch.setattr("model_zoo.split.learning.VARIED_TO", 60)
     monkeypatch.setattr("model_zoo.split.learning.MOST_VARIATIONS", 10)
-    fit = InputFit(InputSpec(dtype="float32", shape=(1,)), "nhwc")
+    fit = InputFit(InputSpec(dtype="float32", shape=(1,)), Preprocess(layout="nhwc"))
     manifest: Manifest = writing.draft_manifest(
         Network(b"", "", read_graph(read_model(whole.vector())), None, None, {}), Asked(model=None, name="n"), (), fit
     )

@@ -13,7 +13,7 @@ import pytest
 import whole_networks as whole
 
 from broker_config.managed import find_mosquitto
-from model_zoo.data import LabelledExamples, load_samples, write_samples
+from model_zoo.data import LabelledExamples, load_examples, write_samples
 
 ROOT = Path(__file__).parents[3]
 COUNT = 60
@@ -28,13 +28,13 @@ def distree(*arguments):
 @pytest.mark.skipif(find_mosquitto() is None, reason="needs mosquitto: apt install mosquitto")
 def test_agents_answer_as_the_evaluation_does(zoo, tmp_path, hurried):
     (tmp_path / "net.tflite").write_bytes(whole.fashion())
-    samples = load_samples(ROOT / "model_zoo" / "samples" / "fashion.npz")
+    samples = load_examples(ROOT / "model_zoo" / "samples" / "fashion.npz")
     order = np.random.default_rng(0).permutation(len(samples))
-    np.savez(tmp_path / "data.npz", x=samples.images[order[:300]], y=samples.labels[order[:300]])
+    np.savez(tmp_path / "data.npz", x=samples.inputs[order[:300]], y=samples.labels[order[:300]])
     options = ("--data", tmp_path / "data.npz", "--range=-1..1", "--hidden", 16, "--max-drop", "0.2%", "--force")
     assert zoo("split", tmp_path / "net.tflite", *options, "--out", tmp_path / "mine") == 0
     test = order[300 : 300 + COUNT]
-    write_samples(LabelledExamples(samples.images[test], samples.labels[test], test, "test"), tmp_path / "test.npz")
+    write_samples(LabelledExamples(samples.inputs[test], samples.labels[test], test, "test"), tmp_path / "test.npz")
     told = ("--data", tmp_path / "test.npz", "--json")
     done = distree("zoo", "evaluate", tmp_path / "mine", "--per-input", *told, tmp_path / "evaluated.json")
     assert done.returncode == 0, done.stderr

@@ -87,11 +87,11 @@ def oops(_):
 
 
 def refuse(_):
-    raise SplitError("has two inputs")
+    raise SplitError("has two inputs", "give one")
 
 
 def refuse_data(_):
-    raise DataError("data.npz: no such file")
+    raise DataError("data.npz: no such file", "check the path")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -90,9 +91,11 @@ def photographs(source: Path) -> None:
 
 def _write(bundle: str, inputs: Array, labels: list[int] | None, names: list[str], about: str) -> None:
     """Write a sample file that `load_examples` reads; `about` is what the demo says of it."""
-    given = {} if labels is None else {"label": np.asarray(labels, np.int64)}
+    arrays: dict[str, Any] = {"input": inputs, "name": np.asarray(names), "about": np.asarray(about)}
+    if labels is not None:
+        arrays["label"] = np.asarray(labels, np.int64)
     path = SAMPLES / f"{bundle}.npz"
-    np.savez_compressed(path, input=inputs, name=np.asarray(names), about=np.asarray(about), **given)
+    np.savez_compressed(path, **arrays)
     print(f"{path}: {len(inputs)} inputs, {path.stat().st_size:,} bytes")
 
 

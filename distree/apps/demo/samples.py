@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distree.bundle.loading import Bundle
-from distree.errors import ConfigError
+from distree.errors import CHECK_PATH, ConfigError
 from distree.messages.result import Result
 from distree.printable import printable
 from distree.tensors import Array
@@ -59,10 +59,12 @@ def load_samples(bundle: Bundle, data: Path | None, count: int | None, rate_hz: 
 
     if not 0 <= rate_hz <= 100_000:
         raise ConfigError(f"--rate: {rate_hz:g} is out of range", "choose 0 to 100000")
+    if data is not None and not data.exists():
+        raise ConfigError(f"--data {data}: does not exist", CHECK_PATH)
     path = data or shipped_samples(bundle.name)
-    if path is None or not path.exists():
+    if path is None:
         raise ConfigError(
-            f"no samples ship with bundle {bundle.name}" if data is None else f"--data {data}: does not exist",
+            f"no samples ship with bundle {bundle.name}",
             "give --data: an .npz file with x and y, a folder per class, or another form of docs/howto/data.md",
         )
     manifest, wanted = bundle.manifest, USUAL_COUNT if count is None else count
@@ -74,7 +76,7 @@ def load_samples(bundle: Bundle, data: Path | None, count: int | None, rate_hz: 
             spec=manifest.input,
             preprocess=manifest.preprocess,
             labels=manifest.labels,
-            limit=None if is_sorted else max(1, wanted),
+            limit=None if is_sorted or wanted < 1 else wanted,
         )
     except DataError as error:
         raise ConfigError(*error.problem.at("--data")) from None

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         demo = stack.enter_context(Demo(plan, samples, folder, address, broker, pictures=args.dashboard is not None))
         print(f"starting an orchestrator and {len(demo.devices)} agents for bundle {bundle.name} {bundle.revision} …")
         if samples.about:
-            print(f"inputs: {samples.count:,} shipped samples, {samples.about}")
+            print(f"inputs: {samples.count:,} shipped samples: {samples.about}")
         demo.start()
         screen = Screen(demo)
         for _ in demo.stream():

@@ -271,7 +271,7 @@ SECTIONS = {
     },
     "Data": {
         "data that are not there": (
-            lambda c: ["zoo", "evaluate", str(WIDE), "--data", str(c.folder / "no")], 2, ["no: does not exist; correct the path"],
+            lambda c: ["zoo", "evaluate", str(WIDE), "--data", str(c.folder / "no")], 2, ["no: does not exist; check the path"],
         ),
         "data without labels": (lambda c: c.evaluate(x=IMAGES), 2, ["x.npz: has no labels; give .npz with x and y"]),
         "channels first": (
@@ -284,13 +284,13 @@ SECTIONS = {
             lambda c: c.evaluate(x=IMAGES, y=["Bag", "Trousers"]), 2, ["class 'Trousers' is none of the bundle's", "nearest: Trouser"],
         ),
         "a damaged image": (broken_image, 2, ["a.png: ", "are not a readable image", "save it again"]),
-        "a damaged archive": (broken_archive, 2, ["x.npz: not a readable .npz archive", "write it again by numpy.savez"]),
+        "a damaged archive": (broken_archive, 2, ["x.npz: not a readable .npz archive", "save it again with numpy.savez"]),
         "a split of data that are not divided": (
             lambda c: [*c.evaluate(x=IMAGES, y=[0, 1]), "--split", "train"], 2, ["is not divided, so it has no split 'train'; leave --split out"],
         ),
     },
     "Bundles": {
-        "missing bundle": (lambda c: c.pipeline(bundle="fasion"), 2, ["/fasion' not found", "model zoo (cifar10-wide, fashion", "correct the name"]),
+        "missing bundle": (lambda c: c.pipeline(bundle="fasion"), 2, ["/fasion' not found", "known bundle (cifar10-wide, fashion", "correct the name"]),
         "missing segment": (missing_segment, 2, ["stage0.tflite: No such file or directory; copy the whole bundle"]),
         "tampered segment": (tampered("stage0.tflite"), 2, ["stage0.tflite: its SHA-256 is not the manifest's", "copy"]),
         "tampered golden vectors": (tampered("golden.npz"), 2, ["golden.npz: its SHA-256 is not the manifest's", "copy"]),
@@ -317,7 +317,7 @@ SECTIONS = {
         "demo of no inputs": (lambda c: ["demo", "--inputs", "0"], 2, ["--inputs: 0 is out of range; choose 1 to 1000"]),
         "demo of too many inputs": (lambda c: ["demo", "--inputs", "1001"], 2, ["--inputs: 1001 is out of range; choose 1 to 1000"]),
         "demo of an archive of something else": (
-            lambda c: c.data("demo", weights=np.zeros(3)), 2, ["--data: ", "x.npz: contains no array of inputs (it has weights)"],
+            lambda c: c.data("demo", weights=np.zeros(3)), 2, ["--data: ", "x.npz: no array of inputs (it has weights)"],
         ),
         "demo without samples": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no samples for bundle fashion", "give --data"]),
     },

@@ -20,7 +20,7 @@ def own_folder(monkeypatch, tmp_path):
 
 def test_the_card_of_a_chain(fashion):
     lines = list(card(fashion))
-    assert lines[:8] == [
+    assert lines[:9] == [
         "fashion: Fashion-MNIST clothing, 28 x 28 grey, three exits, int8",
         f"revision    {fashion.revision}, 361 kB of segments, in {fashion.path}",
         "licence     Apache-2.0",

@@ -25,8 +25,10 @@ from model_zoo.data import (
     FASHION_HINT,
     LabelledExamples,
     Split,
+    about_samples,
     load_examples,
     load_split,
+    shipped_samples,
 )
 from model_zoo.errors import DataError, needs_zoo
 from model_zoo.evaluation import (
@@ -43,11 +45,16 @@ from model_zoo.evaluation import (
 )
 from model_zoo.packing import SUFFIX, pack, unpack
 from model_zoo.progress import Progress
-from model_zoo.recipes import Recipe, WideRecipe, get_recipe, recipe_names
+from model_zoo.recipes import (
+    Recipe,
+    WideRecipe,
+    get_recipe,
+    get_whole_recipe,
+    recipe_names,
+    whole_recipe_names,
+)
 from model_zoo.training.plans import VARIANTS, WideSettings
 from model_zoo.verification import check_golden
-
-_SAMPLES = Path(__file__).parent / "samples"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_split(commands)
     _add_packing(commands)
     _add_build(commands)
+    _add_train(commands)
     _add_report(commands)
 
 
@@ -176,6 +184,23 @@ def _add_build(commands: Any) -> None:
     )
     build.add_argument(
         "--variant", choices=VARIANTS, help="wide recipes only: without branch dropout, or without early exits"
+    )
+
+
+def _add_train(commands: Any) -> None:
+    train = _command(
+        commands,
+        "train",
+        "train a recipe of a whole network, to cut by distree zoo split (needs the extra 'zoo')",
+        "distree zoo train spoken-digits --data recordings --out digits",
+    )
+    train.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(whole_recipe_names())}")
+    train.add_argument("--data", type=Path, required=True, help="the data set as it is downloaded")
+    train.add_argument("--out", type=Path, help="folder to write to (default: ./RECIPE)")
+    train.add_argument("--seed", type=int, help="random seed (default: the recipe's)")
+    train.add_argument("--epochs", type=int, help="passes over the training inputs (default: the recipe's)")
+    train.add_argument(
+        "--work", type=Path, help="folder of checkpoints, to resume after an interruption (default: OUT.work)"
     )
 
 
@@ -301,21 +326,25 @@ def _parse_thresholds(text: str) -> tuple[float, ...]:
 
 
 def _evaluation_data(bundle: Bundle, data: Path | None, split: Split | None, limit: int | None) -> LabelledExamples:
-    manifest, shipped = bundle.manifest, _SAMPLES / f"{bundle.name}.npz"
-    if data is None and not shipped.is_file():
+    manifest, shipped = bundle.manifest, shipped_samples(bundle.name)
+    path = data or shipped
+    if path is None:
         raise DataError(f"no samples ship with {bundle.name!r}", "give --data FILE_OR_DIR")
     if data is not None and not data.exists():
         raise DataError(f"--data {data}: does not exist", FASHION_HINT if bundle.name == "fashion" else CHECK_PATH)
-    found = load_examples(
-        data or shipped,
+    examples = load_examples(
+        path,
         spec=manifest.input,
         preprocess=manifest.preprocess,
         labels=manifest.labels,
         split=split,
         limit=limit,
-    ).labelled()
+    )
+    if data is None and examples.labels is None:
+        raise DataError(f"the samples that ship with {bundle.name!r} have no labels", "give --data FILE_OR_DIR")
+    found = examples.labelled()
     if data is None:
-        return dataclasses.replace(found, source="the shipped samples (part of the test set)")
+        return dataclasses.replace(found, source=f"the shipped samples ({about_samples(path)})")
     return found
 
 
@@ -423,6 +452,31 @@ def _image_sets(recipe: WideRecipe, data: Path | None) -> ImageSets:
     return ImageSets(lambda split: load_split(data, split, recipe.validation))
 
 
+def _train(args: argparse.Namespace) -> int:
+    recipe = get_whole_recipe(args.recipe)
+    if not args.data.exists():
+        raise DataError(f"--data {args.data}: does not exist", f"give {recipe.data_hint}")
+    given = {"seed": args.seed, "epochs": _positive("--epochs", args.epochs)}
+    schedule = dataclasses.replace(recipe.schedule, **{key: value for key, value in given.items() if value is not None})
+    try:
+        from model_zoo.build.whole import DECLARED, WHOLE, train_whole
+    except ImportError as error:
+        raise needs_zoo("training", error) from error
+    out = args.out or Path(recipe.name)
+    work, progress = args.work or out.with_name(out.name + ".work"), Progress(sys.stderr)
+    whole = train_whole(recipe, schedule, args.data, out, work, progress.line, progress.step)
+    macs = whole.stage.macs.trunk + whole.stage.macs.exit
+    print(
+        f"{out / WHOLE}: {whole.stage.bytes / 1000:.0f} kB, {macs / 1e6:.3f} MMACs, right on "
+        f"{100 * whole.accuracy:.2f} % of the validation inputs"
+    )
+    print(
+        f"next: distree zoo split {out / WHOLE} --input {out / DECLARED} --data {out}/validation.npz "
+        f"--unlabelled {out}/train.npz --test {out}/test.npz --name {recipe.name} --licence {recipe.licence}"
+    )
+    return 0
+
+
 def _report(args: argparse.Namespace) -> int:
     recipe = get_recipe(args.recipe)
     if not isinstance(recipe, WideRecipe):
@@ -485,5 +539,6 @@ _COMMANDS = {
     "pack": _pack,
     "unpack": _unpack,
     "build": _build,
+    "train": _train,
     "report": _report,
 }

@@ -9,17 +9,19 @@ from distree.bundle.manifest import (
     Exits,
     Golden,
     InputSpec,
+    Macs,
     Manifest,
     MeasuredFigures,
     Preprocess,
     SplitFigures,
     StageSpec,
+    TensorSpec,
     Trained,
 )
 from distree.thresholds import NEVER
 from model_zoo.build.manifest import GOLDEN_FILE, GOLDEN_TOLERANCE
 from model_zoo.evaluation import Evaluation
-from model_zoo.recipes import Recipe, WideRecipe
+from model_zoo.recipes import Recipe, WholeRecipe, WideRecipe
 
 CRITERION = "max_softmax"
 """A draft's; no exit is ever taken by it."""
@@ -59,6 +61,29 @@ def draft_bundle(
             validation=nothing,
             trained=Trained(epochs=0, seed=0, seconds=0.0, torch=""),
         ),
+    )
+    return Bundle(path=folder, revision="draft", manifest=manifest)
+
+
+def draft_whole(recipe: WholeRecipe, stage: StageSpec | None = None, folder: Path = Path()) -> Bundle:
+    """Make a bundle in memory whose one stage is a whole network.
+
+    Without `stage` it is one that takes floats and is not there yet: enough to prepare inputs by.
+    """
+    if stage is None:
+        tensor = TensorSpec(name="input", dtype="float32", shape=(1, *recipe.input_shape))
+        stage = StageSpec(segment="", sha256="", bytes=0, input=tensor, logits=tensor, macs=Macs(trunk=0, exit=0))
+    manifest = Manifest(
+        format=1,
+        name=recipe.name,
+        description=recipe.description,
+        license=recipe.licence,
+        labels=recipe.labels,
+        input=recipe.input,
+        preprocess=recipe.preprocess,
+        stages=(stage,),
+        exits=Exits(criterion=CRITERION, thresholds=()),
+        golden=Golden(file=GOLDEN_FILE, sha256="", tolerance=GOLDEN_TOLERANCE),
     )
     return Bundle(path=folder, revision="draft", manifest=manifest)
 

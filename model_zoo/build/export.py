@@ -64,6 +64,16 @@ def export_wide(network: Any, calibration: Any, folder: Path) -> tuple[StageSpec
     return export_parts([network], calibration, folder)
 
 
+def export_whole(network: Any, calibration: Any, path: Path) -> StageSpec:
+    """Write a whole network without exits to `path`; return what a manifest says of it as the only stage.
+
+    network: the trained module of a recipe, in evaluation mode. calibration and errors are those of `export_stages`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_segment(network, {_INPUT: calibration}, path)
+    return inspect_segment(path, count_macs(network, calibration[:1]))
+
+
 def export_parts(parts: Iterable[Any], calibration: Any, folder: Path) -> tuple[StageSpec, ...]:
     """Write the segments of plain stages and groups of wide ones, in depth order.
 

@@ -35,6 +35,13 @@ def write_manifest(manifest: Manifest, folder: Path) -> Path:
     return path
 
 
+def write_declared(spec: InputSpec, preprocess: Preprocess, path: Path) -> None:
+    """Write what inputs are as `distree zoo split --input` takes it: these two keys of bundle.yaml."""
+    declared = {"input": _plain(spec, "input"), "preprocess": _plain(preprocess, "preprocess")}
+    text = yaml.dump(declared, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+
+
 class _Dumper(yaml.SafeDumper):
     """Lists, and mappings of tensors, in one line; everything else one key a line."""
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from distree.bundle.manifest import InputSpec, Preprocess
+from distree.tensors import Array
+from model_zoo.data import LabelledExamples
 from model_zoo.errors import DataError
 
 
@@ -107,6 +113,40 @@ class WideRecipe:
     validation: int = 5000  # images held back from training, the same number of each class
 
 
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """Examples as a recipe divides them: the test set is for the one measurement at the end."""
+
+    train: LabelledExamples
+    validation: LabelledExamples
+    test: LabelledExamples
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRecipe:
+    """One whole network without exits, which `distree zoo split` cuts afterwards.
+
+    input and preprocess: what the network takes, as a bundle declares it; training sees inputs through the same code as
+    boards. read: takes what was downloaded, raises DataError where it is something else. build_network: imports torch
+    and returns a module that takes a float tensor (n, *input_shape) and returns a dict with `logits` (n, classes).
+    input_shape: the front end's features with a channel axis, last. vary: makes another raw input of one, as
+    augmentation.
+    """
+
+    name: str
+    description: str
+    labels: tuple[str, ...]
+    licence: str  # of the weights
+    input: InputSpec
+    preprocess: Preprocess
+    input_shape: tuple[int, int, int]
+    read: Callable[[Path], Divided]
+    build_network: Callable[[], Any]
+    vary: Callable[[Array, np.random.Generator], Array]
+    schedule: Schedule
+    data_hint: str  # where the data comes from, and in what form it is wanted
+
+
 def recipe_names() -> tuple[str, ...]:
     """Names that `get_recipe` knows."""
     return ("fashion", "cifar10-wide")
@@ -121,4 +161,19 @@ def get_recipe(name: str) -> Recipe | WideRecipe:
     from model_zoo.recipes import cifar10_wide, fashion
 
     found: dict[str, Recipe | WideRecipe] = {recipe.name: recipe for recipe in (fashion.RECIPE, cifar10_wide.RECIPE)}
+    return found[name]
+
+
+def whole_recipe_names() -> tuple[str, ...]:
+    """Names that `get_whole_recipe` knows."""
+    return ("spoken-digits", "wrist-exercises")
+
+
+def get_whole_recipe(name: str) -> WholeRecipe:
+    """Return a recipe of a whole network by name. Raises DataError for one that does not exist."""
+    from model_zoo.recipes import spoken_digits, wrist_exercises
+
+    found = {recipe.name: recipe for recipe in (spoken_digits.RECIPE, wrist_exercises.RECIPE)}
+    if name not in found:
+        raise DataError(f"no recipe {name!r} of a whole network", f"name one of {', '.join(whole_recipe_names())}")
     return found[name]

@@ -319,7 +319,7 @@ SECTIONS = {
         "demo of an archive of something else": (
             lambda c: c.data("demo", weights=np.zeros(3)), 2, ["--data: ", "x.npz: no array of inputs (it has weights)"],
         ),
-        "demo without samples": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no samples for bundle fashion", "give --data"]),
+        "demo without samples": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no.npz: does not exist", "check the path"]),
     },
     "Wide stages": {
         "a branch of a chain": (lambda c: c.pipeline(branch=0), 2, ["pipelines.p.branch: bundle fashion has no wide stage; remove branch"]),

@@ -13,7 +13,7 @@ from distree.apps.demo.dashboard import serve_dashboard
 from distree.apps.demo.figures import Figures, Screen
 from distree.apps.demo.fleet import Demo
 from distree.apps.demo.plan import plan_site
-from distree.apps.demo.samples import load_samples
+from distree.apps.demo.samples import USUAL_COUNT, load_samples
 from distree.apps.demo.verdict import stranded
 from distree.bundle.loading import load_bundle
 from distree.client.broker_options import split_address
@@ -26,7 +26,9 @@ WATCHED_RATE_HZ = 20.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `distree demo`."""
-    parser.add_argument("--inputs", type=int, default=1000, metavar="N", help="how many samples (default: %(default)s)")
+    parser.add_argument(
+        "--inputs", type=int, metavar="N", help=f"how many samples (default: all, at most {USUAL_COUNT:,})"
+    )
     parser.add_argument(
         "--bundle", default="fashion", help="bundle in the model zoo, or a folder (default: %(default)s)"
     )
@@ -91,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"broker: {broker}")
         demo = stack.enter_context(Demo(plan, samples, folder, address, broker, pictures=args.dashboard is not None))
         print(f"starting an orchestrator and {len(demo.devices)} agents for bundle {bundle.name} {bundle.revision} …")
+        if samples.about:
+            print(f"inputs: {samples.count:,} shipped samples, {samples.about}")
         demo.start()
         screen = Screen(demo)
         for _ in demo.stream():

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distree.bundle.loading import Bundle, zoo_folder
-from distree.errors import ConfigError
+from distree.bundle.loading import Bundle
+from distree.errors import CHECK_PATH, ConfigError
 from distree.messages.result import Result
 from distree.printable import printable
 from distree.tensors import Array
 
 if TYPE_CHECKING:
     from model_zoo.data import Examples
+
+USUAL_COUNT = 1000
 
 ORDER_SEED = 20
 """Seed of the order in which test images are taken from a set that is sorted by class."""
@@ -25,11 +27,13 @@ ORDER_SEED = 20
 class Samples:
     """What is streamed: the file, how many inputs, how many per second (None: no limit), and the true labels.
 
-    `places` has, by the name of an input in results, its place in the data that it was taken from; `labels` the true
-    class at each place, or None where nobody knows them.
+    `about` says what they are if they ship with the bundle, else it is "". `places` has, by the name of an input in
+    results, its place in the data that it was taken from; `labels` the true class at each place, or None where nobody
+    knows them.
     """
 
     path: Path
+    about: str
     count: int
     rate_hz: float | None
     places: dict[str, int]
@@ -44,25 +48,26 @@ class Samples:
         return self.labels is not None and bool(result.class_id == self.labels[self.place(result)])
 
 
-def load_samples(bundle: Bundle, data: Path | None, count: int, rate_hz: float, folder: Path) -> Samples:
+def load_samples(bundle: Bundle, data: Path | None, count: int | None, rate_hz: float, folder: Path) -> Samples:
     """Return `count` inputs from `data`, or the bundle's own samples, written into `folder` as an origin replays them.
 
-    Raises ConfigError, naming the option to correct.
+    Without `count` all of them, at most `USUAL_COUNT`. Raises ConfigError, naming the option to correct.
     """
     # The model zoo is no part of what a board needs.
-    from model_zoo.data import is_divided, load_examples
+    from model_zoo.data import about_samples, is_divided, load_examples, shipped_samples
     from model_zoo.errors import DataError
 
     if not 0 <= rate_hz <= 100_000:
         raise ConfigError(f"--rate: {rate_hz:g} is out of range", "choose 0 to 100000")
-    zoo = zoo_folder()
-    path = data or (zoo.parent / "samples" / f"{bundle.name}.npz" if zoo else None)
-    if path is None or not path.exists():
+    if data is not None and not data.exists():
+        raise ConfigError(f"--data {data}: does not exist", CHECK_PATH)
+    path = data or shipped_samples(bundle.name)
+    if path is None:
         raise ConfigError(
-            f"there are no samples for bundle {bundle.name} ({path})",
+            f"no samples ship with bundle {bundle.name}",
             "give --data: an .npz file with x and y, a folder per class, or another form of docs/howto/data.md",
         )
-    manifest = bundle.manifest
+    manifest, wanted = bundle.manifest, USUAL_COUNT if count is None else count
     # Sets that are sorted by class are read whole, and inputs drawn from all of it.
     is_sorted = is_divided(path)
     try:
@@ -71,19 +76,22 @@ def load_samples(bundle: Bundle, data: Path | None, count: int, rate_hz: float, 
             spec=manifest.input,
             preprocess=manifest.preprocess,
             labels=manifest.labels,
-            limit=None if is_sorted or count < 1 else count,
+            limit=None if is_sorted or wanted < 1 else wanted,
         )
     except DataError as error:
         raise ConfigError(*error.problem.at("--data")) from None
-    if not 0 < count <= len(found):
+    if count is None:
+        wanted = min(wanted, len(found))
+    if not 0 < wanted <= len(found):
         raise ConfigError(
-            f"--inputs: {count} is out of range", f"choose 1 to {len(found)}, the number of samples in {path.name}"
+            f"--inputs: {wanted} is out of range", f"choose 1 to {len(found)}, the number of samples in {path.name}"
         )
     order = np.random.default_rng(ORDER_SEED).permutation(len(found)) if is_sorted else np.arange(len(found))
-    return _written(found, order[:count], rate_hz, folder / "inputs.npz", path)
+    about = about_samples(path) if data is None else ""
+    return _written(found, order[:wanted], about, rate_hz, folder / "inputs.npz", path)
 
 
-def _written(found: Examples, order: Array, rate_hz: float, to: Path, path: Path) -> Samples:
+def _written(found: Examples, order: Array, about: str, rate_hz: float, to: Path, path: Path) -> Samples:
     names = [
         printable(str(place) if found.files is None else found.files[place], 4096)[-256:] for place in order.tolist()
     ]
@@ -92,4 +100,4 @@ def _written(found: Examples, order: Array, rate_hz: float, to: Path, path: Path
             f"{path}: two inputs have the same name, so answers cannot be told apart", "rename one of them"
         )
     np.savez(to, input=found.inputs[order], name=np.asarray(names))
-    return Samples(to, len(order), rate_hz or None, dict(zip(names, order.tolist(), strict=True)), found.labels)
+    return Samples(to, about, len(order), rate_hz or None, dict(zip(names, order.tolist(), strict=True)), found.labels)

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import math
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -472,7 +473,8 @@ def _train(args: argparse.Namespace) -> int:
     )
     print(
         f"next: distree zoo split {out / WHOLE} --input {out / DECLARED} --data {out}/validation.npz "
-        f"--unlabelled {out}/train.npz --test {out}/test.npz --name {recipe.name} --licence {recipe.licence}"
+        f"--unlabelled {out}/train.npz --test {out}/test.npz --after {','.join(map(str, recipe.after))} "
+        f"--name {recipe.name} --licence {recipe.licence} --description {shlex.quote(recipe.description)}"
     )
     return 0
 

@@ -130,7 +130,7 @@ class WholeRecipe:
     boards. read: takes what was downloaded, raises DataError where it is something else. build_network: imports torch
     and returns a module that takes a float tensor (n, *input_shape) and returns a dict with `logits` (n, classes).
     input_shape: the front end's features with a channel axis, last. vary: makes another raw input of one, as
-    augmentation.
+    augmentation. after: the operators to cut after, chosen on the validation inputs.
     """
 
     name: str
@@ -144,6 +144,7 @@ class WholeRecipe:
     build_network: Callable[[], Any]
     vary: Callable[[Array, np.random.Generator], Array]
     schedule: Schedule
+    after: tuple[int, ...]
     data_hint: str  # where the data comes from, and in what form it is wanted
 
 

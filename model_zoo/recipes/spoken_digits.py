@@ -173,5 +173,6 @@ RECIPE = WholeRecipe(
     build_network=build_network,
     vary=vary,
     schedule=Schedule(epochs=100, batch=64, peak_rate=0.1),
+    after=(3, 6),
     data_hint=_HINT.removeprefix("give "),
 )

@@ -159,5 +159,6 @@ RECIPE = WholeRecipe(
     build_network=build_network,
     vary=vary,
     schedule=Schedule(epochs=20, batch=64, peak_rate=0.05),
+    after=(3, 6),
     data_hint=_HINT.removeprefix("give "),
 )

@@ -37,4 +37,5 @@ class Asked:
     label_weight: float = 0.0
     seed: int = 1
     licence: str = "not stated"
+    description: str = ""
     force: bool = False

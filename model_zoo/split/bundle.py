@@ -96,7 +96,7 @@ def draft_manifest(network: Network, asked: Asked, labels: tuple[str, ...], fit:
     return Manifest(
         format=1,
         name=asked.name,
-        description="",
+        description=asked.description,
         license=asked.licence,
         labels=labels,
         input=fit.spec,
@@ -135,7 +135,7 @@ def write_segments(draft: Manifest, made: Made, network: Network, cuts: Sequence
     check_boundaries(tuple(stages))
     manifest = replace(
         draft,
-        description=_description(network, cuts, draft),
+        description=draft.description or _description(network, cuts, draft),
         stages=tuple(stages),
         exits=replace(draft.exits, thresholds=made.thresholds),
     )

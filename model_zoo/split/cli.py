@@ -68,6 +68,7 @@ def add_options(split: argparse.ArgumentParser) -> None:
     )
     split.add_argument("--seed", type=int, default=1, metavar="N", help="random seed (default: %(default)s)")
     split.add_argument("--name", metavar="ID", help="of the bundle (default: from the file's name)")
+    split.add_argument("--description", default="", metavar="TEXT", help="what it tells apart (default: its sizes)")
     split.add_argument("--licence", default="not stated", metavar="TEXT", help="of the network's weights")
     split.add_argument("--force", action="store_true", help="write it even if it saves nothing, and replace --out")
     split.add_argument("--out", type=Path, metavar="DIR", help="folder of the bundle (default: among your own bundles)")
@@ -163,6 +164,7 @@ def _asked(args: argparse.Namespace) -> Asked:
         label_weight=args.label_weight,
         seed=args.seed,
         licence=args.licence,
+        description=args.description,
         force=args.force,
     )
 

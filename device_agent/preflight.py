@@ -37,7 +37,7 @@ def _misfits(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Problem]:
     for k in config.stages:
         if k >= len(bundle.stages):
             last = len(bundle.stages) - 1
-            yield Problem(f"stages: bundle {bundle.name} has no stage {k}", f"choose stages of 0 to {last}")
+            yield Problem(f"stages: bundle {bundle.name} has no stage {k}", f"choose stages from 0 to {last}")
     yield from _no_pictures(config, bundle)
     if not bundle.is_wide:
         yield from _only_of_wide_stages(config, bundle)
@@ -89,12 +89,12 @@ def _branch_misfits(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Pro
         if config.branch is None:
             yield Problem(
                 f"stages: stage {k} of bundle {bundle.name} has {branches} branches",
-                f"set branch to the one that this board runs, of 0 to {branches - 1}",
+                f"set branch to the one that this board runs, from 0 to {branches - 1}",
             )
         elif config.branch >= branches:
             yield Problem(
                 f"branch: stage {k} of bundle {bundle.name} has no branch {config.branch}",
-                f"choose one of 0 to {branches - 1}",
+                f"choose one from 0 to {branches - 1}",
             )
 
 

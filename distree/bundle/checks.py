@@ -76,7 +76,7 @@ def _mask_problems(missing: tuple[int, ...], widest: int) -> Iterable[Problem]:
     elif not missing or any(one >= next_one for one, next_one in itertools.pairwise(missing)):
         yield Problem(f"{list(missing)} is not in order", "give at least one branch, each once, in ascending order")
     elif missing[0] < 0 or missing[-1] >= widest:
-        yield Problem(f"{list(missing)} has a branch that does not exist", f"give branches of 0 to {widest - 1}")
+        yield Problem(f"{list(missing)} has a branch that does not exist", f"give branches from 0 to {widest - 1}")
     elif len(missing) == widest:
         yield Problem(f"{list(missing)} are all branches", "leave out at least one")
 

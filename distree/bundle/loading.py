@@ -86,7 +86,7 @@ class Bundle:
             raise BundleError(f"bundle {self.name}: stage {k} is not wide and has no branches", "name no branch")
         if branch is None or not 0 <= branch < len(branches):
             what = f"no branch of stage {k} was named" if branch is None else f"stage {k} has no branch {branch}"
-            raise BundleError(f"bundle {self.name}: {what}", f"name one of 0 to {len(branches) - 1}")
+            raise BundleError(f"bundle {self.name}: {what}", f"name one from 0 to {len(branches) - 1}")
         return branches[branch]
 
     def segment(self, k: int) -> bytes:

@@ -208,7 +208,7 @@ SECTIONS = {
         "a board with nothing to do": (lambda c: c.pipeline(stages=[]), 2, ["pipelines[0].stages: this board has nothing to do; give stages"]),
         "the same stage listed twice": (lambda c: c.pipeline(stages=[0, 0]), 2, ["stages: [0, 0] has a stage twice; name each once"]),
         "a stage that the bundle does not have": (
-            lambda c: c.pipeline(stages=[7]), 2, ["stages: bundle fashion has no stage 7; choose stages of 0 to 2"],
+            lambda c: c.pipeline(stages=[7]), 2, ["stages: bundle fashion has no stage 7; choose stages from 0 to 2"],
         ),
         "unknown source": (
             lambda c: c.pipeline(origin={"source": {"kind": "camera"}}), 2, ["source.kind: expected one of ", "write one of these"],
@@ -266,7 +266,7 @@ SECTIONS = {
         ),
         "a threshold in a manifest outside the criterion's range": (
             manifest(lambda m: m["exits"].update(thresholds=[90, 80])),
-            2, ["exits.thresholds: the threshold of exit 0 is 90", "scores of max_softmax are 0 to 1", "give 0.9 for 90%", "'never'"],
+            2, ["exits.thresholds: the threshold of exit 0 is 90", "scores of max_softmax are between 0 and 1", "give 0.9 for 90%", "'never'"],
         ),
         "unknown key in a manifest": (manifest(lambda m: m.update(licence="x")), 2, ["bundle.yaml:", "licence: unknown key", "rename it to license"]),
     },
@@ -293,10 +293,10 @@ SECTIONS = {
             2, ["pipelines.p.origin.fuser: bundle fashion has no wide stage; remove origin.fuser"],
         ),
         "no branch set for a wide stage": (
-            wide(stages=[0, 1, 2]), 2, ["pipelines.p.stages: stage 0 of bundle tiny-wide has 2 branches", "set branch to the one that this board runs, of 0 to 1"],
+            wide(stages=[0, 1, 2]), 2, ["pipelines.p.stages: stage 0 of bundle tiny-wide has 2 branches", "set branch to the one that this board runs, from 0 to 1"],
         ),
         "a branch that the bundle does not have": (
-            wide(stages=[0, 1, 2], branch=2), 2, ["pipelines.p.branch: stage 0 of bundle tiny-wide has no branch 2; choose one of 0 to 1"],
+            wide(stages=[0, 1, 2], branch=2), 2, ["pipelines.p.branch: stage 0 of bundle tiny-wide has no branch 2; choose one from 0 to 1"],
         ),
         "branch set on a board without a wide stage": (
             wide(MIXED, stages=[0, 3], branch=1), 2, ["pipelines.p.branch: none of this board's stages is wide", "tiny-mixed are 1, 2", "remove branch"],
@@ -304,7 +304,7 @@ SECTIONS = {
         "a gap in a row of wide stages": (
             wide(stages=[0, 2], branch=1), 2, ["pipelines.p.stages: 0, 1, 2 of bundle tiny-wide belong on one board", "add 1"],
         ),
-        "a wide stage that the bundle does not have": (wide(stages=[0, 1, 2, 3], branch=0), 2, ["has no stage 3; choose stages of 0 to 2"]),
+        "a wide stage that the bundle does not have": (wide(stages=[0, 1, 2, 3], branch=0), 2, ["has no stage 3; choose stages from 0 to 2"]),
         "a negative branch": (wide(stages=[0, 1, 2], branch=-1), 2, ["pipelines[0].branch: -1 is negative; count branches from 0"]),
         "branch set without stages": (wide(stages=[], fuse=True, branch=0), 2, ["pipelines[0].branch: there are no stages; give the wide stages"]),
         "the fuser is not a valid id": (
@@ -357,14 +357,14 @@ SECTIONS = {
     },
     "Orchestrator, tuning, simulation": {
         "a goal with an accuracy_drop of 200%": (
-            lambda c: c.orchestrator(goal={"accuracy_drop": "200%"}), 2, ["goal.accuracy_drop: expected a share of 0% to 100%", "write one, such as"],
+            lambda c: c.orchestrator(goal={"accuracy_drop": "200%"}), 2, ["goal.accuracy_drop: expected a share from 0% to 100%", "write one, such as"],
         ),
         "too few thresholds in orchestrator.yaml": (
             lambda c: c.orchestrator(thresholds=[0.9]), 2, ["pipeline p: thresholds: 1 given for 3 exits; give 2, one per exit but the last"],
         ),
         "a threshold in orchestrator.yaml outside the criterion's range": (
             lambda c: c.orchestrator(thresholds=[0.9, -1]),
-            2, ["pipeline p: the threshold of exit 1 is -1", "scores of max_softmax are 0 to 1", "'never'"],
+            2, ["pipeline p: the threshold of exit 1 is -1", "scores of max_softmax are between 0 and 1", "'never'"],
         ),
         "set-thresholds: thresholds given in percent": (
             lambda c: ["orchestrator", "set-thresholds", *c.orchestrator()[2:], "--pipeline", "p", "90", "80"],

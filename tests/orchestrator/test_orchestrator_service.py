@@ -215,7 +215,7 @@ def test_a_plan_with_an_impossible_number_is_no_plan(site, caplog):
         site.peer.say(plan(epoch=epoch, thresholds=(0.0, 0.0)))
         site.pass_time(1.0)
         assert site.published == plan(epoch=1)
-    assert f"epoch: expected an integer of 1 to {MAX_EPOCH}" in caplog.text
+    assert f"epoch: expected an integer from 1 to {MAX_EPOCH}" in caplog.text
 
 
 def both(one, other, seconds=5.0):

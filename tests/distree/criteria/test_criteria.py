@@ -650,11 +650,19 @@ def test_each_file_has_a_running_example(module):
         (
             "max_softmax",
             [0.5, 90.0],
-            "exit 1 is 90, but scores of max_softmax are 0 to 1; give 0.9 for 90%, or 'never'",
+            "exit 1 is 90, but scores of max_softmax are between 0 and 1; give 0.9 for 90%, or 'never'",
         ),
-        ("entropy", [-0.1], "exit 0 is -0.1, but scores of entropy are 0 to 1; give a number of 0 to 1, or 'never'"),
-        ("feature_difference", [0.7], "scores of feature_difference are -2 to 0; give a number of -2 to 0, or"),
-        ("patience", [0.0], "scores of patience are 1 to 32; give a number of 1 to 32, or"),
+        (
+            "entropy",
+            [-0.1],
+            "exit 0 is -0.1, but scores of entropy are between 0 and 1; give a number between 0 and 1, or 'never'",
+        ),
+        (
+            "feature_difference",
+            [0.7],
+            "scores of feature_difference are between -2 and 0; give a number between -2 and 0, or",
+        ),
+        ("patience", [0.0], "scores of patience are between 1 and 32; give a number between 1 and 32, or"),
         ("energy", [math.nan], "exit 0 is nan, but scores of energy are any finite number; give one, or"),
         ("energy", [-math.inf], "exit 0 is -inf"),
         ("max_sofmax", [0.5], "unknown criterion 'max_sofmax'; use one of"),

@@ -137,7 +137,7 @@ def test_a_relative_path_is_from_the_folder_of_the_file(fleet):
         ("seed.x=1", "--set seed.x=1: '7' has no keys"),
         ("boards.hubs.count=1", "--set boards.hubs.count=1: the list has no entry hubs; name one of its entries: cam"),
         ("failures.5.at_s=1", "--set failures.5.at_s=1: the list has no entry 5; name one of its entries: 0, 1"),
-        ("links.loss=150%", "--set links.loss=150%: links.loss: expected a share of 0% to 100%"),
+        ("links.loss=150%", "--set links.loss=150%: links.loss: expected a share from 0% to 100%"),
     ],
 )  # fmt: skip
 def test_a_wrong_override_is_one_clear_line(fleet, capsys, override, told):

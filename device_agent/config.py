@@ -90,7 +90,7 @@ class AgentPipelineConfig:
         if not self.stages and self.origin is None and not self.fuse:
             raise ConfigError("stages: this board has nothing to do", "give stages, an origin, or fuse: true")
         if len(set(self.stages)) != len(self.stages):
-            raise ConfigError(f"stages: {list(self.stages)} has a stage twice", "name each once")
+            raise ConfigError(f"stages: {list(self.stages)} lists a stage twice", "list each once")
         if min(self.stages, default=0) < 0:
             raise ConfigError(f"stages: {min(self.stages)} is negative", "count stages from 0")
         if self.branch is not None and self.branch < 0:

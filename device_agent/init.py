@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out `distree init`; return the exit status."""
     if args.output.exists() and not args.force:
-        raise ConfigError(f"{args.output}: exists already", "write another file with -o, or overwrite it with --force")
+        raise ConfigError(f"{args.output}: already exists", "write another file with -o, or overwrite it with --force")
     asks = sys.stdin.isatty()
     if asks:
         _ask_what_is_missing(args)

@@ -114,7 +114,7 @@ class Origin(Lifetime):
 
     def _open(self) -> None:
         if self._agent is not None:
-            raise ClosedError("this Origin was entered before", "make a new one")
+            raise ClosedError("this Origin has been used before", "make a new one")
         self._agent = agent = Agent(self._config)
         self._intake = next(one for one in agent.intakes if one.pipeline.index == self._index)
         agent.mailbox.on_result = self._deliver
@@ -145,7 +145,7 @@ class Origin(Lifetime):
         """Run the agent; whatever ends it, nobody waits for it any more."""
         try:
             if agent.run():
-                self._failure = ClosedError("the agent broke down", "read its log, and report this as a bug")
+                self._failure = ClosedError("the agent failed", "read its log, and report this as a bug")
         except BaseException as error:  # noqa: BLE001 - raised by whoever waits
             self._failure = error
         self._shut(agent)
@@ -247,7 +247,7 @@ class Origin(Lifetime):
 
     def _entered(self) -> tuple[Agent, Intake]:
         if self._agent is None or self._intake is None:
-            raise ClosedError("this Origin is not entered", "use it in a with block")
+            raise ClosedError("this Origin has not been entered", "use it in a with block")
         self._check_process()
         return self._agent, self._intake
 
@@ -319,7 +319,7 @@ def _why_closed(failure: BaseException | None) -> Problem | None:
         return None
     if isinstance(failure, DistreeError):
         return failure.problem
-    return Problem(f"the agent broke down ({type(failure).__name__}: {failure})", "report this as a bug")
+    return Problem(f"the agent failed ({type(failure).__name__}: {failure})", "report this as a bug")
 
 
 def _python_pipeline(config: AgentConfig) -> int:

@@ -47,7 +47,7 @@ def _misfits(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Problem]:
         missing = [str(k) for k in group if k not in config.stages]
         if 0 < len(missing) < len(group):
             yield Problem(
-                f"stages: {_numbers(group)} of bundle {bundle.name} belong on one board, as a branch keeps its "
+                f"stages: {_numbers(group)} of bundle {bundle.name} belong on one board, because a branch keeps its "
                 "features between them",
                 f"add {', '.join(missing)}",
             )

@@ -19,7 +19,7 @@ from distree.bundle.manifest import MANIFEST, MeasuredFigures
 from distree.criteria import CRITERIA
 from distree.errors import CHECK_PATH, ConfigError, DistreeError
 from distree.exits_taken import exits_taken
-from distree.formatting import thresholds_text
+from distree.formatting import counted, thresholds_text
 from distree.thresholds import parse_threshold, plain_thresholds
 from model_zoo.build.finish import ImageSets
 from model_zoo.costs import FUSER
@@ -196,7 +196,8 @@ def _list(_: argparse.Namespace) -> int:
     for path in found:
         bundle = load_bundle(path.parent, verify=())
         size = sum(stage.bytes + sum(branch.bytes for branch in stage.branches) for stage in bundle.stages)
-        print(f"{bundle.name}  {len(bundle.stages)} stages  {size / 1000:.0f} kB  {bundle.manifest.description}")
+        stages = counted(len(bundle.stages), "stage")
+        print(f"{bundle.name}  {stages}  {size / 1000:.0f} kB  {bundle.manifest.description}")
     return 0
 
 
@@ -276,7 +277,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.json is not None:
         _write_json(args.json, _as_json(bundle, images, evaluation, scored if args.per_input else None))
     if not quiet:
-        print(f"{bundle.name} {bundle.revision} on {images.source}, {len(images)} inputs")
+        print(f"{bundle.name} {bundle.revision} on {images.source}, {counted(len(images), 'input')}")
         without = f", without {_branches(missing)}" if missing else ""
         print(f"{criterion} at {_listed(thresholds)}{without}")
         print(_table(evaluation))
@@ -519,7 +520,7 @@ def _report(args: argparse.Namespace) -> int:
     for absent in report.absent:
         print(f"missing: {absent.variant}, {absent.branches} branches, seed {absent.seed}: {absent.why}")
     print(
-        f"{len(report.networks)} networks evaluated, {len(report.absent)} missing; see "
+        f"{counted(len(report.networks), 'network')} evaluated, {len(report.absent)} missing; see "
         f"{args.out / recipe.name}.md and .json"
     )
     return 0

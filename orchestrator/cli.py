@@ -15,7 +15,7 @@ import numpy as np
 
 from distree.broker_settings import Session
 from distree.errors import CHECK_PATH, ConfigError
-from distree.formatting import branches_text, thresholds_text
+from distree.formatting import branches_text, counted, thresholds_text
 from distree.logs import start_logging
 from distree.messages.plan import Plan
 from distree.thresholds import NEVER_WORD, parse_threshold
@@ -226,8 +226,8 @@ def _export(config: OrchestratorConfig, args: argparse.Namespace) -> str:
         raise ConfigError(f"--export {args.export}: {error.strerror}", CHECK_PATH) from None
     lost = sum(sample.audit.lost for sample in samples)
     return (
-        f"{args.export}: {len(audits):,} audits of {pipeline.name}, {branches_text(missing)}; left out: "
-        f"{lost:,} lost ones and {len(samples) - lost - len(audits):,} with other branches missing"
+        f"{args.export}: {counted(len(audits), 'audit')} of {pipeline.name}, {branches_text(missing)}; left out: "
+        f"{lost:,} lost and {len(samples) - lost - len(audits):,} with other branches missing"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from distree.formatting import percent
+from distree.formatting import counted, percent
 from distree.messages.audit import AuditRow
 from distree.messages.device import DeviceStatus
 from distree.messages.plan import Plan, plan_hash, same_decision
@@ -301,5 +301,6 @@ def _load_text(tuning: PipelineTuning) -> str:
     goals = ", ".join(f"{name} {goal:g}" for name, goal in tuning.goal.limits().items())
     return (
         f"overloaded: a goal is still missed ({goals}) though inputs leave as early as has been proved safe; boards "
-        f"shed {shed} inputs in the last period; add boards, send fewer inputs, or allow a larger accuracy_drop"
+        f"shed {counted(shed, 'input')} in the last period; add boards, send fewer inputs, or allow a "
+        "larger accuracy_drop"
     )

@@ -17,6 +17,7 @@ from distree.client.broker_options import add_broker_arguments, broker_settings
 from distree.client.results import result_topic
 from distree.client.subscription import Subscription
 from distree.errors import CHECK_PATH, BrokerError, ConfigError, ResultTimeoutError
+from distree.formatting import counted
 from distree.messages.codec import decode, encode
 from distree.messages.limits import MAX_MESSAGE_BYTES
 from distree.messages.request import InputMessage
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
             except ResultTimeoutError:
                 names = ", ".join([*under_way.values()][:3])
                 raise BrokerError(
-                    f"{len(waiting) + len(under_way)} of {len(messages)} inputs got no answer within "
+                    f"{len(waiting) + len(under_way)} of {counted(len(messages), 'input')} got no answer within "
                     f"{args.timeout:g} s ({names})",
                     f"check that the agent {origin!r} of site {args.site!r} is running, that it has an origin of "
                     f"pipeline {pipeline!r} with source mqtt, and that these are inputs for its bundle",

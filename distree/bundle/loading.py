@@ -164,7 +164,8 @@ def read_verified(path: Path, sha256: str) -> bytes:
         raise BundleError(f"{path}: {error.strerror}", COPY_AGAIN) from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise BundleError(
-            f"{path}: its SHA-256 is not the manifest's, so the file is damaged or of another revision", COPY_AGAIN
+            f"{path}: its SHA-256 differs from the manifest's, so the file is damaged or of another revision",
+            COPY_AGAIN,
         )
     return content
 

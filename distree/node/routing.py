@@ -256,13 +256,14 @@ class Router:
 
     def _problem(self, stage: int) -> str:
         if self._members.of(stage):
-            return f"no board of stage {stage} answers: check their logs"
+            return f"no board answers for stage {stage}: check the logs of the boards that serve it"
         revision = self._settings.revision
         others = [f"{member.device} has {', '.join(member.revisions)}" for member in self._members.others(stage)]
         if others:
             whose = ", ".join(others[:4])
-            return f"no member of revision {revision} for stage {stage}; {whose}: put the same bundle on all boards"
-        return f"nobody serves stage {stage}: start a board that does"
+            what = f"stage {stage} with bundle revision {revision}"
+            return f"no board serves {what}; {whose}: put the same bundle on all boards"
+        return f"no board serves stage {stage}: start one that does"
 
     # ------------------------------------------------------------ what is under way
 
@@ -358,7 +359,7 @@ class Router:
         if device in self._left_out or self._members.get(device) is None:
             return []
         self._leave_out(now, device)
-        line = f"the broker says that nobody reads what is sent to {device}, which is left out until it answers"
+        line = f"the broker reports that nobody reads messages to {device}; it is left out until it answers"
         return [Warn(line=f"{self._settings.pipeline}: {line}")]
 
     def _leave_out(self, now: float, device: str) -> None:

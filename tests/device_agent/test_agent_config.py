@@ -129,7 +129,7 @@ WRONG = [
         {"pipelines": [{**PIPELINE, "stages": []}]},
         "stages: this board has nothing to do; give stages, an origin, or fuse: true",
     ),
-    ({"pipelines": [{**PIPELINE, "stages": [1, 1]}]}, r"stages: \[1, 1\] has a stage twice"),
+    ({"pipelines": [{**PIPELINE, "stages": [1, 1]}]}, r"stages: \[1, 1\] lists a stage twice"),
     ({"pipelines": [{**PIPELINE, "stages": [-1]}]}, "stages: -1 is negative; count stages from 0"),
     ({"pipelines": [{**PIPELINE, "stages": 0}]}, "stages: expected a list"),
     ({"pipelines": [{**PIPELINE, "stages": ["0"]}]}, r"stages\[0\]: expected a whole number"),

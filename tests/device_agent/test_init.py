@@ -94,7 +94,7 @@ def test_a_branch_of_a_bundle_in_a_folder(tmp_path: Path) -> None:
         ([*STAGE, "--username", "ann"], "give --password-file too"),
         ([*STAGE[:4], "--stages", "one"], "--stages one: not a list of numbers"),
         ([*STAGE[:4], "--stages", "7"], "stages: bundle fashion has no stage 7; choose stages from 0 to 2"),
-        ([*STAGE[:4], "--stages", "0,0"], "agent.yaml:15: pipelines[0].stages: [0, 0] has a stage twice"),
+        ([*STAGE[:4], "--stages", "0,0"], "agent.yaml:15: pipelines[0].stages: [0, 0] lists a stage twice"),
         (["--site", "lab", "--bundle", "none-such", "--stages", "0"], "none-such"),
         (
             ["--site", "lab", "--bundle", str(WIDE), "--stages", "0,1,2"],

@@ -293,9 +293,9 @@ def test_what_the_agent_dies_of_reaches_whoever_waits(origin_on, broker, images,
     with elsewhere(origin_on, broker.port) as origin:
         future = origin.submit(images[0])
         origin._agent.on_hang()
-        with pytest.raises(ClosedError, match="the agent broke down"):
+        with pytest.raises(ClosedError, match="the agent failed"):
             future.result(PATIENCE_S)
-        with pytest.raises(ClosedError, match="the agent broke down"):
+        with pytest.raises(ClosedError, match="the agent failed"):
             origin.submit(images[0])
 
 

@@ -178,7 +178,7 @@ SPOOLED = {"name": "p", "bundle": "fashion", "stages": [0], "origin": {"spool": 
 SECTIONS = {
     "Setting up a board": {
         "init: required options are missing": (lambda c: c.init("--bundle", "fashion"), 2, ["missing --site, --stages or --source; give the options", "in a terminal"]),
-        "init: the output file already exists": (lambda c: c.init(*STAGE, "-o", c.file("a.yaml", "mine")), 2, ["a.yaml: exists already", "--force"]),
+        "init: the output file already exists": (lambda c: c.init(*STAGE, "-o", c.file("a.yaml", "mine")), 2, ["a.yaml: already exists", "--force"]),
         "init: the output folder does not exist": (lambda c: c.init(*STAGE, "-o", str(c.folder / "no" / "a.yaml")), 2, ["cannot be written (No such", "in an existing folder"]),
         "init: a user name without a password file": (lambda c: c.init(*STAGE, "--username", "ann"), 2, ["--username: there is no password; give --password-file too"]),
         "init: a directory source without --path": (lambda c: c.init(*STAGE, "--source", "directory"), 2, ["missing --path; give the options"]),
@@ -206,7 +206,7 @@ SECTIONS = {
         "the device name is not a valid id": (lambda c: c.agent(device="Cam 1"), 2, ["device: 'Cam 1' is not an id; use 1 to 32 of a-z, 0-9 and '-'"]),
         "num_threads: 0": (lambda c: c.agent(num_threads=0), 2, ["num_threads: 0 is out of range; choose"]),
         "a board with nothing to do": (lambda c: c.pipeline(stages=[]), 2, ["pipelines[0].stages: this board has nothing to do; give stages"]),
-        "the same stage listed twice": (lambda c: c.pipeline(stages=[0, 0]), 2, ["stages: [0, 0] has a stage twice; name each once"]),
+        "the same stage listed twice": (lambda c: c.pipeline(stages=[0, 0]), 2, ["stages: [0, 0] lists a stage twice; list each once"]),
         "a stage that the bundle does not have": (
             lambda c: c.pipeline(stages=[7]), 2, ["stages: bundle fashion has no stage 7; choose stages from 0 to 2"],
         ),
@@ -258,8 +258,8 @@ SECTIONS = {
     "Bundles": {
         "the bundle is not found": (lambda c: c.pipeline(bundle="fasion"), 2, ["/fasion' not found", "model zoo (cifar10-wide, fashion", "correct the name"]),
         "a segment is missing": (missing_segment, 2, ["stage0.tflite: No such file or directory; copy the whole bundle"]),
-        "a segment is damaged or altered": (tampered("stage0.tflite"), 2, ["stage0.tflite: its SHA-256 is not the manifest's", "copy"]),
-        "the golden vectors are damaged or altered": (tampered("golden.npz"), 2, ["golden.npz: its SHA-256 is not the manifest's", "copy"]),
+        "a segment is damaged or altered": (tampered("stage0.tflite"), 2, ["stage0.tflite: its SHA-256 differs from the manifest's", "copy"]),
+        "the golden vectors are damaged or altered": (tampered("golden.npz"), 2, ["golden.npz: its SHA-256 differs from the manifest's", "copy"]),
         "a segment is not a TFLite model": (no_segment_at_all, 2, ["stage0.tflite: the interpreter cannot load it", "copy"]),
         "too few thresholds in a manifest": (
             manifest(lambda m: m["exits"].update(thresholds=[0.5])), 2, ["bundle.yaml: exits.thresholds: 1 given; give 2, one per exit but the last"],
@@ -314,10 +314,10 @@ SECTIONS = {
             wide(stages=[], origin={"mode": "eagre", "source": {"kind": "mqtt"}}), 2, ["origin.mode: expected one of gated, eager", "write eager"],
         ),
         "a branch's segment is damaged or altered": (
-            tampered("stage1.branch1.tflite", WIDE, stages=[0, 1, 2], branch=1), 2, ["stage1.branch1.tflite: its SHA-256 is not"],
+            tampered("stage1.branch1.tflite", WIDE, stages=[0, 1, 2], branch=1), 2, ["stage1.branch1.tflite: its SHA-256 differs"],
         ),
         "a fusion head is damaged or altered": (
-            tampered("stage2.fusion.tflite", WIDE, stages=[], fuse=True), 2, ["stage2.fusion.tflite: its SHA-256 is not", "copy"],
+            tampered("stage2.fusion.tflite", WIDE, stages=[], fuse=True), 2, ["stage2.fusion.tflite: its SHA-256 differs", "copy"],
         ),
         "an origin's fusion head is damaged or altered": (
             tampered("stage0.fusion.tflite", WIDE, stages=[], origin={"source": {"kind": "mqtt"}}), 2, ["stage0.fusion.tflite: its"],
@@ -338,7 +338,7 @@ SECTIONS = {
             lambda c: ["dashboard", "--broker", "http://hub:9001"], 2, ["--broker: expected ws://HOST:PORT or wss://HOST:PORT"],
         ),
         "dashboard: a password in the broker's address": (
-            lambda c: ["dashboard", "--broker", "ws://ann:secret@hub:9001"], 2, ["--broker: the address of hub holds more", "into the page"],
+            lambda c: ["dashboard", "--broker", "ws://ann:secret@hub:9001"], 2, ["--broker: the address of hub has more", "into the page"],
         ),
         "dashboard: --bind with another machine's address": (
             lambda c: ["dashboard", "--bind", "203.0.113.1"], 2, ["cannot serve the page on 203.0.113.1:8080", "--bind or --port"],

@@ -373,7 +373,7 @@ def test_silence_is_told(site, caplog):
     site.peer.say(telemetry(sequence=2))
     site.pass_time(6.0)
     told = [r.getMessage() for r in caplog.records if "telemetry" in r.getMessage()]
-    assert told == ["no telemetry any more from a", "telemetry again from a"]
+    assert told == ["no more telemetry from a", "telemetry has resumed from a"]
 
 
 def test_where_inputs_cannot_go_on_is_told_once(site, caplog):
@@ -383,7 +383,7 @@ def test_where_inputs_cannot_go_on_is_told_once(site, caplog):
     site.pass_time(60.0)
     told = [r.getMessage() for r in caplog.records if "stage" in r.getMessage()]
     assert told == [
-        f"pipeline fashion: no member of revision r1 for stage {k}; b1 has r2: put the same bundle on all boards"
+        f"pipeline fashion: no board serves stage {k} with bundle revision r1; b1 has r2: put the same bundle on all boards"
         for k in (1, 2)
     ]
 

@@ -65,7 +65,7 @@ def check_broker(url: str) -> str:
         )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
-            f"--broker: the address of {parts.hostname} holds more than host and port",
+            f"--broker: the address of {parts.hostname} has more than a host and port",
             "remove the rest; user and password are typed into the page",
         )
     return url

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distree import topics
 from distree.apps.demo.fleet import PIPELINE, Demo
+from distree.formatting import counted
 from distree.topics import Kind
 
 
@@ -18,10 +19,10 @@ def stranded(demo: Demo) -> str:
         return ""
     origin = demo.plan.origin
     needed = [k for k in _travelling(demo) if k not in origin.stages]
-    begun = f"{watch.stranded:,} inputs had to go beyond {origin.device}, and none did: "
+    begun = f"{counted(watch.stranded, 'input')} had to go beyond {origin.device}, and none did: "
     for k in needed:
         if k not in watch.announced:
-            return f"{begun}nobody serves stage {k}, or the broker does not pass on {_topic(demo, Kind.MEMBER, k)}"
+            return f"{begun}no board serves stage {k}, or the broker does not pass on {_topic(demo, Kind.MEMBER, k)}"
     first = needed[0]
     if not watch.messages[f"stage {first}"]:
         return f"{begun}the broker does not pass on {_topic(demo, Kind.STAGE, first)}"

@@ -212,7 +212,7 @@ def test_a_picture_fits_its_terminal_and_no_figure_is_cut(scene, boards):
         assert "max_softmax 0.123456 0.8" in text
         assert "87.5% 0.0025% 12.5%" in text
     else:
-        assert "no board of site lab has been heard yet" in text
+        assert "no board of site lab has been heard from yet" in text
     assert ("more; a taller terminal shows them" in text) == (boards == 200)
     assert drawn(frame).count("board-of-a") == boards
 
@@ -276,7 +276,7 @@ def test_once_prints_one_picture_for_scripts(broker, boards):
 def test_once_without_any_board_ends_with_status_1(broker, capsys):
     words = ["top", "--broker", f"127.0.0.1:{broker.port}", "--site", "empty", "--once", "--wait", "0.5"]
     assert main(words) == 1
-    assert "no board of site empty has been heard yet" in capsys.readouterr().out
+    assert "no board of site empty has been heard from yet" in capsys.readouterr().out
 
 
 @needs_rich

@@ -615,9 +615,9 @@ def test_a_criterion_of_logits_has_no_problem_with_any_bundle(name):
         ("feature_difference", {"class_means": (((1.0, math.nan),),) * 3}, "not all finite"),
         ("feature_difference", {"class_means": (((1.0,) * 512,) * 2,) * 3}, "2 embeddings of 1024 values"),
         ("gate", {}, "needs learned weights"),
-        ("gate", {"gate": PARAMETERS.gate[:1]}, "weights for 1 exits, 2 are needed"),
-        ("gate", {"gate": ((1.0,) * 7, (1.0,) * 8)}, "7 weights (with bias) at exit 0, 6 are needed"),
-        ("gate", {"gate": ((1.0,) * 6, (1.0,) * 6)}, "6 weights (with bias) at exit 1, 7 are needed"),
+        ("gate", {"gate": PARAMETERS.gate[:1]}, "sets of weights: 1 given, 2 needed"),
+        ("gate", {"gate": ((1.0,) * 7, (1.0,) * 8)}, "weights of exit 0, bias included: 7 given, 6 needed"),
+        ("gate", {"gate": ((1.0,) * 6, (1.0,) * 6)}, "weights of exit 1, bias included: 6 given, 7 needed"),
         ("gate", {"gate": ((1.0,) * 6, (math.inf,) * 7)}, "weights of exit 1 are not all finite"),
     ],
 )

@@ -294,7 +294,9 @@ def test_the_first_unanswered_repetition_leaves_the_last_boards_out_and_probes_t
     effects = finish(node, 0.8, effects, UNSURE)
     (result,) = published(effects, Result)
     assert (result.reason, result.exit) == ("fallback", 0)
-    assert lines(effects) == [f"p: no board of stage {stage} answers: check their logs" for stage in (1, 2)]
+    assert lines(effects) == [
+        f"p: no board answers for stage {stage}: check the logs of the boards that serve it" for stage in (1, 2)
+    ]
     # The answer of an input never hangs on a probe: that has a request of its own, and nobody waits for it.
     assert node.notify_at() == pytest.approx(1.0)
     node.tick(1.0)

@@ -198,7 +198,7 @@ def test_an_alarm_is_told_and_the_trial_that_it_began(memory):
     memory.plan(at=1000.0)
     assert memory.tuning.tuners[()].alarms == 1
     text = memory.text()
-    assert "losses had grown once: all exits were closed and a new trial began" in text
+    assert "raised once, because losses had grown: all exits were closed and a new trial began" in text
     assert "trial 2: " in text
     rows = [row.split() for row in text.splitlines()]
     assert any(row[:4] == ["2", "60", "s", "tuner"] and row[-3:] == ["never", "never", "100%"] for row in rows)
@@ -323,7 +323,7 @@ def test_an_edited_goal_is_told_and_plans_and_flow_are_still_shown(memory):
     memory.path.write_text(memory.path.read_text().replace("5%", "4%"))
     edited = Memory(memory.path)
     text = edited.text()
-    assert "the store has another tuning, so the orchestrator starts this one from nothing" in text
+    assert "the store has another tuning, so the orchestrator starts this one from scratch" in text
     assert "the latest decisions" in text
     assert "per 100 inputs" in text
     assert edited.explain().tuning.explanation.sets == ()

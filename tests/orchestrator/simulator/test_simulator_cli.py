@@ -67,7 +67,7 @@ def test_the_summary_tells_what_happened(fleet, capsys):
     lines = told.out.splitlines()
     assert lines[0].startswith("6 boards for 6 s: ")
     assert ", 0 twice, " in lines[1]
-    assert any("1 deaths of boards; 1 deaths of orchestrator" in line for line in lines)
+    assert any("1 board killed; orchestrator killed 1 time" in line for line in lines)
     assert any(line.startswith("latency ms: p50 ") for line in lines)
 
 

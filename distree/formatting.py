@@ -65,10 +65,10 @@ def branches_text(missing: Sequence[int]) -> str:
     """Say which branches are missing.
 
     >>> branches_text([]), branches_text([1]), branches_text([0, 2])
-    ('all branches heard', 'branch 1 missing', 'branches 0, 2 missing')
+    ('no branch missing', 'branch 1 missing', 'branches 0, 2 missing')
     """
     if not missing:
-        return "all branches heard"
+        return "no branch missing"
     return f"branch{'es' if len(missing) > 1 else ''} {', '.join(map(str, missing))} missing"
 
 

@@ -166,18 +166,18 @@ def _add_report(commands: Any) -> None:
     report.add_argument("recipe", metavar="RECIPE", help="a wide recipe, such as cifar10-wide")
     report.add_argument("--data", type=Path, required=True, help="as for build")
     report.add_argument(
-        "--work", type=Path, required=True, help="folder of checkpoints and of the bundles made from them"
+        "--work", type=Path, required=True, help="folder of the checkpoints and the bundles made from them"
     )
     report.add_argument("--seeds", default="1,2,3", metavar="N,…", help="seeds of the networks (default: %(default)s)")
     report.add_argument(
-        "--branches", metavar="B,…", help="numbers of branches of the networks (default: all of the recipe)"
+        "--branches", metavar="B,…", help="how many branches the networks have (default: all numbers in the recipe)"
     )
     report.add_argument(
         "--out", type=Path, default=Path("docs/results"), help="folder to write to (default: %(default)s)"
     )
     report.add_argument("--train", action="store_true", help="train networks that are not trained yet (takes hours)")
     report.add_argument(
-        "--trained-on", metavar="TEXT", help="name of the training machine where a checkpoint does not have it"
+        "--trained-on", metavar="TEXT", help="name of the training machine, for checkpoints that do not record it"
     )
 
 

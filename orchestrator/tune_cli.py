@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tuner", choices=tuple(TUNERS), default=DEFAULT, help="tuner to run (default: %(default)s)")
     parser.add_argument("--accuracy-drop", default="1%", metavar="E", help="largest drop allowed (default: 1%%)")
-    parser.add_argument("--confidence", default="95%", metavar="C", help="confidence in that (default: 95%%)")
+    parser.add_argument("--confidence", default="95%", metavar="C", help="confidence that the drop stays within that (default: 95%%)")
     parser.add_argument(
         "--thresholds",
         metavar="A,B",
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prepare-from",
         type=Path,
         metavar="FILE",
-        help="other audits, from which the tuner prepares instead of gathering some first",
+        help="other audits for the tuner to make its path from, instead of gathering the first ones of the recording",
     )
     parser.add_argument("--labels", action="store_true", help="use the true labels where the recording has them")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N audits, after shuffling")

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=10.0,
         metavar="SECONDS",
-        help="longest wait for an answer (default: %(default)g)",
+        help="longest wait for the next answer (default: %(default)g)",
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".npy arrays, images or raw bytes")
     parser.epilog = "example: distree submit --site lab --pipeline fashion --origin cam1 boot.png bag.npy"

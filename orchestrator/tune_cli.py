@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tuner", choices=tuple(TUNERS), default=DEFAULT, help="tuner to run (default: %(default)s)")
     parser.add_argument("--accuracy-drop", default="1%", metavar="E", help="largest drop allowed (default: 1%%)")
-    parser.add_argument("--confidence", default="95%", metavar="C", help="confidence that the drop stays within that (default: 95%%)")
+    parser.add_argument("--confidence", default="95%", metavar="C", help="confidence that it is kept (default: 95%%)")
     parser.add_argument(
         "--thresholds",
         metavar="A,B",

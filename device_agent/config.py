@@ -159,7 +159,7 @@ class AgentConfig:
             raise ConfigError(f"receive_maximum: {self.receive_maximum} is out of range", "choose at most 65535")
         names = [pipeline.name for pipeline in self.pipelines]
         if not names:
-            raise ConfigError("pipelines: there is none", "give at least one")
+            raise ConfigError("pipelines: none given", "give at least one")
         if len(set(names)) != len(names):
             raise ConfigError("pipelines: two have the same name", "give each a name of its own")
 

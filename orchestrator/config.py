@@ -125,7 +125,7 @@ class OrchestratorConfig:
         check_id(self.site, "site")
         names = [pipeline.name for pipeline in self.pipelines]
         if not names:
-            raise ConfigError("pipelines: there is none", "give at least one")
+            raise ConfigError("pipelines: none given", "give at least one")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"pipelines: {', '.join(twice)} given twice", "give each a name of its own")
 

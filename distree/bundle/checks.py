@@ -29,9 +29,9 @@ def _problems(manifest: Manifest) -> Iterable[Problem]:
     if manifest.runtime not in RUNTIMES:
         yield Problem(f"runtime: unknown {quoted(manifest.runtime)}", f"use one of {', '.join(RUNTIMES)}")
     if not stages:
-        yield Problem("stages: there is none", "give at least one")
+        yield Problem("stages: none given", "give at least one")
     if len(manifest.labels) < 2:
-        yield Problem(f"labels: there are {len(manifest.labels)}", "give at least two")
+        yield Problem(f"labels: {len(manifest.labels)} given", "give at least two")
     if len(manifest.preprocess.mean) != len(manifest.preprocess.std) or 0 in manifest.preprocess.std:
         yield Problem(
             "preprocess: mean and std differ in length, or std has a 0",

@@ -265,7 +265,7 @@ class ClassesDrift:
     def __post_init__(self) -> None:
         _moment(self.at_s, self.for_s)
         if not self.classes:
-            raise ConfigError("classes: there is none", "give at least one")
+            raise ConfigError("classes: none given", "give at least one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,7 +122,7 @@ WRONG = [
     ({"device": "x" * 33}, "is not an id"),
     ({"device": ""}, "is not an id"),
     ({"device": "all"}, "device: 'all' is reserved for topics that address all boards of a stage; use another id"),
-    ({"pipelines": []}, "pipelines: there is none; give at least one"),
+    ({"pipelines": []}, "pipelines: none given; give at least one"),
     ({"pipelines": [PIPELINE, PIPELINE]}, "pipelines: two have the same name"),
     ({"pipelines": [{**PIPELINE, "name": "+"}]}, r"pipelines\[0\].name: '\+' is not an id"),
     (
@@ -178,7 +178,7 @@ def test_what_makes_no_sense_is_refused_with_file_and_key(load, changes, message
 
 
 def test_a_configuration_made_by_a_program_is_checked_alike():
-    with pytest.raises(ConfigError, match="pipelines: there is none; give at least one"):
+    with pytest.raises(ConfigError, match="pipelines: none given; give at least one"):
         AgentConfig(site="lab", device="cam", pipelines=())
 
 

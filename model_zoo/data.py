@@ -180,7 +180,7 @@ def _cifar_records(path: Path) -> npt.NDArray[np.uint8]:
         remedy = "give a folder with all files of CIFAR-10's binary version"
         raise DataError(f"{path}: {error.strerror}", remedy) from None
     if len(content) == 0 or len(content) % size:
-        raise DataError(f"{path}: {len(content)} bytes are not a number of records of {size}", _DOWNLOAD)
+        raise DataError(f"{path}: {len(content)} bytes are not a whole number of records of {size} bytes", _DOWNLOAD)
     return content.reshape(-1, size)
 
 

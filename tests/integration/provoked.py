@@ -283,7 +283,7 @@ SECTIONS = {
         "demo: --inputs 0": (lambda c: ["demo", "--inputs", "0"], 2, ["--inputs: 0 is out of range; choose 1 to 1000"]),
         "demo: more inputs than samples": (lambda c: ["demo", "--inputs", "1001"], 2, ["--inputs: 1001 is out of range; choose 1 to 1000"]),
         "demo: the data file has no labels": (unlabelled, 2, ["x.npz: cannot be used"]),
-        "demo: the data file does not exist": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no samples for bundle fashion", "give --data"]),
+        "demo: the data file does not exist": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no.npz: does not exist", "as --data"]),
     },
     "Wide stages": {
         "branch set for a chain": (lambda c: c.pipeline(branch=0), 2, ["pipelines.p.branch: bundle fashion has no wide stage; remove branch"]),
@@ -352,7 +352,7 @@ SECTIONS = {
             2, ["broker.tls.ca_file", "no such file", "check the path"],
         ),
         "broker run: websockets with the embedded broker": (
-            lambda c: ["broker", "run", "--engine", "embedded", "--websockets", "0"], 2, ["the embedded broker supports no", "websockets; run: apt install mosquitto"],
+            lambda c: ["broker", "run", "--engine", "embedded", "--websockets", "0"], 2, ["the embedded broker does not support", "websockets; run: apt install mosquitto"],
         ),
     },
     "Orchestrator, tuning, simulation": {

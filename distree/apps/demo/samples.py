@@ -50,10 +50,8 @@ def load_samples(bundle: Bundle, data: Path | None, count: int, rate_hz: float, 
     zoo = zoo_folder()
     path = data or (zoo.parent / "samples" / f"{bundle.name}.npz" if zoo else None)
     if path is None or not path.exists():
-        raise ConfigError(
-            f"there are no samples for bundle {bundle.name} ({path})",
-            "give --data FILE.npz with arrays input and label",
-        )
+        what = f"--data {data}: does not exist" if data else f"no samples ship with bundle {bundle.name}"
+        raise ConfigError(what, "give an .npz file with arrays input and label as --data")
     from model_zoo.data import is_divided
 
     if is_divided(path):

@@ -187,7 +187,7 @@ class Origin(Lifetime):
 
     @property
     def pending(self) -> int:
-        """Inputs of this program under way: submitted and not yet answered."""
+        """Inputs that this program has submitted and that are not yet answered."""
         return len(self._futures)
 
     def decode(self, payload: bytes) -> Array:
@@ -204,7 +204,7 @@ class Origin(Lifetime):
         """Submit one input of `shape` and `dtype`; the future gets its final Result by the deadline.
 
         The array is read before this returns. The result carries `name` as `input`. While `max_pending` inputs are
-        under way it waits for room, `timeout_s` seconds at most (None: the deadline; 0: not at all). Any thread may
+        unanswered it waits for room, `timeout_s` seconds at most (None: the deadline; 0: not at all). Any thread may
         call it. If inference is quick, the first segment runs in the calling thread: waking another would take longer.
         Done-callbacks run in the agent's threads, or in one that submits: keep them short; in one, this never waits.
 
@@ -226,7 +226,7 @@ class Origin(Lifetime):
         return self._future_of(admitted, array)
 
     async def submit_async(self, array: Array, name: str = "", *, timeout_s: float | None = None) -> Result:
-        """Submit one input and return its final Result; as `submit`, but the event loop goes on meanwhile.
+        """Submit one input and return its final Result; like `submit`, but without blocking the event loop.
 
         One coroutine from input to answer, so that a task is an input under way: `asyncio.gather` and task groups work,
         and a task that is cancelled gives up its place in the queue, or its answer.
@@ -331,6 +331,6 @@ def _python_pipeline(config: AgentConfig) -> int:
     ]
     if len(found) != 1:
         raise ConfigError(
-            f"pipelines: {len(found)} have an origin with source {{kind: python}}", "give exactly one such an origin"
+            f"pipelines: {len(found)} have an origin with source {{kind: python}}", "give exactly one such origin"
         )
     return found[0]

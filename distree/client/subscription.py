@@ -126,7 +126,7 @@ class Subscription(Lifetime, Generic[T]):
             return self._take(timeout_s)
 
     async def get_async(self, timeout_s: float | None = None) -> T:
-        """As `get`, but the event loop goes on meanwhile."""
+        """Like `get`, but without blocking the event loop."""
         self._check_process()
         ends_at = None if timeout_s is None else time.monotonic() + timeout_s
         while True:

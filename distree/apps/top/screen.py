@@ -44,7 +44,7 @@ def draw(frame: Frame, *, width: int, height: int | None) -> Group:
 def _head(frame: Frame, width: int) -> Text:
     ready = sum(row.board.state == "ready" and not row.board.is_silent for row in frame.boards)
     head = Text(
-        f"site {frame.site}: {ready} of {counted(len(frame.boards), 'board')} ready", style="bold", no_wrap=True
+        f"site {frame.site}: {ready:,} of {counted(len(frame.boards), 'board')} ready", style="bold", no_wrap=True
     )
     head.append(", orchestrator running" if frame.orchestrator else ", no orchestrator", style="not bold")
     if frame.refused:

@@ -204,7 +204,8 @@ def test_a_picture_fits_its_terminal_and_no_figure_is_cut(scene, boards):
     lines = drawn(frame, height=24).splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
-    assert f"site lab: {boards} of {boards} boards ready, orchestrator running" in lines[0]
+    noun = "board" if boards == 1 else "boards"
+    assert f"site lab: {boards:,} of {boards:,} {noun} ready, orchestrator running" in lines[0]
     text = "\n".join(lines)
     if boards:
         row = next(line for line in lines if line.startswith("board-of-a-"))

@@ -521,7 +521,7 @@ def test_the_plan_that_came_last_is_in_force_whatever_its_number():
 def test_a_plan_too_far_beyond_the_one_held_is_refused():
     node = origin_node(0)
     node.receive(0.0, plan(5, 0.5, 0.5), 1)
-    with pytest.raises(RemoteProtocolError, match="1006 is more than 1000 beyond 5") as caught:
+    with pytest.raises(RemoteProtocolError, match="1006 is more than 1000 above 5") as caught:
         node.receive(0.0, plan(6 + EPOCH_STEP, 0.0, 0.0), 1)
     assert (caught.value.reason, node.plan) == ("epoch", plan(5, 0.5, 0.5))
     # A board that holds none yet takes whatever the orchestrator has come to meanwhile.

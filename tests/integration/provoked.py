@@ -371,7 +371,7 @@ SECTIONS = {
             2, ["pipeline p: the threshold of exit 0 is 90", "give 0.9 for 90%"],
         ),
         "orchestrator status: the orchestrator has never run": (
-            lambda c: ["orchestrator", "status", *c.orchestrator()[2:]], 1, ["o.db: no store yet", "distree orchestrator run"],
+            lambda c: ["orchestrator", "status", *c.orchestrator()[2:]], 1, ["o.db: there is no store yet", "distree orchestrator run"],
         ),
         "set-thresholds: unknown pipeline": (
             lambda c: ["orchestrator", "set-thresholds", *c.orchestrator()[2:], "--pipeline", "q", "0.9", "0.8"],

@@ -231,7 +231,7 @@ def test_closing_gives_every_future_an_end(origin_on, broker, images, tmp_path):
         origin.submit(images[0])
     with pytest.raises(ClosedError):
         asyncio.run(origin.submit_async(images[0]))
-    with pytest.raises(ClosedError, match="entered before"):
+    with pytest.raises(ClosedError, match="been used before"):
         origin.__enter__()
     origin.close()
 

@@ -408,7 +408,7 @@ def test_branches_run_once_whatever_is_missing(wide: Bundle, images, monkeypatch
 
 @pytest.mark.parametrize(
     ("missing", "why"),
-    [((0, 1), "has no others"), ((2,), "choose from 0 to 1"), ((-1,), "name some from 0 to 1")],
+    [((0, 1), "has no others"), ((2,), "choose from 0 to 1"), ((-1,), "choose from 0 to 1")],
 )
 def test_branches_that_cannot_be_missing_are_refused(wide: Bundle, images, missing, why) -> None:
     with pytest.raises(ConfigError, match=why):

@@ -538,7 +538,7 @@ def test_a_clock_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_clock_without_a_broker_says_what_is_not_known(tmp_path: Path) -> None:
     found = doctor(board(tmp_path, free_port()), "login", "clock")["clock"]
     assert found.status in ("ok", "unknown")
-    assert "no other board's result was heard" in found.text
+    assert "no other board's result arrived" in found.text
 
 
 # ---------------------------------------------------------------- ACL, sizes, names

@@ -135,7 +135,7 @@ def test_whether_the_broker_says_that_nobody_reads(tmp_path: Path) -> None:
             found = doctor(path, "login", "no-subscribers")["no-subscribers"]
         assert found.status == "ok"
         assert (
-            "or something there reads all messages, so a board that has stopped is noticed only by its state"
+            "or some client there reads all messages, so a board that has stopped is noticed only by its state"
             in found.text
         )
     if has_embedded():

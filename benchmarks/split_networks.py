@@ -1,8 +1,8 @@
 """Networks of others, cut at every legal place: cuts, bytes, inputs on which stages differ from the whole, and time.
 
-Each `.tflite` file is opened as `distree zoo split` opens it, in a child process. Every legal cut, by itself, and all of
-them together are held against the whole network on random inputs, with XNNPACK and without. A file that cannot be cut is
-listed with the line that says why. `python -m benchmarks.split_networks FOLDER_OR_FILE …`
+Each `.tflite` file is opened as `distree zoo split` opens it, in a child process. Every legal cut, by itself, and all
+of them together are compared with the whole network on random inputs, with XNNPACK and without. A file that cannot be
+cut is listed with the line that says why. `python -m benchmarks.split_networks FOLDER_OR_FILE …`
 """
 
 from __future__ import annotations

@@ -474,7 +474,7 @@ def _train(args: argparse.Namespace) -> int:
     )
     print(
         f"next: distree zoo split {out / WHOLE} --input {out / DECLARED} --data {out}/validation.npz "
-        f"--unlabelled {out}/train.npz --test {out}/test.npz --after {','.join(map(str, recipe.after))} "
+        f"--unlabelled {out}/heads.npz --test {out}/test.npz --after {','.join(map(str, recipe.after))} "
         f"--name {recipe.name} --licence {recipe.licence} --description {shlex.quote(recipe.description)}"
     )
     return 0

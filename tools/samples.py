@@ -42,7 +42,7 @@ def digits(source: Path) -> None:
                 windows.append(_window(path))
                 labels.append(label)
                 names.append(f"{word}_{voice}.wav")
-    _write("spoken-digits", np.stack(windows), labels, names, "30 digits by three voices that were not in training")
+    _write("spoken-digits", np.stack(windows), labels, names, "digits by three voices that were not in training")
 
 
 def _window(path: Path) -> Array:
@@ -64,8 +64,8 @@ def exercises(source: Path) -> None:
         for label in range(len(wrist_exercises.LABELS))
     ]
     chosen = test.take(np.stack(of_each, axis=1).ravel())
-    about = f"{len(chosen)} windows of the two people of the test set"
-    _write("wrist-exercises", chosen.inputs, chosen.labels.tolist(), list(chosen.files or ()), about)
+    names, about = list(chosen.files or ()), "windows of the two people of the test set"
+    _write("wrist-exercises", chosen.inputs, chosen.labels.tolist(), names, about)
 
 
 def photographs(source: Path) -> None:

@@ -175,7 +175,7 @@ def test_a_trained_network_is_written_with_all_that_split_takes(zoo, watch, tmp_
     assert zoo("train", "wrist-exercises", "--data", watch, "--out", out, "--epochs", 2) == 0
     told = capsys.readouterr().out
     assert "right on" in told
-    files = {"whole.tflite", "input.yaml", "train.npz", "validation.npz", "test.npz"}
+    files = {"whole.tflite", "input.yaml", "heads.npz", "validation.npz", "test.npz"}
     assert {path.name for path in out.iterdir()} == files
     command = told.splitlines()[-1]
     assert {name for name in files if f"{out}/{name}" in command} == files

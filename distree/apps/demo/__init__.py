@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         agents = counted(len(demo.devices), "agent")
         print(f"starting an orchestrator and {agents} for bundle {bundle.name} {bundle.revision} …")
         if samples.about:
-            print(f"inputs: {samples.count:,} shipped samples, {samples.about}")
+            print(f"inputs: {samples.count:,} shipped samples: {samples.about}")
         demo.start()
         screen = Screen(demo)
         for _ in demo.stream():

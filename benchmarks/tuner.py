@@ -584,8 +584,8 @@ def _of_bundle(bundle: Table, report: Table) -> Iterator[str]:
     )
     yield ""
     yield (
-        "| ε | path | loss above ε, % of splits | accuracy drop above ε, % | saved, % | oracle, % | share of it, % "
-        f"| {_percent(GOAL, 0)} % after audits |"
+        "| ε | path | loss above ε, % of splits | accuracy drop above ε, % | saved, % | oracle, % | of the oracle's, % "
+        f"| audits until {_percent(GOAL, 0)} % of it |"
     )
     yield "|---|---|---|---|---|---|---|---|"
     for row in bundle["certified"]:
@@ -601,9 +601,9 @@ def _of_bundle(bundle: Table, report: Table) -> Iterator[str]:
     yield (
         "The next table shows where the rest of the oracle's saving is lost, with the given path. The first column is "
         "the share of it that the path allows if the truth is known. The second is the share if thresholds are tested "
-        f"once, by the exact binomial test after all {report['audits']:,} audits: the difference is what so few audits "
-        "cannot show. The third is the certificate's: the difference is the price of checking after every audit. In "
-        "brackets is the number of losses that each tolerates."
+        f"once, by the exact binomial test after all {report['audits']:,} audits; it is smaller because so few audits "
+        "cannot prove more. The third is the share that the certificate reaches; it is smaller because it may be "
+        "checked after every audit. In brackets is the number of losses that each test tolerates."
     )
     yield ""
     yield "| ε | path, truth known | tested once | certificate |"

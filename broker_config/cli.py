@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=("auto", "mosquitto", "embedded"),
         default="auto",
-        help="auto uses mosquitto where it is installed, else the embedded broker (default: %(default)s); the "
+        help="auto uses mosquitto if it is installed, otherwise the embedded broker (default: %(default)s); the "
         "environment variable DISTREE_MOSQUITTO may name mosquitto's path, and rules it out if empty",
     )
     command.add_argument(

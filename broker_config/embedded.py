@@ -4,7 +4,7 @@ It is rumqttd, from the package iotcore, which has no way to stop but the end of
 and 1, retained messages, wills, sessions and redelivery. It does not do:
 
 * MQTT 5 on the same port as MQTT 3.1.1. The port given here speaks MQTT 3.1.1, which every client knows, and in which a
-  broker cannot report a message without a reader; its MQTT 5 listener ignores receive maximum and no-local.
+  broker cannot report messages that nobody reads; its MQTT 5 listener ignores receive maximum and no-local.
 * Anything on disk: sessions and retained messages end with the process.
 * QoS 0 for what is published at QoS 0: it delivers at the subscription's QoS.
 * Acknowledgements out of order: it disconnects the client. Overlapping filters give duplicates.

@@ -188,13 +188,13 @@ class ManagedBroker:
             return "mosquitto"
         if self.engine == "mosquitto":
             if MOSQUITTO_VARIABLE in os.environ:
-                raise BrokerError(f"{MOSQUITTO_VARIABLE} names no program", "unset it, or use --engine embedded")
+                raise BrokerError(f"{MOSQUITTO_VARIABLE} does not name a program", "unset it, or use --engine embedded")
             raise BrokerError("mosquitto is not installed", "run: apt install mosquitto, or use --engine embedded")
         if not has_embedded():
             raise BrokerError("no broker is installed", "run: apt install mosquitto, or: pip install 'distree[broker]'")
         if only_mosquitto:
             raise ConfigError(
-                "the embedded broker supports no persistence, users or websockets", "run: apt install mosquitto"
+                "the embedded broker does not support persistence, users or websockets", "run: apt install mosquitto"
             )
         return "embedded"
 

@@ -276,7 +276,7 @@ class Agent:
                 self._notifier.send("WATCHDOG=1")
         if busy_s > 2 * self.config.inference_timeout_s:
             # Not even a supervisor helped. Custody of what is spooled survives; a hung thread cannot be ended.
-            log.critical("inference has hung for %.0f s: exiting, to be restarted", busy_s)
+            log.critical("inference has hung for %.0f s: exiting so that the agent can be restarted", busy_s)
             self.on_hang()
 
     # ------------------------------------------------------------ the connection

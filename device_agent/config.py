@@ -46,7 +46,7 @@ class OriginConfig:
     deadline_ms: float = 1000
     """Every accepted input is answered within this time; at most one hour."""
     max_pending: int = 64
-    """Most inputs under way at a time; further inputs wait until one of them is answered."""
+    """Most inputs that may be unanswered at a time; further inputs wait until one of them is answered."""
     min_retry_ms: float = 100
     """Shortest wait for an answer from other boards before an input is sent again, over another route if possible."""
     spool: bool = False
@@ -90,7 +90,7 @@ class AgentPipelineConfig:
         if not self.stages and self.origin is None and not self.fuse:
             raise ConfigError("stages: this board has nothing to do", "give stages, an origin, or fuse: true")
         if len(set(self.stages)) != len(self.stages):
-            raise ConfigError(f"stages: {list(self.stages)} has a stage twice", "name each once")
+            raise ConfigError(f"stages: {list(self.stages)} lists a stage twice", "list each once")
         if min(self.stages, default=0) < 0:
             raise ConfigError(f"stages: {min(self.stages)} is negative", "count stages from 0")
         if self.branch is not None and self.branch < 0:
@@ -102,7 +102,7 @@ class AgentPipelineConfig:
 
 @record
 class InboxConfig:
-    """How much may wait on this board, per pipeline; beyond that the oldest is shed."""
+    """How much may wait on this board, per pipeline; beyond that the oldest message is shed."""
 
     max_messages: int = 64
     """Most messages waiting."""
@@ -126,11 +126,11 @@ class AgentConfig:
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     """Where the broker is and how to log in."""
     state_dir: Path = DEFAULT_STATE_DIR
-    """Folder of the spool; may be a tmpfs where nothing is spooled. A service has /var/lib/distree/state by default."""
+    """Folder of the spool; may be a tmpfs if nothing is spooled. A service uses /var/lib/distree/state by default."""
     num_threads: int = 1
     """Threads of the interpreter."""
     codec: Codec = "raw"
-    """How features are sent: as they are, or compressed, for slow radio links."""
+    """How features are sent: as they are (raw), or compressed for slow radio links (zlib)."""
     inbox: InboxConfig = field(default_factory=InboxConfig)
     """How much may wait on this board, per pipeline."""
     receive_maximum: int = 16
@@ -139,9 +139,9 @@ class AgentConfig:
     """Time between two telemetry messages."""
     inference_timeout_s: float = 30.0
     """Inference that takes longer counts as hung: systemd's watchdog is no longer fed, and after twice as long the
-    agent exits to be restarted."""
+    agent exits so that it can be restarted."""
     shutdown_timeout_s: float = 10.0
-    """Longest time to finish what was accepted once the agent is told to stop."""
+    """Longest time that the agent takes to finish what it has accepted once it is told to stop."""
     self_test: bool = True
     """At start, compare the interpreter's outputs with the bundle's golden vectors."""
 
@@ -159,7 +159,7 @@ class AgentConfig:
             raise ConfigError(f"receive_maximum: {self.receive_maximum} is out of range", "choose at most 65535")
         names = [pipeline.name for pipeline in self.pipelines]
         if not names:
-            raise ConfigError("pipelines: there is none", "give at least one")
+            raise ConfigError("pipelines: none given", "give at least one")
         if len(set(names)) != len(names):
             raise ConfigError("pipelines: two have the same name", "give each a name of its own")
 

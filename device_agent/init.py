@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out `distree init`; return the exit status."""
     if args.output.exists() and not args.force:
-        raise ConfigError(f"{args.output}: exists already", "write another file with -o, or overwrite it with --force")
+        raise ConfigError(f"{args.output}: already exists", "write another file with -o, or overwrite it with --force")
     asks = sys.stdin.isatty()
     if asks:
         _ask_what_is_missing(args)
@@ -104,7 +104,7 @@ def _ask_what_is_missing(args: argparse.Namespace) -> None:
     args.device = args.device or _ask("name of this board", device_name(socket.gethostname()), _a_device)
     if args.broker is None:
         args.broker = _ask("broker, HOST:PORT or mqtts://HOST:PORT", "127.0.0.1:1883", str)
-        answer = args.username or _ask("user name on the broker, - for none", "-", str)
+        answer = args.username or _ask("user name on the broker, or - for none", "-", str)
         args.username = None if answer == "-" else answer
     if args.username and args.password_file is None:
         args.password_file = Path(_ask("file for the password", "secret", str))
@@ -112,10 +112,12 @@ def _ask_what_is_missing(args: argparse.Namespace) -> None:
     bundle = load_bundle(args.bundle, verify=())
     if args.stages is None:
         args.stages = _ask(
-            f"stages that this board computes, of 0 to {len(bundle.stages) - 1}, - for none", "0", str
+            f"stages that this board computes, from 0 to {len(bundle.stages) - 1}, or - for none", "0", str
         ).strip("-")
     if args.branch is None and any(bundle.branch_counts[k] for k in _numbers(args.stages) if k < len(bundle.stages)):
-        args.branch = int(_ask(f"branch that this board runs, of 0 to {max(bundle.branch_counts) - 1}", "0", _a_number))
+        args.branch = int(
+            _ask(f"branch that this board runs, from 0 to {max(bundle.branch_counts) - 1}", "0", _a_number)
+        )
     if args.source is None:
         args.source = _ask(f"source of this board's own inputs: {', '.join(SOURCES)}", "none", _a_source)
     if args.path is None and args.source in _WITH_PATH:
@@ -226,7 +228,7 @@ def _lines(args: argparse.Namespace, settings: BrokerSettings, bundle: Bundle) -
     yield f"  - name: {_scalar(args.pipeline)}  # the same on all boards of the pipeline"
     yield f"    bundle: {_scalar(_bundle_name(args.bundle))}  # {' '.join(bundle.manifest.description.split())[:60]}"
     if stages:
-        yield f"    stages: {stages}  # of 0 to {len(bundle.stages) - 1}; other boards compute the rest"
+        yield f"    stages: {stages}  # this bundle has 0 to {len(bundle.stages) - 1}; other boards compute the rest"
     if args.branch is not None:
         yield f"    branch: {args.branch}  # of the wide stages"
     if args.source not in (None, "none"):

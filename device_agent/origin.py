@@ -114,7 +114,7 @@ class Origin(Lifetime):
 
     def _open(self) -> None:
         if self._agent is not None:
-            raise ClosedError("this Origin was entered before", "make a new one")
+            raise ClosedError("this Origin has been used before", "make a new one")
         self._agent = agent = Agent(self._config)
         self._intake = next(one for one in agent.intakes if one.pipeline.index == self._index)
         agent.mailbox.on_result = self._deliver
@@ -145,7 +145,7 @@ class Origin(Lifetime):
         """Run the agent; whatever ends it, nobody waits for it any more."""
         try:
             if agent.run():
-                self._failure = ClosedError("the agent broke down", "read its log, and report this as a bug")
+                self._failure = ClosedError("the agent failed", "read its log, and report this as a bug")
         except BaseException as error:  # noqa: BLE001 - raised by whoever waits
             self._failure = error
         self._shut(agent)
@@ -187,7 +187,7 @@ class Origin(Lifetime):
 
     @property
     def pending(self) -> int:
-        """Inputs of this program under way: submitted and not yet answered."""
+        """Inputs that this program has submitted and that are not yet answered."""
         return len(self._futures)
 
     def decode(self, payload: bytes) -> Array:
@@ -215,7 +215,7 @@ class Origin(Lifetime):
         """Submit one input of `shape` and `dtype`; the future gets its final Result by the deadline.
 
         The array is read before this returns. The result carries `name` as `input`. While `max_pending` inputs are
-        under way it waits for room, `timeout_s` seconds at most (None: the deadline; 0: not at all). Any thread may
+        unanswered it waits for room, `timeout_s` seconds at most (None: the deadline; 0: not at all). Any thread may
         call it. If inference is quick, the first segment runs in the calling thread: waking another would take longer.
         Done-callbacks run in the agent's threads, or in one that submits: keep them short; in one, this never waits.
 
@@ -237,7 +237,7 @@ class Origin(Lifetime):
         return self._future_of(admitted, array)
 
     async def submit_async(self, array: Array, name: str = "", *, timeout_s: float | None = None) -> Result:
-        """Submit one input and return its final Result; as `submit`, but the event loop goes on meanwhile.
+        """Submit one input and return its final Result; like `submit`, but without blocking the event loop.
 
         One coroutine from input to answer, so that a task is an input under way: `asyncio.gather` and task groups work,
         and a task that is cancelled gives up its place in the queue, or its answer.
@@ -258,7 +258,7 @@ class Origin(Lifetime):
 
     def _entered(self) -> tuple[Agent, Intake]:
         if self._agent is None or self._intake is None:
-            raise ClosedError("this Origin is not entered", "use it in a with block")
+            raise ClosedError("this Origin has not been entered", "use it in a with block")
         self._check_process()
         return self._agent, self._intake
 
@@ -332,7 +332,7 @@ def _why_closed(failure: BaseException | None) -> Problem | None:
         return None
     if isinstance(failure, DistreeError):
         return failure.problem
-    return Problem(f"the agent broke down ({type(failure).__name__}: {failure})", "report this as a bug")
+    return Problem(f"the agent failed ({type(failure).__name__}: {failure})", "report this as a bug")
 
 
 def _python_pipeline(config: AgentConfig) -> int:
@@ -344,6 +344,6 @@ def _python_pipeline(config: AgentConfig) -> int:
     ]
     if len(found) != 1:
         raise ConfigError(
-            f"pipelines: {len(found)} have an origin with source {{kind: python}}", "give exactly one such an origin"
+            f"pipelines: {len(found)} have an origin with source {{kind: python}}", "give exactly one such origin"
         )
     return found[0]

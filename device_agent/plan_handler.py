@@ -62,6 +62,6 @@ class PlanHandler:
 
 
 def _plan_text(plan: Plan) -> str:
-    which = f"plan {plan.epoch}" if plan.epoch else "no plan any more: the bundle's own thresholds are"
+    which = f"plan {plan.epoch}" if plan.epoch else "plan withdrawn: the bundle's own thresholds are"
     why = why_text(plan.reason, plan.author)
     return f"{which} in force: {plan.criterion} {thresholds_text(plan.thresholds)}{why and f' ({why})'}"

@@ -37,7 +37,7 @@ def _misfits(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Problem]:
     for k in config.stages:
         if k >= len(bundle.stages):
             last = len(bundle.stages) - 1
-            yield Problem(f"stages: bundle {bundle.name} has no stage {k}", f"choose stages of 0 to {last}")
+            yield Problem(f"stages: bundle {bundle.name} has no stage {k}", f"choose stages from 0 to {last}")
     yield from _no_pictures(config, bundle)
     if not bundle.is_wide:
         yield from _only_of_wide_stages(config, bundle)
@@ -47,7 +47,7 @@ def _misfits(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Problem]:
         missing = [str(k) for k in group if k not in config.stages]
         if 0 < len(missing) < len(group):
             yield Problem(
-                f"stages: {_numbers(group)} of bundle {bundle.name} belong on one board, as a branch keeps its "
+                f"stages: {_numbers(group)} of bundle {bundle.name} belong on one board, because a branch keeps its "
                 "features between them",
                 f"add {', '.join(missing)}",
             )
@@ -89,12 +89,12 @@ def _branch_misfits(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Pro
         if config.branch is None:
             yield Problem(
                 f"stages: stage {k} of bundle {bundle.name} has {branches} branches",
-                f"set branch to the one that this board runs, of 0 to {branches - 1}",
+                f"set branch to the one that this board runs, from 0 to {branches - 1}",
             )
         elif config.branch >= branches:
             yield Problem(
                 f"branch: stage {k} of bundle {bundle.name} has no branch {config.branch}",
-                f"choose one of 0 to {branches - 1}",
+                f"choose one from 0 to {branches - 1}",
             )
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import msgpack
 
+from distree.formatting import counted
 from distree.messages.request import Tensor
 from distree.node import AcceptedInput
 from distree.record import record
@@ -85,7 +86,7 @@ class Spool:
             self._replay(entry)
         surplus = len(self._unpublished) - MAX_UNPUBLISHED
         if surplus > 0:
-            log.warning("spool %s: too many unpublished answers; the %d oldest are dropped", self._path, surplus)
+            log.warning("spool %s: too many unpublished answers: dropped the oldest (%d)", self._path, surplus)
             for request in list(self._unpublished)[:surplus]:
                 self._settle(request)
         self._rewrite(self._clock())
@@ -223,7 +224,7 @@ class Spool:
         try:
             entries.extend(unpacker)
         except (ValueError, msgpack.UnpackException) as error:
-            log.warning("spool %s: damaged after %d records (%s)", self._path, len(entries), error)
+            log.warning("spool %s: damaged after %s (%s)", self._path, counted(len(entries), "record"), error)
         return entries
 
     def _write_record(self, request: str, packed: bytes) -> None:
@@ -287,7 +288,8 @@ class Spool:
         self._unwritten.clear()
         if self._failed_at is not None:
             owed = len(self._open) + len(self._unpublished)
-            log.info("spool %s works again after %.0f s, with %d inputs", self._path, now - self._failed_at, owed)
+            down_s, saved = now - self._failed_at, counted(owed, "input")
+            log.info("spool %s works again after %.0f s, with %s", self._path, down_s, saved)
             self._failed_at = None
 
     def _fail(self, now: float, error: OSError) -> None:

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     status = verbs.add_parser(
         "status",
-        help="show whether it is installed, up to date and running; exit status 1 if not",
+        help="show whether the unit is installed, up to date and running; exit status 1 if not",
         epilog="example: distree service status -c /etc/distree/agent.yaml",
     )
     for verb in (install, remove, status):

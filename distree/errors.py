@@ -115,4 +115,4 @@ class RemoteProtocolError(ProtocolError):
 
 
 class LocalProtocolError(ProtocolError):
-    """This process was about to send something it must not send: a fault of ours."""
+    """This process was about to send something that it must not send, or that the broker does not accept."""

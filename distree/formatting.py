@@ -65,11 +65,20 @@ def branches_text(missing: Sequence[int]) -> str:
     """Say which branches are missing.
 
     >>> branches_text([]), branches_text([1]), branches_text([0, 2])
-    ('all branches heard', 'branch 1 missing', 'branches 0, 2 missing')
+    ('no branch missing', 'branch 1 missing', 'branches 0, 2 missing')
     """
     if not missing:
-        return "all branches heard"
+        return "no branch missing"
     return f"branch{'es' if len(missing) > 1 else ''} {', '.join(map(str, missing))} missing"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, which is plural unless the number is 1.
+
+    >>> counted(1, "board"), counted(0, "board"), counted(1200, "branch", "branches")
+    ('1 board', '0 boards', '1,200 branches')
+    """
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def percent(share: float) -> str:

@@ -397,7 +397,7 @@ _WORDS: dict[Any, tuple[str, str]] = {
     bool: ("true or false", "write one of these"),
     int: ("a whole number", "write one, such as 8"),
     float: ("a number", "write one, such as 0.5"),
-    Share: ("a share of 0% to 100%", "write one, such as 1% or 0.01"),
+    Share: ("a share from 0% to 100%", "write one, such as 1% or 0.01"),
     Path: ("a path", "write one, such as folder/file"),
     Threshold: (f"a number or {NEVER_WORD!r}", f"write one, such as 0.9, or {NEVER_WORD}"),
 }

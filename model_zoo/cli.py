@@ -18,6 +18,7 @@ from distree.bundle.loading import Bundle, find_bundle, load_bundle
 from distree.criteria import CRITERIA
 from distree.errors import CHECK_PATH, ConfigError, DistreeError
 from distree.exits_taken import exits_taken
+from distree.formatting import counted
 from distree.thresholds import parse_threshold, plain_thresholds
 from model_zoo.build.finish import ImageSets
 from model_zoo.card import branches_text, card, figures, list_bundles, measured_lines, thresholds_listed
@@ -215,18 +216,18 @@ def _add_report(commands: Any) -> None:
     report.add_argument("recipe", metavar="RECIPE", help="a wide recipe, such as cifar10-wide")
     report.add_argument("--data", type=Path, required=True, help="as for build")
     report.add_argument(
-        "--work", type=Path, required=True, help="folder of checkpoints and of the bundles made from them"
+        "--work", type=Path, required=True, help="folder of the checkpoints and the bundles made from them"
     )
     report.add_argument("--seeds", default="1,2,3", metavar="N,…", help="seeds of the networks (default: %(default)s)")
     report.add_argument(
-        "--branches", metavar="B,…", help="numbers of branches of the networks (default: all of the recipe)"
+        "--branches", metavar="B,…", help="how many branches the networks have (default: all numbers in the recipe)"
     )
     report.add_argument(
         "--out", type=Path, default=Path("docs/results"), help="folder to write to (default: %(default)s)"
     )
     report.add_argument("--train", action="store_true", help="train networks that are not trained yet (takes hours)")
     report.add_argument(
-        "--trained-on", metavar="TEXT", help="name of the training machine where a checkpoint does not have it"
+        "--trained-on", metavar="TEXT", help="name of the training machine, for checkpoints that do not record it"
     )
 
 
@@ -276,7 +277,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.json is not None:
         _write_json(args.json, _as_json(bundle, images, evaluation, scored if args.per_input else None))
     if not quiet:
-        print(f"{bundle.name} {bundle.revision} on {images.source}, {len(images)} inputs")
+        print(f"{bundle.name} {bundle.revision} on {images.source}, {counted(len(images), 'input')}")
         without = f", without {branches_text(missing)}" if missing else ""
         print(f"{criterion} at {thresholds_listed(thresholds)}{without}")
         print(figures(evaluation))
@@ -497,7 +498,7 @@ def _report(args: argparse.Namespace) -> int:
     for absent in report.absent:
         print(f"missing: {absent.variant}, {absent.branches} branches, seed {absent.seed}: {absent.why}")
     print(
-        f"{len(report.networks)} networks evaluated, {len(report.absent)} missing; see "
+        f"{counted(len(report.networks), 'network')} evaluated, {len(report.absent)} missing; see "
         f"{args.out / recipe.name}.md and .json"
     )
     return 0

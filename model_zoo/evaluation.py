@@ -262,7 +262,7 @@ def check_missing(bundle: Bundle, missing: Iterable[int]) -> None:
         raise ConfigError(f"missing branches: {bundle.name!r} has no wide stage", "name no missing branches")
     if min(absent) < 0 or max(absent) >= max(counts):
         what = f"missing branches {sorted(absent)}: {bundle.name!r} does not have them all"
-        raise ConfigError(what, f"name some of 0 to {max(counts) - 1}")
+        raise ConfigError(what, f"choose from 0 to {max(counts) - 1}")
     if any(absent.issuperset(range(count)) for count in counts):
         what = f"missing branches {sorted(absent)}: a wide stage of {bundle.name!r} has no others"
         raise ConfigError(what, "leave at least one branch of each wide stage")

@@ -15,7 +15,7 @@ import numpy as np
 
 from distree.broker_settings import Session
 from distree.errors import CHECK_PATH, ConfigError
-from distree.formatting import branches_text, thresholds_text
+from distree.formatting import branches_text, counted, thresholds_text
 from distree.logs import start_logging
 from distree.messages.plan import Plan
 from distree.thresholds import NEVER_WORD, parse_threshold
@@ -71,29 +71,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: distree orchestrator status -c orchestrator.yaml"
     commands = parser.add_subparsers(dest="orchestrator_command", metavar="COMMAND", required=True)
     _add_command(commands, "run", "run the orchestrator until SIGTERM or Ctrl-C", _RUN_EXAMPLE)
-    what = "show devices and pipelines, from the store; it fails while other plans replace the orchestrator's"
+    what = "show devices and pipelines, from the store; exit status 1 while others replace the orchestrator's plans"
     status = _add_command(commands, "status", what, _STATUS_EXAMPLE)
     status.add_argument("--json", action="store_true", help="print JSON, for programs")
     why = _add_command(
-        commands, "explain", "show why the thresholds are what they are, from the store", _EXPLAIN_EXAMPLE
+        commands, "explain", "show from the store which thresholds are in force, and why", _EXPLAIN_EXAMPLE
     )
     why.add_argument("--pipeline", metavar="P", help="name of a pipeline; default: all")
     why.add_argument("--json", action="store_true", help="print JSON, for programs")
-    audits = _add_command(commands, "audits", "write the audits that the store keeps to a recording", _AUDITS_EXAMPLE)
+    audits = _add_command(commands, "audits", "write the stored audits to a recording", _AUDITS_EXAMPLE)
     audits.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
-    audits.add_argument("--export", type=Path, required=True, metavar="FILE", help="npz for distree tune --replay")
-    audits.add_argument("--missing", default="", metavar="A,B", help="audits without these branches; default: with all")
+    audits.add_argument(
+        "--export", type=Path, required=True, metavar="FILE", help=".npz file to write, for distree tune --replay"
+    )
+    audits.add_argument(
+        "--missing",
+        default="",
+        metavar="A,B",
+        help="audits in which these branches were missing; default: those with none missing",
+    )
     home = _add_command(
-        commands, "home-assistant", "show or remove what Home Assistant was told about the site", _HOME_EXAMPLE
+        commands, "home-assistant", "show or remove the site's discovery messages for Home Assistant", _HOME_EXAMPLE
     )
     home.add_argument(
-        "--remove", action="store_true", help="remove it, so that Home Assistant forgets the site's devices"
+        "--remove", action="store_true", help="remove them, so that Home Assistant forgets the site's devices"
     )
     home.add_argument("--prefix", metavar="P", help="discovery prefix; default: the configuration's, or homeassistant")
     change = _add_command(commands, "set-thresholds", "set a pipeline's exit thresholds", _SET_EXAMPLE)
     change.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
     change.add_argument("--criterion", metavar="C", help="exit criterion; default: the one in force")
-    change.add_argument("--wait", type=float, metavar="SECONDS", help="wait until all ready devices follow")
+    change.add_argument(
+        "--wait", type=float, metavar="SECONDS", help="wait until all ready devices follow the plan, at most this long"
+    )
     change.add_argument(
         "thresholds",
         nargs="*",
@@ -105,7 +114,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reset = _add_command(commands, "reset-plan", what, _RESET_EXAMPLE)
     reset.add_argument("--pipeline", required=True, metavar="P", help="name of the pipeline")
     reset.add_argument("--configured", action="store_true", help="return to the thresholds of orchestrator.yaml")
-    reset.add_argument("--wait", type=float, metavar="SECONDS", help="wait until all ready devices follow")
+    reset.add_argument(
+        "--wait", type=float, metavar="SECONDS", help="wait until all ready devices follow the plan, at most this long"
+    )
 
 
 def _threshold(text: str) -> float:
@@ -226,8 +237,8 @@ def _export(config: OrchestratorConfig, args: argparse.Namespace) -> str:
         raise ConfigError(f"--export {args.export}: {error.strerror}", CHECK_PATH) from None
     lost = sum(sample.audit.lost for sample in samples)
     return (
-        f"{args.export}: {len(audits):,} audits of {pipeline.name}, {branches_text(missing)}; left out: "
-        f"{lost:,} lost ones and {len(samples) - lost - len(audits):,} with other branches missing"
+        f"{args.export}: {counted(len(audits), 'audit')} of {pipeline.name}, {branches_text(missing)}; left out: "
+        f"{lost:,} lost and {len(samples) - lost - len(audits):,} with other branches missing"
     )
 
 

@@ -23,7 +23,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
-    """Where the history is kept and how much of it."""
+    """Where the history is kept, and how much of it."""
 
     path: Path = Path("state/orchestrator.db")
     """SQLite file with telemetry, audits, plans and the state of tuners."""
@@ -41,7 +41,7 @@ class StoreConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineConfig:
-    """A pipeline to plan for. Without criterion and thresholds the bundle's calibrated defaults hold.
+    """A pipeline to plan for. Without criterion and thresholds the bundle's calibrated defaults apply.
 
     With a goal, thresholds are tuned: early exits are disabled at first, and open as far as they are proved safe.
     """
@@ -125,7 +125,7 @@ class OrchestratorConfig:
         check_id(self.site, "site")
         names = [pipeline.name for pipeline in self.pipelines]
         if not names:
-            raise ConfigError("pipelines: there is none", "give at least one")
+            raise ConfigError("pipelines: none given", "give at least one")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"pipelines: {', '.join(twice)} given twice", "give each a name of its own")
 

@@ -60,15 +60,15 @@ def gap_text(gap: Gap) -> str:
     """Say what is missing, and what to do about it.
 
     >>> gap_text(Gap(stage=2, branch=None, revision=None, origins=("cam1",)))
-    'nobody serves stage 2; start a board that does'
+    'no board serves stage 2; start one that does'
     """
     what = f"stage {gap.stage}" if gap.branch is None else f"stage {gap.stage} branch {gap.branch}"
     if gap.revision is None:
-        return str(Problem(f"nobody serves {what}", "start a board that does"))
+        return str(Problem(f"no board serves {what}", "start one that does"))
     others = [f"{other.device} has {printable(other.revision)}" for other in gap.others[:NAMED]]
     if len(gap.others) > NAMED:
         others.append(f"{len(gap.others) - NAMED} more have others")
-    missing = f"no member of revision {printable(gap.revision)} for {what} ({', '.join(others)})"
+    missing = f"no board serves {what} with bundle revision {printable(gap.revision)} ({', '.join(others)})"
     return str(Problem(missing, SAME_BUNDLE))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from distree.broker_settings import Session
 from distree.errors import BrokerError, Problem
+from distree.formatting import counted
 from distree.printable import printable
 from distree.transport import make_transport
 from distree.transport.base import Received, Transport
@@ -106,6 +107,6 @@ def _remove(transport: Transport, finder: _Finder, found: dict[str, bytes]) -> N
 def _about(payload: bytes) -> str:
     try:
         said: Any = json.loads(payload)
-        return f"{printable(str(said['dev']['name']))}, {len(said['cmps'])} entities"
+        return f"{printable(str(said['dev']['name']))}, {counted(len(said['cmps']), 'entity', 'entities')}"
     except (ValueError, KeyError, TypeError, RecursionError):
-        return f"{len(payload)} bytes that are no discovery message"
+        return f"{counted(len(payload), 'byte')} that are not a discovery message"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from distree.errors import Problem
-from distree.formatting import percent
+from distree.formatting import counted, percent
 from distree.messages.audit import AuditRow
 from distree.messages.device import DeviceStatus
 from distree.messages.plan import Plan, plan_hash, same_decision
@@ -302,6 +302,6 @@ def _load_text(tuning: PipelineTuning) -> str:
     goals = ", ".join(f"{name} {goal:g}" for name, goal in tuning.goal.limits().items())
     what = (
         f"overloaded: a goal is still missed ({goals}) though inputs leave as early as has been proved safe, and "
-        f"boards shed {shed} inputs in the last period"
+        f"boards shed {counted(shed, 'input')} in the last period"
     )
     return str(Problem(what, "add boards, send fewer inputs, or allow a larger accuracy_drop"))

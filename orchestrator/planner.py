@@ -269,6 +269,6 @@ class Planner:
         if self._is_preempted:
             return None
         if self._reassertions <= MAX_REASSERTIONS:
-            return f"{what} took the place of this one; it is published again" if self._reassertions == 1 else None
+            return f"{what} replaced this one, which is published again" if self._reassertions == 1 else None
         self._is_preempted, self._told_at_s = True, now_s
         return self.alarm

@@ -28,7 +28,7 @@ class OtherTuningError(DistreeError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"the store has another tuning, so the orchestrator starts this one from nothing: {reason}", ""
+            f"the store has another tuning, so the orchestrator starts this one from scratch: {reason}", ""
         )
         self.args = (reason,)  # what pickle and copy call the class with
         self.reason = reason
@@ -45,7 +45,7 @@ def restored_controller(store: Store, spec: PipelineSpec) -> PipelineController:
         try:
             tuning = restored_tuning(store, spec.tuned)
         except OtherTuningError as error:
-            log.warning("pipeline %s: tuning starts from nothing: %s", spec.name, error.reason)
+            log.warning("pipeline %s: tuning starts from scratch: %s", spec.name, error.reason)
             tuning, unsaved = PipelineTuning(spec.tuned), SAMPLES_UNSAVED
         start = _tuned_start(tuning, spec.plan, last)
     # The last plan counts even where it is dropped: the next decision must not have its number.

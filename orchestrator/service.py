@@ -355,8 +355,8 @@ class Service:
 
     def _check_site(self, now_s: float) -> None:
         silent, back = self.view.fleet.silence(now_s)
-        self._warn(_devices_text("no telemetry any more from", silent))
-        self._warn(_devices_text("telemetry again from", back))
+        self._warn(_devices_text("no more telemetry from", silent))
+        self._warn(_devices_text("telemetry has resumed from", back))
         self._warn(self.leadership.take_notice())
         for controller in self.controllers:
             if self.leadership.leads:

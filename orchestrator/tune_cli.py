@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distree.criteria import threshold_problem
 from distree.errors import CHECK_PATH, ConfigError
-from distree.formatting import table, thresholds_text
+from distree.formatting import counted, table, thresholds_text
 from distree.thresholds import NEVER_WORD, parse_threshold, plain_thresholds
 from orchestrator.tuning.live_tuner import LiveTuner, TunerSetup
 from orchestrator.tuning.replay import AuditRecording, Replay, load_recording, replay, thinned
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tuner", choices=tuple(TUNERS), default=DEFAULT, help="tuner to run (default: %(default)s)")
     parser.add_argument("--accuracy-drop", default="1%", metavar="E", help="largest drop allowed (default: 1%%)")
-    parser.add_argument("--confidence", default="95%", metavar="C", help="confidence in that (default: 95%%)")
+    parser.add_argument("--confidence", default="95%", metavar="C", help="confidence that it is kept (default: 95%%)")
     parser.add_argument(
         "--thresholds",
         metavar="A,B",
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prepare-from",
         type=Path,
         metavar="FILE",
-        help="other audits, from which the tuner prepares instead of gathering some first",
+        help="other audits for the tuner to make its path from, instead of gathering the first ones of the recording",
     )
     parser.add_argument("--labels", action="store_true", help="use the true labels where the recording has them")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N audits, after shuffling")
@@ -94,7 +94,7 @@ def _tuner(args: argparse.Namespace, recording: AuditRecording) -> LiveTuner:
     if args.prepare_from is not None:
         other = _recording(args.prepare_from, args.labels)
         if len(other.costs) != exits:
-            what = f"--prepare-from: has {len(other.costs)} exits, but {args.replay} has {exits}"
+            what = f"--prepare-from: has {counted(len(other.costs), 'exit')}, but {args.replay} has {exits}"
             raise ConfigError(what, "give a recording of the same bundle")
         earlier = other.audits
     setup = TunerSetup(
@@ -139,12 +139,13 @@ def _text(played: Replay, tuner: LiveTuner) -> str:
         [str(step.audits), thresholds_text(step.thresholds, 4), f"{100 * step.saved:.1f}", f"{100 * step.loss:.2f}"]
         for step in thinned(played.steps, _SHOWN)
     ]
+    changed = counted(len(played.steps) - 1, "time")
     lines = [
         table(["AUDITS", "THRESHOLDS", "SAVED %", "LOSS %"], rows),
         "",
-        f"{played.tuner}: {played.audits} audits, thresholds changed {len(played.steps) - 1} times",
+        f"{played.tuner}: {counted(played.audits, 'audit')}, thresholds changed {changed}",
         f"while it learned: {100 * played.answered_saved:.1f} % saved, loss {100 * played.answered_loss:.2f} %",
-        f"{tuner.explain().progress}; {tuner.alarms} alarms",
+        f"{tuner.explain().progress}; {counted(tuner.alarms, 'alarm')}",
     ]
     if not tuner.has_guarantee:
         lines.append(f"tuner {tuner.name} has no guarantee: nothing keeps the loss within --accuracy-drop")

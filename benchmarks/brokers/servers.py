@@ -160,13 +160,13 @@ def _rabbitmq_version() -> str | None:
 def _rabbitmq(folder: Path, port: int, _nodelay: bool) -> list[Command]:
     """Return Erlang's port mapper, which would otherwise stay behind as a daemon, and the broker."""
     (folder / "rabbitmq.conf").write_text(
-        "# Not AMQP, which DistrEE has no use for.\n"
+        "# No AMQP: DistrEE does not use it.\n"
         "listeners.tcp = none\n"
         f"mqtt.listeners.tcp.1 = {HOST}:{port}\n"
-        "# Clients without a name are the user guest, who may log in from this machine alone.\n"
+        "# Clients that give no user name are logged in as guest, who may log in only from this machine.\n"
         "mqtt.allow_anonymous = true\n"
         "loopback_users.guest = true\n"
-        "# How many messages of QoS 1 may be under way to a client; 10 if not said.\n"
+        "# How many QoS 1 messages may be in flight to a client; the default is 10.\n"
         "mqtt.prefetch = 64\n"
         "log.console = true\n"
         "log.console.level = warning\n"
@@ -207,11 +207,11 @@ def _nats(folder: Path, port: int, _nodelay: bool) -> list[Command]:
         f"host: {HOST}\nport: -1\n"
         "# MQTT needs JetStream, which keeps retained messages and sessions.\n"
         f'jetstream {{ store_dir: "{folder / "jetstream"}" }}\n'
-        "# One MiB if not said, which also holds for MQTT.\n"
+        "# The default of 1 MiB also limits MQTT messages.\n"
         "max_payload: 2MB\n"
         "mqtt {\n"
         f"  host: {HOST}\n  port: {port}\n"
-        "  # How many messages of QoS 1 may be under way to a subscription; 100 if not said.\n"
+        "  # How many QoS 1 messages may be in flight to a subscription; the default is 100.\n"
         "  max_ack_pending: 1000\n"
         "}\n"
     )

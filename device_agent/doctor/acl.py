@@ -19,6 +19,7 @@ from device_agent.doctor.disconnects import NOBODY, SETTLE_S, arrived, withholds
 from device_agent.doctor.network import session
 from distree import topics
 from distree.errors import RemoteProtocolError
+from distree.formatting import counted
 from distree.messages.codec import PROBE, decode
 from distree.messages.device import DeviceMeta, HeldStage
 from distree.messages.member import Member
@@ -50,11 +51,11 @@ def check_acl(context: CheckContext) -> Finding:
         words += [f"may not publish on {topic} ({why})" for topic, why in denied.items()]
         return failed("; ".join(words), _rules([*refused, *silent], list(denied)))
     count = len({*names, *others} - {*unseen, *silent_peers})
-    may = f"may publish on {count} topics and subscribe to {len(inbound)}"
+    may = f"may publish on {counted(count, 'topic')} and subscribe to {len(inbound):,}"
     if silent_peers:
         where = ", ".join(topic.replace(NOBODY, "+") for topic in silent_peers)
         return unknown(
-            f"{may}; no board was heard to which it sends on {where}, and the ACL does not allow every name there",
+            f"{may}; no board is known yet to which it sends on {where}, and the ACL does not allow every name there",
             "run the doctor again while the other boards run, and allow this user to read device/+/meta",
         )
     if unseen:

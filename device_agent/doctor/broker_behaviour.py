@@ -1,4 +1,4 @@
-"""How the broker behaves: whether it reports messages without a reader, and whether it delays small ones."""
+"""How the broker behaves: whether it reports messages that nobody reads, and whether it delays small ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ECHOES_S = 3.0
 
 
 def check_no_subscribers(context: CheckContext) -> Finding:
-    """The broker reports messages without a reader, so that a board that has stopped is noticed at once."""
+    """The broker reports messages that nobody reads, so that a board that has stopped is noticed at once."""
     settings = context.config.broker
     if not context.is_mqtt5:
         return note_from(connect_errors.tells_no_unread(settings, is_mqtt5=False))
@@ -28,11 +28,11 @@ def check_no_subscribers(context: CheckContext) -> Finding:
         with contextlib.suppress(HangUpError), session(context) as client:
             code = client.publish(topic, PROBE, qos=1, until=context.until())
             if code == NO_SUBSCRIBERS:
-                return ok("the broker reports messages without a reader")
+                return ok("the broker reports messages that nobody reads")
             if code < REFUSED:
                 return note_from(connect_errors.tells_no_unread(settings, is_mqtt5=True))
     return unknown(
-        "this user may not try whether the broker reports messages without a reader",
+        "this user is not allowed to test whether the broker reports messages that nobody reads",
         f"allow it to publish on {unread_topic(context)}",
     )
 

@@ -24,20 +24,20 @@ _NTP = "run: systemctl enable --now systemd-timesyncd, or install chrony"
 
 
 def check_clock(context: CheckContext) -> Finding:
-    """The date is plausible, NTP keeps the clock, and it agrees with another board's, if one is heard."""
+    """The date is plausible, NTP synchronises the clock, and it agrees with another board's, if one is heard."""
     now = datetime.now(timezone.utc)
     if now.timestamp() < EARLIEST_BELIEVABLE:
         return failed(f"the clock says {now:%Y-%m-%d %H:%M} UTC, which is implausible", f"set it, then {_NTP}")
     said = f"{now:%Y-%m-%d %H:%M:%S} UTC"
     off_s = _against_others(context)
-    compared = "no other board's result was heard to compare it with"
+    compared = "no other board's result arrived to compare it with"
     if off_s is not None:
         if abs(off_s) > TOLERATED_S:
-            return failed(f"{said}, {off_s:+.0f} s off another board's clock, which NTP keeps", _NTP)
+            return failed(f"{said}, {off_s:+.0f} s off another board's clock, which is synchronised by NTP", _NTP)
         compared = "it agrees with another board's"
     if not clock_synced():
-        return unknown(f"{said}; NTP does not keep the clock, and {compared}", _NTP)
-    return ok(f"{said}; NTP keeps the clock, and {compared}")
+        return unknown(f"{said}; the clock is not synchronised by NTP, and {compared}", _NTP)
+    return ok(f"{said}; the clock is synchronised by NTP, and {compared}")
 
 
 def _against_others(context: CheckContext) -> float | None:

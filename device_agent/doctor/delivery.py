@@ -32,6 +32,7 @@ from device_agent.doctor.disconnects import (
 from device_agent.doctor.network import login_with_will, session
 from distree import topics
 from distree.errors import Problem
+from distree.formatting import counted
 from distree.messages.codec import PROBE
 from distree.topics import Kind
 from distree.transport import connect_errors
@@ -231,7 +232,8 @@ def check_publish(context: CheckContext) -> Finding:
         )
     if not tried:
         return unknown("publishes cannot be tried on this broker without disturbing others")
-    return ok(f"publishes work on {len(tried)} topics" + (f" of {len(names)}" if len(tried) < len(names) else ""))
+    of_all = f" of {len(names)}" if len(tried) < len(names) else ""
+    return ok(f"publishes work on {counted(len(tried), 'topic')}{of_all}")
 
 
 def _ending(context: CheckContext, names: Sequence[str], *, quietly: bool) -> Iterator[str]:

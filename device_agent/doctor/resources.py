@@ -32,7 +32,7 @@ def check_memory(context: CheckContext) -> Finding:
         has = _meminfo()
         total, free = has["MemTotal"], has["MemAvailable"]
     except (OSError, KeyError, ValueError):
-        return unknown(f"the agent needs up to {_mb(need)}; the machine does not say what it has")
+        return unknown(f"the agent needs up to {_mb(need)}; this machine does not report how much memory it has")
     # An agent that runs here already uses this memory.
     available = total if presence.boots_here(config) else free
     if need <= available:

@@ -12,6 +12,7 @@ import numpy as np
 from device_agent.sources.base import BaseSourceConfig, InputSink
 from distree.bundle.preprocessing import Preprocessor
 from distree.errors import ConfigError
+from distree.formatting import counted
 from distree.printable import printable
 from distree.record import record
 from distree.strict_yaml import check_positive
@@ -87,7 +88,7 @@ class ReplaySource:
             self._index = 0
             if not self._repeat:
                 self._due_at = _NEVER
-                log.info("replay finished: %d inputs", len(self._inputs))
+                log.info("replay finished: %s", counted(len(self._inputs), "input"))
         name = index if self._names is None else self._names[index]
         return printable(str(name), 256), self._inputs[index]
 
@@ -122,5 +123,7 @@ def _read(config: ReplaySourceConfig, expected: Preprocessor) -> tuple[Array, Ar
             "convert it, or name another bundle",
         )
     if names is not None and names.shape != (len(inputs),):
-        raise ConfigError(f"{config.path}: name is {names.shape} for {len(inputs)} inputs", "give one name per input")
+        raise ConfigError(
+            f"{config.path}: name is {names.shape} for {counted(len(inputs), 'input')}", "give one name per input"
+        )
     return inputs, names

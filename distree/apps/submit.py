@@ -16,6 +16,7 @@ from distree.client.broker_options import add_broker_arguments, broker_settings
 from distree.client.results import result_topic
 from distree.client.subscription import Subscription
 from distree.errors import CHECK_PATH, BrokerError, ConfigError, RemoteProtocolError, ResultTimeoutError
+from distree.formatting import counted
 from distree.messages.codec import decode, encode
 from distree.messages.limits import MAX_MESSAGE_BYTES
 from distree.messages.request import InputMessage
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=10.0,
         metavar="SECONDS",
-        help="longest wait for an answer (default: %(default)g)",
+        help="longest wait for the next answer (default: %(default)g)",
     )
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="images, WAV or CSV files, .npy arrays, raw values"
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             except ResultTimeoutError:
                 names = ", ".join([*under_way.values()][:3])
                 raise BrokerError(
-                    f"{len(waiting) + len(under_way)} of {len(messages)} inputs got no answer within "
+                    f"{len(waiting) + len(under_way)} of {counted(len(messages), 'input')} got no answer within "
                     f"{args.timeout:g} s ({names})",
                     f"check that the agent {origin!r} of site {args.site!r} is running, that it has an origin of "
                     f"pipeline {pipeline!r} with source mqtt, and that these are inputs for its bundle",

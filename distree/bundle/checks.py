@@ -30,9 +30,9 @@ def _problems(manifest: Manifest) -> Iterable[Problem]:
     if manifest.runtime not in RUNTIMES:
         yield Problem(f"runtime: unknown {quoted(manifest.runtime)}", f"use one of {', '.join(RUNTIMES)}")
     if not stages:
-        yield Problem("stages: there is none", "give at least one")
+        yield Problem("stages: none given", "give at least one")
     if len(manifest.labels) < 2:
-        yield Problem(f"labels: there are {len(manifest.labels)}", "give at least two")
+        yield Problem(f"labels: {len(manifest.labels)} given", "give at least two")
     yield from input_problems(manifest)
     yield from _exit_problems(manifest.exits, stages)
     yield from _golden_problems(manifest.golden, len(stages))
@@ -74,7 +74,7 @@ def _mask_problems(missing: tuple[int, ...], widest: int) -> Iterable[Problem]:
     elif not missing or any(one >= next_one for one, next_one in itertools.pairwise(missing)):
         yield Problem(f"{list(missing)} is not in order", "give at least one branch, each once, in ascending order")
     elif missing[0] < 0 or missing[-1] >= widest:
-        yield Problem(f"{list(missing)} has a branch that does not exist", f"give branches of 0 to {widest - 1}")
+        yield Problem(f"{list(missing)} has a branch that does not exist", f"give branches from 0 to {widest - 1}")
     elif len(missing) == widest:
         yield Problem(f"{list(missing)} are all branches", "leave out at least one")
 

@@ -87,7 +87,7 @@ class Bundle:
             raise BundleError(f"bundle {self.name}: stage {k} is not wide and has no branches", "name no branch")
         if branch is None or not 0 <= branch < len(branches):
             what = f"no branch of stage {k} was named" if branch is None else f"stage {k} has no branch {branch}"
-            raise BundleError(f"bundle {self.name}: {what}", f"name one of 0 to {len(branches) - 1}")
+            raise BundleError(f"bundle {self.name}: {what}", f"name one from 0 to {len(branches) - 1}")
         return branches[branch]
 
     def segment(self, k: int) -> bytes:
@@ -165,7 +165,8 @@ def read_verified(path: Path, sha256: str) -> bytes:
         raise BundleError(f"{path}: {error.strerror}", COPY_AGAIN) from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise BundleError(
-            f"{path}: its SHA-256 is not the manifest's, so the file is damaged or of another revision", COPY_AGAIN
+            f"{path}: its SHA-256 differs from the manifest's, so the file is damaged or of another revision",
+            COPY_AGAIN,
         )
     return content
 

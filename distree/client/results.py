@@ -26,7 +26,7 @@ def result_topic(site: str, pipeline: str | None = None, origin: str | None = No
 
 
 class Results(Subscription[Result]):
-    """The results of a site as they come, for `for` and `async for`.
+    """The results of a site as they arrive, for `for` and `async for`.
 
         with Results("mqtt://hub", site="lab", pipeline="fashion") as results:
             for result in results:

@@ -76,7 +76,7 @@ class Subscription(Lifetime, Generic[T]):
 
     def _open(self) -> None:
         if self._was_opened:
-            raise ClosedError(f"this {type(self).__name__} was entered before", "make a new one")
+            raise ClosedError(f"this {type(self).__name__} has been used before", "make a new one")
         self._was_opened = True
         try:
             self._transport.open(_Listener(self), self._topics)
@@ -126,7 +126,7 @@ class Subscription(Lifetime, Generic[T]):
             return self._take(timeout_s)
 
     async def get_async(self, timeout_s: float | None = None) -> T:
-        """As `get`, but the event loop goes on meanwhile."""
+        """Like `get`, but without blocking the event loop."""
         self._check_process()
         ends_at = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -148,10 +148,10 @@ class Subscription(Lifetime, Generic[T]):
         if isinstance(self._failure, DistreeError):
             raise ClosedError(*self._failure.problem)
         if self._failure is not None:
-            raise ClosedError(f"this {name} broke down ({self._failure})", "report this as a bug")
+            raise ClosedError(f"this {name} failed ({self._failure})", "report this as a bug")
         if self._was_opened:
             raise ClosedError(f"this {name} is closed", "make a new one")
-        raise ClosedError(f"this {name} is not entered", "use it in a with block")
+        raise ClosedError(f"this {name} has not been entered", "use it in a with block")
 
     def __iter__(self) -> Iterator[T]:
         return self

@@ -83,8 +83,8 @@ def threshold_problem(name: str, thresholds: Iterable[float]) -> Problem | None:
     The thresholds are those of the exits 0, 1, … NEVER is always one.
 
     >>> threshold_problem("max_softmax", [0.9, NEVER])
-    >>> print(threshold_problem("margin", [90.0, 80.0]))
-    the threshold of exit 0 is 90, but scores of margin are 0 to 1; give 0.9 for 90%, or 'never' to keep the exit closed
+    >>> print(threshold_problem("margin", [90.0, 80.0]).what)
+    the threshold of exit 0 is 90, but scores of margin are between 0 and 1
     """
     if name not in CRITERIA:
         return _unknown(name)
@@ -102,7 +102,7 @@ def threshold_problem(name: str, thresholds: Iterable[float]) -> Problem | None:
 def _instead(threshold: float, possible: Range) -> str:
     if possible == PROBABILITY and 10.0 <= threshold <= 100.0:
         return f"{threshold / 100:g} for {threshold:g}%"
-    return "one" if possible == ANY_NUMBER else f"a number of {possible}"
+    return "one" if possible == ANY_NUMBER else f"a number {possible}"
 
 
 def _unknown(name: str) -> Problem:

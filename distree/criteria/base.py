@@ -56,14 +56,14 @@ class Range:
     At `least` every input leaves that has a score at all.
 
     >>> print(PROBABILITY)
-    0 to 1
+    between 0 and 1
     """
 
     least: float
     most: float
 
     def __str__(self) -> str:
-        return "any finite number" if self == ANY_NUMBER else f"{self.least:g} to {self.most:g}"
+        return "any finite number" if self == ANY_NUMBER else f"between {self.least:g} and {self.most:g}"
 
 
 ANY_NUMBER = Range(least=-1e299, most=1e299)

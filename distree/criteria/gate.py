@@ -67,12 +67,12 @@ class Gate:
                 "build a bundle with them (exits.parameters), or choose another criterion",
             )
         if exits is not None and len(gate) < exits - 1:
-            return Problem(f"gate: has weights for {len(gate)} exits, {exits - 1} are needed", BUILD_AGAIN)
+            return Problem(f"gate: sets of weights: {len(gate)} given, {exits - 1} needed", BUILD_AGAIN)
         first = len(gate[0]) if classes is None else classes + _OF_SOFTMAX + 1
         for exit, weights in enumerate(gate):
             if len(weights) != first + exit:
                 return Problem(
-                    f"gate: has {len(weights)} weights (with bias) at exit {exit}, {first + exit} are needed",
+                    f"gate: weights of exit {exit}, bias included: {len(weights)} given, {first + exit} needed",
                     BUILD_AGAIN,
                 )
             if not _usable(weights):

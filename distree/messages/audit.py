@@ -9,7 +9,7 @@ from distree.messages.request import Hop
 
 @declared(kind="audit")
 class AuditRow:
-    """What all exits said of one input that its origin drew by lot, for the orchestrator.
+    """What all exits answered for an input that its origin drew at random, for the orchestrator.
 
     An origin numbers its rows from 1 in each run of its agent, `boot`, so that what is lost on the way is noticed.
     `scores` has one per exit but the last, by `criterion`, `predictions` a class per exit; both are () where the audit
@@ -18,7 +18,7 @@ class AuditRow:
 
     request: str = text("Id of the request.")
     origin: str = ident("Board that accepted the input.")
-    boot: str = text("Tells one run of the agent from the next.")
+    boot: str = text("Distinguishes one run of the agent from the next.")
     sequence: int = count("Number of the row since boot, from 1.")
     revision: str = text("Revision of the bundle.")
     epoch: int = epoch("Number of the plan by which exits were decided; 0 for the bundle's own thresholds.")
@@ -27,7 +27,7 @@ class AuditRow:
     predictions: tuple[int, ...] = counts(
         "Class that each exit predicts; empty where the audit was lost.", most=MAX_STAGES, each=MAX_CLASSES
     )
-    missing: tuple[int, ...] = branches("Branches that no exit has heard.", default=())
+    missing: tuple[int, ...] = branches("Branches that no exit has heard from.", default=())
     hops: tuple[Hop, ...] = parts(Hop, "Where the time went: one entry per board and stage.", most=MAX_HOPS, default=())
 
     @property

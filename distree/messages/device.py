@@ -20,11 +20,11 @@ class DeviceStatus(str, enum.Enum):
 
 @declared(schema="distree.state/1")
 class DeviceState:
-    """The retained state of a device. `boot` tells one run of the agent from the next."""
+    """The retained state of a device. `boot` distinguishes one run of the agent from the next."""
 
     device: str = ident("Id of the board.")
-    boot: str = text("Tells one run of the agent from the next.")
-    status: DeviceStatus = word("Life of the agent; `lost` is its will's.", DeviceStatus, json="state")
+    boot: str = text("Distinguishes one run of the agent from the next.")
+    status: DeviceStatus = word("What the agent is doing; `lost` is published by its will.", DeviceStatus, json="state")
 
 
 @declared(schema="distree.echo/1")
@@ -36,7 +36,7 @@ class Echo:
 
 @declared()
 class HeldStage:
-    """A stage that a device serves, or its branch of a wide stage: of which pipeline, model and revision."""
+    """A stage that a device serves, or its branch of a wide stage, with pipeline, bundle and revision."""
 
     pipeline: str = ident("Id of the pipeline.")
     stage: int = count("Number of the stage, from 0.", most=MAX_STAGES - 1)
@@ -50,7 +50,7 @@ class DeviceMeta:
     """The retained description of a device: versions, memory and what it serves."""
 
     device: str = ident("Id of the board.")
-    boot: str = text("Tells one run of the agent from the next.")
+    boot: str = text("Distinguishes one run of the agent from the next.")
     version: str = text("Version of DistrEE.")
     python: str = text("Version of Python.")
     runtime: str = text("Package and version that runs the segments.", most=128)

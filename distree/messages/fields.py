@@ -68,7 +68,7 @@ def count(
     metric: Metric | None = None,
     default: Any = REQUIRED,
 ) -> Any:
-    """Declare an integer of 0 to `most`."""
+    """Declare an integer from 0 to `most`."""
     return _declare(Whole(most), meaning, default=default, unit=unit, nullable=nullable, metric=metric)
 
 
@@ -86,7 +86,7 @@ def number(
     nullable: bool = False,
     default: Any = REQUIRED,
 ) -> Any:
-    """Declare a number of 0 to `most`; JSON has it rounded to `digits`."""
+    """Declare a number from 0 to `most`; JSON has it rounded to `digits`."""
     return _declare(Number(most, digits=digits), meaning, default=default, unit=unit, nullable=nullable)
 
 

@@ -56,7 +56,7 @@ class Form:
 
     @property
     def description(self) -> str:
-        """The form in words, for pages and errors: `an integer of 0 to 32`."""
+        """The form in words, for pages and errors: `an integer from 0 to 32`."""
         raise NotImplementedError
 
     def check_source(self, x: str, scope: Scope) -> str:
@@ -132,7 +132,7 @@ class Whole(Form):
 
     @property
     def description(self) -> str:
-        return f"an integer of {self.least} to {self.most}"
+        return f"an integer from {self.least} to {self.most}"
 
     def check_source(self, x: str, _scope: Scope) -> str:
         return f"type({x}) is int and {self.least} <= {x} <= {self.most}"
@@ -159,7 +159,7 @@ class Number(Form):
     def description(self) -> str:
         if (self.least, self.most) == (-MAX_FINITE, MAX_FINITE):
             return "a finite number"
-        return f"a finite number of {self.least:g} to {self.most:g}"
+        return f"a finite number from {self.least:g} to {self.most:g}"
 
     def check_source(self, x: str, _scope: Scope) -> str:
         # A NaN fails both comparisons.

@@ -8,24 +8,24 @@ from distree.messages.limits import MAX_BRANCHES, MAX_REVISIONS, MAX_STAGES
 
 @declared(schema="distree.member/1")
 class Member:
-    """What a board serves of a pipeline; retained, on a topic of each stage at which requests may come to it.
+    """What a board serves in a pipeline; retained, on one topic for each stage at which requests may reach it.
 
     It counts while the state of the board is `ready` and of the same `boot`. `revisions` are those of the bundle that
     it can run now.
     """
 
     device: str = ident("Id of the board.")
-    boot: str = text("Tells one run of the agent from the next.")
+    boot: str = text("Distinguishes one run of the agent from the next.")
     pipeline: str = ident("Id of the pipeline.")
     model: str = text("Name of the bundle.")
     revisions: tuple[str, ...] = texts("Revisions of the bundle that it can run.", most=MAX_REVISIONS)
     stages: tuple[int, ...] = counts("Stages that it serves.", most=MAX_STAGES, each=MAX_STAGES - 1)
-    branch: int | None = count("Its branch of wide stages.", most=MAX_BRANCHES - 1, default=None)
+    branch: int | None = count("Branch of wide stages that it runs.", most=MAX_BRANCHES - 1, default=None)
     fuses: bool = flag("Whether it fuses wide stages for origins that name it.", default=False)
 
 
 @declared(schema="distree.call/1")
 class Call:
-    """Asks the boards of a pipeline to say what they serve, soon but not all at once."""
+    """Asks the boards of a pipeline to announce what they serve, soon but not all at once."""
 
-    caller: str = ident("Board, or orchestrator, that asks.")
+    caller: str = ident("Board or orchestrator that asks.")

@@ -21,15 +21,15 @@ from distree.thresholds import Threshold
 
 @declared(as_row=True)
 class MaskedThresholds:
-    """Thresholds for the exits of wide stages while the branches in `missing` (ascending) are not heard."""
+    """Thresholds for the exits of wide stages while the branches in `missing` (ascending) are not heard from."""
 
-    missing: tuple[int, ...] = branches("Branches that are not heard.", least=1)
+    missing: tuple[int, ...] = branches("Branches that are not heard from.", least=1)
     thresholds: tuple[Threshold, ...] = scores("Score at which each exit but the last is then taken.", most=MAX_STAGES)
 
 
 @declared(kind="plan")
 class Plan:
-    """What the orchestrator wants of a pipeline. One threshold per exit but the last; retained.
+    """What the orchestrator wants a pipeline to use. One threshold per exit but the last; retained.
 
     The plan on the topic is the one to be followed, whatever its epoch, which names a decision for people: plans that
     differ in `audit_rate` and `rest_s` alone share it. Two plans are the same if their hashes are, see `plan_hash`.

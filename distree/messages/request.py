@@ -78,7 +78,7 @@ class Hop:
 
     device: str = ident("Id of the board.")
     stage: int = count("Number of the stage, from 0.", most=MAX_STAGES - 1)
-    queue_s: float = seconds("Time spent waiting.", most=MAX_BUDGET_S, json="queue_ms")
+    queue_s: float = seconds("Time spent waiting on the board.", most=MAX_BUDGET_S, json="queue_ms")
     compute_s: float = seconds("Time spent computing.", most=MAX_BUDGET_S, json="compute_ms")
 
 
@@ -93,7 +93,7 @@ class Guess:
 
 @declared(as_row=True)
 class Reading:
-    """What one exit said of an audited input: the criterion's score (0 at the last exit) and the class."""
+    """What one exit answered for an audited input: the criterion's score (0 at the last exit) and the class."""
 
     score: float = score("Score by the criterion; 0 at the last exit.")
     class_id: int = count("Index of the predicted class.", most=MAX_CLASSES)
@@ -107,7 +107,7 @@ class Rule(Packable):
     the next exit, network not counted; () if unknown.
     """
 
-    epoch: int = epoch("Number of the plan that the rule is of; 0 for the bundle's own thresholds.")
+    epoch: int = epoch("Number of the plan that the rule comes from; 0 for the bundle's own thresholds.")
     criterion: str = text("Exit criterion.")
     thresholds: tuple[float, ...] = scores("Score at which each exit but the last is taken.", most=MAX_STAGES)
     rest_s: tuple[float, ...] = durations(
@@ -146,11 +146,11 @@ class RequestContext(Packable):
 
     request: str = text("Id of the request.")
     origin: str = ident("Board that accepted the input.")
-    attempt: int = count("1; one more each time that the features were sent once more.", most=MAX_ATTEMPTS)
-    token: bytes = data("Random bytes that name the attempt.", least=TOKEN_BYTES, most=TOKEN_BYTES)
+    attempt: int = count("1, plus one for each time that the features were sent again.", most=MAX_ATTEMPTS)
+    token: bytes = data("Random bytes that identify the attempt.", least=TOKEN_BYTES, most=TOKEN_BYTES)
     revision: str = text("Revision of the bundle.")
     rule: Rule = packed(Rule, "What decides the request at every exit.", shared=True)
-    budget_s: float = seconds("Time that the origin grants in all.", most=MAX_BUDGET_S)
+    budget_s: float = seconds("Total time that the origin grants.", most=MAX_BUDGET_S)
     route: tuple[RouteStop, ...] = packed_parts(
         RouteStop, "Boards that the origin chose, in order.", most=MAX_STAGES, default=()
     )
@@ -186,7 +186,10 @@ class Progress:
     memory: CriterionMemory = scores("What the criterion carries from exit to exit.", most=MAX_MEMORY)
     hops: tuple[Hop, ...] = parts(Hop, "Where the time went: one entry per board and stage.", most=MAX_HOPS)
     trace: Trace = parts(
-        Reading, "What the exits passed so far said, of inputs drawn for audits.", most=MAX_STAGES, default=None
+        Reading,
+        "What the exits passed so far answered, if the input was drawn for an audit.",
+        most=MAX_STAGES,
+        default=None,
     )
 
 
@@ -202,7 +205,7 @@ class StageMessage:
 
 @declared(kind="embedding", version=2)
 class Embedding:
-    """What one branch of a wide stage has to say at its exit, on its way to the board that fuses.
+    """What one branch of a wide stage contributes at its exit, on its way to the board that fuses.
 
     `device` is the sender, to which the decision goes. Progress is what the stage's input came with, with the sender's
     own hop. At the second and later wide stages in a row, guess and trace are None and memory empty, for the fusing
@@ -213,7 +216,7 @@ class Embedding:
     progress: Progress = part(Progress, "What boards have found out and used up so far.")
     stage: int = count("Number of the stage, from 0.", most=MAX_STAGES - 1)
     branch: int = count("Branch of the wide stage.", most=MAX_BRANCHES - 1)
-    device: str = ident("Board of the branch.")
+    device: str = ident("Board that runs the branch.")
     tensor: Tensor = part(Tensor, "The embedding.")
 
     def fault(self) -> str:
@@ -223,10 +226,10 @@ class Embedding:
 
 @declared(kind="decision", version=2)
 class Decision:
-    """What the fusing board decided at the exit of a wide stage, to a board of a branch: go on, or stop."""
+    """What the fusing board decided at the exit of a wide stage, for a board that runs a branch: go on, or stop."""
 
     request: str = text("Id of the request.")
-    token: bytes = data("Random bytes that name the attempt.", least=TOKEN_BYTES, most=TOKEN_BYTES)
+    token: bytes = data("Random bytes that identify the attempt.", least=TOKEN_BYTES, most=TOKEN_BYTES)
     stage: int = count("Number of the stage, from 0.", most=MAX_STAGES - 1)
     go: bool = flag("Whether the branch is to go on.")
 
@@ -241,13 +244,15 @@ class Outcome:
     """
 
     request: str = text("Id of the request.")
-    token: bytes = data("Random bytes that name the attempt.", least=TOKEN_BYTES, most=TOKEN_BYTES)
-    reason: OutcomeReason = word("Why it was answered there, or was not.", OutcomeReason)
+    token: bytes = data("Random bytes that identify the attempt.", least=TOKEN_BYTES, most=TOKEN_BYTES)
+    reason: OutcomeReason = word("Why it was answered there, or why it was not.", OutcomeReason)
     guess: Guess | None = part(Guess, "The answer; null if there is none.", nullable=True)
     spent_s: float = seconds("Time that boards have used.", most=MAX_BUDGET_S)
     hops: tuple[Hop, ...] = parts(Hop, "Where the time went: one entry per board and stage.", most=MAX_HOPS)
-    missing: tuple[int, ...] = branches("Branches that were not heard at the exit taken.", default=())
-    trace: Trace = parts(Reading, "What the exits said, of inputs drawn for audits.", most=MAX_STAGES, default=None)
+    missing: tuple[int, ...] = branches("Branches that were not heard from at the exit taken.", default=())
+    trace: Trace = parts(
+        Reading, "What the exits answered, if the input was drawn for an audit.", most=MAX_STAGES, default=None
+    )
     board: str | None = ident("Board that could not be reached.", default=None)
 
 

@@ -12,15 +12,15 @@ class Stamp:
     """When a result was written, for people; programs use the latencies, which are by one clock."""
 
     time: str = text("When it was answered, ISO 8601 in UTC.")
-    clock_synced: bool = flag("Whether the clock of the board that wrote `time` is to be believed.")
+    clock_synced: bool = flag("Whether the clock behind `time` was synchronised.")
 
 
 @declared()
 class MissingBranch:
-    """A branch of a wide stage that was not heard at the exit taken."""
+    """A branch of a wide stage that was not heard from at the exit taken."""
 
     branch: int = count("Number of the branch.", most=MAX_BRANCHES - 1)
-    device: str | None = text("Board that was to run it; null where none was there.", most=32, nullable=True)
+    device: str | None = text("Board that was asked to run it; null if there was none.", most=32, nullable=True)
 
 
 @declared(schema="distree.result/1", beside=Stamp)
@@ -45,15 +45,15 @@ class Result:
     exit: int | None = count(
         "Number of the exit that answered, from 0; null where none did.", most=MAX_STAGES - 1, nullable=True
     )
-    reason: Reason = word("Why it was answered there.", Reason)
+    reason: Reason = word("Why it was answered at that exit.", Reason)
     final: bool = flag("True for exactly one result of a request.")
-    late: bool = flag("Whether it came after another result of the request was final.")
-    attempt: int = count("1; one more each time that the features were sent once more.", most=MAX_ATTEMPTS)
+    late: bool = flag("Whether it arrived after another result of the request was final.")
+    attempt: int = count("1, plus one for each time that the features were sent again.", most=MAX_ATTEMPTS)
     latency_s: float = seconds("Time from the input to its answer, by the origin's clock.", json="latency_ms")
     epoch: int = epoch("Number of the plan by which exits were decided; 0 for the bundle's own thresholds.")
     model: str = text("Name of the bundle.")
     revision: str = text("Revision of the bundle.")
     hops: tuple[Hop, ...] = parts(Hop, "Where the time went: one entry per board and stage.", most=MAX_HOPS)
     missing: tuple[MissingBranch, ...] = parts(
-        MissingBranch, "Branches that were not heard at the exit taken.", most=MAX_BRANCHES, default=()
+        MissingBranch, "Branches that were not heard from at the exit taken.", most=MAX_BRANCHES, default=()
     )

@@ -7,7 +7,7 @@ from distree.messages.fields import count, declared, epoch, flag, ident, number,
 
 @declared(schema="distree.orchestrator/1")
 class Claim:
-    """That the orchestrator `orchestrator` plans a site (`running`), or does so no longer; retained, also its will."""
+    """Says whether the orchestrator `orchestrator` plans a site (`running`); retained, and also its will."""
 
     orchestrator: str = ident("Id of the orchestrator.")
     running: bool = flag("Whether it plans the site; false once it is gone.")
@@ -15,7 +15,7 @@ class Claim:
 
 @declared(schema="distree.label/1")
 class Label:
-    """What an input really was, told by a user some time after the answer: `label` is one of the bundle's labels."""
+    """What an input really was, published by a user after the answer; `label` is one of the bundle's labels."""
 
     request: str = text("Id of the request.")
     label: str = text("Name of the class that the input really was.")
@@ -33,8 +33,8 @@ class OriginStats:
     origin: str = ident("Id of the origin.")
     epoch: int = epoch("Number of the plan by which exits are decided; 0 for the bundle's own thresholds.")
     answered: int = count("Inputs answered since boot.")
-    pending: int = count("Inputs under way.")
-    rate_hz: float = number("Answers a second since the report before.", unit="1/s", digits=3)
+    pending: int = count("Inputs not yet answered.")
+    rate_hz: float = number("Answers per second since the previous report.", unit="1/s", digits=3)
     early_share: float | None = number(
         "Share of these answers that left before the last exit; null without any.", most=1.0, digits=4, nullable=True
     )

@@ -23,21 +23,21 @@ class StageTelemetry:
     """
 
     stage: int = count("Number of the stage, from 0.", most=MAX_STAGES - 1)
-    received: int = count("Inputs and features that came.", metric=COUNTER)
+    received: int = count("Inputs and features received.", metric=COUNTER)
     exited: int = count("Runs after which the input was answered.", metric=COUNTER)
     forwarded: int = count("Runs after which features or an embedding went on.", metric=COUNTER)
     shed: int = count("Work refused or answered at once because a queue was full.", metric=COUNTER)
-    expired: int = count("Work dropped because its time was over.", metric=COUNTER)
+    expired: int = count("Work dropped because its time was up.", metric=COUNTER)
     failed: int = count("Runs that raised an error.", metric=COUNTER)
     duplicate: int = count("Deliveries seen before.", metric=COUNTER)
-    waiting: int = count("Work that waits now.", metric=GAUGE)
+    waiting: int = count("Work waiting now.", metric=GAUGE)
     bytes_out: int = count(
         "Bytes of features and embeddings published.", unit="bytes", metric=Metric(grows=True, name="sent_bytes")
     )
-    queue_s: float = seconds("Mean time of waiting before a run, of the last report's period.", metric=GAUGE)
-    compute_s: float = seconds("Mean time of a run, of the last report's period.", metric=GAUGE)
+    queue_s: float = seconds("Mean wait before a run, over the last report's period.", metric=GAUGE)
+    compute_s: float = seconds("Mean time of a run, over the last report's period.", metric=GAUGE)
     wasted: int = count("Runs of a branch that the answer did not need.", metric=COUNTER, default=0)
-    audited: int = count("Runs for audits and probes, in no other counter.", metric=COUNTER, default=0)
+    audited: int = count("Runs for audits and probes, which no other counter includes.", metric=COUNTER, default=0)
 
 
 @declared()
@@ -55,11 +55,11 @@ class FusionTelemetry:
     forwarded: int = count("Of these, those after which the input went on.", metric=COUNTER)
     failed: int = count("Fusion heads that raised an error.", metric=COUNTER)
     expired: int = count("Requests given up while waiting for embeddings.", metric=COUNTER)
-    late: int = count("Embeddings that came after their decision.", metric=COUNTER)
+    late: int = count("Embeddings that arrived after their decision.", metric=COUNTER)
     missing: tuple[int, ...] = counts(
         "Decisions made without each branch.", most=MAX_BRANCHES, metric=Metric(grows=True, by="branch")
     )
-    audited: int = count("Fusions for audits alone, in no other counter.", metric=COUNTER, default=0)
+    audited: int = count("Fusions for audits only, which no other counter includes.", metric=COUNTER, default=0)
 
 
 @declared()
@@ -74,29 +74,31 @@ class OriginTelemetry:
 
     accepted: int = count("Inputs accepted.", metric=COUNTER)
     answered: int = count("Inputs answered.", metric=COUNTER)
-    resent: int = count("Inputs sent once more.", metric=COUNTER)
-    late: int = count("Answers that came after their input was answered.", metric=COUNTER)
-    pending: int = count("Inputs under way.", metric=GAUGE)
+    resent: int = count("Inputs sent again.", metric=COUNTER)
+    late: int = count("Answers that arrived after their input was answered.", metric=COUNTER)
+    pending: int = count("Inputs not yet answered.", metric=GAUGE)
     exits: tuple[int, ...] = counts(
         "Inputs answered by each exit.",
         most=MAX_STAGES,
         metric=Metric(grows=True, name="answered_by_exit", by="exit"),
     )
     reasons: dict[str, int] = tally(
-        "Inputs answered for each reason.", Reason, metric=Metric(grows=True, name="answered_by_reason", by="reason")
+        "Inputs answered, by reason.", Reason, metric=Metric(grows=True, name="answered_by_reason", by="reason")
     )
-    latency_p50_s: float = seconds("Median latency, of the last report's period.", metric=GAUGE)
-    latency_p95_s: float = seconds("95th percentile of latency, of the last report's period.", metric=GAUGE)
-    latency_max_s: float = seconds("Longest latency, of the last report's period.", metric=GAUGE)
+    latency_p50_s: float = seconds("Median latency over the last report's period.", metric=GAUGE)
+    latency_p95_s: float = seconds("95th percentile of latency over the last report's period.", metric=GAUGE)
+    latency_max_s: float = seconds("Longest latency over the last report's period.", metric=GAUGE)
     audits_drawn: int = count("Inputs drawn for audits.", metric=COUNTER, default=0)
     audits_lost: int = count("Audits that could not be run to the end.", metric=COUNTER, default=0)
-    shed: int = count("Inputs for which there was no room; their results say so.", metric=COUNTER, default=0)
-    dropped: int = count("Inputs for which there was no room, not even for a result.", metric=COUNTER, default=0)
-    unspooled: int = count(
-        "Inputs under way that a crash would lose, because the spool's disk fails.", metric=GAUGE, default=0
+    shed: int = count(
+        "Inputs turned away for lack of room, each with a result that says so.", metric=COUNTER, default=0
     )
-    members: int = count("Boards of the pipeline that are there to be chosen from.", metric=GAUGE, default=0)
-    left_out: int = count("Of these, those that are left out, for they do not answer.", metric=GAUGE, default=0)
+    dropped: int = count("Inputs turned away without room even for a result.", metric=COUNTER, default=0)
+    unspooled: int = count(
+        "Unanswered inputs that a crash would lose, because writing the spool to disk fails.", metric=GAUGE, default=0
+    )
+    members: int = count("Boards of the pipeline that can be chosen.", metric=GAUGE, default=0)
+    left_out: int = count("Of these, those left out because they do not answer.", metric=GAUGE, default=0)
 
 
 @declared()
@@ -125,12 +127,12 @@ class Telemetry:
     """A periodic report at QoS 0. Counters are cumulative since boot, so a lost report costs nothing."""
 
     device: str = ident("Id of the board.")
-    boot: str = text("Tells one run of the agent from the next.")
+    boot: str = text("Distinguishes one run of the agent from the next.")
     sequence: int = count("Number of the report since boot, from 1.")
     uptime_s: float = seconds("Time since the agent started.", metric=GAUGE)
     rss_bytes: int = count("Resident memory of the agent.", unit="bytes", metric=GAUGE)
     dead_letters: int = count("Messages that the agent refused.", metric=COUNTER)
-    offline_dropped: int = count("Messages lost while without a broker.", metric=COUNTER)
+    offline_dropped: int = count("Messages lost while there was no connection to a broker.", metric=COUNTER)
     pipelines: tuple[PipelineTelemetry, ...] = parts(
         PipelineTelemetry, "What the board did, per pipeline.", most=MAX_PIPELINES
     )

@@ -113,7 +113,7 @@ class BackgroundRequests:
         if audit is None:
             return [Drop(request=outcome.request, reason="late")]
         if outcome.token != audit.context.token:
-            raise RemoteProtocolError("token", f"{outcome.request}: answers no audit under way", RESTRICT)
+            raise RemoteProtocolError("token", f"{outcome.request}: no such audit is running", RESTRICT)
         self.audits.close(outcome.request)
         if not is_complete:
             return self._lost(audit)

@@ -60,7 +60,9 @@ class BranchWorker:
     def receive(self, now: float, message: StageMessage, delivery: object) -> list[Output]:
         """Take a stage message from the network; RemoteProtocolError for one that does not belong here."""
         if not self._settings.starts_group(message.stage):
-            raise RemoteProtocolError("stage", f"stage {message.stage} takes its features from its own board", RESTRICT)
+            raise RemoteProtocolError(
+                "stage", f"stage {message.stage} accepts features only from its own board", RESTRICT
+            )
         if message.context.fuser is None:
             raise RemoteProtocolError(
                 "fuser", f"stage {message.stage} is wide, but no board is named to fuse it", RESTRICT
@@ -86,7 +88,7 @@ class BranchWorker:
         job = self._live.get(key)
         if job is None:
             if key not in self._ended:
-                raise RemoteProtocolError("request", f"{decision.request} was never at work here", RESTRICT)
+                raise RemoteProtocolError("request", f"request {decision.request} is not known here", RESTRICT)
             if not decision.go:
                 self._count_wasted(decision.stage, self._ended[key])
                 self._ended[key] = min(decision.stage, self._ended[key])

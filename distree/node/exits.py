@@ -94,7 +94,7 @@ class Plans:
         if held and plan.epoch > held + EPOCH_STEP:
             raise RemoteProtocolError(
                 "epoch",
-                f"{plan.epoch} is more than {EPOCH_STEP} beyond {held}, which is in force: plan not obeyed",
+                f"{plan.epoch} is more than {EPOCH_STEP} above {held}, the one in force, so the plan is not followed",
                 "run: distree orchestrator reset-plan",
             )
         self._criteria.check(_rule(plan))

@@ -73,12 +73,12 @@ class Fuser:
         gathering = self._gatherings.get(key)
         if gathering is None:
             if is_wanted is None:
-                raise RemoteProtocolError("request", f"{message.context.request} was never asked here", RESTRICT)
+                raise RemoteProtocolError("request", f"request {message.context.request} is not known here", RESTRICT)
             if key in self._ended or not is_wanted:
                 return self._too_late(message, go=False)
             if not self._settings.starts_group(message.stage):
                 raise RemoteProtocolError(
-                    "request", f"{message.context.request} was not heard of at an earlier exit", RESTRICT
+                    "request", f"{message.context.request}: nothing arrived for it at an earlier exit", RESTRICT
                 )
             gathering, outputs = self._open(now, message)
             if gathering.state == "ended":  # by what was pushed out for it: its own first attempt

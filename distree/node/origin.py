@@ -293,7 +293,7 @@ class OriginWorker:
     def _late(self, now: float, outcome: Outcome, sender: str) -> list[Output]:
         closed: ClosedEntry | None = self._custody.remembered(outcome.request)
         if closed is None:
-            raise RemoteProtocolError("request", f"{outcome.request} was never asked here", RESTRICT)
+            raise RemoteProtocolError("request", f"request {outcome.request} is not known here", RESTRICT)
         context = self._asked(outcome, closed.attempts, sender)
         outputs = self._resume(now, self._heard(now, outcome, sender))
         if outcome.reason == "moved" or outcome.reason == "unreachable":

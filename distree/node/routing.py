@@ -257,13 +257,13 @@ class Router:
 
     def _problem(self, stage: int) -> Problem:
         if self._members.of(stage):
-            return Problem(f"no board of stage {stage} answers", "check their logs")
+            return Problem(f"no board answers for stage {stage}", "check the logs of the boards that serve it")
         revision = self._settings.revision
         others = [f"{member.device} has {', '.join(member.revisions)}" for member in self._members.others(stage)]
         if others:
             whose = ", ".join(others[:4])
-            return Problem(f"no member of revision {revision} for stage {stage} ({whose})", SAME_BUNDLE)
-        return Problem(f"nobody serves stage {stage}", "start a board that does")
+            return Problem(f"no board serves stage {stage} with bundle revision {revision} ({whose})", SAME_BUNDLE)
+        return Problem(f"no board serves stage {stage}", "start one that does")
 
     # ------------------------------------------------------------ what is under way
 
@@ -359,7 +359,7 @@ class Router:
         if device in self._left_out or self._members.get(device) is None:
             return []
         self._leave_out(now, device)
-        line = f"the broker says that nobody reads what is sent to {device}, which is left out until it answers"
+        line = f"the broker reports that nobody reads messages to {device}; it is left out until it answers"
         return [Warn(line=f"{self._settings.pipeline}: {line}")]
 
     def _leave_out(self, now: float, device: str) -> None:

@@ -158,4 +158,4 @@ class Transport(Protocol):
         """Make a waiting `poll` return early; callable from any thread, without the lock."""
 
     def close(self) -> None:
-        """Disconnect in good order (the will is not sent); bounded in time."""
+        """Disconnect cleanly (the will is not sent); bounded in time."""

@@ -354,9 +354,9 @@ def tells_no_unread(settings: BrokerSettings, *, is_mqtt5: bool) -> Problem:
     """Say that the broker does not tell a sender that nobody reads its message."""
     address = _address(settings)
     why = (
-        f"{address} does not report messages without a reader, or something there reads all messages"
+        f"{address} does not report messages that nobody reads, or some client there reads all messages"
         if is_mqtt5
-        else f"{address} speaks MQTT 3.1.1 only, which cannot report messages without a reader"
+        else f"{address} speaks MQTT 3.1.1 only, which cannot report messages that nobody reads"
     )
     return Problem(
         f"{why}, so a board that has stopped is noticed only by its state or its silence",

@@ -78,7 +78,7 @@ class Dialler:
         client.connect(settings.host, settings.port, settings.keepalive_s, **self._mqtt_5(version, is_known))
 
     def disconnect(self, client: LeanClient, version: Version) -> None:
-        """Disconnect in good order, for good; a session of this process alone ends with it."""
+        """Disconnect cleanly, for good; a session of this process alone ends with it."""
         properties = None
         if self._session is Session.PROCESS and version == "5":
             properties = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]

@@ -154,10 +154,10 @@ def _compute_saved(report: Report, group: Group) -> Iterator[str]:
     yield f"## {group.branches} branches: compute saved at {100 * report.max_drop:.1f} points\n"
     yield (
         f"Without early exits: {_spread(group.accuracy_no_exits)} % accuracy at {_millions(compute.strict)} MMACs "
-        f"(strict) or {_millions(compute.loose)} MMACs (loose). An input that leaves at exit "
-        + ", ".join(f"{k} costs {_millions(macs)}" for k, macs in enumerate(compute.at_exit))
-        + f" MMACs. The cost of scoring an exit is not included: at most {compute.criterion} multiply-accumulates, "
-        f"{100 * compute.criterion / compute.strict:.3f} % of strict.\n"
+        f"(strict) or {_millions(compute.loose)} MMACs (loose). An input costs "
+        + ", ".join(f"{_millions(macs)} at exit {k}" for k, macs in enumerate(compute.at_exit))
+        + f" (in MMACs). The cost of scoring an exit is not included: at most {compute.criterion} "
+        f"multiply-accumulates, {100 * compute.criterion / compute.strict:.3f} % of strict.\n"
     )
     yield from _table(
         ["criterion", "test drop, points", "95 % over images", "accuracy %", "saved strict %", "saved loose %"]
@@ -255,7 +255,8 @@ def _small(report: Report) -> Iterator[str]:
     rows = []
     for group in report.groups:
         if group.small is not None:
-            what = f"smaller network, no exits, seeds {_numbers(group.small.seeds)}"
+            seeds = f"seed{'s' if len(group.small.seeds) > 1 else ''} {_numbers(group.small.seeds)}"
+            what = f"smaller network, no exits, {seeds}"
             accuracy = _percent(group.small.accuracy)
             rows.append([str(group.branches), what, _millions(group.small.strict), accuracy])
             for summary in group.budgets:

@@ -61,7 +61,7 @@ def _points(count: int) -> str:
 def savings(rows: Iterable[Row], costs: Costs, labelled: bool) -> Iterator[str]:
     """Print what exits save for several allowed drops."""
     what = "accuracy drop" if labelled else "answers changed"
-    yield f"{what:<16}{'with 99 % confidence':^28}  {'on average':^18}"
+    yield f"{what:<16}{'with 99 % confidence':^28}  {'on average':^18}".rstrip()
     yield f"{'allowed':<16}{'saved %':>8}{'drop':>9}{'bound':>9}    {'saved %':>8}{'drop':>9}"
     for row in rows:
         bound, mean = row.bound, row.mean

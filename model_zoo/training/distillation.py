@@ -192,7 +192,7 @@ class Student:
         return (heard | (nobody & (torch.arange(branches) == survivor))).float()
 
     def validate(self) -> tuple[float, ...]:
-        """Accuracy of each trained exit on the validation images, all branches heard, 0..1."""
+        """Accuracy of each trained exit on the validation images, no branch missing, 0..1."""
         guesses: dict[int, list[Any]] = {k: [] for k in self.exits}
         with torch.no_grad():
             for images in self.room.batches(self.room.validation):

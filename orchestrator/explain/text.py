@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distree.formatting import ago, bar, branches_text, percent, table, thresholds_text, why_text
+from distree.formatting import ago, bar, branches_text, counted, percent, table, thresholds_text, why_text
 from orchestrator.explain.view import (
     PLANS_SHOWN,
     Explanation,
@@ -67,8 +67,10 @@ def _goal_lines(tuning: TuningView) -> list[str]:
     lost = f", {stands.lost:,} of them lost ({percent(share)}), each counted as a loss" if stands.lost else ""
     lines.append(_line("audits", f"{stands.audits:,} so far{lost}"))
     if stands.alarms:
-        times = "once" if stands.alarms == 1 else f"{stands.alarms} times"
-        lines.append(_line("alarms", f"losses had grown {times}: all exits were closed and a new trial began"))
+        times = "once" if stands.alarms == 1 else counted(stands.alarms, "time")
+        lines.append(
+            _line("alarms", f"raised {times}, because losses had grown: all exits were closed and a new trial began")
+        )
     for queue in stands.queues:
         pressure = f"{queue.goal} {queue.length:.3g} of {FULL_QUEUE:g} when last saved (0: the goal is met)"
         lines.append(_line("pressure", pressure))
@@ -90,7 +92,7 @@ def _set_lines(head: str, reasons: SetReasons, tuning: TuningView | None) -> lis
             _line(
                 "in force",
                 f"saves {percent(effect.saved)} of the multiply-accumulates and loses {percent(effect.loss)} on the "
-                f"{effect.audits:,} audits kept{labelled} (in-sample: they include those that chose it)",
+                f"{counted(effect.audits, 'audit')} kept{labelled} (in-sample: they include those that chose it)",
             )
         )
     return lines
@@ -105,10 +107,12 @@ def _tuner_lines(tuner: TunerExplanation, lost: int, goal: Goal) -> list[str]:
     lines = [_line("progress", tuner.progress), *(_line(remark.label, remark.text) for remark in tuner.remarks)]
     share = lost / tuner.audits if tuner.audits else 0.0
     if lost:
-        of_audits = f"{lost:,} of these {tuner.audits:,} audits ({percent(share)}), each counted as a loss"
+        of_audits = f"{lost:,} of these {counted(tuner.audits, 'audit')} ({percent(share)}), each counted as a loss"
         lines.append(_line("lost", of_audits))
     if share >= goal.accuracy_drop:
-        lines.append(_line("", "TOO MANY ARE LOST: more than the goal allows losses, so nothing more can be proved"))
+        lines.append(
+            _line("", "TOO MANY ARE LOST: the goal allows a smaller share of losses, so nothing more can be proved")
+        )
     return lines
 
 
@@ -116,7 +120,7 @@ def _lost_lines(origins: Sequence[OriginAudits]) -> list[str]:
     shown = [one for one in origins if one.lost][:_ORIGINS_SHOWN]
     rows = [[one.origin, str(one.kept), str(one.lost)] for one in shown]
     return [
-        "lost audits, of those kept (they never came, or a board could not run them)",
+        "lost audits, of those kept (they never arrived, or a board could not run them)",
         *table(_ORIGIN_HEAD, rows).splitlines(),
     ]
 

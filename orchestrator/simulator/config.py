@@ -38,7 +38,7 @@ class SyntheticConfig:
     ability: tuple[float, ...] = (0.8, 0.95, 1.1)
     """Most difficult input that each exit can just classify, growing; difficulties are spread evenly from 0 to 1."""
     sharpness: float = 12.0
-    """How sharply an exit fails beyond its ability."""
+    """How sharply an exit's accuracy falls beyond its ability."""
     inputs: int = 20_000
     """Number of made-up inputs that traffic is drawn from."""
 
@@ -130,11 +130,11 @@ class BrokerConfig:
     """How the broker behaves; by default like mosquitto with the sessions that agents ask for."""
 
     reports_no_subscribers: bool = True
-    """Whether it tells a board that nobody reads a message; some brokers do not."""
+    """Whether it tells a board that nobody reads its message; some brokers do not."""
     session_expiry_s: float = 10.0
     """How long it keeps the session of an absent board before messages to it count as unread."""
     retains: bool = True
-    """Whether it retains what boards announce; if not, origins have to ask for it when they connect."""
+    """Whether it retains what boards announce; if not, origins ask the boards when they connect."""
 
     def __post_init__(self) -> None:
         _not_negative("session_expiry_s", self.session_expiry_s)
@@ -142,7 +142,7 @@ class BrokerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardsConfig:
-    """One kind of boards: the stages they run, and how fast they are.
+    """One kind of board: which stages these boards run, and how fast.
 
     `spread` and `jitter` are standard deviations of logarithms, so that no time is negative.
     """
@@ -221,7 +221,7 @@ class AgentsConfig:
     telemetry_interval_s: float = 2.0
     """As in agent.yaml."""
     fuse_ms: float = 0.5
-    """Time of a fusion head."""
+    """Time that a fusion head takes."""
 
     def __post_init__(self) -> None:
         for key in (
@@ -266,7 +266,7 @@ class ClassesDrift:
     def __post_init__(self) -> None:
         _moment(self.at_s, self.for_s)
         if not self.classes:
-            raise ConfigError("classes: there is none", "give at least one")
+            raise ConfigError("classes: none given", "give at least one")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

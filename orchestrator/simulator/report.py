@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distree.formatting import percent, table
+from distree.formatting import counted, percent, table
 from distree.thresholds import NEVER, NEVER_WORD
 from orchestrator.simulator.books import REASONS, Books
 from orchestrator.simulator.site import SimulatedSite
@@ -212,22 +212,24 @@ def to_text(report: dict[str, Any]) -> str:
     """Return a report as lines for people."""
     inputs, accuracy, messages = report["inputs"], report["accuracy"], report["messages"]
     latency, audits, members = report["latency_ms"], report["audits"], report["members"]
-    reasons = ", ".join(f"{count} {reason}" for reason, count in report["reasons"].items() if count)
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in report["reasons"].items() if count)
     exits = ", ".join(f"{percent(share)} at exit {exit}" for exit, share in enumerate(report["exits"]))
     lines = [
-        f"{report['boards']} boards for {report['config']['duration_s']:g} s: {inputs['accepted']} inputs, "
-        f"{sum(messages.values())} messages, {report['message_bytes'] / 1e6:.1f} MB",
-        f"answered: {inputs['answered']} once, {inputs['answered_twice']} twice, {inputs['in_time']} by the deadline; "
-        f"{reasons or 'none'}",
+        f"{counted(report['boards'], 'board')} for {report['config']['duration_s']:g} s: "
+        f"{counted(inputs['accepted'], 'input')}, "
+        f"{counted(sum(messages.values()), 'message')}, {report['message_bytes'] / 1e6:.1f} MB",
+        f"answered: {inputs['answered']:,} once, {inputs['answered_twice']:,} twice, {inputs['in_time']:,} by the "
+        f"deadline; {reasons or 'none'}",
         *_trouble(report),
         "latency ms: " + ", ".join(f"{name} {_shown(value)}" for name, value in latency.items()),
-        f"exits: {exits}; {_percent(report['compute_saved'])} of the compute saved, audits counted",
+        f"exits: {exits}; {_percent(report['compute_saved'])} of the compute saved, audits included",
         f"accuracy: {_percent(accuracy['answers'])} against {accuracy['against']}, the last exit "
         f"{_percent(accuracy['last_exit'])}: drop {_points(accuracy['drop'])}; "
         f"{_percent(accuracy['differs_from_last_exit'])} of the answers differ from the last exit's",
-        f"members: origins were told of boards {sum(members['deliveries'].values())} times, "
-        f"{members['delivery_bytes'] / 1e6:.1f} MB; {members['subscriptions']} subscriptions to states",
-        f"audits: {audits['drawn']} drawn, {audits['lost']} lost; {audits['runs']} additional runs, including probes",
+        f"members: origins received {counted(sum(members['deliveries'].values()), 'message')} about boards, "
+        f"{members['delivery_bytes'] / 1e6:.1f} MB; {counted(members['subscriptions'], 'subscription')} to states",
+        f"audits: {audits['drawn']:,} drawn, {audits['lost']:,} lost; "
+        f"{counted(audits['runs'], 'additional run')}, including probes",
         "",
         table(
             ["STAGE", "BOARDS", "RUNS", "BUSY %"],
@@ -243,23 +245,24 @@ def to_text(report: dict[str, Any]) -> str:
 def _trouble(report: dict[str, Any]) -> list[str]:
     inputs, failures = report["inputs"], report["failures"]
     words = {
-        "lost_with_their_origin": "lost with their origin",
-        "in_spools": "left in spools of dead origins",
-        "came_to_dead_origins": "came to dead origins",
-        "late_duplicates": "late answers",
-        "sent_once_more": "sent once more",
-        "answered_without_a_branch": "answered without a branch (taken to say what all branches say)",
+        "lost_with_their_origin": ("input", "lost with their origin"),
+        "in_spools": ("input", "left in spools of dead origins"),
+        "came_to_dead_origins": ("input", "for dead origins"),
+        "late_duplicates": ("late answer", ""),
+        "sent_once_more": ("input", "sent again"),
+        "answered_without_a_branch": ("input", "answered without a branch (as if all branches had answered)"),
     }
-    parts = [f"{inputs[key]} {text}" for key, text in words.items() if inputs[key]]
+    parts = [f"{counted(inputs[key], noun)} {what}".rstrip() for key, (noun, what) in words.items() if inputs[key]]
     failed = {
-        "boards": "deaths of boards",
-        "stopped": "boards stopped",
-        "paused": "boards paused",
-        "orchestrator": "deaths of orchestrator",
+        "boards": ("board", "killed"),
+        "stopped": ("board", "stopped"),
+        "paused": ("board", "paused"),
     }
-    parts += [f"{failures[key]} {text}" for key, text in failed.items() if failures[key]]
-    parts += [f"{report['unread']} messages that nobody read"] if report["unread"] else []
-    parts += [f"{count} messages refused ({reason})" for reason, count in report["refused"].items()]
+    parts += [f"{counted(failures[key], noun)} {what}" for key, (noun, what) in failed.items() if failures[key]]
+    times = counted(failures["orchestrator"], "time")
+    parts += [f"orchestrator killed {times}"] if failures["orchestrator"] else []
+    parts += [f"{counted(report['unread'], 'message')} that nobody read"] if report["unread"] else []
+    parts += [f"{counted(count, 'message')} refused ({reason})" for reason, count in report["refused"].items()]
     return [f"trouble: {'; '.join(parts)}"] if parts else []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from distree.formatting import ago, percent, table, thresholds_text, why_text
+from distree.formatting import ago, counted, percent, table, thresholds_text, why_text
 from distree.printable import printable
 from orchestrator.coverage import gap_text
 from orchestrator.site_view import BoardView, FollowedPlan
@@ -59,7 +59,7 @@ def _head(status: Status) -> str:
 
 def _board_table(devices: Sequence[BoardStatus], wanted: Mapping[str, str]) -> str:
     if not devices:
-        return "no board has been heard yet"
+        return "no board has been heard from yet"
     shared = [one.shared for one in devices if one.shared]
     return "\n".join([table(_DEVICE_HEAD, [_board_cells(one.board, wanted) for one in devices]), *shared])
 
@@ -145,8 +145,8 @@ def _tuning_text(tuning: TuningView) -> str:
     first, *others = stands.sets
     parts = [
         tuning.goal.text(),
-        f"{first.tuner.progress}; {stands.audits:,} audits so far",
-        f"{stands.alarms} alarm{'' if stands.alarms == 1 else 's'}",
+        f"{first.tuner.progress}; {counted(stands.audits, 'audit')} so far",
+        counted(stands.alarms, "alarm"),
     ]
     if others:
         parts.append(f"{len(others)} more for missing branches, see 'distree orchestrator explain'")

@@ -129,7 +129,7 @@ class Connection:
 
 def no_store_yet(path: Path) -> StoreError:
     """Return the error for a store that no orchestrator has written yet."""
-    return StoreError(f"{path}: no store yet", "start one with 'distree orchestrator run'")
+    return StoreError(f"{path}: there is no store yet", "run 'distree orchestrator run', which creates it")
 
 
 def _problem(error: sqlite3.Error) -> Problem:

@@ -75,7 +75,7 @@ def check(sql: Connection) -> None:
     if 0 < version < SCHEMA_VERSION and sql.read_only:
         raise StoreError(
             f"{sql.path}: written by an older DistrEE (schema {version}, this one reads {SCHEMA_VERSION})",
-            "bring it up to date by 'distree orchestrator run'",
+            "run 'distree orchestrator run', which upgrades it",
         )
     if version == 0 and sql.read_only:
         raise no_store_yet(sql.path)

@@ -90,7 +90,7 @@ class AuditIntake:
         # An agent tells its pipelines apart by what it appends to the id of its run.
         fitting = [boot for boot in boots if row.boot.startswith(boot)]
         if not fitting:
-            raise RemoteProtocolError("boot", f"{row.boot!r} is no known run of {row.origin}", RESTRICT)
+            raise RemoteProtocolError("boot", f"{row.boot!r} is not a known run of {row.origin}", RESTRICT)
         return max(fitting, key=len)
 
     def _check_content(self, row: AuditRow) -> None:

@@ -25,26 +25,26 @@ class Goal:
     """
 
     accuracy_drop: Share
-    """How much accuracy early exits may cost against the last exit."""
+    """How much accuracy early exits may cost compared with the last exit."""
     confidence: Share = CONFIDENCE
-    """How sure the orchestrator must be of it before it lets inputs leave early."""
+    """How sure the orchestrator must be of that before it lets inputs leave early."""
     tuner: str = DEFAULT
     """What chooses the thresholds. `certified` keeps `accuracy_drop` with `confidence`. `bandit` tries thresholds and
     `static` keeps the given ones and measures them: neither has a guarantee."""
     audit_rate: Share = AUDIT_RATE
     """Share of inputs that are run to the last exit; 1 while early exits are disabled, when it costs nothing."""
     labels_wait_s: float | None = None
-    """How long audits wait for what users publish on `label`; without it losses are against the last exit."""
+    """How long audits wait for labels from users; if left out, losses are counted against the last exit."""
     latency_p95_ms: float | None = None
-    """Goal for the 95th percentile of latency, of the slowest origin."""
+    """Goal for the slowest origin's 95th percentile of latency."""
     bytes_per_input: float | None = None
     """Goal for the bytes that boards send to each other."""
     energy_mj: float | None = None
-    """Goal for the energy of an input, in millijoules; needs `mj_per_mmac`."""
+    """Goal for the mean energy per input, in millijoules; needs `mj_per_mmac`."""
     mj_per_mmac: float | None = None
-    """Millijoules that a million multiply-accumulates take on your boards."""
+    """Millijoules that your boards need for a million multiply-accumulates."""
     mj_per_kb: float = 0.0
-    """Millijoules that a thousand bytes take to send."""
+    """Millijoules that it takes to send a thousand bytes."""
 
     def __post_init__(self) -> None:
         for name in ("accuracy_drop", "confidence"):

@@ -1,6 +1,6 @@
 """The thresholds of one pipeline, tuned for its goal: from audit rows to the plan that should hold. No I/O, no clock.
 
-There is one tuner for the inputs that all branches heard, and one for each set of missing branches that rows mention,
+There is one tuner for inputs without missing branches, and one for each set of missing branches that rows mention,
 each with the full confidence of the goal: the promise holds for each set separately. Until a set has thresholds of its
 own, early exits are disabled while those branches are missing.
 """

@@ -102,7 +102,7 @@ class Board:
         self.ask(packet(0x32, text(topic) + b"\x00\x07" + payload), 0x40)
 
     def stop(self) -> None:
-        """Leave in good order."""
+        """Leave cleanly."""
         self.socket.sendall(b"\xe0\x00")
         self.end()
 

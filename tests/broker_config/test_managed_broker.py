@@ -103,7 +103,7 @@ def test_a_variable_names_the_mosquitto(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert find_mosquitto() == str(other)
     monkeypatch.setenv("DISTREE_MOSQUITTO", "")
     assert find_mosquitto() is None
-    with pytest.raises(BrokerError, match="DISTREE_MOSQUITTO names no program"):
+    with pytest.raises(BrokerError, match="DISTREE_MOSQUITTO does not name a program"):
         ManagedBroker(engine="mosquitto").start()
 
 

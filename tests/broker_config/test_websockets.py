@@ -76,5 +76,7 @@ def test_a_port_in_use_is_named(broker: ManagedBroker) -> None:
 
 def test_the_embedded_broker_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker_config.managed.has_embedded", lambda: True)
-    with pytest.raises(ConfigError, match="supports no persistence, users or websockets; run: apt install mosquitto"):
+    with pytest.raises(
+        ConfigError, match="does not support persistence, users or websockets; run: apt install mosquitto"
+    ):
         ManagedBroker(engine="embedded", websockets_port=0).start()

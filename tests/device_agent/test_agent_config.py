@@ -122,14 +122,14 @@ WRONG = [
     ({"device": "x" * 33}, "is not an id"),
     ({"device": ""}, "is not an id"),
     ({"device": "all"}, "device: 'all' is reserved for topics that address all boards of a stage; use another id"),
-    ({"pipelines": []}, "pipelines: there is none; give at least one"),
+    ({"pipelines": []}, "pipelines: none given; give at least one"),
     ({"pipelines": [PIPELINE, PIPELINE]}, "pipelines: two have the same name"),
     ({"pipelines": [{**PIPELINE, "name": "+"}]}, r"pipelines\[0\].name: '\+' is not an id"),
     (
         {"pipelines": [{**PIPELINE, "stages": []}]},
         "stages: this board has nothing to do; give stages, an origin, or fuse: true",
     ),
-    ({"pipelines": [{**PIPELINE, "stages": [1, 1]}]}, r"stages: \[1, 1\] has a stage twice"),
+    ({"pipelines": [{**PIPELINE, "stages": [1, 1]}]}, r"stages: \[1, 1\] lists a stage twice"),
     ({"pipelines": [{**PIPELINE, "stages": [-1]}]}, "stages: -1 is negative; count stages from 0"),
     ({"pipelines": [{**PIPELINE, "stages": 0}]}, "stages: expected a list"),
     ({"pipelines": [{**PIPELINE, "stages": ["0"]}]}, r"stages\[0\]: expected a whole number"),
@@ -178,7 +178,7 @@ def test_what_makes_no_sense_is_refused_with_file_and_key(load, changes, message
 
 
 def test_a_configuration_made_by_a_program_is_checked_alike():
-    with pytest.raises(ConfigError, match="pipelines: there is none; give at least one"):
+    with pytest.raises(ConfigError, match="pipelines: none given; give at least one"):
         AgentConfig(site="lab", device="cam", pipelines=())
 
 

@@ -272,7 +272,7 @@ def test_closing_gives_every_future_an_end(origin_on, broker, images, tmp_path):
         origin.submit(images[0])
     with pytest.raises(ClosedError):
         asyncio.run(origin.submit_async(images[0]))
-    with pytest.raises(ClosedError, match="entered before"):
+    with pytest.raises(ClosedError, match="been used before"):
         origin.__enter__()
     origin.close()
 
@@ -334,9 +334,9 @@ def test_what_the_agent_dies_of_reaches_whoever_waits(origin_on, broker, images,
     with elsewhere(origin_on, broker.port) as origin:
         future = origin.submit(images[0])
         origin._agent.on_hang()
-        with pytest.raises(ClosedError, match="the agent broke down"):
+        with pytest.raises(ClosedError, match="the agent failed"):
             future.result(PATIENCE_S)
-        with pytest.raises(ClosedError, match="the agent broke down"):
+        with pytest.raises(ClosedError, match="the agent failed"):
             origin.submit(images[0])
 
 

@@ -79,4 +79,4 @@ def test_a_topic_without_a_plan_is_told(scene, caplog):
     assert "; the bundle's own thresholds still in force" in caplog.messages[0]
     scene.take(PLAN)
     assert scene.take(b"") == [Acknowledge(delivery="token")]
-    assert caplog.messages[-1].startswith("p: no plan any more: the bundle's own thresholds are in force: max_softmax")
+    assert caplog.messages[-1].startswith("p: plan withdrawn: the bundle's own thresholds are in force: max_softmax")

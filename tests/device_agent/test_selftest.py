@@ -234,5 +234,5 @@ def test_a_board_that_does_not_fuse_needs_no_fusion_heads(instead):
 
 
 def test_a_wide_stage_without_a_branch_is_told(bundle):
-    with pytest.raises(RuntimeUnavailableError, match="no branch of stage 0 was named; name one of 0 to 1"):
+    with pytest.raises(RuntimeUnavailableError, match="no branch of stage 0 was named; name one from 0 to 1"):
         self_test(load_bundle(DATA / "tiny-wide"), (0,), 1)

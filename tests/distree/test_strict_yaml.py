@@ -381,7 +381,7 @@ def test_a_share_is_a_percentage_or_a_number(tmp_path, text, value):
 def test_what_is_no_share_is_refused(tmp_path, text):
     path = tmp_path / "goal.yaml"
     path.write_text(f"drop: {text}")
-    with pytest.raises(ConfigError, match=r"drop: expected a share of 0% to 100%, received"):
+    with pytest.raises(ConfigError, match=r"drop: expected a share from 0% to 100%, received"):
         load(path, Goal)
 
 

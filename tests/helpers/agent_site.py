@@ -104,7 +104,7 @@ class Site:
         return self.start(self.make(device, *pipelines, **changes))
 
     def stop(self, device):
-        """End an agent in good order, and wait until it has."""
+        """End an agent cleanly, and wait until it has."""
         agent, thread = self._running.pop(device)
         agent.stop()
         thread.join(LONG_S)

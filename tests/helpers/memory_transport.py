@@ -165,7 +165,7 @@ class MemoryBroker:
             return session
 
     def detach(self, owner: MemoryTransport) -> None:
-        """Disconnect a client in good order: no will."""
+        """Disconnect a client cleanly: no will."""
         with self.lock:
             session = self._sessions.get(owner.client_id)
             if session is not None and session.owner is owner:
@@ -436,7 +436,7 @@ class MemoryTransport:
         self._bell.set()
 
     def close(self) -> None:
-        """Disconnect in good order; the will is not sent."""
+        """Disconnect cleanly; the will is not sent."""
         with self.lock:
             self._broker.detach(self)
             self.online = False

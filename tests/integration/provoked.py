@@ -191,87 +191,87 @@ SPOOLED = {"name": "p", "bundle": "fashion", "stages": [0], "origin": {"spool": 
 
 SECTIONS = {
     "Setting up a board": {
-        "init without required options": (lambda c: c.init("--bundle", "fashion"), 2, ["missing --site, --stages or --source; give the options", "in a terminal"]),
-        "init onto an existing file": (lambda c: c.init(*STAGE, "-o", c.file("a.yaml", "mine")), 2, ["a.yaml: exists already", "--force"]),
-        "init into a folder that does not exist": (lambda c: c.init(*STAGE, "-o", str(c.folder / "no" / "a.yaml")), 2, ["cannot be written (No such", "in an existing folder"]),
-        "init with a user and no password file": (lambda c: c.init(*STAGE, "--username", "ann"), 2, ["--username: there is no password; give --password-file too"]),
-        "init of a directory source without its path": (lambda c: c.init(*STAGE, "--source", "directory"), 2, ["missing --path; give the options"]),
-        "doctor of a file that does not exist": (lambda c: ["doctor", "-c", str(c.folder / "none.yaml")], 2, ["none.yaml: cannot be read", "check the path"]),
-        "doctor with a timeout of 0": (lambda c: ["doctor", *c.agent()[2:], "--timeout", "0"], 2, ["--timeout: 0 is out of range", "more than 0"]),
-        "a service with a state directory elsewhere": (
+        "init: required options are missing": (lambda c: c.init("--bundle", "fashion"), 2, ["missing --site, --stages or --source; give the options", "in a terminal"]),
+        "init: the output file already exists": (lambda c: c.init(*STAGE, "-o", c.file("a.yaml", "mine")), 2, ["a.yaml: already exists", "--force"]),
+        "init: the output folder does not exist": (lambda c: c.init(*STAGE, "-o", str(c.folder / "no" / "a.yaml")), 2, ["cannot be written (No such", "in an existing folder"]),
+        "init: a user name without a password file": (lambda c: c.init(*STAGE, "--username", "ann"), 2, ["--username: there is no password; give --password-file too"]),
+        "init: a directory source without --path": (lambda c: c.init(*STAGE, "--source", "directory"), 2, ["missing --path; give the options"]),
+        "doctor: the configuration file does not exist": (lambda c: ["doctor", "-c", str(c.folder / "none.yaml")], 2, ["none.yaml: cannot be read", "check the path"]),
+        "doctor: --timeout 0": (lambda c: ["doctor", *c.agent()[2:], "--timeout", "0"], 2, ["--timeout: 0 is out of range", "more than 0"]),
+        "service install: state_dir is outside /var/lib/distree": (
             lambda c: ["service", "install", *c.agent(state_dir=str(c.folder / "mine"), pipelines=[SPOOLED])[2:], "--print"],
             2, ["the service may write only below /var/lib/distree; remove state_dir"],
         ),
-        "a service in an image that cannot be written": (
+        "service install: the image is not writable": (
             lambda c: ["service", "install", *c.agent()[2:], "--root", c.file("image", ""), "--exec", "/opt/distree/bin/distree"],
             2, ["distree-agent.service: cannot be written", "sudo"],
         ),
     },
     "Configuration": {
-        "no such configuration file": (lambda c: ["agent", "check", "-c", str(c.folder / "none.yaml")], 2, ["none.yaml: cannot be read (No such", "check the path"]),
-        "not YAML": (lambda c: c.text("site: lab\n  device: [cam"), 2, ["agent.yaml:2: not YAML: ", "check the indentation"]),
+        "the configuration file does not exist": (lambda c: ["agent", "check", "-c", str(c.folder / "none.yaml")], 2, ["none.yaml: cannot be read (No such", "check the path"]),
+        "not valid YAML": (lambda c: c.text("site: lab\n  device: [cam"), 2, ["agent.yaml:2: not YAML: ", "check the indentation"]),
         "unknown key": (unknown_key, 2, ["agent.yaml:6: pipelines[0].stagse: unknown key (received a list); rename it to stages"]),
-        "a password in the file": (
+        "a password written in the file": (
             lambda c: c.agent(broker={"password": "hunter2"}), 2, ["broker.password: unknown key", "rename it to password_file"],
         ),
         "missing key": (lambda c: c.text("device: cam\npipelines: []\n"), 2, ["agent.yaml: missing key site; add it"]),
         "wrong type": (lambda c: c.agent(telemetry_interval_s="fast"), 2, [": telemetry_interval_s: expected a number, received 'fast'; write one"]),
-        "quoted number": (lambda c: c.agent(broker={"port": "1883"}), 2, ["broker.port: expected a whole number", "remove the quotes"]),
-        "a device name that is not an id": (lambda c: c.agent(device="Cam 1"), 2, ["device: 'Cam 1' is not an id; use 1 to 32 of a-z, 0-9 and '-'"]),
-        "a number of threads of 0": (lambda c: c.agent(num_threads=0), 2, ["num_threads: 0 is out of range; choose"]),
+        "a number in quotes": (lambda c: c.agent(broker={"port": "1883"}), 2, ["broker.port: expected a whole number", "remove the quotes"]),
+        "the device name is not a valid id": (lambda c: c.agent(device="Cam 1"), 2, ["device: 'Cam 1' is not an id; use 1 to 32 of a-z, 0-9 and '-'"]),
+        "num_threads: 0": (lambda c: c.agent(num_threads=0), 2, ["num_threads: 0 is out of range; choose"]),
         "a board with nothing to do": (lambda c: c.pipeline(stages=[]), 2, ["pipelines[0].stages: this board has nothing to do; give stages"]),
-        "a stage twice": (lambda c: c.pipeline(stages=[0, 0]), 2, ["stages: [0, 0] has a stage twice; name each once"]),
+        "the same stage listed twice": (lambda c: c.pipeline(stages=[0, 0]), 2, ["stages: [0, 0] lists a stage twice; list each once"]),
         "a stage that the bundle does not have": (
-            lambda c: c.pipeline(stages=[7]), 2, ["stages: bundle fashion has no stage 7; choose stages of 0 to 2"],
+            lambda c: c.pipeline(stages=[7]), 2, ["stages: bundle fashion has no stage 7; choose stages from 0 to 2"],
         ),
         "unknown source": (
             lambda c: c.pipeline(origin={"source": {"kind": "camera"}}), 2, ["source.kind: expected one of ", "write one of these"],
         ),
-        "two pipelines of one name": (
+        "two pipelines with the same name": (
             lambda c: c.agent(pipelines=[{"name": "p", "bundle": "fashion", "stages": [k]} for k in (0, 1)]),
             2, ["pipelines: two have the same name; give each a name of its own"],
         ),
         "unknown codec": (lambda c: c.agent(codec="zip"), 2, ["codec: expected one of raw, zlib, received 'zip'; write one"]),
-        "a connection timeout of 0": (lambda c: c.agent(broker={"connect_timeout_s": 0}), 2, ["broker.connect_timeout_s: 0 is out of range; choose"]),
+        "connect_timeout_s: 0": (lambda c: c.agent(broker={"connect_timeout_s": 0}), 2, ["broker.connect_timeout_s: 0 is out of range; choose"]),
         "a port number out of range": (lambda c: c.agent(broker={"port": 99999}), 2, ["broker.port: 99999 is out of range; choose 1 to 65535"]),
-        "a deadline of more than an hour": (
+        "a deadline longer than an hour": (
             lambda c: c.pipeline(origin={"deadline_ms": 4e6, "source": {"kind": "mqtt"}}), 2, ["deadline_ms: 4e+06 is out of range; choose at most 3600000"],
         ),
-        "an unknown criterion in a manifest": (
+        "unknown criterion in a bundle's manifest": (
             manifest(lambda m: m["exits"].update(criterion="vibes")), 2, ["copy/bundle.yaml: exits.criterion: unknown 'vibes'", "use one of"],
         ),
-        "broker run on a port number out of range": (lambda c: ["broker", "run", "--port", "99999"], 2, ["--port: 99999 is out of range; choose 0 to 65535"]),
-        "unknown criterion": (lambda c: c.orchestrator(criterion="max_sotfmax"), 2, ["give thresholds for max_sotfmax"]),
-        "unknown criterion on the command line": (
+        "broker run: port number out of range": (lambda c: ["broker", "run", "--port", "99999"], 2, ["--port: 99999 is out of range; choose 0 to 65535"]),
+        "unknown criterion in orchestrator.yaml": (lambda c: c.orchestrator(criterion="max_sotfmax"), 2, ["give thresholds for max_sotfmax"]),
+        "zoo evaluate: unknown criterion": (
             lambda c: ["zoo", "evaluate", "fashion", "--criterion", "vibes", "--thresholds", "1,1", "--limit", "1"],
             2, ["unknown criterion 'vibes'; use one of", "max_softmax"],
         ),
-        "missing password file": (
+        "the password file does not exist": (
             lambda c: c.agent(verb="run", broker={"username": "ann", "password_file": str(c.folder / "none")}),
             2, ["broker.password_file ", "none: no such file", "write the password into"],
         ),
-        "wrong HOST:PORT": (lambda c: c.submit("--broker", "localhost"), 2, ["--broker: expected HOST:PORT, received 'localhost'; write"]),
-        "HOST:PORT with a port number out of range": (lambda c: c.submit("--broker", "h:70000"), 2, ["expected HOST:PORT, received 'h:70000'"]),
-        "a site that is not an id": (lambda c: ["results", "--site", "a/#"], 2, ["--site: 'a/#' is not an id; use"]),
-        "submit of a file that does not exist": (lambda c: [*c.submit(), str(c.folder / "none.png")], 2, ["none.png: cannot be read (No such file", "check the path"]),
-        "submit of a file that is too large": (lambda c: c.submit(content=bytes(1 << 20)), 2, ["x.raw: 1048576 bytes do not fit into one message", "shrink it"]),
-        "submit of a file that is not an array": (broken_npy, 2, ["x.npy: not an .npy array", "write one with numpy.save(path, array)"]),
+        "submit: --broker without a port": (lambda c: c.submit("--broker", "localhost"), 2, ["--broker: expected HOST:PORT, received 'localhost'; write"]),
+        "submit: --broker with a port number out of range": (lambda c: c.submit("--broker", "h:70000"), 2, ["expected HOST:PORT, received 'h:70000'"]),
+        "results: --site is not a valid id": (lambda c: ["results", "--site", "a/#"], 2, ["--site: 'a/#' is not an id; use"]),
+        "submit: the file does not exist": (lambda c: [*c.submit(), str(c.folder / "none.png")], 2, ["none.png: cannot be read (No such file", "check the path"]),
+        "submit: the file is too large for one message": (lambda c: c.submit(content=bytes(1 << 20)), 2, ["x.raw: 1048576 bytes do not fit into one message", "shrink it"]),
+        "submit: the .npy file is not an array": (broken_npy, 2, ["x.npy: not an .npy array", "write one with numpy.save(path, array)"]),
     },
     "Inputs": {
-        "replay file missing": (lambda c: c.replay(c.folder / "none.npz"), 2, ["none.npz: cannot be replayed (No such file", "give an .npz file"]),
-        "replay of another shape": (
+        "replay: the file does not exist": (lambda c: c.replay(c.folder / "none.npz"), 2, ["none.npz: cannot be replayed (No such file", "give an .npz file"]),
+        "replay: the inputs have the wrong shape": (
             lambda c: c.replayed(input=np.zeros((5, 8, 8, 1), np.uint8)), 2,
             ["inputs.npz: input is uint8 (5, 8, 8, 1), the bundle takes uint8 (n, 28, 28, 1); convert it"],
         ),
-        "replay of another dtype": (lambda c: c.replayed(input=np.zeros((5, 28, 28, 1))), 2, ["input is float64"]),
-        "replay without inputs": (lambda c: c.replayed(x=np.zeros(3)), 2, ["inputs.npz: has no array 'input', only x; save the inputs under that name"]),
-        "replay of one number": (lambda c: c.replayed(input=np.uint8(3)), 2, ["inputs.npz: ", "give an .npz file"]),
-        "replay of a single array": (single_array, 2, ["x.npy: ", "savez"]),
-        "replay of a file that is not an archive": (no_archive, 2, ["inputs.npz: cannot be replayed", "give an .npz file with an array 'input'"]),
+        "replay: the inputs have the wrong dtype": (lambda c: c.replayed(input=np.zeros((5, 28, 28, 1))), 2, ["input is float64"]),
+        "replay: the file has no array called input": (lambda c: c.replayed(x=np.zeros(3)), 2, ["inputs.npz: has no array 'input', only x; save the inputs under that name"]),
+        "replay: input is a single number": (lambda c: c.replayed(input=np.uint8(3)), 2, ["inputs.npz: ", "give an .npz file"]),
+        "replay: an .npy file instead of an .npz file": (single_array, 2, ["x.npy: ", "savez"]),
+        "replay: the file is not an .npz archive": (no_archive, 2, ["inputs.npz: cannot be replayed", "give an .npz file with an array 'input'"]),
     },
     "Data": {
         "data that are not there": (
-            lambda c: ["zoo", "evaluate", str(WIDE), "--data", str(c.folder / "no")], 2, ["no: does not exist; correct the path"],
+            lambda c: ["zoo", "evaluate", str(WIDE), "--data", str(c.folder / "no")], 2, ["no: does not exist; check the path"],
         ),
         "data without labels": (lambda c: c.evaluate(x=IMAGES), 2, ["x.npz: has no labels; give .npz with x and y"]),
         "channels first": (
@@ -284,144 +284,144 @@ SECTIONS = {
             lambda c: c.evaluate(x=IMAGES, y=["Bag", "Trousers"]), 2, ["class 'Trousers' is none of the bundle's", "nearest: Trouser"],
         ),
         "a damaged image": (broken_image, 2, ["a.png: ", "are not a readable image", "save it again"]),
-        "a damaged archive": (broken_archive, 2, ["x.npz: not a readable .npz archive", "write it again by numpy.savez"]),
+        "a damaged archive": (broken_archive, 2, ["x.npz: not a readable .npz archive", "save it again with numpy.savez"]),
         "a split of data that are not divided": (
             lambda c: [*c.evaluate(x=IMAGES, y=[0, 1]), "--split", "train"], 2, ["is not divided, so it has no split 'train'; leave --split out"],
         ),
     },
     "Bundles": {
-        "missing bundle": (lambda c: c.pipeline(bundle="fasion"), 2, ["/fasion' not found", "model zoo (cifar10-wide, fashion", "correct the name"]),
-        "missing segment": (missing_segment, 2, ["stage0.tflite: No such file or directory; copy the whole bundle"]),
-        "tampered segment": (tampered("stage0.tflite"), 2, ["stage0.tflite: its SHA-256 is not the manifest's", "copy"]),
-        "tampered golden vectors": (tampered("golden.npz"), 2, ["golden.npz: its SHA-256 is not the manifest's", "copy"]),
-        "a segment that is not a model": (no_segment_at_all, 2, ["stage0.tflite: the interpreter cannot load it", "copy"]),
-        "too few thresholds": (
+        "the bundle is not found": (lambda c: c.pipeline(bundle="fasion"), 2, ["/fasion' not found", "known bundle (cifar10-wide, fashion", "correct the name"]),
+        "a segment is missing": (missing_segment, 2, ["stage0.tflite: No such file or directory; copy the whole bundle"]),
+        "a segment is damaged or altered": (tampered("stage0.tflite"), 2, ["stage0.tflite: its SHA-256 differs from the manifest's", "copy"]),
+        "the golden vectors are damaged or altered": (tampered("golden.npz"), 2, ["golden.npz: its SHA-256 differs from the manifest's", "copy"]),
+        "a segment is not a TFLite model": (no_segment_at_all, 2, ["stage0.tflite: the interpreter cannot load it", "copy"]),
+        "too few thresholds in a manifest": (
             manifest(lambda m: m["exits"].update(thresholds=[0.5])), 2, ["copy/bundle.yaml: exits.thresholds: 1 given; give 2, one per exit but the last"],
         ),
-        "thresholds that no score reaches": (
+        "a threshold in a manifest outside the criterion's range": (
             manifest(lambda m: m["exits"].update(thresholds=[90, 80])),
-            2, ["exits.thresholds: the threshold of exit 0 is 90", "scores of max_softmax are 0 to 1", "give 0.9 for 90%", "'never'"],
+            2, ["exits.thresholds: the threshold of exit 0 is 90", "scores of max_softmax are between 0 and 1", "give 0.9 for 90%", "'never'"],
         ),
         "unknown key in a manifest": (manifest(lambda m: m.update(licence="x")), 2, ["bundle.yaml:", "licence: unknown key", "rename it to license"]),
     },
     "Self-test and broker": {
-        "golden vectors off": (golden_off, 1, ["self-test of bundle fashion: stage 0 is off by 30 quantisation steps (2 allowed), ", "install"]),
-        "agent check of no broker": (
+        "the self-test fails": (golden_off, 1, ["self-test of bundle fashion: stage 0 is off by 30 quantisation steps (2 allowed), ", "install"]),
+        "agent check --connect: no broker is running": (
             lambda c: c.agent("--connect"), 1, ["nothing listens on 127.0.0.1:", "start the broker"],
         ),
-        "submit to no broker": (lambda c: c.submit("--broker", nowhere()), 1, ["nothing listens on 127.0.0.1:", "start the broker"]),
-        "results of no broker": (lambda c: ["results", "--site", "lab", "--broker", nowhere()], 1, ["nothing listens on 127.0.0.1:", "start the broker"]),
-        "demo on no broker": (lambda c: ["demo", "--inputs", "1", "--broker", nowhere()], 1, ["nothing listens on 127.0.0.1:", "start the broker"]),
+        "submit: no broker is running": (lambda c: c.submit("--broker", nowhere()), 1, ["nothing listens on 127.0.0.1:", "start the broker"]),
+        "results: no broker is running": (lambda c: ["results", "--site", "lab", "--broker", nowhere()], 1, ["nothing listens on 127.0.0.1:", "start the broker"]),
+        "demo: no broker is running": (lambda c: ["demo", "--inputs", "1", "--broker", nowhere()], 1, ["nothing listens on 127.0.0.1:", "start the broker"]),
     },
     "The demo": {
-        "demo of no inputs": (lambda c: ["demo", "--inputs", "0"], 2, ["--inputs: 0 is out of range; choose 1 to 1000"]),
-        "demo of too many inputs": (lambda c: ["demo", "--inputs", "1001"], 2, ["--inputs: 1001 is out of range; choose 1 to 1000"]),
-        "demo of an archive of something else": (
-            lambda c: c.data("demo", weights=np.zeros(3)), 2, ["--data: ", "x.npz: contains no array of inputs (it has weights)"],
+        "demo: --inputs 0": (lambda c: ["demo", "--inputs", "0"], 2, ["--inputs: 0 is out of range; choose 1 to 1000"]),
+        "demo: more inputs than samples": (lambda c: ["demo", "--inputs", "1001"], 2, ["--inputs: 1001 is out of range; choose 1 to 1000"]),
+        "demo: the data file has no inputs": (
+            lambda c: c.data("demo", weights=np.zeros(3)), 2, ["--data: ", "x.npz: no array of inputs (it has weights)"],
         ),
-        "demo without samples": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no.npz: does not exist", "check the path"]),
+        "demo: the data file does not exist": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no.npz: does not exist", "check the path"]),
     },
     "Wide stages": {
-        "a branch of a chain": (lambda c: c.pipeline(branch=0), 2, ["pipelines.p.branch: bundle fashion has no wide stage; remove branch"]),
-        "fusing in a chain": (lambda c: c.pipeline(fuse=True), 2, ["pipelines.p.fuse: bundle fashion has no wide stage; remove fuse"]),
-        "a fuser in a chain": (
+        "branch set for a chain": (lambda c: c.pipeline(branch=0), 2, ["pipelines.p.branch: bundle fashion has no wide stage; remove branch"]),
+        "fuse set for a chain": (lambda c: c.pipeline(fuse=True), 2, ["pipelines.p.fuse: bundle fashion has no wide stage; remove fuse"]),
+        "origin.fuser set for a chain": (
             lambda c: c.pipeline(origin={"fuser": "hub", "source": {"kind": "mqtt"}}),
             2, ["pipelines.p.origin.fuser: bundle fashion has no wide stage; remove origin.fuser"],
         ),
-        "a wide stage without a branch": (
-            wide(stages=[0, 1, 2]), 2, ["pipelines.p.stages: stage 0 of bundle tiny-wide has 2 branches", "set branch to the one that this board runs, of 0 to 1"],
+        "no branch set for a wide stage": (
+            wide(stages=[0, 1, 2]), 2, ["pipelines.p.stages: stage 0 of bundle tiny-wide has 2 branches", "set branch to the one that this board runs, from 0 to 1"],
         ),
         "a branch that the bundle does not have": (
-            wide(stages=[0, 1, 2], branch=2), 2, ["pipelines.p.branch: stage 0 of bundle tiny-wide has no branch 2; choose one of 0 to 1"],
+            wide(stages=[0, 1, 2], branch=2), 2, ["pipelines.p.branch: stage 0 of bundle tiny-wide has no branch 2; choose one from 0 to 1"],
         ),
-        "a branch of plain stages only": (
+        "branch set on a board without a wide stage": (
             wide(MIXED, stages=[0, 3], branch=1), 2, ["pipelines.p.branch: none of this board's stages is wide", "tiny-mixed are 1, 2", "remove branch"],
         ),
-        "a part of wide stages in a row": (
+        "a gap in a row of wide stages": (
             wide(stages=[0, 2], branch=1), 2, ["pipelines.p.stages: 0, 1, 2 of bundle tiny-wide belong on one board", "add 1"],
         ),
-        "a wide stage that the bundle does not have": (wide(stages=[0, 1, 2, 3], branch=0), 2, ["has no stage 3; choose stages of 0 to 2"]),
+        "a wide stage that the bundle does not have": (wide(stages=[0, 1, 2, 3], branch=0), 2, ["has no stage 3; choose stages from 0 to 2"]),
         "a negative branch": (wide(stages=[0, 1, 2], branch=-1), 2, ["pipelines[0].branch: -1 is negative; count branches from 0"]),
-        "a branch without stages": (wide(stages=[], fuse=True, branch=0), 2, ["pipelines[0].branch: there are no stages; give the wide stages"]),
-        "a fuser that is not an id": (
+        "branch set without stages": (wide(stages=[], fuse=True, branch=0), 2, ["pipelines[0].branch: there are no stages; give the wide stages"]),
+        "the fuser is not a valid id": (
             wide(stages=[], origin={"fuser": "Hub", "source": {"kind": "mqtt"}}), 2, ["origin.fuser: 'Hub' is not an id"],
         ),
         "an unknown mode": (
             wide(stages=[], origin={"mode": "eagre", "source": {"kind": "mqtt"}}), 2, ["origin.mode: expected one of gated, eager", "write eager"],
         ),
-        "tampered segment of a branch": (
-            tampered("stage1.branch1.tflite", WIDE, stages=[0, 1, 2], branch=1), 2, ["stage1.branch1.tflite: its SHA-256 is not"],
+        "a branch's segment is damaged or altered": (
+            tampered("stage1.branch1.tflite", WIDE, stages=[0, 1, 2], branch=1), 2, ["stage1.branch1.tflite: its SHA-256 differs"],
         ),
-        "tampered fusion head": (
-            tampered("stage2.fusion.tflite", WIDE, stages=[], fuse=True), 2, ["stage2.fusion.tflite: its SHA-256 is not", "copy"],
+        "a fusion head is damaged or altered": (
+            tampered("stage2.fusion.tflite", WIDE, stages=[], fuse=True), 2, ["stage2.fusion.tflite: its SHA-256 differs", "copy"],
         ),
-        "tampered fusion head of an origin": (
+        "an origin's fusion head is damaged or altered": (
             tampered("stage0.fusion.tflite", WIDE, stages=[], origin={"source": {"kind": "mqtt"}}), 2, ["stage0.fusion.tflite: its"],
         ),
-        "golden embeddings off": (
+        "the self-test of a branch fails": (
             embedding_off, 1, ["self-test of bundle tiny-wide: branch 1 of stage 1 is off by", "install another version"],
         ),
-        "a board that fuses in a demo of a chain": (
+        "demo: --fuser board with a chain": (
             lambda c: ["demo", "--fuser", "board", "--inputs", "1"], 2, ["--fuser board: bundle fashion has no wide stage", "leave it out"],
         ),
-        "a criterion of embeddings for a chain": (
+        "feature_difference for a chain": (
             lambda c: c.orchestrator(criterion="feature_difference", thresholds=[-0.5, -0.5]),
             2, ["pipeline p: feature_difference", "only wide stages have; choose another"],
         ),
     },
     "Dashboards and brokers": {
-        "a dashboard of an address that is not a websockets one": (
+        "dashboard: --broker is not a websockets address": (
             lambda c: ["dashboard", "--broker", "http://hub:9001"], 2, ["--broker: expected ws://HOST:PORT or wss://HOST:PORT"],
         ),
-        "a password in a dashboard's address": (
-            lambda c: ["dashboard", "--broker", "ws://ann:secret@hub:9001"], 2, ["--broker: the address of hub contains more", "into the page"],
+        "dashboard: a password in the broker's address": (
+            lambda c: ["dashboard", "--broker", "ws://ann:secret@hub:9001"], 2, ["--broker: the address of hub has more", "into the page"],
         ),
-        "a dashboard on an address of another machine": (
+        "dashboard: --bind with another machine's address": (
             lambda c: ["dashboard", "--bind", "203.0.113.1"], 2, ["cannot serve the page on 203.0.113.1:8080", "--bind or --port"],
         ),
-        "a dashboard exported into a file": (
+        "dashboard: --export names a file": (
             lambda c: ["dashboard", "--export", c.file("page", "")], 2, ["cannot be written", "folder that can be written"],
         ),
-        "top of no broker": (lambda c: ["top", "--site", "lab", "--broker", nowhere()], 1, ["nothing listens on", "start the broker"]),
-        "a CA certificate that does not exist": (
+        "top: no broker is running": (lambda c: ["top", "--site", "lab", "--broker", nowhere()], 1, ["nothing listens on", "start the broker"]),
+        "results: the CA certificate does not exist": (
             lambda c: ["results", "--site", "lab", "--broker", "mqtts://hub", "--ca-file", str(c.folder / "ca.crt")],
             2, ["broker.tls.ca_file", "no such file", "check the path"],
         ),
-        "websockets with the embedded broker": (
-            lambda c: ["broker", "run", "--engine", "embedded", "--websockets", "0"], 2, ["the embedded broker supports no", "websockets; run: apt install mosquitto"],
+        "broker run: websockets with the embedded broker": (
+            lambda c: ["broker", "run", "--engine", "embedded", "--websockets", "0"], 2, ["the embedded broker does not support", "websockets; run: apt install mosquitto"],
         ),
     },
     "Orchestrator, tuning, simulation": {
-        "a goal of 200%": (
-            lambda c: c.orchestrator(goal={"accuracy_drop": "200%"}), 2, ["goal.accuracy_drop: expected a share of 0% to 100%", "write one, such as"],
+        "a goal with an accuracy_drop of 200%": (
+            lambda c: c.orchestrator(goal={"accuracy_drop": "200%"}), 2, ["goal.accuracy_drop: expected a share from 0% to 100%", "write one, such as"],
         ),
-        "too few thresholds for a pipeline": (
+        "too few thresholds in orchestrator.yaml": (
             lambda c: c.orchestrator(thresholds=[0.9]), 2, ["pipeline p: thresholds: 1 given for 3 exits; give 2, one per exit but the last"],
         ),
-        "thresholds that no score of a pipeline reaches": (
+        "a threshold in orchestrator.yaml outside the criterion's range": (
             lambda c: c.orchestrator(thresholds=[0.9, -1]),
-            2, ["pipeline p: the threshold of exit 1 is -1", "scores of max_softmax are 0 to 1", "'never'"],
+            2, ["pipeline p: the threshold of exit 1 is -1", "scores of max_softmax are between 0 and 1", "'never'"],
         ),
-        "thresholds set in percent": (
+        "set-thresholds: thresholds given in percent": (
             lambda c: ["orchestrator", "set-thresholds", *c.orchestrator()[2:], "--pipeline", "p", "90", "80"],
             2, ["pipeline p: the threshold of exit 0 is 90", "give 0.9 for 90%"],
         ),
-        "status before the first run": (
-            lambda c: ["orchestrator", "status", *c.orchestrator()[2:]], 1, ["o.db: no store yet", "distree orchestrator run"],
+        "orchestrator status: the orchestrator has never run": (
+            lambda c: ["orchestrator", "status", *c.orchestrator()[2:]], 1, ["o.db: there is no store yet", "distree orchestrator run"],
         ),
-        "thresholds of an unknown pipeline": (
+        "set-thresholds: unknown pipeline": (
             lambda c: ["orchestrator", "set-thresholds", *c.orchestrator()[2:], "--pipeline", "q", "0.9", "0.8"],
             2, ["--pipeline q: not in the configuration; name one of p"],
         ),
-        "tune with a file that is not a recording": (
+        "tune: the file is not a recording": (
             lambda c: ["tune", "--replay", c.file("a.npz", "no archive"), "--accuracy-drop", "1%"],
             2, ["a.npz: not an .npz of arrays", "record one with distree zoo evaluate --audits"],
         ),
-        "simulate with an unknown key": (
+        "simulate: unknown key": (
             lambda c: ["simulate", "-c", str(ROOT / "examples" / "fleet.yaml"), "--set", "boards.hub.cuont=3"],
             2, ["boards[1].cuont: unknown key", "rename it to count"],
         ),
-        "test images that do not exist": (
+        "zoo evaluate: the data does not exist": (
             lambda c: ["zoo", "evaluate", "fashion", "--data", str(c.folder / "none")], 2, ["does not exist; install", "dataset-fashion-mnist"],
         ),
     },

@@ -442,7 +442,7 @@ def retained(port):
 @pytest.mark.parametrize(
     ("denied", "told"),
     [
-        ("member/#", "nobody serves stage 1, or the broker does not pass on {topics}/member/1/+"),
+        ("member/#", "no board serves stage 1, or the broker does not pass on {topics}/member/1/+"),
         ("stage/#", "the broker does not pass on {topics}/stage/1/+/board0"),
         ("outcome/#", "stage 1 got its inputs, but no answer came back, perhaps because the broker does not pass on "
                       "{topics}/outcome/board0/+"),

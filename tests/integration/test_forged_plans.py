@@ -197,6 +197,6 @@ def test_a_plan_with_impossible_thresholds_is_refused_and_said_why(scene):
     scene.site.watch.until(lambda: bool(scene.site.watch.dead), "a dead letter")
     (letter,) = scene.site.watch.dead
     assert letter.reason == "thresholds"
-    assert "is 90, but scores of max_softmax are 0 to 1" in letter.detail
+    assert "is 90, but scores of max_softmax are between 0 and 1" in letter.detail
     assert f"refused a plan: thresholds: {letter.detail}" in scene.site.log("cam")
     scene.until_followed(scene.wanted)

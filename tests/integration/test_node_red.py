@@ -177,7 +177,7 @@ def test_the_flow_shows_final_answers_and_filters_them(node_red):
         assert [answer["label"] for answer in node_red.get("/distree/answers?label=Bag&exit=2")] == ["Bag"]
         assert node_red.get("/distree/answers?label=Sandal") == []
         page = node_red.text("/distree?site=attic")
-        assert "<h1>1 answers</h1>" in page
+        assert "<h1>Answers (1)</h1>" in page
         assert "&lt;b&gt;&amp;.png" in page
         assert "<b>" not in page
 

@@ -21,7 +21,9 @@ Zoo = Callable[..., int]
 def test_list_names_the_bundle(zoo: Zoo, capsys: pytest.CaptureFixture[str]) -> None:
     assert zoo("list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[:2] for line in lines] == [["cifar10-wide", "3 stages"], ["fashion", "3 stages"]]
+    assert [line.split("  ")[:2] for line in lines] == [
+        [name, "3 stages"] for name in ("cifar10-wide", "fashion", "spoken-digits", "wrist-exercises")
+    ]
 
 
 def test_show_gives_the_manifests_figures(zoo: Zoo, capsys, fashion: Bundle) -> None:

@@ -147,7 +147,7 @@ def test_as_many_embeddings_as_branches_are_needed(wide: Bundle) -> None:
 
 
 def test_a_wide_stage_without_a_branch_is_refused(wide: Bundle) -> None:
-    with pytest.raises(BundleError, match="no branch of stage 1 was named; name one of 0 to 1"):
+    with pytest.raises(BundleError, match="no branch of stage 1 was named; name one from 0 to 1"):
         make_runtime(wide, (1,))
     with pytest.raises(BundleError, match="stage 1 has no branch 2"):
         make_runtime(wide, (1,), branch=2)
@@ -408,7 +408,7 @@ def test_branches_run_once_whatever_is_missing(wide: Bundle, images, monkeypatch
 
 @pytest.mark.parametrize(
     ("missing", "why"),
-    [((0, 1), "has no others"), ((2,), "name some of 0 to 1"), ((-1,), "name some of 0 to 1")],
+    [((0, 1), "has no others"), ((2,), "choose from 0 to 1"), ((-1,), "choose from 0 to 1")],
 )
 def test_branches_that_cannot_be_missing_are_refused(wide: Bundle, images, missing, why) -> None:
     with pytest.raises(ConfigError, match=why):
@@ -613,7 +613,7 @@ def test_evaluate_by_a_criterion_with_parameters(zoo, wide: Bundle, sample_file,
     [
         (("--missing", "0,1"), "has no others"),
         (("--missing", "x"), "not a list of branches"),
-        (("--missing", "7"), "name some of 0 to 1"),
+        (("--missing", "7"), "choose from 0 to 1"),
         (("--split", "train"), "is not divided"),
     ],
 )

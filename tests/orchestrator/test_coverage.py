@@ -35,7 +35,7 @@ def test_boards_of_one_revision_leave_no_gap():
 
 def test_where_revisions_differ_it_is_said_which_and_what_to_do():
     assert told(origin(), board("b1", 1, revision=THEIRS), board("b2", 2)) == [
-        f"no member of revision {OURS} for stage 1 (b1 has {THEIRS}); {SAME_BUNDLE}"
+        f"no board serves stage 1 with bundle revision {OURS} (b1 has {THEIRS}); {SAME_BUNDLE}"
     ]
 
 
@@ -50,7 +50,7 @@ def test_each_origin_needs_its_own_revision():
 @pytest.mark.parametrize("status", ["lost", "draining", "disconnected", "init"])
 def test_who_is_not_ready_serves_nothing_and_asks_for_nothing(status):
     assert told(origin(), board("b1", 1), board("b2", 2, status=status)) == [
-        "nobody serves stage 2; start a board that does"
+        "no board serves stage 2; start one that does"
     ]
     assert told(origin(status=status)) == []
 
@@ -76,19 +76,19 @@ def test_wide_stages_need_each_branch():
     wide = replace(telemetry().pipelines[0], revision=OURS)
     fuser = replace(origin("hub"), meta=meta(device="hub", stages=()), telemetry=telemetry(pipelines=(wide,)))
     assert told(fuser, *boards, branches=(2, 3)) == [
-        f"no member of revision {OURS} for stage 0 branch 1 (b1 has {THEIRS}); {SAME_BUNDLE}",
-        f"no member of revision {OURS} for stage 1 branch 1 (b1 has {THEIRS}); {SAME_BUNDLE}",
-        "nobody serves stage 1 branch 2; start a board that does",
+        f"no board serves stage 0 branch 1 with bundle revision {OURS} (b1 has {THEIRS}); {SAME_BUNDLE}",
+        f"no board serves stage 1 branch 1 with bundle revision {OURS} (b1 has {THEIRS}); {SAME_BUNDLE}",
+        "no board serves stage 1 branch 2; start one that does",
     ]
-    # Before it has reported, its revision is not known, and only what nobody serves is missing.
+    # Before it has reported, its revision is not known, and only what no board serves is missing.
     assert told(replace(fuser, telemetry=None), *boards, branches=(2, 3)) == [
-        "nobody serves stage 1 branch 2; start a board that does"
+        "no board serves stage 1 branch 2; start one that does"
     ]
 
 
 def test_a_line_stays_short_and_harmless():
     boards = [board(f"b{k}", 1, 2, revision="x\x1b") for k in range(NAMED + 5)]
     assert told(origin(), *boards)[0] == (
-        f"no member of revision {OURS} for stage 1 (b0 has x\\x1b, b1 has x\\x1b, b2 has x\\x1b, 5 more have others); "
-        + SAME_BUNDLE
+        f"no board serves stage 1 with bundle revision {OURS} (b0 has x\\x1b, b1 has x\\x1b, b2 has x\\x1b, 5 more have "
+        "others); " + SAME_BUNDLE
     )

@@ -78,10 +78,13 @@ def test_set_thresholds_says_what_happens(config, store_path, capsys):
     ("words", "told"),
     [
         (("--pipeline", "fashion", "0.5"), "thresholds: 1 given for 3 exits; give 2, one per exit but the last"),
-        (("--pipeline", "fashion", "90", "80"), "exit 0 is 90, but scores of max_softmax are 0 to 1; give 0.9 for 90%"),
+        (
+            ("--pipeline", "fashion", "90", "80"),
+            "exit 0 is 90, but scores of max_softmax are between 0 and 1; give 0.9 for 90%",
+        ),
         (
             ("--pipeline", "fashion", "--criterion", "patience", "2", "0"),
-            "exit 1 is 0, but scores of patience are 1 to",
+            "exit 1 is 0, but scores of patience are between 1 and",
         ),
         (("--pipeline", "fashion", "--criterion", "nothing", "0.5", "0.5"), "unknown criterion"),
         (("--pipeline", "other", "0.5", "0.5"), "name one of fashion"),

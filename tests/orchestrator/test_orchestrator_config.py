@@ -123,7 +123,11 @@ def test_a_criterion_of_embeddings_needs_wide_stages_and_class_means(tmp_path):
 
 @pytest.mark.parametrize(
     ("threshold", "said"),
-    [(float("nan"), "is nan, but scores of margin are 0 to 1"), (90.0, "give 0.9 for 90%"), (-1.0, "number of 0 to 1")],
+    [
+        (float("nan"), "is nan, but scores of margin are between 0 and 1"),
+        (90.0, "give 0.9 for 90%"),
+        (-1.0, "number between 0 and 1"),
+    ],
 )
 def test_thresholds_must_be_in_the_range_of_their_criterion(threshold, said):
     with pytest.raises(ConfigError, match=f"pipeline fashion: the threshold of exit 1 .*{said}"):
@@ -138,7 +142,7 @@ def test_never_keeps_an_exit_closed(tmp_path):
     ("thresholds", "said"),
     [
         ("[0.9, .inf]", r"thresholds\[1\]: expected a number or 'never', received \.inf"),
-        ("[90, 80]", r"exit 0 is 90, but scores of max_softmax are 0 to 1"),
+        ("[90, 80]", r"exit 0 is 90, but scores of max_softmax are between 0 and 1"),
     ],
 )
 def test_what_is_no_threshold_is_refused(tmp_path, thresholds, said):

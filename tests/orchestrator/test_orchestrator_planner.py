@@ -134,7 +134,7 @@ def test_an_own_plan_that_comes_once_more_is_a_replay():
     planner.want(plan(thresholds=(0.5, 0.5)))
     planner.published(planner.step(1.0))
     planner.saw(1.1, planner.wanted)
-    assert "a foreign plan (epoch 1: max_softmax 0.9 0.8) took the place" in planner.saw(2.0, plan(epoch=1))
+    assert "a foreign plan (epoch 1: max_softmax 0.9 0.8) replaced this one" in planner.saw(2.0, plan(epoch=1))
     assert planner.step(2.0) == plan(epoch=2, thresholds=(0.5, 0.5))
 
 
@@ -199,7 +199,7 @@ def test_a_foreign_plan_is_overruled_a_few_times_then_the_alarm_is_raised():
     planner = leading(plan())
     lines = preempted(planner)
     assert [line is None for line in lines] == [False, True, True, False]
-    assert "took the place of this one; it is published again" in lines[0]
+    assert "replaced this one, which is published again" in lines[0]
     assert lines[-1] == planner.alarm
     assert planner.alarm.startswith("PREEMPTED: this plan was replaced on its topic 4 times, last by a foreign plan")
     assert planner.alarm.endswith("distree orchestrator reset-plan --pipeline fashion")
@@ -261,7 +261,7 @@ def test_a_reset_ends_the_alarm_and_numbers_from_its_own_epoch():
 
 def test_a_plan_that_was_taken_off_its_topic_is_put_back():
     planner = leading(plan())
-    assert planner.saw_garbage(1.0, b"") == "an empty message took the place of this one; it is published again"
+    assert planner.saw_garbage(1.0, b"") == "an empty message replaced this one, which is published again"
     assert planner.step(1.0) == plan(epoch=1)
 
 

@@ -216,7 +216,7 @@ def test_a_plan_with_an_impossible_number_is_no_plan(site, caplog):
         site.peer.say(plan(epoch=epoch, thresholds=(0.0, 0.0)))
         site.pass_time(1.0)
         assert site.published == plan(epoch=1)
-    assert f"epoch: expected an integer of 1 to {MAX_EPOCH}" in caplog.text
+    assert f"epoch: expected an integer from 1 to {MAX_EPOCH}" in caplog.text
 
 
 def both(one, other, seconds=5.0):
@@ -374,7 +374,7 @@ def test_silence_is_told(site, caplog):
     site.peer.say(telemetry(sequence=2))
     site.pass_time(6.0)
     told = [r.getMessage() for r in caplog.records if "telemetry" in r.getMessage()]
-    assert told == ["no telemetry any more from a", "telemetry again from a"]
+    assert told == ["no more telemetry from a", "telemetry has resumed from a"]
 
 
 def test_where_inputs_cannot_go_on_is_told_once(site, caplog):
@@ -384,7 +384,8 @@ def test_where_inputs_cannot_go_on_is_told_once(site, caplog):
     site.pass_time(60.0)
     told = [r.getMessage() for r in caplog.records if "stage" in r.getMessage()]
     assert told == [
-        f"pipeline fashion: no member of revision r1 for stage {k} (b1 has r2); {SAME_BUNDLE}" for k in (1, 2)
+        f"pipeline fashion: no board serves stage {k} with bundle revision r1 (b1 has r2); {SAME_BUNDLE}"
+        for k in (1, 2)
     ]
 
 

@@ -50,12 +50,12 @@ def test_a_later_start_goes_on_with_the_last_plan_whoever_made_it(store):
 def test_a_tuning_that_cannot_be_restored_starts_from_nothing_and_is_saved_soon(store, spoil, caplog):
     state_kept = json.loads(json.dumps(PipelineTuning(TUNED.tuned).snapshot()))
     store.save(Batch(tunings=(TuningRow(pipeline="fashion", state=spoil(state_kept)),)))
-    with pytest.raises(OtherTuningError, match="the orchestrator starts this one from nothing"):
+    with pytest.raises(OtherTuningError, match="the orchestrator starts this one from scratch"):
         restored_tuning(store, TUNED.tuned)
     one = restored_controller(store, TUNED)
     assert one.is_save_due
     assert one.tuning.snapshot() == PipelineTuning(TUNED.tuned).snapshot()
-    assert "tuning starts from nothing" in caplog.text
+    assert "tuning starts from scratch" in caplog.text
 
 
 @pytest.mark.parametrize("name", TUNERS)

@@ -79,7 +79,7 @@ def test_other_tuners(recorded, capsys) -> None:
     assert main(["tune", "--replay", str(recorded), "--tuner", "static", "--thresholds", "0.6,never"]) == 0
     assert "0.6 never" in capsys.readouterr().out
     assert main(["tune", "--replay", str(recorded), "--tuner", "bandit"]) == 0
-    assert "bandit: 1500 audits" in capsys.readouterr().out
+    assert "bandit: 1,500 audits" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", TUNERS)

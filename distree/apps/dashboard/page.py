@@ -65,7 +65,7 @@ def check_broker(url: str) -> str:
         )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
-            f"--broker: the address of {parts.hostname} contains more than a host and a port",
+            f"--broker: the address of {parts.hostname} has more than a host and port",
             "remove the rest, and type the user and the password into the page",
         )
     return url

@@ -18,6 +18,7 @@ from distree.apps.demo.verdict import stranded
 from distree.bundle.loading import load_bundle
 from distree.client.broker_options import split_address
 from distree.errors import CHECK_PATH, ConfigError
+from distree.formatting import counted
 
 RATE_HZ = 250.0
 WATCHED_RATE_HZ = 20.0
@@ -92,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
         address, broker = _broker(args, stack)
         print(f"broker: {broker}")
         demo = stack.enter_context(Demo(plan, samples, folder, address, broker, pictures=args.dashboard is not None))
-        print(f"starting an orchestrator and {len(demo.devices)} agents for bundle {bundle.name} {bundle.revision} …")
+        agents = counted(len(demo.devices), "agent")
+        print(f"starting an orchestrator and {agents} for bundle {bundle.name} {bundle.revision} …")
         if samples.about:
             print(f"inputs: {samples.count:,} shipped samples: {samples.about}")
         demo.start()

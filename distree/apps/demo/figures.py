@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from distree.apps.demo.fleet import Demo
+from distree.formatting import counted
 from distree.messages.result import Result
 
 
@@ -88,7 +89,7 @@ class Figures:
         spent, without = watch.bytes_per_input(), watch.bytes_without_exits(demo.plan)
         return [
             f"{self.answered} of {demo.samples.count} answered in {demo.wall_s:.1f} s ({reasons}), "
-            f"{watch.duplicates} duplicates, {watch.late} late",
+            f"{counted(watch.duplicates, 'duplicate')}, {watch.late} late",
             f"{'' if self.accuracy is None else f'accuracy {100 * self.accuracy:.1f} %, '}"
             f"latency p50 {self._latency_ms['p50']:.2f} ms, p95 {self._latency_ms['p95']:.2f} ms",
             "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from distree import topics
 from distree.apps.demo.fleet import PIPELINE, Demo
 from distree.errors import Problem
+from distree.formatting import counted
 from distree.topics import Kind
 
 ALLOW = "allow this topic in the broker's ACL"
@@ -21,11 +22,11 @@ def stranded(demo: Demo) -> Problem | None:
         return None
     origin = demo.plan.origin
     needed = [k for k in _travelling(demo) if k not in origin.stages]
-    begun = f"{watch.stranded:,} inputs had to go beyond {origin.device}, and none did: "
+    begun = f"{counted(watch.stranded, 'input')} had to go beyond {origin.device}, and none did: "
     for k in needed:
         if k not in watch.announced:
             topic = _topic(demo, Kind.MEMBER, k)
-            return Problem(f"{begun}nobody serves stage {k}, or the broker does not pass on {topic}", ALLOW)
+            return Problem(f"{begun}no board serves stage {k}, or the broker does not pass on {topic}", ALLOW)
     first = needed[0]
     if not watch.messages[f"stage {first}"]:
         return Problem(f"{begun}the broker does not pass on {_topic(demo, Kind.STAGE, first)}", ALLOW)

@@ -23,14 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `distree top`."""
     add_broker_arguments(parser)
     parser.add_argument(
-        "--once", action="store_true", help="print one snapshot once all ready boards have reported, and exit"
+        "--once", action="store_true", help="print one snapshot when all ready boards have reported, and exit"
     )
     parser.add_argument(
-        "--wait", type=float, default=10.0, metavar="SECONDS", help="longest wait of --once (default: %(default)s)"
+        "--wait",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="with --once: longest wait for the reports (default: %(default)s)",
     )
     parser.epilog = (
         "example: distree top --broker 192.168.1.10:1883 --site lab (Ctrl-C ends it). ANS/S, EARLY, P50_MS and P95_MS "
-        "describe origins between their last two reports; OPEN counts inputs under way; EXITS are shares since the "
+        "describe origins between their last two reports; OPEN counts unanswered inputs; EXITS are shares since the "
         "origins started; RUN/S and WAIT describe the stages that a board serves."
     )
 

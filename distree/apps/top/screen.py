@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distree.apps.top.live import Frame, ShownBoard, ShownPipeline
-from distree.formatting import ago, percent
+from distree.formatting import ago, counted, percent
 from distree.printable import printable
 
 _STYLES = {"ready": "green", "draining": "yellow", "init": "yellow", "lost": "red bold"}
@@ -35,7 +35,7 @@ def draw(frame: Frame, *, width: int, height: int | None) -> Group:
     parts += [_table(_PIPELINE_HEAD, pipelines, left=(0, 4, 5), giving=_THRESHOLDS, width=width)]
     parts += [Text(), _table(_BOARD_HEAD, boards, left=(0, 1, 2), giving=_SERVES, width=width)]
     if not frame.boards:
-        parts.append(Text(f"no board of site {frame.site} has been heard yet", style="yellow"))
+        parts.append(Text(f"no board of site {frame.site} has been heard from yet", style="yellow"))
     if hidden:
         parts.append(Text(f"and {hidden} more; a taller terminal shows them", style="dim"))
     return Group(*parts)
@@ -43,10 +43,12 @@ def draw(frame: Frame, *, width: int, height: int | None) -> Group:
 
 def _head(frame: Frame, width: int) -> Text:
     ready = sum(row.board.state == "ready" and not row.board.is_silent for row in frame.boards)
-    head = Text(f"site {frame.site}: {ready} of {len(frame.boards)} boards ready", style="bold", no_wrap=True)
+    head = Text(
+        f"site {frame.site}: {ready:,} of {counted(len(frame.boards), 'board')} ready", style="bold", no_wrap=True
+    )
     head.append(", orchestrator running" if frame.orchestrator else ", no orchestrator", style="not bold")
     if frame.refused:
-        head.append(f", {frame.refused} messages rejected", style="yellow")
+        head.append(f", {counted(frame.refused, 'message')} rejected", style="yellow")
     if frame.trouble is not None:
         head.append(f" NO BROKER: {printable(frame.trouble, width)}", style="red")
     head.overflow = "ellipsis"

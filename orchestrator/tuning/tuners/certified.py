@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from distree.formatting import percent, thresholds_text
+from distree.formatting import counted, percent, thresholds_text
 from distree.thresholds import NEVER
 from orchestrator.tuning.live_tuner import Figure, LiveTuner, Remark, TunerExplanation, TunerSetup
 from orchestrator.tuning.samples import AuditedInput, Vector, losses_of
@@ -150,9 +150,9 @@ class Certified(LiveTuner):
         to_next = self.to_next()
         further = "the path ends there"
         if to_next is not None:
-            further = f"the next needs about {to_next:,} more audits without a loss"
-        steps = f"{self._position} of {len(self._path) - 1} steps certified"
-        return f"trial {self.trial}: {steps} on {self.audits:,} audits, {further}"
+            further = f"the next needs about {counted(to_next, 'more audit')} without a loss"
+        steps = f"{self._position} of {counted(len(self._path) - 1, 'step')} certified"
+        return f"trial {self.trial}: {steps} on {counted(self.audits, 'audit')}, {further}"
 
     def _remarks(self) -> Iterator[Remark]:
         if self.gathering:

@@ -354,7 +354,9 @@ def test_a_damaged_bundle_and_what_is_then_skipped(tmp_path: Path) -> None:
         file.write(b"x")
     found = doctor(board(tmp_path, free_port(), bundle=str(copy)))
     fails(
-        found["bundle"], "stage0.tflite: its SHA-256 is not the manifest's", "copy the whole bundle to this board again"
+        found["bundle"],
+        "stage0.tflite: its SHA-256 differs from the manifest's",
+        "copy the whole bundle to this board again",
     )
     for name in ("self-test", "memory"):
         assert (found[name].status, found[name].text) == ("skipped", "needs bundle")
@@ -524,7 +526,7 @@ def test_a_clock_that_is_not_another_boards(tmp_path: Path, ahead_s: int) -> Non
         finally:
             process.kill()
             process.wait()
-    fails(found, "off another board's clock, which NTP keeps", "timesyncd")
+    fails(found, "off another board's clock, which is synchronised by NTP", "timesyncd")
     assert ("+36" if ahead_s < 0 else "-3") in found.text or "-36" in found.text
 
 
@@ -536,7 +538,7 @@ def test_a_clock_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_a_clock_without_a_broker_says_what_is_not_known(tmp_path: Path) -> None:
     found = doctor(board(tmp_path, free_port()), "login", "clock")["clock"]
     assert found.status in ("ok", "unknown")
-    assert "no other board's result was heard" in found.text
+    assert "no other board's result arrived" in found.text
 
 
 # ---------------------------------------------------------------- ACL, sizes, names
@@ -592,7 +594,7 @@ def test_acl(tmp_path: Path, rules: list[str], words: str, remedy: str) -> None:
             "unknown",
             "it sends on distree/1/lab/pipeline/p/outcome/+/cam",
         ),
-        ("", "unknown", "no board was heard to which it sends on distree/1/lab/pipeline/p/outcome/+/cam"),
+        ("", "unknown", "no board is known yet to which it sends on distree/1/lab/pipeline/p/outcome/+/cam"),
     ],
 )
 def test_acl_to_send_to_boards_that_are_not_heard(tmp_path: Path, rule: str, status: str, words: str) -> None:

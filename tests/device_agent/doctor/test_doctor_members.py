@@ -97,7 +97,7 @@ def test_an_origin_that_may_not_send_to_a_board_that_has_announced_itself(tmp_pa
         path = board(tmp_path, broker.port)
         found = doctor(path, "acl")["acl"]
         assert found.status == "unknown", found
-        assert "no board was heard to which it sends on distree/1/lab/pipeline/p/stage/1/+/cam" in found.text
+        assert "no board is known yet to which it sends on distree/1/lab/pipeline/p/stage/1/+/cam" in found.text
         with agent(board(tmp_path, broker.port, "b1", stages=[1, 2], origin=None, broker=login)):
             found = doctor(path, "acl")["acl"]
     fails(
@@ -130,19 +130,19 @@ def test_whether_the_broker_says_that_nobody_reads(tmp_path: Path) -> None:
     with Mosquitto(tmp_path) as broker:
         path = board(tmp_path, broker.port)
         found = doctor(path, "login", "no-subscribers")["no-subscribers"]
-        assert (found.status, found.text) == ("ok", "the broker reports messages without a reader")
+        assert (found.status, found.text) == ("ok", "the broker reports messages that nobody reads")
         with listener(broker.port, "#"):
             found = doctor(path, "login", "no-subscribers")["no-subscribers"]
         assert found.status == "ok"
         assert (
-            "or something there reads all messages, so a board that has stopped is noticed only by its state"
+            "or some client there reads all messages, so a board that has stopped is noticed only by its state"
             in found.text
         )
     if has_embedded():
         with ManagedBroker(engine="embedded") as broker:
             found = doctor(board(tmp_path, broker.port), "login", "no-subscribers")["no-subscribers"]
         assert found.status == "ok"
-        assert "speaks MQTT 3.1.1 only, which cannot report messages without a reader" in found.text
+        assert "speaks MQTT 3.1.1 only, which cannot report messages that nobody reads" in found.text
         assert found.remedy == "use an MQTT 5 broker that reports them, such as mosquitto 2"
 
 

@@ -365,7 +365,7 @@ def test_a_file_of_too_many_windows_is_refused(folder, sound, watch, sink):
     put(folder, "day.wav", recording(1001))
     watch()
     until(lambda: sink.rejected, "the rejection")
-    assert sink.rejected[0][:3] == ("day.wav", "size", "a recording of 1001 windows, at most 1000 are read; cut it")
+    assert sink.rejected[0][:3] == ("day.wav", "size", "a recording of 1001 windows, at most 1000 are read")
 
 
 def test_a_refused_file_of_a_name_leaves_the_name_to_another(folder, sink, watch):
@@ -662,7 +662,7 @@ def test_a_request_id_that_leaves_no_room_for_windows_is_refused(start, publishe
     publisher.say(encode(InputMessage(request="r" * 61, name="", payload=recording(2))))
     publisher.say(encode(InputMessage(request="s" * 64, name="", payload=recording(1))))
     until(lambda: sink.rejected and sink.submitted, "both")
-    assert sink.rejected[0][1:3] == ("request", "61 characters, and '~1/2' of a window; at most 64 in all")
+    assert sink.rejected[0][1:3] == ("request", "61 characters, and '~1/2' of a window, exceed the limit of 64")
     assert sink.submitted[0][2] == "s" * 64
 
 

@@ -204,7 +204,8 @@ def test_a_picture_fits_its_terminal_and_no_figure_is_cut(scene, boards):
     lines = drawn(frame, height=24).splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
-    assert f"site lab: {boards} of {boards} boards ready, orchestrator running" in lines[0]
+    noun = "board" if boards == 1 else "boards"
+    assert f"site lab: {boards:,} of {boards:,} {noun} ready, orchestrator running" in lines[0]
     text = "\n".join(lines)
     if boards:
         row = next(line for line in lines if line.startswith("board-of-a-"))
@@ -212,7 +213,7 @@ def test_a_picture_fits_its_terminal_and_no_figure_is_cut(scene, boards):
         assert "max_softmax 0.123456 0.8" in text
         assert "87.5% 0.0025% 12.5%" in text
     else:
-        assert "no board of site lab has been heard yet" in text
+        assert "no board of site lab has been heard from yet" in text
     assert ("more; a taller terminal shows them" in text) == (boards == 200)
     assert drawn(frame).count("board-of-a") == boards
 
@@ -276,7 +277,7 @@ def test_once_prints_one_picture_for_scripts(broker, boards):
 def test_once_without_any_board_ends_with_status_1(broker, capsys):
     words = ["top", "--broker", f"127.0.0.1:{broker.port}", "--site", "empty", "--once", "--wait", "0.5"]
     assert main(words) == 1
-    assert "no board of site empty has been heard yet" in capsys.readouterr().out
+    assert "no board of site empty has been heard from yet" in capsys.readouterr().out
 
 
 @needs_rich

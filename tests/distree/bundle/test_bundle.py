@@ -146,7 +146,7 @@ TENSOR = {"name": "features", "dtype": "int8", "shape": [1, 4, 4, 4], "scale": 0
         (
             WIDE,
             put("exits", "masked", 0, "missing", [2]),
-            "missing: [2] has a branch that does not exist; give branches of 0 to 1",
+            "missing: [2] has a branch that does not exist; give branches from 0 to 1",
         ),
         (WIDE, put("exits", "masked", 0, "missing", [-1]), "missing: [-1] has a branch that does not exist"),
         (WIDE, put("exits", "masked", 0, "missing", [0, 1]), "missing: [0, 1] are all branches"),

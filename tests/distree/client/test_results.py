@@ -156,7 +156,7 @@ def test_waiting_too_long_and_closing(broker, publisher):
         with pytest.raises(ClosedError):
             results.get(PATIENCE_S)
     assert list(results) == []
-    with pytest.raises(ClosedError, match="entered before"):
+    with pytest.raises(ClosedError, match="been used before"):
         results.__enter__()
     with pytest.raises(ClosedError, match="with block"):
         next(Results(site="lab"))

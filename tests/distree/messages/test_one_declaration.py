@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 INVENTED = '    throttled: int = count("Runs while the processor was throttled.", metric=COUNTER, default=0)\n'
-AFTER = '    audited: int = count("Runs for audits and probes, in no other counter.", metric=COUNTER, default=0)\n'
+AFTER = '    audited: int = count("Runs for audits and probes, which no other counter includes.", metric=COUNTER, default=0)\n'
 
 USE = """
 import json, sys

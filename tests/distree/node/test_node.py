@@ -294,7 +294,9 @@ def test_the_first_unanswered_repetition_leaves_the_last_boards_out_and_probes_t
     effects = finish(node, 0.8, effects, UNSURE)
     (result,) = published(effects, Result)
     assert (result.reason, result.exit) == ("fallback", 0)
-    assert lines(effects) == [f"p: no board of stage {stage} answers; check their logs" for stage in (1, 2)]
+    assert lines(effects) == [
+        f"p: no board answers for stage {stage}; check the logs of the boards that serve it" for stage in (1, 2)
+    ]
     # The answer of an input never hangs on a probe: that has a request of its own, and nobody waits for it.
     assert node.notify_at() == pytest.approx(1.0)
     node.tick(1.0)
@@ -519,7 +521,7 @@ def test_the_plan_that_came_last_is_in_force_whatever_its_number():
 def test_a_plan_too_far_beyond_the_one_held_is_refused():
     node = origin_node(0)
     node.receive(0.0, plan(5, 0.5, 0.5), 1)
-    with pytest.raises(RemoteProtocolError, match="1006 is more than 1000 beyond 5") as caught:
+    with pytest.raises(RemoteProtocolError, match="1006 is more than 1000 above 5") as caught:
         node.receive(0.0, plan(6 + EPOCH_STEP, 0.0, 0.0), 1)
     assert (caught.value.reason, node.plan) == ("epoch", plan(5, 0.5, 0.5))
     # A board that holds none yet takes whatever the orchestrator has come to meanwhile.

@@ -254,7 +254,9 @@ def test_a_member_of_another_revision_is_told_in_one_line():
         lab.accept()
         lab.settle()
     assert [result.reason for result in lab.results] == ["fallback"] * 3
-    assert lab.told == [f"p: no member of revision r1 for stage {k} (b1 has r9); {SAME_BUNDLE}" for k in (1, 2)]
+    assert lab.told == [
+        f"p: no board serves stage {k} with bundle revision r1 (b1 has r9); {SAME_BUNDLE}" for k in (1, 2)
+    ]
     lab.told.clear()
     lab.carry_out("cam", meet(lab.nodes["cam"], *boards(b2=(1, 2)), now=lab.now))
     assert lab.told == ["p: stage 1 is served again", "p: stage 2 is served again"]
@@ -265,7 +267,7 @@ def test_a_stage_that_nobody_serves_is_told_once():
     for _ in range(3):
         lab.accept()
         lab.settle()
-    assert lab.told == [f"p: nobody serves stage {k}; start a board that does" for k in (1, 2)]
+    assert lab.told == [f"p: no board serves stage {k}; start one that does" for k in (1, 2)]
     lab.carry_out("cam", meet(lab.nodes["cam"], *boards(b1=1)))
     assert lab.told[2:] == ["p: stage 1 is served again"]
 

@@ -322,7 +322,7 @@ def test_a_folder_of_binary_cifar_is_divided(cifar_folder: Path) -> None:
 
 def test_a_folder_of_binary_cifar_with_a_hole_is_told(cifar_folder: Path) -> None:
     (cifar_folder / "data_batch_3.bin").write_bytes(b"short")
-    with pytest.raises(DataError, match=r"data_batch_3\.bin: 5 bytes are not a number of records of 3073"):
+    with pytest.raises(DataError, match=r"data_batch_3\.bin: 5 bytes are not a whole number of records of 3073 bytes"):
         load_split(cifar_folder, "train")
     (cifar_folder / "data_batch_3.bin").unlink()
     with pytest.raises(DataError, match="give a folder with all files of CIFAR-10's binary version"):

@@ -198,7 +198,7 @@ def test_an_alarm_is_told_and_the_trial_that_it_began(memory):
     memory.plan(at=1000.0)
     assert memory.tuning.tuners[()].alarms == 1
     text = memory.text()
-    assert "losses had grown once: all exits were closed and a new trial began" in text
+    assert "raised once, because losses had grown: all exits were closed and a new trial began" in text
     assert "trial 2: " in text
     rows = [row.split() for row in text.splitlines()]
     assert any(row[:4] == ["2", "60", "s", "tuner"] and row[-3:] == ["never", "never", "100%"] for row in rows)
@@ -242,7 +242,7 @@ def test_each_set_of_missing_branches_is_told_by_itself(wide):
     assert (everyone.effect.audits, first.tuner.gathering, second.tuner.audits) == (1500, 393, 101)
     assert second.lost == 1
     text = wide.text()
-    assert "all branches heard: " in text
+    assert "no branch missing: " in text
     assert "branch 0 missing: never never" in text
     assert "branch 1 missing: " in text
 
@@ -286,7 +286,7 @@ def test_without_a_goal_it_says_so(tmp_path):
         store.append_plan(PlanRow(plan=replace(plan, masked=masked), at=0.0))
     text = render(read_explanation(config, config.pipelines, now=60.0))
     assert "thresholds are not tuned" in text
-    assert "all branches heard: 0.9 0.8" in text
+    assert "no branch missing: 0.9 0.8" in text
     assert "branch 1 missing: 0.7 0.6" in text
 
 
@@ -323,7 +323,7 @@ def test_an_edited_goal_is_told_and_plans_and_flow_are_still_shown(memory):
     memory.path.write_text(memory.path.read_text().replace("5%", "4%"))
     edited = Memory(memory.path)
     text = edited.text()
-    assert "the store has another tuning, so the orchestrator starts this one from nothing" in text
+    assert "the store has another tuning, so the orchestrator starts this one from scratch" in text
     assert "the latest decisions" in text
     assert "per 100 inputs" in text
     assert edited.explain().tuning.explanation.sets == ()
@@ -387,7 +387,7 @@ def test_exported_audits_are_a_recording_that_tune_replays(memory, tmp_path, cap
     memory.learn(AUDITS[:700]).learn([LOST] * 5).learn(AUDITS[700:900])
     path = tmp_path / "audits.npz"
     assert command("audits", "-c", memory.path, "--pipeline", "fashion", "--export", path) == 0
-    assert "900 audits of fashion, all branches heard; left out: 5 lost ones and 0" in capsys.readouterr().out
+    assert "900 audits of fashion, no branch missing; left out: 5 lost and 0" in capsys.readouterr().out
     recording = load_recording(path)
     assert recording.audits == tuple(AUDITS[:900])
     assert recording.costs == memory.pipeline.costs
@@ -415,7 +415,7 @@ def test_those_without_some_branches_are_exported_by_themselves(wide, tmp_path, 
     path = tmp_path / "audits.npz"
     words = ("audits", "-c", wide.path, "--pipeline", "fashion", "--export", path)
     assert command(*words, "--missing", "1") == 0
-    assert "30 audits of fashion, branch 1 missing; left out: 1 lost ones and 50" in capsys.readouterr().out
+    assert "30 audits of fashion, branch 1 missing; left out: 1 lost and 50" in capsys.readouterr().out
     assert load_recording(path).audits == tuple(AUDITS[50:80])
     assert command(*words, "--missing", "0") == 1
     assert "no audit of fashion with branch 0 missing is kept" in capsys.readouterr().err

@@ -67,7 +67,7 @@ def test_the_summary_tells_what_happened(fleet, capsys):
     lines = told.out.splitlines()
     assert lines[0].startswith("6 boards for 6 s: ")
     assert ", 0 twice, " in lines[1]
-    assert any("1 deaths of boards; 1 deaths of orchestrator" in line for line in lines)
+    assert any("1 board killed; orchestrator killed 1 time" in line for line in lines)
     assert any(line.startswith("latency ms: p50 ") for line in lines)
 
 
@@ -137,7 +137,7 @@ def test_a_relative_path_is_from_the_folder_of_the_file(fleet):
         ("seed.x=1", "--set seed.x=1: '7' has no keys"),
         ("boards.hubs.count=1", "--set boards.hubs.count=1: the list has no entry hubs; name one of its entries: cam"),
         ("failures.5.at_s=1", "--set failures.5.at_s=1: the list has no entry 5; name one of its entries: 0, 1"),
-        ("links.loss=150%", "--set links.loss=150%: links.loss: expected a share of 0% to 100%"),
+        ("links.loss=150%", "--set links.loss=150%: links.loss: expected a share from 0% to 100%"),
     ],
 )  # fmt: skip
 def test_a_wrong_override_is_one_clear_line(fleet, capsys, override, told):

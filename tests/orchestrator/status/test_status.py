@@ -176,8 +176,9 @@ def test_status_says_where_inputs_cannot_go_on(config, store_path, capsys):
     assert [
         line for line in render(read_status(load_config(config), now=1001.0)).splitlines() if "members" in line
     ] == [
-        "  members  no member of revision r1 for stage 1 (b1 has r2); put the same bundle on all boards of the pipeline",
-        "  members  nobody serves stage 2; start a board that does",
+        "  members  no board serves stage 1 with bundle revision r1 (b1 has r2); put the same bundle on all boards of the "
+        "pipeline",
+        "  members  no board serves stage 2; start one that does",
     ]
     assert command("status", "-c", config, "--json") == 0
     assert json.loads(capsys.readouterr().out)["pipelines"][0]["gaps"] == [

@@ -123,7 +123,7 @@ def test_a_store_of_the_first_schema_is_brought_up_to_date_by_whoever_writes(pat
     version_1(path)
     pipeline = PipelineRow(name="fashion", highest_epoch=9, standing="leading", configured="x")
     with pytest.raises(
-        StoreError, match=r"written by an older DistrEE .*; bring it up to date by 'distree orchestrator run'"
+        StoreError, match=r"written by an older DistrEE .*; run 'distree orchestrator run', which upgrades it"
     ):
         Store(path, read_only=True).open()
     first = PlanRow(plan=replace(plan(epoch=3), author="config"), at=5.0, id=1)

@@ -141,7 +141,7 @@ def test_a_run_that_is_heard_again_goes_on_where_it_stood():
 
 
 def test_rows_of_a_run_that_nobody_knows_are_not_believed():
-    with pytest.raises(RemoteProtocolError, match="no known run of a"):
+    with pytest.raises(RemoteProtocolError, match="not a known run of a"):
         intake().take(row(boot="b3"), ("b2", "b1"))
 
 

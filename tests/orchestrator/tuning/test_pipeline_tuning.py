@@ -167,7 +167,7 @@ def test_another_goal_or_bundle_begins_anew(site, caplog):
     site.start(goal=Goal(accuracy_drop=Share(0.01)))
     site.pass_time(2.0)
     assert site.published.thresholds == SHUT
-    assert "tuning starts from nothing" in caplog.text
+    assert "tuning starts from scratch" in caplog.text
 
 
 def test_without_the_goal_the_configured_thresholds_hold_again(site):

@@ -57,15 +57,15 @@ export class Link {
       if (connected) since ??= new Date().toLocaleTimeString();
       const line = since
         ? `Connection lost at ${since}; trying again`
-        : `No answer from ${url}; trying again. Does it run, with a websockets listener?`;
+        : `No answer from ${url}; trying again. Is it running, with a websockets listener?`;
       this.onState("lost", line);
     }));
     client.on("error", mine((error) => {
       // CONNACK of MQTT 3.1.1: 4 is a bad user or password, 5 is not authorised.
       if (error.code !== 4 && error.code !== 5) return;
       this.refuse(user
-        ? `The broker refused user ${user}: wrong user or password.`
-        : "The broker wants a user and a password.");
+        ? `The broker refused user ${user}: wrong user name or password.`
+        : "The broker requires a user name and a password.");
     }));
   }
 

@@ -85,6 +85,6 @@ $("leave").addEventListener("click", () => {
 $("pause").addEventListener("click", () => {
   view.results.paused = !view.results.paused;
   $("pause").setAttribute("aria-pressed", String(view.results.paused));
-  $("pause").textContent = view.results.paused ? "Go on" : "Pause";
+  $("pause").textContent = view.results.paused ? "Resume" : "Pause";
   schedule();
 });

@@ -232,8 +232,8 @@ def test_a_broker_that_goes_and_comes_back(page: Any, publisher: Any) -> None:
 @pytest.mark.parametrize(
     ("user", "password", "told"),
     [
-        (WEBSOCKETS_USER, "wrong", f"The broker refused user {WEBSOCKETS_USER}: wrong user or password."),
-        ("", "", "The broker wants a user and a password."),
+        (WEBSOCKETS_USER, "wrong", f"The broker refused user {WEBSOCKETS_USER}: wrong user name or password."),
+        ("", "", "The broker requires a user name and a password."),
     ],
 )
 def test_a_refused_login_says_so_and_can_be_mended(page: Any, user: str, password: str, told: str) -> None:

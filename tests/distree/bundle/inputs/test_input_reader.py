@@ -122,7 +122,7 @@ def test_without_a_rule_longer_and_shorter_ones_are_refused_with_what_to_do():
     made = reader("int16", (4,), 16000.0)
     refused(made, sound(range(5)), "size", "a recording of 5 samples; a window has 4; cut it, or declare window: {hop")
     refused(made, sound(range(3)), "size", "a recording of 3 samples; a window has 4; record more, or declare")
-    refused(made, sound([]), "size", "a recording of no samples, a window has 4; it is empty")
+    refused(made, sound([]), "size", "a recording without samples; a window has 4; record it again")
 
 
 def test_a_shorter_one_is_padded_where_that_is_declared():

@@ -114,7 +114,7 @@ zoo-check: zoo       ## train, export and report on tiny networks (some minutes)
 
 # Keras exports by its PyTorch backend, which the extra has brought.
 $(VENV)/.installed-tools: $(VENV)/.installed-zoo
-	$(BIN)/pip install --quiet --disable-pip-version-check 'keras>=3.13,<4'
+	$(BIN)/pip install --quiet --disable-pip-version-check 'keras>=3.15,<4'
 	@touch $@
 
 test-tools: $(VENV)/.installed-tools  ## do the how-tos for networks of PyTorch and Keras, with these (some minutes)

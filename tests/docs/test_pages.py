@@ -115,3 +115,21 @@ def test_what_is_run_again_may_take_its_time(tmp_path, environment):
     page.write_text(text.replace("run again", "run"))
     with Runner(tmp_path, {}, environment) as runner, pytest.raises(PageError, match="the page shows"):
         runner.play(page)
+
+
+def test_what_a_page_needs_is_a_program_or_a_module():
+    assert not is_missing("sh", "/bin:/usr/bin")
+    assert is_missing("no-such-program", "/bin:/usr/bin")
+    assert not is_missing("module json", None)
+    assert is_missing("module no_such_module", None)
+
+
+def test_a_program_of_the_checkout_gives_what_readers_have(tmp_path, environment):
+    page, program = tmp_path / "page.md", tmp_path / "program.py"
+    page.write_text(f"<!-- given {os.path.relpath(program, ROOT)} -->\n<!-- run -->\n```bash\ngrep made given\n```\n")
+    with Runner(tmp_path, {}, environment) as runner:
+        program.write_text("open('given', 'w').write('made')")
+        runner.play(page)
+        program.write_text("raise SystemExit(3)")
+        with pytest.raises(PageError, match=re.escape("page.md:1: status 3")):
+            runner.play(page)

@@ -11,8 +11,6 @@ Reference: W. Zhou et al., "BERT Loses Patience: Fast and Robust Inference with 
 
 from __future__ import annotations
 
-import math
-
 from distree.criteria.base import ExitEvidence, Range, Score
 from distree.criteria.softmax import LEAST_SURE, confidence
 from distree.messages.limits import MAX_STAGES
@@ -46,6 +44,6 @@ class Patience:
 def _streak_before(class_id: int, memory: CriterionMemory) -> float:
     # The memory came over the network: what is not a streak of this class counts as none.
     match memory:
-        case (last, streak) if last == class_id and 0.0 <= streak < math.inf:
+        case (last, streak) if last == class_id and 0.0 <= streak < MAX_STAGES:
             return streak
     return 0.0

@@ -65,7 +65,7 @@ def _cifar_records(path: Path) -> npt.NDArray[np.uint8]:
         ) from None
     if len(content) == 0 or len(content) % size:
         raise DataError(
-            f"{path}: {len(content)} bytes are not a number of records of {size}", "download the file again"
+            f"{path}: {len(content)} bytes are not a whole number of records of {size} bytes", "download the file again"
         )
     return content.reshape(-1, size)
 

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing arm dashboard-soak tuner-report zoo zoo-check zoo-report docs reference surface first-result node clean
+.PHONY: help setup dev demo test test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing arm dashboard-soak tuner-report zoo zoo-check zoo-report test-tools extras docs reference surface first-result node clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -46,6 +46,9 @@ check: dev           ## lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+extras: dev          ## see whether the package and all its extras can be installed together (seconds; fetches metadata)
+	$(BIN)/python -m tools.extras
 
 size: dev            ## list the largest files and classes, and count the lines of source
 	$(BIN)/python -m tools.size $(ARGS)
@@ -112,6 +115,14 @@ zoo: $(VENV)/.installed-zoo  ## install what training and exporting need
 zoo-check: zoo       ## train, export and report on tiny networks (some minutes)
 	$(BIN)/python -c 'import torch, litert_torch, ai_edge_quantizer'
 	$(BIN)/python -m pytest tests/model_zoo/test_zoo_layers.py tests/model_zoo/test_zoo_wide_build.py tests/model_zoo/test_zoo_build.py tests/model_zoo/test_zoo_whole.py $(ARGS)
+
+# Keras exports by its PyTorch backend, which the extra has brought.
+$(VENV)/.installed-tools: $(VENV)/.installed-zoo
+	$(BIN)/pip install --quiet --disable-pip-version-check 'keras>=3.15,<4'
+	@touch $@
+
+test-tools: $(VENV)/.installed-tools  ## do the how-tos for networks of PyTorch and Keras, with these (some minutes)
+	$(BIN)/python -m pytest tests/docs/test_pages.py -k from- $(ARGS)
 
 zoo-report: zoo      ## evaluate trained networks for docs/results (DATA=cifar10_jpeg.npz WORK=folder)
 	$(BIN)/distree zoo report cifar10-wide --data $(DATA) --work $(WORK) $(ARGS)

@@ -17,7 +17,8 @@ And by themselves:
     <!-- stop NAME -->         Ctrl-C in the terminal, which is awaited
     <!-- broker -->            a mosquitto runs from here on
     <!-- files of PAGE -->     the files that another page of the folder has are written first
-    <!-- needs PROGRAM -->     the page can be run only where it is installed
+    <!-- needs PROGRAM -->     the page can be run only where it is installed; `needs module NAME`: a module of Python
+    <!-- given PROGRAM -->     what a program of the checkout writes stands for the files that a reader has
 
 Of an output, a number with a decimal point stands for any such number, `…` for anything in its line, and a line that is
 `…` alone for any lines; runs of blanks are as one. The page's 192.168.1.10 is this machine, its ports are others, and
@@ -28,9 +29,11 @@ the folder.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -39,12 +42,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 60.0
+_COMMAND_LIMIT_S, _INSTALL_LIMIT_S = 180.0, 600.0
 
 _MARK = re.compile(r"\s*<!-- (?P<verb>files of|not run|[a-z]+)(?::)?(?: (?P<what>.*?))? -->\s*")
 _FENCE = re.compile(r"(?P<indent> *)```(?P<info>.*)")
 _TITLE = re.compile(r'title="(?P<path>[^"]+)"')
 _VERBS = {
-    "run", "output", "terminal", "file", "install", "not run", "kill", "stop", "broker", "files of", "needs"
+    "run", "output", "terminal", "file", "install", "not run", "kill", "stop", "broker", "files of", "needs", "given"
 }  # fmt: skip
 
 
@@ -75,7 +79,7 @@ def steps(text: str) -> Iterator[Step]:
             verb, what = found["verb"], found["what"] or ""
             if verb not in _VERBS:
                 continue
-            if verb in ("kill", "stop", "broker", "files of", "needs"):
+            if verb in ("kill", "stop", "broker", "files of", "needs", "given"):
                 yield Step(verb, what, "", number)
             else:
                 mark = (verb, what, number)
@@ -92,6 +96,14 @@ def steps(text: str) -> Iterator[Step]:
             mark = ("", "", 0)
         elif line.strip():
             mark = ("", "", 0)
+
+
+def is_missing(what: str, path: str | None) -> bool:
+    """Say whether what a page needs is not there: a program on `path`, or after the word module, one of Python's."""
+    kind, _, name = what.rpartition(" ")
+    if kind == "module":
+        return importlib.util.find_spec(name) is None
+    return shutil.which(what, path=path) is None
 
 
 def pattern(expected: str) -> re.Pattern[str]:
@@ -202,6 +214,9 @@ class Runner:
                 for other in steps((page.parent / step.what).read_text(encoding="utf-8")):
                     if other.verb == "file":
                         self._do(page, other, install)
+            case "given":
+                command = f"python3 /path/to/distree/{step.what}\n"
+                self._run(dataclasses.replace(step, what="", text=command))
             case "run":
                 self._again = step if step.what.startswith("again") else None
                 self._printed = self._run(step)
@@ -232,7 +247,7 @@ class Runner:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=PATIENCE_S * (10 if step.verb == "install" else 1),
+                timeout=_INSTALL_LIMIT_S if step.verb == "install" else _COMMAND_LIMIT_S,
                 check=False,
             )
         except subprocess.TimeoutExpired as late:

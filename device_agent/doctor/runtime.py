@@ -42,7 +42,7 @@ class Wheel:
 
 WHEELS = (
     Wheel(
-        package="ai-edge-litert==2.1.*",
+        package="ai-edge-litert==2.3.*",
         oldest=(3, 10),
         newest=(3, 14),
         machines=("x86_64", "aarch64"),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 
 import pytest
 
 from broker_config.managed import ManagedBroker, find_mosquitto, free_port
-from tools.pages import ROOT, PageError, Runner, pattern, steps
+from tools.pages import ROOT, PageError, Runner, is_missing, pattern, steps
 
 DOCS = ROOT / "docs"
 PORTS = (1883, 1884, 8080, 8883, 9001, 9469)
@@ -19,7 +18,13 @@ PAGES = sorted(
     for path in DOCS.rglob("*.md")
     if any(step.verb in ("run", "terminal") for step in steps(path.read_text(encoding="utf-8")))
 )
+SLOW = pytest.mark.timeout(1200)
 OURS = [path for folder in ("tutorial", "howto") for path in sorted((DOCS / folder).glob("*.md"))]
+
+
+def _trains(page):
+    """Whether a page uses tools for training, which take minutes."""
+    return "<!-- needs module" in page.read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -36,13 +41,15 @@ def environment(tmp_path):
 
 
 @pytest.mark.skipif(find_mosquitto() is None, reason="needs mosquitto: apt install mosquitto")
-@pytest.mark.parametrize("page", PAGES, ids=[path.stem for path in PAGES])
+@pytest.mark.parametrize(
+    "page", [pytest.param(path, id=path.stem, marks=[SLOW] if _trains(path) else []) for path in PAGES]
+)
 def test_a_page_can_be_done(page, tmp_path, environment):
     pytest.importorskip("PIL", reason="the pages send images: pip install 'distree[images]'")
     told = list(steps(page.read_text(encoding="utf-8")))
     for step in told:
-        if step.verb == "needs" and shutil.which(step.what, path=environment["PATH"]) is None:
-            pytest.skip(f"needs {step.what}")
+        if step.verb == "needs" and is_missing(step.what, environment["PATH"]):
+            pytest.skip(f"needs {step.what}; make test-tools has the modules")
     broker = ManagedBroker(engine="mosquitto") if any(step.verb == "broker" for step in told) else None
     if broker is not None:
         broker.start()
@@ -109,3 +116,21 @@ def test_what_is_run_again_may_take_its_time(tmp_path, environment):
     page.write_text(text.replace("run again", "run"))
     with Runner(tmp_path, {}, environment) as runner, pytest.raises(PageError, match="the page shows"):
         runner.play(page)
+
+
+def test_what_a_page_needs_is_a_program_or_a_module():
+    assert not is_missing("sh", "/bin:/usr/bin")
+    assert is_missing("no-such-program", "/bin:/usr/bin")
+    assert not is_missing("module json", None)
+    assert is_missing("module no_such_module", None)
+
+
+def test_a_program_of_the_checkout_gives_what_readers_have(tmp_path, environment):
+    page, program = tmp_path / "page.md", tmp_path / "program.py"
+    page.write_text(f"<!-- given {os.path.relpath(program, ROOT)} -->\n<!-- run -->\n```bash\ngrep made given\n```\n")
+    with Runner(tmp_path, {}, environment) as runner:
+        program.write_text("open('given', 'w').write('made')")
+        runner.play(page)
+        program.write_text("raise SystemExit(3)")
+        with pytest.raises(PageError, match=re.escape("page.md:1: status 3")):
+            runner.play(page)

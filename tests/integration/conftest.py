@@ -177,7 +177,12 @@ class Site:
         process = self.start(device, "agent", "run", "-c", str(self.agent_config(device, stages, **changes)))
         if ready:
             self.watch.states.pop(device, None)
-            self.watch.until(lambda: self.watch.states.get(device) == "ready", f"{device}: {self.log(device)}")
+
+            def is_ready() -> bool:
+                assert process.poll() is None, self.log(device)
+                return self.watch.states.get(device) == "ready"
+
+            self.watch.until(is_ready, device)
         return process
 
     def log(self, name: str) -> str:

@@ -317,7 +317,7 @@ SECTIONS = {
         "demo: --inputs 0": (lambda c: ["demo", "--inputs", "0"], 2, ["--inputs: 0 is out of range; choose 1 to 1000"]),
         "demo: more inputs than samples": (lambda c: ["demo", "--inputs", "1001"], 2, ["--inputs: 1001 is out of range; choose 1 to 1000"]),
         "demo: the data file has no inputs": (
-            lambda c: c.data("demo", weights=np.zeros(3)), 2, ["--data: ", "x.npz: no array of inputs (it has weights)"],
+            lambda c: c.data("demo", weights=np.zeros(3)), 2, ["--data ", "x.npz: no array of inputs (it has weights)"],
         ),
         "demo: the data file does not exist": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no.npz: does not exist", "check the path"]),
     },

@@ -274,7 +274,7 @@ def sound_folder(tmp_path):
 
 def test_a_demo_of_sound_answers_wav_files_as_the_offline_evaluation_does(tmp_path, sound_folder):
     bundle = sound_bundle(tmp_path / "sound")
-    expected = evaluated(bundle.path, sound_folder, tmp_path)
+    expected = evaluated(bundle.path, sound_folder)
     assert len(expected) == 16  # one of the recordings has five windows
     figures, told = demo_of(bundle.path, sound_folder, tmp_path, count=16)
     answers = {row["index"]: (row["class_id"], row["exit"]) for row in figures["results"]}
@@ -292,7 +292,7 @@ def test_a_demo_of_unlabelled_inputs_says_no_accuracy(tmp_path):
     done = distree("demo", "--bundle", bundle.path, "--data", tmp_path / "windows.npy", "--inputs", 0)
     assert (done.returncode, done.stderr) == (
         2,
-        "distree: --inputs: expected 1 to 10 (the samples in windows.npy), received 0\n",
+        "distree: --inputs: 0 is out of range; choose 1 to 10, the number of samples in windows.npy\n",
     )
     done = distree("zoo", "evaluate", bundle.path, "--data", tmp_path / "windows.npy")
     assert done.returncode == 2

@@ -17,9 +17,11 @@ from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import make_runtime
 from distree.topics import Kind
 
+pytestmark = pytest.mark.any_broker
+
 ORIGINS = {
-    "folder": {"deadline_ms": 20000, "source": {"kind": "directory", "path": "inbox", "poll_ms": 20}},
-    "cam": {"deadline_ms": 20000, "source": {"kind": "mqtt"}, "thumbnails": {"rate_hz": 1000}},
+    "folder": {"deadline_ms": 20000, "source": {"kind": "directory", "path": "inbox", "poll_interval_ms": 20}},
+    "cam": {"deadline_ms": 20000, "source": {"kind": "mqtt"}, "thumbnails": {"max_rate_hz": 1000}},
 }
 
 

@@ -137,7 +137,7 @@ def test_a_trained_network_is_found_by_its_checkpoint(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     train(tmp_path)
-    with pytest.raises(DataError, match="another seed or other settings; delete it or give another --work"):
+    with pytest.raises(DataError, match="another seed or other settings; delete it, or give another --work"):
         train(tmp_path, TWO_EPOCHS)
 
 
@@ -146,7 +146,7 @@ def test_a_checkpoint_of_another_structure_is_refused(tmp_path: Path) -> None:
     wider = dataclasses.replace(tiny_recipe.WIDTHS, stages=(4, 6, 10))
     other = dataclasses.replace(RECIPE, build_network=lambda branches: cifar10_wide.build_network(branches, wider))
     assert find_trained(StudentPlan.of(other, WideSettings(2)), tmp_path) == "trained with another structure"
-    with pytest.raises(DataError, match="another structure; delete it or give another --work"):
+    with pytest.raises(DataError, match="another structure; delete it, or give another --work"):
         train(tmp_path, other)
 
 

@@ -79,7 +79,7 @@ def load_samples(bundle: Bundle, data: Path | None, count: int | None, rate_hz: 
             limit=None if is_sorted or wanted < 1 else wanted,
         )
     except DataError as error:
-        raise ConfigError(*error.problem.at("--data")) from None
+        raise ConfigError(f"--data {error.what}", error.remedy) from None
     if count is None:
         wanted = min(wanted, len(found))
     if not 0 < wanted <= len(found):

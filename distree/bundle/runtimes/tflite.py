@@ -81,7 +81,7 @@ def load_interpreter() -> tuple[type[Any], str]:
         cause = missing if _installed("ai-edge-litert") else second
     raise RuntimeUnavailableError(
         f"no TFLite runtime can be loaded ({cause})",
-        "run: pip install 'ai-edge-litert>=1.2,<2.2', or on armv7l: pip install tflite-runtime 'numpy<2'",
+        "run: pip install 'ai-edge-litert>=1.2,<2.4', or on armv7l: pip install tflite-runtime 'numpy<2'",
     )
 
 

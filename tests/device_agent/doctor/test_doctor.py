@@ -326,7 +326,7 @@ def test_no_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         (package / "__init__.py").write_text("raise ImportError('not for this machine')")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     found = doctor(board(tmp_path), "python")["python"]
-    fails(found, "no TFLite runtime can be loaded", "pip install 'ai-edge-litert==2.1.*' 'numpy', or ")
+    fails(found, "no TFLite runtime can be loaded", "pip install 'ai-edge-litert==2.3.*' 'numpy', or ")
     monkeypatch.setattr(runtime, "machine", lambda: "riscv64")
     fails(
         doctor(board(tmp_path), "python")["python"],

@@ -114,7 +114,7 @@ zoo: $(VENV)/.installed-zoo  ## install what training and exporting need
 
 zoo-check: zoo       ## train, export and report on tiny networks (some minutes)
 	$(BIN)/python -c 'import torch, litert_torch, ai_edge_quantizer'
-	$(BIN)/python -m pytest tests/model_zoo/test_zoo_layers.py tests/model_zoo/test_zoo_wide_build.py tests/model_zoo/test_zoo_build.py $(ARGS)
+	$(BIN)/python -m pytest tests/model_zoo/test_zoo_layers.py tests/model_zoo/test_zoo_wide_build.py tests/model_zoo/test_zoo_build.py tests/model_zoo/test_zoo_whole.py $(ARGS)
 
 # Keras exports by its PyTorch backend, which the extra has brought.
 $(VENV)/.installed-tools: $(VENV)/.installed-zoo

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing arm dashboard-soak tuner-report zoo zoo-check zoo-report test-tools extras docs reference surface first-result node clean
+.PHONY: help setup dev demo test test-slow test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing arm dashboard-soak tuner-report zoo zoo-check zoo-report test-tools extras docs reference surface first-result node clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -34,7 +34,10 @@ demo: setup          ## start a broker, an orchestrator and three agents, which 
 	$(BIN)/distree demo $(ARGS)
 
 test: dev            ## run the tests
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
+
+test-slow: dev       ## run the tests that `make test` leaves out: pages that train exit heads
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow $(ARGS)
 
 test-thorough: dev   ## run the tests, with all examples of each property (some minutes more)
 	$(BIN)/python -m pytest -n auto --dist loadfile --hypothesis-profile=thorough $(ARGS)

@@ -46,8 +46,8 @@ tests may share a broker or a browser."""
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Two more than cores, since tests wait more than they compute; PYTEST_XDIST_AUTO_NUM_WORKERS has the last word."""
-    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else len(os.sched_getaffinity(0)) + 2
+    """Three per core, since tests wait more than they compute; PYTEST_XDIST_AUTO_NUM_WORKERS has the last word."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else 3 * len(os.sched_getaffinity(0))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -78,6 +78,9 @@ _test: pytest.Item | None = None
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "any_broker: takes the broker that is installed; CI runs it on each of the two")
+    config.addinivalue_line(
+        "markers", "slow: takes half a minute or more of computing; `make test-slow`, and CI, run it"
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

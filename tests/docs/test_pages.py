@@ -18,13 +18,15 @@ PAGES = sorted(
     for path in DOCS.rglob("*.md")
     if any(step.verb in ("run", "terminal") for step in steps(path.read_text(encoding="utf-8")))
 )
-SLOW = pytest.mark.timeout(1200)
+LONG = pytest.mark.timeout(1200)
 OURS = [path for folder in ("tutorial", "howto") for path in sorted((DOCS / folder).glob("*.md"))]
 
 
-def _trains(page):
-    """Whether a page uses tools for training, which take minutes."""
-    return "<!-- needs module" in page.read_text(encoding="utf-8")
+def _marks(page):
+    """Pages that train exit heads take half a minute each; those that use tools for training take minutes."""
+    text = page.read_text(encoding="utf-8")
+    marks = [pytest.mark.slow] if "\ndistree zoo split" in text else []
+    return [*marks, LONG] if "<!-- needs module" in text else marks
 
 
 @pytest.fixture
@@ -41,9 +43,7 @@ def environment(tmp_path):
 
 
 @pytest.mark.skipif(find_mosquitto() is None, reason="needs mosquitto: apt install mosquitto")
-@pytest.mark.parametrize(
-    "page", [pytest.param(path, id=path.stem, marks=[SLOW] if _trains(path) else []) for path in PAGES]
-)
+@pytest.mark.parametrize("page", [pytest.param(path, id=path.stem, marks=_marks(path)) for path in PAGES])
 def test_a_page_can_be_done(page, tmp_path, environment):
     pytest.importorskip("PIL", reason="the pages send images: pip install 'distree[images]'")
     told = list(steps(page.read_text(encoding="utf-8")))

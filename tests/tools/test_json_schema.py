@@ -270,6 +270,7 @@ def test_asyncapi_s_own_parser_takes_the_document(parse):
     assert set(told["channels"]) == {topics.template(kind) for kind in Kind}
 
 
+@pytest.mark.slow
 def test_asyncapi_s_own_parser_would_notice_a_fault(parse):
     text = (DOCS / "asyncapi.yaml").read_text(encoding="utf-8")
     assert parse(text.replace("action: send", "action: shout", 1))["faults"]

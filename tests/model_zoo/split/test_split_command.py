@@ -216,6 +216,7 @@ def test_exits_that_save_nothing_are_written_by_force_alone(
     assert load_bundle("fashion-whole").manifest.split_from.promise.saved <= 0
 
 
+@pytest.mark.slow
 def test_a_bundle_that_is_there_is_replaced_by_force_alone_and_as_a_whole(
     zoo, fashion_files, own_folder, hurried, monkeypatch, capsys
 ):

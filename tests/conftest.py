@@ -46,8 +46,8 @@ tests may share a broker or a browser."""
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Three per core, since tests wait more than they compute; PYTEST_XDIST_AUTO_NUM_WORKERS has the last word."""
-    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else 3 * len(os.sched_getaffinity(0))
+    """Two more than cores, since tests wait more than they compute; PYTEST_XDIST_AUTO_NUM_WORKERS has the last word."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else len(os.sched_getaffinity(0)) + 2
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -73,7 +73,7 @@ class AgentPipelineConfig:
     name: str
     """Id of the pipeline, the same on all its boards."""
     bundle: str
-    """A folder with a bundle.yaml, or a name in the model zoo."""
+    """A folder with a bundle.yaml, or the name of a shipped bundle or of one in `bundles_dir`."""
     stages: tuple[int, ...] = ()
     """Stages that this board computes; other boards compute the rest."""
     branch: int | None = None
@@ -127,6 +127,8 @@ class AgentConfig:
     """Where the broker is and how to log in."""
     state_dir: Path = DEFAULT_STATE_DIR
     """Folder of the spool; may be a tmpfs if nothing is spooled. A service uses /var/lib/distree/state by default."""
+    bundles_dir: Path | None = None
+    """Folder of bundles that `bundle` may name; by default $XDG_DATA_HOME/distree/bundles."""
     num_threads: int = 1
     """Threads of the interpreter."""
     codec: Codec = "raw"
@@ -172,5 +174,7 @@ class AgentConfig:
 def load_agent_config(path: Path) -> AgentConfig:
     """Load agent.yaml; ConfigError, with a line for each mistake. All paths in it are relative to its folder."""
     config, folder = strict_yaml.load(path, AgentConfig), path.absolute().parent
-    pipelines = tuple(replace(one, bundle=bundle_of(folder, one.bundle)) for one in config.pipelines)
+    pipelines = tuple(
+        replace(one, bundle=bundle_of(folder, one.bundle, config.bundles_dir)) for one in config.pipelines
+    )
     return replace(config, pipelines=pipelines)

@@ -21,7 +21,6 @@ from device_agent import resource_estimate
 from device_agent.config import DEFAULT_STATE_DIR, AgentConfig, load_agent_config
 from device_agent.credentials import CERTIFICATE, KEY, PASSWORD
 from device_agent.preflight import load_bundles
-from distree.bundle.loading import find_bundle, user_folder
 from distree.errors import ConfigError
 
 UNIT = "distree-agent.service"
@@ -204,17 +203,6 @@ def _secrets(config: AgentConfig) -> Iterator[tuple[str, Path]]:
 def _folders(config: AgentConfig) -> Iterator[str]:
     """Give the lines for what the agent writes besides its state: the folders of its inputs."""
     for pipeline in config.pipelines:
-        if not Path(pipeline.bundle).is_absolute() and find_bundle(pipeline.bundle) == Path(pipeline.bundle):
-            raise ConfigError(
-                f"pipelines.{pipeline.name}.bundle {pipeline.bundle}: the service runs in /var/lib/{STATE}",
-                f"write {Path(pipeline.bundle).absolute()}",
-            )
-        own = user_folder()
-        if own is not None and not Path(pipeline.bundle).is_absolute() and (own / pipeline.bundle).is_dir():
-            raise ConfigError(
-                f"pipelines.{pipeline.name}.bundle {pipeline.bundle}: the service cannot read bundles in {own}",
-                f"copy the folder to /etc/distree/{pipeline.bundle} and write that path",
-            )
         if pipeline.origin is None:
             continue
         for folder in pipeline.origin.source.shared_folders():

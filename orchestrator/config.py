@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distree import strict_yaml
 from distree.broker_settings import BrokerSettings
-from distree.bundle.manifest import MANIFEST
+from distree.bundle.loading import bundle_of
 from distree.errors import ConfigError
 from distree.thresholds import Threshold
 from distree.topics import ROOT, check_id
@@ -49,7 +49,7 @@ class PipelineConfig:
     name: str
     """The pipeline's id, as in agent.yaml."""
     bundle: str
-    """A name in the model zoo, or a folder with a bundle.yaml."""
+    """A folder with a bundle.yaml, or the name of a shipped bundle or of one in `bundles_dir`."""
     criterion: str | None = None
     """Exit criterion; the bundle's if left out."""
     thresholds: tuple[Threshold, ...] | None = None
@@ -112,6 +112,8 @@ class OrchestratorConfig:
     """The site's id, as in agent.yaml."""
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     """Where the broker is and how to log in."""
+    bundles_dir: Path | None = None
+    """Folder of bundles that `bundle` may name; by default $XDG_DATA_HOME/distree/bundles."""
     store: StoreConfig = field(default_factory=StoreConfig)
     """The history of plans, reports and audits."""
     metrics: MetricsConfig | None = None
@@ -138,10 +140,8 @@ def load_config(path: Path) -> OrchestratorConfig:
         loaded,
         # A default is not made absolute by the loader.
         store=replace(loaded.store, path=folder / loaded.store.path),
-        pipelines=tuple(_with_bundle_beside(folder, pipeline) for pipeline in loaded.pipelines),
+        pipelines=tuple(
+            replace(pipeline, bundle=bundle_of(folder, pipeline.bundle, loaded.bundles_dir))
+            for pipeline in loaded.pipelines
+        ),
     )
-
-
-def _with_bundle_beside(folder: Path, pipeline: PipelineConfig) -> PipelineConfig:
-    beside = folder / pipeline.bundle
-    return replace(pipeline, bundle=str(beside)) if (beside / MANIFEST).is_file() else pipeline

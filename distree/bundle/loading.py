@@ -187,20 +187,24 @@ def find_bundle(name_or_path: str | Path) -> Path:
     )
 
 
-def bundle_of(folder: Path, name: str) -> str:
+def bundle_of(folder: Path, name: str, own: Path | None = None) -> str:
     """Return the path of what `bundle: name` in a file in `folder` means: a folder seen from there, or a known bundle.
 
-    What is neither comes back as if it were beside the file; loading it says what is wrong.
+    own: where bundles of the user are, see `known_bundles`. What is neither comes back as if it were beside the file;
+    loading it says what is wrong.
     """
     beside = folder / name
     if (beside / MANIFEST).is_file():
         return str(beside)
-    return str(next((found for found in known_bundles() if found.name == name), beside))
+    return str(next((found for found in known_bundles(own) if found.name == name), beside))
 
 
-def known_bundles() -> list[Path]:
-    """Return the folders of the bundles that go by a name: those of the model zoo, then those in `user_folder`."""
-    folders = [folder for folder in (zoo_folder(), user_folder()) if folder is not None]
+def known_bundles(own: Path | None = None) -> list[Path]:
+    """Return the folders of the bundles that go by a name: those of the model zoo, then those in `own`.
+
+    own: a folder of bundles, `user_folder` if it is not given.
+    """
+    folders = [folder for folder in (zoo_folder(), own or user_folder()) if folder is not None]
     return [found.parent for folder in folders for found in sorted(folder.glob(f"*/{MANIFEST}"))]
 
 

@@ -182,6 +182,21 @@ def test_a_configuration_made_by_a_program_is_checked_alike():
         AgentConfig(site="lab", device="cam", pipelines=())
 
 
+def test_a_folder_of_bundles_makes_its_bundles_known_by_name(load, tmp_path):
+    for name in ("clothes", "fashion"):
+        (tmp_path / "shelf" / name).mkdir(parents=True)
+        (tmp_path / "shelf" / name / "bundle.yaml").touch()
+    bundles = {
+        name: load(bundles_dir="shelf", pipelines=[{**PIPELINE, "bundle": name}]).pipelines[0].bundle
+        for name in ("clothes", "fashion", "unknown")
+    }
+    assert bundles == {
+        "clothes": str(tmp_path / "shelf" / "clothes"),
+        "fashion": str(find_bundle("fashion")),  # names of shipped bundles are not taken
+        "unknown": str(tmp_path / "unknown"),
+    }
+
+
 def test_no_two_agents_share_a_client_id():
     def ident(site, device):
         return AgentConfig(

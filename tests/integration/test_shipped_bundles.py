@@ -15,7 +15,7 @@ from distree.bundle.loading import load_bundle, zoo_folder
 from model_zoo.data import load_examples, shipped_samples
 from model_zoo.recipes import get_whole_recipe, whole_recipe_names
 
-SHIPPED = sorted(path.name for path in zoo_folder().iterdir())
+SHIPPED = sorted(path.name for path in zoo_folder().iterdir() if path.is_dir())
 COUNT = 100
 
 pytestmark = pytest.mark.any_broker

@@ -12,7 +12,7 @@ from model_zoo.data import about_samples, load_examples, shipped_samples
 from model_zoo.recipes import get_whole_recipe, whole_recipe_names
 from model_zoo.verification import check_golden
 
-SHIPPED = sorted(path.name for path in zoo_folder().iterdir())
+SHIPPED = sorted(path.name for path in zoo_folder().iterdir() if path.is_dir())
 WHOLE = whole_recipe_names()
 MAX_SAMPLE_BYTES = 500_000
 

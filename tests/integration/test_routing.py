@@ -56,8 +56,8 @@ class Stream:
 
     def settled_s(self):
         """So long after a fault nothing of it is to be felt any more: longer where this machine is busy with others."""
-        latest = self.site.watch.results[-100:]
-        return SETTLED_S + 10.0 * max((result.latency_s for result in latest), default=0.0)
+        latest = sorted(result.latency_s for result in self.site.watch.results[-100:])
+        return SETTLED_S + min(4.0, 10.0 * latest[len(latest) // 2])
 
     def until_used(self, board):
         before = len(self.site.watch.results)

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from device_agent.mailbox import Mailbox
 from device_agent.pipeline import AgentPipeline
@@ -18,13 +19,15 @@ from device_agent.reporting import Reporting
 from device_agent.sources import PullSource, PushSource
 from device_agent.thumbnails import Thumbnails
 from device_agent.worker_threads import WorkerThreads
-from distree.bundle.inputs import InputReader
 from distree.errors import DistreeError, RemoteProtocolError
 from distree.messages.events import Thumbnail
 from distree.messages.request import Tensor
 from distree.node import Fuse, Run
 from distree.tensors import Array
 from distree.transport.base import Transport
+
+if TYPE_CHECKING:
+    from distree.bundle.inputs import InputReader
 
 log = logging.getLogger(__name__)
 

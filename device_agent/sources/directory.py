@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -64,6 +65,14 @@ class DirectorySourceConfig(BaseSourceConfig):
         return (self.path,)
 
 
+@dataclass(slots=True)
+class _SubmittedFile:
+    """A file whose inputs are on their way: it is finished when none of them is unanswered any more."""
+
+    path: Path
+    unanswered: int
+
+
 class DirectorySource:
     """Takes files from a folder, oldest name first: whatever `InputReader` reads.
 
@@ -77,9 +86,8 @@ class DirectorySource:
         self._config = config
         self._sink = sink
         self.ready = True
-        self._seen: dict[Path, str | None] = {}
-        self._files: dict[str, Path] = {}
-        self._unanswered: dict[Path, int] = {}
+        self._seen: set[Path] = set()
+        self._files: dict[str, _SubmittedFile] = {}
         self._finished: list[Path] = []
 
     def run(self, stop: threading.Event) -> None:
@@ -95,13 +103,11 @@ class DirectorySource:
 
     def note_answered(self, request: str) -> None:
         """Note that a file is done; it is moved at the next look, outside the lock."""
-        path = self._files.pop(request, None)
-        if path is None:
-            return
-        self._unanswered[path] -= 1
-        if not self._unanswered[path]:
-            del self._unanswered[path]
-            self._finished.append(path)
+        file = self._files.pop(request, None)
+        if file is not None:
+            file.unanswered -= 1
+            if not file.unanswered:
+                self._finished.append(file.path)
 
     def _new_files(self) -> list[Path]:
         settled = time.time() - SETTLED_S
@@ -124,8 +130,8 @@ class DirectorySource:
                 raise RemoteProtocolError("size", what, "shrink the file")
             content = path.read_bytes()
             found = self._sink.reader.read_all(content)
-            self._seen[path] = None
-            self._unanswered[path] = len(found)
+            self._seen.add(path)
+            file = _SubmittedFile(path, len(found))
             # Named by file and time: a new file of an old name is a new input, the same file after a crash is not.
             name = printable(path.name, 256)
             digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
@@ -134,8 +140,12 @@ class DirectorySource:
                 if number > 1 and not self._has_room(stop):
                     return  # the rest is taken by the next run, because the file stays
                 window = request_of(request, number, len(found))
-                self._files[window] = path
-                self._sink.submit(item.named(name), item.raw, window)
+                self._files[window] = file
+                try:
+                    self._sink.submit(item.named(name), item.raw, window)
+                except RemoteProtocolError:
+                    del self._files[window]
+                    raise
                 self._sink.run_jobs()
         except FileNotFoundError:
             return  # whoever put it there removed it again
@@ -159,9 +169,9 @@ class DirectorySource:
         self._sink.reject(name, error, content)
         try:
             self._move(path, "failed")
-            self._seen.pop(path, None)
+            self._seen.discard(path)
         except OSError as problem:
-            self._seen[path] = None
+            self._seen.add(path)
             log.warning("source %s: cannot move %s to failed/ (%s)", self._config.path, name, problem.strerror)
 
     def _put_away(self) -> None:
@@ -171,7 +181,7 @@ class DirectorySource:
                 path.unlink(missing_ok=True)
             else:
                 self._move(path, "done")
-            self._seen.pop(path, None)
+            self._seen.discard(path)
 
     def _move(self, path: Path, folder: str) -> None:
         target = self._config.path / folder

@@ -11,7 +11,7 @@ from distree.bundle.manifest import Manifest, Preprocess
 from distree.errors import RemoteProtocolError
 from distree.tensors import Array
 
-_FULL_SCALE = {"uint8": 255.0, "int16": 32768.0}
+FULL_SCALE = {"uint8": 255.0, "int16": 32768.0}
 """What integers are divided by; values of other dtypes stay as they are."""
 
 _RANGES = {"0..1": (0.0, 1.0), "-1..1": (0.5, 0.5), "0..255": (0.0, 1.0 / 255.0)}
@@ -60,9 +60,7 @@ class Preprocessor:
 
         Raises RemoteProtocolError("dtype" or "shape") for anything else, and "value" where it is not finite.
         """
-        self._check(raw)
-        if self._turned:
-            raw = raw[..., ::-1]
+        raw = self._checked(raw)
         if self._table is not None:
             return np.frombuffer(raw.tobytes().translate(self._table), self._spec.dtype).reshape(self._spec.shape)
         if self._is_quantised:
@@ -78,12 +76,13 @@ class Preprocessor:
 
         It is what a network is trained on. Channels are last; errors as for `tensor`.
         """
-        self._check(raw)
+        raw = self._checked(raw)
         if self._is_quantised:
             return (raw.astype(np.float64) - self._spec.zero_point) * self._spec.scale
         return self._normalise(raw)
 
-    def _check(self, raw: Array) -> None:
+    def _checked(self, raw: Array) -> Array:
+        """Return an input with its colours in the network's order; RemoteProtocolError if it is not one."""
         if raw.dtype != self.dtype:
             raise RemoteProtocolError("dtype", f"expected {self.dtype}, received {raw.dtype}", _CONVERT)
         if raw.shape != self.shape:
@@ -91,11 +90,12 @@ class Preprocessor:
         if self.dtype.kind == "f" and not np.isfinite(raw).all():
             place = tuple(int(at) for at in np.argwhere(~np.isfinite(raw))[0])
             raise RemoteProtocolError(
-                "value", f"expected finite numbers, received {raw[place]} at {list(place)}", "leave it out"
+                "value", f"expected finite numbers, received {raw[place]} at {list(place)}", "fix what produced it"
             )
+        return raw[..., ::-1] if self._turned else raw
 
     def _make_tables(self) -> Array:
-        values = np.arange(256, dtype=np.float64)[:, None] / _FULL_SCALE["uint8"]
+        values = np.arange(256, dtype=np.float64)[:, None] / FULL_SCALE["uint8"]
         return self._quantise((values - self._mean) / self._std)
 
     def _one_table(self) -> bytes | None:
@@ -115,7 +115,7 @@ class Preprocessor:
         return channels
 
     def _normalise(self, raw: Array) -> Array:
-        scaled = raw.astype(np.float64) / _FULL_SCALE.get(self.dtype.name, 1.0)
+        scaled = raw.astype(np.float64) / FULL_SCALE.get(self.dtype.name, 1.0)
         centred: Array = (self._frontend.features(scaled) - self._mean) / self._std
         return centred
 

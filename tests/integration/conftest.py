@@ -178,12 +178,17 @@ class Site:
         if ready:
             self.watch.states.pop(device, None)
 
-            def is_ready() -> bool:
-                assert process.poll() is None, self.log(device)
-                return self.watch.states.get(device) == "ready"
-
-            self.watch.until(is_ready, device)
+            self.until_ready(device)
         return process
+
+    def until_ready(self, device: str) -> None:
+        """Wait for a board that was started to be ready; fail with its log as soon as its process has ended."""
+
+        def is_ready() -> bool:
+            assert self.processes[device].poll() is None, self.log(device)
+            return self.watch.states.get(device) == "ready"
+
+        self.watch.until(is_ready, device)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 NOT_ON_A_BOARD = {
     "asyncio", "http.server", "jinja2", "jsonschema", "matplotlib", "multiprocessing", "networkx", "PIL",
     "prometheus_client", "pydoc", "rich", "selenium", "sqlite3", "unittest", "xml",
-    "broker_config", "distree.apps.demo", "model_zoo", "orchestrator", "tools",
+    "broker_config", "distree.apps.demo", "distree.bundle.inputs", "model_zoo", "orchestrator", "tools",
 }  # fmt: skip
 """What other parts and extras use. An agent that loaded it would pay for it in memory and at every start."""
 

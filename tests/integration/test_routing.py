@@ -83,7 +83,7 @@ def paced_agent(site, device, stages, pace_ms, *, ready=True, **changes):
         ["agent", "run", "-c", str(config)], stderr=site.folder / f"{device}.log", before=partial(pace, pace_ms)
     )
     if ready:
-        site.watch.until(lambda: site.watch.states.get(device) == "ready", f"{device}: {site.log(device)}")
+        site.until_ready(device)
 
 
 def faults_of(stream, site, board, again):

@@ -23,7 +23,7 @@ from distree.bundle.inputs import InputReader
 from distree.bundle.loading import load_bundle
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.windows import count_of
-from distree.errors import ConfigError
+from distree.errors import ConfigError, RemoteProtocolError
 from distree.messages.codec import encode
 from distree.messages.request import InputMessage
 
@@ -374,6 +374,31 @@ def test_a_refused_file_of_a_name_leaves_the_name_to_another(folder, sink, watch
     until(lambda: (folder / "failed" / "a.npy").exists(), "the move")
     put(folder, "a.npy", image(3), age_s=50)
     until(lambda: sink.submitted, "the good one")
+
+
+def test_late_answers_to_a_refused_recording_finish_no_other_file_of_its_name(folder, sound, watch, sink):
+    sink.__init__(sound)
+    accept, windows = sink.submit, iter(range(9))
+
+    def submit(name, raw, request=None):
+        if next(windows) == 1:
+            raise RemoteProtocolError("value", "not this window", "fix what produced it")
+        return accept(name, raw, request)
+
+    sink.submit = submit
+    put(folder, "clip.wav", recording(3), age_s=100)
+    source = watch()
+    until(lambda: (folder / "failed" / "clip.wav").exists(), "the move")
+    put(folder, "clip.wav", recording(2), age_s=50)
+    until(lambda: len(sink.submitted) == 3, "the windows of the second recording")
+    early, *others = [request for _, _, request in sink.submitted]
+    source.note_answered(early)
+    source.note_answered(others[0])
+    time.sleep(0.1)
+    assert (folder / "clip.wav").exists()
+    source.note_answered(others[1])
+    until(lambda: (folder / "done" / "clip.wav").exists(), "the move")
+    assert not source._files
 
 
 def test_without_room_files_wait(folder, sink, watch):

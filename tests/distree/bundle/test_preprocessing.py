@@ -163,6 +163,13 @@ def test_what_is_not_finite_is_refused_with_its_place(bad):
         Preprocessor(manifest((4, 3), dtype="float32")).tensor(raw)
 
 
+def test_what_a_network_is_trained_on_has_its_order_of_colours():
+    made = manifest((4, 5, 3))
+    raw = np.random.default_rng(2).integers(0, 256, (4, 5, 3)).astype(np.uint8)
+    turned = dataclasses.replace(made, preprocess=dataclasses.replace(made.preprocess, channel_order="bgr"))
+    np.testing.assert_array_equal(Preprocessor(turned).values(raw), Preprocessor(made).values(raw[..., ::-1]))
+
+
 def test_features_of_sound_are_normalised_per_band_and_quantised():
     logmel = LogMel(frame=64, step=32, bands=8, low_hz=100.0, high_hz=3500.0, power=2)
     mean, std = tuple(np.linspace(-8, -4, 8).tolist()), (3.0,) * 8

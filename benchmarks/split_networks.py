@@ -10,28 +10,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from distree.tensors import Array
 from model_zoo.errors import SplitError
 from model_zoo.split.cutting import cut_segment
 from model_zoo.split.network import Network, open_network
-from model_zoo.split.proof import Link, prove
+from model_zoo.split.proof import Link, prove, random_tensors
 from model_zoo.split.supervision import Teller, limit_memory, most_memory, supervise
-
-
-def tensors(network: Network, count: int) -> Iterator[Array]:
-    """Give `count` random tensors that the network takes."""
-    generator, given = np.random.default_rng(1), network.graph.input
-    for _ in range(count):
-        if given.dtype == "float32":
-            yield generator.normal(0.0, 1.0, given.shape).astype(np.float32)
-        else:
-            bounds = np.iinfo(given.dtype)
-            yield generator.integers(bounds.min, bounds.max, given.shape, given.dtype, endpoint=True)
 
 
 def chain(network: Network, places: Sequence[int]) -> list[Link]:
@@ -66,7 +52,7 @@ def measure(path: Path, inputs: int, tell: Teller) -> None:
     places = [cut.boundary.index for cut in cuts]
     mismatches, compared = 0, 0
     for chosen in [] if not places else [places, *([place] for place in places)]:
-        proof = prove(network.content, chain(network, chosen), tensors(network, inputs))
+        proof = prove(network.content, chain(network, chosen), random_tensors(network.graph.input, inputs, seed=1))
         mismatches += proof.mismatches
         compared += proof.inputs
     paying = {cut.after for cut in network.paying}

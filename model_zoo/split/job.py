@@ -37,7 +37,7 @@ from model_zoo.split.input_range import (
 )
 from model_zoo.split.learning import Learned, Learner
 from model_zoo.split.network import Network, open_network
-from model_zoo.split.proof import Link, Proof, measure_tolerances, prove
+from model_zoo.split.proof import Link, Proof, measure_tolerances, prove, random_tensors
 from model_zoo.split.running import Runner
 from model_zoo.split.supervision import Teller, limit_memory, most_memory
 from model_zoo.split.thresholds import CRITERION, Row, choose, saved, score, split_costs, table
@@ -128,17 +128,8 @@ class _Work:
     def _prove_random(self) -> None:
         self.tell.phase(f"holding the cut network against the whole on {_RANDOM_INPUTS:,} random inputs", _long(4))
         chain = [Link(content) for content in self._trunk()]
-        self._require(prove(self.network.content, chain, self._random(), self._step(_RANDOM_INPUTS)), "random")
-
-    def _random(self) -> Iterable[Array]:
-        generator = np.random.default_rng([self.asked.seed, _RANDOM_INPUTS])
-        tensor = self.network.graph.input
-        for _ in range(_RANDOM_INPUTS):
-            if tensor.dtype == "float32":
-                yield generator.normal(0.0, 1.0, tensor.shape).astype(np.float32)
-            else:
-                bounds = np.iinfo(tensor.dtype)
-                yield generator.integers(bounds.min, bounds.max, tensor.shape, tensor.dtype, endpoint=True)
+        given = random_tensors(self.network.graph.input, _RANDOM_INPUTS, self.asked.seed)
+        self._require(prove(self.network.content, chain, given, self._step(_RANDOM_INPUTS)), "random")
 
     def _prove_served(self, segments: Sequence[bytes], prepared: Preprocessor, given: Answers) -> tuple[int, ...]:
         """Hold the segments as served against the whole network on all of the data; return their tolerances."""

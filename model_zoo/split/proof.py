@@ -7,13 +7,14 @@ rounds differently; how many is measured for each segment, and is what a bundle'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from distree.bundle.golden import steps_off
 from distree.tensors import Array
+from model_zoo.split.graph import TensorInfo
 from model_zoo.split.running import Runner
 
 LEAST_TOLERANCE = 2
@@ -37,6 +38,17 @@ class Proof:
 
     inputs: int
     mismatches: int
+
+
+def random_tensors(tensor: TensorInfo, count: int, seed: int) -> Iterator[Array]:
+    """Give `count` random input tensors (1, …) for a network: any values of integers, normal values of floats."""
+    generator = np.random.default_rng([seed, count])
+    for _ in range(count):
+        if tensor.dtype == "float32":
+            yield generator.normal(0.0, 1.0, tensor.shape).astype(np.float32)
+        else:
+            bounds = np.iinfo(tensor.dtype)
+            yield generator.integers(bounds.min, bounds.max, tensor.shape, tensor.dtype, endpoint=True)
 
 
 def prove(

@@ -34,7 +34,6 @@ class Asked:
     seen: bool = False
     value_range: str | None = None
     hidden: int = 128
-    label_weight: float = 0.0
     seed: int = 1
     licence: str = "not stated"
     description: str = ""

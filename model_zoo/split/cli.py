@@ -63,9 +63,6 @@ def add_options(split: argparse.ArgumentParser) -> None:
     split.add_argument(
         "--hidden", type=int, default=128, metavar="N", help="width of exit heads (default: %(default)s)"
     )
-    split.add_argument(
-        "--label-weight", type=float, default=0.0, metavar="W", help="of labels in what heads learn (default: 0, none)"
-    )
     split.add_argument("--seed", type=int, default=1, metavar="N", help="random seed (default: %(default)s)")
     split.add_argument("--name", metavar="ID", help="of the bundle (default: from the file's name)")
     split.add_argument("--description", default="", metavar="TEXT", help="what it tells apart (default: its sizes)")
@@ -141,8 +138,6 @@ def _asked(args: argparse.Namespace) -> Asked:
         raise ConfigError("--stages and --after exclude each other", "give one of them")
     if not 1 <= args.hidden <= 4096:
         raise ConfigError(f"--hidden: {args.hidden} is out of range", "choose 1 to 4096")
-    if not 0.0 <= args.label_weight <= 1.0:
-        raise ConfigError(f"--label-weight: {args.label_weight:g} is out of range", "choose 0 to 1")
     if args.seed < 0:
         raise ConfigError(f"--seed: {args.seed} is out of range", "choose 0 or more")
     return Asked(
@@ -161,7 +156,6 @@ def _asked(args: argparse.Namespace) -> Asked:
         seen=args.seen,
         value_range=args.range,
         hidden=args.hidden,
-        label_weight=args.label_weight,
         seed=args.seed,
         licence=args.licence,
         description=args.description,

@@ -30,8 +30,7 @@ class HeadTraining:
     """How heads are trained.
 
     samples: how many inputs are seen in all, however few there are; more of them only while each is seen less than
-    `fewest_passes` times. label_weight: share of the labels in the loss, where there are any; the rest is the
-    network's answers. least_weight: of an input on which the heads before are quite sure.
+    `fewest_passes` times. least_weight: of an input on which the heads before are quite sure.
     """
 
     seed: int = 1
@@ -41,27 +40,22 @@ class HeadTraining:
     peak_rate: float = 3e-3
     weight_decay: float = 0.1
     temperature: float = 2.0
-    label_weight: float = 0.0
     least_weight: float = 0.3
 
 
 def train_heads(
     plans: Sequence[HeadPlan],
     answers: Answers,
-    labels: npt.NDArray[np.int64],
     training: HeadTraining,
     tell: Teller,
 ) -> list[ServedHead]:
-    """Train one head per cut on the answers, and quantise it.
-
-    labels: the class of each input, -1 where it is not known.
-    """
+    """Train one head per cut on the network's own answers, and quantise it."""
     heads: list[ServedHead] = []
     weight = np.ones(len(answers), np.float32)
     for k, (plan, pooled) in enumerate(zip(plans, answers.pooled, strict=True)):
         scale, zero = pooled_scale(plan)
         real = (pooled.astype(np.float32) - zero) * np.float32(scale) if scale else pooled.astype(np.float32)
-        target = _targets(answers.logits, labels, training)
+        target = softmax(answers.logits / np.float32(training.temperature))
         weights = _train(
             real, target, weight / weight.mean(), plan, scale, training, np.random.default_rng([training.seed, k]), tell
         )
@@ -76,16 +70,6 @@ def softmax(logits: Floats) -> Floats:
     odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
     found: Floats = odds / odds.sum(axis=-1, keepdims=True)
     return found
-
-
-def _targets(logits: Floats, labels: npt.NDArray[np.int64], training: HeadTraining) -> Floats:
-    """Return the probabilities to learn: the network's at a temperature, mixed with the label where it is known."""
-    soft = softmax(logits / np.float32(training.temperature))
-    known = labels >= 0
-    if training.label_weight and known.any():
-        hard = np.eye(logits.shape[1], dtype=np.float32)[labels[known]]
-        soft[known] = (1.0 - training.label_weight) * soft[known] + np.float32(training.label_weight) * hard
-    return soft
 
 
 def _train(

@@ -97,13 +97,13 @@ class _Work:
         self._prove_random()
         manifest, prepared = self._prepare(classes.names, labels)
         plans = [network.plans[cut.after] for cut in self.cuts]
-        training = HeadTraining(seed=asked.seed, label_weight=asked.label_weight)
+        training = HeadTraining(seed=asked.seed)
         learner = Learner(Probe(network.graph, ending, plans), prepared, plans, training, tell)
         given = learner.answers(self.data.inputs, "inputs")
         answers = given.logits.argmax(axis=1)
         reading.check_answers(answers, labels, classes, anyway=asked.force, say=tell.line)
         others = self._others()
-        learned = learner.learn(self.data.inputs, given, labels, None if others is None else others.inputs)
+        learned = learner.learn(self.data.inputs, given, None if others is None else others.inputs)
         scored, costs = score(learned.logits, labels), split_costs(self.cuts, plans, network.graph.macs)
         row = self._choose(scored, costs, labels)
         segments = writing.serve_segments(network, self.cuts, learned.heads)
@@ -247,8 +247,8 @@ class _Work:
     ) -> None:
         asked, data = self.asked, self.data
         use = DataUse(data=data.source, inputs=len(data), labelled=labels is not None, seen=asked.seen)
-        of_heads = replace(use, labelled=use.labelled and asked.label_weight > 0)
-        heads_from: tuple[DataUse, ...] = () if learned.apart else (of_heads,)
+        # Heads learn the network's answers, never labels.
+        heads_from: tuple[DataUse, ...] = () if learned.apart else (replace(use, labelled=False),)
         if others is not None:
             heads_from += (DataUse(data=others.source, inputs=len(others), labelled=False),)
         choice = row.of(asked.rule)

@@ -18,8 +18,6 @@ from model_zoo.split.supervision import Teller
 from model_zoo.split.thresholds import folds
 from model_zoo.split.variations import draw_variations, sources_of
 
-Labels = npt.NDArray[np.int64]
-
 VARIED_TO = 20_000
 """To how many inputs a set is filled up with variations of its own, at least."""
 
@@ -64,36 +62,31 @@ class Learner:
         self._tell.phase(f"running the network on {count:,} {what}", _limit_s(count))
         return self._probe.answers(tensors, count, self._tell)
 
-    def learn(self, inputs: Array, given: Answers, labels: Labels | None, others: Array | None) -> Learned:
+    def learn(self, inputs: Array, given: Answers, others: Array | None) -> Learned:
         """Train heads.
 
-        inputs, given and labels are the data; others are inputs for the heads alone. Where these are as many as the
+        inputs and given are the data; others are inputs for the heads alone. Where these are as many as the
         data, heads learn from them only, and the data is new to them. Else each fold of the data is scored by heads
         that learned from the rest.
         """
-        known = np.full(len(inputs), -1, np.int64) if labels is None else labels
         if others is not None and len(others) >= len(inputs):
             learned = self._varied(others, self.answers(others, "unlabelled inputs"))
-            heads = self._train(learned.answers, np.full(len(learned.answers), -1, np.int64), "heads")
+            heads = self._train(learned.answers, "heads")
             return Learned(tuple(heads), self._scored(heads, given), apart=True)
         varied = self._varied(inputs, given)
-        of_varied = np.concatenate([known, np.full(len(varied.answers) - len(inputs), -1, np.int64)])
         if others is not None:
             more = self.answers(others, "unlabelled inputs")
             varied = _Varied(
                 together([varied.answers, more]), np.concatenate([varied.sources, np.full((len(more), 2), -1)])
             )
-            of_varied = np.concatenate([of_varied, np.full(len(more), -1, np.int64)])
         logits = [np.zeros(given.logits.shape) for _ in self._plans]
         parts = folds(len(inputs), self._training.seed)
         for number, fold in enumerate(parts, start=1):
             kept = np.flatnonzero(~np.isin(varied.sources, fold).any(axis=1))
-            heads = self._train(
-                varied.answers.select(kept), of_varied[kept], f"heads without part {number}/{len(parts)}"
-            )
+            heads = self._train(varied.answers.select(kept), f"heads without part {number}/{len(parts)}")
             for into, scored in zip(logits, self._scored(heads, given.select(fold)), strict=False):
                 into[fold] = scored
-        heads = self._train(varied.answers, of_varied, "heads")
+        heads = self._train(varied.answers, "heads")
         return Learned(tuple(heads), (*logits, given.logits.astype(np.float64)), apart=False)
 
     def _varied(self, inputs: Array, given: Answers) -> _Varied:
@@ -105,9 +98,9 @@ class Learner:
         more = self._run(tensors, count, "variations of them")
         return _Varied(together([given, more]), np.concatenate([own, sources_of(drawn)]))
 
-    def _train(self, answers: Answers, labels: Labels, what: str) -> list[ServedHead]:
+    def _train(self, answers: Answers, what: str) -> list[ServedHead]:
         self._tell.phase(f"training {what}")
-        return train_heads(self._plans, answers, labels, self._training, self._tell)
+        return train_heads(self._plans, answers, self._training, self._tell)
 
     def _scored(self, heads: Sequence[ServedHead], given: Answers) -> tuple[npt.NDArray[np.float64], ...]:
         of_heads = (head.logits(pooled) for head, pooled in zip(heads, given.pooled, strict=True))

@@ -180,7 +180,6 @@ def refused(zoo, capsys, *arguments):
         (("--data", "data.npz", "--name", "Über"), "--name: 'Über' is not an id"),
         (("--data", "data.npz", "--name", "fashion"), "--name fashion: a shipped bundle has this name"),
         (("--data", "data.npz", "--hidden", "0"), "--hidden: 0 is out of range; choose 1 to 4096"),
-        (("--data", "data.npz", "--label-weight", "2"), "--label-weight: 2 is out of range"),
         (("--data", "data.npz", "--seed", "-1"), "--seed: -1 is out of range"),
         (("--data", "fashion-whole.tflite"), "expected an image file, 784 raw bytes"),
         (("--data", "data.npz", "--out", "data.npz"), "data.npz: exists already"),

@@ -52,7 +52,7 @@ def test_a_head_learns_what_the_network_answers(dtype):
     new, _, truth = rings(500, seed=1)
     kind = np.int8 if dtype == "int8" else np.float32
     plan = vector_plan(2, 3, dtype=dtype)
-    (head,) = train_heads([plan], Answers((points.astype(kind),), logits), np.full(1500, -1), QUICK, Teller())
+    (head,) = train_heads([plan], Answers((points.astype(kind),), logits), QUICK, Teller())
     assert (head.logits(new.astype(kind)).argmax(axis=1) == truth).mean() > 0.97
     assert head.hidden.weights.dtype == kind
 
@@ -60,20 +60,11 @@ def test_a_head_learns_what_the_network_answers(dtype):
 def test_the_same_seed_gives_the_same_head():
     points, logits, _ = rings(300)
     made = [
-        train_heads([vector_plan(2, 3)], Answers((points,), logits), np.full(300, -1), training, Teller())[0]
+        train_heads([vector_plan(2, 3)], Answers((points,), logits), training, Teller())[0]
         for training in (QUICK, QUICK, HeadTraining(samples=150_000, batch=64, seed=2))
     ]
     assert np.array_equal(made[0].hidden.weights, made[1].hidden.weights)
     assert not np.array_equal(made[0].hidden.weights, made[2].hidden.weights)
-
-
-def test_labels_count_where_they_are_given_a_weight():
-    points, _, labels = rings(900)
-    silent = Answers((points,), np.zeros((900, 3), np.float32))
-    for weight, least, most in ((0.0, 0.0, 0.6), (1.0, 0.95, 1.0)):
-        training = HeadTraining(samples=150_000, batch=64, label_weight=weight)
-        (head,) = train_heads([vector_plan(2, 3)], silent, labels, training, Teller())
-        assert least <= (head.logits(points).argmax(axis=1) == labels).mean() <= most
 
 
 def test_later_heads_care_for_what_earlier_ones_are_not_sure_of():
@@ -90,7 +81,7 @@ def test_later_heads_care_for_what_earlier_ones_are_not_sure_of():
     right = {}
     for least in (1.0, 0.05):
         training = HeadTraining(samples=20_000, fewest_passes=10, least_weight=least)
-        heads = train_heads(plans, answers, np.full(2000, -1), training, Teller())
+        heads = train_heads(plans, answers, training, Teller())
         right[least] = (heads[1].logits(second).argmax(axis=1) == labels)[~easy].mean()
     assert right[1.0] < 0.1
     assert right[0.05] > 0.9
@@ -99,9 +90,7 @@ def test_later_heads_care_for_what_earlier_ones_are_not_sure_of():
 def test_quantising_a_head_costs_next_to_nothing():
     points, logits, truth = rings(1500)
     plan = vector_plan(2, 3, dtype="float32")
-    (exact,) = train_heads(
-        [plan], Answers((points.astype(np.float32) * 0.1,), logits), np.full(1500, -1), QUICK, Teller()
-    )
+    (exact,) = train_heads([plan], Answers((points.astype(np.float32) * 0.1,), logits), QUICK, Teller())
     from model_zoo.split.quantised import Weights
 
     weights = Weights(exact.hidden.weights.T, exact.hidden.bias, exact.classes.weights.T, exact.classes.bias)
@@ -203,7 +192,6 @@ def test_costs_are_those_that_the_manifest_will_have(tmp_path):
     heads = train_heads(
         of_cuts,
         Answers(tuple(pooled), np.zeros((4, 4), np.float32)),
-        np.full(4, -1),
         HeadTraining(samples=100),
         Teller(),
     )
@@ -227,7 +215,7 @@ class Recorder:
         self.seen = []
         monkeypatch.setattr("model_zoo.split.learning.train_heads", self.train)
 
-    def train(self, plans, answers, labels, training, tell):
+    def train(self, plans, answers, training, tell):
         self.seen.append(answers.logits[:, 0].astype(int))
         return [self] * len(plans)
 
@@ -267,7 +255,7 @@ def test_a_fold_is_scored_by_heads_that_have_seen_nothing_of_it(monkeypatch, lea
     inputs = numbers(0, 20) * 1000
     recorder = Recorder(monkeypatch)
     given = learner.answers(inputs, "inputs")
-    learned = learner.learn(inputs, given, None, None)
+    learned = learner.learn(inputs, given, None)
     assert not learned.apart
     *of_folds, of_all = recorder.seen
     held_out = [set(range(0, 20_000, 1000)) - set(seen[: len(seen)].tolist()) for seen in of_folds]
@@ -284,7 +272,7 @@ def test_a_fold_is_scored_by_heads_that_have_seen_nothing_of_it(monkeypatch, lea
 def test_with_as_many_other_inputs_heads_learn_from_those_alone(monkeypatch, learner):
     recorder = Recorder(monkeypatch)
     inputs, others = numbers(0, 20), numbers(500, 30)
-    learned = learner.learn(inputs, learner.answers(inputs, "inputs"), None, others)
+    learned = learner.learn(inputs, learner.answers(inputs, "inputs"), others)
     assert learned.apart
     assert len(recorder.seen) == 1
     assert recorder.seen[0].min() >= 500
@@ -293,7 +281,7 @@ def test_with_as_many_other_inputs_heads_learn_from_those_alone(monkeypatch, lea
 def test_fewer_other_inputs_are_learned_from_beside_the_data(monkeypatch, learner):
     recorder = Recorder(monkeypatch)
     inputs, others = numbers(0, 20), numbers(500, 7)
-    learned = learner.learn(inputs, learner.answers(inputs, "inputs"), None, others)
+    learned = learner.learn(inputs, learner.answers(inputs, "inputs"), others)
     assert not learned.apart
     for seen in recorder.seen:
         assert set(range(500, 507)) <= set(seen.tolist())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from distree.bundle.loading import Bundle, load_bundle
 from distree.bundle.manifest import Exits, Trained
-from model_zoo.build.draft import CRITERION, draft_bundle, measured_figures
+from model_zoo.build.draft import draft_bundle, measured_figures
 from model_zoo.build.export import export_stages
 from model_zoo.build.manifest import GOLDEN_INPUTS, write_golden, write_manifest
 from model_zoo.data import LabelledExamples, first_of_each_class, load_idx_set, write_samples
@@ -25,6 +25,9 @@ from model_zoo.training.loop import TrainingReport
 
 _CALIBRATION_IMAGES = 1000  # of the training images, evenly spread; more did not move the ranges
 _SAMPLES_PER_CLASS = 100
+
+CRITERION = "max_softmax"
+"""What the thresholds of a chain are chosen for."""
 
 
 @dataclass(frozen=True, slots=True)

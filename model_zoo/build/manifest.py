@@ -12,12 +12,27 @@ import numpy as np
 import yaml
 
 from distree.bundle.loading import Bundle
-from distree.bundle.manifest import MANIFEST, Golden, InputSpec, Manifest, ParametersFile, Preprocess, WindowRule
+from distree.bundle.manifest import (
+    MANIFEST,
+    Exits,
+    Golden,
+    InputSpec,
+    Manifest,
+    MeasuredFigures,
+    ParametersFile,
+    Preprocess,
+    StageSpec,
+    WindowRule,
+)
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.runtimes import DEFAULT_RUNTIME
 from distree.tensors import Array
 from distree.thresholds import NEVER, NEVER_WORD
 from model_zoo.boards import Boards, quantised_logits
+from model_zoo.evaluation import Evaluation
+
+DRAFT_CRITERION = "max_softmax"
+"""A draft's; no exit is ever taken by it."""
 
 GOLDEN_FILE = "golden.npz"
 PARAMETERS_FILE = "criteria.npz"
@@ -91,6 +106,45 @@ def _left_out(value: Any, name: str) -> bool:
     defaults = {field.name: field.default for field in dataclasses.fields(value)}
     is_default: bool = getattr(value, name) == defaults[name]
     return is_default and (defaults[name] == () or isinstance(value, InputSpec | Preprocess | WindowRule))
+
+
+def draft_manifest(
+    *,
+    name: str,
+    description: str,
+    licence: str,
+    labels: tuple[str, ...],
+    spec: InputSpec,
+    preprocess: Preprocess,
+    stages: tuple[StageSpec, ...],
+) -> Manifest:
+    """Make a manifest that can be run: exits are closed, and golden vectors and figures are still missing."""
+    return Manifest(
+        format=1,
+        name=name,
+        description=description,
+        license=licence,
+        labels=labels,
+        input=spec,
+        preprocess=preprocess,
+        stages=stages,
+        exits=Exits(criterion=DRAFT_CRITERION, thresholds=(NEVER,) * (len(stages) - 1)),
+        golden=Golden(file=GOLDEN_FILE, sha256="", tolerance=GOLDEN_TOLERANCE),
+    )
+
+
+def measured_on(data: str, evaluation: Evaluation) -> MeasuredFigures:
+    """Lay out figures as a manifest has them, rounded; `data` says what they were measured on."""
+    return MeasuredFigures(
+        data=data,
+        accuracy=tuple(round(value, 6) for value in evaluation.accuracy),
+        accuracy_at_thresholds=round(evaluation.accuracy_at_thresholds, 6),
+        exit_share=tuple(round(value, 6) for value in evaluation.exit_share),
+        macs_per_input=round(evaluation.macs_per_input, 1),
+        macs_no_early_exit_strict=evaluation.macs_no_early_exit_strict,
+        macs_no_early_exit_loose=evaluation.macs_no_early_exit_loose,
+        feature_bytes_per_input=round(evaluation.feature_bytes_per_input, 1),
+    )
 
 
 def write_golden(bundle: Bundle, inputs: Array) -> Golden:

@@ -13,7 +13,6 @@ from distree.bundle.loading import MAX_SEGMENT_BYTES, Bundle
 from distree.bundle.manifest import (
     DataUse,
     Exits,
-    Golden,
     Macs,
     Manifest,
     MeasuredFigures,
@@ -24,10 +23,9 @@ from distree.bundle.manifest import (
 )
 from distree.messages.request import DType
 from distree.tensors import Array
-from model_zoo.build.manifest import GOLDEN_FILE, GOLDEN_TOLERANCE, write_golden, write_manifest
+from model_zoo.build.manifest import draft_manifest, write_golden, write_manifest
 from model_zoo.build.segments import check_boundaries, inspect_segment
 from model_zoo.errors import SplitError
-from model_zoo.evaluation import Evaluation
 from model_zoo.split.asked import Asked
 from model_zoo.split.cuts import Cut
 from model_zoo.split.cutting import FEATURES, INPUT, LOGITS, ModelEditor
@@ -81,7 +79,7 @@ def _yes_or_no(logit: TensorInfo) -> Layer:
     return Layer(weights.astype(np.int8), np.zeros(2, np.int32), 1.0, scale, zero, scale, zero, relu=False)
 
 
-def draft_manifest(network: Network, asked: Asked, labels: tuple[str, ...], fit: InputFit) -> Manifest:
+def manifest_of(network: Network, asked: Asked, labels: tuple[str, ...], fit: InputFit) -> Manifest:
     """Make a manifest that says how inputs become tensors; stages and all that follows from them are still missing."""
     tensor = network.graph.input
     quantised = tensor.dtype != "float32"
@@ -93,17 +91,14 @@ def draft_manifest(network: Network, asked: Asked, labels: tuple[str, ...], fit:
         zero_point=tensor.zero_point if quantised else 0,
     )
     nothing = StageSpec(segment="", sha256="", bytes=0, input=spec, logits=spec, macs=Macs(trunk=0, exit=0))
-    return Manifest(
-        format=1,
+    return draft_manifest(
         name=asked.name,
         description=asked.description,
-        license=asked.licence,
+        licence=asked.licence,
         labels=labels,
-        input=fit.spec,
+        spec=fit.spec,
         preprocess=fit.preprocess,
         stages=(nothing,),
-        exits=Exits(criterion=CRITERION, thresholds=()),
-        golden=Golden(file=GOLDEN_FILE, sha256="", tolerance=GOLDEN_TOLERANCE),
     )
 
 
@@ -137,7 +132,7 @@ def write_segments(draft: Manifest, made: Made, network: Network, cuts: Sequence
         draft,
         description=draft.description or _description(network, cuts, draft),
         stages=tuple(stages),
-        exits=replace(draft.exits, thresholds=made.thresholds),
+        exits=Exits(criterion=CRITERION, thresholds=made.thresholds),
     )
     bundle = Bundle(path=folder, revision="draft", manifest=manifest)
     golden = replace(write_golden(bundle, made.golden_inputs), stage_tolerances=made.tolerances)
@@ -153,24 +148,6 @@ def _description(network: Network, cuts: Sequence[Cut], draft: Manifest) -> str:
 def finish(bundle: Bundle, measured: MeasuredFigures | None, split_from: SplitFrom) -> None:
     """Write the manifest, the last of a bundle's files."""
     write_manifest(replace(bundle.manifest, measured=measured, split_from=split_from), bundle.path)
-
-
-def measured_on(data: str, evaluation: Evaluation) -> MeasuredFigures:
-    """Lay out figures as a manifest has them; `data` says what they were measured on."""
-    return MeasuredFigures(
-        data=data,
-        accuracy=_rounded(evaluation.accuracy),
-        accuracy_at_thresholds=round(evaluation.accuracy_at_thresholds, 6),
-        exit_share=_rounded(evaluation.exit_share),
-        macs_per_input=round(evaluation.macs_per_input, 1),
-        macs_no_early_exit_strict=evaluation.macs_no_early_exit_strict,
-        macs_no_early_exit_loose=evaluation.macs_no_early_exit_loose,
-        feature_bytes_per_input=round(evaluation.feature_bytes_per_input, 1),
-    )
-
-
-def _rounded(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(round(value, 6) for value in values)
 
 
 def golden_inputs(inputs: Array) -> Array:

@@ -14,6 +14,7 @@ from distree.bundle.loading import Bundle
 from distree.bundle.manifest import DataUse, Manifest, MeasuredFigures, Promise
 from distree.bundle.preprocessing import Preprocessor
 from distree.tensors import Array
+from model_zoo.build.manifest import measured_on
 from model_zoo.costs import Costs, costs_of
 from model_zoo.data import Examples, LabelledExamples
 from model_zoo.errors import SplitError
@@ -179,7 +180,7 @@ class _Work:
         """Find out how inputs become tensors; return the draft of the manifest that says so, and what makes them."""
         tensor, data = self.network.graph.input, self.data
         fit = fit_inputs(data.inputs, tensor, self.asked.declared)
-        draft = writing.draft_manifest(self.network, self.asked, names, fit)
+        draft = writing.manifest_of(self.network, self.asked, names, fit)
         ways = differing(
             input_ways(data.inputs, fit, tensor, self.asked.value_range), draft, data.inputs[:_WIDTH_TRIED]
         )
@@ -263,7 +264,7 @@ class _Work:
         if labels is not None:
             evaluation = summarise(scored, costs_of(draft.stages), CRITERION, choice.thresholds)
             how = "heads had not learned from them" if learned.apart else "each scored by heads that had not seen it"
-            measured = writing.measured_on(f"{data.source}, {len(data)} inputs, {how}", evaluation)
+            measured = measured_on(f"{data.source}, {len(data)} inputs, {how}", evaluation)
         tested_on = None
         if asked.test is not None:
             measured, tested_on = self._test(draft, asked.test)
@@ -285,7 +286,7 @@ class _Work:
         evaluation = summarise(scored, costs, CRITERION, draft.thresholds)
         self.tell.print(report.tested(test.source, evaluation))
         use = DataUse(data=test.source, inputs=len(test), labelled=True)
-        return writing.measured_on(f"{test.source}, {len(test)} inputs, opened once", evaluation), use
+        return measured_on(f"{test.source}, {len(test)} inputs, opened once", evaluation), use
 
 
 def _answer(scores: Array, single: bool, network: Network) -> int:

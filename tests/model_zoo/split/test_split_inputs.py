@@ -27,7 +27,7 @@ def draft(info, inputs) -> Manifest:
         input = info
 
     network = Network(b"", "", Graph(), None, None, {})
-    return writing.draft_manifest(network, Asked(model=Path("n"), name="n"), ("a", "b"), fit_inputs(inputs, info))
+    return writing.manifest_of(network, Asked(model=Path("n"), name="n"), ("a", "b"), fit_inputs(inputs, info))
 
 
 def pictures(dtype=np.uint8, count=6):

@@ -197,7 +197,7 @@ def test_costs_are_those_that_the_manifest_will_have(tmp_path):
     )
     segments = writing.serve_segments(network, chosen, heads)
     fit = InputFit(InputSpec(dtype="uint8", shape=(8, 8, 3)), Preprocess(range="0..1", layout="nhwc"))
-    draft = writing.draft_manifest(network, Asked(model=tmp_path / "n.tflite", name="n"), ("a", "b", "c", "d"), fit)
+    draft = writing.manifest_of(network, Asked(model=tmp_path / "n.tflite", name="n"), ("a", "b", "c", "d"), fit)
     made = writing.Made(segments, (2, 2, 2), (0.5, 0.5), np.zeros((2, 8, 8, 3), np.uint8))
     bundle = writing.write_segments(draft, made, network, chosen, tmp_path / "made")
     ours, theirs = split_costs(chosen, of_cuts, graph.macs), costs_of(bundle.stages)
@@ -237,7 +237,7 @@ def learner(monkeypatch):
     monkeypatch.setattr("model_zoo.split.learning.VARIED_TO", 60)
     monkeypatch.setattr("model_zoo.split.learning.MOST_VARIATIONS", 10)
     fit = InputFit(InputSpec(dtype="float32", shape=(1,)), Preprocess(layout="nhwc"))
-    manifest: Manifest = writing.draft_manifest(
+    manifest: Manifest = writing.manifest_of(
         Network(b"", "", read_graph(read_model(whole.vector())), None, None, {}), Asked(model=None, name="n"), (), fit
     )
     from dataclasses import replace

@@ -16,6 +16,7 @@ from distree.bundle.manifest import (
     StageSpec,
     TensorSpec,
 )
+from distree.bundle.preprocessing import FULL_SCALE
 from distree.errors import BundleError
 from distree.formatting import thresholds_text
 from model_zoo.costs import FUSER, costs_of, tensor_bytes
@@ -24,7 +25,6 @@ from model_zoo.evaluation import Evaluation, with_boards
 _WIDTH = 12
 _WRAP = 108
 _FEW_LABELS = 24
-_SCALED = {"uint8": "value / 255", "int16": "value / 32768"}
 
 
 def list_bundles() -> Iterator[str]:
@@ -108,7 +108,7 @@ def _files(manifest: Manifest) -> Iterator[str]:
 
 
 def _preprocessing(preprocess: Preprocess, spec: InputSpec) -> str:
-    scaled = _SCALED.get(spec.dtype, "value")
+    scaled = f"value / {FULL_SCALE[spec.dtype]:g}" if spec.dtype in FULL_SCALE else "value"
     turned = ", blue first" if preprocess.channel_order == "bgr" else ""
     if preprocess.frontend.kind != "raw":
         features = make_frontend(preprocess.frontend, spec.shape, spec.rate_hz).shape

@@ -12,12 +12,12 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from distree.bundle.loading import MAX_SEGMENT_BYTES, Bundle, load_bundle, user_folder, zoo_folder
+from distree.bundle.loading import MAX_SEGMENT_BYTES, Bundle, load_bundle
 from distree.bundle.manifest import MANIFEST, Manifest
 from distree.errors import CHECK_PATH, BundleError, ConfigError
 from distree.strict_yaml import MAX_BYTES as MAX_MANIFEST_BYTES
 from distree.topics import check_id
-from model_zoo.publishing import published
+from model_zoo.publishing import own_place, published
 
 SUFFIX = ".distree"
 MAX_FILES = 2 * 32 * 65
@@ -67,7 +67,7 @@ def unpack(path: Path, out: Path | None, *, expected: str | None = None, replace
     revision = hashlib.sha256(manifest_bytes).hexdigest()[:12]
     if expected is not None and expected != revision:
         raise BundleError(f"{path}: is revision {revision}, not {expected}", "get the right file")
-    place = out or _own_place(path)
+    place = out or _place_of(path)
     with published(place, replace=replace) as folder:
         folder.mkdir(parents=True)
         (folder / MANIFEST).write_bytes(manifest_bytes)
@@ -75,13 +75,8 @@ def unpack(path: Path, out: Path | None, *, expected: str | None = None, replace
     return load_bundle(place)
 
 
-def _own_place(path: Path) -> Path:
-    name, shipped, own = check_id(path.name.removesuffix(SUFFIX), "name of the file"), zoo_folder(), user_folder()
-    if shipped is not None and (shipped / name).exists():
-        raise ConfigError(f"{name}: a shipped bundle has this name", "give a folder by --out")
-    if own is None:
-        raise ConfigError("there is no home folder for bundles of your own", "give a folder by --out")
-    return own / name
+def _place_of(path: Path) -> Path:
+    return own_place(check_id(path.name.removesuffix(SUFFIX), "name of the file"), "give a folder by --out")
 
 
 def _manifest_bytes(path: Path) -> bytes:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from distree.bundle.loading import load_bundle
+from distree.bundle.loading import load_bundle, user_folder, zoo_folder
 from distree.bundle.manifest import MANIFEST
 from distree.errors import ConfigError
 
@@ -31,6 +31,19 @@ def published(out: Path, *, replace: bool) -> Iterator[Path]:
             _take_place(staged, out)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def own_place(name: str, remedy: str) -> Path:
+    """Return where a bundle of this name goes among the user's own.
+
+    Raises ConfigError for the name of a shipped bundle, with the `remedy` for it, and for a user without a home.
+    """
+    shipped, own = zoo_folder(), user_folder()
+    if shipped is not None and (shipped / name).exists():
+        raise ConfigError(f"{name}: a shipped bundle has this name", remedy)
+    if own is None:
+        raise ConfigError("there is no home folder for bundles of your own", "give a folder by --out")
+    return own / name
 
 
 def check_place(out: Path, *, replace: bool) -> None:

@@ -9,12 +9,12 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distree.bundle.loading import load_bundle, user_folder, zoo_folder
+from distree.bundle.loading import load_bundle
 from distree.errors import CHECK_PATH, ConfigError
 from distree.topics import check_id, is_id
 from model_zoo.errors import DataError
 from model_zoo.progress import Progress
-from model_zoo.publishing import published
+from model_zoo.publishing import own_place, published
 from model_zoo.split import report
 from model_zoo.split.asked import Asked
 from model_zoo.split.declared import load_declared
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         supervise(lambda tell: _split(asked, Path(), tell), str(asked.model), screen)
         return 0
     named = args.out is None
-    out = _own_place(asked.name) if named else args.out
+    out = own_place(asked.name, "choose another one by --name") if named else args.out
     with published(out, replace=asked.force) as folder:
         supervise(lambda tell: _split(asked, folder, tell), str(asked.model), screen)
     bundle = load_bundle(out)
@@ -114,15 +114,6 @@ class _Screen:
         if done == total and what != self._what:
             self._what = what
             self.progress.line(what)
-
-
-def _own_place(name: str) -> Path:
-    shipped, own = zoo_folder(), user_folder()
-    if shipped is not None and (shipped / name).exists():
-        raise ConfigError(f"--name {name}: a shipped bundle has this name", "choose another one")
-    if own is None:
-        raise ConfigError("there is no home folder for bundles of your own", "give a folder by --out")
-    return own / name
 
 
 def _asked(args: argparse.Namespace) -> Asked:

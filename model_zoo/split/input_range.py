@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from distree.bundle.frontends import make_frontend
 from distree.bundle.manifest import InputSpec, Manifest, Preprocess
-from distree.bundle.preprocessing import Preprocessor
+from distree.bundle.preprocessing import FULL_SCALE, Preprocessor
 from distree.tensors import Array
 from model_zoo.errors import SplitError
 from model_zoo.split.declared import DeclaredInput
@@ -31,8 +31,6 @@ RANGES = (*_TARGETS, "imagenet", AS_IT_IS)
 ChannelOrder = Literal["rgb", "bgr"]
 ORDERS: tuple[ChannelOrder, ...] = ("rgb", "bgr")
 _TRIED = 500
-_UNITS = {"uint8": 255.0, "int16": 32768.0}
-"""What a manifest divides values by that are whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +165,7 @@ def _scaling(
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return mean and std of a manifest's preprocessing, which takes uint8 as 0 to 1; None for what makes no sense."""
     if name == AS_IT_IS:
-        unit = _UNITS.get(inputs.dtype.name, 1.0)
+        unit = FULL_SCALE.get(inputs.dtype.name, 1.0)
         if inputs.dtype.name == tensor.dtype and tensor.scale:
             # What is quantised already: through its meaning and back, to the same steps.
             return (tensor.zero_point / unit,), (1.0 / (tensor.scale * unit),)

@@ -178,7 +178,10 @@ def refused(zoo, capsys, *arguments):
         (("--data", "data.npz", "--max-drop", "much"), "--max-drop much: not a share"),
         (("--data", "data.npz", "--range", "0..2"), "--range 0..2: unknown; use one of"),
         (("--data", "data.npz", "--name", "Über"), "--name: 'Über' is not an id"),
-        (("--data", "data.npz", "--name", "fashion"), "--name fashion: a shipped bundle has this name"),
+        (
+            ("--data", "data.npz", "--name", "fashion"),
+            "fashion: a shipped bundle has this name; choose another one by --name",
+        ),
         (("--data", "data.npz", "--hidden", "0"), "--hidden: 0 is out of range; choose 1 to 4096"),
         (("--data", "data.npz", "--seed", "-1"), "--seed: -1 is out of range"),
         (("--data", "fashion-whole.tflite"), "expected an image file, 784 raw bytes"),

@@ -69,7 +69,7 @@ class Preprocess:
     already are the first segment's tensor.
     """
     mean: tuple[float, ...] = ()
-    """Subtracted from values: one number, or one per channel (last axis). Without mean and std, values do not change."""
+    """Subtracted from values: one number, or one per channel (last axis). Without mean and std, values are kept."""
     std: tuple[float, ...] = ()
     """Divisor of what remains: one number, or one per channel."""
     layout: Literal["nchw", "nhwc"]
@@ -205,8 +205,8 @@ class Trained:
 class MeasuredFigures:
     """Figures of the segments on inputs that were not used in training; `data` names these inputs.
 
-    `validation` are those of the inputs that thresholds were chosen on, `trained` says how the weights were trained; bundles
-    made by a recipe have both.
+    `validation` are those of the inputs that thresholds were chosen on, `trained` says how the weights were trained;
+    bundles made by a recipe have both.
     """
 
     data: str
@@ -251,8 +251,8 @@ class SplitFrom:
     """The network that `distree zoo split` cut a bundle from, and what its exits were made from.
 
     file and sha256: of the whole network. after: the operators after which it was cut. heads: their shapes.
-    heads_from: inputs that the heads learned from. thresholds_from: inputs that thresholds were chosen on. tested_on: inputs
-    that were opened once, after everything was decided.
+    heads_from: inputs that the heads learned from. thresholds_from: inputs that thresholds were chosen on. tested_on:
+    inputs that were opened once, after everything was decided.
     """
 
     file: str

@@ -31,9 +31,9 @@ MAX_BYTES = 2 << 30
 class Examples:
     """Inputs of one set, in order.
 
-    inputs: (n, …) uint8, int8, int16, float16 or float32. labels: int64 (n,), None if there are none. index: int64 (n,), each
-    input's index in the set that it was taken from. source: the set's name in reports. names: the classes' names, by
-    label, if they are known. files: each input's name, if it is a file or a part of one.
+    inputs: (n, …) uint8, int8, int16, float16 or float32. labels: int64 (n,), None if there are none. index: int64
+    (n,), each input's index in the set that it was taken from. source: the set's name in reports. names: the classes'
+    names, by label, if they are known. files: each input's name, if it is a file or a part of one.
     """
 
     inputs: npt.NDArray[Any]

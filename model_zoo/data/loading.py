@@ -37,11 +37,11 @@ def load_examples(
 ) -> Examples:
     """Read inputs, with labels if there are any, from a file or a folder in any of the forms in docs/howto/data.md.
 
-    spec: what a bundle expects; files are read as such inputs, as on a board, and arrays are checked against it. Without
-    it arrays are read as they are, and files are refused. preprocess: how files are read (`resize`, `background`,
-    `window`). labels: the bundle's classes in order; if the data have class names, labels are matched by name, whatever
-    the data's order. split: a part of divided data, by default the test set. limit: the most inputs to read; folders of
-    classes take turns.
+    spec: what a bundle expects; files are read as such inputs, as on a board, and arrays are checked against it.
+    Without it arrays are read as they are, and files are refused. preprocess: how files are read (`resize`,
+    `background`, `window`). labels: the bundle's classes in order; if the data have class names, labels are matched by
+    name, whatever the data's order. split: a part of divided data, by default the test set. limit: the most inputs to
+    read; folders of classes take turns.
 
     Raises DataError: one line with the file, the row or line if there is one, and what to do.
     """

@@ -29,8 +29,8 @@ def is_table(path: Path) -> bool:
 def load_table(path: Path, wanted: Wanted) -> Examples:
     """Read a CSV file. A recording begins where the label changes, time goes back, or after a pause.
 
-    Recordings too short for a window are left out, and the source's name says how many. Raises DataError, with the line,
-    for a damaged file, for columns or a rate that differ from the bundle's, and if no window is left.
+    Recordings too short for a window are left out, and the source's name says how many. Raises DataError, with the
+    line, for a damaged file, for columns or a rate that differ from the bundle's, and if no window is left.
     """
     wanted.no_split(path)
     reader = wanted.reader(path)

@@ -138,7 +138,7 @@ def _why_not(cuts: Cuts, after: int) -> str:
             f"{crossing[0]} crosses there, but only {', '.join(BOUNDARY_DTYPES)} of at most {MAX_BOUNDARY_BYTES:,} "
             "bytes can be sent"
         )
-    return "the network computes nothing there from its input on the way to its scores"
+    return "the network has no such point before its scores"
 
 
 def _nearest(cuts: Cuts, after: int) -> str:
@@ -164,7 +164,7 @@ def choose_cuts(cuts: Sequence[Cut], head_macs: dict[int, int], stages: int) -> 
         raise SplitError(f"--stages: {stages} is out of range", f"choose 2 to {MAX_STAGES}")
     if len(cuts) < stages - 1:
         raise SplitError(
-            f"--stages {stages}: only {counted(len(cuts), 'cut')} would save work, but {stages - 1} are needed",
+            f"--stages {stages}: needs {counted(stages - 1, 'cut')}, but only {len(cuts)} would pay off",
             "ask for fewer stages, or name the cuts with --after",
         )
     # best[i]: the least expected cost up to and with cut i as the last one so far, and the cuts that give it.

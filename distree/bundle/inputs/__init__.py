@@ -214,7 +214,7 @@ class InputReader:
         return self._windows(recording, most, table.label)
 
     def has_rows_of_windows(self, table: Table) -> bool:
-        """Whether each row of a table is a whole window: it has a window's number of values, and not one per channel."""
+        """Whether each row of a table is a whole window: as many values as a window, but not one per channel."""
         columns: int = table.values.shape[1]
         return not self._spec.channels and columns == math.prod(self.shape) != self._channels
 

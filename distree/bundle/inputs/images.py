@@ -175,7 +175,8 @@ def check_size(
 ) -> None:
     """Refuse an image that would take too much memory, before it is decoded; modes are Pillow's.
 
-    `size` is (width, height) as decoded, `full` as stored, if a JPEG is decoded smaller; `copies` are in memory at once.
+    `size` is (width, height) as decoded, `full` as stored, if a JPEG is decoded smaller; `copies` are in memory at
+    once.
     """
     per_pixel = copies * (1 if mode in _ONE_BYTE else 4)
     if mode not in _AS_THEY_ARE:

@@ -491,7 +491,7 @@ def test_a_damaged_archive_is_one_line_with_the_file(tmp_path, sink, how):
         ({"image": np.zeros(3)}, r"has no array 'input', only image"),
         (
             {"input": np.zeros((3, 28, 28), np.uint8)},
-            r"input is uint8 \(3, 28, 28\), the bundle takes uint8 \(n, 28, 28, 1\)",
+            r"input is uint8 \(3, 28, 28\), but the bundle expects uint8 \(n, 28, 28, 1\)",
         ),
         ({"input": np.zeros((3, *SHAPE), np.int8)}, "input is int8"),
         ({"input": np.uint8(1)}, "inputs.npz"),

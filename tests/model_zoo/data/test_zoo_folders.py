@@ -153,8 +153,8 @@ def test_what_lies_about_is_left_out_and_counted(tmp_path: Path) -> None:
         ("a/1.png", b"", "expected an image file, .* received 0 bytes"),
         ("a/1.png", b"hello", "expected an image file, .* received 5 bytes"),
         ("a/1.wav", wav(range(40)), "expected an image file, .* received a WAV file"),
-        ("a/1.npy", npy(np.zeros((2, 2))), "inputs are 2, 6 x 5 x 3 is needed"),
-        ("a/1.npy", npy(np.zeros((3, 6, 5))), "inputs are 3 x 6 x 5, 6 x 5 x 3 is needed; channels are first"),
+        ("a/1.npy", npy(np.zeros((2, 2))), "inputs are 2, but must be 6 x 5 x 3"),
+        ("a/1.npy", npy(np.zeros((3, 6, 5))), "inputs are 3 x 6 x 5, but must be 6 x 5 x 3; channels are first"),
         ("a/1.npy", b"\x93NUMPY", "not an .npy array"),
     ],
 )  # fmt: skip
@@ -169,8 +169,8 @@ def test_a_file_that_is_no_input_is_named(tmp_path: Path, name: str, content: by
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (wav(range(40), rate=44100), "sampled at 44,100 Hz, the bundle takes 8,000 Hz; convert it: ffmpeg -i IN -ar 8000 OUT.wav"),
-        (wav(range(30)), "a recording of 30 samples; a window has 40; record more, or declare window: {short: pad}"),
+        (wav(range(40), rate=44100), "sampled at 44,100 Hz, but the bundle expects 8,000 Hz; convert it: ffmpeg -i IN -ar 8000 OUT.wav"),
+        (wav(range(30)), "the recording has 30 samples, fewer than a window, which has 40; record more, or declare window: {short: pad}"),
         (wav(range(40))[:-5], "it is cut off"),
         (b"fLaC" + bytes(50), "received a FLAC file of 54 bytes"),
     ],

@@ -139,13 +139,13 @@ def test_stereo_becomes_mono_by_the_mean_and_stays_stereo_where_that_is_taken():
         [32767, 32767],
         [0, 1],
     ]
-    refused(reader("int16", (4, 3), 16000.0), content, "wav", "2 channels, the bundle takes 3")
+    refused(reader("int16", (4, 3), 16000.0), content, "wav", "2 channels, but the bundle expects 3")
 
 
 def test_another_rate_is_told():
     made = reader("int16", (4,), 16000.0)
     refused(
-        made, sound(range(4), rate=44100), "wav", "sampled at 44,100 Hz, the bundle takes 16,000 Hz; convert it: ffmpeg"
+        made, sound(range(4), rate=44100), "wav", "sampled at 44,100 Hz, but the bundle expects 16,000 Hz; convert it: ffmpeg"
     )
 
 
@@ -177,7 +177,7 @@ def test_columns_are_found_by_name_where_channels_are_declared():
     made = reader("float32", (9, 2), 50.0, ("AX", "az (m/s^2)"))
     assert made.read(CSV)[:2].tolist() == [[0, 0], [10, 1]]
     refused(reader("float32", (9, 2), 50.0, ("ax", "gyro")), CSV, "table", r"no column gyro \(az, ax, ay\)")
-    refused(reader("float32", (9, 2), 50.0), CSV, "table", r"3 columns of values \(az, ax, ay\), the bundle takes 2")
+    refused(reader("float32", (9, 2), 50.0), CSV, "table", r"3 columns of values \(az, ax, ay\), but the bundle expects 2")
 
 
 def test_a_longer_table_is_its_windows():

@@ -54,7 +54,7 @@ def load_table(path: Path, wanted: Wanted) -> Examples:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})", CHECK_PATH) from None
     if not found:
         raise DataError(
-            f"{path}: has no recording as long as a window, which is {reader.shape[0]} rows ({short} are shorter)",
+            f"{path}: has no recording as long as a window, which is {reader.shape[0]} rows (too short: {short})",
             "record longer ones, or declare window: {short: pad}",
         )
     labels = _labels(path, found, wanted)

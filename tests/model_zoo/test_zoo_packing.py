@@ -154,6 +154,6 @@ def test_damaged_files_are_one_line(zoo, packed, own_folder, capsys):
 
 def test_what_is_no_packed_bundle_is_told(zoo, tmp_path, capsys):
     (tmp_path / "text.distree").write_text("hello")
-    for name, why in (("text.distree", "is no packed bundle"), ("nothing.distree", "no such file")):
+    for name, why in (("text.distree", "is not a packed bundle"), ("nothing.distree", "no such file")):
         assert zoo("unpack", tmp_path / name) == 2
         assert why in capsys.readouterr().err

@@ -54,7 +54,7 @@ def test_a_bundle_of_ones_own(zoo, fashion_files, own_folder, hurried, capsys):
     assert split(zoo, fashion_files, *options, *fashion_range("--rule", "mean", "--licence", "MIT")) == 0
     out = capsys.readouterr()
     assert "stages and whole network differ on 0" in out.err
-    assert "600 inputs: where exits change 4 %" in out.out
+    assert "only 600 inputs: if exits change 4 %" in out.out
     assert out.out.splitlines()[-1] == "next: distree zoo show fashion-whole, then distree init --bundle fashion-whole"
     assert {path: path.read_bytes() for path in fashion_files.glob("*.*")} == before
     assert [path.name for path in own_folder.iterdir()] == ["fashion-whole"]
@@ -113,7 +113,7 @@ def test_without_labels_the_network_is_right(zoo, fashion_files, own_folder, hur
     assert zoo("show", "fashion-whole") == 0
     out = capsys.readouterr().out
     assert "unlabelled: the whole network's answers" in out
-    assert "measured    nothing: no labelled inputs were given" in out
+    assert "measured    nothing, since no labelled inputs were given" in out
     assert zoo("list") == 0
     assert "fashion-whole  2 stages" in capsys.readouterr().out
 

@@ -99,7 +99,7 @@ def test_without_labels_the_scale_tells(scale, zero, name):
 
 
 def test_without_labels_and_scale_nothing_tells():
-    for info, why in ((tensor(), "set it with --range"), (tensor("int8", scale=0.02, zero=3), "none of the usual ranges")):
+    for info, why in ((tensor(), "set it with --range"), (tensor("int8", scale=0.02, zero=3), "not one of the usual ranges")):
         inputs = pictures()
         with pytest.raises(SplitError, match=why):
             find_way(input_ways(inputs, fit_inputs(inputs, info), info, None), None, info, print)
@@ -225,7 +225,7 @@ def test_answers_no_better_than_guessing_are_refused():
         SplitError, match=r"no better than guessing .* check that the labels, the range and the inputs match the network"
     ):
         reading.check_answers(guesses, labels, classes, anyway=False, say=said.append)
-    with pytest.raises(SplitError, match=r"own order of classes by --labels \(a is its b, b is its c, c is its a"):
+    with pytest.raises(SplitError, match=r"own order with --labels \('a' in the data is 'b' in the network, 'b' in"):
         reading.check_answers((labels + 1) % 3, labels, classes, anyway=False, say=said.append)
     reading.check_answers(guesses, labels, classes, anyway=True, say=said.append)
     reading.check_answers(guesses, None, classes, anyway=False, say=said.append)

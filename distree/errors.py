@@ -85,7 +85,7 @@ class BrokerError(DistreeError):
 
 
 class InputError(DistreeError):
-    """An input is not what the bundle takes: another dtype or shape, or a file of another kind. Nothing was sent."""
+    """An input is not what the bundle expects: another dtype or shape, or a file of another kind. Nothing was sent."""
 
 
 class OverloadError(DistreeError):

@@ -1,4 +1,4 @@
-"""A bundle as a card that a person reads: what it is, takes, tells apart, costs, and gets right."""
+"""A bundle as a card for people to read: its inputs, classes, stages, costs and accuracy."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _FEW_LABELS = 24
 
 
 def list_bundles() -> Iterator[str]:
-    """Give a line for each bundle that goes by a name, the shipped ones first; a broken one is told as such."""
+    """Yield a line for each bundle that has a name, the shipped ones first; a broken one is listed as such."""
     for path in known_bundles():
-        whose = "shipped" if path.parent == zoo_folder() else "own"
+        whose = "shipped" if path.parent == zoo_folder() else "yours"
         try:
             bundle = load_bundle(path, verify=())
         except BundleError as error:
@@ -45,19 +45,19 @@ def _bytes_of(bundle: Bundle) -> int:
 
 
 def card(bundle: Bundle) -> Iterator[str]:
-    """Give the lines of a bundle's card."""
+    """Yield the lines of a bundle's card."""
     manifest = bundle.manifest
     yield f"{bundle.name}: {manifest.description}"
     yield _row("revision", f"{bundle.revision}, {_bytes_of(bundle) / 1000:.0f} kB of segments, in {bundle.path}")
     yield _row("licence", manifest.license)
-    yield _row("takes", _takes(manifest))
+    yield _row("input", _input(manifest))
     yield from (_row("", line) for line in _files(manifest))
-    yield from _wrapped("tells apart", _labels(bundle.labels))
+    yield from _wrapped("classes", _labels(bundle.labels))
     for k, stage in enumerate(bundle.stages):
         yield from _stage_rows(k, stage)
     yield _row(
         "exits",
-        f"{bundle.criterion} at {thresholds_listed(bundle.thresholds)}" if bundle.thresholds else "none but the last",
+        f"{bundle.criterion} at {thresholds_listed(bundle.thresholds)}" if bundle.thresholds else "only the last one",
     )
     for masked in manifest.exits.masked:
         yield _row("", f"without {branches_text(masked.missing)}: at {thresholds_listed(masked.thresholds)}")
@@ -89,16 +89,16 @@ def _labels(labels: Sequence[str]) -> list[str]:
     return [f"{len(labels)}:", *words]
 
 
-def _takes(manifest: Manifest) -> str:
+def _input(manifest: Manifest) -> str:
     given, tensor = manifest.input, _tensor(manifest.stages[0].input)
     return f"{_shape(given.shape)} {given.dtype}, {_preprocessing(manifest.preprocess, given)}, as {tensor}"
 
 
 def _files(manifest: Manifest) -> Iterator[str]:
-    """Say what becomes of files: of images, and of recordings."""
+    """Say how files are read: images, and recordings."""
     spec, rules = manifest.input, manifest.preprocess
     if spec.is_image:
-        yield f"image files: another aspect: {rules.resize}; transparent parts: {rules.background}"
+        yield f"image files: other aspect ratios: {rules.resize}; transparent parts: {rules.background}"
     elif spec.is_window:
         parts = [f"at {spec.rate_hz:,g} Hz"] if spec.rate_hz is not None else []
         parts += [f"channels {', '.join(spec.channels)}"] if spec.channels else []
@@ -114,7 +114,7 @@ def _preprocessing(preprocess: Preprocess, spec: InputSpec) -> str:
         features = make_frontend(preprocess.frontend, spec.shape, spec.rate_hz).shape
         scaled = f"{preprocess.frontend.kind} of {_shape(features)}"
     if preprocess.range is not None:
-        return f"{'quantised already' if preprocess.range == 'quantised' else f'values {preprocess.range}'}{turned}"
+        return f"{'already quantised' if preprocess.range == 'quantised' else f'values {preprocess.range}'}{turned}"
     if set(preprocess.mean) <= {0.0} and set(preprocess.std) <= {1.0}:
         return f"{scaled}{turned}"
     return f"({scaled} - {_per_channel(preprocess.mean)}) / {_per_channel(preprocess.std)}{turned}"
@@ -161,21 +161,25 @@ def _split_rows(origin: SplitFrom) -> Iterator[str]:
     )
     for k, head in enumerate(origin.heads):
         yield _row(f"head {k}", head)
-    yield _row("heads from", "; ".join(map(_use, origin.heads_from)))
+    yield _row("head data", "; ".join(map(_use, origin.heads_from)))
     promise = origin.promise
     held = "99 % bound" if promise.rule == "bound" else "mean"
     yield _row(
         "thresholds",
-        f"chosen on {_use(origin.thresholds_from)}: {held} of the drop within {100 * promise.max_drop:.3g} points; "
-        f"there {100 * promise.saved:.1f} % saved at {100 * promise.drop:.2f} (bound {100 * promise.drop_bound:.2f})",
+        f"chosen on {_use(origin.thresholds_from)}: {held} of the drop at most {100 * promise.max_drop:.3g} points",
+    )
+    yield _row(
+        "",
+        f"on these inputs: {100 * promise.saved:.1f} % of the compute saved, drop {100 * promise.drop:.2f} points "
+        f"(99 % bound {100 * promise.drop_bound:.2f})",
     )
     if origin.tested_on is not None:
         yield _row("tested on", f"{_use(origin.tested_on)}, opened once")
 
 
 def _use(use: DataUse) -> str:
-    known = "labels" if use.labelled else "no labels: the whole network's answers"
-    return f"{use.data} ({use.inputs:,} inputs, {known}{', seen in training' if use.seen else ''})"
+    known = "labelled" if use.labelled else "unlabelled: the whole network's answers were used"
+    return f"{use.data} ({use.inputs:,} inputs, {known}{', used to train the network' if use.seen else ''})"
 
 
 def branches_text(missing: Sequence[int]) -> str:
@@ -188,7 +192,7 @@ def branches_text(missing: Sequence[int]) -> str:
 
 
 def thresholds_listed(thresholds: Sequence[float]) -> str:
-    """Write thresholds with commas, each with six digits at most."""
+    """Write thresholds separated by commas, each with at most six digits."""
     return ", ".join(thresholds_text([threshold]) for threshold in thresholds)
 
 
@@ -196,10 +200,12 @@ def thresholds_listed(thresholds: Sequence[float]) -> str:
 
 
 def measured_lines(bundle: Bundle) -> Iterator[str]:
-    """Give the lines of what was measured when the bundle was made; one that says so where nothing was."""
+    """Yield what was measured when the bundle was made; if nothing was, a line that says so."""
     measured = bundle.manifest.measured
     if measured is None:
-        yield _row("measured", "nothing: no labelled inputs were given; distree zoo evaluate measures it on yours")
+        yield _row(
+            "measured", "nothing, since no labelled inputs were given; measure it on yours with distree zoo evaluate"
+        )
         return
     yield _row("measured", f"on {measured.data}")
     evaluation = Evaluation(
@@ -234,8 +240,8 @@ def figures(evaluation: Evaluation) -> str:
     return "\n".join(
         [
             *(_row(what, "".join(f"{value:>12}" for value in values)) for what, values in rows),
-            f"drop against the last exit: {drop:.2f} points",
-            f"MMACs per input: {mean / 1e6:.3f}, heads counted",
+            f"drop compared with the last exit: {drop:.2f} points",
+            f"MMACs per input: {mean / 1e6:.3f}, including exit heads",
             f"  {mean / strict:.3f} of {strict / 1e6:.3f} without early exits (strict: only the last head)",
             f"  {mean / loose:.3f} of {loose / 1e6:.3f} with all exits computed (loose)",
             f"feature bytes sent per input: {evaluation.feature_bytes_per_input:.0f}",
@@ -245,7 +251,7 @@ def figures(evaluation: Evaluation) -> str:
 
 
 def _lines_of_wide(evaluation: Evaluation) -> list[str]:
-    """What boards compute and receive where stages are wide; a chain's figures say that already."""
+    """What boards compute and receive if stages are wide; for a chain the other figures already say it."""
     fuser = [board for board in evaluation.boards if board.board == FUSER]
     traffic = evaluation.traffic
     if not fuser or traffic is None:

@@ -1,4 +1,4 @@
-"""`distree zoo`: list, show, verify, evaluate and build bundles, and report on wide recipes."""
+"""`distree zoo`: list, show, verify, evaluate, split, pack and build bundles, and report on wide recipes."""
 
 from __future__ import annotations
 
@@ -63,8 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands of `distree zoo` to its parser."""
     parser.epilog = "example: distree zoo show fashion"
     commands = parser.add_subparsers(dest="zoo_command", metavar="COMMAND", required=True)
-    _command(commands, "list", "list the bundles that have a name: those shipped and your own", "distree zoo list")
-    show = _command(commands, "show", "show what a bundle is, takes, costs and gets right", "distree zoo show fashion")
+    _command(
+        commands,
+        "list",
+        "list the bundles that you can call by name: the shipped ones and your own",
+        "distree zoo list",
+    )
+    show = _command(
+        commands, "show", "show a bundle's inputs, classes, stages, costs and accuracy", "distree zoo show fashion"
+    )
     show.add_argument("bundle", metavar="NAME", help="name of an installed bundle, or a folder with a bundle.yaml")
     verify = _command(
         commands,
@@ -137,19 +144,21 @@ def _add_split(commands: Any) -> None:
 
 
 def _add_packing(commands: Any) -> None:
-    packing = _command(commands, "pack", "put a bundle into one file", "distree zoo pack keywords")
+    packing = _command(commands, "pack", "pack a bundle into one file", "distree zoo pack keywords")
     packing.add_argument("bundle", metavar="NAME_OR_PATH", help="name of a bundle, or its folder")
     packing.add_argument("--out", type=Path, metavar="FILE", help=f"default: NAME{SUFFIX} in this folder")
     unpacking = _command(
         commands,
         "unpack",
-        "verify a packed bundle and put it among your own",
+        "verify a packed bundle and add it to your own bundles",
         "distree zoo unpack keywords.distree --revision 4f1c2a90b7de",
     )
-    unpacking.add_argument("file", type=Path, metavar=f"FILE{SUFFIX}", help="what `distree zoo pack` wrote")
-    unpacking.add_argument("--revision", metavar="R", help="refuse it unless it is this revision")
-    unpacking.add_argument("--force", action="store_true", help="replace a bundle of this name")
-    unpacking.add_argument("--out", type=Path, metavar="DIR", help="folder of the bundle (default: among your own)")
+    unpacking.add_argument("file", type=Path, metavar=f"FILE{SUFFIX}", help="a file written by `distree zoo pack`")
+    unpacking.add_argument("--revision", metavar="R", help="refuse any other revision")
+    unpacking.add_argument("--force", action="store_true", help="replace a bundle of the same name")
+    unpacking.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder to unpack into (default: among your own bundles)"
+    )
 
 
 def _add_build(commands: Any) -> None:
@@ -193,11 +202,11 @@ def _add_train(commands: Any) -> None:
     train = _command(
         commands,
         "train",
-        "train a recipe of a whole network, to cut by distree zoo split (needs the extra 'zoo')",
+        "train a whole network by a recipe, ready for distree zoo split (needs the extra 'zoo')",
         "distree zoo train spoken-digits --data recordings --out digits",
     )
     train.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(whole_recipe_names())}")
-    train.add_argument("--data", type=Path, required=True, help="the data set as it is downloaded")
+    train.add_argument("--data", type=Path, required=True, help="the data set, as downloaded")
     train.add_argument("--out", type=Path, help="folder to write to (default: ./RECIPE)")
     train.add_argument("--seed", type=int, help="random seed (default: the recipe's)")
     train.add_argument("--epochs", type=int, help="passes over the training inputs (default: the recipe's)")
@@ -469,8 +478,8 @@ def _train(args: argparse.Namespace) -> int:
     whole = train_whole(recipe, schedule, args.data, out, work, progress.line, progress.step)
     macs = whole.stage.macs.trunk + whole.stage.macs.exit
     print(
-        f"{out / WHOLE}: {whole.stage.bytes / 1000:.0f} kB, {macs / 1e6:.3f} MMACs, right on "
-        f"{100 * whole.accuracy:.2f} % of the validation inputs"
+        f"{out / WHOLE}: {whole.stage.bytes / 1000:.0f} kB, {macs / 1e6:.3f} MMACs, "
+        f"{100 * whole.accuracy:.2f} % accuracy on the validation inputs"
     )
     print(
         f"next: distree zoo split {out / WHOLE} --input {out / DECLARED} --data {out}/validation.npz "
@@ -523,13 +532,13 @@ def _pack(args: argparse.Namespace) -> int:
     path = args.out or Path(f"{bundle.name}{SUFFIX}")
     size = pack(bundle, path)
     print(f"{bundle.name} {bundle.revision} packed into {path}, {size / 1000:.0f} kB")
-    print(f"next: distree zoo unpack {path} --revision {bundle.revision}, where it is to run")
+    print(f"next: distree zoo unpack {path} --revision {bundle.revision}, on each board")
     return 0
 
 
 def _unpack(args: argparse.Namespace) -> int:
     bundle = unpack(args.file, args.out, expected=args.revision, replace=args.force)
-    print(f"{bundle.name} {bundle.revision} unpacked to {bundle.path}, all hashes are right")
+    print(f"{bundle.name} {bundle.revision} unpacked to {bundle.path}, all hashes verified")
     return 0
 
 

@@ -1,7 +1,8 @@
 """A bundle as one file: a zip of its files, for copying and passing on.
 
-What is unpacked comes from anywhere, so it is trusted for nothing: names without folders, only files that the manifest
-names, bounded sizes, every hash verified, and put into place as a whole or not at all.
+A packed bundle can come from anywhere, so nothing in it is trusted: names must not contain folders, only files that
+the manifest names are allowed, sizes are bounded, every hash is verified, and the bundle is put in place as a whole
+or not at all.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from model_zoo.publishing import own_place, published
 
 SUFFIX = ".distree"
 MAX_FILES = 2 * 32 * 65
-"""More than any bundle has: a segment for each of 64 branches and the fusion head of 32 stages, and two tables."""
+"""More files than any bundle has: 32 stages of 64 branches and a fusion head each, and two tables."""
 
 MAX_BYTES = 1 << 30
-_WHEN = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say: the same bundle gives the same bytes
+_WHEN = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can record: the same bundle always has the same bytes
 _BLOCK = 1 << 20
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
 
 
 def pack(bundle: Bundle, path: Path) -> int:
-    """Write a bundle whose files are verified into the file `path`; return its bytes. ConfigError if it cannot be."""
+    """Write a bundle, already verified, into the file `path`; return its size in bytes. ConfigError if that fails."""
     draft = path.with_name(f".{path.name}.new")
     try:
         with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -41,7 +42,7 @@ def pack(bundle: Bundle, path: Path) -> int:
                 archive.writestr(entry, (bundle.path / name).read_bytes())
         draft.replace(path)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})", "give another file by --out") from None
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})", "give another file with --out") from None
     finally:
         draft.unlink(missing_ok=True)
     return path.stat().st_size
@@ -58,15 +59,15 @@ def _named(manifest: Manifest) -> list[str]:
 
 
 def unpack(path: Path, out: Path | None, *, expected: str | None = None, replace: bool = False) -> Bundle:
-    """Put a packed bundle into the folder `out`, by default one of its name in `user_folder`; return it, verified.
+    """Put a packed bundle into the folder `out`, by default `user_folder` / the file's name; return it, verified.
 
-    expected: the revision that it must have. Raises BundleError for a file that is no packed bundle, is damaged, or is
-    of another revision, and ConfigError where the bundle cannot go; nothing is left behind then.
+    expected: the revision that it must have. Raises BundleError for a file that is not a packed bundle, is damaged, or
+    has another revision, and ConfigError if the bundle cannot be put there; nothing is left behind then.
     """
     manifest_bytes = _manifest_bytes(path)
     revision = hashlib.sha256(manifest_bytes).hexdigest()[:12]
     if expected is not None and expected != revision:
-        raise BundleError(f"{path}: is revision {revision}, not {expected}", "get the right file")
+        raise BundleError(f"{path}: has revision {revision}, not {expected}", "get the file with the right revision")
     place = out or _place_of(path)
     with published(place, replace=replace) as folder:
         folder.mkdir(parents=True)
@@ -76,7 +77,7 @@ def unpack(path: Path, out: Path | None, *, expected: str | None = None, replace
 
 
 def _place_of(path: Path) -> Path:
-    return own_place(check_id(path.name.removesuffix(SUFFIX), "name of the file"), "give a folder by --out")
+    return own_place(check_id(path.name.removesuffix(SUFFIX), "name of the file"), "give a folder with --out")
 
 
 def _manifest_bytes(path: Path) -> bytes:
@@ -84,7 +85,7 @@ def _manifest_bytes(path: Path) -> bytes:
         with _opened(path) as archive:
             return _read(archive, archive.getinfo(MANIFEST), MAX_MANIFEST_BYTES)
     except KeyError:
-        raise BundleError(f"{path}: holds no {MANIFEST}", "give a file that distree zoo pack wrote") from None
+        raise BundleError(f"{path}: contains no {MANIFEST}", "give a file that distree zoo pack wrote") from None
     except _UNREADABLE as error:
         raise _damaged(path, error) from None
 
@@ -97,7 +98,7 @@ def _opened(path: Path) -> zipfile.ZipFile:
 
 def _damaged(path: Path, error: Exception) -> BundleError:
     reason = " ".join(str(error).split())[:150]
-    return BundleError(f"{path}: is no packed bundle, or damaged ({reason})", "copy it again")
+    return BundleError(f"{path}: is not a packed bundle, or is damaged ({reason})", "copy it again")
 
 
 def _extract(path: Path, folder: Path) -> None:
@@ -113,7 +114,8 @@ def _extract(path: Path, folder: Path) -> None:
     strangers = {entry.filename for entry in entries} - wanted
     if strangers:
         raise BundleError(
-            f"{path}: holds {sorted(strangers)[0]!r}, which its manifest does not name", "get the right file"
+            f"{path}: contains {sorted(strangers)[0]!r}, which its manifest does not name",
+            "give a file that distree zoo pack wrote",
         )
 
 
@@ -121,7 +123,8 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
     found = archive.infolist()
     if len(found) > MAX_FILES or sum(entry.file_size for entry in found) > MAX_BYTES:
         raise BundleError(
-            f"{path}: more than {MAX_FILES} files or {MAX_BYTES} bytes", "give a file that distree zoo pack wrote"
+            f"{path}: contains more than {MAX_FILES} files or {MAX_BYTES} bytes",
+            "give a file that distree zoo pack wrote",
         )
     seen = set()
     for entry in found:
@@ -129,17 +132,18 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
         # A name with a folder, or one that means a folder, would be written elsewhere.
         if Path(name).name != name or name in ("", ".", "..") or "\\" in name or "\0" in name or entry.is_dir():
             raise BundleError(
-                f"{path}: holds {name[:80]!r}, which is no plain file name", "give a file that distree zoo pack wrote"
+                f"{path}: contains {name[:80]!r}, which is not a plain file name",
+                "give a file that distree zoo pack wrote",
             )
         if name in seen:
-            raise BundleError(f"{path}: holds {name[:80]!r} twice", "give a file that distree zoo pack wrote")
+            raise BundleError(f"{path}: contains {name[:80]!r} twice", "give a file that distree zoo pack wrote")
         seen.add(name)
         if name != MANIFEST:
             yield entry
 
 
 def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, at_most: int) -> bytes:
-    """Read one entry, never more than `at_most` bytes of it, whatever it says of itself."""
+    """Read one entry, but never more than `at_most` bytes, whatever its header says."""
     content = bytearray()
     with archive.open(entry) as file:
         while block := file.read(_BLOCK):

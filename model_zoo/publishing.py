@@ -1,4 +1,4 @@
-"""Puts a bundle's folder into its place: as a whole, by a rename, or not at all."""
+"""Puts a bundle's folder in its place: as a whole, by a rename, or not at all."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from distree.errors import ConfigError
 
 @contextlib.contextmanager
 def published(out: Path, *, replace: bool) -> Iterator[Path]:
-    """Give a folder that does not exist yet; a bundle that is written there is verified and becomes `out`.
+    """Yield a folder that does not exist yet; a bundle written there is verified and becomes `out`.
 
-    Whatever goes wrong, `out` stays as it is and nothing is left beside it. replace: whether `out` may be a bundle
-    already. Raises ConfigError, before anything is done, where `out` cannot be written, and BundleError where what was
-    written is no whole bundle.
+    Whatever goes wrong, `out` stays as it is and nothing is left next to it. replace: whether `out` may already be a
+    bundle. Raises ConfigError, before anything is done, if `out` cannot be written, and BundleError if what was written
+    is not a complete bundle.
     """
     check_place(out, replace=replace)
     staged = out.parent / f".{out.name}.{secrets.token_hex(4)}"
@@ -49,12 +49,12 @@ def own_place(name: str, remedy: str) -> Path:
 def check_place(out: Path, *, replace: bool) -> None:
     """Raise ConfigError unless a bundle can become `out`."""
     if out.exists() and not replace:
-        raise ConfigError(f"{out}: exists already", "give another folder by --out, or replace it with --force")
+        raise ConfigError(f"{out}: already exists", "give another folder with --out, or replace it with --force")
     if out.exists() and not (out / MANIFEST).is_file():
-        raise ConfigError(f"{out}: is no bundle, so it is not replaced", "give another folder by --out")
+        raise ConfigError(f"{out}: is not a bundle, so it is not replaced", "give another folder with --out")
     near = next(folder for folder in out.absolute().parents if folder.exists())
     if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
-        raise ConfigError(f"{out}: {near} cannot be written to", "give another folder by --out")
+        raise ConfigError(f"{out}: {near} cannot be written to", "give another folder with --out")
 
 
 def _take_place(staged: Path, out: Path) -> None:

@@ -118,7 +118,7 @@ def _read(config: ReplaySourceConfig, expected: Preprocessor) -> tuple[Array, Ar
         ) from None
     if inputs.dtype != expected.dtype or inputs.shape[1:] != expected.shape or not len(inputs):
         raise ConfigError(
-            f"{config.path}: input is {inputs.dtype} {inputs.shape}, the bundle takes {expected.dtype} (n, "
+            f"{config.path}: input is {inputs.dtype} {inputs.shape}, but the bundle expects {expected.dtype} (n, "
             f"{', '.join(map(str, expected.shape))})",
             "convert it, or name another bundle",
         )

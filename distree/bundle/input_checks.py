@@ -1,4 +1,4 @@
-"""Whether what a manifest declares of its inputs fits together, and fits the first segment."""
+"""Whether a manifest's declarations about inputs are consistent, and match the first segment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_RATE_HZ = 10_000_000
 
 
 def input_problems(manifest: Manifest) -> Iterator[Problem]:
-    """Say what is wrong with `input` and `preprocess`."""
+    """Yield what is wrong with `input` and `preprocess`."""
     spec, preprocess = manifest.input, manifest.preprocess
     faults = [*_spec_problems(spec), *_window_problems(spec, preprocess), *_value_problems(spec, preprocess)]
     yield from faults
@@ -37,7 +37,8 @@ def input_problems(manifest: Manifest) -> Iterator[Problem]:
         )
     if preprocess.channel_order == "bgr" and spec.shape[-1:] != (3,):
         yield Problem(
-            f"preprocess.channel_order: bgr, but inputs of shape {list(spec.shape)} have no three channels", "remove it"
+            f"preprocess.channel_order: bgr, but inputs of shape {list(spec.shape)} do not have three channels",
+            "remove it",
         )
     if preprocess.range == "quantised" and spec.dtype != taken.dtype:
         yield Problem(
@@ -47,7 +48,7 @@ def input_problems(manifest: Manifest) -> Iterator[Problem]:
     for name, given in (("mean", preprocess.mean), ("std", preprocess.std)):
         if len(given) not in (0, 1, shape[-1]):
             yield Problem(
-                f"preprocess.{name}: {len(given)} values", f"give one, or one for each of {shape[-1]} channels"
+                f"preprocess.{name}: {len(given)} values", f"give one, or one for each of the {shape[-1]} channels"
             )
 
 
@@ -75,7 +76,10 @@ def _spec_problems(spec: InputSpec) -> Iterator[Problem]:
 def _window_problems(spec: InputSpec, preprocess: Preprocess) -> Iterator[Problem]:
     hop, is_recording = preprocess.window.hop, len(spec.shape) in (1, 2)
     if hop is not None and not is_recording:
-        yield Problem(f"preprocess.window: only recordings are cut, but inputs are {list(spec.shape)}", "remove it")
+        yield Problem(
+            f"preprocess.window: only recordings can be cut into windows, but inputs are {list(spec.shape)}",
+            "remove it",
+        )
     elif hop is not None and not 1 <= hop <= spec.shape[0]:
         yield Problem(
             f"preprocess.window.hop: {hop} is out of range", f"choose 1 to {spec.shape[0]}, the samples of a window"
@@ -86,11 +90,14 @@ def _value_problems(spec: InputSpec, preprocess: Preprocess) -> Iterator[Problem
     mean, std = preprocess.mean, preprocess.std
     if preprocess.range is not None:
         if mean or std:
-            yield Problem("preprocess: has both range and mean or std", "give range, or mean and std")
+            yield Problem("preprocess: range cannot be combined with mean or std", "give range, or mean and std")
         if preprocess.range == "quantised" and preprocess.frontend.kind != "raw":
-            yield Problem("preprocess.range: quantised inputs have no front end", "remove one of the two")
+            yield Problem("preprocess.range: quantised inputs cannot have a front end", "remove one of the two")
         if preprocess.range != "quantised" and (spec.dtype != "uint8" or preprocess.frontend.kind != "raw"):
-            yield Problem(f"preprocess.range: {preprocess.range} is for uint8 values only", "give mean and std")
+            yield Problem(
+                f"preprocess.range: {preprocess.range} works only for uint8 values without a front end",
+                "give mean and std",
+            )
         return
     if len(mean) != len(std) or 0 in std or not all(map(math.isfinite, (*mean, *std))):
         yield Problem(
@@ -100,6 +107,6 @@ def _value_problems(spec: InputSpec, preprocess: Preprocess) -> Iterator[Problem
     if not mean and (spec.dtype in ("uint8", "int8") and preprocess.frontend.kind == "raw"):
         what = "0..1, -1..1 or 0..255" if spec.is_image else "quantised"
         yield Problem(
-            f"preprocess: does not say what the network expects of {spec.dtype} values",
+            f"preprocess: does not say which range the network expects {spec.dtype} values in",
             f"give range ({what}), or mean and std",
         )

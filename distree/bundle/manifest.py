@@ -19,7 +19,7 @@ InputDType = Literal["uint8", "int8", "int16", "float16", "float32"]
 
 @record
 class InputSpec:
-    """What a source hands over: one array per input, before any preprocessing.
+    """What a source delivers: one array per input, before any preprocessing.
 
     Images are uint8 (height, width, 1 or 3 channels). A window of a recording is (samples,) or (samples, channels).
     """
@@ -29,9 +29,9 @@ class InputSpec:
     shape: tuple[int, ...]
     """Its shape, without a batch axis."""
     rate_hz: float | None = None
-    """Sampling rate of a window. A recording at another rate is refused. Needed by front ends and to read WAV files."""
+    """Sampling rate of a window. Recordings at another rate are refused. Needed by front ends and for WAV files."""
     channels: tuple[str, ...] = ()
-    """Names of a window's channels, by which columns of CSV files are found; without names, by their order."""
+    """Names of a window's channels, to find the columns of CSV files by name; without them, columns count in order."""
 
     @property
     def is_image(self) -> bool:
@@ -49,9 +49,9 @@ class WindowRule:
     """How a recording that is not exactly one window is cut; see `distree.bundle.windows`."""
 
     hop: int | None = None
-    """Samples from the start of one window to the start of the next. Without it longer recordings are refused."""
+    """Samples from the start of one window to the start of the next. Without it, longer recordings are refused."""
     short: Literal["refuse", "pad"] = "refuse"
-    """What becomes of a recording shorter than a window: it is refused, or zeros are appended."""
+    """What happens to a recording shorter than a window: it is refused, or padded with zeros."""
 
 
 @record
@@ -65,27 +65,27 @@ class Preprocess:
     """
 
     range: Literal["0..1", "-1..1", "0..255", "quantised"] | None = None
-    """Instead of mean and std: the values that the network expects of uint8 inputs; or `quantised` for inputs that
-    are the first segment's tensor already.
+    """Instead of mean and std: the range in which the network expects uint8 inputs; or `quantised` for inputs that
+    already are the first segment's tensor.
     """
     mean: tuple[float, ...] = ()
-    """What is subtracted: one value, or one per channel (last axis). Without mean and std values stay as they are."""
+    """Subtracted from values: one number, or one per channel (last axis). Without mean and std, values are kept."""
     std: tuple[float, ...] = ()
-    """What is divided by then."""
+    """Divisor of what remains: one number, or one per channel."""
     layout: Literal["nchw", "nhwc"]
-    """`nchw` moves the last axis (channels) to the front, `nhwc` keeps the order. A batch axis of 1 is put before."""
+    """`nchw` moves the last axis (channels) to the front, `nhwc` keeps the order. A batch axis of 1 comes first."""
     channel_order: Literal["rgb", "bgr"] = "rgb"
-    """The order of colours that the network takes; sources always give red, green and blue."""
+    """The order of colours that the network expects; sources always deliver red, green, blue."""
     resize: Literal["crop", "pad", "stretch"] = "crop"
-    """How an image of another aspect is fitted: its middle is cut out, bars of `background` are added, or it is
-    stretched.
+    """How an image with another aspect ratio is fitted: by cutting out its middle, adding bars of `background`, or
+    stretching it.
     """
     background: Literal["black", "white"] = "black"
-    """What shows through transparent parts of an image, and the colour of bars."""
+    """Colour of bars, and of what shows through transparent parts of an image."""
     window: WindowRule = WindowRule()
     """How recordings are cut."""
     frontend: FrontendSpec = Raw()
-    """What makes features of a window: `raw` passes its values on."""
+    """What computes features from a window; `raw` passes its values on."""
 
 
 @record
@@ -111,7 +111,7 @@ class Macs:
 class BranchSpec:
     """One branch of a wide stage: features in; features for the branch's own next stage and an embedding out.
 
-    `features` is None where the next stage is not wide, or there is none. `macs.exit` are the embedding's.
+    `features` is None if the next stage is not wide, or there is none. `macs.exit` are the embedding's.
     """
 
     segment: str
@@ -127,7 +127,7 @@ class BranchSpec:
 class StageSpec:
     """One stage: its segment file and the tensors that go in and come out (`features` is None at the last).
 
-    A stage with `branches` is *wide*: every branch takes `input` (between two wide stages each its own, which never
+    A stage with `branches` is *wide*: every branch reads `input` (between two wide stages each its own, which never
     travels, and `input` is that of branch 0), and `segment` is the fusion head, with inputs named `embedding0`,
     `embedding1`, … of the shapes and scales of the branches' embeddings; a missing one is all zero points. `features`
     come out of the fusion head, and only where the next stage is not wide. `macs` are of the whole stage: all
@@ -169,7 +169,7 @@ class Exits:
 class Golden:
     """Inputs and outputs of every segment for the self-test; `tolerance` in steps of `distree.bundle.golden`.
 
-    `stage_tolerances`, one per stage, stand in its place where they were measured.
+    `stage_tolerances`, one per stage, replace it if they were measured.
     """
 
     file: str
@@ -193,7 +193,7 @@ class SplitFigures:
 
 @record
 class Trained:
-    """How the weights came to be."""
+    """How the weights were trained."""
 
     epochs: int
     seed: int
@@ -203,10 +203,10 @@ class Trained:
 
 @record
 class MeasuredFigures:
-    """Figures of the segments on inputs that had no part in training, which `data` names.
+    """Figures of the segments on inputs that were not used in training; `data` names these inputs.
 
-    `validation` are those of the inputs that thresholds were chosen on, `trained` says how the weights came to be; both
-    are there for bundles that a recipe made.
+    `validation` are those of the inputs that thresholds were chosen on, `trained` says how the weights were trained;
+    bundles made by a recipe have both.
     """
 
     data: str
@@ -223,7 +223,7 @@ class MeasuredFigures:
 
 @record
 class DataUse:
-    """A file of inputs, and what is known of them: class labels, and whether the network was trained on them."""
+    """A file of inputs, and what is known about them: class labels, and whether the network was trained on them."""
 
     data: str
     inputs: int
@@ -233,10 +233,10 @@ class DataUse:
 
 @record
 class Promise:
-    """What thresholds were chosen for: a drop in accuracy (a fraction), of the mean or of its upper bound.
+    """What thresholds were chosen for: the most that accuracy may drop (a fraction), on average or by its upper bound.
 
-    drop, drop_bound and saved are what they came to on the inputs that they were chosen on. saved: share of the
-    multiply-accumulates of the whole network without exits, which the heads count against.
+    drop, drop_bound and saved are the results on the inputs that the thresholds were chosen on. saved: share of the
+    whole network's multiply-accumulates without exits, minus what the heads cost.
     """
 
     max_drop: float
@@ -248,11 +248,11 @@ class Promise:
 
 @record
 class SplitFrom:
-    """The network that `distree zoo split` cut a bundle from, and what its exits were made of.
+    """The network that `distree zoo split` cut a bundle from, and what its exits were made from.
 
     file and sha256: of the whole network. after: the operators after which it was cut. heads: their shapes.
-    heads_from: inputs that they learned from. thresholds_from: inputs that thresholds were chosen on. tested_on: inputs
-    that were opened once, when all of it was settled.
+    heads_from: inputs that the heads learned from. thresholds_from: inputs that thresholds were chosen on. tested_on:
+    inputs that were opened once, after everything was decided.
     """
 
     file: str
@@ -268,9 +268,9 @@ class SplitFrom:
 
 @record
 class Manifest:
-    """bundle.yaml, format 1. `runtime` says what its segments are made for: see `distree.bundle.runtimes`.
+    """bundle.yaml, format 1. `runtime` says what runs its segments: see `distree.bundle.runtimes`.
 
-    `measured` is left out where nothing was measured, `split_from` is there for bundles cut from a whole network.
+    `measured` is missing if nothing was measured; bundles cut from a whole network have `split_from`.
     """
 
     format: Literal[1]

@@ -17,7 +17,7 @@ FULL_SCALE = {"uint8": 255.0, "int16": 32768.0}
 _RANGES = {"0..1": (0.0, 1.0), "-1..1": (0.5, 0.5), "0..255": (0.0, 1.0 / 255.0)}
 """Mean and standard deviation, of values from 0 to 1, that bring them to a range."""
 
-_CONVERT = "convert the input to what the bundle takes"
+_CONVERT = "convert the input to what the bundle expects"
 
 
 def mean_and_std(preprocess: Preprocess) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,7 +1,7 @@
-"""Windows of a recording: what training, `distree zoo` and boards cut it into, by the manifest's `preprocess.window`.
+"""Windows of a recording, cut by the manifest's `preprocess.window`, alike in training, `distree zoo` and on boards.
 
-Window k begins at sample k · hop, as frames of `tf.signal.frame` do; what is left at the end and fills no window is
-left out. A recording shorter than a window is refused, or zeros are appended, as the rule says.
+Window k begins at sample k · hop, as frames of `tf.signal.frame` do; samples at the end that do not fill a
+window are left out. A recording shorter than a window is refused or padded with zeros, as the rule says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from distree.record import record
 from distree.tensors import Array
 
 MAX_WINDOWS = 1000
-"""Most windows of one file on a board."""
+"""The most windows that a board reads from one file."""
 
 _PART = "~"
 
@@ -32,19 +32,19 @@ class Window:
 def cut(recording: Array, length: int, rule: WindowRule) -> list[Window]:
     """Cut a recording, (samples,) or (samples, channels), into windows of `length` samples.
 
-    Raises RemoteProtocolError("size") where it is empty, shorter or longer than the rule allows.
+    Raises RemoteProtocolError("size") if it is empty, or shorter or longer than the rule allows.
 
     >>> [window.start for window in cut(np.zeros(10), 4, WindowRule(hop=3))]
     [0, 3, 6]
     """
     count = len(recording)
     if count == 0:
-        raise RemoteProtocolError("size", f"a recording without samples; a window has {length}", "record it again")
+        raise RemoteProtocolError("size", f"the recording has no samples; a window has {length}", "record it again")
     if count < length:
         if rule.short == "refuse":
             raise RemoteProtocolError(
                 "size",
-                f"a recording of {count} samples; a window has {length}",
+                f"the recording has {count} samples, fewer than a window, which has {length}",
                 "record more, or declare window: {short: pad}",
             )
         padding = [(0, length - count), *[(0, 0)] * (recording.ndim - 1)]
@@ -53,7 +53,7 @@ def cut(recording: Array, length: int, rule: WindowRule) -> list[Window]:
         if count > length:
             raise RemoteProtocolError(
                 "size",
-                f"a recording of {count} samples; a window has {length}",
+                f"the recording has {count} samples, more than a window, which has {length}",
                 "cut it, or declare window: {hop: SAMPLES}",
             )
         return [Window(values=recording, start=0)]
@@ -76,7 +76,7 @@ class WindowBuffer:
         self._skip = 0
 
     def push(self, piece: Array) -> Iterator[Array]:
-        """Take in the next samples, (samples,) or (samples, channels); give the windows that they complete."""
+        """Add the next samples, (samples,) or (samples, channels); yield the windows that they complete."""
         kept = piece if self._kept is None else np.concatenate([self._kept, piece])
         skipped = min(self._skip, len(kept))
         self._skip -= skipped
@@ -89,7 +89,7 @@ class WindowBuffer:
 
 
 def request_of(request: str, number: int, count: int) -> str:
-    """Return the request id of a window, `number` from 1 of `count`; that of the file itself where it has only one.
+    """Return the request id of a window, `number` from 1 of `count`; that of the file itself if it has only one.
 
     >>> request_of("clip", 2, 5), request_of("clip", 1, 1)
     ('clip~2/5', 'clip')
@@ -98,7 +98,7 @@ def request_of(request: str, number: int, count: int) -> str:
 
 
 def count_of(request: str) -> tuple[str, int]:
-    """Return the request id of the file that a window is of, and how many windows it has.
+    """Return the request id of the file that a window belongs to, and how many windows the file has.
 
     >>> count_of("clip~2/5"), count_of("clip")
     (('clip', 5), ('clip', 1))

@@ -1,7 +1,7 @@
-"""Inputs with labels, as people have them: `load_examples` reads them all, one form a file.
+"""Inputs with labels, in the forms in which people have them: `load_examples` reads them all.
 
-`examples` says what is read, `wanted` what is asked for and how labels are matched; `arrays` (by themselves, or in
-`archives`), `folders`, `tables`, `idx` and `splits` read the forms.
+`examples` declares the result; `wanted` what is asked for and how labels are matched; `arrays` (single ones, or in
+`archives`), `folders`, `tables`, `idx` and `splits` each read one form.
 """
 
 from __future__ import annotations

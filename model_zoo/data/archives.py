@@ -1,6 +1,6 @@
-"""Archives of arrays, .npz: an array is read when it is asked for, and never more of it than its header promises.
+"""Archives of arrays, .npz: an array is read when it is asked for, and never more than its header declares.
 
-NumPy's own reader allocates what a header promises, and raises whatever comes of damage.
+NumPy's own reader allocates whatever a header declares, and can raise any exception on damaged files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def is_archive(path: Path) -> bool:
 
 
 def begins(path: Path, magic: bytes) -> bool:
-    """Whether a file can be read and begins so."""
+    """Whether a file can be read and begins with these bytes."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         return file.read(len(magic)) == magic
     return False
@@ -31,13 +31,13 @@ def begins(path: Path, magic: bytes) -> bool:
 
 @contextlib.contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
-    """Open an .npz archive; whatever its damage raises while it is read becomes a DataError."""
+    """Open an .npz archive; any exception raised by damage while it is read becomes a DataError."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield Archive(path, archive)
     except DataError:
         raise
-    except Exception as error:  # noqa: BLE001 - of damaged archives zipfile and zlib raise many kinds
+    except Exception as error:  # noqa: BLE001 - zipfile and zlib raise many kinds for damaged archives
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
             f"{path}: not a readable .npz archive ({why[:120]})", "save it again with numpy.savez"
@@ -53,7 +53,7 @@ class Archive:
         self.names = {name.removesuffix(".npy").lower(): name for name in archive.namelist() if name.endswith(".npy")}
 
     def find(self, base: Sequence[str], split: Split | None) -> str | None:
-        """Return the array of one of these names, of a split or of undivided data."""
+        """Return the name of the array with one of these base names, of a split or of undivided data, or None."""
         affixes = ("",) if split is None else SPLIT_NAMES[split]
         for name in base:
             for affix in affixes:
@@ -63,7 +63,7 @@ class Archive:
         return None
 
     def header(self, name: str) -> ArrayHeader:
-        """Return what an array says of itself."""
+        """Return the header of an array."""
         with self._opened(name) as file:
             return read_header(file)
 

@@ -1,7 +1,7 @@
-"""Examples in arrays: .npz archives with inputs and labels, and .npy files with labels beside them.
+"""Examples in arrays: .npz archives with inputs and labels, and .npy files with labels next to them.
 
-No more is read than is asked for: of an array its header says beforehand how large it is, and first rows are read
-alone.
+No more is read than is asked for: the header of an array says in advance how large it is, and its first rows can be
+read without the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INPUTS = ("input", "inputs", "x", "image", "images", "data", "features", "sample
 LABELS = ("label", "labels", "y", "target", "targets", "class", "class_id", "class_ids")
 CLASS_NAMES = ("classes", "class_names", "label_names", "target_names", "names", "categories")
 FILE_NAMES = ("name", "file", "files", "filenames", "paths")
-"""How arrays are called in the field, in small letters; with `_train`, `train_` and the like where they are divided."""
+"""Common names of arrays, in lower case; with `_train`, `train_` and the like if they are divided."""
 
 _MAX_LABELS = 50_000_000
 _TEXT_LABELS = (".txt", ".csv")
@@ -36,7 +36,7 @@ def is_array(path: Path) -> bool:
 
 
 def load_archive(path: Path, wanted: Wanted) -> Examples:
-    """Read an .npz archive. Raises DataError where it is damaged, or its arrays are not inputs and labels."""
+    """Read an .npz archive. Raises DataError if it is damaged, or its arrays are not inputs and labels."""
     with open_archive(path) as archive:
         return _from_archive(archive, wanted)
 
@@ -54,11 +54,12 @@ def _from_archive(archive: Archive, wanted: Wanted) -> Examples:
         there = ", ".join(archive.names) or "nothing"
         what = "" if wanted.split is None else f" of the split {wanted.split}"
         raise DataError(
-            f"{path}: no array of inputs{what} (it has {there[:200]})", "save it by numpy.savez(path, x=…, y=…)"
+            f"{path}: contains no array of inputs{what} (found: {there[:200]})",
+            "save it with numpy.savez(path, x=…, y=…)",
         )
     header = archive.header(name)
     if not header.shape:
-        raise DataError(f"{path}: {name.removesuffix('.npy')} is a single number", "save inputs (n, …)")
+        raise DataError(f"{path}: {name.removesuffix('.npy')} is a single number", "save an array of inputs (n, …)")
     kept = check_amount(header.shape[0], header.row_bytes, wanted, path)
     where = f"{path}: {name.removesuffix('.npy')}"
     inputs = inputs_of(archive.read(name, kept), wanted, where)
@@ -79,7 +80,7 @@ def _from_archive(archive: Archive, wanted: Wanted) -> Examples:
 
 
 def _index(archive: Archive, count: int) -> Array:
-    """Return where in the data that they were taken from inputs are, if the archive says it."""
+    """Return the indices of inputs in the data that they were taken from, if the archive has them."""
     name = archive.find(("index",), None)
     if name is None or archive.header(name).dtype.kind not in "iu" or archive.header(name).shape != (count,):
         return np.arange(count)
@@ -88,7 +89,7 @@ def _index(archive: Archive, count: int) -> Array:
 
 
 def _files(archive: Archive, split: Split | None, count: int, kept: int) -> tuple[str, ...] | None:
-    """Return what inputs are called, if the archive says it of each."""
+    """Return the names of the inputs, if the archive has one for each."""
     name = archive.find(FILE_NAMES, split) or archive.find(FILE_NAMES, None)
     if name is None or archive.header(name).shape != (count,):
         return None
@@ -103,7 +104,8 @@ def _of_each(archive: Archive, name: str, count: int) -> Array:
     if not header.shape or header.shape[0] != count:
         rows = f"has {header.shape[0]} rows" if header.shape else "is a single value"
         raise DataError(
-            f"{archive.path}: {name.removesuffix('.npy')} {rows}, there are {count} inputs", "save one for each"
+            f"{archive.path}: {name.removesuffix('.npy')} {rows}, but there are {count} inputs",
+            "save one row per input",
         )
     return archive.read(name)
 
@@ -119,14 +121,14 @@ def _class_names(archive: Archive) -> tuple[str, ...] | None:
 
 
 def read_array_file(path: Path, limit: int | None = None) -> Array:
-    """Read an .npy file, or its first rows; DataError where it is damaged, cut off, or too much for the memory."""
+    """Read an .npy file, or its first rows; DataError if it is damaged, cut off, or too large."""
     try:
         with path.open("rb") as file:
             header = read_header(file)
             left = path.stat().st_size - file.tell()
             if left != header.nbytes:
                 raise DataError(
-                    f"{path}: {left} bytes of data, {header.nbytes} are needed for {header}", "save it again"
+                    f"{path}: has {left} bytes of data, but {header} needs {header.nbytes}", "save it again"
                 )
             rows = limit if header.shape else None
             read_bytes = header.nbytes if rows is None or header.is_fortran else rows * header.row_bytes
@@ -140,17 +142,17 @@ def read_array_file(path: Path, limit: int | None = None) -> Array:
 
 
 def load_array(path: Path, wanted: Wanted) -> Examples:
-    """Read windows or images from an .npy file, and their labels from a file beside it, if there is one.
+    """Read windows or images from an .npy file, and their labels from a file next to it, if there is one.
 
-    Labels of `x.npy` are in `y.npy`, `x_labels.npy`, `labels.npy` or a text file of such a name, one a line. Capital
-    letters and what follows, as in `X_test.npy` and `y_test.npy`, are kept.
+    Labels of `x.npy` are in `y.npy`, `x_labels.npy`, `labels.npy` or a text file of such a name, one per line. The
+    rest of the name must agree, as in `X_test.npy` and `y_test.npy`.
     """
     wanted.no_split(path)
     array = read_array_file(path, wanted.limit)
     if wanted.spec is not None and array.ndim == len(wanted.spec.shape):
         array = array[None]  # one window by itself
     if array.ndim == 0:
-        raise DataError(f"{path}: a single number", "save inputs (n, …)")
+        raise DataError(f"{path}: contains a single number", "save an array of inputs (n, …)")
     inputs = inputs_of(array, wanted, str(path))
     beside = labels_beside(path)
     found = None
@@ -170,7 +172,7 @@ def load_array(path: Path, wanted: Wanted) -> Examples:
 
 
 def labels_beside(path: Path) -> Path | None:
-    """Return the file of labels that belongs to a file of inputs; None without any."""
+    """Return the file of labels that belongs to a file of inputs; None if there is none."""
     stems = [f"{path.stem}_labels", f"{path.stem}-labels", f"{path.stem}.labels"]
     lower = path.stem.lower()
     for name in INPUTS:
@@ -191,7 +193,9 @@ def _label_file(path: Path) -> Array:
 def _text_labels(path: Path) -> Array:
     try:
         if path.stat().st_size > _MAX_LABELS:
-            raise DataError(f"{path}: {path.stat().st_size} bytes are too many for labels", "give one label per line")
+            raise DataError(
+                f"{path}: is too large for a file of labels ({path.stat().st_size} bytes)", "give one label per line"
+            )
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})", CHECK_PATH) from None

@@ -21,19 +21,19 @@ SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "validation": ("validation", "val", "valid"),
     "test": ("test", "testing"),
 }
-"""How splits are called in the field, in small letters."""
+"""Common names of splits, in lower case."""
 
 MAX_BYTES = 2 << 30
-"""Most bytes of inputs that are read at once."""
+"""The most bytes of inputs that are read at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
     """Inputs of one set, in order.
 
-    inputs: (n, …) uint8, int8, int16, float16 or float32. labels: int64 (n,), None without any. index: int64 (n,), each
-    input's place in the set that it was taken from. source: what to call the set in a report. names: the classes'
-    names, by label, where they are known. files: what to call each input, where it is a file or a part of one.
+    inputs: (n, …) uint8, int8, int16, float16 or float32. labels: int64 (n,), None if there are none. index: int64
+    (n,), each input's index in the set that it was taken from. source: the set's name in reports. names: the classes'
+    names, by label, if they are known. files: each input's name, if it is a file or a part of one.
     """
 
     inputs: npt.NDArray[Any]
@@ -47,11 +47,11 @@ class Examples:
         return int(self.inputs.shape[0])
 
     def head(self: E, count: int | None) -> E:
-        """Return the first `count`; all of them for None."""
+        """Return the first `count`, or all of them for None."""
         return self.slice(0, len(self) if count is None else count)
 
     def slice(self: E, start: int, stop: int) -> E:
-        """Return those from `start` up to, not including, `stop`."""
+        """Return those from `start` up to, but not including, `stop`."""
         return self.take(np.arange(len(self))[start:stop])
 
     def take(self: E, places: npt.NDArray[np.int64]) -> E:
@@ -69,7 +69,7 @@ class Examples:
         if self.labels is None:
             raise DataError(
                 f"{self.source}: has no labels",
-                "give .npz with x and y, a folder for each class, or a column of labels",
+                "give an .npz file with x and y, one folder per class, or a column of labels",
             )
         return LabelledExamples(self.inputs, self.labels, self.index, self.source, self.names, self.files)
 
@@ -85,14 +85,14 @@ def too_much(where: Path | str, count: int, nbytes: int) -> DataError:
     """Make the error for inputs that would take more than `MAX_BYTES`."""
     return DataError(
         f"{where}: {count:,} inputs of {nbytes / max(1, count):,.0f} bytes are more than {MAX_BYTES >> 30} GiB",
-        "read fewer of them (--limit)",
+        "read fewer of them with --limit",
     )
 
 
 def first_of_each_class(images: LabelledExamples, count: int) -> LabelledExamples:
     """Return the first `count` images of each class, kept in the order of the set.
 
-    Raises DataError where a class has fewer.
+    Raises DataError if a class has fewer.
     """
     kept: list[npt.NDArray[np.int64]] = []
     for label in np.unique(images.labels):

@@ -1,7 +1,7 @@
-"""Examples in folders of files: a folder for each class, a file for each, or files named by their class.
+"""Examples in folders of files: one folder per class, one file per class, or files named after their class.
 
-Images, WAV files, CSV files and .npy arrays, read by the reader that boards use. Examples of the classes take turns, so
-that the first so many of them are balanced.
+Images, WAV files, CSV files and .npy arrays, read by the reader that boards use. The classes take turns, so that the
+first examples are balanced, however many are read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from model_zoo.errors import DataError
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm")
 READ = (*IMAGES, ".wav", ".npy", *TABLES)
 LEFT_OUT = (".md", ".txt", ".json", ".yaml", ".yml", ".html", ".pdf", ".db", ".ini", ".xml", ".zip")
-"""What stands beside data and is none; how many such files there are, the source's name says."""
+"""Files that lie next to data but are not data; the source's name says how many were left out."""
 
 MAX_FILE_BYTES = 64 << 20
 MAX_FILES = 1_000_000
@@ -34,7 +34,7 @@ _ANY_NUMBER = 1 << 31
 
 @dataclass(slots=True)
 class _Found:
-    """The files of a folder, in the order of their names, by class; "" is the class of files without any."""
+    """The files of a folder, in the order of their names, by class; "" is the class of files without one."""
 
     files: dict[str, list[Path]] = field(default_factory=dict)
     left_out: int = 0
@@ -56,7 +56,7 @@ class _Found:
 
 
 def load_folder(path: Path, wanted: Wanted) -> Examples:
-    """Read a folder of files. Raises DataError, with the file, for one that is damaged or not what the bundle takes."""
+    """Read a folder of files. Raises DataError, naming the file, if one is damaged or not what the bundle expects."""
     folder, split = _split_of(path, wanted)
     wanted = replace(wanted, split=None)
     pair = _array_of(folder)
@@ -65,7 +65,8 @@ def load_folder(path: Path, wanted: Wanted) -> Examples:
     found = _files(folder)
     if not found.files:
         raise DataError(
-            f"{folder}: contains no file of {', '.join(READ)}, nor *-ubyte.gz", "check that this is the right folder"
+            f"{folder}: contains no file that can be read ({', '.join(READ)}, *-ubyte.gz)",
+            "check that this is the right folder",
         )
     examples = _read(folder, _by_class(found, wanted), wanted)
     source = path.name if split is None else f"{path.name}, {split} split"
@@ -76,7 +77,7 @@ def load_folder(path: Path, wanted: Wanted) -> Examples:
         labels = labels_by_name(examples.classes, wanted, str(folder))
     elif any(examples.classes):
         raise DataError(
-            f"{folder}: some files have a class and some have none", "put each into the folder of its class"
+            f"{folder}: some files have a class and some have none", "put every file into the folder of its class"
         )
     return Examples(
         inputs=np.stack(examples.inputs),
@@ -89,7 +90,7 @@ def load_folder(path: Path, wanted: Wanted) -> Examples:
 
 
 def _split_of(path: Path, wanted: Wanted) -> tuple[Path, str | None]:
-    """Return the folder of the wanted split, where data are divided into folders; by default the test set."""
+    """Return the folder of the wanted split, if data are divided into folders; by default the test set."""
     present = {
         split: entry
         for entry in _entries(path)
@@ -101,7 +102,7 @@ def _split_of(path: Path, wanted: Wanted) -> tuple[Path, str | None]:
         return path, None
     split = wanted.split or "test"
     if split not in present:
-        raise DataError(f"{path}: has no split {split!r}, only {', '.join(sorted(present))}", "name one of these")
+        raise DataError(f"{path}: has no split {split!r}, only {', '.join(sorted(present))}", "choose one of these")
     return present[split], split
 
 
@@ -114,7 +115,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _array_of(folder: Path) -> Path | None:
-    """Return the file of inputs where a folder holds one such as x.npy, and its labels beside it."""
+    """Return the file of inputs if a folder contains one, such as x.npy, with its labels next to it."""
     for entry in _entries(folder):
         if entry.suffix == ".npy" and entry.stem.lower() in INPUTS and labels_beside(entry) is not None:
             return entry
@@ -136,18 +137,16 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
     for entry in _entries(folder):
         if entry.is_dir():
             if depth == 0:
-                raise DataError(
-                    f"{entry}: folders in folders of a class are too deep", "check that this is the right folder"
-                )
+                raise DataError(f"{entry}: folders are nested too deeply", "check that this is the right folder")
             yield from _below(entry, depth - 1)
         elif entry.is_file():
             yield entry
 
 
 def _by_class(found: _Found, wanted: Wanted) -> dict[str, list[Path]]:
-    """Give files that lie in no folder of a class the class that their names say, where all of them do.
+    """Sort files that are not in a folder of a class by the class in their names, if every name has one.
 
-    One .npy file for each class is called as the class is; of others the class is what stands before the first full
+    If there is one .npy file per class, it has the class's name; otherwise the class is the part before the first full
     stop, as Edge Impulse writes it: `walk.3s2b.wav`.
     """
     loose = found.files.get("", [])
@@ -163,7 +162,7 @@ def _by_class(found: _Found, wanted: Wanted) -> dict[str, list[Path]]:
 
 
 def _are_stacks(paths: Sequence[Path], wanted: Wanted) -> bool:
-    """Whether arrays hold many inputs each, which without a spec nobody knows of windows of one channel."""
+    """Whether every array contains many inputs; without a spec, windows of one channel cannot be told from one."""
     rank = 2 if wanted.spec is None else len(wanted.spec.shape) + 1
     return all(read_array_file(path, 1).ndim >= rank for path in paths)
 
@@ -186,8 +185,8 @@ def _read(folder: Path, by_class: dict[str, list[Path]], wanted: Wanted) -> _Exa
             label, name, raw = item
             if made.inputs and raw.shape != made.inputs[0].shape:
                 raise DataError(
-                    f"{folder / name}: {raw.dtype} {raw.shape}, others are {made.inputs[0].shape}",
-                    "give images of one size",
+                    f"{folder / name}: is {raw.dtype} {raw.shape}, but others are {made.inputs[0].shape}",
+                    "give inputs of one size",
                 )
             nbytes += raw.nbytes
             if nbytes > MAX_BYTES:
@@ -201,7 +200,7 @@ def _read(folder: Path, by_class: dict[str, list[Path]], wanted: Wanted) -> _Exa
 
 
 def _of_class(folder: Path, label: str, paths: Sequence[Path], wanted: Wanted) -> Iterator[tuple[str, str, Array]]:
-    """Give the examples in the files of a class: what they are labelled, what they are called, their raw inputs."""
+    """Yield the examples in the files of a class: label, name, raw input."""
     for path in paths:
         name = str(path.relative_to(folder))
         if path.suffix.lower() in TABLES:
@@ -221,19 +220,19 @@ def _of_class(folder: Path, label: str, paths: Sequence[Path], wanted: Wanted) -
 
 
 def _label_of(path: Path, label: str, table: Examples, k: int) -> str:
-    """Return the class of an input in a table, by the folder or by a column of labels."""
+    """Return the class of an input in a table, from its folder or from a column of labels."""
     if table.labels is None or table.names is None:
         return label
     told = table.names[int(table.labels[k])]
     if label and told.casefold() != label.casefold():
         raise DataError(
-            f"{path}: lies in the folder of {label!r}, and its column of labels says {told!r}", "mend one of them"
+            f"{path}: is in the folder of {label!r}, but its column of labels says {told!r}", "correct one of them"
         )
     return label or told
 
 
 def read_one(path: Path, wanted: Wanted) -> list[RawInput]:
-    """Read the inputs in one file, as a board does; DataError where it is not what the bundle takes."""
+    """Read the inputs in one file, as a board does; DataError if it is not what the bundle expects."""
     try:
         return wanted.reader(path).read_all(_content(path), most=_ANY_NUMBER)
     except RemoteProtocolError as error:
@@ -247,5 +246,5 @@ def _content(path: Path) -> bytes:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})", CHECK_PATH) from None
     if len(content) > MAX_FILE_BYTES:
-        raise DataError(f"{path}: longer than {MAX_FILE_BYTES >> 20} MiB", "cut it into several files")
+        raise DataError(f"{path}: is larger than {MAX_FILE_BYTES >> 20} MiB", "split it into several files")
     return content

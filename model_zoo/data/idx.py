@@ -1,4 +1,4 @@
-"""Images in idx files, as those of the MNIST family are."""
+"""Images in idx files, the format of the MNIST family."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def _read_bytes(path: Path) -> bytes:
 
 def _idx_header(path: Path, content: bytes) -> tuple[tuple[int, ...], int]:
     if len(content) < 4 or content[:2] != b"\0\0":
-        raise DataError(f"{path}: not an idx file (its first two bytes are not zero)", "name an idx file")
+        raise DataError(f"{path}: not an idx file (its first two bytes are not zero)", "give an idx file")
     element, dimensions = content[2], content[3]
     if element != _UNSIGNED_BYTE or not 1 <= dimensions <= _MAX_DIMENSIONS:
         raise DataError(
             f"{path}: idx element type 0x{element:02x} with {dimensions} dimensions",
-            f"only unsigned bytes (0x08) with 1 to {_MAX_DIMENSIONS} are read",
+            f"convert it to unsigned bytes (0x08) with 1 to {_MAX_DIMENSIONS} dimensions",
         )
     offset = 4 + 4 * dimensions
     if len(content) < offset:
@@ -69,14 +69,14 @@ def _idx_header(path: Path, content: bytes) -> tuple[tuple[int, ...], int]:
 
 
 def is_idx_folder(folder: Path) -> bool:
-    """Whether a folder holds images in idx files."""
+    """Whether a folder contains images in idx files."""
     return any(folder.glob("*-images-idx3-ubyte*"))
 
 
 def load_idx_set(folder: Path, split: str, source: str) -> LabelledExamples:
     """Read the images and labels of one split, "train" or "t10k", from a folder of idx files.
 
-    Raises DataError where a file is missing or the two files disagree on their count.
+    Raises DataError if a file is missing or the two files have different counts.
     """
     images = read_idx(_find_idx(folder, f"{split}-images-idx3-ubyte"))
     labels = read_idx(_find_idx(folder, f"{split}-labels-idx1-ubyte"))
@@ -92,4 +92,4 @@ def _find_idx(folder: Path, stem: str) -> Path:
     for name in (f"{stem}.gz", stem):
         if (folder / name).is_file():
             return folder / name
-    raise DataError(f"{folder}: no {stem}.gz there", FASHION_HINT)
+    raise DataError(f"{folder}: contains no {stem}.gz", FASHION_HINT)

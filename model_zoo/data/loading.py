@@ -1,4 +1,4 @@
-"""One way to read examples, whatever form people have them in."""
+"""One function to read examples in any form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from model_zoo.errors import DataError
 _BY_ENDING = {".npz": load_archive, ".npy": load_array, ".csv": load_table, ".tsv": load_table}
 
 MAX_TEXT = 600
-"""Longest text of an error."""
+"""The most characters of an error's text."""
 
 
 def load_examples(
@@ -35,15 +35,15 @@ def load_examples(
     split: Split | None = None,
     limit: int | None = None,
 ) -> Examples:
-    """Read inputs, and labels where there are any, from a file or a folder of any of the forms in docs/howto/data.md.
+    """Read inputs, with labels if there are any, from a file or a folder in any of the forms in docs/howto/data.md.
 
-    spec: what a bundle takes; files become such inputs as on a board, arrays are checked against it. Without it arrays
-    are taken as they are, and files are refused. preprocess: how files are read (`resize`, `background`, `window`).
-    labels: the bundle's classes in order; labels are matched by name where the data have names, whatever their own
-    order. split: a part of data that is divided, the test set by default. limit: how many inputs at most; of folders of
-    classes so many in turn.
+    spec: what a bundle expects; files are read as such inputs, as on a board, and arrays are checked against it.
+    Without it arrays are read as they are, and files are refused. preprocess: how files are read (`resize`,
+    `background`, `window`). labels: the bundle's classes in order; if the data have class names, labels are matched by
+    name, whatever the data's order. split: a part of divided data, by default the test set. limit: the most inputs to
+    read; folders of classes take turns.
 
-    Raises DataError: one line with the file, the row or line where there is one, and what to do.
+    Raises DataError: one line with the file, the row or line if there is one, and what to do.
     """
     path = Path(path)
     wanted = Wanted(spec, preprocess, tuple(labels), split, limit)
@@ -52,16 +52,16 @@ def load_examples(
     if not path.is_file() and not path.is_dir():
         raise DataError(f"{path}: is neither a file nor a folder", CHECK_PATH)
     if limit is not None and limit < 1:
-        raise DataError(f"{path}: a limit of {limit} inputs", "give at least 1")
+        raise DataError(f"{path}: a limit of {limit} inputs is out of range", "choose at least 1")
     try:
         return _reader_of(path)(path, wanted)
     except DataError as error:
-        # Names of files, columns and classes are whatever people, or damage, have made of them.
+        # Names of files, columns and classes can contain anything.
         raise DataError(printable(error.what, MAX_TEXT), printable(error.remedy, MAX_TEXT)) from None
 
 
 def is_of_arrays(path: Path) -> bool:
-    """Whether data are arrays, whose shape and dtype say what an input is; files have to be told."""
+    """Whether data are arrays, whose shape and dtype say what an input is; other files need a spec."""
     return is_divided(path) or (is_idx_folder(path) if path.is_dir() else is_archive(path) or is_array(path))
 
 
@@ -72,14 +72,14 @@ def _reader_of(path: Path) -> Callable[[Path, Wanted], Examples]:
         return _load_idx if is_idx_folder(path) else load_folder
     forms = ((is_archive, load_archive), (is_array, load_array), (is_table, load_table))
     by_content = next((load for fits, load in forms if fits(path)), None)
-    # A file that is damaged at its beginning is told as what it is called.
+    # A file that is damaged at its beginning is read as what its name says, and reported as such.
     return by_content or _BY_ENDING.get(path.suffix.lower(), _load_file)
 
 
 def _load_idx(path: Path, wanted: Wanted) -> Examples:
     name = "train" if wanted.split == "train" else "t10k"
     if wanted.split == "validation":
-        raise DataError(f"{path}: has no split 'validation', only train and test", "name one of these")
+        raise DataError(f"{path}: has no split 'validation', only train and test", "choose one of these")
     found = load_idx_set(path, name, f"the {'training' if name == 'train' else 'test'} set in {path}")
     return _checked(path, found.head(wanted.limit), None, wanted)
 

@@ -20,12 +20,12 @@ _CIFAR_TEST = "test_batch.bin"
 
 
 def is_divided(path: Path) -> bool:
-    """Whether data is divided into splits by its own form, and read by `load_split`."""
+    """Whether data is in a form that is divided into splits, which `load_split` reads."""
     return _is_jpeg_set(path) or (path / _CIFAR_TEST).is_file()
 
 
 def class_names(path: Path) -> tuple[str, ...] | None:
-    """Return the classes' names of divided data, by label; None where they are not said."""
+    """Return the classes' names of divided data, by label; None if they are not given."""
     if path.is_dir():
         meta = path / "batches.meta.txt"
         return tuple(meta.read_text(encoding="utf-8", errors="replace").split()) if meta.is_file() else None
@@ -37,7 +37,7 @@ def class_names(path: Path) -> tuple[str, ...] | None:
 def load_split(path: Path, split: Split, held_back: int = HELD_BACK, seed: int = 0) -> LabelledExamples:
     """Read one split of a file as `load_jpeg_set` does, or of a folder of CIFAR-10's binary version.
 
-    Raises DataError for what is neither, and where a split is empty or cannot be read.
+    Raises DataError for anything else, and if a split is empty or cannot be read.
     """
     if path.is_dir():
         return _load_cifar_folder(path, split, held_back, seed)
@@ -90,7 +90,7 @@ def load_jpeg_set(path: Path, split: Split, held_back: int = HELD_BACK, seed: in
 
     The file is an npz with `jpeg` uint8, all images end to end, `offset` (n + 1,), where they begin and end, `label`
     (n,) and `is_test` (n,). The split `test` are the images that `is_test` marks, in order; the others are divided
-    by `split_indices`. Raises DataError where Pillow is missing, or the file, or what it should hold.
+    by `split_indices`. Raises DataError if Pillow, the file, or any of its arrays is missing.
     """
     arrays = _jpeg_arrays(path)
     is_test, labels = arrays["is_test"].astype(np.bool_), arrays["label"].astype(np.int64)
@@ -110,7 +110,7 @@ def split_indices(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Divide training images into those to train on and `held_back` for validation, as many of each class.
 
-    Returns their places in `labels`, shuffled. Raises DataError where a class has no image left to train on.
+    Returns their indices in `labels`, shuffled. Raises DataError if a class has no image left to train on.
     """
     generator = np.random.default_rng(seed)
     classes = int(labels.max()) + 1 if len(labels) else 1
@@ -122,7 +122,7 @@ def split_indices(
         if len(places) <= per_class:
             raise DataError(
                 f"class {label} has {len(places)} images, of which {per_class} are held back",
-                f"give more than {per_class}",
+                f"give more than {per_class} images of every class",
             )
         held.append(places[:per_class])
         kept.append(places[per_class:])
@@ -136,7 +136,7 @@ def _jpeg_arrays(path: Path) -> dict[str, Array]:
         missing = [name for name in wanted if name not in archive.names]
         if missing:
             raise DataError(
-                f"{path}: not a file of JPEG images: it has no {', '.join(missing)}", "download the file again"
+                f"{path}: is not a file of JPEG images: it has no {', '.join(missing)}", "download the file again"
             )
         arrays = {name: archive.read(archive.names[name]) for name in wanted}
     jpeg, offset, label = arrays["jpeg"], arrays["offset"], arrays["label"]
@@ -170,7 +170,7 @@ def _decoded(
             raise DataError(f"{path}: image {i} cannot be decoded ({error})", "download the file again") from None
         if images and image.shape != images[0].shape:
             raise DataError(
-                f"{path}: image {i} is {image.shape}, the first one {images[0].shape}", "give images of one size"
+                f"{path}: image {i} is {image.shape}, but the first one is {images[0].shape}", "give images of one size"
             )
         images.append(image)
     return np.stack(images)

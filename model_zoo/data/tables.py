@@ -1,4 +1,4 @@
-"""Examples in CSV files: recordings of samples, cut into windows, or a window in each row."""
+"""Examples in CSV files: recordings of samples, cut into windows, or one window per row."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def is_table(path: Path) -> bool:
 def load_table(path: Path, wanted: Wanted) -> Examples:
     """Read a CSV file. A recording begins where the label changes, time goes back, or after a pause.
 
-    Recordings that are too short for a window are left out, and the source's name says how many. Raises DataError, with
-    the line, for a damaged file, for other columns or another rate than the bundle's, and where no window is left.
+    Recordings too short for a window are left out, and the source's name says how many. Raises DataError, with the
+    line, for a damaged file, for columns or a rate that differ from the bundle's, and if no window is left.
     """
     wanted.no_split(path)
     reader = wanted.reader(path)
@@ -54,8 +54,8 @@ def load_table(path: Path, wanted: Wanted) -> Examples:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})", CHECK_PATH) from None
     if not found:
         raise DataError(
-            f"{path}: none of its {short} recordings is as long as a window, {reader.shape[0]} rows",
-            "record more, or declare window: {short: pad}",
+            f"{path}: has no recording as long as a window, which is {reader.shape[0]} rows (too short: {short})",
+            "record longer ones, or declare window: {short: pad}",
         )
     labels = _labels(path, found, wanted)
     return Examples(

@@ -1,4 +1,4 @@
-"""What is asked of a reader of examples, and what all readers do with what they find: types, shapes and labels."""
+"""What a reader of examples is asked for, and what all readers check: types, shapes and labels."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ _USUAL = ("uint8", "int8", "int16", "float16", "float32")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is wanted of a data set.
+    """What is wanted from a data set.
 
-    spec: what a bundle takes; None takes arrays as they are. preprocess: how files are read as such inputs. labels: the
-    bundle's classes, by which labels are matched. split: a part of data that is divided. limit: how many inputs at
-    most.
+    spec: what a bundle expects; None leaves arrays as they are. preprocess: how files are read as such inputs. labels:
+    the bundle's classes, with which labels are matched. split: a part of divided data. limit: the most inputs.
     """
 
     spec: InputSpec | None = None
@@ -37,9 +36,12 @@ class Wanted:
     limit: int | None = None
 
     def reader(self, where: Path) -> InputReader:
-        """Return what reads files as inputs; DataError where nobody said what these are."""
+        """Return a reader of files; DataError if there is no spec of the inputs."""
         if self.spec is None:
-            raise DataError(f"{where}: how files become inputs depends on a bundle's input", "give its input spec")
+            raise DataError(
+                f"{where}: files cannot be read without an input spec, which says what they become",
+                "give spec=, a bundle's input",
+            )
         return InputReader(self.spec, self.preprocess or Preprocess(layout="nhwc"))
 
     def no_split(self, where: Path) -> None:
@@ -47,21 +49,20 @@ class Wanted:
         if self.split is not None:
             raise DataError(
                 f"{where}: is not divided, so it has no split {self.split!r}",
-                "leave --split out, or divide it: folders train and test, or arrays x_train, y_train, x_test and "
+                "leave --split out, or divide the data: folders train and test, or arrays x_train, y_train, x_test and "
                 "y_test",
             )
 
 
 def inputs_of(array: Array, wanted: Wanted, where: str) -> Array:
-    """Return inputs (n, …) as the spec has them, if that loses nothing; without a spec in a usual dtype.
+    """Return inputs (n, …) as the spec declares them, if that loses nothing; without a spec, in a usual dtype.
 
-    Raises DataError that says what is there, what is wanted and, where it can be told, how to get from one to the
-    other.
+    Raises DataError that says what was found, what is wanted and, if possible, how to convert one to the other.
     """
     if array.dtype.kind not in "biuf":
-        raise DataError(f"{where}: contains {array.dtype}", "give numbers")
+        raise DataError(f"{where}: contains {array.dtype} values instead of numbers", "save numbers")
     if len(array) == 0:
-        raise DataError(f"{where}: contains no inputs", "give some")
+        raise DataError(f"{where}: contains no inputs", "give at least one")
     if array.dtype.kind == "f":
         _check_finite(array, where)
     spec = wanted.spec
@@ -74,7 +75,7 @@ def _check_finite(array: Array, where: str) -> None:
     bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
     if bad.any():
         row = int(np.argmax(bad))
-        raise DataError(f"{where}: input {row} holds values that are not finite", "remove it, or fix what wrote it")
+        raise DataError(f"{where}: input {row} contains values that are not finite", "remove it, or fix what wrote it")
 
 
 def _usual_dtype(array: Array) -> str:
@@ -104,8 +105,8 @@ def _as_shape(array: Array, shape: tuple[int, ...], where: str) -> Array:
     elif math.prod(given) == math.prod(shape):
         advice = f"save it as x.reshape(-1, {', '.join(map(str, shape))}), if its values are in that order"
     else:
-        advice = "convert it, or take a bundle for such inputs"
-    raise DataError(f"{where}: inputs are {_size(given)}, {_size(shape)} is needed", advice)
+        advice = "convert it, or use a bundle for such inputs"
+    raise DataError(f"{where}: inputs are {_size(given)}, but must be {_size(shape)}", advice)
 
 
 def _size(shape: Sequence[int]) -> str:
@@ -122,12 +123,12 @@ def _as_dtype(array: Array, dtype: np.dtype[Any], where: str) -> Array:
         return array.astype(dtype)
     advice = "x * 255 as uint8, rounded" if dtype == np.uint8 and low >= 0 and high <= 1 else f"{dtype}"
     raise DataError(
-        f"{where}: inputs are {array.dtype} from {low:.6g} to {high:.6g}, {dtype} is needed", f"save them as {advice}"
+        f"{where}: inputs are {array.dtype} from {low:.6g} to {high:.6g}, but must be {dtype}", f"save them as {advice}"
     )
 
 
 def check_amount(count: int, row_bytes: int, wanted: Wanted, where: Path | str) -> int:
-    """Return how many of `count` inputs are to be read; DataError if these are too much for the memory."""
+    """Return how many of `count` inputs to read; DataError if they are too large."""
     kept = count if wanted.limit is None else min(count, wanted.limit)
     if kept * row_bytes > MAX_BYTES:
         raise too_much(where, kept, kept * row_bytes)
@@ -146,17 +147,17 @@ class Labels:
 
 
 def labels_of(array: Array, names: Sequence[str] | None, wanted: Wanted, where: str) -> Labels:
-    """Return labels as the bundle counts its classes.
+    """Return labels as the bundle numbers its classes.
 
-    The array holds class ids, (n,) or (n, 1), one-hot rows (n, classes), or the classes' names. Ids are matched by name
-    where `names` says what they stand for, in whatever order. Raises DataError for anything else.
+    The array contains class ids, (n,) or (n, 1), one-hot rows (n, classes), or class names. Ids are matched by name
+    if `names` says what they stand for, in whatever order. Raises DataError for anything else.
     """
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 2 and array.dtype.kind in "biuf":
         array = _from_one_hot(array, where)
     if array.ndim != 1:
-        raise DataError(f"{where}: labels are {_size(array.shape)}", "give one for each input")
+        raise DataError(f"{where}: labels are {_size(array.shape)}", "give one label per input")
     if array.dtype.kind in "US":
         return labels_by_name([text_of(name) for name in array.tolist()], wanted, where)
     ids = _ids(array, where)
@@ -164,7 +165,7 @@ def labels_of(array: Array, names: Sequence[str] | None, wanted: Wanted, where: 
         if len(ids) and int(ids.max()) >= len(names):
             raise DataError(
                 f"{where}: label {int(ids.max())} has no name ({len(names)} names: {_listed(names)})",
-                "name all classes, which are numbered from 0",
+                "name all classes, numbered from 0",
             )
         if wanted.labels:
             places = match_names(names, wanted.labels, where)
@@ -173,9 +174,9 @@ def labels_of(array: Array, names: Sequence[str] | None, wanted: Wanted, where: 
     if wanted.labels and len(ids) and int(ids.max()) >= len(wanted.labels):
         row = int(np.argmax(ids >= len(wanted.labels)))
         raise DataError(
-            f"{where}: label {int(ids[row])} of input {row} is outside 0 to {len(wanted.labels) - 1}, the classes "
-            f"{_listed(wanted.labels)}",
-            "number them so, or give their names",
+            f"{where}: label {int(ids[row])} of input {row} is outside 0 to {len(wanted.labels) - 1} "
+            f"(classes: {_listed(wanted.labels)})",
+            "number the classes in this order, or use their names as labels",
         )
     return Labels(ids, wanted.labels or None)
 
@@ -183,26 +184,29 @@ def labels_of(array: Array, names: Sequence[str] | None, wanted: Wanted, where: 
 def _from_one_hot(array: Array, where: str) -> Array:
     is_one_hot = ((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()
     if not is_one_hot:
-        raise DataError(f"{where}: labels are {_size(array.shape)} and not one-hot", "give one class for each input")
+        raise DataError(f"{where}: labels are {_size(array.shape)} and not one-hot", "give one class per input")
     places: Array = array.argmax(axis=1)
     return places
 
 
 def _ids(array: Array, where: str) -> npt.NDArray[np.int64]:
     if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not (np.rint(array) == array).all()):
-        raise DataError(f"{where}: labels are {array.dtype}", "give whole numbers from 0, or names")
+        raise DataError(
+            f"{where}: labels are {array.dtype} values that are not whole numbers",
+            "give whole numbers from 0, or names",
+        )
     if len(array) and not 0 <= float(array.min()) <= float(array.max()) < 1 << 31:
         raise DataError(f"{where}: labels go from {array.min()} to {array.max()}", "number the classes from 0")
     return array.astype(np.int64)
 
 
 def text_of(name: str | bytes) -> str:
-    """Return a name that an array of text or of bytes holds."""
+    """Return a name from an array of text or of bytes."""
     return name.decode("utf-8", errors="replace") if isinstance(name, bytes) else name
 
 
 def labels_by_name(given: Sequence[str], wanted: Wanted, where: str) -> Labels:
-    """Return labels that are given as names; without a bundle's classes they are numbered in the order of names."""
+    """Return labels that are given as names; without a bundle's classes, names are numbered in their sorted order."""
     found = sorted(set(given), key=_natural)
     places = match_names(found, wanted.labels, where) if wanted.labels else {name: k for k, name in enumerate(found)}
     ids = np.asarray([places[name] for name in given], np.int64)
@@ -210,9 +214,9 @@ def labels_by_name(given: Sequence[str], wanted: Wanted, where: str) -> Labels:
 
 
 def match_names(found: Sequence[str], wanted: Sequence[str], where: str) -> dict[str, int]:
-    """Return the class id of each name, whatever its case and what parts its words: blanks, "-", "_" or "/".
+    """Return the class id of each name, ignoring case and whether spaces, "-", "_" or "/" separate its words.
 
-    Names that are all numbers of classes are ids. Raises DataError for a name that is none of the bundle's classes.
+    If all names are valid class numbers, they are ids. Raises DataError for a name that the bundle does not have.
     """
     exact = {name: k for k, name in enumerate(wanted)}
     plain = {_plain(name): k for k, name in enumerate(wanted)}
@@ -224,7 +228,7 @@ def match_names(found: Sequence[str], wanted: Sequence[str], where: str) -> dict
         nearest = difflib.get_close_matches(_plain(strangers[0]), plain, n=1, cutoff=0.6)
         advice = f"; nearest: {wanted[plain[nearest[0]]]}" if nearest else ""
         raise DataError(
-            f"{where}: class {strangers[0][:40]!r} is none of the bundle's ({_listed(wanted)}){advice}",
+            f"{where}: the bundle has no class {strangers[0][:40]!r}, only {_listed(wanted)}{advice}",
             "rename it, or leave it out",
         )
     for name in found:
@@ -232,14 +236,14 @@ def match_names(found: Sequence[str], wanted: Sequence[str], where: str) -> dict
         if place in places.values():
             twin = next(other for other, k in places.items() if k == place)
             raise DataError(
-                f"{where}: {twin[:40]!r} and {name[:40]!r} are the same class {wanted[place]!r}", "put them together"
+                f"{where}: {twin[:40]!r} and {name[:40]!r} are the same class {wanted[place]!r}", "merge them"
             )
         places[name] = place
     return places
 
 
 def are_classes(found: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Whether names that may be classes are: those of the bundle, or without one at least two."""
+    """Whether names are names of classes: all of them the bundle's, or, without a bundle, at least two."""
     plain = {_plain(name) for name in wanted}
     return all(_plain(name) in plain for name in found) if wanted else len(found) > 1
 

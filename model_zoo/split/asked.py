@@ -1,4 +1,4 @@
-"""What a split is asked for."""
+"""The options of one split."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from model_zoo.split.thresholds import Rule
 class Asked:
     """The options of `distree zoo split`, checked as far as one can without opening a file.
 
-    data: inputs; where they have no labels, what the network answers counts as right. declared: what inputs are, where
-    the network's own input does not tell it: of recordings and features. unlabelled: more inputs for the heads.
-    test: inputs that are opened once at the end. seen: whether the network was trained on `data`. value_range: as
-    `--range` has it. max_drop: a fraction.
+    data: inputs; without labels, the network's own answers count as correct. declared: what the inputs are, if the
+    network's input tensor does not say: for recordings and features. unlabelled: more inputs for the heads. test:
+    inputs that are opened once, at the end. seen: whether the network was trained on `data`. value_range: the value of
+    `--range`. max_drop: a fraction.
     """
 
     model: Path

@@ -59,28 +59,30 @@ def serve_segments(network: Network, cuts: Sequence[Cut], heads: Sequence[Served
     made.append(editor.finish({INPUT: editor.copied(starts[-1])}, {LOGITS: logits}))
     if max(map(len, made)) > MAX_SEGMENT_BYTES:
         raise SplitError(
-            f"a segment has {max(map(len, made))} bytes; at most {MAX_SEGMENT_BYTES} are served", "cut it more"
+            f"a segment is {max(map(len, made))} bytes long, but segments can be at most {MAX_SEGMENT_BYTES} bytes",
+            "cut the network into more stages",
         )
     return made
 
 
 def _yes_or_no(logit: TensorInfo) -> Layer:
-    """Make of one logit two, 0 and itself: the softmax of both is its sigmoid, and no value changes."""
+    """Turn one logit into two, 0 and itself: their softmax is its sigmoid, and no value changes."""
     weights = np.asarray([[0], [1]])
     if logit.dtype == "float32":
         return Layer(weights.astype(np.float32), np.zeros(2, np.float32), 0.0, 0.0, 0, 0.0, 0, relu=False)
     if logit.dtype != "int8":
         raise SplitError(
-            f"gives one {logit.dtype} score", "a single sigmoid is served as int8 or float32: convert it so"
+            f"outputs a single {logit.dtype} score, but a single sigmoid must be int8 or float32",
+            "convert it to int8 or float32",
         )
-    # A weight scale of 1 and the same scale on both sides give back the very steps that come in.
+    # With a weight scale of 1 and the same scale on both sides, the output has exactly the steps of the input.
     scale = logit.scale
     zero = logit.zero_point
     return Layer(weights.astype(np.int8), np.zeros(2, np.int32), 1.0, scale, zero, scale, zero, relu=False)
 
 
 def manifest_of(network: Network, asked: Asked, labels: tuple[str, ...], fit: InputFit) -> Manifest:
-    """Make a manifest that says how inputs become tensors; stages and all that follows from them are still missing."""
+    """Make a manifest that says how inputs become tensors; stages and everything that depends on them are missing."""
     tensor = network.graph.input
     quantised = tensor.dtype != "float32"
     spec = TensorSpec(
@@ -107,7 +109,7 @@ _DTYPES: dict[str, DType] = {"int8": "int8", "uint8": "uint8", "float32": "float
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a bundle is made of, beside its draft."""
+    """What a bundle is made of, besides its draft."""
 
     segments: Sequence[bytes]
     tolerances: tuple[int, ...]
@@ -116,7 +118,7 @@ class Made:
 
 
 def write_segments(draft: Manifest, made: Made, network: Network, cuts: Sequence[Cut], folder: Path) -> Bundle:
-    """Write segments and golden vectors into `folder`, and return the bundle as far as it has come."""
+    """Write segments and golden vectors into `folder`, and return the bundle as it is so far."""
     folder.mkdir(parents=True)
     stages = []
     before = 0
@@ -142,7 +144,7 @@ def write_segments(draft: Manifest, made: Made, network: Network, cuts: Sequence
 def _description(network: Network, cuts: Sequence[Cut], draft: Manifest) -> str:
     kind = "int8" if network.graph.input.dtype != "float32" else "float32"
     size = " x ".join(map(str, draft.input.shape))
-    return f"{len(draft.labels)} classes of {draft.input.dtype} inputs {size}, {len(cuts) + 1} exits, {kind}"
+    return f"{len(draft.labels)} classes, {size} {draft.input.dtype} inputs, {len(cuts) + 1} exits, {kind}"
 
 
 def finish(bundle: Bundle, measured: MeasuredFigures | None, split_from: SplitFrom) -> None:
@@ -153,7 +155,7 @@ def finish(bundle: Bundle, measured: MeasuredFigures | None, split_from: SplitFr
 def golden_inputs(inputs: Array) -> Array:
     """Make up inputs for the self-test: smooth noise with the data's mean and standard deviation at each place.
 
-    They are passed on with the bundle, so none of the data itself is in them.
+    They are distributed with the bundle, so they contain none of the data itself.
     """
     real = inputs[:2_000].astype(np.float64)
     mean, spread = real.mean(axis=0), real.std(axis=0)

@@ -1,4 +1,4 @@
-"""`distree zoo split`: its options, what it shows, and where the bundle goes."""
+"""`distree zoo split`: its options, its output, and where the bundle goes."""
 
 from __future__ import annotations
 
@@ -32,42 +32,63 @@ EXAMPLE = (
 def add_options(split: argparse.ArgumentParser) -> None:
     """Add the options of `distree zoo split`."""
     split.add_argument("model", type=Path, metavar="MODEL.tflite", help="a whole classifier, as its converter wrote it")
-    split.add_argument("--list", action="store_true", help="only list where it can be cut, and what each cut costs")
     split.add_argument(
-        "--data", type=Path, metavar="FILE", help="inputs, with labels if there are any: what `zoo evaluate` reads"
+        "--list", action="store_true", help="only list where the network can be cut and what each cut costs"
+    )
+    split.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="inputs, with labels if you have them, in any form that `zoo evaluate` reads",
     )
     split.add_argument(
         "--input",
         type=Path,
         metavar="FILE",
-        help="YAML with the keys input and preprocess of bundle.yaml, for sound and motion",
+        help="for sound and motion: a YAML file with the keys input and preprocess of bundle.yaml",
     )
-    split.add_argument("--labels", metavar="A,B,…", help="names of its classes in its own order, or a file of them")
-    split.add_argument("--stages", type=int, metavar="N", help="into how many stages (default: 3, or 2)")
+    split.add_argument(
+        "--labels", metavar="A,B,…", help="class names in the network's order, or a file with one name per line"
+    )
+    split.add_argument(
+        "--stages", type=int, metavar="N", help="number of stages (default: 3, or 2 if only one cut saves anything)"
+    )
     split.add_argument("--after", metavar="OP,…", help="cut after these operators, numbered as in --list")
     split.add_argument(
-        "--max-drop", default="1%", metavar="SHARE", help="of accuracy that exits may cost (default: 1%%)"
+        "--max-drop", default="1%", metavar="SHARE", help="how much accuracy the exits may cost (default: 1%%)"
     )
     split.add_argument(
         "--rule",
         choices=RULES,
         default=RULES[0],
-        help="what is held to --max-drop: the drop's upper 99 %% bound, or the drop itself (default: %(default)s)",
+        help="what must stay within --max-drop: the upper 99 %% bound of the drop, or its mean (default: %(default)s)",
     )
-    split.add_argument("--unlabelled", type=Path, metavar="FILE", help="more inputs, for the exit heads to learn from")
-    split.add_argument("--test", type=Path, metavar="FILE", help="labelled inputs to measure on once, at the end")
-    split.add_argument("--seen", action="store_true", help="the network was trained on the inputs of --data")
+    split.add_argument("--unlabelled", type=Path, metavar="FILE", help="more inputs, used only to train the exit heads")
     split.add_argument(
-        "--range", metavar="R", help=f"values it was trained on: {', '.join(RANGES)}; with ,bgr for blue first"
+        "--test", type=Path, metavar="FILE", help="labelled inputs, used once at the end to measure the bundle"
+    )
+    split.add_argument("--seen", action="store_true", help="say that the network was trained on the inputs in --data")
+    split.add_argument(
+        "--range",
+        metavar="R",
+        help=f"values the network was trained on: {', '.join(RANGES)}; add ,bgr if blue comes first",
     )
     split.add_argument(
-        "--hidden", type=int, default=128, metavar="N", help="width of exit heads (default: %(default)s)"
+        "--hidden",
+        type=int,
+        default=128,
+        metavar="N",
+        help="width of the exit heads' hidden layer (default: %(default)s)",
     )
     split.add_argument("--seed", type=int, default=1, metavar="N", help="random seed (default: %(default)s)")
-    split.add_argument("--name", metavar="ID", help="of the bundle (default: from the file's name)")
-    split.add_argument("--description", default="", metavar="TEXT", help="what it tells apart (default: its sizes)")
-    split.add_argument("--licence", default="not stated", metavar="TEXT", help="of the network's weights")
-    split.add_argument("--force", action="store_true", help="write it even if it saves nothing, and replace --out")
+    split.add_argument("--name", metavar="ID", help="name of the bundle (default: from the file's name)")
+    split.add_argument(
+        "--description", default="", metavar="TEXT", help="one line about the network (default: its classes and sizes)"
+    )
+    split.add_argument("--licence", default="not stated", metavar="TEXT", help="licence of the network's weights")
+    split.add_argument(
+        "--force", action="store_true", help="write the bundle even if it saves nothing, and replace an existing one"
+    )
     split.add_argument("--out", type=Path, metavar="DIR", help="folder of the bundle (default: among your own bundles)")
 
 
@@ -89,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _split(asked: Asked, folder: Path, tell: Teller) -> None:
-    # Imported by the child alone: reading the schema takes as long as starting Python.
+    # Imported only in the child: reading the schema takes as long as starting Python.
     from model_zoo.split.job import split_network
 
     split_network(asked, folder, tell)
@@ -97,7 +118,7 @@ def _split(asked: Asked, folder: Path, tell: Teller) -> None:
 
 @dataclass(slots=True)
 class _Screen:
-    """Results on stdout; how the work goes on, on stderr."""
+    """Results go to stdout, progress to stderr."""
 
     progress: Progress
     _what: str = field(default="", init=False)
@@ -126,7 +147,7 @@ def _asked(args: argparse.Namespace) -> Asked:
         if path is not None and not path.exists():
             raise DataError(f"{path}: no such file", CHECK_PATH)
     if args.stages is not None and args.after is not None:
-        raise ConfigError("--stages and --after exclude each other", "give one of them")
+        raise ConfigError("--stages and --after cannot be combined", "give only one of them")
     if not 1 <= args.hidden <= 4096:
         raise ConfigError(f"--hidden: {args.hidden} is out of range", "choose 1 to 4096")
     if args.seed < 0:
@@ -155,7 +176,7 @@ def _asked(args: argparse.Namespace) -> Asked:
 
 
 def _name(model: Path) -> str:
-    """Make an id of a file's name.
+    """Make an id from a file's name.
 
     >>> _name(Path("My_Model v2.tflite"))
     'my-model-v2'
@@ -172,7 +193,7 @@ def _labels(text: str | None) -> tuple[str, ...]:
         try:
             lines = path.read_text(encoding="utf-8")[: 1 << 20].splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--labels {path}: cannot be read ({error})", "give one name a line") from None
+            raise ConfigError(f"--labels {path}: cannot be read ({error})", "write one name per line") from None
         return tuple(line.strip() for line in lines if line.strip())
     return tuple(name.strip() for name in text.split(","))
 
@@ -182,7 +203,7 @@ def _operators(text: str | None) -> tuple[int, ...]:
         return () if text is None else tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(
-            f"--after {text}: not a list of whole numbers", "give operator numbers of --list, as in 3,7"
+            f"--after {text}: not a list of whole numbers", "give operator numbers from --list, as in 3,7"
         ) from None
 
 

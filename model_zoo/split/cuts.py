@@ -1,12 +1,12 @@
 """Where a network can be cut, what each cut costs, and which cuts to take.
 
-A cut is legal where exactly one tensor crosses it: one that depends on the input and is still needed. Anything else,
-such as both sides of a skip connection, would have to travel too.
+A cut is legal where exactly one tensor crosses it, counting tensors that depend on the input and are still needed.
+If several cross, as on both sides of a skip connection, they would all have to be sent.
 
-Which to take: with no exit trained yet, the guess is that as many inputs can leave by then as there is a share of the
-work behind the cut. Under it, the cuts are those with the least expected cost, with their heads and their hops. Of
-cuts at the same work, that takes the one with the fewest bytes. Hops are put on one scale with work by what a small
-board computes in the time that its radio takes.
+Which to take: before any exit is trained, the share of inputs that leave by a cut is assumed to equal the share of the
+work before it. Under this assumption, the cuts with the least expected cost are taken, counting their heads and hops.
+Among cuts with the same work before them, that is the one with the fewest bytes. The cost of a hop is the number of
+multiply-accumulates that a small board computes while its radio sends.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from distree.formatting import counted
 from distree.messages.limits import MAX_MESSAGE_BYTES, MAX_PACKED_BYTES, MAX_RANK
 from model_zoo.errors import SplitError
 from model_zoo.split.graph import Graph, TensorInfo, operator_macs
 from model_zoo.split.refusals import BOUNDARY_DTYPES
 
 RADIO_BITS_PER_S = 50e6
-"""What Wi-Fi carries on a link of 65 Mbit/s, the slowest that boards of today have on one antenna."""
+"""Throughput of Wi-Fi on a 65 Mbit/s link, the slowest that today's boards with one antenna have."""
 
 BOARD_MACS_PER_S = 500e6
-"""What one small core computes."""
+"""Throughput of one small core."""
 
 MAX_STAGES = 8
 MAX_BOUNDARY_BYTES = MAX_MESSAGE_BYTES - MAX_PACKED_BYTES
 
 _Way = tuple[float, "tuple[Cut, ...]"]
-"""An expected cost, and the cuts that give it."""
+"""An expected cost, and the cuts that lead to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Cut:
 
     @property
     def radio_s(self) -> float:
-        """Seconds that the boundary takes on the air."""
+        """Seconds that it takes to send the boundary by radio."""
         return 8 * self.boundary.bytes / RADIO_BITS_PER_S
 
     @property
@@ -58,13 +59,13 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Cuts:
-    """The legal cuts in order, and for every other point of the graph what crosses it."""
+    """The legal cuts in order, and the tensors that cross every other point of the graph."""
 
     legal: tuple[Cut, ...]
     crossed: dict[int, tuple[TensorInfo, ...]]
 
     def nearest(self, after: int) -> tuple[Cut, ...]:
-        """Return the legal cut before a point and the one after it, those that there are."""
+        """Return the legal cuts just before and just after a point, if there are any."""
         before = [cut for cut in self.legal if cut.after < after]
         behind = [cut for cut in self.legal if cut.after > after]
         return (*before[-1:], *behind[:1])
@@ -104,7 +105,7 @@ def can_travel(crossing: Sequence[TensorInfo]) -> bool:
 
 
 def _last_uses(graph: Graph, end: int) -> dict[int, int]:
-    """Return, for every tensor, the last operator that takes it, of those on which `end` depends."""
+    """Return, for every tensor, the last operator that reads it, among those on which `end` depends."""
     needed = {end}
     last_use: dict[int, int] = {}
     for operator in reversed(graph.operators):
@@ -116,14 +117,14 @@ def _last_uses(graph: Graph, end: int) -> dict[int, int]:
 
 
 def cuts_after(cuts: Cuts, operators: Iterable[int]) -> tuple[Cut, ...]:
-    """Return the cuts after these operators; SplitError, with the nearest legal ones, where one is not legal."""
+    """Return the cuts after these operators; SplitError, naming the nearest legal ones, if one is not legal."""
     legal = {cut.after: cut for cut in cuts.legal}
     wanted = sorted(set(operators))
     for after in wanted:
         if after not in legal:
             raise SplitError(f"--after {after}: {_why_not(cuts, after)}", _nearest(cuts, after))
     if not 1 <= len(wanted) < MAX_STAGES:
-        raise SplitError(f"--after: {len(wanted)} cuts", f"give 1 to {MAX_STAGES - 1}")
+        raise SplitError(f"--after: {len(wanted)} cuts", f"name 1 to {MAX_STAGES - 1} operators")
     return tuple(legal[after] for after in wanted)
 
 
@@ -131,18 +132,22 @@ def _why_not(cuts: Cuts, after: int) -> str:
     crossing = cuts.crossed.get(after, ())
     if len(crossing) > 1:
         names = ", ".join(str(tensor) for tensor in crossing[:3])
-        return f"{len(crossing)} tensors cross there ({names}), as beside a skip connection, and only one can travel"
+        return f"{len(crossing)} tensors cross there ({names}), as next to a skip connection, but only one can be sent"
     if crossing:
         return (
             f"{crossing[0]} crosses there, but only {', '.join(BOUNDARY_DTYPES)} of at most {MAX_BOUNDARY_BYTES:,} "
-            "bytes can travel"
+            "bytes can be sent"
         )
     return "the network has no such point before its scores"
 
 
 def _nearest(cuts: Cuts, after: int) -> str:
     near = " or ".join(f"after {cut.after}" for cut in cuts.nearest(after))
-    return f"cut {near}, which {'is' if near.count('after') == 1 else 'are'} nearest" if near else "it has no legal cut"
+    return (
+        f"cut {near}, which {'is' if near.count('after') == 1 else 'are'} nearest"
+        if near
+        else "give another network: this one has no legal cut"
+    )
 
 
 def paying_cuts(cuts: Cuts, head_macs: dict[int, int]) -> tuple[Cut, ...]:
@@ -151,7 +156,7 @@ def paying_cuts(cuts: Cuts, head_macs: dict[int, int]) -> tuple[Cut, ...]:
 
 
 def choose_cuts(cuts: Sequence[Cut], head_macs: dict[int, int], stages: int) -> tuple[Cut, ...]:
-    """Return the `stages` - 1 cuts with the least expected cost; see this module for how that is reckoned.
+    """Return the `stages` - 1 cuts with the least expected cost; the module's docstring says how it is computed.
 
     head_macs: multiply-accumulates of the head after each cut. Raises SplitError for more stages than there are cuts.
     """
@@ -159,8 +164,8 @@ def choose_cuts(cuts: Sequence[Cut], head_macs: dict[int, int], stages: int) -> 
         raise SplitError(f"--stages: {stages} is out of range", f"choose 2 to {MAX_STAGES}")
     if len(cuts) < stages - 1:
         raise SplitError(
-            f"--stages {stages}: {len(cuts)} cuts save more than they cost, {stages - 1} are needed",
-            "give fewer stages, or name the cuts by --after",
+            f"--stages {stages}: needs {counted(stages - 1, 'cut')}, but only {len(cuts)} would pay off",
+            "ask for fewer stages, or name the cuts with --after",
         )
     # best[i]: the least expected cost up to and with cut i as the last one so far, and the cuts that give it.
     best: list[_Way] = [(_reached(None, cut, head_macs), (cut,)) for cut in cuts]
@@ -171,7 +176,7 @@ def choose_cuts(cuts: Sequence[Cut], head_macs: dict[int, int], stages: int) -> 
 
 
 def _extended(best: Sequence[_Way], cut: Cut, head_macs: dict[int, int]) -> _Way:
-    """Return the best way to a cut over any cut before it; an endless cost where there is none."""
+    """Return the best way to a cut via any cut before it; an infinite cost if there is none."""
     ways = [
         (cost + _reached(way[-1], cut, head_macs), (*way, cut)) for cost, way in best if way and way[-1].macs < cut.macs
     ]
@@ -187,5 +192,5 @@ def _reached(before: Cut | None, cut: Cut, head_macs: dict[int, int]) -> float:
 
 
 def _share_left(cut: Cut) -> float:
-    """Return the share of inputs that go on after a cut, by the guess above."""
+    """Return the share of inputs that go on after a cut, by the assumption above."""
     return cut.left / max(cut.macs + cut.left, 1)

@@ -22,7 +22,7 @@ _NUMPY_TYPES = {"int8": "INT8", "uint8": "UINT8", "int32": "INT32", "float32": "
 
 
 def cut_segment(graph: Graph, start: int, end: int, name: str = FEATURES) -> bytes:
-    """Write the part of a network from the tensor `start` to the tensor `end`, which is called `name` there."""
+    """Write the part of a network from the tensor `start` to the tensor `end`, whose signature name is `name`."""
     editor = ModelEditor()
     editor.copy(graph, start, end)
     return editor.finish({INPUT: editor.copied(start)}, {name: editor.copied(end)})
@@ -37,20 +37,20 @@ class ModelEditor:
         self._code_list: list[Any] = []
         self._tensors: list[Any] = []
         self._operators: list[Any] = []
-        self._buffers: list[Any] = [self._schema.BufferT()]  # the first one is that of tensors without data
+        self._buffers: list[Any] = [self._schema.BufferT()]  # the first one is for tensors without data
         self._places: dict[int, int] = {}
 
     # ---------------------------------------------------------------- copied
 
     def copy(self, graph: Graph, start: int, end: int) -> None:
-        """Copy all operators from the tensor `start` to `end`, but for those that are here already."""
+        """Copy all operators from the tensor `start` to `end`, except those that are already here."""
         self._copy_tensor(graph, start)
         for operator in operators_between(graph, start, end):
             if not all(tensor in self._places for tensor in operator.outputs):
                 self._copy_operator(graph, operator)
 
     def copied(self, tensor: int) -> int:
-        """Return where a tensor of the copied graph is here."""
+        """Return the index that a tensor of the copied graph has here."""
         return self._places[tensor]
 
     def _copy_operator(self, graph: Graph, operator: OperatorInfo) -> None:
@@ -89,7 +89,7 @@ class ModelEditor:
     def add_activation(
         self, name: str, dtype: str, shape: Sequence[int], scale: float = 0.0, zero_point: int = 0
     ) -> int:
-        """Add a tensor that an operator is to give."""
+        """Add a tensor that an operator writes."""
         return self._add_tensor(name, dtype, shape, scale, zero_point, 0)
 
     def add_operator(
@@ -161,7 +161,7 @@ class ModelEditor:
         if key not in self._codes:
             made = self._schema.OperatorCodeT()
             made.builtinCode, made.version = code, version
-            # Readers of before 2020 know the first field alone, which ends at 127.
+            # Readers from before 2020 know only the first field, which ends at 127.
             made.deprecatedBuiltinCode = min(code, 127)
             self._codes[key] = len(self._code_list)
             self._code_list.append(made)

@@ -1,7 +1,7 @@
-"""What a user declares of a network's inputs: the keys `input` and `preprocess` of bundle.yaml, in a file of their own.
+"""What a user declares of a network's inputs: the keys `input` and `preprocess` of bundle.yaml, in a separate file.
 
-Images and arrays need none of it, since the network's input tells their size. Recordings do: no file of a network says
-at which rate its sound was sampled, or which features of it the network takes.
+Images and arrays do not need it, since the network's input tensor says how large they are. Recordings do: a network's
+file does not say at which rate the sound was sampled, or which features the network expects.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from distree.record import record
 
 @record
 class DeclaredInput:
-    """The file that `distree zoo split --input` takes."""
+    """The file given to `distree zoo split --input`."""
 
     input: InputSpec
     preprocess: Preprocess
 
 
 def load_declared(path: Path) -> DeclaredInput:
-    """Read the file; ConfigError, with the line, where it is not one."""
+    """Read the file; ConfigError, with the line, if it is not valid."""
     return strict_yaml.load(path, DeclaredInput)

@@ -13,9 +13,9 @@ _CHANGE_NOTHING = {"DEQUANTIZE", "QUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS"
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The tensor of scores, `logits`, and what makes probabilities of it, if anything.
+    """The tensor of scores, `logits`, and what turns it into probabilities, if anything.
 
-    Exits compare logits, so the operators after them are left out of what is served.
+    Exits compare logits, so the operators after them are not part of the served segments.
     """
 
     logits: TensorInfo
@@ -28,7 +28,7 @@ class Ending:
 
     @property
     def classes(self) -> int:
-        """How many classes it tells apart."""
+        """The number of classes."""
         return 2 if self.is_single_sigmoid else self.logits.values
 
 
@@ -44,7 +44,7 @@ def find_ending(graph: Graph) -> Ending:
 
 
 def operators_between(graph: Graph, start: int, end: int) -> tuple[OperatorInfo, ...]:
-    """Return the operators that `end` needs, from the tensor `start` on, in order; constants' operators included."""
+    """Return the operators that `end` needs, from the tensor `start` on, in order, also for constants."""
     needed, found = {end}, []
     for operator in reversed(graph.operators):
         if needed.intersection(operator.outputs) and start not in operator.outputs:

@@ -1,4 +1,4 @@
-"""What the whole network gives on inputs, run once and kept: pooled values at every cut, and its own scores."""
+"""What the whole network computes, run once and kept: pooled values at every cut, and its own scores."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _REPORT_EVERY = 100
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Of n inputs: per cut the pooled values (n, values) as the head takes them, and the network's logits.
+    """For n inputs: per cut the pooled values (n, values) that the head reads, and the network's logits.
 
-    logits: dequantised float32 (n, classes); of a single sigmoid two, of which the first is 0.
+    logits: dequantised float32 (n, classes); for a single sigmoid two, the first of which is 0.
     """
 
     pooled: tuple[Array, ...]
@@ -46,7 +46,7 @@ def together(parts: Sequence[Answers]) -> Answers:
 
 
 class Probe:
-    """The whole network, with the pooling of every head at its side."""
+    """The whole network, with the pooling of every head added."""
 
     def __init__(self, graph: Graph, ending: Ending, plans: Sequence[HeadPlan]) -> None:
         self._plans = tuple(plans)
@@ -54,7 +54,7 @@ class Probe:
         self._runner = Runner(_probe_file(graph, ending, plans))
 
     def answers(self, tensors: Iterable[Array], count: int, tell: Teller) -> Answers:
-        """Run `count` input tensors (1, …); SplitError where the network gives what is no number."""
+        """Run `count` input tensors (1, …); SplitError if the network's scores are not finite."""
         pooled: list[list[Array]] = [[] for _ in self._plans]
         logits: list[Array] = []
         for done, tensor in enumerate(tensors, start=1):
@@ -82,7 +82,7 @@ def _probe_file(graph: Graph, ending: Ending, plans: Sequence[HeadPlan]) -> byte
 
 
 def class_logits(scores: Array, ending: Ending) -> npt.NDArray[np.float32]:
-    """Turn a network's scores (n, values) into logits (n, classes); SplitError where they are not finite."""
+    """Turn a network's scores (n, values) into logits (n, classes); SplitError if they are not finite."""
     real = dequantised(scores, ending.logits)
     if not np.isfinite(real).all():
         raise SplitError(

@@ -45,7 +45,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class OperatorInfo:
-    """One operator: its place in the order, and the tensors that it takes and gives; those left out are not listed."""
+    """One operator: its place in the order, and the tensors that it reads and writes; omitted ones are not listed."""
 
     index: int
     name: str
@@ -70,12 +70,12 @@ class Graph:
 
     @property
     def input(self) -> TensorInfo:
-        """The first input; `refusals` holds a network to one."""
+        """The first input; `refusals` allows only one."""
         return self.tensors[self.inputs[0]]
 
     @property
     def output(self) -> TensorInfo:
-        """The first output; `refusals` holds a network to one."""
+        """The first output; `refusals` allows only one."""
         return self.tensors[self.outputs[0]]
 
     @property
@@ -92,7 +92,7 @@ class Graph:
         return frozenset(found)
 
     def consumers(self, tensor: int) -> tuple[OperatorInfo, ...]:
-        """Return the operators that take a tensor."""
+        """Return the operators that read a tensor."""
         return tuple(operator for operator in self.operators if tensor in operator.inputs)
 
     def with_shapes(self, shapes: Mapping[int, tuple[int, ...]]) -> Graph:
@@ -102,9 +102,9 @@ class Graph:
 
 
 def read_graph(model: Any) -> Graph:
-    """Read the first subgraph of a `ModelT`; SplitError where what it says does not fit together."""
+    """Read the first subgraph of a `ModelT`; SplitError if it contradicts itself."""
     if not model.subgraphs or not model.subgraphs[0].tensors or not model.subgraphs[0].operators:
-        raise SplitError("holds no network", "convert it again")
+        raise SplitError("contains no network", "convert it again")
     main = model.subgraphs[0]
     tensors = tuple(_tensor(model, index, tensor) for index, tensor in enumerate(main.tensors))
     operators = tuple(_operator(model, index, operator) for index, operator in enumerate(main.operators))
@@ -162,7 +162,9 @@ def _has_data(model: Any, buffer: int) -> bool:
 
 def _operator(model: Any, index: int, operator: Any) -> OperatorInfo:
     if not 0 <= operator.opcodeIndex < len(model.operatorCodes or ()):
-        raise SplitError(f"is damaged: operator {index} is of no known kind", "copy or convert it again")
+        raise SplitError(
+            f"is damaged: operator {index} refers to a kind that the file does not list", "copy or convert it again"
+        )
     code = model.operatorCodes[operator.opcodeIndex]
     return OperatorInfo(
         index=index,
@@ -183,7 +185,7 @@ def _indices(vector: Any) -> tuple[int, ...]:
 
 
 def _check(graph: Graph) -> None:
-    """Raise SplitError for numbers of tensors that do not exist, and operators that run before what they take."""
+    """Raise SplitError for tensors that do not exist, and operators that run before their inputs are computed."""
     known = len(graph.tensors)
     named = [*graph.inputs, *graph.outputs]
     named += [tensor for operator in graph.operators for tensor in (*operator.inputs, *operator.outputs)]
@@ -193,15 +195,17 @@ def _check(graph: Graph) -> None:
     for operator in graph.operators:
         for tensor in operator.outputs:
             if tensor in made_by or tensor in graph.inputs:
-                raise SplitError("is damaged: two operators give the same tensor", "copy or convert it again")
+                raise SplitError("is damaged: two operators write the same tensor", "copy or convert it again")
             made_by[tensor] = operator.index
     for operator in graph.operators:
         if any(made_by.get(tensor, -1) >= operator.index for tensor in operator.inputs):
-            raise SplitError(f"is damaged: operator {operator.index} runs before what it takes", "convert it again")
+            raise SplitError(
+                f"is damaged: operator {operator.index} runs before its inputs are computed", "convert it again"
+            )
 
 
 def operator_macs(graph: Graph, operator: OperatorInfo) -> int:
-    """Count the multiply-accumulates of one operator: of convolutions and matrix products, as everywhere here."""
+    """Count the multiply-accumulates of one operator: only convolutions and matrix products have any."""
     if operator.name not in _MACS or not operator.outputs or len(operator.inputs) < 2:
         return 0
     taken = [graph.tensors[index] for index in operator.inputs]
@@ -210,7 +214,7 @@ def operator_macs(graph: Graph, operator: OperatorInfo) -> int:
 
 
 def _convolution(taken: list[TensorInfo], given: TensorInfo) -> int:
-    # The weights of one output channel: kernel and input channels, those of its group alone.
+    # The weights of one output channel: the kernel times the input channels of its group.
     return given.values * math.prod(taken[1].shape[1:])
 
 
@@ -230,7 +234,7 @@ def _product(taken: list[TensorInfo], given: TensorInfo) -> int:
 
 
 def _batch_product(taken: list[TensorInfo], given: TensorInfo) -> int:
-    # Over how many values it sums up, whichever of its sides is transposed.
+    # The number of values in each sum, whichever side is transposed.
     rows = given.shape[-2] if len(given.shape) > 1 else 1
     batch = given.values // max(rows * given.shape[-1], 1) if given.shape else 1
     return given.values * (taken[0].values // max(rows * batch, 1))

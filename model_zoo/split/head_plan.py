@@ -1,7 +1,7 @@
 """The shape of an exit head: pool to a coarse grid, one hidden layer, classes.
 
-The grid keeps where things are: on ResNet-8's first cut a linear layer on it is right for 61 % of CIFAR-10, on one
-mean per channel for 30 %.
+The grid preserves where things are: at ResNet-8's first cut, a linear layer on it is right for 61 % of CIFAR-10; on one
+mean per channel, for 30 %.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from model_zoo.split.graph import TensorInfo
 
 MAX_CELLS = 64
 MAX_SHARE = 0.02
-"""Of the whole network's multiply-accumulates, what one head may take before its grid is made coarser."""
+"""Share of the whole network's multiply-accumulates that one head may cost before its grid is made coarser."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadPlan:
     """A head on the tensor `boundary`, seen as `height` x `width` places of `channels` values.
 
-    window: height and width of what is averaged into one cell; the last row and column of cells may have less.
+    window: height and width of the area averaged into one cell; the last row and column of cells may average less.
     """
 
     boundary: TensorInfo
@@ -43,7 +43,7 @@ class HeadPlan:
 
     @property
     def inputs(self) -> int:
-        """How many values the hidden layer takes."""
+        """The number of values that the hidden layer reads."""
         return math.prod(self.grid) * self.channels
 
     @property

@@ -1,8 +1,8 @@
-"""Trains exit heads with numpy alone, on what the whole network gave.
+"""Trains exit heads with numpy alone, on the whole network's answers.
 
 A head learns the network's own answers (distillation: Hinton, Vinyals, Dean 2015, arXiv:1503.02531), so inputs need
-no labels; where labels are there, they can be given a weight. Head after head is trained, and inputs on which the
-heads before are sure count less: few of those come that far.
+no labels; if there are labels, they can be given a weight. Heads are trained one after another, and inputs on which
+earlier heads are confident count less: few of them get that far.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from model_zoo.split.supervision import Teller
 Floats = npt.NDArray[np.float32]
 
 _STEPS = 4.0
-_AVERAGED = 0.4  # of the steps: the layers after each of the last ones
+_AVERAGED = 0.4  # share of the steps, the last ones, whose layers are averaged
 _LEAST_SHARE = 0.25  # of the peak rate
 
 
@@ -29,8 +29,8 @@ _LEAST_SHARE = 0.25  # of the peak rate
 class HeadTraining:
     """How heads are trained.
 
-    samples: how many inputs are seen in all, however few there are; more of them only while each is seen less than
-    `fewest_passes` times. least_weight: of an input on which the heads before are quite sure.
+    samples: the number of inputs processed in all, however few there are; more only if each would otherwise be seen
+    less than `fewest_passes` times. least_weight: the weight of an input on which the earlier heads are certain.
     """
 
     seed: int = 1
@@ -85,14 +85,14 @@ def _train(
     """Adam with decoupled weight decay on standardised values; the layers are the mean of those of the last steps.
 
     The rate falls along a cosine to a quarter of its peak, so that the steps whose layers are averaged still differ
-    (Izmailov et al. 2018, arXiv:1803.05407). That gave one point of saving, and less spread between seeds.
+    (Izmailov et al. 2018, arXiv:1803.05407). That saved one point more, with less spread between seeds.
 
-    quantum: the step of quantised values, 0 of others. Runtimes round differently by a step, so a value that varies by
-    less than `_STEPS` is not blown up: heads that did so gave logits that differed by 35 steps between XNNPACK and the
-    other kernels, and saved no more.
+    quantum: the step of quantised values, 0 for others. Runtimes may round one step apart, so a value that varies by
+    less than `_STEPS` is not amplified: with heads that did, logits differed by 35 steps between XNNPACK and the other
+    kernels, and nothing more was saved.
     """
     mean, spread = values.mean(axis=0), values.std(axis=0)
-    # A value that is the same everywhere tells nothing, and gets no weight in the end.
+    # A value that is the same for all inputs says nothing, and its weights are set to 0 at the end.
     tells = spread > 1e-6 * max(float(np.abs(values).max(initial=0.0)), 1e-6)
     least = max(_STEPS * quantum, 1e-3 * float(spread.max(initial=0.0)))
     spread = np.where(tells, np.maximum(spread, least), 1.0).astype(np.float32)

@@ -1,8 +1,8 @@
-"""How raw inputs become what the network takes: their range of values, and the order of colours.
+"""How raw inputs become what the network expects: their range of values, and the order of colours.
 
 A file does not say whether a network was trained on values of 0 to 255, 0 to 1 or -1 to 1, nor whether red or blue
-comes first; wrong ones run without a word and answer badly. With labels the way is found by accuracy. Without, it can
-only be read off the scale of a quantised input, or be given.
+comes first; with the wrong choice the network runs without complaint and answers badly. With labels the right choice
+is found by accuracy. Without, it can only be read off the scale of a quantised input, or be given.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ AS_IT_IS = "as-it-is"
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _TARGETS = {"0..255": (0.0, 255.0), "0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0), "-128..127": (-128.0, 127.0)}
 RANGES = (*_TARGETS, "imagenet", AS_IT_IS)
-"""What --range takes: the values that the network was trained on, of inputs at their least and their most."""
+"""Values of --range: what the network was trained on for the smallest and the largest input value."""
 
 ChannelOrder = Literal["rgb", "bgr"]
 ORDERS: tuple[ChannelOrder, ...] = ("rgb", "bgr")
@@ -35,7 +35,7 @@ _TRIED = 500
 
 @dataclass(frozen=True, slots=True)
 class InputWay:
-    """One way: the range that the network is taken to expect, and the preprocessing that gives it."""
+    """One way: the range that the network is assumed to expect, and the preprocessing that produces it."""
 
     name: str
     preprocess: Preprocess
@@ -49,7 +49,7 @@ class InputWay:
 class InputFit:
     """What inputs look like at a source, and how their axes lie in the network's input.
 
-    preprocess: all of it but the range of values, unless that was declared, too: then there is one way only.
+    preprocess: all of it but the range of values, unless that was declared too; then there is only one way.
     """
 
     spec: InputSpec
@@ -67,7 +67,7 @@ def fit_inputs(inputs: Array, tensor: TensorInfo, declared: DeclaredInput | None
     if preprocess.frontend.kind != "raw":
         shape = make_frontend(preprocess.frontend, spec.shape, spec.rate_hz).shape
     if _layout(shape, wanted) != preprocess.layout and _layout(shape, wanted) == "nchw":
-        raise SplitError(f"takes inputs of {_text(wanted)}, channels first", "declare layout: nchw")
+        raise SplitError(f"expects inputs of {_text(wanted)}, channels first", "declare layout: nchw")
     has_range = preprocess.range is not None or bool(preprocess.mean)
     return InputFit(spec, preprocess, has_range or preprocess.frontend.kind != "raw")
 
@@ -77,7 +77,7 @@ def _layout(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Literal["nchw", 
         return "nhwc"
     if len(shape) == len(wanted) and (shape[-1], *shape[:-1]) == wanted:
         return "nchw"
-    raise SplitError(f"takes inputs of {_text(wanted)}, the data has {_text(shape)}", "resize or cut the data")
+    raise SplitError(f"expects inputs of {_text(wanted)}, but the data has {_text(shape)}", "resize or cut the data")
 
 
 def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
@@ -89,20 +89,22 @@ def _text(shape: Sequence[int]) -> str:
 
 
 def input_ways(inputs: Array, fit: InputFit, tensor: TensorInfo, wanted: str | None) -> list[InputWay]:
-    """Return the ways that make sense for such inputs, or the one named by `wanted`, as `--range` has it.
+    """Return the ways that make sense for such inputs, or the one named by `wanted`, the value of `--range`.
 
-    SplitError for a name that is unknown, or makes no sense for them.
+    SplitError for a name that is unknown, or that does not apply to them.
     """
     if fit.is_declared:
         if wanted:
-            raise SplitError(f"--range {wanted}: the range is declared already", "leave it out")
+            raise SplitError(
+                f"--range {wanted}: the file given by --input already declares the range", "leave --range out"
+            )
         return [InputWay("declared", fit.preprocess)]
     names, orders = _wanted(wanted) if wanted else (_sensible(inputs, tensor), _orders(fit))
     ways = [way for name in names for way in _ways(name, inputs, fit, tensor, orders)]
     if not ways:
         raise SplitError(
             f"--range {wanted}: does not apply to {inputs.dtype} inputs of {_text(fit.spec.shape)}",
-            "leave it out to have it found",
+            "leave --range out, and the range is found from the data",
         )
     return ways
 
@@ -112,7 +114,7 @@ def _wanted(text: str) -> tuple[Sequence[str], tuple[ChannelOrder, ...]]:
     orders = tuple(known for known in ORDERS if known == (order or "rgb"))
     if name not in RANGES or not orders:
         raise SplitError(
-            f"--range {text}: unknown", f"use one of {', '.join(RANGES)}, followed by ,bgr where blue comes first"
+            f"--range {text}: unknown", f"use one of {', '.join(RANGES)}, followed by ,bgr if blue comes first"
         )
     return (name,), orders
 
@@ -129,7 +131,7 @@ def _orders(fit: InputFit) -> tuple[ChannelOrder, ...]:
 
 
 def _full_scale(inputs: Array) -> float | None:
-    """Return what inputs reach at most by their kind: of bytes, which are taken as 0 to 1, and of pictures as floats.
+    """Return the largest value of such inputs: 1 for bytes, which count as 0 to 1; 1 or 255 for pictures as floats.
 
     None for measured values, which have no such bound.
     """
@@ -163,11 +165,11 @@ def _ways(
 def _scaling(
     name: str, inputs: Array, fit: InputFit, tensor: TensorInfo
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Return mean and std of a manifest's preprocessing, which takes uint8 as 0 to 1; None for what makes no sense."""
+    """Return mean and std of a manifest's preprocessing, which reads uint8 as 0 to 1; None if it does not apply."""
     if name == AS_IT_IS:
         unit = FULL_SCALE.get(inputs.dtype.name, 1.0)
         if inputs.dtype.name == tensor.dtype and tensor.scale:
-            # What is quantised already: through its meaning and back, to the same steps.
+            # Already quantised: dequantised and quantised again, which leads to the same steps.
             return (tensor.zero_point / unit,), (1.0 / (tensor.scale * unit),)
         return (0.0,), (1.0 / unit,)
     full = _full_scale(inputs)
@@ -178,7 +180,7 @@ def _scaling(
         means, stds = _IMAGENET
         return (tuple(full * v for v in means), tuple(full * v for v in stds)) if fit.spec.shape[-1:] == (3,) else None
     low, high = _TARGETS[name]
-    # (value - mean) / std takes 0 to `low` and what is full to `high`.
+    # (value - mean) / std maps 0 to `low` and the largest value to `high`.
     std = full / (high - low)
     return (-low * std,), (std,)
 
@@ -189,9 +191,9 @@ def find_way(
     tensor: TensorInfo,
     say: Callable[[str], None],
 ) -> InputWay:
-    """Return the way that the network is right with most often; without labels (None) the one that its scale tells.
+    """Return the way with the highest accuracy; without labels (None), the one that the scale of its input implies.
 
-    SplitError, which asks for --range, where neither tells.
+    SplitError, which asks for --range, if neither decides.
     """
     if len(ways) == 1:
         return ways[0]
@@ -199,15 +201,18 @@ def find_way(
         return _by_scale(ways, tensor)
     found = sorted(((accuracy(way), -number) for number, way in enumerate(ways)), reverse=True)
     best, second = ways[-found[0][1]], ways[-found[1][1]]
-    told = f"inputs taken as {best}: {100 * found[0][0]:.1f} % right, next best {second}: {100 * found[1][0]:.1f} %"
+    told = f"range of values {best}: {100 * found[0][0]:.1f} % right; next best, {second}: {100 * found[1][0]:.1f} %"
     close = found[0][0] - found[1][0] < 0.02
-    say(f"{told}; too close to be sure, give --range" if close else told)
+    say(f"{told}; too close to be sure: set it with --range" if close else told)
     return best
 
 
 def _by_scale(ways: Sequence[InputWay], tensor: TensorInfo) -> InputWay:
     if tensor.dtype == "float32" or not tensor.scale:
-        raise SplitError("nothing says which values its inputs have, and there are no labels to try by", "give --range")
+        raise SplitError(
+            "expects values in an unknown range, which cannot be found by accuracy without labels",
+            "set it with --range",
+        )
     bounds = np.iinfo(tensor.dtype)
     covered = [tensor.scale * (step - tensor.zero_point) for step in (bounds.min, bounds.max)]
 
@@ -218,15 +223,15 @@ def _by_scale(ways: Sequence[InputWay], tensor: TensorInfo) -> InputWay:
     best = min(ways, key=off)
     if off(best) > 0.1 * (covered[1] - covered[0]):
         raise SplitError(
-            f"its input covers {covered[0]:.3g} to {covered[1]:.3g}, which is none of the usual ranges, and there "
-            "are no labels to try by",
-            "give --range",
+            f"expects values from {covered[0]:.3g} to {covered[1]:.3g}, which is not one of the usual ranges, and "
+            "without labels the range cannot be found by accuracy",
+            "set it with --range",
         )
     return best
 
 
 def differing(ways: Sequence[InputWay], manifest: Manifest, inputs: Array) -> list[InputWay]:
-    """Return the first of all ways that make the same tensors of some `inputs`."""
+    """Return the ways that turn some `inputs` into different tensors; of ways that do not differ, the first."""
     found: dict[bytes, InputWay] = {}
     for way in ways:
         made = preprocessor(manifest, way)
@@ -235,10 +240,10 @@ def differing(ways: Sequence[InputWay], manifest: Manifest, inputs: Array) -> li
 
 
 def preprocessor(manifest: Manifest, way: InputWay) -> Preprocessor:
-    """Return what makes tensors of inputs this way, as boards do it."""
+    """Return the preprocessor that turns inputs into tensors this way, as boards do it."""
     return Preprocessor(replace(manifest, preprocess=way.preprocess))
 
 
 def some(labels: npt.NDArray[np.int64], generator: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Return the places of inputs to try ways on."""
+    """Return the indices of inputs to try ways on."""
     return np.sort(generator.permutation(len(labels))[:_TRIED])

@@ -1,4 +1,4 @@
-"""A split from the file to the bundle, in order. It runs in a child process, see `supervision`."""
+"""The steps of a split, from the file to the bundle. They run in a child process, see `supervision`."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ Labels = npt.NDArray[np.int64]
 
 
 def split_network(asked: Asked, folder: Path, tell: Teller) -> None:
-    """Do what is asked: list the cuts, or write a bundle into `folder`, which does not exist yet.
+    """Do what was asked: list the cuts, or write a bundle into `folder`, which does not exist yet.
 
-    Raises SplitError or DataError, having written nothing; nothing else is written but in `folder`.
+    Writes only into `folder`. Raises SplitError or DataError.
     """
     network = open_network(asked.model, asked.hidden, tell)
     tell.print(report.describe(asked.model.name, network.graph, network.ending))
@@ -64,21 +64,21 @@ def split_network(asked: Asked, folder: Path, tell: Teller) -> None:
     cuts = network.chosen(asked.stages, asked.after, anyway=asked.force)
     limit_memory(most_memory())
     tell.phase("reading the data", _reading_s(asked.data))
-    assert asked.data is not None  # noqa: S101 - the command line sees to it
+    assert asked.data is not None  # noqa: S101 - the command line checks this
     data = reading.read(asked.data, asked.declared, network.graph.input)
     work = _Work(network, cuts, asked, tell, data)
     work.split(folder)
 
 
 def _reading_s(path: Path | None) -> float:
-    """Return after how long reading a file counts as hanging: at ten megabytes a second."""
+    """Return the seconds after which reading a file counts as hanging, at ten megabytes per second."""
     size = path.stat().st_size if path is not None and path.exists() else 0
     return 60.0 + size / 10e6
 
 
 @dataclass(slots=True)
 class _Work:
-    """One split under way."""
+    """One split in progress."""
 
     network: Network
     cuts: tuple[Cut, ...]
@@ -127,26 +127,26 @@ class _Work:
         return [cut_segment(graph, start, end) for start, end in itertools.pairwise(ends)]
 
     def _prove_random(self) -> None:
-        self.tell.phase(f"holding the cut network against the whole on {_RANDOM_INPUTS:,} random inputs", _long(4))
+        self.tell.phase(f"comparing the cut network with the whole one on {_RANDOM_INPUTS:,} random inputs", _long(4))
         chain = [Link(content) for content in self._trunk()]
         given = random_tensors(self.network.graph.input, _RANDOM_INPUTS, self.asked.seed)
         self._require(prove(self.network.content, chain, given, self._step(_RANDOM_INPUTS)), "random")
 
     def _prove_served(self, segments: Sequence[bytes], prepared: Preprocessor, given: Answers) -> tuple[int, ...]:
-        """Hold the segments as served against the whole network on all of the data; return their tolerances."""
+        """Compare the segments as served with the whole network on all of the data; return their tolerances."""
         graph, count = self.network.graph, len(self.data)
-        self.tell.phase(f"holding the stages against the whole network on all {count:,} inputs", _long(4, count))
+        self.tell.phase(f"comparing the stages with the whole network on all {count:,} inputs", _long(4, count))
         last = cut_segment(graph, self.cuts[-1].boundary.index, graph.outputs[0])
         chain = [*(Link(content) for content in segments[:-1]), Link(last)]
         self._require(prove(self.network.content, chain, self._tensors(prepared), self._step(count)), "given")
         self._check_scores(segments, prepared, given)
         few = min(count, _TOLERANCE_INPUTS)
-        self.tell.phase("measuring how runtimes differ", _long(3, few))
+        self.tell.phase("measuring how much results differ between runtimes", _long(3, few))
         served = [Link(content) for content in segments]
         return measure_tolerances(served, self._tensors(prepared, few), self._step(few))
 
     def _check_scores(self, segments: Sequence[bytes], prepared: Preprocessor, given: Answers) -> None:
-        """Hold the last stage's scores against the network's own, on some inputs: it ends before the probabilities."""
+        """Compare the last stage's scores with the network's own, on some inputs: it ends before the probabilities."""
         few = min(len(self.data), _RANDOM_INPUTS)
         runners = [Runner(content) for content in segments]
         for row, tensor in enumerate(self._tensors(prepared, few)):
@@ -157,7 +157,9 @@ class _Work:
             if self.network.ending.is_single_sigmoid:
                 found = found[:, 1:]
             if not np.array_equal(class_logits(found, self.network.ending)[0], given.logits[row]):
-                raise SplitError(f"the last stage's scores are not the network's on input {row}", "please report this")
+                raise SplitError(
+                    f"the last stage and the whole network have different scores on input {row}", "please report this"
+                )
 
     def _tensors(self, prepared: Preprocessor, count: int | None = None) -> Iterable[Array]:
         return (prepared.tensor(one) for one in self.data.inputs[:count])
@@ -166,18 +168,18 @@ class _Work:
         return lambda done: self.tell.step(done, count)
 
     def _require(self, proof: Proof, which: str) -> None:
-        self.tell.line(f"{proof.inputs:,} {which} inputs: {proof.mismatches} differ from the whole network")
+        self.tell.line(f"{proof.inputs:,} {which} inputs: stages and whole network differ on {proof.mismatches}")
         if proof.mismatches:
             raise SplitError(
                 f"the stages differ from the whole network on {proof.mismatches} of {proof.inputs} {which} inputs, "
                 "so it cannot be cut there",
-                "try other cuts, see --list",
+                "try other cuts from --list",
             )
 
     # ---------------------------------------------------------------- inputs
 
     def _prepare(self, names: tuple[str, ...], labels: Labels | None) -> tuple[Manifest, Preprocessor]:
-        """Find out how inputs become tensors; return the draft of the manifest that says so, and what makes them."""
+        """Find out how inputs become tensors; return the draft of the manifest that says so, and the preprocessor."""
         tensor, data = self.network.graph.input, self.data
         fit = fit_inputs(data.inputs, tensor, self.asked.declared)
         draft = writing.manifest_of(self.network, self.asked, names, fit)
@@ -217,7 +219,7 @@ class _Work:
     # ---------------------------------------------------------------- thresholds
 
     def _choose(self, scored: ExitScores, costs: Costs, labels: Labels | None) -> Row:
-        """Print the table and choose thresholds; SplitError where they save nothing."""
+        """Print the table and choose thresholds; SplitError if they save nothing."""
         asked, tell = self.asked, self.tell
         tell.phase("choosing thresholds", 600.0)
         for line in report.savings(table(scored, costs), costs, labels is not None):
@@ -229,8 +231,8 @@ class _Work:
             tell.print(report.few_inputs(len(self.data)))
         if saved(row.of(asked.rule), costs) <= 0 and not asked.force:
             raise SplitError(
-                f"exits save nothing at a drop of {100 * asked.max_drop:.3g} points",
-                "allow more by --max-drop, give more inputs, or write it all the same with --force",
+                f"exits save nothing within an accuracy drop of {report.points_text(asked.max_drop)}",
+                "allow more with --max-drop, give more inputs, or write the bundle anyway with --force",
             )
         return row
 
@@ -263,7 +265,7 @@ class _Work:
         measured = None
         if labels is not None:
             evaluation = summarise(scored, costs_of(draft.stages), CRITERION, choice.thresholds)
-            how = "heads had not learned from them" if learned.apart else "each scored by heads that had not seen it"
+            how = "on which the heads were not trained" if learned.apart else "each scored by heads not trained on it"
             measured = measured_on(f"{data.source}, {len(data)} inputs, {how}", evaluation)
         tested_on = None
         if asked.test is not None:
@@ -272,13 +274,13 @@ class _Work:
         writing.finish(draft, measured, split_from)
 
     def _test(self, draft: Bundle, path: Path) -> tuple[MeasuredFigures, DataUse]:
-        """Open the test inputs, once, and run them through the bundle as boards would."""
+        """Open the test inputs once, and run them through the bundle as boards would."""
         self.tell.phase("reading the test inputs, once", _reading_s(path))
         test = self._read(path)
         reading.check_same_kind(test, self.data)
         labels = reading.class_labels(test, reading.Classes(draft.labels), anyway=True)
         if labels is None:
-            raise SplitError(f"{path}: has no labels, which --test needs", "add labels, or leave --test out")
+            raise SplitError(f"{path}: has no labels, but --test needs them", "add labels, or leave --test out")
         self.tell.phase("measuring on the test inputs", _long(2, len(test)))
         images = LabelledExamples(test.inputs, labels, np.arange(len(test)), test.source)
         scored = score_exits(collect_logits(draft, images), CRITERION)
@@ -290,7 +292,7 @@ class _Work:
 
 
 def _answer(scores: Array, single: bool, network: Network) -> int:
-    """Return the class that the whole network's output says; of one probability whether it is above one half."""
+    """Return the class in the whole network's output; for a single probability, whether it is above one half."""
     if not single:
         return int(scores.argmax())
     output = network.graph.output
@@ -301,5 +303,5 @@ def _answer(scores: Array, single: bool, network: Network) -> int:
 
 
 def _long(runs: int, inputs: int = _RANDOM_INPUTS) -> float:
-    """Return after how long so many runs of each input count as hanging: a second each."""
+    """Return the seconds after which this many runs per input count as hanging: one second each."""
     return 60.0 + runs * inputs

@@ -1,4 +1,4 @@
-"""From inputs to heads, and to the answers by which thresholds are chosen."""
+"""From inputs to trained heads, and to the answers from which thresholds are chosen."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from model_zoo.split.thresholds import folds
 from model_zoo.split.variations import draw_variations, sources_of
 
 VARIED_TO = 20_000
-"""To how many inputs a set is filled up with variations of its own, at least."""
+"""Variations are added to a set until it has at least this many inputs."""
 
 MOST_VARIATIONS = 50_000
-"""Of a large set there are as many variations as inputs, up to so many."""
+"""A large set gets as many variations as it has inputs, up to this many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
     """The heads of a bundle, and per exit the logits (n, classes) that thresholds are chosen by.
 
-    These are of heads that have not learned from the input, but for the last exit's, which are the network's own.
+    They come from heads that were not trained on the input, except the last exit's, which are the network's own.
+    apart: whether the heads were trained on other inputs only.
     """
 
     heads: tuple[ServedHead, ...]
@@ -38,7 +39,7 @@ class Learned:
 
 
 class Learner:
-    """Runs the network on inputs and variations of them, and trains heads on what it gave."""
+    """Runs the network on inputs and variations of them, and trains heads on its answers."""
 
     def __init__(
         self,
@@ -65,9 +66,9 @@ class Learner:
     def learn(self, inputs: Array, given: Answers, others: Array | None) -> Learned:
         """Train heads.
 
-        inputs and given are the data; others are inputs for the heads alone. Where these are as many as the
-        data, heads learn from them only, and the data is new to them. Else each fold of the data is scored by heads
-        that learned from the rest.
+        inputs and given are the data; others are inputs for the heads alone. If there are at least as many of these
+        as of the data, heads learn only from them, and the data is new to them. Otherwise each fold of the data is
+        scored by heads that learned from the rest.
         """
         if others is not None and len(others) >= len(inputs):
             learned = self._varied(others, self.answers(others, "unlabelled inputs"))
@@ -83,7 +84,7 @@ class Learner:
         parts = folds(len(inputs), self._training.seed)
         for number, fold in enumerate(parts, start=1):
             kept = np.flatnonzero(~np.isin(varied.sources, fold).any(axis=1))
-            heads = self._train(varied.answers.select(kept), f"heads without part {number}/{len(parts)}")
+            heads = self._train(varied.answers.select(kept), f"heads for fold {number} of {len(parts)}")
             for into, scored in zip(logits, self._scored(heads, given.select(fold)), strict=False):
                 into[fold] = scored
         heads = self._train(varied.answers, "heads")
@@ -95,7 +96,7 @@ class Learner:
         count = max(VARIED_TO - len(inputs), min(len(inputs), MOST_VARIATIONS))
         drawn = draw_variations(inputs, count, np.random.default_rng([self._training.seed, count]))
         tensors = (self._preprocessor.tensor(one.make(inputs)) for one in drawn)
-        more = self._run(tensors, count, "variations of them")
+        more = self._run(tensors, count, "variations of these inputs")
         return _Varied(together([given, more]), np.concatenate([own, sources_of(drawn)]))
 
     def _train(self, answers: Answers, what: str) -> list[ServedHead]:
@@ -109,12 +110,12 @@ class Learner:
 
 @dataclass(frozen=True, slots=True)
 class _Varied:
-    """Answers on inputs and variations of them; sources (n, 2): the places of the inputs that each is made of."""
+    """Answers on inputs and variations of them; sources (n, 2): the indices of the inputs that each is made from."""
 
     answers: Answers
     sources: npt.NDArray[np.int64]
 
 
 def _limit_s(count: int) -> float:
-    """Return after how long running so many inputs counts as hanging: a second each is far more than any needs."""
+    """Return the seconds after which running this many inputs counts as hanging: a second each is more than enough."""
     return 60.0 + 1.0 * count

@@ -1,4 +1,4 @@
-"""A whole network, opened and found fit to be cut."""
+"""A whole network, opened and checked: it can be cut."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DEFAULT_STAGES = 3
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network's file, and what was found in it; `plans` by the operator that a cut comes after."""
+    """A network's file, and what was found in it; `plans` has one head per cut, by the operator before the cut."""
 
     content: bytes
     sha256: str
@@ -37,7 +37,7 @@ class Network:
 
     @property
     def paying(self) -> tuple[Cut, ...]:
-        """The cuts whose head and hop cost less than what is left after them."""
+        """The cuts whose head and hop cost less than the work left after them."""
         return paying_cuts(self.cuts, self._head_macs)
 
     @property
@@ -45,35 +45,38 @@ class Network:
         return {after: plan.macs for after, plan in self.plans.items()}
 
     def chosen(self, stages: int | None, after: tuple[int, ...], *, anyway: bool) -> tuple[Cut, ...]:
-        """Return the cuts after these operators, or the best for so many stages (by default 3, or 2).
+        """Return the cuts after these operators, or the best ones for this many stages (by default 3, or 2).
 
-        anyway: take what saves nothing too. SplitError where there is no such cut.
+        anyway: also allow cuts that save nothing. SplitError if there is no such cut.
         """
         if after:
             return cuts_after(self.cuts, after)
         usable = self.paying or (tuple(cut for cut in self.cuts.legal if cut.macs > 0) if anyway else ())
         if not self.cuts.legal:
-            raise SplitError("has no legal cut: more than one tensor crosses every point", "see --list")
+            raise SplitError(
+                "has no legal cut: more than one tensor crosses every point",
+                "give a network with fewer skip connections",
+            )
         if not usable:
             raise SplitError(
-                "has no cut that saves anything: head and hop cost more than what is left after it",
-                "see --list, or cut it all the same with --force",
+                "has no cut that saves anything: exit head and hop cost more than the work left after it",
+                "compare the cuts with --list, or cut it anyway with --force",
             )
         wanted = stages or min(_DEFAULT_STAGES, len(usable) + 1)
         return choose_cuts(usable, self._head_macs, wanted)
 
 
 def open_network(path: Path, hidden: int, tell: Teller) -> Network:
-    """Read a .tflite file, run it once, and find its cuts; SplitError where it cannot be cut.
+    """Read a .tflite file, run it once, and find its cuts; SplitError if it cannot be cut.
 
     hidden: width of the hidden layer of heads.
     """
-    tell.phase("reading", _READ_S)
+    tell.phase("reading the network", _READ_S)
     content = _read(path)
     limit_memory(_MEMORY + _MEMORY_PER_BYTE * len(content))
     graph = read_graph(read_model(content))
     check_network(graph)
-    tell.phase("running it once", _RUN_S)
+    tell.phase("running the network once", _RUN_S)
     graph = with_true_shapes(graph, content)
     check_network(graph)
     ending = find_ending(graph)
@@ -88,7 +91,7 @@ def _read(path: Path) -> bytes:
             raise SplitError("no such file" if not path.exists() else "is not a file", CHECK_PATH)
         if path.stat().st_size > MAX_BYTES:
             raise SplitError(
-                f"{path.stat().st_size} bytes are too many", f"give a network of at most {MAX_BYTES >> 20} MiB"
+                f"is too large ({path.stat().st_size} bytes)", f"give a network of at most {MAX_BYTES >> 20} MiB"
             )
         return path.read_bytes()
     except OSError as error:

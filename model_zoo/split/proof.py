@@ -1,8 +1,8 @@
-"""Holds segments against the whole network: as a chain they give the same bytes on every input.
+"""Compares segments with the whole network: run as a chain, they must output the same bytes on every input.
 
 They are run as boards run them, with XNNPACK, and without it, as the older runtime of 32-bit boards does. Each of the
-two must equal the whole network run the same way. Against each other they may differ by a few steps, since XNNPACK
-rounds differently; how many is measured for each segment, and is what a bundle's self-test allows.
+two must equal the whole network run the same way. The two may differ from each other by a few steps, since XNNPACK
+rounds differently; how many is measured for each segment, and a bundle's self-test allows that many.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from model_zoo.split.graph import TensorInfo
 from model_zoo.split.running import Runner
 
 LEAST_TOLERANCE = 2
-"""Steps that a self-test allows at least, as of the bundles that DistrEE ships."""
+"""The fewest steps that a self-test allows, as for the bundles that DistrEE ships."""
 
 MARGIN = 1
-"""Steps beyond what was measured: other inputs, and other processors, round in other places."""
+"""Steps added to what was measured: other inputs and other processors round differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """On how many inputs a chain was held against the whole network, and on how many of them it differed."""
+    """On how many inputs a chain was compared with the whole network, and on how many of them it differed."""
 
     inputs: int
     mismatches: int
@@ -59,8 +59,8 @@ def prove(
 ) -> Proof:
     """Run input tensors (1, …) through the whole network and through the chain, with XNNPACK and without.
 
-    The output of the last segment that `goes_on` is compared with the whole network's. `step` is told how many are
-    done.
+    The output of the last segment that `goes_on` is compared with the whole network's. `step` is called with the
+    number of inputs done.
     """
     ways = [
         (Runner(whole, xnnpack=xnnpack), [Runner(link.content, xnnpack=xnnpack) for link in chain])
@@ -83,9 +83,9 @@ def prove(
 def measure_tolerances(
     chain: Sequence[Link], tensors: Iterable[Array], step: Callable[[int], None] = lambda _: None
 ) -> tuple[int, ...]:
-    """Return, per segment, the steps that a self-test is to allow: what XNNPACK made of them here, and a margin.
+    """Return, per segment, the steps that a self-test should allow: the largest difference found here, plus a margin.
 
-    Each segment gets what the ones before it give with XNNPACK, as golden vectors do.
+    Each segment reads what the segments before it output with XNNPACK, as with golden vectors.
     """
     ways = [[Runner(link.content, xnnpack=xnnpack) for link in chain] for xnnpack in (True, False)]
     worst = np.zeros(len(chain))

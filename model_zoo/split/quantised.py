@@ -1,7 +1,7 @@
 """Exit heads as operators of a .tflite file: int8 on a quantised boundary, float32 on a float32 one.
 
-Weights are quantised by hand, symmetrically with one scale per layer, which all runtimes know; activations by the
-range that they had on the data. On ResNet-8 that cost nothing that could be measured.
+Weights are quantised by hand, symmetrically with one scale per layer, which all runtimes know; activations by their
+range on the data. On ResNet-8 this had no measurable cost.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from model_zoo.split.head_plan import HeadPlan
 
 Floats = npt.NDArray[np.float32]
 _SAME, _NO_ACTIVATION, _RELU = 0, 0, 1  # as the schema numbers them
-_LEAST_RANGE = 1e-3  # of activations, so that their scale is not nought where all of them are
+_LEAST_RANGE = 1e-3  # of activations, so that their scale is not 0 if all of them are
 _LEAST_RATIO, _MOST_RATIO = 2.0**-24, 2.0**7  # of the scale of products to that of sums
 _MOST_BIAS = 2.0**30
-_ZERO = -128  # of an activation behind a ReLU, so that all 256 steps are above nought
+_ZERO = -128  # of an activation behind a ReLU, so that no step is below 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Layer:
     relu: bool
 
     def __call__(self, taken: Array) -> Array:
-        """Run it on (n, inputs) as the interpreter does, but for the last step of rounding."""
+        """Run it on (n, inputs) as the interpreter does, except that rounding may differ by one step."""
         if not self.weight_scale:
             given: Array = taken @ self.weights.T + self.bias
             return np.maximum(given, np.float32(0.0)) if self.relu else given
@@ -78,7 +78,7 @@ class ServedHead:
 
 
 def pooled_scale(plan: HeadPlan) -> tuple[float, int]:
-    """Return scale and zero point of the pooled values, which are int8 where the boundary is quantised; (0, 0) else."""
+    """Return scale and zero point of the pooled values, which are int8 if the boundary is quantised; else (0, 0)."""
     boundary = plan.boundary
     if boundary.dtype == "float32":
         return 0.0, 0
@@ -86,7 +86,7 @@ def pooled_scale(plan: HeadPlan) -> tuple[float, int]:
 
 
 def served_head(plan: HeadPlan, weights: Weights, pooled: Array) -> ServedHead:
-    """Turn trained weights into layers; `pooled` (n, inputs), of the data, settles the ranges."""
+    """Turn trained weights into layers; `pooled` (n, inputs), from the data, determines the ranges."""
     scale, zero = pooled_scale(plan)
     if not scale:
         hidden = Layer(weights.hidden.T, weights.hidden_bias, 0.0, 0.0, 0, 0.0, 0, relu=True)
@@ -106,8 +106,8 @@ def served_head(plan: HeadPlan, weights: Weights, pooled: Array) -> ServedHead:
 
 def _layer(weights: Floats, bias: Floats, taken: tuple[float, int], given: tuple[float, int], *, relu: bool) -> Layer:
     in_scale, out_scale = float(np.float32(taken[0])), float(np.float32(given[0]))
-    # Runtimes refuse scales of products that are to those of sums as more than 2^8 to 1, or less than 1 to 2^32; and
-    # the bias, in steps of products, must fit into 32 bits.
+    # Runtimes refuse a product scale more than 2^8 times the output scale, or less than a 2^32nd of it; and the bias,
+    # in steps of the product scale, must fit into 32 bits.
     finest = float(np.abs(weights).max()) / 127
     fits = max(_LEAST_RATIO * out_scale, float(np.abs(bias).max()) / _MOST_BIAS) / in_scale
     weight_scale = float(np.float32(max(finest, fits)))
@@ -125,7 +125,7 @@ def _layer(weights: Floats, bias: Floats, taken: tuple[float, int], given: tuple
 
 
 def append_pooling(editor: ModelEditor, plan: HeadPlan, boundary: int) -> int:
-    """Add what averages the tensor `boundary` into one row of values; return the tensor (1, inputs) that holds them."""
+    """Add operators that average the tensor `boundary` into one row of values; return that tensor, (1, inputs)."""
     source, at = plan.boundary, boundary
     scale, zero = pooled_scale(plan)
     dtype = "int8" if scale else "float32"

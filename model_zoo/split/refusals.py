@@ -24,7 +24,7 @@ _COMPILED_FOR = {"edgetpu-custom-op": "the Edge TPU", "ethos-u": "an Ethos-U by 
 
 
 def check_network(graph: Graph) -> None:
-    """Raise SplitError, with the first reason, for a network that cannot be cut or is no classifier."""
+    """Raise SplitError, with the first reason, for a network that cannot be cut or is not a classifier."""
     for reason in _reasons(graph):
         raise SplitError(*reason)
 
@@ -33,7 +33,9 @@ def _reasons(graph: Graph) -> Iterator[Problem]:
     for operator in graph.operators:
         yield from _of_operator(operator)
     if graph.subgraphs > 1:
-        yield Problem(f"holds {graph.subgraphs} networks: one is cut at a time", "convert it with one signature")
+        yield Problem(
+            f"contains {graph.subgraphs} networks, but only one can be cut at a time", "convert it with one signature"
+        )
     yield from _of_ends(graph)
     yield from _of_tensors(graph)
     yield from _of_output(graph)
@@ -59,7 +61,7 @@ def _of_operator(operator: OperatorInfo) -> Iterator[Problem]:
             "convert the network without it",
         )
     elif operator.name in _DETECTION:
-        yield Problem(f"{where}: a detection model", SUPPORTED)
+        yield Problem(f"{where}: this is a detection model", SUPPORTED)
 
 
 def _custom(operator: OperatorInfo) -> Problem:
@@ -67,12 +69,12 @@ def _custom(operator: OperatorInfo) -> Problem:
     for known, target in _COMPILED_FOR.items():
         if name == known:
             return Problem(
-                f"was compiled for {target} into one custom operator", "give the file from before that compiler"
+                f"was compiled for {target} into one custom operator", "give the file that this compiler was run on"
             )
     if "Detection_PostProcess" in name:
-        return Problem(f"operator {operator.index}, {name}: a detection model", SUPPORTED)
+        return Problem(f"operator {operator.index}, {name}: this is a detection model", SUPPORTED)
     return Problem(
-        f"operator {operator.index}, custom operator {name!r}: boards run the built-in operators alone",
+        f"operator {operator.index}, custom operator {name!r}: boards run only built-in operators",
         "convert the network without it",
     )
 
@@ -84,9 +86,9 @@ def _of_ends(graph: Graph) -> Iterator[Problem]:
     if graph.input.dtype == "int16" or graph.output.dtype == "int16":
         yield _int16(graph.input.name if graph.input.dtype == "int16" else graph.output.name)
     if graph.input.dtype not in INPUT_DTYPES:
-        yield Problem(f"takes {graph.input.dtype} inputs", f"{', '.join(INPUT_DTYPES)} can be served")
+        yield Problem(f"expects {graph.input.dtype} inputs", f"convert it to one of {', '.join(INPUT_DTYPES)}")
     if graph.outputs[0] not in graph.live():
-        yield Problem("gives an output that does not depend on its input", "convert it again")
+        yield Problem("has an output that does not depend on its input", "convert it again")
 
 
 def _int16(name: str) -> Problem:
@@ -108,24 +110,26 @@ def _of_tensors(graph: Graph) -> Iterator[Problem]:
             yield Problem(f"tensor {tensor.name!r} has no fixed shape", "convert the network with a fixed input shape")
         if any(size < 1 for size in tensor.shape):
             yield Problem(
-                f"tensor {tensor.name!r} has no fixed shape, but {tensor.shape}", "convert it with a fixed input shape"
+                f"tensor {tensor.name!r} has shape {tensor.shape}, which is not fixed",
+                "convert it with a fixed input shape",
             )
     for buffer in graph.model.buffers or ():
         if buffer.offset > 1:
-            yield Problem(
-                "keeps its weights outside of the flatbuffer, as files above 2 GB do", "give a smaller network"
-            )
+            yield Problem("stores its weights outside the flatbuffer, as files above 2 GB do", "give a smaller network")
     if not graph.input.shape or graph.input.shape[0] != 1:
-        yield Problem(f"takes inputs of shape {graph.input.shape}", "the first axis must be 1, one input at a time")
+        yield Problem(
+            f"expects inputs of shape {graph.input.shape}, but inputs are run one at a time",
+            "convert it with a first axis (batch size) of 1",
+        )
 
 
 def _of_output(graph: Graph) -> Iterator[Problem]:
     output = graph.output
     if output.dtype not in BOUNDARY_DTYPES:
-        yield Problem(f"gives {output.dtype} values", SUPPORTED)
+        yield Problem(f"outputs {output.dtype} values", SUPPORTED)
     if output.values != max(output.shape, default=1):
-        yield Problem(f"gives {output}, as models for detection, segmentation or reconstruction do", SUPPORTED)
+        yield Problem(f"outputs {output}, as models for detection, segmentation or reconstruction do", SUPPORTED)
     if output.values == 1 and graph.operators[-1].name != "LOGISTIC":
         yield Problem(
-            "gives one value that is no probability, as a regression does", f"{SUPPORTED}, or a single sigmoid"
+            "outputs one value that is not a probability, as a regression does", f"{SUPPORTED}, or a single sigmoid"
         )

@@ -1,4 +1,4 @@
-"""What a split says: its cuts, what exits save, and what to type next."""
+"""What a split prints: its cuts, what exits save, and what to type next."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FEW_INPUTS = 2_000
 
 
 def describe(name: str, graph: Graph, ending: Ending) -> str:
-    """Say what a network is, in a line."""
+    """Describe a network in one line."""
     makes = {"softmax": ", softmax", "sigmoid": ", sigmoid", "none": ""}[ending.kind]
     return (
-        f"{name}: {len(graph.operators)} operators, {graph.macs / 1e6:.3f} MMACs, takes {graph.input}, "
+        f"{name}: {len(graph.operators)} operators, {graph.macs / 1e6:.3f} MMACs, input {graph.input}, "
         f"{ending.classes} classes{makes}"
     )
 
@@ -47,11 +47,11 @@ def _notes(graph: Graph, cuts: Cuts, pay: Sequence[Cut]) -> Iterator[str]:
     yield f"raw input: {graph.input.values:,} values; radio at {RADIO_BITS_PER_S / 1e6:.0f} Mbit/s"
     if len(pay) < len(cuts.legal):
         yield (
-            "* saves nothing: head and hop cost more than what is left after it, on a board of "
-            f"{BOARD_MACS_PER_S / 1e6:.0f} MMACs a second"
+            "* saves nothing: the exit head and the hop cost more than the work left after the cut, on a board with "
+            f"{BOARD_MACS_PER_S / 1e6:.0f} MMACs per second"
         )
     if cuts.crossed:
-        yield f"{_points(len(cuts.crossed))} crossed by more than one tensor, as beside a skip connection"
+        yield f"{_points(len(cuts.crossed))} crossed by more than one tensor, as next to a skip connection"
 
 
 def _points(count: int) -> str:
@@ -59,30 +59,31 @@ def _points(count: int) -> str:
 
 
 def savings(rows: Iterable[Row], costs: Costs, labelled: bool) -> Iterator[str]:
-    """Print what exits save for several allowed drops."""
+    """Tabulate what exits save for several allowed drops."""
     what = "accuracy drop" if labelled else "answers changed"
     yield f"{what:<16}{'with 99 % confidence':^28}  {'on average':^18}".rstrip()
     yield f"{'allowed':<16}{'saved %':>8}{'drop':>9}{'bound':>9}    {'saved %':>8}{'drop':>9}"
     for row in rows:
         bound, mean = row.bound, row.mean
         yield (
-            f"{_points_text(row.max_drop):<16}{100 * saved(bound, costs):>8.1f}{100 * bound.drop:>9.2f}"
+            f"{points_text(row.max_drop):<16}{100 * saved(bound, costs):>8.1f}{100 * bound.drop:>9.2f}"
             f"{100 * bound.drop_bound:>9.2f}    {100 * saved(mean, costs):>8.1f}{100 * mean.drop:>9.2f}"
         )
-    yield "saved: of the whole network's multiply-accumulates without exits; heads count against it"
+    yield "saved: share of the whole network's multiply-accumulates without exits, minus what the exit heads cost"
 
 
-def _points_text(drop: float) -> str:
+def points_text(drop: float) -> str:
+    """Write a drop in accuracy, a fraction, in percentage points."""
     return f"{100 * drop:.3g} point{'' if drop == 0.01 else 's'}"
 
 
 def few_inputs(inputs: int) -> str:
-    """Say how wide the bounds are with so few inputs, and what else there is."""
+    """Say how wide the bounds are with so few inputs, and what the alternatives are."""
     wide = 100 * margin(0.04, inputs)
     return (
-        f"{inputs:,} inputs: where exits change 4 % of the answers, the bound is {wide:.1f} points above the drop. "
-        "Four times as many inputs halve that; or let the tuner find thresholds on live traffic: goal: in "
-        "orchestrator.yaml"
+        f"only {inputs:,} inputs: if exits change 4 % of the answers, the bound is {wide:.1f} points above the drop. "
+        "Four times as many inputs halve that margin. Or let the orchestrator find thresholds on live traffic: set "
+        "goal: in orchestrator.yaml"
     )
 
 
@@ -92,8 +93,8 @@ def next_step(name: str) -> str:
 
 
 SEEN = (
-    "The network was trained on these inputs, on which it is better than on new ones: exits look worse beside it than "
-    "they are, so the thresholds are on the safe side and save less than they could."
+    "The network was trained on these inputs, so it does better on them than on new ones and exits look worse in "
+    "comparison than they are: the thresholds are on the safe side and save less than they could."
 )
 
 
@@ -101,16 +102,16 @@ def chosen_cuts(graph: Graph, cuts: Sequence[Cut], plans: dict[int, HeadPlan]) -
     """Say where the network is cut."""
     for cut in cuts:
         yield (
-            f"cut after operator {cut.after} ({cut.operator}), at {100 * cut.macs / max(graph.macs, 1):.0f} % of the "
-            f"work: {cut.boundary.bytes:,} bytes travel; head of {plans[cut.after]}"
+            f"cut after operator {cut.after} ({cut.operator}), after {100 * cut.macs / max(graph.macs, 1):.0f} % of "
+            f"the work: sends {cut.boundary.bytes:,} bytes; exit head: {plans[cut.after]}"
         )
 
 
 def tested(source: str, evaluation: Evaluation) -> str:
-    """Say what came out on test inputs."""
+    """Report the result on test inputs."""
     drop = evaluation.accuracy[-1] - evaluation.accuracy_at_thresholds
     share = 1.0 - evaluation.macs_per_input / evaluation.macs_no_early_exit_strict
     return (
-        f"on {source}, opened once, {evaluation.inputs:,} inputs: {100 * share:.1f} % saved, {100 * drop:.2f} points "
-        f"lost ({100 * evaluation.accuracy[-1]:.2f} % right without exits)"
+        f"test on {source} ({evaluation.inputs:,} inputs, opened once): {100 * share:.1f} % of the compute saved, "
+        f"accuracy drop {100 * drop:.2f} points (from {100 * evaluation.accuracy[-1]:.2f} % without exits)"
     )

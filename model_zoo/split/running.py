@@ -46,7 +46,7 @@ def _interpreter(content: bytes, *, xnnpack: bool, keep_all: bool = False) -> An
 
 
 def with_true_shapes(graph: Graph, content: bytes) -> Graph:
-    """Run the network once and return its graph with the shapes that its tensors had; SplitError if it cannot run."""
+    """Run the network once and return its graph with the shapes that its tensors had; SplitError if that fails."""
     interpreter = _interpreter(content, xnnpack=False, keep_all=True)
     detail = interpreter.get_input_details()[0]
     interpreter.set_tensor(detail["index"], np.zeros(detail["shape"], detail["dtype"]))

@@ -17,7 +17,7 @@ _ALIGNMENT = 16  # of the data of buffers: `force_align: 16` in the schema, whic
 
 @functools.cache
 def load_schema() -> ModuleType:
-    """Import the schema; SplitError, with the remedy, where LiteRT is not installed, as on 32-bit boards."""
+    """Import the schema; SplitError, with the remedy, if LiteRT is not installed, as on 32-bit boards."""
     try:
         from ai_edge_litert import schema_py_generated
     except ImportError as error:
@@ -48,7 +48,7 @@ def dtype_name(code: int) -> str:
 def read_model(content: bytes) -> Any:
     """Read a whole file into the schema's `ModelT`.
 
-    Raises SplitError for what is no .tflite file. A damaged one raises whatever the bytes lead to: read it in a child
+    Raises SplitError for anything but a .tflite file. A damaged file can raise any exception: read it in a child
     process.
     """
     if content[_IDENTIFIER_AT] != IDENTIFIER:
@@ -60,7 +60,7 @@ def read_model(content: bytes) -> Any:
 
 
 def write_model(model: Any) -> bytes:
-    """Return the file of a `ModelT`; the same model gives the same bytes."""
+    """Return a `ModelT` as the bytes of a file; the same model always has the same bytes."""
     builder = _builder_class()(1024)
     builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
@@ -71,7 +71,7 @@ def _builder_class() -> Any:
     import flatbuffers
 
     class AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers has no types
-        """Aligns byte vectors, which hold the weights, as kernels expect them."""
+        """Aligns byte vectors, which contain the weights, as kernels expect."""
 
         def CreateNumpyVector(self, x: Any) -> Any:  # noqa: N802 - flatbuffers names it
             if x.dtype == np.uint8:

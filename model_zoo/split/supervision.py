@@ -1,8 +1,8 @@
-"""Runs work on files from anywhere in a child process, with bounded memory and time, and tells what it says.
+"""Runs work on untrusted files in a child process with bounded memory and time, and shows its progress.
 
 The interpreter aborts on some damaged files, and a few flipped bits make a flatbuffer endless. Neither may take the
-command along: whatever happens to the child, its parent says so in one line. The child sends lines of JSON through a
-pipe, which its parent shows; nothing is unpickled.
+command down: whatever happens to the child, its parent reports it in one line. The child sends lines of JSON through
+a pipe, and the parent shows them; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -29,48 +29,48 @@ _STEP_EVERY_S = 0.1
 
 
 class Screen(Protocol):
-    """What shows a person how the work goes on."""
+    """Shows the user how the work is going."""
 
     def print(self, text: str) -> None:
-        """Show what was asked for."""
+        """Show a result."""
 
     def line(self, text: str) -> None:
-        """Show what is done now."""
+        """Show what is happening."""
 
     def bar(self, what: str, done: int, total: int) -> None:
-        """Show how far that has come."""
+        """Show how far a phase has got."""
 
 
 @dataclass(slots=True)
 class Teller:
-    """The child's side: says what is done, and for how long it may take. Without a pipe it says nothing."""
+    """The child's side: reports what is happening, and how long it may take. Without a pipe it reports nothing."""
 
     pipe: IO[str] | None = None
     _what: str = field(default="", init=False)
     _told_at: float = field(default=0.0, init=False)
 
     def phase(self, what: str, limit_s: float | None = None) -> None:
-        """Say what begins now, and after how many seconds it counts as hanging."""
+        """Report what begins now, and after how many seconds it counts as hanging."""
         self._what = what
         self._send("phase", what, limit_s)
 
     def step(self, done: int, total: int) -> None:
-        """Say how far this phase has come."""
+        """Report how far this phase has got."""
         now = time.monotonic()
         if done == total or now - self._told_at > _STEP_EVERY_S:
             self._told_at = now
             self._send("step", self._what, done, total)
 
     def line(self, text: str) -> None:
-        """Say something about how the work goes on."""
+        """Report progress in a line of text."""
         self._send("line", text)
 
     def print(self, text: str) -> None:
-        """Say what the command was asked for."""
+        """Report a result of the command."""
         self._send("print", text)
 
     def error(self, problem: Problem, *, of_network: bool) -> None:
-        """Say why it ends here: because of the network, or of something that the problem names."""
+        """Report why the work ends here: because of the network, or of something else that the problem names."""
         self._send("error", *problem, of_network)
 
     def _send(self, *message: object) -> None:
@@ -80,11 +80,11 @@ class Teller:
 
 
 def supervise(work: Callable[[Teller], None], about: str, screen: Screen) -> None:
-    """Run `work` in a child process, and show what it tells; return when it is done.
+    """Run `work` in a child process, and show what it reports; return when it is done.
 
-    Raises SplitError, which names what it is `about`, for what the work raised as such, and where it crashed, hung or
-    ran out of memory; DataError for anything else of DistrEE's that it raised. Call it while this process has one
-    thread: a fork keeps only the calling one.
+    Raises SplitError, which begins with `about`, if the work raised SplitError, crashed, hung or ran out of memory;
+    DataError if it raised another DistreeError. Call it while this process has one thread: a fork keeps only the
+    calling one.
     """
     reader, writer = os.pipe()
     parent = os.getpid()
@@ -105,7 +105,7 @@ def supervise(work: Callable[[Teller], None], about: str, screen: Screen) -> Non
 
 
 def limit_memory(at_most: int) -> None:
-    """Let this process take `at_most` bytes of memory more than it has now."""
+    """Let this process use at most `at_most` bytes of memory more than now."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     wanted = pages * resource.getpagesize() + at_most
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -113,17 +113,17 @@ def limit_memory(at_most: int) -> None:
 
 
 def most_memory() -> int:
-    """Return how much of this machine's memory a long run may take: three quarters."""
+    """Return how many bytes of memory a long run may use: three quarters of this machine's."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
 
 
 def _child(parent: int, writer: int, work: Callable[[Teller], None]) -> NoReturn:
-    """Do the work and leave without cleaning up what belongs to the parent."""
+    """Do the work and exit without cleaning up what belongs to the parent."""
     code = 1
     try:
         child_processes.end_with_parent(parent)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        # The interpreter's own messages are no help; what matters comes through the pipe.
+        # The interpreter's own messages do not help the user; what matters comes through the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         with os.fdopen(writer, "w", encoding="utf-8") as pipe:
             teller = Teller(pipe)
@@ -134,7 +134,7 @@ def _child(parent: int, writer: int, work: Callable[[Teller], None]) -> NoReturn
 
 
 def _work(work: Callable[[Teller], None], teller: Teller) -> None:
-    """Do the work, and tell what went wrong."""
+    """Do the work, and report what went wrong."""
     try:
         work(teller)
     except SplitError as error:
@@ -142,11 +142,11 @@ def _work(work: Callable[[Teller], None], teller: Teller) -> None:
     except DistreeError as error:
         teller.error(error.problem, of_network=False)
     except MemoryError:
-        problem = Problem("needs more memory than there is", "check that the file is whole, and the right one")
+        problem = Problem("needs more memory than is available", "check that the file is complete, and the right one")
         teller.error(problem, of_network=True)
     except Exception as error:  # noqa: BLE001 - damaged files raise whatever their bytes lead to
         reason = " ".join(str(error).split())[:150]
-        what = f"is damaged or not understood ({type(error).__name__}: {reason})"
+        what = f"is damaged or has an unknown form ({type(error).__name__}: {reason})"
         teller.error(Problem(what, "copy or convert it again"), of_network=True)
 
 
@@ -161,10 +161,10 @@ class _Listener:
     limit_s: float = _LAST_WORDS_S
     error: DistreeError | None = None
     hung: bool = False
-    heard_out: bool = False  # the child closed its end, so it is about to leave
+    heard_out: bool = False  # the child closed its end, so it is about to exit
 
     def listen(self, reader: int) -> None:
-        """Show what comes until the child closes its end, or a phase takes too long."""
+        """Show what the child sends until it closes its end, or a phase takes too long."""
         for line in self._lines(reader):
             kind, *rest = json.loads(line)
             if kind == "phase":
@@ -204,15 +204,15 @@ class _Listener:
         """Raise SplitError unless the child did its work."""
         if self.hung:
             raise SplitError(
-                f"{self.about}: {self.what}: not done after {self.limit_s:.0f} s", "check that the file is whole"
+                f"{self.about}: {self.what}: not done after {self.limit_s:.0f} s", "check that the file is complete"
             )
         if self.error is not None:
             raise self.error
         if os.WIFSIGNALED(status):
             name = signal.Signals(os.WTERMSIG(status)).name
             raise SplitError(
-                f"{self.about}: {self.what}: the interpreter crashed ({name}), as it does on damaged files and on "
-                "networks that it was not made for",
+                f"{self.about}: {self.what}: the interpreter crashed ({name}), as it does on damaged files and "
+                "unsupported networks",
                 "convert the network again with a current converter",
             )
         if os.WEXITSTATUS(status):
@@ -222,7 +222,7 @@ class _Listener:
 
 
 def _end(child: int, *, patient: bool) -> int:
-    """Wait for the child to leave, or make it; return its wait status."""
+    """Wait for the child to exit, or kill it; return its wait status."""
     ends_at = time.monotonic() + (_LAST_WORDS_S if patient else 0.0)
     while time.monotonic() < ends_at:
         pid, status = os.waitpid(child, os.WNOHANG)

@@ -1,11 +1,12 @@
-"""Thresholds from answers of heads on inputs that they have not learned from.
+"""Thresholds, chosen from the answers of heads on inputs that they were not trained on.
 
-With few inputs each serves for both: they are divided into folds, and each fold is scored by heads that learned from
-the others. The heads of a bundle learn from all of them, and are a little better than those that the thresholds were
-chosen by. Where there are as many other inputs, the heads learn from those alone.
+With few inputs, each is used both to train and to choose: they are divided into folds, and each fold is scored by heads
+trained on the others. The heads of a bundle are trained on all of them, and are a little better than the heads from
+whose answers the thresholds were chosen. If there are as many other inputs, the heads are trained on those alone.
 
-A threshold's drop in accuracy is a mean of few differing inputs. The *bound* rule holds its upper 99 % bound to what is
-allowed, the *mean* rule the drop itself, which new inputs exceed every second time; see `model_zoo.thresholds`.
+A threshold's drop in accuracy is a mean over the few inputs whose answers differ. The *bound* rule keeps its upper 99 %
+bound within what is allowed; the *mean* rule only the drop itself, which new inputs exceed half of the time; see
+`model_zoo.thresholds`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ RULES: tuple[Rule, ...] = ("bound", "mean")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What each rule finds for one allowed drop."""
+    """The thresholds that each rule finds for one allowed drop."""
 
     max_drop: float
     bound: Choice
@@ -54,14 +55,14 @@ def folds(count: int, seed: int) -> list[npt.NDArray[np.int64]]:
 
 
 def score(exits: Sequence[npt.NDArray[np.float64]], labels: npt.NDArray[np.int64] | None) -> ExitScores:
-    """Score the logits (n, classes) of all exits; without labels the last exit's answer is the right one."""
+    """Score the logits (n, classes) of all exits; without labels the last exit's answers count as correct."""
     logits = np.stack(exits, axis=1)
     truth = logits[:, -1].argmax(axis=1) if labels is None else labels
     return score_exits(ExitLogits(logits=logits, labels=truth), CRITERION)
 
 
 def split_costs(cuts: Sequence[Cut], plans: Sequence[HeadPlan], whole: int) -> Costs:
-    """Costs of the stages between cuts, with the heads that are passed; `whole`: multiply-accumulates without heads."""
+    """Costs up to each exit, including the heads passed on the way; `whole`: multiply-accumulates without heads."""
     heads = list(itertools.accumulate(plan.macs for plan in plans))
     trunks = [*(cut.macs for cut in cuts), whole]
     sent = [0, *itertools.accumulate(cut.boundary.bytes for cut in cuts)]
@@ -84,15 +85,15 @@ def choose(scored: ExitScores, costs: Costs, max_drop: float) -> Row:
 
 
 def table(scored: ExitScores, costs: Costs) -> Iterator[Row]:
-    """Give what the rules find for all drops of the table."""
+    """Yield what the rules find for all drops in the table."""
     yield from (choose(scored, costs, allowed) for allowed in ALLOWED)
 
 
 def saved(choice: Choice, costs: Costs) -> float:
-    """Return the share of the whole network's multiply-accumulates that a choice saves, its heads counted."""
+    """Return the share of the whole network's multiply-accumulates that a choice saves, net of its heads."""
     return 1.0 - choice.macs_per_input / costs.strict
 
 
 def margin(share_differing: float, inputs: int) -> float:
-    """Return how far above the mean the bound is, where so large a share of the inputs changes its answer."""
+    """Return how far the bound is above the mean, if exits change the answers of this share of the inputs."""
     return DEVIATIONS * math.sqrt(share_differing / inputs)

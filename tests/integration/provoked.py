@@ -277,7 +277,7 @@ SECTIONS = {
         "channels first": (
             lambda c: c.evaluate(x=np.zeros((2, 3, 28, 28), np.uint8), y=[0, 1]), 2, ["x.npz: x: inputs are 3 x 28 x 28, 28 x 28 x 1 is needed"],
         ),
-        "images divided by 255": (lambda c: c.evaluate(x=IMAGES / 255, y=[0, 1]), 2, ["uint8 is needed; save them as x * 255 as uint8, rounded"]),
+        "images divided by 255": (lambda c: c.evaluate(x=IMAGES / 255, y=[0, 1]), 2, ["but must be uint8; save them as x * 255 as uint8, rounded"]),
         "too few labels": (lambda c: c.evaluate(x=IMAGES, y=[0]), 2, ["x.npz: y has 1 rows, there are 2 inputs"]),
         "labels that the bundle does not have": (lambda c: c.evaluate(x=IMAGES, y=[0, 10]), 2, ["label 10 of input 1 is outside 0 to 9"]),
         "a class that the bundle does not have": (

@@ -81,7 +81,6 @@ def test_thresholds_are_what_the_offline_tuner_certifies_on_the_same_audits(tune
     with Store(site.folder / "orchestrator.db", read_only=True) as store:
         samples, plans = store.samples("fashion"), store.plans("fashion")
         state, later = store.tuning("fashion")
-    assert not any(row.sample.audit.lost for row in samples)
     told = {tuple(min(NEVER, value) for value in offline.thresholds)}
     for row in samples:
         offline.observe(row.sample.audit)

@@ -26,9 +26,9 @@ def test_the_card_of_a_chain(fashion):
         "fashion: Fashion-MNIST clothing, 28 x 28 grey, three exits, int8",
         f"revision    {fashion.revision}, 361 kB of segments, in {fashion.path}",
         "licence     Apache-2.0",
-        "takes       28x28x1 uint8, (value / 255 - 0.286) / 0.353, as 28x28x1 int8",
-        "            image files: another aspect: crop; transparent parts: black",
-        "tells apart 10: T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot",
+        "input       28x28x1 uint8, (value / 255 - 0.286) / 0.353, as 28x28x1 int8",
+        "            image files: other aspect ratios: crop; transparent parts: black",
+        "classes     10: T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot",
         "stage 0     stage0.tflite, 45 kB, 1.13 MMACs + head 0.23, sends 1,568 bytes (7x7x32 int8)",
         "stage 1     stage1.tflite, 104 kB, 2.78 MMACs + head 0.31, sends 1,568 bytes (7x7x32 int8)",
         "stage 2     stage2.tflite, 212 kB, 3.48 MMACs + head 0.01",
@@ -63,7 +63,7 @@ def test_own_bundles_go_by_name(zoo, own_folder, capsys):
     assert zoo("list") == 0
     assert [line.split("  ")[0::3] for line in capsys.readouterr().out.splitlines()] == [
         *([name, "shipped"] for name in SHIPPED),
-        ["mine", "own"],
+        ["mine", "yours"],
     ]
     with pytest.raises(BundleError, match="cifar10-wide, fashion, mine, "):
         find_bundle("yours")
@@ -74,7 +74,7 @@ def test_a_broken_bundle_does_not_hide_the_others(zoo, own_folder, capsys):
     (own_folder / "broken" / "bundle.yaml").write_text("format: 7\n")
     assert zoo("list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith("broken  own  cannot be read:")
+    assert lines[-1].startswith("broken  yours  cannot be read:")
     assert len(lines) == len(SHIPPED) + 1
 
 

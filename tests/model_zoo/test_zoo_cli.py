@@ -164,7 +164,7 @@ def test_recordings_in_folders_are_evaluated_window_by_window(zoo: Zoo, capsys, 
 
 def test_show_says_what_the_bundle_takes(zoo: Zoo, capsys, tmp_path) -> None:
     for bundle, told in (
-        ("fashion", "image files: another aspect: crop; transparent parts: black"),
+        ("fashion", "image files: other aspect ratios: crop; transparent parts: black"),
         (sound_bundle(tmp_path / "sound").path, "recordings: at 16,000 Hz; a window every 240 samples"),
         (
             motion_bundle(tmp_path / "motion").path,

@@ -52,7 +52,7 @@ def test_a_wide_bundle_goes_too(zoo, tmp_path, monkeypatch):
 def test_a_name_that_is_taken_is_replaced_by_force_alone(zoo, packed, own_folder, capsys):
     assert zoo("unpack", packed) == 0
     assert zoo("unpack", packed) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert zoo("unpack", packed, "--force") == 0
     assert [path.name for path in own_folder.iterdir()] == ["mine"]
 
@@ -89,15 +89,15 @@ def spoilt(name):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (with_entry("../evil.txt"), "'../evil.txt', which is no plain file name"),
-        (with_entry("/etc/evil"), "which is no plain file name"),
-        (with_entry("a/b.tflite"), "which is no plain file name"),
-        (with_entry("..\\evil"), "which is no plain file name"),
-        (with_entry("folder/"), "which is no plain file name"),
-        (with_entry(".."), "which is no plain file name"),
+        (with_entry("../evil.txt"), "'../evil.txt', which is not a plain file name"),
+        (with_entry("/etc/evil"), "which is not a plain file name"),
+        (with_entry("a/b.tflite"), "which is not a plain file name"),
+        (with_entry("..\\evil"), "which is not a plain file name"),
+        (with_entry("folder/"), "which is not a plain file name"),
+        (with_entry(".."), "which is not a plain file name"),
         (with_entry("evil.py"), "'evil.py', which its manifest does not name"),
         (without("stage1.tflite"), "copy the whole bundle"),
-        (without("bundle.yaml"), "holds no bundle.yaml"),
+        (without("bundle.yaml"), "contains no bundle.yaml"),
         (spoilt("stage1.tflite"), "its SHA-256 differs from the manifest's"),
         (spoilt("golden.npz"), "its SHA-256 differs from the manifest's"),
     ],
@@ -154,6 +154,6 @@ def test_damaged_files_are_one_line(zoo, packed, own_folder, capsys):
 
 def test_what_is_no_packed_bundle_is_told(zoo, tmp_path, capsys):
     (tmp_path / "text.distree").write_text("hello")
-    for name, why in (("text.distree", "is no packed bundle"), ("nothing.distree", "no such file")):
+    for name, why in (("text.distree", "is not a packed bundle"), ("nothing.distree", "no such file")):
         assert zoo("unpack", tmp_path / name) == 2
         assert why in capsys.readouterr().err

@@ -1,7 +1,7 @@
-"""Front ends, one a file: each makes features of one window, with numpy alone.
+"""Front ends, one per file: each computes features from one window, with numpy alone.
 
-Training, `distree zoo` and boards run this same code, so what a network was trained on is what it is served. Each file
-states its definition, and tests compare it with numbers of the reference.
+Training, `distree zoo` and boards all run this code, so a network is served exactly what it was trained on. Each file
+states its definition, and tests compare it with numbers from the reference.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FRONTENDS: dict[str, Callable[[Any, tuple[int, ...], float | None], Frontend]] =
 def make_frontend(spec: FrontendSpec, shape: tuple[int, ...], rate_hz: float | None) -> Frontend:
     """Make the front end that a manifest declares, for windows of this shape and sampling rate.
 
-    Raises ConfigError, with one line, for what cannot work.
+    Raises ConfigError, one line, for a combination that cannot work.
 
     >>> make_frontend(Raw(), (28, 28, 1), None).shape
     (28, 28, 1)

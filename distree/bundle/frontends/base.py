@@ -1,4 +1,4 @@
-"""What a front end is: it makes features of one window, on the board as in training."""
+"""The interface of a front end: it computes features from one window, on the board as in training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distree.tensors import Array
 class Frontend(Protocol):
     """Made once per bundle, from what the manifest declares, the shape of a window and its sampling rate.
 
-    Making one raises ConfigError with one line if what is declared cannot work for such windows.
+    The constructor raises ConfigError, one line, if the declaration cannot work for such windows.
     """
 
     shape: tuple[int, ...]

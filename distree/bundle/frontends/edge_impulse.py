@@ -1,9 +1,10 @@
 """Mel-filterbank energies as Edge Impulse's processing block "Audio (MFE)" computes them, implementation version 4.
 
 Definition: github.com/edgeimpulse/processing-blocks, mfe/dsp.py with its fork of SpeechPy. For networks that were
-trained in Edge Impulse: pre-emphasis x[i] − 0.98 x[i − 1], in which the first sample takes the last one as its
-forerunner; frames without a window function, cut off at `fft` samples; power |X|² / fft; HTK mels, whose triangles peak
-at whole bins and are straight in bins; decibels, moved by the noise floor to 0…1 and rounded to 256 levels.
+trained in Edge Impulse: pre-emphasis x[i] − 0.98 x[i − 1], where the last sample counts as the one
+before the first; frames without a window function, cut off at `fft` samples; power |X|² / fft; HTK mels, whose
+triangles peak at whole bins and are straight in bins; decibels, moved by the noise floor to 0…1 and rounded to 256
+levels.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ class EdgeImpulseMfe:
     step: int
     """Samples from frame to frame: its "frame stride" times the sampling rate, rounded up."""
     fft: int
-    """Its "FFT length", a power of two. Of a longer frame only so many samples count."""
+    """Its "FFT length", a power of two. Only this many samples of a longer frame count."""
     bands: int
     """Its "filter number"."""
     low_hz: float
     """Its "low frequency"."""
     high_hz: float
-    """Its "high frequency"; where that is 0, half the sampling rate."""
+    """Its "high frequency"; if that is 0, half the sampling rate."""
     noise_floor_db: float = -52.0
     """Its "noise floor (dB)"."""
 
@@ -92,7 +93,7 @@ class EdgeImpulseMfeFrontend:
 
 
 def _bin_weights(spec: EdgeImpulseMfe, rate_hz: float) -> Array:
-    """Return the triangles (bins, bands) between whole bins; ConfigError where one would be empty."""
+    """Return the triangles (bins, bands) between whole bins; ConfigError if one would be empty."""
     edges_hz = htk_hz(np.linspace(htk_mel(spec.low_hz), htk_mel(spec.high_hz), spec.bands + 2))
     edges_hz[-1] -= 0.001
     edges = np.floor((spec.fft + 1) * edges_hz / rate_hz).astype(np.int64)
@@ -104,5 +105,5 @@ def _bin_weights(spec: EdgeImpulseMfe, rate_hz: float) -> Array:
         weights[rising, band] = (bins[rising] - left) / max(1, middle - left)
         weights[falling, band] = (right - bins[falling]) / max(1, right - middle)
         if not weights[:, band].any():
-            raise ConfigError(f"bands: {spec.bands} are too many for fft {spec.fft}", "lower bands or enlarge fft")
+            raise ConfigError(f"bands: {spec.bands} are too many for fft {spec.fft}", "lower bands or raise fft")
     return weights

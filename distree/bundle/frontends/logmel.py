@@ -6,7 +6,7 @@ X[t, k] is the discrete Fourier transform of frame t, `frame` samples under a pe
     ln( sum over k of |X[t, k]|^power · W[k, b] + offset )
 
 with the weights W of `distree.bundle.frontends.spectra`: `htk` as `tf.signal.linear_to_mel_weight_matrix`, `slaney` as
-`librosa.filters.mel`. Samples are −1…1, as of `tf.audio.decode_wav`.
+`librosa.filters.mel`. Samples are −1…1, as from `tf.audio.decode_wav`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class LogMel:
     step: int
     """Samples from the start of one frame to the start of the next."""
     fft: int | None = None
-    """Points of the Fourier transform, a power of two; by default the least one that takes a frame."""
+    """Points of the Fourier transform, a power of two; by default the smallest that fits a frame."""
     bands: int
     """Mel bands."""
     low_hz: float
@@ -58,7 +58,7 @@ class LogMel:
     power: Literal[1, 2]
     """1 for the magnitude of the spectrum, 2 for its power."""
     offset: float = 1e-6
-    """What is added before the logarithm."""
+    """Added before the logarithm."""
 
 
 class LogMelFrontend:
@@ -78,7 +78,7 @@ class LogMelFrontend:
         check_bands(spec.bands, spec.low_hz, spec.high_hz, rate)
         if not 0 < spec.offset < math.inf:
             raise ConfigError(
-                f"offset: {spec.offset:g} is out of range, since silence has no logarithm", "choose more than 0"
+                f"offset: {spec.offset:g} is out of range, since silence has no logarithm", "choose a number above 0"
             )
         self._weights = _WEIGHTS[spec.mel](self._fft // 2 + 1, rate, spec.bands, spec.low_hz, spec.high_hz)
         self._hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(spec.frame) / spec.frame)

@@ -4,7 +4,8 @@ The type II discrete cosine transform of each frame of a log-mel spectrogram L w
 
     C[t, c] = sqrt(2 / B) · sum over b of L[t, b] · cos(π c (b + ½) / B),   c = 0 … coefficients − 1
 
-C[t, 0] is sqrt(2) times what an orthonormal transform (librosa's, SciPy's `norm="ortho"`) gives; the rest is equal.
+C[t, 0] is sqrt(2) times what an orthonormal transform (librosa's, SciPy's `norm="ortho"`) returns; the others are
+equal.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Mfcc:
     coefficients: int
     """How many are kept, from the first on."""
     logmel: LogMel
-    """The log-mel spectrogram that they are made of."""
+    """The log-mel spectrogram that they are computed from."""
 
 
 class MfccFrontend:

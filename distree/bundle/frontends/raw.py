@@ -1,4 +1,4 @@
-"""No front end: the values themselves are the features, as of images and of windows of motion."""
+"""No front end: the values themselves are the features, as for images and windows of motion."""
 
 from __future__ import annotations
 

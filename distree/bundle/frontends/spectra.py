@@ -27,9 +27,9 @@ def mono_samples(shape: tuple[int, ...]) -> int:
 
 
 def sampling_rate(rate_hz: float | None) -> float:
-    """Return the sampling rate; ConfigError if the manifest does not say it."""
+    """Return the sampling rate; ConfigError if the manifest does not have it."""
     if rate_hz is None:
-        raise ConfigError("needs the sampling rate", "add input.rate_hz")
+        raise ConfigError("needs the sampling rate of its inputs", "add input.rate_hz")
     return rate_hz
 
 
@@ -41,9 +41,7 @@ def frame_count(samples: int, frame: int, step: int) -> int:
         raise ConfigError(f"step: {step} is out of range", "choose at least 1 sample")
     count = 1 + (samples - frame) // step
     if count > MAX_FRAMES:
-        raise ConfigError(
-            f"step: {step} samples make {count} frames of a window, more than {MAX_FRAMES}", "enlarge step"
-        )
+        raise ConfigError(f"step: {step} samples make {count} frames per window, more than {MAX_FRAMES}", "raise step")
     return count
 
 
@@ -57,8 +55,8 @@ def frames_of(values: Array, count: int, frame: int, step: int) -> Array:
 def weighted(spectra: Array, weights: Array) -> Array:
     """Return spectra (frames, bins) times weights (bins, bands), a few frames at a time.
 
-    BLAS would spread the product of all frames over threads, which at this size gain nothing and, on a board that is
-    busy with inference, wait for each other: 11 ms instead of 1.3 were seen.
+    BLAS would spread the product of all frames over threads, which at this size gains nothing; on a board that is busy
+    with inference, the threads wait for each other: 11 ms instead of 1.3 was measured.
     """
     block = max(1, _ONE_THREAD // weights.size)
     parts = [spectra[start : start + block] @ weights for start in range(0, len(spectra), block)]
@@ -78,13 +76,13 @@ def check_bands(bands: int, low_hz: float, high_hz: float, rate_hz: float) -> No
 
 
 def check_fft(fft: int, frame: int) -> None:
-    """Raise ConfigError unless `fft` is a power of two that takes a whole frame."""
+    """Raise ConfigError unless `fft` is a power of two that fits a whole frame."""
     if fft < frame or fft > MAX_FFT or fft & (fft - 1):
         raise ConfigError(f"fft: {fft} is not possible", f"choose a power of two from {frame}, the frame, to {MAX_FFT}")
 
 
 def next_power_of_two(number: int) -> int:
-    """Return the least power of two that is at least `number`.
+    """Return the smallest power of two that is at least `number`.
 
     >>> next_power_of_two(480)
     512

@@ -1,7 +1,7 @@
-"""What a source hands over, read as raw inputs of a bundle: one reader for boards, `distree zoo` and the demo.
+"""Reads what a source delivers as raw inputs of a bundle: one reader for boards, `distree zoo` and the demo.
 
-What a file is, its first bytes say, never its name or the way it came, so that a file gives the same input by a folder,
-by `distree submit` and by MQTT.
+The first bytes of a file say what it is, never its name or the way it arrived, so that a file becomes the same input
+from a folder, from `distree submit` and over MQTT.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from distree.record import record
 from distree.tensors import Array
 
 RATE_TOLERANCE = 0.05
-"""How far the rate of a table, reckoned from its column of time, may be from the manifest's: clocks of sensors are
-poor.
+"""How far the rate of a table, computed from its time column, may differ from the manifest's: sensors have poor
+clocks.
 """
 
 _OTHER_FORMATS = (
@@ -35,7 +35,7 @@ _OTHER_FORMATS = (
     (b"II*\0", "a TIFF file"),
     (b"MM\0*", "a TIFF file"),
 )
-"""What people hand over that is not read, by its first bytes."""
+"""Formats that are recognised by their first bytes, but not read."""
 
 _UNITS_S = (1.0, 1e-3, 1e-6, 1e-9)
 
@@ -44,8 +44,8 @@ _UNITS_S = (1.0, 1e-3, 1e-6, 1e-9)
 class RawInput:
     """One input out of a file.
 
-    raw: an array of the input spec's dtype and shape. at: where in the file it begins, such as "1.5s", or "" where it
-    is the whole. label: what a column of labels says.
+    raw: an array of the input spec's dtype and shape. at: where in the file it begins, such as "1.5s", or "" if it
+    is the whole file. label: its label in a column of labels.
     """
 
     raw: Array
@@ -53,7 +53,7 @@ class RawInput:
     label: str | None = None
 
     def named(self, name: str) -> str:
-        """Return what to call it, as a part of what `name` names: at most 256 characters.
+        """Return its name as a part of the file `name`: at most 256 characters.
 
         >>> RawInput(raw=np.zeros(2), at="1.5s").named("clip.wav")
         'clip.wav@1.5s'
@@ -63,7 +63,7 @@ class RawInput:
 
 
 class InputReader:
-    """Reads files as raw inputs, by what a manifest declares of them."""
+    """Reads files as raw inputs, as a manifest declares them."""
 
     def __init__(self, spec: InputSpec, preprocess: Preprocess) -> None:
         self.dtype = np.dtype(spec.dtype)
@@ -73,22 +73,25 @@ class InputReader:
         self._preprocess = preprocess
 
     def read(self, content: bytes) -> Array:
-        """Return the one input that the content of a file is: an array of the spec's dtype and shape.
+        """Return the one input in the content of a file: an array of the spec's dtype and shape.
 
-        Raises RemoteProtocolError for anything else, also for a recording of several windows.
+        Raises RemoteProtocolError for anything else, including a recording of several windows.
         """
         first, *others = self.read_all(content)
         if others:
             raise RemoteProtocolError(
-                "size", f"a recording of {1 + len(others)} windows, one is wanted", "cut it into several files"
+                "size",
+                f"the recording has {1 + len(others)} windows, but only one is expected",
+                "cut it into several files",
             )
         return first.raw
 
     def read_all(self, content: bytes, most: int = MAX_WINDOWS) -> list[RawInput]:
         """Return the inputs in the content of a file, at least one: the windows of a recording, in order.
 
-        Raises RemoteProtocolError where it is damaged, or not what the bundle takes: "dtype", "shape" or "encoding" of
-        an .npy array, "image", "wav", "table"; "image" or "size" for what is nothing of these, nor the raw values.
+        Raises RemoteProtocolError if it is damaged or not what the bundle expects: "dtype", "shape" or "encoding" for
+        an .npy array, "image", "wav", "table"; "image" or "size" for anything that is none of these, nor the raw
+        values.
         """
         if content.startswith(MAGIC):
             return [RawInput(raw=self._array(content))]
@@ -105,7 +108,7 @@ class InputReader:
         raise self._unexpected(_described(content))
 
     def expected(self) -> str:
-        """Say what is taken."""
+        """Say what is expected."""
         raw = f"{self.nbytes} raw bytes or an .npy array ({self.dtype} {self.shape})"
         if self._spec.is_image:
             return f"an image file, {raw}"
@@ -147,7 +150,9 @@ class InputReader:
         windows = cut(recording, self.shape[0], self._preprocess.window)
         if len(windows) > most:
             raise RemoteProtocolError(
-                "size", f"a recording of {len(windows)} windows, at most {most} are read", "cut it into several files"
+                "size",
+                f"the recording has {len(windows)} windows, but at most {most} are read",
+                "cut it into several files",
             )
         if len(windows) == 1:
             return [RawInput(raw=windows[0].values, label=label)]
@@ -165,14 +170,14 @@ class InputReader:
         if sound.rate_hz != rate:
             raise RemoteProtocolError(
                 "wav",
-                f"sampled at {sound.rate_hz:,} Hz, the bundle takes {rate:,g} Hz",
+                f"sampled at {sound.rate_hz:,} Hz, but the bundle expects {rate:,g} Hz",
                 f"convert it: ffmpeg -i IN -ar {rate:g} OUT.wav",
             )
         samples = sound.as_int16() if self.dtype == np.int16 else sound.as_float32()
         return self._windows(self._of_channels(samples), most)
 
     def _of_channels(self, samples: Array) -> Array:
-        """Bring (samples, channels) to the channels of the spec: several become one by their mean."""
+        """Convert (samples, channels) to the channels of the spec: several are averaged into one."""
         wanted = self.shape[1] if len(self.shape) == 2 else 1
         if samples.shape[1] != wanted and wanted == 1:
             mean = samples.mean(axis=1, dtype=np.float64, keepdims=True)
@@ -180,7 +185,7 @@ class InputReader:
         if samples.shape[1] != wanted:
             raise RemoteProtocolError(
                 "wav",
-                f"{samples.shape[1]} channels, the bundle takes {wanted}",
+                f"{samples.shape[1]} channels, but the bundle expects {wanted}",
                 f"convert it: ffmpeg -i IN -ac {wanted} …",
             )
         return samples.astype(self.dtype, copy=False).reshape(-1, *self.shape[1:])
@@ -190,13 +195,13 @@ class InputReader:
         for table in read_tables(content):
             inputs += self.inputs_of(table, most)
             if len(inputs) > most:
-                raise RemoteProtocolError("size", f"a file of more than {most} windows", "cut it into several files")
+                raise RemoteProtocolError("size", f"the file has more than {most} windows", "cut it into several files")
         return inputs
 
     def inputs_of(self, table: Table, most: int = MAX_WINDOWS) -> list[RawInput]:
-        """Return the windows of one recording in a table, or its rows where each of them is a whole window.
+        """Return the windows of one recording in a table, or its rows if each of them is a whole window.
 
-        Raises RemoteProtocolError("table") where the columns or the rate are not the manifest's.
+        Raises RemoteProtocolError("table") if the columns or the rate are not the manifest's.
         """
         if self.has_rows_of_windows(table):
             rows = self._as_dtype(table.values, table.first_line).reshape(-1, *self.shape)
@@ -209,7 +214,7 @@ class InputReader:
         return self._windows(recording, most, table.label)
 
     def has_rows_of_windows(self, table: Table) -> bool:
-        """Whether each row of a table is a whole window: it has as many values, and more than channels."""
+        """Whether each row of a table is a whole window: as many values as a window, but not one per channel."""
         columns: int = table.values.shape[1]
         return not self._spec.channels and columns == math.prod(self.shape) != self._channels
 
@@ -224,7 +229,7 @@ class InputReader:
                 there = f" ({', '.join(table.columns)})"[:80] if table.columns else ", without names"
                 raise RemoteProtocolError(
                     "table",
-                    f"{table.values.shape[1]} columns of values{there}, the bundle takes {channels}",
+                    f"{table.values.shape[1]} columns of values{there}, but the bundle expects {channels}",
                     "remove the others, or name the columns in a header",
                 )
             return table.values
@@ -236,17 +241,21 @@ class InputReader:
         return table.values[:, [places[_plain_name(name)] for name in self._spec.channels]]
 
     def _check_period(self, table: Table) -> None:
-        """Refuse samples at another rate; where the unit of time is not known, any usual one will do."""
+        """Refuse samples at another rate; if the unit of time is not known, any usual one will do."""
         rate = self._spec.rate_hz
         if rate is None or table.period is None:
             return
         periods = [table.period_s] if table.period_s is not None else [table.period * unit for unit in _UNITS_S]
         if not any(math.isclose(period * rate, 1.0, rel_tol=RATE_TOLERANCE) for period in periods):
-            found = f"{1 / periods[0]:,.4g} Hz" if table.period_s is not None else f"every {table.period:g} by its time"
+            found = (
+                f"{1 / periods[0]:,.4g} Hz"
+                if table.period_s is not None
+                else f"every {table.period:g} units of its time column"
+            )
             raise RemoteProtocolError(
                 "table",
-                f"line {table.first_line}: sampled {('at ' if table.period_s is not None else '')}{found}, the "
-                f"bundle takes {rate:,g} Hz",
+                f"line {table.first_line}: sampled {('at ' if table.period_s is not None else '')}{found}, but "
+                f"the bundle expects {rate:,g} Hz",
                 "resample it",
             )
 
@@ -256,7 +265,7 @@ class InputReader:
         if values.min() < limits.min or values.max() > limits.max or (is_whole and (np.rint(values) != values).any()):
             what = "whole numbers" if is_whole else "numbers"
             raise RemoteProtocolError(
-                "table", f"line {line}: values are not {what} that {self.dtype} can hold", "scale or round them"
+                "table", f"line {line}: values are not {what} in the range of {self.dtype}", "scale or round them"
             )
         return values.astype(self.dtype)
 
@@ -267,10 +276,10 @@ def _described(content: bytes) -> str:
 
 
 def check_file(content: bytes, name: str = "") -> None:
-    """Check what can be checked of a file without its bundle.
+    """Check what can be checked about a file without its bundle.
 
-    Raises RemoteProtocolError for an .npy array or a WAV file that is damaged, or only called so; the rest its origin
-    alone can tell.
+    Raises RemoteProtocolError for an .npy array or a WAV file that is damaged, or only named like one; only the origin
+    can check the rest.
     """
     if content.startswith(MAGIC) or name.lower().endswith(".npy"):
         read_array(content)

@@ -1,7 +1,7 @@
 """From an image file to a raw input, by stated rules that do not depend on who wrote the file.
 
-Of an animation the first picture is taken. A picture that says by EXIF how it is to be turned is turned. Transparent
-parts show the background. Of 16 bits a value the upper 8 count. CMYK becomes RGB without a colour profile; colour
+The first picture of an animation is used. A picture whose EXIF data say how to turn it is turned. Transparent parts
+show the background. Of 16-bit values the upper 8 bits count. CMYK becomes RGB without a colour profile; colour
 becomes grey by ITU-R 601-2 (0.299 R + 0.587 G + 0.114 B). Then it is fitted: see `fit`.
 """
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_IMAGE_BYTES = 64 << 20
-"""What an image may take while it is decoded: 16 million pixels in colour, half as many with transparency or turned,
+"""Most memory to decode an image: 16 million pixels in colour, half as many with transparency or turned,
 and fewer of a WebP. A JPEG that is much larger than the input is decoded at an eighth of its size.
 """
 
 MAX_PIXELS = 80_000_000
-"""Most pixels of any image, for decoding takes time too."""
+"""The most pixels of any image, since decoding takes time too."""
 
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
 """What peers may send. Pillow knows many more: old ones, little tested, and one that starts Ghostscript."""
 
 _AS_THEY_ARE = ("L", "RGB")
-"""Modes of Pillow that are made smaller first and converted then, which takes less memory."""
+"""Modes of Pillow that are shrunk first and then converted, which takes less memory."""
 
 _ONE_BYTE = ("1", "L", "P")
-"""Modes that take a byte a pixel; others take four."""
+"""Modes that take one byte per pixel; others take four."""
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _SIXTEEN_BITS = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -60,10 +60,10 @@ def looks_like_image(content: bytes) -> bool:
 def read_image(content: bytes, shape: tuple[int, ...], resize: str, background: str) -> Array:
     """Decode, turn, convert and fit an image: uint8 of `shape`, (height, width, 1 or 3).
 
-    Raises RemoteProtocolError("image") for what cannot be decoded, is too large, or where Pillow is not installed.
+    Raises RemoteProtocolError("image") if it cannot be decoded, is too large, or Pillow is not installed.
     """
     try:
-        # Pillow is an extra and takes long to import: only boards that are handed image files pay for it.
+        # Pillow is an extra and takes long to import: only boards that receive image files pay for it.
         from PIL import Image
     except ImportError:
         raise RemoteProtocolError("image", "image files need Pillow", "run: pip install 'distree[images]'") from None
@@ -76,9 +76,9 @@ def read_image(content: bytes, shape: tuple[int, ...], resize: str, background: 
             return np.asarray(fit(opaque, (width, height), resize, background).convert(mode), np.uint8).reshape(shape)
     except RemoteProtocolError:
         raise
-    except Exception as error:  # noqa: BLE001 - of damaged images Pillow raises many kinds; none may end a board
-        # Pillow names the object that it read from, which says nothing.
-        why = "of no known format" if "cannot identify" in str(error) else str(error) or type(error).__name__
+    except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for damaged images; none may end a board
+        # Pillow names the object that it read from, which does not help.
+        why = "unknown format" if "cannot identify" in str(error) else str(error) or type(error).__name__
         raise RemoteProtocolError(
             "image",
             f"{len(content)} bytes are not a readable image ({why})"[:300],
@@ -87,7 +87,7 @@ def read_image(content: bytes, shape: tuple[int, ...], resize: str, background: 
 
 
 def fit(image: Image, size: tuple[int, int], resize: str, background: str) -> Image:
-    """Bring an image (modes L and RGB) to `size`, (width, height), bilinear.
+    """Resize an image (modes L and RGB) to `size`, (width, height), bilinear.
 
     `crop` cuts the largest part of the right aspect out of the middle, `pad` keeps all of it and adds bars, `stretch`
     changes the aspect.
@@ -154,7 +154,7 @@ def _opaque(image: Image, mode: str, background: str) -> Image:
         upper = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
         return Image.fromarray(upper.astype(np.uint8))
     if image.mode == "F":
-        raise RemoteProtocolError("image", "its values are floating-point numbers", "save it with 8 bits per channel")
+        raise RemoteProtocolError("image", "the image has floating-point values", "save it with 8 bits per channel")
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         seen = image.convert("RGBA")
         canvas = Image.new("RGB", seen.size, background)
@@ -175,7 +175,8 @@ def check_size(
 ) -> None:
     """Refuse an image that would take too much memory, before it is decoded; modes are Pillow's.
 
-    `size` is (width, height) as decoded, `full` as stored, where a JPEG is decoded smaller; `copies` are kept at once.
+    `size` is (width, height) as decoded, `full` as stored, if a JPEG is decoded smaller; `copies` are in memory at
+    once.
     """
     per_pixel = copies * (1 if mode in _ONE_BYTE else 4)
     if mode not in _AS_THEY_ARE:
@@ -192,6 +193,6 @@ def check_size(
         most = min(MAX_IMAGE_BYTES // per_pixel, MAX_PIXELS) / 1e6
         raise RemoteProtocolError(
             "image",
-            f"{stored_width}x{stored_height} pixels are too many, at most {most:.0f} million",
+            f"{stored_width}x{stored_height} pixels are too many; at most {most:.0f} million are read",
             "shrink it first",
         )

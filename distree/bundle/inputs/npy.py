@@ -1,6 +1,6 @@
 """Arrays in NumPy's .npy format, of plain elements; never pickles, and never more memory than the file has bytes.
 
-The header is read here and not by NumPy, whose reader takes it at its word: one that promises terabytes, or is itself
+The header is read here and not by NumPy, whose reader trusts it: a header that promises terabytes, or is itself
 gigabytes long, is refused.
 """
 
@@ -27,7 +27,7 @@ _KINDS = "biufUS"
 
 @record
 class ArrayHeader:
-    """What a file says of its array."""
+    """What a file says about its array."""
 
     dtype: np.dtype[np.generic]
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class ArrayHeader:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one of the parts along the first axis."""
+        """Bytes of one row, a part along the first axis."""
         return self.dtype.itemsize * math.prod(self.shape[1:])
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ def read_header(file: BinaryIO) -> ArrayHeader:
     size = file.read(size_bytes)
     length = int.from_bytes(size, "little")
     if start[6] not in (1, 2) or len(size) < size_bytes or length > MAX_HEADER_BYTES:
-        raise _refused(f"format version {start[6]} with a header of {length} bytes is not read")
+        raise _refused(f"format version {start[6]} with a header of {length} bytes is not supported")
     text = file.read(length)
     if len(text) < length:
         raise _refused("its header is cut off")
@@ -76,10 +76,10 @@ def _parsed(text: bytes) -> ArrayHeader:
     given = ast.literal_eval(text.decode("latin-1").strip())
     descr, is_fortran, shape = given["descr"], given["fortran_order"], given["shape"]
     if not isinstance(descr, str):
-        raise _refused("it holds records; save one array of numbers")
+        raise _refused("it contains records instead of numbers")
     dtype = np.dtype(descr)
     if dtype.kind not in _KINDS:
-        raise _refused(f"it holds {dtype}; save an array of numbers")
+        raise _refused(f"it contains {dtype} values instead of numbers")
     sizes = isinstance(shape, tuple) and all(type(size) is int and 0 <= size < 1 << 48 for size in shape)
     if not sizes or len(shape) > MAX_RANK or type(is_fortran) is not bool:
         raise _refused("its header is damaged")
@@ -87,9 +87,9 @@ def _parsed(text: bytes) -> ArrayHeader:
 
 
 def read_rows(file: BinaryIO, header: ArrayHeader, rows: int | None = None) -> Array:
-    """Read the data after a header, of which the caller has checked the size: all of it, or its first rows.
+    """Read the data after a header whose size the caller has checked: all of it, or its first rows.
 
-    Raises RemoteProtocolError("encoding") where the file ends too early.
+    Raises RemoteProtocolError("encoding") if the file ends too early.
     """
     shape = header.shape
     if rows is not None and shape and not header.is_fortran:
@@ -97,7 +97,7 @@ def read_rows(file: BinaryIO, header: ArrayHeader, rows: int | None = None) -> A
     wanted = header.dtype.itemsize * math.prod(shape)
     content = file.read(wanted)
     if len(content) < wanted:
-        raise _refused(f"it is cut off: {len(content)} bytes of data, {wanted} are needed for {header}")
+        raise _refused(f"it is cut off: it has {len(content)} bytes of data, but {header} needs {wanted}")
     flat: Array = np.frombuffer(content, header.dtype, math.prod(shape)) if wanted else np.empty(0, header.dtype)
     array: Array = flat.reshape(shape[::-1]).T if header.is_fortran else flat.reshape(shape)
     return array if rows is None or not shape else array[:rows]
@@ -106,13 +106,13 @@ def read_rows(file: BinaryIO, header: ArrayHeader, rows: int | None = None) -> A
 def read_array(content: bytes) -> Array:
     """Return the array of a whole .npy file, in this machine's byte order.
 
-    Raises RemoteProtocolError("encoding") where it is damaged, cut off, or followed by other bytes.
+    Raises RemoteProtocolError("encoding") if it is damaged, cut off, or followed by other bytes.
     """
     file = io.BytesIO(content)
     header = read_header(file)
     left = len(content) - file.tell()
     if left != header.nbytes:
-        raise _refused(f"{left} bytes of data, {header.nbytes} are needed for {header}")
+        raise _refused(f"it has {left} bytes of data, but {header} needs {header.nbytes}")
     return in_native_order(read_rows(file, header))
 
 

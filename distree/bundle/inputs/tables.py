@@ -1,9 +1,9 @@
 """Tables of samples in text: CSV as Edge Impulse, phone loggers, pandas and spreadsheets write it.
 
 One row is one point of time, with a number per channel; columns are separated by commas, semicolons or tabs, and after
-the latter two a decimal comma is read too. A header row names them. Known by name are columns of time (`time`,
-`timestamp`, `t`, `seconds_elapsed` …), of labels (`label`, `class`, `activity`, `target`, `gesture`) and of row numbers
-(`index`, or a name left empty, as pandas writes it); all others are channels.
+the latter two a decimal comma is read too. A header row names them. Columns of time (`time`, `timestamp`, `t`,
+`seconds_elapsed` …), of labels (`label`, `class`, `activity`, `target`, `gesture`) and of row numbers (`index`, or an
+empty name, as pandas writes it) are recognised by name; all others are channels.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LABELS = frozenset({"label", "labels", "class", "class_name", "activity", "targ
 _ROW_NUMBERS = frozenset({"", "index", "row", "unnamed: 0"})
 _TEXT = frozenset(range(0x20, 0x7F)) | {0x09, 0x0A, 0x0D} | frozenset(range(0x80, 0x100))
 _PAUSE = 10.0
-"""A step of time so many times the usual one is a pause: what follows is a recording of its own."""
+"""A time step this many times the usual one is a pause: what follows is a new recording."""
 
 _REGULAR_ROWS = 8
 """Rows after which the usual step is known."""
@@ -52,8 +52,8 @@ _REGULAR_ROWS = 8
 class Table:
     """Rows of one recording, in the order of time.
 
-    values: float64 (rows, channels). columns: the channels' names, () without a header row. label: what its label
-    column says, None without one. period_s: the usual time between rows, where it is known; `period` is the same in the
+    values: float64 (rows, channels). columns: the channels' names, () without a header row. label: from the label
+    column, None without one. period_s: the usual time between rows, if known; `period` is the same in the
     unit of the time column, which may not be known. first_line: line of the file where it begins, from 1.
     """
 
@@ -78,7 +78,7 @@ class _Layout:
 
 
 def looks_like_table(content: bytes) -> bool:
-    r"""Whether bytes are text whose first two lines hold as many cells, and at least one number.
+    r"""Whether bytes are text whose second line, or only one, has a number in at least one cell.
 
     >>> looks_like_table(b"time,x\n0,1.5\n"), looks_like_table(b"hello"), looks_like_table(b"\x00\x01,\n")
     (True, False, False)
@@ -100,9 +100,9 @@ def read_tables(content: bytes) -> list[Table]:
 
 
 def tables_in(file: BinaryIO) -> Iterator[Table]:
-    """Give the recordings in a CSV file: a new one begins where the label changes, time goes back, or after a pause.
+    """Yield the recordings in a CSV file: a new one begins where the label changes, time goes back, or after a pause.
 
-    Raises RemoteProtocolError("table"), with the line, for a cell that is no finite number or a row of another length.
+    Raises RemoteProtocolError("table"), with the line, for a cell without a finite number or a row of another length.
     """
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace")
     lines = enumerate(iter(lambda: text.readline(MAX_LINE_CHARS + 1), ""), 1)
@@ -133,10 +133,10 @@ def _separator(line: str) -> str:
 
 
 def _cells(lines: Iterable[tuple[int, str]], separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Give the number and the cells of each line; quotes around cells are taken off."""
+    """Yield the number and the cells of each line, without quotes around cells."""
     for number, line in lines:
         if len(line) > MAX_LINE_CHARS:
-            raise _refused(number, f"it has {len(line)} characters, at most {MAX_LINE_CHARS} are read")
+            raise _refused(number, f"it has {len(line)} characters, but at most {MAX_LINE_CHARS} are read")
         if '"' not in line:
             yield number, line.strip("\r\n").split(separator) if separator else [line.strip()]
             continue
@@ -149,16 +149,18 @@ def _cells(lines: Iterable[tuple[int, str]], separator: str) -> Iterator[tuple[i
 def _layout(number: int, cells: Sequence[str]) -> _Layout:
     names = [cell.strip() for cell in cells]
     if len(names) > MAX_COLUMNS:
-        raise _refused(number, f"{len(names)} columns, at most {MAX_COLUMNS} are read")
+        raise _refused(number, f"it has {len(names)} columns, but at most {MAX_COLUMNS} are read")
     times = [at for at, name in enumerate(names) if re.match(_TIME, name, re.IGNORECASE)]
     labels = [at for at, name in enumerate(names) if name.lower() in _LABELS]
     if len(labels) > 1:
-        raise _refused(number, f"{len(labels)} columns of labels ({', '.join(names[at] for at in labels)}); keep one")
+        raise _refused(
+            number, f"it has {len(labels)} columns of labels ({', '.join(names[at] for at in labels)}); keep one"
+        )
     numbers = [at for at, name in enumerate(names) if name.lower() in _ROW_NUMBERS]
     others = {*times, *labels, *numbers}
     channels = tuple(at for at in range(len(names)) if at not in others)
     if not channels:
-        raise _refused(number, f"no column of values among {', '.join(names)[:_SHOWN]}")
+        raise _refused(number, f"there is no column of values among {', '.join(names)[:_SHOWN]}")
     units = {at: _unit_s(names[at]) for at in times}
     best = next((at for at in times if units[at] is not None), times[0] if times else None)
     return _Layout(
@@ -236,11 +238,11 @@ class _Part:
 
 
 def _parts(rows: Iterable[tuple[int, list[str]]], layout: _Layout, separator: str) -> Iterator[Table]:
-    """Give the recordings that rows of cells make up."""
+    """Yield the recordings that rows of cells make up."""
     part: _Part | None = None
     for number, cells in rows:
         if len(cells) != layout.width:
-            raise _refused(number, f"{len(cells)} cells, {layout.width} are needed as in the first line")
+            raise _refused(number, f"it has {len(cells)} cells, but the first line has {layout.width}")
         time = None if layout.time is None else _number(cells[layout.time], separator)
         label = None if layout.label is None else cells[layout.label].strip()
         if part is not None and part.ends_before(label, time):

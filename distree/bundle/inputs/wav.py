@@ -20,14 +20,14 @@ _OTHERS = {2: "ADPCM", 3: "floating-point numbers", 6: "A-law", 7: "µ-law", 17:
 
 @record
 class Sound:
-    """What a WAV file holds: `samples` int32 (samples, channels), of `bits` bits each; rate in hertz."""
+    """The content of a WAV file: `samples` int32 (samples, channels), of `bits` bits each; rate in hertz."""
 
     samples: Array
     bits: int
     rate_hz: int
 
     def as_int16(self) -> Array:
-        """Return the samples as int16: shorter ones are scaled up, of longer ones the upper 16 bits are kept."""
+        """Return the samples as int16: shorter ones are scaled up, longer ones keep their upper 16 bits."""
         shift = self.bits - 16
         scaled = self.samples >> shift if shift >= 0 else self.samples << -shift
         return scaled.astype(np.int16)
@@ -43,25 +43,27 @@ def looks_like_wav(content: bytes) -> bool:
 
 
 def read_wav(content: bytes) -> Sound:
-    """Read a WAV file. Raises RemoteProtocolError("wav") for a damaged one, or another encoding than PCM."""
+    """Read a WAV file. Raises RemoteProtocolError("wav") for a damaged one, or an encoding other than PCM."""
     try:
         with wave.open(io.BytesIO(_plain(content))) as file:
             channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
             count = file.getnframes()
             if not (1 <= channels <= MAX_CHANNELS and 1 <= width <= 4 and rate > 0):
-                raise _refused(f"{channels} channels of {8 * width} bits at {rate} Hz are not read")
+                raise _refused(f"{channels} channels of {8 * width} bits at {rate} Hz are not supported")
             data = file.readframes(min(count, len(content)))
     except RemoteProtocolError:
         raise
-    except Exception as error:  # noqa: BLE001 - of damaged files the reader raises many kinds
+    except Exception as error:  # noqa: BLE001 - the reader raises many kinds for damaged files
         raise _refused(_why(content, error)) from None
     if len(data) != count * channels * width:
-        raise _refused(f"it is cut off: {len(data)} bytes of samples, its header promises {count * channels * width}")
+        raise _refused(
+            f"it is cut off: {len(data)} bytes of samples, but its header promises {count * channels * width}"
+        )
     return Sound(samples=_integers(data, width).reshape(-1, channels), bits=8 * width, rate_hz=rate)
 
 
 def _plain(content: bytes) -> bytes:
-    """Turn the header of extensible PCM, which Python's reader takes from 3.12 on, into the plain one."""
+    """Turn the header of extensible PCM, which Python's reader accepts from 3.12 on, into the plain one."""
     if content[12:16] == b"fmt " and content[20:22] == _EXTENSIBLE and content[44:46] == _PCM:
         return content[:20] + _PCM + content[22:]
     return content

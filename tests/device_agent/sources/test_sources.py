@@ -365,7 +365,7 @@ def test_a_file_of_too_many_windows_is_refused(folder, sound, watch, sink):
     put(folder, "day.wav", recording(1001))
     watch()
     until(lambda: sink.rejected, "the rejection")
-    assert sink.rejected[0][:3] == ("day.wav", "size", "a recording of 1001 windows, at most 1000 are read")
+    assert sink.rejected[0][:3] == ("day.wav", "size", "the recording has 1001 windows, but at most 1000 are read")
 
 
 def test_a_refused_file_of_a_name_leaves_the_name_to_another(folder, sink, watch):
@@ -516,7 +516,7 @@ def test_a_damaged_archive_is_one_line_with_the_file(tmp_path, sink, how):
         ({"image": np.zeros(3)}, r"has no array 'input', only image"),
         (
             {"input": np.zeros((3, 28, 28), np.uint8)},
-            r"input is uint8 \(3, 28, 28\), the bundle takes uint8 \(n, 28, 28, 1\)",
+            r"input is uint8 \(3, 28, 28\), but the bundle expects uint8 \(n, 28, 28, 1\)",
         ),
         ({"input": np.zeros((3, *SHAPE), np.int8)}, "input is int8"),
         ({"input": np.uint8(1)}, "inputs.npz"),

@@ -36,9 +36,11 @@ def test_a_stream_in_pieces_has_the_windows_of_the_whole(length, hop, sizes, cha
 
 
 def test_short_and_empty_recordings():
-    with pytest.raises(RemoteProtocolError, match="a recording without samples; a window has 4"):
+    with pytest.raises(RemoteProtocolError, match="the recording has no samples; a window has 4"):
         cut(np.empty(0), 4, WindowRule(short="pad"))
-    with pytest.raises(RemoteProtocolError, match="a recording of 3 samples; a window has 4; record more"):
+    with pytest.raises(
+        RemoteProtocolError, match="the recording has 3 samples, fewer than a window, which has 4; record more"
+    ):
         cut(np.arange(3), 4, WindowRule(hop=4))
     (window,) = cut(np.arange(6).reshape(3, 2), 4, WindowRule(short="pad"))
     assert window.values.tolist() == [[0, 1], [2, 3], [4, 5], [0, 0]]

@@ -44,7 +44,9 @@ def test_compressed_archives_and_capital_endings_are_the_same(tmp_path: Path) ->
 def test_labels_are_none_where_there_are_none(tmp_path: Path) -> None:
     found = load_examples(saved(tmp_path, x=IMAGES), spec=IMAGE)
     assert found.labels is None
-    with pytest.raises(DataError, match=r"set\.npz: has no labels; give \.npz with x and y, a folder for each class"):
+    with pytest.raises(
+        DataError, match=r"set\.npz: has no labels; give an \.npz file with x and y, one folder per class"
+    ):
         found.labelled()
 
 
@@ -75,7 +77,7 @@ def test_divided_arrays_have_their_splits(tmp_path: Path) -> None:
     test, train = load_examples(path), load_examples(path, split="train")
     assert (len(test), test.source, len(train), train.source) == (2, "set.npz, test split", 6, "set.npz, train split")
     assert train.labelled().labels.tolist() == LABELS.tolist()
-    with pytest.raises(DataError, match=r"no array of inputs of the split validation \(it has x_train, y_train"):
+    with pytest.raises(DataError, match=r"no array of inputs of the split validation \(found: x_train, y_train"):
         load_examples(path, split="validation")
     other = saved(
         tmp_path, train_images=IMAGES, train_labels=LABELS[:, None], val_images=IMAGES[:3], val_labels=LABELS[:3]
@@ -91,7 +93,7 @@ def test_what_is_called_so_and_is_not_of_each_input_is_left(tmp_path: Path) -> N
 
 
 def test_a_limit_below_one_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"set\.npz: a limit of 0 inputs; give at least 1"):
+    with pytest.raises(DataError, match=r"set\.npz: a limit of 0 inputs is out of range; choose at least 1"):
         load_examples(saved(tmp_path, x=IMAGES), limit=0)
 
 
@@ -129,17 +131,17 @@ def test_an_axis_of_one_may_be_missing_or_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "why"),
     [
-        (IMAGES.transpose(0, 3, 1, 2), r"inputs are 3 x 6 x 5, 6 x 5 x 3 is needed; channels are first: save it as x\.transpose\(0, 2, 3, 1\)"),
-        (IMAGES.reshape(COUNT, 90), r"inputs are 90, 6 x 5 x 3 is needed; save it as x\.reshape\(-1, 6, 5, 3\), if its values"),
-        (IMAGES[:, :5], "inputs are 5 x 5 x 3, 6 x 5 x 3 is needed; convert it"),
-        (IMAGES / 255.0, r"inputs are float64 from 0.* to .*, uint8 is needed; save them as x \* 255 as uint8, rounded"),
-        (IMAGES - 128.5, "inputs are float64 from .*, uint8 is needed; save them as uint8"),
-        (IMAGES.astype(np.int16) + 1, "inputs are int16 from .* to 256, uint8 is needed"),
+        (IMAGES.transpose(0, 3, 1, 2), r"inputs are 3 x 6 x 5, but must be 6 x 5 x 3; channels are first: save it as x\.transpose\(0, 2, 3, 1\)"),
+        (IMAGES.reshape(COUNT, 90), r"inputs are 90, but must be 6 x 5 x 3; save it as x\.reshape\(-1, 6, 5, 3\), if its values"),
+        (IMAGES[:, :5], "inputs are 5 x 5 x 3, but must be 6 x 5 x 3; convert it"),
+        (IMAGES / 255.0, r"inputs are float64 from 0.* to .*, but must be uint8; save them as x \* 255 as uint8, rounded"),
+        (IMAGES - 128.5, "inputs are float64 from .*, but must be uint8; save them as uint8"),
+        (IMAGES.astype(np.int16) + 1, "inputs are int16 from .* to 256, but must be uint8"),
         (np.zeros((0, 6, 5, 3), np.uint8), "contains no inputs"),
-        (np.zeros((2, 6, 5, 3), np.complex64), "not an .npy array: it holds complex64"),
-        (np.array(["a", "b"]), "contains <U1; give numbers"),
+        (np.zeros((2, 6, 5, 3), np.complex64), "not an .npy array: it contains complex64"),
+        (np.array(["a", "b"]), "contains <U1 values instead of numbers"),
         (np.float32(3), "is a single number"),
-        (np.where(np.arange(90).reshape(1, 6, 5, 3) == 7, np.nan, IMAGES.astype(float)), "input 0 holds values that are not finite"),
+        (np.where(np.arange(90).reshape(1, 6, 5, 3) == 7, np.nan, IMAGES.astype(float)), "input 0 contains values that are not finite"),
     ],
 )  # fmt: skip
 def test_what_is_not_the_bundles_is_refused_with_what_to_do(tmp_path: Path, array: np.ndarray, why: str) -> None:
@@ -152,17 +154,17 @@ def test_what_is_not_the_bundles_is_refused_with_what_to_do(tmp_path: Path, arra
 @pytest.mark.parametrize(
     ("arrays", "why"),
     [
-        ({"y": LABELS[:5]}, "y has 5 rows, there are 6 inputs"),
-        ({"y": LABELS[None]}, "y has 1 rows, there are 6 inputs"),
-        ({"y": np.uint8(1)}, "y is a single value, there are 6 inputs; save one for each"),
+        ({"y": LABELS[:5]}, "y has 5 rows, but there are 6 inputs"),
+        ({"y": LABELS[None]}, "y has 1 rows, but there are 6 inputs"),
+        ({"y": np.uint8(1)}, "y is a single value, but there are 6 inputs; save one row per input"),
         ({"y": LABELS - 1}, "labels go from -1 to 1; number the classes from 0"),
-        ({"y": LABELS + 0.5}, "labels are float64; give whole numbers from 0, or names"),
+        ({"y": LABELS + 0.5}, "labels are float64 values that are not whole numbers; give whole numbers from 0, or names"),
         ({"y": np.ones((6, 3))}, "labels are 6 x 3 and not one-hot"),
-        ({"y": LABELS + 1}, r"label 3 of input 0 is outside 0 to 2, the classes cat, dog, eel; number them so"),
+        ({"y": LABELS + 1}, r"label 3 of input 0 is outside 0 to 2 \(classes: cat, dog, eel\); number the classes"),
         ({"y": LABELS, "classes": ["cat", "dog"]}, r"label 2 has no name \(2 names: cat, dog\)"),
-        ({"y": LABELS, "classes": ["cat", "dog", "eal"]}, r"class 'eal' is none of the bundle's \(cat, dog, eel\); nearest: eel"),
+        ({"y": LABELS, "classes": ["cat", "dog", "eal"]}, r"the bundle has no class 'eal', only cat, dog, eel; nearest: eel"),
         ({"y": LABELS, "classes": ["cat", "Cat", "eel"]}, "'cat' and 'Cat' are the same class 'cat'"),
-        ({"y": ["cat", "dog", "eel", "owl", "cat", "dog"]}, "class 'owl' is none of the bundle's"),
+        ({"y": ["cat", "dog", "eel", "owl", "cat", "dog"]}, "the bundle has no class 'owl'"),
     ],
 )  # fmt: skip
 def test_labels_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict[str, object], why: str) -> None:
@@ -178,7 +180,7 @@ def test_names_that_are_numbers_are_ids_and_numbers_that_are_names_are_names(tmp
 
 def test_an_archive_of_something_else_says_what_it_has(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"no array of inputs \(it has weights, bias\); save it by numpy\.savez\(path, x=…, y=…\)"
+        DataError, match=r"no array of inputs \(found: weights, bias\); save it with numpy\.savez\(path, x=…, y=…\)"
     ):
         load_examples(saved(tmp_path, weights=IMAGES, bias=LABELS))
 
@@ -217,7 +219,7 @@ def test_a_promise_of_terabytes_is_refused_unread(tmp_path: Path) -> None:
     header = "{'descr': '|u1', 'fortran_order': False, 'shape': (1099511627776, 6, 5, 3), }"
     lie = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(90)
     (tmp_path / "x.npy").write_bytes(lie)
-    with pytest.raises(DataError, match=r"x\.npy: 90 bytes of data, \d+ are needed"):
+    with pytest.raises(DataError, match=r"x\.npy: has 90 bytes of data, but .* needs \d+"):
         load_examples(tmp_path / "x.npy")
     import zipfile
 
@@ -225,7 +227,7 @@ def test_a_promise_of_terabytes_is_refused_unread(tmp_path: Path) -> None:
         archive.writestr("x.npy", lie)
     with pytest.raises(DataError, match=f"more than {examples.MAX_BYTES >> 30} GiB; read fewer of them"):
         load_examples(tmp_path / "set.npz")
-    with pytest.raises(DataError, match="it is cut off: 90 bytes of data, 180 are needed"):
+    with pytest.raises(DataError, match=r"it is cut off: it has 90 bytes of data, but .* needs 180"):
         load_examples(tmp_path / "set.npz", limit=2)
 
 

@@ -45,7 +45,7 @@ def test_windows_cross_neither_labels_nor_pauses(tmp_path: Path) -> None:
 def test_labels_are_matched_with_the_bundles(tmp_path: Path) -> None:
     found = load(tmp_path, csv(10, label="Walk"), labels=("run", "walk")).labelled()
     assert (found.labels.tolist(), found.names) == ([1], ("run", "walk"))
-    with pytest.raises(DataError, match=r"set\.csv: class 'Walk' is none of the bundle's \(run, jump\)"):
+    with pytest.raises(DataError, match=r"set\.csv: the bundle has no class 'Walk', only run, jump"):
         load(tmp_path, csv(10, label="Walk"), labels=("run", "jump"))
 
 
@@ -73,12 +73,12 @@ def test_tabs_and_any_ending_will_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (csv(9), "none of its 1 recordings is as long as a window, 10 rows; record more, or declare window"),
+        (csv(9), r"has no recording as long as a window, which is 10 rows \(too short: 1\); record longer ones, or declare window"),
         (csv(10).replace(",3,", ",x,"), "line 5: 'x' in column 'ax' is not a finite number"),
-        (csv(10) + "200,1,2\n", "line 12: 3 cells, 4 are needed"),
-        (csv(10).replace("(ms)", "(s)"), "line 2: sampled at 0.05 Hz, the bundle takes 50 Hz; resample it"),
+        (csv(10) + "200,1,2\n", "line 12: it has 3 cells, but the first line has 4"),
+        (csv(10).replace("(ms)", "(s)"), "line 2: sampled at 0.05 Hz, but the bundle expects 50 Hz; resample it"),
         (csv(10).replace("ax,ay,az", "ax,ay,label"), "2 columns of values|is not a finite"),
-        ("t,ax,ay\n" + "0,1,2\n" * 12, r"2 columns of values \(ax, ay\), the bundle takes 3"),
+        ("t,ax,ay\n" + "0,1,2\n" * 12, r"2 columns of values \(ax, ay\), but the bundle expects 3"),
     ],
 )  # fmt: skip
 def test_faults_are_told_with_file_and_line(tmp_path: Path, text: str, why: str) -> None:

@@ -53,8 +53,8 @@ def test_a_bundle_of_ones_own(zoo, fashion_files, own_folder, hurried, capsys):
     options = ("--data", fashion_files / "data.npz", "--test", fashion_files / "test.npz", "--max-drop", "5%")
     assert split(zoo, fashion_files, *options, *fashion_range("--rule", "mean", "--licence", "MIT")) == 0
     out = capsys.readouterr()
-    assert "differ from the whole network" in out.err
-    assert "600 inputs: where exits change 4 %" in out.out
+    assert "stages and whole network differ on 0" in out.err
+    assert "only 600 inputs: if exits change 4 %" in out.out
     assert out.out.splitlines()[-1] == "next: distree zoo show fashion-whole, then distree init --bundle fashion-whole"
     assert {path: path.read_bytes() for path in fashion_files.glob("*.*")} == before
     assert [path.name for path in own_folder.iterdir()] == ["fashion-whole"]
@@ -112,8 +112,8 @@ def test_without_labels_the_network_is_right(zoo, fashion_files, own_folder, hur
     capsys.readouterr()
     assert zoo("show", "fashion-whole") == 0
     out = capsys.readouterr().out
-    assert "no labels: the whole network's answers" in out
-    assert "measured    nothing: no labelled inputs were given" in out
+    assert "unlabelled: the whole network's answers" in out
+    assert "measured    nothing, since no labelled inputs were given" in out
     assert zoo("list") == 0
     assert "fashion-whole  2 stages" in capsys.readouterr().out
 
@@ -151,7 +151,7 @@ def test_list_needs_no_data_and_writes_nothing(zoo, fashion_files, own_folder, c
     before = sorted(fashion_files.rglob("*"))
     assert split(zoo, fashion_files, "--list") == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "fashion-whole.tflite: 17 operators, 7.410 MMACs, takes 1x28x28x1 int8, 10 classes"
+    assert out[0] == "fashion-whole.tflite: 17 operators, 7.410 MMACs, input 1x28x28x1 int8, 10 classes"
     assert out[6].split()[:2] == ["4", "CONV_2D"]
     assert sorted(fashion_files.rglob("*")) == before
 
@@ -171,9 +171,9 @@ def refused(zoo, capsys, *arguments):
         (("--data", "/nowhere.npz"), "/nowhere.npz: no such file"),
         (("--data", "data.npz", "--after", "9"), "2 tensors cross there"),
         (("--data", "data.npz", "--after", "a"), "--after a: not a list of whole numbers"),
-        (("--data", "data.npz", "--after", "4", "--stages", "2"), "give one of them"),
+        (("--data", "data.npz", "--after", "4", "--stages", "2"), "give only one of them"),
         (("--data", "data.npz", "--stages", "9"), "--stages: 9 is out of range; choose 2 to 8"),
-        (("--data", "data.npz", "--labels", "a,b"), "--labels: 2 classes, the network tells 10 apart"),
+        (("--data", "data.npz", "--labels", "a,b"), "--labels: 2 classes, but the network has 10"),
         (("--data", "data.npz", "--max-drop", "200%"), "--max-drop 200%: not a share"),
         (("--data", "data.npz", "--max-drop", "much"), "--max-drop much: not a share"),
         (("--data", "data.npz", "--range", "0..2"), "--range 0..2: unknown; use one of"),
@@ -185,7 +185,7 @@ def refused(zoo, capsys, *arguments):
         (("--data", "data.npz", "--hidden", "0"), "--hidden: 0 is out of range; choose 1 to 4096"),
         (("--data", "data.npz", "--seed", "-1"), "--seed: -1 is out of range"),
         (("--data", "fashion-whole.tflite"), "expected an image file, 784 raw bytes"),
-        (("--data", "data.npz", "--out", "data.npz"), "data.npz: exists already"),
+        (("--data", "data.npz", "--out", "data.npz"), "data.npz: already exists"),
         (("--data", "data.npz", "--out", "/proc/x"), "/proc/x: /proc cannot be written to"),
         (("--data", "data.npz", "--unlabelled", "few.npz", "--range=-1..1"), "few.npz: inputs are uint8 (5,)"),
         (("--data", "few.npz"), "few.npz: 9 inputs are too few; give at least 50"),
@@ -210,7 +210,7 @@ def test_exits_that_save_nothing_are_written_by_force_alone(
 ):
     monkeypatch.setattr("model_zoo.split.job.HeadTraining", lambda **_: HeadTraining(samples=1000, peak_rate=0.0))
     options = ("--data", fashion_files / "data.npz", "--max-drop", "0%", *fashion_range("--stages", 2))
-    assert "exits save nothing at a drop of 0 points" in refused(
+    assert "exits save nothing within an accuracy drop of 0 points" in refused(
         zoo, capsys, fashion_files / "fashion-whole.tflite", *options
     )
     assert not own_folder.exists()
@@ -226,7 +226,7 @@ def test_a_bundle_that_is_there_is_replaced_by_force_alone_and_as_a_whole(
     assert split(zoo, fashion_files, *options) == 0
     first = load_bundle("fashion-whole").revision
     path = fashion_files / "fashion-whole.tflite"
-    assert "exists already" in refused(zoo, capsys, path, *options)
+    assert "already exists" in refused(zoo, capsys, path, *options)
 
     # Whatever ends a run half way, the old bundle stays and nothing lies beside it.
     from model_zoo.split import bundle as writing
@@ -247,7 +247,7 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(zoo, fashion_files, capsys):
     (fashion_files / "mine").mkdir()
     (fashion_files / "mine" / "precious.txt").write_text("x")
     options = ("--data", fashion_files / "data.npz", "--out", fashion_files / "mine", "--force")
-    assert "is no bundle, so it is not replaced" in refused(
+    assert "is not a bundle, so it is not replaced" in refused(
         zoo, capsys, fashion_files / "fashion-whole.tflite", *options
     )
     assert (fashion_files / "mine" / "precious.txt").exists()

@@ -34,7 +34,7 @@ def test_the_list_is_as_it_always_was(tmp_path):
     lines = [report.describe("net.tflite", network.graph, network.ending)]
     lines += report.list_cuts(network.graph, network.cuts, network.plans, network.paying)
     assert "\n".join(lines) == (
-        "net.tflite: 11 operators, 0.161 MMACs, takes 1x8x8x3 int8, 4 classes, softmax\n"
+        "net.tflite: 11 operators, 0.161 MMACs, input 1x8x8x3 int8, 4 classes, softmax\n"
         "after  operator                MMACs before  boundary                    bytes  radio ms  head %\n"
         "    0  CONV_2D                 0.014    9 %  1x8x8x8 int8                  512      0.08     0.7\n"
         "    3  ADD                     0.088   54 %  1x8x8x8 int8                  512      0.08     0.7\n"
@@ -42,8 +42,8 @@ def test_the_list_is_as_it_always_was(tmp_path):
         "    7  AVERAGE_POOL_2D         0.161  100 %  1x1x1x8 int8                    8      0.00     0.1  *\n"
         "    8  RESHAPE                 0.161  100 %  1x8 int8                        8      0.00     0.1  *\n"
         "raw input: 192 values; radio at 50 Mbit/s\n"
-        "* saves nothing: head and hop cost more than what is left after it, on a board of 500 MMACs a second\n"
-        "4 other points are crossed by more than one tensor, as beside a skip connection"
+        "* saves nothing: the exit head and the hop cost more than the work left after the cut, on a board with 500 MMACs per second\n"
+        "4 other points are crossed by more than one tensor, as next to a skip connection"
     )
 
 
@@ -137,7 +137,7 @@ def test_cuts_that_cost_more_than_they_can_save_are_not_taken(tmp_path):
 
 def test_more_stages_than_cuts_are_refused(tmp_path):
     network = opened(tmp_path, whole.residual(), hidden=8)
-    with pytest.raises(SplitError, match=r"--stages 4: 2 cuts save more than they cost, 3 are needed"):
+    with pytest.raises(SplitError, match=r"--stages 4: needs 3 cuts, but only 2 would pay off"):
         network.chosen(4, (), anyway=False)
     with pytest.raises(SplitError, match="--stages: 1 is out of range"):
         network.chosen(1, (), anyway=False)

@@ -73,14 +73,14 @@ def test_the_way_is_found_by_accuracy():
         return 0.9 if (way.name, way.preprocess.channel_order) == ("-1..1", "bgr") else 0.3
 
     assert str(find_way(ways, accuracy, info, said.append)) == "-1..1, blue first"
-    assert said == ["inputs taken as -1..1, blue first: 90.0 % right, next best 0..255: 30.0 %"]
+    assert said == ["range of values -1..1, blue first: 90.0 % right; next best, 0..255: 30.0 %"]
 
 
 def test_ways_that_cannot_be_told_apart_say_so():
     info, inputs, said = tensor(), pictures(), []
     ways = input_ways(inputs, fit_inputs(inputs, info), info, None)
     find_way(ways, lambda way: 0.5, info, said.append)
-    assert said[0].endswith("too close to be sure, give --range")
+    assert said[0].endswith("too close to be sure: set it with --range")
 
 
 def test_ways_to_the_same_tensor_are_tried_once():
@@ -99,7 +99,10 @@ def test_without_labels_the_scale_tells(scale, zero, name):
 
 
 def test_without_labels_and_scale_nothing_tells():
-    for info, why in ((tensor(), "give --range"), (tensor("int8", scale=0.02, zero=3), "none of the usual ranges")):
+    for info, why in (
+        (tensor(), "set it with --range"),
+        (tensor("int8", scale=0.02, zero=3), "not one of the usual ranges"),
+    ):
         inputs = pictures()
         with pytest.raises(SplitError, match=why):
             find_way(input_ways(inputs, fit_inputs(inputs, info), info, None), None, info, print)
@@ -142,7 +145,7 @@ def test_channels_go_first_where_the_network_has_them_first():
 
 
 def test_other_shapes_and_ranges_are_refused():
-    with pytest.raises(SplitError, match="takes inputs of 4x4x3, the data has 5x4x3"):
+    with pytest.raises(SplitError, match="expects inputs of 4x4x3, but the data has 5x4x3"):
         fit_inputs(np.zeros((2, 5, 4, 3), np.uint8), tensor())
     for name, why in (("0..2", "unknown"), ("0..1,grb", "unknown")):
         with pytest.raises(SplitError, match=why):
@@ -168,8 +171,8 @@ def test_classes_are_named_by_whoever_knows():
 @pytest.mark.parametrize(
     ("given", "of_data", "why"),
     [
-        (("a", "b"), None, "--labels: 2 classes, the network tells 3 apart"),
-        ((), ("a", "b"), "the data: 2 classes, the network tells 3 apart"),
+        (("a", "b"), None, "--labels: 2 classes, but the network has 3"),
+        ((), ("a", "b"), "the data: 2 classes, but the network has 3"),
         (("a", "b", "a"), None, "a name is empty or occurs twice"),
         (("a", "b", ""), None, "a name is empty or occurs twice"),
     ],
@@ -188,9 +191,9 @@ def test_labels_follow_names_that_are_in_another_order():
 @pytest.mark.parametrize(
     ("labels", "why"),
     [
-        ([0] * 10 + [3] * 10, "label 3, but the network tells 3 classes apart"),
-        ([1] * 20, "all inputs are of one class"),
-        ([0] * 20 + [1] * 3 + [2] * 20, "3 of class b, at least 5 of each class that occurs"),
+        ([0] * 10 + [3] * 10, "label 3, but the network has 3 classes"),
+        ([1] * 20, "all inputs belong to one class"),
+        ([0] * 20 + [1] * 3 + [2] * 20, "only 3 inputs of class b, but every class in the data needs at least 5"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(labels, why):
@@ -211,7 +214,7 @@ def test_few_inputs_and_other_kinds_are_refused():
     with pytest.raises(SplitError, match="7 inputs are too few; give at least 50"):
         reading.check_count(examples([0] * 7))
     other = Examples(np.zeros((9, 5), np.uint8), None, np.arange(9), "more.npz")
-    with pytest.raises(SplitError, match=r"more.npz: inputs are uint8 \(5,\), those of data.npz uint8 \(4,\)"):
+    with pytest.raises(SplitError, match=r"more.npz: inputs are uint8 \(5,\), but those of data.npz are uint8 \(4,\)"):
         reading.check_same_kind(other, examples([0] * 9))
 
 
@@ -222,16 +225,17 @@ def test_answers_no_better_than_guessing_are_refused():
         reading.check_answers(np.ones(300, int), labels, classes, anyway=False, say=said.append)
     guesses = np.random.default_rng(0).integers(0, 3, 300)
     with pytest.raises(
-        SplitError, match=r"no better than guessing .* check that labels, range and inputs belong to it"
+        SplitError,
+        match=r"no better than guessing .* check that the labels, the range and the inputs match the network",
     ):
         reading.check_answers(guesses, labels, classes, anyway=False, say=said.append)
-    with pytest.raises(SplitError, match=r"own order of classes by --labels \(a is its b, b is its c, c is its a"):
+    with pytest.raises(SplitError, match=r"own order with --labels \('a' in the data is 'b' in the network, 'b' in"):
         reading.check_answers((labels + 1) % 3, labels, classes, anyway=False, say=said.append)
     reading.check_answers(guesses, labels, classes, anyway=True, say=said.append)
     reading.check_answers(guesses, None, classes, anyway=False, say=said.append)
     said.clear()
     reading.check_answers(labels, labels, classes, anyway=False, say=said.append)
-    assert said == ["the whole network is right on 100.00 % of 300 inputs"]
+    assert said == ["accuracy of the whole network: 100.00 % of 300 inputs"]
 
 
 def test_golden_inputs_are_like_the_data_but_none_of_it():

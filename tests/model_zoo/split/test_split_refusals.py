@@ -88,7 +88,7 @@ def stops_before_softmax_with_one_value(model):
     ("content", "edit", "why"),
     [
         (whole.chain(), operator_becomes("CUSTOM", "edgetpu-custom-op"), "compiled for the Edge TPU"),
-        (whole.chain(), operator_becomes("CUSTOM", "ethos-u"), "by Vela into one custom operator; give the file from before"),
+        (whole.chain(), operator_becomes("CUSTOM", "ethos-u"), "by Vela into one custom operator; give the file that this compiler was run on"),
         (whole.chain(), operator_becomes("CUSTOM", "FlexErf"), "operator 1, custom operator 'FlexErf': boards run"),
         (whole.chain(), operator_becomes("CUSTOM", "TFLite_Detection_PostProcess"), "a detection model; give a"),
         (whole.chain(), operator_becomes("IF"), "operator 1, IF: control flow"),
@@ -99,17 +99,17 @@ def stops_before_softmax_with_one_value(model):
         (whole.chain(), operator_becomes("SVDF"), "SVDF: it keeps state"),
         (whole.chain(), operator_becomes("RANDOM_UNIFORM"), "RANDOM_UNIFORM: its output is random"),
         (whole.chain(), operator_becomes("NON_MAX_SUPPRESSION_V5"), "a detection model"),
-        (whole.chain(), second_subgraph, "holds 2 networks"),
+        (whole.chain(), second_subgraph, "contains 2 networks"),
         (whole.chain(), two_inputs, "has 2 inputs; give a classifier with one input"),
         (whole.chain(), two_outputs, "has 2 outputs; give a classifier with one input"),
         (whole.chain(), int16_activations, "is int16: 16-bit activations cannot be served"),
         (whole.chain(), int16_input, "tensor 'given' is int16"),
         (whole.chain(), unknown_width, "'given' has no fixed shape; convert"),
-        (whole.chain(), batch_of_two, "the first axis must be 1"),
+        (whole.chain(), batch_of_two, "inputs are run one at a time"),
         (whole.chain(), variable, "is a variable; give a network without state"),
-        (whole.chain(), weights_elsewhere, "keeps its weights outside"),
+        (whole.chain(), weights_elsewhere, "stores its weights outside"),
         (whole.chain(), stops_before_the_mean, "as models for detection, segmentation or reconstruction do"),
-        (whole.yes_or_no(), stops_before_softmax_with_one_value, "one value that is no probability, as a regression does"),
+        (whole.yes_or_no(), stops_before_softmax_with_one_value, "one value that is not a probability, as a regression does"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_cut_says_why(content, edit, why):
@@ -149,9 +149,9 @@ def no_operators(model):
     [
         (damaged_tensor_number, "names tensors that are not in it"),
         (damaged_buffer_number, "a tensor's data is not in the file"),
-        (damaged_code_number, "of no known kind"),
-        (wrong_order, "runs before what it takes"),
-        (no_operators, "holds no network"),
+        (damaged_code_number, "refers to a kind that the file does not list"),
+        (wrong_order, "runs before its inputs are computed"),
+        (no_operators, "contains no network"),
     ],
 )
 def test_what_does_not_fit_together_says_so(edit, why):

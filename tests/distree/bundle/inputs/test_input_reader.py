@@ -112,17 +112,27 @@ def test_a_longer_one_is_its_windows_named_by_their_time():
     assert [item.raw.tolist() for item in found] == [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7]]
     assert [item.named("a.wav") for item in found] == ["a.wav@0s", "a.wav@0.000125s", "a.wav@0.00025s"]
     assert found[1].named("x" * 300) == "x" * 246 + "@0.000125s"
-    with pytest.raises(RemoteProtocolError, match="a recording of 3 windows, one is wanted"):
+    with pytest.raises(RemoteProtocolError, match="the recording has 3 windows, but only one is expected"):
         made.read(sound(range(9)))
-    with pytest.raises(RemoteProtocolError, match="a recording of 3 windows, at most 2 are read"):
+    with pytest.raises(RemoteProtocolError, match="the recording has 3 windows, but at most 2 are read"):
         made.read_all(sound(range(9)), most=2)
 
 
 def test_without_a_rule_longer_and_shorter_ones_are_refused_with_what_to_do():
     made = reader("int16", (4,), 16000.0)
-    refused(made, sound(range(5)), "size", "a recording of 5 samples; a window has 4; cut it, or declare window: {hop")
-    refused(made, sound(range(3)), "size", "a recording of 3 samples; a window has 4; record more, or declare")
-    refused(made, sound([]), "size", "a recording without samples; a window has 4; record it again")
+    refused(
+        made,
+        sound(range(5)),
+        "size",
+        "the recording has 5 samples, more than a window, which has 4; cut it, or declare window: {hop",
+    )
+    refused(
+        made,
+        sound(range(3)),
+        "size",
+        "the recording has 3 samples, fewer than a window, which has 4; record more, or declare",
+    )
+    refused(made, sound([]), "size", "the recording has no samples; a window has 4; record it again")
 
 
 def test_a_shorter_one_is_padded_where_that_is_declared():
@@ -139,13 +149,16 @@ def test_stereo_becomes_mono_by_the_mean_and_stays_stereo_where_that_is_taken():
         [32767, 32767],
         [0, 1],
     ]
-    refused(reader("int16", (4, 3), 16000.0), content, "wav", "2 channels, the bundle takes 3")
+    refused(reader("int16", (4, 3), 16000.0), content, "wav", "2 channels, but the bundle expects 3")
 
 
 def test_another_rate_is_told():
     made = reader("int16", (4,), 16000.0)
     refused(
-        made, sound(range(4), rate=44100), "wav", "sampled at 44,100 Hz, the bundle takes 16,000 Hz; convert it: ffmpeg"
+        made,
+        sound(range(4), rate=44100),
+        "wav",
+        "sampled at 44,100 Hz, but the bundle expects 16,000 Hz; convert it: ffmpeg",
     )
 
 
@@ -177,7 +190,9 @@ def test_columns_are_found_by_name_where_channels_are_declared():
     made = reader("float32", (9, 2), 50.0, ("AX", "az (m/s^2)"))
     assert made.read(CSV)[:2].tolist() == [[0, 0], [10, 1]]
     refused(reader("float32", (9, 2), 50.0, ("ax", "gyro")), CSV, "table", r"no column gyro \(az, ax, ay\)")
-    refused(reader("float32", (9, 2), 50.0), CSV, "table", r"3 columns of values \(az, ax, ay\), the bundle takes 2")
+    refused(
+        reader("float32", (9, 2), 50.0), CSV, "table", r"3 columns of values \(az, ax, ay\), but the bundle expects 2"
+    )
 
 
 def test_a_longer_table_is_its_windows():
@@ -196,7 +211,7 @@ def test_each_row_may_be_a_whole_window():
 def test_integers_are_taken_from_whole_numbers_that_fit():
     made = reader("int16", (3,))
     assert made.read(b"x\n1\n-32768\n32767\n").tolist() == [1, -32768, 32767]
-    refused(made, b"x\n1\n2\n0.5\n", "table", "line 2: values are not whole numbers that int16 can hold")
+    refused(made, b"x\n1\n2\n0.5\n", "table", "line 2: values are not whole numbers in the range of int16")
     refused(made, b"x\n1\n2\n40000\n", "table", "values are not whole numbers")
 
 
@@ -209,8 +224,8 @@ def test_the_rate_of_a_table_is_checked(unit):
 
     made = reader("float32", (5,), 50.0)
     assert made.read(table(51)).tolist() == [1] * 5
-    told = "sampled at 100 Hz" if unit in ("t (s)", "t (ms)", "t (us)") else "sampled every 10 by its time"
-    refused(made, table(100), "table", rf"{told}, the bundle takes 50 Hz; resample it")
+    told = "sampled at 100 Hz" if unit in ("t (s)", "t (ms)", "t (us)") else "sampled every 10 units of its time column"
+    refused(made, table(100), "table", rf"{told}, but the bundle expects 50 Hz; resample it")
     assert reader("float32", (5,)).read(table(100)).shape == (5,)
 
 

@@ -20,7 +20,7 @@ from device_agent.sources import PullSource, PushSource
 from device_agent.thumbnails import Thumbnails
 from device_agent.worker_threads import WorkerThreads
 from distree.errors import DistreeError, RemoteProtocolError
-from distree.messages.events import Thumbnail
+from distree.messages.events import EventKind, Severity, Thumbnail
 from distree.messages.request import Tensor
 from distree.node import Fuse, Run
 from distree.tensors import Array
@@ -148,6 +148,13 @@ class Intake:
         named = RemoteProtocolError(error.reason, f"{name}: {error.detail}", error.remedy)
         with self._lock:
             self._reporting.dead_letter(self.pipeline.input_topic, named, payload)
+
+    def tell(
+        self, kind: EventKind, what: str, remedy: str = "", *, severity: Severity = Severity.WARNING, like: str = ""
+    ) -> None:
+        """Log and publish an event of this pipeline's source."""
+        with self._lock:
+            self._reporting.tell(kind, what, remedy, severity=severity, like=like, pipeline=self.pipeline.config.name)
 
     # ------------------------------------------------------------ the steps of `submit`, for `Origin`
 

@@ -17,7 +17,7 @@ class LogThrottle:
     >>> throttle.line(1.0, "the connection is lost"), throttle.line(2.0, "the connection is lost")
     (None, None)
     >>> throttle.line(9.0, "the connection is lost")
-    'the connection is lost (and 2 times in the 9 s before)'
+    'the connection is lost (and 2 times before)'
     """
 
     def __init__(self, interval_s: float = INTERVAL_S) -> None:
@@ -29,7 +29,13 @@ class LogThrottle:
 
         Lines of one `kind` are alike even if their figures differ; by default only equal texts are.
         """
-        kind = kind or text
+        unsaid = self.unsaid_before(now, kind or text)
+        if unsaid is None:
+            return None
+        return f"{text} (and {unsaid} times before)" if unsaid else text
+
+    def unsaid_before(self, now: float, kind: str) -> int | None:
+        """Return how many of a kind were left out since the last was said; None if this one is to be left out too."""
         said_at, unsaid = self._said.pop(kind, (None, 0))
         if said_at is not None and now - said_at < self._interval_s:
             self._said[kind] = said_at, unsaid + 1
@@ -37,8 +43,4 @@ class LogThrottle:
         self._said[kind] = now, 0
         if len(self._said) > _LINES:
             del self._said[next(iter(self._said))]
-        return (
-            f"{text} (and {unsaid} times in the {now - said_at:.0f} s before)"
-            if unsaid and said_at is not None
-            else text
-        )
+        return unsaid

@@ -6,6 +6,7 @@ import logging
 import platform
 import time
 from collections.abc import Sequence
+from datetime import datetime, timezone
 
 from device_agent.config import AgentConfig
 from device_agent.linux import clock_synced, memory_mb, rss_bytes
@@ -13,9 +14,10 @@ from device_agent.log_throttle import LogThrottle
 from device_agent.pipeline import AgentPipeline
 from distree import __version__, topics
 from distree.errors import LocalProtocolError, Problem, RemoteProtocolError
+from distree.formatting import counted
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
-from distree.messages.events import DeadLetter
+from distree.messages.events import DeadLetter, Event, EventKind, Severity
 from distree.messages.telemetry import Telemetry
 from distree.printable import printable
 from distree.topics import DELIVERY, Kind
@@ -24,6 +26,7 @@ from distree.transport.base import Transport
 log = logging.getLogger(__name__)
 
 _NEVER = float("inf")
+_LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ERROR: logging.ERROR}
 
 REFUSED_LOG_INTERVAL_S = 600.0
 """Shortest time between two log lines about a message that the broker refuses."""
@@ -54,7 +57,8 @@ class Reporting:
         self._transport = transport
         self._pipelines = pipelines
         self._topic = {
-            kind: topics.device(config.site, config.device, kind) for kind in (Kind.META, Kind.TELEMETRY, Kind.DEAD)
+            kind: topics.device(config.site, config.device, kind)
+            for kind in (Kind.META, Kind.TELEMETRY, Kind.DEAD, Kind.EVENT)
         }
         self._started_at = time.monotonic()
         self._status = DeviceStatus.INIT
@@ -64,6 +68,7 @@ class Reporting:
         self._republish_at = _NEVER
         self._refused = LogThrottle(interval_s=REFUSED_LOG_INTERVAL_S)
         self._rejected = LogThrottle()
+        self._events = LogThrottle()
 
     # ------------------------------------------------------------ what is due
 
@@ -155,6 +160,39 @@ class Reporting:
             pipelines=tuple(pipeline.telemetry() for pipeline in self._pipelines),
         )
         self.publish(Kind.TELEMETRY, self._topic[Kind.TELEMETRY], encode(telemetry))
+
+    # ------------------------------------------------------------ what people should know
+
+    def tell(
+        self,
+        kind: EventKind,
+        what: str,
+        remedy: str = "",
+        *,
+        severity: Severity = Severity.WARNING,
+        like: str = "",
+        pipeline: str | None = None,
+    ) -> None:
+        """Log an event and publish it; those `like` each other, by default those of the same text, at a bounded rate."""
+        text = str(Problem(what, remedy)) if remedy else what
+        unsaid = self._events.unsaid_before(time.monotonic(), f"{kind.value} {like or text}")
+        if unsaid is None:
+            log.debug("%s", text)
+            return
+        more = f" (and {counted(unsaid, 'time')} before)" if unsaid else ""
+        log.log(_LEVELS[severity], "%s%s%s", f"{pipeline}: " if pipeline else "", text, more)
+        event = Event(
+            device=self._config.device,
+            kind=kind,
+            severity=severity,
+            pipeline=pipeline,
+            what=printable(what, 256),
+            remedy=printable(remedy, 256),
+            unsaid=unsaid,
+            time=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            clock_synced=self.clock_synced,
+        )
+        self.publish(Kind.EVENT, self._topic[Kind.EVENT], encode(event))
 
     # ------------------------------------------------------------ what went wrong
 

@@ -36,6 +36,10 @@ class Kind(str, enum.Enum):
     """A device's counters since boot, its latencies and the times of its stages."""
     DEAD = "dead"
     """A message that a device refused: its topic, the reason, its size and its first bytes."""
+    EVENT = "event"
+    """Something that people should know of a device: an input refused, a source that died, a full disk."""
+    SITE_EVENT = "site-event"
+    """Something that people should know of a site, from its orchestrator: a board that was lost, or is back."""
     ECHO = "echo"
     """Tiny messages of a device to itself, two at a time, to see whether the broker holds the second one back."""
     PLAN = "plan"
@@ -105,6 +109,7 @@ MSGPACK = "application/msgpack"
 _LATEST = Delivery(qos=1, retain=True, content_type=JSON, lane=Lane.LATEST)
 _WORK = Delivery(qos=1, retain=False, content_type=MSGPACK, lane=Lane.WORK)
 _LOSSY = Delivery(qos=0, retain=False, content_type=MSGPACK, lane=Lane.LOSSY)
+_EVENT = Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.LOSSY)
 
 
 @record
@@ -129,14 +134,16 @@ TABLE: dict[Kind, Topic] = {
         "device/{device}/dead",
         {Role.BOARD},
         {Role.USER},
-        Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.LOSSY),
+        _EVENT,
     ),
+    Kind.EVENT: _row("device/{device}/event", {Role.BOARD}, {Role.USER}, _EVENT),
     Kind.ECHO: _row(
         "device/{device}/echo",
         {Role.BOARD},
         {Role.BOARD},
         Delivery(qos=0, retain=False, content_type=JSON, lane=Lane.LOSSY),
     ),
+    Kind.SITE_EVENT: _row("site-event", {Role.ORCHESTRATOR}, {Role.USER}, _EVENT),
     Kind.ORCHESTRATOR: _row("orchestrator", {Role.ORCHESTRATOR}, {Role.ORCHESTRATOR, Role.USER}, _LATEST),
     Kind.PLAN: _row(
         "pipeline/{pipeline}/plan",

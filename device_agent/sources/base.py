@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from distree.bundle.preprocessing import Preprocessor
 from distree.errors import RemoteProtocolError
+from distree.messages.events import EventKind, Severity
 from distree.tensors import Array
 from distree.transport.base import Transport
 
@@ -39,6 +40,15 @@ class InputSink(Protocol):
 
     def reject(self, name: str, error: RemoteProtocolError, payload: bytes) -> None:
         """Log and dead-letter something that is not a valid input."""
+
+    def tell(
+        self, kind: EventKind, what: str, remedy: str = "", *, severity: Severity = Severity.WARNING, like: str = ""
+    ) -> None:
+        """Log something that people should know, and publish it as an event; at a bounded rate.
+
+        Of events of one kind that are `like` each other one is told every few seconds, with how many were left out;
+        by default those are alike whose text is the same.
+        """
 
     def wake(self) -> None:
         """Have the agent see what has changed, such as a source's `ready`."""

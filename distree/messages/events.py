@@ -1,9 +1,56 @@
-"""Events apart from requests: a message that was rejected, a small picture for dashboards."""
+"""What happens beside requests: events for people, a message that was rejected, a small picture for dashboards."""
 
 from __future__ import annotations
 
-from distree.messages.fields import count, data, declared, ident, text
+import enum
+
+from distree.messages.fields import count, data, declared, flag, ident, text, word
 from distree.messages.limits import MAX_THUMBNAIL_BYTES
+
+
+class EventKind(str, enum.Enum):
+    """What an event is about."""
+
+    INPUT = "input"
+    """An input was refused, and why."""
+    SOURCE = "source"
+    """A source of inputs broke down, or works again."""
+    SHED = "shed"
+    """Inputs were turned away because there was no room for them."""
+    BOARD = "board"
+    """A board was lost, or is back."""
+    FALLBACK = "fallback"
+    """Inputs are answered without the boards of later stages, or with them again."""
+    DISK = "disk"
+    """Something could not be written to disk, or can be again."""
+    CONNECTION = "connection"
+    """The connection to the broker was lost for a while."""
+
+
+class Severity(str, enum.Enum):
+    """How much an event matters."""
+
+    INFO = "info"
+    """All is well again."""
+    WARNING = "warning"
+    """Something is lost or worse than it should be."""
+    ERROR = "error"
+    """Something does not work until somebody mends it."""
+
+
+@declared(schema="distree.event/1")
+class Event:
+    """Something that people should know: what happened, and what to do about it."""
+
+    device: str | None = ident("Id of the board that it is about; null for the site as a whole.", nullable=True)
+    kind: EventKind = word("What it is about.", EventKind)
+    severity: Severity = word("How much it matters.", Severity)
+    pipeline: str | None = ident("Id of the pipeline that it is about; null if none in particular.", nullable=True)
+    what: str = text("What happened.", most=512)
+    remedy: str = text("How to fix it; empty if there is nothing to do.", most=512)
+    unsaid: int = count("Events like this one that were left out since the last, to spare the reader.")
+    time: str = text("When it was noticed, ISO 8601 in UTC, by the clock of its sender.", most=40)
+    clock_synced: bool = flag("Whether that clock was synchronised.")
 
 
 @declared(schema="distree.dead/1")

@@ -54,9 +54,9 @@ def text(meaning: str, *, most: int = MAX_TEXT, nullable: bool = False, default:
     return _declare(Text(most), meaning, default=default, nullable=nullable)
 
 
-def ident(meaning: str, *, default: Any = REQUIRED) -> Any:
+def ident(meaning: str, *, nullable: bool = False, default: Any = REQUIRED) -> Any:
     """Declare an id, which may become part of a topic."""
-    return _declare(Id(), meaning, default=default)
+    return _declare(Id(), meaning, default=default, nullable=nullable)
 
 
 def count(

@@ -166,7 +166,7 @@ def _split_rows(origin: SplitFrom) -> Iterator[str]:
     held = "99 % bound" if promise.rule == "bound" else "mean"
     yield _row(
         "thresholds",
-        f"chosen on {_use(origin.thresholds_from)}: {held} of the drop at most {100 * promise.max_drop:.3g} points",
+        f"chosen on {_use(origin.thresholds_from)}: {held} of the drop at most {_points(promise.max_drop)}",
     )
     yield _row(
         "",
@@ -271,3 +271,13 @@ def _lines_of_wide(evaluation: Evaluation) -> list[str]:
 
 def _percent(values: Sequence[float]) -> tuple[str, ...]:
     return tuple(f"{100 * value:.2f}" for value in values)
+
+
+def _points(share: float) -> str:
+    """Write a share as percentage points.
+
+    >>> _points(0.01), _points(0.005)
+    ('1 point', '0.5 points')
+    """
+    text = f"{100 * share:.3g}"
+    return f"{text} point{'' if text == '1' else 's'}"

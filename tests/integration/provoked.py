@@ -261,7 +261,7 @@ SECTIONS = {
         "replay: the file does not exist": (lambda c: c.replay(c.folder / "none.npz"), 2, ["none.npz: cannot be replayed (No such file", "give an .npz file"]),
         "replay: the inputs have the wrong shape": (
             lambda c: c.replayed(input=np.zeros((5, 8, 8, 1), np.uint8)), 2,
-            ["inputs.npz: input is uint8 (5, 8, 8, 1), the bundle takes uint8 (n, 28, 28, 1); convert it"],
+            ["inputs.npz: input is uint8 (5, 8, 8, 1), but the bundle expects uint8 (n, 28, 28, 1); convert it"],
         ),
         "replay: the inputs have the wrong dtype": (lambda c: c.replayed(input=np.zeros((5, 28, 28, 1))), 2, ["input is float64"]),
         "replay: the file has no array called input": (lambda c: c.replayed(x=np.zeros(3)), 2, ["inputs.npz: has no array 'input', only x; save the inputs under that name"]),
@@ -273,15 +273,15 @@ SECTIONS = {
         "data that are not there": (
             lambda c: ["zoo", "evaluate", str(WIDE), "--data", str(c.folder / "no")], 2, ["no: does not exist; check the path"],
         ),
-        "data without labels": (lambda c: c.evaluate(x=IMAGES), 2, ["x.npz: has no labels; give .npz with x and y"]),
+        "data without labels": (lambda c: c.evaluate(x=IMAGES), 2, ["x.npz: has no labels; give an .npz file with x and y"]),
         "channels first": (
-            lambda c: c.evaluate(x=np.zeros((2, 3, 28, 28), np.uint8), y=[0, 1]), 2, ["x.npz: x: inputs are 3 x 28 x 28, 28 x 28 x 1 is needed"],
+            lambda c: c.evaluate(x=np.zeros((2, 3, 28, 28), np.uint8), y=[0, 1]), 2, ["x.npz: x: inputs are 3 x 28 x 28, but must be 28 x 28 x 1"],
         ),
         "images divided by 255": (lambda c: c.evaluate(x=IMAGES / 255, y=[0, 1]), 2, ["but must be uint8; save them as x * 255 as uint8, rounded"]),
-        "too few labels": (lambda c: c.evaluate(x=IMAGES, y=[0]), 2, ["x.npz: y has 1 rows, there are 2 inputs"]),
+        "too few labels": (lambda c: c.evaluate(x=IMAGES, y=[0]), 2, ["x.npz: y has 1 rows, but there are 2 inputs"]),
         "labels that the bundle does not have": (lambda c: c.evaluate(x=IMAGES, y=[0, 10]), 2, ["label 10 of input 1 is outside 0 to 9"]),
         "a class that the bundle does not have": (
-            lambda c: c.evaluate(x=IMAGES, y=["Bag", "Trousers"]), 2, ["class 'Trousers' is none of the bundle's", "nearest: Trouser"],
+            lambda c: c.evaluate(x=IMAGES, y=["Bag", "Trousers"]), 2, ["the bundle has no class 'Trousers'", "nearest: Trouser"],
         ),
         "a damaged image": (broken_image, 2, ["a.png: ", "are not a readable image", "save it again"]),
         "a damaged archive": (broken_archive, 2, ["x.npz: not a readable .npz archive", "save it again with numpy.savez"]),
@@ -317,7 +317,7 @@ SECTIONS = {
         "demo: --inputs 0": (lambda c: ["demo", "--inputs", "0"], 2, ["--inputs: 0 is out of range; choose 1 to 1000"]),
         "demo: more inputs than samples": (lambda c: ["demo", "--inputs", "1001"], 2, ["--inputs: 1001 is out of range; choose 1 to 1000"]),
         "demo: the data file has no inputs": (
-            lambda c: c.data("demo", weights=np.zeros(3)), 2, ["--data ", "x.npz: no array of inputs (it has weights)"],
+            lambda c: c.data("demo", weights=np.zeros(3)), 2, ["--data ", "x.npz: contains no array of inputs (found: weights)"],
         ),
         "demo: the data file does not exist": (lambda c: ["demo", "--data", str(c.folder / "no.npz")], 2, ["no.npz: does not exist", "check the path"]),
     },

@@ -296,7 +296,7 @@ def test_a_demo_of_unlabelled_inputs_says_no_accuracy(tmp_path):
     )
     done = distree("zoo", "evaluate", bundle.path, "--data", tmp_path / "windows.npy")
     assert done.returncode == 2
-    assert "windows.npy: has no labels; give .npz with x and y" in done.stderr
+    assert "windows.npy: has no labels; give an .npz file with x and y" in done.stderr
 
 
 def processes_with(text):
@@ -513,5 +513,5 @@ def test_data_that_are_no_inputs_of_the_bundle_are_told_before_anything_starts(t
     np.savez(tmp_path / "wrong.npz", input=np.zeros((3, 5, 5, 1), np.uint8), label=np.zeros(3, int))
     done = distree("demo", "--inputs", "3", "--data", tmp_path / "wrong.npz")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "wrong.npz: input: inputs are 5 x 5 x 1, 28 x 28 x 1 is needed" in done.stderr
+    assert "wrong.npz: input: inputs are 5 x 5 x 1, but must be 28 x 28 x 1" in done.stderr
     assert done.stderr.startswith("distree: --data ")

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Sequence
 from device_agent import presence
 from device_agent.config import AgentConfig
 from device_agent.intake import Intake
-from device_agent.log_throttle import LogThrottle
 from device_agent.mailbox import Mailbox
 from device_agent.pipeline import AgentPipeline
 from device_agent.preflight import load_bundles, start_self_tests
@@ -32,8 +31,10 @@ from distree import topics
 from distree.broker_settings import Session
 from distree.bundle.loading import Bundle
 from distree.errors import Problem, RemoteProtocolError
+from distree.log_throttle import LogThrottle
 from distree.messages.codec import PROBE
 from distree.messages.device import DeviceStatus
+from distree.messages.events import EventKind, Severity
 from distree.node import Fuse, Run
 from distree.transport import make_transport
 from distree.transport.base import Transport
@@ -112,6 +113,7 @@ class Agent:
         self._watchdog_at = 0.0
         self._waits_until = 0.0
         self._problem: Problem | None = None
+        self._lost_at: float | None = None
         self._throttle = LogThrottle()
         self._was_connected = False
         self._unready_until = 0.0
@@ -234,8 +236,16 @@ class Agent:
             topic = topics.stage(self.config.site, pipeline.config.name, task.stage, self.config.device, "+")
             self.reporting.dead_letter(topic, error, bytes(task.tensor.payload))
         else:
-            # Without a traceback: this comes with each input, and the line is enough.
-            log.error("%s: stage %d failed: %s: %s", pipeline.config.name, task.stage, type(error).__name__, error)
+            # Without a traceback: this may come with each input.
+            what = f"stage {task.stage} failed: {type(error).__name__}: {error}"
+            self.reporting.tell(
+                EventKind.STAGE,
+                what,
+                "check the bundle with: distree agent check; restart the agent",
+                severity=Severity.ERROR,
+                like=f"{pipeline.config.name} {task.stage}",
+                pipeline=pipeline.config.name,
+            )
 
     def _wake_for(self, due_at: float) -> None:
         """Shorten the network thread's wait if something is due before its end."""
@@ -292,7 +302,7 @@ class Agent:
                 intake.start(self._stopping)
             self._unready_until = time.monotonic() + SOURCES_S
         else:
-            log.info("connected again")
+            self._tell_connected()
         self.reporting.describe()
         for pipeline in self.pipelines:
             self.mailbox.perform(pipeline, pipeline.node.connected(time.monotonic()))
@@ -301,6 +311,13 @@ class Agent:
             self._be_ready()
         elif not self._unready_until:
             self.reporting.set_status(DeviceStatus.DRAINING if self._stopping.is_set() else DeviceStatus.READY)
+
+    def _tell_connected(self) -> None:
+        """Say that the connection is back, and for how long it was lost."""
+        lost_s = 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
+        self._lost_at = None
+        what = f"connected to the broker again after {lost_s:.1f} s"
+        self.reporting.tell(EventKind.CONNECTION, what, severity=Severity.INFO, like="again")
 
     def _takes_inputs(self) -> bool:
         return all(intake.ready for intake in self.intakes)
@@ -316,6 +333,8 @@ class Agent:
     def disconnected(self, why: Problem) -> None:
         """Log why, at a bounded rate; the transport keeps trying."""
         self._problem = why
+        if self._lost_at is None:
+            self._lost_at = time.monotonic()
         if self.transport.diagnosing:
             log.debug("%s", why)  # the outcome will be logged
             return

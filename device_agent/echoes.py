@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Collection
 
 from device_agent.config import AgentConfig
-from device_agent.log_throttle import LogThrottle
 from device_agent.reporting import REFUSED_LOG_INTERVAL_S, REPUBLISH_S, Reporting
 from distree import topics
 from distree.errors import RESTRICT, Problem, RemoteProtocolError
+from distree.log_throttle import LogThrottle
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceStatus, Echo
 from distree.messages.member import Member

@@ -91,7 +91,7 @@ class Intake:
         try:
             source.run(stop)
         except DistreeError as error:
-            log.error("the source of %s ended: %s", self.pipeline.config.name, error)  # noqa: TRY400 - the line is enough
+            self.tell(EventKind.SOURCE, f"no more inputs: {error.what}", error.remedy, severity=Severity.ERROR)
         except Exception as error:  # noqa: BLE001 - a source must not end silently
             self._on_fault(error)
 

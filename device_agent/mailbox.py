@@ -30,7 +30,7 @@ from distree.messages.events import Thumbnail
 from distree.messages.member import Call, Member
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.messages.result import Result, Stamp
-from distree.node import Acknowledge, Announce, Drop, Effect, Fuse, Listen, Publish, Run, Warn
+from distree.node import Acknowledge, Announce, Drop, Effect, Fuse, Listen, Publish, Run, Tell
 from distree.printable import quoted
 from distree.topics import DELIVERY, Kind
 from distree.transport.base import Received, Transport
@@ -270,8 +270,8 @@ class Mailbox:
                 self._announce(effect)  # type: ignore[arg-type]
             elif kind is Listen:
                 self._listen(pipeline, effect)  # type: ignore[arg-type]
-            elif kind is Warn:
-                log.warning("%s", effect.line)  # type: ignore[union-attr]
+            elif kind is Tell:
+                self._reporting.tell_of(pipeline, effect)  # type: ignore[arg-type]
             elif kind is Drop and log.isEnabledFor(logging.DEBUG):
                 log.debug("%s dropped: %s", effect.request, effect.reason)  # type: ignore[union-attr]
 

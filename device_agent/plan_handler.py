@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 
-from device_agent.log_throttle import LogThrottle
 from device_agent.pipeline import AgentPipeline
 from device_agent.reporting import Reporting
 from distree.errors import RemoteProtocolError
 from distree.formatting import thresholds_text, why_text
+from distree.log_throttle import LogThrottle
 from distree.messages.codec import decode
 from distree.messages.plan import Plan, same_decision
 from distree.node import Effect

@@ -9,16 +9,19 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from device_agent.config import AgentConfig
-from device_agent.linux import clock_synced, memory_mb, rss_bytes
-from device_agent.log_throttle import LogThrottle
+from device_agent.linux import memory_mb, rss_bytes
 from device_agent.pipeline import AgentPipeline
+from device_agent.spells import Spells
 from distree import __version__, topics
+from distree.clock import clock_synced
 from distree.errors import LocalProtocolError, Problem, RemoteProtocolError
 from distree.formatting import counted
+from distree.log_throttle import LogThrottle
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
-from distree.messages.events import DeadLetter, Event, EventKind, Severity
+from distree.messages.events import LEVELS, DeadLetter, Event, EventKind, Severity
 from distree.messages.telemetry import Telemetry
+from distree.node import Tell
 from distree.printable import printable
 from distree.topics import DELIVERY, Kind
 from distree.transport.base import Transport
@@ -26,7 +29,9 @@ from distree.transport.base import Transport
 log = logging.getLogger(__name__)
 
 _NEVER = float("inf")
-_LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ERROR: logging.ERROR}
+
+BURST = 20
+"""Most events in a few seconds; the next one says how many were left out."""
 
 REFUSED_LOG_INTERVAL_S = 600.0
 """Shortest time between two log lines about a message that the broker refuses."""
@@ -68,7 +73,8 @@ class Reporting:
         self._republish_at = _NEVER
         self._refused = LogThrottle(interval_s=REFUSED_LOG_INTERVAL_S)
         self._rejected = LogThrottle()
-        self._events = LogThrottle()
+        self._events = LogThrottle(burst=BURST)
+        self._spells = [Spells() for _ in pipelines]
 
     # ------------------------------------------------------------ what is due
 
@@ -142,9 +148,12 @@ class Reporting:
 
     def report(self) -> None:
         """Publish the counters, if the broker is connected; a spool whose disk failed is tried again."""
+        now = time.monotonic()
         for pipeline in self._pipelines:
             if pipeline.spool is not None:
-                pipeline.spool.retry(time.monotonic())
+                pipeline.spool.retry(now)
+                while pipeline.spool.notices:
+                    self.tell_of(pipeline, pipeline.spool.notices.popleft())
         if not self._transport.online:
             return
         self._sequence += 1
@@ -160,6 +169,9 @@ class Reporting:
             pipelines=tuple(pipeline.telemetry() for pipeline in self._pipelines),
         )
         self.publish(Kind.TELEMETRY, self._topic[Kind.TELEMETRY], encode(telemetry))
+        for pipeline, spells, report in zip(self._pipelines, self._spells, telemetry.pipelines, strict=True):
+            for told in spells.note(now, report):
+                self.tell_of(pipeline, told)
 
     # ------------------------------------------------------------ what people should know
 
@@ -173,14 +185,14 @@ class Reporting:
         like: str = "",
         pipeline: str | None = None,
     ) -> None:
-        """Log an event and publish it; those `like` each other, by default those of the same text, at a bounded rate."""
+        """Log an event and publish it; of those `like` each other, or with the same text, one every few seconds."""
         text = str(Problem(what, remedy)) if remedy else what
         unsaid = self._events.unsaid_before(time.monotonic(), f"{kind.value} {like or text}")
         if unsaid is None:
             log.debug("%s", text)
             return
         more = f" (and {counted(unsaid, 'time')} before)" if unsaid else ""
-        log.log(_LEVELS[severity], "%s%s%s", f"{pipeline}: " if pipeline else "", text, more)
+        log.log(LEVELS[severity], "%s%s%s", f"{pipeline}: " if pipeline else "", text, more)
         event = Event(
             device=self._config.device,
             kind=kind,
@@ -193,6 +205,10 @@ class Reporting:
             clock_synced=self.clock_synced,
         )
         self.publish(Kind.EVENT, self._topic[Kind.EVENT], encode(event))
+
+    def tell_of(self, pipeline: AgentPipeline, told: Tell) -> None:
+        """Log and publish what a pipeline tells."""
+        self.tell(told.kind, told.what, told.remedy, severity=told.severity, pipeline=pipeline.config.name)
 
     # ------------------------------------------------------------ what went wrong
 

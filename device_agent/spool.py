@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import stat
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import msgpack
 
 from distree.formatting import counted
+from distree.messages.events import EventKind, Severity
 from distree.messages.request import Tensor
-from distree.node import AcceptedInput
+from distree.node import AcceptedInput, Tell
 from distree.record import record
-
-log = logging.getLogger(__name__)
 
 LIMIT_BYTES = 4 << 20
 """Size at which the journal is rewritten; twice what is owed, if that is more."""
@@ -40,6 +39,9 @@ Also how many answers to inputs that were shed may wait for the broker; beyond t
 
 MAX_UNPUBLISHED = 4096
 """Answers of earlier runs that are kept, however many starts without a broker there are."""
+
+MAX_NOTICES = 16
+"""Notices kept until somebody takes them."""
 
 RETRY_S = 3.0
 """Shortest time in seconds between two attempts to rewrite the journal while the disk fails."""
@@ -59,12 +61,14 @@ class Recovered:
 
 
 class Spool:
-    """The journal of one pipeline's origin. Nothing that the disk does raises; an outage is logged once.
+    """The journal of one pipeline's origin. Nothing that the disk does raises; an outage is told once.
 
     `clock` gives monotonic seconds, the same as the `now` of `retry`.
     """
 
     def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
+        self.notices: deque[Tell] = deque(maxlen=MAX_NOTICES)
+        """What people should know of it, to be logged and published by its owner."""
         self._path = path
         self._limit_bytes = limit_bytes
         self._clock = clock
@@ -86,7 +90,11 @@ class Spool:
             self._replay(entry)
         surplus = len(self._unpublished) - MAX_UNPUBLISHED
         if surplus > 0:
-            log.warning("spool %s: too many unpublished answers: dropped the oldest (%d)", self._path, surplus)
+            self._tell(
+                f"{counted(surplus, 'answer')} of earlier runs will never be published, because more than "
+                f"{MAX_UNPUBLISHED} wait for the broker",
+                "let this board reach its broker",
+            )
             for request in list(self._unpublished)[:surplus]:
                 self._settle(request)
         self._rewrite(self._clock())
@@ -208,11 +216,10 @@ class Spool:
             aside = self._path.with_suffix(".unread")
             with contextlib.suppress(OSError):
                 self._path.replace(aside)
-            log.error(  # noqa: TRY400 - the line is enough
-                "spool %s cannot be read (%s), so inputs that an earlier run left are not answered; look at %s",
-                self._path,
-                error.strerror,
-                aside,
+            self._tell(
+                f"cannot be read ({error.strerror}), so inputs that an earlier run left are not answered",
+                f"look at {aside}",
+                Severity.ERROR,
             )
             return []
         self._identity = (found.st_dev, found.st_ino)
@@ -224,7 +231,10 @@ class Spool:
         try:
             entries.extend(unpacker)
         except (ValueError, msgpack.UnpackException) as error:
-            log.warning("spool %s: damaged after %s (%s)", self._path, counted(len(entries), "record"), error)
+            self._tell(
+                f"damaged after {counted(len(entries), 'record')} ({error}), so inputs noted after it are not answered",
+                "check the disk",
+            )
         return entries
 
     def _write_record(self, request: str, packed: bytes) -> None:
@@ -289,23 +299,26 @@ class Spool:
         if self._failed_at is not None:
             owed = len(self._open) + len(self._unpublished)
             down_s, saved = now - self._failed_at, counted(owed, "input")
-            log.info("spool %s works again after %.0f s, with %s", self._path, down_s, saved)
+            self._tell(f"works again after {down_s:.0f} s, with {saved}", severity=Severity.INFO)
             self._failed_at = None
 
     def _fail(self, now: float, error: OSError) -> None:
-        """Go on in memory, and log it the first time."""
+        """Go on in memory, and tell so the first time."""
         self._close_file()
         if not self._is_there():
             self._unwritten.update(self._open, self._unpublished)
         if self._failed_at is not None:
             return
         self._failed_at = now
-        log.error(
-            "spool %s cannot be written (%s), so a crash of this agent would now lose inputs; %s",
-            self._path,
-            error.strerror or error,
+        self._tell(
+            f"cannot be written ({error.strerror or error}), so a crash of this agent would now lose inputs",
             _REMEDIES.get(error.errno or 0, "check the disk, or correct state_dir"),
+            Severity.ERROR,
         )
+
+    def _tell(self, what: str, remedy: str = "", severity: Severity = Severity.WARNING) -> None:
+        told = Tell(kind=EventKind.DISK, what=f"spool {self._path}: {what}", remedy=remedy, severity=severity)
+        self.notices.append(told)
 
     def _is_there(self) -> bool:
         """Whether what was last written can still be read, as far as it goes."""

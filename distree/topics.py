@@ -136,7 +136,7 @@ TABLE: dict[Kind, Topic] = {
         {Role.USER},
         _EVENT,
     ),
-    Kind.EVENT: _row("device/{device}/event", {Role.BOARD}, {Role.USER}, _EVENT),
+    Kind.EVENT: _row("device/{device}/event", {Role.BOARD}, {Role.ORCHESTRATOR, Role.USER}, _EVENT),
     Kind.ECHO: _row(
         "device/{device}/echo",
         {Role.BOARD},
@@ -275,7 +275,7 @@ def every(kind: Kind, site: str, pipeline: str = "+") -> str:
 
 
 def device(site: str, device_id: str, kind: Kind) -> str:
-    """Topic of a device's state, meta, telemetry or dead letters."""
+    """Topic of a device's state, meta, telemetry, events or dead letters."""
     assert kind in _OF_DEVICE  # noqa: S101 - a programming error, not a message's
     return build(kind, site=site, device=device_id)
 
@@ -293,6 +293,11 @@ def label(site: str, pipeline: str) -> str:
 def orchestrator(site: str) -> str:
     """Topic of the retained claim of the orchestrator that plans a site."""
     return build(Kind.ORCHESTRATOR, site=site)
+
+
+def site_event(site: str) -> str:
+    """Topic on which the orchestrator of a site tells what people should know of it."""
+    return build(Kind.SITE_EVENT, site=site)
 
 
 def stage(site: str, pipeline: str, k: int, to: str, sender: str) -> str:

@@ -9,6 +9,7 @@ from distree import topics
 from distree.errors import RESTRICT, RemoteProtocolError
 from distree.lanes import Lane
 from distree.messages.codec import encode
+from distree.messages.events import Event
 from distree.messages.member import Call
 from distree.messages.plan import Plan
 from distree.messages.site import Claim, OriginStats
@@ -35,7 +36,7 @@ def subscriptions(
     For pipelines that are `tuned` it also reads audits and labels. `birth_topic` is where Home Assistant says that it
     has started, None if that is not used.
     """
-    found = [(topics.device(site, "+", kind), kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY)]
+    found = [(topics.device(site, "+", kind), kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.EVENT)]
     found += [(topics.plan(site, name), Kind.PLAN) for name in pipelines]
     for name in tuned:
         found += [(topics.of_origin(site, name, Kind.AUDIT, "+"), Kind.AUDIT), (topics.label(site, name), Kind.LABEL)]
@@ -74,6 +75,11 @@ def stats(site: str, of_origin: OriginStats) -> Outgoing:
     return Outgoing(topic=topic, payload=encode(of_origin), delivery=DELIVERY[Kind.STATS])
 
 
+def event(site: str, told: Event) -> Outgoing:
+    """Return an event of the site, as people receive it."""
+    return Outgoing(topic=topics.site_event(site), payload=encode(told), delivery=DELIVERY[Kind.SITE_EVENT])
+
+
 def discovery(topic: str, payload: bytes) -> Outgoing:
     """Return a message by which Home Assistant discovers or forgets a device."""
     return Outgoing(topic=topic, payload=payload, delivery=_DISCOVERY)
@@ -81,7 +87,7 @@ def discovery(topic: str, payload: bytes) -> Outgoing:
 
 class _FromDevice(Protocol):
     @property
-    def device(self) -> str: ...
+    def device(self) -> str | None: ...
 
 
 Said = TypeVar("Said", bound=_FromDevice)

@@ -13,17 +13,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from distree import topics
+from distree.clock import clock_synced
 from distree.errors import RESTRICT, Problem, RemoteProtocolError
 from distree.formatting import plan_text
 from distree.messages.audit import AuditRow
 from distree.messages.codec import decode
+from distree.messages.events import Event, EventKind
 from distree.messages.plan import Plan
 from distree.messages.site import Claim, Label
+from distree.node import Tell
 from distree.topics import Address, Kind
 from distree.transport.base import Received, Transport
 from orchestrator import addresses
-from orchestrator.addresses import Outgoing, of_pipeline
+from orchestrator.addresses import Outgoing, of_device, of_pipeline
 from orchestrator.announcement_requests import AnnouncementRequester
+from orchestrator.board_watch import BoardWatch
 from orchestrator.config import HomeAssistantConfig, StoreConfig
 from orchestrator.controllers import Controllers
 from orchestrator.fleet import Device
@@ -34,11 +38,12 @@ from orchestrator.pipeline_controller import DuePlan, PipelineController
 from orchestrator.pipeline_spec import PipelineSpec
 from orchestrator.problems import OngoingProblems, RefusedMessages, SharedIds
 from orchestrator.restore import restored_controller
+from orchestrator.site_events import SiteEvents
 from orchestrator.site_view import Heard, SiteView, device_row
 from orchestrator.store.connection import StoreError
 from orchestrator.store.database import Store
 from orchestrator.store.journal import Journal
-from orchestrator.store.records import AuditSample, PlanRow, Refused, ServiceRow
+from orchestrator.store.records import AuditSample, EventRow, PlanRow, Refused, ServiceRow
 from orchestrator.timers import Periodic
 from orchestrator.tuning.samples import Sample
 
@@ -51,8 +56,6 @@ CHECK_S = 5.0
 PRUNE_S = 60.0
 ANNOUNCE_S = 1.0
 """How often to check for news for Home Assistant, in seconds."""
-MAX_NAMED = 10
-"""Devices that a line of the log names; it counts the others."""
 
 
 class Service:
@@ -90,6 +93,8 @@ class Service:
         self._journal = Journal(store)
         self._refused = RefusedMessages()
         self._problems = OngoingProblems()
+        self._events = SiteEvents(clock, wall, clock_synced)
+        self._board_watch = BoardWatch()
         self._shared_ids = SharedIds()
         self._requester = AnnouncementRequester()
         self._is_stopping = False
@@ -110,7 +115,7 @@ class Service:
         self.controllers = Controllers(restored_controller(self._store, spec) for spec in self._specs)
         for controller in self.controllers:
             for line in controller.warnings():
-                self._warn(line, controller.name)
+                self._tell(EventKind.PLAN, line, controller.name)
         self._home.recall(self._store.announced())
         names, tuned = self.controllers.names, self.controllers.tuned_names
         self._transport.open(self, addresses.subscriptions(self._site, names, tuned, self._home.birth_topic))
@@ -131,7 +136,7 @@ class Service:
         """Poll once and do what is due; by default the poll waits no longer than until something may be due."""
         settling = self.leadership.role is not Role.STANDBY and self.controllers.are_settling
         self._transport.poll((SETTLING_POLL_S if settling else POLL_S) if timeout_s is None else timeout_s)
-        self._warn(self._problems.note("broker", self._transport.last_error))
+        self._tell(EventKind.CONNECTION, self._problems.note("broker", self._transport.last_error))
         with self._transport.lock:
             self._work(self._clock())
 
@@ -205,7 +210,7 @@ class Service:
         try:
             self._take_in(topics.parse(message.topic), message)
         except RemoteProtocolError as error:
-            self._warn(self._refused.add(message.topic, error))
+            self._tell(EventKind.REFUSED, self._refused.add(message.topic, error))
         self._transport.acknowledge(message.token)
 
     def published(self, token: str) -> None:
@@ -229,6 +234,9 @@ class Service:
             self._take_in_plan(address.pipeline, message)
         elif address.device is not None and address.kind is Kind.STATE and not message.payload:
             self._forget(address.device)
+        elif address.device is not None and address.kind is Kind.EVENT:
+            event = of_device(address.device, decode(Event, message.payload))
+            self._journal.add_event(EventRow(at=self._wall(), sender=address.device, event=event))
         elif address.device is not None and message.payload:
             now_s, retained = self._clock(), message.retain
             heard = self.view.take(now_s, address.kind, address.device, message.payload, retained=retained)
@@ -241,6 +249,9 @@ class Service:
         if report is None:
             self._requester.heard(retained=retained)
             self._home.changed()
+            told = self._board_watch.note(now_s, device, retained=retained)
+            if told is not None:
+                self._tell_of(device.device, told)
         for controller in self.controllers:
             if heard.has_started:
                 controller.started(device)
@@ -252,7 +263,8 @@ class Service:
     def _take_in_claim(self, message: Received) -> None:
         if message.payload:
             claim = decode(Claim, message.payload)
-            self._warn(self.leadership.heard(self._clock(), claim.orchestrator, running=claim.running))
+            line = self.leadership.heard(self._clock(), claim.orchestrator, running=claim.running)
+            self._tell(EventKind.PLAN, line)
 
     def _take_in_plan(self, name: str, message: Received) -> None:
         planner, now_s = self.controllers.of(name).planner, self._clock()
@@ -261,9 +273,9 @@ class Service:
         try:
             plan = of_pipeline(name, decode(Plan, message.payload))
         except RemoteProtocolError:
-            self._warn(planner.saw_garbage(now_s, message.payload, retained=is_past), name)
+            self._tell(EventKind.PLAN, planner.saw_garbage(now_s, message.payload, retained=is_past), name)
             raise
-        self._warn(planner.saw(now_s, plan, retained=is_past), name)
+        self._tell(EventKind.PLAN, planner.saw(now_s, plan, retained=is_past), name)
 
     def _take_in_audit(self, name: str, origin: str, row: AuditRow) -> None:
         controller = self.controllers.tuned(name)
@@ -275,6 +287,7 @@ class Service:
     def _forget(self, device: str) -> None:
         self.view.forget(device)
         self._shared_ids.forget(device)
+        self._board_watch.forget(device)
         self._journal.forget(device)
         self._home.changed()
         for controller in self.controllers:
@@ -314,7 +327,7 @@ class Service:
     def _tend(self, now_s: float, controller: PipelineController) -> None:
         """Do what is due for one pipeline; a failure of one delays no other."""
         self._keep_samples(controller, controller.take_overdue(now_s))
-        self._warn(controller.adjust(now_s, self.view.fleet), controller.name)
+        self._tell(EventKind.PLAN, controller.adjust(now_s, self.view.fleet), controller.name)
         due = controller.due(now_s) if self.leadership.leads else None
         if due is None:
             return
@@ -327,7 +340,7 @@ class Service:
         try:
             action()
         except StoreError as error:
-            self._warn(self._problems.note(task, error.problem))
+            self._tell(EventKind.DISK, self._problems.note(task, error.problem))
             return False
         self._problems.note(task, None)
         return True
@@ -354,20 +367,29 @@ class Service:
         return True
 
     def _check_site(self, now_s: float) -> None:
-        silent, back = self.view.fleet.silence(now_s)
-        self._warn(_devices_text("no more telemetry from", silent))
-        self._warn(_devices_text("telemetry has resumed from", back))
-        self._warn(self.leadership.take_notice())
+        for device, told in self._board_watch.silence(now_s, *self.view.fleet.silence(now_s)):
+            self._tell_of(device, told)
+        self._tell(EventKind.PLAN, self.leadership.take_notice())
         for controller in self.controllers:
             if self.leadership.leads:
-                self._warn(controller.planner.remind(now_s), controller.name)
+                self._tell(EventKind.PLAN, controller.planner.remind(now_s), controller.name)
             for line in controller.check_coverage(self.view.fleet):
-                self._warn(line, controller.name)
+                self._tell(EventKind.BOARD, line, controller.name)
 
-    def _warn(self, line: str | None, pipeline: str | None = None) -> None:
-        """Log a warning, if there is one."""
+    def _tell(self, kind: EventKind, line: str | None, pipeline: str | None = None) -> None:
+        """Log a warning, if there is one, keep it, and publish it."""
         if line is not None:
-            log.warning("%s", line if pipeline is None else f"pipeline {pipeline}: {line}")
+            self._keep_event(self._events.tell(kind, line, pipeline=pipeline))
+
+    def _tell_of(self, device: str, told: Tell) -> None:
+        self._keep_event(self._events.tell(told.kind, told.what, told.remedy, severity=told.severity, device=device))
+
+    def _keep_event(self, event: Event | None) -> None:
+        if event is None:
+            return
+        self._journal.add_event(EventRow(at=self._wall(), sender="", event=event))
+        if self.leadership.leads:
+            self._publish(addresses.event(self._site, event))
 
     # ------------------------------------------------------------ publishing
 
@@ -403,7 +425,7 @@ class Service:
 
     def _keep_device(self, now_s: float, device: Device, *, alive: bool, reported: bool) -> None:
         now, shared = self._wall(), self._shared_ids.note(now_s, device)
-        self._warn(shared)
+        self._tell(EventKind.BOARD, shared)
         shared_at = now if shared is not None else None
         heard_at = now if alive else None
         row = device_row(device, seen_at=now, heard_at=heard_at, shared=shared, shared_at=shared_at)
@@ -435,11 +457,3 @@ class Service:
             "pruning the store",
             lambda: self._store.prune(now=self._wall(), telemetry_days=days, max_bytes=max_bytes),
         )
-
-
-def _devices_text(what: str, devices: frozenset[str]) -> str | None:
-    if not devices:
-        return None
-    names = sorted(devices)
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return f"{what} {', '.join(names[:MAX_NAMED])}{more}"

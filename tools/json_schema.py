@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from distree.messages.audit import AuditRow
 from distree.messages.device import DeviceMeta, DeviceState, Echo
-from distree.messages.events import DeadLetter, Thumbnail
+from distree.messages.events import DeadLetter, Event, Thumbnail
 from distree.messages.forms import (
     Branches,
     Data,
@@ -49,6 +49,8 @@ MESSAGES: dict[Kind, type] = {
     Kind.META: DeviceMeta,
     Kind.TELEMETRY: Telemetry,
     Kind.DEAD: DeadLetter,
+    Kind.EVENT: Event,
+    Kind.SITE_EVENT: Event,
     Kind.ECHO: Echo,
     Kind.PLAN: Plan,
     Kind.MEMBER: Member,

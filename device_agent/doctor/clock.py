@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 
 from device_agent.doctor.checks import Check, CheckContext, Finding, failed, ok, unknown
 from device_agent.doctor.network import session
-from device_agent.linux import EARLIEST_BELIEVABLE, clock_synced
 from distree import topics
+from distree.clock import EARLIEST_BELIEVABLE, clock_synced
 from distree.errors import BrokerError
 from distree.topics import Kind
 from distree.transport.packets import Published

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 from uuid import uuid4
 
-from device_agent.log_throttle import LogThrottle
 from device_agent.sources.base import BaseSourceConfig, InputSink
 from distree.bundle.windows import request_of
 from distree.errors import Problem, RemoteProtocolError
+from distree.log_throttle import LogThrottle
 from distree.messages.codec import PROBE, decode
 from distree.messages.limits import MAX_MESSAGE_BYTES, MAX_TEXT
 from distree.messages.request import InputMessage, is_input

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 
 from distree.messages.fields import count, data, declared, flag, ident, text, word
 from distree.messages.limits import MAX_THUMBNAIL_BYTES
@@ -21,8 +22,14 @@ class EventKind(str, enum.Enum):
     """A board was lost, or is back."""
     FALLBACK = "fallback"
     """Inputs are answered without the boards of later stages, or with them again."""
+    STAGE = "stage"
+    """A segment of the network failed."""
+    PLAN = "plan"
+    """Thresholds: a plan was overridden, an exit was shut, two orchestrators disagree."""
     DISK = "disk"
     """Something could not be written to disk, or can be again."""
+    REFUSED = "refused"
+    """A message from another program that broke the protocol."""
     CONNECTION = "connection"
     """The connection to the broker was lost for a while."""
 
@@ -36,6 +43,10 @@ class Severity(str, enum.Enum):
     """Something is lost or worse than it should be."""
     ERROR = "error"
     """Something does not work until somebody mends it."""
+
+
+LEVELS = {Severity.INFO: logging.INFO, Severity.WARNING: logging.WARNING, Severity.ERROR: logging.ERROR}
+"""How events are logged."""
 
 
 @declared(schema="distree.event/1")

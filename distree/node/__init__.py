@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from distree.node.effects import Acknowledge, Announce, Drop, Effect, Fuse, Listen, Publish, Run, Warn
+from distree.node.effects import Acknowledge, Announce, Drop, Effect, Fuse, Listen, Publish, Run, Tell
 from distree.node.node import StageNode
 from distree.node.origin import AcceptedInput
 from distree.node.settings import NodeSettings, OriginSettings
@@ -25,5 +25,5 @@ __all__ = [
     "Publish",
     "Run",
     "StageNode",
-    "Warn",
+    "Tell",
 ]

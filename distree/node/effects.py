@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from distree.messages.audit import AuditRow
+from distree.messages.events import EventKind, Severity
 from distree.messages.member import Call, Member
 from distree.messages.request import Decision, Embedding, Outcome, Progress, StageMessage, Tensor
 from distree.messages.result import Result
@@ -87,13 +88,16 @@ class Listen:
 
 
 @record
-class Warn:
-    """A line for people, that something has changed: for logs."""
+class Tell:
+    """Something that people should know; the driver logs it, and publishes it as an `Event` of this pipeline."""
 
-    line: str
+    kind: EventKind
+    what: str
+    remedy: str = ""
+    severity: Severity = Severity.WARNING
 
 
-Effect: TypeAlias = "Publish | Run | Fuse | Acknowledge | Drop | Announce | Listen | Warn"
+Effect: TypeAlias = "Publish | Run | Fuse | Acknowledge | Drop | Announce | Listen | Tell"
 
 
 @record

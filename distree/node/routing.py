@@ -13,9 +13,10 @@ import random
 from collections.abc import Collection, Iterable
 
 from distree.errors import SAME_BUNDLE, Problem
+from distree.messages.events import EventKind, Severity
 from distree.messages.member import Member
 from distree.messages.request import Hop, RouteStop
-from distree.node.effects import Output, Warn
+from distree.node.effects import Output, Tell
 from distree.node.members import MemberChange, Members
 from distree.node.peer_estimates import WEIGHT, PeerEstimate
 from distree.node.settings import NodeSettings
@@ -71,7 +72,7 @@ class Router:
         self._connected_at = -math.inf
         self.settles_at = -math.inf
         """When the announcements of all members have come in, after a connect."""
-        self._told: dict[int, str] = {}
+        self._told: dict[int, Problem] = {}
 
     def books(self) -> dict[str, int]:
         """How much of what is under way is booked on members."""
@@ -245,15 +246,18 @@ class Router:
 
     def unserved(self, now: float) -> list[Output]:
         """Say which stages nobody serves, each once until that changes."""
-        lines = []
+        outputs: list[Output] = []
         for stage in self._needed:
-            problem = "" if self._is_served(stage) or self._is_awaited(now, stage) else str(self._problem(stage))
-            known = self._told.pop(stage, "")
-            if problem:
+            is_well = self._is_served(stage) or self._is_awaited(now, stage)
+            problem = None if is_well else self._problem(stage)
+            known = self._told.pop(stage, None)
+            if problem is not None:
                 self._told[stage] = problem
-            if problem != known:
-                lines.append(problem or f"stage {stage} is served again")
-        return [Warn(line=f"{self._settings.pipeline}: {line}") for line in lines]
+                if problem != known:
+                    outputs.append(Tell(kind=EventKind.BOARD, what=problem.what, remedy=problem.remedy))
+            elif known is not None:
+                outputs.append(_good_news(f"stage {stage} is served again"))
+        return outputs
 
     def _problem(self, stage: int) -> Problem:
         if self._members.of(stage):
@@ -316,7 +320,7 @@ class Router:
             return []
         self._left_out.discard(device)
         peer.reset()
-        return [Warn(line=f"{self._settings.pipeline}: {device} answers again")]
+        return [_good_news(f"{device} answers again")]
 
     def measured(self, now: float, hops: Iterable[Hop]) -> list[Output]:
         """Take in where the time of a request went: who has a part in it was heard."""
@@ -338,7 +342,7 @@ class Router:
         Who was heard since is not blamed. Who can be replaced is left out at once; the last one of a stage once it was
         missed a few times, or `is_last`: a repetition has gone unanswered.
         """
-        lines = []
+        outputs: list[Output] = []
         for device in boards:
             member = self._members.get(device)
             if member is None or device in self._left_out or device == self._me:
@@ -351,16 +355,19 @@ class Router:
             is_out = peer.misses >= MAX_MISSES or (is_last and member.branch is None)
             if is_out or self._has_twin(member):
                 self._leave_out(now, device)
-                lines.append(f"{device} does not answer, and is left out until it does")
-        return [Warn(line=f"{self._settings.pipeline}: {line}") for line in lines]
+                what = f"{device} does not answer, and is left out until it does"
+                outputs.append(
+                    Tell(kind=EventKind.BOARD, what=what, remedy="see whether it is busy, or look at its log")
+                )
+        return outputs
 
     def unreachable(self, now: float, device: str) -> list[Output]:
         """Note that nobody reads what is sent to a board: the broker says so."""
         if device in self._left_out or self._members.get(device) is None:
             return []
         self._leave_out(now, device)
-        line = f"the broker reports that nobody reads messages to {device}; it is left out until it answers"
-        return [Warn(line=f"{self._settings.pipeline}: {line}")]
+        what = f"the broker reports that nobody reads messages to {device}, so it is left out until it answers"
+        return [Tell(kind=EventKind.BOARD, what=what, remedy="see whether it runs, and look at its log")]
 
     def _leave_out(self, now: float, device: str) -> None:
         self._left_out.add(device)
@@ -392,3 +399,7 @@ class Router:
                 found.append(member)
         self.probe_at = min([self._peer(device).probe_at for device in self._left_out], default=math.inf)
         return found
+
+
+def _good_news(what: str) -> Tell:
+    return Tell(kind=EventKind.BOARD, what=what, severity=Severity.INFO)

@@ -178,6 +178,8 @@ LOSSES = {
     Kind.TELEMETRY: "nobody can see this board's counters and latencies",
     Kind.ECHO: "a broker that delays small messages goes undetected",
     Kind.DEAD: "nobody can see which messages this board rejected",
+    Kind.EVENT: "nobody is told what happens to this board",
+    Kind.SITE_EVENT: "nobody is told which boards are lost",
     Kind.PLAN: "thresholds stay as they are",
     Kind.MEMBER: "origins send nothing to this board",
     Kind.CALL: "boards whose announcements the broker has not retained are not found",

@@ -24,11 +24,14 @@ from orchestrator.store.records import (
     AuditSample,
     Batch,
     DeviceRow,
+    EventRow,
     PipelineRow,
     PlanRow,
     ServiceRow,
     device_row,
     device_values,
+    event_row,
+    event_values,
     pipeline_row,
     pipeline_values,
     plan_row,
@@ -40,6 +43,7 @@ from orchestrator.store.records import (
 )
 
 PLANS_KEPT = 1000
+EVENTS_KEPT = 1000
 
 _SAVE_DEVICE = """
 INSERT INTO device VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO UPDATE SET
@@ -137,6 +141,11 @@ class Store:
             sql.run_for_each(_SAVE_SERVICE, [service_values(batch.service)] if batch.service is not None else ())
             sql.run_for_each(_SAVE_SAMPLE, map(sample_values, batch.samples))
             sql.run_for_each(_SAVE_TUNING, [(row.pipeline, json.dumps(row.state)) for row in batch.tunings])
+            if batch.events:
+                sql.run_for_each(
+                    "INSERT INTO event (at, sender, event) VALUES (?, ?, ?)", map(event_values, batch.events)
+                )
+                sql.run("DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - ?", EVENTS_KEPT)
 
     # ------------------------------------------------------------ plans
 
@@ -214,6 +223,11 @@ class Store:
         """Return the service that wrote last; None if none ever did."""
         rows = self.sql.parsed(service_row, "SELECT pid, started_at, online, refused FROM service")
         return rows[0] if rows else None
+
+    def events(self, count: int) -> tuple[EventRow, ...]:
+        """Return the last `count` events, the oldest first."""
+        rows = self.sql.parsed(event_row, "SELECT at, sender, event FROM event ORDER BY id DESC LIMIT ?", count)
+        return rows[::-1]
 
     # ------------------------------------------------------------ what other systems were told
 

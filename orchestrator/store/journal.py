@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from orchestrator.store.records import AuditSample, Batch, DeviceRow, PipelineRow, ServiceRow, TuningRow
+from orchestrator.store.records import AuditSample, Batch, DeviceRow, EventRow, PipelineRow, ServiceRow, TuningRow
 from orchestrator.store.retention import SAMPLES_KEPT
 
 FORGOTTEN_KEPT = 1000
 """Devices that are remembered as waiting to be removed from the store."""
+
+
+EVENTS_WAITING = 100
+"""Events that wait to be written; a board that tells more in a second has nothing new to say."""
 
 
 class SavesBatches(Protocol):
@@ -32,6 +37,7 @@ class Journal:
         self._reported: dict[str, DeviceRow] = {}
         self._forgotten: set[str] = set()
         self._samples: list[AuditSample] = []
+        self._events: deque[EventRow] = deque(maxlen=EVENTS_WAITING)
         self._saved_pipelines: tuple[PipelineRow, ...] = ()
         self._saved_service: ServiceRow | None = None
 
@@ -57,6 +63,10 @@ class Journal:
         """Have samples written that a tuning has learned from."""
         self._samples += samples
 
+    def add_event(self, row: EventRow) -> None:
+        """Have an event written; of very many since the last write, the oldest are not."""
+        self._events.append(row)
+
     def write(self, pipelines: Iterable[PipelineRow], service: ServiceRow, tunings: Iterable[TuningRow]) -> None:
         """Write everything that the store lacks, given how things stand now.
 
@@ -72,6 +82,7 @@ class Journal:
             service=service if self._is_new(service) else None,
             samples=tuple(self._samples),
             tunings=tuple(tunings),
+            events=tuple(self._events),
         )
         if batch == Batch():
             return
@@ -84,6 +95,7 @@ class Journal:
         self._reported.clear()
         self._forgotten.clear()
         self._samples.clear()
+        self._events.clear()
         self._saved_pipelines = batch.pipelines or self._saved_pipelines
         self._saved_service = batch.service or self._saved_service
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceStatus
+from distree.messages.events import Event
 from distree.messages.plan import MaskedThresholds, Plan
 from distree.messages.telemetry import Telemetry
 from orchestrator.store.connection import Row
@@ -101,6 +102,15 @@ class TuningRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """An event and when it was heard (Unix seconds); `sender` is the board that told it, "" for the orchestrator."""
+
+    at: float
+    sender: str
+    event: Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """What the service writes in one transaction; the reports of the rows in `reported` join the history."""
 
@@ -111,6 +121,7 @@ class Batch:
     service: ServiceRow | None = None
     samples: tuple[AuditSample, ...] = ()
     tunings: tuple[TuningRow, ...] = ()
+    events: tuple[EventRow, ...] = ()
 
 
 PLAN_COLUMNS = (
@@ -235,3 +246,14 @@ def service_row(values: Row) -> ServiceRow:
     pid, started_at, online, refused = values
     counts = tuple(Refused(reason=reason, count=count) for reason, count in json.loads(refused).items())
     return ServiceRow(pid=pid, started_at=started_at, online=bool(online), refused=counts)
+
+
+def event_values(row: EventRow) -> Row:
+    """Columns of the table `event`, but for its id; the event is in its wire form, which has a version."""
+    return row.at, row.sender, encode(row.event)
+
+
+def event_row(values: Row) -> EventRow:
+    """Read a row of the table `event`, without its id."""
+    at, sender, event = values
+    return EventRow(at=at, sender=sender, event=decode(Event, event))

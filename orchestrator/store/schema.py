@@ -7,7 +7,7 @@ import itertools
 from orchestrator.store import history
 from orchestrator.store.connection import Connection, StoreError, no_store_yet
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 _TUNING_TABLES = (
     "CREATE TABLE audit (id INTEGER PRIMARY KEY AUTOINCREMENT, pipeline, at REAL, origin, request, missing, scores, "
@@ -21,6 +21,7 @@ _PLAN_TABLE = (
     "thresholds, masked, audit_rate REAL, rest_s, reason, author, at REAL, is_reset INTEGER)",
     "CREATE INDEX plan_pipeline ON plan (pipeline, id)",
 )
+_EVENT_TABLE = ("CREATE TABLE event (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL, sender, event BLOB)",)
 _SCHEMA = (
     *_PLAN_TABLE,
     "CREATE TABLE pipeline (name PRIMARY KEY, highest_epoch INTEGER, standing, alarm, configured, branches) "
@@ -30,6 +31,7 @@ _SCHEMA = (
     "CREATE TABLE service (id INTEGER PRIMARY KEY CHECK (id = 1), pid, started_at REAL, online, refused)",
     *_TUNING_TABLES,
     _ANNOUNCED_TABLE,
+    *_EVENT_TABLE,
 )
 _MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: (
@@ -58,6 +60,7 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE pipeline ADD COLUMN alarm DEFAULT ''",
         "UPDATE device SET telemetry = NULL",
     ),
+    8: _EVENT_TABLE,
 }
 """From each version to the next. The tables of the history are matched to the declarations of reports instead."""
 

@@ -15,7 +15,7 @@ from distree import __version__
 from distree.messages.audit import AuditRow
 from distree.messages.codec import encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, Echo, HeldStage
-from distree.messages.events import DeadLetter, Thumbnail
+from distree.messages.events import DeadLetter, Event, EventKind, Severity, Thumbnail
 from distree.messages.member import Call, Member
 from distree.messages.plan import MaskedThresholds, Plan
 from distree.messages.request import (
@@ -280,6 +280,15 @@ MESSAGES: dict[str, Any] = {
     "dead": DeadLetter(
         device="cam1", topic="distree/1/lab/pipeline/fashion/stage/1/cam1/b1", reason="field",
         detail="stage: expected an integer of 0 to 31, received 'x'", remedy="", payload_bytes=5, head_hex="81a176a178",
+    ),
+    "event": Event(
+        device="cam1", kind=EventKind.SOURCE, severity=Severity.WARNING, pipeline="fashion",
+        what="the camera is gone", remedy="plug it in", unsaid=2, time="2026-01-15T09:30:00.123+00:00",
+        clock_synced=True,
+    ),
+    "event-site": Event(
+        device=None, kind=EventKind.PLAN, severity=Severity.INFO, pipeline=None, what="all is well", remedy="",
+        unsaid=0, time="2026-01-15T09:30:00.123+00:00", clock_synced=False,
     ),
     "stats": STATS,
     "stats-idle": IDLE_STATS,

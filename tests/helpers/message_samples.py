@@ -11,7 +11,7 @@ import msgpack
 from distree.messages import codec
 from distree.messages.audit import AuditRow
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, Echo, HeldStage
-from distree.messages.events import DeadLetter, Thumbnail
+from distree.messages.events import DeadLetter, Event, EventKind, Severity, Thumbnail
 from distree.messages.layout import layout_of
 from distree.messages.member import Call, Member
 from distree.messages.plan import MaskedThresholds, Plan
@@ -112,6 +112,17 @@ META = DeviceMeta(
 DEAD = DeadLetter(
     device="cam1", topic="a/b", reason="size", detail="why", remedy="how", payload_bytes=3, head_hex="0a0b0c"
 )
+EVENT = Event(
+    device="cam1",
+    kind=EventKind.SOURCE,
+    severity=Severity.WARNING,
+    pipeline="fashion",
+    what="the camera is gone",
+    remedy="plug it in",
+    unsaid=2,
+    time="2026-01-15T09:30:00.123+00:00",
+    clock_synced=True,
+)
 INPUT = InputMessage(request="r", name="a.png", payload=b"123")
 EMBEDDING = Embedding(
     context=replace(CONTEXT, fuser="hub", eager=True),
@@ -209,6 +220,7 @@ MESSAGES: dict[str, Any] = {
     "meta": META,
     "echo": Echo(device="cam1"),
     "dead": DEAD,
+    "event": EVENT,
     "embedding": EMBEDDING,
     "decision": DECISION,
     "member": MEMBER,

@@ -30,7 +30,7 @@ from distree.node import (
     Publish,
     Run,
     StageNode,
-    Warn,
+    Tell,
 )
 from distree.segments import SegmentOutput
 from distree.topics import ALL
@@ -107,7 +107,7 @@ def boards(**stages: int | tuple[int, ...]) -> list[StageNode]:
 
 
 def lines(effects: Iterable[Effect]) -> list[str]:
-    return [effect.line for effect in effects if isinstance(effect, Warn)]
+    return [effect.what for effect in effects if isinstance(effect, Tell)]
 
 
 # ---------------------------------------------------------------- a fleet
@@ -188,8 +188,8 @@ class Fleet:
                     self.acknowledged[delivery] += 1
                 case Announce():
                     self.announced(device, effect)
-                case Warn(line=line):
-                    self.told.append(line)
+                case Tell(what=what):
+                    self.told.append(what)
                 case Drop() | Listen():
                     pass
                 case _:

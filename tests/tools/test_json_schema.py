@@ -33,6 +33,8 @@ NAMES = {
     Kind.META: ["meta", "meta-wide"],
     Kind.TELEMETRY: ["telemetry", "telemetry-wide"],
     Kind.DEAD: ["dead"],
+    Kind.EVENT: ["event"],
+    Kind.SITE_EVENT: ["event-site"],
     Kind.ECHO: ["echo"],
     Kind.PLAN: ["plan", "plan-tuned"],
     Kind.MEMBER: ["member", "member-wide"],

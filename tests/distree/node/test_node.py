@@ -289,13 +289,13 @@ def test_the_first_unanswered_repetition_leaves_the_last_boards_out_and_probes_t
     node.tick(0.5)
     assert node.telemetry().origin.left_out == 0  # nobody can stand in for them
     told = lines(node.tick(0.75))
-    assert told == [f"p: {board} does not answer, and is left out until it does" for board in ("b1", "b2")]
+    assert told == [f"{board} does not answer, and is left out until it does" for board in ("b1", "b2")]
     _, effects = node.accept(0.8, "x", INPUT)
     effects = finish(node, 0.8, effects, UNSURE)
     (result,) = published(effects, Result)
     assert (result.reason, result.exit) == ("fallback", 0)
     assert lines(effects) == [
-        f"p: no board answers for stage {stage}; check the logs of the boards that serve it" for stage in (1, 2)
+        f"no board answers for stage {stage}; check the logs of the boards that serve it" for stage in (1, 2)
     ]
     # The answer of an input never hangs on a probe: that has a request of its own, and nobody waits for it.
     assert node.notify_at() == pytest.approx(1.0)
@@ -308,7 +308,7 @@ def test_the_first_unanswered_repetition_leaves_the_last_boards_out_and_probes_t
     for probe in probes:
         effects = node.receive(1.9, reply_to(probe.message, "fallback"), 1, probe.to)
         assert (lines(effects), effects[-1]) == (
-            [f"p: {probe.to} answers again", f"p: stage {probe.to[1]} is served again"],
+            [f"{probe.to} answers again", f"p: stage {probe.to[1]} is served again"],
             Acknowledge(delivery=1),
         )
     assert node.telemetry().origin.accepted == before.accepted == 2

@@ -62,7 +62,7 @@ def test_an_answer_takes_a_board_in_again(stages):
     lab.settle()
     assert not is_left_out(lab, "b1")
     assert [line for line in lab.told if "no board" not in line] == [
-        "p: b1 answers again", "p: stage 1 is served again", "p: stage 2 is served again",
+        "b1 answers again", "p: stage 1 is served again", "p: stage 2 is served again",
     ]  # fmt: skip
     assert [result for result in lab.results if not result.final] == []
     assert not lab.refused
@@ -112,7 +112,7 @@ def test_what_was_held_meanwhile_is_sent():
     lab.settle()
     assert [(result.reason, result.attempt) for result in lab.results] == [("last", 2), ("last", 1)]
     assert [result.latency_s for result in lab.results] == pytest.approx([1.01] * 2)
-    assert lab.told == ["p: b1 answers again"]
+    assert lab.told == ["b1 answers again"]
 
 
 def test_what_is_heard_otherwise_takes_a_board_in_as_well():
@@ -203,5 +203,5 @@ def test_a_board_that_fuses_answers_as_to_an_audit():
     lab.settle()
     assert not lab.refused
     assert lab.nodes["hub"].idle()
-    assert lab.told == ["p: hub answers again"]
+    assert lab.told == ["hub answers again"]
     assert message.context.request not in {result.request for result in lab.results}

@@ -254,12 +254,10 @@ def test_a_member_of_another_revision_is_told_in_one_line():
         lab.accept()
         lab.settle()
     assert [result.reason for result in lab.results] == ["fallback"] * 3
-    assert lab.told == [
-        f"p: no board serves stage {k} with bundle revision r1 (b1 has r9); {SAME_BUNDLE}" for k in (1, 2)
-    ]
+    assert lab.told == [f"no board serves stage {k} with bundle revision r1 (b1 has r9); {SAME_BUNDLE}" for k in (1, 2)]
     lab.told.clear()
     lab.carry_out("cam", meet(lab.nodes["cam"], *boards(b2=(1, 2)), now=lab.now))
-    assert lab.told == ["p: stage 1 is served again", "p: stage 2 is served again"]
+    assert lab.told == ["stage 1 is served again", "p: stage 2 is served again"]
 
 
 def test_a_stage_that_nobody_serves_is_told_once():
@@ -267,9 +265,9 @@ def test_a_stage_that_nobody_serves_is_told_once():
     for _ in range(3):
         lab.accept()
         lab.settle()
-    assert lab.told == [f"p: no board serves stage {k}; start one that does" for k in (1, 2)]
+    assert lab.told == [f"no board serves stage {k}" for k in (1, 2)]
     lab.carry_out("cam", meet(lab.nodes["cam"], *boards(b1=1)))
-    assert lab.told[2:] == ["p: stage 1 is served again"]
+    assert lab.told[2:] == ["stage 1 is served again"]
 
 
 # ---------------------------------------------------------------- who is blamed
@@ -305,7 +303,7 @@ def test_silence_is_blamed_on_those_alone_who_were_not_heard_since():
     assert {hop.device for hop in lab.results[0].hops} >= {"b1"}
     silence(lab)
     assert left_out(lab) == {"b2"}
-    assert lab.told == ["p: b2 does not answer, and is left out until it does"]
+    assert lab.told == ["b2 does not answer, and is left out until it does"]
     (again,) = [stage_of(letter) for letter in lab.flying]
     assert again.context.attempt == 2
     assert {again.context.route[0].boards, again.context.route[1].boards} & {("b2",)} == set()

@@ -195,13 +195,13 @@ def test_a_branch_that_stays_away_is_no_longer_waited_for_until_it_answers(fuser
     lab.accept()
     lab.settle()  # no time passes
     assert [result.missing for result in lab.results] == [MISSES_B1] * 3 + [MISSES_ONE]
-    assert lab.told == ["p: b1 does not answer, and is left out until it does"]
+    assert lab.told == ["b1 does not answer, and is left out until it does"]
     fusing = lab.nodes[fuser or "cam"]
     assert fusing.telemetry().fusions[0].missing == (0, 4)
     lab.lose = set()
     lab.tick(1.0)  # a probe is due
     lab.settle()
-    assert lab.told[1:] == ["p: b1 answers again"]
+    assert lab.told[1:] == ["b1 answers again"]
     lab.accept()
     lab.settle()
     assert lab.results[4].missing == ()

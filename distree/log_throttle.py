@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 INTERVAL_S = 5.0
 """Shortest time between two lines of one kind, in seconds."""
 
@@ -9,7 +11,9 @@ _LINES = 64
 
 
 class LogThrottle:
-    """Decides which of the log lines that repeat are written.
+    """Decides which of the log lines that repeat are written: one of a kind in `interval_s` seconds.
+
+    With `burst`, at most so many lines of all kinds are written in that time; the next one counts the others.
 
     >>> throttle = LogThrottle()
     >>> throttle.line(0.0, "the connection is lost")
@@ -20,8 +24,10 @@ class LogThrottle:
     'the connection is lost (and 2 times before)'
     """
 
-    def __init__(self, interval_s: float = INTERVAL_S) -> None:
+    def __init__(self, interval_s: float = INTERVAL_S, *, burst: int | None = None) -> None:
         self._interval_s = interval_s
+        self._recent: deque[float] | None = None if burst is None else deque(maxlen=burst)
+        self._beyond = 0
         self._said: dict[str, tuple[float, int]] = {}
 
     def line(self, now: float, text: str, kind: str = "") -> str | None:
@@ -40,6 +46,12 @@ class LogThrottle:
         if said_at is not None and now - said_at < self._interval_s:
             self._said[kind] = said_at, unsaid + 1
             return None
+        if self._recent is not None:
+            if len(self._recent) == self._recent.maxlen and now - self._recent[0] < self._interval_s:
+                self._beyond += 1
+                return None
+            self._recent.append(now)
+            unsaid, self._beyond = unsaid + self._beyond, 0
         self._said[kind] = now, 0
         if len(self._said) > _LINES:
             del self._said[next(iter(self._said))]

@@ -32,7 +32,7 @@ _CHANNELS = {
     Kind.TELEMETRY: "Counters of a board since boot, every few seconds.",
     Kind.DEAD: "Messages that a board refused.",
     Kind.EVENT: "What people should know of a board: inputs refused, a source that died, a full disk.",
-    Kind.SITE_EVENT: "What people should know of a site, from its orchestrator: boards lost and back, overridden plans.",
+    Kind.SITE_EVENT: "What people should know of a site, from its orchestrator: boards lost and back.",
     Kind.ECHO: "Tiny messages of a board to itself, which show whether the broker holds them back.",
     Kind.PLAN: "Thresholds and their epoch, which all boards of the pipeline follow.",
     Kind.MEMBER: "Which stages of a pipeline a board serves, for the origins that choose among boards.",

@@ -11,6 +11,7 @@ from orchestrator.site_view import BoardView, FollowedPlan
 from orchestrator.status.view import (
     BoardStatus,
     BranchStatus,
+    EventStatus,
     FusionStatus,
     OriginStatus,
     PipelineStatus,
@@ -40,6 +41,7 @@ def render(status: Status) -> str:
     wanted = {one.pipeline: one.plan_hash for one in status.pipelines}
     parts = [_head(status), _board_table(status.devices, wanted)]
     parts += [_pipeline_text(one) for one in status.pipelines]
+    parts.append(_events_text(status.events))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -77,6 +79,18 @@ def _board_cells(board: BoardView, wanted: Mapping[str, str]) -> list[str]:
         str(board.dead_letters),
         str(board.offline_dropped),
     ]
+
+
+def _events_text(events: Sequence[EventStatus]) -> str:
+    """Return the last events, the newest last, as in a log."""
+    return "\n".join([f"last events ({len(events)})" if events else "", *map(_event_text, events)]).strip()
+
+
+def _event_text(event: EventStatus) -> str:
+    about = " ".join(name for name in (event.device, event.pipeline) if name)
+    mark = "" if event.severity == "info" else f"{event.severity.upper()} "
+    said = f"{event.what}; {event.remedy}" if event.remedy else event.what
+    return f"  {ago(event.age_s)} ago  {mark}{about and f'{about}: '}{printable(said, 1024)}"
 
 
 def _follows_text(plan: FollowedPlan, wanted: Mapping[str, str]) -> str:

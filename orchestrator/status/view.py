@@ -29,9 +29,10 @@ from orchestrator.site_view import (
 )
 from orchestrator.store.database import Store
 from orchestrator.store.lock import is_served
-from orchestrator.store.records import Refused
+from orchestrator.store.records import EventRow, Refused
 from orchestrator.tuning_view import TuningView, read_tuning, tuner_json, tuning_json
 
+EVENTS_SHOWN = 10
 SCHEMA = "distree.orchestrator-status/1"
 
 
@@ -119,6 +120,20 @@ class BoardStatus:
 
 
 @record
+class EventStatus:
+    """Something that happened: `age_s` is how long ago it was heard of, `by` who said so, "" for the orchestrator."""
+
+    age_s: float
+    by: str
+    device: str | None
+    pipeline: str | None
+    kind: str
+    severity: str
+    what: str
+    remedy: str
+
+
+@record
 class Status:
     """Everything that `distree orchestrator status` shows. `age_s` is how old the newest data is, in seconds."""
 
@@ -131,6 +146,7 @@ class Status:
     refused: tuple[Refused, ...]
     devices: tuple[BoardStatus, ...]
     pipelines: tuple[PipelineStatus, ...]
+    events: tuple[EventStatus, ...]
 
 
 def read_status(config: OrchestratorConfig, *, now: float | None = None) -> Status:
@@ -140,6 +156,7 @@ def read_status(config: OrchestratorConfig, *, now: float | None = None) -> Stat
     with Store(path, read_only=True) as store:
         running, service, stored = is_served(path), store.service(), stored_devices(store)
         devices = [one.device for one in stored]
+        events = store.events(EVENTS_SHOWN)
         pipelines = tuple(_pipeline_status(store, configured, devices, now) for configured in config.pipelines)
     newest = max((one.seen_at for one in stored), default=None)
     return Status(
@@ -152,6 +169,7 @@ def read_status(config: OrchestratorConfig, *, now: float | None = None) -> Stat
         refused=service.refused if service else (),
         devices=tuple(_device_status(one, now) for one in stored),
         pipelines=pipelines,
+        events=tuple(_event_status(row, now) for row in events),
     )
 
 
@@ -188,6 +206,20 @@ def _shared(stored: StoredDevice, now: float) -> str:
     age_s = _age_s(now, stored.shared_at)
     # While it goes on, it is found about once in SHARED_ID_S.
     return "" if stored.shared is None or age_s is None or age_s > 2 * SHARED_ID_S else stored.shared
+
+
+def _event_status(row: EventRow, now: float) -> EventStatus:
+    event = row.event
+    return EventStatus(
+        age_s=_age_s(now, row.at) or 0.0,
+        by=row.sender,
+        device=event.device,
+        pipeline=event.pipeline,
+        kind=event.kind.value,
+        severity=event.severity.value,
+        what=event.what,
+        remedy=event.remedy,
+    )
 
 
 # ---------------------------------------------------------------- pipelines

@@ -55,6 +55,7 @@ INSERT INTO device VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (device) DO
     boot = excluded.boot, period_s = excluded.period_s, seen_at = excluded.seen_at,
     shared = coalesce(excluded.shared, shared), shared_at = coalesce(excluded.shared_at, shared_at)
 """
+_SAVE_EVENT = "INSERT INTO event (at, sender, event) VALUES (?, ?, ?)"
 _OF_PIPELINE, _OF_PLAN = ", ".join(PIPELINE_COLUMNS), ", ".join(PLAN_COLUMNS)
 _SAVE_PIPELINE = f"REPLACE INTO pipeline ({_OF_PIPELINE}) VALUES ({', '.join('?' * len(PIPELINE_COLUMNS))})"  # noqa: S608
 _READ_PIPELINE = f"SELECT {_OF_PIPELINE} FROM pipeline WHERE name = ?"  # noqa: S608 - as above
@@ -142,9 +143,7 @@ class Store:
             sql.run_for_each(_SAVE_SAMPLE, map(sample_values, batch.samples))
             sql.run_for_each(_SAVE_TUNING, [(row.pipeline, json.dumps(row.state)) for row in batch.tunings])
             if batch.events:
-                sql.run_for_each(
-                    "INSERT INTO event (at, sender, event) VALUES (?, ?, ?)", map(event_values, batch.events)
-                )
+                sql.run_for_each(_SAVE_EVENT, map(event_values, batch.events))
                 sql.run("DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - ?", EVENTS_KEPT)
 
     # ------------------------------------------------------------ plans

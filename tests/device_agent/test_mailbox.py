@@ -95,7 +95,7 @@ def test_whatever_a_board_sends_to_others_ends_in_its_name(tmp_path):
     )  # fmt: skip
     found = {topics.parse(topic) for topic in publications(made, load_bundles(made), metas)}
     assert {address.kind for address in found} == {
-        Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD, Kind.EXIT, Kind.DECISION, Kind.OUTCOME, Kind.RESULT,
+        Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD, Kind.EVENT, Kind.EXIT, Kind.DECISION, Kind.OUTCOME, Kind.RESULT,
         Kind.AUDIT, Kind.THUMBNAIL, Kind.MEMBER, Kind.CALL, Kind.STAGE,
     }  # fmt: skip
     assert {address.sender or address.device or address.origin for address in found} == {"b0"}

@@ -418,7 +418,7 @@ def test_what_is_no_file_is_put_aside(path, make, told):
     spool, found = open_spool(path)
     assert found == Recovered()
     assert levels(told) == ["ERROR"]
-    assert f"spool {path} cannot be read (not a regular file)" in text_of(told)
+    assert f"spool {path}: cannot be read (not a regular file)" in text_of(told)
     assert path.with_suffix(".unread").exists()
     spool.note_accepted(item(1))
     assert spool.unspooled == 0

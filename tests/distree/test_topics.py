@@ -72,12 +72,13 @@ def test_every_kind_has_a_topic_that_is_parsed_to_it():
         Kind.PLAN: topics.plan("lab", "p"),
         Kind.LABEL: topics.label("lab", "p"),
         Kind.ORCHESTRATOR: topics.orchestrator("lab"),
+        Kind.SITE_EVENT: topics.site_event("lab"),
         Kind.STAGE: topics.stage("lab", "p", 1, "b", "c"),
         Kind.MEMBER: topics.member("lab", "p", 1, "b"),
         Kind.CALL: topics.call("lab", "p", "b"),
         **{
             kind: topics.device("lab", "b", kind)
-            for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD, Kind.ECHO)
+            for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.DEAD, Kind.EVENT, Kind.ECHO)
         },
         **{
             kind: topics.of_origin("lab", "p", kind, "b")

@@ -21,6 +21,8 @@ KNOWS = {
     "errors": set(),
     "record": set(),
     "lanes": set(),
+    "clock": set(),
+    "log_throttle": set(),
     "lazy": set(),
     "logs": set(),
     "printable": set(),

@@ -62,7 +62,7 @@ def test_an_answer_takes_a_board_in_again(stages):
     lab.settle()
     assert not is_left_out(lab, "b1")
     assert [line for line in lab.told if "no board" not in line] == [
-        "b1 answers again", "p: stage 1 is served again", "p: stage 2 is served again",
+        "b1 answers again", "stage 1 is served again", "stage 2 is served again",
     ]  # fmt: skip
     assert [result for result in lab.results if not result.final] == []
     assert not lab.refused

@@ -15,7 +15,7 @@ from distree.topics import Kind
 from tools.json_schema import MESSAGES
 
 PATH = Path(__file__).parents[1] / "distree" / "apps" / "dashboard" / "page" / "declared.js"
-KINDS = (Kind.RESULT, Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.PLAN, Kind.ORCHESTRATOR, Kind.THUMBNAIL)
+KINDS = (Kind.RESULT, Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.PLAN, Kind.ORCHESTRATOR, Kind.THUMBNAIL, Kind.EVENT)
 """What the page subscribes to."""
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory_transport import MemoryBroker
+from message_samples import EVENT
 from orchestrator_samples import MASKED, SITE, meta, plan, stage, state, telemetry, wide_pipeline
 from orchestrator_site import PLAN, Heard, OrchestratorSite
 from thoroughness import often
@@ -15,6 +16,8 @@ from thoroughness import often
 from distree import topics
 from distree.errors import SAME_BUNDLE
 from distree.messages.codec import decode, encode
+from distree.messages.device import DeviceStatus
+from distree.messages.events import Event
 from distree.messages.limits import EPOCH_STEP, MAX_EPOCH
 from distree.messages.member import Call
 from distree.messages.plan import plan_hash
@@ -22,6 +25,7 @@ from distree.topics import Kind
 from orchestrator.leadership import CLAIM_S, PATIENCE_S
 from orchestrator.planner import ALARM_S, CALM_S, REASSERT_S, SETTLE_S
 from orchestrator.store.database import Store
+from orchestrator.store.journal import EVENTS_WAITING
 from orchestrator.store.records import PlanRow
 
 
@@ -547,3 +551,58 @@ def test_whatever_bytes_come_it_lives_and_counts(site, messages):
     site.pass_time(1.0)
     assert site.service.view.fleet.get("z").telemetry.sequence == sequence
     assert "z" in [row.device for row in site.store.devices()]
+
+
+# ---------------------------------------------------------------- events
+
+
+def test_a_lost_board_is_logged_published_and_kept(site, caplog):
+    caplog.set_level(logging.INFO)
+    ear = Heard(site, topics.site_event(SITE))
+    site.pass_time(SETTLE_S + 0.5)
+    site.peer.say(state())
+    site.pass_time(1.0)
+    site.peer.say(state(status=DeviceStatus.LOST))
+    site.pass_time(2.0)
+    site.peer.say(state(boot="b2"))
+    site.pass_time(2.0)
+    told = [decode(Event, payload) for _, payload in ear.since()]
+    assert [(one.device, one.severity.value, one.what.split(":")[0]) for one in told] == [
+        ("a", "info", "has started"),
+        ("a", "warning", "lost"),
+        ("a", "info", "is back after 2 s"),
+    ]
+    assert [row.event for row in site.store.events(10)] == told
+    assert {row.sender for row in site.store.events(10)} == {""}
+    assert "board a: is back after 2 s" in caplog.text
+
+
+def test_what_boards_tell_is_kept_and_no_more_than_so_much(site):
+    said = replace(EVENT, device="a")
+    site.pass_time(1.0)
+    topic = topics.device(SITE, "a", Kind.EVENT)
+    site.peer.transport.publish(topic, encode(said), qos=1)
+    site.peer.transport.publish(topic, encode(replace(said, device="b")), qos=1)
+    site.pass_time(2.0)
+    (row,) = (row for row in site.store.events(10) if row.sender)
+    assert (row.sender, row.event) == ("a", said)
+    assert site.service.refused == {"device": 1}
+    for k in range(EVENTS_WAITING + 20):
+        site.peer.transport.publish(topic, encode(replace(said, what=f"event {k}")), qos=1)
+    site.pass_time(2.0)
+    kept = site.store.events(1000)
+    assert len(kept) <= EVENTS_WAITING + 1 + 1  # and that the message of another board was refused
+    assert f"event {EVENTS_WAITING + 19}" in {row.event.what for row in kept}
+
+
+def test_of_two_orchestrators_only_the_leader_tells_of_boards(site, second):
+    both(site, second)
+    ear = Heard(site, topics.site_event(SITE))
+    site.peer.say(state())
+    both(site, second)
+    site.peer.say(state(status=DeviceStatus.LOST))
+    both(site, second)
+    told = [decode(Event, payload).what.split(":")[0] for _, payload in ear.since()]
+    assert told == ["has started", "lost"]
+    # The other one has it in its own store all the same.
+    assert "lost" in {row.event.what.split(":")[0] for row in second.store.events(10)}

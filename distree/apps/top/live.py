@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -14,13 +15,16 @@ from distree.errors import RemoteProtocolError
 from distree.formatting import thresholds_text
 from distree.messages.codec import decode
 from distree.messages.device import DeviceStatus
+from distree.messages.events import Event
 from distree.messages.limits import MAX_PIPELINES
 from distree.messages.plan import Plan, plan_hash
 from distree.messages.site import Claim
 from distree.topics import DELIVERY, Address, Kind
 from distree.transport.base import QuietListener, Received, Transport
-from orchestrator.addresses import of_pipeline
+from orchestrator.addresses import of_device, of_pipeline
 from orchestrator.site_view import BoardRates, BoardView, SiteView, answered_by_exit, reports_on, slowest
+
+EVENTS_KEPT = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,14 @@ class ShownPipeline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShownEvent:
+    """Something that a board or the orchestrator told, `age_s` seconds ago."""
+
+    age_s: float
+    event: Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
     """A snapshot of a site. `trouble` says why there is no broker; `refused` counts messages that were rejected."""
 
@@ -59,6 +71,7 @@ class Frame:
     refused: int
     boards: tuple[ShownBoard, ...]
     pipelines: tuple[ShownPipeline, ...]
+    events: tuple[ShownEvent, ...] = ()
 
 
 class Live(QuietListener):
@@ -72,11 +85,17 @@ class Live(QuietListener):
         self._plans: dict[str, Plan] = {}
         self._claim: Claim | None = None
         self._refused = 0
+        self._events: deque[tuple[float, Event]] = deque(maxlen=EVENTS_KEPT)
 
     def subscriptions(self) -> list[tuple[str, int]]:
         """Return what to subscribe to."""
-        of_devices = [(topics.device(self._site, "+", kind), kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY)]
-        others = [(topics.plan(self._site, "+"), Kind.PLAN), (topics.orchestrator(self._site), Kind.ORCHESTRATOR)]
+        kinds = (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.EVENT)
+        of_devices = [(topics.device(self._site, "+", kind), kind) for kind in kinds]
+        others = [
+            (topics.plan(self._site, "+"), Kind.PLAN),
+            (topics.orchestrator(self._site), Kind.ORCHESTRATOR),
+            (topics.site_event(self._site), Kind.SITE_EVENT),
+        ]
         return [(topic, DELIVERY[kind].qos) for topic, kind in of_devices + others]
 
     def received(self, message: Received) -> None:
@@ -92,6 +111,10 @@ class Live(QuietListener):
         payload = message.payload
         if address.kind is Kind.ORCHESTRATOR:
             self._claim = decode(Claim, payload) if payload else None
+        elif address.kind is Kind.SITE_EVENT:
+            self._events.append((self._clock(), decode(Event, payload)))
+        elif address.kind is Kind.EVENT and address.device is not None:
+            self._events.append((self._clock(), of_device(address.device, decode(Event, payload))))
         elif address.kind is Kind.PLAN and address.pipeline is not None:
             self._take_in_plan(address.pipeline, payload)
         elif address.device is not None and address.kind is Kind.STATE and not payload:
@@ -125,6 +148,7 @@ class Live(QuietListener):
             refused=self._refused,
             boards=tuple(ShownBoard(board=view, rates=self._view.rates(view.device)) for view in views),
             pipelines=tuple(self._pipelines()),
+            events=tuple(ShownEvent(age_s=self._clock() - at, event=event) for at, event in self._events),
         )
 
     def _pipelines(self) -> Iterable[ShownPipeline]:

@@ -8,13 +8,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from distree.apps.top.live import Frame, ShownBoard, ShownPipeline
+from distree.apps.top.live import Frame, ShownBoard, ShownEvent, ShownPipeline
 from distree.formatting import ago, counted, percent
+from distree.messages.events import Severity
 from distree.printable import printable
 
 _STYLES = {"ready": "green", "draining": "yellow", "init": "yellow", "lost": "red bold"}
 _PIPELINE_HEAD = ("PIPELINE", "EPOCH", "ANS/S", "P95_MS", "EXITS", "THRESHOLDS")
 _BOARD_HEAD = ("BOARD", "STATE", "SERVES", "RUN/S", "WAIT", "ANS/S", "OPEN", "EARLY", "P50_MS", "P95_MS", "MB")
+_SEVERITIES = {Severity.INFO: "dim", Severity.WARNING: "yellow", Severity.ERROR: "red"}
+_EVENTS = 3
+"""Events that are shown even where boards have no room."""
 _THRESHOLDS, _SERVES = 5, 2
 """Columns that give way where the terminal is narrow."""
 
@@ -26,10 +30,14 @@ def draw(frame: Frame, *, width: int, height: int | None) -> Group:
     """Return what to print: lines of `width` at most, and at most `height` of them, None for as many as it takes."""
     pipelines = [_pipeline_cells(row) for row in frame.pipelines]
     boards = [_board_cells(row) for row in frame.boards]
-    hidden = 0
+    hidden, events = 0, list(frame.events)
     if height is not None:
         pipelines = pipelines[: max(1, (height - _AROUND) // 3)]
         room = max(1, height - _AROUND - len(pipelines))
+        # Boards come first; events have what is left, a line between included, but always a few.
+        kept = min(len(events), max(_EVENTS, room - len(boards) - 2))
+        events = events[len(events) - kept :]
+        room = max(1, room - (len(events) + 1 if events else 0))
         hidden, boards = max(0, len(boards) - room), boards[:room]
     parts: list[RenderableType] = [_head(frame, width)]
     parts += [_table(_PIPELINE_HEAD, pipelines, left=(0, 4, 5), giving=_THRESHOLDS, width=width)]
@@ -38,7 +46,18 @@ def draw(frame: Frame, *, width: int, height: int | None) -> Group:
         parts.append(Text(f"no board of site {frame.site} has been heard from yet", style="yellow"))
     if hidden:
         parts.append(Text(f"and {hidden} more; a taller terminal shows them", style="dim"))
+    if events:
+        parts.append(Text())
+        parts += [_event_line(shown) for shown in events]
     return Group(*parts)
+
+
+def _event_line(shown: ShownEvent) -> Text:
+    event = shown.event
+    about = " ".join(name for name in (event.device, event.pipeline) if name)
+    said = f"{event.what}; {event.remedy}" if event.remedy else event.what
+    line = f"{ago(shown.age_s):>5} ago  {about and f'{about}: '}{said}"
+    return Text(line, style=_SEVERITIES[event.severity], no_wrap=True, overflow="ellipsis")
 
 
 def _head(frame: Frame, width: int) -> Text:

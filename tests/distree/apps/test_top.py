@@ -20,6 +20,7 @@ from dataclasses import replace
 
 import pytest
 from memory_transport import MemoryBroker
+from message_samples import EVENT
 from orchestrator_samples import HASH, SITE, meta, origin, plan, send, stage, state, telemetry
 
 from broker_config.managed import ManagedBroker
@@ -162,6 +163,31 @@ def test_who_speaks_for_another_is_counted_and_not_believed(scene):
     scene.peer.raw(topics.plan(SITE, "other"), encode(plan()))
     frame = scene.frame()
     assert (frame.boards, frame.pipelines, frame.refused) == ((), (), 4)
+
+
+def test_events_are_shown_with_their_age_and_only_the_last_are_kept(scene):
+    told = encode(EVENT)
+    scene.peer.raw(topics.device(SITE, "cam1", Kind.EVENT), told)
+    scene.peer.raw(topics.device(SITE, "b1", Kind.EVENT), told)  # speaks for another board
+    scene.frame()
+    scene.clock.now += 7.0
+    frame = scene.frame()
+    assert [(shown.age_s, shown.event.what) for shown in frame.events] == [(7.0, EVENT.what)]
+    assert frame.refused == 1
+    for k in range(30):
+        scene.peer.raw(topics.site_event(SITE), encode(replace(EVENT, what=f"event {k}")))
+    assert [shown.event.what for shown in scene.frame().events] == [f"event {k}" for k in range(10, 30)]
+
+
+@needs_rich
+@pytest.mark.parametrize("height", [12, 24, None])
+def test_the_last_events_are_drawn_below_the_boards(scene, height):
+    for k in range(30):
+        scene.peer.raw(topics.site_event(SITE), encode(replace(EVENT, what=f"event {k}")))
+    lines = drawn(scene.frame(), height=height).splitlines()
+    assert len(lines) <= (height or 100)
+    assert "event 29; plug it in" in lines[-1]
+    assert all(len(line) <= 80 for line in lines)
 
 
 def test_complete_is_when_all_ready_boards_have_reported(scene):

@@ -95,4 +95,18 @@ export const MESSAGES = {
       {"name": "png", "form": ["bytes", 0, 65536]},
     ],
   },
+  event: {
+    word: "distree.event/1",
+    fields: [
+      {"name": "device", "form": ["id"], "nullable": true},
+      {"name": "kind", "form": ["word", ["input", "source", "shed", "board", "fallback", "stage", "plan", "disk", "refused", "connection"]]},
+      {"name": "severity", "form": ["word", ["info", "warning", "error"]]},
+      {"name": "pipeline", "form": ["id"], "nullable": true},
+      {"name": "what", "form": ["text", 512]},
+      {"name": "remedy", "form": ["text", 512]},
+      {"name": "unsaid", "form": ["count", 0, 9007199254740992]},
+      {"name": "time", "form": ["text", 40]},
+      {"name": "clock_synced", "form": ["flag"]},
+    ],
+  },
 };

@@ -86,6 +86,7 @@ export function address(topic) {
   const [root, version, site, family, name, kind, who] = parts;
   if (root !== "distree" || version !== "1" || !ID.test(site)) refuse("topic");
   if (parts.length === 4 && family === "orchestrator") return { kind: family, site };
+  if (parts.length === 4 && family === "site-event") return { kind: family, site };
   if (!ID.test(name)) refuse("topic");
   if (parts.length === 6 && family === "device") return { kind, site, device: name };
   if (parts.length === 6 && family === "pipeline") return { kind, site, pipeline: name };
@@ -195,6 +196,18 @@ function claim(payload) {
   return { orchestrator, running };
 }
 
+function event(payload) {
+  const { device, kind, severity, pipeline, what, remedy, unsaid } = json(payload, MESSAGES.event);
+  return { device, kind, severity, pipeline, what, remedy, unsaid };
+}
+
+// What a board tells is about itself; what the orchestrator tells is about any board, or about none.
+function ownEvent(payload, at) {
+  const told = event(payload);
+  same(told.device, at.device);
+  return told;
+}
+
 // A picture as boards write it: one PNG whose data follow its header at once, so that there is no room for animation,
 // profiles or text, and the size that its header states bounds what a decoder may have to do.
 function thumbnail(payload) {
@@ -209,7 +222,7 @@ function thumbnail(payload) {
   return { request, blob: new Blob([png], { type: "image/png" }) };
 }
 
-const READERS = { result, state, meta, telemetry, plan, orchestrator: claim, thumbnail };
+const READERS = { result, state, meta, telemetry, plan, orchestrator: claim, thumbnail, event: ownEvent, "site-event": event };
 
 // Retained messages that are taken back come once more, empty; null stands for them.
 const RETAINED = new Set(["state", "meta", "plan", "orchestrator"]);
@@ -218,7 +231,7 @@ const RETAINED = new Set(["state", "meta", "plan", "orchestrator"]);
 export function decode(topic, payload) {
   const at = address(topic);
   const read = Object.hasOwn(READERS, at.kind) ? READERS[at.kind] : refuse("kind");
-  const needs = { result: "origin", thumbnail: "origin", plan: "pipeline", orchestrator: "site" }[at.kind] ?? "device";
+  const needs = { result: "origin", thumbnail: "origin", plan: "pipeline", orchestrator: "site", "site-event": "site" }[at.kind] ?? "device";
   if (at[needs] === undefined || (at.origin !== undefined && needs !== "origin")) refuse("topic");
   if (payload.length === 0 && RETAINED.has(at.kind)) return { at, message: null };
   try {

@@ -5,7 +5,7 @@ const KEEPALIVE_S = 180;
 const RETRY_MS = 2000;
 
 const TOPICS = [
-  ["device/+/state", 1], ["device/+/meta", 1], ["device/+/telemetry", 0], ["pipeline/+/plan", 1], ["orchestrator", 1],
+  ["device/+/state", 1], ["device/+/meta", 1], ["device/+/telemetry", 0], ["device/+/event", 0], ["site-event", 0], ["pipeline/+/plan", 1], ["orchestrator", 1],
   ["pipeline/+/result/+", 0], ["pipeline/+/thumbnail/+", 0],
 ];
 

@@ -6,6 +6,7 @@ export const ROWS = 30; // results shown, and at most so many waiting to be
 const MAX_PIPELINES = 64;
 const MAX_DEVICES = 256;
 const MAX_PICTURES = 64;
+export const EVENTS = 20; // shown, the newest first
 
 const clock = () => performance.now() / 1000;
 
@@ -21,6 +22,8 @@ export class Model {
     this.devices = new Map();
     this.orchestrators = new Map();
     this.waiting = []; // results that are not drawn yet, oldest first
+    this.events = [];
+    this.eventCount = 0;
     this.pictures = new Map(); // of results to come, by request; oldest first
     this.total = this.late = this.dropped = this.refused = 0;
     this.heardAt = null;
@@ -34,6 +37,8 @@ export class Model {
     switch (at.kind) {
       case "result": return this.takeResult(message);
       case "thumbnail": return this.takePicture(key(at.site, at.pipeline, message.request), message.blob);
+      case "event":
+      case "site-event": return this.takeEvent(at, message);
       case "plan": return this.takePlan(at, message);
       case "orchestrator":
         if (message) return bounded(this.orchestrators, at.site, MAX_PIPELINES, () => message, () => message);
@@ -65,6 +70,12 @@ export class Model {
     result.time = new Date();
     this.waiting.push(result);
     if (this.waiting.length > ROWS) { this.waiting.shift(); this.dropped += 1; }
+    return true;
+  }
+
+  takeEvent(at, event) {
+    this.events.unshift({ ...event, site: at.site, key: ++this.eventCount, time: new Date() });
+    if (this.events.length > EVENTS) this.events.pop();
     return true;
   }
 

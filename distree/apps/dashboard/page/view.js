@@ -261,6 +261,16 @@ function figures(device, now) {
   return `${Math.round(report.rssBytes / 1e6)} MB · up ${ago(report.uptime)} · ${waiting} waiting${dead}${silent}`;
 }
 
+const SEVERITIES = { info: "info", warning: "warning", error: "error" };
+
+function newEvent() {
+  const part = {};
+  for (const name of ["when", "about", "told", "remedy"]) part[name] = make("span", name);
+  part.mark = make("span", "pill");
+  part.root = make("li", "", make("span", "line", part.about, part.mark, part.when), part.told, part.remedy);
+  return part;
+}
+
 // ---------------------------------------------------------------- the page
 
 export class View {
@@ -269,6 +279,7 @@ export class View {
     this.results = new Results(model);
     this.pipelines = new Keyed($("pipelines"), newPipeline);
     this.devices = new Keyed($("devices"), newDevice);
+    this.events = new Keyed($("events"), newEvent);
   }
 
   state(state, line) {
@@ -294,6 +305,22 @@ export class View {
     write($("refused"), whole.format(model.refused));
     this.drawPipelines(now);
     this.drawDevices(now);
+    this.drawEvents();
+  }
+
+  drawEvents() {
+    const { events } = this.model;
+    const several = this.model.sites().size > 1;
+    show($("no-events"), events.length === 0);
+    this.events.draw(events, (event) => event.key, (part, event) => {
+      write(part.when, event.time.toLocaleTimeString());
+      write(part.mark, SEVERITIES[event.severity]);
+      part.mark.dataset.state = event.severity;
+      write(part.about, [several ? event.site : null, event.device, event.pipeline].filter(Boolean).join(" / ") || "orchestrator");
+      write(part.told, event.unsaid ? `${event.what} (and ${plural(event.unsaid, "time")} before)` : event.what);
+      write(part.remedy, event.remedy);
+      show(part.remedy, event.remedy !== "");
+    });
   }
 
   drawPipelines(now) {

@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+from message_samples import EVENT
 
 from benchmarks.browser import missing, prefer, resize
 from benchmarks.dashboard import WARM_UP_S, faults, lines, soak
@@ -19,7 +20,7 @@ from device_agent.thumbnails import png
 from distree import topics
 from distree.messages.codec import encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
-from distree.messages.events import Thumbnail
+from distree.messages.events import EventKind, Severity, Thumbnail
 from distree.messages.plan import MaskedThresholds, Plan, plan_hash
 from distree.messages.request import Hop
 from distree.messages.result import MissingBranch, Result, Stamp
@@ -188,6 +189,32 @@ def test_it_shows_devices_and_who_went_offline(page: Any, publisher: Any) -> Non
     page.until(lambda: page.text("#devices .pill").split("\n") == ["offline", "ready"], "the will, and a device less")
 
 
+def test_it_shows_events_newest_first_and_what_to_do(page: Any, publisher: Any) -> None:
+    page.connect()
+    publisher.publish(Kind.EVENT, topics.device(SITE, "cam1", Kind.EVENT), encode(EVENT))
+    lost = replace(
+        EVENT,
+        device="b1",
+        kind=EventKind.BOARD,
+        severity=Severity.INFO,
+        pipeline=None,
+        what="is back after 9 s",
+        remedy="",
+        unsaid=0,
+    )
+    publisher.publish(Kind.SITE_EVENT, topics.site_event(SITE), encode(lost))
+    publisher.publish(Kind.SITE_EVENT, topics.site_event(SITE), encode(replace(lost, device=None, what="all is well")))
+    page.until(lambda: "all is well" in page.text("#events"), "the events")
+    assert page.text("#events .about").split("\n") == ["orchestrator", "b1", "cam1 / fashion"]
+    assert page.text("#events .pill").split("\n") == ["info", "info", "warning"]
+    assert page.text("#events li:last-child .told") == "the camera is gone (and 2 times before)"
+    assert page.text("#events li:last-child .remedy") == "plug it in"
+    for k in range(30):
+        publisher.publish(Kind.SITE_EVENT, topics.site_event(SITE), encode(replace(lost, what=f"event {k}")))
+    page.until(lambda: "event 29" in page.text("#events"), "many events")
+    assert len(page.text("#events .told").split("\n")) == 20
+
+
 def test_it_shows_the_picture_of_an_input_whichever_comes_first(page: Any, publisher: Any) -> None:
     page.connect()
     picture = png(np.full((28, 20, 3), 200, np.uint8))
@@ -337,6 +364,15 @@ HOSTILE: list[tuple[str, bytes]] = [
     (topics.device(SITE, "cam1", Kind.STATE), json.dumps({**BAD_STATE, "state": "<i>"}).encode()),
     (topics.device(SITE, "cam1", Kind.STATE), json.dumps({**BAD_STATE, "state": "ready", "device": "x"}).encode()),
     (topics.device(SITE, "cam1", Kind.META), b'{"schema": "distree.meta/1", "stages": "x"}'),
+    *[
+        (topic, payload)
+        for topic in (topics.device(SITE, "cam1", Kind.EVENT), topics.site_event(SITE))
+        for payload in (
+            b"", b"{}", changed(encode(EVENT), severity="fatal"), changed(encode(EVENT), what="x" * 513),
+            changed(encode(EVENT), what=None), changed(encode(EVENT), unsaid=-1), changed(encode(EVENT), device="<b>"),
+        )
+    ],
+    (topics.device(SITE, "b1", Kind.EVENT), encode(EVENT)),
     (topics.orchestrator(SITE), b'{"schema": "distree.orchestrator/1", "orchestrator": "<b>", "running": true}'),
     *[
         (THUMBNAIL_TOPIC, payload)
@@ -379,7 +415,10 @@ def test_markup_is_text(page: Any, publisher: Any) -> None:
     publisher.publish(Kind.PLAN, topics.plan(SITE, PIPELINE), encode(replace(PLAN, criterion=markup, model=markup)))
     meta = replace(META, runtime=markup, origins=("<b>x</b>",), fusers=("<i>y</i>",))
     publisher.publish(Kind.META, topics.device(SITE, "cam1", Kind.META), encode(meta))
+    told = replace(EVENT, what=markup, remedy=markup)
+    publisher.publish(Kind.EVENT, topics.device(SITE, "cam1", Kind.EVENT), encode(told))
     page.until(lambda: markup in page.text(".plan") and "<i>y</i>" in page.text("#devices"), "the markup as text")
+    page.until(lambda: markup in page.text("#events"), "the event's as well")
     assert rows(page)[0]["label"] == rows(page)[0]["what .dim"] == markup
     assert page.driver.execute_script("return document.querySelectorAll('main b, main i, main [onerror]').length") == 0
     assert page.driver.execute_script("return document.querySelectorAll('main *').length") > before

@@ -188,7 +188,7 @@ def _complete(args: argparse.Namespace) -> tuple[BrokerSettings, Bundle]:
     missing = [f"--{name}" for name in ("site", "bundle") if getattr(args, name) is None]
     if not args.stages and args.source in (None, "none"):
         missing.append("--stages or --source")
-    if args.source in _WITH_PATH and args.path is None:
+    if args.path is None and args.source in _WITH_PATH and not _WITH_PATH[args.source].path_may_be_left_out:
         missing.append("--path")
     if missing:
         options = ", ".join(missing)

@@ -1,8 +1,9 @@
 """`distree service`: a hardened systemd unit for a board's agent.
 
 The unit runs the agent as a user that exists only while it runs, with nothing writable but its state directory (and the
-folder of a directory source), no devices but the camera or the microphone that it reads, no capabilities, and the system calls of a plain service. Secrets reach it as
-credentials: systemd reads them as root and shows them only to the agent.
+folder of a directory source), no devices but the camera or the microphone that it reads, no capabilities, and the
+system calls of a plain service. Secrets reach it as credentials: systemd reads them as root and shows them only to the
+agent.
 """
 
 from __future__ import annotations

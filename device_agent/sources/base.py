@@ -106,6 +106,9 @@ class BaseSourceConfig:
     path_example: ClassVar[str] = "inbox"
     """What `distree init` suggests for it."""
 
+    path_may_be_left_out: ClassVar[bool] = False
+    """Whether the key has a default that will do."""
+
     waiting_inputs: ClassVar[int] = 0
     """How many inputs of the bundle's shape may wait in the source."""
 

@@ -154,7 +154,7 @@ class CameraSourceConfig(BaseSourceConfig):
         """Say what helps."""
         from device_agent.sources.remedies import remedy_for
 
-        return remedy_for(reason, "the camera", "video")
+        return remedy_for(reason, "the camera", "video", "ls /dev/video*")
 
 
 class CameraSource:

@@ -45,6 +45,7 @@ class MicrophoneSourceConfig(BaseSourceConfig):
     path_is: ClassVar[str] = "microphone's name in ALSA"
     path_key: ClassVar[str] = "device"
     path_example: ClassVar[str] = "default"
+    path_may_be_left_out: ClassVar[bool] = True
     runs_programs: ClassVar[bool] = True
     waiting_inputs: ClassVar[int] = 10
 
@@ -134,4 +135,4 @@ class MicrophoneSourceConfig(BaseSourceConfig):
         """Say what helps."""
         from device_agent.sources.remedies import remedy_for
 
-        return remedy_for(reason, "the microphone", "audio")
+        return remedy_for(reason, "the microphone", "audio", "arecord -l")

@@ -7,7 +7,10 @@ import re
 _GROUP = "add the agent's user to the group {group} (sudo usermod -aG {group} USER), then log in again"
 
 _REMEDIES = (
-    (r"No such file|No such device|cannot find card|the device is gone|it ended$", "check that {device} is connected"),
+    (
+        r"No such file|No such device|cannot find card|the device is gone",
+        "check that {device} is connected: {listed} shows what is",
+    ),
     (r"Permission denied|Operation not permitted", _GROUP),
     (r"busy", "stop the other program that uses {device}"),
     (r"40[13]|[Uu]nauthori[sz]ed|[Ff]orbidden", "check the user name and the password in the URL"),
@@ -17,17 +20,18 @@ _REMEDIES = (
         "check that {device} is switched on and can be reached",
     ),
     (r"SIGKILL", "if it happens again, see in dmesg whether memory ran out"),
-    (r"not installed", ""),
+    (r"^it ended$", "let the program run for as long as the agent does"),
+    (r"closed it$", ""),
 )
 
 
-def remedy_for(reason: str, device: str, group: str) -> str:
-    """Say what helps against a reason; `device` is "the camera", and `group` may open it.
+def remedy_for(reason: str, device: str, group: str, listed: str) -> str:
+    """Say what helps against a reason; `device` is "the camera", `group` may open it, and `listed` lists them.
 
-    >>> remedy_for("/dev/video0: Device or resource busy", "the camera", "video")
+    >>> remedy_for("/dev/video0: Device or resource busy", "the camera", "video", "ls /dev/video*")
     'stop the other program that uses the camera'
     """
     for pattern, remedy in _REMEDIES:
         if re.search(pattern, reason):
-            return remedy.format(device=device, group=group)
+            return remedy.format(device=device, group=group, listed=listed)
     return "run the program by hand to see what it says"

@@ -148,4 +148,4 @@ class StreamSourceConfig(BaseSourceConfig):
         """Say what helps."""
         from device_agent.sources.remedies import remedy_for
 
-        return remedy_for(reason, "the device", "dialout")
+        return remedy_for(reason, "the device", "dialout", "ls -l /dev/serial/by-id")

@@ -156,7 +156,8 @@ def test_without_room_the_newest_waits_and_the_rest_is_counted(start, sink, tmp_
 def test_the_rate_is_kept(start, sink, tmp_path):
     start(command=python(tmp_path, "while True:\n    picture(9); time.sleep(0.005)\n"), rate_hz=10)
     until(lambda: len(sink.submitted) >= 12, "pictures")
-    assert sink.times[11] - sink.times[0] >= 0.95 * 11 / 10
+    # The first may have been late by a period.
+    assert sink.times[11] - sink.times[0] >= 10 / 10
 
 
 def test_a_board_that_was_away_does_not_catch_up():
@@ -368,12 +369,12 @@ def test_a_picture_is_the_same_input_as_from_a_file(start, sink, tmp_path, manif
 
 
 @needs_ffmpeg
-def test_a_large_picture_is_shrunk_first_and_nearly_the_same(start, sink, tmp_path):
+def test_a_large_picture_is_shrunk_first_and_nearly_the_same(start, sink, tmp_path, monkeypatch):
     sink.__init__(CIFAR)
     content = png(tmp_path / "scene.png", picture(1920, 1080))
-    source = start(input=str(tmp_path / "scene.png"), input_options=("-f", "image2", "-loop", "1", "-re"))
-    seen, put = [], source.newest.put
-    source.newest.put = lambda frame: seen.append(frame.shape) or put(frame)
+    seen, put = [], NewestFrame.put
+    monkeypatch.setattr(NewestFrame, "put", lambda newest, frame: seen.append(frame.shape) or put(newest, frame))
+    start(input=str(tmp_path / "scene.png"), input_options=("-f", "image2", "-loop", "1", "-re"))
     until(lambda: seen and sink.submitted, "the picture")
     assert seen[0][0] * seen[0][1] <= 640 * 480
     assert abs(seen[0][1] / seen[0][0] - 16 / 9) < 0.01

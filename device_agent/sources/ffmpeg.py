@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from distree.errors import ConfigError
 
 PROGRAM = "ffmpeg"
-MEMORY_BYTES = 96 << 20
-"""What an ffmpeg takes that decodes a stream of 1080 lines, roughly: it is measured in docs/results/camera.md."""
+MEMORY_BYTES = 128 << 20
+"""What an ffmpeg takes that decodes H.264 with 1080 lines on four cores, roughly; see docs/results/camera.md."""
 
 PLAIN_PIXELS = 640 * 480
 """Pictures of so many pixels are handed over as they are, so that they become the same inputs as files do."""

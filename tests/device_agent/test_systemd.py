@@ -180,7 +180,7 @@ def test_what_programs_take_is_in_the_limit_of_memory(tmp_path: Path) -> None:
         int(values(render(board(tmp_path, **origin(source))), "MemoryMax")[0].rstrip("M"))
         for source in ({"kind": "python"}, {"kind": "camera", "input": "/dev/video0"})
     )
-    assert with_camera - without >= 1.5 * 96
+    assert with_camera - without >= 1.5 * 128
 
 
 # ---------------------------------------------------------------- install, remove, status

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stages", metavar="N,N", help="stages that this board computes (default: none)")
     parser.add_argument("--branch", type=int, metavar="N", help="wide stages only: the branch that this board runs")
     parser.add_argument("--source", choices=SOURCES, help="where this board's own inputs come from, if it has any")
-    whose = ", or ".join(f"{config.path_is} of --source {kind}" for kind, config in _WITH_PATH.items())
+    whose = ", ".join(f"{config.path_is} (--source {kind})" for kind, config in _WITH_PATH.items())
     parser.add_argument("--path", help=whose)
     parser.add_argument(
         "--deadline-ms",

@@ -44,7 +44,7 @@ class CameraSourceConfig(BaseSourceConfig):
 
     kind: Literal["camera"]
     """Pictures from a camera, through ffmpeg."""
-    input: str = ""
+    input: str | None = None
     """The camera's device (`/dev/video0`), a URL (`rtsp://…`, `http://…`) or a video file, which is played once."""
     input_options: tuple[str, ...] = ()
     """More options of ffmpeg for the input, such as `[-input_format, mjpeg, -video_size, 640x480]`. With `-f`, `input`
@@ -63,13 +63,13 @@ class CameraSourceConfig(BaseSourceConfig):
     repeat: bool = False
     """Play a video file again and again."""
 
-    path_is: ClassVar[str] = "camera's device, URL, or video file"
+    path_is: ClassVar[str] = "camera's device, URL or video file"
     path_key: ClassVar[str] = "input"
     path_example: ClassVar[str] = "/dev/video0"
     runs_programs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if bool(self.input) == bool(self.command):
+        if (self.input is not None) == bool(self.command):
             raise ConfigError("input: give either this or command", "name the camera, such as /dev/video0")
         if self.command and (self.input_options or self.repeat):
             raise ConfigError("command: takes neither input_options nor repeat", "put them into the command itself")
@@ -83,7 +83,7 @@ class CameraSourceConfig(BaseSourceConfig):
     @property
     def is_file(self) -> bool:
         """Whether it is a video file."""
-        return not self.command and ffmpeg.is_file(self.input, self.input_options)
+        return self.input is not None and ffmpeg.is_file(self.input, self.input_options)
 
     def make(self, sink: InputSink, topic: str, connection: Callable[[], Transport]) -> CameraSource:  # noqa: ARG002
         """Make what takes the pictures."""
@@ -91,7 +91,7 @@ class CameraSourceConfig(BaseSourceConfig):
 
     def in_folder(self, folder: Path) -> CameraSourceConfig:
         """Return the same with a video file's path from `folder`."""
-        return replace(self, input=str(folder / self.input)) if self.is_file else self
+        return replace(self, input=str(folder / (self.input or ""))) if self.is_file else self
 
     def memory(self) -> dict[str, int]:
         """Return what pictures may take, and ffmpeg."""
@@ -102,17 +102,21 @@ class CameraSourceConfig(BaseSourceConfig):
 
     def read_files(self) -> tuple[Path, ...]:
         """Return the video file."""
-        return (Path(self.input),) if self.is_file else ()
+        return (Path(self.input or ""),) if self.is_file else ()
+
+    @property
+    def _is_device(self) -> bool:
+        return self.input is not None and self.input.startswith("/dev/")
 
     def device_groups(self) -> tuple[str, ...]:
         """Return the group of cameras."""
-        return ("video",) if self.command or self.input.startswith("/dev/") else ()
+        return ("video",) if self.command or self._is_device else ()
 
     def devices(self) -> tuple[str, ...]:
         """Return what cameras are, so that one may be unplugged and come back; those of a Pi take more than one."""
         if self.command:
             return ("char-video4linux", "char-media", "char-dma_heap")
-        return ("char-video4linux",) if self.input.startswith("/dev/") else ()
+        return ("char-video4linux",) if self._is_device else ()
 
     def misfits(self, manifest: Manifest) -> Iterator[Problem]:
         """Say what is missing: images as inputs, and Pillow, which fits them."""
@@ -141,12 +145,12 @@ class CameraSourceConfig(BaseSourceConfig):
 
     def open(self, shape: tuple[int, ...]) -> Output:
         """Start the program that writes pictures for a network whose inputs have this shape."""
-        from device_agent.sources.child import Child
+        from device_agent.sources.child import Child, require
 
-        if self.command:
-            ffmpeg.require(self.command[0], self.command[0])
+        if self.input is None:
+            require(self.command[0])
             return Child(self.command)
-        ffmpeg.require(ffmpeg.PROGRAM, "ffmpeg")
+        require(ffmpeg.PROGRAM, "ffmpeg")
         size = (shape[1], shape[0])
         return Child(ffmpeg.picture_command(self.input, self.input_options, size, self.rate_hz, repeat=self.repeat))
 

@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -20,6 +21,7 @@ from collections.abc import Callable, Sequence
 
 from device_agent.sources.output import PIECE_BYTES, Ending
 from distree import child_processes
+from distree.errors import ConfigError
 from distree.printable import printable, without_credentials
 
 _PIPE_BYTES = 1 << 20
@@ -39,6 +41,13 @@ _WHERE = re.compile(r"^(\[[^\]]* @ 0x[0-9a-f]+\] ?)+")
 
 _SAYS_LITTLE = re.compile(r"^(Error opening (input|output)|Conversion failed|Exiting |Recording )")
 """Lines of ffmpeg and arecord that say less than those before them."""
+
+
+def require(program: str, package: str = "") -> None:
+    """Raise ConfigError if a program is not installed; `package` is Debian's that has it, if it is known."""
+    if shutil.which(program) is None:
+        remedy = f"run: sudo apt install {package}" if package else "install it, or correct its name in command"
+        raise ConfigError(f"{program} is not installed", remedy)
 
 
 class Child:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
-
-from distree.errors import ConfigError
 
 PROGRAM = "ffmpeg"
 MEMORY_BYTES = 128 << 20
@@ -25,17 +22,10 @@ _QUIET = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "error")
 _FIRST_WITH_FPS_MODE = (5, 1)
 
 
-def require(program: str, package: str) -> None:
-    """Raise ConfigError if a program is not installed."""
-    if shutil.which(program) is None:
-        raise ConfigError(f"{program} is not installed", f"run: sudo apt install {package}")
-
-
-def version(program: str = PROGRAM) -> str:
-    """Return the version of a program that knows `-version` or `--version`; "" if it does not say."""
-    option = "-version" if program == PROGRAM else "--version"
+def version() -> str:
+    """Return ffmpeg's version; "" if it does not say."""
     try:
-        done = subprocess.run([program, option], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run([PROGRAM, "-version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     found = re.search(r"version n?(\d[\w.]*)", done.stdout)

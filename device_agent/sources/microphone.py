@@ -118,16 +118,17 @@ class MicrophoneSourceConfig(BaseSourceConfig):
 
     @property
     def program(self) -> str:
-        """The program that records: arecord, which has less to load, or ffmpeg."""
-        return "arecord" if shutil.which("arecord") else ffmpeg.PROGRAM
+        """The program that records: arecord, which has less to load, or ffmpeg where there is only that."""
+        has_arecord, has_ffmpeg = shutil.which("arecord"), shutil.which(ffmpeg.PROGRAM)
+        return ffmpeg.PROGRAM if has_ffmpeg and not has_arecord else "arecord"
 
     def open(self, rate_hz: float, channels: int, on_line: Callable[[str], None] | None) -> Output:
         """Start the program that records."""
-        from device_agent.sources.child import Child
+        from device_agent.sources.child import Child, require
 
         if self.program == ffmpeg.PROGRAM:
-            ffmpeg.require("arecord" if not shutil.which(ffmpeg.PROGRAM) else ffmpeg.PROGRAM, "alsa-utils")
             return Child(ffmpeg.sound_command(self.device, rate_hz, channels), on_line)
+        require(self.program, "alsa-utils")
         rate, count = f"{rate_hz:g}", str(channels)
         return Child(["arecord", "-D", self.device, "-t", "raw", "-f", "S16_LE", "-r", rate, "-c", count, "-"], on_line)
 

@@ -12,10 +12,14 @@ PIECE_BYTES = 1 << 18
 
 @record
 class Ending:
-    """Why an output ended. `is_clean`: it is complete, such as a file that was read to its end."""
+    """Why an output ended, and what helps against it, if that is known already.
+
+    is_clean: it is complete, such as a file that was read to its end.
+    """
 
     reason: str
     is_clean: bool = False
+    remedy: str = ""
 
 
 class Output(Protocol):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from device_agent.sources import ffmpeg
 from device_agent.sources.base import BaseSourceConfig, InputSink
 from distree.errors import ConfigError, Problem
 from distree.printable import printable, without_credentials
@@ -139,9 +138,9 @@ class StreamSourceConfig(BaseSourceConfig):
             from device_agent.sources.opened_path import OpenedPath
 
             return OpenedPath(self.path, self.baud)
-        from device_agent.sources.child import Child
+        from device_agent.sources.child import Child, require
 
-        ffmpeg.require(self.command[0], self.command[0])
+        require(self.command[0])
         return Child(self.command)
 
     def remedy_for(self, reason: str) -> str:

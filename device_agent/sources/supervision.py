@@ -74,7 +74,7 @@ class Supervision:
             if ending.is_clean and not self._is_live:
                 log.info("%s has been read to its end", self._name)
                 return
-            self._tell_broken(ending.reason)
+            self._tell_broken(ending)
             if self._worked_at - opened_at > STEADY_S:
                 wait_s = FIRST_RETRY_S
             if stop.wait(wait_s):
@@ -88,7 +88,7 @@ class Supervision:
         except OSError as error:
             return Ending(reason=error.strerror or str(error))
         except DistreeError as error:
-            return Ending(reason=error.what)
+            return Ending(reason=error.what, remedy=error.remedy)
         try:
             waits_since = time.monotonic()
             while not stop.is_set():
@@ -104,16 +104,17 @@ class Supervision:
                     silent = f"no {self._expects} for {self._silence_s:g} s" + (f" ({said})" if said else "")
                     if output.reopens:
                         return Ending(reason=silent)
-                    self._tell_broken(silent)
+                    self._tell_broken(Ending(reason=silent))
             return None
         except RemoteProtocolError as error:
-            return Ending(reason=error.detail)
+            return Ending(reason=error.detail, remedy=error.remedy)
         finally:
             output.finish()
 
     # ------------------------------------------------------------ one line when it breaks, one when it works again
 
-    def _tell_broken(self, reason: str) -> None:
+    def _tell_broken(self, ending: Ending) -> None:
+        reason = ending.reason
         if reason in self._told or len(self._told) >= _REASONS:
             log.debug("%s: %s; trying again", self._name, reason)
             return
@@ -122,7 +123,7 @@ class Supervision:
         self._sink.tell(
             EventKind.SOURCE,
             f"{self._name} {words}: {reason}",
-            self._remedy_for(reason),
+            ending.remedy or self._remedy_for(reason),
             severity=severity,
             like=f"{self._name} {reason}",
         )

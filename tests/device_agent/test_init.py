@@ -95,7 +95,7 @@ def test_cameras_microphones_and_streams(tmp_path: Path, source: str, bundle: st
 def test_in_a_terminal_a_camera_is_asked_for(tmp_path: Path) -> None:
     shown, status = converse(tmp_path, ["camera", ""], *STAGE, "--device", "a", "--broker", "h:1")
     assert status == 0, shown
-    assert "camera's device, URL, or video file [/dev/video0]: " in shown
+    assert "camera's device, URL or video file [/dev/video0]: " in shown
     assert "input: /dev/video0" in (tmp_path / "agent.yaml").read_text()
 
 

@@ -258,7 +258,10 @@ def test_a_camera_that_is_not_there_is_told_once_and_tried_again(start, sink, tm
 def test_a_program_that_is_not_installed(start, sink):
     start(command=("no-such-program",))
     until(lambda: sink.told, "the line")
-    assert sink.told[0][0] == "camera no-such-program does not work: no-such-program is not installed"
+    assert sink.told[0][:2] == (
+        "camera no-such-program does not work: no-such-program is not installed",
+        "install it, or correct its name in command",
+    )
 
 
 def test_retries_are_less_and_less_frequent(sink, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -74,7 +75,7 @@ class MicrophoneSourceConfig(BaseSourceConfig):
             sink,
             self.name,
             rules_for(reader, "s16le", self.hop, min_level=self.min_level),
-            lambda: self.open(rate_hz, reader.channels, note_line),
+            lambda: self.open(rate_hz, math.prod(reader.shape[1:]), note_line),
             self.remedy_for,
             silence_s=self.silence_s,
         )
@@ -113,7 +114,9 @@ class MicrophoneSourceConfig(BaseSourceConfig):
         reader = InputReader(manifest.input, manifest.preprocess)
         rate_hz = reader.rate_hz or 0.0
         samples = RawSamples("s16le", reader)
-        found = try_samples(lambda: self.open(rate_hz, reader.channels, None), samples, self.remedy_for, timeout_s)
+        found = try_samples(
+            lambda: self.open(rate_hz, math.prod(reader.shape[1:]), None), samples, self.remedy_for, timeout_s
+        )
         return f"{self.name}: {found}, by {self.program}; the bundle is for {rate_hz:,g}"
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -43,7 +44,7 @@ class RawSamples:
         self._given = np.dtype("<i2" if format_ == "s16le" else "<f4")
         self._wanted = reader.dtype
         self._shape = (-1, *reader.shape[1:])
-        self._sample_bytes = self._given.itemsize * reader.channels
+        self._sample_bytes = self._given.itemsize * math.prod(reader.shape[1:])
         self._kept = b""
 
     def push(self, piece: bytes) -> Array:

@@ -87,11 +87,6 @@ class InputReader:
         """Whether a recording shorter than a window is padded, instead of refused."""
         return self._preprocess.window.short == "pad"
 
-    @property
-    def channels(self) -> int:
-        """How many numbers a sample has."""
-        return self.shape[1] if len(self.shape) == 2 else 1
-
     def read(self, content: bytes) -> Array:
         """Return the one input in the content of a file: an array of the spec's dtype and shape.
 
@@ -206,7 +201,7 @@ class InputReader:
 
     def _of_channels(self, samples: Array) -> Array:
         """Convert (samples, channels) to the channels of the spec: several are averaged into one."""
-        wanted = self.channels
+        wanted = self.shape[1] if len(self.shape) == 2 else 1
         if samples.shape[1] != wanted and wanted == 1:
             mean = samples.mean(axis=1, dtype=np.float64, keepdims=True)
             samples = (np.rint(mean) if samples.dtype.kind == "i" else mean).astype(samples.dtype)
@@ -236,8 +231,9 @@ class InputReader:
             return [
                 RawInput(raw=row, at=f"line {table.first_line + k}", label=table.label) for k, row in enumerate(rows)
             ]
+        samples = self.samples_of(table)
         self._check_period(table)
-        return self._windows(self.samples_of(table), most, table.label)
+        return self._windows(samples, most, table.label)
 
     def samples_of(self, table: Table) -> Array:
         """Return the rows of a table as samples: the manifest's channels, in its order, (rows,) or (rows, channels).
@@ -249,10 +245,14 @@ class InputReader:
     def has_rows_of_windows(self, table: Table) -> bool:
         """Whether each row of a table is a whole window: as many values as a window, but not one per channel."""
         columns: int = table.values.shape[1]
-        return not self._spec.channels and columns == math.prod(self.shape) != self.channels
+        return not self._spec.channels and columns == math.prod(self.shape) != self._channels
+
+    @property
+    def _channels(self) -> int:
+        return self.shape[1] if len(self.shape) == 2 else 1
 
     def _columns(self, table: Table) -> Array:
-        channels = self.channels
+        channels = self._channels
         if not self._spec.channels:
             if table.values.shape[1] != channels:
                 there = f" ({', '.join(table.columns)})"[:80] if table.columns else ", without names"
@@ -291,7 +291,7 @@ class InputReader:
     def is_header(self, names: tuple[str, ...]) -> bool:
         """Whether a header with these names of channels is one of a table for this bundle."""
         if not self._spec.channels:
-            return len(names) == self.channels
+            return len(names) == self._channels
         return {_plain_name(name) for name in self._spec.channels} <= {_plain_name(name) for name in names}
 
     def _as_dtype(self, values: Array, line: int) -> Array:

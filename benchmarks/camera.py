@@ -132,7 +132,8 @@ def moments(seconds: float, kills: int, seed: int) -> list[float]:
     free = seconds - (kills + 1) * _EDGE_S
     if free < 0:
         raise SystemExit(f"{kills} kills need a longer run: give fewer --kills, or more --minutes")
-    chosen = sorted(random.Random(seed).uniform(0, free) for _ in range(kills))
+    generator = random.Random(seed)
+    chosen = sorted(generator.uniform(0, free) for _ in range(kills))
     return [at + (k + 1) * _EDGE_S for k, at in enumerate(chosen)]
 
 

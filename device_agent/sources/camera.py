@@ -151,8 +151,10 @@ class CameraSourceConfig(BaseSourceConfig):
             require(self.command[0])
             return Child(self.command)
         require(ffmpeg.PROGRAM, "ffmpeg")
+        # Often enough for the newest to be new, and for silence to be noticed.
+        period_s = min(0.5 / self.rate_hz, 1.0, self.silence_s / 4)
         size = (shape[1], shape[0])
-        return Child(ffmpeg.picture_command(self.input, self.input_options, size, self.rate_hz, repeat=self.repeat))
+        return Child(ffmpeg.picture_command(self.input, self.input_options, size, period_s, repeat=self.repeat))
 
     def remedy_for(self, reason: str) -> str:
         """Say what helps."""
@@ -196,19 +198,17 @@ class CameraSource:
         reading = threading.Thread(target=self._read, args=(stop,), name="camera", daemon=True)
         reading.start()
         due_at = time.monotonic()
-        try:
-            while not stop.is_set() and not self.newest.is_over:
-                now = time.monotonic()
-                if now < due_at:
-                    stop.wait(min(due_at - now, _TURN_S))
-                elif self._sink.wait_for_room(_TURN_S):
-                    frame = self.newest.take(_TURN_S)
-                    if frame is not None:
-                        due_at = _next_due(due_at, 1 / self._config.rate_hz, time.monotonic())
-                        self._submit(frame)
-        finally:
-            reading.join()
-            log.info("%s: %s", self._config.name, self.counts())
+        while not stop.is_set() and not self.newest.is_over:
+            now = time.monotonic()
+            if now < due_at:
+                stop.wait(min(due_at - now, _TURN_S))
+            elif self._sink.wait_for_room(_TURN_S):
+                frame = self.newest.take(_TURN_S)
+                if frame is not None:
+                    due_at = _next_due(due_at, 1 / self._config.rate_hz, time.monotonic())
+                    self._submit(frame)
+        reading.join()
+        log.info("%s: %s", self._config.name, self.counts())
         if self._fault is not None:
             raise self._fault
 

@@ -110,7 +110,7 @@ class Child:
     def _ending(self) -> Ending:
         status = self._process.returncode or 0
         if status < 0:
-            return Ending(reason=f"killed by {signal.Signals(-status).name}")
+            return Ending(reason=f"killed by {_signal_name(-status)}")
         return Ending(
             reason=self.last_line or (f"it ended with status {status}" if status else "it ended"), is_clean=not status
         )
@@ -119,12 +119,18 @@ class Child:
         """Wait for it to end, and take in what it says; whether it has ended. It is not yet waited for."""
         ends_at = time.monotonic() + patience_s
         while True:
-            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            ended = self._has_ended()
             while self._hears_errors and self._poll.poll(0) and self._read_errors() and time.monotonic() < ends_at:
                 pass
             if ended or time.monotonic() >= ends_at:
                 return ended
             time.sleep(_POLL_S)
+
+    def _has_ended(self) -> bool:
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # a program around the agent has every child waited for
+            return True
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -151,3 +157,10 @@ class Child:
             self._lines.append(text)
             if self._on_line is not None:
                 self._on_line(text)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"

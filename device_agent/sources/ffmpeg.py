@@ -63,15 +63,15 @@ def input_arguments(name: str, options: Sequence[str], *, repeat: bool = False) 
 
 
 def picture_command(
-    name: str, options: Sequence[str], size: tuple[int, int], rate_hz: float, *, repeat: bool
+    name: str, options: Sequence[str], size: tuple[int, int], period_s: float, *, repeat: bool
 ) -> list[str]:
-    """Return the command that writes PPM pictures: at most twice as many as `rate_hz`, no larger than is of use.
+    """Return the command that writes PPM pictures: at most one in `period_s` seconds, no larger than is of use.
 
     `size` is the network's, (width, height). Pictures keep their aspect, so that they can be cropped or padded later.
     """
     return [
         PROGRAM, *_QUIET, *input_arguments(name, options, repeat=repeat),
-        "-an", "-sn", "-dn", "-vf", f"{_thinned(rate_hz)},{_shrunk(size)}", *_as_they_come(),
+        "-an", "-sn", "-dn", "-vf", f"{_thinned(period_s)},{_shrunk(size)}", *_as_they_come(),
         "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1",
     ]  # fmt: skip
 
@@ -79,14 +79,13 @@ def picture_command(
 def sound_command(device: str, rate_hz: float, channels: int) -> list[str]:
     """Return the command that writes raw samples of an ALSA device, int16."""
     return [
-        PROGRAM, *_QUIET, "-f", "alsa", "-channels", str(channels), "-sample_rate", f"{rate_hz:g}", "-i", device,
-        "-ac", str(channels), "-ar", f"{rate_hz:g}", "-f", "s16le", "pipe:1",
+        PROGRAM, *_QUIET, "-f", "alsa", "-channels", str(channels), "-sample_rate", f"{rate_hz:.0f}", "-i", device,
+        "-ac", str(channels), "-ar", f"{rate_hz:.0f}", "-f", "s16le", "pipe:1",
     ]  # fmt: skip
 
 
-def _thinned(rate_hz: float) -> str:
+def _thinned(period_s: float) -> str:
     """Leave out pictures that come too fast, before they cost anything; those without a time are kept."""
-    period_s = 0.5 / rate_hz
     kept = f"isnan(t)+isnan(prev_selected_t)+lt(t,prev_selected_t)+gte(t-prev_selected_t,{period_s:.6f})"
     return f"select='{kept}'"
 

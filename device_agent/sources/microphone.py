@@ -132,7 +132,7 @@ class MicrophoneSourceConfig(BaseSourceConfig):
         if self.program == ffmpeg.PROGRAM:
             return Child(ffmpeg.sound_command(self.device, rate_hz, channels), on_line)
         require(self.program, "alsa-utils")
-        rate, count = f"{rate_hz:g}", str(channels)
+        rate, count = f"{rate_hz:.0f}", str(channels)
         return Child(["arecord", "-D", self.device, "-t", "raw", "-f", "S16_LE", "-r", rate, "-c", count, "-"], on_line)
 
     def remedy_for(self, reason: str) -> str:

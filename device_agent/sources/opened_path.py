@@ -21,11 +21,6 @@ def check_baud(baud: int) -> None:
         raise ConfigError(f"baud: {baud} is not a speed of serial devices", "choose one, such as 115200")
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is a regular file, which has an end, and where nothing is lost by reading slowly."""
-    return path.is_file()
-
-
 class OpenedPath:
     """A FIFO, device or file that is open for reading. OSError if it cannot be opened."""
 
@@ -76,8 +71,9 @@ class OpenedPath:
 def _make_raw(descriptor: int, baud: int | None) -> None:
     """Take bytes as they are, and send none back: a terminal echoes, and changes line ends."""
     tty.setraw(descriptor, termios.TCSANOW)
+    settings = termios.tcgetattr(descriptor)
+    settings[2] |= termios.CLOCAL | termios.CREAD  # most devices have no modem's lines to wait for
     if baud is not None:
-        settings = termios.tcgetattr(descriptor)
         settings[4] = settings[5] = getattr(termios, _SPEED.format(baud))
-        termios.tcsetattr(descriptor, termios.TCSANOW, settings)
+    termios.tcsetattr(descriptor, termios.TCSANOW, settings)
     termios.tcflush(descriptor, termios.TCIFLUSH)

@@ -121,15 +121,11 @@ class WindowedSource:
         """Submit windows until `stop`, or the end of the stream."""
         reading = threading.Thread(target=self._read, args=(stop,), name="samples", daemon=True)
         reading.start()
-        try:
-            while not stop.is_set() and not self._has_ended():
-                if self._has_window() and self._sink.wait_for_room(_TURN_S):
-                    self._submit(self._next())
-        finally:
-            with self._changed:
-                self._changed.notify_all()
-            reading.join()
-            log.info("%s: %s", self._name, self.counts())
+        while not stop.is_set() and not self._has_ended():
+            if self._has_window() and self._sink.wait_for_room(_TURN_S):
+                self._submit(self._next())
+        reading.join()
+        log.info("%s: %s", self._name, self.counts())
         if self._fault is not None:
             raise self._fault
 

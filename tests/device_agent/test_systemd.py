@@ -150,6 +150,12 @@ def test_folders_of_inputs_are_writable_and_others_are_not(tmp_path: Path, monke
         ({"kind": "microphone"}, "spoken-digits", "audio", ["char-alsa rw"]),
         ({"kind": "stream", "path": "/dev/ttyUSB7"}, "wrist-exercises", "dialout", ["char-ttyUSB rw"]),
         ({"kind": "camera", "input": "rtsp://cam/1"}, "fashion", None, []),
+        (
+            {"kind": "camera", "command": ["rpicam"]},
+            "fashion",
+            "video",
+            ["char-video4linux rw", "char-media rw", "char-dma_heap rw"],
+        ),
     ],
 )
 def test_devices_of_inputs_may_be_opened_and_no_others(

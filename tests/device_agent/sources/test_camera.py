@@ -273,6 +273,23 @@ def test_retries_are_less_and_less_frequent(sink, tmp_path, monkeypatch):
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
 
 
+def test_a_fault_in_the_agent_is_not_waited_for(sink, tmp_path):
+    """What an input leads to may fail: then the agent ends, whatever the camera does."""
+    source = config(command=python(tmp_path, "note()\n" + ALIVE)).make(sink, "", None)
+    sink.run_jobs = lambda: 1 / 0
+    stop = threading.Event()
+    with pytest.raises(ZeroDivisionError):
+        source.run(stop)
+    stop.set()
+    until(lambda: is_gone(pids(tmp_path)[0]), "the end of the program")
+
+
+def test_a_signal_without_a_name(start, sink, tmp_path):
+    start(command=python(tmp_path, "picture(1)\nos.kill(os.getpid(), 40)\ntime.sleep(600)\n"))
+    until(lambda: sink.lines("broke"), "the line")
+    assert sink.lines("broke")[0].endswith("broke down: killed by signal 40")
+
+
 def test_nothing_is_left_when_it_stops(sink, tmp_path):
     with running(config(command=python(tmp_path, "note()\n" + ALIVE)).make(sink, "", None)):
         until(lambda: sink.submitted, "a picture")
@@ -402,6 +419,15 @@ def test_a_killed_ffmpeg_is_back_within_five_seconds(sink):
         assert len(sink.told) == 6
         (last,) = named("ffmpeg")
     assert is_gone(last)
+
+
+@needs_ffmpeg
+def test_a_camera_of_which_few_pictures_are_wanted_is_not_taken_for_silent(sink):
+    with running(config(**LAVFI, rate_hz=0.05, silence_s=1).make(sink, "", None)):
+        until(lambda: sink.submitted, "a picture")
+        time.sleep(2.5)
+    assert not sink.told
+    assert len(sink.submitted) == 1
 
 
 @needs_ffmpeg

@@ -388,6 +388,21 @@ def test_a_picture_is_the_same_input_as_from_a_file(start, sink, tmp_path, manif
     assert np.array_equal(sink.submitted[0][1], sink.reader.read(content))
 
 
+@pytest.mark.parametrize("manifest", [FASHION, CIFAR], ids=["grey", "colour"])
+def test_a_grey_picture_is_the_same_input_as_from_a_file(start, sink, tmp_path, manifest):
+    sink.__init__(manifest)
+    grey = picture(50, 40)[..., :1]
+    content = png(tmp_path / "scene.png", grey[..., 0])
+    (tmp_path / "frame").write_bytes(ppm(grey))
+    start(
+        command=python(
+            tmp_path, "out.write(open(sys.argv[1], 'rb').read()); out.flush()\ntime.sleep(600)\n", tmp_path / "frame"
+        )
+    )
+    until(lambda: sink.submitted, "the picture")
+    assert np.array_equal(sink.submitted[0][1], sink.reader.read(content))
+
+
 @needs_ffmpeg
 def test_a_large_picture_is_shrunk_first_and_nearly_the_same(start, sink, tmp_path, monkeypatch):
     sink.__init__(CIFAR)

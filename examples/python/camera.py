@@ -27,7 +27,7 @@ def frames(name: str, kind: str, rate_hz: float) -> Iterator[npt.NDArray[np.uint
     made = ["-vf", fit, "-pix_fmt", "gray", "-f", "rawvideo", "-"]
     command = ["ffmpeg", "-v", "error", "-nostdin", "-re", "-f", kind, "-i", name, *made]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        while len(frame := process.stdout.read(28 * 28)) == 28 * 28:
+        while process.stdout and len(frame := process.stdout.read(28 * 28)) == 28 * 28:
             yield np.frombuffer(frame, np.uint8).reshape(28, 28, 1)
 
 

@@ -9,6 +9,7 @@ import pty
 import shutil
 import time
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -348,6 +349,26 @@ def test_how_loud_a_window_is():
     assert level(np.sin(2 * np.pi * 50 * t).astype(np.float32)) == pytest.approx(0.7071, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("[Errno 13] Permission denied", "add the agent's user to the group audio"),
+        (
+            "arecord: main:831: audio open error: Device or resource busy",
+            "stop the other program that uses the microphone",
+        ),
+        ("rtsp://cam/1: Server returned 401 Unauthorized (authorization failed)", "user name and the password"),
+        ("rtsp://cam/1: Server returned 404 Not Found", "check the path in the URL"),
+        ("rtsp://cam/1: No route to host", "check that the microphone is switched on and can be reached"),
+        ("no sample for 10 s", "check that the microphone is switched on and can be reached"),
+        ("killed by SIGKILL", "see in dmesg whether memory ran out"),
+        ("anything else", "run the program by hand to see what it says"),
+    ],
+)
+def test_every_reason_has_a_remedy(reason, words):
+    assert words in MicrophoneSourceConfig(kind="microphone").remedy_for(reason)
+
+
 # ---------------------------------------------------------------- ffmpeg and arecord
 
 
@@ -411,6 +432,21 @@ def test_sound_from_arecord(microphone):
     assert np.array_equal(sink.submitted[1][1], samples[16000:24000])
     assert sink.names()[:2] == ["0s", "2s"]
     assert source.quiet
+
+
+@needs_ffmpeg
+def test_sound_from_ffmpeg_where_there_is_no_arecord(microphone, monkeypatch):
+    if not Path("/usr/share/alsa/alsa.conf").exists():
+        pytest.skip("ALSA's configuration is not installed: apt install libasound2-data")
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "arecord" else which(name))
+    samples = np.tile(recording(8000), 100)
+    sink = LiveSink(SPOKEN)
+    config = MicrophoneSourceConfig(kind="microphone", device=microphone(samples), hop=8000)
+    with running(config.make(sink, "", None)):
+        until(lambda: sink.submitted, "sound")
+        assert named("ffmpeg")
+    assert np.array_equal(sink.submitted[0][1], samples[:8000])
 
 
 @needs_arecord

@@ -105,14 +105,15 @@ class Child:
             self._process.wait(_KILL_S)
         self._note_line(self._begun)
         self._err.close()
-        return self._ending() if ended else Ending(reason=self.last_line or "it closed its output")
+        return self._ending() if ended else Ending(reason=self.last_line or "the program closed its output")
 
     def _ending(self) -> Ending:
         status = self._process.returncode or 0
         if status < 0:
             return Ending(reason=f"killed by {_signal_name(-status)}")
         return Ending(
-            reason=self.last_line or (f"it ended with status {status}" if status else "it ended"), is_clean=not status
+            reason=self.last_line or (f"the program ended with status {status}" if status else "the program ended"),
+            is_clean=not status,
         )
 
     def _wait(self, patience_s: float) -> bool:

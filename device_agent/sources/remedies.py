@@ -20,7 +20,7 @@ _REMEDIES = (
         "check that {device} is switched on and can be reached",
     ),
     (r"SIGKILL", "if it happens again, see in dmesg whether memory ran out"),
-    (r"^it ended$", "let the program run for as long as the agent does"),
+    (r"^the program ended$", "check that {device} is still connected, or let the program run on"),
     (r"closed it$", ""),
 )
 

@@ -193,9 +193,9 @@ def test_a_program_that_dies_is_started_again_with_one_line_each(start, sink, tm
     ("script", "reason"),
     [
         ("picture(1)\nprint('first', file=sys.stderr)\nprint('lens fell off', file=sys.stderr)\nsys.exit(3)\n", "lens fell off"),
-        ("picture(1)\nsys.exit(3)\n", "it ended with status 3"),
-        ("picture(1)\n", "it ended"),
-        ("picture(1)\nout.close()\nos.close(1)\ntime.sleep(600)\n", "it closed its output"),
+        ("picture(1)\nsys.exit(3)\n", "the program ended with status 3"),
+        ("picture(1)\n", "the program ended"),
+        ("picture(1)\nout.close()\nos.close(1)\ntime.sleep(600)\n", "the program closed its output"),
         ("picture(1)\nout.write(b'garbage'); out.flush()\ntime.sleep(600)\n", "its output is no picture in PPM (it begins with 'garbage')"),
         ("picture(1)\nprint('x' * 100000, file=sys.stderr)\nsys.exit(1)\n", "x" * 199 + "…"),
     ],

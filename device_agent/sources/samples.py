@@ -21,6 +21,8 @@ SampleFormat = Literal["s16le", "f32le", "csv"]
 MAX_LINE_BYTES = 4096
 """The longest line that is read."""
 
+_NUMBERS = "send one line of numbers per sample, and nothing else but a header"
+
 
 class Samples(Protocol):
     """What turns bytes into samples of the bundle's dtype: (samples,) or (samples, channels)."""
@@ -94,7 +96,7 @@ class CsvSamples:
         text = line.decode("utf-8", "replace").strip("\r\ufeff")
         if self._is_too_long or len(line) > MAX_LINE_BYTES:
             self._is_too_long = False
-            self._tell_bad_line(f"it is longer than {MAX_LINE_BYTES} bytes", "end each sample with a line feed")
+            self._tell_bad_line(f"one longer than {MAX_LINE_BYTES} bytes", "end each sample with a line feed")
             return []
         try:
             table = self._tables.read(self._number, text)
@@ -102,5 +104,5 @@ class CsvSamples:
         except RemoteProtocolError as error:
             # The first may have begun before it was listened to.
             if self._number > 1:
-                self._tell_bad_line(f"{quoted(text, 60)}: {error.detail}", error.remedy)
+                self._tell_bad_line(f"{quoted(text, 60)}: {error.detail}", error.remedy or _NUMBERS)
             return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ WAITING = 8
 """Windows that may wait to be submitted."""
 
 _TURN_S = 0.5
+_TELL_S = 5.0
+"""Shortest time between two reports of what was lost."""
 
 
 def misfits(manifest: Manifest, hop: int | None) -> Iterator[Problem]:
@@ -116,6 +119,10 @@ class WindowedSource:
         self._fault: BaseException | None = None
         self.samples = 0
         self.submitted = self.dropped = self.quiet = self.bad_lines = 0
+        self._bad_line = "", ""
+        self._told = 0, 0
+        """How many windows and lines of those lost were told."""
+        self._told_at = float("-inf")
 
     def run(self, stop: threading.Event) -> None:
         """Submit windows until `stop`, or the end of the stream."""
@@ -124,7 +131,9 @@ class WindowedSource:
         while not stop.is_set() and not self._has_ended():
             if self._has_window() and self._sink.wait_for_room(_TURN_S):
                 self._submit(self._next())
+            self._tell_losses()
         reading.join()
+        self._tell_losses(at_last=True)
         log.info("%s: %s", self._name, self.counts())
         if self._fault is not None:
             raise self._fault
@@ -189,13 +198,28 @@ class WindowedSource:
             if not self._rules.is_live:
                 while len(self._waiting) >= WAITING and not stop.is_set():
                     self._changed.wait(_TURN_S)
-            dropped = len(self._waiting) >= WAITING
-            if dropped:
+            if len(self._waiting) >= WAITING:
                 self._waiting.popleft()
                 self.dropped += 1
             self._waiting.append(_Window(values=values, start=start))
             self._changed.notify_all()
-        if dropped:
+
+    def _note_bad_line(self, what: str, remedy: str) -> None:
+        self.bad_lines += 1
+        self._bad_line = what, remedy
+
+    # ------------------------------------------------------------ telling
+
+    def _tell_losses(self, *, at_last: bool = False) -> None:
+        """Tell what was lost since it was last told, every few seconds: not each line, of which there may be floods."""
+        now = time.monotonic()
+        if not at_last and now - self._told_at < _TELL_S:
+            return
+        lost, told = (self.dropped, self.bad_lines), self._told
+        if lost == told:
+            return
+        self._told_at, self._told = now, lost
+        if self.dropped > told[0]:
             self._sink.tell(
                 EventKind.SHED,
                 f"{self._name}: {counted(self.dropped, 'window')} dropped since the start, because inputs are not "
@@ -203,15 +227,14 @@ class WindowedSource:
                 "set a larger hop, or give the pipeline faster boards",
                 like=f"{self._name} drops",
             )
-
-    def _note_bad_line(self, what: str, remedy: str) -> None:
-        self.bad_lines += 1
-        self._sink.tell(
-            EventKind.SOURCE,
-            f"{self._name}: {counted(self.bad_lines, 'line')} left out since the start, the last because {what}",
-            remedy,
-            like=f"{self._name} lines",
-        )
+        if self.bad_lines > told[1]:
+            what, remedy = self._bad_line
+            self._sink.tell(
+                EventKind.SOURCE,
+                f"{self._name}: {counted(self.bad_lines, 'line')} left out since the start, the last because of {what}",
+                remedy,
+                like=f"{self._name} lines",
+            )
 
 
 class _Cutter:

@@ -143,7 +143,7 @@ def test_bad_lines_are_left_out_and_told(motion):
     assert len(whats) == 6, whats
     assert whats[0].startswith("'hello': ")
     assert "it has 3 cells, but the first line has 4" in whats[1]
-    assert "longer than 4096 bytes" in whats[4]
+    assert whats[4] == "one longer than 4096 bytes"
 
 
 def test_without_the_names_that_a_bundle_wants_it_is_told(motion):
@@ -310,6 +310,19 @@ def test_samples_that_are_no_numbers_are_rejected_by_name(start, motion, tmp_pat
     until(lambda: sink.rejected, "the rejection")
     assert sink.rejected[0][0] == f"stream {tmp_path / 'x.raw'} at 0s"
     assert sink.rejected[0][1].reason == "value"
+
+
+def test_bad_lines_are_told_together(motion, tmp_path):
+    script = "out.write(b'ax,ay,az,gx\\n' + b'noise\\n' * 50_000); out.flush()\ntime.sleep(600)\n"
+    sink = LiveSink(motion)
+    source = StreamSourceConfig(kind="stream", command=python(tmp_path, script), format="csv").make(sink, "", None)
+    with running(source):
+        until(lambda: source.bad_lines == 50_000, "the lines")
+        assert len(sink.told) <= 2
+    assert 1 <= len(sink.told) <= 3
+    what, remedy, _ = sink.told[-1]
+    assert ": 50,000 lines left out since the start, the last because of 'noise': " in what
+    assert remedy
 
 
 # ---------------------------------------------------------------- configuration

@@ -113,7 +113,7 @@ class BaseSourceConfig:
     """How many inputs of the bundle's shape may wait in the source."""
 
     runs_programs: ClassVar[bool] = False
-    """Whether the source may run another program."""
+    """Whether inputs come from a program or a device: it takes threads of its own, and the doctor tries it."""
 
     def make(self, sink: InputSink, topic: str, connection: Callable[[], Transport]) -> PushSource | PullSource | None:
         """Make the source; None where a program submits inputs by itself.

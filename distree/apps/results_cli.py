@@ -60,6 +60,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def as_text(message: Received) -> str:
+    """Return a result as it arrived; it is JSON already. RemoteProtocolError for anything else."""
+    return read(message)[1]
+
+
 def read(message: Received) -> tuple[Result, str]:
     """Return a result, and its text as it arrived; it is JSON already. RemoteProtocolError for anything else."""
     return decode(Result, message.payload), message.payload.decode()

@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from distree import topics
-from distree.apps.results_cli import read
+from distree.apps.results_cli import as_text
 from distree.bundle.inputs import check_file
 from distree.bundle.windows import count_of
 from distree.client.broker_options import add_broker_arguments, broker_settings
@@ -17,9 +17,10 @@ from distree.client.results import result_topic
 from distree.client.subscription import Subscription
 from distree.errors import CHECK_PATH, BrokerError, ConfigError, RemoteProtocolError, ResultTimeoutError
 from distree.formatting import counted
-from distree.messages.codec import encode
+from distree.messages.codec import decode, encode
 from distree.messages.limits import MAX_MESSAGE_BYTES
 from distree.messages.request import InputMessage
+from distree.messages.result import Result
 from distree.printable import printable
 from distree.topics import Kind
 from distree.transport.base import Received
@@ -54,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     messages = [_message(path, f"{batch}-{index:x}") for index, path in enumerate(args.files)]
 
     def own(message: Received) -> tuple[str, str] | None:
-        result, text = read(message)
-        return (result.request, text) if result.final and result.request.startswith(batch) else None
+        result = decode(Result, message.payload)
+        return (result.request, as_text(message)) if result.final and result.request.startswith(batch) else None
 
     waiting, under_way, answered = deque(messages), dict[str, str](), Counter[str]()
     topic = topics.of_origin(args.site, pipeline, Kind.INPUT, origin)

@@ -175,6 +175,11 @@ def load_agent_config(path: Path) -> AgentConfig:
     """Load agent.yaml; ConfigError, with a line for each mistake. All paths in it are relative to its folder."""
     config, folder = strict_yaml.load(path, AgentConfig), path.absolute().parent
     pipelines = tuple(
-        replace(one, bundle=bundle_of(folder, one.bundle, config.bundles_dir)) for one in config.pipelines
+        replace(
+            one,
+            bundle=bundle_of(folder, one.bundle, config.bundles_dir),
+            origin=None if one.origin is None else replace(one.origin, source=one.origin.source.in_folder(folder)),
+        )
+        for one in config.pipelines
     )
     return replace(config, pipelines=pipelines)

@@ -23,7 +23,9 @@ from distree.errors import ConfigError, ConfigFileError, DistreeError, Problem
 from distree.topics import check_device, check_id, is_id
 
 SOURCES = ("none", *KINDS)
-_WITH_PATH = {kind: config.path_is for kind, config in KINDS.items() if config.path_is}
+_WITH_PATH = {kind: config for kind, config in KINDS.items() if config.path_is}
+"""The sources of which --path says where inputs come from."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 
 
@@ -46,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stages", metavar="N,N", help="stages that this board computes (default: none)")
     parser.add_argument("--branch", type=int, metavar="N", help="wide stages only: the branch that this board runs")
     parser.add_argument("--source", choices=SOURCES, help="where this board's own inputs come from, if it has any")
-    whose = ", or ".join(f"{what} of --source {kind}" for kind, what in _WITH_PATH.items())
-    parser.add_argument("--path", type=Path, help=whose)
+    whose = ", ".join(f"{config.path_is} (--source {kind})" for kind, config in _WITH_PATH.items())
+    parser.add_argument("--path", help=whose)
     parser.add_argument(
         "--deadline-ms",
         type=float,
@@ -121,7 +123,7 @@ def _ask_what_is_missing(args: argparse.Namespace) -> None:
     if args.source is None:
         args.source = _ask(f"source of this board's own inputs: {', '.join(SOURCES)}", "none", _a_source)
     if args.path is None and args.source in _WITH_PATH:
-        args.path = Path(_ask(_WITH_PATH[args.source], "inbox", str))
+        args.path = _ask(_WITH_PATH[args.source].path_is, _WITH_PATH[args.source].path_example, str)
 
 
 def _ask(question: str, default: str, read: Callable[[str], str]) -> str:
@@ -186,14 +188,14 @@ def _complete(args: argparse.Namespace) -> tuple[BrokerSettings, Bundle]:
     missing = [f"--{name}" for name in ("site", "bundle") if getattr(args, name) is None]
     if not args.stages and args.source in (None, "none"):
         missing.append("--stages or --source")
-    if args.source in _WITH_PATH and args.path is None:
+    if args.path is None and args.source in _WITH_PATH and not _WITH_PATH[args.source].path_may_be_left_out:
         missing.append("--path")
     if missing:
         options = ", ".join(missing)
         raise ConfigError(f"init: missing {options}", "give the options, or run it in a terminal to be asked")
     if args.path is not None and args.source not in _WITH_PATH:
-        having = " and ".join(f"--source {kind}" for kind in _WITH_PATH)
-        raise ConfigError(f"--path: only {having} have a path", "leave it out, or give one of these sources")
+        having = ", ".join(f"--source {kind}" for kind in _WITH_PATH)
+        raise ConfigError(f"--path: belongs to one of {having}", "leave it out, or give one of these sources")
     if args.username and args.password_file is None:
         raise ConfigError(
             "--username: there is no password", "give --password-file too, a file whose first line is the password"
@@ -238,7 +240,9 @@ def _lines(args: argparse.Namespace, settings: BrokerSettings, bundle: Bundle) -
         yield "      source:"
         yield f"        kind: {args.source}"
         if args.path is not None:
-            yield f"        path: {_path(args.path, folder)}"
+            key = _WITH_PATH[args.source].path_key
+            is_path = key == "path" or Path(args.path).exists()
+            yield f"        {key}: {_path(Path(args.path), folder) if is_path else _scalar(args.path)}"
 
 
 def _broker_lines(settings: BrokerSettings, folder: Path) -> Iterator[str]:

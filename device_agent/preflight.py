@@ -38,6 +38,9 @@ def _misfits(config: AgentPipelineConfig, bundle: Bundle) -> Iterator[Problem]:
         if k >= len(bundle.stages):
             last = len(bundle.stages) - 1
             yield Problem(f"stages: bundle {bundle.name} has no stage {k}", f"choose stages from 0 to {last}")
+    if config.origin is not None:
+        for what, remedy in config.origin.source.misfits(bundle.manifest):
+            yield Problem(f"origin.source.{what}", remedy)
     yield from _no_pictures(config, bundle)
     if not bundle.is_wide:
         yield from _only_of_wide_stages(config, bundle)

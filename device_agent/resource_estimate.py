@@ -92,6 +92,8 @@ def _of_pipeline(config: AgentConfig, pipeline: AgentPipelineConfig, bundle: Bun
     yield BudgetItem(what=f"open inputs of {pipeline.name}", bytes=2 * pipeline.origin.max_pending * largest)
     for what, most in pipeline.origin.source.memory().items():
         yield BudgetItem(what=f"{what}, of {pipeline.name}", bytes=most)
+    if waiting := pipeline.origin.source.waiting_inputs:
+        yield BudgetItem(what=f"windows of {pipeline.name} that wait", bytes=waiting * input_bytes(bundle))
     if bundle.manifest.input.is_image:
         yield BudgetItem(what=f"an input of {pipeline.name} while it is decoded", bytes=MAX_IMAGE_BYTES)
     elif longest := pipeline.origin.source.longest_file():

@@ -1,8 +1,9 @@
 """`distree service`: a hardened systemd unit for a board's agent.
 
 The unit runs the agent as a user that exists only while it runs, with nothing writable but its state directory (and the
-folder of a directory source), no capabilities, and the system calls of a plain service. Secrets reach it as
-credentials: systemd reads them as root and shows them only to the agent.
+folder of a directory source), no devices but the camera or the microphone that it reads, no capabilities, and the
+system calls of a plain service. Secrets reach it as credentials: systemd reads them as root and shows them only to the
+agent.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from device_agent import resource_estimate
 from device_agent.config import DEFAULT_STATE_DIR, AgentConfig, load_agent_config
 from device_agent.credentials import CERTIFICATE, KEY, PASSWORD
 from device_agent.preflight import load_bundles
+from device_agent.sources import SourceConfig
 from distree.errors import ConfigError
 
 UNIT = "distree-agent.service"
@@ -137,7 +139,8 @@ def _lines(path: Path, config: AgentConfig, program: str, memory_mib: int) -> It
     yield f"TimeoutStopSec={config.shutdown_timeout_s + 10:g}"
     yield "# Estimated from the bundles and full queues, as distree doctor does, and half as much again."
     yield f"MemoryMax={memory_mib}M"
-    yield "TasksMax=64"
+    # An ffmpeg decodes with several threads per core.
+    yield f"TasksMax={256 if any(source.runs_programs for source in _sources(config)) else 64}"
     yield ""
     yield "DynamicUser=yes"
     yield f"StateDirectory={STATE}"
@@ -145,6 +148,7 @@ def _lines(path: Path, config: AgentConfig, program: str, memory_mib: int) -> It
     yield "UMask=0007" if any(_folders(config)) else "UMask=0077"
     yield from _credentials(config)
     yield from _folders(config)
+    yield from _device_lines(config)
     yield ""
     yield from _HARDENING
     yield ""
@@ -159,7 +163,6 @@ _HARDENING = (
     "ProtectSystem=strict",
     "ProtectHome=yes",
     "PrivateTmp=yes",
-    "PrivateDevices=yes",
     "PrivateUsers=yes",
     "ProtectHostname=yes",
     "ProtectKernelLogs=yes",
@@ -198,6 +201,25 @@ def _secrets(config: AgentConfig) -> Iterator[tuple[str, Path]]:
         (KEY, tls.key_file if tls else None),
     )
     yield from ((name, path) for name, path in files if path is not None)
+
+
+def _sources(config: AgentConfig) -> list[SourceConfig]:
+    return [pipeline.origin.source for pipeline in config.pipelines if pipeline.origin is not None]
+
+
+def _device_lines(config: AgentConfig) -> Iterator[str]:
+    """Give the lines for the devices of its inputs: these and no others."""
+    sources = _sources(config)
+    for group in dict.fromkeys(group for source in sources for group in source.device_groups()):
+        yield f"SupplementaryGroups={group}"
+    devices = list(dict.fromkeys(device for source in sources for device in source.devices()))
+    if not devices:
+        yield "PrivateDevices=yes"
+        return
+    # Not PrivateDevices, which would hide them.
+    yield "DevicePolicy=closed"
+    for device in devices:
+        yield f"DeviceAllow={_quoted(device)} rw"
 
 
 def _folders(config: AgentConfig) -> Iterator[str]:
@@ -285,7 +307,7 @@ def _check_visible(path: Path, config: AgentConfig, program: str) -> None:
     if config.broker.tls is not None and config.broker.tls.ca_file is not None:
         files.append((config.broker.tls.ca_file, advice))
     files += [(Path(p.bundle), advice) for p in config.pipelines if Path(p.bundle).is_absolute()]
-    sources = [pipeline.origin.source for pipeline in config.pipelines if pipeline.origin is not None]
+    sources = _sources(config)
     files += [(file, advice) for source in sources for file in source.read_files()]
     for file, remedy in files:
         if any(file.is_relative_to(hidden) for hidden in _HIDDEN):

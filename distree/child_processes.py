@@ -8,6 +8,7 @@ import functools
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import IO
 
@@ -52,6 +53,36 @@ def spawn(
         env=env,
         start_new_session=True,
         preexec_fn=functools.partial(end_with_parent, os.getpid()),
+    )
+
+
+_TIED = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # which Python ignores, and what it starts would too
+if os.getppid() == int(sys.argv[1]):
+    try:
+        os.execvp(sys.argv[2], sys.argv[2:])
+    except OSError as error:
+        sys.exit(f"{sys.argv[2]}: {error.strerror}")
+"""
+"""Asks the kernel to be killed with its parent, then becomes the program that follows in its arguments."""
+
+
+def spawn_from_thread(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start `command`, with pipes for its output and its errors, so that it is killed when the calling thread ends.
+
+    For processes with several threads, where `spawn` would run Python between fork and exec, and might find a lock
+    taken by a thread that the child does not have. A program that does not exist is told in its errors.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-ISc", _TIED, str(os.getpid()), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        env={**os.environ, "LC_ALL": "C", "AV_LOG_FORCE_NOCOLOR": "1"},
+        start_new_session=True,
     )
 
 

@@ -6,8 +6,13 @@ through here before a person gets to see it.
 
 from __future__ import annotations
 
+import re
+
 MOST = 120
 """Characters of a text from outside that are shown in a line."""
+
+_USER = re.compile(r"""(?<=://)[^\s'"]*@""")
+_QUERY = re.compile(r"""(://[^\s?'"]*\?)[^\s'"]+""")
 
 
 def printable(text: str, most: int = MOST) -> str:
@@ -24,3 +29,12 @@ def printable(text: str, most: int = MOST) -> str:
 def quoted(text: str, most: int = MOST) -> str:
     """Return `text` as `printable` does, between quotation marks."""
     return f"'{printable(text, most)}'"
+
+
+def without_credentials(text: str) -> str:
+    """Return `text` with neither users nor passwords in its URLs; cameras take these in the query too.
+
+    >>> without_credentials("rtsp://ann:p@ss@10.0.0.7/live: 401, http://cam/jpg?user=ann&pwd=x")
+    'rtsp://10.0.0.7/live: 401, http://cam/jpg?…'
+    """
+    return _QUERY.sub(r"\1…", _USER.sub("", text)) if "://" in text else text

@@ -26,6 +26,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 
 from distree.errors import CHECK_PATH, ConfigError, ConfigFileError, Problem
+from distree.printable import without_credentials
 from distree.thresholds import NEVER, NEVER_WORD, Threshold
 
 T = TypeVar("T")
@@ -430,6 +431,7 @@ def _received(node: yaml.Node, at: str) -> str:
 
 
 def _shortened(text: str, *, quoted: bool) -> str:
+    text = without_credentials(text)
     cut = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
     return repr(cut) if quoted or not cut.isprintable() else cut
 

@@ -15,6 +15,7 @@ from distree.errors import ConfigError
 GROUPS = (
     "runtime",
     "resources",
+    "sources",
     "network",
     "clock",
     "delivery",

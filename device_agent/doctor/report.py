@@ -1,7 +1,7 @@
 """A bug report: one text file with the configuration, versions, findings and the end of the agent's log.
 
-User names and passwords are removed: keys that look like secrets lose their values, and the broker's user name is
-replaced wherever it occurs.
+User names and passwords are removed: keys that look like secrets lose their values, URLs their users and queries, and
+the broker's user name is replaced wherever it occurs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from device_agent.doctor.runtime import machine
 from device_agent.linux import memory_mb
 from device_agent.systemd import UNIT
 from distree.errors import CHECK_PATH, ConfigError
+from distree.printable import without_credentials
 
 REMOVED = "[removed]"
 LOG_LINES = 200
@@ -79,7 +80,7 @@ def write(path: Path, config_path: Path, config: AgentConfig, results: Sequence[
     }
     text = "".join(f"==== {title} ====\n{part.rstrip()}\n\n" for title, part in parts.items())
     try:
-        path.write_text(_without_name(text, config.broker.username), encoding="utf-8")
+        path.write_text(_without_name(without_credentials(text), config.broker.username), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--report {path}: cannot be written ({error.strerror})", CHECK_PATH) from None
 

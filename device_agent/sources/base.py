@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from distree.bundle.preprocessing import Preprocessor
-from distree.errors import RemoteProtocolError
+from distree.errors import Problem, RemoteProtocolError
 from distree.messages.events import EventKind, Severity
 from distree.tensors import Array
 from distree.transport.base import Transport
 
 if TYPE_CHECKING:
     from distree.bundle.inputs import InputReader
+    from distree.bundle.manifest import Manifest
+
+
+Config = TypeVar("Config", bound="BaseSourceConfig")
 
 
 class InputSink(Protocol):
@@ -94,7 +98,22 @@ class BaseSourceConfig:
     """Whether inputs come on the origin's input topic, for which the source gets a connection of its own."""
 
     path_is: ClassVar[str] = ""
-    """What the key `path` names, as `distree init` asks for it; "" where the kind has no such key."""
+    """What `path_key` names, as `distree init` asks for it; "" where there is nothing to ask."""
+
+    path_key: ClassVar[str] = "path"
+    """The key that says where inputs come from."""
+
+    path_example: ClassVar[str] = "inbox"
+    """What `distree init` suggests for it."""
+
+    path_may_be_left_out: ClassVar[bool] = False
+    """Whether the key has a default that will do."""
+
+    waiting_inputs: ClassVar[int] = 0
+    """How many inputs of the bundle's shape may wait in the source."""
+
+    runs_programs: ClassVar[bool] = False
+    """Whether inputs come from a program or a device: it takes threads of its own, and the doctor tries it."""
 
     def make(self, sink: InputSink, topic: str, connection: Callable[[], Transport]) -> PushSource | PullSource | None:
         """Make the source; None where a program submits inputs by itself.
@@ -117,4 +136,27 @@ class BaseSourceConfig:
 
     def shared_folders(self) -> tuple[Path, ...]:
         """Return the folders in which others put files, and which the agent's user must be able to write too."""
+        return ()
+
+    def in_folder(self: Config, folder: Path) -> Config:  # noqa: ARG002
+        """Return the same with what may be a file's name taken from `folder`, where agent.yaml is."""
+        return self
+
+    def misfits(self, manifest: Manifest) -> Iterator[Problem]:  # noqa: ARG002
+        """Say why the source cannot deliver inputs of a bundle, key by key: `rate_hz: …`."""
+        return iter(())
+
+    def probe(self, manifest: Manifest, timeout_s: float) -> str:  # noqa: ARG002
+        """Try the source, and say what comes from it; "" where there is nothing to try.
+
+        Raises ConfigError, after `timeout_s` at the latest, if nothing comes.
+        """
+        return ""
+
+    def device_groups(self) -> tuple[str, ...]:
+        """Return the groups that may open the devices that are read."""
+        return ()
+
+    def devices(self) -> tuple[str, ...]:
+        """Return the devices that are read, as systemd's DeviceAllow names them, without the access."""
         return ()

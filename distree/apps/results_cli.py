@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import itertools
+import math
 import sys
 import time
 
 from distree import topics
 from distree.client.broker_options import add_broker_arguments, broker_settings
+from distree.client.debounce import Debounce
 from distree.client.results import result_topic
 from distree.client.subscription import Subscription
-from distree.errors import ResultTimeoutError
+from distree.errors import ConfigError, ResultTimeoutError
 from distree.messages.codec import decode
 from distree.messages.result import Result
 from distree.transport.base import Received
@@ -23,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipeline", help="only this pipeline (default: all)")
     parser.add_argument("--count", type=int, metavar="N", help="stop after N results")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="stop after this time, with exit status 1")
+    parser.add_argument(
+        "--debounce",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="leave out a result that repeats a label that its origin gave within this time, as overlapping windows do",
+    )
     parser.epilog = "example: distree results --site lab --pipeline fashion --count 10"
 
 
@@ -30,16 +38,23 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `distree results`; return the exit status."""
     settings = broker_settings(args)
     pipeline = None if args.pipeline in (None, "+") else topics.check_id(args.pipeline, "--pipeline")
+    if not 0 <= args.debounce < math.inf:
+        raise ConfigError(f"--debounce: {args.debounce:g} is out of range", "choose a number of seconds, such as 2")
     ends_at = time.monotonic() + args.timeout if args.timeout else None
-    wanted = itertools.count() if args.count is None else range(args.count)
+    debounce = Debounce(args.debounce)
+    left = math.inf if args.count is None else args.count
     connect_timeout_s = settings.connect_timeout_s + 1.0
     with Subscription(
-        settings, [result_topic(args.site, pipeline)], as_text, connect_timeout_s=connect_timeout_s
+        settings, [result_topic(args.site, pipeline)], read, connect_timeout_s=connect_timeout_s
     ) as results:
         print("distree: subscribed, waiting for results", file=sys.stderr, flush=True)
         try:
-            for _ in wanted:
-                print(results.get(None if ends_at is None else max(0.0, ends_at - time.monotonic())), flush=True)
+            while left > 0:
+                result, text = results.get(None if ends_at is None else max(0.0, ends_at - time.monotonic()))
+                if args.debounce and debounce.repeats(result, time.monotonic()):
+                    continue
+                print(text, flush=True)
+                left -= 1
         except ResultTimeoutError:
             return 1
     return 0
@@ -47,5 +62,9 @@ def run(args: argparse.Namespace) -> int:
 
 def as_text(message: Received) -> str:
     """Return a result as it arrived; it is JSON already. RemoteProtocolError for anything else."""
-    decode(Result, message.payload)
-    return message.payload.decode()
+    return read(message)[1]
+
+
+def read(message: Received) -> tuple[Result, str]:
+    """Return a result, and its text as it arrived; it is JSON already. RemoteProtocolError for anything else."""
+    return decode(Result, message.payload), message.payload.decode()

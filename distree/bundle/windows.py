@@ -87,6 +87,10 @@ class WindowBuffer:
         self._skip += max(0, start - len(kept))
         self._kept = kept[start:].copy()
 
+    def rest(self) -> Array | None:
+        """Return the samples of the window that is not complete yet; None if there never were any."""
+        return self._kept
+
 
 def request_of(request: str, number: int, count: int) -> str:
     """Return the request id of a window, `number` from 1 of `count`; that of the file itself if it has only one.

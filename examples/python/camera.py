@@ -1,15 +1,16 @@
-"""A camera loop: frames are submitted, answers printed as they come, frames for which there is no room left out.
+"""A camera in a program of your own: frames are submitted, answers printed as they come, frames without room left out.
 
-python examples/python/camera.py --broker mqtt://127.0.0.1 --frames 50
+python examples/python/camera.py --input /dev/video0 --format v4l2 --broker mqtt://127.0.0.1
 
-The "camera" shows the bundle's sample images; take yours from picamera2, OpenCV or a file. This board runs stages 0, 1
-and 2; with `--stages 0` others go on with what stage 0 is not sure of.
+Without `--input` it shows a test picture. An agent does as much by itself, with `source: {kind: camera}`; this is for
+programs that do more with the frames. With `--stages 0`, other boards go on with what stage 0 is not sure of.
 """
 
 import argparse
-import time
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,17 @@ import numpy.typing as npt
 
 from device_agent import Origin
 from distree import Result
-from distree.bundle.loading import find_bundle
 from distree.errors import OverloadError
 
 
-def frames(count: int, rate_hz: float) -> Iterator[npt.NDArray[Any]]:
-    """Give so many images, uint8 (28, 28, 1), at a rate."""
-    with np.load(find_bundle("fashion").parents[1] / "samples" / "fashion.npz") as samples:
-        images = samples["input"]
-    for k in range(count):
-        yield images[k % len(images)]
-        time.sleep(1 / rate_hz)
+def frames(name: str, kind: str, rate_hz: float) -> Iterator[npt.NDArray[np.uint8]]:
+    """Give the frames of an input of ffmpeg, uint8 (28, 28, 1), at a rate, until it ends."""
+    fit = f"fps={rate_hz:g},scale=28:28:force_original_aspect_ratio=increase:flags=area,crop=28:28"
+    made = ["-vf", fit, "-pix_fmt", "gray", "-f", "rawvideo", "-"]
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-re", "-f", kind, "-i", name, *made]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        while process.stdout and len(frame := process.stdout.read(28 * 28)) == 28 * 28:
+            yield np.frombuffer(frame, np.uint8).reshape(28, 28, 1)
 
 
 def show(future: Future[Result]) -> None:
@@ -39,18 +40,21 @@ def show(future: Future[Result]) -> None:
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--broker", default="mqtt://127.0.0.1")
+parser.add_argument("--input", default="testsrc=rate=100", help="a device, a URL or a file")
+parser.add_argument("--format", default="lavfi", help="what ffmpeg calls its format: v4l2, rtsp, mp4 …")
 parser.add_argument("--frames", type=int, default=50)
 parser.add_argument("--rate", type=float, default=30.0)
 parser.add_argument("--deadline", type=float, default=1.0)
 parser.add_argument("--stages", type=int, nargs="*", default=[0, 1, 2])
 args = parser.parse_args()
 
-left_out = 0
-where = {"site": "lab", "device": "camera", "pipeline": "fashion", "broker": args.broker}
+submitted = left_out = 0
+where: dict[str, Any] = {"site": "lab", "device": "camera", "pipeline": "fashion", "broker": args.broker}
 with Origin("fashion", stages=args.stages, deadline_s=args.deadline, **where) as origin:
-    for number, frame in enumerate(frames(args.frames, args.rate)):
+    for frame in islice(frames(args.input, args.format, args.rate), args.frames):
         try:
-            origin.submit(frame, f"frame {number}", timeout_s=0).add_done_callback(show)
+            origin.submit(frame, f"frame {submitted + left_out}", timeout_s=0).add_done_callback(show)
+            submitted += 1
         except OverloadError:
             left_out += 1  # the next frame is fresher anyway
-print(f"{args.frames - left_out} submitted, {left_out} left out")
+print(f"{submitted} submitted, {left_out} left out")

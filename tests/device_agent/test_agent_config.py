@@ -152,7 +152,10 @@ WRONG = [
     *((origin(**{name: 0}), f"{name}: 0 is out of range") for name in ("deadline_ms", "max_pending", "min_retry_ms")),
     (origin(max_pending=1.5), "max_pending: expected a whole number, received 1.5"),
     (origin(spool="yes"), "spool: expected true or false"),
-    (source(kind="camera"), "source.kind: expected one of directory, mqtt, replay, python"),
+    (
+        source(kind="telepathy"),
+        "source.kind: expected one of directory, camera, microphone, stream, mqtt, replay, python",
+    ),
     (source(path="x"), "missing key pipelines[0].origin.source.kind"),
     (source(kind="replay"), "missing key pipelines[0].origin.source.path"),
     (source(kind="replay", path="x", rate_hz=0), "rate_hz: 0 is out of range"),

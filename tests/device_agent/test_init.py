@@ -72,6 +72,33 @@ def test_an_origin_behind_tls(tmp_path: Path, source: str) -> None:
         assert origin.source.path == tmp_path / "etc" / "inbox"
 
 
+@pytest.mark.parametrize(
+    ("source", "bundle", "path", "line"),
+    [
+        ("camera", "fashion", "/dev/video0", "input: /dev/video0"),
+        ("camera", "fashion", "rtsp://ann:pw@cam/1?x=#", 'input: "rtsp://ann:pw@cam/1?x=#"'),
+        ("microphone", "spoken-digits", "plughw:1,0", 'device: "plughw:1,0"'),
+        ("microphone", "spoken-digits", None, "kind: microphone"),
+        ("stream", "wrist-exercises", "/dev/ttyUSB0", "path: /dev/ttyUSB0"),
+    ],
+)
+def test_cameras_microphones_and_streams(tmp_path: Path, source: str, bundle: str, path: str | None, line: str) -> None:
+    given = ["--path", path] if path else []
+    done = init(tmp_path, "--site", "lab", "--bundle", bundle, "--stages", "0", "--source", source, *given)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "agent.yaml").read_text().splitlines()[-1].strip() == line
+    origin = load_agent_config(tmp_path / "agent.yaml").pipelines[0].origin
+    assert origin is not None
+    assert origin.source.kind == source
+
+
+def test_in_a_terminal_a_camera_is_asked_for(tmp_path: Path) -> None:
+    shown, status = converse(tmp_path, ["camera", ""], *STAGE, "--device", "a", "--broker", "h:1")
+    assert status == 0, shown
+    assert "camera's device, URL or video file [/dev/video0]: " in shown
+    assert "input: /dev/video0" in (tmp_path / "agent.yaml").read_text()
+
+
 def test_a_branch_of_a_bundle_in_a_folder(tmp_path: Path) -> None:
     done = init(
         tmp_path, "--site", "lab", "--bundle", os.path.relpath(WIDE, tmp_path), "--stages", "0,1,2", "--branch", "1"
@@ -89,7 +116,10 @@ def test_a_branch_of_a_bundle_in_a_folder(tmp_path: Path) -> None:
             "init: missing --site, --bundle, --stages or --source; give the options, or run it in a terminal to be asked",
         ),
         ([*STAGE[:4], "--source", "directory"], "init: missing --path"),
-        ([*STAGE, "--path", "x"], "--path: only --source directory and --source replay have a path"),
+        (
+            [*STAGE, "--path", "x"],
+            "--path: belongs to one of --source directory, --source camera, --source microphone, --source stream, --source replay",
+        ),
         ([*STAGE, "--device", "Cam_1"], "--device: 'Cam_1' is not an id"),
         ([*STAGE, "--username", "ann"], "give --password-file too"),
         ([*STAGE[:4], "--stages", "one"], "--stages one: not a list of numbers"),

@@ -143,6 +143,52 @@ def test_folders_of_inputs_are_writable_and_others_are_not(tmp_path: Path, monke
     assert "--state-dir" not in own
 
 
+@pytest.mark.parametrize(
+    ("source", "bundle", "group", "devices"),
+    [
+        ({"kind": "camera", "input": "/dev/video0"}, "fashion", "video", ["char-video4linux rw"]),
+        ({"kind": "microphone"}, "spoken-digits", "audio", ["char-alsa rw"]),
+        ({"kind": "stream", "path": "/dev/ttyUSB7"}, "wrist-exercises", "dialout", ["char-ttyUSB rw"]),
+        ({"kind": "camera", "input": "rtsp://cam/1"}, "fashion", None, []),
+        (
+            {"kind": "camera", "command": ["rpicam"]},
+            "fashion",
+            "video",
+            ["char-video4linux rw", "char-media rw", "char-dma_heap rw"],
+        ),
+    ],
+)
+def test_devices_of_inputs_may_be_opened_and_no_others(
+    tmp_path: Path, source: dict[str, Any], bundle: str, group: str | None, devices: list[str]
+) -> None:
+    pipelines = [{"name": "p", "bundle": bundle, "stages": [0], "origin": {"source": source}}]
+    text = render(board(tmp_path, pipelines=pipelines), "/bin/true")
+    assert values(text, "SupplementaryGroups") == ([group] if group else [])
+    assert values(text, "DeviceAllow") == devices
+    assert values(text, "DevicePolicy") == (["closed"] if devices else [])
+    assert values(text, "PrivateDevices") == ([] if devices else ["yes"])
+    assert values(text, "TasksMax") == ["256"]
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed: apt install systemd")
+    unit = tmp_path / "distree-agent.service"
+    unit.write_text(text)
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    analyze = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
+    said = subprocess.run(analyze, capture_output=True, text=True, timeout=60).stdout
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", said)
+    assert found is not None, said
+    assert float(found[1]) <= 2.0
+
+
+def test_what_programs_take_is_in_the_limit_of_memory(tmp_path: Path) -> None:
+    without, with_camera = (
+        int(values(render(board(tmp_path, **origin(source))), "MemoryMax")[0].rstrip("M"))
+        for source in ({"kind": "python"}, {"kind": "camera", "input": "/dev/video0"})
+    )
+    assert with_camera - without >= 1.5 * 128
+
+
 # ---------------------------------------------------------------- install, remove, status
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from live_sink import needs_ffmpeg
 
 from broker_config.managed import ManagedBroker
 from distree.bundle.loading import find_bundle
@@ -59,14 +60,13 @@ def test_examples_are_short():
     assert max(lengths.values()) <= 60
 
 
+@needs_ffmpeg
 @pytest.mark.any_broker
 def test_a_camera_and_a_listener(broker, start, tmp_path):
     url = f"mqtt://127.0.0.1:{broker.port}"
     listener = start(EXAMPLES / "listen.py", "results.csv", "--broker", url, "--count", "30")
     assert listener.stdout.readline() == "listening\n"
-    camera = ended(
-        start(EXAMPLES / "camera.py", "--broker", url, "--frames", "30", "--rate", "200", "--deadline", "60")
-    )
+    camera = ended(start(EXAMPLES / "camera.py", "--broker", url, "--frames", "30", "--rate", "50", "--deadline", "60"))
     *answers, summary = camera.splitlines()
     assert summary == "30 submitted, 0 left out"
     assert all(re.fullmatch(r"frame \d+: .+ \d+%, exit [012], \d+\.\d+ s", line) for line in answers)

@@ -225,7 +225,7 @@ SECTIONS = {
             lambda c: c.pipeline(stages=[7]), 2, ["stages: bundle fashion has no stage 7; choose stages from 0 to 2"],
         ),
         "unknown source": (
-            lambda c: c.pipeline(origin={"source": {"kind": "camera"}}), 2, ["source.kind: expected one of ", "write one of these"],
+            lambda c: c.pipeline(origin={"source": {"kind": "telepathy"}}), 2, ["source.kind: expected one of ", "write one of these"],
         ),
         "two pipelines with the same name": (
             lambda c: c.agent(pipelines=[{"name": "p", "bundle": "fashion", "stages": [k]} for k in (0, 1)]),
@@ -252,12 +252,28 @@ SECTIONS = {
         ),
         "submit: --broker without a port": (lambda c: c.submit("--broker", "localhost"), 2, ["--broker: expected HOST:PORT, received 'localhost'; write"]),
         "submit: --broker with a port number out of range": (lambda c: c.submit("--broker", "h:70000"), 2, ["expected HOST:PORT, received 'h:70000'"]),
+        "results: --debounce below 0": (lambda c: ["results", "--site", "lab", "--debounce", "-1"], 2, ["--debounce: -1 is out of range; choose a number of seconds"]),
         "results: --site is not a valid id": (lambda c: ["results", "--site", "a/#"], 2, ["--site: 'a/#' is not an id; use"]),
         "submit: the file does not exist": (lambda c: [*c.submit(), str(c.folder / "none.png")], 2, ["none.png: cannot be read (No such file", "check the path"]),
         "submit: the file is too large for one message": (lambda c: c.submit(content=bytes(1 << 20)), 2, ["x.raw: 1048576 bytes do not fit into one message", "shrink it"]),
         "submit: the .npy file is not an array": (broken_npy, 2, ["x.npy: not an .npy array", "write one with numpy.save(path, array)"]),
     },
     "Inputs": {
+        "camera: neither a camera nor a command is given": (
+            lambda c: c.pipeline(origin={"source": {"kind": "camera"}}), 2, ["source.input: give either this or command; name the camera, such as /dev/video0"],
+        ),
+        "camera: the bundle is not for images": (
+            lambda c: c.pipeline(bundle="spoken-digits", origin={"source": {"kind": "camera", "input": "/dev/video0"}}),
+            2, ["pipelines.p.origin.source.kind: a camera gives images, but inputs of the bundle are int16 (8000,); choose another source"],
+        ),
+        "microphone: the bundle is not for sound": (
+            lambda c: c.pipeline(bundle="wrist-exercises", origin={"source": {"kind": "microphone"}}),
+            2, ["origin.source.kind: the bundle is not for sound: its input has channels ", "choose kind: stream, or another bundle"],
+        ),
+        "stream: a speed that serial devices do not have": (
+            lambda c: c.pipeline(origin={"source": {"kind": "stream", "path": "/dev/ttyUSB0", "baud": 115201}}),
+            2, ["source.baud: 115201 is not a speed of serial devices; choose one, such as 115200"],
+        ),
         "replay: the file does not exist": (lambda c: c.replay(c.folder / "none.npz"), 2, ["none.npz: cannot be replayed (No such file", "give an .npz file"]),
         "replay: the inputs have the wrong shape": (
             lambda c: c.replayed(input=np.zeros((5, 8, 8, 1), np.uint8)), 2,

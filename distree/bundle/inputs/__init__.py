@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from distree.bundle.inputs.images import looks_like_image, read_image
+from distree.bundle.inputs.images import fit_picture, looks_like_image, read_image
 from distree.bundle.inputs.npy import MAGIC, read_array
 from distree.bundle.inputs.tables import Table, looks_like_table, read_tables
 from distree.bundle.inputs.wav import looks_like_wav, read_wav
@@ -72,6 +72,21 @@ class InputReader:
         self._spec = spec
         self._preprocess = preprocess
 
+    @property
+    def rate_hz(self) -> float | None:
+        """The rate of the bundle's recordings, in samples per second."""
+        return self._spec.rate_hz
+
+    @property
+    def hop(self) -> int | None:
+        """Samples from the start of one window to that of the next, if the bundle says."""
+        return self._preprocess.window.hop
+
+    @property
+    def pads_short(self) -> bool:
+        """Whether a recording shorter than a window is padded, instead of refused."""
+        return self._preprocess.window.short == "pad"
+
     def read(self, content: bytes) -> Array:
         """Return the one input in the content of a file: an array of the spec's dtype and shape.
 
@@ -106,6 +121,13 @@ class InputReader:
         if len(content) == self.nbytes:
             return [RawInput(raw=np.frombuffer(content, self.dtype).reshape(self.shape))]
         raise self._unexpected(_described(content))
+
+    def of_picture(self, picture: Array) -> Array:
+        """Return the input that a picture becomes, uint8 (height, width, 1 or 3): the same as from a file with it.
+
+        Raises ImportError without Pillow.
+        """
+        return fit_picture(picture, self.shape, self._preprocess.resize, self._preprocess.background)
 
     def expected(self) -> str:
         """Say what is expected."""
@@ -156,9 +178,10 @@ class InputReader:
             )
         if len(windows) == 1:
             return [RawInput(raw=windows[0].values, label=label)]
-        return [RawInput(raw=window.values, at=self._place(window.start), label=label) for window in windows]
+        return [RawInput(raw=window.values, at=self.place(window.start), label=label) for window in windows]
 
-    def _place(self, start: int) -> str:
+    def place(self, start: int) -> str:
+        """Return the name of the window that begins at a sample: its time in the recording, if the rate is known."""
         rate = self._spec.rate_hz
         return f"{start}" if rate is None else f"{start / rate:.10g}s"
 
@@ -208,10 +231,16 @@ class InputReader:
             return [
                 RawInput(raw=row, at=f"line {table.first_line + k}", label=table.label) for k, row in enumerate(rows)
             ]
-        values = self._columns(table)
+        samples = self.samples_of(table)
         self._check_period(table)
-        recording = self._as_dtype(values, table.first_line).reshape(-1, *self.shape[1:])
-        return self._windows(recording, most, table.label)
+        return self._windows(samples, most, table.label)
+
+    def samples_of(self, table: Table) -> Array:
+        """Return the rows of a table as samples: the manifest's channels, in its order, (rows,) or (rows, channels).
+
+        Raises RemoteProtocolError("table") if the columns are not the manifest's, or values do not fit its dtype.
+        """
+        return self._as_dtype(self._columns(table), table.first_line).reshape(-1, *self.shape[1:])
 
     def has_rows_of_windows(self, table: Table) -> bool:
         """Whether each row of a table is a whole window: as many values as a window, but not one per channel."""
@@ -258,6 +287,12 @@ class InputReader:
                 f"the bundle expects {rate:,g} Hz",
                 "resample it",
             )
+
+    def is_header(self, names: tuple[str, ...]) -> bool:
+        """Whether a header with these names of channels is one of a table for this bundle."""
+        if not self._spec.channels:
+            return len(names) == self._channels
+        return {_plain_name(name) for name in self._spec.channels} <= {_plain_name(name) for name in names}
 
     def _as_dtype(self, values: Array, line: int) -> Array:
         is_whole = self.dtype.kind == "i"

@@ -86,6 +86,19 @@ def read_image(content: bytes, shape: tuple[int, ...], resize: str, background: 
         ) from None
 
 
+def fit_picture(picture: Array, shape: tuple[int, ...], resize: str, background: str) -> Array:
+    """Convert and fit a decoded picture, uint8 (height, width, 1 or 3), as `read_image` does with that of a file.
+
+    Returns uint8 of `shape`. Raises ImportError without Pillow.
+    """
+    from PIL import Image
+
+    height, width, channels = shape
+    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+    fitted = fit(image, (width, height), resize, background)
+    return np.asarray(fitted.convert("L" if channels == 1 else "RGB"), np.uint8).reshape(shape)
+
+
 def fit(image: Image, size: tuple[int, int], resize: str, background: str) -> Image:
     """Resize an image (modes L and RGB) to `size`, (width, height), bilinear.
 

@@ -14,7 +14,7 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -124,6 +124,50 @@ def tables_in(file: BinaryIO) -> Iterator[Table]:
     text.detach()
     if not found:
         raise _refused(number, "there are no rows after the header")
+
+
+class LineTables:
+    """Rows of a table that come line by line, such as a sensor's: a header, if there is one, and numbers.
+
+    A line that is no row of numbers is a header if `is_header` says so of the names of its channels; a device that is
+    switched on again sends its header again.
+    """
+
+    def __init__(self, is_header: Callable[[tuple[str, ...]], bool]) -> None:
+        self._is_header = is_header
+        self._layout: _Layout | None = None
+        self._separator = ""
+        self._has_header = False
+
+    def read(self, number: int, line: str) -> Table | None:
+        """Return the one row in a line, whose number is for errors; None if it is empty or a header.
+
+        Raises RemoteProtocolError("table") for anything else.
+        """
+        if not line.strip():
+            return None
+        separator = self._separator if self._has_header else _separator(line)
+        _, cells = next(_cells(iter([(number, line)]), separator))
+        if any(_number(cell, separator) is None for cell in cells):
+            found = _header(number, cells, self._is_header, separator)
+            if found is not None:
+                self._layout, self._separator, self._has_header = found, separator, True
+                return None
+        if not self._has_header:
+            self._layout, self._separator = _unnamed(len(cells)), separator
+        layout = self._layout
+        assert layout is not None  # noqa: S101
+        return next(_parts(iter([(number, cells)]), layout, separator))
+
+
+def _header(
+    number: int, cells: Sequence[str], is_header: Callable[[tuple[str, ...]], bool], separator: str
+) -> _Layout | None:
+    """Return what a line says as a header; None if it is none, such as a row that is damaged."""
+    if any(_number(cell, separator) is not None for cell in cells):
+        return None
+    layout = _layout(number, cells)
+    return layout if is_header(layout.names) else None
 
 
 def _separator(line: str) -> str:

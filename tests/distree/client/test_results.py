@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import subprocess
+import sys
 import threading
 import time
 
@@ -15,6 +18,7 @@ from broker_config.managed import ManagedBroker, find_mosquitto, free_port
 from distree import Result, Results, topics
 from distree.broker_settings import BrokerSettings
 from distree.client.broker_options import broker_at
+from distree.client.debounce import Debounce
 from distree.client.subscription import Subscription
 from distree.client.waiting import WaitQueue
 from distree.errors import BrokerError, ClosedError, ConfigError, RemoteProtocolError, ResultTimeoutError
@@ -96,6 +100,36 @@ def test_results_come_as_objects_in_order(broker, publisher):
     assert [item.request for item in heard] == [*(f"r{k}" for k in range(20)), "end"]
     assert (heard[0].label, heard[0].latency_s) == ("boot", 0.001)
     assert not results.subscribed
+
+
+def test_the_command_leaves_out_what_repeats(broker, publisher):
+    where = ["--broker", f"127.0.0.1:{broker.port}", "--site", "lab", "--count", "4", "--timeout", "60"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "distree", "results", *where, "--debounce", "50"], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    ) as command:  # fmt: skip
+        try:
+            assert "subscribed" in command.stderr.readline()
+            for name, label, origin in (
+                ("a", "one", "mic"), ("b", "one", "mic"), ("c", "two", "mic"), ("d", "one", "mic"), ("e", "one", "cam"),
+                ("f", "two", "mic"), ("g", "three", "mic"),
+            ):  # fmt: skip
+                publisher.say(result(name, label=label, origin=origin), origin=origin)
+            out, _ = command.communicate(timeout=PATIENCE_S)
+        finally:
+            command.kill()
+    assert [json.loads(line)["request"] for line in out.splitlines()] == ["a", "c", "e", "g"]
+    assert command.returncode == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.0, 3.0)), max_size=30))
+def test_a_label_is_a_repetition_if_it_was_given_a_moment_ago(given_labels):
+    debounce, now, before = Debounce(1.0), 0.0, {}
+    for label, later_s in given_labels:
+        now += later_s
+        assert debounce.is_repeat(("lab",), label, now) == (label in before and now - before[label] <= 1.0)
+        before[label] = now
+    assert len(debounce._seen_at) <= 3
 
 
 def test_late_ones_and_one_origin_if_asked_for(broker, publisher):

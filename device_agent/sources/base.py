@@ -26,6 +26,10 @@ class InputSink(Protocol):
     def reader(self) -> InputReader:
         """What reads files as inputs of the bundle."""
 
+    @property
+    def state_dir(self) -> Path:
+        """A folder in which this source may keep what must survive a restart; there may be none yet."""
+
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until an input can be accepted without shedding another; False on time-out."""
 
@@ -92,6 +96,10 @@ class BaseSourceConfig:
 
     reads_input_topic: ClassVar[bool] = False
     """Whether inputs come on the origin's input topic, for which the source gets a connection of its own."""
+
+    keeps_answers: ClassVar[bool] = False
+    """Whether inputs stay where they are until they are answered, so that a crash loses none. Then their answers are
+    kept until the broker has them, so that the same inputs, submitted again, get the same answers."""
 
     path_is: ClassVar[str] = ""
     """What the key `path` names, as `distree init` asks for it; "" where the kind has no such key."""

@@ -158,7 +158,7 @@ WRONG = [
     (source(kind="replay", path="x", rate_hz=0), "rate_hz: 0 is out of range"),
     (source(kind="replay", path="x", max_inputs=0), "max_inputs: 0 is out of range"),
     (source(kind="directory", path="x", poll_interval_ms=0), "poll_interval_ms: 0 is out of range"),
-    (source(kind="directory", path="x", after="burn"), "after: expected one of move, delete, received 'burn'"),
+    (source(kind="directory", path="x", after="burn"), "after: expected one of move, delete, keep, received 'burn'"),
     (source(kind="mqtt", topic="x"), "topic: unknown key"),
     ({"codec": "lz4"}, "codec: expected one of raw, zlib"),
     ({"telemetry_interval_s": None}, "telemetry_interval_s: expected a number, received nothing"),

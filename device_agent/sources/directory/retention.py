@@ -21,7 +21,10 @@ _AT_ONCE = 200
 
 
 class Retention:
-    """Keeps at most `most_files` files of at most `most_bytes` in a folder. Subfolders are left alone."""
+    """Keeps at most `most_files` files of at most `most_bytes` in all in a folder, and always the newest.
+
+    Subfolders are left alone.
+    """
 
     def __init__(self, folder: Path, most_files: int, most_bytes: int, tell: Callable[..., None]) -> None:
         self._folder = folder
@@ -85,7 +88,7 @@ class Retention:
         if not self._exceeds(1.0):
             return
         files, size = len(self._sizes), self._bytes
-        for name, its_size in self._sizes.items():
+        for name, its_size in list(self._sizes.items())[:-1]:  # the newest stays, however large it is
             if files <= _SLACK * self._most_files and size <= _SLACK * self._most_bytes:
                 break
             self._surplus.append(name)

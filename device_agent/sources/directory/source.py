@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import threading
@@ -128,19 +129,27 @@ class DirectorySource:
     that is overwritten faster than it is read, the newest content is read, and what was not is counted.
     """
 
-    def __init__(self, config: DirectorySourceConfig, sink: InputSink) -> None:
+    def __init__(
+        self, config: DirectorySourceConfig, sink: InputSink, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._config = config
         self._folder = config.path
         self._sink = sink
+        self._clock = clock
+        self._has_events = False
         self.ready = True
         self._files: dict[str, _SubmittedFile] = {}
         self._answered: deque[SettledFile] = deque()
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         weakref.finalize(self, os.close, self._waker)  # not at the end of `run`: answers may come later
-        self._journal = Journal(sink.state_dir / _JOURNAL, sink.tell)
+        self._journal = Journal(sink.state_dir / _JOURNAL, sink.tell, clock)
         self._kernel, blind = _kernel()
         self._watch = Watch(
-            config.path, quiet_s=config.quiet_ms / 1e3, poll_s=config.poll_interval_ms / 1e3, kernel=self._kernel
+            config.path,
+            quiet_s=config.quiet_ms / 1e3,
+            poll_s=config.poll_interval_ms / 1e3,
+            kernel=self._kernel,
+            clock=clock,
         )
         self._watch.blind = blind
         most_bytes = config.keep_mib << 20
@@ -152,6 +161,7 @@ class DirectorySource:
             most_bytes=MAX_FILE_BYTES,
             tell=sink.tell,
             note_returned=self._watch.note_returned,
+            clock=clock,
         )
         self._said_missing = self._said_blind = self._said_full = False
         self._said_overwritten = 0
@@ -174,15 +184,10 @@ class DirectorySource:
     def run(self, stop: threading.Event) -> None:
         """Take files until `stop`."""
         try:
-            self._begin()
+            self.begin()
             while not stop.is_set():
-                has_events = self._work()
-                if not self._can_take():
-                    self._wait(stop, has_events=has_events)
-                elif self._sink.wait_for_room(_ROOM_S):
-                    self._work()  # what was overwritten meanwhile need not be read
-                    if (name := self._watch.take()) is not None:
-                        self._take(name, stop)
+                if not self.turn(stop):
+                    self._wait(stop)
             self._linger()
         finally:
             self._watch.close()
@@ -190,7 +195,8 @@ class DirectorySource:
 
     # ------------------------------------------------------------ life
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Take up what an earlier run left; `run` does this first."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if self._config.after != "keep":
@@ -200,6 +206,17 @@ class DirectorySource:
         for file in self._journal.load(self._is_still_there):
             self._watch.settle(file.name, file.state, file.request)
             self._dispose(file)
+
+    def turn(self, stop: threading.Event) -> bool:
+        """Do what is due, and take a file if there is room; return whether there may be more to do at once."""
+        self._has_events = self._work()
+        if not self._watch.has_finished or self._journal.is_full:
+            return False
+        if self._sink.wait_for_room(_ROOM_S):
+            self._work()  # what was overwritten meanwhile need not be read
+            if (name := self._watch.take()) is not None:
+                self._take(name, stop)
+        return True
 
     def _is_still_there(self, file: SettledFile) -> bool:
         state = look(self._folder / file.name)
@@ -221,36 +238,31 @@ class DirectorySource:
         self._tell_news()
         return has_events
 
-    def _can_take(self) -> bool:
-        return self._watch.has_finished and not self._journal.is_full
-
-    def _wait(self, stop: threading.Event, *, has_events: bool) -> None:
+    def _wait(self, stop: threading.Event) -> None:
         """Wait until there is something to do."""
-        if has_events:
+        if self._has_events:
             stop.wait(_BATCH_S)
         due_at = min(self._watch.due_at(), self._put_away.due_at())
-        wait_s = min(max(0.0, due_at - time.monotonic()), _LONGEST_WAIT_S)
+        wait_s = min(max(0.0, due_at - self._clock()), _LONGEST_WAIT_S)
+        files = [self._waker] if self._kernel is None else [self._waker, self._kernel.file]
+        self._wait_for(files, wait_s)
+
+    def _wait_for(self, files: list[int], wait_s: float) -> None:
         poll = select.poll()
-        poll.register(self._waker, select.POLLIN)
-        if self._kernel is not None:
-            poll.register(self._kernel.file, select.POLLIN)
-        poll.poll(wait_s * 1e3)
+        for file in files:
+            poll.register(file, select.POLLIN)
+        poll.poll(math.ceil(wait_s * 1e3))
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._waker)
 
     def _linger(self) -> None:
         """Put away what is answered while the agent ends."""
-        ends_at = time.monotonic() + _LINGER_S
-        while self._files and time.monotonic() < ends_at:
-            poll = select.poll()
-            poll.register(self._waker, select.POLLIN)
-            poll.poll(100)
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._waker)
+        ends_at = self._clock() + _LINGER_S
+        while self._files and self._clock() < ends_at:
+            self._wait_for([self._waker], 0.1)
             self._work()
-        self._work()
         self._say_overwritten_at = 0.0
-        self._tell_news()
+        self._work()
 
     # ------------------------------------------------------------ a file
 
@@ -382,7 +394,7 @@ class DirectorySource:
         self._tell_overwritten()
 
     def _tell_overwritten(self) -> None:
-        count, now = self._watch.overwritten, time.monotonic()
+        count, now = self._watch.overwritten, self._clock()
         if count == self._said_overwritten or now < self._say_overwritten_at:
             return
         self._sink.tell(

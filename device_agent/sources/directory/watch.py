@@ -175,7 +175,7 @@ class Watch:
         entry, now = self._entries[name], self._clock()
         if entry.is_doubtful or (entry.is_vouched and is_complete):
             return True
-        self._wait(name, entry, now, entry.state, since=entry.since)
+        self._wait(name, entry, now, entry.state, since=None if entry.is_vouched else entry.since)
         entry.is_doubtful = True
         return False
 
@@ -280,9 +280,9 @@ class Watch:
     def _wait(
         self, name: str, entry: _Entry, now: float, state: FileState | None, *, since: float | None = None
     ) -> None:
-        """Look at a file again after a while, and see whether it is still in this state."""
+        """Look at a file again after a while, and see whether it is still in this state; None: in that of now."""
         entry.phase, entry.is_vouched = "quiet", False
-        entry.state, entry.since = state, now if since is None else since
+        entry.state, entry.since = state or look(self._folder / name), now if since is None else since
         self._look_at(name, entry, now + self._quiet_s)
 
     def _look_at(self, name: str, entry: _Entry, at: float) -> None:
@@ -387,7 +387,7 @@ class Watch:
         for name, entry in self._entries.items():
             if entry.phase in ("new", "opened", "writing"):
                 self._wait(name, entry, now, None)
-        self._scan_at = now
+        self._scan_at = 0.0
 
     def close(self) -> None:
         """Watch no longer."""

@@ -133,8 +133,10 @@ def _entries(pipeline: AgentPipelineConfig, bundle: Bundle) -> int:
 
 
 def disk_bytes(config: AgentConfig) -> int:
-    """Return the most that spools take in `state_dir`: a journal and its successor while it is rewritten."""
-    return sum(2 * spool.LIMIT_BYTES for pipeline in config.pipelines if pipeline.origin and pipeline.origin.has_spool)
+    """Return the most that `state_dir` takes: spools, each with its successor while it is rewritten, and sources."""
+    origins = [pipeline.origin for pipeline in config.pipelines if pipeline.origin is not None]
+    spools = sum(2 * spool.LIMIT_BYTES for origin in origins if origin.has_spool)
+    return spools + sum(origin.source.disk_bytes() for origin in origins)
 
 
 def memory_limit(items: Sequence[BudgetItem]) -> int:

@@ -115,6 +115,10 @@ class BaseSourceConfig:
         """Return what the source may hold at most, in bytes, by what that is: `a file while it is read`."""
         return {}
 
+    def disk_bytes(self) -> int:
+        """Return the most that the source keeps in its `state_dir`, in bytes."""
+        return 0
+
     def longest_file(self) -> int:
         """Return the size of the largest file or message that is read, in bytes; 0 where the source reads arrays."""
         return 0

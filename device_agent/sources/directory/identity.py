@@ -50,14 +50,19 @@ class FileContent:
 
 
 def look(path: Path | str) -> FileState | None:
-    """Return the state of a file, following a symbolic link; None if there is no such file."""
+    """Return the state of a file, following a symbolic link; None if there is no such file.
+
+    Raises OSError where that cannot be found out, as on a share whose server does not answer.
+    """
     try:
+        found = os.stat(path)  # noqa: PTH116 - called for each of thousands of files
+    except OSError as error:
         try:
-            found = os.stat(path)  # noqa: PTH116 - called for each of thousands of files
-        except OSError:
             found = os.lstat(path)  # a link to nothing is something all the same
-    except OSError:
-        return None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not stat.S_ISLNK(found.st_mode):
+            raise error from None
     return FileState(found.st_ino, found.st_size, found.st_mtime_ns)
 
 

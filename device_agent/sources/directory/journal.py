@@ -60,6 +60,7 @@ class Journal:
         self._tell = tell
         self._clock = clock
         self._files: dict[str, SettledFile] = {}
+        self._absent: dict[str, None] = {}
         self._file: int | None = None
         self._size = 0
         self._rewrite_above = LIMIT_BYTES
@@ -67,24 +68,26 @@ class Journal:
         self._retry_at = 0.0
 
     def load(self, is_there: Callable[[SettledFile], bool]) -> list[SettledFile]:
-        """Read what an earlier run left, keep those files that are still there, and return them; call it once."""
+        """Read what an earlier run left, and return those files that are still there; call it once."""
         for entry in self._read():
             if (found := _unpacked(entry)) is not None:
                 self._files.pop(found.name, None)
                 self._files[found.name] = found
-        self._files = {file.name: file for file in self._files.values() if is_there(file)}
+        present = [file for file in self._files.values() if is_there(file)]
+        for name in self._files.keys() - {file.name for file in present}:
+            self.note_absent(name)
         if self._files or self._path.exists():
             self._rewrite()
-        return list(self._files.values())
+        return present
 
     def __len__(self) -> int:
-        """Return how many files are remembered."""
-        return len(self._files)
+        """Return how many files are remembered that are still there."""
+        return len(self._files) - len(self._absent)
 
     @property
     def is_full(self) -> bool:
         """Whether no more files should be read."""
-        return len(self._files) >= MAX_FILES
+        return len(self) >= MAX_FILES
 
     def get(self, name: str, request: str) -> SettledFile | None:
         """Return what is remembered of a file that holds what `request` says."""
@@ -96,13 +99,22 @@ class Journal:
         packed = b""
         for file in files:
             self._files[file.name] = file
+            self._absent.pop(file.name, None)
             packed += _packed(file)
         if packed:
             self._write(packed)
 
+    def note_absent(self, name: str) -> None:
+        """Note that a file is not there: it may be back with the share or the stick that it was on."""
+        if name in self._files:
+            self._absent[name] = None
+            if len(self._absent) > MAX_FILES:
+                self.drop(next(iter(self._absent)))
+
     def drop(self, name: str) -> None:
-        """Forget a file that has left. What is on disk of it does no harm: it says what the file held."""
+        """Forget a file that was put away. What is on disk of it does no harm: it says what the file held."""
         self._files.pop(name, None)
+        self._absent.pop(name, None)
 
     def close(self) -> None:
         """Close the file."""

@@ -37,8 +37,10 @@ _NO_REPLACE = 1
 _AT_CWD = -100
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
-Outcome = Literal["away", "replaced", "returned"]
-"""What became of a file: it has left, a newer one has its name, or it holds something else and is back."""
+Outcome = Literal["away", "gone", "replaced", "returned"]
+"""What became of a file: it was put away; it was not there; a newer one has its name; it holds something else, and is
+back.
+"""
 
 
 class PutAway:
@@ -142,7 +144,7 @@ class PutAway:
     def _put_away(self, file: SettledFile) -> Outcome:
         state = look(self._folder / file.name)
         if state is None:
-            return "away"
+            return "gone"
         if state != file.state:
             return "replaced"
         leaving = self._folder / LEAVING
@@ -154,7 +156,8 @@ class PutAway:
             try:
                 rename(self._folder / file.name, hidden)
             except FileNotFoundError:
-                return "away"  # somebody else was quicker
+                if not os.path.lexists(hidden):  # on a share, what was done may be reported as what was in vain
+                    return "gone"  # somebody else was quicker
         try:
             if not self._holds(hidden, file):
                 return "returned" if self._give_back(file.name) else "replaced"

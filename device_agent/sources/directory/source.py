@@ -19,7 +19,7 @@ from device_agent.disk import remedy_of
 from device_agent.sources.base import BaseSourceConfig, InputSink
 from device_agent.sources.directory.identity import FileChangedError, FileContent, FileState, look, read
 from device_agent.sources.directory.inotify import Inotify
-from device_agent.sources.directory.journal import MAX_FILES, Journal, SettledFile
+from device_agent.sources.directory.journal import LIMIT_BYTES, MAX_FILES, Journal, Place, SettledFile
 from device_agent.sources.directory.names import DONE, FAILED
 from device_agent.sources.directory.put_away import PutAway
 from device_agent.sources.directory.retention import Retention
@@ -103,9 +103,14 @@ class DirectorySourceConfig(BaseSourceConfig):
         """Return the size of the largest file that is read."""
         return MAX_FILE_BYTES
 
+    def disk_bytes(self) -> int:
+        """Return what the journal takes, and its successor while it is rewritten."""
+        return 2 * LIMIT_BYTES
+
     def shared_folders(self) -> tuple[Path, ...]:
-        """Return the folder."""
-        return (self.path,)
+        """Return the folder, and those elsewhere to which its subfolders are links."""
+        subfolders = (self.path / DONE, self.path / FAILED)
+        return (self.path, *(folder.resolve() for folder in subfolders if folder.is_symlink()))
 
 
 _LIST_BYTES = 8 << 20
@@ -153,11 +158,14 @@ class DirectorySource:
         )
         self._watch.blind = blind
         most_bytes = config.keep_mib << 20
-        places: tuple[Literal["done", "failed"], ...] = ("done", "failed") if config.after == "move" else ("failed",)
+        places: dict[str, tuple[Place, ...]] = {"move": ("done", "failed"), "delete": ("failed",), "keep": ()}
         self._put_away = PutAway(
             config.path,
             delete=config.after == "delete",
-            kept={place: Retention(config.path / place, config.keep_files, most_bytes, sink.tell) for place in places},
+            kept={
+                place: Retention(config.path / place, config.keep_files, most_bytes, sink.tell)
+                for place in places[config.after]
+            },
             most_bytes=MAX_FILE_BYTES,
             tell=sink.tell,
             note_returned=self._watch.note_returned,
@@ -219,9 +227,11 @@ class DirectorySource:
         return True
 
     def _is_still_there(self, file: SettledFile) -> bool:
-        state = look(self._folder / file.name)
-        # Some file systems number their files anew: then it is read again to see what it holds.
-        return state is not None and state[1:] == file.state[1:]
+        with contextlib.suppress(OSError):
+            state = look(self._folder / file.name)
+            # Some file systems number their files anew: then it is read again to see what it holds.
+            return state is not None and state[1:] == file.state[1:]
+        return False
 
     def _work(self) -> bool:
         """See to what was answered and to what the folder brings; return whether the kernel has told of anything."""
@@ -230,11 +240,13 @@ class DirectorySource:
         for file, outcome in self._put_away.turn():
             if outcome == "away":
                 self._journal.drop(file.name)
+            elif outcome == "gone":
+                self._journal.note_absent(file.name)
             elif outcome == "returned":
                 self._journal.drop(file.name)
                 self._watch.look_again(file.name)
         while self._watch.gone:
-            self._journal.drop(self._watch.gone.pop())
+            self._journal.note_absent(self._watch.gone.pop())
         self._tell_news()
         return has_events
 
@@ -337,7 +349,9 @@ class DirectorySource:
         is_complete = bool(found.content) if found is not None else error.reason != "file"
         if error.reason != "kind" and not self._watch.is_hopeless(name, is_complete=is_complete):
             return
-        state = found.state if found is not None else look(self._folder / name)
+        state = None if found is None else found.state
+        with contextlib.suppress(OSError):
+            state = state or look(self._folder / name)
         if state is None:
             self._watch.forget(name)
             return
@@ -356,8 +370,10 @@ class DirectorySource:
         files = []
         while self._answered:
             file = self._answered.popleft()
-            if look(self._folder / file.name) == file.state:
-                files.append(file)  # otherwise it was overwritten meanwhile, or taken away
+            with contextlib.suppress(OSError):
+                if look(self._folder / file.name) != file.state:
+                    continue  # it was overwritten meanwhile, or taken away
+            files.append(file)
         self._journal.note(files)
         for file in files:
             self._dispose(file)

@@ -34,6 +34,9 @@ MAX_ENTRIES = 10_000
 CATCH_UP_S = 10.0
 """Time between two looks at the whole folder where the kernel tells of all changes: nothing should turn up."""
 
+CHECK_S = 1.0
+"""Time between two looks at whether the folder is still the one that is watched, where the kernel tells of its end."""
+
 _SCAN_SHARE = 10
 """A look at the whole folder waits for this many times what the last one took."""
 
@@ -112,8 +115,8 @@ class Watch:
         """Take in what has happened; return whether anything has."""
         now = self._clock()
         if now >= self._check_at:
-            self._check_at = now + self._poll_s
             self._check_place()
+            self._check_at = now + (max(CHECK_S, self._poll_s) if self._is_trusted else self._poll_s)
         events = self._kernel.read() if self._kernel is not None else []
         for event in events:
             self._happened(event.mask, event.name, now)
@@ -282,7 +285,10 @@ class Watch:
     ) -> None:
         """Look at a file again after a while, and see whether it is still in this state; None: in that of now."""
         entry.phase, entry.is_vouched = "quiet", False
-        entry.state, entry.since = state or look(self._folder / name), now if since is None else since
+        if state is None:
+            with contextlib.suppress(OSError):
+                state = look(self._folder / name)
+        entry.state, entry.since = state, now if since is None else since
         self._look_at(name, entry, now + self._quiet_s)
 
     def _look_at(self, name: str, entry: _Entry, at: float) -> None:
@@ -296,7 +302,11 @@ class Watch:
             entry = self._entries.get(name)
             if entry is None or entry.look_at != at or entry.phase not in ("new", "quiet"):
                 continue
-            state = look(self._folder / name)
+            try:
+                state = look(self._folder / name)
+            except OSError:
+                self._look_at(name, entry, now + self._quiet_s)
+                continue
             if state is None:
                 self.forget(name)
             elif state != entry.state:
@@ -319,8 +329,9 @@ class Watch:
             self.missing = error
             return
         for name in unseen:
-            if look(self._folder / name) is None:
-                self.forget(name)
+            with contextlib.suppress(OSError):
+                if look(self._folder / name) is None:
+                    self.forget(name)
         for _, name, state in found[:room]:
             if (entry := self._entry(name)) is not None:
                 self._wait(name, entry, now, state)
@@ -339,9 +350,12 @@ class Watch:
                 if found.is_dir(follow_symlinks=False):
                     self._note_subfolder(name)
                     continue
-                state = look(found.path)
                 if name in (DONE, FAILED) and found.is_dir():
                     continue  # links to folders elsewhere
+                try:
+                    state = look(found.path)
+                except OSError:
+                    continue  # it is there at the next look, or gone
                 if state is not None and self._known.get(name, (None, ""))[0] != state:
                     yield state.mtime_ns, name, state
 

@@ -44,7 +44,7 @@ def test_what_was_noted_is_there_after_a_crash(path, told):
     assert told.events == []
 
 
-def test_the_last_record_of_a_name_counts_and_what_has_left_is_forgotten(path, told):
+def test_the_last_record_of_a_name_counts_and_what_was_put_away_is_forgotten(path, told):
     first, _ = load(path, told)
     first.note([settled("a", "old"), settled("b")])
     first.note([settled("a", "new")])
@@ -52,8 +52,9 @@ def test_the_last_record_of_a_name_counts_and_what_has_left_is_forgotten(path, t
     assert found == [settled("a", "new")]
     assert second.get("a", "new") == settled("a", "new")
     assert second.get("a", "old") is None
-    assert second.get("b", "r") is None
     second.drop("a")
+    second.drop("b")
+    assert second.get("b", "r") is None
     assert len(second) == 0
 
 
@@ -171,3 +172,21 @@ def test_a_state_dir_that_is_no_folder_is_told(tmp_path, told):
     made.close()
     assert len(told.events) == 1
     assert Path(tmp_path / "state").is_file()
+
+
+def test_what_is_gone_may_be_back_with_its_stick(path, told, monkeypatch):
+    made, _ = load(path, told)
+    made.note([settled("a"), settled("b")])
+    made.note_absent("a")
+    made.note_absent("never there")
+    assert len(made) == 1
+    assert made.get("a", "r") is not None
+    again, found = load(path, told, lambda file: file.name == "b")
+    assert [file.name for file in found] == ["b"]
+    assert again.get("a", "r") is not None
+    again.note([settled("a")])
+    assert len(again) == 2
+    monkeypatch.setattr(journal, "MAX_FILES", 1)
+    again.note_absent("a")
+    again.note_absent("b")
+    assert (again.get("a", "r"), again.get("b", "r") is not None) == (None, True), "at its limit"

@@ -200,13 +200,13 @@ def test_what_cannot_go_back_because_a_newer_one_is_there_was_overwritten(folder
     assert leaving.names("done") == leaving.names(put_away.LEAVING) == []
 
 
-def test_who_was_taken_away_meanwhile_is_away(folder, monkeypatch):
+def test_what_was_taken_away_meanwhile_is_gone(folder, monkeypatch):
     leaving = Leaving(folder)
     leaving.add("a.npy")
     (folder / "a.npy").unlink()
     leaving.add("b.npy")
     between_look_and_move(monkeypatch, lambda: (folder / "b.npy").unlink())
-    assert leaving.turn() == [("a.npy", "away"), ("b.npy", "away")]
+    assert leaving.turn() == [("a.npy", "gone"), ("b.npy", "gone")]
 
 
 def test_what_a_crash_left_on_its_way_goes_back_unless_there_is_a_newer_one(leaving):

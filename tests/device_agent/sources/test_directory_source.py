@@ -94,9 +94,56 @@ def test_a_file_may_be_kept_where_it_is_and_is_answered_once(folder):
     folder.turn()
     assert folder.sink.values() == [2]
     folder.answer()
-    (folder.path / "a.npy").unlink()
+
+
+@pytest.mark.parametrize("after", ["keep", "move"])
+def test_a_stick_that_is_taken_out_and_put_back_has_no_file_answered_again(folder, tmp_path, monkeypatch, after):
+    def read_only(old, new):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(put_away, "rename", read_only)
+    folder.start(after=after)
+    folder.put("a.npy")
     folder.turn()
-    assert folder.source._journal.get("a.npy", folder.sink.submitted[0][2]) is None
+    folder.answer()
+    for restarts in (False, True):
+        folder.path.rename(tmp_path / "stick")
+        folder.path.mkdir()
+        if restarts:
+            folder.start(after=after)
+        folder.pass_time(5)
+        folder.path.rmdir()
+        (tmp_path / "stick").rename(folder.path)
+        folder.pass_time(10)
+        assert len(folder.sink.submitted) == (0 if restarts else 1)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOTCONN])
+def test_a_share_that_does_not_answer_for_a_while_has_no_file_answered_again(folder, monkeypatch, number):
+    folder.start(after="keep")
+    folder.put("a.npy")
+    folder.put("b.npy", picture(2))
+    folder.turn()
+    folder.answer(folder.sink.submitted[0][2])
+    stat = os.stat
+
+    def broken(path, **options):
+        if str(path).startswith(str(folder.path)):
+            raise OSError(number, os.strerror(number))
+        return stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        for name in ("stat", "lstat", "scandir"):
+            patch.setattr(identity.os, name, broken)
+        folder.pass_time(15)
+        folder.answer(folder.sink.submitted[1][2])
+        folder.pass_time(15)
+    folder.pass_time(30)
+    assert len(folder.sink.submitted) == 2
+    assert len(folder.sink.tell.lines("cannot be read")) == 1
+    folder.start(after="keep")
+    folder.pass_time(30)
+    assert folder.sink.submitted == []
 
 
 def test_kept_files_may_be_moved_by_a_later_run(folder):

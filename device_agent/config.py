@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from device_agent.sources import SourceConfig
+from device_agent.sources.directory import DirectorySourceConfig
 from distree import strict_yaml
 from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import bundle_of
@@ -171,6 +172,19 @@ class AgentConfig:
             raise ConfigError("pipelines: none given", "give at least one")
         if len(set(names)) != len(names):
             raise ConfigError("pipelines: two have the same name", "give each a name of its own")
+        self._check_folders()
+
+    def _check_folders(self) -> None:
+        """Refuse two pipelines of which one takes files away that the other has not read."""
+        sources = [pipeline.origin.source for pipeline in self.pipelines if pipeline.origin is not None]
+        folders = [source for source in sources if isinstance(source, DirectorySourceConfig)]
+        for number, source in enumerate(folders):
+            for other in folders[:number]:
+                if source.path == other.path and {source.after, other.after} != {"keep"}:
+                    raise ConfigError(
+                        f"pipelines: two take files from {source.path}",
+                        "give each a folder of its own, or set after: keep for both",
+                    )
 
     @property
     def client_id(self) -> str:

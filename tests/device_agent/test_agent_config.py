@@ -115,6 +115,21 @@ def test_defaults_and_bundles_are_taken_from_the_folder_of_the_file_too(load, tm
     assert bundle("other") == tmp_path / "other", "not there, and not looked for where it is started"
 
 
+@pytest.mark.parametrize(("one", "other", "is_well"), [("move", "move", 0), ("move", "keep", 0), ("keep", "keep", 1)])
+def test_no_pipeline_takes_files_away_from_another(load, one, other, is_well):
+    pipelines = [
+        {**PIPELINE, "name": name, "origin": {"source": {"kind": "directory", "path": path, "after": after}}}
+        for name, path, after in (("a", "in", one), ("b", "in", other), ("c", "elsewhere", "move"))
+    ]
+    if is_well:
+        assert len(load(pipelines=pipelines).pipelines) == 3
+        return
+    with pytest.raises(
+        ConfigError, match=r"two take files from .*/in; give each a folder of its own, or set after: keep"
+    ):
+        load(pipelines=pipelines)
+
+
 PIPELINE = LEAST["pipelines"][0]
 WRONG = [
     ({"site": "Lab"}, "site: 'Lab' is not an id"),

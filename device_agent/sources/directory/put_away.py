@@ -72,15 +72,19 @@ class PutAway:
         self._retry_s = 0.0
         self._retry_at = 0.0
         self._has_surplus = False
+        self._limit_at = 0.0
 
     def restore(self) -> None:
         """Put back what a crash left on its way out. OSError if that fails."""
-        leaving = self._folder / LEAVING
         with contextlib.suppress(FileNotFoundError):
-            for entry in list(os.scandir(leaving)):
+            for entry in list(os.scandir(self._folder / LEAVING)):
                 self._give_back(entry.name)
+        self.close()
+
+    def close(self) -> None:
+        """Leave nothing of our own in the folder."""
         with contextlib.suppress(OSError):
-            leaving.rmdir()
+            (self._folder / LEAVING).rmdir()
 
     def add(self, file: SettledFile) -> None:
         """Put a file away as soon as possible."""
@@ -119,10 +123,13 @@ class PutAway:
 
     def _limit(self) -> None:
         self._has_surplus = False
+        if self._clock() < self._limit_at:
+            return
         for place, kept in self._kept.items():
             try:
                 self._has_surplus |= kept.turn()
             except OSError as error:
+                self._limit_at = self._clock() + LONGEST_RETRY_S
                 what = f"{self._folder / place} cannot be kept within its limit ({error.strerror})"
                 self._tell(EventKind.DISK, what, remedy_of(error, "delete old files there"), like=f"limit of {place}")
 

@@ -94,10 +94,8 @@ class DirectorySourceConfig(BaseSourceConfig):
 
     def memory(self) -> dict[str, int]:
         """Return what one file may take, and the lists of files."""
-        return {
-            "a file while it is read": MAX_FILE_BYTES,
-            "lists of files": _LIST_BYTES + 2 * _NAME_BYTES * self.keep_files,
-        }
+        kept = _KEPT_BYTES * MAX_FILES if self.after == "keep" else 2 * _NAME_BYTES * self.keep_files
+        return {"a file while it is read": MAX_FILE_BYTES, "lists of files": _LIST_BYTES + kept}
 
     def longest_file(self) -> int:
         """Return the size of the largest file that is read."""
@@ -115,7 +113,10 @@ class DirectorySourceConfig(BaseSourceConfig):
 
 _LIST_BYTES = 8 << 20
 _NAME_BYTES = 200
-"""Memory for the files that wait to be read, with names of usual length; and for each that is kept in a subfolder."""
+_KEPT_BYTES = 600
+"""Memory for the files that wait to be read, with names of usual length; for each that is kept in a subfolder; and for
+each that is kept where it is.
+"""
 
 
 @dataclass(slots=True)
@@ -198,6 +199,7 @@ class DirectorySource:
                     self._wait(stop)
             self._linger()
         finally:
+            self._put_away.close()
             self._watch.close()
             self._journal.close()
 
@@ -207,8 +209,7 @@ class DirectorySource:
         """Take up what an earlier run left; `run` does this first."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            if self._config.after != "keep":
-                self._put_away.restore()
+            self._put_away.restore()
         except OSError as error:
             self._tell_missing(error)
         for file in self._journal.load(self._is_still_there):
@@ -371,8 +372,9 @@ class DirectorySource:
         while self._answered:
             file = self._answered.popleft()
             with contextlib.suppress(OSError):
-                if look(self._folder / file.name) != file.state:
-                    continue  # it was overwritten meanwhile, or taken away
+                state = look(self._folder / file.name)
+                if state is not None and state != file.state:
+                    continue  # it was overwritten meanwhile
             files.append(file)
         self._journal.note(files)
         for file in files:
@@ -415,9 +417,9 @@ class DirectorySource:
             return
         self._sink.tell(
             EventKind.SOURCE,
-            f"{counted(count - self._said_overwritten, 'file')} overwritten before it could be read, the last "
+            f"{counted(count - self._said_overwritten, 'file')} overwritten before being read, the last of them "
             f"{quoted(self._watch.last_overwritten)}; {count} since the start",
-            "write each picture under a name of its own, or fewer of them",
+            "give each picture a name of its own, or take fewer",
             severity=Severity.INFO,
             like="overwritten",
         )

@@ -129,7 +129,8 @@ class Watch:
 
     def due_at(self) -> float:
         """When `turn` is to be called though the kernel has said nothing; monotonic seconds."""
-        return min(self._check_at, self._scan_at, self._looks[0][0] if self._looks else _NEVER)
+        scan_at = self._scan_at if self.missing is None else _NEVER
+        return min(self._check_at, scan_at, self._looks[0][0] if self._looks else _NEVER)
 
     @property
     def has_finished(self) -> bool:
@@ -148,10 +149,6 @@ class Watch:
                 entry.phase = "taken"
                 return name
         return None
-
-    def is_waiting(self, name: str) -> bool:
-        """Tell whether a file of this name is still to be read, or is being written."""
-        return name in self._entries
 
     # ------------------------------------------------------------ what came of it
 

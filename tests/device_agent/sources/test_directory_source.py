@@ -16,7 +16,15 @@ from folder_source import SHAPE, Folder, Sink, picture
 from input_bundles import HOP, SAMPLES, sound_bundle, wav
 
 from device_agent.sources.base import PushSource
-from device_agent.sources.directory import DirectorySource, DirectorySourceConfig, identity, journal, put_away, source
+from device_agent.sources.directory import (
+    DirectorySource,
+    DirectorySourceConfig,
+    identity,
+    journal,
+    put_away,
+    source,
+    watch,
+)
 from device_agent.sources.directory.put_away import LEAVING, rename_new
 from device_agent.sources.directory.watch import PATIENCE_S
 from distree.bundle.windows import count_of
@@ -232,7 +240,7 @@ def test_during_an_outage_the_newest_is_kept_and_the_others_are_counted_and_told
     folder.pass_time(10)
     assert folder.names("done") == ["a.npy"]
     assert (folder.path / "done" / "a.npy").read_bytes() == picture(49)
-    lines = folder.sink.tell.lines("overwritten before it could be read")
+    lines = folder.sink.tell.lines("overwritten before being read")
     assert lines[-1].endswith("47 since the start")
     assert 1 <= len(lines) <= 4, "at a bounded rate"
     assert {(kind, severity) for kind, _, _, severity in folder.sink.tell.events} == {(EventKind.SOURCE, Severity.INFO)}
@@ -719,6 +727,27 @@ def test_without_inotify_it_says_so_and_looks(folder, monkeypatch):
     folder.put("a.npy", picture(2))
     folder.pass_time(QUIET_S)
     assert folder.sink.values() == [0, 2]
+
+
+@pytest.mark.parametrize("what", ["missing", "unreadable", "idle"])
+def test_it_does_not_spin(folder, monkeypatch, what):
+    def forbidden(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    folder.start()
+    folder.put("a.npy")
+    folder.turn()
+    if what == "missing":
+        folder.path.rename(folder.path.with_name("elsewhere"))
+    elif what == "unreadable":
+        monkeypatch.setattr(watch.os, "scandir", forbidden)
+    for _ in range(100):
+        folder.turn()
+        folder.turn()  # the folder's end has it looked for at once
+        due_at = min(folder.source._watch.due_at(), folder.source._put_away.due_at())
+        assert due_at > folder.clock(), "everything that was due was done"
+        folder.clock.sleep(0.2)
+    assert len(folder.sink.tell.events) == (0 if what == "idle" else 1)
 
 
 # ---------------------------------------------------------------- many

@@ -287,7 +287,7 @@ class DirectorySource:
                 what = "a file must not have the name of the folder for files that are done with"
                 raise RemoteProtocolError("kind", what, "give it another name")
             found = read(self._folder / name, name, MAX_FILE_BYTES)
-            if self._is_known(name, found):
+            if not self._watch.is_untouched(name) or self._is_known(name, found):
                 return
             inputs = self._sink.reader.read_all(found.content)
         except FileNotFoundError:

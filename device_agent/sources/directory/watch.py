@@ -117,15 +117,13 @@ class Watch:
         if now >= self._check_at:
             self._check_place()
             self._check_at = now + (max(CHECK_S, self._poll_s) if self._is_trusted else self._poll_s)
-        events = self._kernel.read() if self._kernel is not None else []
-        for event in events:
-            self._happened(event.mask, event.name, now)
+        has_events = self._listen(now)
         if self._are_left_out and len(self._entries) <= MAX_ENTRIES // 2:
             self._scan_at = min(self._scan_at, now)
         if now >= self._scan_at and self.missing is None:
             self._scan(now)
         self._look(now)
-        return bool(events)
+        return has_events
 
     def due_at(self) -> float:
         """When `turn` is to be called though the kernel has said nothing; monotonic seconds."""
@@ -151,6 +149,15 @@ class Watch:
         return None
 
     # ------------------------------------------------------------ what came of it
+
+    def is_untouched(self, name: str) -> bool:
+        """Tell whether a file was not written to, replaced or removed since it was taken, as far as the kernel knows.
+
+        Otherwise what was read of it may be a part only. It is given again once it is finished.
+        """
+        self._listen(self._clock())
+        entry = self._entries.get(name)
+        return entry is not None and entry.phase == "taken"
 
     def note_read(self, name: str, state: FileState, request: str) -> bool:
         """Note what a file held when it was read; return whether that is new."""
@@ -205,6 +212,12 @@ class Watch:
             self._wait(name, entry, self._clock(), None)
 
     # ------------------------------------------------------------ what the kernel says
+
+    def _listen(self, now: float) -> bool:
+        events = self._kernel.read() if self._kernel is not None else []
+        for event in events:
+            self._happened(event.mask, event.name, now)
+        return bool(events)
 
     def _happened(self, mask: int, name: str, now: float) -> None:
         if mask & inotify.OVERFLOW:

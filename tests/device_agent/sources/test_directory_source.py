@@ -246,6 +246,41 @@ def test_during_an_outage_the_newest_is_kept_and_the_others_are_counted_and_told
     assert {(kind, severity) for kind, _, _, severity in folder.sink.tell.events} == {(EventKind.SOURCE, Severity.INFO)}
 
 
+def test_a_file_that_is_overwritten_in_the_moment_it_is_read_is_read_when_it_is_finished(folder, monkeypatch):
+    """What is read is a part, and nothing changes while it is read; only the kernel knows that its writer is at it."""
+    writers = []
+
+    def read(path, name, most):
+        if not writers:
+            writers.append(path.open("wb", buffering=0))
+            writers[0].write(picture(2)[:500])
+        return identity.read(path, name, most)
+
+    folder.start()
+    monkeypatch.setattr(source, "read", read)
+    folder.put("a.npy", picture(1))
+    folder.pass_time(60)
+    assert (folder.sink.submitted, folder.sink.rejected) == ([], [])
+    writers[0].write(picture(2)[500:])
+    writers[0].close()
+    folder.turn()
+    assert folder.sink.values() == [2]
+    assert folder.source.overwritten == 1
+
+
+def test_a_file_that_is_removed_in_the_moment_it_is_read_is_none(folder, monkeypatch):
+    def read(path, name, most):
+        found = identity.read(path, name, most)
+        path.unlink()
+        return found
+
+    folder.start()
+    monkeypatch.setattr(source, "read", read)
+    folder.put("a.npy")
+    folder.pass_time(60)
+    assert folder.sink.submitted == []
+
+
 def test_the_answer_to_an_older_picture_does_not_take_the_newer_one_away(folder):
     folder.start()
     folder.put("a.npy", picture(1))

@@ -311,9 +311,10 @@ class Spool:
             return
         self._failed_at = now
         log.error(
-            "spool %s cannot be written (%s), so a crash of this agent would now lose inputs; %s",
+            "spool %s cannot be written (%s), so a crash of this agent would now %s; %s",
             self._path,
             error.strerror or error,
+            "lose inputs" if self._keeps_inputs else "have files answered a second time",
             _REMEDIES.get(error.errno or 0) or remedy_of(error, "correct state_dir"),
         )
 

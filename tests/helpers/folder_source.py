@@ -16,6 +16,9 @@ from distree.messages.events import EventKind, Severity
 
 SHAPE = (28, 28, 1)
 
+QUIET_S = 1.6
+"""More than the tests' `quiet_ms`, with the looks before and after."""
+
 
 def picture(value: int = 0) -> bytes:
     """The content of an .npy file: an input of `fashion`, all of one value."""

@@ -56,6 +56,7 @@ class Inotify:
         self.file = self._call("inotify_init1", os.O_NONBLOCK | os.O_CLOEXEC)
         """The descriptor to wait for."""
         self._close = weakref.finalize(self, os.close, self.file)  # the kernel has few of them to give
+        self._close.atexit = False
 
     def watch(self, folder: Path) -> None:
         """Watch this folder, and no other; OSError if that is not possible."""

@@ -147,7 +147,7 @@ class DirectorySource:
         self._files: dict[str, _SubmittedFile] = {}
         self._answered: deque[SettledFile] = deque()
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        weakref.finalize(self, os.close, self._waker)  # not at the end of `run`: answers may come later
+        weakref.finalize(self, os.close, self._waker).atexit = False  # not after `run`: answers may come later
         self._journal = Journal(sink.state_dir / _JOURNAL, sink.tell, clock)
         self._kernel, blind = _kernel()
         self._watch = Watch(

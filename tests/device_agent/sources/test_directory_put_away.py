@@ -10,7 +10,7 @@ import pytest
 from folder_source import Clock, Told, picture
 
 from device_agent.sources.directory import put_away, retention
-from device_agent.sources.directory.identity import read
+from device_agent.sources.directory.identity import look, read
 from device_agent.sources.directory.journal import SettledFile
 from device_agent.sources.directory.put_away import LONGEST_RETRY_S, PutAway, rename_new
 from device_agent.sources.directory.retention import Retention
@@ -172,6 +172,18 @@ def test_what_was_overwritten_between_look_and_move_goes_back(folder, monkeypatc
     between_look_and_move(monkeypatch, lambda: (folder / ".new").rename(folder / "a.npy"))
     assert leaving.turn() == [("a.npy", "returned")]
     assert (folder / "a.npy").read_bytes() == picture(2)
+
+
+def test_what_took_the_place_of_a_file_that_could_not_be_read_goes_back(folder, monkeypatch):
+    leaving = Leaving(folder)
+    leaving.write("huge.npy", 1)
+    state = look(folder / "huge.npy")
+    leaving.put_away.add(SettledFile(name="huge.npy", state=state, request="", place="failed"))
+    (folder / put_away.LEAVING).mkdir()
+    (folder / ".new").write_bytes(picture(2))
+    between_look_and_move(monkeypatch, lambda: (folder / ".new").rename(folder / "huge.npy"))
+    assert leaving.turn() == [("huge.npy", "returned")]
+    assert (folder / "huge.npy").read_bytes() == picture(2)
 
 
 def test_a_writer_that_is_at_it_finds_its_file_under_its_name(folder, monkeypatch):

@@ -197,6 +197,30 @@ def test_a_file_that_is_overwritten_in_the_moment_it_is_read_is_read_when_it_is_
     assert folder.source.overwritten == 1
 
 
+def test_a_file_that_is_overwritten_in_the_moment_it_is_put_away_is_read_when_it_is_finished(folder, monkeypatch):
+    writers, rename = [], put_away.rename
+
+    def late(old, new):
+        if not writers:
+            writers.append((folder.path / "a.npy").open("wb", buffering=0))
+            writers[0].write(picture(2)[:500])
+        rename(old, new)
+
+    folder.start()
+    folder.put("a.npy", picture(1))
+    folder.turn()
+    monkeypatch.setattr(put_away, "rename", late)
+    folder.answer()
+    folder.pass_time(60)
+    assert (folder.sink.values(), folder.sink.rejected, folder.names()) == ([1], [], ["a.npy"])
+    writers[0].write(picture(2)[500:])
+    writers[0].close()
+    folder.turn()
+    assert folder.sink.values() == [1, 2]
+    folder.answer()
+    assert (folder.path / "done" / "a.npy").read_bytes() == picture(2)
+
+
 def test_a_file_that_is_removed_in_the_moment_it_is_read_is_none(folder, monkeypatch):
     def read(path, name, most):
         found = identity.read(path, name, most)

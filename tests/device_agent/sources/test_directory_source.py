@@ -14,6 +14,7 @@ from device_agent.sources.directory import (
     DirectorySource,
     DirectorySourceConfig,
     identity,
+    put_away,
     source,
     watch,
 )

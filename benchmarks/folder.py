@@ -261,7 +261,7 @@ def overwrite(
     back_s = time.monotonic() - up_at
     observer.until(lambda: camera.is_done, seconds + PATIENCE_S)
     observer.until(lambda: camera.taken[-1][0] in observer.results, 10.0)
-    observer.until(lambda: len(observer.results) + observer.overwritten >= len(camera.taken), 7.0)
+    observer.until(lambda: len(observer.results) + observer.overwritten >= len(camera.taken), 8.0)
     observer.watch(0.5)
     found = Overwritten(written=len(camera.taken), overwritten=observer.overwritten, after_outage_s=back_s)
     found.last_answered = camera.taken[-1][0] in observer.results

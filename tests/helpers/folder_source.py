@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from device_agent.sources.directory import DirectorySource, DirectorySourceConfig
+from device_agent.sources.directory.put_away import SETTLE_S
 from distree.bundle.inputs import InputReader
 from distree.bundle.loading import load_bundle
 from distree.bundle.preprocessing import Preprocessor
@@ -122,15 +123,17 @@ class Folder:
         return self
 
     def turn(self) -> None:
-        """Do all that is due."""
-        while self.source.turn(self.stop):
-            if self.sink.room <= 0:
-                break
+        """Do all that is due now, and a moment later."""
+        for _ in range(2):
+            while self.source.turn(self.stop):
+                if self.sink.room <= 0:
+                    break
+            self.clock.sleep(SETTLE_S)
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass in steps of polls."""
         for _ in range(round(seconds / 0.2)):
-            self.clock.sleep(0.2)
+            self.clock.sleep(0.2 - 2 * SETTLE_S)
             self.turn()
 
     def answer(self, *requests: str) -> None:

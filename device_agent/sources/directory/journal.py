@@ -109,12 +109,13 @@ class Journal:
         if name in self._files:
             self._absent[name] = None
             if len(self._absent) > MAX_FILES:
-                self.drop(next(iter(self._absent)))
+                self.drop(self._files[next(iter(self._absent))])
 
-    def drop(self, name: str) -> None:
+    def drop(self, file: SettledFile) -> None:
         """Forget a file that was put away. What is on disk of it does no harm: it says what the file held."""
-        self._files.pop(name, None)
-        self._absent.pop(name, None)
+        if self.get(file.name, file.request) is not None:
+            del self._files[file.name]
+            self._absent.pop(file.name, None)
 
     def close(self) -> None:
         """Close the file."""

@@ -1,7 +1,8 @@
 """Takes files out of the folder that are done with, and never one that was not read.
 
-A file is first moved to a hidden subfolder, where nobody can reach it by its name any more, and then looked at again:
-if it does not hold what was answered it goes back. Only then is it moved to where it belongs, or deleted.
+A file is first moved to a hidden subfolder, where nobody can reach it by its name any more. A moment later, when
+whoever was just opening it has done so, it is read again: if it does not hold what was answered it goes back. Only then
+is it moved to where it belongs, or deleted.
 """
 
 from __future__ import annotations
@@ -28,25 +29,31 @@ from distree.printable import quoted
 LEAVING = ".leaving"
 """Subfolder for files on their way out."""
 
+SETTLE_S = 0.05
+"""How long a file stays there before it is read again."""
+
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 60.0
 
 _TRIES = 3
-"""Files that are tried in one go while moving fails: what holds one up need not hold up the others."""
+"""Files that are tried in one go while it fails, to begin with: what holds one up need not hold up the others."""
 
+_NO_LIMIT = 1 << 30
+
+_NEVER = float("inf")
 _NO_REPLACE = 1
 _AT_CWD = -100
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
-Outcome = Literal["away", "gone", "replaced", "returned"]
-"""What became of a file: it was put away; it was not there; a newer one has its name; it holds something else, and is
-back.
+Outcome = Literal["away", "gone", "replaced", "returned", "overwritten"]
+"""What became of a file: it was put away; it was not there; a newer one had its name; it holds something else, and is
+back; it held something else, and while it was away a newer one took its name.
 """
 
 
 class PutAway:
     """Moves files to `done/` and `failed/`, or deletes the answered ones; what fails is tried again, ever more rarely.
 
-    `note_returned` is told of each file that was moved away and back.
+    `note_stays` is told of each file that was taken out and put back because it cannot be put away.
     """
 
     def __init__(
@@ -57,7 +64,7 @@ class PutAway:
         kept: dict[Place, Retention],
         most_bytes: int,
         tell: Tell,
-        note_returned: Callable[[str], None],
+        note_stays: Callable[[SettledFile], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
@@ -65,9 +72,11 @@ class PutAway:
         self._kept = kept
         self._most_bytes = most_bytes
         self._tell = tell
-        self._note_returned = note_returned
+        self._note_stays = note_stays
         self._clock = clock
         self._files: dict[str, SettledFile] = {}
+        self._leaving: dict[str, tuple[float, SettledFile]] = {}
+        self._tries = _NO_LIMIT
         self._failing: Place | None = None
         self._retry_s = 0.0
         self._retry_at = 0.0
@@ -94,32 +103,68 @@ class PutAway:
         """When `turn` has something to do; monotonic seconds."""
         if self._has_surplus:
             return 0.0
-        return self._retry_at if self._files else float("inf")
+        due_at = next((at for at, _ in self._leaving.values()), _NEVER)
+        return min(due_at, self._retry_at if self._files.keys() - self._leaving.keys() else _NEVER)
 
-    def turn(self) -> list[tuple[SettledFile, Outcome]]:
-        """Put away what can be; return what became of which files."""
-        if self._clock() < self._retry_at:
-            return []
+    def turn(self, *, at_once: bool = False) -> list[tuple[SettledFile, Outcome]]:
+        """Put away what can be; return what became of which files. `at_once`: without the moment in between."""
         outcomes: list[tuple[SettledFile, Outcome]] = []
-        failures = 0
+        has_failed = self._finish(outcomes, _NEVER if at_once else self._clock())
+        if not has_failed and self._clock() >= self._retry_at:
+            has_failed = self._begin(outcomes)
+            if at_once:
+                has_failed |= self._finish(outcomes, _NEVER)
+        if has_failed:
+            self._tries = _TRIES
+            self._retry_s = min(LONGEST_RETRY_S, 2 * self._retry_s or FIRST_RETRY_S)
+            self._retry_at = self._clock() + self._retry_s
+        elif not self._files and not self._leaving and self._failing is not None:
+            self._tell(EventKind.DISK, f"files of {self._folder} are put away again", severity=Severity.INFO)
+            self._failing, self._retry_s, self._tries = None, 0.0, _NO_LIMIT
+        self._limit()
+        return outcomes
+
+    def _begin(self, outcomes: list[tuple[SettledFile, Outcome]]) -> bool:
+        """Take files out of the folder; return whether that fails."""
+        now, failures, tries = self._clock(), 0, 0
         for file in list(self._files.values()):
+            if file.name in self._leaving:
+                continue  # an older one of its name is on its way
+            if failures == _TRIES or tries == self._tries:
+                break
             del self._files[file.name]
+            tries += 1
+            try:
+                outcome = self._take_out(file)
+            except OSError as error:
+                self._fail(file, error)
+                failures += 1
+            else:
+                if outcome is None:
+                    self._leaving[file.name] = now + SETTLE_S, file
+                else:
+                    outcomes.append((file, outcome))
+        return failures > 0
+
+    def _finish(self, outcomes: list[tuple[SettledFile, Outcome]], now: float) -> bool:
+        """Put away what was taken out; where that fails put it all back, and return True."""
+        for at, file in list(self._leaving.values()):
+            if at > now:
+                break
             try:
                 outcomes.append((file, self._put_away(file)))
             except OSError as error:
-                self._files[file.name] = file  # behind the others
                 self._fail(file, error)
-                failures += 1
-                if failures == _TRIES:
-                    break
-        if failures:
-            self._retry_s = min(LONGEST_RETRY_S, 2 * self._retry_s or FIRST_RETRY_S)
-            self._retry_at = self._clock() + self._retry_s
-        elif not self._files and self._failing is not None:
-            self._tell(EventKind.DISK, f"files of {self._folder} are put away again", severity=Severity.INFO)
-            self._failing, self._retry_s = None, 0.0
-        self._limit()
-        return outcomes
+                for _, other in list(self._leaving.values()):
+                    with contextlib.suppress(OSError):  # then the next start puts it back
+                        if self._give_back(other.name):
+                            self._note_stays(other)
+                    self._files.setdefault(other.name, other)
+                self._leaving.clear()
+                return True
+            del self._leaving[file.name]
+            self._tries = min(2 * self._tries, _NO_LIMIT)
+        return False
 
     def _limit(self) -> None:
         self._has_surplus = False
@@ -134,6 +179,7 @@ class PutAway:
                 self._tell(EventKind.DISK, what, remedy_of(error, "delete old files there"), like=f"limit of {place}")
 
     def _fail(self, file: SettledFile, error: OSError) -> None:
+        self._files.setdefault(file.name, file)  # behind the others, unless a newer one of its name is among them
         if self._failing is not None:
             return
         self._failing = file.place
@@ -148,7 +194,8 @@ class PutAway:
 
     # ------------------------------------------------------------ one file
 
-    def _put_away(self, file: SettledFile) -> Outcome:
+    def _take_out(self, file: SettledFile) -> Outcome | None:
+        """Move a file to where nobody finds it; return what became of it if that is the end of it."""
         state = look(self._folder / file.name)
         if state is None:
             return "gone"
@@ -165,16 +212,16 @@ class PutAway:
             except FileNotFoundError:
                 if not os.path.lexists(hidden):  # on a share, what was done may be reported as what was in vain
                     return "gone"  # somebody else was quicker
-        try:
-            if not self._holds(hidden, file):
-                return "returned" if self._give_back(file.name) else "replaced"
-            if self._delete and file.place == "done":
-                hidden.unlink()
-            else:
-                self._keep(hidden, file)
-        except OSError:
-            self._give_back(file.name)
-            raise
+        return None
+
+    def _put_away(self, file: SettledFile) -> Outcome:
+        hidden = self._folder / LEAVING / file.name
+        if not self._holds(hidden, file):
+            return "returned" if self._give_back(file.name) else "overwritten"
+        if self._delete and file.place == "done":
+            hidden.unlink()
+        else:
+            self._keep(hidden, file)
         return "away"
 
     def _holds(self, hidden: Path, file: SettledFile) -> bool:
@@ -198,7 +245,6 @@ class PutAway:
         except FileExistsError:
             hidden.unlink()
             return False
-        self._note_returned(name)
         return True
 
     def _keep(self, hidden: Path, file: SettledFile) -> None:

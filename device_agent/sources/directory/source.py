@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from device_agent.disk import remedy_of
+from device_agent.log_throttle import INTERVAL_S
 from device_agent.sources.base import BaseSourceConfig, InputSink
 from device_agent.sources.directory.identity import FileChangedError, FileContent, FileState, look, read
 from device_agent.sources.directory.inotify import Inotify
 from device_agent.sources.directory.journal import LIMIT_BYTES, MAX_FILES, Journal, Place, SettledFile
 from device_agent.sources.directory.names import DONE, FAILED
-from device_agent.sources.directory.put_away import PutAway
+from device_agent.sources.directory.put_away import Outcome, PutAway
 from device_agent.sources.directory.retention import Retention
 from device_agent.sources.directory.watch import Watch
 from distree.bundle.windows import request_of
@@ -49,8 +50,8 @@ _LONGEST_WAIT_S = 0.5
 _BATCH_S = 0.005
 """How long the kernel gathers what it says of a file that is being written: each write is an event."""
 
-_TELL_S = 5.0
-"""Shortest time between two events on files that were overwritten."""
+_TELL_S = INTERVAL_S + 1.0
+"""Shortest time between two events on files that were overwritten: none is left out, so that all are counted."""
 
 _LINGER_S = 10.0
 """How long the source waits at the agent's end for answers to files that are under way, to put those away, too."""
@@ -169,7 +170,7 @@ class DirectorySource:
             },
             most_bytes=MAX_FILE_BYTES,
             tell=sink.tell,
-            note_returned=self._watch.note_returned,
+            note_stays=self._note_stays,
             clock=clock,
         )
         self._said_missing = self._said_blind = self._said_full = False
@@ -238,18 +239,30 @@ class DirectorySource:
         """See to what was answered and to what the folder brings; return whether the kernel has told of anything."""
         self._settle_answered()
         has_events = self._watch.turn()
-        for file, outcome in self._put_away.turn():
-            if outcome == "away":
-                self._journal.drop(file.name)
-            elif outcome == "gone":
-                self._journal.note_absent(file.name)
-            elif outcome == "returned":
-                self._journal.drop(file.name)
-                self._watch.look_again(file.name)
+        self._note_outcomes(self._put_away.turn())
         while self._watch.gone:
             self._journal.note_absent(self._watch.gone.pop())
         self._tell_news()
         return has_events
+
+    def _note_outcomes(self, outcomes: list[tuple[SettledFile, Outcome]]) -> None:
+        for file, outcome in outcomes:
+            match outcome:
+                case "away":
+                    self._journal.drop(file)
+                case "gone":
+                    self._journal.note_absent(file.name)
+                case "returned":
+                    self._watch.note_returned(file.name)
+                    self._journal.drop(file)
+                    self._watch.look_again(file.name)
+                case "overwritten":
+                    self._watch.note_overwritten(file.name)
+
+    def _note_stays(self, file: SettledFile) -> None:
+        self._watch.note_returned(file.name)
+        self._watch.settle(file.name, file.state, file.request)
+        self._journal.note([file])
 
     def _wait(self, stop: threading.Event) -> None:
         """Wait until there is something to do."""
@@ -276,6 +289,7 @@ class DirectorySource:
             self._work()
         self._say_overwritten_at = 0.0
         self._work()
+        self._note_outcomes(self._put_away.turn(at_once=True))
 
     # ------------------------------------------------------------ a file
 

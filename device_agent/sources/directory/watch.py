@@ -101,7 +101,7 @@ class Watch:
         self._looks: list[tuple[float, str]] = []
         self._known: dict[str, tuple[FileState, str]] = {}
         self._order = itertools.count()
-        self._returned: dict[str, int] = {}
+        self._returned: set[str] = set()
         self._seen_folders: set[str] = set()
         self._place: tuple[int, int] | None = None
         self._is_trusted = False
@@ -166,7 +166,7 @@ class Watch:
         # Either what was finished is not what was read, or it was read before the kernel told of it.
         was_replaced = (not is_new) if entry.is_vouched else entry.state != state
         if entry.is_unread and was_replaced:
-            self._note_overwritten(name)
+            self.note_overwritten(name)
         self.settle(name, state, request)
         return is_new
 
@@ -201,9 +201,9 @@ class Watch:
             self.gone.append(name)
 
     def note_returned(self, name: str) -> None:
-        """Note that we have moved a file away and back: what the kernel will tell of that is no news."""
+        """Note that we have moved a file back to its place: what the kernel will tell of that is no news."""
         if self._kernel is not None and self.blind is None:
-            self._returned[name] = 2
+            self._returned.add(name)
 
     def look_again(self, name: str) -> None:
         """Read a file anew once it is quiet: it does not hold what was known of it."""
@@ -231,10 +231,8 @@ class Watch:
             self._file_changed(mask, name, now)
 
     def _file_changed(self, mask: int, name: str, now: float) -> None:
-        if mask & (inotify.MOVED_FROM | inotify.MOVED_TO) and name in self._returned:
-            self._returned[name] -= 1
-            if not self._returned[name]:
-                del self._returned[name]
+        if mask & inotify.MOVED_TO and name in self._returned:
+            self._returned.discard(name)
             return
         if mask & (inotify.MOVED_FROM | inotify.DELETE):
             self.forget(name)
@@ -282,9 +280,10 @@ class Watch:
     def _replaced(self, name: str, entry: _Entry) -> None:
         if entry.is_unread:
             entry.is_unread = False
-            self._note_overwritten(name)
+            self.note_overwritten(name)
 
-    def _note_overwritten(self, name: str) -> None:
+    def note_overwritten(self, name: str) -> None:
+        """Count a file that was overwritten before it was read."""
         self.overwritten += 1
         self.last_overwritten = name
 

@@ -52,8 +52,10 @@ def test_the_last_record_of_a_name_counts_and_what_was_put_away_is_forgotten(pat
     assert found == [settled("a", "new")]
     assert second.get("a", "new") == settled("a", "new")
     assert second.get("a", "old") is None
-    second.drop("a")
-    second.drop("b")
+    second.drop(settled("a", "old"))
+    assert second.get("a", "new") is not None, "another file of the name"
+    second.drop(settled("a", "new"))
+    second.drop(settled("b"))
     assert second.get("b", "r") is None
     assert len(second) == 0
 
@@ -105,7 +107,7 @@ def test_it_stays_small(path, told, monkeypatch):
     made.note([settled("kept")])
     for number in range(1000):
         made.note([settled(f"{number}")])
-        made.drop(f"{number}")
+        made.drop(settled(f"{number}"))
         assert path.stat().st_size <= 1100
     assert "kept" in [file.name for file in load(path, told)[1]]
 
@@ -117,7 +119,7 @@ def test_at_its_limit_no_more_should_be_read(path, told, monkeypatch):
     assert not made.is_full
     made.note([settled("c")])
     assert made.is_full
-    made.drop("a")
+    made.drop(settled("a"))
     assert not made.is_full
 
 

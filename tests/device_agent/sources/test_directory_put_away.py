@@ -12,7 +12,7 @@ from folder_source import Clock, Told, picture
 from device_agent.sources.directory import put_away, retention
 from device_agent.sources.directory.identity import look, read
 from device_agent.sources.directory.journal import SettledFile
-from device_agent.sources.directory.put_away import LONGEST_RETRY_S, PutAway, rename_new
+from device_agent.sources.directory.put_away import LONGEST_RETRY_S, SETTLE_S, PutAway, rename_new
 from device_agent.sources.directory.retention import Retention
 
 MOST = 1 << 20
@@ -23,7 +23,7 @@ class Leaving:
 
     def __init__(self, folder, **changes):
         self.folder = folder
-        self.told, self.clock, self.returned = Told(), Clock(), []
+        self.told, self.clock, self.stays = Told(), Clock(), []
         kept = {place: Retention(folder / place, 1000, 1 << 30, self.told) for place in ("done", "failed")}
         self.put_away = PutAway(
             folder,
@@ -31,7 +31,7 @@ class Leaving:
             kept=kept,
             most_bytes=MOST,
             tell=self.told,
-            note_returned=self.returned.append,
+            note_stays=self.stays.append,
             clock=self.clock,
         )
 
@@ -48,7 +48,9 @@ class Leaving:
         self.put_away.add(self.settled(name, place))
 
     def turn(self):
-        return [(file.name, outcome) for file, outcome in self.put_away.turn()]
+        outcomes = self.put_away.turn()
+        self.clock.sleep(SETTLE_S)
+        return [(file.name, outcome) for file, outcome in (*outcomes, *self.put_away.turn())]
 
     def names(self, *subfolder):
         where = self.folder.joinpath(*subfolder)
@@ -147,7 +149,6 @@ def test_what_was_overwritten_in_the_same_instant_goes_back(folder, delete):
     os.utime(folder / "a.npy", ns=(at.st_atime_ns, at.st_mtime_ns))
     assert leaving.turn() == [("a.npy", "returned")]
     assert (folder / "a.npy").read_bytes() == picture(2)
-    assert leaving.returned == ["a.npy"]
 
 
 def between_look_and_move(monkeypatch, act):
@@ -207,7 +208,7 @@ def test_what_cannot_go_back_because_a_newer_one_is_there_was_overwritten(folder
         return holds(hidden, file)
 
     monkeypatch.setattr(leaving.put_away, "_holds", slow)
-    assert leaving.turn() == [("a.npy", "replaced")]
+    assert leaving.turn() == [("a.npy", "overwritten")]
     assert (folder / "a.npy").read_bytes() == picture(3)
     assert leaving.names("done") == leaving.names(put_away.LEAVING) == []
 
@@ -271,6 +272,7 @@ def test_what_fails_is_told_once_and_tried_ever_more_rarely_until_it_works(leavi
         leaving.clock.sleep(1.0)
     assert 15 <= len(tried) <= 1000 / LONGEST_RETRY_S + 10
     assert leaving.names() == ["a.npy"]
+    assert {file.name for file in leaving.stays} == {"a.npy"}
     (event,) = leaving.told.events
     assert os.strerror(number) in event[1]
     assert event[2]

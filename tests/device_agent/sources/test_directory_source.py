@@ -212,7 +212,7 @@ def test_a_file_that_is_overwritten_in_the_moment_it_is_put_away_is_read_when_it
     folder.turn()
     monkeypatch.setattr(put_away, "rename", late)
     folder.answer()
-    folder.pass_time(60)
+    folder.pass_time(20)
     assert (folder.sink.values(), folder.sink.rejected, folder.names()) == ([1], [], ["a.npy"])
     writers[0].write(picture(2)[500:])
     writers[0].close()

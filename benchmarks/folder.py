@@ -323,7 +323,7 @@ def kills(bench: Stand, count: int = 5000, times: int = 20, seed: int = 1) -> Ki
             observer.watch(chance.uniform(0.0, 0.05))
             bench.kill_agent()
     observer.until(lambda: len(observer.results) >= count)
-    observer.until(lambda: not list(bench.inbox.glob("*.npy")))
+    observer.until(lambda: len(list((bench.inbox / "done").iterdir())) >= count)
     found.seconds = time.monotonic() - began_at
     done = {path.name for path in (bench.inbox / "done").iterdir()}
     left = {path.name for path in bench.inbox.glob("*.npy")}

@@ -103,14 +103,20 @@ class PutAway:
         """When `turn` has something to do; monotonic seconds."""
         if self._has_surplus:
             return 0.0
-        due_at = next((at for at, _ in self._leaving.values()), _NEVER)
-        return min(due_at, self._retry_at if self._files.keys() - self._leaving.keys() else _NEVER)
+        finish_at = next((at for at, _ in self._leaving.values()), _NEVER)
+        may_begin = self._may_begin and self._files.keys() - self._leaving.keys()
+        return min(finish_at, self._retry_at if may_begin else _NEVER)
+
+    @property
+    def _may_begin(self) -> bool:
+        """Whether more files may be taken out: where it has failed, no more than were tried."""
+        return self._failing is None or not self._leaving
 
     def turn(self, *, at_once: bool = False) -> list[tuple[SettledFile, Outcome]]:
         """Put away what can be; return what became of which files. `at_once`: without the moment in between."""
         outcomes: list[tuple[SettledFile, Outcome]] = []
         has_failed = self._finish(outcomes, _NEVER if at_once else self._clock())
-        if not has_failed and self._clock() >= self._retry_at:
+        if not has_failed and self._may_begin and self._clock() >= self._retry_at:
             has_failed = self._begin(outcomes)
             if at_once:
                 has_failed |= self._finish(outcomes, _NEVER)
@@ -148,7 +154,8 @@ class PutAway:
 
     def _finish(self, outcomes: list[tuple[SettledFile, Outcome]], now: float) -> bool:
         """Put away what was taken out; where that fails put it all back, and return True."""
-        for at, file in list(self._leaving.values()):
+        while self._leaving:
+            at, file = next(iter(self._leaving.values()))
             if at > now:
                 break
             try:

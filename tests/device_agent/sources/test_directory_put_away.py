@@ -286,6 +286,25 @@ def test_what_fails_is_told_once_and_tried_ever_more_rarely_until_it_works(leavi
     assert len(leaving.told.events) == 3, "told anew"
 
 
+def test_while_it_fails_few_files_are_taken_out_and_all_leave_once_it_works(leaving, monkeypatch):
+    fail(monkeypatch, leaving.folder / "done")
+    for number in range(100):
+        leaving.add(f"{number:02}.npy", number)
+    leaving.turn()
+    leaving.stays.clear()
+    for _ in range(5):
+        leaving.clock.sleep(LONGEST_RETRY_S)
+        leaving.turn()
+    assert len(leaving.names()) == 100
+    assert len(leaving.stays) <= 15
+    monkeypatch.undo()
+    leaving.clock.sleep(LONGEST_RETRY_S)
+    for _ in range(10):
+        leaving.turn()
+    assert len(leaving.names("done")) == 100
+    assert leaving.put_away.due_at() == float("inf")
+
+
 def test_one_that_cannot_be_moved_does_not_hold_up_the_others_for_ever(leaving, monkeypatch):
     rename = os.rename
 

@@ -67,7 +67,8 @@ def _connect(
 class Agent:
     """A device agent. `run` blocks until `stop`, by any thread or signal handler.
 
-    Raises ConfigError, BundleError or RuntimeUnavailableError out of the constructor or `prepare`.
+    Raises ConfigError, BundleError or RuntimeUnavailableError out of the constructor or `prepare`. With `keeps_state`
+    off it neither reads nor writes `state_dir`, which a running agent may be using.
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class Agent:
         transport: Transport | None = None,
         bundles: Sequence[Bundle] | None = None,
         input_transport: Callable[[str], Transport] | None = None,
+        *,
+        keeps_state: bool = True,
     ) -> None:
         self.config = config
         self.boot = os.urandom(4).hex()
@@ -84,7 +87,7 @@ class Agent:
         self._input_transport = input_transport or functools.partial(_connect, config, session=Session.DURABLE)
         self.lock = self.transport.lock
         self.pipelines = [
-            AgentPipeline(config, index, bundle, self.boot, self.lock)
+            AgentPipeline(config, index, bundle, self.boot, self.lock, keeps_state=keeps_state)
             for index, bundle in enumerate(load_bundles(config) if bundles is None else bundles)
         ]
         self.workers: WorkerThreads[tuple[AgentPipeline, Run | Fuse]] = WorkerThreads(

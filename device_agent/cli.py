@@ -77,8 +77,7 @@ def check(config: AgentConfig, *, connect: bool = False) -> int:
     from device_agent.agent import Agent
 
     # Without spools: one that a running agent writes must not be opened, and what it holds must not be restored.
-    origins = [p if p.origin is None else replace(p, origin=replace(p.origin, spool=False)) for p in config.pipelines]
-    agent = Agent(replace(config, pipelines=tuple(origins)))
+    agent = Agent(config, keeps_state=False)
     agent.prepare()
     for pipeline in agent.pipelines:
         runtime = pipeline.runtime.name if pipeline.runtime is not None else "no interpreter needed"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from device_agent.sources import SourceConfig
+from device_agent.sources.directory import DirectorySourceConfig
 from distree import strict_yaml
 from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import bundle_of
@@ -50,7 +51,8 @@ class OriginConfig:
     min_retry_ms: float = 100
     """Shortest wait for an answer from other boards before an input is sent again, over another route if possible."""
     spool: bool = False
-    """Keep accepted inputs in `state_dir` so that they survive a crash; costs disk writes."""
+    """Keep accepted inputs in `state_dir` so that they survive a crash; costs disk writes. Files in a folder survive
+    without it, unless they are overwritten before they are answered."""
     fuser: str | None = None
     """Wide stages: the board that fuses the embeddings of this board's inputs; if left out, this board does."""
     mode: Literal["gated", "eager"] = "gated"
@@ -64,6 +66,11 @@ class OriginConfig:
         check_positive(deadline_ms=self.deadline_ms, max_pending=self.max_pending, min_retry_ms=self.min_retry_ms)
         if self.deadline_ms > 3_600_000:
             raise ConfigError(f"deadline_ms: {self.deadline_ms:g} is out of range", "choose at most 3600000, an hour")
+
+    @property
+    def has_spool(self) -> bool:
+        """Whether answers are kept on disk until the broker has them; with `spool`, inputs are, too."""
+        return self.spool or self.source.keeps_answers
 
 
 @record
@@ -126,7 +133,8 @@ class AgentConfig:
     broker: BrokerSettings = field(default_factory=BrokerSettings)
     """Where the broker is and how to log in."""
     state_dir: Path = DEFAULT_STATE_DIR
-    """Folder of the spool; may be a tmpfs if nothing is spooled. A service uses /var/lib/distree/state by default."""
+    """Folder of the spool, and of what sources remember; may be a tmpfs if that need not survive a power cut. A service
+    uses /var/lib/distree/state by default."""
     bundles_dir: Path | None = None
     """Folder of bundles that `bundle` may name; by default $XDG_DATA_HOME/distree/bundles."""
     num_threads: int = 1
@@ -164,6 +172,19 @@ class AgentConfig:
             raise ConfigError("pipelines: none given", "give at least one")
         if len(set(names)) != len(names):
             raise ConfigError("pipelines: two have the same name", "give each a name of its own")
+        self._check_folders()
+
+    def _check_folders(self) -> None:
+        """Refuse two pipelines of which one takes files away that the other has not read."""
+        sources = [pipeline.origin.source for pipeline in self.pipelines if pipeline.origin is not None]
+        folders = [source for source in sources if isinstance(source, DirectorySourceConfig)]
+        for number, source in enumerate(folders):
+            for other in folders[:number]:
+                if source.path == other.path and {source.after, other.after} != {"keep"}:
+                    raise ConfigError(
+                        f"pipelines: two take files from {source.path}",
+                        "give each a folder of its own, or set after: keep for both",
+                    )
 
     @property
     def client_id(self) -> str:

@@ -51,6 +51,7 @@ class Intake:
     ) -> None:
         self.pipeline = pipeline
         self.preprocessor = pipeline.preprocessor
+        self.state_dir = pipeline.state_dir
         self._transport = transport
         self._lock = transport.lock
         self._mailbox = mailbox

@@ -35,9 +35,21 @@ if TYPE_CHECKING:
 
 
 class AgentPipeline:
-    """Number `index` of a board's pipelines. `lock` is held by callers, but where a method says otherwise."""
+    """Number `index` of a board's pipelines. `lock` is held by callers, but where a method says otherwise.
 
-    def __init__(self, agent: AgentConfig, index: int, bundle: Bundle, boot: str, lock: threading.RLock) -> None:
+    Unless `keeps_state`, nothing is read from disk or written there.
+    """
+
+    def __init__(
+        self,
+        agent: AgentConfig,
+        index: int,
+        bundle: Bundle,
+        boot: str,
+        lock: threading.RLock,
+        *,
+        keeps_state: bool = True,
+    ) -> None:
         self.index = index
         self.config = config = agent.pipelines[index]
         self.bundle = bundle
@@ -50,9 +62,11 @@ class AgentPipeline:
         """Told which inputs are answered."""
         self._site, self._device = agent.site, agent.device
         self._specs = [self._input_of(k) for k in range(len(bundle.stages))]
+        self.state_dir = agent.state_dir / f"{config.name}.source"
+        """What the source may keep is there."""
         self.spool: Spool | None = None
-        if config.origin is not None and config.origin.spool:
-            self.spool = Spool(agent.state_dir / f"{config.name}.spool")
+        if keeps_state and config.origin is not None and config.origin.has_spool:
+            self.spool = Spool(agent.state_dir / f"{config.name}.spool", keeps_inputs=config.origin.spool)
         left = self.spool.recover() if self.spool is not None else Recovered()
         self._unpublished = left.unpublished
         answered = (*left.answered, *(request for request, _ in left.unpublished))

@@ -98,7 +98,7 @@ def _of_pipeline(config: AgentConfig, pipeline: AgentPipelineConfig, bundle: Bun
         yield BudgetItem(what=f"an input of {pipeline.name} while it is decoded", bytes=MAX_IMAGE_BYTES)
     elif longest := pipeline.origin.source.longest_file():
         yield BudgetItem(what=f"a recording of {pipeline.name} while it is read", bytes=PER_RECORDED_BYTE * longest)
-    if pipeline.origin.spool:
+    if pipeline.origin.has_spool:
         yield BudgetItem(what=f"spool of {pipeline.name} while it is rewritten", bytes=2 * spool.LIMIT_BYTES)
 
 
@@ -141,8 +141,10 @@ def _entries(pipeline: AgentPipelineConfig, bundle: Bundle) -> int:
 
 
 def disk_bytes(config: AgentConfig) -> int:
-    """Return the most that spools take in `state_dir`: a journal and its successor while it is rewritten."""
-    return sum(2 * spool.LIMIT_BYTES for pipeline in config.pipelines if pipeline.origin and pipeline.origin.spool)
+    """Return the most that `state_dir` takes: spools, each with its successor while it is rewritten, and sources."""
+    origins = [pipeline.origin for pipeline in config.pipelines if pipeline.origin is not None]
+    spools = sum(2 * spool.LIMIT_BYTES for origin in origins if origin.has_spool)
+    return spools + sum(origin.source.disk_bytes() for origin in origins)
 
 
 def memory_limit(items: Sequence[BudgetItem]) -> int:

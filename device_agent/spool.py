@@ -4,7 +4,8 @@ A journal of msgpack records, appended to and rewritten from time to time: [1, r
 when an input is accepted; [2, request, payload] before its answer is published, with the result exactly as it goes out,
 so that after a crash the same answer is published again and no other; [0, request] when the broker has it. Nothing is
 forced to the medium: the journal survives the death of the process, and a power cut as far as the kernel has written
-it. On a small board put `state_dir` on a tmpfs to spare the SD card; then it does not survive a power cut.
+it. Inputs that stay where they are until they are answered, such as files in a folder, need not be kept here; their
+answers are. On a small board put `state_dir` on a tmpfs to spare the SD card; then it does not survive a power cut.
 
 A failing disk stops nothing. Everything owed is in memory as well, and goes to the disk as soon as possible.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import msgpack
 
+from device_agent.disk import remedy_of
 from distree.formatting import counted
 from distree.messages.events import EventKind, Severity
 from distree.messages.request import Tensor
@@ -63,15 +65,23 @@ class Recovered:
 class Spool:
     """The journal of one pipeline's origin. Nothing that the disk does raises; an outage is told once.
 
-    `clock` gives monotonic seconds, the same as the `now` of `retry`.
+    Unless it `keeps_inputs`, only answers are kept. `clock` gives monotonic seconds, the same as the `now` of `retry`.
     """
 
-    def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: Path,
+        limit_bytes: int = LIMIT_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        keeps_inputs: bool = True,
+    ) -> None:
         self.notices: deque[Tell] = deque(maxlen=MAX_NOTICES)
         """What people should know of it, to be logged and published by its owner."""
         self._path = path
         self._limit_bytes = limit_bytes
         self._clock = clock
+        self._keeps_inputs = keeps_inputs
         self._open: dict[str, AcceptedInput] = {}
         self._unpublished: dict[str, bytes] = {}
         self._shed: dict[str, None] = {}
@@ -111,12 +121,12 @@ class Spool:
 
     def note_accepted(self, item: AcceptedInput) -> None:
         """Note an accepted input."""
-        if self._take(item):
+        if self._keeps_inputs and self._take(item):
             self._write_record(item.request, _pack_input(item))
 
     def note_answer(self, request: str, payload: bytes) -> None:
         """Note the encoded result of a request; to be called before it is published."""
-        is_shed = request not in self._open
+        is_shed = self._keeps_inputs and request not in self._open
         if not self._answer(request, payload):
             return
         self._write_record(request, _pack_answer(request, payload))
@@ -310,9 +320,10 @@ class Spool:
         if self._failed_at is not None:
             return
         self._failed_at = now
+        cost = "lose inputs" if self._keeps_inputs else "have files answered a second time"
         self._tell(
-            f"cannot be written ({error.strerror or error}), so a crash of this agent would now lose inputs",
-            _REMEDIES.get(error.errno or 0, "check the disk, or correct state_dir"),
+            f"cannot be written ({error.strerror or error}), so a crash of this agent would now {cost}",
+            _REMEDIES.get(error.errno or 0) or remedy_of(error, "correct state_dir"),
             Severity.ERROR,
         )
 
@@ -335,16 +346,8 @@ class Spool:
             self._file = None
 
 
-_FULL = "free some space there, or correct state_dir"
-_FORBIDDEN = "let the agent's user write there, or correct state_dir"
 _NO_FOLDER = "correct state_dir, which is not a folder"
 _REMEDIES = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EFBIG: _FULL,
-    errno.EROFS: "make the file system writable, or correct state_dir",
-    errno.EACCES: _FORBIDDEN,
-    errno.EPERM: _FORBIDDEN,
     errno.ENOENT: "keep other programs from removing it while the agent runs",
     errno.ESTALE: "make sure that only one agent uses it",
     errno.ENOTDIR: _NO_FOLDER,

@@ -247,7 +247,7 @@ def _state_option(path: Path, config: AgentConfig) -> str:
 
     Raises ConfigError where the file names another folder.
     """
-    spools = any(pipeline.origin is not None and pipeline.origin.spool for pipeline in config.pipelines)
+    spools = any(pipeline.origin is not None and pipeline.origin.has_spool for pipeline in config.pipelines)
     if not spools or config.state_dir.is_relative_to(STATE_FOLDER):
         return ""
     if config.state_dir != path.absolute().parent / DEFAULT_STATE_DIR:

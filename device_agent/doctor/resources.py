@@ -49,7 +49,7 @@ def check_disk(context: CheckContext) -> Finding:
     """The folder that keeps accepted inputs can be written, and has room."""
     need = resource_estimate.disk_bytes(context.config)
     if not need:
-        return ok("nothing is kept on disk (no origin has spool: true)")
+        return ok("nothing is kept on disk (no origin has spool: true, or files as its source)")
     return _room(context.config, need)
 
 

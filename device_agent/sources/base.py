@@ -30,6 +30,10 @@ class InputSink(Protocol):
     def reader(self) -> InputReader:
         """What reads files as inputs of the bundle."""
 
+    @property
+    def state_dir(self) -> Path:
+        """A folder in which this source may keep what must survive a restart; there may be none yet."""
+
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until an input can be accepted without shedding another; False on time-out."""
 
@@ -97,6 +101,10 @@ class BaseSourceConfig:
     reads_input_topic: ClassVar[bool] = False
     """Whether inputs come on the origin's input topic, for which the source gets a connection of its own."""
 
+    keeps_answers: ClassVar[bool] = False
+    """Whether inputs stay where they are until they are answered, so that a crash loses none. Then their answers are
+    kept until the broker has them, so that the same inputs, submitted again, get the same answers."""
+
     path_is: ClassVar[str] = ""
     """What `path_key` names, as `distree init` asks for it; "" where there is nothing to ask."""
 
@@ -125,6 +133,10 @@ class BaseSourceConfig:
     def memory(self) -> dict[str, int]:
         """Return what the source may hold at most, in bytes, by what that is: `a file while it is read`."""
         return {}
+
+    def disk_bytes(self) -> int:
+        """Return the most that the source keeps in its `state_dir`, in bytes."""
+        return 0
 
     def longest_file(self) -> int:
         """Return the size of the largest file or message that is read, in bytes; 0 where the source reads arrays."""

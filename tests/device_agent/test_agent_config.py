@@ -115,6 +115,21 @@ def test_defaults_and_bundles_are_taken_from_the_folder_of_the_file_too(load, tm
     assert bundle("other") == tmp_path / "other", "not there, and not looked for where it is started"
 
 
+@pytest.mark.parametrize(("one", "other", "is_well"), [("move", "move", 0), ("move", "keep", 0), ("keep", "keep", 1)])
+def test_no_pipeline_takes_files_away_from_another(load, one, other, is_well):
+    pipelines = [
+        {**PIPELINE, "name": name, "origin": {"source": {"kind": "directory", "path": path, "after": after}}}
+        for name, path, after in (("a", "in", one), ("b", "in", other), ("c", "elsewhere", "move"))
+    ]
+    if is_well:
+        assert len(load(pipelines=pipelines).pipelines) == 3
+        return
+    with pytest.raises(
+        ConfigError, match=r"two take files from .*/in; give each a folder of its own, or set after: keep"
+    ):
+        load(pipelines=pipelines)
+
+
 PIPELINE = LEAST["pipelines"][0]
 WRONG = [
     ({"site": "Lab"}, "site: 'Lab' is not an id"),
@@ -161,7 +176,10 @@ WRONG = [
     (source(kind="replay", path="x", rate_hz=0), "rate_hz: 0 is out of range"),
     (source(kind="replay", path="x", max_inputs=0), "max_inputs: 0 is out of range"),
     (source(kind="directory", path="x", poll_interval_ms=0), "poll_interval_ms: 0 is out of range"),
-    (source(kind="directory", path="x", after="burn"), "after: expected one of move, delete, received 'burn'"),
+    (source(kind="directory", path="x", quiet_ms=0), "quiet_ms: 0 is out of range"),
+    (source(kind="directory", path="x", keep_files=0), "keep_files: 0 is out of range"),
+    (source(kind="directory", path="x", keep_mib=-1), "keep_mib: -1 is out of range"),
+    (source(kind="directory", path="x", after="burn"), "after: expected one of move, delete, keep, received 'burn'"),
     (source(kind="mqtt", topic="x"), "topic: unknown key"),
     ({"codec": "lz4"}, "codec: expected one of raw, zlib"),
     ({"telemetry_interval_s": None}, "telemetry_interval_s: expected a number, received nothing"),

@@ -10,13 +10,15 @@ import pytest
 
 from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig
 from device_agent.pipeline import AgentPipeline
+from device_agent.sources.directory import DirectorySourceConfig
 from device_agent.sources.mqtt import MqttSourceConfig
+from device_agent.spool import Spool
 from distree.bundle.loading import load_bundle
 from distree.errors import RemoteProtocolError
 from distree.messages.member import Member
 from distree.messages.request import RouteStop, StageMessage
 from distree.messages.result import Result
-from distree.node import Publish, Run
+from distree.node import Drop, Publish, Run
 from distree.segments import SegmentOutput
 
 LOCK = threading.RLock()
@@ -127,6 +129,40 @@ def test_what_the_interpreter_raises_comes_out(tmp_path):
     (task,) = accept(pipeline, "first")
     with pytest.raises(ValueError, match="of the interpreter"):
         pipeline.compute(task)
+
+
+def folder_origin(tmp_path, **changes):
+    source = DirectorySourceConfig(kind="directory", path=tmp_path / "in")
+    origin = OriginConfig(source=source, **changes)
+    part = AgentPipelineConfig(name="p", bundle="fashion", stages=(0,), origin=origin)
+    return AgentConfig(site="s", device="cam", pipelines=(part,), state_dir=tmp_path / "state")
+
+
+@pytest.mark.parametrize(("spool", "left"), [(False, 0), (True, 1)])
+def test_of_files_the_answers_are_kept_and_the_files_themselves_only_if_that_is_asked_for(tmp_path, spool, left):
+    config = folder_origin(tmp_path, spool=spool)
+
+    def run():
+        return AgentPipeline(config, 0, load_bundle("fashion"), "boot", LOCK)
+
+    first = run()
+    accept(first, "first")
+    accept(first, "second")
+    first.note_answer("first", b"{}")
+    assert len(Spool(tmp_path / "state" / "p.spool").recover().open) == left
+    second = run()
+    assert second.take_unpublished() == (("first", b"{}"),)
+    (dropped,) = accept(second, "first")
+    assert dropped == Drop(request="first", reason="duplicate")
+    second.close()
+
+
+def test_a_pipeline_that_keeps_no_state_touches_none(tmp_path):
+    config = folder_origin(tmp_path, spool=True)
+    pipeline = AgentPipeline(config, 0, load_bundle("fashion"), "boot", LOCK, keeps_state=False)
+    assert pipeline.spool is None
+    accept(pipeline, "first")
+    assert not (tmp_path / "state").exists()
 
 
 def test_results_of_an_earlier_run_are_handed_out_once(tmp_path):

@@ -774,3 +774,29 @@ def test_a_limit_on_the_size_of_files(path, clock, told):
     spool.retry(clock.now)
     assert spool.unspooled == 0
     assert plain(left_in(path).open) == plain([item(index, 900) for index in range(4)])
+
+
+# ---------------------------------------------------------------- answers alone
+
+
+def test_where_inputs_are_kept_elsewhere_only_answers_are_kept(path):
+    first = Spool(path, keeps_inputs=False)
+    first.recover()
+    for index in range(3):
+        first.note_accepted(item(index))
+    assert path.stat().st_size == 0
+    first.note_answer("r0", answer(0))
+    first.note_published("r0")
+    first.note_answer("r1", answer(1))
+    assert first.unspooled == 0
+    left = Spool(path, keeps_inputs=False).recover()
+    assert left == Recovered(unpublished=(("r1", answer(1)),), answered=("r0",))
+
+
+def test_of_answers_alone_as_many_are_kept_as_are_owed(path):
+    first = Spool(path, keeps_inputs=False)
+    first.recover()
+    for index in range(MAX_REMEMBERED + 10):
+        first.note_accepted(item(index))
+        first.note_answer(f"r{index}", answer(index))
+    assert len(Spool(path, keeps_inputs=False).recover().unpublished) == MAX_REMEMBERED + 10

@@ -20,7 +20,7 @@ from distree.topics import Kind
 pytestmark = pytest.mark.any_broker
 
 ORIGINS = {
-    "folder": {"deadline_ms": 20000, "source": {"kind": "directory", "path": "inbox", "poll_interval_ms": 20}},
+    "folder": {"deadline_ms": 20000, "source": {"kind": "directory", "path": "inbox", "quiet_ms": 20}},
     "cam": {"deadline_ms": 20000, "source": {"kind": "mqtt"}, "thumbnails": {"max_rate_hz": 1000}},
 }
 

@@ -95,7 +95,7 @@ def test_a_stream_of_files_is_answered_window_by_window_as_the_evaluation_says(n
     site.agent(
         "ear",
         [0, 1, 2],
-        origin={"deadline_ms": 20000, "source": {"kind": "directory", "path": "inbox", "poll_interval_ms": 20}},
+        origin={"deadline_ms": 20000, "source": {"kind": "directory", "path": "inbox", "quiet_ms": 20}},
     )
     # Three windows end to end are a recording; by its hop it has five.
     for number, begin in enumerate(range(0, 30, 3)):

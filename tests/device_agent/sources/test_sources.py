@@ -1,13 +1,11 @@
-"""Sources: files in a folder, an archive played back, and messages."""
+"""Sources: an archive played back, and messages. Files in a folder are in test_directory_*.py."""
 
 from __future__ import annotations
 
 import io
-import os
 import threading
 import time
 import zlib
-from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -15,15 +13,13 @@ import pytest
 from input_bundles import HOP, SAMPLES, sound_bundle, wav
 from memory_transport import MemoryBroker
 
-from device_agent.sources import directory
-from device_agent.sources.directory import DirectorySource, DirectorySourceConfig
 from device_agent.sources.mqtt import MqttSource
 from device_agent.sources.replay import ReplaySource, ReplaySourceConfig
 from distree.bundle.inputs import InputReader
 from distree.bundle.loading import load_bundle
 from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.windows import count_of
-from distree.errors import ConfigError, RemoteProtocolError
+from distree.errors import ConfigError
 from distree.messages.codec import encode
 from distree.messages.request import InputMessage
 
@@ -78,238 +74,9 @@ def image(value=0):
     return np.full(SHAPE, value, np.uint8)
 
 
-# ---------------------------------------------------------------- a folder
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "in"
-
-
 @pytest.fixture
 def sink():
     return Sink()
-
-
-@pytest.fixture
-def watch(folder, sink):
-    """Start a Directory in a thread; it is stopped, and its thread joined, at the end."""
-    stop, threads = threading.Event(), []
-
-    def watch(**changes):
-        source = DirectorySource(
-            DirectorySourceConfig(kind="directory", path=folder, poll_interval_ms=2, **changes), sink
-        )
-        thread = threading.Thread(target=source.run, args=(stop,))
-        threads.append(thread)
-        thread.start()
-        until(folder.is_dir, "the folder")
-        return source
-
-    yield watch
-    stop.set()
-    for thread in threads:
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
-
-
-def put(folder, name, content, age_s=1.0):
-    """Put a file there whole, last changed `age_s` ago."""
-    folder.mkdir(exist_ok=True)
-    hidden = folder / f".{name}"
-    if isinstance(content, np.ndarray):
-        with hidden.open("wb") as file:
-            np.save(file, content)
-    else:
-        hidden.write_bytes(content)
-    changed = time.time() - age_s
-    os.utime(hidden, (changed, changed))
-    return hidden.rename(folder / name)
-
-
-def answer_all(source, sink):
-    for _, _, request in sink.submitted:
-        source.note_answered(request)
-
-
-def test_files_are_seen_oldest_name_first(folder, sink, watch):
-    for name in ("b.npy", "c.npy", "a.npy"):
-        put(folder, name, image(ord(name[0])))
-    watch()
-    until(lambda: sink.worked == 3, "three inputs, and their computing")
-    assert sink.names() == ["a.npy", "b.npy", "c.npy"]
-    assert [int(raw[0, 0, 0]) for _, raw, _ in sink.submitted] == [97, 98, 99]
-
-
-def test_a_file_stays_until_it_is_answered_and_then_moves_to_done(folder, sink, watch):
-    put(folder, "a.npy", image())
-    source = watch()
-    until(lambda: sink.submitted, "the input")
-    put(folder, "b.npy", image())
-    until(lambda: len(sink.submitted) == 2, "a later look")
-    assert (folder / "a.npy").exists()
-    source.note_answered(sink.submitted[0][2])
-    until(lambda: (folder / "done" / "a.npy").exists(), "the move")
-    assert not (folder / "a.npy").exists()
-    assert (folder / "b.npy").exists()
-    assert sink.names() == ["a.npy", "b.npy"]
-
-
-def test_an_answered_file_is_deleted_where_that_is_wanted(folder, sink, watch):
-    put(folder, "a.npy", image())
-    source = watch(after="delete")
-    until(lambda: sink.submitted, "the input")
-    answer_all(source, sink)
-    until(lambda: not (folder / "a.npy").exists(), "the end of the file")
-    assert not (folder / "done").exists()
-
-
-def test_a_file_that_may_still_be_written_waits(folder, sink, watch):
-    put(folder, "young.npy", image(), age_s=-3600)  # as if changed just now, for an hour
-    put(folder, "old.npy", image())
-    watch()
-    until(lambda: sink.submitted, "the old one")
-    put(folder, "older.npy", image())
-    until(lambda: len(sink.submitted) == 2, "a later look")
-    assert sink.names() == ["old.npy", "older.npy"]
-    settled = time.time() - 1
-    os.utime(folder / "young.npy", (settled, settled))
-    until(lambda: "young.npy" in sink.names(), "the young one, once it has settled")
-    assert sink.rejected == []
-
-
-def test_names_with_a_dot_and_folders_are_left_alone(folder, sink, watch):
-    put(folder, "x", b"")
-    (folder / "x").rename(folder / ".hidden.npy")
-    (folder / "sub.npy").mkdir(parents=True)
-    put(folder, "seen.npy", image())
-    watch()
-    until(lambda: sink.submitted, "the input")
-    put(folder, "seen-too.npy", image())
-    until(lambda: len(sink.submitted) == 2, "a later look")
-    assert sink.names() == ["seen.npy", "seen-too.npy"]
-    assert (folder / ".hidden.npy").exists()
-    assert sink.rejected == []
-
-
-def archive(**arrays):
-    with io.BytesIO() as file:
-        np.savez(file, **arrays)
-        return file.getvalue()
-
-
-def huge_npy():
-    """A header that promises more than any board has."""
-    with io.BytesIO() as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (1 << 45,)})
-        return file.getvalue()
-
-
-BAD_FILES = {
-    "empty.npy": (b"", "image"),
-    "cut.npy": (b"\x93NUMPY\x01\x00", "encoding"),
-    "garbage.npy": (b"\x00\x01garbage", "image"),
-    "header.npy": (b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((((\n", "encoding"),
-    "archive.npy": (archive(input=image()), "image"),
-    "broken-archive.npy": (b"PK\x03\x04" + b"\x00" * 40, "image"),
-    "huge.npy": (huge_npy(), "encoding"),
-    "pickle.npy": (None, "encoding"),
-    "shape.npy": (np.zeros((3, 3), np.uint8), "shape"),
-    "dtype.npy": (np.zeros(SHAPE, np.float32), "dtype"),
-    "broken.png": (b"\x89PNG\r\n\x1a\n and no more", "image"),
-    "empty.jpg": (b"", "image"),
-    "text.txt": (b"hello", "image"),
-    "page.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_what_is_no_input_moves_to_failed_and_the_next_is_seen(folder, sink, watch, name):
-    content, reason = BAD_FILES[name]
-    if content is None:
-        with io.BytesIO() as file:
-            np.save(file, np.array([{}], object), allow_pickle=True)
-            content = file.getvalue()
-    put(folder, name, content)
-    put(folder, "zz-good.npy", image())
-    watch()
-    until(lambda: sink.submitted, "the good one")
-    assert [(who, why) for who, why, _, _ in sink.rejected] == [(name, reason)]
-    until(lambda: (folder / "failed" / name).exists(), "the move")
-    assert sink.names() == ["zz-good.npy"]
-
-
-@pytest.mark.parametrize("is_shut", [False, True])
-def test_a_file_that_may_not_be_read_holds_up_no_other(folder, sink, watch, monkeypatch, is_shut):
-    put(folder, "a.npy", image())
-    put(folder, "b.npy", image())
-    read, replace = Path.read_bytes, Path.replace
-
-    def read_bytes(path):
-        if path.name == "a.npy":
-            raise PermissionError(13, "Permission denied")
-        return read(path)
-
-    def move(path, target):
-        if path.name == "a.npy" and is_shut:
-            raise PermissionError(13, "Permission denied")
-        return replace(path, target)
-
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    monkeypatch.setattr(Path, "replace", move)
-    watch()
-    until(lambda: sink.submitted, "the other")
-    assert sink.names() == ["b.npy"]
-    assert [(name, reason, detail) for name, reason, detail, _ in sink.rejected] == [
-        ("a.npy", "file", "cannot be read (Permission denied)")
-    ]
-    put(folder, "c.npy", image())
-    until(lambda: len(sink.submitted) == 2, "one more")
-    assert len(sink.rejected) == 1
-    assert (folder / "a.npy").exists() is is_shut
-
-
-def test_too_long_a_file_is_not_read(folder, sink, watch, monkeypatch):
-    monkeypatch.setattr(directory, "MAX_FILE_BYTES", 1000)
-    put(folder, "long.npy", b"x" * 1001)
-    watch()
-    until(lambda: sink.rejected, "the rejection")
-    assert sink.rejected[0][:2] == ("long.npy", "size")
-    assert sink.rejected[0][3] == b""
-
-
-def test_a_file_is_one_request_over_a_restart_and_a_new_file_of_the_name_another(folder, sink, watch):
-    put(folder, "a.npy", image(), age_s=100)
-    watch()
-    until(lambda: sink.submitted, "the input")
-    watch()  # as after a crash: the file is still there
-    until(lambda: len(sink.submitted) == 2, "the input again")
-    (folder / "a.npy").unlink()
-    put(folder, "a.npy", image(), age_s=50)
-    watch()
-    until(lambda: len(sink.submitted) == 3, "the new one")
-    first, again, other = (request for _, _, request in sink.submitted)
-    assert first == again != other
-    assert all(len(request) <= 64 and request.isprintable() for _, _, request in sink.submitted)
-
-
-def test_long_names_with_the_same_beginning_and_time_are_different_requests(folder, sink, watch):
-    changed = time.time() - 50
-    for index in range(3):
-        path = put(folder, f"camera-front-2024-01-01T00-00-00-{index:03}.npy", image())
-        os.utime(path, (changed, changed))
-    source = watch()
-    until(lambda: len(sink.submitted) == 3, "three inputs")
-    assert len({request for _, _, request in sink.submitted}) == 3
-    answer_all(source, sink)
-    until(lambda: len(list((folder / "done").glob("*"))) == 3, "all three to be put away")
-
-
-def test_names_that_cannot_be_printed_are_escaped(folder, sink, watch):
-    put(folder, "bell\x07.npy", image())
-    watch()
-    until(lambda: sink.submitted, "the input")
-    assert sink.names() == ["bell\\x07.npy"]
 
 
 # ---------------------------------------------------------------- recordings of several windows
@@ -339,75 +106,6 @@ def room_for(sink, count):
 
 def recording(windows):
     return wav(np.arange(SAMPLES + HOP * (windows - 1)))
-
-
-def test_a_recording_is_its_windows_and_answered_when_all_are(folder, sound, watch, sink):
-    sink.__init__(sound)
-    left = room_for(sink, 2)
-    put(folder, "clip.wav", recording(3))
-    source = watch()
-    until(lambda: len(sink.submitted) == 2, "the windows for which there is room")
-    answer_all(source, sink)
-    left[0] = 1
-    until(lambda: len(sink.submitted) == 3, "the last window")
-    assert sink.names() == ["clip.wav@0s", "clip.wav@0.015s", "clip.wav@0.03s"]
-    assert [int(raw[0]) for _, raw, _ in sink.submitted] == [0, HOP, 2 * HOP]
-    requests = [request for _, _, request in sink.submitted]
-    assert [count_of(request) for request in requests] == [(requests[0].removesuffix("~1/3"), 3)] * 3
-    assert all(len(request) <= 64 for request in requests)
-    assert (folder / "clip.wav").exists()
-    source.note_answered(requests[2])
-    until(lambda: (folder / "done" / "clip.wav").exists(), "the move")
-
-
-def test_a_file_of_too_many_windows_is_refused(folder, sound, watch, sink):
-    sink.__init__(sound)
-    put(folder, "day.wav", recording(1001))
-    watch()
-    until(lambda: sink.rejected, "the rejection")
-    assert sink.rejected[0][:3] == ("day.wav", "size", "the recording has 1001 windows, but at most 1000 are read")
-
-
-def test_a_refused_file_of_a_name_leaves_the_name_to_another(folder, sink, watch):
-    put(folder, "a.npy", np.full(SHAPE, np.nan, np.float32), age_s=100)
-    watch()
-    until(lambda: (folder / "failed" / "a.npy").exists(), "the move")
-    put(folder, "a.npy", image(3), age_s=50)
-    until(lambda: sink.submitted, "the good one")
-
-
-def test_late_answers_to_a_refused_recording_finish_no_other_file_of_its_name(folder, sound, watch, sink):
-    sink.__init__(sound)
-    accept, windows = sink.submit, iter(range(9))
-
-    def submit(name, raw, request=None):
-        if next(windows) == 1:
-            raise RemoteProtocolError("value", "not this window", "fix what produced it")
-        return accept(name, raw, request)
-
-    sink.submit = submit
-    put(folder, "clip.wav", recording(3), age_s=100)
-    source = watch()
-    until(lambda: (folder / "failed" / "clip.wav").exists(), "the move")
-    put(folder, "clip.wav", recording(2), age_s=50)
-    until(lambda: len(sink.submitted) == 3, "the windows of the second recording")
-    early, *others = [request for _, _, request in sink.submitted]
-    source.note_answered(early)
-    source.note_answered(others[0])
-    time.sleep(0.1)
-    assert (folder / "clip.wav").exists()
-    source.note_answered(others[1])
-    until(lambda: (folder / "done" / "clip.wav").exists(), "the move")
-    assert not source._files
-
-
-def test_without_room_files_wait(folder, sink, watch):
-    sink.room.clear()
-    put(folder, "a.npy", image())
-    watch()
-    assert not sink.submitted
-    sink.room.set()
-    until(lambda: sink.submitted, "the input")
 
 
 # ---------------------------------------------------------------- replay

@@ -173,7 +173,7 @@ class Reporting:
         like: str = "",
         pipeline: str | None = None,
     ) -> None:
-        """Log an event and publish it; those `like` each other, by default those of the same text, at a bounded rate."""
+        """Log an event and publish it; those `like` each other, by default of the same text, at a bounded rate."""
         text = str(Problem(what, remedy)) if remedy else what
         unsaid = self._events.unsaid_before(time.monotonic(), f"{kind.value} {like or text}")
         if unsaid is None:

@@ -85,7 +85,7 @@ def _tried(context: CheckContext, topic: str, size: int) -> Finding | None:
             if codes[-1] < REFUSED:
                 return None
             why = NAMES.get(codes[-1], f"code {codes[-1]}")
-            address = f"{settings.host}:{settings.port}"
+            address = settings.address
             what = f"{address} refuses a message of {size:,} bytes on {where} ({why})"
             return failed(what, connect_errors.raise_limit(size))
         if hangs_up(where, 0):

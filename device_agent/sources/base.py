@@ -38,8 +38,13 @@ class InputSink(Protocol):
     def run_jobs(self) -> None:
         """Compute what submitted inputs lead to, unless another thread is at it."""
 
-    def reject(self, name: str, error: RemoteProtocolError, payload: bytes) -> None:
-        """Log and dead-letter something that is not a valid input."""
+    def reject(
+        self, name: str, error: RemoteProtocolError, payload: bytes, *, request: str = "", topic: str = ""
+    ) -> None:
+        """Tell people that something is not a valid input, and dead-letter it.
+
+        `request` is the id that its sender gave it; `topic` is where it came from, unless that is the origin's own.
+        """
 
     def tell(
         self, kind: EventKind, what: str, remedy: str = "", *, severity: Severity = Severity.WARNING, like: str = ""

@@ -112,6 +112,10 @@ class BaseSourceConfig:
         """Return what the source may hold at most, in bytes, by what that is: `a file while it is read`."""
         return {}
 
+    def foreign_topics(self) -> tuple[str, ...]:
+        """Return the topics, or filters, of other programs on which inputs come beside the origin's input topic."""
+        return ()
+
     def longest_file(self) -> int:
         """Return the size of the largest file or message that is read, in bytes; 0 where the source reads arrays."""
         return 0

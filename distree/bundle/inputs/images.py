@@ -77,13 +77,25 @@ def read_image(content: bytes, shape: tuple[int, ...], resize: str, background: 
     except RemoteProtocolError:
         raise
     except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for damaged images; none may end a board
-        # Pillow names the object that it read from, which does not help.
-        why = "unknown format" if "cannot identify" in str(error) else str(error) or type(error).__name__
         raise RemoteProtocolError(
             "image",
-            f"{len(content)} bytes are not a readable image ({why})"[:300],
+            f"{len(content):,} bytes are not a readable image: {_why(error)}",
             "save it again, as a JPEG or a PNG",
         ) from None
+
+
+_WHY = (
+    (("cannot identify", "bad magic", "not a ", "unknown", "unsupported", "unrecognized"), "its header is damaged"),
+    (("checksum", "crc", "broken png"), "a checksum is wrong"),
+    (("truncated", "cut", "not enough", "unpack", "eof", "end of file", "no more", "premature"), "it is cut off"),
+    (("decompression bomb", "memory", "too large"), "it has more pixels than are read"),
+)
+"""By what Pillow's exceptions say, which is meant for programmers and names its own objects."""
+
+
+def _why(error: Exception) -> str:
+    said = f"{type(error).__name__} {error}".lower()
+    return next((why for words, why in _WHY if any(word in said for word in words)), "it is damaged")
 
 
 def fit(image: Image, size: tuple[int, int], resize: str, background: str) -> Image:

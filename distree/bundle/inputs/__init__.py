@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from distree.bundle.inputs.formats import described, known_format
+from distree.bundle.inputs.formats import described, known_format, what_to_do
 from distree.bundle.inputs.images import looks_like_image, read_image
 from distree.bundle.inputs.npy import MAGIC, read_array
 from distree.bundle.inputs.tables import Table, as_utf8, looks_like_table, read_tables
@@ -120,7 +120,7 @@ class InputReader:
             return self._tables(text, most)
         if len(content) == self.nbytes and not known_format(content):
             return [RawInput(raw=np.frombuffer(content, self.dtype).reshape(self.shape))]
-        raise self._unexpected(described(content))
+        raise self._unexpected(described(content), what_to_do(content, self._convert))
 
     def expected(self) -> str:
         """Say what is expected."""
@@ -138,18 +138,29 @@ class InputReader:
         if array.dtype != self.dtype:
             raise RemoteProtocolError(
                 "dtype",
-                f"expected {self.dtype} {self.shape}, received {array.dtype}",
+                f"expected {self.dtype} {self.shape}, received {'text' if array.dtype.kind in 'US' else array.dtype}",
                 f"convert it: array.astype({str(self.dtype)!r})",
             )
         if array.shape != self.shape:
             raise RemoteProtocolError(
-                "shape", f"expected {self.shape} {self.dtype}, received {array.shape}", "save one input per file"
+                "shape",
+                f"expected {self.shape} {self.dtype}, received {array.shape or 'a single value'}",
+                "save one input per file",
             )
         return array
 
-    def _unexpected(self, received: str) -> RemoteProtocolError:
+    def _unexpected(self, received: str, remedy: str = "") -> RemoteProtocolError:
         kind = "image" if self._spec.is_image else "size"
-        return RemoteProtocolError(kind, f"expected {self.expected()}, received {received}", "convert it")
+        return RemoteProtocolError(kind, f"expected {self.expected()}, received {received}", remedy or self._convert)
+
+    @property
+    def _convert(self) -> str:
+        """What to do with a file of another kind."""
+        if self._spec.is_image:
+            return "save it as a JPEG or a PNG"
+        if not self._spec.is_window:
+            return "save it with numpy.save"
+        return "convert it to a WAV or CSV file" if self._takes_sound else "convert it to a CSV file"
 
     def _image(self, content: bytes) -> Array:
         return read_image(content, self.shape, self._preprocess.resize, self._preprocess.background)
@@ -215,7 +226,8 @@ class InputReader:
         try:
             return self._tables(as_table(rows), most)
         except RemoteProtocolError as error:
-            raise RemoteProtocolError("json", f"it is JSON; as a table, {error.detail}", error.remedy) from None
+            remedy = "send a list of a window's numbers, or of objects whose fields are named as the bundle's channels"
+            raise RemoteProtocolError("json", f"it is JSON; as a table, {error.detail}", remedy) from None
 
     def _tables(self, content: bytes, most: int) -> list[RawInput]:
         inputs: list[RawInput] = []

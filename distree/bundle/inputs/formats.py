@@ -9,6 +9,7 @@ import re
 
 from distree.bundle.inputs.images import looks_like_image
 from distree.bundle.inputs.npy import MAGIC
+from distree.bundle.inputs.tables import as_utf8
 from distree.bundle.inputs.wav import looks_like_wav
 from distree.bundle.inputs.wrapped import looks_like_base64, looks_like_json
 from distree.printable import quoted
@@ -96,9 +97,22 @@ def described(content: bytes) -> str:
     if not content:
         return "nothing (0 bytes)"
     kind = known_format(content)
+    content = as_utf8(content).removeprefix(b"\xef\xbb\xbf")
     if (kind or "text") == "text" and _PLAIN.fullmatch(content[:65536]):
         return f"text of {_bytes(content)}, {quoted(content[: _SHOWN + 1].decode('latin-1').strip(), _SHOWN)}"
     return f"{kind} of {_bytes(content)}" if kind else _bytes(content)
+
+
+def what_to_do(content: bytes, usual: str) -> str:
+    """Return how to get an input out of what was received; `usual` is the form that is expected."""
+    if not content:
+        return "see that it is written to its end before it is handed over"
+    kind = known_format(content)
+    if kind in ("an HTML page", "text"):
+        return "see what was saved or published in place of the input"
+    if "archive" in kind or kind == "a gzip file":
+        return "unpack it"
+    return usual
 
 
 def _bytes(content: bytes) -> str:

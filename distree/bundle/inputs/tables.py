@@ -275,4 +275,4 @@ def _value(number: int, cells: Sequence[str], at: int, layout: _Layout, separato
 
 
 def _refused(line: int, why: str) -> RemoteProtocolError:
-    return RemoteProtocolError("table", f"line {line}: {why}"[:300])
+    return RemoteProtocolError("table", f"line {line}: {why}"[:300], "correct the line, or leave it out")

@@ -92,8 +92,8 @@ def _from_json(content: bytes, json_field: str | None) -> Wrapped:
     try:
         value = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        where = f"from character {error.pos + 1} on" if isinstance(error, json.JSONDecodeError) else "throughout"
-        raise _refused(f"it is not valid {where}, or cut off", "see what its sender publishes") from None
+        where = f"from character {error.pos + 1} on" if isinstance(error, json.JSONDecodeError) else "somewhere"
+        raise _refused(f"it is damaged {where}, or cut off", "see what its sender publishes") from None
     if json_field is not None:
         found = _inside(_at(value, json_field), json_field)
     elif isinstance(value, list):

@@ -84,13 +84,13 @@ REFUSED = {
     "empty": (b"{}", "no field of it is known to hold an input (it has none)"),
     "not base64": (packed(image="http://hub/a.jpg"), "its field 'image' is not base64"),
     "a number": (packed(image=7), "no field of it is known"),
-    "cut off": (packed(image=TEXT)[:-5], "not valid from character"),
-    "too deep": (b'{"a":' * 100_000, "not valid throughout, or cut off"),
+    "cut off": (packed(image=TEXT)[:-5], "damaged from character"),
+    "too deep": (b'{"a":' * 100_000, "damaged somewhere, or cut off"),
     "no base64 in a data URL": (packed(image="data:image/svg+xml,%3Csvg"), "is a data URL without base64"),
     "numbers for a picture": (packed(values=[1, 2, 3]), "expected an image file, 12 raw bytes or an .npy array (uint8 (3, 4, 1)), received JSON"),
     "a wrong array": (packed(image=base64.b64encode(saved(np.zeros(3))).decode()), "expected uint8 (3, 4, 1), received float64"),
     "JSON in JSON": (packed(image=base64.b64encode(packed(image=TEXT)).decode()), "received JSON"),
-    "no UTF-8": (b'{"image": "\xff\xfe"}', "not valid"),
+    "no UTF-8": (b'{"image": "\xff\xfe"}', "damaged somewhere"),
     "too much": (packed(image="A" * MAX_JSON_BYTES), "at most 2,097,152 are read"),
 }  # fmt: skip
 

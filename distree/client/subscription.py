@@ -38,8 +38,8 @@ class Subscription(Lifetime, Generic[T]):
     BrokerError after `connect_timeout_s` seconds; where nothing listens at all it waits only if `patient`.
     Any thread and any event loop may read; each item goes to one of them.
 
-    Without `optional_topics`, which the broker may refuse, it does all the same. `unread` makes an item of a message
-    published as `awaited` when the broker says that nobody subscribes to its topic, as brokers with MQTT 5 can.
+    The broker may refuse `optional_topics`. `unread` makes an item of a message that is published here, when the broker
+    says that nobody subscribes to its topic, as brokers with MQTT 5 can.
     """
 
     def __init__(
@@ -187,14 +187,12 @@ class Subscription(Lifetime, Generic[T]):
                 raise StopAsyncIteration from None
             raise
 
-    def publish(self, topic: str, payload: bytes, *, awaited: bool = False) -> None:
-        """Publish at QoS 1 on the same connection; while that is down it waits, within the transport's bounds.
-
-        What is `awaited` may be given up beyond them, as its sender sees by what does not come back.
-        """
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Publish at QoS 1 on the same connection; while that is down it waits, within the transport's bounds."""
         self._check_process()
         with self._transport.lock:
-            self._transport.publish(topic, payload, qos=1, lane=Lane.WORK if awaited else Lane.OWED)
+            # Only of work the transport says that nobody reads it.
+            self._transport.publish(topic, payload, qos=1, lane=Lane.OWED if self._unread is None else Lane.WORK)
 
     # ------------------------------------------------------------ what comes in
 

@@ -123,7 +123,7 @@ def test_a_recording_is_read_as_its_windows(broker, tmp_path):
         assert (found[0] == windows[0]).all()
         assert (found[2] == windows[1]).all()
         assert (origin.decode(wav(windows[0])) == windows[0]).all()
-        with pytest.raises(InputError, match="input: a recording of 3 windows, one is wanted"):
+        with pytest.raises(InputError, match="input: the recording has 3 windows, but only one is expected"):
             origin.decode(wav(windows.ravel()))
         assert [origin.submit(window).result(PATIENCE_S).final for window in found] == [True] * 3
 

@@ -155,16 +155,14 @@ def test_what_is_no_input_is_refused_alike_by_every_way_in(site, bundle):
         site.watch.publish(topics.of_origin("test", "fashion", Kind.INPUT, "cam"), content)
         path = site.folder / name
         path.write_bytes(content)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "distree", "submit", "--broker", f"127.0.0.1:{site.broker.port}", "--timeout", "0.3",
-             "--site", "test", "--pipeline", "fashion", "--origin", "cam", str(path)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert process.wait(60) == 1
-        site.watch.until(lambda n=number: len(site.watch.dead) == 3 * n, f"refusals of {name}")
-        for letter in site.watch.dead[-3:]:
+        done = submit(site, path)
+        assert done.returncode == 1
+        assert detail in done.stderr
+        site.watch.until(lambda n=number: len(site.watch.dead) == 2 * n, f"refusals of {name}")
+        for letter in site.watch.dead[-2:]:
             assert letter.reason == reason
             assert detail in letter.detail
+        assert {letter.input for letter in site.watch.dead[-2:]} == {name, ""}
     assert not site.watch.results
     site.watch.until(
         lambda: len(list((site.folder / "inbox" / "failed").glob("*"))) == len(refused), "files in failed/"

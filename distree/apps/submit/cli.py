@@ -258,7 +258,7 @@ class _Submission:
         request, _ = count_of(message.request)
         name, payload = message.name, encode(message)
         try:
-            self._link.publish(self._topic, payload, awaited=True)
+            self._link.publish(self._topic, payload)
         except LocalProtocolError as error:
             self._forget(request)
             self._refuse(InputError(f"{name}: {error.detail}", error.remedy))

@@ -12,7 +12,17 @@ from uuid import uuid4
 
 from distree import topics
 from distree.apps.results_cli import as_text
-from distree.apps.submit.files import GivenFile, Prepared, given_files, prepare, problem_of, read_file, reads_images
+from distree.apps.submit.files import (
+    GivenFile,
+    Prepared,
+    given_files,
+    is_there,
+    missing,
+    prepare,
+    problem_of,
+    read_file,
+    reads_images,
+)
 from distree.apps.submit.origin import OriginFacts, described_on
 from distree.bundle.inputs import InputReader
 from distree.bundle.windows import count_of
@@ -21,6 +31,7 @@ from distree.client.results import result_topic
 from distree.client.subscription import Subscription
 from distree.errors import (
     BrokerError,
+    ConfigError,
     DistreeError,
     InputError,
     LocalProtocolError,
@@ -84,6 +95,9 @@ def run(args: argparse.Namespace) -> int:
         pipeline=topics.check_id(args.pipeline, "--pipeline"),
         origin=topics.check_id(args.origin, "--origin"),
     )
+    files = [*given_files(args.files)]
+    if not any(is_there(file) for file in files):
+        raise ConfigError(*missing(files[0]).problem)
     batch = uuid4().hex[:12]
     topic = topics.of_origin(facts.site, facts.pipeline, Kind.INPUT, facts.origin)
 
@@ -104,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         reader = None
         if bundle is not None and (reads_images() or not bundle.manifest.input.is_image):
             reader = InputReader(bundle.manifest.input, bundle.manifest.preprocess)
-        return _Submission(link, topic, facts, reader, batch, args.timeout).run(given_files(args.files))
+        return _Submission(link, topic, facts, reader, batch, args.timeout).run(iter(files))
 
 
 # ---------------------------------------------------------------- what is heard

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -68,6 +70,18 @@ def _several(argument: str, paths: Iterable[Path]) -> Iterator[GivenFile | Input
         yield InputError(f"{printable(argument, 256)}: there are no files", "name files, or a folder that has some")
     for path in found:
         yield GivenFile(name=str(path), path=path)
+
+
+def is_there(file: GivenFile | InputError) -> bool:
+    """Whether there is anything to send."""
+    return not isinstance(file, InputError) and (file.path is None or file.path.exists())
+
+
+def missing(file: GivenFile | InputError) -> InputError:
+    """Return what is wrong with a file that is not there."""
+    if isinstance(file, InputError):
+        return file
+    return InputError(f"{printable(file.name, 256)}: cannot be read ({os.strerror(errno.ENOENT)})", CHECK_PATH)
 
 
 def read_file(file: GivenFile) -> bytes:

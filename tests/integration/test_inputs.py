@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import subprocess
@@ -175,3 +176,31 @@ def test_a_refused_name_may_be_used_again(site, bundle, images):
     site.watch.until(lambda: (site.folder / "inbox" / "failed" / "a.npy").exists(), "the file in failed/")
     (site.folder / "inbox" / "a.npy").write_bytes(npy(images[0]))
     site.watch.until(lambda: len(site.watch.results) == 1, "an answer")
+
+
+def test_topics_of_another_program_are_read_with_what_is_retained_there(site, bundle, images):
+    """As Frigate publishes: pictures on topics of its own, retained; and Node-RED, in JSON."""
+    topic = "frigate/door/person/snapshot"
+    before, after, packed = (npy(image) for image in images[:3])
+    site.watch.publish(topic, before, retain=True)
+    site.watch.settle()
+    source = {"kind": "mqtt", "topic": "frigate/+/+/snapshot", "retained": "take"}
+    agent = site.agent("cam", [0, 1, 2], origin={"deadline_ms": 20000, "source": source})
+    site.watch.until(lambda: len(site.watch.results) == 1, "the answer to what was retained")
+    site.watch.publish(topic, after, retain=True)
+    text = json.dumps({"camera": "yard", "image": base64.b64encode(packed).decode(), "request": "mine"})
+    site.watch.publish("frigate/yard/car/snapshot", text.encode())
+    site.watch.publish("frigate/yard/car/snapshot", b'{"camera": "yard", "score": 0.7}')
+    site.watch.until(lambda: len(site.watch.results) == 3 and len(site.watch.dead) == 1, "answers and a refusal")
+    assert [result.input for result in site.watch.results] == [topic, topic, "frigate/yard/car/snapshot"]
+    assert site.watch.results[2].request == "mine"
+    expected = [offline(bundle, image) for image in images[:3]]
+    assert [(result.class_id, result.exit) for result in site.watch.results] == expected
+    (letter,) = site.watch.dead
+    assert (letter.topic, letter.reason) == ("frigate/yard/car/snapshot", "json")
+    assert "no field of it is known to hold an input (its fields: camera, score)" in letter.detail
+    agent.terminate()
+    agent.wait()
+    site.agent("cam", [0, 1, 2], origin={"deadline_ms": 20000, "source": source})
+    site.watch.until(lambda: len(site.watch.results) == 4, "the newest retained one, once after a restart")
+    assert (site.watch.results[3].class_id, site.watch.results[3].exit) == expected[1]

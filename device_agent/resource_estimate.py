@@ -35,7 +35,7 @@ ENVELOPE_BYTES = 4096
 """What a message holds beside its tensor, at most: ids, 32 hops, what exits said."""
 
 # Messages without a tensor: about twice their initial size, since names and counters grow.
-_OF_BOARD = {Kind.STATE: (160, 0), Kind.META: (512, 128), Kind.TELEMETRY: (256, 256), Kind.DEAD: (1024, 0)}
+_OF_BOARD = {Kind.STATE: (160, 0), Kind.META: (512, 192), Kind.TELEMETRY: (256, 256), Kind.DEAD: (1536, 0)}
 _ANSWER_BYTES, _PER_HOP_BYTES = 640, 128
 
 _ITEM_BYTES = {"int8": 1, "uint8": 1, "int16": 2, "float16": 2, "float32": 4}

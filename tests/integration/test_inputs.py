@@ -199,6 +199,8 @@ def test_topics_of_another_program_are_read_with_what_is_retained_there(site, bu
     (letter,) = site.watch.dead
     assert (letter.topic, letter.reason) == ("frigate/yard/car/snapshot", "json")
     assert "no field of it is known to hold an input (its fields: camera, score)" in letter.detail
+    if not site.broker.describe().startswith("mosquitto"):
+        return  # the embedded broker delivers what is retained to new sessions only
     agent.terminate()
     agent.wait()
     site.agent("cam", [0, 1, 2], origin={"deadline_ms": 20000, "source": source})

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test test-slow test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing arm dashboard-soak tuner-report zoo zoo-check zoo-report test-tools extras docs reference surface first-result node clean
+.PHONY: help setup dev demo test test-slow test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing odd-files arm dashboard-soak tuner-report zoo zoo-check zoo-report test-tools extras docs reference surface first-result node clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -99,6 +99,9 @@ dashboard-soak: dev  ## run the dashboard in Chromium under 50 results per secon
 
 footprint: dev       ## measure disk, memory, time to start and wake-ups of an agent (a minute, on an idle machine)
 	$(BIN)/python -m benchmarks.footprint --out docs/results $(ARGS)
+
+odd-files: dev       ## hand 164 odd files to origins in four ways, and write what comes of each (a minute)
+	$(BIN)/python -m benchmarks.odd_files --out docs/results/odd-files.md $(ARGS)
 
 arm: dev             ## run agents in Debian's armhf userland under qemu-user (as root; minutes)
 	$(BIN)/python -m benchmarks.arm --on fashion=model_zoo/samples/fashion.npz --out docs/results $(ARGS)

@@ -28,6 +28,8 @@ class TopicFilter:
     filter: str
     pipeline: int | None = None
     stage: int = 0
+    is_foreign: bool = False
+    """Whether other programs publish there, for whoever reads it: nothing is to be tried on it."""
 
     def topic_of(self, sender: str) -> str:
         """Return the topic on which `sender` would publish to this board.
@@ -80,6 +82,11 @@ def subscriptions(config: AgentConfig, bundles: Sequence[Bundle]) -> list[TopicF
                 found += _members(config, index, bundle)
             else:
                 found.append(_plain(config, kind, index))
+        if pipeline.origin is not None:
+            found += [
+                TopicFilter(kind=Kind.INPUT, filter=name, pipeline=index, is_foreign=True)
+                for name in pipeline.origin.source.foreign_topics()
+            ]
     return found
 
 

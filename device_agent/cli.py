@@ -93,6 +93,6 @@ def check(config: AgentConfig, *, connect: bool = False) -> int:
             transport.connect_now(config.broker.connect_timeout_s + 1.0)
         finally:
             transport.close()
-        print(f"ok: broker {config.broker.host}:{config.broker.port}")
+        print(f"ok: broker {config.broker.address}")
     print(f"ok: {config.device} at site {config.site}")
     return 0

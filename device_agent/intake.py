@@ -144,11 +144,13 @@ class Intake:
         self.note_admitted(request, raw)
         return request
 
-    def reject(self, name: str, error: RemoteProtocolError, payload: bytes) -> None:
-        """Log and dead-letter something that is not a valid input."""
-        named = RemoteProtocolError(error.reason, f"{name}: {error.detail}", error.remedy)
+    def reject(
+        self, name: str, error: RemoteProtocolError, payload: bytes, *, request: str = "", topic: str = ""
+    ) -> None:
+        """Tell and dead-letter something that is not a valid input."""
+        topic = topic or self.pipeline.input_topic
         with self._lock:
-            self._reporting.dead_letter(self.pipeline.input_topic, named, payload)
+            self._reporting.refuse_input(self.pipeline.config.name, topic, name, request, error, payload)
 
     def tell(
         self, kind: EventKind, what: str, remedy: str = "", *, severity: Severity = Severity.WARNING, like: str = ""

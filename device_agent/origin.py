@@ -137,8 +137,7 @@ class Origin(Lifetime):
         self.close()
         if isinstance(self._failure, DistreeError):
             raise self._failure
-        address = f"{self._config.broker.host}:{self._config.broker.port}"
-        late = connect_errors.unanswered(address, self._connect_timeout_s)
+        late = connect_errors.unanswered(self._config.broker.address, self._connect_timeout_s)
         raise BrokerError(*(agent.transport.last_error or late))
 
     def _serve(self, agent: Agent) -> None:

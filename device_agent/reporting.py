@@ -18,7 +18,7 @@ from distree.errors import LocalProtocolError, Problem, RemoteProtocolError
 from distree.formatting import counted
 from distree.log_throttle import LogThrottle
 from distree.messages.codec import decode, encode
-from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, HeldStage, InputDescription
 from distree.messages.events import LEVELS, DeadLetter, Event, EventKind, Severity
 from distree.messages.telemetry import Telemetry
 from distree.node import Tell
@@ -35,6 +35,9 @@ BURST = 20
 
 REFUSED_LOG_INTERVAL_S = 600.0
 """Shortest time between two log lines about a message that the broker refuses."""
+
+REFUSALS_TOLD = 8
+"""Refused inputs that are told one by one within a few seconds, of those refused for one reason."""
 
 REPUBLISH_S = 1.0
 """Shortest time between two corrections of our state, which another board of the same name would overwrite again."""
@@ -75,6 +78,7 @@ class Reporting:
         self._rejected = LogThrottle()
         self._events = LogThrottle(burst=BURST)
         self._spells = [Spells() for _ in pipelines]
+        self._refusals = 0
 
     # ------------------------------------------------------------ what is due
 
@@ -143,6 +147,18 @@ class Reporting:
             ),
             origins=tuple(p.config.name for p in pipelines if p.config.origin is not None),
             fusers=tuple(p.config.name for p in pipelines if p.fuses),
+            inputs=tuple(
+                InputDescription(
+                    pipeline=p.config.name,
+                    source=p.config.origin.source.kind,
+                    model=p.bundle.name,
+                    revision=p.bundle.revision,
+                    dtype=p.preprocessor.dtype.name,
+                    shape=p.preprocessor.shape,
+                )
+                for p in pipelines
+                if p.config.origin is not None
+            ),
         )
         self.publish(Kind.META, self._topic[Kind.META], encode(meta))
 
@@ -212,20 +228,45 @@ class Reporting:
 
     # ------------------------------------------------------------ what went wrong
 
+    def refuse_input(
+        self, pipeline: str, topic: str, name: str, request: str, error: RemoteProtocolError, payload: bytes
+    ) -> None:
+        """Count something that is not a valid input, publish why, and tell it as an event.
+
+        Some refusals for one reason are told one by one, each with its input; more of them are told together.
+        """
+        named = RemoteProtocolError(error.reason, f"{name or 'input'}: {error.detail}", error.remedy)
+        self._publish_dead(topic, named, payload, name, request)
+        self._refusals += 1
+        like = f"{pipeline} {error.reason} {self._refusals % REFUSALS_TOLD}"
+        self.tell(EventKind.INPUT, f"refused {named.detail}", error.remedy, like=like, pipeline=pipeline)
+
     def dead_letter(self, topic: str, error: RemoteProtocolError | LocalProtocolError, payload: bytes) -> None:
         """Count a message that broke the protocol, publish why, and log what peers sent, at a bounded rate."""
-        self.dead_letters += 1
-        problem = Problem(printable(error.detail, 256), printable(error.remedy, 256))
         if isinstance(error, RemoteProtocolError):
+            problem = Problem(printable(error.detail, 256), printable(error.remedy, 256))
             self._log_rejected(f"rejected on {printable(topic)}: {error.reason}: {problem}", error.reason)
+        self._publish_dead(topic, error, payload)
+
+    def _publish_dead(
+        self,
+        topic: str,
+        error: RemoteProtocolError | LocalProtocolError,
+        payload: bytes,
+        name: str = "",
+        request: str = "",
+    ) -> None:
+        self.dead_letters += 1
         letter = DeadLetter(
             device=self._config.device,
             topic=printable(topic, 256),
             reason=error.reason,
-            detail=problem.what,
-            remedy=problem.remedy,
+            detail=printable(error.detail, 256),
+            remedy=printable(error.remedy, 256),
             payload_bytes=len(payload),
             head_hex=bytes(payload[:32]).hex(),
+            input=printable(name, 256),
+            request=request,
         )
         self.publish(Kind.DEAD, self._topic[Kind.DEAD], encode(letter))
 

@@ -37,9 +37,9 @@ ENVELOPE_BYTES = 4096
 # Messages without a tensor: about twice their initial size, since names and counters grow.
 _OF_BOARD = {
     Kind.STATE: (160, 0),
-    Kind.META: (512, 128),
+    Kind.META: (512, 192),
     Kind.TELEMETRY: (256, 256),
-    Kind.DEAD: (1024, 0),
+    Kind.DEAD: (1536, 0),
     Kind.EVENT: (1536, 0),
 }
 _ANSWER_BYTES, _PER_HOP_BYTES = 640, 128

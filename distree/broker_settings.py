@@ -6,7 +6,9 @@ import enum
 from pathlib import Path
 from typing import Literal
 
+from distree.broker_address import host_fault, joined
 from distree.errors import ConfigError
+from distree.printable import quoted
 from distree.record import record
 
 
@@ -62,7 +64,14 @@ class BrokerSettings:
     connect_timeout_s: float = 5.0
     """Time limit of one attempt to connect."""
 
+    @property
+    def address(self) -> str:
+        """HOST:PORT, for people."""
+        return joined(self.host, self.port)
+
     def __post_init__(self) -> None:
+        if remedy := host_fault(self.host):
+            raise ConfigError(f"host: {quoted(self.host)} is neither a name nor an address", remedy)
         if not 0 < self.port < 65536:
             raise ConfigError(f"port: {self.port} is out of range", "choose 1 to 65535")
         if not 0 < self.keepalive_s < 65536:

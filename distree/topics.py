@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import itertools
 import re
 from typing import Any
 
@@ -325,6 +326,44 @@ def to_board(site: str, pipeline: str, kind: Kind, to: str, sender: str) -> str:
     """Topic of an embedding, a decision or an outcome from `sender` to the board `to`."""
     assert kind in ADDRESSED  # noqa: S101
     return build(kind, site=site, pipeline=pipeline, device=to, origin=to, sender=sender)
+
+
+def check_filter(value: str, what: str) -> str:
+    """Return a filter for topics of other programs; raise ConfigError naming `what` for one that is malformed or ours.
+
+    Our own topics carry what boards say, results among them: an origin that took these for inputs would never stop.
+    """
+    levels = value.split("/")
+    if not value or len(value.encode("utf-8", "replace")) > 65535 or not value.isprintable():
+        raise ConfigError(f"{what}: {quoted(value)} is not a topic", "write a topic, such as frigate/+/+/snapshot")
+    if any(("+" in level or "#" in level) and len(level) > 1 for level in levels) or "#" in levels[:-1]:
+        raise ConfigError(
+            f"{what}: {quoted(value)} is not a topic filter",
+            "let + stand for a whole level, and # for all that follow, at the end only",
+        )
+    if levels[0] == "$share":
+        raise ConfigError(f"{what}: {quoted(value)} is a shared subscription", "leave out $share and the group")
+    kind = next((kind for kind in Kind if overlap(value, every(kind, "+"))), None)
+    if kind is not None:
+        raise ConfigError(
+            f"{what}: {quoted(value)} covers topics of DistrEE, such as {template(kind)}",
+            "name the topics of the program that publishes inputs",
+        )
+    return value
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether there is a topic that two filters have in common.
+
+    >>> overlap("frigate/+/snapshot", "frigate/door/#"), overlap("a/+", "b/+"), overlap("a/#", "a")
+    (True, False, True)
+    """
+    for first, second in itertools.zip_longest(one.split("/"), other.split("/")):
+        if "#" in (first, second):
+            return True
+        if first is None or second is None or (first != second and "+" not in (first, second)):
+            return False
+    return True
 
 
 @record

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distree.broker_address import joined
 from distree.broker_settings import Session
 from distree.errors import CHECK_PATH, ConfigError
 from distree.formatting import branches_text, counted, thresholds_text
@@ -193,11 +194,11 @@ def _service(config: OrchestratorConfig, specs: Sequence[PipelineSpec], store: S
 
 def _started(config: OrchestratorConfig, plans: Sequence[Plan], metrics_port: int | None) -> str:
     epochs = ", ".join(f"{plan.pipeline} (epoch {plan.epoch or 'new'})" for plan in plans)
-    broker = f"{config.broker.host}:{config.broker.port}"
+    broker = config.broker.address
     line = f"orchestrator of {config.site}: broker {broker}, store {config.store.path}, pipelines {epochs}"
     if config.metrics is None:
         return line
-    return f"{line}, metrics http://{config.metrics.host}:{metrics_port}/metrics"
+    return f"{line}, metrics http://{joined(config.metrics.host, metrics_port or 0)}/metrics"
 
 
 def _chosen(config: OrchestratorConfig, name: str | None) -> Sequence[PipelineConfig]:

@@ -200,6 +200,7 @@ class Fleet:
             stages=tuple(held.values()),
             origins=_known(meta.origins, self._exits),
             fusers=_known(meta.fusers, self._exits),
+            inputs=tuple(one for one in meta.inputs if one.pipeline in self._exits),
         )
 
     def _trim_telemetry(self, report: Telemetry) -> Telemetry:

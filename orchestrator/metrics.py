@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from distree.broker_address import joined
 from distree.errors import ConfigError
 from distree.messages.device import DeviceStatus
 from distree.messages.layout import layout_of
@@ -72,7 +73,7 @@ def serving(config: MetricsConfig, read: Callable[[], Snapshot]) -> Iterator[int
     try:
         server, thread = start_http_server(config.port, config.host, registry)
     except OSError as error:
-        where = f"{config.host}:{config.port}"
+        where = joined(config.host, config.port)
         raise ConfigError(f"metrics: {where}: {error.strerror}", "choose another metrics.host or port") from None
     thread.name = "metrics"
     try:

@@ -111,9 +111,9 @@ def _try_reading(context: CheckContext, inbound: Sequence[TopicFilter]) -> tuple
                 for sub in (sub for sub in inbound if sub.kind not in (Kind.STATE, Kind.MEMBER)):
                     trying = sub.filter
                     topic = sub.topic_of(me)
-                    if trying not in ends_it and _release(context, client, sub.kind, topic):
+                    if not sub.is_foreign and trying not in ends_it and _release(context, client, sub.kind, topic):
                         tried.append(sub)
-                    elif not any(message.topic == topic for message in client.heard):
+                    elif not any(topics.overlap(trying, message.topic) for message in client.heard):
                         untried.append(trying)
                 trying = ""
                 # A refusal shows only as silence, so wait to the end: a slow broker must not look like a strict one.

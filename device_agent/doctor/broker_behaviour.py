@@ -41,7 +41,7 @@ def check_tcp_nodelay(context: CheckContext) -> Finding:
     """Small messages are passed on at once: a broker that leaves TCP_NODELAY off delays them."""
     me = context.config.device
     for sub in subscriptions(context.config, context.bundles):
-        if not sub.filter.endswith(f"/{me}/+") or sub.filter in context.disconnecting:
+        if sub.is_foreign or not sub.filter.endswith(f"/{me}/+") or sub.filter in context.disconnecting:
             continue  # others would receive it
         with contextlib.suppress(HangUpError, TimeoutError), session(context) as client:
             until = min(context.until(), time.monotonic() + _ECHOES_S)

@@ -24,7 +24,11 @@ _PACKET_BYTES = 256
 
 def check_max_packet(context: CheckContext) -> Finding:
     """The largest message works: sent in full and withheld, or to nobody where the broker withholds nothing."""
-    heard = [sub for sub in subscriptions(context.config, context.bundles) if not sub.is_own_announcements]
+    heard = [
+        sub
+        for sub in subscriptions(context.config, context.bundles)
+        if not (sub.is_own_announcements or sub.is_foreign)
+    ]
     inbound = (sub.topic_of(context.config.device) for sub in heard)
     names = dict.fromkeys([*outgoing_topics(context), *inbound])
     sizes = {name: resource_estimate.message_bytes(context.config, context.bundles, name) for name in names}
@@ -85,7 +89,7 @@ def _tried(context: CheckContext, topic: str, size: int) -> Finding | None:
             if codes[-1] < REFUSED:
                 return None
             why = NAMES.get(codes[-1], f"code {codes[-1]}")
-            address = f"{settings.host}:{settings.port}"
+            address = settings.address
             what = f"{address} refuses a message of {size:,} bytes on {where} ({why})"
             return failed(what, connect_errors.raise_limit(size))
         if hangs_up(where, 0):

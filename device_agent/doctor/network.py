@@ -41,7 +41,7 @@ def check_tcp(context: CheckContext) -> Finding:
         _dial(settings, context.until()).close()
     except OSError as error:
         return failure_from(connect_errors.unreachable(settings, error))
-    return ok(f"{settings.host}:{settings.port} answers in {(time.monotonic() - started_at) * 1e3:.0f} ms")
+    return ok(f"{settings.address} answers in {(time.monotonic() - started_at) * 1e3:.0f} ms")
 
 
 def check_tls(context: CheckContext) -> Finding:
@@ -127,7 +127,7 @@ def _greet(context: CheckContext, client_id: str, password: str | None, until: f
         return client, client.connect(client_id, settings.username, password, until)
     except TimeoutError:
         client.close()
-        address = f"{settings.host}:{settings.port}"
+        address = settings.address
         raise BrokerError(*connect_errors.mute(address)) from None
     except (BrokerError, OSError) as error:
         client.close()

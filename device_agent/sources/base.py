@@ -46,8 +46,13 @@ class InputSink(Protocol):
     def run_jobs(self) -> None:
         """Compute what submitted inputs lead to, unless another thread is at it."""
 
-    def reject(self, name: str, error: RemoteProtocolError, payload: bytes) -> None:
-        """Log and dead-letter something that is not a valid input."""
+    def reject(
+        self, name: str, error: RemoteProtocolError, payload: bytes, *, request: str = "", topic: str = ""
+    ) -> None:
+        """Tell people that something is not a valid input, and dead-letter it.
+
+        `request` is the id that its sender gave it; `topic` is where it came from, unless that is the origin's own.
+        """
 
     def tell(
         self, kind: EventKind, what: str, remedy: str = "", *, severity: Severity = Severity.WARNING, like: str = ""
@@ -137,6 +142,10 @@ class BaseSourceConfig:
     def disk_bytes(self) -> int:
         """Return the most that the source keeps in its `state_dir`, in bytes."""
         return 0
+
+    def foreign_topics(self) -> tuple[str, ...]:
+        """Return the topics, or filters, of other programs on which inputs come beside the origin's input topic."""
+        return ()
 
     def longest_file(self) -> int:
         """Return the size of the largest file or message that is read, in bytes; 0 where the source reads arrays."""

@@ -25,7 +25,7 @@ COMMANDS = {
     "simulate": ("orchestrator.simulator.cli", "simulate thousands of boards before you change a real site"),
     "broker": ("broker_config.cli", "run a broker for a first try"),
     "zoo": ("model_zoo.cli", "list, verify, evaluate and build bundles"),
-    "submit": ("distree.apps.submit", "send files to a running origin and print their results"),
+    "submit": ("distree.apps.submit.cli", "send files to a running origin and print their results"),
     "top": ("distree.apps.top.cli", "show boards, rates, exits, latency and thresholds of a site live in the terminal"),
     "results": ("distree.apps.results_cli", "print a site's results as they arrive"),
     "dashboard": ("distree.apps.dashboard.cli", "serve a web page of a site's results, exits, thresholds and devices"),

@@ -7,12 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from distree import topics
+from distree.broker_address import parse_address
 from distree.broker_settings import BrokerSettings, TlsSettings
 from distree.errors import ConfigError
-from distree.printable import quoted
-
-DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
-"""By scheme; mqtts is MQTT over TLS."""
 
 
 def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +33,13 @@ def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
 def broker_settings(args: argparse.Namespace) -> BrokerSettings:
     """Read the options of `add_broker_arguments`; ConfigError for an invalid address or site, or incomplete TLS."""
     topics.check_id(args.site, "--site")
-    scheme, host, port = _address(args.broker, "--broker")
+    address = parse_address(args.broker, "--broker")
     return BrokerSettings(
-        host=host, port=port, username=args.username, password_file=args.password_file, tls=_tls(args, scheme)
+        host=address.host,
+        port=address.port,
+        username=args.username,
+        password_file=args.password_file,
+        tls=_tls(args, address.scheme),
     )
 
 
@@ -50,29 +51,6 @@ def _tls(args: argparse.Namespace, scheme: str) -> TlsSettings | None:
     if (args.cert_file is None) != (args.key_file is None):
         raise ConfigError("--cert-file and --key-file: only one is given", "give both or none")
     return TlsSettings(ca_file=args.ca_file, cert_file=args.cert_file, key_file=args.key_file)
-
-
-def _address(broker: str, what: str) -> tuple[str, str, int]:
-    """Split [SCHEME://]HOST:PORT into scheme, host and port; without a scheme it is mqtt and the port is needed."""
-    scheme, separator, address = broker.rpartition("://")
-    if separator and (scheme not in DEFAULT_PORTS or "@" in address or "/" in address):
-        raise ConfigError(
-            f"{what}: expected mqtt://HOST:PORT or mqtts://HOST:PORT, received {quoted(broker)}",
-            "write only the address: a login goes into username and password_file",
-        )
-    if separator and ":" not in address:
-        address = f"{address}:{DEFAULT_PORTS[scheme]}"
-    return (scheme or "mqtt", *split_address(address, what))
-
-
-def split_address(address: str, what: str = "--broker") -> tuple[str, int]:
-    """Split HOST:PORT; ConfigError naming `what` if it is not of that form."""
-    host, _, port = address.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
-        raise ConfigError(
-            f"{what}: expected HOST:PORT, received {quoted(address)}", "write, for example, 127.0.0.1:1883"
-        )
-    return host, int(port)
 
 
 def broker_at(
@@ -87,8 +65,9 @@ def broker_at(
     ('hub', 8883, 1884)
     """
     if isinstance(broker, str):
-        scheme, host, port = _address(broker, "broker")
-        broker = BrokerSettings(host=host, port=port, tls=TlsSettings() if scheme == "mqtts" else None)
+        address = parse_address(broker, "broker")
+        tls = TlsSettings() if address.scheme == "mqtts" else None
+        broker = BrokerSettings(host=address.host, port=address.port, tls=tls)
     if username is not None:
         broker = replace(broker, username=username)
     return broker if password_file is None else replace(broker, password_file=Path(password_file))

@@ -37,6 +37,9 @@ class Subscription(Lifetime, Generic[T]):
     `interruptions` counts those times. Entering returns once the broker has confirmed the subscription, or raises
     BrokerError after `connect_timeout_s` seconds; where nothing listens at all it waits only if `patient`.
     Any thread and any event loop may read; each item goes to one of them.
+
+    The broker may refuse `optional_topics`. `unread` makes an item of a message that is published here, when the broker
+    says that nobody subscribes to its topic, as brokers with MQTT 5 can.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class Subscription(Lifetime, Generic[T]):
         timeout_s: float | None = None,
         connect_timeout_s: float = 10.0,
         patient: bool = False,
+        optional_topics: Sequence[str] = (),
+        unread: Callable[[str, bytes], T | None] | None = None,
     ) -> None:
         self.dropped = 0
         """Items that were dropped unread because the queue was full."""
@@ -60,6 +65,8 @@ class Subscription(Lifetime, Generic[T]):
             broker, client_id=f"distree-{uuid4().hex[:12]}", session=Session.NONE, receive_maximum=64
         )
         self._topics = [(topic, 1) for topic in topics]
+        self._optional_topics = [(topic, 1) for topic in optional_topics]
+        self._unread = unread
         self._decode = decode
         self._items: deque[T] = deque()
         self._bound = queue
@@ -81,6 +88,9 @@ class Subscription(Lifetime, Generic[T]):
         try:
             self._transport.open(_Listener(self), self._topics)
             self._transport.connect_now(self._connect_timeout_s, patient=self._patient)
+            if self._optional_topics:
+                with self._transport.lock:
+                    self._transport.subscribe(self._optional_topics)
         except BaseException:
             self._transport.close()
             raise
@@ -181,7 +191,8 @@ class Subscription(Lifetime, Generic[T]):
         """Publish at QoS 1 on the same connection; while that is down it waits, within the transport's bounds."""
         self._check_process()
         with self._transport.lock:
-            self._transport.publish(topic, payload, qos=1, lane=Lane.OWED)
+            # Only of work the transport says that nobody reads it.
+            self._transport.publish(topic, payload, qos=1, lane=Lane.OWED if self._unread is None else Lane.WORK)
 
     # ------------------------------------------------------------ what comes in
 
@@ -198,8 +209,15 @@ class Subscription(Lifetime, Generic[T]):
             self.malformed += 1
             self._say(f"ignored a malformed message on {printable(message.topic)} ({self.malformed} so far): {error}")
             return
-        if item is None:
-            return
+        if item is not None:
+            self._put(item)
+
+    def _note_unread(self, topic: str, payload: bytes) -> None:
+        item = None if self._unread is None else self._unread(topic, payload)
+        if item is not None:
+            self._put(item)
+
+    def _put(self, item: T) -> None:
         if len(self._items) >= self._bound:
             self._items.popleft()
             self.dropped += 1
@@ -224,3 +242,6 @@ class _Listener(QuietListener):
 
     def received(self, message: Received) -> None:
         self._of._receive(message)
+
+    def no_subscribers(self, topic: str, payload: bytes) -> None:
+        self._of._note_unread(topic, payload)

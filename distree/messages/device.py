@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 
-from distree.messages.fields import count, declared, ident, parts, text, texts, word
-from distree.messages.limits import MAX_BRANCHES, MAX_PIPELINES, MAX_STAGES
+from distree.messages.fields import count, counts, declared, ident, parts, text, texts, word
+from distree.messages.limits import MAX_BRANCHES, MAX_MESSAGE_BYTES, MAX_PIPELINES, MAX_RANK, MAX_STAGES
 
 
 class DeviceStatus(str, enum.Enum):
@@ -45,6 +45,18 @@ class HeldStage:
     branch: int | None = count("Branch of a wide stage.", most=MAX_BRANCHES - 1, default=None)
 
 
+@declared()
+class InputDescription:
+    """What an origin takes as inputs of one pipeline, so that whoever sends some can see whether they fit."""
+
+    pipeline: str = ident("Id of the pipeline.")
+    source: str = text("Where its inputs come from: the source's `kind` in agent.yaml.")
+    model: str = text("Name of the bundle.")
+    revision: str = text("Revision of the bundle.")
+    dtype: str = text("Element type of an input.")
+    shape: tuple[int, ...] = counts("Shape of an input.", most=MAX_RANK, least=1, each=MAX_MESSAGE_BYTES)
+
+
 @declared(schema="distree.meta/1")
 class DeviceMeta:
     """The retained description of a device: versions, memory and what it serves."""
@@ -60,4 +72,7 @@ class DeviceMeta:
     origins: tuple[str, ...] = texts("Pipelines of which the board is an origin.", most=MAX_PIPELINES, each=32)
     fusers: tuple[str, ...] = texts(
         "Pipelines for whose wide stages the board fuses.", most=MAX_PIPELINES, each=32, default=()
+    )
+    inputs: tuple[InputDescription, ...] = parts(
+        InputDescription, "What it takes as inputs of the pipelines in `origins`.", most=MAX_PIPELINES, default=()
     )

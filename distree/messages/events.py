@@ -75,6 +75,10 @@ class DeadLetter:
     remedy: str = text("How to fix it; empty where nothing can be done.", most=512)
     payload_bytes: int = count("Size of the message in bytes.", unit="bytes")
     head_hex: str = text("First bytes of the message in hexadecimal.", most=128)
+    input: str = text(
+        "Name of the input that was refused; empty if it had none, or was no input.", most=256, default=""
+    )
+    request: str = text("Id that its sender gave the input; empty if it gave none.", default="")
 
 
 @declared(kind="thumbnail")

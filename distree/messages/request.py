@@ -270,5 +270,12 @@ class InputMessage:
 
 
 def is_input(payload: bytes) -> bool:
-    """Whether bytes on an input topic look like a named input: a small msgpack map, which no image starts with."""
-    return len(payload) > 0 and 0x83 <= payload[0] <= 0x88
+    """Whether bytes on an input topic are a named input: a small msgpack map that begins with one of its fields.
+
+    Nothing else begins so, and raw values only by an unlikely chance.
+    """
+    return len(payload) > 1 and 0x83 <= payload[0] <= 0x88 and payload[1:].startswith(_FIRST_FIELDS)
+
+
+_FIRST_FIELDS = tuple(bytes([0xA0 + len(name)]) + name.encode() for name in ("v", "kind", "request", "name", "payload"))
+"""The fields of an `InputMessage` as msgpack writes their names, with a length of up to 31 in the first byte."""

@@ -23,13 +23,9 @@ _REVOKED = 23
 _OTHER_NAME = frozenset({62, 63, 64})
 
 
-def _address(settings: BrokerSettings) -> str:
-    return f"{settings.host}:{settings.port}"
-
-
 def unreachable(settings: BrokerSettings, error: Exception) -> Problem:
     """Say why the broker cannot be reached: its name, the network, TLS, or a file that TLS or the login needs."""
-    address = _address(settings)
+    address = settings.address
     if settings.tls is not None and isinstance(error, ssl.SSLError | ConnectionResetError):
         return _untrusted(settings, settings.tls, error)
     match error:
@@ -58,7 +54,7 @@ def unanswered(address: str, timeout_s: float) -> Problem:
 
 def _untrusted(settings: BrokerSettings, tls: TlsSettings, error: Exception) -> Problem:
     """Say why TLS could not be set up."""
-    address = _address(settings)
+    address = settings.address
     if isinstance(error, ssl.SSLCertVerificationError):
         return _unverified(settings, tls, error)
     name = getattr(error, "reason", None) or ""
@@ -75,7 +71,7 @@ def _untrusted(settings: BrokerSettings, tls: TlsSettings, error: Exception) -> 
 
 
 def _unverified(settings: BrokerSettings, tls: TlsSettings, error: ssl.SSLCertVerificationError) -> Problem:
-    where = f"the certificate of {_address(settings)}"
+    where = f"the certificate of {settings.address}"
     clock = f"this machine's clock, which says {time.strftime('%Y-%m-%d', time.gmtime())}"
     match error.verify_code:
         case code if code == _EXPIRED:
@@ -105,7 +101,7 @@ def _unverified(settings: BrokerSettings, tls: TlsSettings, error: ssl.SSLCertVe
 def forked(settings: BrokerSettings) -> Problem:
     """Say that the connection belongs to another process."""
     return Problem(
-        f"this process was forked from the one that is connected to {_address(settings)}",
+        f"this process was forked from the one that is connected to {settings.address}",
         "open a new connection after the fork",
     )
 
@@ -118,7 +114,7 @@ def no_mqtt(settings: BrokerSettings, error: Exception | None = None) -> Problem
     if settings.tls is not None and settings.tls.cert_file is None:
         hint = ", and set broker.tls.cert_file if it requires a client certificate"
     return Problem(
-        f"{_address(settings)} closes the connection without answering MQTT",
+        f"{settings.address} closes the connection without answering MQTT",
         f"check that it is an MQTT broker{hint}",
     )
 
@@ -130,7 +126,7 @@ def mute(address: str) -> Problem:
 
 def refusal(settings: BrokerSettings, client_id: str, reason: str) -> Problem:
     """Say why the broker refuses or ends the connection; `reason` is MQTT 5's name of the reason code."""
-    address = _address(settings)
+    address = settings.address
     match reason:
         case "Session taken over":
             return Problem(
@@ -209,7 +205,7 @@ def _loss(topic: str) -> str:
 def breaks_by_itself(settings: BrokerSettings) -> Problem:
     """Say that the connection ended, and that no request is to blame."""
     return Problem(
-        f"the connection to {_address(settings)} keeps breaking for no visible reason",
+        f"the connection to {settings.address} keeps breaking for no visible reason",
         "check the network and the broker's log, then try again",
     )
 
@@ -217,7 +213,7 @@ def breaks_by_itself(settings: BrokerSettings) -> Problem:
 def hangs_up_on_will(settings: BrokerSettings) -> Problem:
     """Say that the broker answers a login only without a will."""
     return Problem(
-        f"{_address(settings)} hangs up on a login with a will message, so nobody notices when this client dies",
+        f"{settings.address} hangs up on a login with a will message, so nobody notices when this client dies",
         f"allow will messages in the broker, and in {_IN_BETWEEN}",
     )
 
@@ -225,14 +221,14 @@ def hangs_up_on_will(settings: BrokerSettings) -> Problem:
 def refuses_will(settings: BrokerSettings) -> Problem:
     """Say that a login with a will is refused, and one without is not."""
     return Problem(
-        f"{_address(settings)} refuses a login with a will message, so nobody notices when this client dies",
+        f"{settings.address} refuses a login with a will message, so nobody notices when this client dies",
         "allow will messages in the broker",
     )
 
 
 def hangs_up_on_subscribe(settings: BrokerSettings, filters: Sequence[str]) -> Problem:
     """Say that a SUBSCRIBE ends the connection: one with a single filter, or one with several that work one by one."""
-    address = _address(settings)
+    address = settings.address
     if len(filters) == 1:
         return Problem(
             f"{address} hangs up on the subscription to {filters[0]}, so nothing is received from there",
@@ -257,7 +253,7 @@ def refuses_subscribe(settings: BrokerSettings, refused: Sequence[str]) -> Probl
     """Say that filters are refused that this goes on without; each with the broker's reason."""
     more = f" and {len(refused) - 3:,} more" if len(refused) > 3 else ""
     return Problem(
-        f"{_address(settings)} refuses the subscription to {', '.join(refused[:3])}{more}, so nothing is received "
+        f"{settings.address} refuses the subscription to {', '.join(refused[:3])}{more}, so nothing is received "
         "from there",
         "allow this user to read there in the broker's ACL",
     )
@@ -294,7 +290,7 @@ def hangs_up(settings: BrokerSettings, cause: HangupCause) -> Problem:
 def hangs_up_on_publish(settings: BrokerSettings, topic: str, nbytes: int) -> Problem:
     """Say that a publish on `topic` ends the connection, whatever its size; `nbytes` is that of its payload."""
     return Problem(
-        f"{_address(settings)} hangs up on publishes on {topic} ({nbytes:,} bytes), so {_loss(topic)}",
+        f"{settings.address} hangs up on publishes on {topic} ({nbytes:,} bytes), so {_loss(topic)}",
         _ALLOW_IN_ACL,
     )
 
@@ -302,7 +298,7 @@ def hangs_up_on_publish(settings: BrokerSettings, topic: str, nbytes: int) -> Pr
 def hangs_up_on_size(settings: BrokerSettings, nbytes: int, passed: int) -> Problem:
     """Say that a message of `nbytes` ends the connection on any topic; one of `passed` bytes went through."""
     return Problem(
-        f"{_address(settings)} hangs up on messages of {nbytes:,} bytes ({passed:,} get through), so "
+        f"{settings.address} hangs up on messages of {nbytes:,} bytes ({passed:,} get through), so "
         "inputs that need larger ones are answered at the local exit",
         f"raise the limit of the broker (mosquitto's max_packet_size and message_size_limit), and of {_IN_BETWEEN}",
     )
@@ -311,7 +307,7 @@ def hangs_up_on_size(settings: BrokerSettings, nbytes: int, passed: int) -> Prob
 def hangs_up_on_retained(settings: BrokerSettings) -> Problem:
     """Say that a retained publish ends the connection."""
     return Problem(
-        f"{_address(settings)} hangs up on retained messages, so anyone who connects later sees nothing "
+        f"{settings.address} hangs up on retained messages, so anyone who connects later sees nothing "
         "until the next change",
         f"set mosquitto's retain_available true, and allow retained messages in {_IN_BETWEEN}",
     )
@@ -320,7 +316,7 @@ def hangs_up_on_retained(settings: BrokerSettings) -> Problem:
 def hangs_up_on_qos(settings: BrokerSettings) -> Problem:
     """Say that a publish at QoS 1 ends the connection."""
     return Problem(
-        f"{_address(settings)} hangs up on publishes at QoS 1, so a lost connection loses results",
+        f"{settings.address} hangs up on publishes at QoS 1, so a lost connection loses results",
         f"set mosquitto's max_qos 2, and allow QoS 1 in {_IN_BETWEEN}",
     )
 
@@ -328,7 +324,7 @@ def hangs_up_on_qos(settings: BrokerSettings) -> Problem:
 def takes_no_retained(settings: BrokerSettings) -> Problem:
     """Say that the broker refuses retained messages: in its CONNACK, or by reason code 0x9A."""
     return Problem(
-        f"{_address(settings)} does not support retained messages, so anyone who connects later sees nothing until "
+        f"{settings.address} does not support retained messages, so anyone who connects later sees nothing until "
         "the next change, and boards have to be asked what they serve",
         "set mosquitto's retain_available true, or use a broker that supports retained messages",
     )
@@ -337,7 +333,7 @@ def takes_no_retained(settings: BrokerSettings) -> Problem:
 def takes_no_qos_1(settings: BrokerSettings) -> Problem:
     """Say that the broker refuses QoS 1: in its CONNACK, or by reason code 0x9B."""
     return Problem(
-        f"{_address(settings)} accepts publishes at QoS 0 only, so a lost connection loses results",
+        f"{settings.address} accepts publishes at QoS 0 only, so a lost connection loses results",
         "set mosquitto's max_qos 2, or use a broker that supports QoS 1",
     )
 
@@ -345,7 +341,7 @@ def takes_no_qos_1(settings: BrokerSettings) -> Problem:
 def keeps_no_announcement(settings: BrokerSettings, topic_filter: str) -> Problem:
     """Say that what a board has announced, retained, did not come to it when it subscribed by a wildcard."""
     return Problem(
-        f"{_address(settings)} does not deliver what this board announces to later subscribers, so boards have to be "
+        f"{settings.address} does not deliver what this board announces to later subscribers, so boards have to be "
         "asked what they serve, and dashboards see a board only when it next describes itself",
         "set mosquitto's retain_available true, use a broker that delivers retained messages to wildcard "
         f"subscriptions, or allow this user to read {topic_filter}",
@@ -354,7 +350,7 @@ def keeps_no_announcement(settings: BrokerSettings, topic_filter: str) -> Proble
 
 def tells_no_unread(settings: BrokerSettings, *, is_mqtt5: bool) -> Problem:
     """Say that the broker does not tell a sender that nobody reads its message."""
-    address = _address(settings)
+    address = settings.address
     why = (
         f"{address} does not report messages that nobody reads, or some client there reads all messages"
         if is_mqtt5
@@ -369,7 +365,7 @@ def tells_no_unread(settings: BrokerSettings, *, is_mqtt5: bool) -> Problem:
 def holds_back(settings: BrokerSettings) -> Problem:
     """Say that the broker delays small messages, see `nagle`."""
     return Problem(
-        f"{_address(settings)} delays small messages by some 40 ms because it leaves TCP_NODELAY off, so answers "
+        f"{settings.address} delays small messages by some 40 ms because it leaves TCP_NODELAY off, so answers "
         "from other boards arrive late",
         "add set_tcp_nodelay true to mosquitto.conf (with RabbitMQ, mqtt.tcp_listen_options.nodelay = true to "
         "rabbitmq.conf)",
@@ -384,7 +380,7 @@ def raise_limit(nbytes: int) -> str:
 def too_large(settings: BrokerSettings, topic: str, nbytes: int, limit: int) -> Problem:
     """Say that a message is not sent: `nbytes` of payload in a packet beyond the `limit` that the broker named."""
     return Problem(
-        f"a message of {nbytes:,} bytes on {topic} exceeds the packet limit of {_address(settings)}, {limit:,} bytes, "
+        f"a message of {nbytes:,} bytes on {topic} exceeds the packet limit of {settings.address}, {limit:,} bytes, "
         f"so {_loss(topic)}",
         raise_limit(nbytes),
     )

@@ -85,7 +85,7 @@ class Connection:
         self.is_absent = False
         self.retry_at = 0.0
         self._settings = settings
-        self._address = f"{settings.host}:{settings.port}"
+        self._address = settings.address
         self._client_id = client_id
         self._has_will = has_will
         self._notices = notices

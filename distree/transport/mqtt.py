@@ -69,7 +69,7 @@ class MqttTransport:
         self.last_error: Problem | None = None
         self.notices: deque[Problem] = deque(maxlen=_MAX_NOTICES)
         self._settings = settings
-        self._address = f"{settings.host}:{settings.port}"
+        self._address = settings.address
         self._outbox = Outbox(offline_items, offline_bytes)
         self._connection = Connection(settings, client_id, has_will=will is not None, notices=self.notices)
         self._send_window = SendWindow(settings, self._connection.limits, self._outbox, trial_payload, self.notices)

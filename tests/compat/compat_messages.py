@@ -14,7 +14,7 @@ from typing import Any
 from distree import __version__
 from distree.messages.audit import AuditRow
 from distree.messages.codec import encode
-from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, Echo, HeldStage
+from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus, Echo, HeldStage, InputDescription
 from distree.messages.events import DeadLetter, Event, EventKind, Severity, Thumbnail
 from distree.messages.member import Call, Member
 from distree.messages.plan import MaskedThresholds, Plan
@@ -276,6 +276,14 @@ MESSAGES: dict[str, Any] = {
     "call": Call(caller="cam1"),
     "state": DeviceState(device="cam1", boot="9f3a", status=DeviceStatus.READY),
     "meta": DeviceMeta(**META, stages=(HeldStage(**HELD),), origins=("fashion",)),
+    "meta-input": DeviceMeta(
+        **META, stages=(), origins=("fashion",), inputs=(
+            InputDescription(
+                pipeline="fashion", source="mqtt", model="fashion", revision="0123456789ab", dtype="uint8",
+                shape=(28, 28, 1),
+            ),
+        ),
+    ),
     "meta-wide": DeviceMeta(**META, stages=(HeldStage(**HELD, branch=1),), origins=(), fusers=("fashion",)),
     "dead": DeadLetter(
         device="cam1", topic="distree/1/lab/pipeline/fashion/stage/1/cam1/b1", reason="field",
@@ -289,6 +297,11 @@ MESSAGES: dict[str, Any] = {
     "event-site": Event(
         device=None, kind=EventKind.PLAN, severity=Severity.INFO, pipeline=None, what="all is well", remedy="",
         unsaid=0, time="2026-01-15T09:30:00.123+00:00", clock_synced=False,
+    ),
+    "dead-input": DeadLetter(
+        device="cam1", topic="distree/1/lab/pipeline/fashion/input/cam1", reason="image",
+        detail="boot.png: 4 bytes are not a readable image (unknown format)", remedy="save it again", payload_bytes=4,
+        head_hex="89504e47", input="boot.png", request="r-1",
     ),
     "stats": STATS,
     "stats-idle": IDLE_STATS,

@@ -99,6 +99,17 @@ def test_in_a_terminal_a_camera_is_asked_for(tmp_path: Path) -> None:
     assert "input: /dev/video0" in (tmp_path / "agent.yaml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("broker", "host", "port"),
+    [("[::1]:1883", "::1", 1883), ("mqtt://[fe80::1%25eth0]/", "fe80::1%eth0", 1883), (" hub:1884 ", "hub", 1884)],
+)
+def test_the_broker_is_written_as_its_host_and_port(tmp_path: Path, broker: str, host: str, port: int) -> None:
+    done = init(tmp_path, *STAGE, "--broker", broker)
+    assert done.returncode == 0, done.stderr
+    settings = load_agent_config(tmp_path / "agent.yaml").broker
+    assert (settings.host, settings.port) == (host, port)
+
+
 def test_a_branch_of_a_bundle_in_a_folder(tmp_path: Path) -> None:
     done = init(
         tmp_path, "--site", "lab", "--bundle", os.path.relpath(WIDE, tmp_path), "--stages", "0,1,2", "--branch", "1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -90,6 +91,34 @@ def test_what_is_no_input_is_dead_lettered_by_the_topic_of_inputs(tmp_path):
     (letter,) = map(json.loads, ear.heard())
     assert (letter["topic"], letter["reason"]) == ("distree/1/lab/pipeline/p/input/cam", "image")
     assert agent.reporting.dead_letters == 1
+
+
+def test_a_refused_input_is_told_once_with_its_name_and_request(tmp_path, caplog):
+    broker = MemoryBroker()
+    _, intake = made(tmp_path, broker)
+    ear = Ear(broker, "distree/1/lab/device/cam/+")
+    error = RemoteProtocolError("image", "not an image", "send one")
+    intake.reject("a.png", error, b"x", request="r-1", topic="frigate/door")
+    letter, event = (
+        one for one in map(json.loads, ear.heard()) if one["schema"] in ("distree.dead/1", "distree.event/1")
+    )
+    assert (letter["topic"], letter["input"], letter["request"]) == ("frigate/door", "a.png", "r-1")
+    assert (letter["detail"], letter["remedy"]) == ("a.png: not an image", "send one")
+    assert (event["kind"], event["pipeline"]) == ("input", "p")
+    assert (event["what"], event["remedy"]) == ("refused a.png: not an image", "send one")
+    assert caplog.text.count("not an image") == 1
+
+
+def test_refusals_of_one_kind_are_told_one_by_one_up_to_a_bound_and_dead_lettered_all(tmp_path, caplog):
+    broker = MemoryBroker()
+    _, intake = made(tmp_path, broker)
+    ear = Ear(broker, "distree/1/lab/device/cam/+")
+    for number in range(100):
+        intake.reject(f"{number}.png", RemoteProtocolError("image", f"{number} bytes", "send one"), b"x")
+    intake.reject("other", RemoteProtocolError("table", "line 1", "mend it"), b"x")
+    schemas = Counter(json.loads(payload)["schema"] for payload in ear.heard())
+    assert (schemas["distree.dead/1"], schemas["distree.event/1"]) == (101, 9)
+    assert caplog.text.count("refused ") == 9
 
 
 def test_a_picture_is_made_only_while_the_broker_is_there(tmp_path):

@@ -159,10 +159,6 @@ def unknown_key(case):
     return case.text(lines)
 
 
-def broken_npy(case):
-    return case.submit(name="x.npy", content=b"PK\x03\x04 neither .npy nor .npz")
-
-
 def single_array(case):
     np.save(case.folder / "x.npy", np.zeros((2, 28, 28, 1), np.uint8))
     return case.replay(case.folder / "x.npy")
@@ -250,13 +246,17 @@ SECTIONS = {
             lambda c: c.agent(verb="run", broker={"username": "ann", "password_file": str(c.folder / "none")}),
             2, ["broker.password_file ", "none: no such file", "write the password into"],
         ),
-        "submit: --broker without a port": (lambda c: c.submit("--broker", "localhost"), 2, ["--broker: expected HOST:PORT, received 'localhost'; write"]),
-        "submit: --broker with a port number out of range": (lambda c: c.submit("--broker", "h:70000"), 2, ["expected HOST:PORT, received 'h:70000'"]),
         "results: --debounce below 0": (lambda c: ["results", "--site", "lab", "--debounce", "-1"], 2, ["--debounce: -1 is out of range; choose a number of seconds"]),
+        "submit: --broker without a port": (lambda c: c.submit("--broker", "localhost"), 2, ["--broker: expected HOST:PORT, received 'localhost'; add the port, as in localhost:1883"]),
+        "submit: --broker with a port number out of range": (lambda c: c.submit("--broker", "h:70000"), 2, ["expected HOST:PORT, received 'h:70000'; choose a port from 1 to 65535"]),
+        "submit: an IPv6 address without brackets": (lambda c: c.submit("--broker", "::1"), 2, ["put the address in brackets, as in [::1]:1883"]),
+        "submit: a login in the broker's address": (lambda c: c.submit("--broker", "mqtt://ann:secret@hub"), 2, ["received an address with a login; write only the address"]),
+        "the broker's host in agent.yaml is a URL": (lambda c: c.agent(broker={"host": "mqtt://hub"}), 2, ["host: 'mqtt://hub' is neither a name nor an address; remove the scheme"]),
+        "a source mqtt that would read DistrEE's own topics": (
+            lambda c: c.pipeline(origin={"source": {"kind": "mqtt", "topic": "#"}}), 2, ["topic: '#' covers topics of DistrEE", "name the topics of the program"],
+        ),
         "results: --site is not a valid id": (lambda c: ["results", "--site", "a/#"], 2, ["--site: 'a/#' is not an id; use"]),
-        "submit: the file does not exist": (lambda c: [*c.submit(), str(c.folder / "none.png")], 2, ["none.png: cannot be read (No such file", "check the path"]),
-        "submit: the file is too large for one message": (lambda c: c.submit(content=bytes(1 << 20)), 2, ["x.raw: 1048576 bytes do not fit into one message", "shrink it"]),
-        "submit: the .npy file is not an array": (broken_npy, 2, ["x.npy: not an .npy array", "write one with numpy.save(path, array)"]),
+        "submit: the file does not exist": (lambda c: [*c.submit()[:-1], str(c.folder / "none.png")], 2, ["none.png: cannot be read (No such file", "check the path"]),
     },
     "Inputs": {
         "camera: neither a camera nor a command is given": (

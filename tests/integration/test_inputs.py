@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import subprocess
@@ -155,16 +156,14 @@ def test_what_is_no_input_is_refused_alike_by_every_way_in(site, bundle):
         site.watch.publish(topics.of_origin("test", "fashion", Kind.INPUT, "cam"), content)
         path = site.folder / name
         path.write_bytes(content)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "distree", "submit", "--broker", f"127.0.0.1:{site.broker.port}", "--timeout", "0.3",
-             "--site", "test", "--pipeline", "fashion", "--origin", "cam", str(path)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert process.wait(60) == 1
-        site.watch.until(lambda n=number: len(site.watch.dead) == 3 * n, f"refusals of {name}")
-        for letter in site.watch.dead[-3:]:
+        done = submit(site, path)
+        assert done.returncode == 1
+        assert detail in done.stderr
+        site.watch.until(lambda n=number: len(site.watch.dead) == 2 * n, f"refusals of {name}")
+        for letter in site.watch.dead[-2:]:
             assert letter.reason == reason
             assert detail in letter.detail
+        assert {letter.input for letter in site.watch.dead[-2:]} == {name, ""}
     assert not site.watch.results
     site.watch.until(
         lambda: len(list((site.folder / "inbox" / "failed").glob("*"))) == len(refused), "files in failed/"
@@ -177,3 +176,33 @@ def test_a_refused_name_may_be_used_again(site, bundle, images):
     site.watch.until(lambda: (site.folder / "inbox" / "failed" / "a.npy").exists(), "the file in failed/")
     (site.folder / "inbox" / "a.npy").write_bytes(npy(images[0]))
     site.watch.until(lambda: len(site.watch.results) == 1, "an answer")
+
+
+def test_topics_of_another_program_are_read_with_what_is_retained_there(site, bundle, images):
+    """As Frigate publishes: pictures on topics of its own, retained; and Node-RED, in JSON."""
+    topic = "frigate/door/person/snapshot"
+    before, after, packed = (npy(image) for image in images[:3])
+    site.watch.publish(topic, before, retain=True)
+    site.watch.settle()
+    source = {"kind": "mqtt", "topic": "frigate/+/+/snapshot", "retained": "take"}
+    agent = site.agent("cam", [0, 1, 2], origin={"deadline_ms": 20000, "source": source})
+    site.watch.until(lambda: len(site.watch.results) == 1, "the answer to what was retained")
+    site.watch.publish(topic, after, retain=True)
+    text = json.dumps({"camera": "yard", "image": base64.b64encode(packed).decode(), "request": "mine"})
+    site.watch.publish("frigate/yard/car/snapshot", text.encode())
+    site.watch.publish("frigate/yard/car/snapshot", b'{"camera": "yard", "score": 0.7}')
+    site.watch.until(lambda: len(site.watch.results) == 3 and len(site.watch.dead) == 1, "answers and a refusal")
+    assert [result.input for result in site.watch.results] == [topic, topic, "frigate/yard/car/snapshot"]
+    assert site.watch.results[2].request == "mine"
+    expected = [offline(bundle, image) for image in images[:3]]
+    assert [(result.class_id, result.exit) for result in site.watch.results] == expected
+    (letter,) = site.watch.dead
+    assert (letter.topic, letter.reason) == ("frigate/yard/car/snapshot", "json")
+    assert "no field of it is known to hold an input (its fields: camera, score)" in letter.detail
+    if not site.broker.describe().startswith("mosquitto"):
+        return  # the embedded broker delivers what is retained to new sessions only
+    agent.terminate()
+    agent.wait()
+    site.agent("cam", [0, 1, 2], origin={"deadline_ms": 20000, "source": source})
+    site.watch.until(lambda: len(site.watch.results) == 4, "the newest retained one, once after a restart")
+    assert (site.watch.results[3].class_id, site.watch.results[3].exit) == expected[1]

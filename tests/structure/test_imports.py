@@ -30,7 +30,8 @@ KNOWS = {
     "thresholds": set(),
     "exits_taken": set(),
     "strict_yaml": {"errors", "printable", "thresholds"},
-    "broker_settings": {"errors", "record"},
+    "broker_address": {"errors", "printable", "record"},
+    "broker_settings": {"broker_address", "errors", "printable", "record"},
     "topics": {"errors", "lanes", "printable", "record"},
     "messages": {"errors", "printable", "record", "thresholds", "topics"},
     "tensors": {"errors", "messages"},
@@ -51,7 +52,7 @@ KNOWS = {
         "thresholds",
     },
     "transport": {"broker_settings", "errors", "lanes", "lazy", "printable", "record", "topics"},
-    "client": {"broker_settings", "errors", "lanes", "messages", "printable", "topics", "transport"},
+    "client": {"broker_address", "broker_settings", "errors", "lanes", "messages", "printable", "topics", "transport"},
 }
 """What each part of distree/ may import of the others; apps/, beside them, may import all."""
 

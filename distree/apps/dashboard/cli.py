@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from distree import topics
 from distree.apps.dashboard.page import Asset, assets, check_broker, policy
 from distree.apps.dashboard.server import make_server
+from distree.broker_address import joined
 from distree.errors import ConfigError
 
 DEFAULT_BROKER = "ws://127.0.0.1:9001"
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--port: {args.port} is out of range", "choose 0 to 65535, where 0 picks a free port")
     with make_server(args.bind, args.port, page, policy(brokers)) as server:
         host, port = server.server_address[:2]
-        print(f"dashboard on http://{host!s}:{port}/, until Ctrl-C", flush=True)
+        print(f"dashboard on http://{joined(str(host), port)}/, until Ctrl-C", flush=True)
         for url in brokers:
             if not _is_loopback(args.bind) and _is_loopback(urlsplit(url).hostname or ""):
                 print(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from urllib.parse import urlsplit
 
 from distree import __version__
+from distree.broker_address import parse_address
 from distree.errors import ConfigError
-from distree.printable import quoted
+from distree.printable import printable, quoted
 from distree.record import record
 
 INDEX = "index.html"
+
+_SCHEMES = {"ws": None, "wss": None}
+_PATH = re.compile(r"[A-Za-z0-9/_.~-]*")
 
 _TYPES = {
     "html": "text/html; charset=utf-8",
@@ -50,25 +55,22 @@ class Asset:
 
 
 def check_broker(url: str) -> str:
-    """Return a broker's websockets address as a browser takes it; ConfigError for anything else."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    # It becomes part of the page's security policy, where a space or a semicolon would say something else.
-    plain = not any(character.isspace() or character in ";,'\"<>\\" for character in url) and url.isascii()
-    if parts.scheme not in ("ws", "wss") or not parts.hostname or not port or not plain:
+    """Return a broker's websockets address, with its path, as a browser takes it; ConfigError for anything else."""
+    head, separator, path = url.strip().partition("://")
+    authority, slash, path = path.partition("/")
+    host = authority.rpartition("@")[2]
+    if "@" in authority or any(mark in url for mark in "?#"):
         raise ConfigError(
-            f"--broker: expected ws://HOST:PORT or wss://HOST:PORT, received {quoted(url)}",
-            "give the address of the broker's websockets listener",
-        )
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigError(
-            f"--broker: the address of {parts.hostname} has more than a host and port",
+            f"--broker: the address of {printable(host.partition(':')[0])} has more than a host and port",
             "remove the rest, and type the user and the password into the page",
         )
-    return url
+    address = parse_address(f"{head}{separator}{authority}", "--broker", _SCHEMES, needs_scheme=True)
+    # It becomes part of the page's security policy, where a space or a semicolon would say something else.
+    if not _PATH.fullmatch(path) or not address.host.isascii():
+        raise ConfigError(
+            f"--broker: {quoted(url)} cannot stand in a page", "write it with plain letters, digits, '-', '.' and '_'"
+        )
+    return f"{address.scheme}://{address}{slash}{path}"
 
 
 def policy(brokers: Iterable[str]) -> str:

@@ -15,8 +15,8 @@ from distree.apps.demo.fleet import Demo
 from distree.apps.demo.plan import plan_site
 from distree.apps.demo.samples import USUAL_COUNT, load_samples
 from distree.apps.demo.verdict import stranded
+from distree.broker_address import parse_address
 from distree.bundle.loading import load_bundle
-from distree.client.broker_options import split_address
 from distree.errors import CHECK_PATH, ConfigError
 from distree.formatting import counted
 
@@ -129,7 +129,8 @@ def _broker(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[tupl
                 "--dashboard: only for the broker that the demo starts",
                 "run `distree dashboard --broker ws://HOST:PORT` beside the demo",
             )
-        return split_address(args.broker), f"the one at {args.broker}"
+        address = parse_address(args.broker, "--broker", {})
+        return (address.host, address.port), f"the one at {address}"
     from broker_config.managed import WEBSOCKETS_USER, ManagedBroker
 
     if args.dashboard is None:

@@ -1,7 +1,8 @@
 """Reads what a source delivers as raw inputs of a bundle: one reader for boards, `distree zoo` and the demo.
 
 The first bytes of a file say what it is, never its name or the way it arrived, so that a file becomes the same input
-from a folder, from `distree submit` and over MQTT.
+from a folder, from `distree submit`, over MQTT and in a program. Its length alone says nothing: raw values are what has
+the right length and is not known to be anything else.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import math
 
 import numpy as np
 
+from distree.bundle.inputs.formats import described, known_format, what_to_do
 from distree.bundle.inputs.images import fit_picture, looks_like_image, read_image
 from distree.bundle.inputs.npy import MAGIC, read_array
-from distree.bundle.inputs.tables import Table, looks_like_table, read_tables
+from distree.bundle.inputs.tables import Table, as_utf8, looks_like_table, read_tables
 from distree.bundle.inputs.wav import looks_like_wav, read_wav
+from distree.bundle.inputs.wrapped import Rows, as_table, unwrap
 from distree.bundle.manifest import InputSpec, Preprocess
 from distree.bundle.windows import MAX_WINDOWS, cut
 from distree.errors import RemoteProtocolError
@@ -24,18 +27,6 @@ RATE_TOLERANCE = 0.05
 """How far the rate of a table, computed from its time column, may differ from the manifest's: sensors have poor
 clocks.
 """
-
-_OTHER_FORMATS = (
-    (b"PK\x03\x04", "a .zip or .npz archive"),
-    (b"\x1f\x8b", "a gzip file"),
-    (b"fLaC", "a FLAC file"),
-    (b"OggS", "an Ogg file"),
-    (b"ID3", "an MP3 file"),
-    (b"%PDF", "a PDF file"),
-    (b"II*\0", "a TIFF file"),
-    (b"MM\0*", "a TIFF file"),
-)
-"""Formats that are recognised by their first bytes, but not read."""
 
 _UNITS_S = (1.0, 1e-3, 1e-6, 1e-9)
 
@@ -60,6 +51,15 @@ class RawInput:
         """
         at = f"@{self.at}" if self.at else ""
         return name[: 256 - len(at)] + at
+
+
+@record
+class NamedInputs:
+    """The inputs in a message or a file, at least one, with the name and the request id that it gives them, if any."""
+
+    inputs: list[RawInput]
+    name: str = ""
+    request: str | None = None
 
 
 class InputReader:
@@ -105,9 +105,24 @@ class InputReader:
         """Return the inputs in the content of a file, at least one: the windows of a recording, in order.
 
         Raises RemoteProtocolError if it is damaged or not what the bundle expects: "dtype", "shape" or "encoding" for
-        an .npy array, "image", "wav", "table"; "image" or "size" for anything that is none of these, nor the raw
-        values.
+        an .npy array, "image", "wav", "table", "json", "base64"; "image" or "size" for anything that is none of these,
+        nor the raw values.
         """
+        return self.read_named(content, most=most).inputs
+
+    def read_named(self, content: bytes, json_field: str | None = None, most: int = MAX_WINDOWS) -> NamedInputs:
+        """Return the inputs in a message, with their name if it has one; like `read_all`.
+
+        `json_field` is where in JSON the input is; by default it is found by the names of the fields.
+        """
+        wrapped = unwrap(content, json_field)
+        if wrapped is None:
+            return NamedInputs(inputs=self._read(content, most))
+        inputs = self._read(wrapped.content, most) if wrapped.rows is None else self._rows(wrapped.rows, most)
+        return NamedInputs(inputs=inputs, name=wrapped.name, request=wrapped.request)
+
+    def _read(self, content: bytes, most: int) -> list[RawInput]:
+        """Read what is not wrapped in text, or no longer."""
         if content.startswith(MAGIC):
             return [RawInput(raw=self._array(content))]
         if looks_like_wav(content):
@@ -116,11 +131,11 @@ class InputReader:
             if not self._spec.is_image:
                 raise self._unexpected("an image file")
             return [RawInput(raw=self._image(content))]
-        if self._spec.is_window and looks_like_table(content):
-            return self._tables(content, most)
-        if len(content) == self.nbytes:
+        if self._spec.is_window and looks_like_table(text := as_utf8(content)):
+            return self._tables(text, most)
+        if len(content) == self.nbytes and not known_format(content):
             return [RawInput(raw=np.frombuffer(content, self.dtype).reshape(self.shape))]
-        raise self._unexpected(_described(content))
+        raise self._unexpected(described(content), what_to_do(content, self._convert))
 
     def of_picture(self, picture: Array) -> Array:
         """Return the input that a picture becomes, uint8 (height, width, 1 or 3): the same as from a file with it.
@@ -145,18 +160,29 @@ class InputReader:
         if array.dtype != self.dtype:
             raise RemoteProtocolError(
                 "dtype",
-                f"expected {self.dtype} {self.shape}, received {array.dtype}",
+                f"expected {self.dtype} {self.shape}, received {'text' if array.dtype.kind in 'US' else array.dtype}",
                 f"convert it: array.astype({str(self.dtype)!r})",
             )
         if array.shape != self.shape:
             raise RemoteProtocolError(
-                "shape", f"expected {self.shape} {self.dtype}, received {array.shape}", "save one input per file"
+                "shape",
+                f"expected {self.shape} {self.dtype}, received {array.shape or 'a single value'}",
+                "save one input per file",
             )
         return array
 
-    def _unexpected(self, received: str) -> RemoteProtocolError:
+    def _unexpected(self, received: str, remedy: str = "") -> RemoteProtocolError:
         kind = "image" if self._spec.is_image else "size"
-        return RemoteProtocolError(kind, f"expected {self.expected()}, received {received}", "convert it")
+        return RemoteProtocolError(kind, f"expected {self.expected()}, received {received}", remedy or self._convert)
+
+    @property
+    def _convert(self) -> str:
+        """What to do with a file of another kind."""
+        if self._spec.is_image:
+            return "save it as a JPEG or a PNG"
+        if not self._spec.is_window:
+            return "save it with numpy.save"
+        return "convert it to a WAV or CSV file" if self._takes_sound else "convert it to a CSV file"
 
     def _image(self, content: bytes) -> Array:
         return read_image(content, self.shape, self._preprocess.resize, self._preprocess.background)
@@ -212,6 +238,19 @@ class InputReader:
                 f"convert it: ffmpeg -i IN -ac {wanted} …",
             )
         return samples.astype(self.dtype, copy=False).reshape(-1, *self.shape[1:])
+
+    def _rows(self, rows: Rows, most: int) -> list[RawInput]:
+        """Read a recording in JSON by the rules of tables."""
+        if not self._spec.is_window:
+            raise self._unexpected("JSON with a list")
+        if self._channels > 1 and len(rows) == math.prod(self.shape) and not isinstance(rows[0], list | dict):
+            width = self._channels
+            rows = [rows[at : at + width] for at in range(0, len(rows), width)]
+        try:
+            return self._tables(as_table(rows), most)
+        except RemoteProtocolError as error:
+            remedy = "send a list of a window's numbers, or of objects whose fields are named as the bundle's channels"
+            raise RemoteProtocolError("json", f"it is JSON; as a table, {error.detail}", remedy) from None
 
     def _tables(self, content: bytes, most: int) -> list[RawInput]:
         inputs: list[RawInput] = []
@@ -303,23 +342,6 @@ class InputReader:
                 "table", f"line {line}: values are not {what} in the range of {self.dtype}", "scale or round them"
             )
         return values.astype(self.dtype)
-
-
-def _described(content: bytes) -> str:
-    kind = next((name for magic, name in _OTHER_FORMATS if content.startswith(magic)), None)
-    return f"{len(content)} bytes" if kind is None else f"{kind} of {len(content)} bytes"
-
-
-def check_file(content: bytes, name: str = "") -> None:
-    """Check what can be checked about a file without its bundle.
-
-    Raises RemoteProtocolError for an .npy array or a WAV file that is damaged, or only named like one; only the origin
-    can check the rest.
-    """
-    if content.startswith(MAGIC) or name.lower().endswith(".npy"):
-        read_array(content)
-    elif looks_like_wav(content) or name.lower().endswith(".wav"):
-        read_wav(content)
 
 
 def _plain_name(name: str) -> str:

@@ -77,13 +77,57 @@ def read_image(content: bytes, shape: tuple[int, ...], resize: str, background: 
     except RemoteProtocolError:
         raise
     except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for damaged images; none may end a board
-        # Pillow names the object that it read from, which does not help.
-        why = "unknown format" if "cannot identify" in str(error) else str(error) or type(error).__name__
-        raise RemoteProtocolError(
-            "image",
-            f"{len(content)} bytes are not a readable image ({why})"[:300],
-            "save it again, as a JPEG or a PNG",
-        ) from None
+        raise _unreadable(content, error) from None
+
+
+_WHY = (
+    (("cannot identify", "bad magic", "not a ", "unknown", "unsupported", "unrecognized"), "its header is damaged"),
+    (("checksum", "crc", "broken png"), "a checksum is wrong"),
+    (("truncated", "cut", "not enough", "unpack", "eof", "end of file", "no more", "premature"), "it is cut off"),
+    (("decompression bomb", "memory", "too large"), "it has more pixels than are read"),
+)
+"""By what Pillow's exceptions say, which is meant for programmers and names its own objects."""
+
+
+def _unreadable(content: bytes, error: Exception) -> RemoteProtocolError:
+    what = f"{len(content):,} bytes are not a readable image: {_why(error)}"
+    return RemoteProtocolError("image", what, "save it again, as a JPEG or a PNG")
+
+
+def _why(error: Exception) -> str:
+    said = f"{type(error).__name__} {error}".lower()
+    return next((why for words, why in _WHY if any(word in said for word in words)), "it is damaged")
+
+
+def shrink_image(content: bytes, most_bytes: int) -> tuple[bytes, tuple[int, int]]:
+    """Return an image as a PNG file of at most `most_bytes`, made smaller, and its size (width, height).
+
+    It is turned upright, and keeps its aspect and its transparency. Raises RemoteProtocolError("image") as `read_image`
+    does, and if no size is small enough.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise RemoteProtocolError("image", "image files need Pillow", "run: pip install 'distree[images]'") from None
+    for side in _SMALLER:
+        try:
+            with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image, io.BytesIO() as file:
+                picture = _upright(image, (side // 2, side // 2), "RGB")
+                is_clear = picture.mode in _WITH_ALPHA or "transparency" in picture.info
+                picture = picture.convert("RGBA") if is_clear else _opaque(picture, "RGB", "black")
+                picture.thumbnail((side, side), Image.Resampling.BILINEAR)
+                picture.save(file, "PNG")
+                if file.tell() <= most_bytes:
+                    return file.getvalue(), picture.size
+        except RemoteProtocolError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in `read_image`
+            raise _unreadable(content, error) from None
+    raise RemoteProtocolError("image", f"it does not fit into {most_bytes:,} bytes", "shrink it first")
+
+
+_SMALLER = (1024, 724, 512, 362, 256, 128)
+"""Longer sides, in pixels, of what a picture is made into for a message; the first that fits is taken."""
 
 
 def fit_picture(picture: Array, shape: tuple[int, ...], resize: str, background: str) -> Array:

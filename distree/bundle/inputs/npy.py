@@ -59,7 +59,7 @@ def read_header(file: BinaryIO) -> ArrayHeader:
     size_bytes = 2 if start[6] == 1 else 4
     size = file.read(size_bytes)
     length = int.from_bytes(size, "little")
-    if start[6] not in (1, 2) or len(size) < size_bytes or length > MAX_HEADER_BYTES:
+    if start[6] not in (1, 2, 3) or len(size) < size_bytes or length > MAX_HEADER_BYTES:
         raise _refused(f"format version {start[6]} with a header of {length} bytes is not supported")
     text = file.read(length)
     if len(text) < length:

@@ -20,6 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from distree.errors import RemoteProtocolError
+from distree.printable import quoted
 from distree.record import record
 from distree.tensors import Array
 
@@ -92,6 +93,16 @@ def looks_like_table(content: bytes) -> bool:
     separator = _separator(lines[0])
     cells = [line.split(separator) if separator else [line] for line in lines[:2]]
     return any(_number(cell.strip(' "'), separator) is not None for cell in cells[-1])
+
+
+def as_utf8(content: bytes) -> bytes:
+    """Return text in UTF-16 with a byte order mark, as spreadsheets write it, in UTF-8; anything else as it is."""
+    if content[:2] not in (b"\xff\xfe", b"\xfe\xff") or content[4:64].count(0) < len(content[4:64]) // 3:
+        return content  # raw values may begin so, too, but are not every other byte 0
+    try:
+        return content.decode("utf-16").encode()
+    except UnicodeError:
+        return content
 
 
 def read_tables(content: bytes) -> list[Table]:
@@ -303,9 +314,9 @@ def _value(number: int, cells: Sequence[str], at: int, layout: _Layout, separato
     value = _number(cells[at], separator)
     if value is None or not math.isfinite(value):
         name = layout.names[layout.channels.index(at)] if layout.names else str(at + 1)
-        raise _refused(number, f"{cells[at][:_SHOWN]!r} in column {name!r} is not a finite number")
+        raise _refused(number, f"{quoted(cells[at], _SHOWN)} in column {quoted(name, _SHOWN)} is not a finite number")
     return value
 
 
 def _refused(line: int, why: str) -> RemoteProtocolError:
-    return RemoteProtocolError("table", f"line {line}: {why}"[:300])
+    return RemoteProtocolError("table", f"line {line}: {why}"[:300], "correct the line, or leave it out")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import wave
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -13,9 +12,11 @@ from distree.tensors import Array
 
 MAX_CHANNELS = 64
 
-_EXTENSIBLE = b"\xfe\xff"
-_PCM = b"\x01\x00"
-_OTHERS = {2: "ADPCM", 3: "floating-point numbers", 6: "A-law", 7: "µ-law", 17: "IMA ADPCM", 85: "MP3"}
+_PCM, _EXTENSIBLE = 1, 0xFFFE
+_OTHERS = {2: "ADPCM", 3: "floating-point numbers", 6: "A-law", 7: "µ-law", 17: "IMA ADPCM", 80: "MPEG", 85: "MP3"}
+_OTHER_KINDS = {b"RIFX": "it is big-endian (RIFX)", b"RF64": "it is in the format for more than 4 GiB (RF64)"}
+_UNKNOWN_SIZE = 0xFFFFFFFF
+"""What a program writes that did not know yet how much would follow, as into a pipe."""
 
 
 @record
@@ -44,29 +45,51 @@ def looks_like_wav(content: bytes) -> bool:
 
 def read_wav(content: bytes) -> Sound:
     """Read a WAV file. Raises RemoteProtocolError("wav") for a damaged one, or an encoding other than PCM."""
-    try:
-        with wave.open(io.BytesIO(_plain(content))) as file:
-            channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
-            count = file.getnframes()
-            if not (1 <= channels <= MAX_CHANNELS and 1 <= width <= 4 and rate > 0):
-                raise _refused(f"{channels} channels of {8 * width} bits at {rate} Hz are not supported")
-            data = file.readframes(min(count, len(content)))
-    except RemoteProtocolError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the reader raises many kinds for damaged files
-        raise _refused(_why(content, error)) from None
-    if len(data) != count * channels * width:
-        raise _refused(
-            f"it is cut off: {len(data)} bytes of samples, but its header promises {count * channels * width}"
-        )
-    return Sound(samples=_integers(data, width).reshape(-1, channels), bits=8 * width, rate_hz=rate)
+    if content[:4] in _OTHER_KINDS:
+        raise _refused(_OTHER_KINDS[content[:4]])
+    form, data = b"", None
+    for name, begin, size in _chunks(content):
+        if name == b"fmt ":
+            form = content[begin : begin + size]
+        elif name == b"data":
+            data = begin, size
+            break
+    if data is None:
+        raise _refused("it is cut off before its samples")
+    if len(form) < 16:
+        raise _refused("it does not say before its samples what they are")
+    encoding, channels, rate, width = _format(form)
+    if encoding != _PCM:
+        raise _refused(f"its samples are {_OTHERS.get(encoding, f'in encoding {encoding}')}")
+    if not (1 <= channels <= MAX_CHANNELS and 1 <= width <= 4 and rate > 0):
+        raise _refused(f"{channels} channels of {8 * width} bits at {rate} Hz are not supported")
+    begin, size = data
+    there = len(content) - begin
+    frame = channels * width
+    if size == _UNKNOWN_SIZE:
+        size = there - there % frame
+    if there < size:
+        raise _refused(f"it is cut off after {there:,} of {size:,} bytes of samples")
+    samples = _integers(content[begin : begin + size - size % frame], width)
+    return Sound(samples=samples.reshape(-1, channels), bits=8 * width, rate_hz=rate)
 
 
-def _plain(content: bytes) -> bytes:
-    """Turn the header of extensible PCM, which Python's reader accepts from 3.12 on, into the plain one."""
-    if content[12:16] == b"fmt " and content[20:22] == _EXTENSIBLE and content[44:46] == _PCM:
-        return content[:20] + _PCM + content[22:]
-    return content
+def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, beginning and size of each chunk; sizes are odd or even, but chunks begin at even places."""
+    at = 12
+    while at + 8 <= len(content):
+        size = int.from_bytes(content[at + 4 : at + 8], "little")
+        yield content[at : at + 4], at + 8, size
+        at += 8 + size + size % 2
+
+
+def _format(form: bytes) -> tuple[int, int, int, int]:
+    """Return encoding, channels, rate in hertz, and bytes per sample."""
+    encoding = int.from_bytes(form[0:2], "little")
+    if encoding == _EXTENSIBLE and len(form) >= 26:
+        encoding = int.from_bytes(form[24:26], "little")
+    channels, bits = int.from_bytes(form[2:4], "little"), int.from_bytes(form[14:16], "little")
+    return encoding, channels, int.from_bytes(form[4:8], "little"), (bits + 7) // 8
 
 
 def _integers(data: bytes, width: int) -> Array:
@@ -79,13 +102,6 @@ def _integers(data: bytes, width: int) -> Array:
         shifted: Array = wide.view("<i4")[:, 0].astype(np.int32) >> 8
         return shifted
     return np.frombuffer(data, f"<i{width}").astype(np.int32)
-
-
-def _why(content: bytes, error: Exception) -> str:
-    encoding = int.from_bytes(content[20:22], "little") if content[12:16] == b"fmt " else 1
-    if encoding in _OTHERS:
-        return f"its samples are {_OTHERS[encoding]}"
-    return str(error) or "it is cut off"
 
 
 def _refused(why: str) -> RemoteProtocolError:

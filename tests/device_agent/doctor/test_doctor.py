@@ -585,6 +585,27 @@ def test_acl(tmp_path: Path, rules: list[str], words: str, remedy: str) -> None:
         assert found.status == "ok", found
 
 
+@pytest.mark.parametrize("may_read", [True, False])
+def test_acl_for_a_topic_of_another_program(tmp_path: Path, may_read: bool) -> None:
+    """Nothing is published there to see whether it arrives: others would read it."""
+    source = {"kind": "mqtt", "topic": "frigate/+/+/snapshot"}
+    path = board(tmp_path, 1, stages=[0, 1, 2], origin={"source": source})
+    rules = rules_of(load_agent_config(path))
+    assert "topic read frigate/+/+/snapshot" in rules
+    acl = tmp_path / "acl"
+    acl.write_text("\n".join(rule for rule in rules if may_read or "frigate" not in rule) + "\ntopic read other/#\n")
+    acl.chmod(0o600)
+    with Mosquitto(tmp_path, "allow_anonymous true", f"acl_file {acl}") as broker:
+        path = board(tmp_path, broker.port, stages=[0, 1, 2], origin={"source": source})
+        with listener(broker.port, "frigate/#", "other/#") as client:
+            found = doctor(path, "acl")["acl"]
+            client.listen(time.monotonic() + 0.3)
+            assert not client.heard
+    assert found.status == "ok", found
+    assert "was not tried on" in found.text
+    assert "frigate/+/+/snapshot" in found.text
+
+
 @pytest.mark.parametrize(
     ("rule", "status", "words"),
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import threading
 import time
 import zlib
@@ -13,7 +15,7 @@ import pytest
 from input_bundles import HOP, SAMPLES, sound_bundle, wav
 from memory_transport import MemoryBroker
 
-from device_agent.sources.mqtt import MqttSource
+from device_agent.sources.mqtt import MqttSource, MqttSourceConfig
 from device_agent.sources.replay import ReplaySource, ReplaySourceConfig
 from distree.bundle.inputs import InputReader
 from distree.bundle.loading import load_bundle
@@ -21,6 +23,7 @@ from distree.bundle.preprocessing import Preprocessor
 from distree.bundle.windows import count_of
 from distree.errors import ConfigError
 from distree.messages.codec import encode
+from distree.messages.events import EventKind
 from distree.messages.request import InputMessage
 
 PATIENCE_S = 30.0
@@ -38,6 +41,8 @@ class Sink:
         self.room.set()
         self.submitted = []
         self.rejected = []
+        self.refused_requests = []
+        self.told = []
         self.worked = 0
 
     def wait_for_room(self, timeout_s):
@@ -52,9 +57,13 @@ class Sink:
     def run_jobs(self):
         self.worked = len(self.submitted)
 
-    def reject(self, name, error, payload):
+    def reject(self, name, error, payload, *, request="", topic=""):
         assert error.remedy
         self.rejected.append((name, error.reason, error.detail, payload))
+        self.refused_requests.append((request, topic))
+
+    def tell(self, kind, what, remedy="", *, severity=None, like=""):
+        self.told.append((kind, what, remedy))
 
     def wake(self):
         pass
@@ -232,6 +241,8 @@ def test_an_archive_of_something_else_is_refused(replay, arrays, message):
 
 
 TOPIC = "distree/1/s/pipeline/p/input/cam"
+OTHER = "frigate/+/+/snapshot"
+DOOR = "frigate/door/person/snapshot"
 
 
 class Publisher:
@@ -246,8 +257,8 @@ class Publisher:
 
     disconnected = published = given_up = received = no_subscribers = connected
 
-    def say(self, payload, *, qos=1, retain=False):
-        self.transport.publish(TOPIC, payload, qos=qos, retain=retain)
+    def say(self, payload, *, qos=1, retain=False, topic=TOPIC):
+        self.transport.publish(topic, payload, qos=qos, retain=retain)
 
 
 @pytest.fixture
@@ -260,8 +271,10 @@ def start(sink, broker):
     """Starts a source; its session at the broker is the same each time."""
     running = []
 
-    def begin():
-        source, stop = MqttSource(sink, broker.transport("inputs", receive_maximum=512), TOPIC), threading.Event()
+    def begin(**changes):
+        config = MqttSourceConfig(kind="mqtt", **changes)
+        source = MqttSource(config, sink, broker.transport("inputs", receive_maximum=512), TOPIC)
+        stop = threading.Event()
         thread = threading.Thread(target=source.run, args=(stop,))
         thread.start()
         until(lambda: source.ready, "the subscription")
@@ -301,10 +314,10 @@ def test_raw_bytes_named_inputs_and_nonsense_are_each_acknowledged(start, publis
     assert [(name, int(raw.ravel()[0])) for name, raw, _ in sink.submitted] == [("", 1), ("shoe", 2)]
     assert sink.submitted[1][2] == "mine"
     assert sink.worked == 2
-    assert [reason for _, reason, _, _ in sink.rejected] == ["image", "encoding", "encoding", "field"]
+    assert [reason for _, reason, _, _ in sink.rejected] == ["image", "encoding", "image", "field"]
 
 
-def test_what_is_retained_is_an_old_input_and_an_empty_message_is_none(start, publisher, sink, broker, caplog):
+def test_what_is_retained_is_an_old_input_and_an_empty_message_is_none(start, publisher, sink, broker):
     publisher.say(image(1).tobytes(), retain=True)
     start()
     publisher.say(image(2).tobytes(), retain=True)  # live: answered, this once
@@ -314,7 +327,12 @@ def test_what_is_retained_is_an_old_input_and_an_empty_message_is_none(start, pu
     until(lambda: len(sink.submitted) == 2 and not left(broker), "the live ones")
     assert [int(raw.ravel()[0]) for _, raw, _ in sink.submitted] == [2, 3]
     assert not sink.rejected
-    assert "publish inputs without retain" in caplog.text
+    ((kind, what, remedy),) = sink.told
+    assert (kind, "retained message" in what, "publish inputs without retain" in remedy) == (
+        EventKind.INPUT,
+        True,
+        True,
+    )
 
 
 def test_without_room_the_broker_keeps_inputs_and_those_at_qos_0_are_turned_away(start, publisher, sink, broker):
@@ -453,3 +471,108 @@ def test_whatever_pillow_raises_is_a_dead_letter(start, publisher, sink, broker,
     publisher.say(b"\x89PNG")
     until(lambda: sink.rejected and not left(broker), "the acknowledgement")
     assert sink.rejected[0][1] == "image"
+
+
+# ---------------------------------------------------------------- topics of other programs
+
+
+def test_topics_of_other_programs_are_read_beside_our_own_and_name_their_inputs(start, publisher, sink, broker):
+    start(topic=OTHER)
+    packed = json.dumps({"image": base64.b64encode(image(3).tobytes()).decode(), "name": "shoe", "request": "mine"})
+    publisher.say(image(1).tobytes(), topic=DOOR)
+    publisher.say(image(2).tobytes())
+    publisher.say(packed.encode(), topic=DOOR)
+    publisher.say(encode(InputMessage(request="r", name="", payload=image(4).tobytes())), topic=DOOR)
+    publisher.say(image(5).tobytes(), topic="frigate/door/person")
+    publisher.say(image(6).tobytes(), topic=DOOR, qos=0)
+    until(lambda: len(sink.submitted) == 5 and not left(broker), "the inputs")
+    assert sorted((int(raw[0, 0, 0]), name) for name, raw, _ in sink.submitted) == [
+        (1, DOOR), (2, ""), (3, "shoe"), (4, DOOR), (6, DOOR),
+    ]  # fmt: skip
+    assert [request for _, raw, request in sink.submitted if raw[0, 0, 0] in (3, 4)] == ["mine", "r"]
+
+
+def test_what_is_no_input_is_refused_with_where_it_came_from_and_its_request(start, publisher, sink, broker):
+    start(topic=OTHER, json_field="thumb.data")
+    publisher.say(b'{"camera": "door", "thumb": {"url": "x"}}', topic=DOOR)
+    publisher.say(encode(InputMessage(request="r-7", name="a.txt", payload=b"hello")))
+    until(lambda: len(sink.rejected) == 2 and not left(broker), "refusals")
+    taken = "an image file, 784 raw bytes or an .npy array (uint8 (28, 28, 1))"
+    assert [(name, detail) for name, _, detail, _ in sink.rejected] == [
+        (DOOR, "it is JSON, but it has no field 'data' (its fields: url)"),
+        ("a.txt", f"expected {taken}, received text of 5 bytes, 'hello'"),
+    ]
+    assert sink.refused_requests == [("", DOOR), ("r-7", TOPIC)]
+
+
+def test_a_retained_input_is_taken_once_where_that_is_wanted(start, publisher, sink, broker):
+    publisher.say(image(1).tobytes(), topic=DOOR, retain=True)
+    end = start(topic=OTHER, retained="take")
+    until(lambda: len(sink.submitted) == 1, "the one that was there")
+    broker.drop("inputs")
+    publisher.say(image(2).tobytes(), topic=DOOR, retain=True)  # live, or kept for this client and retained
+    until(lambda: len(sink.submitted) == 2, "the next")
+    for again in range(3):
+        broker.drop("inputs")
+        publisher.say(image(9).tobytes())  # on our own topic: to see that it is back
+        until(lambda n=again: len(sink.submitted) == 3 + n and not left(broker), "the connection")
+        time.sleep(0.05)
+    assert [name for name, _, _ in sink.submitted].count(DOOR) == 2
+    publisher.say(image(3).tobytes(), topic=DOOR)
+    publisher.say(image(3).tobytes(), topic=DOOR)
+    until(lambda: len(sink.submitted) == 7, "the same picture, published twice")
+    end()
+    start(topic=OTHER, retained="take")
+    until(lambda: len(sink.submitted) == 8, "the newest retained one, once after a restart")
+    assert int(sink.submitted[-1][1][0, 0, 0]) == 2
+
+
+def test_a_retained_input_that_was_not_taken_in_comes_again(start, publisher, sink, broker):
+    sink.room.clear()
+    publisher.say(image(1).tobytes(), topic=DOOR, retain=True)
+    start(topic=OTHER, retained="take")
+    session = broker._sessions["inputs"]
+    until(lambda: session.unacknowledged, "the delivery")
+    (first,) = session.unacknowledged.values()
+    broker.drop("inputs")
+    until(lambda: any(again is not first for again in list(session.unacknowledged.values())), "the delivery again")
+    sink.room.set()
+    until(lambda: sink.submitted and not left(broker), "the input")
+    assert len(sink.submitted) == 1
+
+
+def test_what_an_earlier_configuration_subscribed_to_is_no_input(start, publisher, sink, broker):
+    start(topic=OTHER)()
+    start()
+    publisher.say(image(1).tobytes(), topic=DOOR)
+    publisher.say(image(2).tobytes())
+    until(lambda: len(sink.submitted) == 1 and not left(broker), "our own")
+    ((kind, what, remedy),) = sink.told
+    assert kind is EventKind.SOURCE
+    assert DOOR in what
+    assert remedy
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "", "#", "+/#", "distree/#", "distree/1/#", "distree/1/lab/pipeline/p/input/cam", "distree/+/+/pipeline/+/result/+",
+        "+/+/+/+/+/result/+", "+/+/+/site-event", "a/#/b", "a/b+", "a#", "$share/g/a", "a\nb", "a\0",
+    ],
+)  # fmt: skip
+def test_topics_that_are_none_or_ours_are_refused(wrong):
+    with pytest.raises(ConfigError, match=r"^topic: "):
+        MqttSourceConfig(kind="mqtt", topic=wrong)
+
+
+@pytest.mark.parametrize(
+    "right", ["a", "zigbee2mqtt/+", "frigate/+/+/snapshot", "cams/#", "/a//b", "Ä b/c", "distree-x/y"]
+)
+def test_topics_of_other_programs(right):
+    assert MqttSourceConfig(kind="mqtt", topic=right).foreign_topics() == (right,)
+
+
+def test_a_field_without_a_name_is_refused():
+    for wrong in ("", ".", "a..b", "a."):
+        with pytest.raises(ConfigError, match=r"^json_field: "):
+            MqttSourceConfig(kind="mqtt", json_field=wrong)

@@ -193,7 +193,7 @@ def test_an_archive_of_something_else_says_what_it_has(tmp_path: Path) -> None:
         ("a.npz", b"text", r"not a readable \.npz archive"),
         ("a.npy", b"", r"not an \.npy array: its first bytes are not those of the format"),
         ("a.csv", b"", "line 1: there are no rows"),
-        ("a.bin", b"text", "expected an image file, 90 raw bytes .* received 4 bytes"),
+        ("a.bin", b"text", "expected an image file, 90 raw bytes .* received text of 4 bytes, 'text'"),
     ],
 )  # fmt: skip
 def test_damaged_files_are_told_as_what_they_are_called(tmp_path: Path, name: str, content: bytes, why: str) -> None:

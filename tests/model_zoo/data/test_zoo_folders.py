@@ -152,8 +152,8 @@ def test_what_lies_about_is_left_out_and_counted(tmp_path: Path) -> None:
     ("name", "content", "why"),
     [
         ("a/1.png", b"\x89PNG\r\n\x1a\n and no more", "are not a readable image"),
-        ("a/1.png", b"", "expected an image file, .* received 0 bytes"),
-        ("a/1.png", b"hello", "expected an image file, .* received 5 bytes"),
+        ("a/1.png", b"", r"expected an image file, .* received nothing \(0 bytes\)"),
+        ("a/1.png", b"hello", "expected an image file, .* received text of 5 bytes, 'hello'"),
         ("a/1.wav", wav(range(40)), "expected an image file, .* received a WAV file"),
         ("a/1.npy", npy(np.zeros((2, 2))), "inputs are 2, but must be 6 x 5 x 3"),
         ("a/1.npy", npy(np.zeros((3, 6, 5))), "inputs are 3 x 6 x 5, but must be 6 x 5 x 3; channels are first"),

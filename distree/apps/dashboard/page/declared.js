@@ -47,6 +47,7 @@ export const MESSAGES = {
       {"name": "stages", "form": ["list", ["map", [{"name": "pipeline", "form": ["id"]}, {"name": "stage", "form": ["count", 0, 31]}, {"name": "model", "form": ["text", 64]}, {"name": "revision", "form": ["text", 64]}, {"name": "branch", "form": ["count", 0, 63], "absent": null}]], 0, 2048]},
       {"name": "origins", "form": ["list", ["text", 32], 0, 64]},
       {"name": "fusers", "form": ["list", ["text", 32], 0, 64], "absent": []},
+      {"name": "inputs", "form": ["list", ["map", [{"name": "pipeline", "form": ["id"]}, {"name": "source", "form": ["text", 64]}, {"name": "model", "form": ["text", 64]}, {"name": "revision", "form": ["text", 64]}, {"name": "dtype", "form": ["text", 64]}, {"name": "shape", "form": ["list", ["count", 1, 1048576], 0, 6]}]], 0, 64], "absent": []},
     ],
   },
   telemetry: {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 
 import numpy as np
 import pytest
 from test_wav import wav
 
-from distree.bundle.inputs import InputReader, check_file
+from distree.bundle.inputs import InputReader
 from distree.bundle.manifest import InputSpec, Preprocess, WindowRule
 from distree.errors import RemoteProtocolError
 
@@ -71,7 +72,7 @@ def test_an_array_of_as_many_bytes_but_channels_first_is_refused():
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", " 0 bytes"), (b"hello", " 5 bytes"), (b"PK\x03\x04" + bytes(60), "a .zip or .npz archive of 64"),
+        (b"", r"nothing \(0 bytes\)"), (b"hello", "text of 5 bytes, 'hello'"), (b"PK\x03\x04" + bytes(60), "a .zip or .npz archive of 64"),
         (b"fLaC....", "a FLAC file of 8 bytes"), (b"%PDF-1.7", "a PDF file"), (b"II*\0....", "a TIFF file"),
     ],
 )  # fmt: skip
@@ -240,20 +241,61 @@ def test_a_constant_window_whose_bytes_are_digits_is_raw_values():
     np.testing.assert_array_equal(reader("int16", (400,)).read(window.tobytes()), window)
 
 
-def test_bytes_that_look_like_text_are_raw_values_where_no_table_is_taken():
-    assert reader("uint8", (4,)).read(b"1,2\n").tolist() == list(b"1,2\n")
+def padded(start):
+    return (start + bytes(range(128, 256)) * 8)[:784]
+
+
+OF_THE_RIGHT_LENGTH = {
+    "JPEG": padded(b"\xff\xd8\xff\xe0"),
+    "PNG": padded(b"\x89PNG\r\n\x1a\n"),
+    "WAV": padded(b"RIFF\x08\x03\0\0WAVEfmt "),
+    ".npy": padded(b"\x93NUMPY\x01\0"),
+    "PDF": padded(b"%PDF-1.7\n"),
+    "HEIC": padded(b"\0\0\0\x18ftypheic"),
+    "TIFF": padded(b"II*\0"),
+    "zip": padded(b"PK\x03\x04"),
+    "JSON": (b'{"temperature": 21.5, "battery": 97, "note": "' + b"x" * 784)[:782] + b'"}',
+    "HTML": (b"<!DOCTYPE html><html><head><title>404</title></head>" + b" " * 784)[:784],
+    "prose": (b"The file that you asked for was not found on this server. " * 20)[:784],
+    "a table": (b"0.25,1.5\n" * 100)[:784],
+    "base64": (base64.b64encode(bytes(range(256)) * 3))[:784],
+}
+
+
+@pytest.mark.parametrize("kind", OF_THE_RIGHT_LENGTH)
+def test_what_has_the_right_length_but_is_known_to_be_something_else_is_no_raw_values(kind):
+    content = OF_THE_RIGHT_LENGTH[kind]
+    assert len(content) == 784
+    with pytest.raises(RemoteProtocolError) as caught:
+        reader("uint8", (28, 28, 1)).read(content)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("value", range(256))
+def test_flat_pictures_are_raw_values_whatever_their_value(value):
+    made = reader("uint8", (28, 28, 1))
+    assert (made.read(bytes([value]) * 784) == value).all()
+
+
+def test_pictures_of_few_and_of_many_values_are_raw_values():
+    made, rng = reader("uint8", (28, 28, 1)), np.random.default_rng(3)
+    for low, high in ((32, 127), (40, 60), (60, 64), (0, 256), (97, 123), (91, 97)):
+        for _ in range(50):
+            picture = rng.integers(low, high, (28, 28, 1)).astype(np.uint8)
+            picture[0, 0] = 200 if (low, high) == (97, 123) else picture[0, 0]
+            np.testing.assert_array_equal(made.read(picture.tobytes()), picture)
+
+
+def test_shipped_samples_are_raw_values_and_nothing_else():
+    from distree.bundle.loading import find_bundle, load_bundle
+
+    for name in ("fashion", "cifar10-wide", "spoken-digits", "wrist-exercises"):
+        manifest = load_bundle(name, verify=()).manifest
+        made = InputReader(manifest.input, manifest.preprocess)
+        with np.load(find_bundle(name).parents[1] / "samples" / f"{name}.npz") as samples:
+            for raw in samples["input"]:
+                np.testing.assert_array_equal(made.read(raw.tobytes()), raw)
 
 
 def test_bad_tables_are_refused_with_their_line():
     refused(reader("float32", (9, 3), 50.0), CSV.replace(b"40,2,", b"40,?,"), "table", "line 4: '.' in column 'az'")
-
-
-# ---------------------------------------------------------------- without a bundle
-
-
-def test_a_file_is_checked_without_its_bundle_as_far_as_that_goes():
-    for good in (saved(np.zeros(3)), sound([1, 2]), b"anything", b""):
-        check_file(good)
-    for bad, name in ((saved(np.zeros(3))[:-1], ""), (sound([1, 2])[:-1], ""), (b"text", "a.NPY"), (b"text", "a.wav")):
-        with pytest.raises(RemoteProtocolError, match=r"not an \.npy array|not a WAV file"):
-            check_file(bad, name)

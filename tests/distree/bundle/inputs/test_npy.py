@@ -51,7 +51,7 @@ BAD = {
     "nothing": b"",
     "only the magic": b"\x93NUMPY",
     "another magic": b"\x93NUMPZ\x01\x00" + bytes(20),
-    "version 3": with_header(GOOD, bytes(8), b"\x03\x00"),
+    "version 4": with_header(GOOD, bytes(8), b"\x04\x00"),
     "header cut": with_header(GOOD)[:20],
     "a long header": with_header(GOOD + " " * MAX_HEADER_BYTES, bytes(8)),
     "a header of 4 GiB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + GOOD.encode(),

@@ -101,7 +101,7 @@ class Supervision:
                     waits_since = self._worked_at
                 elif time.monotonic() - waits_since > self._silence_s:
                     said = output.last_line
-                    silent = f"no {self._expects} for {self._silence_s:g} s" + (f" ({said})" if said else "")
+                    silent = f"no {self._expects} for {self._silence_s:.3g} s" + (f" ({said})" if said else "")
                     if output.reopens:
                         return Ending(reason=silent)
                     self._tell_broken(Ending(reason=silent))

@@ -57,7 +57,7 @@ def try_output(
                 first_at = time.monotonic()
                 ends_at = min(ends_at, first_at + _MEASURED_S)
         else:
-            reason = f"no {expects} for {timeout_s:g} s"
+            reason = f"no {expects} for {timeout_s:.3g} s"
             reason += f" ({output.last_line})" if output.last_line else ""
     except RemoteProtocolError as error:
         raise ConfigError(error.detail, error.remedy) from None

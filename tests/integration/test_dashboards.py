@@ -29,6 +29,7 @@ PRINTS = [
     r'^distree/1/test/device/cam1/state \{"schema":"distree\.state/1","device":"cam1",.*"state":"ready"\}$',
     r'^  "runtime": "[a-z].*",$',
     r'^\{"schema":"distree\.orchestrator/1","orchestrator":"[0-9a-f]+","running":true\}$',
+    r"^warning cam1: refused .*\d+ bytes.*$",
     r"^cam1 distree/1/test/pipeline/fashion/input/cam1: .*\d+ bytes.*$",
 ]
 """A line that each command prints."""

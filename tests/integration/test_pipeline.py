@@ -161,7 +161,8 @@ def test_submit_prints_results_as_json_lines(site, images):
     wrong = [*where[:5], "nobody", "--timeout", "0.5", str(paths[0])]
     done = forked.run([*command, *wrong])
     assert done.returncode == 1
-    assert "check that the agent 'nobody' of site 'test' is running" in done.stderr
+    assert "distree/1/test/pipeline/fashion/input/nobody" in done.stderr or "the agent 'nobody'" in done.stderr
+    assert "is running" in done.stderr
 
 
 def test_results_follows_a_site(site, images):

@@ -366,7 +366,7 @@ def test_a_recording_waits_for_room_window_by_window(start, publisher, sink, bro
     publisher.say(recording(1))
     until(lambda: len(sink.submitted) == 2, "the windows for which there is room")
     assert sink.submitted[1][0] == "clip@0.015s"
-    assert len(broker._sessions["inputs"].unacknowledged) == 2
+    until(lambda: len(broker._sessions["inputs"].unacknowledged) == 2, "the second message, which waits")
     left[0] = 9
     until(lambda: len(sink.submitted) == 4, "the rest")
     assert [request for _, _, request in sink.submitted] == ["mine~1/3", "mine~2/3", "mine~3/3", "own-3"]

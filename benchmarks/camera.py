@@ -190,8 +190,8 @@ def main() -> None:
 
 
 def print_results(options: argparse.Namespace, watcher: Watcher, kills: list[tuple[float, float]], log: str) -> None:
-    counts = re.search(r"(\d+) pictures came, (\d+) were taken, \d+ still, (\d+) replaced", log)
-    came, taken, replaced = (int(count) for count in counts.groups()) if counts else (0, 0, 0)
+    counts = re.search(r"([\d,]+) pictures? came: (\d+) taken, \d+ without motion, (\d+) replaced", log)
+    came, taken, replaced = (int(count.replace(",", "")) for count in counts.groups()) if counts else (0, 0, 0)
     late = sum(watcher.answered.values())
     print(f"{options.minutes:g} minutes, {options.size} at {options.rate:g} frames/s, bundle {options.bundle}")
     print(

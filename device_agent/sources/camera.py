@@ -17,6 +17,7 @@ import numpy as np
 from device_agent.sources import ffmpeg
 from device_agent.sources.base import BaseSourceConfig, InputSink
 from distree.errors import ConfigError, Problem, RemoteProtocolError
+from distree.formatting import counted
 from distree.printable import without_credentials
 from distree.record import record
 from distree.strict_yaml import Share, check_positive
@@ -215,7 +216,10 @@ class CameraSource:
     def counts(self) -> str:
         """Say what became of the pictures."""
         seen = self.newest
-        return f"{seen.arrived} pictures came, {self.taken} were taken, {self.still} still, {seen.replaced} replaced"
+        return (
+            f"{counted(seen.arrived, 'picture')} came: {self.taken} taken, {self.still} without motion, "
+            f"{seen.replaced} replaced by newer ones"
+        )
 
     def note_answered(self, request: str) -> None:
         """Nothing to do: a picture that was not answered is not taken again."""

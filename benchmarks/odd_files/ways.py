@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from broker_config.managed import ManagedBroker
 from device_agent import Origin
 from device_agent.agent import Agent
 from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig
-from device_agent.sources.directory import DirectorySourceConfig
+from device_agent.sources.directory import DirectorySourceConfig, watch
 from device_agent.sources.mqtt import MqttSourceConfig
 from device_agent.sources.python import PythonSourceConfig
 from distree import topics
@@ -77,6 +78,8 @@ class Ways:
         with contextlib.ExitStack() as stack:
             self._inbox.mkdir(parents=True)
             self._files.mkdir()
+            # Nobody is still writing here, so that an empty file needs no patience.
+            stack.enter_context(mock.patch.object(watch, "PATIENCE_S", 2.0))
             broker = stack.enter_context(ManagedBroker())
             self._broker = BrokerSettings(host=broker.host, port=broker.port)
             for branch in range(max(self.bundle.branch_counts)):

@@ -7,6 +7,7 @@ import time
 import pytest
 from test_tuning_live import start_orchestrator
 
+from broker_config.managed import find_mosquitto
 from distree import topics
 from distree.messages.codec import decode, encode
 from distree.messages.events import Event, EventKind, Severity
@@ -98,8 +99,10 @@ def test_a_killed_board_is_told_by_the_orchestrator_the_origin_and_in_status_and
 
 
 def test_a_burst_without_room_is_told_when_it_begins_and_when_it_is_over(site, events, images):
-    # Stage 1 is served by nobody, so that what is accepted stays in custody until its deadline.
-    site.agent("cam", [0], origin={"deadline_ms": 1500, "max_pending": 2, "source": {"kind": "mqtt"}})
+    if find_mosquitto() is None:
+        pytest.skip("the embedded broker delivers at QoS 1 what was published at QoS 0, so that it waits for room")
+    # No stage is served by anybody, so that what is accepted stays in custody until its deadline.
+    site.agent("cam", [], origin={"deadline_ms": 1500, "max_pending": 2, "source": {"kind": "mqtt"}})
     for index in range(40):
         payload = InputMessage(request=f"burst-{index}", name=str(index), payload=images[index].tobytes())
         with site.watch.transport.lock:

@@ -102,4 +102,4 @@ def test_a_stopped_agent_leaves_no_ffmpeg(site):
     agent.terminate()
     assert agent.wait(30) == 0
     assert is_gone(pid)
-    assert " pictures came, " in site.log("cam")
+    assert " pictures came: " in site.log("cam")

@@ -109,7 +109,8 @@ class Ways:
     # ------------------------------------------------------------ boards
 
     def _origin(self, source: Any) -> OriginConfig:
-        return OriginConfig(source=source, deadline_ms=_LONG_MS, min_retry_ms=_LONG_MS / 3)
+        # So few under way that what all origins send has room on a board of a branch: nothing is shed there.
+        return OriginConfig(source=source, deadline_ms=_LONG_MS, min_retry_ms=_LONG_MS / 3, max_pending=16)
 
     def _part(self, stages: tuple[int, ...], **changes: Any) -> AgentPipelineConfig:
         return AgentPipelineConfig(

@@ -10,8 +10,6 @@ from benchmarks.odd_files.accuracy import LOSSY, variants
 from benchmarks.odd_files.sets import BUNDLES, files_for
 from benchmarks.odd_files.ways import Ways, differing
 
-pytestmark = pytest.mark.any_broker
-
 ANSWERED = {
     "fashion": {f"exif{k}.png" for k in range(1, 9)} | {
         "exif6.jpg", "grey16.png", "alpha-half.png", "palette.png", "cmyk.jpg", "ycck.jpg", "animated.gif", "1x1.png",

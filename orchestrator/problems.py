@@ -27,9 +27,9 @@ class RefusedMessages:
         self.counts: Counter[str] = Counter()
         self._reported: set[tuple[str, str]] = set()
 
-    def add(self, topic: str, error: RemoteProtocolError) -> str | None:
-        """Count a message; return a line to log if it is the first with its topic and reason."""
-        self.counts[error.reason] += 1
+    def add(self, topic: str, error: RemoteProtocolError, count: int = 1) -> str | None:
+        """Count a message, or `count` of them; return a line to log for the first with its topic and reason."""
+        self.counts[error.reason] += count
         key = (topic, error.reason)
         if key in self._reported or len(self._reported) >= MAX_REPORTED:
             return None

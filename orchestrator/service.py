@@ -33,7 +33,7 @@ from orchestrator.controllers import Controllers
 from orchestrator.fleet import Device
 from orchestrator.home_assistant import HomeAssistant
 from orchestrator.leadership import Leadership, Role
-from orchestrator.metrics import PipelineSnapshot, Snapshot
+from orchestrator.metrics import Snapshot
 from orchestrator.pipeline_controller import DuePlan, PipelineController
 from orchestrator.pipeline_spec import PipelineSpec
 from orchestrator.problems import OngoingProblems, RefusedMessages, SharedIds
@@ -168,14 +168,7 @@ class Service:
                 online=self._is_online,
                 refused=dict(self.refused),
                 devices=tuple(self.view.fleet),
-                pipelines=tuple(
-                    PipelineSnapshot(
-                        plan=controller.planner.wanted,
-                        is_preempted=bool(controller.planner.alarm),
-                        tuning=controller.tuning.explain() if controller.tuning is not None else None,
-                    )
-                    for controller in self.controllers
-                ),
+                pipelines=tuple(controller.snapshot() for controller in self.controllers),
             )
 
     # ------------------------------------------------------------ what the transport calls
@@ -327,6 +320,9 @@ class Service:
     def _tend(self, now_s: float, controller: PipelineController) -> None:
         """Do what is due for one pipeline; a failure of one delays no other."""
         self._keep_samples(controller, controller.take_overdue(now_s))
+        for refused in controller.unexplained(now_s):
+            topic = topics.of_origin(self._site, controller.name, Kind.AUDIT, refused.origin)
+            self._tell(EventKind.REFUSED, self._refused.add(topic, refused.error, refused.count))
         self._tell(EventKind.PLAN, controller.adjust(now_s, self.view.fleet), controller.name)
         due = controller.due(now_s) if self.leadership.leads else None
         if due is None:

@@ -19,6 +19,7 @@ from distree.errors import CHECK_PATH, ConfigError
 from distree.formatting import branches_text, counted, thresholds_text
 from distree.logs import start_logging
 from distree.messages.plan import Plan
+from distree.signing import load_signing_key, new_signing_key
 from distree.thresholds import NEVER_WORD, parse_threshold
 from distree.transport import make_transport
 from orchestrator import home_assistant_cmd, metrics
@@ -63,12 +64,15 @@ _HOME_EXAMPLE = """example:
 _SET_EXAMPLE = """example:
   distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 0.9 --wait 60
   distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 never"""
+_KEYS_EXAMPLE = """example:
+  distree orchestrator keys --new plan.key
+  distree orchestrator keys -c orchestrator.yaml"""
 _RESET_EXAMPLE = """example:
   distree orchestrator reset-plan -c orchestrator.yaml --pipeline fashion --wait 60"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands run, status, explain, audits, home-assistant, set-thresholds and reset-plan."""
+    """Add the subcommands run, status, explain, audits, home-assistant, set-thresholds, reset-plan and keys."""
     parser.epilog = "example: distree orchestrator status -c orchestrator.yaml"
     commands = parser.add_subparsers(dest="orchestrator_command", metavar="COMMAND", required=True)
     _add_command(commands, "run", "run the orchestrator until SIGTERM or Ctrl-C", _RUN_EXAMPLE)
@@ -119,6 +123,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait", type=float, metavar="SECONDS", help="wait until all ready devices follow the plan, at most this long"
     )
 
+    what = "make a key with which plans are signed, and print what belongs into each agent.yaml"
+    keys = commands.add_parser(
+        "keys",
+        help=what,
+        description=what,
+        epilog=_KEYS_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    which = keys.add_mutually_exclusive_group(required=True)
+    which.add_argument("--new", type=Path, metavar="FILE", help="make a private key and write it to this file")
+    which.add_argument("-c", "--config", type=Path, metavar="FILE", help="orchestrator.yaml whose key is shown")
+
 
 def _threshold(text: str) -> float:
     try:
@@ -138,6 +154,9 @@ def _add_command(
 
 def run(args: argparse.Namespace) -> int:
     """Do what the parsed arguments ask and return the exit status; DistreeError is the caller's to print."""
+    if args.orchestrator_command == "keys":
+        print(_keys(args))
+        return 0
     config = load_config(args.config)
     match args.orchestrator_command:
         case "run":
@@ -158,6 +177,19 @@ def run(args: argparse.Namespace) -> int:
             return 0
         case _:
             return _change_plan(config, args)
+
+
+def _keys(args: argparse.Namespace) -> str:
+    """Return the public key of a new private key, or of the configured one, as agent.yaml has it."""
+    if args.new is not None:
+        key = new_signing_key(args.new)
+        print(f"wrote a private key to {args.new}; name it as signing_key in orchestrator.yaml", file=sys.stderr)
+    else:
+        path = load_config(args.config).signing_key
+        if path is None:
+            raise ConfigError(f"{args.config}: has no signing_key", "make one: distree orchestrator keys --new FILE")
+        key = load_signing_key(path)
+    return f'plan_keys: ["{key.public}"]'
 
 
 def _run(config: OrchestratorConfig) -> int:
@@ -189,6 +221,7 @@ def _service(config: OrchestratorConfig, specs: Sequence[PipelineSpec], store: S
         identity=identity,
         retention=config.store,
         home_assistant=config.home_assistant,
+        signing_key=load_signing_key(config.signing_key) if config.signing_key is not None else None,
     )
 
 

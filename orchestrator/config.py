@@ -144,6 +144,8 @@ class OrchestratorConfig:
     """Serves metrics to Prometheus (needs the extra `metrics`); without it no port is opened."""
     home_assistant: HomeAssistantConfig | None = None
     """Announces boards and answers to Home Assistant by MQTT discovery."""
+    signing_key: Path | None = None
+    """File with the private key with which plans are signed (needs the extra `signed`); if left out, they are not."""
     pipelines: tuple[PipelineConfig, ...]
     """The pipelines to plan for; at least one."""
 

@@ -22,10 +22,11 @@ from distree.messages.events import Event, EventKind
 from distree.messages.plan import Plan
 from distree.messages.site import Claim, Label
 from distree.node import Tell
+from distree.signing import SigningKey
 from distree.topics import Address, Kind
 from distree.transport.base import Received, Transport
 from orchestrator import addresses
-from orchestrator.addresses import Outgoing, of_device, of_pipeline
+from orchestrator.addresses import Outgoing, of_device
 from orchestrator.announcement_requests import AnnouncementRequester
 from orchestrator.board_watch import BoardWatch
 from orchestrator.config import HomeAssistantConfig, StoreConfig
@@ -36,6 +37,7 @@ from orchestrator.leadership import Leadership, Role
 from orchestrator.metrics import Snapshot
 from orchestrator.pipeline_controller import DuePlan, PipelineController
 from orchestrator.pipeline_spec import PipelineSpec
+from orchestrator.plan_signing import PlanSigning
 from orchestrator.problems import OngoingProblems, RefusedMessages, SharedIds
 from orchestrator.restore import restored_controller
 from orchestrator.site_events import SiteEvents
@@ -62,7 +64,8 @@ class Service:
     """Joins a transport to the site, the pipelines and an open store; it is the transport's listener.
 
     `identity` is an id that no other orchestrator of the site has; the transport's will is `will_of` it. `clock` gives
-    monotonic seconds, `wall` Unix seconds. Call `open`, then `run`, which ends after `stop`.
+    monotonic seconds, `wall` Unix seconds. Plans are signed with the `signing_key`, if there is one. Call `open`, then
+    `run`, which ends after `stop`.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Service:
         identity: str,
         retention: StoreConfig,
         home_assistant: HomeAssistantConfig | None = None,
+        signing_key: SigningKey | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -89,6 +93,7 @@ class Service:
         self._clock = clock
         self._wall = wall
         self._started_at = wall()
+        self._plans = PlanSigning(site, signing_key, store, wall)
         self._home = HomeAssistant(home_assistant, site, [spec.name for spec in specs])
         self._journal = Journal(store)
         self._refused = RefusedMessages()
@@ -264,9 +269,9 @@ class Service:
         # An orchestrator on standby contradicts nobody.
         is_past = message.retain or not self.leadership.leads
         try:
-            plan = of_pipeline(name, decode(Plan, message.payload))
-        except RemoteProtocolError:
-            self._tell(EventKind.PLAN, planner.saw_garbage(now_s, message.payload, retained=is_past), name)
+            plan = self._plans.read(name, message.payload)
+        except RemoteProtocolError as error:
+            self._tell(EventKind.PLAN, planner.saw_garbage(now_s, message.payload, error, retained=is_past), name)
             raise
         self._tell(EventKind.PLAN, planner.saw(now_s, plan, retained=is_past), name)
 
@@ -345,7 +350,7 @@ class Service:
         plan = due.plan
         if due.is_new and not self._record(controller, plan):
             return
-        self._publish(addresses.plan(self._site, plan))
+        self._publish(self._plans.outgoing(plan))
         level = logging.INFO if due.is_other_decision else logging.DEBUG
         log.log(level, "pipeline %s: published %s", plan.pipeline, plan_text(plan))
         controller.published(now_s, due)

@@ -125,6 +125,7 @@ TUNED_PLAN = Plan(
     criterion="max_softmax",
     thresholds=(0.9, 0.8),
     masked=(MaskedThresholds(missing=(0, 1), thresholds=(0.95, 0.7)),),
+    signed=bytes(range(80)),
     audit_rate=0.05,
     rest_s=(0.002, 0.001),
     reason="audits proved it safe",

@@ -1,0 +1,68 @@
+"""Plans to bytes and back, signed if the orchestrator has a key.
+
+Each plan that is published gets the next number of the key, which the store keeps; it is at least the time in
+milliseconds, so that it grows even after the store was lost, and more than any that was seen on a topic, so that two
+orchestrators of a site can share a key. A plan that is only published again keeps its number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from distree import topics
+from distree.errors import RESTRICT, RemoteProtocolError
+from distree.messages.codec import decode
+from distree.messages.limits import MAX_SEQUENCE
+from distree.messages.plan import Plan
+from distree.signing import PublicKeys, SigningKey
+from distree.topics import DELIVERY, Kind
+from orchestrator import addresses
+from orchestrator.addresses import Outgoing, of_pipeline
+from orchestrator.store.database import Store
+
+
+class PlanSigning:
+    """Writes and reads the plans of a site; without a key they are neither signed nor checked.
+
+    `wall` gives Unix seconds.
+    """
+
+    def __init__(self, site: str, key: SigningKey | None, store: Store, wall: Callable[[], float]) -> None:
+        self._site = site
+        self._key = key
+        self._own = PublicKeys([key.public]) if key is not None else None
+        self._store = store
+        self._wall = wall
+        self._seen = 0
+        self._last: dict[str, tuple[int, Plan, bytes]] = {}
+        """The number, the content and the bytes of the plan of each pipeline that was published last."""
+
+    def outgoing(self, plan: Plan) -> Outgoing:
+        """Return a plan as boards receive it. Raises StoreError where its number cannot be kept."""
+        if self._key is None:
+            return addresses.plan(self._site, plan)
+        topic = topics.plan(self._site, plan.pipeline)
+        last = self._last.get(plan.pipeline)
+        # Another orchestrator with this key may have published since.
+        if last is None or last[1] != plan or last[0] < self._seen:
+            least = min(max(self._seen + 1, int(self._wall() * 1e3)), MAX_SEQUENCE)
+            number = self._store.next_sequence(self._key.id.hex(), least)
+            last = self._last[plan.pipeline] = number, plan, self._key.sign(topic, plan, number)
+            self._seen = max(self._seen, number)
+        return Outgoing(topic=topic, payload=last[2], delivery=DELIVERY[Kind.PLAN])
+
+    def read(self, name: str, payload: bytes) -> Plan:
+        """Return the plan that is on the topic of a pipeline, without its signature.
+
+        Raises RemoteProtocolError for what is no plan, is of another pipeline, or does not bear this key's signature.
+        """
+        plan = of_pipeline(name, decode(Plan, payload))
+        if self._own is None:
+            return replace(plan, signed=None)
+        seal = self._own.check(topics.plan(self._site, name), payload)
+        last = self._last.get(name)
+        if last is not None and seal.sequence < last[0]:
+            raise RemoteProtocolError("replay", f"number {seal.sequence}, after number {last[0]}", RESTRICT)
+        self._seen = max(self._seen, seal.sequence)
+        return replace(plan, signed=None)

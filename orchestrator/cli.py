@@ -7,6 +7,7 @@ import logging
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -211,7 +212,8 @@ def _service(config: OrchestratorConfig, specs: Sequence[PipelineSpec], store: S
     # Nothing sent to the orchestrator is worth keeping while it is away: plans and states are retained.
     # The id is new each time: a second orchestrator should be noticed by its claim, not throw this one off the broker.
     identity = secrets.token_hex(3)
-    client_id, will = f"orchestrator-{config.site}-{identity}", will_of(config.site, identity)
+    key = load_signing_key(config.signing_key) if config.signing_key is not None else None
+    client_id, will = f"orchestrator-{config.site}-{identity}", will_of(config.site, identity, key, _now_ms())
     transport = make_transport(config.broker, client_id=client_id, session=Session.NONE, will=will)
     return Service(
         config.site,
@@ -221,8 +223,12 @@ def _service(config: OrchestratorConfig, specs: Sequence[PipelineSpec], store: S
         identity=identity,
         retention=config.store,
         home_assistant=config.home_assistant,
-        signing_key=load_signing_key(config.signing_key) if config.signing_key is not None else None,
+        signing_key=key,
     )
+
+
+def _now_ms() -> int:
+    return max(0, int(time.time() * 1e3))
 
 
 def _started(config: OrchestratorConfig, plans: Sequence[Plan], metrics_port: int | None) -> str:

@@ -20,7 +20,7 @@ from distree.messages.audit import AuditRow
 from distree.messages.codec import decode
 from distree.messages.events import Event, EventKind
 from distree.messages.plan import Plan
-from distree.messages.site import Claim, Label
+from distree.messages.site import Label
 from distree.node import Tell
 from distree.signing import SigningKey
 from distree.topics import Address, Kind
@@ -37,9 +37,9 @@ from orchestrator.leadership import Leadership, Role
 from orchestrator.metrics import Snapshot
 from orchestrator.pipeline_controller import DuePlan, PipelineController
 from orchestrator.pipeline_spec import PipelineSpec
-from orchestrator.plan_signing import PlanSigning
 from orchestrator.problems import OngoingProblems, RefusedMessages, SharedIds
 from orchestrator.restore import restored_controller
+from orchestrator.signing import Signing
 from orchestrator.site_events import SiteEvents
 from orchestrator.site_view import Heard, SiteView, device_row
 from orchestrator.store.connection import StoreError
@@ -64,7 +64,7 @@ class Service:
     """Joins a transport to the site, the pipelines and an open store; it is the transport's listener.
 
     `identity` is an id that no other orchestrator of the site has; the transport's will is `will_of` it. `clock` gives
-    monotonic seconds, `wall` Unix seconds. Plans are signed with the `signing_key`, if there is one. Call `open`, then
+    monotonic seconds, `wall` Unix seconds. Plans and claims are signed with the `signing_key`. Call `open`, then
     `run`, which ends after `stop`.
     """
 
@@ -93,7 +93,7 @@ class Service:
         self._clock = clock
         self._wall = wall
         self._started_at = wall()
-        self._plans = PlanSigning(site, signing_key, store, wall)
+        self._signing = Signing(site, signing_key, store, wall)
         self._home = HomeAssistant(home_assistant, site, [spec.name for spec in specs])
         self._journal = Journal(store)
         self._refused = RefusedMessages()
@@ -260,7 +260,7 @@ class Service:
 
     def _take_in_claim(self, message: Received) -> None:
         if message.payload:
-            claim = decode(Claim, message.payload)
+            claim = self._signing.read_claim(message.payload, own=self.leadership.own, retained=message.retain)
             line = self.leadership.heard(self._clock(), claim.orchestrator, running=claim.running)
             self._tell(EventKind.PLAN, line)
 
@@ -269,7 +269,7 @@ class Service:
         # An orchestrator on standby contradicts nobody.
         is_past = message.retain or not self.leadership.leads
         try:
-            plan = self._plans.read(name, message.payload)
+            plan = self._signing.read_plan(name, message.payload)
         except RemoteProtocolError as error:
             self._tell(EventKind.PLAN, planner.saw_garbage(now_s, message.payload, error, retained=is_past), name)
             raise
@@ -350,7 +350,7 @@ class Service:
         plan = due.plan
         if due.is_new and not self._record(controller, plan):
             return
-        self._publish(self._plans.outgoing(plan))
+        self._publish(self._signing.plan(plan))
         level = logging.INFO if due.is_other_decision else logging.DEBUG
         log.log(level, "pipeline %s: published %s", plan.pipeline, plan_text(plan))
         controller.published(now_s, due)
@@ -401,7 +401,7 @@ class Service:
         )
 
     def _publish_claim(self, *, running: bool) -> None:
-        self._publish(addresses.claim(self._site, self.leadership.own, running=running))
+        self._publish(self._signing.claim(self.leadership.own, running=running))
 
     def _request_announcements(self) -> None:
         for name in self.controllers.names:

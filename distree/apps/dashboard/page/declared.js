@@ -87,6 +87,7 @@ export const MESSAGES = {
     fields: [
       {"name": "orchestrator", "form": ["id"]},
       {"name": "running", "form": ["flag"]},
+      {"name": "signed", "form": ["text", 160], "absent": null},
     ],
   },
   thumbnail: {

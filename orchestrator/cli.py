@@ -203,7 +203,7 @@ def _run(config: OrchestratorConfig) -> int:
             signal.signal(number, lambda *_: service.stop())
         with metrics.serving(config.metrics, service.snapshot) if config.metrics else nullcontext() as port:
             service.open()
-            print(_started(config, service.wanted(), port), flush=True)
+            print(_started(config, service.controllers.wanted, port), flush=True)
             service.run()
     return 0
 

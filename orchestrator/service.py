@@ -31,7 +31,7 @@ from orchestrator.announcement_requests import AnnouncementRequester
 from orchestrator.board_watch import BoardWatch
 from orchestrator.config import HomeAssistantConfig, StoreConfig
 from orchestrator.controllers import Controllers
-from orchestrator.fleet import Device
+from orchestrator.fleet import MAX_DEVICES, Device
 from orchestrator.home_assistant import HomeAssistant
 from orchestrator.leadership import Leadership, Role
 from orchestrator.metrics import Snapshot
@@ -59,6 +59,11 @@ PRUNE_S = 60.0
 ANNOUNCE_S = 1.0
 """How often to check for news for Home Assistant, in seconds."""
 
+TOO_MANY = (
+    f"more than {MAX_DEVICES:,} boards announce themselves: those that never reported, or were silent longest, are "
+    "forgotten; restrict who may publish states in the broker's ACL"
+)
+
 
 class Service:
     """Joins a transport to the site, the pipelines and an open store; it is the transport's listener.
@@ -82,7 +87,8 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.view = SiteView({spec.name: spec.exits for spec in specs})
+        origins = {origin for spec in specs for origin in spec.origins}
+        self.view = SiteView({spec.name: spec.exits for spec in specs}, reserved=origins)
         self.leadership = Leadership(identity)
         self.controllers = Controllers()
         self._site = site
@@ -161,10 +167,6 @@ class Service:
         """How many messages broke the protocol, by reason."""
         return self._refused.counts
 
-    def wanted(self) -> tuple[Plan, ...]:
-        """Return the plan of each pipeline that should hold; its epoch is 0 before it has one."""
-        return tuple(controller.planner.wanted for controller in self.controllers)
-
     def snapshot(self) -> Snapshot:
         """Return what is known now, for metrics; callable in any thread."""
         with self._transport.lock:
@@ -242,6 +244,10 @@ class Service:
                 self._take_in_device(now_s, heard, retained=retained)
 
     def _take_in_device(self, now_s: float, heard: Heard, *, retained: bool) -> None:
+        for gone in heard.pushed_out:
+            self._forget(gone)
+            self._refused.counts["fleet-full"] += 1
+            self._tell(EventKind.REFUSED, TOO_MANY)
         device, report = heard.device, heard.report
         self._keep_device(now_s, device, alive=report is not None or not retained, reported=report is not None)
         if report is None:

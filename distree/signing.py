@@ -86,7 +86,8 @@ class SigningKey:
         return head + self._signature(topic, head)
 
     def _signature(self, topic: str, head: bytes) -> bytes:
-        return self._key.sign(_DOMAIN + topic.encode() + b"\0" + head)
+        signature: bytes = self._key.sign(_DOMAIN + topic.encode() + b"\0" + head)
+        return signature
 
 
 class PublicKeys:

@@ -20,6 +20,8 @@ from distree.signing import (
     public_bytes,
 )
 
+pytest.importorskip("cryptography")
+
 KEY = SigningKey(bytes(range(32)))
 TOPIC = topics.plan("lab", "p")
 PLAN = Plan(pipeline="p", epoch=3, model="toy", revision="r1", criterion="margin", thresholds=(0.9,), reason="by hand")

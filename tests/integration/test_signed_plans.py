@@ -15,6 +15,8 @@ from distree.signing import new_signing_key
 from orchestrator.config import load_config
 from orchestrator.pipeline_spec import load_spec
 
+pytest.importorskip("cryptography")
+
 pytestmark = pytest.mark.any_broker
 
 SITE, PIPELINE = "test", "fashion"

@@ -18,6 +18,8 @@ from orchestrator.addresses import will_of
 from orchestrator.signing import MAX_CLAIMS, Signing
 from orchestrator.store.database import Store
 
+pytest.importorskip("cryptography")
+
 KEY = SigningKey(bytes(32))
 KEYS = PublicKeys([KEY.public])
 

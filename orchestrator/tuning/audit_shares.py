@@ -194,6 +194,10 @@ class AuditShares:
             "find out who publishes them; list the pipeline's origins in orchestrator.yaml",
         )
 
+    def counted_origins(self) -> tuple[str, ...]:
+        """Return the origins of which audits have counted."""
+        return tuple(name for name, account in self._accounts.items() if account.counted)
+
     # ------------------------------------------------------------ restarts
 
     def snapshot(self) -> list[list[object]]:

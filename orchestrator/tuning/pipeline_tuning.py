@@ -275,7 +275,8 @@ class PipelineTuning:
     def restore(self, data: dict[str, Any]) -> None:
         """Go on where another one stood.
 
-        Raises ValueError, LookupError or TypeError for data of another bundle, criterion, goal or tuner, or of none.
+        Raises ValueError, LookupError or TypeError for data of another bundle, criterion, goal or tuner, or of none, or
+        for what was learned from boards that are not among the origins.
         """
         if data.get("of") != self._identity():
             raise ValueError(f"it was tuned for {data.get('of')}, not for {self._identity()}")
@@ -286,10 +287,17 @@ class PipelineTuning:
         audits, lost = int(data["audits"]), int(data["lost"])
         self.intake.restore(data["intake"])
         self._shares.restore(data["shares"])
+        for origin in self._shares.counted_origins():
+            self.check_origin(origin)
         self.tuners, self.audits, self.lost = tuners, audits, lost
         # Those of goals that are still configured; to be wrong for a while does no harm.
         queues = data["queues"]
         self.control.queues |= {name: float(queues[name]) for name in self.control.queues if name in queues}
+
+    def check_origin(self, origin: str) -> None:
+        """Raise ValueError for an origin of which nothing should have been learned."""
+        if self._pipeline.origins and origin not in self._pipeline.origins:
+            raise ValueError(f"it was tuned on audits of {origin}, which is not among the origins")
 
     def _identity(self) -> list[object]:
         pipeline, goal = self._pipeline, self.goal

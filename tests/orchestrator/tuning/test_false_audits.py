@@ -125,3 +125,22 @@ def test_a_listed_origin_that_lies_costs_the_others_no_more_than_its_share_allow
     thresholds = np.asarray([site.tuning.thresholds()])
     loss = np.mean([losses_of(audit, thresholds)[0] for audit in stream(20_000, seed=9, confusion=0.06)])
     assert loss <= DROP / (1.0 - share)
+
+
+@pytest.mark.parametrize("count", [300, 1500])
+def test_origins_that_are_listed_later_undo_what_others_had_proved(tmp_path, caplog, count):
+    """With few audits none of it is in the saved state yet, with many all of it is."""
+    site = Attacked(tmp_path / "x.db")
+    site.announce("dashboard")
+    site.report("dashboard", 1, 100_000, 100_000)
+    site.rows("dashboard", [AGREED] * count)
+    site.pass_time(3.0)
+    assert (site.tuning.audits, site.published.thresholds == SHUT) == (count, count == 300)
+    site.stop()
+    limited = site.make
+    site.make = lambda: replace(limited(), origins=("cam1",))
+    site.start()
+    site.pass_time(3.0)
+    assert (site.tuning.audits, site.published.thresholds) == (0, SHUT)
+    assert "it was tuned on audits of dashboard, which is not among the origins" in caplog.text
+    site.stop()

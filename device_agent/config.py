@@ -14,6 +14,7 @@ from distree.bundle.loading import bundle_of
 from distree.errors import ConfigError
 from distree.messages.request import Codec
 from distree.record import record
+from distree.signing import PublicKeys
 from distree.strict_yaml import check_positive
 from distree.topics import check_device, check_id
 
@@ -152,6 +153,9 @@ class AgentConfig:
     agent exits so that it can be restarted."""
     shutdown_timeout_s: float = 10.0
     """Longest time that the agent takes to finish what it has accepted once it is told to stop."""
+    plan_keys: tuple[str, ...] = ()
+    """Public keys of the orchestrator (needs the extra `signed`): with any, only plans signed with one of them are
+    obeyed."""
     self_test: bool = True
     """At start, compare the interpreter's outputs with the bundle's golden vectors."""
 
@@ -173,6 +177,16 @@ class AgentConfig:
         if len(set(names)) != len(names):
             raise ConfigError("pipelines: two have the same name", "give each a name of its own")
         self._check_folders()
+        if self.plan_keys:
+            try:
+                PublicKeys(self.plan_keys)
+            except ConfigError as error:
+                raise ConfigError(*error.problem.at("plan_keys")) from None
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether anything is kept in `state_dir`."""
+        return bool(self.plan_keys) or any(one.origin is not None and one.origin.has_spool for one in self.pipelines)
 
     def _check_folders(self) -> None:
         """Refuse two pipelines of which one takes files away that the other has not read."""

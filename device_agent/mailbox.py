@@ -19,14 +19,15 @@ from device_agent.config import AgentConfig
 from device_agent.echoes import Echoes
 from device_agent.pipeline import AgentPipeline
 from device_agent.plan_handler import PlanHandler
+from device_agent.plan_seals import PlanSeals
 from device_agent.reporting import Reporting
 from distree import topics
-from distree.errors import RESTRICT, LocalProtocolError, RemoteProtocolError
+from distree.errors import RESTRICT, LocalProtocolError, Problem, RemoteProtocolError
 from distree.lanes import Lane
 from distree.messages.audit import AuditRow
 from distree.messages.codec import PROBE, decode, encode
 from distree.messages.device import DeviceState
-from distree.messages.events import Thumbnail
+from distree.messages.events import EventKind, Thumbnail
 from distree.messages.member import Call, Member
 from distree.messages.request import Decision, Embedding, Outcome, StageMessage
 from distree.messages.result import Result, Stamp
@@ -75,6 +76,7 @@ class Mailbox:
         self._put = put
         self._results: deque[Result] = deque()
         self._site, self._device = config.site, config.device
+        self._plan_keys = config.plan_keys
         bundles = [pipeline.bundle for pipeline in pipelines]
         announced = [
             topics.member(config.site, pipeline.config.name, k, config.device)
@@ -185,12 +187,21 @@ class Mailbox:
         return handle
 
     def _plan_handler(self, pipeline: AgentPipeline) -> Handler:
-        plans = PlanHandler(pipeline, self._reporting)
+        plans = PlanHandler(pipeline, self._reporting, self._seals_of(pipeline))
 
         def handle(message: Received, _sender: str) -> None:
             self.perform(pipeline, plans.take(message))
 
         return handle
+
+    def _seals_of(self, pipeline: AgentPipeline) -> PlanSeals | None:
+        if not self._plan_keys:
+            return None
+
+        def tell(problem: Problem) -> None:
+            self._reporting.tell(EventKind.DISK, problem.what, problem.remedy, pipeline=pipeline.config.name)
+
+        return PlanSeals(self._plan_keys, pipeline.plan_file, tell)
 
     def _member_handler(self, pipeline: AgentPipeline, k: int) -> Handler:
         def handle(message: Received, sender: str) -> None:

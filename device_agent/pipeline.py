@@ -64,6 +64,8 @@ class AgentPipeline:
         self._specs = [self._input_of(k) for k in range(len(bundle.stages))]
         self.state_dir = agent.state_dir / f"{config.name}.source"
         """What the source may keep is there."""
+        self.plan_file = agent.state_dir / f"{config.name}.plans" if keeps_state else None
+        """Where the numbers of signed plans are kept."""
         self.spool: Spool | None = None
         if keeps_state and config.origin is not None and config.origin.has_spool:
             self.spool = Spool(agent.state_dir / f"{config.name}.spool", keeps_inputs=config.origin.spool)

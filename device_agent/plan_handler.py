@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 from device_agent.pipeline import AgentPipeline
+from device_agent.plan_seals import PlanSeals
 from device_agent.reporting import Reporting
 from distree.errors import RemoteProtocolError
 from distree.formatting import thresholds_text, why_text
 from distree.log_throttle import LogThrottle
 from distree.messages.codec import decode
+from distree.messages.events import EventKind
 from distree.messages.plan import Plan, same_decision
 from distree.node import Effect
 from distree.transport.base import Received
 
 log = logging.getLogger(__name__)
 
-REFUSED_PLAN_LOG_INTERVAL_S = 60.0
-"""Shortest time between two log lines about refused plans of a pipeline, in seconds."""
+REFUSED_PLAN_INTERVAL_S = 60.0
+"""Shortest time between two events about refused plans of a pipeline, in seconds."""
 
 
 class PlanHandler:
-    """Takes what comes on the topic of a pipeline's plan, an empty payload included."""
+    """Takes what comes on the topic of a pipeline's plan, an empty payload included.
 
-    def __init__(self, pipeline: AgentPipeline, reporting: Reporting) -> None:
+    With `seals` it obeys only plans that these accept.
+    """
+
+    def __init__(self, pipeline: AgentPipeline, reporting: Reporting, seals: PlanSeals | None = None) -> None:
         self._node = pipeline.node
         self._name = pipeline.config.name
         self._reporting = reporting
-        self._throttle = LogThrottle(interval_s=REFUSED_PLAN_LOG_INTERVAL_S)
+        self._seals = seals
+        self._throttle = LogThrottle(interval_s=REFUSED_PLAN_INTERVAL_S)
 
     def take(self, message: Received) -> list[Effect]:
         """Put a plan in force and return what follows; RemoteProtocolError for one that is not obeyed.
@@ -40,10 +47,9 @@ class PlanHandler:
             effects = self._take(message)
         except RemoteProtocolError as error:
             held = f"plan {before.epoch}" if before.epoch else "the bundle's own thresholds"
-            text = f"{self._name}: refused a plan: {error}; {held} still in force"
-            line = self._throttle.line(time.monotonic(), text, self._name)
-            if line is not None:
-                log.warning("%s", line)
+            if self._throttle.unsaid_before(time.monotonic(), self._name) is not None:
+                what = f"refused a plan: {error.reason}: {error.detail}; {held} still in force"
+                self._reporting.tell(EventKind.PLAN, what, error.remedy, pipeline=self._name)
             # By the next report whoever published it sees that it is not followed.
             self._reporting.report_soon()
             raise
@@ -56,9 +62,14 @@ class PlanHandler:
         return effects
 
     def _take(self, message: Received) -> list[Effect]:
-        if message.payload:
-            return self._node.receive(time.monotonic(), decode(Plan, message.payload), message.token)
-        return self._node.withdraw_plan(message.token)
+        seal = None if self._seals is None else self._seals.check(message.topic, message.payload)
+        if not message.payload:
+            return self._node.withdraw_plan(message.token)
+        plan = replace(decode(Plan, message.payload), signed=None)
+        effects = self._node.receive(time.monotonic(), plan, message.token)
+        if self._seals is not None and seal is not None:
+            self._seals.obeyed(seal)
+        return effects
 
 
 def _plan_text(plan: Plan) -> str:

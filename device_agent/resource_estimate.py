@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from device_agent import spool
+from device_agent import plan_seals, spool
 from device_agent.config import AgentConfig, AgentPipelineConfig
 from device_agent.preflight import fuses
 from distree import topics
@@ -141,10 +141,11 @@ def _entries(pipeline: AgentPipelineConfig, bundle: Bundle) -> int:
 
 
 def disk_bytes(config: AgentConfig) -> int:
-    """Return the most that `state_dir` takes: spools, each with its successor while it is rewritten, and sources."""
+    """Return the most that `state_dir` takes: spools and numbers of plans, each with its successor, and sources."""
     origins = [pipeline.origin for pipeline in config.pipelines if pipeline.origin is not None]
     spools = sum(2 * spool.LIMIT_BYTES for origin in origins if origin.has_spool)
-    return spools + sum(origin.source.disk_bytes() for origin in origins)
+    plans = 2 * plan_seals.MAX_FILE_BYTES * len(config.pipelines) if config.plan_keys else 0
+    return spools + plans + sum(origin.source.disk_bytes() for origin in origins)
 
 
 def memory_limit(items: Sequence[BudgetItem]) -> int:

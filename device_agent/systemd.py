@@ -243,12 +243,11 @@ def installed_state_dir() -> Path | None:
 
 
 def _state_option(path: Path, config: AgentConfig) -> str:
-    """Return the option that moves the spool to where the unit may write; "" where nothing is spooled, or it is there.
+    """Return the option that moves the state to where the unit may write; "" where none is kept, or it is there.
 
     Raises ConfigError where the file names another folder.
     """
-    spools = any(pipeline.origin is not None and pipeline.origin.has_spool for pipeline in config.pipelines)
-    if not spools or config.state_dir.is_relative_to(STATE_FOLDER):
+    if not config.keeps_state or config.state_dir.is_relative_to(STATE_FOLDER):
         return ""
     if config.state_dir != path.absolute().parent / DEFAULT_STATE_DIR:
         raise ConfigError(

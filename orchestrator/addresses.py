@@ -14,6 +14,7 @@ from distree.messages.member import Call
 from distree.messages.plan import Plan
 from distree.messages.site import Claim, OriginStats
 from distree.record import record
+from distree.signing import SigningKey
 from distree.topics import DELIVERY, Delivery, Kind
 
 _DISCOVERY = Delivery(qos=1, retain=True, content_type=topics.JSON, lane=Lane.LATEST)
@@ -45,15 +46,19 @@ def subscriptions(
     return [(topic, DELIVERY[kind].qos) for topic, kind in found] + births
 
 
-def claim(site: str, identity: str, *, running: bool) -> Outgoing:
-    """Return an orchestrator's claim on a site, or the message that takes it back, which is also its will."""
-    said = Claim(orchestrator=identity, running=running)
-    return Outgoing(topic=topics.orchestrator(site), payload=encode(said), delivery=DELIVERY[Kind.ORCHESTRATOR])
+def claim(site: str, identity: str, *, running: bool, key: SigningKey | None = None, sequence: int = 0) -> Outgoing:
+    """Return an orchestrator's claim on a site, or the message that takes it back, which is also its will.
+
+    With a `key` it is signed, as number `sequence`.
+    """
+    topic, said = topics.orchestrator(site), Claim(orchestrator=identity, running=running)
+    payload = encode(said) if key is None else key.sign(topic, said, sequence)
+    return Outgoing(topic=topic, payload=payload, delivery=DELIVERY[Kind.ORCHESTRATOR])
 
 
-def will_of(site: str, identity: str) -> tuple[str, bytes]:
+def will_of(site: str, identity: str, key: SigningKey | None = None, sequence: int = 0) -> tuple[str, bytes]:
     """Return topic and payload of the will that takes back a dead orchestrator's claim on a site."""
-    back = claim(site, identity, running=False)
+    back = claim(site, identity, running=False, key=key, sequence=sequence)
     return back.topic, back.payload
 
 

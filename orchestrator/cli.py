@@ -7,6 +7,7 @@ import logging
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,6 +20,7 @@ from distree.errors import CHECK_PATH, ConfigError
 from distree.formatting import branches_text, counted, thresholds_text
 from distree.logs import start_logging
 from distree.messages.plan import Plan
+from distree.signing import load_signing_key, new_signing_key
 from distree.thresholds import NEVER_WORD, parse_threshold
 from distree.transport import make_transport
 from orchestrator import home_assistant_cmd, metrics
@@ -63,12 +65,15 @@ _HOME_EXAMPLE = """example:
 _SET_EXAMPLE = """example:
   distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 0.9 --wait 60
   distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 never"""
+_KEYS_EXAMPLE = """example:
+  distree orchestrator keys --new plan.key
+  distree orchestrator keys -c orchestrator.yaml"""
 _RESET_EXAMPLE = """example:
   distree orchestrator reset-plan -c orchestrator.yaml --pipeline fashion --wait 60"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands run, status, explain, audits, home-assistant, set-thresholds and reset-plan."""
+    """Add the subcommands run, status, explain, audits, home-assistant, set-thresholds, reset-plan and keys."""
     parser.epilog = "example: distree orchestrator status -c orchestrator.yaml"
     commands = parser.add_subparsers(dest="orchestrator_command", metavar="COMMAND", required=True)
     _add_command(commands, "run", "run the orchestrator until SIGTERM or Ctrl-C", _RUN_EXAMPLE)
@@ -119,6 +124,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait", type=float, metavar="SECONDS", help="wait until all ready devices follow the plan, at most this long"
     )
 
+    what = "make a key with which plans are signed, and print what belongs into each agent.yaml"
+    keys = commands.add_parser(
+        "keys",
+        help=what,
+        description=what,
+        epilog=_KEYS_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    which = keys.add_mutually_exclusive_group(required=True)
+    which.add_argument("--new", type=Path, metavar="FILE", help="make a private key and write it to this file")
+    which.add_argument("-c", "--config", type=Path, metavar="FILE", help="orchestrator.yaml whose key is shown")
+
 
 def _threshold(text: str) -> float:
     try:
@@ -138,6 +155,9 @@ def _add_command(
 
 def run(args: argparse.Namespace) -> int:
     """Do what the parsed arguments ask and return the exit status; DistreeError is the caller's to print."""
+    if args.orchestrator_command == "keys":
+        print(_keys(args))
+        return 0
     config = load_config(args.config)
     match args.orchestrator_command:
         case "run":
@@ -160,6 +180,19 @@ def run(args: argparse.Namespace) -> int:
             return _change_plan(config, args)
 
 
+def _keys(args: argparse.Namespace) -> str:
+    """Return the public key of a new private key, or of the configured one, as agent.yaml has it."""
+    if args.new is not None:
+        key = new_signing_key(args.new)
+        print(f"wrote a private key to {args.new}; name it as signing_key in orchestrator.yaml", file=sys.stderr)
+    else:
+        path = load_config(args.config).signing_key
+        if path is None:
+            raise ConfigError(f"{args.config}: has no signing_key", "make one: distree orchestrator keys --new FILE")
+        key = load_signing_key(path)
+    return f'plan_keys: ["{key.public}"]'
+
+
 def _run(config: OrchestratorConfig) -> int:
     start_logging(logging.INFO)
     specs = [load_spec(configured) for configured in config.pipelines]
@@ -170,7 +203,7 @@ def _run(config: OrchestratorConfig) -> int:
             signal.signal(number, lambda *_: service.stop())
         with metrics.serving(config.metrics, service.snapshot) if config.metrics else nullcontext() as port:
             service.open()
-            print(_started(config, service.wanted(), port), flush=True)
+            print(_started(config, service.controllers.wanted, port), flush=True)
             service.run()
     return 0
 
@@ -179,7 +212,8 @@ def _service(config: OrchestratorConfig, specs: Sequence[PipelineSpec], store: S
     # Nothing sent to the orchestrator is worth keeping while it is away: plans and states are retained.
     # The id is new each time: a second orchestrator should be noticed by its claim, not throw this one off the broker.
     identity = secrets.token_hex(3)
-    client_id, will = f"orchestrator-{config.site}-{identity}", will_of(config.site, identity)
+    key = load_signing_key(config.signing_key) if config.signing_key is not None else None
+    client_id, will = f"orchestrator-{config.site}-{identity}", will_of(config.site, identity, key, _now_ms())
     transport = make_transport(config.broker, client_id=client_id, session=Session.NONE, will=will)
     return Service(
         config.site,
@@ -189,7 +223,12 @@ def _service(config: OrchestratorConfig, specs: Sequence[PipelineSpec], store: S
         identity=identity,
         retention=config.store,
         home_assistant=config.home_assistant,
+        signing_key=key,
     )
+
+
+def _now_ms() -> int:
+    return max(0, int(time.time() * 1e3))
 
 
 def _started(config: OrchestratorConfig, plans: Sequence[Plan], metrics_port: int | None) -> str:

@@ -11,12 +11,16 @@ from distree import strict_yaml
 from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import bundle_of
 from distree.errors import ConfigError
+from distree.formatting import percent
+from distree.strict_yaml import Share
 from distree.thresholds import Threshold
-from distree.topics import ROOT, check_id
+from distree.topics import ROOT, check_device, check_id
 from orchestrator.tuning.goal import Goal
 from orchestrator.tuning.tuners import TUNERS
 
 HOME_ASSISTANT_PREFIX = "homeassistant"
+
+ALL = Share(1)
 
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
@@ -56,12 +60,32 @@ class PipelineConfig:
     """One per exit but the last, or `never` to keep that exit closed; the bundle's calibrated ones if left out."""
     goal: Goal | None = None
     """What thresholds are tuned for, instead of being given."""
+    origins: tuple[str, ...] = ()
+    """The boards whose audits count for the goal. If left out, any board counts that announces itself as an origin and
+    reports its inputs, so list them where others may publish on the broker."""
+    largest_share: Share = ALL
+    """Largest share of the audits that one origin may make up; what exceeds it does not count."""
 
     def __post_init__(self) -> None:
         check_id(self.name, "name")
+        self._check_origins()
         if self.tunes_thresholds and self.thresholds is not None:
             keeping = ", ".join(name for name, tuner in TUNERS.items() if tuner.uses_given_thresholds)
             raise ConfigError("thresholds: the goal tunes them", f"remove one of the two, or set goal.tuner: {keeping}")
+
+    def _check_origins(self) -> None:
+        for origin in self.origins:
+            check_device(origin, "origins")
+        if self.goal is None and (self.origins or self.largest_share < 1):
+            key = "origins" if self.origins else "largest_share"
+            raise ConfigError(f"{key}: says whose audits count, and without a goal there are none", "add a goal")
+        if not 0 < self.largest_share <= 1:
+            raise ConfigError("largest_share: 0% would let no audit count", "choose a share above 0%")
+        if 0 < len(self.origins) * self.largest_share < 1:
+            raise ConfigError(
+                f"largest_share: {percent(self.largest_share)} of {len(self.origins)} origins is less than all audits",
+                f"choose at least {percent(math.ceil(100 / len(self.origins)) / 100)}",
+            )
 
     @property
     def tunes_thresholds(self) -> bool:
@@ -120,6 +144,8 @@ class OrchestratorConfig:
     """Serves metrics to Prometheus (needs the extra `metrics`); without it no port is opened."""
     home_assistant: HomeAssistantConfig | None = None
     """Announces boards and answers to Home Assistant by MQTT discovery."""
+    signing_key: Path | None = None
+    """File with the private key with which plans are signed (needs the extra `signed`); if left out, they are not."""
     pipelines: tuple[PipelineConfig, ...]
     """The pipelines to plan for; at least one."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from distree.errors import RemoteProtocolError
+from distree.messages.plan import Plan
 from orchestrator.pipeline_controller import PipelineController
 from orchestrator.planner import Standing
 
@@ -27,6 +28,11 @@ class Controllers:
     def tuned_names(self) -> tuple[str, ...]:
         """The names of the pipelines that have a goal."""
         return tuple(controller.name for controller in self if controller.tuning is not None)
+
+    @property
+    def wanted(self) -> tuple[Plan, ...]:
+        """The plan of each pipeline that should hold; its epoch is 0 before it has one."""
+        return tuple(controller.planner.wanted for controller in self)
 
     @property
     def are_settling(self) -> bool:

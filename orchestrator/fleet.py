@@ -9,14 +9,18 @@ A late report of a run that is over is taken as that run's, and makes it the cur
 other, seconds later. That is rare, since nothing repeats a report at QoS 0, and refusing it would be a lockout again:
 somebody who forges one would have all true reports refused. It is compared with the last number of its own run, so that
 nothing is ever replaced by something older.
+
+Whoever may publish states can make up any number of boards. When there are too many, the one that was silent longest is
+forgotten, and before it those that never reported: boards that work are heard every few seconds, and stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from distree.errors import RESTRICT, RemoteProtocolError
+from distree.errors import RemoteProtocolError
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
 from distree.messages.telemetry import FusionTelemetry, OriginTelemetry, PipelineTelemetry, StageTelemetry, Telemetry
 
@@ -98,19 +102,27 @@ class Fleet:
 
     `exits` gives the number of exits per configured pipeline; what reports say of other pipelines or stages is left
     out, which also bounds what one device can make the orchestrator keep. With None everything is kept, for programs
-    without a configuration; then only the codec's limits bound it. Methods that note something return the device as it
-    now stands, or raise RemoteProtocolError: `old-sequence` or `fleet-full`.
+    without a configuration; then only the codec's limits bound it. Of more than `limit` devices some are forgotten, but
+    none that is `reserved`. Methods that note something return the device as it now stands, or raise
+    RemoteProtocolError (`old-sequence`).
 
     >>> fleet = Fleet({"fashion": 3})
     >>> fleet.saw_state(0.0, DeviceState(device="a", boot="b1", status=DeviceStatus.READY)).status.value
     'ready'
     """
 
-    def __init__(self, exits: Mapping[str, int] | None, *, limit: int = MAX_DEVICES) -> None:
+    def __init__(
+        self, exits: Mapping[str, int] | None, *, limit: int = MAX_DEVICES, reserved: Collection[str] = ()
+    ) -> None:
         self._exits = None if exits is None else dict(exits)
         self._limit = limit
         self._devices: dict[str, Device] = {}
         self._silent: frozenset[str] = frozenset()
+        self._reserved = frozenset(reserved)
+        # Those that may be forgotten, the one that was silent longest first.
+        self._reporting: OrderedDict[str, None] = OrderedDict()
+        self._unproved: OrderedDict[str, None] = OrderedDict()
+        self._pushed_out: list[str] = []
 
     def __len__(self) -> int:
         return len(self._devices)
@@ -159,7 +171,14 @@ class Fleet:
 
     def forget(self, device: str) -> bool:
         """Drop a device whose retained state was cleared; False if it was not known."""
+        self._reporting.pop(device, None)
+        self._unproved.pop(device, None)
         return self._devices.pop(device, None) is not None
+
+    def take_pushed_out(self) -> list[str]:
+        """Return the devices that were forgotten since the last call because there were too many."""
+        pushed_out, self._pushed_out = self._pushed_out, []
+        return pushed_out
 
     def silence(self, now_s: float) -> tuple[frozenset[str], frozenset[str]]:
         """Return which ready devices fell silent and which are heard again since the last call."""
@@ -170,8 +189,6 @@ class Fleet:
     def _of_boot(self, device_id: str, boot: str) -> Device:
         known = self._devices.get(device_id)
         if known is None:
-            if len(self._devices) >= self._limit:
-                raise RemoteProtocolError("fleet-full", f"{self._limit} devices are known already", RESTRICT)
             return Device(device=device_id, boot=boot)
         if boot == known.boot:
             return known
@@ -184,8 +201,25 @@ class Fleet:
         return Device(device=device_id, boot=boot, earlier=earlier, period_s=known.period_s, returns=known.returns)
 
     def _keep(self, device: Device) -> Device:
-        self._devices[device.device] = device
+        name = device.device
+        self._devices[name] = device
+        if name not in self._reserved:
+            kept, other = self._unproved, self._reporting
+            if device.telemetry is not None or name in self._reporting:
+                kept, other = other, kept
+            other.pop(name, None)
+            kept[name] = None
+            kept.move_to_end(name)
+            if len(self._reporting) + len(self._unproved) > self._limit:
+                self._push_out(name)
         return device
+
+    def _push_out(self, newest: str) -> None:
+        """Forget the device that was silent longest; the newest one stays, to be heard of again."""
+        others = self._unproved if len(self._unproved) > (newest in self._unproved) else self._reporting
+        oldest = next(iter(others))
+        self.forget(oldest)
+        self._pushed_out.append(oldest)
 
     def _trim_meta(self, meta: DeviceMeta) -> DeviceMeta:
         if self._exits is None:

@@ -19,14 +19,16 @@ from distree.messages.telemetry import Telemetry
 from distree.record import record
 from orchestrator import plan_reasons
 from orchestrator.coverage import find_gaps, gap_text
-from orchestrator.fleet import Device, is_behind, origin_boots, report_of, serves
+from orchestrator.fleet import STALE_PERIODS, Device, is_behind, origin_boots, report_of, serves
 from orchestrator.leadership import Role
+from orchestrator.metrics import PipelineSnapshot
 from orchestrator.pipeline_spec import PipelineSpec
 from orchestrator.plan_resend import Reminder
 from orchestrator.planner import Planner, Standing, fingerprint, same_content
 from orchestrator.problems import PersistentProblems
 from orchestrator.store.records import PipelineRow, PlanRow, TuningRow
 from orchestrator.timers import Periodic
+from orchestrator.tuning.audit_shares import HOLD_S, Unexplained
 from orchestrator.tuning.measurements import rest_s
 from orchestrator.tuning.pipeline_tuning import PipelineTuning
 from orchestrator.tuning.samples import Sample
@@ -93,6 +95,11 @@ class PipelineController:
                 f"tuner {goal.tuner} has no guarantee: nothing keeps the accuracy drop within "
                 f"{percent(goal.accuracy_drop)}; tuner certified does"
             )
+        if goal is not None and not self._spec.origins:
+            yield (
+                "no origins are listed: the audits of any board that says that it is one count for the goal; list them "
+                "as origins: [...] in orchestrator.yaml"
+            )
 
     # ------------------------------------------------------------ the connection
 
@@ -115,15 +122,15 @@ class PipelineController:
             self._reminder.started(device.device)
 
     def reported(self, now_s: float, device: Device, report: Telemetry) -> list[Sample]:
-        """Note which plan a device follows; return the lost audits that its report reveals."""
+        """Note which plan a device follows; return the samples that count by its report."""
         followed = report_of(device, self.name)
         if followed is not None:
             self.planner.reported(followed.epoch, followed.plan_hash)
         behind = is_behind(device, self.name, plan_hash(self.planner.wanted))
         self._reminder.reported(now_s, device.device, is_behind=behind)
-        return self._take_origin_report(report)
+        return self._take_origin_report(now_s, report, is_behind=behind)
 
-    def _take_origin_report(self, report: Telemetry) -> list[Sample]:
+    def _take_origin_report(self, now_s: float, report: Telemetry, *, is_behind: bool) -> list[Sample]:
         if self.tuning is None:
             return []
         origins = [part.origin for part in report.pipelines if part.pipeline == self.name and part.origin is not None]
@@ -131,7 +138,9 @@ class PipelineController:
         return [
             sample
             for origin in origins
-            for sample in self._learn(self.tuning.reported(report.device, report.boot, origin))
+            for sample in self._learn(
+                self.tuning.reported(now_s, report.device, report.boot, origin, is_behind=is_behind)
+            )
         ]
 
     def forget(self, device: str) -> None:
@@ -141,10 +150,16 @@ class PipelineController:
     # ------------------------------------------------------------ what the tuning learns from
 
     def take_audit(self, now_s: float, row: AuditRow, device: Device | None) -> list[Sample]:
-        """Learn from an audit row and return its samples; RemoteProtocolError if it is refused."""
+        """Take an audit row in and return the samples that count now; RemoteProtocolError if it is refused."""
         if self.tuning is None:
             return []
-        return self._learn(self.tuning.take(now_s, row, origin_boots(device, self.name)))
+        # Reports that cover a row come within a few periods of its origin.
+        hold_s = HOLD_S if device is None else max(HOLD_S, STALE_PERIODS * device.period_s)
+        return self._learn(self.tuning.take(now_s, row, origin_boots(device, self.name), hold_s=hold_s))
+
+    def unexplained(self, now_s: float) -> list[Unexplained]:
+        """Refuse audits that no report has covered in time; return all that were refused since the last call."""
+        return self.tuning.unexplained(now_s) if self.tuning is not None else []
 
     def take_label(self, truth: Label) -> list[Sample]:
         """Learn from the sample that waited for this label and return it; RemoteProtocolError for an unknown label."""
@@ -273,6 +288,14 @@ class PipelineController:
             alarm="" if role is Role.STANDBY else self.planner.alarm,
             configured=fingerprint(self._spec.plan),
             branches=self._spec.branches,
+        )
+
+    def snapshot(self) -> PipelineSnapshot:
+        """Return how the pipeline stands, for metrics."""
+        return PipelineSnapshot(
+            plan=self.planner.wanted,
+            is_preempted=bool(self.planner.alarm),
+            tuning=self.tuning.explain() if self.tuning is not None else None,
         )
 
     def tuning_row(self) -> TuningRow:

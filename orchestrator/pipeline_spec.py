@@ -24,7 +24,7 @@ class PipelineSpec:
     `branches` has the number of branches per stage, 0 for a plain one; `labels` are the classes, () if unknown.
     `masked` are the bundle's thresholds for sets of missing branches, of criterion `calibrated`; `parameters` are what
     its criteria have learned. `goal` is what its thresholds are tuned for, None if they are not; `costs` are the
-    multiply-accumulates of an input that leaves at each exit.
+    multiply-accumulates of an input that leaves at each exit. `origins` and `largest_share` say whose audits count.
     """
 
     name: str
@@ -37,6 +37,8 @@ class PipelineSpec:
     parameters: CriterionParameters = field(default_factory=CriterionParameters)
     goal: Goal | None = None
     costs: tuple[float, ...] = ()
+    origins: tuple[str, ...] = ()
+    largest_share: float = 1.0
 
     def masked_of(self, criterion: str) -> tuple[MaskedThresholds, ...]:
         """Return the bundle's thresholds for missing branches if they are of this criterion, else ()."""
@@ -59,6 +61,8 @@ class PipelineSpec:
             labels=self.labels,
             thresholds=self.plan.thresholds,
             masked=self.masked_of(self.plan.criterion),
+            origins=self.origins,
+            largest_share=self.largest_share,
         )
 
 
@@ -90,6 +94,8 @@ def load_spec(configured: PipelineConfig) -> PipelineSpec:
         masked=bundle.manifest.exits.masked,
         parameters=bundle.criterion_parameters(),
         goal=configured.goal,
+        origins=configured.origins,
+        largest_share=float(configured.largest_share),
         costs=tuple(itertools.accumulate(float(stage.macs.trunk + stage.macs.exit) for stage in bundle.stages)),
     )
     check_thresholds(spec, criterion, thresholds)

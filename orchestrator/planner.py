@@ -19,6 +19,7 @@ import json
 from collections import deque
 from dataclasses import replace
 
+from distree.errors import RemoteProtocolError
 from distree.formatting import thresholds_text
 from distree.messages.limits import EPOCH_STEP
 from distree.messages.plan import Plan, next_epoch, plan_hash, same_decision
@@ -37,6 +38,9 @@ CALM_S = 600.0
 
 ALARM_S = 300.0
 """How often a preempted orchestrator says so, in seconds."""
+
+_NOT_OBEYED = {"signature": "a plan without this orchestrator's signature", "replay": "an earlier plan of its own"}
+"""What a plan is that is refused for a reason, as alarms say it."""
 
 ECHOES = 16
 """Most plans whose coming back is waited for."""
@@ -183,10 +187,13 @@ class Planner:
         what = f"a foreign plan{by} (epoch {plan.epoch}: {plan.criterion} {thresholds_text(plan.thresholds)})"
         return self._contested(now_s, what, retained)
 
-    def saw_garbage(self, now_s: float, payload: bytes, *, retained: bool = False) -> str | None:
-        """Note that something that is no plan took the plan's place on its topic; return a line to warn with."""
+    def saw_garbage(
+        self, now_s: float, payload: bytes, error: RemoteProtocolError, *, retained: bool = False
+    ) -> str | None:
+        """Note that something that no board should obey took the plan's place; return a line to warn with."""
         self._topic = None
-        return self._contested(now_s, "something that is no plan" if payload else "an empty message", retained)
+        what = _NOT_OBEYED.get(error.reason, "something that is no plan") if payload else "an empty message"
+        return self._contested(now_s, what, retained)
 
     def reported(self, epoch: int, held: str) -> None:
         """Note what a device follows: the epoch and the hash of its plan."""

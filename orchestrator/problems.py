@@ -9,8 +9,8 @@ from distree.errors import Problem, RemoteProtocolError
 from distree.printable import printable
 from orchestrator.fleet import Device
 
-MAX_REPORTED = 1000
-"""Pairs of topic and reason whose first refusal is reported; beyond them, refusals are only counted."""
+MAX_REPORTED = 100
+"""Topics whose first refusal for a reason is reported; beyond them, refusals for that reason are only counted."""
 
 SHARED_ID_S = 600.0
 """Period in which runs that take turns are counted; a shared id is reported once in it."""
@@ -25,16 +25,18 @@ class RefusedMessages:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self._reported: set[tuple[str, str]] = set()
+        self._reported: dict[str, set[str]] = {}
+        """The topics of each reason."""
 
-    def add(self, topic: str, error: RemoteProtocolError) -> str | None:
-        """Count a message; return a line to log if it is the first with its topic and reason."""
-        self.counts[error.reason] += 1
-        key = (topic, error.reason)
-        if key in self._reported or len(self._reported) >= MAX_REPORTED:
+    def add(self, topic: str, error: RemoteProtocolError, count: int = 1) -> str | None:
+        """Count a message, or `count` of them; return a line to log for the first with its topic and reason."""
+        self.counts[error.reason] += count
+        shown = printable(topic)
+        reported = self._reported.setdefault(error.reason, set())
+        if shown in reported or len(reported) >= MAX_REPORTED:
             return None
-        self._reported.add(key)
-        return f"refused a message on {printable(topic)}: {printable(str(error), 400)} (logged once)"
+        reported.add(shown)
+        return f"refused a message on {shown}: {printable(str(error), 400)} (logged once)"
 
 
 class OngoingProblems:

@@ -65,6 +65,7 @@ def restored_tuning(store: Store, pipeline: TunedPipeline) -> PipelineTuning:
         if state is not None:
             tuning.restore(state)
         for row in later:
+            tuning.check_origin(row.sample.origin)
             tuning.apply(row.sample)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise OtherTuningError(printable(str(error))) from None

@@ -20,24 +20,26 @@ from distree.messages.audit import AuditRow
 from distree.messages.codec import decode
 from distree.messages.events import Event, EventKind
 from distree.messages.plan import Plan
-from distree.messages.site import Claim, Label
+from distree.messages.site import Label
 from distree.node import Tell
+from distree.signing import SigningKey
 from distree.topics import Address, Kind
 from distree.transport.base import Received, Transport
 from orchestrator import addresses
-from orchestrator.addresses import Outgoing, of_device, of_pipeline
+from orchestrator.addresses import Outgoing, of_device
 from orchestrator.announcement_requests import AnnouncementRequester
 from orchestrator.board_watch import BoardWatch
 from orchestrator.config import HomeAssistantConfig, StoreConfig
 from orchestrator.controllers import Controllers
-from orchestrator.fleet import Device
+from orchestrator.fleet import MAX_DEVICES, Device
 from orchestrator.home_assistant import HomeAssistant
 from orchestrator.leadership import Leadership, Role
-from orchestrator.metrics import PipelineSnapshot, Snapshot
+from orchestrator.metrics import Snapshot
 from orchestrator.pipeline_controller import DuePlan, PipelineController
 from orchestrator.pipeline_spec import PipelineSpec
 from orchestrator.problems import OngoingProblems, RefusedMessages, SharedIds
 from orchestrator.restore import restored_controller
+from orchestrator.signing import Signing
 from orchestrator.site_events import SiteEvents
 from orchestrator.site_view import Heard, SiteView, device_row
 from orchestrator.store.connection import StoreError
@@ -57,12 +59,18 @@ PRUNE_S = 60.0
 ANNOUNCE_S = 1.0
 """How often to check for news for Home Assistant, in seconds."""
 
+TOO_MANY = (
+    f"more than {MAX_DEVICES:,} boards announce themselves: those that never reported, or were silent longest, are "
+    "forgotten; restrict who may publish states in the broker's ACL"
+)
+
 
 class Service:
     """Joins a transport to the site, the pipelines and an open store; it is the transport's listener.
 
     `identity` is an id that no other orchestrator of the site has; the transport's will is `will_of` it. `clock` gives
-    monotonic seconds, `wall` Unix seconds. Call `open`, then `run`, which ends after `stop`.
+    monotonic seconds, `wall` Unix seconds. Plans and claims are signed with the `signing_key`. Call `open`, then
+    `run`, which ends after `stop`.
     """
 
     def __init__(
@@ -75,10 +83,12 @@ class Service:
         identity: str,
         retention: StoreConfig,
         home_assistant: HomeAssistantConfig | None = None,
+        signing_key: SigningKey | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.view = SiteView({spec.name: spec.exits for spec in specs})
+        origins = {origin for spec in specs for origin in spec.origins}
+        self.view = SiteView({spec.name: spec.exits for spec in specs}, reserved=origins)
         self.leadership = Leadership(identity)
         self.controllers = Controllers()
         self._site = site
@@ -89,6 +99,7 @@ class Service:
         self._clock = clock
         self._wall = wall
         self._started_at = wall()
+        self._signing = Signing(site, signing_key, store, wall)
         self._home = HomeAssistant(home_assistant, site, [spec.name for spec in specs])
         self._journal = Journal(store)
         self._refused = RefusedMessages()
@@ -156,10 +167,6 @@ class Service:
         """How many messages broke the protocol, by reason."""
         return self._refused.counts
 
-    def wanted(self) -> tuple[Plan, ...]:
-        """Return the plan of each pipeline that should hold; its epoch is 0 before it has one."""
-        return tuple(controller.planner.wanted for controller in self.controllers)
-
     def snapshot(self) -> Snapshot:
         """Return what is known now, for metrics; callable in any thread."""
         with self._transport.lock:
@@ -168,14 +175,7 @@ class Service:
                 online=self._is_online,
                 refused=dict(self.refused),
                 devices=tuple(self.view.fleet),
-                pipelines=tuple(
-                    PipelineSnapshot(
-                        plan=controller.planner.wanted,
-                        is_preempted=bool(controller.planner.alarm),
-                        tuning=controller.tuning.explain() if controller.tuning is not None else None,
-                    )
-                    for controller in self.controllers
-                ),
+                pipelines=tuple(controller.snapshot() for controller in self.controllers),
             )
 
     # ------------------------------------------------------------ what the transport calls
@@ -244,6 +244,10 @@ class Service:
                 self._take_in_device(now_s, heard, retained=retained)
 
     def _take_in_device(self, now_s: float, heard: Heard, *, retained: bool) -> None:
+        for gone in heard.pushed_out:
+            self._forget(gone)
+            self._refused.counts["fleet-full"] += 1
+            self._tell(EventKind.REFUSED, TOO_MANY)
         device, report = heard.device, heard.report
         self._keep_device(now_s, device, alive=report is not None or not retained, reported=report is not None)
         if report is None:
@@ -262,7 +266,7 @@ class Service:
 
     def _take_in_claim(self, message: Received) -> None:
         if message.payload:
-            claim = decode(Claim, message.payload)
+            claim = self._signing.read_claim(message.payload, own=self.leadership.own, retained=message.retain)
             line = self.leadership.heard(self._clock(), claim.orchestrator, running=claim.running)
             self._tell(EventKind.PLAN, line)
 
@@ -271,9 +275,9 @@ class Service:
         # An orchestrator on standby contradicts nobody.
         is_past = message.retain or not self.leadership.leads
         try:
-            plan = of_pipeline(name, decode(Plan, message.payload))
-        except RemoteProtocolError:
-            self._tell(EventKind.PLAN, planner.saw_garbage(now_s, message.payload, retained=is_past), name)
+            plan = self._signing.read_plan(name, message.payload)
+        except RemoteProtocolError as error:
+            self._tell(EventKind.PLAN, planner.saw_garbage(now_s, message.payload, error, retained=is_past), name)
             raise
         self._tell(EventKind.PLAN, planner.saw(now_s, plan, retained=is_past), name)
 
@@ -327,6 +331,9 @@ class Service:
     def _tend(self, now_s: float, controller: PipelineController) -> None:
         """Do what is due for one pipeline; a failure of one delays no other."""
         self._keep_samples(controller, controller.take_overdue(now_s))
+        for refused in controller.unexplained(now_s):
+            topic = topics.of_origin(self._site, controller.name, Kind.AUDIT, refused.origin)
+            self._tell(EventKind.REFUSED, self._refused.add(topic, refused.error, refused.count))
         self._tell(EventKind.PLAN, controller.adjust(now_s, self.view.fleet), controller.name)
         due = controller.due(now_s) if self.leadership.leads else None
         if due is None:
@@ -349,7 +356,7 @@ class Service:
         plan = due.plan
         if due.is_new and not self._record(controller, plan):
             return
-        self._publish(addresses.plan(self._site, plan))
+        self._publish(self._signing.plan(plan))
         level = logging.INFO if due.is_other_decision else logging.DEBUG
         log.log(level, "pipeline %s: published %s", plan.pipeline, plan_text(plan))
         controller.published(now_s, due)
@@ -400,7 +407,7 @@ class Service:
         )
 
     def _publish_claim(self, *, running: bool) -> None:
-        self._publish(addresses.claim(self._site, self.leadership.own, running=running))
+        self._publish(self._signing.claim(self.leadership.own, running=running))
 
     def _request_announcements(self) -> None:
         for name in self.controllers.names:

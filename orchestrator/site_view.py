@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 
 from distree.messages.codec import decode
@@ -147,22 +148,25 @@ class Heard:
     """What a board's message has changed: the `device` as it now stands, and whether the message says it has started.
 
     For a report, `report` is all of it and `stats` has what the board did as an origin since the one before.
+    `pushed_out` are the boards that were forgotten to make room for it.
     """
 
     device: Device
     has_started: bool = False
     report: Telemetry | None = None
     stats: tuple[OriginStats, ...] = ()
+    pushed_out: tuple[str, ...] = ()
 
 
 class SiteView:
     """A site as its boards' messages show it. Every `now_s` is of one monotonic clock.
 
-    `exits` gives the number of exits per configured pipeline, None for a program without a configuration.
+    `exits` gives the number of exits per configured pipeline, None for a program without a configuration. Boards that
+    are `reserved` are never forgotten because there are too many.
     """
 
-    def __init__(self, exits: Mapping[str, int] | None) -> None:
-        self.fleet = Fleet(exits)
+    def __init__(self, exits: Mapping[str, int] | None, reserved: Collection[str] = ()) -> None:
+        self.fleet = Fleet(exits, reserved=reserved)
         self._rates: dict[str, BoardRates] = {}
         self._stats: dict[str, tuple[OriginStats, ...]] = {}
 
@@ -171,6 +175,13 @@ class SiteView:
 
         Raises RemoteProtocolError for a message that is refused.
         """
+        heard = self._take(now_s, kind, device, payload, retained=retained)
+        pushed_out = self.fleet.take_pushed_out()
+        for gone in pushed_out:
+            self.forget(gone)
+        return heard if heard is None or not pushed_out else replace(heard, pushed_out=tuple(pushed_out))
+
+    def _take(self, now_s: float, kind: Kind, device: str, payload: bytes, *, retained: bool) -> Heard | None:
         match kind:
             case Kind.STATE:
                 state = of_device(device, decode(DeviceState, payload))

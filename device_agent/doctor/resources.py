@@ -49,7 +49,9 @@ def check_disk(context: CheckContext) -> Finding:
     """The folder that keeps accepted inputs can be written, and has room."""
     need = resource_estimate.disk_bytes(context.config)
     if not need:
-        return ok("nothing is kept on disk (no origin has spool: true, or files as its source)")
+        return ok(
+            "nothing is kept on disk (no origin has spool: true, or files as its source, and there are no plan_keys)"
+        )
     return _room(context.config, need)
 
 

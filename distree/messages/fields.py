@@ -121,9 +121,17 @@ def flag(meaning: str, *, default: Any = REQUIRED) -> Any:
     return _declare(Flag(), meaning, default=default)
 
 
-def data(meaning: str, *, most: int = MAX_MESSAGE_BYTES, least: int = 0, start: bytes = b"", what: str = "") -> Any:
+def data(
+    meaning: str,
+    *,
+    most: int = MAX_MESSAGE_BYTES,
+    least: int = 0,
+    start: bytes = b"",
+    what: str = "",
+    default: Any = REQUIRED,
+) -> Any:
     """Declare bytes, `least` to `most` of them, that begin with `start`; `what` is what an error calls them."""
-    return _declare(Data(most, least, start, what), meaning, default=REQUIRED)
+    return _declare(Data(most, least, start, what), meaning, default=default)
 
 
 def scores(meaning: str, *, most: int, default: Any = REQUIRED) -> Any:

@@ -33,6 +33,10 @@ EPOCH_STEP = 1_000
 """How far the epoch of a plan may be beyond that of the plan which its reader holds. An orchestrator takes the numbers
 one after the other, so that one further on is a mistake or a forgery, and is not obeyed."""
 
+SEAL_BYTES = 80
+"""Length of the field `signed` of a message: key, sequence and signature, see `distree/signing.py`."""
+
+MAX_SEQUENCE = 1 << 53
 HASH_DIGITS = 16
 """Hexadecimal digits of the hash of a plan's content."""
 

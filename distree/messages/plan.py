@@ -6,6 +6,7 @@ import hashlib
 
 from distree.messages.fields import (
     branches,
+    data,
     declared,
     durations,
     epoch,
@@ -15,7 +16,7 @@ from distree.messages.fields import (
     scores,
     text,
 )
-from distree.messages.limits import HASH_DIGITS, MAX_EPOCH, MAX_MASKED, MAX_STAGES
+from distree.messages.limits import HASH_DIGITS, MAX_EPOCH, MAX_MASKED, MAX_STAGES, SEAL_BYTES
 from distree.thresholds import Threshold
 
 
@@ -37,6 +38,7 @@ class Plan:
     `masked` has thresholds for sets of missing branches; with a set that is not in it, only the last exit is taken.
     `audit_rate` is the share of inputs that origins draw for audits. `rest_s` is, per exit but the last, what a
     request takes at least from there to the next exit, as boards reported it, network not counted; () if unknown.
+    `signed`, which is written last, is for boards that know the orchestrator's key, see `distree/signing.py`.
     """
 
     pipeline: str = ident("Id of the pipeline.")
@@ -54,6 +56,13 @@ class Plan:
     )
     reason: str = text("Why it was decided, for people.", default="")
     author: str = text("Who or what decided it, for people.", default="")
+    signed: bytes | None = data(
+        "Key, sequence and signature of an orchestrator that signs.",
+        least=SEAL_BYTES,
+        most=SEAL_BYTES,
+        what="a seal",
+        default=None,
+    )
 
     def fault(self) -> str:
         """Say what is wrong with the fields together."""
@@ -67,7 +76,7 @@ def plan_hash(plan: Plan) -> str:
 
     That is what decides exits and how often it audits: `pipeline`, `model`, `revision`, `criterion`, `thresholds`,
     `masked`, `audit_rate`, `rest_s`, in this order as one MessagePack list in which every number is a float 64 and each
-    of `masked` a list of two lists. What is for people is left out: `epoch`, `reason`, `author`.
+    of `masked` a list of two lists. What is for people is left out: `epoch`, `reason`, `author`, and `signed`.
     """
     # Where networks are trained there are messages, but no msgpack.
     from distree.messages.packing import pack

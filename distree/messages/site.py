@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from distree.messages.fields import count, declared, epoch, flag, ident, number, seconds, text
+from distree.messages.limits import SEAL_BYTES
 
 
 @declared(schema="distree.orchestrator/1")
@@ -11,6 +12,9 @@ class Claim:
 
     orchestrator: str = ident("Id of the orchestrator.")
     running: bool = flag("Whether it plans the site; false once it is gone.")
+    signed: str | None = text(
+        "Key, sequence and signature of an orchestrator that signs, in hexadecimal.", most=2 * SEAL_BYTES, default=None
+    )
 
 
 @declared(schema="distree.label/1")

@@ -230,6 +230,14 @@ class Store:
 
     # ------------------------------------------------------------ what other systems were told
 
+    def next_sequence(self, key: str, least: int) -> int:
+        """Return the number of the next message signed with a key: at least `least`, and never the same twice."""
+        with self.sql.transaction():
+            known = self.sql.rows("SELECT last FROM sequence WHERE key = ?", key)
+            number = max(least, int(known[0][0]) + 1) if known else least
+            self.sql.run("INSERT OR REPLACE INTO sequence (key, last) VALUES (?, ?)", key, number)
+            return number
+
     def announced(self) -> dict[str, bytes]:
         """Return the retained messages by which other systems were told of this site, by topic."""
         return dict(self.sql.rows("SELECT topic, payload FROM announced"))

@@ -10,7 +10,7 @@ from typing import Protocol
 from orchestrator.store.records import AuditSample, Batch, DeviceRow, EventRow, PipelineRow, ServiceRow, TuningRow
 from orchestrator.store.retention import SAMPLES_KEPT
 
-FORGOTTEN_KEPT = 1000
+FORGOTTEN_KEPT = 10_000
 """Devices that are remembered as waiting to be removed from the store."""
 
 

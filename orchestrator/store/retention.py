@@ -12,11 +12,18 @@ OVERFLOW_ROUNDS = 20
 SPARE_PAGES = 64
 
 
+DEVICES_KEPT = 20_000
+"""Devices that are kept, those that were seen last."""
+
+
 def prune(sql: Connection, *, now: float, telemetry_days: float, max_bytes: int) -> None:
     """Drop what is older than `telemetry_days`, then the oldest reports until the file fits into `max_bytes`."""
     oldest = now - telemetry_days * DAY_S
     with sql.transaction():
         sql.run("DELETE FROM device WHERE seen_at < ?", oldest)
+        # No more than an orchestrator knows at a time, whatever names somebody has made up.
+        newest = "SELECT device FROM device ORDER BY seen_at DESC LIMIT ?"
+        sql.run(f"DELETE FROM device WHERE device NOT IN ({newest})", DEVICES_KEPT)  # noqa: S608 - no text from outside
         for table in history.TABLES:
             _drop_before(sql, table, oldest)
         _drop_samples(sql)

@@ -7,7 +7,7 @@ import itertools
 from orchestrator.store import history
 from orchestrator.store.connection import Connection, StoreError, no_store_yet
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 _TUNING_TABLES = (
     "CREATE TABLE audit (id INTEGER PRIMARY KEY AUTOINCREMENT, pipeline, at REAL, origin, request, missing, scores, "
@@ -22,6 +22,7 @@ _PLAN_TABLE = (
     "CREATE INDEX plan_pipeline ON plan (pipeline, id)",
 )
 _EVENT_TABLE = ("CREATE TABLE event (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL, sender, event BLOB)",)
+_SEQUENCE_TABLE = "CREATE TABLE sequence (key PRIMARY KEY, last INTEGER) WITHOUT ROWID"
 _SCHEMA = (
     *_PLAN_TABLE,
     "CREATE TABLE pipeline (name PRIMARY KEY, highest_epoch INTEGER, standing, alarm, configured, branches) "
@@ -32,6 +33,7 @@ _SCHEMA = (
     *_TUNING_TABLES,
     _ANNOUNCED_TABLE,
     *_EVENT_TABLE,
+    _SEQUENCE_TABLE,
 )
 _MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: (
@@ -61,6 +63,7 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
         "UPDATE device SET telemetry = NULL",
     ),
     8: _EVENT_TABLE,
+    9: (_SEQUENCE_TABLE,),
 }
 """From each version to the next. The tables of the history are matched to the declarations of reports instead."""
 

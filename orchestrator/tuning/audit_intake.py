@@ -1,8 +1,9 @@
 """Which audit rows are accepted, and how many never came. No I/O, no clock.
 
-A row counts once, comes from a known board that is an origin of the pipeline, in the order of its number, and belongs
-to the bundle and the criterion in force. What an origin has numbered or drawn and did not get through counts as lost,
-unless it was this orchestrator that was not listening: its own absence says nothing about the inputs.
+A row counts once, comes from a known board that is an origin of the pipeline (a listed one, where origins are listed),
+in the order of its number, and belongs to the bundle and the criterion in force. `audit_shares.py` decides how many
+count. What an origin has numbered or drawn and did not get through counts as lost, unless it was this orchestrator that
+was not listening: its own absence says nothing about the inputs.
 
 Rows are counted per run of an origin's agent: they come in order within a run, and a run that is heard again continues
 where it stood.
@@ -10,6 +11,7 @@ where it stood.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +26,8 @@ MAX_LOST = 1000
 """Most audits that one message can make count as lost: no number that a board makes up goes further."""
 
 MAX_ORIGINS = 10_000
+"""Origins that are remembered, the ones heard last."""
+
 MAX_RUNS = 8
 """Runs of one origin that are counted, the latest ones: more than the orchestrator ever knows of a board."""
 
@@ -41,24 +45,25 @@ class AuditIntake:
 
     def __init__(self, pipeline: TunedPipeline) -> None:
         self._pipeline = pipeline
-        self._origins: dict[str, dict[str, _Run]] = {}
+        self._origins: OrderedDict[str, dict[str, _Run]] = OrderedDict()
         """The runs of each origin by boot, the current one last."""
 
     def take(self, row: AuditRow, boots: Sequence[str]) -> int:
         """Check a row; return how many rows before it were lost.
 
         `boots` are the known runs of its sender in which it is an origin of the pipeline. Raises RemoteProtocolError
-        for a row that is refused: `device`, `boot`, `revision`, `criterion`, `exits`, `scores`, `missing`, or
+        for a row that is refused: `origin`, `device`, `boot`, `revision`, `criterion`, `exits`, `scores`, `missing`, or
         `old-sequence`.
         """
         boot = self._check_sender(row, boots)
         self._check_content(row)
         runs = self._origins.get(row.origin)
         if runs is None:
-            if len(self._origins) >= MAX_ORIGINS:
-                raise RemoteProtocolError("device", f"{MAX_ORIGINS} origins have sent rows already", RESTRICT)
             self._origins[row.origin] = {boot: _Run(row.sequence)}
+            if len(self._origins) > MAX_ORIGINS:
+                self._origins.popitem(last=False)
             return 0
+        self._origins.move_to_end(row.origin)
         known = runs.get(boot)
         if known is not None and row.sequence <= known.sequence:
             raise RemoteProtocolError("old-sequence", f"{row.sequence} after {known.sequence}")
@@ -84,6 +89,12 @@ class AuditIntake:
                 run.is_sure = False
 
     def _check_sender(self, row: AuditRow, boots: Sequence[str]) -> str:
+        listed = self._pipeline.origins
+        if listed and row.origin not in listed:
+            what = f"{row.origin} is not among the origins of {self._pipeline.name}"
+            raise RemoteProtocolError(
+                "origin", what, "add it to origins in orchestrator.yaml if its inputs are to count"
+            )
         if not boots:
             what = f"{row.origin} is not known as an origin of {self._pipeline.name}"
             raise RemoteProtocolError("device", what, RESTRICT)
@@ -131,7 +142,7 @@ class AuditIntake:
 
     def restore(self, data: list[list[object]]) -> None:
         """Go on where another one stood; rows sent in between are not counted as lost."""
-        self._origins = {}
+        self._origins = OrderedDict()
         for name, boot, sequence, drawn in data:
             run = _Run(int(str(sequence)), int(str(drawn)), is_sure=False)
             self._origins.setdefault(str(name), {})[str(boot)] = run

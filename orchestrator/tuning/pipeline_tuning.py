@@ -20,6 +20,7 @@ from distree.messages.telemetry import OriginTelemetry, Telemetry
 from distree.record import record
 from distree.thresholds import NEVER
 from orchestrator.tuning.audit_intake import AuditIntake
+from orchestrator.tuning.audit_shares import HOLD_S, AuditShares, Unexplained
 from orchestrator.tuning.goal_control import GoalControl, outlook
 from orchestrator.tuning.live_tuner import LiveTuner, TunerExplanation, TunerSetup
 from orchestrator.tuning.measurements import LoadMeter, Measurement
@@ -77,6 +78,7 @@ class PipelineTuning:
         self._pipeline = pipeline
         self.goal = pipeline.goal
         self.intake = AuditIntake(pipeline)
+        self._shares = AuditShares(pipeline.largest_share)
         self.tuners: dict[tuple[int, ...], LiveTuner] = self._first_tuners()
         self.audits = self.lost = 0
         self.control = GoalControl(self.goal.limits())
@@ -103,18 +105,22 @@ class PipelineTuning:
 
     # ------------------------------------------------------------ what comes in
 
-    def take(self, now_s: float, row: AuditRow, boots: Sequence[str]) -> list[Sample]:
-        """Return the samples that a row gives, lost audits before it included.
+    def take(self, now_s: float, row: AuditRow, boots: Sequence[str], *, hold_s: float = HOLD_S) -> list[Sample]:
+        """Return the samples that count now: those of a row, lost audits before it included, once they are covered.
 
-        `boots` are the known runs of its sender in which it is an origin of the pipeline. Raises RemoteProtocolError
-        for a row that is refused.
+        `boots` are the known runs of its sender in which it is an origin of the pipeline; `hold_s` is how long the row
+        may wait for the reports that cover it. Raises RemoteProtocolError for a row that is refused.
         """
         if row.missing not in self.tuners and len(self.tuners) > MAX_SETS:
             raise RemoteProtocolError("missing", f"{MAX_SETS} sets of missing branches are tuned for already")
         lost = self.intake.take(row, boots)
         audit = AuditedInput(lost=True) if row.lost else AuditedInput(scores=row.scores, predictions=row.predictions)
         sample = Sample(origin=row.origin, request=row.request, missing=row.missing, audit=audit)
-        return [*_lost(row.origin, lost), *self._wait(now_s, sample)]
+        self._shares.hold(row.origin, [*_lost(row.origin, lost), sample], now_s + hold_s)
+        return self._release(now_s, row.origin)
+
+    def _release(self, now_s: float, origin: str) -> list[Sample]:
+        return [given for sample in self._shares.release(origin) for given in self._wait(now_s, sample)]
 
     def _wait(self, now_s: float, sample: Sample) -> list[Sample]:
         wait_s = self.goal.labels_wait_s
@@ -151,9 +157,23 @@ class PipelineTuning:
             samples.append(self._waiting.popitem(last=False)[1][1])
         return samples
 
-    def reported(self, device: str, boot: str, origin: OriginTelemetry) -> list[Sample]:
-        """Return the lost audits that an origin's report reveals."""
-        return _lost(device, self.intake.reported(device, boot, origin))
+    def reported(
+        self, now_s: float, device: str, boot: str, origin: OriginTelemetry, *, is_behind: bool = False
+    ) -> list[Sample]:
+        """Return the samples that count by an origin's report, lost audits that it reveals included.
+
+        `is_behind` says that it does not follow the wanted plan yet, and may draw as many as an earlier one says.
+        """
+        if self._pipeline.origins and device not in self._pipeline.origins:
+            return []
+        self._shares.reported(device, boot, origin, 1.0 if is_behind else self.audit_rate)
+        lost = self.intake.reported(device, boot, origin)
+        self._shares.hold(device, _lost(device, lost), now_s + HOLD_S)
+        return self._release(now_s, device)
+
+    def unexplained(self, now_s: float) -> list[Unexplained]:
+        """Refuse audits that no report has covered in time; return all that were refused since the last call."""
+        return self._shares.overdue(now_s)
 
     def apply(self, sample: Sample) -> None:
         """Learn from a sample that one of the methods above returned, now or before a restart."""
@@ -203,19 +223,23 @@ class PipelineTuning:
 
     def plan(self, plan: Plan) -> Plan:
         """Return the plan as audits and goals want it; its epoch is unchanged."""
-        thresholds = self.thresholds()
-        is_shut = all(threshold >= NEVER for threshold in thresholds)
         return replace(
             plan,
-            thresholds=thresholds,
+            thresholds=self.thresholds(),
             masked=tuple(
                 MaskedThresholds(missing=missing, thresholds=self.thresholds(missing))
                 for missing in sorted(self.tuners)
                 if missing
             ),
-            # An input that goes to the last exit anyway is audited at no cost.
-            audit_rate=1.0 if is_shut else float(self.goal.audit_rate),
+            audit_rate=self.audit_rate,
         )
+
+    @property
+    def audit_rate(self) -> float:
+        """The share of inputs that origins should draw."""
+        # An input that goes to the last exit anyway is audited at no cost.
+        is_shut = all(threshold >= NEVER for threshold in self.thresholds())
+        return 1.0 if is_shut else float(self.goal.audit_rate)
 
     @property
     def alarms(self) -> int:
@@ -243,6 +267,7 @@ class PipelineTuning:
             "audits": self.audits,
             "lost": self.lost,
             "intake": self.intake.snapshot(),
+            "shares": self._shares.snapshot(),
             "queues": self.control.queues,
             "tuners": [[list(missing), tuner.snapshot()] for missing, tuner in self.tuners.items()],
         }
@@ -250,7 +275,8 @@ class PipelineTuning:
     def restore(self, data: dict[str, Any]) -> None:
         """Go on where another one stood.
 
-        Raises ValueError, LookupError or TypeError for data of another bundle, criterion, goal or tuner, or of none.
+        Raises ValueError, LookupError or TypeError for data of another bundle, criterion, goal or tuner, or of none, or
+        for what was learned from boards that are not among the origins.
         """
         if data.get("of") != self._identity():
             raise ValueError(f"it was tuned for {data.get('of')}, not for {self._identity()}")
@@ -260,10 +286,18 @@ class PipelineTuning:
             tuner.restore(state)
         audits, lost = int(data["audits"]), int(data["lost"])
         self.intake.restore(data["intake"])
+        self._shares.restore(data["shares"])
+        for origin in self._shares.counted_origins():
+            self.check_origin(origin)
         self.tuners, self.audits, self.lost = tuners, audits, lost
         # Those of goals that are still configured; to be wrong for a while does no harm.
         queues = data["queues"]
         self.control.queues |= {name: float(queues[name]) for name in self.control.queues if name in queues}
+
+    def check_origin(self, origin: str) -> None:
+        """Raise ValueError for an origin of which nothing should have been learned."""
+        if self._pipeline.origins and origin not in self._pipeline.origins:
+            raise ValueError(f"it was tuned on audits of {origin}, which is not among the origins")
 
     def _identity(self) -> list[object]:
         pipeline, goal = self._pipeline, self.goal

@@ -14,7 +14,9 @@ class TunedPipeline:
 
     `costs` are multiply-accumulates of an input that leaves at each exit, the last included; `branches` has the number
     of branches per stage, 0 for a plain one; `labels` are the classes, () if unknown. `thresholds`, and `masked` for
-    sets of missing branches, are those configured or calibrated with the bundle, for a tuner that uses them.
+    sets of missing branches, are those configured or calibrated with the bundle, for a tuner that uses them. `origins`
+    are the boards whose audits count, () if all do that are origins; `largest_share` is the share of the audits that
+    one of them may make up.
     """
 
     name: str
@@ -28,3 +30,5 @@ class TunedPipeline:
     labels: tuple[str, ...] = ()
     thresholds: Vector = ()
     masked: tuple[MaskedThresholds, ...] = ()
+    origins: tuple[str, ...] = ()
+    largest_share: float = 1.0

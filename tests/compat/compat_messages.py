@@ -125,6 +125,7 @@ TUNED_PLAN = Plan(
     criterion="max_softmax",
     thresholds=(0.9, 0.8),
     masked=(MaskedThresholds(missing=(0, 1), thresholds=(0.95, 0.7)),),
+    signed=bytes(range(80)),
     audit_rate=0.05,
     rest_s=(0.002, 0.001),
     reason="audits proved it safe",
@@ -306,7 +307,7 @@ MESSAGES: dict[str, Any] = {
     "stats": STATS,
     "stats-idle": IDLE_STATS,
     "thumbnail": Thumbnail(request="r-1", png=b"\x89PNG\r\n\x1a\n"),
-    "claim": Claim(orchestrator="a1b2c3", running=True),
+    "claim": Claim(orchestrator="a1b2c3", running=True, signed=bytes(range(80)).hex()),
     "label": Label(request="5b1c09e4-2a", label="Sneaker"),
 }  # fmt: skip
 """By name of the fixture: the message, and after a dash which form of it it is."""

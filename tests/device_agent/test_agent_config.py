@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from device_agent.sources.replay import ReplaySourceConfig
 from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import find_bundle
 from distree.errors import ConfigError
+from distree.signing import SigningKey
 
 LEAST = {"site": "lab", "device": "cam", "pipelines": [{"name": "p", "bundle": "fashion", "stages": [0]}]}
 
@@ -229,3 +231,16 @@ def test_no_two_agents_share_a_client_id():
         ).client_id
 
     assert len({ident(*pair) for pair in (("a-b", "c"), ("a", "b-c"), ("a", "b"), ("b", "a"))}) == 4
+
+
+def test_keys_of_the_orchestrator_are_checked_and_need_a_place_to_remember_its_plans(load, monkeypatch):
+    key = SigningKey(bytes(32)).public
+    assert not load().keeps_state
+    config = load(plan_keys=[key])
+    assert (config.plan_keys, config.keeps_state) == ((key,), True)
+    with pytest.raises(ConfigError, match=r"agent\.yaml.*plan_keys: 'ed25519:x' is no public key; copy what"):
+        load(plan_keys=["ed25519:x"])
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
+    with pytest.raises(ConfigError, match=r"plan_keys: signatures need the package cryptography; run: pip install"):
+        load(plan_keys=[key])
+    assert load().plan_keys == ()

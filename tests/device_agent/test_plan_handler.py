@@ -4,43 +4,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
-from node_fleet import node_settings
+from plan_scene import PLAN, PlanScene
 
-from device_agent.plan_handler import PlanHandler
 from distree.errors import RemoteProtocolError
-from distree.messages.codec import encode
-from distree.messages.plan import Plan
-from distree.node import Acknowledge, StageNode
-from distree.thresholds import NEVER
-
-PLAN = Plan(
-    pipeline="p", epoch=3, model="toy", revision="r1", criterion="max_softmax", thresholds=(0.9, NEVER),
-    reason="set by hand", author="alice@lab",
-)  # fmt: skip
-
-
-class Scene:
-    def __init__(self):
-        self.reports = 0
-        self.node = StageNode(node_settings("cam", 0))
-        pipeline = SimpleNamespace(node=self.node, config=SimpleNamespace(name="p"))
-        self.route = PlanHandler(pipeline, SimpleNamespace(report_soon=self.report_soon))
-
-    def report_soon(self):
-        self.reports += 1
-
-    def take(self, payload):
-        payload = payload if isinstance(payload, bytes) else encode(payload)
-        return self.route.take(SimpleNamespace(payload=payload, token="token"))
+from distree.node import Acknowledge
 
 
 @pytest.fixture
 def scene(caplog):
     caplog.set_level(logging.INFO)
-    return Scene()
+    return PlanScene()
 
 
 def test_a_decision_is_told_with_its_reason_and_reported_at_once(scene, caplog):
@@ -64,11 +39,9 @@ def test_a_plan_that_is_refused_is_told_now_and_then(scene, caplog):
     for _ in range(3):
         with pytest.raises(RemoteProtocolError, match="thresholds: the threshold of exit 0 is 90"):
             scene.take(replace(PLAN, epoch=4, thresholds=(90.0, 80.0)))
-    (line,) = caplog.messages[1:]
-    assert line.startswith(
-        "p: refused a plan: thresholds: the threshold of exit 0 is 90, but scores of max_softmax are"
-    )
-    assert line.endswith("; plan 3 still in force")
+    (line,) = scene.told
+    assert line.startswith("refused a plan: thresholds: the threshold of exit 0 is 90, but scores of max_softmax are")
+    assert "; plan 3 still in force; " in line
     assert scene.node.plan == PLAN
     assert scene.reports == 4
 
@@ -76,7 +49,7 @@ def test_a_plan_that_is_refused_is_told_now_and_then(scene, caplog):
 def test_a_topic_without_a_plan_is_told(scene, caplog):
     with pytest.raises(RemoteProtocolError):
         scene.take(b"garbage")
-    assert "; the bundle's own thresholds still in force" in caplog.messages[0]
+    assert "; the bundle's own thresholds still in force" in scene.told[0]
     scene.take(PLAN)
     assert scene.take(b"") == [Acknowledge(delivery="token")]
     assert caplog.messages[-1].startswith("p: plan withdrawn: the bundle's own thresholds are in force: max_softmax")

@@ -25,6 +25,7 @@ from device_agent.credentials import with_service_credentials
 from distree import child_processes
 from distree.broker_settings import BrokerSettings, TlsSettings
 from distree.errors import ConfigError
+from distree.signing import SigningKey
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = Path("etc/systemd/system/distree-agent.service")
@@ -139,6 +140,9 @@ def test_folders_of_inputs_are_writable_and_others_are_not(tmp_path: Path, monke
         render(board(tmp_path, state_dir="mine", **origin({"kind": "mqtt"}, spool=True)))
     spooled = origin({"kind": "mqtt"}, spool=True)
     assert values(render(board(tmp_path, **spooled)), "ExecStart")[0].endswith(" --state-dir /var/lib/distree/state")
+    # The numbers of signed plans are kept, too.
+    pinned = board(tmp_path, plan_keys=[SigningKey(bytes(32)).public])
+    assert values(render(pinned), "ExecStart")[0].endswith(" --state-dir /var/lib/distree/state")
     own = render(board(tmp_path, state_dir="/var/lib/distree/spool", **spooled))
     assert "--state-dir" not in own
 

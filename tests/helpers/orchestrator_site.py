@@ -73,8 +73,13 @@ class OrchestratorSite:
             retention=StoreConfig(path=self.path),
             clock=self.clock,
             wall=self.clock,
+            **self.service_options(),
         )
         self.service.open()
+
+    def service_options(self):
+        """What a kind of site gives its service besides."""
+        return {}
 
     def stop(self):
         self.service.close()

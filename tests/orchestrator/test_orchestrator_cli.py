@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import yaml
 from orchestrator_samples import (
     SITE,
     WIDE,
@@ -32,6 +33,7 @@ from distree.broker_settings import BrokerSettings, Session
 from distree.messages.codec import decode
 from distree.messages.plan import Plan, plan_hash
 from distree.messages.telemetry import PipelineTelemetry
+from distree.signing import load_signing_key
 from distree.topics import Kind
 from distree.transport import make_transport
 from orchestrator.config import load_config
@@ -60,6 +62,31 @@ def store_path(config):
 
 
 # ---------------------------------------------------------------- without a broker
+
+
+def test_a_key_is_made_and_shown_as_boards_need_it(tmp_path, config, capsys):
+    path = tmp_path / "plan.key"
+    assert command("keys", "--new", path) == 0
+    made = capsys.readouterr()
+    assert f"wrote a private key to {path}; name it as signing_key" in made.err
+    (key,) = yaml.safe_load(made.out)["plan_keys"]
+    assert key == load_signing_key(path).public
+    assert command("keys", "--new", path) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert command("keys", "-c", config) == 2
+    assert "has no signing_key; make one: distree orchestrator keys --new FILE" in capsys.readouterr().err
+    config.write_text(config.read_text() + "signing_key: plan.key\n")
+    assert command("keys", "-c", config) == 0
+    assert capsys.readouterr().out == made.out
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_no_orchestrator_runs_with_a_key_that_others_can_read(tmp_path, config, capsys, mode):
+    assert command("keys", "--new", tmp_path / "plan.key") == 0
+    (tmp_path / "plan.key").chmod(mode)
+    config.write_text(config.read_text() + "signing_key: plan.key\n")
+    assert command("run", "-c", config) == 2
+    assert "run: chmod 600" in capsys.readouterr().err
 
 
 def test_set_thresholds_says_what_happens(config, store_path, capsys):

@@ -47,6 +47,14 @@ def test_criterion_and_thresholds_can_be_given(tmp_path):
             ", goal: {accuracy_drop: 1%, tuner: best}",
             r"orchestrator\.yaml:5: pipelines\[0\].goal.tuner: expected one of",
         ),
+        (", origins: [cam1]", "origins: says whose audits count, and without a goal there are none; add a goal"),
+        (", largest_share: 50%", "largest_share: says whose audits count"),
+        (", goal: {accuracy_drop: 1%}, origins: [Cam 1]", "origins"),
+        (", goal: {accuracy_drop: 1%}, largest_share: 0%", "largest_share: 0% would let no audit count"),
+        (
+            ", goal: {accuracy_drop: 1%}, origins: [a, b, c], largest_share: 30%",
+            "largest_share: 30% of 3 origins is less than all audits; choose at least 34%",
+        ),
         (", treshold: [0.5, 0.5]", r"orchestrator\.yaml:5.*treshold"),
         ("}\n  - {name: fashion, bundle: tiny", "fashion given twice"),
         ("}\n  - {name: Fashion, bundle: tiny", r"orchestrator\.yaml:6.*'Fashion' is not an id"),
@@ -160,3 +168,12 @@ def test_a_goal_tunes_thresholds_from_none_unless_its_tuner_keeps_given_ones(tmp
     )
     assert given.tuned.thresholds == (0.5, 0.4)
     assert load(write_config(tmp_path / "c")).tuned is None
+
+
+def test_whose_audits_count_is_part_of_what_a_pipeline_is_tuned_for(tmp_path):
+    given = ", goal: {accuracy_drop: 1%}, origins: [a, b], largest_share: 60%"
+    tuned = load(write_config(tmp_path, extra=given)).tuned
+    assert (tuned.origins, tuned.largest_share) == (("a", "b"), 0.6)
+    (tmp_path / "other").mkdir()
+    tuned = load(write_config(tmp_path / "other", extra=", goal: {accuracy_drop: 1%}")).tuned
+    assert (tuned.origins, tuned.largest_share) == ((), 1.0)

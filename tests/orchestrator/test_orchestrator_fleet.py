@@ -104,11 +104,42 @@ def test_boots_and_devices_are_bounded():
     assert len(fleet.get("a").earlier) == RUNS_REMEMBERED
     assert not any(run.earlier for run in fleet.get("a").earlier)
     fleet.saw_state(0.0, state(device="b"))
-    assert refused(fleet.saw_state, 0.0, state(device="c")) == "fleet-full"
+    fleet.saw_state(0.0, state(device="c"))
+    assert fleet.take_pushed_out() == ["a"]
     assert fleet.forget("b")
     assert not fleet.forget("b")
-    fleet.saw_state(0.0, state(device="c"))
-    assert len(fleet) == 2
+    fleet.saw_state(0.0, state(device="d"))
+    assert (len(fleet), fleet.take_pushed_out()) == (2, [])
+
+
+def test_boards_that_work_keep_their_places_however_many_are_made_up():
+    fleet = Fleet(EXITS, limit=100, reserved=["listed"])
+    fleet.saw_state(0.0, state(device="listed"))
+    for name in ("a", "b"):
+        fleet.saw_meta(meta(device=name))
+        fleet.saw_telemetry(0.0, telemetry(device=name))
+    for k in range(1000):
+        fleet.saw_state(1.0 + k, state(device=f"forged-{k}"))
+    assert len(fleet) == 101
+    assert all(fleet.get(name) is not None for name in ("listed", "a", "b"))
+    assert len(fleet.take_pushed_out()) == 1003 - 101
+    # Forged reports push out the ones that were silent longest.
+    for k in range(500):
+        fleet.saw_telemetry(2000.0 + k, telemetry(device=f"forged-{k}"))
+        fleet.saw_telemetry(2000.0 + k, telemetry(device="a", sequence=2 + k))
+    assert fleet.get("a").meta is not None
+    assert fleet.get("b") is None
+    # A board that comes late finds a place.
+    assert fleet.saw_state(3000.0, state(device="late")) is fleet.get("late")
+
+
+def test_a_board_is_forgotten_by_its_silence_and_not_by_its_name():
+    fleet = Fleet(EXITS, limit=3)
+    for name in "abc":
+        fleet.saw_state(0.0, state(device=name))
+    fleet.saw_state(1.0, state(device="a"))
+    fleet.saw_state(2.0, state(device="d"))
+    assert fleet.take_pushed_out() == ["b"]
 
 
 def test_only_configured_pipelines_stages_and_exits_are_kept():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from orchestrator_samples import plan
 from thoroughness import often
 
+from distree.errors import RemoteProtocolError
 from distree.messages.limits import EPOCH_STEP, MAX_EPOCH
 from distree.messages.plan import next_epoch, plan_hash, same_decision
 from orchestrator.planner import (
@@ -20,6 +21,7 @@ from orchestrator.planner import (
     same_content,
 )
 
+GARBAGE = RemoteProtocolError("encoding", "not MessagePack", "")
 OTHER = plan(thresholds=(0.1, 0.1))
 """What somebody else wants."""
 
@@ -261,14 +263,27 @@ def test_a_reset_ends_the_alarm_and_numbers_from_its_own_epoch():
 
 def test_a_plan_that_was_taken_off_its_topic_is_put_back():
     planner = leading(plan())
-    assert planner.saw_garbage(1.0, b"") == "an empty message replaced this one, which is published again"
+    assert planner.saw_garbage(1.0, b"", GARBAGE) == "an empty message replaced this one, which is published again"
+    assert planner.step(1.0) == plan(epoch=1)
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("signature", "a plan without this orchestrator's signature replaced this one"),
+        ("replay", "an earlier plan of its own replaced this one"),
+    ],
+)
+def test_what_is_not_signed_as_it_should_be_is_put_right_and_named(reason, words):
+    planner = leading(plan())
+    assert words in planner.saw_garbage(1.0, b"x", RemoteProtocolError(reason, "", ""))
     assert planner.step(1.0) == plan(epoch=1)
 
 
 def test_rare_contradictions_are_overruled_for_ever():
     planner = leading(plan())
     for k in range(3 * MAX_REASSERTIONS):
-        planner.saw_garbage((k + 1) * (CALM_S + 1), b"x")
+        planner.saw_garbage((k + 1) * (CALM_S + 1), b"x", GARBAGE)
         assert planner.step((k + 1) * (CALM_S + 1)) == plan(epoch=1)
 
 
@@ -309,7 +324,7 @@ def play(planner, event, now_s):
         case ("disconnected",):
             planner.disconnected()
         case ("garbage",):
-            planner.saw_garbage(now_s, b"")
+            planner.saw_garbage(now_s, b"", GARBAGE)
 
 
 class Board:

@@ -28,7 +28,7 @@ from orchestrator.tuning.goal import Goal
 from orchestrator.tuning.pipeline_tuning import PipelineTuning
 from orchestrator.tuning.tuners import TUNERS
 
-TUNED = replace(pipeline(), goal=Goal(accuracy_drop=0.02), costs=(1.0, 2.0, 3.0))
+TUNED = replace(pipeline(), goal=Goal(accuracy_drop=0.02), costs=(1.0, 2.0, 3.0), origins=("a",))
 OTHER = replace(pipeline(pipeline="other"), name="other")
 
 ROW = AuditRow(
@@ -192,6 +192,11 @@ def test_whoever_starts_a_tuner_without_a_guarantee_is_warned(name):
     if warned:
         assert f"tuner {name} has no guarantee: nothing keeps the accuracy drop within 5%" in warned[0]
     assert list(controller().warnings()) == []
+
+
+def test_whoever_lists_no_origins_is_told_that_any_board_counts():
+    (line,) = controller(replace(TUNED, origins=())).warnings()
+    assert "list them as origins: [...] in orchestrator.yaml" in line
 
 
 # ---------------------------------------------------------------- one beside another

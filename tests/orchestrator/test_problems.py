@@ -29,6 +29,11 @@ def test_of_endlessly_many_topics_only_the_first_are_reported():
     lines = [refused.add(str(k), RemoteProtocolError("kind", "why")) for k in range(MAX_REPORTED + 10)]
     assert sum(line is not None for line in lines) == MAX_REPORTED
     assert refused.counts["kind"] == MAX_REPORTED + 10
+    # Nobody hides by them what is refused for another reason; and of 60 KB, no more is kept than is shown.
+    line = refused.add("x" * 60_000, RemoteProtocolError("field", "why"))
+    assert line is not None
+    assert len(line) < 300
+    assert max(len(topic) for topics in refused._reported.values() for topic in topics) <= 120
 
 
 def test_a_problem_is_reported_when_it_begins_and_again_only_after_it_was_over():

@@ -35,6 +35,7 @@ KNOWS = {
     "topics": {"errors", "lanes", "printable", "record"},
     "messages": {"errors", "printable", "record", "thresholds", "topics"},
     "tensors": {"errors", "messages"},
+    "signing": {"errors", "messages", "record"},
     "criteria": {"errors", "messages", "printable", "record", "thresholds"},
     "formatting": {"messages", "printable", "thresholds"},
     "segments": {"record", "tensors"},

@@ -27,8 +27,9 @@ OTHERS = {
     "rest_s": (0.002, 2.0),
     "reason": "another",
     "author": "somebody",
+    "signed": bytes(80),
 }
-FOR_PEOPLE = {"epoch", "reason", "author"}
+DECIDES_NOTHING = {"epoch", "reason", "author", "signed"}
 
 
 def test_every_field_is_tried():
@@ -38,8 +39,8 @@ def test_every_field_is_tried():
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_hash_is_over_all_that_a_board_does_by_a_plan(name):
     other = replace(PLAN, **{name: OTHERS[name]})
-    assert (plan_hash(other) == plan_hash(PLAN)) is (name in FOR_PEOPLE)
-    assert same_decision(other, PLAN) is (name in FOR_PEOPLE | {"audit_rate", "rest_s"})
+    assert (plan_hash(other) == plan_hash(PLAN)) is (name in DECIDES_NOTHING)
+    assert same_decision(other, PLAN) is (name in DECIDES_NOTHING | {"audit_rate", "rest_s"})
 
 
 def test_the_hash_is_what_its_description_says():

@@ -478,7 +478,7 @@ def test_tuning_comes_to_the_thresholds_of_a_replay(heard, tmp_path):
 def test_an_orchestrator_that_died_goes_on_from_its_store():
     traffic = TrafficConfig(rate_hz=25, synthetic=SyntheticConfig(inputs=5000))
     site, told = simulated(
-        duration_s=30,
+        duration_s=40,
         traffic=traffic,
         boards=chain(4, 8, 8),
         goal=GOAL,

@@ -39,6 +39,15 @@ class Tuned(OrchestratorSite):
         self.sequence = 0
         self.peer.say(state(), meta())
         self.pass_time(1.0)
+        self.peer.say(self.report())
+
+    def report(self, sequence=1, drawn=100_000, boot="b1"):
+        """A report by which `a` has accepted so many inputs that any number of rows is believed."""
+        of_origin = replace(origin(), accepted=100_000, audits_drawn=drawn)
+        part = PipelineTelemetry(
+            pipeline="fashion", epoch=1, plan_hash=HASH, revision="r1", stages=(), origin=of_origin
+        )
+        return telemetry(sequence=sequence, boot=boot, pipelines=(part,))
 
     def row(self, audit: AuditedInput, **changes) -> AuditRow:
         self.sequence += 1
@@ -220,12 +229,8 @@ def test_lost_audits_and_gaps_count_as_losses(site):
 
 def test_what_died_with_an_agent_is_lost(site):
     site.learn(stream(10, seed=3))
-    part = PipelineTelemetry(
-        pipeline="fashion", epoch=1, plan_hash=HASH, revision="r1", stages=(), origin=replace(origin(), audits_drawn=13)
-    )
-    site.peer.say(telemetry(pipelines=(part,)))
-    fresh = replace(part, origin=replace(origin(), audits_drawn=0))
-    site.peer.say(state(boot="b2"), telemetry(boot="b2", pipelines=(fresh,)))
+    site.peer.say(site.report(2, drawn=13))
+    site.peer.say(state(boot="b2"), site.report(boot="b2", drawn=0))
     site.pass_time()
     assert (site.tuning.audits, site.tuning.lost) == (13, 3)
 

@@ -79,6 +79,7 @@ export const MESSAGES = {
       {"name": "rest_s", "form": ["list", ["number", 0.0, 3600.0], 0, 32], "absent": []},
       {"name": "reason", "form": ["text", 64], "absent": ""},
       {"name": "author", "form": ["text", 64], "absent": ""},
+      {"name": "signed", "form": ["bytes", 80, 80], "absent": null},
     ],
   },
   orchestrator: {
@@ -86,6 +87,7 @@ export const MESSAGES = {
     fields: [
       {"name": "orchestrator", "form": ["id"]},
       {"name": "running", "form": ["flag"]},
+      {"name": "signed", "form": ["text", 160], "absent": null},
     ],
   },
   thumbnail: {

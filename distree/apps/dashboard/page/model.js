@@ -31,7 +31,7 @@ export class Model {
     this.perSecondAt = -1;
   }
 
-  // Take a decoded delivery; false if it is of one pipeline or device too many.
+  // Take a decoded delivery; false if another pipeline or device had to make room for it.
   take({ at, message }) {
     this.heardAt = clock();
     switch (at.kind) {
@@ -56,13 +56,12 @@ export class Model {
   takeResult(result) {
     if (!result.final) { this.late += 1; return true; }
     const now = clock();
-    const known = this.pipeline(result.site, result.pipeline, (pipeline) => {
+    const fits = this.pipeline(result.site, result.pipeline, (pipeline) => {
       pipeline.model = result.model;
       pipeline.revision = result.revision;
       pipeline.epoch = result.epoch;
       pipeline.flow.add(now, result);
     });
-    if (!known) return false;
     this.total += 1;
     if (result.late) this.late += 1;
     this.tally(now);
@@ -70,7 +69,7 @@ export class Model {
     result.time = new Date();
     this.waiting.push(result);
     if (this.waiting.length > ROWS) { this.waiting.shift(); this.dropped += 1; }
-    return true;
+    return fits;
   }
 
   takeEvent(at, event) {
@@ -112,7 +111,7 @@ export class Model {
       if (at.kind === "state") device.state = message.state;
       if (at.kind === "meta") device.meta = message;
       if (at.kind === "telemetry") { device.report = message; device.reportAt = clock(); }
-    });
+    }, (device) => device.report !== null);
   }
 
   // While there is no connection, what was heard of devices is what they were, not what they are.
@@ -160,12 +159,18 @@ export class Model {
 
 function key(...parts) { return parts.join("/"); }
 
-function bounded(map, name, limit, make, change) {
-  if (!map.has(name)) {
-    if (map.size >= limit) return false;
-    map.set(name, make());
-  }
-  const made = change(map.get(name));
-  if (made !== undefined) map.set(name, made);
-  return true;
+function bounded(map, name, limit, make, change, works = () => false) {
+  const fits = map.has(name) || map.size < limit;
+  if (!fits) map.delete(silentLongest(map, works));
+  const entry = map.get(name) ?? make();
+  const made = change(entry) ?? entry;
+  map.delete(name); // to stand at the end
+  map.set(name, made);
+  return fits;
+}
+
+// The entry that makes room: the one heard longest ago, and before it those of boards that never reported.
+function silentLongest(map, works) {
+  for (const [name, entry] of map) if (!works(entry)) return name;
+  return map.keys().next().value;
 }

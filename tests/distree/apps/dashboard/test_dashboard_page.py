@@ -449,6 +449,20 @@ def test_more_devices_and_pipelines_than_fit_are_counted(page: Any, publisher: A
     page.until(lambda: page.text("#online") == "256 of 256 ready", "the count")
 
 
+def test_made_up_devices_push_out_none_that_reports(page: Any, publisher: Any) -> None:
+    page.connect()
+    states = {name: topics.device(SITE, name, Kind.STATE) for name in ("cam1", *(f"b{k:03}" for k in range(300)))}
+    for name, topic in states.items():
+        publisher.publish(Kind.STATE, topic, encode(DeviceState(device=name, boot="b0", status=DeviceStatus.READY)))
+        if name == "cam1":
+            publisher.publish(Kind.TELEMETRY, topics.device(SITE, "cam1", Kind.TELEMETRY), telemetry("cam1", PLAN))
+    page.until(lambda: page.number("refused") == 301 - 256, "the devices")
+    shown = page.text("#devices")
+    assert "cam1" in shown
+    assert "b299" in shown
+    assert "b000" not in shown
+
+
 def test_a_flood_is_told_of(page: Any, publisher: Any) -> None:
     page.connect()
     # In bursts no larger than what a broker queues for one subscriber (mosquitto: 1,000), which drops the rest unseen.

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from broker_config.render import MosquittoSettings, WebsocketsSettings, iotcore_toml, mosquitto_conf, password_line
+from broker_config.passwords import hash_password, password_line
+from broker_config.render import MosquittoSettings, WebsocketsSettings, iotcore_toml, mosquitto_conf
 from distree import child_processes
 from distree.errors import BrokerError, ConfigError
 from distree.topics import ROOT
@@ -223,7 +224,7 @@ class ManagedBroker:
             return None
         users, access = directory / "websockets.users", directory / "websockets.acl"
         users.touch(0o600)
-        users.write_text(password_line(WEBSOCKETS_USER, self.websockets_password, secrets.token_bytes(12)))
+        users.write_text(password_line(WEBSOCKETS_USER, hash_password(self.websockets_password)))
         access.write_text(f"user {WEBSOCKETS_USER}\ntopic read {ROOT.partition('/')[0]}/#\n")
         return WebsocketsSettings(port=self.websockets_port, password_file=users, acl_file=access)
 

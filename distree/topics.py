@@ -263,9 +263,10 @@ TABLE: dict[Kind, Topic] = {
 }
 
 
-def reads(role: Role, kind: Kind) -> bool:
-    """Whether a role reads messages of a kind, be it only its own."""
-    return role in TABLE[kind].subscribers or (TABLE[kind].reads_back and role in TABLE[kind].publishers)
+def readers(kind: Kind) -> frozenset[Role]:
+    """Return the roles that read messages of a kind, be it only their own."""
+    topic = TABLE[kind]
+    return topic.subscribers | topic.publishers if topic.reads_back else topic.subscribers
 
 
 DELIVERY: dict[Kind, Delivery] = {kind: topic.delivery for kind, topic in TABLE.items()}

@@ -39,7 +39,7 @@ def subscriptions(
     planned, tuned = list(pipelines), list(tuned)
     found = []
     for kind, topic in TABLE.items():
-        if not topics.reads(Role.ORCHESTRATOR, kind):
+        if Role.ORCHESTRATOR not in topics.readers(kind):
             continue
         if "{pipeline}" not in topic.form:
             found.append((topics.every(kind, site), kind))

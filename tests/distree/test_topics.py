@@ -93,7 +93,7 @@ def test_every_kind_has_a_topic_that_is_parsed_to_it():
 
 def test_every_kind_is_published_by_someone_and_read_by_someone():
     assert TABLE.keys() == DELIVERY.keys() == set(Kind)
-    assert all(topic.publishers and (topic.subscribers or topic.reads_back) for topic in TABLE.values())
+    assert all(topic.publishers and topics.readers(kind) for kind, topic in TABLE.items())
 
 
 def test_what_only_boards_say_to_each_other_ends_in_its_sender():

@@ -1,0 +1,270 @@
+"""The folder of a site's broker: created, and kept in step with site.yaml as users come and go.
+
+    site.yaml               who may log in, and as what; no secrets
+    mosquitto.conf          refers to all that follows by full paths
+    dynamic-security.json   users and rules for mosquitto's plugin, or `passwords` and `access` without it
+    emqx-acl.conf           the same rules for EMQX
+    authority/              ca.crt and ca.key, where connections are encrypted; broker.crt and broker.key beside it
+    users/NAME/             what NAME needs, to be copied to its machine: broker.yaml, and a password or a certificate
+    data/                   sessions and retained messages
+
+`_hand_out` is the one place where something secret is made for a user: a pair of keys by which the orchestrator signs
+what it publishes belongs there too, the private key in users/ORCHESTRATOR/ and the public one in every board's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from broker_config.access import dynamic_security, emqx, mosquitto_file
+from broker_config.passwords import HashedPassword, hash_password, new_password, password_line
+from broker_config.site import control
+from broker_config.site.certificates import Authority
+from broker_config.site.config import FILE, SiteConfig, UserConfig, dump, load
+from broker_config.site.mosquitto_conf import (
+    ACCESS,
+    AUTHORITY,
+    BROKER_CERTIFICATE,
+    BROKER_KEY,
+    DATA,
+    DYNAMIC_SECURITY,
+    PASSWORDS,
+    PID,
+    mosquitto_conf,
+)
+from distree.broker_address import joined
+from distree.errors import ConfigError
+from distree.printable import quoted
+
+USERS = "users"
+CONFIG = "mosquitto.conf"
+EMQX = "emqx-acl.conf"
+BROKER_YAML = "broker.yaml"
+
+_OURS = (
+    FILE,
+    CONFIG,
+    EMQX,
+    DYNAMIC_SECURITY,
+    PASSWORDS,
+    ACCESS,
+    AUTHORITY,
+    BROKER_CERTIFICATE,
+    BROKER_KEY,
+    USERS,
+    DATA,
+)
+
+
+class SiteFolder:
+    """A folder as described above. Errors: ConfigError for what does not fit, BrokerError for a broker that refuses."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    def user_folder(self, name: str) -> Path:
+        """Where the files of a user are."""
+        return self.path / USERS / name
+
+    @property
+    def authority(self) -> Authority:
+        """Where certificates come from."""
+        return Authority(self.path / AUTHORITY)
+
+    def load(self) -> SiteConfig:
+        """Read site.yaml; ConfigError where this is no such folder."""
+        if not (self.path / FILE).exists():
+            raise ConfigError(f"{self.path} has no {FILE}", "name a folder that `distree broker init` has made")
+        return load(self.path)
+
+    def create(self, config: SiteConfig, *, force: bool = False) -> None:
+        """Make everything anew; ConfigError if something is there already, unless `force` says to replace it."""
+        there = [name for name in _OURS if (self.path / name).exists()]
+        if there and not force:
+            raise ConfigError(
+                f"{self.path} has {', '.join(there)} already",
+                "change it with `distree broker add`, `remove` and `rotate`, or make all secrets anew with --force",
+            )
+        conf = mosquitto_conf(config, self.path)  # what cannot run leaves nothing behind
+        for name in there:
+            _delete(self.path / name)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.path / DATA).mkdir(mode=0o700)
+        (self.path / USERS).mkdir(mode=0o700)
+        if config.tls:
+            self.authority.create(config.site)
+            self.authority.sign_broker(config.host, self.path / BROKER_CERTIFICATE, self.path / BROKER_KEY)
+        hashed = {user.name: self._hand_out(config, user) for user in config.users}
+        passwords = {name: password for name, password in hashed.items() if password is not None}
+        if config.access == "files":
+            _write(self.path / PASSWORDS, "".join(password_line(*entry) for entry in passwords.items()))
+        else:
+            _write(self.path / DYNAMIC_SECURITY, dynamic_security.configuration(config.as_access(), passwords))
+        _write(self.path / CONFIG, conf)
+        self._write_rules(config)
+
+    def add(self, user: UserConfig) -> str:
+        """Add a user; return what has happened to a broker that runs."""
+        before = self.load()
+        if any(one.name == user.name for one in before.users):
+            raise ConfigError(f"{quoted(user.name)} is a user already", "choose another name, or remove it first")
+        config = replace(before, users=(*before.users, user))
+        hashed, password = self._hand_out_with_password(config, user)
+        role = dynamic_security.role(config.as_access(), user.principal())
+        commands: list[dict[str, Any]] = [
+            {"command": "createRole", **role},
+            {"command": "createClient", "username": user.name, **({} if password is None else {"password": password}),
+             "roles": [{"rolename": user.name, "priority": -1}]},
+        ]  # fmt: skip
+        return self._apply(config, commands, user.name, hashed, role)
+
+    def remove(self, name: str) -> str:
+        """Remove a user; return what has happened to a broker that runs."""
+        before = self.load()
+        before.user(name)
+        config = replace(before, users=tuple(user for user in before.users if user.name != name))
+        commands = [{"command": "deleteClient", "username": name}, {"command": "deleteRole", "rolename": name}]
+        told = self._apply(config, commands, name, None, None)
+        _delete(self.user_folder(name))
+        return told
+
+    def rotate(self, name: str) -> str:
+        """Give a user a new password; return what has happened to a broker that runs."""
+        config = self.load()
+        user = config.user(name)
+        if not config.has_password(user):
+            raise ConfigError(
+                f"{name} logs in with a certificate, which stays valid until it expires",
+                "remove the user, and add it under another name",
+            )
+        hashed, password = self._hand_out_with_password(config, user)
+        commands = [{"command": "setClientPassword", "username": name, "password": password}]
+        role = dynamic_security.role(config.as_access(), user.principal())
+        return self._apply(config, commands, name, hashed, role)
+
+    # ------------------------------------------------------------ what users get
+
+    def _hand_out(self, config: SiteConfig, user: UserConfig) -> HashedPassword | None:
+        return self._hand_out_with_password(config, user)[0]
+
+    def _hand_out_with_password(self, config: SiteConfig, user: UserConfig) -> tuple[HashedPassword | None, str | None]:
+        """Make a user's folder, with new secrets; return the password, hashed and plain, if there is one."""
+        folder = self.user_folder(user.name)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        hashed = password = None
+        if config.has_password(user):
+            password = new_password()
+            hashed = hash_password(password)
+            _write(folder / f"{user.name}.secret", f"{password}\n")
+        if config.tls:
+            shutil.copy(self.authority.certificate, folder / "ca.crt")
+        if config.login == "certificates":
+            self.authority.sign_user(user.name, folder / f"{user.name}.crt", folder / f"{user.name}.key")
+        _write(folder / BROKER_YAML, broker_yaml(config, user))
+        return hashed, password
+
+    # ------------------------------------------------------------ what the broker reads
+
+    def _write_rules(self, config: SiteConfig) -> None:
+        access = config.as_access()
+        _write(self.path / FILE, dump(config))
+        _write(self.path / EMQX, emqx.access_file(access))
+        if config.access == "files":
+            _write(self.path / ACCESS, mosquitto_file.access_file(access))
+
+    def _apply(
+        self,
+        config: SiteConfig,
+        commands: Iterable[dict[str, Any]],
+        name: str,
+        hashed: HashedPassword | None,
+        role: dict[str, Any] | None,
+    ) -> str:
+        """Bring users and rules up to date, in a broker that runs and for the next start."""
+        if config.access == "files":
+            self._write_rules(config)
+            self._change_password(name, hashed)
+            return self._reload()
+        if control.execute(self.load(), self.path / USERS, commands):
+            self._write_rules(config)
+            return "the broker has taken over the change; sessions of this user, if there were any, have been ended"
+        self._write_rules(config)
+        self._change_dynamic_security(name, hashed, role)
+        return "no broker runs here; the change applies when it is started"
+
+    def _change_password(self, name: str, hashed: HashedPassword | None) -> None:
+        path = self.path / PASSWORDS
+        if not path.exists() and hashed is None:
+            return
+        lines = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith(f"{name}:")]
+        _write(path, "".join([*lines, *([] if hashed is None else [password_line(name, hashed)])]))
+
+    def _change_dynamic_security(self, name: str, hashed: HashedPassword | None, role: dict[str, Any] | None) -> None:
+        path = self.path / DYNAMIC_SECURITY
+        there = json.loads(path.read_text(encoding="utf-8"))
+        there["clients"] = [one for one in there["clients"] if one["username"] != name]
+        there["roles"] = [one for one in there["roles"] if one["rolename"] != name]
+        if role is not None:
+            there["clients"].append(dynamic_security.client(name, hashed))
+            there["roles"].append(role)
+        _write(path, json.dumps(there, indent=1))
+
+    def _reload(self) -> str:
+        """Have a broker that runs read its files again."""
+        try:
+            number = int((self.path / DATA / PID).read_text())
+            if "mosquitto" not in Path(f"/proc/{number}/comm").read_text():
+                raise ProcessLookupError
+            os.kill(number, signal.SIGHUP)
+        except (OSError, ValueError):
+            return "no broker runs here; the change applies when it is started"
+        return (
+            "the broker has read its files again; a session of this user that is open now stays open and may keep its "
+            "rights: restart the broker to end it"
+        )
+
+
+def broker_yaml(config: SiteConfig, user: UserConfig) -> str:
+    """Render what a user's configuration says about the broker; its files lie beside it."""
+    settings: dict[str, Any] = {"host": config.host, "port": config.port}
+    options = [f"--broker {'mqtts' if config.tls else 'mqtt'}://{joined(config.host, config.port)}"]
+    if config.login == "passwords":
+        settings |= {"username": user.name, "password_file": f"{user.name}.secret"}
+        options += [f"--username {user.name}", f"--password-file {user.name}.secret"]
+    if config.tls:
+        settings["tls"] = {"ca_file": "ca.crt"}
+        options.append("--ca-file ca.crt")
+    if config.login == "certificates":
+        settings["tls"] |= {"cert_file": f"{user.name}.crt", "key_file": f"{user.name}.key"}
+        options += [f"--cert-file {user.name}.crt", f"--key-file {user.name}.key"]
+    goes_into = {"orchestrator": "orchestrator.yaml"} if "orchestrator" in user.roles else {}
+    into = "agent.yaml" if user.is_board else goes_into.get("orchestrator", "a configuration file")
+    head = f"# For {into} of {user.name}; the files it names lie beside it. As options of a command:\n"
+    return f"{head}# {' '.join(options)}\n" + yaml.safe_dump({"broker": settings}, sort_keys=False)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    made = path.with_name(f".{path.name}.new")
+    made.unlink(missing_ok=True)
+    with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    made.replace(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

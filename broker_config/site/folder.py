@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 from collections.abc import Iterable
@@ -169,7 +170,8 @@ class SiteFolder:
             shutil.copy(self.authority.certificate, folder / "ca.crt")
         if config.login == "certificates":
             self.authority.sign_user(user.name, folder / f"{user.name}.crt", folder / f"{user.name}.key")
-        _write(folder / BROKER_YAML, broker_yaml(config, user))
+        if not (folder / BROKER_YAML).exists():  # a new password changes nothing in it
+            _write(folder / BROKER_YAML, broker_yaml(config, user, secrets.token_hex(8)))
         return hashed, password
 
     # ------------------------------------------------------------ what the broker reads
@@ -233,8 +235,12 @@ class SiteFolder:
         )
 
 
-def broker_yaml(config: SiteConfig, user: UserConfig) -> str:
-    """Render what a user's configuration says about the broker; its files lie beside it."""
+def broker_yaml(config: SiteConfig, user: UserConfig, client_id_suffix: str) -> str:
+    """Render what a user's configuration says about the broker; its files lie beside it.
+
+    Mosquitto cannot tie client ids to users who have several connections, as boards with an mqtt source do. With a
+    suffix that nobody else knows, nobody can take over a connection by its id.
+    """
     settings: dict[str, Any] = {"host": config.host, "port": config.port}
     options = [f"--broker {'mqtts' if config.tls else 'mqtt'}://{joined(config.host, config.port)}"]
     if config.login == "passwords":
@@ -246,8 +252,8 @@ def broker_yaml(config: SiteConfig, user: UserConfig) -> str:
     if config.login == "certificates":
         settings["tls"] |= {"cert_file": f"{user.name}.crt", "key_file": f"{user.name}.key"}
         options += [f"--cert-file {user.name}.crt", f"--key-file {user.name}.key"]
-    goes_into = {"orchestrator": "orchestrator.yaml"} if "orchestrator" in user.roles else {}
-    into = "agent.yaml" if user.is_board else goes_into.get("orchestrator", "a configuration file")
+    settings["client_id_suffix"] = client_id_suffix
+    into = "agent.yaml" if user.is_board else "orchestrator.yaml" if "orchestrator" in user.roles else "configuration"
     head = f"# For {into} of {user.name}; the files it names lie beside it. As options of a command:\n"
     return f"{head}# {' '.join(options)}\n" + yaml.safe_dump({"broker": settings}, sort_keys=False)
 

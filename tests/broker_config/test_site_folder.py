@@ -6,6 +6,7 @@ import argparse
 import stat
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from broker_config.site import control
 from broker_config.site.broker import SiteBroker
 from broker_config.site.config import SiteConfig, UserConfig, dump, load
 from broker_config.site.folder import SiteFolder
-from distree.errors import BrokerError, ConfigError
+from distree.broker_settings import BrokerSettings, Session
+from distree.errors import BrokerError, ConfigError, Problem
+from distree.transport import make_transport
+from distree.transport.base import Received
 from distree.transport.probe import HangUpError, ProbeClient
 
 needs_mosquitto = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
@@ -88,6 +92,11 @@ def test_what_is_made(init: Init, capsys: pytest.CaptureFixture[str]) -> None:
     secrets = [(folder / "users" / name / f"{name}.secret").read_text().strip() for name in names]
     assert len(set(secrets)) == len(names)
     assert all(len(secret) >= 24 for secret in secrets)
+    suffixes = [
+        yaml.safe_load((folder / "users" / name / "broker.yaml").read_text())["broker"]["client_id_suffix"]
+        for name in names
+    ]
+    assert len(set(suffixes)) == len(names)
     everything_else = [path.read_text() for path in files if path.suffix != ".secret"]
     assert not [secret for secret in secrets for text in everything_else if secret in text]
     assert not [secret for secret in secrets if secret in told]
@@ -241,3 +250,54 @@ def test_an_administrator_s_secret_is_needed_while_it_runs(init: Init) -> None:
         with pytest.raises(ConfigError, match="no administrator's secret"):
             SiteFolder(folder).remove("b1")
     assert "b1" in [user.name for user in load(folder).users]
+
+
+class Silent:
+    """Counts how often the connection was lost."""
+
+    def __init__(self) -> None:
+        self.lost: list[Problem] = []
+
+    def connected(self) -> None: ...
+
+    def disconnected(self, why: Problem) -> None:
+        self.lost.append(why)
+
+    def received(self, message: Received) -> None: ...
+
+    def published(self, token: str) -> None: ...
+
+    def given_up(self, token: str) -> None: ...
+
+    def no_subscribers(self, topic: str, payload: bytes) -> None: ...
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("has_suffix", [True, False])
+def test_nobody_can_take_over_a_board_s_connection_by_its_id(
+    init: Init, log_in: Callable[[Path, str], ProbeClient], has_suffix: bool
+) -> None:
+    """Without the suffix that broker.yaml has it works, on this broker and on most others."""
+    folder = init()
+    said = yaml.safe_load((folder / "users" / "cam1" / "broker.yaml").read_text())["broker"]
+    settings = control.settings_of(load(folder), folder / "users" / "cam1", "cam1")
+    settings = replace(settings, client_id_suffix=said["client_id_suffix"] if has_suffix else None)
+    with SiteBroker(folder, listen_on="127.0.0.1"):
+        listener = Silent()
+        transport = make_transport(settings, client_id="distree_lab_cam1", session=Session.NONE)
+        transport.open(listener, [])
+        try:
+            transport.connect_now(20.0)
+            other = control.settings_of(load(folder), folder / "users" / "dashboard", "dashboard")
+            control.log_in(other, "distree_lab_cam1", soon()).close()
+            until = time.monotonic() + (1.0 if has_suffix else 20.0)
+            while not listener.lost and time.monotonic() < until:
+                transport.poll(0.05)
+            assert bool(listener.lost) is not has_suffix
+        finally:
+            transport.close()
+
+
+def test_a_suffix_that_no_broker_would_take() -> None:
+    with pytest.raises(ConfigError, match="client_id_suffix: 'a/b' cannot end a client id"):
+        BrokerSettings(client_id_suffix="a/b")

@@ -100,6 +100,9 @@ dashboard-soak: dev  ## run the dashboard in Chromium under 50 results per secon
 footprint: dev       ## measure disk, memory, time to start and wake-ups of an agent (a minute, on an idle machine)
 	$(BIN)/python -m benchmarks.footprint --out docs/results $(ARGS)
 
+access: dev          ## try on mosquitto what every user may do with every topic (a minute)
+	$(BIN)/python -m benchmarks.access $(ARGS)
+
 odd-files: dev       ## hand 164 odd files to origins in four ways, and write what comes of each (a minute)
 	$(BIN)/python -m benchmarks.odd_files --out docs/results/odd-files.md $(ARGS)
 

@@ -258,6 +258,16 @@ def broker_yaml(config: SiteConfig, user: UserConfig, client_id_suffix: str) -> 
     return f"{head}# {' '.join(options)}\n" + yaml.safe_dump({"broker": settings}, sort_keys=False)
 
 
+def read_broker_yaml(folder: Path) -> dict[str, Any]:
+    """Return the `broker` of the broker.yaml in a user's folder, with the full paths of its files."""
+    settings: dict[str, Any] = yaml.safe_load((folder / BROKER_YAML).read_text(encoding="utf-8"))["broker"]
+    for part in (settings, settings.get("tls", {})):
+        for key in ("password_file", "ca_file", "cert_file", "key_file"):
+            if key in part:
+                part[key] = str(folder / part[key])
+    return settings
+
+
 def _write(path: Path, text: str) -> None:
     """Write a file that only its owner may read, whole or not at all."""
     made = path.with_name(f".{path.name}.new")

@@ -21,6 +21,7 @@ from broker_config.access.dynamic_security import find_plugin
 from broker_config.managed import find_mosquitto, free_port
 from broker_config.site import control
 from broker_config.site.config import load
+from broker_config.site.folder import read_broker_yaml
 from distree import child_processes, topics
 from distree.messages.codec import decode
 from distree.messages.device import DeviceState, DeviceStatus
@@ -62,13 +63,7 @@ class Secured:
 
     def broker_of(self, user: str) -> dict[str, Any]:
         """What the user's broker.yaml says, with the paths of its files."""
-        folder = self.broker_folder / "users" / user
-        settings: dict[str, Any] = yaml.safe_load((folder / "broker.yaml").read_text())["broker"]
-        for part in (settings, settings.get("tls", {})):
-            for key in ("password_file", "ca_file", "cert_file", "key_file"):
-                if key in part:
-                    part[key] = str(folder / part[key])
-        return settings
+        return read_broker_yaml(self.broker_folder / "users" / user)
 
     def options_of(self, user: str) -> list[str]:
         """The options of a command that broker.yaml shows, with the paths of its files."""
@@ -201,3 +196,30 @@ def test_a_whole_site_works_and_nothing_is_refused(secured: Secured, images: np.
     assert [line for line in denied if "-doctor-" not in line] == []
     for client in (admin, home, dashboard):
         client.close()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--inputs", "60"), ("--inputs", "20", "--bundle", "cifar10-wide", "--fuser", "board")],
+    ids=["chain", "wide"],
+)
+def test_the_demo_on_a_secured_broker(tmp_path: Path, options: tuple[str, ...]) -> None:
+    done = forked.run(["demo", "--secure", *options, "--json", str(tmp_path / "demo.json")])
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "demo.json").read_text())
+    assert figures["answered"] == figures["inputs"] == int(options[1])
+    assert {answer["reason"] for answer in figures["results"]} <= {"confident", "last"}  # no board was missed
+    assert "each with a password and rules of its own" in figures["broker"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--broker", "127.0.0.1:1"), "--secure: only for the broker that the demo starts; leave out --broker"),
+        (("--engine", "embedded"), "--secure: the embedded broker has no users; run: apt install mosquitto"),
+    ],
+)
+def test_what_a_secured_demo_refuses(options: tuple[str, ...], words: str) -> None:
+    done = forked.run(["demo", "--secure", *options])
+    assert done.returncode == 2
+    assert words in done.stderr

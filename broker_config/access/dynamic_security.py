@@ -10,7 +10,7 @@ from typing import Any
 
 from broker_config.passwords import PASSWORD_ROUNDS, HashedPassword
 from distree.roles import Principal, Rule, SiteAccess, rules
-from distree.topics import Role
+from distree.topics import ROOT, Role
 
 CONTROL = "$CONTROL/dynamic-security/#"
 """Where administrators change users and roles."""
@@ -72,4 +72,9 @@ def role(access: SiteAccess, who: Principal) -> dict[str, Any]:
         # The filter that is asked for must lie within the rule, and so must each message that is delivered.
         kinds += ["publishClientReceive", "subscribePattern"] if rule.read else []
         acls += [{"acltype": kind, "topic": rule.filter, "priority": 0, "allow": True} for kind in kinds]
+        own = f"{ROOT}/{access.site}/"
+        if rule.read and not who.is_board and rule.filter.startswith(own):
+            # Programs such as the dashboard ask for all sites, and then see those that they may.
+            everywhere = f"{ROOT}/+/{rule.filter.removeprefix(own)}"
+            acls.append({"acltype": "subscribePattern", "topic": everywhere, "priority": 0, "allow": True})
     return {"rolename": who.name, "acls": acls}

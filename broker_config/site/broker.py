@@ -57,6 +57,8 @@ class SiteBroker:
         if program is None:
             raise BrokerError("mosquitto is not installed", "run: apt install mosquitto")
         _check_free(self.config.port, self._listen_on)
+        if self.config.websockets is not None:
+            _check_free(self.config.websockets, "")
         path = self.folder.path / CONFIG
         path.write_text(mosquitto_conf(self.config, self.folder.path, listen_on=self._listen_on), encoding="utf-8")
         log = None if self._log is None else self._log.open("ab")
@@ -78,19 +80,22 @@ class SiteBroker:
 
     def _await_connections(self, process: subprocess.Popen[bytes]) -> None:
         until = time.monotonic() + _START_S
+        ports = [port for port in (self.config.port, self.config.websockets) if port is not None]
         while time.monotonic() < until:
             if process.poll() is not None:
                 raise BrokerError(
                     f"mosquitto ended with status {process.returncode} right after its start", "read what it printed"
                 )
             try:
-                socket.create_connection((self._listen_on or "127.0.0.1", self.config.port), timeout=1.0).close()
+                for port in ports:
+                    socket.create_connection((self._listen_on or "127.0.0.1", port), timeout=1.0).close()
             except OSError:
                 time.sleep(0.02)
             else:
                 return
         raise BrokerError(
-            f"mosquitto takes no connections on port {self.config.port} after {_START_S:g} s", "read what it printed"
+            f"mosquitto takes no connections on {' or '.join(map(str, ports))} after {_START_S:g} s",
+            "read what it printed",
         )
 
 

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for command, told in (
         ("add", "let another board or user in"),
         ("remove", "lock a board or user out"),
-        ("rotate", "give a board or user a new password"),
+        ("rotate", "give a board or user a new password or certificate"),
     ):
         site_cli.add_user_arguments(commands.add_parser(command, help=told), command)
 

@@ -155,7 +155,7 @@ def run_change(args: argparse.Namespace, command: str) -> int:
             print(f"removed {args.user}")
         case _:
             told = folder.rotate(args.user)
-            print(f"new password for {_what_to_copy(folder, folder.load().user(args.user))}")
+            print(f"new secret for {_what_to_copy(folder, folder.load().user(args.user))}")
     print(told)
     return 0
 

@@ -4,7 +4,7 @@
     mosquitto.conf          refers to all that follows by full paths
     dynamic-security.json   users and rules for mosquitto's plugin, or `passwords` and `access` without it
     emqx-acl.conf           the same rules for EMQX
-    authority/              ca.crt and ca.key, where connections are encrypted; broker.crt and broker.key beside it
+    authority/              ca.crt, ca.key and what was revoked, with TLS; broker.crt and broker.key are beside it
     users/NAME/             what NAME needs, to be copied to its machine: broker.yaml, and a password or a certificate
     data/                   sessions and retained messages
 
@@ -133,24 +133,29 @@ class SiteFolder:
         before = self.load()
         before.user(name)
         config = replace(before, users=tuple(user for user in before.users if user.name != name))
+        self._revoke(before, name)
         commands = [{"command": "deleteClient", "username": name}, {"command": "deleteRole", "rolename": name}]
         told = self._apply(config, commands, name, None, None)
         _delete(self.user_folder(name))
         return told
 
     def rotate(self, name: str) -> str:
-        """Give a user a new password; return what has happened to a broker that runs."""
+        """Give a user a new password or certificate; return what has happened to a broker that runs."""
         config = self.load()
         user = config.user(name)
-        if not config.has_password(user):
-            raise ConfigError(
-                f"{name} logs in with a certificate, which stays valid until it expires",
-                "remove the user, and add it under another name",
-            )
+        self._revoke(config, name)
         hashed, password = self._hand_out_with_password(config, user)
-        commands = [{"command": "setClientPassword", "username": name, "password": password}]
+        commands = [{"command": "disableClient", "username": name}, {"command": "enableClient", "username": name}]
+        if password is not None:
+            commands.append({"command": "setClientPassword", "username": name, "password": password})
         role = dynamic_security.role(config.as_access(), user.principal())
         return self._apply(config, commands, name, hashed, role)
+
+    def _revoke(self, config: SiteConfig, name: str) -> None:
+        """Have the certificate of a user refused, from now on if a broker runs."""
+        if config.login == "certificates":
+            self.authority.revoke_user(name)
+            self._reload()
 
     # ------------------------------------------------------------ what users get
 

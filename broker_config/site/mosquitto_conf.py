@@ -7,6 +7,7 @@ from pathlib import Path
 
 from broker_config.access.dynamic_security import find_plugin
 from broker_config.render import MosquittoSettings, limits
+from broker_config.site.certificates import Authority
 from broker_config.site.config import SiteConfig
 from distree.errors import ConfigError
 
@@ -40,6 +41,7 @@ def mosquitto_conf(config: SiteConfig, folder: Path, *, listen_on: str = "") -> 
     ]
     if config.login == "certificates":
         lines += ["require_certificate true", "use_identity_as_username true"]
+        lines.append(f"crlfile {Authority(folder / AUTHORITY).revoked}")
     if config.websockets is not None:
         lines += ["", "# For browsers. Mosquitto 2.0 opens this port on every address, whatever it is told."]
         lines += [f"listener {config.websockets}", "protocol websockets", f"max_connections {MAX_CONNECTIONS}"]

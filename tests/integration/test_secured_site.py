@@ -40,13 +40,13 @@ FORMS = {
 class Secured:
     """A folder of `distree broker init`, its broker, and what runs on it."""
 
-    def __init__(self, folder: Path, options: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, boards: dict[str, str], options: tuple[str, ...]) -> None:
         self.folder = folder
         self.broker_folder = folder / "lab-broker"
         done = forked.run(
             [
                 *("broker", "init", SITE, "--host", "127.0.0.1", "--port", str(free_port()), "--home-assistant"),
-                *("--board", "cam1:origin,stage", "--board", "b1:stage", "--board", "b2:stage"),
+                *(f"--board={name}:{roles}" for name, roles in boards.items()),
                 *("--folder", str(self.broker_folder), *options),
             ]
         )
@@ -93,8 +93,8 @@ class Secured:
         path.write_text(yaml.safe_dump({"site": SITE, "broker": self.broker_of(name), **config}, sort_keys=False))
         return str(path)
 
-    def agent(self, device: str, stages: list[int], **origin: Any) -> str:
-        pipeline = {"name": PIPELINE, "bundle": "fashion", "stages": stages, **origin}
+    def agent(self, device: str, stages: list[int], bundle: str = "fashion", **more: Any) -> str:
+        pipeline = {"name": PIPELINE, "bundle": bundle, "stages": stages, **more}
         state_dir = str(self.folder / f"{device}.state")
         return self.write(device, {"device": device, "state_dir": state_dir, "pipelines": [pipeline]})
 
@@ -113,12 +113,49 @@ class Secured:
 def secured(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Secured]:
     if "dynamic" in request.param and find_plugin() is None:
         pytest.skip("mosquitto's dynamic security plugin is not installed")
-    with contextlib.closing(Secured(tmp_path, FORMS[request.param])) as made:
+    boards = {"cam1": "origin,stage", "b1": "stage", "b2": "stage"}
+    with contextlib.closing(Secured(tmp_path, boards, FORMS[request.param])) as made:
+        yield made
+
+
+@pytest.fixture
+def secured_wide(tmp_path: Path) -> Iterator[Secured]:
+    if find_plugin() is None:
+        pytest.skip("mosquitto's dynamic security plugin is not installed")
+    boards = {"cam1": "origin,fuser", "cam2": "origin,fuser", "b1": "branch", "b2": "branch", "hub": "hub"}
+    with contextlib.closing(Secured(tmp_path, boards, ("--certificates",))) as made:
         yield made
 
 
 def wait_for(client: Any, condition: Callable[[], bool], what: str) -> None:
     assert client.listen(time.monotonic() + PATIENCE_S, condition), f"waited in vain for {what}"
+
+
+def ready(admin: Any) -> set[str]:
+    """The boards that have said that they are ready."""
+    said = [decode(DeviceState, m.payload) for m in admin.heard if m.topic.endswith("/state") and m.payload]
+    return {state.device for state in said if state.status is DeviceStatus.READY}
+
+
+def check_that_nothing_was_refused(secured: Secured, admin: Any, configs: dict[str, str]) -> None:
+    """The doctor finds nothing on any board, and neither logs nor dead letters tell of a refusal."""
+    for name, path in configs.items():
+        doctor = forked.run(["doctor", "-c", path])
+        assert doctor.returncode == 0, f"{name}: {doctor.stdout}{doctor.stderr}"
+        assert "all checks passed" in doctor.stdout, f"{name}: {doctor.stdout}"
+    admin.ping(time.monotonic() + PATIENCE_S)
+    assert [m for m in admin.heard if m.topic.endswith("/dead")] == []
+    refused = [
+        line
+        for log in secured.folder.glob("*.log")
+        if log != secured.log
+        for line in log.read_text().splitlines()
+        if "not authori" in line.lower() or "refuse" in line.lower()
+    ]
+    assert refused == []
+    # The doctor also tries what a board need not do: whether it reads what is addressed to it, by sending it that.
+    denied = [line for line in secured.log.read_text().splitlines() if "denied" in line.lower()]
+    assert [line for line in denied if "-doctor-" not in line] == []
 
 
 def test_a_whole_site_works_and_nothing_is_refused(secured: Secured, images: np.ndarray) -> None:
@@ -137,12 +174,7 @@ def test_a_whole_site_works_and_nothing_is_refused(secured: Secured, images: np.
     for name, path in configs.items():
         secured.start(name, "agent", "run", "-c", path)
 
-    def ready() -> set[str]:
-        states = [m for m in admin.heard if m.topic.endswith("/state") and m.payload]
-        said = [decode(DeviceState, m.payload) for m in states]
-        return {state.device for state in said if state.status is DeviceStatus.READY}
-
-    wait_for(admin, lambda: ready() == set(configs), "the boards")
+    wait_for(admin, lambda: ready(admin) == set(configs), "the boards")
     wait_for(admin, lambda: any(m.topic.endswith("/plan") for m in admin.heard), "a plan")
 
     # Home Assistant and a dashboard read along, each as its own user.
@@ -177,25 +209,39 @@ def test_a_whole_site_works_and_nothing_is_refused(secured: Secured, images: np.
     wait_for(home, lambda: any("/stats/" in m.topic for m in home.heard), "figures of the origin")
     wait_for(admin, lambda: any("/audit/cam1" in m.topic for m in admin.heard), "an audit")
 
-    for name, path in configs.items():
-        doctor = forked.run(["doctor", "-c", path])
-        assert doctor.returncode == 0, f"{name}: {doctor.stdout}{doctor.stderr}"
-        assert "all checks passed" in doctor.stdout, f"{name}: {doctor.stdout}"
-
-    admin.ping(time.monotonic() + PATIENCE_S)
-    assert [m for m in admin.heard if m.topic.endswith("/dead")] == []
-    refused = [
-        line
-        for name in (*configs, "orchestrator")
-        for line in (secured.folder / f"{name}.log").read_text().splitlines()
-        if "not authori" in line.lower() or "refuse" in line.lower()
-    ]
-    assert refused == []
-    # The doctor also tries what a board need not do: whether it reads what is addressed to it, by sending it that.
-    denied = [line for line in secured.log.read_text().splitlines() if "denied" in line.lower()]
-    assert [line for line in denied if "-doctor-" not in line] == []
+    check_that_nothing_was_refused(secured, admin, configs)
     for client in (admin, home, dashboard):
         client.close()
+
+
+def test_wide_stages_work_and_nothing_is_refused(secured_wide: Secured, tiny_images: np.ndarray) -> None:
+    """Two branches, an origin that fuses for itself, and one for which another board fuses."""
+    site, bundle = secured_wide, str(Path(__file__).parents[1] / "data" / "tiny-wide")
+    admin = site.listen("administrator", "administrator", f"{ROOT}/{SITE}/device/#")
+    origin = {"source": {"kind": "mqtt"}, "deadline_ms": 20000}
+    configs = {
+        "cam1": site.agent("cam1", [], bundle, origin=origin),
+        "cam2": site.agent("cam2", [], bundle, origin={**origin, "fuser": "hub"}),
+        "b1": site.agent("b1", [0, 1, 2], bundle, branch=0),
+        "b2": site.agent("b2", [0, 1, 2], bundle, branch=1),
+        "hub": site.agent("hub", [], bundle, fuse=True),
+    }
+    for name, path in configs.items():
+        site.start(name, "agent", "run", "-c", path)
+    wait_for(admin, lambda: ready(admin) == set(configs), "the boards")
+    paths = []
+    for number, image in enumerate(tiny_images[:8]):
+        np.save(site.folder / f"{number}.npy", image)
+        paths.append(str(site.folder / f"{number}.npy"))
+    for name in ("cam1", "cam2"):
+        submit = ["submit", *site.options_of("submitter"), "--pipeline", PIPELINE, "--origin", name]
+        done = forked.run([*submit, "--timeout", "60", *paths])
+        assert done.returncode == 0, done.stderr
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        assert len(answers) == len(paths)
+        assert {answer["reason"] for answer in answers} <= {"confident", "last"}
+    check_that_nothing_was_refused(site, admin, configs)
+    admin.close()
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for command, told in (
         ("add", "let another board or user in"),
+        ("change", "give a board or user other roles"),
         ("remove", "lock a board or user out"),
         ("rotate", "give a board or user a new password or certificate"),
     ):
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     match args.broker_command:
         case "init":
             return site_cli.run_init(args)
-        case "add" | "remove" | "rotate":
+        case "add" | "change" | "remove" | "rotate":
             return site_cli.run_change(args, args.broker_command)
     return _run_broker(args)
 

@@ -1,4 +1,4 @@
-"""`distree broker init`, `add`, `remove` and `rotate`: a broker for a site of one's own, and who may use it."""
+"""`distree broker init`, `add`, `change`, `remove`, `rotate`: a broker for a site of one's own, and who may use it."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def add_init_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_user_arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    """Add the options of `distree broker add`, `remove` or `rotate`."""
+    """Add the options of `distree broker add`, `change`, `remove` or `rotate`."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help=_FOLDER)
-    if command == "add":
+    if command in ("add", "change"):
         parser.add_argument(
             "user", metavar="NAME:ROLE[,ROLE]", help=f"the user, and what it may be: {', '.join(get_args(RoleName))}"
         )
@@ -96,7 +96,7 @@ def add_user_arguments(parser: argparse.ArgumentParser, command: str) -> None:
             metavar="NAME",
             help="an origin that a submitter may hand inputs to; may be repeated (default: all)",
         )
-        parser.epilog = "example: distree broker add lab-broker b2:stage"
+        parser.epilog = f"example: distree broker {command} lab-broker b2:stage"
     else:
         parser.add_argument("user", metavar="NAME", help="the user")
         parser.epilog = f"example: distree broker {command} lab-broker b2"
@@ -142,14 +142,18 @@ def run_init(args: argparse.Namespace) -> int:
 
 
 def run_change(args: argparse.Namespace, command: str) -> int:
-    """Carry out `distree broker add`, `remove` or `rotate`."""
+    """Carry out `distree broker add`, `change`, `remove` or `rotate`."""
     folder = SiteFolder(args.folder)
     match command:
-        case "add":
+        case "add" | "change":
             user = _user(args.user, "NAME:ROLE", get_args(RoleName))
             user = replace(user, reads=tuple(args.reads), origins=tuple(args.origin))
-            told = folder.add(user)
-            print(f"added {_what_to_copy(folder, user)}")
+            if command == "add":
+                told = folder.add(user)
+                print(f"added {_what_to_copy(folder, user)}")
+            else:
+                told = folder.change(user)
+                print(f"{user.name} is now: {', '.join(user.roles)}; its secret stays as it is")
         case "remove":
             told = folder.remove(args.user)
             print(f"removed {args.user}")

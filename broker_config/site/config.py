@@ -140,7 +140,7 @@ def dump(config: SiteConfig) -> str:
         **({} if config.websockets is None else {"websockets": config.websockets}),
         **({} if config.discovery_prefix is None else {"discovery_prefix": config.discovery_prefix}),
     }
-    head = "# Written by `distree broker init`, add, remove and rotate; it says who may log in, and as what.\n"
+    head = "# Written by `distree broker init`, add, change, remove and rotate; it says who may log in, and as what.\n"
     body: str = yaml.safe_dump(given, sort_keys=False)
     listed = yaml.safe_dump({"users": users}, sort_keys=False, default_flow_style=None, width=1000)
     return f"{head}{body}{listed}"

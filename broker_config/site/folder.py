@@ -51,6 +51,9 @@ CONFIG = "mosquitto.conf"
 EMQX = "emqx-acl.conf"
 BROKER_YAML = "broker.yaml"
 
+TAKEN_OVER = "the broker has taken over the change"
+NOT_RUNNING = "no broker runs here; the change applies when it is started"
+
 _OURS = (
     FILE,
     CONFIG,
@@ -128,6 +131,21 @@ class SiteFolder:
         ]  # fmt: skip
         return self._apply(config, commands, user.name, hashed, role)
 
+    def change(self, user: UserConfig) -> str:
+        """Give a user other roles, and leave its secret as it is; return what has happened to a broker that runs."""
+        before = self.load()
+        before.user(user.name)
+        config = replace(before, users=tuple(user if one.name == user.name else one for one in before.users))
+        role = dynamic_security.role(config.as_access(), user.principal())
+        if config.access == "files":
+            self._write_rules(config)
+            return self._reload()
+        is_done = control.execute(before, self.path / USERS, [{"command": "modifyRole", **role}])
+        if not is_done:
+            self._edit_dynamic_security("roles", "rolename", user.name, role)
+        self._write_rules(config)
+        return TAKEN_OVER if is_done else NOT_RUNNING
+
     def remove(self, name: str) -> str:
         """Remove a user; return what has happened to a broker that runs."""
         before = self.load()
@@ -203,10 +221,12 @@ class SiteFolder:
             return self._reload()
         if control.execute(self.load(), self.path / USERS, commands):
             self._write_rules(config)
-            return "the broker has taken over the change; sessions of this user, if there were any, have been ended"
+            return f"{TAKEN_OVER}; sessions of this user, if there were any, have been ended"
         self._write_rules(config)
-        self._change_dynamic_security(name, hashed, role)
-        return "no broker runs here; the change applies when it is started"
+        client = None if role is None else dynamic_security.client(name, hashed)
+        self._edit_dynamic_security("clients", "username", name, client)
+        self._edit_dynamic_security("roles", "rolename", name, role)
+        return NOT_RUNNING
 
     def _change_password(self, name: str, hashed: HashedPassword | None) -> None:
         path = self.path / PASSWORDS
@@ -215,14 +235,11 @@ class SiteFolder:
         lines = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith(f"{name}:")]
         _write(path, "".join([*lines, *([] if hashed is None else [password_line(name, hashed)])]))
 
-    def _change_dynamic_security(self, name: str, hashed: HashedPassword | None, role: dict[str, Any] | None) -> None:
+    def _edit_dynamic_security(self, part: str, key: str, name: str, entry: dict[str, Any] | None) -> None:
+        """Replace or remove an entry of the plugin's file, which no broker uses now."""
         path = self.path / DYNAMIC_SECURITY
         there = json.loads(path.read_text(encoding="utf-8"))
-        there["clients"] = [one for one in there["clients"] if one["username"] != name]
-        there["roles"] = [one for one in there["roles"] if one["rolename"] != name]
-        if role is not None:
-            there["clients"].append(dynamic_security.client(name, hashed))
-            there["roles"].append(role)
+        there[part] = [one for one in there[part] if one[key] != name] + ([] if entry is None else [entry])
         _write(path, json.dumps(there, indent=1))
 
     def _reload(self) -> str:
@@ -233,7 +250,7 @@ class SiteFolder:
                 raise ProcessLookupError
             os.kill(number, signal.SIGHUP)
         except (OSError, ValueError):
-            return "no broker runs here; the change applies when it is started"
+            return NOT_RUNNING
         return (
             "the broker has read its files again; a session of this user that is open now stays open and may keep its "
             "rights: restart the broker to end it"

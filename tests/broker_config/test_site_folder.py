@@ -28,6 +28,8 @@ from distree.transport.probe import HangUpError, ProbeClient
 needs_mosquitto = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
 needs_plugin = pytest.mark.skipif(find_plugin() is None, reason="mosquitto's dynamic security is not installed")
 
+NOBODY_READS, NOT_AUTHORISED = 0x10, 0x87
+RESULT = "distree/1/lab/pipeline/p/result/b2"
 STATE = "distree/1/lab/device/{}/state"
 
 
@@ -161,6 +163,13 @@ def test_users_come_and_go_while_it_runs(init: Init, log_in: Callable[[Path, str
         assert listens_to(old, STATE.format("b1"))
         assert distree_broker("add", str(folder), "b2:stage") == 0
         assert listens_to(log_in(folder, "b2"), STATE.format("b2"))
+        assert log_in(folder, "b2").publish(RESULT, b"", qos=1, until=soon()) == NOT_AUTHORISED
+        assert distree_broker("change", str(folder), "b2:origin,stage") == 0
+        origin = log_in(folder, "b2")
+        judge = log_in(folder, "administrator")
+        judge.subscribe(RESULT, soon())
+        assert origin.publish(RESULT, b"", qos=1, until=soon()) == 0
+        assert judge.listen(soon(), lambda: bool(judge.heard))
         kept = (folder / "users" / "b1").rename(folder / "b1")
         (folder / "users" / "b1").mkdir()  # what the command deletes
         assert distree_broker("remove", str(folder), "b1") == 0
@@ -215,7 +224,7 @@ def test_users_come_and_go_while_it_does_not_run(
 ) -> None:
     folder = init("--access", access)
     old = (folder / "users" / "cam1" / "cam1.secret").read_text()
-    for change in (("add", "b2:stage"), ("remove", "b1"), ("rotate", "cam1")):
+    for change in (("add", "b2:stage"), ("change", "b2:hub"), ("remove", "b1"), ("rotate", "cam1")):
         assert distree_broker(change[0], str(folder), change[1]) == 0
         assert "applies when it is started" in capsys.readouterr().out
     with SiteBroker(folder, listen_on="127.0.0.1"):
@@ -224,6 +233,8 @@ def test_users_come_and_go_while_it_does_not_run(
         (folder / "users" / "cam1" / "cam1.secret").write_text(old)
         with pytest.raises(BrokerError, match="refuses the user cam1"):
             log_in(folder, "cam1")
+        hub = log_in(folder, "b2")
+        assert hub.publish("distree/1/lab/pipeline/p/decision/b9/b2", b"", qos=1, until=soon()) in (0, NOBODY_READS)
     assert not (folder / "users" / "b1").exists()
 
 
@@ -251,6 +262,7 @@ def test_what_changes_refuse(init: Init, tmp_path: Path) -> None:
     for change, words in (
         (("add", str(folder), "b1:stage"), "'b1' is a user already"),
         (("add", str(folder), "b3:boss"), "'boss' is not a role"),
+        (("change", str(folder), "b3:stage"), "'b3' is not a user"),
         (("remove", str(folder), "b3"), "'b3' is not a user of the site lab; choose among cam1"),
         (("remove", str(tmp_path), "b3"), "has no site.yaml"),
         (("run", str(folder), "--port", "1"), "leave the options out"),

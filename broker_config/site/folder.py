@@ -107,7 +107,7 @@ class SiteFolder:
         if config.tls:
             self.authority.create(config.site)
             self.authority.sign_broker(config.host, self.path / BROKER_CERTIFICATE, self.path / BROKER_KEY)
-        hashed = {user.name: self._hand_out(config, user) for user in config.users}
+        hashed = {user.name: self._hand_out(config, user)[0] for user in config.users}
         passwords = {name: password for name, password in hashed.items() if password is not None}
         if config.access == "files":
             _write(self.path / PASSWORDS, "".join(password_line(*entry) for entry in passwords.items()))
@@ -122,7 +122,7 @@ class SiteFolder:
         if any(one.name == user.name for one in before.users):
             raise ConfigError(f"{quoted(user.name)} is a user already", "choose another name, or remove it first")
         config = replace(before, users=(*before.users, user))
-        hashed, password = self._hand_out_with_password(config, user)
+        hashed, password = self._hand_out(config, user)
         role = dynamic_security.role(config.as_access(), user.principal())
         commands: list[dict[str, Any]] = [
             {"command": "createRole", **role},
@@ -162,7 +162,7 @@ class SiteFolder:
         config = self.load()
         user = config.user(name)
         self._revoke(config, name)
-        hashed, password = self._hand_out_with_password(config, user)
+        hashed, password = self._hand_out(config, user)
         commands = [{"command": "disableClient", "username": name}, {"command": "enableClient", "username": name}]
         if password is not None:
             commands.append({"command": "setClientPassword", "username": name, "password": password})
@@ -177,10 +177,7 @@ class SiteFolder:
 
     # ------------------------------------------------------------ what users get
 
-    def _hand_out(self, config: SiteConfig, user: UserConfig) -> HashedPassword | None:
-        return self._hand_out_with_password(config, user)[0]
-
-    def _hand_out_with_password(self, config: SiteConfig, user: UserConfig) -> tuple[HashedPassword | None, str | None]:
+    def _hand_out(self, config: SiteConfig, user: UserConfig) -> tuple[HashedPassword | None, str | None]:
         """Make a user's folder, with new secrets; return the password, hashed and plain, if there is one."""
         folder = self.user_folder(user.name)
         folder.mkdir(mode=0o700, exist_ok=True)

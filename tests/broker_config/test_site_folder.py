@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from distree.transport.base import Received
 from distree.transport.probe import HangUpError, ProbeClient
 
 needs_mosquitto = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 needs_plugin = pytest.mark.skipif(find_plugin() is None, reason="mosquitto's dynamic security is not installed")
 
 NOBODY_READS, NOT_AUTHORISED = 0x10, 0x87
@@ -153,6 +155,7 @@ def test_site_yaml_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert load(tmp_path) == config
 
 
+@needs_openssl
 @needs_mosquitto
 @needs_plugin
 @pytest.mark.parametrize("login", [(), ("--tls",), ("--certificates",)], ids=["passwords", "tls", "certificates"])
@@ -184,6 +187,7 @@ def test_users_come_and_go_while_it_runs(init: Init, log_in: Callable[[Path, str
         assert listens_to(log_in(folder, "b2"), STATE.format("b2"))
 
 
+@needs_openssl
 @needs_mosquitto
 @needs_plugin
 @pytest.mark.parametrize("login", ["--tls", "--certificates"])
@@ -206,6 +210,7 @@ def test_a_new_secret_ends_sessions_with_the_old_one(
             log_in(folder, "b1")
 
 
+@needs_openssl
 def test_the_authority_s_key_may_be_elsewhere_until_users_change(init: Init) -> None:
     folder = init("--certificates", "--access", "files")
     key = folder / "authority" / "ca.key"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,8 @@ def test_the_embedded_broker_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("access", ["dynamic-security", "files"])
 def test_the_dashboard_of_a_site(tmp_path: Path, login: str, access: str) -> None:
     """It asks for all sites, as the page does, by TLS and with a password, whatever others log in with."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
     if access == "dynamic-security" and find_plugin() is None:
         pytest.skip("mosquitto's dynamic security plugin is not installed")
     users = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -27,7 +28,10 @@ from distree.messages.codec import decode
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.topics import ROOT, Kind
 
-pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
+pytestmark = [
+    pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed"),
+    pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed"),
+]
 
 SITE, PIPELINE = "lab", "fashion"
 PATIENCE_S = 90.0

@@ -179,8 +179,9 @@ def test_users_come_and_go_while_it_runs(init: Init, log_in: Callable[[Path, str
         with pytest.raises(HangUpError):  # its session has ended
             old.ping(soon())
         kept.rename(folder / "users" / "b1")
-        with pytest.raises((BrokerError, OSError), match=r"refuses the user b1|ended|revoked"):
+        with pytest.raises((BrokerError, OSError)):  # TLS has many words for a certificate that is no good any more
             log_in(folder, "b1")
+        assert log_in(folder, "cam1")
     # The plugin has written it down, and so has the folder.
     assert [user.name for user in load(folder).users if user.is_board] == ["cam1", "b2"]
     with SiteBroker(folder, listen_on="127.0.0.1"):
@@ -206,8 +207,9 @@ def test_a_new_secret_ends_sessions_with_the_old_one(
         assert (own / "broker.yaml").read_bytes() == before["broker.yaml"]
         for name, content in before.items():
             (own / name).write_bytes(content)
-        with pytest.raises((BrokerError, OSError), match=r"refuses the user b1|ended|revoked"):
+        with pytest.raises((BrokerError, OSError)):  # TLS has many words for a certificate that is no good any more
             log_in(folder, "b1")
+        assert log_in(folder, "cam1")
 
 
 @needs_openssl

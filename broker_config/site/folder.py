@@ -8,8 +8,8 @@
     users/NAME/             what NAME needs, to be copied to its machine: broker.yaml, and a password or a certificate
     data/                   sessions and retained messages
 
-`_hand_out` is the one place where something secret is made for a user: a pair of keys by which the orchestrator signs
-what it publishes belongs there too, the private key in users/ORCHESTRATOR/ and the public one in every board's folder.
+`_hand_out` makes what a user gets besides a password. A pair of keys by which the orchestrator signs what it publishes
+belongs there too: the private key in the orchestrator's folder, and the public one in every board's.
 """
 
 from __future__ import annotations
@@ -107,8 +107,13 @@ class SiteFolder:
         if config.tls:
             self.authority.create(config.site)
             self.authority.sign_broker(config.host, self.path / BROKER_CERTIFICATE, self.path / BROKER_KEY)
-        hashed = {user.name: self._hand_out(config, user)[0] for user in config.users}
-        passwords = {name: password for name, password in hashed.items() if password is not None}
+        passwords = {}
+        for user in config.users:
+            self._hand_out(config, user)
+            if config.has_password(user):
+                password = new_password()
+                self._hand_out_password(user.name, password)
+                passwords[user.name] = hash_password(password)
         if config.access == "files":
             _write(self.path / PASSWORDS, "".join(password_line(*entry) for entry in passwords.items()))
         else:
@@ -122,25 +127,28 @@ class SiteFolder:
         if any(one.name == user.name for one in before.users):
             raise ConfigError(f"{quoted(user.name)} is a user already", "choose another name, or remove it first")
         config = replace(before, users=(*before.users, user))
-        hashed, password = self._hand_out(config, user)
+        self._hand_out(config, user)
+        password = new_password() if config.has_password(user) else None
         role = dynamic_security.role(config.as_access(), user.principal())
         commands: list[dict[str, Any]] = [
+            *_forget(user.name),  # what an attempt that failed may have left
             {"command": "createRole", **role},
             {"command": "createClient", "username": user.name, **({} if password is None else {"password": password}),
              "roles": [{"rolename": user.name, "priority": -1}]},
         ]  # fmt: skip
-        return self._apply(config, commands, user.name, hashed, role)
+        return self._apply(config, commands, user.name, role, password)
 
     def change(self, user: UserConfig) -> str:
         """Give a user other roles, and leave its secret as it is; return what has happened to a broker that runs."""
         before = self.load()
         before.user(user.name)
         config = replace(before, users=tuple(user if one.name == user.name else one for one in before.users))
+        _check_administrators(config)
         role = dynamic_security.role(config.as_access(), user.principal())
         if config.access == "files":
             self._write_rules(config)
             return self._reload()
-        is_done = control.execute(before, self.path / USERS, [{"command": "modifyRole", **role}])
+        is_done = control.execute(before, self.path / USERS, [{"command": "modifyRole", **role}], changed=user.name)
         if not is_done:
             self._edit_dynamic_security("roles", "rolename", user.name, role)
         self._write_rules(config)
@@ -151,9 +159,9 @@ class SiteFolder:
         before = self.load()
         before.user(name)
         config = replace(before, users=tuple(user for user in before.users if user.name != name))
+        _check_administrators(config)
         self._revoke(before, name)
-        commands = [{"command": "deleteClient", "username": name}, {"command": "deleteRole", "rolename": name}]
-        told = self._apply(config, commands, name, None, None)
+        told = self._apply(config, _forget(name), name)
         _delete(self.user_folder(name))
         return told
 
@@ -162,12 +170,14 @@ class SiteFolder:
         config = self.load()
         user = config.user(name)
         self._revoke(config, name)
-        hashed, password = self._hand_out(config, user)
+        self._hand_out(config, user)
+        password = new_password() if config.has_password(user) else None
+        # Either ends the sessions of this user.
         commands = [{"command": "disableClient", "username": name}, {"command": "enableClient", "username": name}]
         if password is not None:
-            commands.append({"command": "setClientPassword", "username": name, "password": password})
+            commands = [{"command": "setClientPassword", "username": name, "password": password}]
         role = dynamic_security.role(config.as_access(), user.principal())
-        return self._apply(config, commands, name, hashed, role)
+        return self._apply(config, commands, name, role, password)
 
     def _revoke(self, config: SiteConfig, name: str) -> None:
         """Have the certificate of a user refused, from now on if a broker runs."""
@@ -177,22 +187,19 @@ class SiteFolder:
 
     # ------------------------------------------------------------ what users get
 
-    def _hand_out(self, config: SiteConfig, user: UserConfig) -> tuple[HashedPassword | None, str | None]:
-        """Make a user's folder, with new secrets; return the password, hashed and plain, if there is one."""
+    def _hand_out(self, config: SiteConfig, user: UserConfig) -> None:
+        """Make a user's folder, with all but the password; a broker.yaml that is there stays."""
         folder = self.user_folder(user.name)
         folder.mkdir(mode=0o700, exist_ok=True)
-        hashed = password = None
-        if config.has_password(user):
-            password = new_password()
-            hashed = hash_password(password)
-            _write(folder / f"{user.name}.secret", f"{password}\n")
         if config.tls:
             shutil.copy(self.authority.certificate, folder / "ca.crt")
         if config.login == "certificates":
             self.authority.sign_user(user.name, folder / f"{user.name}.crt", folder / f"{user.name}.key")
-        if not (folder / BROKER_YAML).exists():  # a new password changes nothing in it
+        if not (folder / BROKER_YAML).exists():
             _write(folder / BROKER_YAML, broker_yaml(config, user, secrets.token_hex(8)))
-        return hashed, password
+
+    def _hand_out_password(self, name: str, password: str) -> None:
+        _write(self.user_folder(name) / f"{name}.secret", f"{password}\n")
 
     # ------------------------------------------------------------ what the broker reads
 
@@ -208,22 +215,30 @@ class SiteFolder:
         config: SiteConfig,
         commands: Iterable[dict[str, Any]],
         name: str,
-        hashed: HashedPassword | None,
-        role: dict[str, Any] | None,
+        role: dict[str, Any] | None = None,
+        password: str | None = None,
     ) -> str:
-        """Bring users and rules up to date, in a broker that runs and for the next start."""
+        """Bring a user's rules and password up to date, in a broker that runs and for the next start.
+
+        A new password is written down only then: until then the old one may be what the broker is changed with.
+        """
+        hashed = None if password is None else hash_password(password)
         if config.access == "files":
             self._write_rules(config)
             self._change_password(name, hashed)
-            return self._reload()
-        if control.execute(self.load(), self.path / USERS, commands):
+            told = self._reload()
+        elif control.execute(self.load(), self.path / USERS, commands, changed=name):
             self._write_rules(config)
-            return f"{TAKEN_OVER}; sessions of this user, if there were any, have been ended"
-        self._write_rules(config)
-        client = None if role is None else dynamic_security.client(name, hashed)
-        self._edit_dynamic_security("clients", "username", name, client)
-        self._edit_dynamic_security("roles", "rolename", name, role)
-        return NOT_RUNNING
+            told = f"{TAKEN_OVER}; sessions of this user, if there were any, have been ended"
+        else:
+            self._write_rules(config)
+            client = None if role is None else dynamic_security.client(name, hashed)
+            self._edit_dynamic_security("clients", "username", name, client)
+            self._edit_dynamic_security("roles", "rolename", name, role)
+            told = NOT_RUNNING
+        if password is not None:
+            self._hand_out_password(name, password)
+        return told
 
     def _change_password(self, name: str, hashed: HashedPassword | None) -> None:
         path = self.path / PASSWORDS
@@ -252,6 +267,15 @@ class SiteFolder:
             "the broker has read its files again; a session of this user that is open now stays open and may keep its "
             "rights: restart the broker to end it"
         )
+
+
+def _forget(name: str) -> list[dict[str, Any]]:
+    return [{"command": "deleteClient", "username": name}, {"command": "deleteRole", "rolename": name}]
+
+
+def _check_administrators(config: SiteConfig) -> None:
+    if config.access == "dynamic-security" and not any("administrator" in user.roles for user in config.users):
+        raise ConfigError("nobody would be left to change the broker's users", "add another administrator first")
 
 
 def broker_yaml(config: SiteConfig, user: UserConfig, client_id_suffix: str) -> str:

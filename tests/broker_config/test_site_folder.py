@@ -338,3 +338,38 @@ def test_nobody_can_take_over_a_board_s_connection_by_its_id(
 def test_a_suffix_that_no_broker_would_take() -> None:
     with pytest.raises(ConfigError, match="client_id_suffix: 'a/b' cannot end a client id"):
         BrokerSettings(client_id_suffix="a/b")
+
+
+@needs_mosquitto
+@needs_plugin
+@needs_openssl
+@pytest.mark.parametrize("login", ["--tls", "--certificates"])
+def test_administrators_come_and_go(init: Init, log_in: Callable[[Path, str], ProbeClient], login: str) -> None:
+    """The only one can get a new secret, but cannot go, or stop being one."""
+    folder = init(login)
+    with SiteBroker(folder, listen_on="127.0.0.1"):
+        for change in (("rotate", "administrator"), ("rotate", "b1"), ("rotate", "administrator")):
+            assert distree_broker(change[0], str(folder), change[1]) == 0
+            assert log_in(folder, change[1])
+        for change in (("remove", "administrator"), ("change", "administrator:dashboard")):
+            with pytest.raises(ConfigError, match=r"nobody would be left.*add another administrator first"):
+                distree_broker(change[0], str(folder), change[1])
+        for change in (("add", "boss:administrator"), ("remove", "administrator"), ("rotate", "b1")):
+            assert distree_broker(change[0], str(folder), change[1]) == 0
+        assert log_in(folder, "boss")
+        assert log_in(folder, "b1")
+
+
+@needs_mosquitto
+@needs_plugin
+def test_a_change_that_was_cut_short_can_be_repeated(init: Init, log_in: Callable[[Path, str], ProbeClient]) -> None:
+    folder = init()
+    before = (folder / "site.yaml").read_text()
+    with SiteBroker(folder, listen_on="127.0.0.1"):
+        for change in (("add", "b2:stage"), ("remove", "b1")):
+            assert distree_broker(change[0], str(folder), change[1]) == 0
+            (folder / "site.yaml").write_text(before)  # the broker knows, and the folder does not
+            assert distree_broker(change[0], str(folder), change[1]) == 0
+            before = (folder / "site.yaml").read_text()
+        assert listens_to(log_in(folder, "b2"), STATE.format("b2"))
+    assert [user.name for user in load(folder).users if user.is_board] == ["cam1", "b2"]

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test test-slow test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing odd-files arm dashboard-soak tuner-report zoo zoo-check zoo-report test-tools extras docs reference surface first-result node clean
+.PHONY: help setup dev demo test test-slow test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing access odd-files arm dashboard-soak tuner-report zoo zoo-check zoo-report test-tools extras docs reference surface first-result node clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -99,6 +99,9 @@ dashboard-soak: dev  ## run the dashboard in Chromium under 50 results per secon
 
 footprint: dev       ## measure disk, memory, time to start and wake-ups of an agent (a minute, on an idle machine)
 	$(BIN)/python -m benchmarks.footprint --out docs/results $(ARGS)
+
+access: dev          ## try on mosquitto what every user may do with every topic (a minute)
+	$(BIN)/python -m benchmarks.access $(ARGS)
 
 odd-files: dev       ## hand 164 odd files to origins in four ways, and write what comes of each (a minute)
 	$(BIN)/python -m benchmarks.odd_files --out docs/results/odd-files.md $(ARGS)

@@ -20,17 +20,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from broker_config.render import MosquittoSettings, WebsocketsSettings, iotcore_toml, mosquitto_conf, password_line
+from broker_config.passwords import hash_password, password_line
+from broker_config.render import MosquittoSettings, WebsocketsSettings, iotcore_toml, mosquitto_conf
 from distree import child_processes
 from distree.errors import BrokerError, ConfigError
-from distree.topics import ROOT
+from distree.topics import Kind, Role, every, readers
 
 Engine = Literal["auto", "mosquitto", "embedded"]
 
 HOST = "127.0.0.1"
 
 WEBSOCKETS_USER = "dashboard"
-"""The user that may log in by websockets, with a random password, to read what is below `distree/`."""
+"""The user that may log in by websockets, with a random password, to read what dashboards show, of all sites."""
 
 _START_S = 10.0
 _STOP_S = 3.0
@@ -223,8 +224,9 @@ class ManagedBroker:
             return None
         users, access = directory / "websockets.users", directory / "websockets.acl"
         users.touch(0o600)
-        users.write_text(password_line(WEBSOCKETS_USER, self.websockets_password, secrets.token_bytes(12)))
-        access.write_text(f"user {WEBSOCKETS_USER}\ntopic read {ROOT.partition('/')[0]}/#\n")
+        users.write_text(password_line(WEBSOCKETS_USER, hash_password(self.websockets_password)))
+        shown = [every(kind, "+") for kind in Kind if Role.DASHBOARD in readers(kind)]
+        access.write_text("".join([f"user {WEBSOCKETS_USER}\n", *(f"topic read {name}\n" for name in shown)]))
         return WebsocketsSettings(port=self.websockets_port, password_file=users, acl_file=access)
 
     def _await_answer(self, process: subprocess.Popen[bytes]) -> None:

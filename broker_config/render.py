@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 MAX_PACKET_BYTES = 2 << 20
 """More than the 1 MiB that transports allow themselves where a broker cannot state its limit."""
-
-
-PASSWORD_ROUNDS = 20_000
-"""Rounds of PBKDF2 in a password file; mosquitto uses the number in the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +51,7 @@ def mosquitto_conf(settings: MosquittoSettings) -> str:
         *_access(settings),
         *_websockets(settings.websockets),
         "",
-        "# Without this, here and at the client, a small message can wait 40 ms for an acknowledgement.",
-        "set_tcp_nodelay true",
-        "",
-        f"max_inflight_messages {settings.max_inflight_messages}",
-        f"max_queued_messages {settings.max_queued_messages}",
-        f"max_queued_bytes {settings.max_queued_bytes}",
-        f"max_packet_size {settings.max_packet_bytes}",
-        "persistent_client_expiration 1d",
+        *limits(settings),
         "",
         *_persistence(settings),
         "",
@@ -74,6 +61,20 @@ def mosquitto_conf(settings: MosquittoSettings) -> str:
         "connection_messages false",
     ]
     return "\n".join(lines) + "\n"
+
+
+def limits(settings: MosquittoSettings) -> list[str]:
+    """Return the lines about how much mosquitto takes, and how promptly it sends."""
+    return [
+        "# Without this, here and at the client, a small message can wait 40 ms for an acknowledgement.",
+        "set_tcp_nodelay true",
+        "",
+        f"max_inflight_messages {settings.max_inflight_messages}",
+        f"max_queued_messages {settings.max_queued_messages}",
+        f"max_queued_bytes {settings.max_queued_bytes}",
+        f"max_packet_size {settings.max_packet_bytes}",
+        "persistent_client_expiration 1d",
+    ]
 
 
 def _access(settings: MosquittoSettings) -> list[str]:
@@ -101,13 +102,6 @@ def _websockets(settings: WebsocketsSettings | None) -> list[str]:
     if settings.acl_file is not None:
         lines.append(f"acl_file {settings.acl_file}")
     return lines
-
-
-def password_line(user: str, password: str, salt: bytes) -> str:
-    """Render one line of a mosquitto password file: PBKDF2 with SHA-512, as mosquitto_passwd writes it."""
-    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, PASSWORD_ROUNDS)
-    parts = base64.b64encode(salt).decode(), base64.b64encode(digest).decode()
-    return f"{user}:$7${PASSWORD_ROUNDS}${parts[0]}${parts[1]}\n"
 
 
 def _persistence(settings: MosquittoSettings) -> list[str]:

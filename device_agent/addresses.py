@@ -67,7 +67,7 @@ def subscriptions(config: AgentConfig, bundles: Sequence[Bundle]) -> list[TopicF
     found = [
         _plain(config, kind)
         for kind, topic in TABLE.items()
-        if Role.BOARD in topic.subscribers and not _is_of_pipeline(kind) and kind is not Kind.ECHO
+        if Role.BOARD in topic.publishers and topic.reads_back and not _is_of_pipeline(kind) and kind is not Kind.ECHO
     ]
     # Whatever an earlier run announced, and this one does not serve, must be cleared.
     found.append(TopicFilter(kind=Kind.MEMBER, filter=topics.member(config.site, "+", "+", config.device)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,8 @@ from distree.broker_address import host_fault, joined
 from distree.errors import ConfigError
 from distree.printable import quoted
 from distree.record import record
+
+_SUFFIX = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 class Session(enum.Enum):
@@ -63,6 +66,13 @@ class BrokerSettings:
     """How long the broker keeps inputs for an origin with an mqtt source while it is away."""
     connect_timeout_s: float = 5.0
     """Time limit of one attempt to connect."""
+    client_id_suffix: str | None = None
+    """Something random, from a-z, A-Z, 0-9 and '-', that is appended to this client's ids. Whoever connects with the id
+    of another client throws it off; nobody can do that with an id that they cannot guess."""
+
+    def own_client_id(self, client_id: str) -> str:
+        """Return a client id with the suffix, if there is one."""
+        return client_id if self.client_id_suffix is None else f"{client_id}-{self.client_id_suffix}"
 
     @property
     def address(self) -> str:
@@ -72,6 +82,11 @@ class BrokerSettings:
     def __post_init__(self) -> None:
         if remedy := host_fault(self.host):
             raise ConfigError(f"host: {quoted(self.host)} is neither a name nor an address", remedy)
+        if self.client_id_suffix is not None and not _SUFFIX.fullmatch(self.client_id_suffix):
+            raise ConfigError(
+                f"client_id_suffix: {quoted(self.client_id_suffix)} cannot end a client id",
+                "use 1 to 64 of a-z, A-Z, 0-9 and '-'",
+            )
         if not 0 < self.port < 65536:
             raise ConfigError(f"port: {self.port} is out of range", "choose 1 to 65535")
         if not 0 < self.keepalive_s < 65536:

@@ -1,8 +1,9 @@
 """Topics, version 1: their one table, and the functions that build and parse them by it.
 
 For each kind of message the table says what its topics look like, who publishes them, who subscribes to them, and how
-they are delivered. Agents, `distree doctor` and the documentation read it. Topics between boards end in the sender's
-id, so that a broker's rules can hold everyone to their own name.
+they are delivered. Agents, the orchestrator, `distree doctor`, the access rules of brokers (`distree/roles.py`) and the
+documentation read it. Topics between boards end in the sender's id, so that a broker's rules can hold everyone to their
+own name.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Kind(str, enum.Enum):
     AUDIT = "audit"
     """What all exits answered for an input drawn at random, for the orchestrator."""
     LABEL = "label"
-    """What an input really was; from users, for the orchestrator's tuning."""
+    """What an input really was; from users who are trusted with that, for the orchestrator's tuning."""
     STATS = "stats"
     """How an origin did between two reports: rate, early exits, latency; from an orchestrator with `home_assistant`."""
     THUMBNAIL = "thumbnail"
@@ -90,8 +91,22 @@ class Role(str, enum.Enum):
     """A board that has inputs of its own."""
     ORCHESTRATOR = "orchestrator"
     """The orchestrator that plans the site."""
-    USER = "user"
-    """A person's program or dashboard."""
+    DASHBOARD = "dashboard"
+    """A program that shows results, pictures, boards and plans: `distree dashboard`, `distree results`, Node-RED."""
+    READER = "reader"
+    """A program that watches boards and plans, but sees neither inputs nor answers: `distree top`, monitoring."""
+    SUBMITTER = "submitter"
+    """A program that hands inputs to origins and reads their answers: `distree submit`."""
+    LABELLER = "labeller"
+    """A program that tells what inputs really were, by which thresholds are tuned."""
+    HOME_ASSISTANT = "home-assistant"
+    """Home Assistant, which also has topics of its own below its discovery prefix."""
+    ADMINISTRATOR = "administrator"
+    """A person who may publish and read everything on the site, to repair it and to change its users."""
+
+
+BOARD_ROLES = frozenset({Role.BOARD, Role.STAGE, Role.BRANCH, Role.FUSER, Role.HUB, Role.ORIGIN})
+"""What boards are, as opposed to programs and people."""
 
 
 @record
@@ -121,48 +136,83 @@ class Topic:
     publishers: frozenset[Role]
     subscribers: frozenset[Role]
     delivery: Delivery
+    reads_back: bool = False
+    """Whether whoever publishes there also reads it, on its own topics."""
+
+    @property
+    def author(self) -> str | None:
+        """The name in braces that must be that of the board that publishes; None where other programs publish."""
+        if "{sender}" in self.form:
+            return "sender"
+        if not self.publishers <= BOARD_ROLES:
+            return None
+        return "device" if "{device}" in self.form else "origin"
+
+    @property
+    def addressee(self) -> str | None:
+        """The name in braces that must be that of the board that reads; None where it is for whoever may read it."""
+        others = [name for name in ("to", "device", "origin") if f"{{{name}}}" in self.form and name != self.author]
+        return others[0] if others and self.subscribers <= BOARD_ROLES else None
 
 
-def _row(form: str, publishers: set[Role], subscribers: set[Role], delivery: Delivery) -> Topic:
-    return Topic(form=form, publishers=frozenset(publishers), subscribers=frozenset(subscribers), delivery=delivery)
+def _row(
+    form: str, publishers: set[Role], subscribers: set[Role], delivery: Delivery, *, reads_back: bool = False
+) -> Topic:
+    return Topic(
+        form=form,
+        publishers=frozenset(publishers),
+        subscribers=frozenset(subscribers),
+        delivery=delivery,
+        reads_back=reads_back,
+    )
 
+
+_WATCHING = {Role.DASHBOARD, Role.READER}
 
 TABLE: dict[Kind, Topic] = {
-    Kind.STATE: _row("device/{device}/state", {Role.BOARD}, {Role.BOARD, Role.ORCHESTRATOR, Role.USER}, _LATEST),
-    Kind.META: _row("device/{device}/meta", {Role.BOARD}, {Role.ORCHESTRATOR, Role.USER}, _LATEST),
-    Kind.TELEMETRY: _row("device/{device}/telemetry", {Role.BOARD}, {Role.ORCHESTRATOR, Role.USER}, _LOSSY),
-    Kind.DEAD: _row(
-        "device/{device}/dead",
+    Kind.STATE: _row(
+        "device/{device}/state",
         {Role.BOARD},
-        {Role.USER},
-        _EVENT,
+        {Role.ORIGIN, Role.ORCHESTRATOR, Role.SUBMITTER, Role.HOME_ASSISTANT, *_WATCHING},
+        _LATEST,
+        reads_back=True,
     ),
-    Kind.EVENT: _row("device/{device}/event", {Role.BOARD}, {Role.ORCHESTRATOR, Role.USER}, _EVENT),
+    Kind.META: _row("device/{device}/meta", {Role.BOARD}, {Role.ORCHESTRATOR, Role.SUBMITTER, *_WATCHING}, _LATEST),
+    Kind.TELEMETRY: _row("device/{device}/telemetry", {Role.BOARD}, {Role.ORCHESTRATOR, *_WATCHING}, _LOSSY),
+    # Neither a dead letter nor a thumbnail is for readers: both show something of an input.
+    Kind.DEAD: _row("device/{device}/dead", {Role.BOARD}, {Role.SUBMITTER}, _EVENT),
+    Kind.EVENT: _row("device/{device}/event", {Role.BOARD}, {Role.ORCHESTRATOR, *_WATCHING}, _EVENT),
     Kind.ECHO: _row(
         "device/{device}/echo",
         {Role.BOARD},
-        {Role.BOARD},
+        set(),
         Delivery(qos=0, retain=False, content_type=JSON, lane=Lane.LOSSY),
+        reads_back=True,
     ),
-    Kind.SITE_EVENT: _row("site-event", {Role.ORCHESTRATOR}, {Role.USER}, _EVENT),
-    Kind.ORCHESTRATOR: _row("orchestrator", {Role.ORCHESTRATOR}, {Role.ORCHESTRATOR, Role.USER}, _LATEST),
+    Kind.SITE_EVENT: _row("site-event", {Role.ORCHESTRATOR}, _WATCHING, _EVENT),
+    Kind.ORCHESTRATOR: _row(
+        "orchestrator", {Role.ORCHESTRATOR}, {Role.HOME_ASSISTANT, *_WATCHING}, _LATEST, reads_back=True
+    ),
     Kind.PLAN: _row(
         "pipeline/{pipeline}/plan",
         {Role.ORCHESTRATOR},
-        {Role.BOARD, Role.ORCHESTRATOR, Role.USER},
+        {Role.BOARD, *_WATCHING},
         Delivery(qos=1, retain=True, content_type=MSGPACK, lane=Lane.LATEST),
+        reads_back=True,
     ),
     Kind.LABEL: _row(
         "pipeline/{pipeline}/label",
-        {Role.USER},
+        {Role.LABELLER},
         {Role.ORCHESTRATOR},
         Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.OWED),
     ),
     Kind.MEMBER: _row(
+        # Every board clears what an earlier configuration of it announced.
         "pipeline/{pipeline}/member/{stage}/{device}",
-        {Role.STAGE, Role.HUB},
-        {Role.ORIGIN, Role.USER},
+        {Role.BOARD},
+        {Role.ORIGIN, *_WATCHING},
         _LATEST,
+        reads_back=True,
     ),
     Kind.CALL: _row(
         "pipeline/{pipeline}/call/{sender}",
@@ -187,14 +237,14 @@ TABLE: dict[Kind, Topic] = {
     Kind.OUTCOME: _row("pipeline/{pipeline}/outcome/{origin}/{sender}", {Role.STAGE, Role.HUB}, {Role.ORIGIN}, _WORK),
     Kind.INPUT: _row(
         "pipeline/{pipeline}/input/{origin}",
-        {Role.USER},
+        {Role.SUBMITTER},
         {Role.ORIGIN},
         Delivery(qos=1, retain=False, content_type="application/octet-stream", lane=Lane.OWED),
     ),
     Kind.RESULT: _row(
         "pipeline/{pipeline}/result/{origin}",
         {Role.ORIGIN},
-        {Role.USER},
+        {Role.DASHBOARD, Role.SUBMITTER, Role.HOME_ASSISTANT},
         Delivery(qos=1, retain=False, content_type=JSON, lane=Lane.OWED),
     ),
     Kind.AUDIT: _row(
@@ -206,11 +256,18 @@ TABLE: dict[Kind, Topic] = {
     Kind.STATS: _row(
         "pipeline/{pipeline}/stats/{origin}",
         {Role.ORCHESTRATOR},
-        {Role.USER},
+        {Role.HOME_ASSISTANT, *_WATCHING},
         Delivery(qos=0, retain=False, content_type=JSON, lane=Lane.LOSSY),
     ),
-    Kind.THUMBNAIL: _row("pipeline/{pipeline}/thumbnail/{origin}", {Role.ORIGIN}, {Role.USER}, _LOSSY),
+    Kind.THUMBNAIL: _row("pipeline/{pipeline}/thumbnail/{origin}", {Role.ORIGIN}, {Role.DASHBOARD}, _LOSSY),
 }
+
+
+def readers(kind: Kind) -> frozenset[Role]:
+    """Return the roles that read messages of a kind, be it only their own."""
+    topic = TABLE[kind]
+    return topic.subscribers | topic.publishers if topic.reads_back else topic.subscribers
+
 
 DELIVERY: dict[Kind, Delivery] = {kind: topic.delivery for kind, topic in TABLE.items()}
 

@@ -15,7 +15,7 @@ from distree.messages.plan import Plan
 from distree.messages.site import Claim, OriginStats
 from distree.record import record
 from distree.signing import SigningKey
-from distree.topics import DELIVERY, Delivery, Kind
+from distree.topics import DELIVERY, TABLE, Delivery, Kind, Role
 
 _DISCOVERY = Delivery(qos=1, retain=True, content_type=topics.JSON, lane=Lane.LATEST)
 
@@ -37,11 +37,15 @@ def subscriptions(
     For pipelines that are `tuned` it also reads audits and labels. `birth_topic` is where Home Assistant says that it
     has started, None if that is not used.
     """
-    found = [(topics.device(site, "+", kind), kind) for kind in (Kind.STATE, Kind.META, Kind.TELEMETRY, Kind.EVENT)]
-    found += [(topics.plan(site, name), Kind.PLAN) for name in pipelines]
-    for name in tuned:
-        found += [(topics.of_origin(site, name, Kind.AUDIT, "+"), Kind.AUDIT), (topics.label(site, name), Kind.LABEL)]
-    found.append((topics.orchestrator(site), Kind.ORCHESTRATOR))
+    planned, tuned = list(pipelines), list(tuned)
+    found = []
+    for kind, topic in TABLE.items():
+        if Role.ORCHESTRATOR not in topics.readers(kind):
+            continue
+        if "{pipeline}" not in topic.form:
+            found.append((topics.every(kind, site), kind))
+        else:
+            found += [(topics.every(kind, site, name), kind) for name in (planned if kind is Kind.PLAN else tuned)]
     births = [(birth_topic, _DISCOVERY.qos)] if birth_topic is not None else []
     return [(topic, DELIVERY[kind].qos) for topic, kind in found] + births
 

@@ -142,7 +142,7 @@ def _topics() -> str:
         (
             f"`{topics.template(kind)}`",
             _roles(topic.publishers),
-            _roles(topic.subscribers),
+            _roles(topics.readers(kind)),
             str(topic.delivery.qos),
             "yes" if topic.delivery.retain else "no",
             f"`{topic.delivery.content_type}`",

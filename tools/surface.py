@@ -127,7 +127,7 @@ def _keys(file: str, root: type) -> Iterator[str]:
 def _topics() -> Iterator[str]:
     for kind, topic in topics.TABLE.items():
         how = topic.delivery
-        roles = (", ".join(sorted(role.value for role in of)) for of in (topic.publishers, topic.subscribers))
+        roles = (", ".join(sorted(role.value for role in of)) for of in (topic.publishers, topics.readers(kind)))
         retained = ", retained" if how.retain else ""
         yield f"{topics.template(kind)}: {' to '.join(roles)}; QoS {how.qos}{retained}, {how.content_type}"
 

@@ -23,13 +23,13 @@ from distree.formatting import counted
 from distree.messages.codec import PROBE, decode
 from distree.messages.device import DeviceMeta, HeldStage
 from distree.messages.member import Member
-from distree.topics import ADDRESSED, TABLE, Kind, Role
+from distree.topics import ADDRESSED, BOARD_ROLES, TABLE, Kind
 from distree.transport.probe import NAMES, REFUSED, HangUpError, ProbeClient
 
 DELIVERY_S = 3.0
 """How long a released trial may take to arrive."""
 
-AGENT_ONLY = frozenset(kind for kind, topic in TABLE.items() if not topic.subscribers & {Role.ORCHESTRATOR, Role.USER})
+AGENT_ONLY = frozenset(kind for kind, topic in TABLE.items() if topic.subscribers <= BOARD_ROLES)
 """Kinds that only agents read, which ignore a trial; others may be read by any program."""
 
 

@@ -28,18 +28,18 @@ def make_transport(
 ) -> Transport:
     """Make a connection to the broker of `settings`, which begins once it is opened and polled.
 
-    `will` is a topic and a payload, retained at QoS 1. `receive_maximum` bounds received messages without an
-    acknowledgement (with MQTT 5); `offline_items` and `offline_bytes` bound the lane WORK while it waits for the
-    connection or for the broker's acknowledgements. `trial_payload` is what every reader of every topic ignores: it
-    helps to find out what the broker hangs up on, see `hangups`. ConfigError for an unknown `settings.transport`,
-    BrokerError where the installed paho is not supported.
+    `client_id` is followed by `settings.client_id_suffix`. `will` is a topic and a payload, retained at QoS 1.
+    `receive_maximum` bounds received messages without an acknowledgement (with MQTT 5); `offline_items` and
+    `offline_bytes` bound the lane WORK while it waits for the connection or for the broker's acknowledgements.
+    `trial_payload` is what every reader of every topic ignores: it helps to find out what the broker hangs up on, see
+    `hangups`. ConfigError for an unknown `settings.transport`, BrokerError where the installed paho is not supported.
     """
     if settings.transport not in TRANSPORTS:
         known = ", ".join(TRANSPORTS)
         raise ConfigError(f"broker.transport: unknown {settings.transport!r}", f"choose one of {known}")
     made: Transport = lazy.load(TRANSPORTS[settings.transport])(
         settings,
-        client_id=client_id,
+        client_id=settings.own_client_id(client_id),
         will=will,
         receive_maximum=receive_maximum,
         session=session,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from broker_config.render import MosquittoSettings, WebsocketsSettings, iotcore_toml, mosquitto_conf, password_line
+from broker_config.passwords import hash_password, password_line
+from broker_config.render import MosquittoSettings, WebsocketsSettings, iotcore_toml, mosquitto_conf
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -52,4 +53,4 @@ def test_anonymous_clients_only_without_users_and_only_on_loopback() -> None:
 
 def test_a_password_is_written_as_mosquitto_passwd_does() -> None:
     """The hash is PBKDF2 with SHA-512 as OpenSSL has it, reckoned once with `openssl kdf`."""
-    assert password_line("eva", "open sesame", b"0123456789ab") == HASHED
+    assert password_line("eva", hash_password("open sesame", b"0123456789ab")) == HASHED

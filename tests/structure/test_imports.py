@@ -33,6 +33,7 @@ KNOWS = {
     "broker_address": {"errors", "printable", "record"},
     "broker_settings": {"broker_address", "errors", "printable", "record"},
     "topics": {"errors", "lanes", "printable", "record"},
+    "roles": {"errors", "record", "topics"},
     "messages": {"errors", "printable", "record", "thresholds", "topics"},
     "tensors": {"errors", "messages"},
     "signing": {"errors", "messages", "record"},

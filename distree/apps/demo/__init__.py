@@ -8,14 +8,14 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from uuid import uuid4
 
-from distree.apps.demo.dashboard import serve_dashboard
+from distree.apps.demo.broker import start_broker
 from distree.apps.demo.figures import Figures, Screen
 from distree.apps.demo.fleet import Demo
 from distree.apps.demo.plan import plan_site
 from distree.apps.demo.samples import USUAL_COUNT, load_samples
 from distree.apps.demo.verdict import stranded
-from distree.broker_address import parse_address
 from distree.bundle.loading import load_bundle
 from distree.errors import CHECK_PATH, ConfigError
 from distree.formatting import counted
@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which broker to start (default: %(default)s)",
     )
     parser.add_argument(
+        "--secure",
+        action="store_true",
+        help="start a broker as `distree broker init` makes it: each board logs in, and may do only what its role "
+        "needs (mosquitto only)",
+    )
+    parser.add_argument(
         "--rate",
         type=float,
         metavar="HZ",
@@ -90,9 +96,10 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="distree-demo-")))
         samples = load_samples(bundle, args.data, args.inputs, rate_hz, folder)
-        address, broker = _broker(args, stack)
-        print(f"broker: {broker}")
-        demo = stack.enter_context(Demo(plan, samples, folder, address, broker, pictures=args.dashboard is not None))
+        site = f"demo-{uuid4().hex[:8]}"
+        broker = start_broker(args, plan, site, folder, stack)
+        print(f"broker: {broker.description}")
+        demo = stack.enter_context(Demo(plan, samples, folder, site, broker, pictures=args.dashboard is not None))
         agents = counted(len(demo.devices), "agent")
         print(f"starting an orchestrator and {agents} for bundle {bundle.name} {bundle.revision} …")
         if samples.about:
@@ -120,23 +127,3 @@ def _write_json(path: Path, figures: Figures) -> None:
         path.write_text(json.dumps(figures.as_json(), indent=1) + "\n")
     except OSError as error:
         raise ConfigError(f"--json {path}: cannot be written ({error.strerror or error})", CHECK_PATH) from None
-
-
-def _broker(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[tuple[str, int], str]:
-    if args.broker != "auto":
-        if args.dashboard is not None:
-            raise ConfigError(
-                "--dashboard: only for the broker that the demo starts",
-                "run `distree dashboard --broker ws://HOST:PORT` beside the demo",
-            )
-        address = parse_address(args.broker, "--broker", {})
-        return (address.host, address.port), f"the one at {address}"
-    from broker_config.managed import WEBSOCKETS_USER, ManagedBroker
-
-    if args.dashboard is None:
-        managed = stack.enter_context(ManagedBroker(engine=args.engine))
-    else:
-        managed = stack.enter_context(ManagedBroker(engine=args.engine, websockets_port=0))
-        url = serve_dashboard(stack, args.dashboard, f"ws://{managed.host}:{managed.websockets_port}")
-        print(f"dashboard: {url} user {WEBSOCKETS_USER}, password {managed.websockets_password}", flush=True)
-    return (managed.host, managed.port), managed.describe()

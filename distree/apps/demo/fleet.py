@@ -8,16 +8,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
-from uuid import uuid4
 
 import yaml
 
 from device_agent.thumbnails import can_show
 from distree import child_processes, topics
+from distree.apps.demo.broker import DemoBroker
 from distree.apps.demo.plan import DemoBoard, DemoSite
 from distree.apps.demo.samples import Samples
 from distree.apps.demo.watch import DemoListener, Watch
-from distree.broker_settings import BrokerSettings, Session
+from distree.broker_settings import Session
 from distree.errors import BrokerError, DistreeError
 from distree.topics import Kind
 from distree.transport import make_transport
@@ -54,8 +54,8 @@ class Demo:
         plan: DemoSite,
         samples: Samples,
         folder: Path,
-        address: tuple[str, int],
-        broker: str,
+        site: str,
+        broker: DemoBroker,
         *,
         pictures: bool = False,
     ) -> None:
@@ -63,17 +63,17 @@ class Demo:
         self.bundle = plan.bundle
         self.samples = samples
         self.folder = folder
-        self.broker = broker
+        self.broker = broker.description
+        self._settings_of = broker.settings_of
         self.pictures = pictures and can_show(self.bundle.manifest.input)
-        self.site = f"demo-{uuid4().hex[:8]}"
-        self.settings = BrokerSettings(host=address[0], port=address[1])
+        self.site = site
         self.devices = [board.device for board in plan.boards]
         self.watch = Watch(branch_counts=plan.bundle.branch_counts, origin=plan.origin.device)
         self.wall_s = 0.0
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._killed: set[str] = set()
         self._transport = make_transport(
-            self.settings, client_id=f"{self.site}-watch", session=Session.NONE, receive_maximum=256
+            broker.watcher(), client_id=f"{self.site}-watch", session=Session.NONE, receive_maximum=256
         )
 
     def __enter__(self) -> Demo:
@@ -148,7 +148,7 @@ class Demo:
         return {
             "site": self.site,
             "device": board.device,
-            "broker": {"host": self.settings.host, "port": self.settings.port},
+            "broker": self._settings_of(board.device),
             "state_dir": str(self.folder / board.device),
             "pipelines": [pipeline],
             **({"telemetry_interval_s": TELEMETRY_S} if self.bundle.is_wide else {}),
@@ -175,7 +175,7 @@ class Demo:
     def _orchestrator_config(self) -> dict[str, Any]:
         return {
             "site": self.site,
-            "broker": {"host": self.settings.host, "port": self.settings.port},
+            "broker": self._settings_of("orchestrator"),
             "store": {"path": str(self.folder / "orchestrator.db")},
             "pipelines": [{"name": PIPELINE, "bundle": str(self.bundle.path.resolve())}],
         }

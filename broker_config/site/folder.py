@@ -1,0 +1,329 @@
+"""The folder of a site's broker: created, and kept in step with site.yaml as users come and go.
+
+    site.yaml               who may log in, and as what; no secrets
+    mosquitto.conf          refers to all that follows by full paths
+    dynamic-security.json   users and rules for mosquitto's plugin, or `passwords` and `access` without it
+    emqx-acl.conf           the same rules for EMQX
+    authority/              ca.crt, ca.key and what was revoked, with TLS; broker.crt and broker.key are beside it
+    users/NAME/             what NAME needs, to be copied to its machine: broker.yaml, and a password or a certificate
+    data/                   sessions and retained messages
+
+`_hand_out` makes what a user gets besides a password. A pair of keys by which the orchestrator signs what it publishes
+belongs there too: the private key in the orchestrator's folder, and the public one in every board's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from broker_config.access import dynamic_security, emqx, mosquitto_file
+from broker_config.passwords import HashedPassword, hash_password, new_password, password_line
+from broker_config.site import control
+from broker_config.site.certificates import Authority
+from broker_config.site.config import FILE, SiteConfig, UserConfig, dump, load
+from broker_config.site.mosquitto_conf import (
+    ACCESS,
+    AUTHORITY,
+    BROKER_CERTIFICATE,
+    BROKER_KEY,
+    DATA,
+    DYNAMIC_SECURITY,
+    PASSWORDS,
+    PID,
+    mosquitto_conf,
+)
+from distree.broker_address import joined
+from distree.errors import ConfigError
+from distree.printable import quoted
+
+USERS = "users"
+CONFIG = "mosquitto.conf"
+EMQX = "emqx-acl.conf"
+BROKER_YAML = "broker.yaml"
+
+TAKEN_OVER = "the broker has taken over the change"
+NOT_RUNNING = "no broker runs here; the change applies when it is started"
+
+_OURS = (
+    FILE,
+    CONFIG,
+    EMQX,
+    DYNAMIC_SECURITY,
+    PASSWORDS,
+    ACCESS,
+    AUTHORITY,
+    BROKER_CERTIFICATE,
+    BROKER_KEY,
+    USERS,
+    DATA,
+)
+
+
+class SiteFolder:
+    """A folder as described above. Errors: ConfigError for what does not fit, BrokerError for a broker that refuses."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    def user_folder(self, name: str) -> Path:
+        """Where the files of a user are."""
+        return self.path / USERS / name
+
+    @property
+    def authority(self) -> Authority:
+        """Where certificates come from."""
+        return Authority(self.path / AUTHORITY)
+
+    def load(self) -> SiteConfig:
+        """Read site.yaml; ConfigError where this is no such folder."""
+        if not (self.path / FILE).exists():
+            raise ConfigError(f"{self.path} has no {FILE}", "name a folder that `distree broker init` has made")
+        return load(self.path)
+
+    def create(self, config: SiteConfig, *, force: bool = False) -> None:
+        """Make everything anew; ConfigError if something is there already, unless `force` says to replace it."""
+        there = [name for name in _OURS if (self.path / name).exists()]
+        if there and not force:
+            raise ConfigError(
+                f"{self.path} has {', '.join(there)} already",
+                "change it with `distree broker add`, `remove` and `rotate`, or make all secrets anew with --force",
+            )
+        conf = mosquitto_conf(config, self.path)  # what cannot run leaves nothing behind
+        for name in there:
+            _delete(self.path / name)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.path / DATA).mkdir(mode=0o700)
+        (self.path / USERS).mkdir(mode=0o700)
+        if config.tls:
+            self.authority.create(config.site)
+            self.authority.sign_broker(config.host, self.path / BROKER_CERTIFICATE, self.path / BROKER_KEY)
+        passwords = {}
+        for user in config.users:
+            self._hand_out(config, user)
+            if config.has_password(user):
+                password = new_password()
+                self._hand_out_password(user.name, password)
+                passwords[user.name] = hash_password(password)
+        if config.access == "files":
+            _write(self.path / PASSWORDS, "".join(password_line(*entry) for entry in passwords.items()))
+        else:
+            _write(self.path / DYNAMIC_SECURITY, dynamic_security.configuration(config.as_access(), passwords))
+        _write(self.path / CONFIG, conf)
+        self._write_rules(config)
+
+    def add(self, user: UserConfig) -> str:
+        """Add a user; return what has happened to a broker that runs."""
+        before = self.load()
+        if any(one.name == user.name for one in before.users):
+            raise ConfigError(f"{quoted(user.name)} is a user already", "choose another name, or remove it first")
+        config = replace(before, users=(*before.users, user))
+        self._hand_out(config, user)
+        password = new_password() if config.has_password(user) else None
+        role = dynamic_security.role(config.as_access(), user.principal())
+        commands: list[dict[str, Any]] = [
+            *_forget(user.name),  # what an attempt that failed may have left
+            {"command": "createRole", **role},
+            {"command": "createClient", "username": user.name, **({} if password is None else {"password": password}),
+             "roles": [{"rolename": user.name, "priority": -1}]},
+        ]  # fmt: skip
+        return self._apply(config, commands, user.name, role, password)
+
+    def change(self, user: UserConfig) -> str:
+        """Give a user other roles, and leave its secret as it is; return what has happened to a broker that runs."""
+        before = self.load()
+        before.user(user.name)
+        config = replace(before, users=tuple(user if one.name == user.name else one for one in before.users))
+        _check_administrators(config)
+        role = dynamic_security.role(config.as_access(), user.principal())
+        if config.access == "files":
+            self._write_rules(config)
+            return self._reload()
+        is_done = control.execute(before, self.path / USERS, [{"command": "modifyRole", **role}], changed=user.name)
+        if not is_done:
+            self._edit_dynamic_security("roles", "rolename", user.name, role)
+        self._write_rules(config)
+        return TAKEN_OVER if is_done else NOT_RUNNING
+
+    def remove(self, name: str) -> str:
+        """Remove a user; return what has happened to a broker that runs."""
+        before = self.load()
+        before.user(name)
+        config = replace(before, users=tuple(user for user in before.users if user.name != name))
+        _check_administrators(config)
+        self._revoke(before, name)
+        told = self._apply(config, _forget(name), name)
+        _delete(self.user_folder(name))
+        return told
+
+    def rotate(self, name: str) -> str:
+        """Give a user a new password or certificate; return what has happened to a broker that runs."""
+        config = self.load()
+        user = config.user(name)
+        self._revoke(config, name)
+        self._hand_out(config, user)
+        password = new_password() if config.has_password(user) else None
+        # Either ends the sessions of this user.
+        commands = [{"command": "disableClient", "username": name}, {"command": "enableClient", "username": name}]
+        if password is not None:
+            commands = [{"command": "setClientPassword", "username": name, "password": password}]
+        role = dynamic_security.role(config.as_access(), user.principal())
+        return self._apply(config, commands, name, role, password)
+
+    def _revoke(self, config: SiteConfig, name: str) -> None:
+        """Have the certificate of a user refused, from now on if a broker runs."""
+        if config.login == "certificates":
+            self.authority.revoke_user(name)
+            self._reload()
+
+    # ------------------------------------------------------------ what users get
+
+    def _hand_out(self, config: SiteConfig, user: UserConfig) -> None:
+        """Make a user's folder, with all but the password; a broker.yaml that is there stays."""
+        folder = self.user_folder(user.name)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if config.tls:
+            shutil.copy(self.authority.certificate, folder / "ca.crt")
+        if config.login == "certificates":
+            self.authority.sign_user(user.name, folder / f"{user.name}.crt", folder / f"{user.name}.key")
+        if not (folder / BROKER_YAML).exists():
+            _write(folder / BROKER_YAML, broker_yaml(config, user, secrets.token_hex(8)))
+
+    def _hand_out_password(self, name: str, password: str) -> None:
+        _write(self.user_folder(name) / f"{name}.secret", f"{password}\n")
+
+    # ------------------------------------------------------------ what the broker reads
+
+    def _write_rules(self, config: SiteConfig) -> None:
+        access = config.as_access()
+        _write(self.path / FILE, dump(config))
+        _write(self.path / EMQX, emqx.access_file(access))
+        if config.access == "files":
+            _write(self.path / ACCESS, mosquitto_file.access_file(access))
+
+    def _apply(
+        self,
+        config: SiteConfig,
+        commands: Iterable[dict[str, Any]],
+        name: str,
+        role: dict[str, Any] | None = None,
+        password: str | None = None,
+    ) -> str:
+        """Bring a user's rules and password up to date, in a broker that runs and for the next start.
+
+        A new password is written down only then: until then the old one may be what the broker is changed with.
+        """
+        hashed = None if password is None else hash_password(password)
+        if config.access == "files":
+            self._write_rules(config)
+            self._change_password(name, hashed)
+            told = self._reload()
+        elif control.execute(self.load(), self.path / USERS, commands, changed=name):
+            self._write_rules(config)
+            told = f"{TAKEN_OVER}; sessions of this user, if there were any, have been ended"
+        else:
+            self._write_rules(config)
+            client = None if role is None else dynamic_security.client(name, hashed)
+            self._edit_dynamic_security("clients", "username", name, client)
+            self._edit_dynamic_security("roles", "rolename", name, role)
+            told = NOT_RUNNING
+        if password is not None:
+            self._hand_out_password(name, password)
+        return told
+
+    def _change_password(self, name: str, hashed: HashedPassword | None) -> None:
+        path = self.path / PASSWORDS
+        if not path.exists() and hashed is None:
+            return
+        lines = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith(f"{name}:")]
+        _write(path, "".join([*lines, *([] if hashed is None else [password_line(name, hashed)])]))
+
+    def _edit_dynamic_security(self, part: str, key: str, name: str, entry: dict[str, Any] | None) -> None:
+        """Replace or remove an entry of the plugin's file, which no broker uses now."""
+        path = self.path / DYNAMIC_SECURITY
+        there = json.loads(path.read_text(encoding="utf-8"))
+        there[part] = [one for one in there[part] if one[key] != name] + ([] if entry is None else [entry])
+        _write(path, json.dumps(there, indent=1))
+
+    def _reload(self) -> str:
+        """Have a broker that runs read its files again."""
+        try:
+            number = int((self.path / DATA / PID).read_text())
+            if "mosquitto" not in Path(f"/proc/{number}/comm").read_text():
+                raise ProcessLookupError
+            os.kill(number, signal.SIGHUP)
+        except (OSError, ValueError):
+            return NOT_RUNNING
+        return (
+            "the broker has read its files again; a session of this user that is open now stays open and may keep its "
+            "rights: restart the broker to end it"
+        )
+
+
+def _forget(name: str) -> list[dict[str, Any]]:
+    return [{"command": "deleteClient", "username": name}, {"command": "deleteRole", "rolename": name}]
+
+
+def _check_administrators(config: SiteConfig) -> None:
+    if config.access == "dynamic-security" and not any("administrator" in user.roles for user in config.users):
+        raise ConfigError("nobody would be left to change the broker's users", "add another administrator first")
+
+
+def broker_yaml(config: SiteConfig, user: UserConfig, client_id_suffix: str) -> str:
+    """Render what a user's configuration says about the broker; its files lie beside it.
+
+    Mosquitto cannot tie client ids to users who have several connections, as boards with an mqtt source do. With a
+    suffix that nobody else knows, nobody can take over a connection by its id.
+    """
+    settings: dict[str, Any] = {"host": config.host, "port": config.port}
+    options = [f"--broker {'mqtts' if config.tls else 'mqtt'}://{joined(config.host, config.port)}"]
+    if config.login == "passwords":
+        settings |= {"username": user.name, "password_file": f"{user.name}.secret"}
+        options += [f"--username {user.name}", f"--password-file {user.name}.secret"]
+    if config.tls:
+        settings["tls"] = {"ca_file": "ca.crt"}
+        options.append("--ca-file ca.crt")
+    if config.login == "certificates":
+        settings["tls"] |= {"cert_file": f"{user.name}.crt", "key_file": f"{user.name}.key"}
+        options += [f"--cert-file {user.name}.crt", f"--key-file {user.name}.key"]
+    settings["client_id_suffix"] = client_id_suffix
+    into = "agent.yaml" if user.is_board else "orchestrator.yaml" if "orchestrator" in user.roles else "configuration"
+    head = f"# For {into} of {user.name}; the files it names lie beside it. As options of a command:\n"
+    return f"{head}# {' '.join(options)}\n" + yaml.safe_dump({"broker": settings}, sort_keys=False)
+
+
+def read_broker_yaml(folder: Path) -> dict[str, Any]:
+    """Return the `broker` of the broker.yaml in a user's folder, with the full paths of its files."""
+    settings: dict[str, Any] = yaml.safe_load((folder / BROKER_YAML).read_text(encoding="utf-8"))["broker"]
+    for part in (settings, settings.get("tls", {})):
+        for key in ("password_file", "ca_file", "cert_file", "key_file"):
+            if key in part:
+                part[key] = str(folder / part[key])
+    return settings
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    made = path.with_name(f".{path.name}.new")
+    made.unlink(missing_ok=True)
+    with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    made.replace(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -4,7 +4,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from hypothesis import settings
+
+T = TypeVar("T")
 
 SHARE = 0.4
 
@@ -19,4 +24,14 @@ def register() -> None:
 
 def often(count: int) -> int:
     """Return `count` in a thorough run, and a share of it else."""
-    return count if settings.get_current_profile_name() == "thorough" else max(1, round(SHARE * count))
+    return count if is_thorough() else max(1, round(SHARE * count))
+
+
+def is_thorough() -> bool:
+    """Whether this is `make test-thorough`."""
+    return settings.get_current_profile_name() == "thorough"
+
+
+def some(items: Sequence[T], every: int) -> Sequence[T]:
+    """Return all items in a thorough run, and one in `every` else."""
+    return items if is_thorough() else items[::every]

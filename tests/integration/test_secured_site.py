@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from forked import Forked
+from thoroughness import is_thorough
 
 from broker_config.access.dynamic_security import find_plugin
 from broker_config.managed import find_mosquitto, free_port
@@ -218,6 +219,7 @@ def test_a_whole_site_works_and_nothing_is_refused(secured: Secured, images: np.
         client.close()
 
 
+@pytest.mark.skipif(not is_thorough(), reason="the demo does much of it; this is for make test-thorough")
 def test_wide_stages_work_and_nothing_is_refused(secured_wide: Secured, tiny_images: np.ndarray) -> None:
     """Two branches, an origin that fuses for itself, and one for which another board fuses."""
     site, bundle = secured_wide, str(Path(__file__).parents[1] / "data" / "tiny-wide")

@@ -184,8 +184,14 @@ def test_plain_and_wide_stages_in_one_bundle_answer_as_they_do_offline(
     site.watch.until_reported("b0", "b1", "b2", "last")
     reach = [sum(exit >= k for _, exit in expected) for k in range(4)]
     for board in ("b0", "b1", "b2"):
+
+        def forwarded(board=board):
+            stages = site.watch.stages(board)
+            return [stages[k].forwarded - stages[k].wasted for k in (1, 2)]
+
+        # On a busy machine a board may still be at what has long been answered.
+        site.watch.until(lambda count=forwarded: count() == reach[1:3], f"{board} to have forwarded {reach[1:3]}")
         stages = site.watch.stages(board)
-        assert [stages[k].forwarded - stages[k].wasted for k in (1, 2)] == reach[1:3]
         assert stages[1].wasted == 0
         assert stages[2].wasted == 0 or mode == "eager"
     assert site.watch.stages("last")[3].received == reach[3]

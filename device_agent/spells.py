@@ -100,8 +100,8 @@ def _of_origin(origin: OriginTelemetry) -> Iterator[_Trouble]:
         kind=EventKind.FALLBACK,
         count=early,
         well=origin.answered - early,
-        begins="inputs are answered with what there was, because boards of later stages are missing or too slow",
-        remedy="see which with: distree orchestrator status, or distree top",
+        begins="inputs are answered with the best guess so far, because boards of later stages are missing or too slow",
+        remedy="run distree top, or distree orchestrator status, to see which",
         ends="inputs are answered in full again; some were not",
     )
 

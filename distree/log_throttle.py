@@ -38,7 +38,8 @@ class LogThrottle:
         unsaid = self.unsaid_before(now, kind or text)
         if unsaid is None:
             return None
-        return f"{text} (and {unsaid} times before)" if unsaid else text
+        times = "1 time" if unsaid == 1 else f"{unsaid} times"
+        return f"{text} (and {times} before)" if unsaid else text
 
     def unsaid_before(self, now: float, kind: str) -> int | None:
         """Return how many of a kind were left out since the last was said; None if this one is to be left out too."""

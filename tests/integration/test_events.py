@@ -78,7 +78,7 @@ def test_a_killed_board_is_told_by_the_orchestrator_the_origin_and_in_status_and
     lost = events.until("b1", "lost: its connection to the broker ended without a goodbye")
     assert (lost.kind, lost.severity) == (EventKind.BOARD, Severity.WARNING)
     assert lost.remedy
-    fallback = events.until("cam", "inputs are answered with what there was")
+    fallback = events.until("cam", "inputs are answered with the best guess so far")
     assert (fallback.kind, fallback.pipeline) == (EventKind.FALLBACK, "fashion")
     site.agent("b1", [1], ready=False)
     assert events.until("b1", "is back after").severity is Severity.INFO
@@ -86,7 +86,7 @@ def test_a_killed_board_is_told_by_the_orchestrator_the_origin_and_in_status_and
     assert over.severity is Severity.INFO
     # One line each, with its reason.
     for name, words in (
-        ("cam", "inputs are answered with what there was"),
+        ("cam", "inputs are answered with the best guess so far"),
         ("cam", "inputs are answered in full again"),
         ("orchestrator", "board b1: lost: its connection"),
         ("orchestrator", "board b1: is back after"),

@@ -192,6 +192,9 @@ class Overwritten:
     unexplained: int = 0
     """Neither answered nor counted."""
     twice: int = 0
+    twice_differently: int = 0
+    """Of these, those whose final results differ in a byte. The same bytes can come again: the broker was killed after
+    it had passed a result on and before it acknowledged it."""
     moved_unread: int = 0
     last_answered: bool = False
     latencies_s: list[float] = field(default_factory=list)
@@ -267,7 +270,9 @@ def overwrite(
     found.last_answered = camera.taken[-1][0] in observer.results
     found.answered = sum(request in observer.results for request, _ in camera.taken)
     found.unexplained = found.written - found.answered - found.overwritten
-    found.twice = sum(len(results) > 1 for results in observer.results.values())
+    again = [results for results in observer.results.values() if len(results) > 1]
+    found.twice = len(again)
+    found.twice_differently = sum(len({payload for _, payload in results}) > 1 for results in again)
     for request, at in camera.taken:
         if request in observer.results and not down_at - DEADLINE_S < at < up_at + back_s:
             found.latencies_s.append(observer.results[request][0][0] - at)
@@ -393,6 +398,7 @@ def main(argv: list[str] | None = None) -> None:
         ("overwritten unread, as the agent counts", lambda one: str(one.overwritten)),
         ("unexplained", lambda one: str(one.unexplained)),
         ("answered twice", lambda one: str(one.twice)),
+        ("of these, not the same bytes", lambda one: str(one.twice_differently)),
         ("moved unread", lambda one: str(one.moved_unread)),
         ("last picture answered", lambda one: "yes" if one.last_answered else "NO"),
         ("finished to result, ms p50 / p95 / most", lambda one: percentiles(one.latencies_s)),

@@ -16,7 +16,7 @@ def test_each_picture_of_a_name_is_answered_or_counted_and_none_is_moved_unread(
     assert found.written == 320
     assert found.last_answered
     assert found.answered > 200
-    assert (found.unexplained, found.moved_unread, found.twice) == (0, 0, 0), found
+    assert (found.unexplained, found.moved_unread, found.twice_differently) == (0, 0, 0), found
 
 
 def test_an_agent_that_is_killed_loses_no_file_and_gives_no_two_answers_that_differ():

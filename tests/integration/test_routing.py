@@ -22,6 +22,9 @@ SETTLED_S = 1.0
 UNDER_WAY_S = 1.0
 """An input that was sent so long before a fault has its answer."""
 
+ROUTED_S = 0.5
+"""For an input that was sent so long before a board came back, the origin chose its route before that."""
+
 ORIGIN = {"deadline_ms": 5000, "min_retry_ms": 400, "max_pending": 512, "source": {"kind": "mqtt"}}
 """A silence above this machine's own pauses, so that what is repeated is repeated for what the test does."""
 
@@ -102,6 +105,7 @@ def faults_of(stream, site, board, again):
         act()
         stream.run_for(settled_s + seconds)
         away.append((went_at + settled_s, time.monotonic()))
+        stream.run_for(ROUTED_S)
         undo()
 
     try:

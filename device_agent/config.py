@@ -14,7 +14,7 @@ from distree.bundle.loading import bundle_of
 from distree.errors import ConfigError
 from distree.messages.request import Codec
 from distree.record import record
-from distree.signing import PublicKeys
+from distree.signing import check_public_keys
 from distree.strict_yaml import check_positive
 from distree.topics import check_device, check_id
 
@@ -177,11 +177,7 @@ class AgentConfig:
         if len(set(names)) != len(names):
             raise ConfigError("pipelines: two have the same name", "give each a name of its own")
         self._check_folders()
-        if self.plan_keys:
-            try:
-                PublicKeys(self.plan_keys)
-            except ConfigError as error:
-                raise ConfigError(*error.problem.at("plan_keys")) from None
+        check_public_keys(self.plan_keys, "plan_keys")
 
     @property
     def keeps_state(self) -> bool:

@@ -20,7 +20,7 @@ import binascii
 import hashlib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,6 +152,16 @@ def public_bytes(text: str) -> bytes:
     if len(key) != KEY_BYTES:
         raise ConfigError(f"{text[:80]!r} is no public key", f"copy what 'distree orchestrator keys' prints: {PREFIX}…")
     return key
+
+
+def check_public_keys(texts: Sequence[str], key: str) -> None:
+    """Raise ConfigError, which names the `key` of a configuration, unless these can be used as public keys."""
+    if not texts:
+        return
+    try:
+        PublicKeys(texts)
+    except ConfigError as error:
+        raise ConfigError(*error.problem.at(key)) from None
 
 
 def new_signing_key(path: Path) -> SigningKey:

@@ -67,6 +67,7 @@ _SET_EXAMPLE = """example:
   distree orchestrator set-thresholds -c orchestrator.yaml --pipeline fashion 0.95 never"""
 _KEYS_EXAMPLE = """example:
   distree orchestrator keys --new plan.key
+  distree orchestrator keys --new label.key --for labels
   distree orchestrator keys -c orchestrator.yaml"""
 _RESET_EXAMPLE = """example:
   distree orchestrator reset-plan -c orchestrator.yaml --pipeline fashion --wait 60"""
@@ -124,7 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait", type=float, metavar="SECONDS", help="wait until all ready devices follow the plan, at most this long"
     )
 
-    what = "make a key with which plans are signed, and print what belongs into each agent.yaml"
+    what = "make a key with which plans or labels are signed, and print what those need who check them"
     keys = commands.add_parser(
         "keys",
         help=what,
@@ -135,6 +136,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = keys.add_mutually_exclusive_group(required=True)
     which.add_argument("--new", type=Path, metavar="FILE", help="make a private key and write it to this file")
     which.add_argument("-c", "--config", type=Path, metavar="FILE", help="orchestrator.yaml whose key is shown")
+    keys.add_argument(
+        "--for",
+        dest="purpose",
+        choices=("plans", "labels"),
+        default="plans",
+        help="what the new key is to sign (default: %(default)s)",
+    )
 
 
 def _threshold(text: str) -> float:
@@ -181,16 +189,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _keys(args: argparse.Namespace) -> str:
-    """Return the public key of a new private key, or of the configured one, as agent.yaml has it."""
+    """Return the public key of a new private key, or of the configured one, as configurations have it."""
+    if args.purpose == "labels" and args.new is None:
+        raise ConfigError("--for labels: orchestrator.yaml names no such key", "make one with --new FILE")
     if args.new is not None:
         key = new_signing_key(args.new)
-        print(f"wrote a private key to {args.new}; name it as signing_key in orchestrator.yaml", file=sys.stderr)
+        use = {
+            "plans": "name it as signing_key in orchestrator.yaml, and add this line to each agent.yaml",
+            "labels": "sign with it: distree label --signing-key; and add this line to orchestrator.yaml",
+        }[args.purpose]
+        print(f"wrote a private key to {args.new}; {use}", file=sys.stderr)
     else:
         path = load_config(args.config).signing_key
         if path is None:
             raise ConfigError(f"{args.config}: has no signing_key", "make one: distree orchestrator keys --new FILE")
         key = load_signing_key(path)
-    return f'plan_keys: ["{key.public}"]'
+    return f'{"label" if args.purpose == "labels" else "plan"}_keys: ["{key.public}"]'
 
 
 def _run(config: OrchestratorConfig) -> int:
@@ -224,6 +238,7 @@ def _service(config: OrchestratorConfig, specs: Sequence[PipelineSpec], store: S
         retention=config.store,
         home_assistant=config.home_assistant,
         signing_key=key,
+        label_keys=config.label_keys,
     )
 
 

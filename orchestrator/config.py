@@ -12,6 +12,7 @@ from distree.broker_settings import BrokerSettings
 from distree.bundle.loading import bundle_of
 from distree.errors import ConfigError
 from distree.formatting import percent
+from distree.signing import check_public_keys
 from distree.strict_yaml import Share
 from distree.thresholds import Threshold
 from distree.topics import ROOT, check_device, check_id
@@ -146,6 +147,9 @@ class OrchestratorConfig:
     """Announces boards and answers to Home Assistant by MQTT discovery."""
     signing_key: Path | None = None
     """File with the private key with which plans are signed (needs the extra `signed`); if left out, they are not."""
+    label_keys: tuple[str, ...] = ()
+    """Public keys of those whose labels count, as printed by `distree orchestrator keys` (needs the extra `signed`);
+    without any, everybody's labels count."""
     pipelines: tuple[PipelineConfig, ...]
     """The pipelines to plan for; at least one."""
 
@@ -156,6 +160,7 @@ class OrchestratorConfig:
             raise ConfigError("pipelines: none given", "give at least one")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"pipelines: {', '.join(twice)} given twice", "give each a name of its own")
+        check_public_keys(self.label_keys, "label_keys")
 
 
 def load_config(path: Path) -> OrchestratorConfig:

@@ -20,7 +20,6 @@ from distree.messages.audit import AuditRow
 from distree.messages.codec import decode
 from distree.messages.events import Event, EventKind
 from distree.messages.plan import Plan
-from distree.messages.site import Label
 from distree.node import Tell
 from distree.signing import SigningKey
 from distree.topics import Address, Kind
@@ -84,6 +83,7 @@ class Service:
         retention: StoreConfig,
         home_assistant: HomeAssistantConfig | None = None,
         signing_key: SigningKey | None = None,
+        label_keys: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -99,7 +99,7 @@ class Service:
         self._clock = clock
         self._wall = wall
         self._started_at = wall()
-        self._signing = Signing(site, signing_key, store, wall)
+        self._signing = Signing(site, signing_key, store, wall, label_keys=label_keys)
         self._home = HomeAssistant(home_assistant, site, [spec.name for spec in specs])
         self._journal = Journal(store)
         self._refused = RefusedMessages()
@@ -229,7 +229,8 @@ class Service:
             self._take_in_audit(address.pipeline, address.origin, decode(AuditRow, message.payload))
         elif address.kind is Kind.LABEL and address.pipeline is not None:
             controller = self.controllers.tuned(address.pipeline)
-            self._keep_samples(controller, controller.take_label(decode(Label, message.payload)))
+            label = self._signing.read_label(address.pipeline, message.payload)
+            self._keep_samples(controller, controller.take_label(label))
         elif address.kind is Kind.PLAN and address.pipeline is not None:
             self._take_in_plan(address.pipeline, message)
         elif address.device is not None and address.kind is Kind.STATE and not message.payload:

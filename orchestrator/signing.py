@@ -1,16 +1,18 @@
-"""Plans and claims to bytes and back, signed if the orchestrator has a key.
+"""Plans and claims to bytes and back, signed if the orchestrator has a key; and labels of those whose keys it knows.
 
 Each plan that is published gets the next number of the key, which the store keeps; it is at least the time in
 milliseconds, so that it grows even after the store was lost, and more than any that was seen on a topic, so that two
 orchestrators of a site can share a key. A plan that is only published again keeps its number.
 
 Claims are numbered by the clock alone. They are not kept in the store, as each run of an orchestrator has another id.
+Numbers of labels are not kept either: an audit waits for its label in memory, so that after a restart an earlier label
+finds none that it could change.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from distree import topics
@@ -18,12 +20,14 @@ from distree.errors import RESTRICT, RemoteProtocolError
 from distree.messages.codec import decode
 from distree.messages.limits import MAX_SEQUENCE
 from distree.messages.plan import Plan
-from distree.messages.site import Claim
+from distree.messages.site import Claim, Label
 from distree.signing import PublicKeys, SigningKey
 from distree.topics import DELIVERY, Kind
 from orchestrator import addresses
 from orchestrator.addresses import Outgoing, of_pipeline
 from orchestrator.store.database import Store
+
+_ONE_EACH = "give each user who signs labels a key of their own; if you have, restrict who may publish there"
 
 MAX_CLAIMS = 64
 """Claims of others whose numbers are remembered."""
@@ -32,10 +36,18 @@ MAX_CLAIMS = 64
 class Signing:
     """Writes and reads the plans and claims of a site; without a key they are neither signed nor checked.
 
-    `wall` gives Unix seconds.
+    Labels are checked if there are `label_keys`, the public keys of those who sign them. `wall` gives Unix seconds.
     """
 
-    def __init__(self, site: str, key: SigningKey | None, store: Store, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        site: str,
+        key: SigningKey | None,
+        store: Store,
+        wall: Callable[[], float],
+        *,
+        label_keys: Sequence[str] = (),
+    ) -> None:
         self._site = site
         self._key = key
         self._own = PublicKeys([key.public]) if key is not None else None
@@ -47,6 +59,9 @@ class Signing:
         self._claims: OrderedDict[tuple[str, bool], int] = OrderedDict()
         """The number of the last claim, and of the last one taken back, of each orchestrator."""
         self._claim = 0
+        self._labellers = PublicKeys(label_keys) if label_keys else None
+        self._labels: dict[str, int] = {}
+        """The number of the last label that each key signed, of any pipeline."""
 
     def plan(self, plan: Plan) -> Outgoing:
         """Return a plan as boards receive it. Raises StoreError where its number cannot be kept."""
@@ -102,3 +117,19 @@ class Signing:
         if len(self._claims) > MAX_CLAIMS:
             self._claims.popitem(last=False)
         return claim
+
+    def read_label(self, pipeline: str, payload: bytes) -> Label:
+        """Return a label of a pipeline.
+
+        RemoteProtocolError for what is none, is not signed with any of the keys, or was signed before the last one; the
+        last one itself may be delivered again.
+        """
+        label = decode(Label, payload)
+        if self._labellers is None:
+            return label
+        seal = self._labellers.check(topics.label(self._site, pipeline), payload)
+        last = self._labels.get(seal.key, -1)
+        if seal.sequence < last:
+            raise RemoteProtocolError("replay", f"number {seal.sequence} of its key, after number {last}", _ONE_EACH)
+        self._labels[seal.key] = seal.sequence
+        return label

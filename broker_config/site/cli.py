@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from broker_config.access.dynamic_security import find_plugin
+from broker_config.site import signing_keys
 from broker_config.site.config import RoleName, SiteConfig, UserConfig
 from broker_config.site.folder import CONFIG, USERS, SiteFolder
 from distree import topics
@@ -58,6 +59,12 @@ def add_init_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls", action="store_true", help="encrypt connections, by a certificate authority made here")
     parser.add_argument(
         "--certificates", action="store_true", help="log in with certificates instead of passwords; implies --tls"
+    )
+    parser.add_argument(
+        "--signed",
+        action="store_true",
+        help="also make keys, with which the orchestrator signs plans and labellers sign labels, and have boards and "
+        "orchestrator obey nothing else (they need the extra `signed`)",
     )
     parser.add_argument("--websockets", type=int, metavar="PORT", help="also let browsers connect, on this port")
     parser.add_argument(
@@ -124,6 +131,7 @@ def run_init(args: argparse.Namespace) -> int:
         port=args.port if args.port is not None else 8883 if uses_tls else 1883,
         login="certificates" if args.certificates else "passwords",
         tls=uses_tls,
+        signed=args.signed,
         access=access,
         websockets=args.websockets,
         discovery_prefix=args.home_assistant,
@@ -151,12 +159,16 @@ def run_change(args: argparse.Namespace, command: str) -> int:
             if command == "add":
                 told = folder.add(user)
                 print(f"added {_what_to_copy(folder, user)}")
+                _print_what_to_change(folder, user)
             else:
                 told = folder.change(user)
                 print(f"{user.name} is now: {', '.join(user.roles)}; its secret stays as it is")
+                _print_what_to_change(folder, user)
         case "remove":
+            user = folder.load().user(args.user)
             told = folder.remove(args.user)
             print(f"removed {args.user}")
+            _print_what_to_change(folder, user)
         case _:
             told = folder.rotate(args.user)
             print(f"new secret for {_what_to_copy(folder, folder.load().user(args.user))}")
@@ -168,6 +180,11 @@ def _what_to_copy(folder: SiteFolder, user: UserConfig) -> str:
     path = _shown(folder.path / USERS / user.name)
     where = f"to {user.name}" if user.is_board else "to where it is used"
     return f"{user.name} ({', '.join(user.roles)}): copy {path}/ {where}"
+
+
+def _print_what_to_change(folder: SiteFolder, user: UserConfig) -> None:
+    for line in signing_keys.what_to_change(folder.load(), user):
+        print(line)
 
 
 def _user(given: str, option: str, known: Sequence[str]) -> UserConfig:

@@ -14,6 +14,7 @@ from distree.errors import ConfigError
 from distree.printable import quoted
 from distree.record import record
 from distree.roles import Principal, SiteAccess, principal
+from distree.signing import check_public_keys
 from distree.topics import BOARD_ROLES, Role, check_id
 
 FILE = "site.yaml"
@@ -39,6 +40,8 @@ class UserConfig:
     """The origins that a submitter may hand inputs to; all if left out."""
     reads: tuple[str, ...] = ()
     """Topics of other programs that this board's source reads."""
+    public_key: str | None = None
+    """What others check by that plans or labels are this user's; none if it signs nothing."""
 
     def __post_init__(self) -> None:
         self.principal()
@@ -74,6 +77,8 @@ class SiteConfig:
     """A port for browsers; none if left out."""
     discovery_prefix: str | None = None
     """Home Assistant's discovery prefix; left out without Home Assistant."""
+    signed: bool = False
+    """Whether orchestrators sign plans and labellers sign labels, and boards and orchestrators obey nothing else."""
     users: tuple[UserConfig, ...] = field(default=())
     """Everybody who may log in."""
 
@@ -88,6 +93,8 @@ class SiteConfig:
             raise ConfigError("websockets: this is the port for MQTT", "choose another one")
         if self.login == "certificates" and not self.tls:
             raise ConfigError("login: certificates are for TLS only", "set tls: true")
+        for user in self.users:
+            check_public_keys([] if user.public_key is None else [user.public_key], f"public_key of {user.name}")
         self.as_access()
 
     def as_access(self) -> SiteAccess:
@@ -105,6 +112,11 @@ class SiteConfig:
             known = ", ".join(user.name for user in self.users)
             raise ConfigError(f"{quoted(name)} is not a user of the site {self.site}", f"choose among {known}")
         return found
+
+    def public_keys(self, role: RoleName) -> tuple[str, ...]:
+        """Return the public keys of those who sign in a role, each once."""
+        keys = [user.public_key for user in self.users if role in user.roles and user.public_key is not None]
+        return tuple(dict.fromkeys(keys))
 
     def has_password(self, user: UserConfig) -> bool:
         """Whether a user logs in with a password, be it only by websockets, where browsers have no certificates."""
@@ -127,6 +139,7 @@ def dump(config: SiteConfig) -> str:
                 for key, names in (("pipelines", user.pipelines), ("origins", user.origins), ("reads", user.reads))
                 if names
             },
+            **({} if user.public_key is None else {"public_key": user.public_key}),
         }
         for user in config.users
     ]
@@ -137,6 +150,7 @@ def dump(config: SiteConfig) -> str:
         "login": config.login,
         "tls": config.tls,
         "access": config.access,
+        **({"signed": True} if config.signed else {}),
         **({} if config.websockets is None else {"websockets": config.websockets}),
         **({} if config.discovery_prefix is None else {"discovery_prefix": config.discovery_prefix}),
     }

@@ -8,8 +8,8 @@
     users/NAME/             what NAME needs, to be copied to its machine: broker.yaml, and a password or a certificate
     data/                   sessions and retained messages
 
-`_hand_out` makes what a user gets besides a password. A pair of keys by which the orchestrator signs what it publishes
-belongs there too: the private key in the orchestrator's folder, and the public one in every board's.
+With `signed`, the orchestrators' folders also have the key by which they sign plans, and those of labellers one each;
+everybody's broker.yaml names the public keys to check by.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import yaml
 
 from broker_config.access import dynamic_security, emqx, mosquitto_file
 from broker_config.passwords import HashedPassword, hash_password, new_password, password_line
-from broker_config.site import control
+from broker_config.site import control, signing_keys
 from broker_config.site.certificates import Authority
 from broker_config.site.config import FILE, SiteConfig, UserConfig, dump, load
 from broker_config.site.mosquitto_conf import (
@@ -108,6 +108,7 @@ class SiteFolder:
             self.authority.create(config.site)
             self.authority.sign_broker(config.host, self.path / BROKER_CERTIFICATE, self.path / BROKER_KEY)
         passwords = {}
+        config = self._with_folders(config, [user.name for user in config.users])
         for user in config.users:
             self._hand_out(config, user)
             if config.has_password(user):
@@ -126,7 +127,8 @@ class SiteFolder:
         before = self.load()
         if any(one.name == user.name for one in before.users):
             raise ConfigError(f"{quoted(user.name)} is a user already", "choose another name, or remove it first")
-        config = replace(before, users=(*before.users, user))
+        config = self._with_folders(replace(before, users=(*before.users, user)), [user.name])
+        user = config.user(user.name)
         self._hand_out(config, user)
         password = new_password() if config.has_password(user) else None
         role = dynamic_security.role(config.as_access(), user.principal())
@@ -141,9 +143,11 @@ class SiteFolder:
     def change(self, user: UserConfig) -> str:
         """Give a user other roles, and leave its secret as it is; return what has happened to a broker that runs."""
         before = self.load()
-        before.user(user.name)
+        user = replace(user, public_key=before.user(user.name).public_key)
         config = replace(before, users=tuple(user if one.name == user.name else one for one in before.users))
         _check_administrators(config)
+        if user.public_key is None:
+            config = signing_keys.with_keys(config, self.path / USERS, [user.name])
         role = dynamic_security.role(config.as_access(), user.principal())
         if config.access == "files":
             self._write_rules(config)
@@ -187,10 +191,18 @@ class SiteFolder:
 
     # ------------------------------------------------------------ what users get
 
+    def _with_folders(self, config: SiteConfig, names: Iterable[str]) -> SiteConfig:
+        """Make these users' folders, with the keys that they sign with; return them with their public keys."""
+        names = [*names]
+        for name in names:
+            self.user_folder(name).mkdir(mode=0o700, exist_ok=True)
+            for key in (signing_keys.PLAN_KEY, signing_keys.LABEL_KEY):  # what an attempt that failed may have left
+                (self.user_folder(name) / key).unlink(missing_ok=True)
+        return signing_keys.with_keys(config, self.path / USERS, names)
+
     def _hand_out(self, config: SiteConfig, user: UserConfig) -> None:
-        """Make a user's folder, with all but the password; a broker.yaml that is there stays."""
+        """Fill a user's folder with all but passwords and keys; a broker.yaml that is there stays."""
         folder = self.user_folder(user.name)
-        folder.mkdir(mode=0o700, exist_ok=True)
         if config.tls:
             shutil.copy(self.authority.certificate, folder / "ca.crt")
         if config.login == "certificates":
@@ -296,19 +308,21 @@ def broker_yaml(config: SiteConfig, user: UserConfig, client_id_suffix: str) -> 
         settings["tls"] |= {"cert_file": f"{user.name}.crt", "key_file": f"{user.name}.key"}
         options += [f"--cert-file {user.name}.crt", f"--key-file {user.name}.key"]
     settings["client_id_suffix"] = client_id_suffix
+    options += signing_keys.command_options(config, user)
     into = "agent.yaml" if user.is_board else "orchestrator.yaml" if "orchestrator" in user.roles else "configuration"
     head = f"# For {into} of {user.name}; the files it names lie beside it. As options of a command:\n"
-    return f"{head}# {' '.join(options)}\n" + yaml.safe_dump({"broker": settings}, sort_keys=False)
+    whole = {"broker": settings, **signing_keys.settings(config, user)}
+    return f"{head}# {' '.join(options)}\n" + yaml.safe_dump(whole, sort_keys=False)
 
 
 def read_broker_yaml(folder: Path) -> dict[str, Any]:
-    """Return the `broker` of the broker.yaml in a user's folder, with the full paths of its files."""
-    settings: dict[str, Any] = yaml.safe_load((folder / BROKER_YAML).read_text(encoding="utf-8"))["broker"]
-    for part in (settings, settings.get("tls", {})):
-        for key in ("password_file", "ca_file", "cert_file", "key_file"):
+    """Return what the broker.yaml in a user's folder says, with the full paths of its files."""
+    whole: dict[str, Any] = yaml.safe_load((folder / BROKER_YAML).read_text(encoding="utf-8"))
+    for part in (whole, whole["broker"], whole["broker"].get("tls", {})):
+        for key in ("password_file", "ca_file", "cert_file", "key_file", "signing_key"):
             if key in part:
                 part[key] = str(folder / part[key])
-    return settings
+    return whole
 
 
 def _write(path: Path, text: str) -> None:

@@ -28,6 +28,7 @@ COMMANDS = {
     "submit": ("distree.apps.submit.cli", "send files to a running origin and print their results"),
     "top": ("distree.apps.top.cli", "show boards, rates, exits, latency and thresholds of a site live in the terminal"),
     "results": ("distree.apps.results_cli", "print a site's results as they arrive"),
+    "label": ("distree.apps.label_cli", "say what inputs really were, for tuning on live traffic"),
     "dashboard": ("distree.apps.dashboard.cli", "serve a web page of a site's results, exits, thresholds and devices"),
 }
 

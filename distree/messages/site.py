@@ -23,6 +23,9 @@ class Label:
 
     request: str = text("Id of the request.")
     label: str = text("Name of the class that the input really was.")
+    signed: str | None = text(
+        "Key, sequence and signature of a user who signs, in hexadecimal.", most=2 * SEAL_BYTES, default=None
+    )
 
 
 @declared(schema="distree.stats/1")

@@ -20,11 +20,14 @@ from broker_config.site import control
 from broker_config.site.broker import SiteBroker
 from broker_config.site.config import SiteConfig, UserConfig, dump, load
 from broker_config.site.folder import SiteFolder
+from device_agent import config as agent_config
 from distree.broker_settings import BrokerSettings, Session
 from distree.errors import BrokerError, ConfigError, Problem
+from distree.signing import load_signing_key
 from distree.transport import make_transport
 from distree.transport.base import Received
 from distree.transport.probe import HangUpError, ProbeClient
+from orchestrator import config as orchestrator_config
 
 needs_mosquitto = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
@@ -373,3 +376,55 @@ def test_a_change_that_was_cut_short_can_be_repeated(init: Init, log_in: Callabl
             before = (folder / "site.yaml").read_text()
         assert listens_to(log_in(folder, "b2"), STATE.format("b2"))
     assert [user.name for user in load(folder).users if user.is_board] == ["cam1", "b2"]
+
+
+def test_signed_sites_have_keys_that_fit_each_other(init: Init, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("cryptography")
+    folder = init("--signed", "--access", "files", "--user", "ann:labeller", "--user", "spare:orchestrator")
+    assert distree_broker("add", str(folder), "b2:stage") == 0
+    capsys.readouterr()
+    assert distree_broker("add", str(folder), "bob:labeller") == 0
+    told = capsys.readouterr().out
+    users = folder / "users"
+    plan = load_signing_key(users / "orchestrator" / "plan.key")
+    assert load_signing_key(users / "spare" / "plan.key").public == plan.public
+    labels = [load_signing_key(users / name / "label.key").public for name in ("ann", "bob")]
+    assert f'set label_keys: ["{labels[0]}", "{labels[1]}"], and restart the orchestrator' in told
+    assert sorted(path.parent.name for path in users.rglob("plan.key")) == ["orchestrator", "spare"]
+    pipelines = [{"name": "fashion", "bundle": "fashion", "stages": [1]}]
+    for board in ("cam1", "b1", "b2"):
+        made = yaml.safe_load((users / board / "broker.yaml").read_text())
+        path = users / board / "agent.yaml"
+        path.write_text(yaml.safe_dump({"site": "lab", "device": board, "pipelines": pipelines, **made}))
+        assert agent_config.load_agent_config(path).plan_keys == (plan.public,)
+    path = users / "orchestrator" / "orchestrator.yaml"
+    made = yaml.safe_load((users / "orchestrator" / "broker.yaml").read_text())
+    path.write_text(yaml.safe_dump({"site": "lab", "pipelines": [{"name": "fashion", "bundle": "fashion"}], **made}))
+    config = orchestrator_config.load_config(path)
+    assert config.signing_key == users / "orchestrator" / "plan.key"
+    assert config.label_keys == (labels[0],)
+    assert "--signing-key label.key" in (users / "bob" / "broker.yaml").read_text()
+
+
+def test_who_becomes_a_labeller_later_gets_a_key_too(init: Init, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("cryptography")
+    folder = init("--signed", "--access", "files", "--user", "ann:reader")
+    assert not (folder / "users" / "ann" / "label.key").exists()
+    assert distree_broker("change", str(folder), "ann:labeller") == 0
+    public = load_signing_key(folder / "users" / "ann" / "label.key").public
+    assert f'label_keys: ["{public}"]' in capsys.readouterr().out
+    assert load(folder).user("ann").public_key == public
+    # What it has, it keeps.
+    assert distree_broker("change", str(folder), "ann:labeller,reader") == 0
+    assert (
+        load_signing_key(folder / "users" / "ann" / "label.key").public == public == load(folder).user("ann").public_key
+    )
+
+
+def test_an_orchestrator_is_not_added_without_the_key_of_the_others(init: Init) -> None:
+    pytest.importorskip("cryptography")
+    folder = init("--signed", "--access", "files")
+    (folder / "users" / "orchestrator" / "plan.key").unlink()
+    with pytest.raises(ConfigError, match="sign with the same key"):
+        distree_broker("add", str(folder), "spare:orchestrator")
+    assert [user.name for user in load(folder).users if "orchestrator" in user.roles] == ["orchestrator"]

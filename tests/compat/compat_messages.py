@@ -308,7 +308,7 @@ MESSAGES: dict[str, Any] = {
     "stats-idle": IDLE_STATS,
     "thumbnail": Thumbnail(request="r-1", png=b"\x89PNG\r\n\x1a\n"),
     "claim": Claim(orchestrator="a1b2c3", running=True, signed=bytes(range(80)).hex()),
-    "label": Label(request="5b1c09e4-2a", label="Sneaker"),
+    "label": Label(request="5b1c09e4-2a", label="Sneaker", signed=bytes(range(80)).hex()),
 }  # fmt: skip
 """By name of the fixture: the message, and after a dash which form of it it is."""
 

@@ -38,7 +38,7 @@ SITE, PIPELINE = "lab", "fashion"
 PATIENCE_S = 90.0
 FORMS = {
     "dynamic security, passwords": ("--access", "dynamic-security"),
-    "access file, certificates": ("--access", "files", "--certificates"),
+    "access file, certificates, signed": ("--access", "files", "--certificates", "--signed"),
 }
 
 
@@ -52,7 +52,7 @@ class Secured:
             [
                 *("broker", "init", SITE, "--host", "127.0.0.1", "--port", str(free_port()), "--home-assistant"),
                 *(f"--board={name}:{roles}" for name, roles in boards.items()),
-                *("--folder", str(self.broker_folder), *options),
+                *("--user", "ann:labeller", "--folder", str(self.broker_folder), *options),
             ]
         )
         assert done.returncode == 0, done.stderr
@@ -66,7 +66,7 @@ class Secured:
         self.running: list[Forked] = []
         self.config = load(self.broker_folder)
 
-    def broker_of(self, user: str) -> dict[str, Any]:
+    def settings_of(self, user: str) -> dict[str, Any]:
         """What the user's broker.yaml says, with the paths of its files."""
         return read_broker_yaml(self.broker_folder / "users" / user)
 
@@ -95,7 +95,7 @@ class Secured:
 
     def write(self, name: str, config: dict[str, Any]) -> str:
         path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({"site": SITE, "broker": self.broker_of(name), **config}, sort_keys=False))
+        path.write_text(yaml.safe_dump({"site": SITE, **self.settings_of(name), **config}, sort_keys=False))
         return str(path)
 
     def agent(self, device: str, stages: list[int], bundle: str = "fashion", **more: Any) -> str:
@@ -170,7 +170,7 @@ def test_a_whole_site_works_and_nothing_is_refused(secured: Secured, images: np.
         "b1": secured.agent("b1", [1]),
         "b2": secured.agent("b2", [2]),
     }
-    goal = {"accuracy_drop": 0.02, "audit_rate": 0.5}
+    goal = {"accuracy_drop": 0.02, "audit_rate": 1.0, "labels_wait_s": 300}
     secured.start("orchestrator", "orchestrator", "run", "-c", secured.write("orchestrator", {
         "store": {"path": str(secured.folder / "orchestrator.db")},
         "home_assistant": {"prefix": "homeassistant"},
@@ -209,6 +209,20 @@ def test_a_whole_site_works_and_nothing_is_refused(secured: Secured, images: np.
 
     read, errors = results.communicate(timeout=PATIENCE_S)
     assert len(read.splitlines()) == len(paths), errors
+    truth = [f"{answer['request']}={answer['label']}" for answer in answers]
+    told = forked.run(["label", *secured.options_of("ann"), "--pipeline", PIPELINE, *truth])
+    assert (told.returncode, told.stdout) == (0, f"{len(truth)} labels published\n"), told.stderr
+    orchestrator = str(secured.folder / "orchestrator.yaml")
+    export = ["orchestrator", "audits", "-c", orchestrator, "--pipeline", PIPELINE]
+    recording = secured.folder / "audits.npz"
+
+    def are_labelled() -> bool:
+        # Where nothing is stored yet, there is no recording.
+        recording.unlink(missing_ok=True)
+        forked.run([*export, "--export", str(recording)])
+        return recording.exists() and len(np.load(recording).get("label", ())) > 0
+
+    wait_for(admin, are_labelled, "audits with labels")
     wait_for(dashboard, lambda: any("/thumbnail/" in m.topic for m in dashboard.heard), "a thumbnail")
     wait_for(home, lambda: any(m.topic.endswith("/config") and b"cam1" in m.payload for m in home.heard), "discovery")
     wait_for(home, lambda: any("/stats/" in m.topic for m in home.heard), "figures of the origin")

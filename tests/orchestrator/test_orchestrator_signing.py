@@ -12,7 +12,7 @@ from orchestrator_site import PLAN, OrchestratorSite
 from distree import topics
 from distree.errors import RemoteProtocolError
 from distree.messages.codec import encode
-from distree.messages.site import Claim
+from distree.messages.site import Claim, Label
 from distree.signing import PublicKeys, SigningKey
 from orchestrator.addresses import will_of
 from orchestrator.signing import MAX_CLAIMS, Signing
@@ -174,3 +174,42 @@ def test_two_orchestrators_that_share_a_key_stand_in_for_each_other(tmp_path):
     assert second.service.leadership.leads
     assert number(first.broker.retained(PLAN)) > before
     second.stop()
+
+
+# ---------------------------------------------------------------- labels
+
+LABEL = topics.label(SITE, "fashion")
+SIGNED = Label(request="r-1", label="class 5")
+
+
+def label_reader(store, *keys):
+    return Signing(SITE, None, store, lambda: 0.0, label_keys=[key.public for key in keys])
+
+
+def test_a_label_counts_only_with_a_signature_and_none_from_before(store):
+    one = label_reader(store, KEY)
+    payload = KEY.sign(LABEL, SIGNED, 7)
+    assert one.read_label("fashion", payload).label == "class 5"
+    assert one.read_label("fashion", payload).request == "r-1"  # the broker may deliver it again
+    assert one.read_label("fashion", KEY.sign(LABEL, SIGNED, 8)).label == "class 5"
+    with pytest.raises(RemoteProtocolError, match="replay"):
+        one.read_label("fashion", payload)
+    others = SigningKey(bytes([1]) * 32)
+    for refused in (encode(SIGNED), others.sign(LABEL, SIGNED, 9), payload.replace(b"class 5", b"class 6")):
+        with pytest.raises(RemoteProtocolError, match="signature"):
+            one.read_label("fashion", refused)
+    with pytest.raises(RemoteProtocolError, match="signature"):
+        one.read_label("another", KEY.sign(LABEL, SIGNED, 9))
+
+
+def test_each_labeller_counts_for_itself(store):
+    second = SigningKey(bytes([1]) * 32)
+    one = label_reader(store, KEY, second)
+    assert one.read_label("fashion", KEY.sign(LABEL, SIGNED, 900)) is not None
+    assert one.read_label("fashion", second.sign(LABEL, SIGNED, 5)) is not None
+
+
+def test_without_keys_labels_count_with_and_without_a_signature(store):
+    one = label_reader(store)
+    for payload in (encode(SIGNED), KEY.sign(LABEL, SIGNED, 7)):
+        assert one.read_label("fashion", payload).request == "r-1"

@@ -60,7 +60,8 @@ class SecuredBroker:
         """Return what the user's broker.yaml says, with full paths."""
         from broker_config.site.folder import read_broker_yaml
 
-        return read_broker_yaml(self.users / user)
+        settings: dict[str, Any] = read_broker_yaml(self.users / user)["broker"]
+        return settings
 
     def watcher(self) -> BrokerSettings:
         """Return the administrator's settings."""

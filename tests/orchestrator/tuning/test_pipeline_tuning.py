@@ -17,6 +17,7 @@ from distree.messages.audit import AuditRow
 from distree.messages.codec import encode
 from distree.messages.site import Label
 from distree.messages.telemetry import PipelineTelemetry
+from distree.signing import SigningKey
 from distree.strict_yaml import Share
 from distree.thresholds import NEVER
 from distree.topics import Kind
@@ -410,3 +411,20 @@ def test_labels_are_in_what_a_restart_learns_from(labelled):
     labelled.start(goal=LABELLED)
     assert labelled.tuning.tuners[()].snapshot() == before
     assert before["recent"][-1][2] == 0
+
+
+def test_labels_that_are_not_signed_do_not_count_where_they_have_to_be(tmp_path):
+    pytest.importorskip("cryptography")
+    key = SigningKey(bytes(32))
+
+    class Checked(Tuned):
+        def service_options(self):
+            return {**super().service_options(), "label_keys": [key.public]}
+
+    with contextlib.closing(Checked(tmp_path / "x.db", goal=LABELLED)) as site:
+        site.learn([AuditedInput(scores=(0.9, 0.9), predictions=(1, 2, 3))] * 2)
+        tell(site, "r-1", "class 3")
+        site.peer.raw(LABEL, key.sign(LABEL, Label(request="r-2", label="class 5"), 1))
+        site.pass_time(12.0)
+        assert sorted(str(audit.label) for audit in kept(site)) == ["5", "None"]
+        assert site.service.refused == {"signature": 1}

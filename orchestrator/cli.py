@@ -32,6 +32,7 @@ from orchestrator.pipeline_spec import PipelineSpec, load_spec
 from orchestrator.restore import restored_tuning
 from orchestrator.service import Service
 from orchestrator.set_thresholds import Change, Progress, find_pipeline, reset_plan, set_thresholds, wait_for
+from orchestrator.signing import Signing
 from orchestrator.status import text as status_text
 from orchestrator.status import view as status_view
 from orchestrator.store.connection import StoreError
@@ -237,8 +238,7 @@ def _service(config: OrchestratorConfig, specs: Sequence[PipelineSpec], store: S
         identity=identity,
         retention=config.store,
         home_assistant=config.home_assistant,
-        signing_key=key,
-        label_keys=config.label_keys,
+        signing=Signing(config.site, key, store, time.time, label_keys=config.label_keys),
     )
 
 

@@ -21,7 +21,6 @@ from distree.messages.codec import decode
 from distree.messages.events import Event, EventKind
 from distree.messages.plan import Plan
 from distree.node import Tell
-from distree.signing import SigningKey
 from distree.topics import Address, Kind
 from distree.transport.base import Received, Transport
 from orchestrator import addresses
@@ -68,8 +67,8 @@ class Service:
     """Joins a transport to the site, the pipelines and an open store; it is the transport's listener.
 
     `identity` is an id that no other orchestrator of the site has; the transport's will is `will_of` it. `clock` gives
-    monotonic seconds, `wall` Unix seconds. Plans and claims are signed with the `signing_key`. Call `open`, then
-    `run`, which ends after `stop`.
+    monotonic seconds, `wall` Unix seconds. Without `signing` nothing is signed or checked. Call `open`, then `run`, which
+    ends after `stop`.
     """
 
     def __init__(
@@ -82,8 +81,7 @@ class Service:
         identity: str,
         retention: StoreConfig,
         home_assistant: HomeAssistantConfig | None = None,
-        signing_key: SigningKey | None = None,
-        label_keys: Sequence[str] = (),
+        signing: Signing | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -99,7 +97,7 @@ class Service:
         self._clock = clock
         self._wall = wall
         self._started_at = wall()
-        self._signing = Signing(site, signing_key, store, wall, label_keys=label_keys)
+        self._signing = signing or Signing(site, None, store, wall)
         self._home = HomeAssistant(home_assistant, site, [spec.name for spec in specs])
         self._journal = Journal(store)
         self._refused = RefusedMessages()

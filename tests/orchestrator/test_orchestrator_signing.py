@@ -76,7 +76,7 @@ class Signed(OrchestratorSite):
     key: SigningKey | None = KEY
 
     def service_options(self):
-        return {"signing_key": self.key}
+        return {"signing": Signing(SITE, self.key, self.store, self.clock)}
 
 
 def test_a_service_signs_its_plans_and_puts_them_back_in_the_place_of_copies(tmp_path):

@@ -22,6 +22,7 @@ from distree.strict_yaml import Share
 from distree.thresholds import NEVER
 from distree.topics import Kind
 from orchestrator.pipeline_controller import SAMPLES_UNSAVED
+from orchestrator.signing import Signing
 from orchestrator.store.connection import StoreError
 from orchestrator.store.database import Store
 from orchestrator.tuning.goal import Goal
@@ -419,7 +420,7 @@ def test_labels_that_are_not_signed_do_not_count_where_they_have_to_be(tmp_path)
 
     class Checked(Tuned):
         def service_options(self):
-            return {**super().service_options(), "label_keys": [key.public]}
+            return {"signing": Signing(SITE, None, self.store, self.clock, label_keys=[key.public])}
 
     with contextlib.closing(Checked(tmp_path / "x.db", goal=LABELLED)) as site:
         site.learn([AuditedInput(scores=(0.9, 0.9), predictions=(1, 2, 3))] * 2)

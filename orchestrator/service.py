@@ -67,8 +67,8 @@ class Service:
     """Joins a transport to the site, the pipelines and an open store; it is the transport's listener.
 
     `identity` is an id that no other orchestrator of the site has; the transport's will is `will_of` it. `clock` gives
-    monotonic seconds, `wall` Unix seconds. Without `signing` nothing is signed or checked. Call `open`, then `run`, which
-    ends after `stop`.
+    monotonic seconds, `wall` Unix seconds. Without `signing` nothing is signed or checked. Call `open`, then `run`,
+    which ends after `stop`.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test test-slow test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing access odd-files arm dashboard-soak tuner-report zoo zoo-check zoo-report test-tools extras docs reference surface first-result node clean
+.PHONY: help setup dev demo test test-slow test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing access odd-files arm endurance dashboard-soak tuner-report zoo zoo-check zoo-report test-tools extras docs reference surface first-result node clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -64,10 +64,11 @@ api: setup           ## write docs/asyncapi.yaml, docs/schemas and the dashboard
 	$(BIN)/python -m tools.asyncapi docs
 	$(BIN)/python -m tools.dashboard_messages
 
-bench: dev           ## measure a hop against the bare loop, the criteria and the front ends (some minutes, on an idle machine)
+bench: dev           ## measure a hop against the bare loop and by TLS, the criteria and the front ends (minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.criteria
 	$(BIN)/python -m benchmarks.frontends
 	$(BIN)/python -m benchmarks.hop
+	$(BIN)/python -m benchmarks.hop --secured
 
 fuzz: dev           ## throw a million damaged messages at all decoders (two minutes; ARGS="--seed 2")
 	$(BIN)/python -m benchmarks.fuzz $(ARGS)
@@ -93,6 +94,9 @@ brokers: dev         ## test what other brokers can do, and run two sites on eac
 
 routing: dev         ## measure sites whose boards stop, hang, are slow or lose their broker (ten minutes; ARGS="uneven --checkout old=DIR")
 	$(BIN)/python -m benchmarks.routing $(ARGS)
+
+endurance: dev       ## an hour at 50 inputs per second: memory of every process, bytes written (ARGS="--minutes 10")
+	$(BIN)/python -m benchmarks.endurance $(ARGS)
 
 dashboard-soak: dev  ## run the dashboard in Chromium under 50 results per second for a minute
 	$(BIN)/python -m benchmarks.dashboard --soak 60 $(ARGS)

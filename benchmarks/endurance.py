@@ -116,7 +116,7 @@ def run(minutes: float, rate_hz: float) -> int:
             flow.stop()
             publisher.settle()
             observer = site.observer
-            observer.until(lambda: not observer.unanswered(flow.requests), 30.0)
+            observer.until(lambda: all(observer.finals.get(request) for request in flow.requests), 30.0, 0.2)
             unanswered, differing = observer.unanswered(flow.requests), observer.differing()
             return report(watched, len(flow.requests), sent_before, len(unanswered), len(differing), minutes * 60)
 

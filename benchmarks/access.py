@@ -51,6 +51,7 @@ USERS_OF_SITE = (
     UserConfig(name="submitter", roles=("submitter",), origins=("cam1",)),
     UserConfig(name="labeller", roles=("labeller",)),
     UserConfig(name="home-assistant", roles=("home-assistant",)),
+    UserConfig(name="frigate", roles=("program",), topics=("frigate/#",)),
     UserConfig(name="admin", roles=("administrator",)),
     UserConfig(name=REMOVED, roles=("origin", "stage")),
 )
@@ -124,7 +125,7 @@ def _may_elsewhere(who: Principal, act: str, topic: str) -> bool:
             },
         }.get(topic, {"publish": set(), "read": {Role.HOME_ASSISTANT}})  # fmt: skip
         return Role.ADMINISTRATOR in who.roles or bool(who.roles & wanted[act])
-    return act == "read" and topic == FOREIGN and bool(who.also_reads)
+    return topic == FOREIGN and (Role.PROGRAM in who.roles or (act == "read" and bool(who.also_reads)))
 
 
 # ------------------------------------------------------------------ how it is tried

@@ -47,8 +47,9 @@ class Principal:
     """A user of the broker: a board, a program or a person.
 
     A board's name is its device id. `origins` limits a submitter to these boards, `pipelines` limits anyone to these
-    pipelines; if empty, all are meant. `also_reads` are topics of other programs, from which an origin takes inputs.
-    Raises ConfigError for a name that is not an id, for no role, and for a board that is also something else.
+    pipelines; if empty, all are meant. `also_reads` are topics of other programs, from which an origin takes inputs;
+    `own_topics` are those that such a program publishes and reads. Raises ConfigError for a name that is not an id, for
+    no role, for a board that is also something else, and for a program without topics.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Principal:
     pipelines: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     also_reads: tuple[str, ...] = ()
+    own_topics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         topics.check_device(self.name, "name")
@@ -72,6 +74,13 @@ class Principal:
             topics.check_device(name, f"{self.name}: origins")
         for name in self.also_reads:
             topics.check_filter(name, f"{self.name}: reads")
+        for name in self.own_topics:
+            topics.check_filter(name, f"{self.name}: topics")
+        if (Role.PROGRAM in self.roles) != bool(self.own_topics):
+            raise ConfigError(
+                f"{self.name}: topics of its own are for the role {Role.PROGRAM.value}, which needs some",
+                "name the program's topics, such as frigate/#",
+            )
 
     @property
     def is_board(self) -> bool:
@@ -86,6 +95,7 @@ def principal(
     pipelines: Iterable[str] = (),
     origins: Iterable[str] = (),
     also_reads: Iterable[str] = (),
+    own_topics: Iterable[str] = (),
 ) -> Principal:
     """Return a user with the roles given and those that they imply; ConfigError as for `Principal`."""
     roles = set(given)
@@ -99,6 +109,7 @@ def principal(
         pipelines=tuple(pipelines),
         origins=tuple(origins),
         also_reads=tuple(also_reads),
+        own_topics=tuple(own_topics),
     )
 
 
@@ -142,6 +153,7 @@ def _written(access: SiteAccess, who: Principal) -> Iterator[str]:
         for role in _in_order(who.roles & topic.publishers):
             yield from _filters(access.site, who, role, kind, topic.author)
     yield from _discovery(access, [row.form for row in DISCOVERY if who.roles & row.publishers])
+    yield from who.own_topics
 
 
 def _read(access: SiteAccess, who: Principal) -> Iterator[str]:
@@ -156,7 +168,7 @@ def _read(access: SiteAccess, who: Principal) -> Iterator[str]:
         if kind is Kind.STAGE and Role.BRANCH in who.roles:
             yield from _of_all_branches(access.site, who, topic)
     yield from _discovery(access, [row.form for row in DISCOVERY if who.roles & row.subscribers])
-    yield from who.also_reads
+    yield from (*who.also_reads, *who.own_topics)
 
 
 def _filters(site: str, who: Principal, role: Role, kind: Kind, own: str | None) -> Iterator[str]:

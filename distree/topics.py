@@ -101,6 +101,8 @@ class Role(str, enum.Enum):
     """A program that tells what inputs really were, by which thresholds are tuned."""
     HOME_ASSISTANT = "home-assistant"
     """Home Assistant, which also has topics of its own below its discovery prefix."""
+    PROGRAM = "program"
+    """Another program on the same broker, such as Frigate, which has topics of its own and none of the site."""
     ADMINISTRATOR = "administrator"
     """A person who may publish and read everything on the site, to repair it and to change its users."""
 

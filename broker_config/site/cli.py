@@ -18,7 +18,7 @@ from distree.printable import quoted
 from distree.topics import BOARD_ROLES, Role
 
 BOARD_NAMES = tuple(name for name in get_args(RoleName) if Role(name) in BOARD_ROLES)
-OTHER_NAMES = tuple(name for name in get_args(RoleName) if name not in BOARD_NAMES)
+OTHER_NAMES = tuple(name for name in get_args(RoleName) if name not in (*BOARD_NAMES, "program"))
 
 STANDARD_USERS = ("orchestrator", "dashboard", "submitter", "administrator")
 """Users that every site has: each has the role that it is named after."""
@@ -54,6 +54,14 @@ def add_init_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="BOARD=TOPIC",
         help="a topic of another program that a board's source reads, such as cam1=frigate/+/+/snapshot",
+    )
+    parser.add_argument(
+        "--program",
+        action="append",
+        default=[],
+        metavar="NAME=TOPIC",
+        help="another program on this broker, and a topic of its own that it publishes and reads, such as "
+        "frigate=frigate/#; may be repeated",
     )
     parser.add_argument("--port", type=int, help="the broker's port (default: 1883, or 8883 with TLS)")
     parser.add_argument("--tls", action="store_true", help="encrypt connections, by a certificate authority made here")
@@ -97,6 +105,9 @@ def add_user_arguments(parser: argparse.ArgumentParser, command: str) -> None:
             "--reads", action="append", default=[], metavar="TOPIC", help="a topic of another program that it reads"
         )
         parser.add_argument(
+            "--topic", action="append", default=[], metavar="TOPIC", help="a topic that a program has for its own"
+        )
+        parser.add_argument(
             "--origin",
             action="append",
             default=[],
@@ -120,7 +131,7 @@ def run_init(args: argparse.Namespace) -> int:
     boards = [replace(user, reads=tuple(topic for board, topic in reads if board == user.name)) for user in boards]
     home = ["home-assistant"] if args.home_assistant is not None else []
     standard = [UserConfig(name=name, roles=(cast("RoleName", name),)) for name in (*STANDARD_USERS, *home)]
-    others = [_user(given, "--user", OTHER_NAMES) for given in args.user]
+    others = [_user(given, "--user", OTHER_NAMES) for given in args.user] + _programs(args.program)
     uses_tls = args.tls or args.certificates
     access: Literal["dynamic-security", "files"] = "files" if find_plugin() is None else "dynamic-security"
     if args.access != "auto":
@@ -154,8 +165,14 @@ def run_change(args: argparse.Namespace, command: str) -> int:
     folder = SiteFolder(args.folder)
     match command:
         case "add" | "change":
-            user = _user(args.user, "NAME:ROLE", get_args(RoleName))
-            user = replace(user, reads=tuple(args.reads), origins=tuple(args.origin))
+            name, roles = _name_and_roles(args.user, "NAME:ROLE", get_args(RoleName))
+            user = UserConfig(
+                name=name,
+                roles=roles,
+                reads=tuple(args.reads),
+                topics=tuple(args.topic),
+                origins=tuple(args.origin),
+            )
             if command == "add":
                 told = folder.add(user)
                 print(f"added {_what_to_copy(folder, user)}")
@@ -187,7 +204,24 @@ def _print_what_to_change(folder: SiteFolder, user: UserConfig) -> None:
         print(line)
 
 
+def _programs(given: Iterable[str]) -> list[UserConfig]:
+    pairs = [_split(one, "=", "--program", "NAME=TOPIC") for one in given]
+    return [
+        UserConfig(
+            name=topics.check_device(name, "--program"),
+            roles=("program",),
+            topics=tuple(topic for other, topic in pairs if other == name),
+        )
+        for name in dict.fromkeys(name for name, _ in pairs)
+    ]
+
+
 def _user(given: str, option: str, known: Sequence[str]) -> UserConfig:
+    name, roles = _name_and_roles(given, option, known)
+    return UserConfig(name=name, roles=roles)
+
+
+def _name_and_roles(given: str, option: str, known: Sequence[str]) -> tuple[str, tuple[RoleName, ...]]:
     name, words = _split(given, ":", option, "NAME:ROLE")
     roles = words.split(",")
     for role in roles:
@@ -195,7 +229,7 @@ def _user(given: str, option: str, known: Sequence[str]) -> UserConfig:
             raise ConfigError(
                 f"{option} {given}: {quoted(role)} is not a role here", f"choose among {', '.join(known)}"
             )
-    return UserConfig(name=topics.check_device(name, option), roles=tuple(_once(roles)))
+    return topics.check_device(name, option), tuple(_once(roles))
 
 
 def _split(given: str, separator: str, option: str, form: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ FILE = "site.yaml"
 
 RoleName = Literal[
     "origin", "stage", "branch", "fuser", "hub", "orchestrator", "dashboard", "reader", "submitter", "labeller",
-    "home-assistant", "administrator",
+    "home-assistant", "program", "administrator",
 ]  # fmt: skip
 """The roles that a user can be given; every board also has the role `board`."""
 
@@ -40,6 +40,8 @@ class UserConfig:
     """The origins that a submitter may hand inputs to; all if left out."""
     reads: tuple[str, ...] = ()
     """Topics of other programs that this board's source reads."""
+    topics: tuple[str, ...] = ()
+    """Topics of its own that a program publishes and reads."""
     public_key: str | None = None
     """What others check by that plans or labels are this user's; none if it signs nothing."""
 
@@ -49,7 +51,14 @@ class UserConfig:
     def principal(self) -> Principal:
         """Return it as the table of roles knows it."""
         given = [Role(name) for name in self.roles]
-        return principal(self.name, given, pipelines=self.pipelines, origins=self.origins, also_reads=self.reads)
+        return principal(
+            self.name,
+            given,
+            pipelines=self.pipelines,
+            origins=self.origins,
+            also_reads=self.reads,
+            own_topics=self.topics,
+        )
 
     @property
     def is_board(self) -> bool:
@@ -136,7 +145,12 @@ def dump(config: SiteConfig) -> str:
             "roles": [*user.roles],
             **{
                 key: [*names]
-                for key, names in (("pipelines", user.pipelines), ("origins", user.origins), ("reads", user.reads))
+                for key, names in (
+                    ("pipelines", user.pipelines),
+                    ("origins", user.origins),
+                    ("reads", user.reads),
+                    ("topics", user.topics),
+                )
                 if names
             },
             **({} if user.public_key is None else {"public_key": user.public_key}),

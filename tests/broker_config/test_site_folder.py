@@ -428,3 +428,15 @@ def test_an_orchestrator_is_not_added_without_the_key_of_the_others(init: Init) 
     with pytest.raises(ConfigError, match="sign with the same key"):
         distree_broker("add", str(folder), "spare:orchestrator")
     assert [user.name for user in load(folder).users if "orchestrator" in user.roles] == ["orchestrator"]
+
+
+def test_other_programs_keep_their_users_as_others_come_and_go(init: Init) -> None:
+    folder = init("--access", "files", "--program", "frigate=frigate/#", "--program", "frigate=homeassistant/#")
+    assert distree_broker("add", str(folder), "b2:stage") == 0
+    assert distree_broker("add", str(folder), "zigbee:program", "--topic", "zigbee2mqtt/#") == 0
+    assert load(folder).user("frigate").topics == ("frigate/#", "homeassistant/#")
+    rules = (folder / "access").read_text()
+    for topic in ("frigate/#", "homeassistant/#", "zigbee2mqtt/#"):
+        assert f"topic readwrite {topic}\n" in rules
+    with pytest.raises(ConfigError, match="needs some"):
+        distree_broker("add", str(folder), "other:program")

@@ -6,7 +6,7 @@ import pytest
 
 from distree import topics
 from distree.errors import ConfigError
-from distree.roles import Principal, SiteAccess, principal, rules
+from distree.roles import Principal, Rule, SiteAccess, principal, rules
 from distree.topics import BOARD_ROLES, TABLE, Kind, Role
 
 CAM = principal("cam", [Role.ORIGIN, Role.STAGE])
@@ -113,6 +113,11 @@ def test_topics_of_other_programs() -> None:
     assert [rule for rule in rules(SITE, one) if rule.filter.startswith("frigate") and rule.read and not rule.write]
 
 
+def test_programs_have_topics_of_their_own_alone() -> None:
+    one = principal("frigate", [Role.PROGRAM], own_topics=["frigate/#"])
+    assert rules(SITE, one) == (Rule(filter="frigate/#", read=True, write=True),)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -122,6 +127,9 @@ def test_topics_of_other_programs() -> None:
         (lambda: principal("cam", [Role.ORIGIN, Role.DASHBOARD]), "a board cannot also be dashboard"),
         (lambda: principal("cam", [Role.ORIGIN], also_reads=["#"]), "covers topics of DistrEE"),
         (lambda: principal("eva", [Role.SUBMITTER], origins=["+"]), "not an id"),
+        (lambda: principal("frigate", [Role.PROGRAM]), "the role program, which needs some"),
+        (lambda: principal("eva", [Role.READER], own_topics=["frigate/#"]), "the role program"),
+        (lambda: principal("frigate", [Role.PROGRAM], own_topics=["distree/#"]), "covers topics of DistrEE"),
         (lambda: SiteAccess(site="lab", principals=(CAM, CAM)), "cam given twice"),
     ],
 )

@@ -15,11 +15,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
+from broker_config.broker_process import BrokerProcess, check_free
 from broker_config.passwords import hash_password, password_line
 from broker_config.render import MosquittoSettings, WebsocketsSettings, iotcore_toml, mosquitto_conf
 from distree import child_processes
@@ -33,8 +32,6 @@ HOST = "127.0.0.1"
 WEBSOCKETS_USER = "dashboard"
 """The user that may log in by websockets, with a random password, to read what dashboards show, of all sites."""
 
-_START_S = 10.0
-_STOP_S = 3.0
 _CLIENT_ID = b"distree-probe"
 _CONNECT = b"\x00\x04MQTT\x04\x02\x00\x0a" + len(_CLIENT_ID).to_bytes(2, "big") + _CLIENT_ID
 _CONNECT = b"\x10" + bytes((len(_CONNECT),)) + _CONNECT
@@ -81,7 +78,7 @@ def answers_mqtt(host: str, port: int, timeout_s: float = 1.0) -> bool:
         return False
 
 
-class ManagedBroker:
+class ManagedBroker(BrokerProcess):
     """A broker on 127.0.0.1, as a context manager: mosquitto where it is installed, else the embedded one.
 
     `port` 0 picks a free one. `persistence` is a directory for sessions and retained messages;
@@ -104,6 +101,7 @@ class ManagedBroker:
         acl_file: Path | None = None,
         websockets_port: int | None = None,
     ) -> None:
+        super().__init__()
         self.port = port
         self.engine: Engine = engine
         self.persistence = persistence
@@ -111,34 +109,12 @@ class ManagedBroker:
         self.acl_file = acl_file
         self.websockets_port = websockets_port
         self.websockets_password = secrets.token_urlsafe(9)
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        """Process id of the broker; BrokerError where it was never started."""
-        if self._process is None:
-            raise BrokerError("the broker is not started", "call start, or use it in a with block")
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the broker's process is running."""
-        return self._process is not None and self._process.poll() is None
 
     def describe(self) -> str:
         """Return engine, version and address, as in "mosquitto 2.0.11 on 127.0.0.1:1883"."""
         if self.engine == "mosquitto":
             return f"mosquitto {_mosquitto_version(find_mosquitto() or '')} on {self.host}:{self.port}"
         return f"iotcore {importlib.metadata.version('iotcore')} (MQTT 3.1.1) on {self.host}:{self.port}"
-
-    def __enter__(self) -> ManagedBroker:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start the process and wait until it answers MQTT; again after `stop` on the same port."""
@@ -158,30 +134,22 @@ class ManagedBroker:
         self._start_on(free_port())
 
     def _start_on(self, port: int) -> None:
-        _check_free(port)
+        check_free(port, self.host, "--port")
         if self.websockets_port is not None:
-            _check_free(self.websockets_port, host="", option="--websockets")
+            check_free(self.websockets_port, "", "--websockets")
         before, self.port = self.port, port
         try:
             # Both engines read their file only once, so nothing is left behind however this process ends.
             with tempfile.TemporaryDirectory(prefix="distree-broker-") as directory:
-                self._process = _spawn(self._command(self.engine, Path(directory)))
-                self._await_answer(self._process)
+                self._await_start(
+                    _spawn(self._command(self.engine, Path(directory))),
+                    lambda: answers_mqtt(self.host, port),
+                    f"{self.engine} on {self.host}:{port}",
+                )
         except BaseException:
             self.stop()
             self.port = before
             raise
-
-    def stop(self) -> None:
-        """End the process, by force after 3 s. Safe to call twice."""
-        process = self._process
-        if process is not None and process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
     def _choose(self) -> Literal["mosquitto", "embedded"]:
         only_mosquitto = self.persistence or self.password_file or self.acl_file or self.websockets_port is not None
@@ -228,31 +196,6 @@ class ManagedBroker:
         shown = [every(kind, "+") for kind in Kind if Role.DASHBOARD in readers(kind)]
         access.write_text("".join([f"user {WEBSOCKETS_USER}\n", *(f"topic read {name}\n" for name in shown)]))
         return WebsocketsSettings(port=self.websockets_port, password_file=users, acl_file=access)
-
-    def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
-        until = time.monotonic() + _START_S
-        while time.monotonic() < until:
-            if process.poll() is not None:
-                what = f"{self.engine} ended with status {process.returncode} right after its start"
-                raise BrokerError(what, "read what it printed above")
-            if answers_mqtt(self.host, self.port):
-                return
-            time.sleep(0.02)
-        what = f"{self.engine} does not answer on {self.host}:{self.port} after {_START_S:g} s"
-        raise BrokerError(what, "check this machine's load, and try again")
-
-
-def _check_free(port: int, host: str = HOST, option: str = "--port") -> None:
-    with socket.socket() as probe:
-        # As brokers do: connections of a broker that has just ended must not get in the way.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise BrokerError(
-                f"port {port} on {host or 'this machine'} cannot be used ({(error.strerror or str(error)).lower()})",
-                f"use the broker that runs there, or choose another port with {option}",
-            ) from error
 
 
 def _spawn(command: list[str]) -> subprocess.Popen[bytes]:

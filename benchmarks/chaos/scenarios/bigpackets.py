@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 import time
 
-from benchmarks.soak.broker import RawBroker
-from benchmarks.soak.outages import start_chain
-from benchmarks.soak.report import Report
-from benchmarks.soak.site import (
+from benchmarks.chaos.broker import RawBroker
+from benchmarks.chaos.report import Report
+from benchmarks.chaos.scenarios.outages import start_chain
+from benchmarks.chaos.site import (
     PIPELINE,
     SITE,
     Flow,

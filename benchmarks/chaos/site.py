@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,18 @@ from distree import child_processes
 from distree.messages.codec import encode
 
 HOST = "127.0.0.1"
-SITE = "soak"
+SITE = "chaos"
 PIPELINE = "fashion"
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "model_zoo" / "samples" / "fashion.npz"
 TINY_WIDE = ROOT / "tests" / "data" / "tiny-wide"
 
 READY_S = 30.0
+
+# Not resolved: a virtual environment's python is a link.
+OWN_PYTHON = str(Path(sys.executable).absolute())
+"""The python that runs this; agents that it runs are those of this checkout."""
+
 _GRAVE = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|^Traceback", re.MULTILINE)
 
 Images = npt.NDArray[np.uint8]
@@ -52,7 +57,7 @@ class ShortfallError(Exception):
 class Options:
     """What the command line says of how to play."""
 
-    python: str = sys.executable
+    python: str = OWN_PYTHON
     broker: str = "managed"
     inputs: int = 110_000
     kills: int = 100
@@ -151,8 +156,8 @@ class Observer:
         if results:
             own.append((f"distree/1/{SITE}/pipeline/{pipeline}/result/+", qos))
         self._clients = [
-            self._connect(port, "soak-observer", own),
-            self._connect(port, "soak-coroner", [(f"distree/1/{SITE}/device/+/dead", qos)]),
+            self._connect(port, "chaos-observer", own),
+            self._connect(port, "chaos-coroner", [(f"distree/1/{SITE}/device/+/dead", qos)]),
         ]
 
     def _connect(self, port: int, client_id: str, filters: list[tuple[str, int]]) -> mqtt.Client:
@@ -276,7 +281,7 @@ class Observer:
 class Publisher:
     """Publishes by plain paho; a bounded number waits for the broker's word."""
 
-    def __init__(self, port: int, window: int = 1000, name: str = "soak-publisher") -> None:
+    def __init__(self, port: int, window: int = 1000, name: str = "chaos-publisher") -> None:
         self.acknowledged: set[str] = set()
         self._window = window
         self._mids: dict[int, str] = {}
@@ -388,7 +393,7 @@ def publish_packet(topic: str, payload: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def raw_client(port: int, name: bytes = b"soak-raw") -> Iterator[socket.socket]:
+def raw_client(port: int, name: bytes = b"chaos-raw") -> Iterator[socket.socket]:
     """Log in by MQTT 3.1.1; give the socket."""
     with socket.create_connection((HOST, port), timeout=120.0) as connection:
         body = b"\x00\x04MQTT\x04\x02\x00\x00" + len(name).to_bytes(2, "big") + name
@@ -453,17 +458,23 @@ class Site:
         """Start a board's agent, which `configure` described; wait until it says that it is ready."""
         with self.observer.lock:
             boot = self.observer.boots.get(device)
-        # From a folder of its own, so that another python runs the code that is installed there.
-        command = ["env", "-C", str(self.folder), self.options.python, "-m", "distree", "agent", "run", "-c"]
-        path = str(self.folder / f"{device}.yaml")
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        with (self.folder / f"{device}.log").open("ab") as log:
-            self.processes[device] = child_processes.spawn([*command, path], stdout=log, stderr=log, env=environment)
+        self.run(device, "agent", "run", "-c", str(self.folder / f"{device}.yaml"))
         if ready and not self.observer.until(
             lambda: self.observer.ready(device) and self.observer.boots[device] != boot, READY_S, 0.01
         ):
             raise ShortfallError(
                 f"{device} is not ready after {READY_S:g} s; its log ends: {self.log(device)[-300:]!r}"
+            )
+
+    def run(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start `distree ARGUMENTS` in the site's folder; what it prints is appended to NAME.log there."""
+        environ = {variable: value for variable, value in os.environ.items() if variable != "PYTHONPATH"}
+        if self.options.python == OWN_PYTHON:
+            environ["PYTHONPATH"] = str(ROOT)  # else another python runs the code that is installed there
+        command = ["env", "-C", str(self.folder), self.options.python, "-m", "distree", *arguments]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = child_processes.spawn(
+                command, stdout=log, stderr=log, env=environ | dict(environment or {})
             )
 
     def agent(self, device: str, stages: Iterable[int] = (), *, ready: bool = True, **changes: Any) -> None:
@@ -534,7 +545,7 @@ def packed_plan(thresholds: tuple[float, ...], bundle: str | Path = PIPELINE, ep
 @contextlib.contextmanager
 def open_site(port: int, options: Options, **observing: Any) -> Iterator[Site]:
     """A site on the broker at `port`, in a temporary folder; ends its agents when left."""
-    with tempfile.TemporaryDirectory(prefix="distree-soak-") as folder:
+    with tempfile.TemporaryDirectory(prefix="distree-chaos-") as folder:
         site = Site(port, options, Observer(port, **observing), Path(folder))
         try:
             yield site

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.soak.books import at_rest, check_next
-from benchmarks.soak.broker import make_broker
-from benchmarks.soak.outages import start_chain
-from benchmarks.soak.report import Report
-from benchmarks.soak.site import (
+from benchmarks.chaos.books import at_rest, check_next
+from benchmarks.chaos.broker import make_broker
+from benchmarks.chaos.report import Report
+from benchmarks.chaos.scenarios.outages import start_chain
+from benchmarks.chaos.site import (
     Flow,
     Options,
     Publisher,

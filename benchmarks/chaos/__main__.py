@@ -1,4 +1,4 @@
-"""Play scenarios: `python -m benchmarks.soak [SCENARIO[:CASE] ...]`; exit status 1 if anything fell short."""
+"""Play scenarios: `python -m benchmarks.chaos [SCENARIO[:CASE] ...]`; exit status 1 if anything fell short."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.soak.report import Report, table
-from benchmarks.soak.site import Options
+from benchmarks.chaos.report import Report, table
+from benchmarks.chaos.site import Options
 from broker_config.managed import find_mosquitto
 
 SCENARIOS = (
@@ -20,7 +20,7 @@ SCENARIOS = (
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
     parser.add_argument(
         "scenarios",
         nargs="*",
@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
 def play(name: str, options: Options) -> list[Report]:
     """Run one scenario, or one case of it."""
     scenario, _, case = name.partition(":")
-    module = importlib.import_module(f"benchmarks.soak.{scenario}")
+    module = importlib.import_module(f"benchmarks.chaos.scenarios.{scenario}")
     cases = list(getattr(module, "CASES", ()))
     if case and case not in cases:
         sys.exit(f"{scenario} has no case {case!r}; there are {', '.join(cases) or 'none'}")

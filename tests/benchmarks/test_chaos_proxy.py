@@ -1,4 +1,4 @@
-"""The proxy of `make soak` reads MQTT as clients write it, and cuts, refuses and hangs up as it is told."""
+"""The proxy of `make chaos` reads MQTT as clients write it, and cuts, refuses and hangs up as it is told."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from benchmarks.soak.proxy import CONNECT, PUBLISH, REFUSED_PROTOCOL, SUBSCRIBE, Proxy, Reader
-from benchmarks.soak.site import publish_packet
+from benchmarks.chaos.proxy import CONNECT, PUBLISH, REFUSED_PROTOCOL, SUBSCRIBE, Proxy, Reader
+from benchmarks.chaos.site import publish_packet
 
 CONNECT_4 = bytes.fromhex("100d00044d5154540402000f000161")
 SUBSCRIBE_5 = b"\x82\x0e\x00\x01\x00\x00\x03a/b\x01\x00\x02c/\x00"

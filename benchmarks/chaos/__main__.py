@@ -1,8 +1,13 @@
-"""Play scenarios: `python -m benchmarks.chaos [SCENARIO[:CASE] ...]`; exit status 1 if anything fell short."""
+"""Play faults against real agents, a real mosquitto and real links: `python -m benchmarks.chaos [FAULT ...]`.
+
+Without names, all faults of the matrix are played. Exit status 1 if an input is lost, wrong or unaccounted for, or if
+a scenario fell short.
+"""
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import importlib
 import json
 import sys
@@ -10,39 +15,66 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.chaos import page
+from benchmarks.chaos.faults import FAULTS
+from benchmarks.chaos.play import Played, Tempo, play
 from benchmarks.chaos.report import Report, table
-from benchmarks.chaos.site import Options
-from broker_config.managed import find_mosquitto
+from benchmarks.chaos.site import OWN_PYTHON, Options
+from broker_config.managed import ManagedBroker, find_mosquitto
 
 SCENARIOS = (
     "outages", "burst", "junk", "memory", "neighbour", "kills", "restart", "hangups", "bigpackets",
 )  # fmt: skip
+"""Plays with checks of their own, in `scenarios/`; they are played where they are named."""
+
+INPUTS = 112_000
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
     parser.add_argument(
-        "scenarios",
+        "names",
         nargs="*",
-        metavar="SCENARIO[:CASE]",
-        help=f"any of {', '.join(SCENARIOS)}; all if none is named. CASE is one of a scenario's, as in hangups:will",
+        metavar="FAULT",
+        help=f"any of {', '.join(FAULTS)}, with * for any part of a name; all if none is named. Or a scenario: any of "
+        f"{', '.join(SCENARIOS)}, or one case of it, as in hangups:will",
     )
-    parser.add_argument("--minutes", type=float, default=0.0, help="play them again and again for so long")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     parser.add_argument(
-        "--agent-python", default=sys.executable, metavar="PATH", help="the python that runs the agents"
+        "--inputs",
+        type=int,
+        help=f"how many in all, spread over the faults (default: {INPUTS} for the whole matrix, and as many per fault "
+        "where some are named); memory: how many",
     )
-    parser.add_argument("--broker", choices=("managed", "stock"), default="managed", help="how mosquitto is configured")
-    parser.add_argument("--inputs", type=int, default=110_000, help="memory: how many inputs (default: %(default)s)")
-    parser.add_argument("--kills", type=int, default=100, help="kills: how many (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write faults.md and faults.json there")
+    parser.add_argument("--kills", type=int, default=100, help="scenario kills: how many (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=0.0, help="scenarios: again and again for so long")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="scenarios: write all figures to FILE")
+    parser.add_argument("--agent-python", default=OWN_PYTHON, metavar="PATH", help="the python that runs the agents")
+    parser.add_argument(
+        "--broker", choices=("managed", "stock"), default="managed", help="scenarios: how mosquitto is configured"
+    )
     args = parser.parse_args()
-    for name in args.scenarios:
-        if name.partition(":")[0] not in SCENARIOS:
-            parser.error(f"no scenario {name!r}; there are {', '.join(SCENARIOS)}")
+    args.faults, args.scenarios = [], []
+    for name in args.names or ["*"]:
+        found = fnmatch.filter(FAULTS, name)
+        args.faults += [fault for fault in found if fault not in args.faults]
+        if not found and name.partition(":")[0] in SCENARIOS:
+            args.scenarios.append(name)
+        elif not found:
+            parser.error(f"no fault and no scenario {name!r}; there are {', '.join((*FAULTS, *SCENARIOS))}")
     return args
 
 
-def play(name: str, options: Options) -> list[Report]:
+def play_faults(names: list[str], inputs: int, options: Options) -> list[Played]:
+    """Play faults one after the other and print each."""
+    found = []
+    for name in names:
+        found.append(play(FAULTS[name], Tempo(inputs // len(names)), options))
+        print(page.paragraph(found[-1]), flush=True)
+    return found
+
+
+def play_scenario(name: str, options: Options) -> list[Report]:
     """Run one scenario, or one case of it."""
     scenario, _, case = name.partition(":")
     module = importlib.import_module(f"benchmarks.chaos.scenarios.{scenario}")
@@ -66,31 +98,40 @@ def _finish(report: Report, run: Callable[..., None], *args: object) -> Report:
     return report
 
 
-def main() -> int:
-    args = arguments()
-    if find_mosquitto() is None:
-        sys.exit("mosquitto is not installed: apt install mosquitto")
-    options = Options(
-        # Not resolved: a virtual environment's python is a link.
-        python=str(Path(args.agent_python).absolute()),
-        broker=args.broker,
-        inputs=args.inputs,
-        kills=args.kills,
-    )
-    ends_at = time.monotonic() + args.minutes * 60
-    reports: list[Report] = []
-    while True:
-        for name in args.scenarios or SCENARIOS:
-            reports += play(name, options)
+def play_scenarios(args: argparse.Namespace, options: Options) -> list[Report]:
+    """Play scenarios, once or for as long as was asked for."""
+    ends_at, reports = time.monotonic() + args.minutes * 60, list[Report]()
+    while args.scenarios:
+        for name in args.scenarios:
+            reports += play_scenario(name, options)
             if args.json is not None:
                 args.json.write_text(json.dumps([report.as_dict() for report in reports], indent=1) + "\n")
         if time.monotonic() >= ends_at:
             break
-    failed = [report.scenario for report in reports if not report.passed]
-    print(
-        f"\n{len(reports) - len(failed)} of {len(reports)} passed"
-        + (f"; fell short: {', '.join(failed)}" * bool(failed))
-    )
+    return reports
+
+
+def main() -> int:
+    args = arguments()
+    if find_mosquitto() is None:
+        sys.exit("mosquitto is not installed: apt install mosquitto")
+    # Not resolved: a virtual environment's python is a link.
+    options = Options(python=str(Path(args.agent_python).absolute()), broker=args.broker, kills=args.kills)
+    if args.inputs:
+        options = Options(options.python, options.broker, args.inputs, options.kills)
+    mosquitto = ManagedBroker(engine="mosquitto").describe().split()[1]
+    machine = page.this_machine(mosquitto)
+    started_at = time.monotonic()
+    played = play_faults(args.faults, args.inputs or INPUTS * len(args.faults) // len(FAULTS), options)
+    if args.out is not None and played:
+        page.write(args.out, played, machine, time.monotonic() - started_at)
+    reports = play_scenarios(args, options)
+    failed = [one.fault for one in played if not one.passed] + [one.scenario for one in reports if not one.passed]
+    skipped = [f"{one.fault} ({one.not_played})" for one in played if one.not_played]
+    if skipped:
+        print(f"\nnot played: {', '.join(skipped)}")
+    count = len(played) + len(reports)
+    print(f"\n{count - len(failed) - len(skipped)} of {count} passed" + f"; failed: {', '.join(failed)}" * bool(failed))
     return 1 if failed else 0
 
 

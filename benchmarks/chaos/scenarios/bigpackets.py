@@ -6,6 +6,7 @@ import struct
 import time
 
 from benchmarks.chaos.broker import RawBroker
+from benchmarks.chaos.raw import publish_packet, raw_client
 from benchmarks.chaos.report import Report
 from benchmarks.chaos.scenarios.outages import start_chain
 from benchmarks.chaos.site import (
@@ -18,8 +19,6 @@ from benchmarks.chaos.site import (
     closing_all,
     images,
     open_site,
-    publish_packet,
-    raw_client,
     stage_topic,
 )
 from distree.thresholds import NEVER

@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks.chaos import expected
 from benchmarks.chaos.broker import RawBroker, make_broker
-from benchmarks.chaos.proxy import CONNECT, REFUSED_PROTOCOL, HangUp, Packet, Proxy, Rule
+from benchmarks.chaos.packets import CONNECT, Packet
+from benchmarks.chaos.proxy import REFUSED_PROTOCOL, HangUp, Proxy, Rule
 from benchmarks.chaos.report import Report
 from benchmarks.chaos.site import (
     PIPELINE,

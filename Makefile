@@ -85,8 +85,8 @@ peers: $(VENV)/.installed-bench  ## measure a hop against gRPC, HTTP and ZeroMQ,
 scale: dev           ## measure 10,000 simulated boards, and an orchestrator with 1,000 real ones (some minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.scale --out docs/results $(ARGS)
 
-chaos: dev           ## inject faults into real agents, a real mosquitto and real links (half an hour; ARGS="outages burst")
-	$(BIN)/python -m benchmarks.chaos $(ARGS)
+chaos: dev           ## play faults on real sites and account for every input (as root; half an hour; ARGS="kill:* plans:*")
+	$(BIN)/python -m benchmarks.chaos --out docs/results $(ARGS)
 
 brokers: dev         ## test what other brokers can do, and run two sites on each (ten minutes; apt install them; ARGS="NATS")
 	$(BIN)/python -m benchmarks.brokers --install --out docs $(ARGS)

@@ -45,7 +45,9 @@ def arguments() -> argparse.Namespace:
         help=f"how many in all, spread over the faults (default: {INPUTS} for the whole matrix, and as many per fault "
         "where some are named); memory: how many",
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write faults.md and faults.json there")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write faults.md and faults.json there, if all faults are played"
+    )
     parser.add_argument("--kills", type=int, default=100, help="scenario kills: how many (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=0.0, help="scenarios: again and again for so long")
     parser.add_argument("--json", type=Path, metavar="FILE", help="scenarios: write all figures to FILE")
@@ -115,15 +117,18 @@ def main() -> int:
     args = arguments()
     if find_mosquitto() is None:
         sys.exit("mosquitto is not installed: apt install mosquitto")
-    # Not resolved: a virtual environment's python is a link.
-    options = Options(python=str(Path(args.agent_python).absolute()), broker=args.broker, kills=args.kills)
-    if args.inputs:
-        options = Options(options.python, options.broker, args.inputs, options.kills)
+    options = Options(
+        # Not resolved: a virtual environment's python is a link.
+        python=str(Path(args.agent_python).absolute()),
+        broker=args.broker,
+        inputs=args.inputs or Options().inputs,
+        kills=args.kills,
+    )
     mosquitto = ManagedBroker(engine="mosquitto").describe().split()[1]
     machine = page.this_machine(mosquitto)
     started_at = time.monotonic()
     played = play_faults(args.faults, args.inputs or INPUTS * len(args.faults) // len(FAULTS), options)
-    if args.out is not None and played:
+    if args.out is not None and len(played) == len(FAULTS):
         page.write(args.out, played, machine, time.monotonic() - started_at)
     reports = play_scenarios(args, options)
     failed = [one.fault for one in played if not one.passed] + [one.scenario for one in reports if not one.passed]

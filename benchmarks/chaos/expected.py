@@ -48,7 +48,8 @@ class WholeNetwork:
         """Say what is wrong with a labelled answer to image `index`; "" if the network explains it.
 
         The class must be the network's own at that exit, with the same branches missing. The exit must be the one that
-        the plan of the answer's epoch takes, unless it was a substitute or a branch was missing.
+        the plan of the answer's epoch takes, unless it was a substitute or a branch was missing. In a wide network it
+        may be a later one that reaches its threshold too: a result does not tell of branches missing at earlier exits.
         """
         classes = self.scored(answer.missing).classes[index]
         if answer.exit is None or answer.class_id != classes[answer.exit]:
@@ -59,7 +60,12 @@ class WholeNetwork:
             return f"decided by plan {answer.epoch}, which nobody published"
         thresholds = plans[answer.epoch][1] if answer.epoch else self.bundle.thresholds
         wanted = self._exits(thresholds)[index]
-        return "" if answer.exit == wanted else f"left at exit {answer.exit}, plan {answer.epoch} takes exit {wanted}"
+        if answer.exit == wanted or (any(self.bundle.branch_counts) and self._reached(index, answer.exit, thresholds)):
+            return ""
+        return f"left at exit {answer.exit}, plan {answer.epoch} takes exit {wanted}"
+
+    def _reached(self, index: int, exit: int, thresholds: tuple[float, ...]) -> bool:
+        return exit == len(thresholds) or bool(self.scored().scores[index, exit] >= thresholds[exit])
 
     def _exits(self, thresholds: tuple[float, ...]) -> list[int]:
         if thresholds not in self._taken:

@@ -22,11 +22,13 @@ class Excuses:
     """What a fault explains.
 
     `origin_dies`: what an origin without a spool had taken may be gone, or be answered anew. `origin_stands_still`: it
-    may be late by its own clock. `broker_forgets`: what the broker acknowledged may be gone, or come again.
+    may be late by its own clock. `origin_is_double`: two agents may answer the same input, each as well as it can.
+    `broker_forgets`: what the broker acknowledged may be gone, or come again.
     """
 
     origin_dies: bool = False
     origin_stands_still: bool = False
+    origin_is_double: bool = False
     broker_forgets: bool = False
 
 
@@ -56,12 +58,12 @@ class Account:
     """Counts of inputs; `failures` is what nothing explains.
 
     `offered` = `labelled` + `unlabelled` + `shed` + `held` + `forgotten` + `lost`, if the books balance. `labelled`,
-    `unlabelled` and `shed` are by the first final answer, and so are `reasons`; what is shed may have a label. `held`: taken by an origin without a
-    spool that was then killed. `forgotten`: the broker acknowledged them, or their results, and lost them. `lost`: no
-    answer and no explanation. `unheard` are not among the offered: the broker told their publisher that nobody
-    subscribed, and they reached nobody. `twice_same` and `twice_other`: more than one final answer. `wrong`: not what
-    the whole network says. `late`: after the deadline, by the origin's own clock, and `latest_ms` by how much at most.
-    `recovery_s`: see `recovery`.
+    `unlabelled` and `shed` are by the first final answer, and so are `reasons`; what is shed may have a label. `held`:
+    taken by an origin without a spool that was then killed. `forgotten`: the broker acknowledged them, or their
+    results, and lost them. `lost`: no answer and no explanation. `unheard` are not among the offered: the broker told
+    their publisher that nobody subscribed, and they reached nobody. `twice_same` and `twice_other`: more than one final
+    answer. `wrong`: not what the whole network says. `late`: after the deadline, by the origin's own clock, and
+    `latest_ms` by how much at most. `recovery_s`: see `recovery`.
     """
 
     offered: int = 0
@@ -108,7 +110,8 @@ def settle(seen: Evidence, excuses: Excuses, *, spool: bool) -> Account:
         reasons[answers[0].reason] += 1
         _count(account, answers[0])
         if len(answers) > 1:
-            _repeat(account, found, request, answers, excused=excuses.origin_dies and not spool)
+            excused = excuses.origin_is_double or (excuses.origin_dies and not spool)
+            _repeat(account, found, request, answers, excused=excused)
         for answer in answers:
             _judge(account, found, index % len(seen.network), answer, seen)
     account.reasons = dict(reasons.most_common())

@@ -162,9 +162,9 @@ _METHOD = (
     "Each fault is played on a site of its own: a real mosquitto and real agents, each in its own process. A chain "
     "has two origins with stage 0, one with `spool: true` and one without, a board for stage 1 and one for stage 2. "
     f"The bundle is `fashion` with the thresholds {CHAIN_THRESHOLDS[0]} and {CHAIN_THRESHOLDS[1]}, so that three of "
-    "four inputs travel. Faults of a *twin* are played with two boards for stage 1; those of a *branch* or a *fuser* "
-    "with the bundle `tiny-wide`, a board for each of its two branches, and one that fuses. The orchestrator runs where the "
-    "fault concerns it.",
+    "four inputs travel. Faults of a *twin* are played with two boards for stage 1; those of a *branch* or a "
+    "*fuser* with the bundle `tiny-wide`, a board for each of its two branches, and one that fuses. The orchestrator "
+    "runs where the fault concerns it.",
     f"Two streams of named inputs, {RATE_HZ:g} a second to each origin, are published at QoS 1 before, during and "
     "after the fault, until all answers have been good for a while. The deadline is "
     f"{DEADLINE_S:g} s. The origins reach the broker through a proxy that also records which inputs the broker "
@@ -185,7 +185,8 @@ _METHOD = (
     "fault ends when it is undone: a process is started or continued, a link is good again. So recovery includes the "
     "start of an agent, which takes about a second, and working off what waited.",
     "At the end the books of both origins must be at rest and balance: as many inputs answered as accepted, none "
-    "dropped. Every input must be answered, or have one of the explanations that the fault allows. Anything else is "
+    "dropped. Every input must be answered, or have one of the explanations that the fault allows. Two answers may "
+    "differ only if a killed origin had no spool, or if two agents have the name of the origin. Anything else is "
     "printed, and `make chaos` exits with status 1.",
 )
 

@@ -156,6 +156,8 @@ class Observer:
         self.provisional = 0
         self.states: dict[str, str] = {}
         self.boots: dict[str, str] = {}
+        self.boot_changes: Counter[str] = Counter()
+        """How often another run of a device's agent spoke than the one before."""
         self.books: dict[str, Books] = {}
         self.dead: Counter[tuple[str, str]] = Counter()
         """Dead letters by device and reason."""
@@ -210,6 +212,7 @@ class Observer:
             self._take_result(json.loads(payload))
         elif parts[-1] == "state" and payload:
             fields = json.loads(payload)
+            self.boot_changes[parts[-2]] += self.boots.get(parts[-2]) != fields["boot"]
             self.states[parts[-2]], self.boots[parts[-2]] = fields["state"], fields["boot"]
         elif parts[-1] == "dead":
             self.dead[parts[-2], json.loads(payload)["reason"]] += 1

@@ -156,6 +156,7 @@ def test_two_answers_must_agree(seen):
     excuses = Excuses(origin_dies=True)
     assert failures(differ, excuses, spool=False) == []
     assert failures(differ, excuses, spool=True) == ["1 answered twice, and differently, such as r1"]
+    assert failures(differ, Excuses(origin_is_double=True), spool=True) == []
 
 
 def test_only_an_origin_that_stands_still_may_be_late(seen):

@@ -55,7 +55,7 @@ class Evidence:
 
 @dataclass(slots=True)
 class Account:
-    """Counts of inputs; `failures` is what nothing explains.
+    """Counts of inputs; `failures` is what nothing explains, `slow` what was not in time.
 
     `offered` = `labelled` + `unlabelled` + `shed` + `held` + `forgotten` + `lost`, if the books balance. `labelled`,
     `unlabelled` and `shed` are by the first final answer, and so are `reasons`; what is shed may have a label. `held`:
@@ -83,6 +83,7 @@ class Account:
     recovery_s: float | None = None
     reasons: dict[str, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    slow: list[str] = field(default_factory=list)
 
     @property
     def unanswered(self) -> int:
@@ -91,7 +92,7 @@ class Account:
 
 def settle(seen: Evidence, excuses: Excuses, *, spool: bool) -> Account:
     """Close the books of one origin."""
-    account, found = Account(), _Failures()
+    account, found, slow = Account(), _Failures(), _Failures()
     unheard = seen.unheard - seen.tap.delivered.keys()
     account.unheard = sum(request in unheard for request in seen.requests)
     account.offered = sum(request in seen.acknowledged for request in seen.requests) - account.unheard
@@ -117,13 +118,13 @@ def settle(seen: Evidence, excuses: Excuses, *, spool: bool) -> Account:
     account.reasons = dict(reasons.most_common())
     account.recovery_s = recovery(seen)
     if account.late and not excuses.origin_stands_still:
-        found.add(f"late by the origin's own clock, by up to {account.latest_ms:.0f} ms", count=account.late)
+        slow.add(f"late by the origin's own clock, by up to {account.latest_ms:.0f} ms", count=account.late)
     if account.recovery_s is None:
-        found.add("not recovered: after the last answer that was late or a substitute came none that was neither")
+        slow.add("not recovered: after the last answer that was late or a substitute came none that was neither")
     told = account.labelled + account.unlabelled + account.shed + account.unanswered
     if told != account.offered:
         found.add(f"offered {account.offered}, accounted for {told}")
-    account.failures = found.lines()
+    account.failures, account.slow = found.lines(), slow.lines()
     return account
 
 

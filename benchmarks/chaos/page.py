@@ -53,7 +53,7 @@ def paragraph(played: Played) -> str:
         lines += _wrapped(f"{origin}: {_figures(account)}", "    ")
     for said in played.said:
         lines += _wrapped(said, "    ")
-    for failure in played.failures:
+    for failure in (*played.failures, *played.slow):
         lines += _wrapped(failure, "  ! ")
     return "\n".join(lines)
 
@@ -154,7 +154,7 @@ def _summary(played: Sequence[Played], total: Account, machine: Machine, seconds
     ]
     if skipped:
         lines.append(f"Not played on this machine: {', '.join(skipped)}.")
-    lines += [f"* **{one.fault}**: {failure}" for one in failed for failure in one.failures]
+    lines += [f"* **{one.fault}**: {failure}" for one in failed for failure in (*one.failures, *one.slow)]
     return "\n\n".join(lines)
 
 

@@ -63,19 +63,23 @@ class Tempo:
 
 @dataclass(slots=True)
 class Played:
-    """What came of a fault: an account per origin, or why it could not be played."""
+    """What came of a fault: an account per origin, or why it could not be played.
+
+    `failures` are inputs lost, wrong or unaccounted for, and whatever else must not be; `slow` is what was not in time.
+    """
 
     fault: str
     what: str
     accounts: dict[str, Account] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    slow: list[str] = field(default_factory=list)
     not_played: str = ""
     seconds: float = 0.0
 
     @property
     def passed(self) -> bool:
-        return not self.failures
+        return not self.failures and not self.slow
 
 
 def play(fault: Fault, tempo: Tempo, options: Options) -> Played:
@@ -171,6 +175,7 @@ def _account(scene: Scene, fault: Fault, played: Played) -> None:
         if books.accepted != books.answered or books.dropped:
             account.failures.append(f"its books do not balance: {books.figures()}")
         played.failures += [f"{origin}: {failure}" for failure in account.failures]
+        played.slow += [f"{origin}: {what}" for what in account.slow]
     missing = [name for name in scene.devices if name not in scene.site.alive()]
     if missing:
         played.failures.append(f"ended and not started again: {', '.join(missing)}")

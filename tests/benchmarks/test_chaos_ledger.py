@@ -65,12 +65,13 @@ def without(seen, request):
 
 
 def failures(seen, excuses=None, *, spool=True):
-    return settle(seen, excuses or Excuses(), spool=spool).failures
+    account = settle(seen, excuses or Excuses(), spool=spool)
+    return [*account.failures, *account.slow]
 
 
 def test_books_that_balance(seen):
     account = settle(seen, Excuses(), spool=True)
-    assert account.failures == []
+    assert account.failures == account.slow == []
     assert (account.offered, account.accepted, account.labelled, account.unanswered) == (COUNT, COUNT, COUNT, 0)
     assert sum(account.reasons.values()) == COUNT
     assert account.recovery_s == 0.0
@@ -163,7 +164,7 @@ def test_only_an_origin_that_stands_still_may_be_late(seen):
     late = changed(seen, "r1", latency_ms=1000 * (DEADLINE_S + GRACE_S) + 50)
     assert failures(late) == [f"1 late by the origin's own clock, by up to {1000 * GRACE_S + 50:.0f} ms"]
     account = settle(late, Excuses(origin_stands_still=True), spool=True)
-    assert (account.late, account.failures) == (1, [])
+    assert (account.late, account.slow) == (1, [])
 
 
 def test_recovery_ends_with_the_first_answer_after_which_all_are_good(seen):

@@ -138,19 +138,29 @@ def _summary(played: Sequence[Played], total: Account, machine: Machine, seconds
     verdict = (
         "Every input is accounted for, and every label is the one that the whole network gives."
         if not failed
-        else f"**{len(failed)} faults were not survived as promised: {', '.join(one.fault for one in failed)}.**"
+        else f"**Not as promised: {', '.join(one.fault for one in failed)}.**"
     )
     skipped = [f"{one.fault} ({one.not_played})" for one in played if one.not_played]
     lines = [
         f"`make chaos`, {time.strftime('%Y-%m-%d')}, {machine.architecture}, {machine.cores} cores, Python "
         f"{machine.python}, mosquitto {machine.mosquitto}, {seconds / 60:.0f} minutes. The load average was "
         f"{machine.load:.1f} when it began.",
-        f"{len(played) - len(skipped)} faults were played on running sites, to which {total.offered:,} inputs were "
-        f"offered. {total.labelled:,} were answered with a label, {total.unlabelled:,} without one, and "
-        f"{total.shed:,} with `shed`. {total.unanswered:,} were not answered: {total.held:,} that an origin without a "
-        f"spool had taken when it was killed, {total.forgotten:,} that the broker acknowledged and lost, and "
-        f"{total.lost:,} without an explanation. {total.wrong:,} labels were wrong, and {total.twice_other:,} inputs "
-        "have two answers that differ. " + verdict,
+        f"{len(played) - len(skipped)} faults were played on running sites. {verdict}",
+        _markdown(
+            ["inputs", "count"],
+            [
+                ["offered", f"{total.offered:,}"],
+                ["answered with a label", f"{total.labelled:,}"],
+                ["answered without a label: nothing could be computed in time", f"{total.unlabelled:,}"],
+                ["answered `shed`", f"{total.shed:,}"],
+                ["not answered: taken by an origin without a spool that was then killed", f"{total.held:,}"],
+                ["not answered: acknowledged by the broker, and lost by it", f"{total.forgotten:,}"],
+                ["not answered, without an explanation", f"{total.lost:,}"],
+                ["answered with a wrong label", f"{total.wrong:,}"],
+                ["answered twice, and differently", f"{total.twice_other:,}"],
+                ["answered late", f"{total.late:,}"],
+            ],
+        ),
     ]
     if skipped:
         lines.append(f"Not played on this machine: {', '.join(skipped)}.")

@@ -183,6 +183,7 @@ def _account(scene: Scene, fault: Fault, played: Played) -> None:
         played.failures.append(f"messages that cannot be read: {observer.failures[:3]}")
     dead = dict(observer.dead)
     if dead:
-        played.said.append("dead letters: " + ", ".join(f"{count} {who} {why}" for (who, why), count in dead.items()))
+        told = ", ".join(f"{count} of {who} ({why})" for (who, why), count in dead.items())
+        played.said.append(f"dead letters: {told}")
     played.said += scene.said
     played.failures += scene.failures

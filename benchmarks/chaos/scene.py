@@ -34,6 +34,7 @@ from benchmarks.chaos.site import (
 )
 from benchmarks.chaos.tap import Tap
 from broker_config.managed import ManagedBroker
+from distree.formatting import counted
 
 ORIGINS = {"cam-spool": True, "cam-plain": False}
 """The two origins of every site, and whether each has a spool."""
@@ -215,9 +216,14 @@ class Scene:
         for name in names:
             self.proxies[name].become(conditions)
 
-    def warnings(self, *devices: str) -> list[str]:
-        """The lines of WARNING or above in these agents' logs."""
-        return [line for device in devices for line in self.site.grave(device)]
+    def expect_warning(self, name: str, about: str) -> None:
+        """Have the page tell what an agent's log says at level WARNING or above; to say nothing is a failure."""
+        lines = self.site.grave(name)
+        if not lines:
+            self.failures.append(f"{name} logs nothing about {about}")
+            return
+        first = lines[0].split(": ", 1)[-1].replace(f"{self.folder}/", "")
+        self.said.append(f"{name} logs {counted(len(lines), 'warning')}, the first: “{first}”")
 
     def close(self) -> None:
         for flow in self.flows.values():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from benchmarks.chaos.conditions import GOOD, Conditions
 from benchmarks.chaos.play import Fault
 from benchmarks.chaos.scene import CHAIN, ORIGINS, Scene
+from distree.formatting import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def _bad(kind: _Kind, end: str) -> Fault:
         scene.become(GOOD, *devices)
         if kind.conditions.reset_every_s:
             resets = sum(scene.proxies[device].resets for device in devices)
-            scene.said.append(f"{resets} resets")
+            scene.said.append(counted(resets, "reset"))
             if not resets:
                 scene.failures.append("nothing was reset")
 

@@ -7,6 +7,8 @@ import yaml
 from benchmarks.chaos.ledger import Excuses
 from benchmarks.chaos.play import Fault
 from benchmarks.chaos.scene import ORIGINS, Scene
+from benchmarks.chaos.site import READY_S, ShortfallError
+from distree.formatting import counted
 
 _RIVAL = "rival"
 
@@ -16,22 +18,20 @@ def _double(device: str, role: str, called: str) -> Fault:
         config = yaml.safe_load((scene.folder / f"{device}.yaml").read_text())
         config["state_dir"] = str(scene.folder / f"{_RIVAL}-state")
         (scene.folder / f"{_RIVAL}.yaml").write_text(yaml.safe_dump(config))
-        with scene.observer.lock:
-            first, before = scene.observer.boots[device], scene.observer.boot_changes[device]
+        observer = scene.observer
+        with observer.lock:
+            first, before = observer.boots[device], observer.boot_changes[device]
+        scene.start(_RIVAL)
+        if not observer.until(lambda: observer.boot_changes[device] > before, READY_S):
+            raise ShortfallError("the second agent never has the name")
         with scene.fault():
-            scene.start(_RIVAL)
-        with scene.observer.lock:
-            changes, last = scene.observer.boot_changes[device] - before, scene.observer.boots[device]
+            pass
+        with observer.lock:
+            changes, last = observer.boot_changes[device] - before, observer.boots[device]
         who = "the first agent" if last == first else "the second agent"
-        scene.said.append(f"the state under the name {device} changed hands {changes} times; {who} had it in the end")
-        if not changes:
-            scene.failures.append("the second agent never had the name")
+        scene.said.append(f"the name {device} changed hands {counted(changes, 'time')}; {who} had it in the end")
         scene.site.terminate(_RIVAL)
-        for name in (device, _RIVAL):
-            lines = scene.warnings(name)
-            scene.said.append(f"{name} logs {len(lines)} warnings" + (f", first: {lines[0][:300]}" if lines else ""))
-            if not lines:
-                scene.failures.append(f"{name} is silent about a second agent of its name")
+        scene.expect_warning(device, "a second agent of its name")
 
     return Fault(
         name=f"same-name:{role}",

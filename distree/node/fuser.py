@@ -214,6 +214,9 @@ class Fuser:
         gathering.move("forward")
         self._forget(gathering)
         assert output.features is not None  # noqa: S101 - a bundle is checked when it is loaded
+        if gathering.missing:
+            # A plain exit misses nobody, and its answer would have all exits taken for such.
+            gathering.trace = None
         message = StageMessage(
             context=gathering.context,
             progress=gathering.progress(now),

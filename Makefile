@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test test-slow test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing access odd-files arm endurance dashboard-soak tuner-report zoo zoo-check zoo-report test-tools extras docs reference surface first-result node clean
+.PHONY: help setup dev demo test test-slow test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing chaos access odd-files arm endurance dashboard-soak tuner-report zoo zoo-check zoo-report test-tools extras docs reference surface first-result node clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -86,8 +86,8 @@ peers: $(VENV)/.installed-bench  ## measure a hop against gRPC, HTTP and ZeroMQ,
 scale: dev           ## measure 10,000 simulated boards, and an orchestrator with 1,000 real ones (some minutes, on an idle machine)
 	$(BIN)/python -m benchmarks.scale --out docs/results $(ARGS)
 
-soak: dev            ## inject faults into real agents, a real mosquitto and real links (half an hour; ARGS="outages burst")
-	$(BIN)/python -m benchmarks.soak $(ARGS)
+chaos: dev           ## play faults on real sites and account for every input (as root; half an hour; ARGS="kill:* plans:*")
+	$(BIN)/python -m benchmarks.chaos --out docs/results $(ARGS)
 
 brokers: dev         ## test what other brokers can do, and run two sites on each (ten minutes; apt install them; ARGS="NATS")
 	$(BIN)/python -m benchmarks.brokers --install --out docs $(ARGS)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.soak.site import (
+from benchmarks.chaos.site import (
     HOST,
     PIPELINE,
     SITE,

@@ -21,8 +21,8 @@ import yaml
 
 from benchmarks.brokers.client import V3, Client
 from benchmarks.brokers.servers import Server
-from benchmarks.soak.expected import answers
-from benchmarks.soak.site import SAMPLES, TINY_WIDE, Images, tiny_images
+from benchmarks.chaos.expected import answers
+from benchmarks.chaos.site import SAMPLES, TINY_WIDE, Images, tiny_images
 from distree import child_processes
 from distree.bundle.loading import load_bundle
 from model_zoo.data import load_split

@@ -84,11 +84,15 @@ class Hop:
 
 @declared(as_row=True)
 class Guess:
-    """The best answer so far: the prediction of the deepest exit computed."""
+    """The best answer so far: the prediction of the deepest exit computed.
+
+    `missing` are the branches that were not heard at that exit; () at the exit of a plain stage.
+    """
 
     exit: int = count("Number of the exit, from 0.", most=MAX_STAGES - 1)
     class_id: int = count("Index of the predicted class.", most=MAX_CLASSES)
     confidence: float = number("Largest softmax probability there.", most=1.0)
+    missing: tuple[int, ...] = branches("Branches that were not heard from there.", default=())
 
 
 @declared(as_row=True)
@@ -239,8 +243,7 @@ class Outcome:
     """What another board tells the origin, which alone publishes results: the answer, or why there is none.
 
     `moved`: the board that says so stops, and did not take the request. `unreachable`: `board` could not be reached, as
-    the broker knows of nobody who reads what was sent to it. `missing` are the branches that were not heard at the exit
-    taken; () in a chain. `trace` is given where it is known of all exits.
+    the broker knows of nobody who reads what was sent to it. `trace` is given where it is known of all exits.
     """
 
     request: str = text("Id of the request.")
@@ -249,7 +252,6 @@ class Outcome:
     guess: Guess | None = part(Guess, "The answer; null if there is none.", nullable=True)
     spent_s: float = seconds("Time that boards have used.", most=MAX_BUDGET_S)
     hops: tuple[Hop, ...] = parts(Hop, "Where the time went: one entry per board and stage.", most=MAX_HOPS)
-    missing: tuple[int, ...] = branches("Branches that were not heard from at the exit taken.", default=())
     trace: Trace = parts(
         Reading, "What the exits answered, if the input was drawn for an audit.", most=MAX_STAGES, default=None
     )

@@ -37,13 +37,13 @@ def result_of(
     name: str,
     reason: Reason,
     progress: Progress,
-    missing: tuple[int, ...] = (),
     *,
     latency_s: float,
     final: bool,
 ) -> Result:
-    """Return the result of one attempt of the input `name`; `missing` are the branches that were not heard."""
+    """Return the result of one attempt of the input `name`."""
     guess = progress.guess
+    missing = () if guess is None else guess.missing
     return Result(
         request=context.request,
         site=settings.site,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from distree.errors import RESTRICT, RemoteProtocolError
 from distree.messages.request import (
     Embedding,
+    Guess,
     Outcome,
     Progress,
     Reason,
@@ -65,7 +66,7 @@ class BackgroundRequests:
         """Find out what all exits say of an input that was drawn, now that it is answered."""
         rule, trace = entry.context.rule, entry.progress.trace
         if reason == "last" and self.audits.is_complete(trace):
-            row = self.audits.row(entry.request, rule, trace, entry.missing, entry.progress.hops)
+            row = self.audits.row(entry.request, rule, trace, _missing_at(entry.progress.guess), entry.progress.hops)
             return [Publish(message=row)]
         context = self._attempts.background(rule, AUDIT_BUDGET_S)
         audit = OpenAudit(context=context, of=entry.request, tensor=entry.tensor, due_at=now + AUDIT_BUDGET_S)
@@ -117,7 +118,7 @@ class BackgroundRequests:
         self.audits.close(outcome.request)
         if not is_complete:
             return self._lost(audit)
-        row = self.audits.row(audit.of, audit.context.rule, outcome.trace, outcome.missing, outcome.hops)
+        row = self.audits.row(audit.of, audit.context.rule, outcome.trace, _missing_at(outcome.guess), outcome.hops)
         return [Publish(message=row)]
 
     def embedded(self, message: Embedding) -> list[Output] | None:
@@ -134,3 +135,7 @@ class BackgroundRequests:
 def first(context: RequestContext, progress: Progress, tensor: Tensor) -> Send:
     """Return an input on its way to the first stage."""
     return Send(message=StageMessage(context=context, progress=progress, stage=0, tensor=tensor))
+
+
+def _missing_at(guess: Guess | None) -> tuple[int, ...]:
+    return () if guess is None else guess.missing

@@ -62,7 +62,6 @@ class CustodyEntry:
     earlier: tuple[RequestContext, ...] = ()
     state: CustodyState = "here"
     progress: Progress = NOTHING_YET
-    missing: tuple[int, ...] = ()
     audited: bool = False
     """Drawn for an audit."""
     message: StageMessage | None = None

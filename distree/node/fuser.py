@@ -198,7 +198,8 @@ class Fuser:
         queue_s = max(0.0, now - gathering.since - took_s)
         gathering.add_hops(Hop(device=self._settings.device, stage=stage, queue_s=queue_s, compute_s=took_s))
         class_id, confidence = criteria.confidence(output.logits)
-        gathering.guess = Guess(exit=stage, class_id=class_id, confidence=confidence)
+        missing = gathering.missing or ()
+        gathering.guess = Guess(exit=stage, class_id=class_id, confidence=confidence, missing=missing)
         outputs: list[Output] = []
         if gathering.context.origin == self._settings.device:
             outputs.append(GuessUpdate(request=gathering.context.request, progress=gathering.progress(now)))
@@ -213,6 +214,9 @@ class Fuser:
         gathering.move("forward")
         self._forget(gathering)
         assert output.features is not None  # noqa: S101 - a bundle is checked when it is loaded
+        if gathering.missing:
+            # A plain exit misses nobody, and its answer would have all exits taken for such.
+            gathering.trace = None
         message = StageMessage(
             context=gathering.context,
             progress=gathering.progress(now),
@@ -240,7 +244,7 @@ class Fuser:
         gathering.add_reading(score.value, guess.class_id)
         if gathering.context.audit:
             return None
-        if score.value >= self._plans.threshold(rule, stage, gathering.missing or ()):
+        if score.value >= self._plans.threshold(rule, stage, guess.missing):
             return "confident"
         if too_late(evidence):
             self._step.fade()
@@ -339,6 +343,5 @@ def _outcome(gathering: Gathering, reason: Reason, now: float) -> Outcome:
         guess=progress.guess,
         spent_s=progress.spent_s,
         hops=progress.hops,
-        missing=gathering.missing or (),
         trace=progress.trace if reason == "last" else None,
     )

@@ -64,7 +64,7 @@ class Gathering:
     since: float = 0.0
     """When the branches were told, or are known, to be at work on this exit."""
     missing: tuple[int, ...] | None = None
-    """Not heard at the last exit that was fused; None before the first one."""
+    """Not heard at the exit that was last given to be fused; None before the first one."""
 
     @classmethod
     def of(cls, message: Embedding, now: float) -> Gathering:

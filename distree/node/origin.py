@@ -212,8 +212,8 @@ class OriginWorker:
                 # A board failed on it; another may serve the stage, so the one repetition is spent at once.
                 self._custody.silent(entry)
                 return [*self._dispatcher.send_again(now, entry, (sender,)), *self._resume(now, told)]
-        if outcome.missing:
-            outputs += self._missed(now, entry, context, outcome)
+        if outcome.guess is not None and outcome.guess.missing:
+            outputs += self._missed(now, entry, context, outcome.guess.missing)
         entry.progress = Progress(
             spent_s=outcome.spent_s,
             guess=outcome.guess or entry.progress.guess,
@@ -221,7 +221,6 @@ class OriginWorker:
             hops=outcome.hops,
             trace=outcome.trace if is_complete else None,
         )
-        entry.missing = outcome.missing
         return [*self._answer(now, entry, outcome.reason, event), *outputs, *self._resume(now, told)]
 
     def _asked(self, outcome: Outcome, attempts: Sequence[RequestContext], sender: str) -> RequestContext:
@@ -265,9 +264,11 @@ class OriginWorker:
             return []
         return self._router.unreachable(now, outcome.board or "")
 
-    def _missed(self, now: float, entry: CustodyEntry, context: RequestContext, outcome: Outcome) -> list[Output]:
+    def _missed(
+        self, now: float, entry: CustodyEntry, context: RequestContext, missing: tuple[int, ...]
+    ) -> list[Output]:
         """Boards whose branches were not heard, though others of the same stage were."""
-        boards = [board_of_branch(self._settings, context, branch) for branch in outcome.missing]
+        boards = [board_of_branch(self._settings, context, branch) for branch in missing]
         return self._router.silent(now, filter(None, boards), entry.sent_at)
 
     def embedded(self, now: float, message: Embedding) -> tuple[bool, list[Output]]:
@@ -307,7 +308,6 @@ class OriginWorker:
             closed.name,
             outcome.reason,
             progress,
-            outcome.missing,
             latency_s=latency_s,
             final=False,
         )
@@ -367,7 +367,7 @@ class OriginWorker:
         self._custody.move(entry, event)
         guess, latency_s = entry.progress.guess, now - entry.accepted_at
         self._counters.answer(latency_s, reason, None if guess is None else guess.exit)
-        said = entry.context, entry.name, reason, entry.progress, entry.missing
+        said = entry.context, entry.name, reason, entry.progress
         result = result_of(self._settings, *said, latency_s=latency_s, final=True)
         outputs: list[Output] = [Publish(message=result, settles=entry.request)]
         if self._settings.is_wide:

@@ -123,8 +123,14 @@ class NodeSettings:
             )
 
     def check_guess(self, guess: Guess | None) -> None:
-        """Raise RemoteProtocolError for a guess at a class or an exit that there is not."""
-        if guess and (guess.class_id >= len(self.labels) or guess.exit > self.last):
+        """Raise RemoteProtocolError for a guess at a class, an exit or without a branch that there is not."""
+        if guess is None:
+            return
+        if guess.class_id >= len(self.labels) or guess.exit > self.last:
             raise RemoteProtocolError(
                 "guess", f"class {guess.class_id} at exit {guess.exit} does not exist", SAME_BUNDLE
+            )
+        if guess.missing and guess.missing[-1] >= self.width(guess.exit):
+            raise RemoteProtocolError(
+                "guess", f"branch {guess.missing[-1]} of exit {guess.exit} does not exist", SAME_BUNDLE
             )

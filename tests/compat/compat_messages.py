@@ -94,7 +94,13 @@ OUTCOME = Outcome(
     hops=HOPS,
 )
 UNHEARD_OUTCOME = Outcome(
-    request="5b1c09e4-2a", token=TOKEN, reason="shed", guess=None, spent_s=0.0, hops=(), missing=(0, 2), trace=TRACE
+    request="5b1c09e4-2a",
+    token=TOKEN,
+    reason="shed",
+    guess=Guess(exit=0, class_id=9, confidence=0.5, missing=(0, 2)),
+    spent_s=0.0,
+    hops=(),
+    trace=TRACE,
 )
 AUDIT = AuditRow(
     request="5b1c09e4-2a",

@@ -153,7 +153,7 @@ ROUTED_STAGE = replace(STAGE, context=replace(CONTEXT, route=ROUTE))
 
 # What a pipeline with wide stages puts into the messages that a chain has too.
 WIDE_STAGE = replace(STAGE, context=replace(CONTEXT, fuser="hub", eager=True, route=ROUTE))
-WIDE_OUTCOME = replace(OUTCOME, missing=(0, 3))
+WIDE_OUTCOME = replace(OUTCOME, guess=Guess(exit=1, class_id=2, confidence=0.75, missing=(0, 3)))
 WIDE_PLAN = replace(
     PLAN,
     masked=(
@@ -258,7 +258,6 @@ OPTIONAL = {
     "traced outcome": {"trace"},
     "auditing plan": {"audit_rate", "rest_s"},
     "unreachable outcome": {"board"},
-    "wide outcome": {"missing"},
     "wide member": {"branch", "fuses"},
     "wide plan": {"masked"},
     "wide result": {"missing"},

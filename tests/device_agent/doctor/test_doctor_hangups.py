@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from setup_broker import PATIENCE_S, Certificates, Mosquitto
 from test_doctor import MIXED, ORIGIN, WIDE, agent, board, doctor, fails, listener
 
-from benchmarks.soak.proxy import SUBSCRIBE, Packet, Proxy, hangs_up_if
+from benchmarks.chaos.packets import SUBSCRIBE, Packet
+from benchmarks.chaos.proxy import Proxy, hangs_up_if
 from device_agent import resource_estimate
 from device_agent.addresses import publications, subscriptions
 from device_agent.config import AgentConfig, load_agent_config

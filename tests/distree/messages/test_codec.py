@@ -132,7 +132,7 @@ def test_what_wide_stages_add_comes_after_the_golden_bytes_of_a_chain():
         assert wide[1 : len(plain)] == plain[1:]
         return wide[len(plain) :].hex()
 
-    assert added(encoded(WIDE_OUTCOME), encoded(OUTCOME)) == "a76d697373696e67920003"
+    assert unpacked("wide outcome", encoded(WIDE_OUTCOME))["guess"] == [1, 2, 0.75, [0, 3]]
     assert added(encoded(WIDE_PLAN), encoded(PLAN)) == (
         "a66d61736b65649292910092cb3fe8000000000000cb3fe00000000000009292000292cb3ff0000000000000cb3fe0000000000000"
     )
@@ -352,8 +352,8 @@ BAD = {
     "decision": [("go", value) for value in BAD_FLAGS]
     + [("request", "x" * 65), ("request", "a\nb"), ("token", b""), ("token", b"1" * 9), ("token", "12345678")]
     + [("stage", -1), ("stage", 33), ("stage", None)],
-    "outcome": [("missing", value) for value in BAD_SETS_OF_BRANCHES]
-    + [("trace", value) for value in [*BAD_TRACES, None]],
+    "wide outcome": [("guess.missing", value) for value in BAD_SETS_OF_BRANCHES],
+    "outcome": [("trace", value) for value in [*BAD_TRACES, None]],
     "audit": [("missing", value) for value in BAD_SETS_OF_BRANCHES]
     + [("scores", value) for value in ([], [0.5, 0.5], [math.nan], [math.inf], [-math.inf], ["0"], [True], None, 0.5)]
     + [("predictions", value) for value in ([], [1], [1, 2, 3], [1, -1], [1, True], [1, 1.0], [1, 1 << 60], None, {})]
@@ -422,7 +422,7 @@ LONGEST_CONTEXT = RequestContext(
         ("stage", "progress", replace(PROGRESS, trace=(Reading(score=1.0, class_id=MAX_CLASSES),) * MAX_STAGES)),
         ("stage", "context", LONGEST_CONTEXT),
         ("embedding", "branch", MAX_BRANCHES - 1),
-        ("outcome", "missing", tuple(range(MAX_BRANCHES))),
+        ("wide outcome", "guess", replace(WIDE_OUTCOME.guess, missing=tuple(range(MAX_BRANCHES)))),
         ("result", "missing", (MissingBranch(branch=MAX_BRANCHES - 1, device="d" * 32),) * MAX_BRANCHES),
         ("member", "stages", tuple(range(MAX_STAGES))),
         ("member", "revisions", ("\U0001f600" * 64,) * MAX_REVISIONS),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from node_fleet import MISSES_B1, MISSES_ONE, SURE, UNSURE, Fleet, fleet, node_settings
+from node_fleet import MISSES_B1, MISSES_ONE, SURE, UNSURE, WIDE, Fleet, fleet, node_settings
 from request_samples import changed, request_of
 from test_wide_node import both_fusers, both_modes
 from thoroughness import often
@@ -48,6 +48,19 @@ def chain(*, script: dict[int, list[float]] | None = None, rate: float = 1.0, **
         "b2": StageNode(node_settings("b2", 2, **changes)),
     }
     return audited(Fleet(nodes, script or {}), rate)
+
+
+def mixed() -> Fleet:
+    """A plain stage, a wide one of the branches `b0` and `b1`, and a plain one on `b2`."""
+    shapes = {"embeddings": ((), WIDE, ()), "masked": ()}
+    origin = OriginSettings(deadline_s=1.0, max_pending=4, min_retry_s=0.3)
+    nodes = {
+        "cam": StageNode(node_settings("cam", 0, origin=origin, **shapes)),
+        "b0": StageNode(node_settings("b0", 1, branch=0, **shapes)),
+        "b1": StageNode(node_settings("b1", 1, branch=1, **shapes)),
+        "b2": StageNode(node_settings("b2", 2, **shapes)),
+    }
+    return audited(Fleet(nodes, {0: UNSURE, 1: UNSURE}))
 
 
 # ---------------------------------------------------------------- the lots
@@ -109,6 +122,20 @@ def test_an_input_that_went_to_the_end_needs_no_second_run():
     assert (row.predictions, lab.runs) == ((0, 0, 1), {("cam", 0): 1, ("b1", 1): 1, ("b2", 2): 1})
     assert row.scores == pytest.approx((0.356, 0.356), abs=1e-3)
     assert [result.reason for result in lab.results] == ["last"]
+
+
+@pytest.mark.parametrize("lost", [set(), {"b1"}])
+def test_an_audit_does_not_hide_behind_a_plain_exit_that_a_branch_was_missing(lost):
+    lab = mixed()
+    lab.lose = lost
+    lab.accept()
+    for _ in range(3):
+        lab.settle()
+        lab.tick(0.11)
+    assert [(result.exit, result.reason) for result in lab.results] == [(2, "last")]
+    lab.tick(AUDIT_BUDGET_S)
+    lab.settle()
+    assert [(row.lost, row.missing) for row in lab.rows] == [(bool(lost), ())]
 
 
 def test_inputs_that_are_not_drawn_carry_no_trace():

@@ -451,6 +451,7 @@ def test_outcomes_that_do_not_belong_here_are_refused():
         ({"request": "never"}, "request"),
         ({"token": b"guessed!"}, "token"),
         ({"guess": Guess(exit=3, class_id=0, confidence=0.5)}, "guess"),
+        ({"guess": Guess(exit=2, class_id=0, confidence=0.5, missing=(0,))}, "guess"),
     ]:
         with pytest.raises(RemoteProtocolError) as caught:
             node.receive(0.1, changed(reply_to(message), **change), 1, "b2")

@@ -299,6 +299,51 @@ def test_gatherings_are_bounded():
     assert {result.reason for result in lab.results} == {"shed"}
 
 
+def without_b1_at_exit_0_and_with_it_at_exit_1(**changes):
+    """Exit 0 is decided without branch 1, which catches up; exit 1 has heard both and waits to be fused."""
+    lab = fleet(script={0: UNSURE, 1: UNSURE}, masked=(), **changes)
+    fuser = changes.get("fuser", "cam")
+    lab.accept()
+    held, lab.flying = [one for one in lab.flying if one[0] == "b1"], [one for one in lab.flying if one[0] != "b1"]
+    lab.settle()
+    lab.tick(0.11)
+    lab.compute(next(index for index, (board, _) in enumerate(lab.work) if board == fuser))
+    # Branch 1 first, so that it is heard before branch 0 at the next exit.
+    lab.flying = [*held, *lab.flying]
+    while others := [index for index, (board, *_) in enumerate(lab.flying) if board != "b0"]:
+        lab.deliver(others[0])
+        while lab.work:
+            lab.compute()
+    while not lab.work:
+        lab.deliver()
+    lab.compute()
+    while not lab.work:
+        lab.deliver()
+    ((_, fuse),) = lab.work
+    assert isinstance(fuse, Fuse)
+    assert None not in fuse.embeddings
+    return lab
+
+
+def test_the_best_guess_says_which_branches_it_misses_at_the_deadline():
+    lab = without_b1_at_exit_0_and_with_it_at_exit_1()
+    lab.tick(1.1)
+    (result,) = lab.results
+    assert (result.reason, result.exit, result.missing) == ("fallback", 0, MISSES_B1)
+
+
+def test_the_best_guess_says_which_branches_it_misses_when_its_gathering_is_shed():
+    lab = without_b1_at_exit_0_and_with_it_at_exit_1(fuser="hub", inbox_max_messages=1)
+    lab.lose = {"b1"}
+    lab.accept()
+    while lab.flying:
+        lab.deliver()
+    lab.compute(next(index for index, (board, _) in enumerate(lab.work) if board == "b0"))
+    while lab.flying and not lab.results:
+        lab.deliver()
+    assert (lab.results[0].reason, lab.results[0].exit, lab.results[0].missing) == ("shed", 0, MISSES_B1)
+
+
 def test_a_failing_branch_is_missing_and_a_failing_fusion_head_falls_back():
     lab = fleet()
     lab.accept()

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.soak.broker import RawBroker
-from benchmarks.soak.proxy import CONNECT, REFUSED_PROTOCOL, Packet, Proxy, hangs_up_if
+from benchmarks.chaos.broker import RawBroker
+from benchmarks.chaos.packets import CONNECT, Packet
+from benchmarks.chaos.proxy import REFUSED_PROTOCOL, Proxy, hangs_up_if
 from broker_config.managed import ManagedBroker, find_mosquitto
 from distree.broker_settings import Session
 from distree.errors import LocalProtocolError

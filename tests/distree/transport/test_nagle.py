@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.soak.broker import RawBroker
+from benchmarks.chaos.broker import RawBroker
 from distree.broker_settings import BrokerSettings
 from distree.transport import nagle
 from distree.transport.nagle import ROUNDS, NagleTest

@@ -6,10 +6,10 @@ import random
 import time
 from collections import Counter
 
-from benchmarks.soak.broker import make_broker
-from benchmarks.soak.outages import start_chain
-from benchmarks.soak.report import Report
-from benchmarks.soak.site import Flow, Options, Publisher, closing_all, images, open_site
+from benchmarks.chaos.broker import make_broker
+from benchmarks.chaos.report import Report
+from benchmarks.chaos.scenarios.outages import start_chain
+from benchmarks.chaos.site import Flow, Options, Publisher, closing_all, images, open_site
 from distree.thresholds import NEVER
 
 RATE_HZ = 200.0

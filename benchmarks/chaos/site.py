@@ -7,14 +7,13 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import paho.mqtt.client as mqtt
 import yaml
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY as FIRST_ONLY
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -32,13 +32,20 @@ from distree import child_processes
 from distree.messages.codec import encode
 
 HOST = "127.0.0.1"
-SITE = "soak"
+SITE = "chaos"
 PIPELINE = "fashion"
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "model_zoo" / "samples" / "fashion.npz"
 TINY_WIDE = ROOT / "tests" / "data" / "tiny-wide"
 
 READY_S = 30.0
+RECONNECT_S = 0.02
+"""paho says that it takes whole seconds, and takes fractions too."""
+
+# Not resolved: a virtual environment's python is a link.
+OWN_PYTHON = str(Path(sys.executable).absolute())
+"""The python that runs this; agents that it runs are those of this checkout."""
+
 _GRAVE = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|^Traceback", re.MULTILINE)
 
 Images = npt.NDArray[np.uint8]
@@ -48,11 +55,15 @@ class ShortfallError(Exception):
     """Something that a scenario cannot go on without did not come."""
 
 
+class CannotPlayError(Exception):
+    """This machine lacks what a fault needs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the command line says of how to play."""
 
-    python: str = sys.executable
+    python: str = OWN_PYTHON
     broker: str = "managed"
     inputs: int = 110_000
     kills: int = 100
@@ -100,6 +111,11 @@ class Answer:
     exit: int | None
     reason: str
     latency_ms: float
+    origin: str
+    epoch: int
+    missing: tuple[int, ...]
+    dated: str
+    """When it was written by the origin's wall clock, ISO 8601."""
 
     @property
     def gist(self) -> tuple[str | None, int | None, int | None]:
@@ -140,19 +156,23 @@ class Observer:
         self.provisional = 0
         self.states: dict[str, str] = {}
         self.boots: dict[str, str] = {}
+        self.boot_changes: Counter[str] = Counter()
+        """How often another run of a device's agent spoke than the one before."""
         self.books: dict[str, Books] = {}
         self.dead: Counter[tuple[str, str]] = Counter()
         """Dead letters by device and reason."""
         self.sys: dict[str, tuple[float, str]] = {}
         self.failures: list[str] = []
+        self.plans: dict[int, tuple[str, tuple[float, ...]]] = {}
+        """Criterion and thresholds of each plan that was published, by its epoch."""
         # Dead letters come on a connection of their own: a flood of them is not to push results out at the broker.
         own = [(f"distree/1/{SITE}/device/+/{kind}", qos) for kind in ("state", "meta", "telemetry")]
-        own.append(("$SYS/broker/#", 0))
+        own += [("$SYS/broker/#", 0), (f"distree/1/{SITE}/pipeline/{pipeline}/plan", qos)]
         if results:
             own.append((f"distree/1/{SITE}/pipeline/{pipeline}/result/+", qos))
         self._clients = [
-            self._connect(port, "soak-observer", own),
-            self._connect(port, "soak-coroner", [(f"distree/1/{SITE}/device/+/dead", qos)]),
+            self._connect(port, "chaos-observer", own),
+            self._connect(port, "chaos-coroner", [(f"distree/1/{SITE}/device/+/dead", qos)]),
         ]
 
     def _connect(self, port: int, client_id: str, filters: list[tuple[str, int]]) -> mqtt.Client:
@@ -167,7 +187,10 @@ class Observer:
         client.on_message = self._on_message
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.ReceiveMaximum = 65535
-        client.connect(HOST, port, clean_start=True, properties=properties)
+        # Back before any agent is, and with its session where the broker has kept it: no result goes by unheard.
+        properties.SessionExpiryInterval = 3600
+        client.reconnect_delay_set(RECONNECT_S, RECONNECT_S)  # type: ignore[arg-type]
+        client.connect(HOST, port, clean_start=FIRST_ONLY, properties=properties)
         client.loop_start()
         if not subscribed.wait(10.0):
             raise ShortfallError("the observer cannot subscribe")
@@ -189,9 +212,13 @@ class Observer:
             self._take_result(json.loads(payload))
         elif parts[-1] == "state" and payload:
             fields = json.loads(payload)
+            self.boot_changes[parts[-2]] += self.boots.get(parts[-2]) != fields["boot"]
             self.states[parts[-2]], self.boots[parts[-2]] = fields["state"], fields["boot"]
         elif parts[-1] == "dead":
             self.dead[parts[-2], json.loads(payload)["reason"]] += 1
+        elif parts[-1] == "plan" and payload:
+            plan = msgpack.unpackb(payload)
+            self.plans[plan["epoch"]] = plan["criterion"], tuple(plan["thresholds"])
         elif parts[-1] == "telemetry":
             self._take_telemetry(parts[-2], msgpack.unpackb(payload))
 
@@ -208,6 +235,10 @@ class Observer:
             exit=fields["exit"],
             reason=fields["reason"],
             latency_ms=fields["latency_ms"],
+            origin=fields["origin"],
+            epoch=fields["epoch"],
+            missing=tuple(sorted(part["branch"] for part in fields.get("missing", ()))),
+            dated=fields["time"],
         )
         self.finals[answer.request].append(answer)
         self.by_name[answer.name].append(answer)
@@ -276,28 +307,39 @@ class Observer:
 class Publisher:
     """Publishes by plain paho; a bounded number waits for the broker's word."""
 
-    def __init__(self, port: int, window: int = 1000, name: str = "soak-publisher") -> None:
+    def __init__(self, port: int, window: int = 1000, name: str = "chaos-publisher") -> None:
         self.acknowledged: set[str] = set()
+        self.published_at: dict[str, float] = {}
+        """When each named input was first handed over, in monotonic seconds."""
+        self.unheard: set[str] = set()
+        """Acknowledged, but the broker said that nobody subscribes."""
         self._window = window
         self._mids: dict[int, str] = {}
-        self._early: set[int] = set()
+        self._early: dict[int, bool] = {}
         self._open = 0
         self._changed = threading.Condition()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, name, protocol=mqtt.MQTTv5)
         self._client.max_inflight_messages_set(200)
         self._client.max_queued_messages_set(0)
         self._client.on_publish = self._on_publish
+        self._client.reconnect_delay_set(RECONNECT_S, RECONNECT_S)  # type: ignore[arg-type]
         self._client.connect(HOST, port)
         self._client.loop_start()
 
-    def _on_publish(self, _client: mqtt.Client, _data: object, mid: int, *_: Any) -> None:
+    def _on_publish(self, _client: mqtt.Client, _data: object, mid: int, reason: Any, *_: Any) -> None:
+        unheard = reason == "No matching subscribers"
         with self._changed:
             self._open -= 1
             if mid in self._mids:
-                self.acknowledged.add(self._mids.pop(mid))
+                self._note(self._mids.pop(mid), unheard=unheard)
             else:
-                self._early.add(mid)
+                self._early[mid] = unheard
             self._changed.notify_all()
+
+    def _note(self, request: str, *, unheard: bool) -> None:
+        self.acknowledged.add(request)
+        if unheard:
+            self.unheard.add(request)
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, request: str = "") -> None:
         """Publish; at QoS 1, `request` is among `acknowledged` once the broker has it."""
@@ -305,12 +347,13 @@ class Publisher:
             if not self._changed.wait_for(lambda: self._open < self._window, 30.0):
                 raise ShortfallError("the broker takes no more publishes")
             self._open += 1
+        if request:
+            self.published_at[request] = time.monotonic()
         # Without the lock: paho calls `_on_publish` with locks of its own held.
         mid = self._client.publish(topic, payload, qos=qos, retain=retain).mid
         with self._changed:
             if mid in self._early:
-                self._early.remove(mid)
-                self.acknowledged.add(request)
+                self._note(request, unheard=self._early.pop(mid))
             else:
                 self._mids[mid] = request
 
@@ -373,32 +416,6 @@ class Flow:
             self._thread.join(40.0)
 
 
-# ---------------------------------------------------------------- raw bytes
-
-
-def publish_packet(topic: str, payload: bytes) -> bytes:
-    """Return a PUBLISH of MQTT 3.1.1 at QoS 0."""
-    name = topic.encode()
-    length, packed = 2 + len(name) + len(payload), bytearray(b"\x30")
-    while True:
-        length, low = divmod(length, 128)
-        packed.append(low | (128 if length else 0))
-        if not length:
-            return bytes(packed) + len(name).to_bytes(2, "big") + name + payload
-
-
-@contextlib.contextmanager
-def raw_client(port: int, name: bytes = b"soak-raw") -> Iterator[socket.socket]:
-    """Log in by MQTT 3.1.1; give the socket."""
-    with socket.create_connection((HOST, port), timeout=120.0) as connection:
-        body = b"\x00\x04MQTT\x04\x02\x00\x00" + len(name).to_bytes(2, "big") + name
-        connection.sendall(bytes((0x10, len(body))) + body)
-        if connection.recv(4)[:1] != b"\x20":
-            raise ShortfallError("the broker refuses a raw client")
-        yield connection
-        connection.sendall(b"\xe0\x00")
-
-
 # ---------------------------------------------------------------- agents
 
 
@@ -427,6 +444,7 @@ class Site:
         port: int | None = None,
         bundle: str | Path = PIPELINE,
         branch: int | None = None,
+        fuse: bool = False,
         more: Iterable[dict[str, Any]] = (),
         **changes: Any,
     ) -> Path:
@@ -436,6 +454,8 @@ class Site:
             pipeline["origin"] = origin
         if branch is not None:
             pipeline["branch"] = branch
+        if fuse:
+            pipeline["fuse"] = True
         config = {
             "site": SITE,
             "device": device,
@@ -453,17 +473,23 @@ class Site:
         """Start a board's agent, which `configure` described; wait until it says that it is ready."""
         with self.observer.lock:
             boot = self.observer.boots.get(device)
-        # From a folder of its own, so that another python runs the code that is installed there.
-        command = ["env", "-C", str(self.folder), self.options.python, "-m", "distree", "agent", "run", "-c"]
-        path = str(self.folder / f"{device}.yaml")
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        with (self.folder / f"{device}.log").open("ab") as log:
-            self.processes[device] = child_processes.spawn([*command, path], stdout=log, stderr=log, env=environment)
+        self.run(device, "agent", "run", "-c", str(self.folder / f"{device}.yaml"))
         if ready and not self.observer.until(
             lambda: self.observer.ready(device) and self.observer.boots[device] != boot, READY_S, 0.01
         ):
             raise ShortfallError(
                 f"{device} is not ready after {READY_S:g} s; its log ends: {self.log(device)[-300:]!r}"
+            )
+
+    def run(self, name: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start `distree ARGUMENTS` in the site's folder; what it prints is appended to NAME.log there."""
+        environ = {variable: value for variable, value in os.environ.items() if variable != "PYTHONPATH"}
+        if self.options.python == OWN_PYTHON:
+            environ["PYTHONPATH"] = str(ROOT)  # else another python runs the code that is installed there
+        command = ["env", "-C", str(self.folder), self.options.python, "-m", "distree", *arguments]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = child_processes.spawn(
+                command, stdout=log, stderr=log, env=environ | dict(environment or {})
             )
 
     def agent(self, device: str, stages: Iterable[int] = (), *, ready: bool = True, **changes: Any) -> None:
@@ -499,9 +525,12 @@ class Site:
     def memory(self) -> dict[str, dict[str, int]]:
         return {device: memory_kb(self.processes[device].pid) for device in self.alive()}
 
-    def plan(self, publisher: Publisher, thresholds: tuple[float, ...], bundle: str | Path = PIPELINE) -> None:
-        """Publish a retained plan: these thresholds, by max softmax, at epoch 1."""
-        publisher.publish(f"distree/1/{SITE}/pipeline/{PIPELINE}/plan", packed_plan(thresholds, bundle), retain=True)
+    def plan(
+        self, publisher: Publisher, thresholds: tuple[float, ...], bundle: str | Path = PIPELINE, epoch: int = 1
+    ) -> None:
+        """Publish a retained plan: these thresholds, by max softmax."""
+        content = packed_plan(thresholds, bundle, epoch)
+        publisher.publish(f"distree/1/{SITE}/pipeline/{PIPELINE}/plan", content, retain=True)
         publisher.settle()
 
     def close(self) -> None:
@@ -534,7 +563,7 @@ def packed_plan(thresholds: tuple[float, ...], bundle: str | Path = PIPELINE, ep
 @contextlib.contextmanager
 def open_site(port: int, options: Options, **observing: Any) -> Iterator[Site]:
     """A site on the broker at `port`, in a temporary folder; ends its agents when left."""
-    with tempfile.TemporaryDirectory(prefix="distree-soak-") as folder:
+    with tempfile.TemporaryDirectory(prefix="distree-chaos-") as folder:
         site = Site(port, options, Observer(port, **observing), Path(folder))
         try:
             yield site

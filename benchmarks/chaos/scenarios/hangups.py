@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.soak import expected
-from benchmarks.soak.broker import RawBroker, make_broker
-from benchmarks.soak.proxy import CONNECT, REFUSED_PROTOCOL, HangUp, Packet, Proxy, Rule
-from benchmarks.soak.report import Report
-from benchmarks.soak.site import (
+from benchmarks.chaos import expected
+from benchmarks.chaos.broker import RawBroker, make_broker
+from benchmarks.chaos.packets import CONNECT, Packet
+from benchmarks.chaos.proxy import REFUSED_PROTOCOL, HangUp, Proxy, Rule
+from benchmarks.chaos.report import Report
+from benchmarks.chaos.site import (
     PIPELINE,
     SAMPLES,
     Flow,

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.soak.books import at_rest, check_next
-from benchmarks.soak.broker import make_broker
-from benchmarks.soak.outages import start_chain
-from benchmarks.soak.report import Report
-from benchmarks.soak.site import (
-    Flow,
-    Options,
-    Publisher,
-    closing_all,
-    images,
-    input_topic,
-    open_site,
-    packed_input,
-    publish_packet,
-    raw_client,
-)
+from benchmarks.chaos.books import at_rest, check_next
+from benchmarks.chaos.broker import make_broker
+from benchmarks.chaos.raw import publish_packet, raw_client
+from benchmarks.chaos.report import Report
+from benchmarks.chaos.scenarios.outages import start_chain
+from benchmarks.chaos.site import Flow, Options, Publisher, closing_all, images, input_topic, open_site, packed_input
 
 INPUTS = 40_000
 _PIECE = 400

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.soak.broker import make_broker
-from benchmarks.soak.report import Report
-from benchmarks.soak.site import (
+from benchmarks.chaos.broker import make_broker
+from benchmarks.chaos.report import Report
+from benchmarks.chaos.site import (
     SAMPLES,
     TINY_WIDE,
     Books,

@@ -6,8 +6,8 @@ import time
 from collections.abc import Collection
 from dataclasses import replace
 
-from benchmarks.soak.report import Report
-from benchmarks.soak.site import Books, Flow, Observer
+from benchmarks.chaos.report import Report
+from benchmarks.chaos.site import Books, Flow, Observer
 
 QUIET_S = 3.0
 """An origin is at rest when its books have said the same for so long, and nothing is pending."""

@@ -6,10 +6,10 @@ import itertools
 import statistics
 import time
 
-from benchmarks.soak.broker import make_broker
-from benchmarks.soak.outages import start_chain
-from benchmarks.soak.report import Report
-from benchmarks.soak.site import Answer, Flow, Options, Publisher, closing_all, images, open_site
+from benchmarks.chaos.broker import make_broker
+from benchmarks.chaos.report import Report
+from benchmarks.chaos.scenarios.outages import start_chain
+from benchmarks.chaos.site import Answer, Flow, Options, Publisher, closing_all, images, open_site
 from distree.thresholds import NEVER
 
 RATE_HZ = 60.0

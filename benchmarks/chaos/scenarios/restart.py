@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.soak import expected
-from benchmarks.soak.broker import make_broker
-from benchmarks.soak.outages import start_chain
-from benchmarks.soak.report import Report
-from benchmarks.soak.site import (
+from benchmarks.chaos import expected
+from benchmarks.chaos.broker import make_broker
+from benchmarks.chaos.report import Report
+from benchmarks.chaos.scenarios.outages import start_chain
+from benchmarks.chaos.site import (
     TINY_WIDE,
     Flow,
     Images,

@@ -7,11 +7,11 @@ import threading
 
 import msgpack
 
-from benchmarks.soak.books import at_rest, check_next
-from benchmarks.soak.broker import make_broker
-from benchmarks.soak.outages import start_chain
-from benchmarks.soak.report import Report
-from benchmarks.soak.site import PIPELINE, SITE, Flow, Options, Publisher, closing_all, images, input_topic, open_site
+from benchmarks.chaos.books import at_rest, check_next
+from benchmarks.chaos.broker import make_broker
+from benchmarks.chaos.report import Report
+from benchmarks.chaos.scenarios.outages import start_chain
+from benchmarks.chaos.site import PIPELINE, SITE, Flow, Options, Publisher, closing_all, images, input_topic, open_site
 
 COUNT = 60_000
 FLOW_HZ = 50.0
@@ -38,7 +38,7 @@ def junk(fields: dict[str, object], draw: random.Random) -> bytes:
 
 def run(report: Report, options: Options) -> None:
     with make_broker(options.broker) as broker, open_site(broker.port, options) as site:
-        publishers = [Publisher(broker.port, name=f"soak-{name}") for name in ("flow", "input", "outcome")]
+        publishers = [Publisher(broker.port, name=f"chaos-{name}") for name in ("flow", "input", "outcome")]
         with closing_all(*publishers):
             start_chain(site)
             observer = site.observer

@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 import time
 
-from benchmarks.soak.broker import RawBroker
-from benchmarks.soak.outages import start_chain
-from benchmarks.soak.report import Report
-from benchmarks.soak.site import (
+from benchmarks.chaos.broker import RawBroker
+from benchmarks.chaos.raw import publish_packet, raw_client
+from benchmarks.chaos.report import Report
+from benchmarks.chaos.scenarios.outages import start_chain
+from benchmarks.chaos.site import (
     PIPELINE,
     SITE,
     Flow,
@@ -18,8 +19,6 @@ from benchmarks.soak.site import (
     closing_all,
     images,
     open_site,
-    publish_packet,
-    raw_client,
     stage_topic,
 )
 from distree.thresholds import NEVER

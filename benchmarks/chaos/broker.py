@@ -25,7 +25,7 @@ class RawBroker:
         self._lines = lines
 
     def __enter__(self) -> RawBroker:
-        with tempfile.TemporaryDirectory(prefix="soak-broker-") as folder:
+        with tempfile.TemporaryDirectory(prefix="chaos-broker-") as folder:
             path = Path(folder) / "mosquitto.conf"
             user = [f"user {pwd.getpwuid(0).pw_name}"] if os.geteuid() == 0 else []
             lines = [f"listener {self.port} {HOST}", "allow_anonymous true", *user, *self._lines]

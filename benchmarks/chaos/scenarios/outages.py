@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 
-from benchmarks.soak.books import check_books, check_next
-from benchmarks.soak.broker import make_broker
-from benchmarks.soak.proxy import Proxy
-from benchmarks.soak.report import Report
-from benchmarks.soak.site import Flow, Options, Publisher, Site, closing_all, images, open_site
+from benchmarks.chaos.books import check_books, check_next
+from benchmarks.chaos.broker import make_broker
+from benchmarks.chaos.proxy import Proxy
+from benchmarks.chaos.report import Report
+from benchmarks.chaos.site import Flow, Options, Publisher, Site, closing_all, images, open_site
 
 INPUTS = 6_000
 ORIGIN = {"max_pending": 128, "deadline_ms": 3000, "source": {"kind": "mqtt"}}

@@ -14,6 +14,7 @@ from pathlib import Path
 from device_agent.disk import remedy_of
 from distree.errors import Problem, RemoteProtocolError
 from distree.messages.limits import MAX_SEQUENCE
+from distree.regular_files import read_regular
 from distree.signing import PublicKeys, Seal
 
 MAX_FILE_BYTES = 1 << 16
@@ -68,8 +69,7 @@ class PlanSeals:
         if self._path is None:
             return {}
         try:
-            with self._path.open("rb") as file:
-                text = file.read(MAX_FILE_BYTES)
+            text = read_regular(self._path, MAX_FILE_BYTES)
         except FileNotFoundError:
             return {}
         except OSError as error:

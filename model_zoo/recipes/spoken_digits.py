@@ -18,8 +18,10 @@ from distree.bundle.inputs.wav import read_wav
 from distree.bundle.manifest import InputSpec, Preprocess, WindowRule
 from distree.bundle.windows import cut
 from distree.errors import RemoteProtocolError
+from distree.regular_files import read_regular
 from distree.tensors import Array
 from model_zoo.data import LabelledExamples
+from model_zoo.data.folders import MAX_FILE_BYTES
 from model_zoo.errors import DataError
 from model_zoo.recipes import Divided, Schedule, WholeRecipe
 
@@ -70,9 +72,9 @@ def _from_folder(path: Path) -> list[_Recording]:
         if named is None:
             raise DataError(f"{file}: is not named DIGIT_SPEAKER_INDEX.wav", _HINT)
         try:
-            sound = read_wav(file.read_bytes())
-        except RemoteProtocolError as error:
-            raise DataError(f"{file}: {error.what}", "download it again") from None
+            sound = read_wav(read_regular(file, MAX_FILE_BYTES))
+        except (OSError, RemoteProtocolError) as error:
+            raise DataError(f"{file}: {error}", "download it again") from None
         if sound.rate_hz != RATE_HZ:
             raise DataError(f"{file}: sampled at {sound.rate_hz} Hz, not {RATE_HZ}", _HINT)
         found.append(_Recording(int(named[1]), named[2], int(named[3]), sound.as_int16()[:, 0]))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from distree.bundle.loading import load_bundle
 from distree.errors import CHECK_PATH, ConfigError
+from distree.regular_files import read_regular
 from distree.topics import check_id, is_id
 from model_zoo.errors import DataError
 from model_zoo.progress import Progress
@@ -185,13 +186,16 @@ def _name(model: Path) -> str:
     return made if is_id(made) else "network"
 
 
+MAX_LABELS_BYTES = 1 << 20
+
+
 def _labels(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ()
     path = Path(text)
     if "," not in text and path.is_file():
         try:
-            lines = path.read_text(encoding="utf-8")[: 1 << 20].splitlines()
+            lines = read_regular(path, MAX_LABELS_BYTES).decode("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"--labels {path}: cannot be read ({error})", "write one name per line") from None
         return tuple(line.strip() for line in lines if line.strip())

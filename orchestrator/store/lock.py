@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +36,8 @@ class ServiceLock:
         """Take the lock; StoreError if another service has it or the folder cannot be written."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = self._path.open("wb")
+            # Opening a pipe would wait.
+            file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644), "wb")
         except OSError as error:
             raise StoreError(f"{self._path}: {error.strerror}", CHECK_STORE) from None
         if not _lock(file):

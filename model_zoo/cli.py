@@ -19,6 +19,7 @@ from distree.criteria import CRITERIA
 from distree.errors import CHECK_PATH, ConfigError, DistreeError
 from distree.exits_taken import exits_taken
 from distree.formatting import counted
+from distree.printable import printable_lines
 from distree.thresholds import parse_threshold, plain_thresholds
 from model_zoo.build.finish import ImageSets
 from model_zoo.card import branches_text, card, figures, list_bundles, measured_lines, thresholds_listed
@@ -245,7 +246,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _COMMANDS[args.zoo_command](args)
     except DistreeError as error:
-        print(f"distree zoo {args.zoo_command}: {error}", file=sys.stderr)
+        print(f"distree zoo {args.zoo_command}: {printable_lines(str(error))}", file=sys.stderr)
         return 2
 
 

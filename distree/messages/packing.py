@@ -114,7 +114,7 @@ def load_message(payload: bytes, schema: str, _version: int = 0) -> Fields:
         # All that makes a value more; in texts, too, but none has that many.
         if payload.count(b",") + payload.count(b"[") + payload.count(b"{") > MAX_VALUES:
             raise ValueError(f"more than {MAX_VALUES:,} values")
-        fields = _from_json(payload.decode(json.detect_encoding(payload), "surrogatepass"))
+        fields = _from_json(payload.decode())
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError("encoding", f"not JSON ({printable(str(error))})", AS_DESCRIBED) from None
     if type(fields) is not dict:

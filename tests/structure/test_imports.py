@@ -24,7 +24,7 @@ KNOWS = {
     "clock": set(),
     "log_throttle": set(),
     "lazy": set(),
-    "logs": set(),
+    "logs": {"printable"},
     "printable": set(),
     "regular_files": set(),
     "zip_files": set(),

@@ -10,7 +10,9 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn, Protocol
+
+_PIECE = 1 << 20
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -43,11 +45,33 @@ def open_regular(path: Path | str) -> BinaryIO:
 def read_regular(path: Path | str, most_bytes: int) -> bytes:
     """Return the content of a file; OSError as for `open_regular`, and if it has more than `most_bytes`."""
     with open_regular(path) as file:
-        # No more is asked for than there is room for, even if it grows meanwhile.
-        content = file.read(most_bytes + 1) if os.fstat(file.fileno()).st_size <= most_bytes else None
-    if content is None or len(content) > most_bytes:
-        raise OSError(errno.EFBIG, f"longer than {most_bytes:,} bytes")
-    return content
+        size = os.fstat(file.fileno()).st_size
+        return read_bounded(file, most_bytes, size) if size <= most_bytes else _refuse(most_bytes)
+
+
+class Readable(Protocol):
+    """What bytes can be read from: a file, or what unpacks one."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most `size` bytes, b"" at the end."""
+
+
+def read_bounded(file: Readable, most_bytes: int, expected_bytes: int = 0) -> bytes:
+    """Return the rest of an open file, or of what is unpacked from one; OSError if it has more than `most_bytes`.
+
+    Python takes memory for all that is asked for: so that is what is expected, and then a piece at a time.
+    """
+    content, wanted = bytearray(), expected_bytes + 1
+    while part := file.read(wanted):
+        content += part
+        if len(content) > most_bytes:
+            _refuse(most_bytes)
+        wanted = _PIECE
+    return bytes(content)
+
+
+def _refuse(most_bytes: int) -> NoReturn:
+    raise OSError(errno.EFBIG, f"longer than {most_bytes:,} bytes")
 
 
 def _check(found: os.stat_result) -> None:

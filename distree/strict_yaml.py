@@ -45,6 +45,7 @@ MAX_NODES = 10_000
 """Most scalars, lists and mappings of a file, with each alias counted as what it stands for."""
 
 MAX_DEPTH = 100
+_EXPLAINED_CHARS = 1 << 14
 
 # The parser in C where PyYAML has it: a board starts noticeably faster.
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -117,7 +118,9 @@ def _parse(text: str) -> yaml.Node | None:
         _check_depth(text)
         return yaml.compose(text, _Loader)
     except yaml.YAMLError:
-        # The parser in Python explains better what is wrong.
+        if len(text) > _EXPLAINED_CHARS or text.count("[") + text.count("{") > MAX_DEPTH:
+            raise
+        # The parser in Python explains better what is wrong, but takes minutes for some long files.
         return yaml.compose(text, yaml.SafeLoader)
 
 

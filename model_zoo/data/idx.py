@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from distree.regular_files import open_regular
+from distree.regular_files import open_regular, read_bounded
 from model_zoo.data.examples import LabelledExamples
 from model_zoo.errors import DataError
 
@@ -48,9 +48,9 @@ def _read_bytes(path: Path) -> bytes:
             is_packed = plain.read(2) == b"\x1f\x8b"
             plain.seek(0)
             if not is_packed:
-                return plain.read(_MAX_BYTES)
+                return read_bounded(plain, _MAX_BYTES, path.stat().st_size)
             with gzip.open(plain, "rb") as packed:
-                return packed.read(_MAX_BYTES)
+                return read_bounded(packed, _MAX_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as an idx file ({error})", "download the file again") from error
 

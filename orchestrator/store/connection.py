@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from distree.errors import DistreeError, Problem
+from distree.printable import printable
 
 Row: TypeAlias = "tuple[Any, ...]"
 T = TypeVar("T")
@@ -23,6 +24,12 @@ CHECK_STORE = "check store.path and its permissions"
 
 class StoreError(DistreeError):
     """The store cannot be opened, read or written."""
+
+
+_UNREADABLE = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, DistreeError,
+)  # fmt: skip
+"""What reading a row raises whose values are not what was written."""
 
 
 class Connection:
@@ -55,8 +62,16 @@ class Connection:
         rows = self.rows(statement, *values)
         try:
             return tuple(map(parse, rows))
-        except (ValueError, TypeError, LookupError, AttributeError, DistreeError) as error:
-            raise self.damaged(f"a row cannot be read: {error}") from None
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            DistreeError,
+        ) as error:
+            raise self.damaged(f"a row cannot be read: {printable(str(error))}") from None
 
     def run(self, statement: str, *values: object) -> None:
         """Run a statement that returns nothing."""
@@ -123,6 +138,8 @@ class Connection:
             yield
         except sqlite3.Error as error:
             raise StoreError(*_problem(error).at(str(self.path))) from None
+        except UnicodeDecodeError as error:
+            raise self.damaged(f"text that is not UTF-8: {error.reason}") from None
         except OSError as error:
             raise StoreError(f"{self.path}: {error.strerror}", CHECK_STORE) from None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from distree.regular_files import open_regular
 from orchestrator.store.connection import CHECK_STORE, StoreError
 
 
@@ -70,7 +71,7 @@ def _try_lock(file: IO[bytes], pause_s: float = 0.0) -> bool:
 def is_served(store: Path) -> bool:
     """Whether a service on this machine is using the store at this moment."""
     try:
-        with _lock_path(store).open("rb") as file:
+        with open_regular(_lock_path(store)) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

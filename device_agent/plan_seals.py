@@ -83,7 +83,7 @@ class PlanSeals:
             found = {str(key): (int(number), str(signature)) for key, (number, signature) in json.loads(text).items()}
             if not all(0 <= number <= MAX_SEQUENCE for number, _ in found.values()):
                 raise ValueError("a number is out of range")
-        except (ValueError, TypeError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             self._tell(
                 Problem(
                     f"{self._path}: damaged: a plan from before may be obeyed once more",

@@ -61,7 +61,7 @@ def read_bounded(file: Readable, most_bytes: int, expected_bytes: int = 0) -> by
 
     Python takes memory for all that is asked for: so that is what is expected, and then a piece at a time.
     """
-    content, wanted = bytearray(), expected_bytes + 1
+    content, wanted = bytearray(), min(expected_bytes, most_bytes) + 1
     while part := file.read(wanted):
         content += part
         if len(content) > most_bytes:

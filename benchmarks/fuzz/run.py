@@ -155,8 +155,9 @@ class _Run:
         while made < count:
             form = self._forms[made // 10 % len(self._forms)]
             fresh = form.fresh(rng)
-            for _ in range(min(10, count - made)):
-                is_good = rng.random() < GOOD_SHARE
+            is_first = made < 10 * len(self._forms)
+            for number in range(min(10, count - made)):
+                is_good = (is_first and not number) or rng.random() < GOOD_SHARE
                 yield form, fresh if is_good else self._mutator.damaged(fresh, form.damage), is_good
                 made += 1
 

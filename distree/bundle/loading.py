@@ -20,7 +20,7 @@ from distree.bundle.manifest import MANIFEST, BranchSpec, Manifest, StageSpec
 from distree.bundle.parameters import numbered, parameter_problems, read_arrays
 from distree.criteria import problem
 from distree.criteria.base import CriterionParameters
-from distree.errors import BUILD_AGAIN, CHECK_PATH, COPY_AGAIN, BundleError, ConfigError
+from distree.errors import BUILD_AGAIN, CHECK_PATH, COPY_AGAIN, BundleError, ConfigError, ConfigFileError
 from distree.printable import quoted
 from distree.record import record
 from distree.regular_files import read_regular
@@ -244,6 +244,9 @@ def load_bundle(
         content = read_regular(path / MANIFEST, strict_yaml.MAX_BYTES)
         manifest = strict_yaml.load_bytes(content, path / MANIFEST, Manifest)
         check_manifest(manifest, path / MANIFEST)
+    except ConfigFileError as error:
+        first, *others = error.problems
+        raise BundleError(f"{first.what} (and {len(others):,} more mistakes)", first.remedy) from None
     except ConfigError as error:
         raise BundleError(*error.problem) from None
     except OSError as error:

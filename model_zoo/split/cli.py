@@ -176,7 +176,8 @@ def labels_of(text: str | None) -> tuple[str, ...]:
         try:
             lines = read_regular(path, MAX_LABELS_BYTES).decode("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--labels {path}: cannot be read ({error})", "write one name per line") from None
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"--labels {path}: cannot be read ({why})", "write one name per line") from None
         return tuple(line.strip() for line in lines if line.strip())
     return tuple(name.strip() for name in text.split(","))
 

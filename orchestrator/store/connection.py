@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from distree.errors import DistreeError, Problem
 from distree.printable import printable
+from distree.regular_files import kind_other_than_file
 
 Row: TypeAlias = "tuple[Any, ...]"
 T = TypeVar("T")
@@ -120,6 +122,9 @@ class Connection:
         return self._open
 
     def _connect(self) -> sqlite3.Connection:
+        # SQLite would wait for a pipe.
+        if self.path.exists() and (kind := kind_other_than_file(self.path.stat().st_mode)) is not None:
+            raise OSError(errno.EINVAL, f"it is {kind}, not a file")
         if not self.read_only:
             if str(self.path) != ":memory:":
                 self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.fuzz.run import SAMPLED, Tally, fuzz
+from benchmarks.fuzz.run import MEASURED, SAMPLED, Tally, fuzz
 from benchmarks.fuzz.target import Target
 from benchmarks.fuzz.targets import TARGETS
 from distree.formatting import table
@@ -107,7 +107,9 @@ def main() -> int:
     print(table(list(HEADINGS), rows(tallies)))
     total = sum(tally.count for tally in tallies.values())
     print(f"{total:,} in {time.monotonic() - began:.0f} s, seed {args.seed}")
-    print(f"memory of one: by tracemalloc, 1 of {SAMPLED}; highest: of the process above its start, for all of them")
+    print(
+        f"memory of one: by tracemalloc, 1 of {SAMPLED}, {MEASURED:,} at most; highest: of the process above its start, for all of them"
+    )
     if args.markdown is not None:
         args.markdown.write_text(as_markdown(tallies) + "\n")
     wrong = problems(tallies)

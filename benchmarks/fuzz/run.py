@@ -31,6 +31,9 @@ GOOD_SHARE = 0.03
 SAMPLED = 20
 """Of so many, one is measured by tracemalloc, which counts what Python and NumPy take, and slows both down."""
 
+MEASURED = 2000
+"""Most that are measured so of a target: each time leaves some hundred bytes behind, which would look like a leak."""
+
 MAX_TOLD = 4096
 """Longest text of a refusal, in characters; of a file of many mistakes, of each."""
 
@@ -132,6 +135,7 @@ class _Run:
 
     def run(self, count: int) -> Tally:
         tally, began = self._tally, time.perf_counter()
+        every = max(SAMPLED, count // MEASURED)
         for number, (form, content, is_good) in enumerate(self._cases(count)):
             if number == min(200, count // 20):
                 # What is imported or compiled at first use is no growth.
@@ -139,7 +143,7 @@ class _Run:
             if number == count // 10:
                 tally.resident_early = _resident()
             self._note(number, form, content)
-            self._read(form, content, is_good=is_good, measured=number % SAMPLED == 0)
+            self._read(form, content, is_good=is_good, measured=number % every == 0)
             if len(tally.failures) >= _MAX_FAILURES:
                 break
         tally.resident = _resident()

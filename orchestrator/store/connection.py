@@ -154,13 +154,16 @@ def no_store_yet(path: Path) -> StoreError:
     return StoreError(f"{path}: there is no store yet", "run 'distree orchestrator run', which creates it")
 
 
+_DAMAGED = ("malformed", "not a database", "Could not decode")
+
+
 def _problem(error: sqlite3.Error) -> Problem:
-    text = str(error)
+    text = printable(str(error))  # it may hold a whole column
     if "locked" in text or "busy" in text:
         return Problem("locked by another process for longer than it should be", "find out who has it open")
     if "full" in text:
         return Problem("the disk is full", "make room, or lower store.max_mb")
-    if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
+    if isinstance(error, sqlite3.DatabaseError) and any(sign in text for sign in _DAMAGED):
         return _damage(text)
     return Problem(text, f"{CHECK_STORE}, and the disk")
 

@@ -15,6 +15,7 @@ from broker_config.managed import WEBSOCKETS_USER, ManagedBroker
 from broker_config.site import cli as site_cli
 from broker_config.site.broker import SiteBroker
 from distree.errors import ConfigError, DistreeError
+from distree.printable import printable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +116,7 @@ def _run_until_a_signal(broker: ManagedBroker | SiteBroker) -> int:
                 print(f"distree: {broker.describe()} ended by itself; start it again", file=sys.stderr)
                 return 1
     except DistreeError as error:
-        print(f"distree: {error}", file=sys.stderr)
+        print(f"distree: {printable_lines(str(error))}", file=sys.stderr)
         return 2
     return 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from device_agent.disk import remedy_of
 from distree.errors import Problem, RemoteProtocolError
 from distree.messages.limits import MAX_SEQUENCE
+from distree.regular_files import read_regular
 from distree.signing import PublicKeys, Seal
 
 MAX_FILE_BYTES = 1 << 16
@@ -68,8 +69,7 @@ class PlanSeals:
         if self._path is None:
             return {}
         try:
-            with self._path.open("rb") as file:
-                text = file.read(MAX_FILE_BYTES)
+            text = read_regular(self._path, MAX_FILE_BYTES)
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -83,7 +83,7 @@ class PlanSeals:
             found = {str(key): (int(number), str(signature)) for key, (number, signature) in json.loads(text).items()}
             if not all(0 <= number <= MAX_SEQUENCE for number, _ in found.values()):
                 raise ValueError("a number is out of range")
-        except (ValueError, TypeError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             self._tell(
                 Problem(
                     f"{self._path}: damaged: a plan from before may be obeyed once more",

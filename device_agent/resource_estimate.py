@@ -16,6 +16,7 @@ from distree import topics
 from distree.bundle.inputs.images import MAX_IMAGE_BYTES
 from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
+from distree.messages.limits import MAX_DECODE_BYTES, MAX_MESSAGE_BYTES
 from distree.record import record
 from distree.topics import Kind
 
@@ -28,8 +29,8 @@ PER_SEGMENT_BYTE = 4
 OFFLINE_BYTES = 11 * _MIB
 """The lanes of the transport except results, which are counted per origin."""
 
-UNPACKED_BYTES = 25 * _MIB
-"""What the worst message of 1 MiB takes while it is unpacked."""
+UNPACKED_BYTES = MAX_MESSAGE_BYTES + MAX_DECODE_BYTES
+"""What the worst message takes while it is unpacked."""
 
 ENVELOPE_BYTES = 4096
 """What a message holds beside its tensor, at most: ids, 32 hops, what exits said."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import select
 import signal
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from distree import child_processes
-from distree.bundle.golden import steps_off
-from distree.bundle.loading import Bundle, read_verified
+from distree.bundle.golden import read_golden, steps_off
+from distree.bundle.loading import Bundle
 from distree.bundle.manifest import TensorSpec
 from distree.bundle.runtimes import load_runtime, make_runtime
 from distree.errors import DistreeError, Problem, RuntimeUnavailableError
@@ -165,17 +164,16 @@ def compare(
 
     Of wide stages among `stages`, the segments of `branch` are run; with `fuse`, the fusion heads of all wide stages.
     """
-    golden = bundle.manifest.golden
-    content = read_verified(bundle.path / golden.file, golden.sha256)
-    with np.load(io.BytesIO(content), allow_pickle=False) as vectors:
-        for k, what, off in _distances(bundle, runtime, vectors, stages, branch, fuse):
-            # Written so that a NaN counts as off, too.
-            if not off <= golden.allowed(k) + 1e-3:
-                return Problem(
-                    f"self-test of bundle {bundle.name}: {what} is off by {off:.0f} quantisation steps "
-                    f"({golden.allowed(k)} allowed), so {runtime.name} computes wrongly on this CPU",
-                    _OTHER_VERSION,
-                )
+    golden, served = bundle.manifest.golden, tuple(stages)
+    vectors = read_golden(bundle, served, branch=branch, fuse=fuse)
+    for k, what, off in _distances(bundle, runtime, vectors, served, branch, fuse):
+        # Written so that a NaN counts as off, too.
+        if not off <= golden.allowed(k) + 1e-3:
+            return Problem(
+                f"self-test of bundle {bundle.name}: {what} is off by {off:.0f} quantisation steps "
+                f"({golden.allowed(k)} allowed), so {runtime.name} computes wrongly on this CPU",
+                _OTHER_VERSION,
+            )
     return None
 
 

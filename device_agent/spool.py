@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 import time
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +28,13 @@ from distree.messages.events import EventKind, Severity
 from distree.messages.request import Tensor
 from distree.node import AcceptedInput, Tell
 from distree.record import record
+from distree.regular_files import read_regular
+
+MAX_FILE_BYTES = 512 << 20
+"""Longest spool that is read. What an origin owes takes far less."""
+
+_MAX_FIELDS = 16
+"""More than a record has, or a shape: damaged bytes may announce lists of any length, for which memory is taken."""
 
 LIMIT_BYTES = 4 << 20
 """Size at which the journal is rewritten; twice what is owed, if that is more."""
@@ -216,10 +222,7 @@ class Spool:
         """Read the records up to the first that a crash cut short."""
         try:
             found = self._path.stat()
-            if not stat.S_ISREG(found.st_mode):
-                # Reading a pipe would wait forever.
-                raise OSError(errno.EINVAL, "not a regular file")
-            content = self._path.read_bytes()
+            content = read_regular(self._path, MAX_FILE_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -234,7 +237,12 @@ class Spool:
             return []
         self._identity = (found.st_dev, found.st_ino)
         unpacker = msgpack.Unpacker(
-            use_list=False, unicode_errors="surrogatepass", max_buffer_size=max(1, len(content))
+            use_list=False,
+            unicode_errors="surrogatepass",
+            max_buffer_size=max(1, len(content)),
+            max_array_len=_MAX_FIELDS,
+            max_map_len=_MAX_FIELDS,
+            max_ext_len=0,
         )
         unpacker.feed(content)
         entries: list[object] = []

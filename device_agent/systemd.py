@@ -24,6 +24,7 @@ from device_agent.credentials import CERTIFICATE, KEY, PASSWORD
 from device_agent.preflight import load_bundles
 from device_agent.sources import SourceConfig
 from distree.errors import ConfigError
+from distree.regular_files import read_regular
 
 UNIT = "distree-agent.service"
 STATE = "distree"
@@ -38,6 +39,7 @@ _UNITS = Path("etc/systemd/system")
 _WANTS = _UNITS / "multi-user.target.wants"
 
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - what the unit's sandbox hides
+_MAX_UNIT_BYTES = 1 << 16
 _BACKOFF_SINCE = 254
 """The version of systemd from which on a unit may restart at growing intervals."""
 
@@ -235,7 +237,7 @@ def _folders(config: AgentConfig) -> Iterator[str]:
 def installed_state_dir() -> Path | None:
     """Return where the service on this machine keeps its state, as far as its unit says so; None without one."""
     try:
-        unit = (Path("/") / _UNITS / UNIT).read_text(encoding="utf-8")
+        unit = read_regular(Path("/") / _UNITS / UNIT, _MAX_UNIT_BYTES).decode(errors="replace")
     except OSError:
         return None
     found = re.search(r"^ExecStart=.* --state-dir (\S+)$", unit, re.MULTILINE)
@@ -398,7 +400,7 @@ def _status(root: Path, unit: str | None) -> int:
     if not path.exists():
         print(f"not installed: {path} does not exist")  # noqa: T201
         return 1
-    current = unit is None or path.read_text(encoding="utf-8") == unit
+    current = unit is None or read_regular(path, _MAX_UNIT_BYTES) == unit.encode()
     words = ["installed", "enabled" if link.is_symlink() else "not enabled"]
     if unit is not None:
         words.append("up to date" if current else "out of date: run distree service install again")

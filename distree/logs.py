@@ -7,11 +7,31 @@ import os
 import sys
 from collections.abc import Mapping
 
+from distree.printable import printable
+
+MOST = 1000
+"""Characters of a message in the log. Whatever a peer sent that got into one, it cannot fill a disk."""
+
 
 def start_logging(level: int) -> None:
     """Log to standard error from `level` on, without the time where systemd's journal adds it."""
     stamp = "" if goes_to_journal() else "%(asctime)s "
-    logging.basicConfig(level=level, format=f"{stamp}%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine(f"{stamp}%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class OneLine(logging.Formatter):
+    """Writes each message as one line of at most `MOST` characters, with control characters as escapes.
+
+    Names, topics and texts of errors come from anywhere, so this holds for all, whoever logs them. What follows the
+    message, as the traceback of a bug does, keeps its lines.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging names it
+        """Return the line."""
+        record.message = printable(record.message, MOST)
+        return super().formatMessage(record)
 
 
 def goes_to_journal(environ: Mapping[str, str] = os.environ) -> bool:

@@ -11,6 +11,9 @@ import re
 MOST = 120
 """Characters of a text from outside that are shown in a line."""
 
+MOST_SHOWN = 4096
+"""Characters of a line that a command writes about what is wrong."""
+
 _USER = re.compile(r"""(?<=://)[^\s'"]*@""")
 _QUERY = re.compile(r"""(://[^\s?'"]*\?)[^\s'"]+""")
 
@@ -29,6 +32,11 @@ def printable(text: str, most: int = MOST) -> str:
 def quoted(text: str, most: int = MOST) -> str:
     """Return `text` as `printable` does, between quotation marks."""
     return f"'{printable(text, most)}'"
+
+
+def printable_lines(text: str) -> str:
+    """Return an error as a command shows it, each of its lines printable and of at most `MOST_SHOWN` characters."""
+    return "\n".join(printable(line, MOST_SHOWN) for line in text.split("\n"))
 
 
 def without_credentials(text: str) -> str:

@@ -30,6 +30,7 @@ from distree.messages.codec import encode
 from distree.messages.layout import layout_of
 from distree.messages.limits import MAX_SEQUENCE, SEAL_BYTES
 from distree.record import record
+from distree.regular_files import open_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -182,7 +183,7 @@ def new_signing_key(path: Path) -> SigningKey:
 def load_signing_key(path: Path) -> SigningKey:
     """Read a file that `new_signing_key` wrote; ConfigError if it is none, or others may read it."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(256).decode("ascii", "replace").strip()
     except OSError as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import functools
 import math
 import re
@@ -27,6 +28,7 @@ import yaml
 
 from distree.errors import CHECK_PATH, ConfigError, ConfigFileError, Problem
 from distree.printable import without_credentials
+from distree.regular_files import read_regular
 from distree.thresholds import NEVER, NEVER_WORD, Threshold
 
 T = TypeVar("T")
@@ -43,6 +45,7 @@ MAX_NODES = 10_000
 """Most scalars, lists and mappings of a file, with each alias counted as what it stands for."""
 
 MAX_DEPTH = 100
+_EXPLAINED_CHARS = 1 << 14
 
 # The parser in C where PyYAML has it: a board starts noticeably faster.
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -72,9 +75,14 @@ def load(path: Path, cls: type[T], edit: Callable[[yaml.Node], None] | None = No
     cannot be read, is larger than MAX_BYTES, is not UTF-8 or YAML, has more than MAX_NODES nodes, or does not
     fit `cls`. TypeError is for a `cls` with an annotation that is not supported.
     """
+    return load_bytes(_content(path), path, cls, edit)
+
+
+def load_bytes(content: bytes, path: Path, cls: type[T], edit: Callable[[yaml.Node], None] | None = None) -> T:
+    """Read the content of the file at `path`, as `load` does."""
     reader = _Reader(str(path), path.absolute().parent)
     try:
-        root = _compose(path)
+        root = _compose(content, path)
         if edit is not None:
             edit(root)
         value = reader.read(root, cls, "")
@@ -87,8 +95,8 @@ def load(path: Path, cls: type[T], edit: Callable[[yaml.Node], None] | None = No
     return typing.cast("T", value)
 
 
-def _compose(path: Path) -> yaml.Node:
-    text = _text(path)
+def _compose(content: bytes, path: Path) -> yaml.Node:
+    text = _text(content, path)
     try:
         root = _parse(text) or yaml.MappingNode(_MAP, [], _START)
     except yaml.MarkedYAMLError as error:
@@ -110,7 +118,9 @@ def _parse(text: str) -> yaml.Node | None:
         _check_depth(text)
         return yaml.compose(text, _Loader)
     except yaml.YAMLError:
-        # The parser in Python explains better what is wrong.
+        if len(text) > _EXPLAINED_CHARS or text.count("[") + text.count("{") > MAX_DEPTH:
+            raise
+        # The parser in Python explains better what is wrong, but takes minutes for some long files.
         return yaml.compose(text, yaml.SafeLoader)
 
 
@@ -123,14 +133,15 @@ def _check_depth(text: str) -> None:
             raise RecursionError
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        return read_regular(path, MAX_BYTES)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})", CHECK_PATH) from None
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes", _RIGHT_FILE)
+        remedy = _RIGHT_FILE if error.errno == errno.EFBIG else CHECK_PATH
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})", remedy) from None
+
+
+def _text(data: bytes, path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import shlex
@@ -19,6 +20,7 @@ from distree.criteria import CRITERIA
 from distree.errors import CHECK_PATH, ConfigError, DistreeError
 from distree.exits_taken import exits_taken
 from distree.formatting import counted
+from distree.printable import printable_lines
 from distree.thresholds import parse_threshold, plain_thresholds
 from model_zoo.build.finish import ImageSets
 from model_zoo.card import branches_text, card, figures, list_bundles, measured_lines, thresholds_listed
@@ -55,6 +57,7 @@ from model_zoo.recipes import (
     recipe_names,
     whole_recipe_names,
 )
+from model_zoo.split.supervision import Teller, Terminal, supervise
 from model_zoo.training.plans import VARIANTS, WideSettings
 from model_zoo.verification import check_golden
 
@@ -245,7 +248,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _COMMANDS[args.zoo_command](args)
     except DistreeError as error:
-        print(f"distree zoo {args.zoo_command}: {error}", file=sys.stderr)
+        print(f"distree zoo {args.zoo_command}: {printable_lines(str(error))}", file=sys.stderr)
         return 2
 
 
@@ -263,11 +266,20 @@ def _show(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.bundle)
+    # A bundle may come from anywhere, and the interpreter crashes on some damaged segments.
+    supervise(functools.partial(_check_golden, bundle), f"bundle {bundle.name}", Terminal(Progress(sys.stderr)))
+    return 0
+
+
+_VERIFY_S = 600.0
+
+
+def _check_golden(bundle: Bundle, tell: Teller) -> None:
+    tell.phase("running the golden vectors", _VERIFY_S)
     report = check_golden(bundle)
     segments = len(bundle.stages) + sum(bundle.branch_counts)
-    print(f"{bundle.name} {bundle.revision}: {segments} segments, hashes and golden vectors are correct")
-    print(f"{report.runtime}: off by at most {report.worst_steps:.3g} steps, {report.tolerance} allowed")
-    return 0
+    tell.print(f"{bundle.name} {bundle.revision}: {segments} segments, hashes and golden vectors are correct")
+    tell.print(f"{report.runtime}: off by at most {report.worst_steps:.3g} steps, {report.tolerance} allowed")
 
 
 def _evaluate(args: argparse.Namespace) -> int:

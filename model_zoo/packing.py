@@ -7,6 +7,7 @@ or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zipfile
 import zlib
@@ -16,8 +17,10 @@ from pathlib import Path
 from distree.bundle.loading import MAX_SEGMENT_BYTES, Bundle, load_bundle
 from distree.bundle.manifest import MANIFEST, Manifest
 from distree.errors import CHECK_PATH, BundleError, ConfigError
+from distree.regular_files import open_regular, read_regular
 from distree.strict_yaml import MAX_BYTES as MAX_MANIFEST_BYTES
 from distree.topics import check_id
+from distree.zip_files import open_zip, read_entry
 from model_zoo.publishing import own_place, published
 
 SUFFIX = ".distree"
@@ -26,7 +29,6 @@ MAX_FILES = 2 * 32 * 65
 
 MAX_BYTES = 1 << 30
 _WHEN = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can record: the same bundle always has the same bytes
-_BLOCK = 1 << 20
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
 
 
@@ -39,7 +41,7 @@ def pack(bundle: Bundle, path: Path) -> int:
                 entry = zipfile.ZipInfo(name, _WHEN)
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 entry.external_attr = 0o644 << 16
-                archive.writestr(entry, (bundle.path / name).read_bytes())
+                archive.writestr(entry, read_regular(bundle.path / name, MAX_SEGMENT_BYTES))
         draft.replace(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror})", "give another file with --out") from None
@@ -83,17 +85,21 @@ def _place_of(path: Path) -> Path:
 def _manifest_bytes(path: Path) -> bytes:
     try:
         with _opened(path) as archive:
-            return _read(archive, archive.getinfo(MANIFEST), MAX_MANIFEST_BYTES)
+            return read_entry(archive, archive.getinfo(MANIFEST), MAX_MANIFEST_BYTES)
     except KeyError:
         raise BundleError(f"{path}: contains no {MANIFEST}", "give a file that distree zoo pack wrote") from None
     except _UNREADABLE as error:
         raise _damaged(path, error) from None
 
 
-def _opened(path: Path) -> zipfile.ZipFile:
-    if not path.is_file():
-        raise BundleError(f"{path}: no such file", CHECK_PATH)
-    return zipfile.ZipFile(path)
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        file = open_regular(path)
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}", CHECK_PATH) from None
+    with file, open_zip(file, MAX_FILES) as archive:
+        yield archive
 
 
 def _damaged(path: Path, error: Exception) -> BundleError:
@@ -107,7 +113,7 @@ def _extract(path: Path, folder: Path) -> None:
         with _opened(path) as archive:
             entries = list(_entries(path, archive))
             for entry in entries:
-                (folder / entry.filename).write_bytes(_read(archive, entry, MAX_SEGMENT_BYTES))
+                (folder / entry.filename).write_bytes(read_entry(archive, entry, MAX_SEGMENT_BYTES))
     except _UNREADABLE as error:
         raise _damaged(path, error) from None
     wanted = set(_named(load_bundle(folder, verify=()).manifest))
@@ -121,11 +127,8 @@ def _extract(path: Path, folder: Path) -> None:
 
 def _entries(path: Path, archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
     found = archive.infolist()
-    if len(found) > MAX_FILES or sum(entry.file_size for entry in found) > MAX_BYTES:
-        raise BundleError(
-            f"{path}: contains more than {MAX_FILES} files or {MAX_BYTES} bytes",
-            "give a file that distree zoo pack wrote",
-        )
+    if sum(entry.file_size for entry in found) > MAX_BYTES:
+        raise BundleError(f"{path}: contains more than {MAX_BYTES} bytes", "give a file that distree zoo pack wrote")
     seen = set()
     for entry in found:
         name = entry.filename
@@ -140,14 +143,3 @@ def _entries(path: Path, archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
         seen.add(name)
         if name != MANIFEST:
             yield entry
-
-
-def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, at_most: int) -> bytes:
-    """Read one entry, but never more than `at_most` bytes, whatever its header says."""
-    content = bytearray()
-    with archive.open(entry) as file:
-        while block := file.read(_BLOCK):
-            content += block
-            if len(content) > at_most:
-                raise ValueError(f"{entry.filename[:80]} is longer than {at_most} bytes")
-    return bytes(content)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from distree.bundle.golden import steps_off
-from distree.bundle.loading import Bundle, read_verified
-from distree.errors import BUILD_AGAIN, BundleError, RuntimeUnavailableError
-from distree.printable import printable
+from distree.bundle.golden import read_golden, steps_off
+from distree.bundle.loading import Bundle
+from distree.errors import RuntimeUnavailableError
 from distree.segments import SegmentOutput
 from distree.tensors import Array
 from model_zoo.boards import Boards, quantised_logits
@@ -37,7 +34,7 @@ def check_golden(bundle: Bundle) -> GoldenReport:
     Raises BundleError for golden vectors that cannot be read, RuntimeUnavailableError where the results are
     off.
     """
-    vectors, boards = _read_golden(bundle), Boards(bundle)
+    vectors, boards = read_golden(bundle), Boards(bundle)
     golden = bundle.manifest.golden
     off = [(steps, golden.allowed(k)) for k, steps in _differences(bundle, boards, vectors)]
     worst, tolerance = max(off, key=lambda found: found[0] - found[1])
@@ -48,30 +45,6 @@ def check_golden(bundle: Bundle) -> GoldenReport:
             "install another version of it",
         )
     return GoldenReport(boards.name, worst, tolerance)
-
-
-def _read_golden(bundle: Bundle) -> Mapping[str, Array]:
-    golden = bundle.manifest.golden
-    content = read_verified(bundle.path / golden.file, golden.sha256)
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            return {key: archive[key] for key in _wanted(bundle)}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise BundleError(
-            f"{bundle.path / golden.file}: not golden vectors ({printable(str(error))})", BUILD_AGAIN
-        ) from error
-
-
-def _wanted(bundle: Bundle) -> Iterator[str]:
-    for k, stage in enumerate(bundle.stages):
-        yield f"stage{k}_logits"
-        if stage.features is not None:
-            yield f"stage{k}_features"
-        if not stage.branches:
-            yield f"stage{k}_input"
-        for b, branch in enumerate(stage.branches):
-            parts = ("input", "embedding") if branch.features is None else ("input", "embedding", "features")
-            yield from (f"stage{k}_branch{b}_{part}" for part in parts)
 
 
 def _differences(bundle: Bundle, boards: Boards, vectors: Mapping[str, Array]) -> Iterator[tuple[int, float]]:

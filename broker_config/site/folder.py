@@ -45,10 +45,12 @@ from broker_config.site.mosquitto_conf import (
 from distree.broker_address import joined
 from distree.errors import ConfigError
 from distree.printable import quoted
+from distree.regular_files import read_regular
 
 USERS = "users"
 CONFIG = "mosquitto.conf"
 EMQX = "emqx-acl.conf"
+_MAX_FILE_BYTES = 16 << 20
 BROKER_YAML = "broker.yaml"
 
 TAKEN_OVER = "the broker has taken over the change"
@@ -256,20 +258,21 @@ class SiteFolder:
         path = self.path / PASSWORDS
         if not path.exists() and hashed is None:
             return
-        lines = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith(f"{name}:")]
+        there = read_regular(path, _MAX_FILE_BYTES).decode().splitlines(keepends=True)
+        lines = [line for line in there if not line.startswith(f"{name}:")]
         _write(path, "".join([*lines, *([] if hashed is None else [password_line(name, hashed)])]))
 
     def _edit_dynamic_security(self, part: str, key: str, name: str, entry: dict[str, Any] | None) -> None:
         """Replace or remove an entry of the plugin's file, which no broker uses now."""
         path = self.path / DYNAMIC_SECURITY
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = json.loads(read_regular(path, _MAX_FILE_BYTES))
         there[part] = [one for one in there[part] if one[key] != name] + ([] if entry is None else [entry])
         _write(path, json.dumps(there, indent=1))
 
     def _reload(self) -> str:
         """Have a broker that runs read its files again."""
         try:
-            number = int((self.path / DATA / PID).read_text())
+            number = int(read_regular(self.path / DATA / PID, 64))
             if "mosquitto" not in Path(f"/proc/{number}/comm").read_text():
                 raise ProcessLookupError
             os.kill(number, signal.SIGHUP)
@@ -317,7 +320,7 @@ def broker_yaml(config: SiteConfig, user: UserConfig, client_id_suffix: str) -> 
 
 def read_broker_yaml(folder: Path) -> dict[str, Any]:
     """Return what the broker.yaml in a user's folder says, with the full paths of its files."""
-    whole: dict[str, Any] = yaml.safe_load((folder / BROKER_YAML).read_text(encoding="utf-8"))
+    whole: dict[str, Any] = yaml.safe_load(read_regular(folder / BROKER_YAML, _MAX_FILE_BYTES))
     for part in (whole, whole["broker"], whole["broker"].get("tls", {})):
         for key in ("password_file", "ca_file", "cert_file", "key_file", "signing_key"):
             if key in part:

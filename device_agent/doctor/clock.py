@@ -66,7 +66,7 @@ def _ahead(message: Published, device: str) -> float | None:
         if fields["clock_synced"] is not True or fields["origin"] == device or message.retain:
             return None
         return time.time() - datetime.fromisoformat(fields["time"]).timestamp()
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -23,8 +23,10 @@ from device_agent.doctor.checks import CheckResult
 from device_agent.doctor.runtime import machine
 from device_agent.linux import memory_mb
 from device_agent.systemd import UNIT
+from distree import strict_yaml
 from distree.errors import CHECK_PATH, ConfigError
 from distree.printable import without_credentials
+from distree.regular_files import read_regular
 
 REMOVED = "[removed]"
 LOG_LINES = 200
@@ -91,7 +93,7 @@ def _without_name(text: str, name: str | None) -> str:
 
 
 def _data(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml.safe_load(read_regular(path, strict_yaml.MAX_BYTES))
 
 
 def _machine() -> str:

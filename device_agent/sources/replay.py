@@ -7,19 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from device_agent.sources.base import BaseSourceConfig, InputSink
+from distree.bundle.inputs.npy import MAGIC
+from distree.bundle.npz import names_in_npz, read_npz
 from distree.bundle.preprocessing import Preprocessor
-from distree.errors import ConfigError
+from distree.errors import ConfigError, RemoteProtocolError
 from distree.formatting import counted
 from distree.printable import printable
 from distree.record import record
+from distree.regular_files import open_regular
 from distree.strict_yaml import check_positive
 from distree.tensors import Array
 from distree.transport.base import Transport
 
 log = logging.getLogger(__name__)
+
+MAX_BYTES = 1 << 30
+"""Most memory that the inputs may take, which all are read at once."""
 
 _NEVER = float("inf")
 
@@ -95,27 +99,24 @@ class ReplaySource:
 
 def _read(config: ReplaySourceConfig, expected: Preprocessor) -> tuple[Array, Array | None]:
     try:
-        arrays = np.load(config.path, allow_pickle=False)
-        if isinstance(arrays, np.ndarray):
-            raise ConfigError(
-                f"{config.path}: contains a single array without a name", "save it as np.savez(path, input=…)"
-            )
-        with arrays:
-            if "input" not in arrays:
+        with open_regular(config.path) as file:
+            if file.read(len(MAGIC)) == MAGIC:
                 raise ConfigError(
-                    f"{config.path}: has no array 'input', only {printable(', '.join(arrays)) or 'nothing'}",
-                    "save the inputs under that name",
+                    f"{config.path}: contains a single array without a name", "save it as np.savez(path, input=…)"
                 )
-            inputs: Array = arrays["input"][: config.max_inputs]
-            names: Array | None = arrays["name"][: config.max_inputs] if "name" in arrays else None
-    except ConfigError:
-        raise
-    except Exception as error:  # noqa: BLE001 - for a file that is not an .npz numpy raises whatever it likes
-        # What numpy says about such a file may be an advice to load it unsafely.
-        why = getattr(error, "strerror", None) or "not an .npz file, or damaged"
+            arrays = read_npz(file, MAX_BYTES, ("input", "name"), rows=config.max_inputs)
+            there = () if "input" in arrays else names_in_npz(file)
+    except (OSError, RemoteProtocolError) as error:
+        why = error.strerror if isinstance(error, OSError) else error.detail
         raise ConfigError(
             f"{config.path}: cannot be replayed ({why})", "give an .npz file with an array 'input'"
         ) from None
+    inputs, names = arrays.get("input"), arrays.get("name")
+    if inputs is None:
+        raise ConfigError(
+            f"{config.path}: has no array 'input', only {printable(', '.join(there)) or 'nothing'}",
+            "save the inputs under that name",
+        )
     if inputs.dtype != expected.dtype or inputs.shape[1:] != expected.shape or not len(inputs):
         raise ConfigError(
             f"{config.path}: input is {inputs.dtype} {inputs.shape}, but the bundle expects {expected.dtype} (n, "

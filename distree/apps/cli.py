@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from distree import __version__
 from distree.errors import BundleError, ConfigError, DistreeError, Problem
+from distree.printable import printable_lines
 
 COMMANDS = {
     "demo": ("distree.apps.demo", "run a broker, an orchestrator and agents on this machine, answering real images"),
@@ -43,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parser.parse_args(arguments)
         return int(module.run(args)) if module is not None else 2
     except (ConfigError, BundleError) as error:
-        print(f"distree: {error}", file=sys.stderr)
+        print(f"distree: {printable_lines(str(error))}", file=sys.stderr)
         return 2
     except DistreeError as error:
-        print(f"distree: {error}", file=sys.stderr)
+        print(f"distree: {printable_lines(str(error))}", file=sys.stderr)
         return 1
     except ImportError as error:
         print(f"distree: {_missing(error)}", file=sys.stderr)

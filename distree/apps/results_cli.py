@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 import time
@@ -66,5 +67,9 @@ def as_text(message: Received) -> str:
 
 
 def read(message: Received) -> tuple[Result, str]:
-    """Return a result, and its text as it arrived; it is JSON already. RemoteProtocolError for anything else."""
-    return decode(Result, message.payload), message.payload.decode()
+    """Return a result, and its text as it arrived, which is JSON; RemoteProtocolError for anything else.
+
+    Of a text with line breaks or what else a terminal obeys, the same JSON is returned without them.
+    """
+    result, text = decode(Result, message.payload), message.payload.decode()
+    return result, text if text.isprintable() else json.dumps(json.loads(text))

@@ -6,6 +6,7 @@ SHA-256 of every other file, so two boards with the same revision hold the same 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import itertools
@@ -19,9 +20,10 @@ from distree.bundle.manifest import MANIFEST, BranchSpec, Manifest, StageSpec
 from distree.bundle.parameters import numbered, parameter_problems, read_arrays
 from distree.criteria import problem
 from distree.criteria.base import CriterionParameters
-from distree.errors import BUILD_AGAIN, CHECK_PATH, COPY_AGAIN, BundleError, ConfigError
+from distree.errors import BUILD_AGAIN, CHECK_PATH, COPY_AGAIN, BundleError, ConfigError, ConfigFileError
 from distree.printable import quoted
 from distree.record import record
+from distree.regular_files import read_regular
 
 MAX_SEGMENT_BYTES = 64 << 20
 
@@ -158,11 +160,10 @@ class Bundle:
 def read_verified(path: Path, sha256: str) -> bytes:
     """Read a file of a bundle; BundleError if it is missing, too long or not what the manifest says."""
     try:
-        if path.stat().st_size > MAX_SEGMENT_BYTES:
-            raise BundleError(f"{path}: longer than {MAX_SEGMENT_BYTES} bytes", BUILD_AGAIN)
-        content = path.read_bytes()
+        content = read_regular(path, MAX_SEGMENT_BYTES)
     except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}", COPY_AGAIN) from None
+        remedy = BUILD_AGAIN if error.errno == errno.EFBIG else COPY_AGAIN
+        raise BundleError(f"{path}: {error.strerror}", remedy) from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise BundleError(
             f"{path}: its SHA-256 differs from the manifest's, so the file is damaged or of another revision",
@@ -240,9 +241,12 @@ def load_bundle(
     """
     path = find_bundle(name_or_path)
     try:
-        content = (path / MANIFEST).read_bytes()
-        manifest = strict_yaml.load(path / MANIFEST, Manifest)
+        content = read_regular(path / MANIFEST, strict_yaml.MAX_BYTES)
+        manifest = strict_yaml.load_bytes(content, path / MANIFEST, Manifest)
         check_manifest(manifest, path / MANIFEST)
+    except ConfigFileError as error:
+        first, *others = error.problems
+        raise BundleError(f"{first.what} (and {len(others):,} more mistakes)", first.remedy) from None
     except ConfigError as error:
         raise BundleError(*error.problem) from None
     except OSError as error:

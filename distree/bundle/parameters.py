@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import io
 import itertools
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from distree.bundle.manifest import StageSpec
-from distree.errors import BUILD_AGAIN, BundleError
+from distree.bundle.npz import read_npz
+from distree.errors import BUILD_AGAIN, BundleError, RemoteProtocolError
 from distree.printable import printable
 from distree.tensors import Array
 
-_NOT_ARRAYS = (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+MAX_BYTES = 64 << 20
+"""Most memory that the arrays may take."""
 
 
 def read_arrays(path: Path, content: bytes) -> dict[str, Array]:
     """Return the arrays of an .npz file by name; BundleError if it is not one."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-        arrays = np.load(io.BytesIO(content), allow_pickle=False)
-        return {name: np.asarray(arrays[name]) for name in names}
-    except _NOT_ARRAYS as error:
-        raise BundleError(f"{path}: not an .npz file of arrays ({printable(str(error))})", BUILD_AGAIN) from None
+        return read_npz(io.BytesIO(content), MAX_BYTES)
+    except RemoteProtocolError as error:
+        raise BundleError(f"{path}: {error.detail}", BUILD_AGAIN) from None
 
 
 def numbered(arrays: Mapping[str, Array], name: str) -> list[Array]:

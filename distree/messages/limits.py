@@ -10,11 +10,21 @@ MAX_MESSAGE_BYTES = 1 << 20
 MAX_ITEMS = 1024
 """Longest list or map anywhere in a msgpack message."""
 
-SMALL_BYTES = 1 << 16
-"""A msgpack message up to this long is unpacked without counting: its objects take at most some 70 times its bytes."""
+MAX_DECODE_BYTES = 16 << 20
+"""Most memory that any message may take while it is decoded, whoever made it, beside its own bytes.
 
-MAX_CONTAINERS = 4096
-"""Most maps and lists in a longer message, which otherwise could be a million of them, and take 126 MB."""
+`tests/distree/messages/test_decode_memory.py` holds decoders to it, with the worst that can be made; the limits below
+see to it.
+"""
+
+SMALL_BYTES = 1 << 16
+"""A MessagePack message up to this long is unpacked without counting: its objects take at most some 70 times its bytes,
+and lists that it only announces, one inside the other, 8 MiB more."""
+
+MAX_VALUES = 1 << 15
+"""Most values in a longer MessagePack message, and in any JSON: maps, lists, numbers and texts, at every depth. They
+are counted before anything is made of them; a million empty maps would take 126 MB. A plan with all the thresholds that
+it may have has 25,000."""
 
 MAX_PACKED_BYTES = 1 << 13
 """Longest part that travels packed, such as the context of a request.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 
 from distree.broker_settings import BrokerSettings, TlsSettings
 from distree.errors import CHECK_PATH, ConfigError, Problem
+from distree.regular_files import read_regular
+
+MAX_BYTES = 4 << 20
+"""Longest file that is read. That of all usual certification authorities has some 200 KB."""
 
 
 def read_password(settings: BrokerSettings) -> str | None:
@@ -14,7 +17,7 @@ def read_password(settings: BrokerSettings) -> str | None:
     if settings.password_file is None:
         return None
     try:
-        lines = Path(settings.password_file).read_text(encoding="utf-8").splitlines()
+        lines = read_regular(settings.password_file, MAX_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"broker.password_file {settings.password_file}: {reason(error)}", "write the password into its first line"
@@ -40,6 +43,7 @@ def load_tls_files(context: ssl.SSLContext, tls: TlsSettings) -> None:
         context.load_default_certs()
     else:
         try:
+            read_regular(tls.ca_file, MAX_BYTES)  # OpenSSL would wait for a pipe
             context.load_verify_locations(cafile=tls.ca_file)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             raise ConfigError(*_not_pem(error).at(f"broker.tls.ca_file {tls.ca_file}")) from error
@@ -47,7 +51,7 @@ def load_tls_files(context: ssl.SSLContext, tls: TlsSettings) -> None:
         return
     for name, path in (("cert_file", tls.cert_file), ("key_file", tls.key_file)):
         try:
-            path.read_bytes()
+            read_regular(path, MAX_BYTES)
         except OSError as error:
             raise ConfigError(f"broker.tls.{name} {path}: {reason(error)}", CHECK_PATH) from error
     try:
@@ -67,7 +71,7 @@ def _mismatched(tls: TlsSettings, error: Exception) -> Problem:
     name = getattr(error, "reason", None) or ""
     if name == "KEY_VALUES_MISMATCH":
         return Problem(f"does not match the key in {tls.key_file}", "name a certificate and its own key")
-    if "DECRYPT" in name or "PASSWORD" in name or b"ENCRYPTED" in Path(tls.key_file or "").read_bytes():
+    if "DECRYPT" in name or "PASSWORD" in name or b"ENCRYPTED" in read_regular(tls.key_file or "", MAX_BYTES):
         return Problem(f"the key in {tls.key_file} has a passphrase", "remove it: openssl pkey -in KEY -out NEW")
     return Problem(f"this or key_file {tls.key_file} is not PEM", "convert it with openssl")
 

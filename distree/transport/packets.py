@@ -138,10 +138,11 @@ def parse_puback(body: bytes | bytearray) -> tuple[int, int]:
 
 def _after_properties(body: bytes | bytearray, start: int) -> int:
     length = shift = 0
-    while True:
+    while shift < 28:
         byte = body[start]
         start += 1
         length |= (byte & 0x7F) << shift
         if byte < 0x80:
             return start + length
         shift += 7
+    raise ValueError("a length of more than four bytes")

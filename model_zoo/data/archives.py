@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from distree.bundle.inputs.npy import ArrayHeader, in_native_order, read_header, read_rows
+from distree.bundle.npz import MAX_ARRAYS
 from distree.errors import RemoteProtocolError
+from distree.regular_files import open_regular
+from distree.zip_files import open_zip
 from model_zoo.data.examples import MAX_BYTES, SPLIT_NAMES, Array, Split, too_much
 from model_zoo.errors import DataError
 
@@ -24,7 +27,7 @@ def is_archive(path: Path) -> bool:
 
 def begins(path: Path, magic: bytes) -> bool:
     """Whether a file can be read and begins with these bytes."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
+    with contextlib.suppress(OSError), open_regular(path) as file:
         return file.read(len(magic)) == magic
     return False
 
@@ -33,7 +36,7 @@ def begins(path: Path, magic: bytes) -> bool:
 def open_archive(path: Path) -> Iterator[Archive]:
     """Open an .npz archive; any exception raised by damage while it is read becomes a DataError."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, open_zip(file, MAX_ARRAYS) as archive:
             yield Archive(path, archive)
     except DataError:
         raise

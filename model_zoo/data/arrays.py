@@ -6,12 +6,14 @@ read without the rest.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
 
 from distree.bundle.inputs.npy import MAGIC, in_native_order, read_header, read_rows
 from distree.errors import CHECK_PATH, RemoteProtocolError
+from distree.regular_files import open_regular, read_regular
 from model_zoo.data.archives import Archive, begins, open_archive
 from model_zoo.data.examples import MAX_BYTES, Array, Examples, Split, too_much
 from model_zoo.data.wanted import Wanted, check_amount, inputs_of, labels_of, text_of
@@ -123,7 +125,7 @@ def _class_names(archive: Archive) -> tuple[str, ...] | None:
 def read_array_file(path: Path, limit: int | None = None) -> Array:
     """Read an .npy file, or its first rows; DataError if it is damaged, cut off, or too large."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             header = read_header(file)
             left = path.stat().st_size - file.tell()
             if left != header.nbytes:
@@ -192,13 +194,14 @@ def _label_file(path: Path) -> Array:
 
 def _text_labels(path: Path) -> Array:
     try:
-        if path.stat().st_size > _MAX_LABELS:
-            raise DataError(
-                f"{path}: is too large for a file of labels ({path.stat().st_size} bytes)", "give one label per line"
-            )
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+        content = read_regular(path, _MAX_LABELS)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise DataError(
+                f"{path}: is too large for a file of labels ({error.strerror})", "give one label per line"
+            ) from None
         raise DataError(f"{path}: cannot be read ({error.strerror or error})", CHECK_PATH) from None
+    lines = (line.strip() for line in content.decode("utf-8-sig", errors="replace").splitlines())
     labels = [line for line in lines if line]
     if labels and labels[0].lower() in LABELS:
         labels = labels[1:]

@@ -6,6 +6,7 @@ first examples are balanced, however many are read.
 
 from __future__ import annotations
 
+import errno
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ import numpy as np
 
 from distree.bundle.inputs import RawInput
 from distree.errors import CHECK_PATH, RemoteProtocolError
+from distree.regular_files import read_regular
 from model_zoo.data.arrays import INPUTS, labels_beside, load_array, read_array_file
 from model_zoo.data.examples import MAX_BYTES, SPLIT_NAMES, Array, Examples, too_much
 from model_zoo.data.tables import TABLES, load_table
@@ -241,10 +243,7 @@ def read_one(path: Path, wanted: Wanted) -> list[RawInput]:
 
 def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        return read_regular(path, MAX_FILE_BYTES)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})", CHECK_PATH) from None
-    if len(content) > MAX_FILE_BYTES:
-        raise DataError(f"{path}: is larger than {MAX_FILE_BYTES >> 20} MiB", "split it into several files")
-    return content
+        remedy = "split it into several files" if error.errno == errno.EFBIG else CHECK_PATH
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})", remedy) from None

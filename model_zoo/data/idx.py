@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from distree.regular_files import open_regular, read_bounded, read_regular
 from model_zoo.data.examples import LabelledExamples
 from model_zoo.errors import DataError
 
@@ -43,14 +44,15 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        with path.open("rb") as plain:
-            if plain.read(2) != b"\x1f\x8b":
-                plain.seek(0)
-                return plain.read(_MAX_BYTES)
-        with gzip.open(path, "rb") as packed:
-            return packed.read(_MAX_BYTES)
+        with open_regular(path) as file:
+            if file.read(2) != b"\x1f\x8b":
+                return read_regular(path, _MAX_BYTES)
+            file.seek(0)
+            with gzip.open(file, "rb") as packed:
+                return read_bounded(packed, _MAX_BYTES)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as an idx file ({error})", "download the file again") from error
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read as an idx file ({why})", "download the file again") from error
 
 
 def _idx_header(path: Path, content: bytes) -> tuple[tuple[int, ...], int]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from distree.bundle.inputs.images import check_size
+from distree.errors import RemoteProtocolError
+from distree.regular_files import read_regular
 from model_zoo.data.archives import is_archive, open_archive
-from model_zoo.data.examples import Array, LabelledExamples, Split
+from model_zoo.data.examples import MAX_BYTES, Array, LabelledExamples, Split, too_much
 from model_zoo.errors import DataError
 
 HELD_BACK = 5000
+_MAX_NAMES = 1 << 16
 _CIFAR_SIDE = 32
 _CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 _CIFAR_TEST = "test_batch.bin"
@@ -28,7 +33,7 @@ def class_names(path: Path) -> tuple[str, ...] | None:
     """Return the classes' names of divided data, by label; None if they are not given."""
     if path.is_dir():
         meta = path / "batches.meta.txt"
-        return tuple(meta.read_text(encoding="utf-8", errors="replace").split()) if meta.is_file() else None
+        return tuple(_content(meta, _MAX_NAMES).decode(errors="replace").split()) if meta.is_file() else None
     with open_archive(path) as archive:
         names = archive.read(archive.names["classes"]) if "classes" in archive.names else np.empty(0)
     return tuple(map(str, names.tolist())) if names.dtype.kind == "U" else None
@@ -57,17 +62,21 @@ def _load_cifar_folder(folder: Path, split: Split, held_back: int, seed: int) ->
 def _cifar_records(path: Path) -> npt.NDArray[np.uint8]:
     """Read records of one label and three planes of 32 x 32 values: uint8 (n, 3073)."""
     size = 1 + 3 * _CIFAR_SIDE**2
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise DataError(
-            f"{path}: {error.strerror}", "give a folder with all files of CIFAR-10's binary version"
-        ) from None
+    content = np.frombuffer(_content(path, MAX_BYTES), np.uint8)
     if len(content) == 0 or len(content) % size:
         raise DataError(
             f"{path}: {len(content)} bytes are not a whole number of records of {size} bytes", "download the file again"
         )
     return content.reshape(-1, size)
+
+
+def _content(path: Path, most_bytes: int) -> bytes:
+    try:
+        return read_regular(path, most_bytes)
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror}", "give a folder with all files of CIFAR-10's binary version"
+        ) from None
 
 
 def _train_or_validation(
@@ -165,7 +174,13 @@ def _decoded(
     for i in chosen.tolist():
         try:
             encoded = io.BytesIO(jpeg[int(offset[i]) : int(offset[i + 1])].tobytes())
-            image = np.asarray(Image.open(encoded, formats=("JPEG",)).convert("RGB"))
+            with Image.open(encoded, formats=("JPEG",)) as opened:
+                check_size(opened.size, opened.mode, "RGB", "JPEG")
+                if not images and 3 * math.prod(opened.size) * len(chosen) > MAX_BYTES:
+                    raise too_much(path, len(chosen), 3 * math.prod(opened.size) * len(chosen))
+                image = np.asarray(opened.convert("RGB"))
+        except RemoteProtocolError as error:
+            raise DataError(f"{path}: image {i}: {error.detail}", error.remedy) from None
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise DataError(f"{path}: image {i} cannot be decoded ({error})", "download the file again") from None
         if images and image.shape != images[0].shape:

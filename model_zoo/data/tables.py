@@ -9,6 +9,7 @@ import numpy as np
 from distree.bundle.inputs import InputReader, RawInput
 from distree.bundle.inputs.tables import Table, looks_like_table, tables_in
 from distree.errors import CHECK_PATH, RemoteProtocolError
+from distree.regular_files import open_regular
 from model_zoo.data.examples import MAX_BYTES, Examples, too_much
 from model_zoo.data.wanted import Labels, Wanted, labels_by_name
 from model_zoo.errors import DataError
@@ -20,7 +21,7 @@ _ANY_NUMBER = 1 << 31
 def is_table(path: Path) -> bool:
     """Whether a file begins as a CSV file of numbers does."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return looks_like_table(file.read(65_536))
     except OSError:
         return False
@@ -37,7 +38,7 @@ def load_table(path: Path, wanted: Wanted) -> Examples:
     found: list[RawInput] = []
     short = 0
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for table in tables_in(file):
                 if _is_short(table, reader, wanted):
                     short += 1

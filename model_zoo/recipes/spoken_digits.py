@@ -16,10 +16,14 @@ import numpy as np
 from distree.bundle.frontends import LogMel
 from distree.bundle.inputs.wav import read_wav
 from distree.bundle.manifest import InputSpec, Preprocess, WindowRule
+from distree.bundle.npz import read_npz
 from distree.bundle.windows import cut
 from distree.errors import RemoteProtocolError
+from distree.regular_files import open_regular, read_regular
 from distree.tensors import Array
 from model_zoo.data import LabelledExamples
+from model_zoo.data.examples import MAX_BYTES
+from model_zoo.data.folders import MAX_FILE_BYTES
 from model_zoo.errors import DataError
 from model_zoo.recipes import Divided, Schedule, WholeRecipe
 
@@ -70,9 +74,9 @@ def _from_folder(path: Path) -> list[_Recording]:
         if named is None:
             raise DataError(f"{file}: is not named DIGIT_SPEAKER_INDEX.wav", _HINT)
         try:
-            sound = read_wav(file.read_bytes())
-        except RemoteProtocolError as error:
-            raise DataError(f"{file}: {error.what}", "download it again") from None
+            sound = read_wav(read_regular(file, MAX_FILE_BYTES))
+        except (OSError, RemoteProtocolError) as error:
+            raise DataError(f"{file}: {error}", "download it again") from None
         if sound.rate_hz != RATE_HZ:
             raise DataError(f"{file}: sampled at {sound.rate_hz} Hz, not {RATE_HZ}", _HINT)
         found.append(_Recording(int(named[1]), named[2], int(named[3]), sound.as_int16()[:, 0]))
@@ -81,14 +85,15 @@ def _from_folder(path: Path) -> list[_Recording]:
 
 def _from_archive(path: Path) -> list[_Recording]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            samples, offset = archive["samples"], archive["offset"]
-            columns = zip(archive["label"], archive["speaker"], archive["index"], strict=True)
-            return [
-                _Recording(int(label), str(speaker), int(index), samples[offset[k] : offset[k + 1]])
-                for k, (label, speaker, index) in enumerate(columns)
-            ]
-    except (OSError, KeyError, ValueError, IndexError) as error:
+        with open_regular(path) as file:
+            archive = read_npz(file, MAX_BYTES)
+        samples, offset = archive["samples"], archive["offset"]
+        columns = zip(archive["label"], archive["speaker"], archive["index"], strict=True)
+        return [
+            _Recording(int(label), str(speaker), int(index), samples[offset[k] : offset[k + 1]])
+            for k, (label, speaker, index) in enumerate(columns)
+        ]
+    except (OSError, KeyError, ValueError, TypeError, IndexError, RemoteProtocolError) as error:
         raise DataError(f"{path}: has no recordings ({error})", _HINT) from None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from distree.bundle.manifest import InputSpec, Preprocess, WindowRule
+from distree.regular_files import open_regular
 from distree.tensors import Array
 from model_zoo.data import LabelledExamples
 from model_zoo.errors import DataError
@@ -63,7 +64,7 @@ class _ArraysAlone(pickle.Unpickler):
 def read(path: Path) -> Divided:
     """Read the data set out of seglearn's file."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             np.lib.format.read_magic(file)
             np.lib.format.read_array_header_1_0(file)
             content = _ArraysAlone(file).load().item()

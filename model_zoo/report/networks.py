@@ -17,6 +17,7 @@ from typing import Any
 
 from distree.bundle.loading import Bundle, load_bundle
 from distree.errors import BundleError
+from distree.regular_files import open_regular, read_regular
 from model_zoo.build.finish import ImageSets
 from model_zoo.errors import DataError, needs_zoo
 from model_zoo.recipes import WideRecipe
@@ -28,6 +29,7 @@ from model_zoo.training.plans import NOT_TRAINED, StudentPlan, WideSettings, tea
 _FORMAT = 1
 _SOURCE = "source.json"
 _BLOCK = 1 << 20
+_MAX_SOURCE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder's files in the order of their names, in hexadecimal."""
     digest = hashlib.sha256()
     for part in sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]:
-        with part.open("rb") as file:
+        with open_regular(part) as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
     return digest.hexdigest()
@@ -182,13 +184,13 @@ def file_sha256(path: Path) -> str:
 def _read_source(path: Path) -> Source | None:
     """Read source.json; None where it is missing or of another form."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_regular(path, _MAX_SOURCE_BYTES))
         if document["format"] != _FORMAT:
             return None
         lists = {key: tuple(document[key]) for key in ("float_validation", "float_test")}
         teacher = None if document["teacher"] is None else Teacher(**document["teacher"])
         return Source(**{**document, **lists, "teacher": teacher})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from distree.bundle.npz import read_npz
+from distree.errors import RemoteProtocolError
+from distree.regular_files import open_regular
+from model_zoo.data.examples import MAX_BYTES
 from model_zoo.errors import DataError
 from model_zoo.evaluation import Collector, ExitLogits
 
@@ -63,12 +65,12 @@ class Recording:
     def load(cls, path: Path) -> Recording:
         """Read it back; DataError for a file that is none."""
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: np.asarray(archive[name]) for name in archive.files}
+            with open_regular(path) as file:
+                arrays = read_npz(file, MAX_BYTES)
             labels = arrays.pop("labels")
             logits = {_numbers(name): arrays[name] for name in arrays if name.startswith("logits")}
             embeddings = {_numbers(name): arrays[name] for name in arrays if name.startswith("embedding")}
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, KeyError, ValueError, RemoteProtocolError) as error:
             raise DataError(f"{path}: not a recording of a bundle's exits ({error})", "delete it") from error
         exits = sorted({at[0] for at in embeddings})
         return cls(

@@ -6,11 +6,11 @@ import argparse
 import math
 import re
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from distree.bundle.loading import load_bundle
 from distree.errors import CHECK_PATH, ConfigError
+from distree.regular_files import read_regular
 from distree.topics import check_id, is_id
 from model_zoo.errors import DataError
 from model_zoo.progress import Progress
@@ -19,7 +19,7 @@ from model_zoo.split import report
 from model_zoo.split.asked import Asked
 from model_zoo.split.declared import load_declared
 from model_zoo.split.input_range import RANGES
-from model_zoo.split.supervision import Teller, supervise
+from model_zoo.split.supervision import Teller, Terminal, supervise
 from model_zoo.split.thresholds import RULES
 
 EXAMPLE = (
@@ -95,7 +95,7 @@ def add_options(split: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out `distree zoo split`; return the exit status."""
     asked = _asked(args)
-    screen = _Screen(Progress(sys.stderr))
+    screen = Terminal(Progress(sys.stderr))
     if asked.list_only:
         supervise(lambda tell: _split(asked, Path(), tell), str(asked.model), screen)
         return 0
@@ -114,27 +114,6 @@ def _split(asked: Asked, folder: Path, tell: Teller) -> None:
     from model_zoo.split.job import split_network
 
     split_network(asked, folder, tell)
-
-
-@dataclass(slots=True)
-class _Screen:
-    """Results go to stdout, progress to stderr."""
-
-    progress: Progress
-    _what: str = field(default="", init=False)
-
-    def print(self, text: str) -> None:
-        self.progress.clear()
-        print(text, flush=True)
-
-    def line(self, text: str) -> None:
-        self.progress.line(text)
-
-    def bar(self, what: str, done: int, total: int) -> None:
-        self.progress.bar(what, done, total)
-        if done == total and what != self._what:
-            self._what = what
-            self.progress.line(what)
 
 
 def _asked(args: argparse.Namespace) -> Asked:
@@ -159,7 +138,7 @@ def _asked(args: argparse.Namespace) -> Asked:
         declared=None if args.input is None else load_declared(args.input),
         unlabelled=args.unlabelled,
         test=args.test,
-        labels=_labels(args.labels),
+        labels=labels_of(args.labels),
         list_only=args.list,
         stages=args.stages,
         after=_operators(args.after),
@@ -185,15 +164,20 @@ def _name(model: Path) -> str:
     return made if is_id(made) else "network"
 
 
-def _labels(text: str | None) -> tuple[str, ...]:
+MAX_LABELS_BYTES = 1 << 20
+
+
+def labels_of(text: str | None) -> tuple[str, ...]:
+    """Return the class names that --labels gives: a list of them, or a file with one per line."""
     if text is None:
         return ()
     path = Path(text)
     if "," not in text and path.is_file():
         try:
-            lines = path.read_text(encoding="utf-8")[: 1 << 20].splitlines()
+            lines = read_regular(path, MAX_LABELS_BYTES).decode("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--labels {path}: cannot be read ({error})", "write one name per line") from None
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"--labels {path}: cannot be read ({why})", "write one name per line") from None
         return tuple(line.strip() for line in lines if line.strip())
     return tuple(name.strip() for name in text.split(","))
 

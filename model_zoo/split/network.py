@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from distree.errors import CHECK_PATH
+from distree.regular_files import read_regular
 from model_zoo.errors import SplitError
 from model_zoo.split.cuts import Cut, Cuts, choose_cuts, cuts_after, find_cuts, paying_cuts
 from model_zoo.split.ending import Ending, find_ending
@@ -89,10 +91,10 @@ def _read(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise SplitError("no such file" if not path.exists() else "is not a file", CHECK_PATH)
-        if path.stat().st_size > MAX_BYTES:
+        return read_regular(path, MAX_BYTES)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
             raise SplitError(
                 f"is too large ({path.stat().st_size} bytes)", f"give a network of at most {MAX_BYTES >> 20} MiB"
-            )
-        return path.read_bytes()
-    except OSError as error:
+            ) from None
         raise SplitError(f"cannot be read ({error.strerror})", CHECK_PATH) from None

@@ -22,6 +22,7 @@ from typing import IO, NoReturn, Protocol
 from distree import child_processes
 from distree.errors import DistreeError, Problem
 from model_zoo.errors import DataError, SplitError
+from model_zoo.progress import Progress
 
 _LONGEST_LINE = 1 << 20
 _LAST_WORDS_S = 10.0
@@ -39,6 +40,30 @@ class Screen(Protocol):
 
     def bar(self, what: str, done: int, total: int) -> None:
         """Show how far a phase has got."""
+
+
+@dataclass(slots=True)
+class Terminal:
+    """Results go to stdout, progress to stderr."""
+
+    progress: Progress
+    _what: str = field(default="", init=False)
+
+    def print(self, text: str) -> None:
+        """Write a result to stdout."""
+        self.progress.clear()
+        print(text, flush=True)  # noqa: T201
+
+    def line(self, text: str) -> None:
+        """Write a line to stderr."""
+        self.progress.line(text)
+
+    def bar(self, what: str, done: int, total: int) -> None:
+        """Draw how far a phase has got."""
+        self.progress.bar(what, done, total)
+        if done == total and what != self._what:
+            self._what = what
+            self.progress.line(what)
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from distree.errors import DistreeError, Problem
+from distree.printable import printable
+from distree.regular_files import kind_other_than_file
 
 Row: TypeAlias = "tuple[Any, ...]"
 T = TypeVar("T")
@@ -23,6 +26,12 @@ CHECK_STORE = "check store.path and its permissions"
 
 class StoreError(DistreeError):
     """The store cannot be opened, read or written."""
+
+
+_UNREADABLE = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, DistreeError,
+)  # fmt: skip
+"""What reading a row raises whose values are not what was written."""
 
 
 class Connection:
@@ -55,8 +64,16 @@ class Connection:
         rows = self.rows(statement, *values)
         try:
             return tuple(map(parse, rows))
-        except (ValueError, TypeError, LookupError, AttributeError, DistreeError) as error:
-            raise self.damaged(f"a row cannot be read: {error}") from None
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            DistreeError,
+        ) as error:
+            raise self.damaged(f"a row cannot be read: {printable(str(error))}") from None
 
     def run(self, statement: str, *values: object) -> None:
         """Run a statement that returns nothing."""
@@ -105,6 +122,9 @@ class Connection:
         return self._open
 
     def _connect(self) -> sqlite3.Connection:
+        # SQLite would wait for a pipe.
+        if self.path.exists() and (kind := kind_other_than_file(self.path.stat().st_mode)) is not None:
+            raise OSError(errno.EINVAL, f"it is {kind}, not a file")
         if not self.read_only:
             if str(self.path) != ":memory:":
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +143,8 @@ class Connection:
             yield
         except sqlite3.Error as error:
             raise StoreError(*_problem(error).at(str(self.path))) from None
+        except UnicodeDecodeError as error:
+            raise self.damaged(f"text that is not UTF-8: {error.reason}") from None
         except OSError as error:
             raise StoreError(f"{self.path}: {error.strerror}", CHECK_STORE) from None
 
@@ -132,13 +154,16 @@ def no_store_yet(path: Path) -> StoreError:
     return StoreError(f"{path}: there is no store yet", "run 'distree orchestrator run', which creates it")
 
 
+_DAMAGED = ("malformed", "not a database", "Could not decode")
+
+
 def _problem(error: sqlite3.Error) -> Problem:
-    text = str(error)
+    text = printable(str(error))  # it may hold a whole column
     if "locked" in text or "busy" in text:
         return Problem("locked by another process for longer than it should be", "find out who has it open")
     if "full" in text:
         return Problem("the disk is full", "make room, or lower store.max_mb")
-    if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
+    if isinstance(error, sqlite3.DatabaseError) and any(sign in text for sign in _DAMAGED):
         return _damage(text)
     return Problem(text, f"{CHECK_STORE}, and the disk")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from distree.regular_files import open_regular
 from orchestrator.store.connection import CHECK_STORE, StoreError
 
 
@@ -35,7 +37,8 @@ class ServiceLock:
         """Take the lock; StoreError if another service has it or the folder cannot be written."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = self._path.open("wb")
+            # Opening a pipe would wait.
+            file = os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644), "wb")
         except OSError as error:
             raise StoreError(f"{self._path}: {error.strerror}", CHECK_STORE) from None
         if not _lock(file):
@@ -68,7 +71,7 @@ def _try_lock(file: IO[bytes], pause_s: float = 0.0) -> bool:
 def is_served(store: Path) -> bool:
     """Whether a service on this machine is using the store at this moment."""
     try:
-        with _lock_path(store).open("rb") as file:
+        with open_regular(_lock_path(store)) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -7,7 +7,6 @@ optionally `label` (n,) integers and `criterion`, the name of the one that score
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from distree.bundle.npz import read_npz
 from distree.criteria import CRITERIA
-from distree.errors import CHECK_PATH, ConfigError
+from distree.errors import CHECK_PATH, ConfigError, RemoteProtocolError
 from distree.exits_taken import exits_taken
+from distree.regular_files import open_regular
 from orchestrator.tuning.live_tuner import LiveTuner
 from orchestrator.tuning.samples import AuditedInput, Vector
 
 _NEEDED = ("score", "prediction", "mac")
 _RECORD = "record one with distree zoo evaluate --audits"
+
+
+MAX_BYTES = 1 << 30
+"""Most memory that the arrays of a recording may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,12 @@ class AuditRecording:
 def load_recording(path: Path) -> AuditRecording:
     """Read a recording. Raises ConfigError, in one line, for a file that is not one."""
     try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = {name: np.asarray(content[name]) for name in content.files}
+        with open_regular(path) as file:
+            arrays = read_npz(file, MAX_BYTES)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or 'cannot be read'}", CHECK_PATH) from None
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError):
-        raise ConfigError(f"{path}: not an .npz of arrays", _RECORD) from None
+    except RemoteProtocolError as error:
+        raise ConfigError(f"{path}: {error.detail}", _RECORD) from None
     trouble = _trouble(arrays)
     if trouble is not None:
         raise ConfigError(f"{path}: {trouble}", _RECORD)

@@ -411,14 +411,14 @@ def test_values_of_wrong_types_are_passed_over(path):
     assert recovered(path) == Recovered()
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_put_aside(path, make, told):
+@pytest.mark.parametrize(("make", "what"), [(os.mkfifo, "a pipe"), (os.mkdir, "a folder")])
+def test_what_is_no_file_is_put_aside(path, make, what, told):
     path.parent.mkdir()
     make(path)
     spool, found = open_spool(path)
     assert found == Recovered()
     assert levels(told) == ["ERROR"]
-    assert f"spool {path}: cannot be read (not a regular file)" in text_of(told)
+    assert f"spool {path}: cannot be read (it is {what}, not a file)" in text_of(told)
     assert path.with_suffix(".unread").exists()
     spool.note_accepted(item(1))
     assert spool.unspooled == 0

@@ -22,3 +22,31 @@ def test_a_line_has_a_time_where_nobody_else_adds_it(tmp_path, to_journal, stamp
         environ = {**os.environ, "JOURNAL_STREAM": f"{found.st_dev}:{inode}"}
         subprocess.run([sys.executable, "-c", PROGRAM], env=environ, stderr=log, check=True, timeout=60)
     assert re.fullmatch(rf"{stamp}INFO root: hello\n", path.read_text())
+
+
+HOSTILE = "import logging; from distree.logs import MOST, start_logging; start_logging(logging.INFO); "
+
+
+def logged(program):
+    done = subprocess.run([sys.executable, "-c", HOSTILE + program], stderr=subprocess.PIPE, check=True, timeout=60)
+    return done.stderr.decode()
+
+
+def test_whatever_is_in_a_message_it_is_one_printable_line_of_bounded_length():
+    told = logged(r"logging.warning('rejected on %s', 'a\x1b[2J\n\u202e\x9b' + 'x' * 60_000)")
+    line, nothing = told.split("\n")
+    assert nothing == ""
+    assert line.isprintable()
+    assert r"rejected on a\x1b[2J\n\u202e\x9bxxx" in line
+    assert 900 < len(line) < 1100
+
+
+def test_a_bug_keeps_its_traceback():
+    told = logged("""
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.critical('a bug', exc_info=True)
+""")
+    assert told.endswith("ZeroDivisionError: division by zero\n")
+    assert len(told.splitlines()) > 3

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distree.printable import MOST, printable, quoted
+from distree.printable import MOST, MOST_SHOWN, printable, printable_lines, quoted
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,10 @@ def test_it_is_one_printable_line_of_bounded_length(text, most):
     assert shown.isprintable()
     assert len(shown) <= most
     assert printable(shown, most) == shown
+
+
+def test_an_error_of_several_lines_keeps_them():
+    told = printable_lines("a\x1b[2J\n" + "b" * 9000)
+    first, second = told.split("\n")
+    assert first == r"a\x1b[2J"
+    assert len(second) == MOST_SHOWN

@@ -406,12 +406,15 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_a_folder_is_not_a_file(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, Agent)
-    assert str(caught.value) == f"{tmp_path}: cannot be read (Is a directory); check the path and its permissions"
+    assert (
+        str(caught.value)
+        == f"{tmp_path}: cannot be read (it is a folder, not a file); check the path and its permissions"
+    )
 
 
 def test_a_file_that_is_too_large(problems):
     assert problems("#" * (strict_yaml.MAX_BYTES + 1)) == [
-        "agent.yaml: larger than 1048576 bytes; check that it is the right file"
+        "agent.yaml: cannot be read (longer than 1,048,576 bytes); check that it is the right file"
     ]
 
 

@@ -431,7 +431,7 @@ SECTIONS = {
         ),
         "tune: the file is not a recording": (
             lambda c: ["tune", "--replay", c.file("a.npz", "no archive"), "--accuracy-drop", "1%"],
-            2, ["a.npz: not an .npz of arrays", "record one with distree zoo evaluate --audits"],
+            2, ["a.npz: not a readable .npz archive", "record one with distree zoo evaluate --audits"],
         ),
         "simulate: unknown key": (
             lambda c: ["simulate", "-c", str(ROOT / "examples" / "fleet.yaml"), "--set", "boards.hub.cuont=3"],

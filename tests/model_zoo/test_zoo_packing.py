@@ -130,7 +130,7 @@ def test_bombs_are_not_let_off(zoo, packed, monkeypatch, capsys):
     again(packed, with_entry("bomb.tflite", bytes(50 << 20)))
     monkeypatch.setattr("model_zoo.packing.MAX_SEGMENT_BYTES", 1 << 20)
     assert zoo("unpack", packed) == 2
-    assert "longer than 1048576 bytes" in capsys.readouterr().err
+    assert "longer than 1,048,576 bytes" in capsys.readouterr().err
     monkeypatch.setattr("model_zoo.packing.MAX_BYTES", 40 << 20)
     assert zoo("unpack", packed) == 2
     assert "give a file that distree zoo pack wrote" in capsys.readouterr().err
@@ -154,6 +154,6 @@ def test_damaged_files_are_one_line(zoo, packed, own_folder, capsys):
 
 def test_what_is_no_packed_bundle_is_told(zoo, tmp_path, capsys):
     (tmp_path / "text.distree").write_text("hello")
-    for name, why in (("text.distree", "is not a packed bundle"), ("nothing.distree", "no such file")):
+    for name, why in (("text.distree", "is not a packed bundle"), ("nothing.distree", "No such file or directory")):
         assert zoo("unpack", tmp_path / name) == 2
         assert why in capsys.readouterr().err

@@ -16,16 +16,9 @@ from typing import NamedTuple
 from distree.errors import RemoteProtocolError
 from distree.printable import printable
 from distree.record import record
+from distree.regular_files import kind_other_than_file
 
 _PUT_FILES = "put the file itself there"
-
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFBLK: "a device",
-    stat.S_IFCHR: "a device",
-}
 
 
 class FileChangedError(Exception):
@@ -106,8 +99,8 @@ def request_id(name: str, content: bytes, mtime_ns: int) -> str:
 
 
 def _check_kind(mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+    kind = kind_other_than_file(mode)
+    if kind is not None:
         raise RemoteProtocolError("kind", f"is {kind}, or a link to one", _PUT_FILES)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,9 +21,16 @@ from device_agent.disk import remedy_of
 from device_agent.sources.directory.identity import FileState
 from distree.messages.events import EventKind, Severity
 from distree.record import record
+from distree.regular_files import read_regular
 
 MAX_FILES = 50_000
 """Files that may be done with and still be there. At this limit no more are read."""
+
+MAX_FILE_BYTES = 256 << 20
+"""Longest journal that is read; one of `MAX_FILES` takes a tenth of that."""
+
+_MAX_FIELDS = 16
+"""More than a record has: damaged bytes may announce lists of any length, for which memory is taken."""
 
 LIMIT_BYTES = 1 << 20
 """Size at which the journal is rewritten; twice what it must hold, if that is more."""
@@ -127,11 +133,15 @@ class Journal:
 
     def _read(self) -> Iterator[object]:
         """Yield the records up to the first that is damaged."""
-        unpacker = msgpack.Unpacker(use_list=False, max_buffer_size=1 << 30)
+        unpacker = msgpack.Unpacker(
+            use_list=False,
+            max_buffer_size=MAX_FILE_BYTES,
+            max_array_len=_MAX_FIELDS,
+            max_map_len=_MAX_FIELDS,
+            max_ext_len=0,
+        )
         try:
-            if not stat.S_ISREG(self._path.stat().st_mode):
-                raise OSError(None, "not a regular file")
-            unpacker.feed(self._path.read_bytes())
+            unpacker.feed(read_regular(self._path, MAX_FILE_BYTES))
             yield from unpacker
         except (FileNotFoundError, NotADirectoryError):
             pass

@@ -25,6 +25,7 @@ from distree.errors import RemoteProtocolError
 from distree.formatting import counted
 from distree.messages.events import EventKind, Severity
 from distree.printable import quoted
+from distree.regular_files import open_regular
 
 LEAVING = ".leaving"
 """Subfolder for files on their way out."""
@@ -291,7 +292,7 @@ class PutAway:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         arriving = target.parent / ".arriving"
         try:
-            with hidden.open("rb") as source, arriving.open("wb") as copy:
+            with open_regular(hidden) as source, arriving.open("wb") as copy:
                 shutil.copyfileobj(source, copy)
                 copy.flush()
                 os.fsync(copy.fileno())

@@ -20,6 +20,7 @@ from distree.messages.limits import MAX_MESSAGE_BYTES
 from distree.messages.request import InputMessage
 from distree.printable import printable
 from distree.record import record
+from distree.regular_files import read_regular
 from distree.tensors import Array
 
 STDIN = "-"
@@ -90,8 +91,7 @@ def read_file(file: GivenFile) -> bytes:
         if file.path is None:
             content = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
         else:
-            with file.path.open("rb") as opened:
-                content = opened.read(MAX_FILE_BYTES + 1)
+            content = read_regular(file.path, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"{printable(file.name, 256)}: cannot be read ({why})", CHECK_PATH) from None

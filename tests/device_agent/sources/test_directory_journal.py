@@ -96,7 +96,7 @@ def test_a_pipe_in_its_place_is_not_waited_for(path, told):
     os.mkfifo(path)
     made, found = load(path, told)
     assert found == []
-    assert told.lines("not a regular file")
+    assert told.lines("it is a pipe, not a file")
     made.note([settled("a")])
     assert [file.name for file in load(path, told)[1]] == ["a"]
 

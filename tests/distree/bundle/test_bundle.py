@@ -313,10 +313,10 @@ def test_the_last_exit_needs_no_gate(with_parameters) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "not an .npz file"),
-        (b"no npz at all", "not an .npz file"),
-        (b"PK\x03\x04 cut short", "not an .npz file"),
-        (struct.pack("<4sHI", b"PK\x05\x06", 0, 0), "not an .npz file"),
+        (b"", "not a readable .npz archive"),
+        (b"no npz at all", "not a readable .npz archive"),
+        (b"PK\x03\x04 cut short", "not a readable .npz archive"),
+        (struct.pack("<4sHI", b"PK\x05\x06", 0, 0), "not a readable .npz archive"),
         (MEANS | {"mean": np.zeros(1, np.float32)}, "only class_means0"),
         ({"class_means1": MEANS["class_means1"]}, "only class_means0"),
         (
@@ -329,7 +329,7 @@ def test_the_last_exit_needs_no_gate(with_parameters) -> None:
         (MEANS | {"class_means1": np.zeros((4, 6))}, "class_means1: must be finite float32"),
         (MEANS | {"class_means1": np.full((4, 6), np.nan, np.float32)}, "class_means1: must be finite float32"),
         ({"gate0": np.array(["a"]), "gate1": GATES["gate1"]}, "gate0: must be finite float32"),
-        ({"gate0": np.array([{}]), "gate1": GATES["gate1"]}, "not an .npz file of arrays"),
+        ({"gate0": np.array([{}]), "gate1": GATES["gate1"]}, "gate0: not an .npy array: it contains object values"),
         ({"gate0": GATES["gate0"]}, "gate: not (weights,)"),
         ({f"gate{k}": np.zeros(7, np.float32) for k in range(4)}, "gate: not (weights,)"),
         (GATES | {"gate0": np.zeros((1, 7), np.float32)}, "gate: not (weights,)"),

@@ -188,7 +188,7 @@ def test_an_archive_of_something_else_says_what_it_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("a.npz", b"", r"not a readable \.npz archive \(File is not a zip file\); save it again with numpy\.savez"),
+        ("a.npz", b"", r"not a readable \.npz archive \(it is not a zip file, or is cut off\); save it again with numpy\.savez"),
         ("a.npz", b"PK\x03\x04 cut", r"not a readable \.npz archive"),
         ("a.npz", b"text", r"not a readable \.npz archive"),
         ("a.npy", b"", r"not an \.npy array: its first bytes are not those of the format"),

@@ -270,7 +270,9 @@ def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
 def test_files_that_are_no_jpeg_set_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.npz").write_bytes(content)
     assert not is_divided(tmp_path / "odd.npz")
-    with pytest.raises(DataError, match=r"odd\.npz: not a readable \.npz archive \(File is not a zip file\)"):
+    with pytest.raises(
+        DataError, match=r"odd\.npz: not a readable \.npz archive \(it is not a zip file, or is cut off\)"
+    ):
         load_jpeg_set(tmp_path / "odd.npz", "test")
 
 

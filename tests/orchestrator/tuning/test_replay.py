@@ -97,7 +97,7 @@ def test_a_file_that_is_no_recording(tmp_path, content, said) -> None:
 def test_bytes_that_are_no_npz(tmp_path, content) -> None:
     path = tmp_path / "audits.npz"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"not an \.npz of arrays"):
+    with pytest.raises(ConfigError, match=r"not a readable \.npz archive"):
         load_recording(path)
 
 

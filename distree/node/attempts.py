@@ -25,6 +25,10 @@ class Attempts:
         self._requests += 1
         return f"{self._settings.boot}-{self._requests:x}"
 
+    def is_own_id(self, request: str) -> bool:
+        """Whether an id is one that `request_id` returns sooner or later."""
+        return request.startswith(f"{self._settings.boot}-")
+
     def first(self, request: str, rule: Rule, budget_s: float, *, attempt: int = 1) -> RequestContext:
         """Return the context of an input that this run of the agent takes in; its route is chosen when it leaves."""
         return RequestContext(

@@ -35,6 +35,9 @@ from distree.node.routing import Router
 from distree.node.settings import NodeSettings, OriginSettings
 from distree.record import record
 
+OWN_ID = "give the input another request id, or none"
+"""The remedy for an id that is not the sender's to give."""
+
 
 @record
 class AcceptedInput:
@@ -109,6 +112,13 @@ class OriginWorker:
         self, now: float, name: str, tensor: Tensor, *, deadline_s: float | None, request: str | None, attempt: int
     ) -> tuple[str, list[Output]]:
         """Take an input into custody, or turn it away; return its request id. See `StageNode.accept`."""
+        if request is not None and attempt == 1 and self._attempts.is_own_id(request):
+            # Whoever could use up the ids of inputs to come would have them dropped as duplicates.
+            raise RemoteProtocolError(
+                "request",
+                f"{request}: ids that begin with {self._settings.boot}- are given by this board alone",
+                OWN_ID,
+            )
         budget_s = self._own.deadline_s if deadline_s is None else deadline_s
         ident = request or self._attempts.request_id()
         if self._custody.remembered(ident) is not None:
@@ -336,7 +346,7 @@ class OriginWorker:
         return self._changed(now, self._members.state_changed(now, state))
 
     def _changed(self, now: float, change: MemberChange) -> list[Output]:
-        outputs: list[Output] = []
+        outputs = [] if change.pushed_out is None else self._changed(now, change.pushed_out)
         if change.listen:
             outputs.append(Listen(device=change.device, on=change.listen == "begin"))
         return [*outputs, *self.changed(now, change)]

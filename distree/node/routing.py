@@ -330,6 +330,7 @@ class Router:
             if peer is not None:
                 peer.measured(now, hop)
                 peer.heard_at, peer.misses = now, 0
+                self._members.answered(hop.device)
                 usual_s = self._usual_s.get(hop.stage, hop.compute_s)
                 self._usual_s[hop.stage] = usual_s + (hop.compute_s - usual_s) / WEIGHT
                 if hop.device in self._left_out:

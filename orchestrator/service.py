@@ -256,6 +256,8 @@ class Service:
             told = self._board_watch.note(now_s, device, retained=retained)
             if told is not None:
                 self._tell_of(device.device, told)
+        else:
+            self._home.reported(device.device)
         for controller in self.controllers:
             if heard.has_started:
                 controller.started(device)
@@ -422,6 +424,7 @@ class Service:
     def _tell_home_assistant(self, now_s: float) -> None:
         """Publish what is new; it is in the store first, so that nothing announced is ever forgotten."""
         messages = self._home.due(now_s, self.view.fleet)
+        self._tell(EventKind.BOARD, self._problems.note("boards", self._home.problem))
         if messages:
             self._store.announce(messages)
         for topic, payload in messages:

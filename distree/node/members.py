@@ -171,6 +171,10 @@ class Members:
 
     # ------------------------------------------------------------ what is known
 
+    def has_answered(self, device: str) -> bool:
+        """Whether a board has answered a request since it first announced itself."""
+        return device in self._proved
+
     def of(self, stage: int, branch: int | None = None) -> tuple[Member, ...]:
         """Return those that are there and serve a stage, or a branch of it."""
         slot = stage, branch

@@ -7,8 +7,10 @@ docs/explanation/security.md has the same table for people, and tests/docs/test_
 
 from __future__ import annotations
 
+import contextlib
 import io
 import signal
+import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -18,22 +20,23 @@ import msgpack
 import numpy as np
 import pytest
 from attack_table import ATTACKERS, EXPECTED, HOLDS
-from besieged_site import INPUT, PIPELINE, PLAN, SITE, BesiegedSite, soon, until_said
+from besieged_site import INPUT, PATIENCE_S, PIPELINE, PLAN, SITE, BesiegedSite, soon, until_said
 
 from broker_config.managed import find_mosquitto
 from distree import topics
 from distree.messages.audit import AuditRow
 from distree.messages.codec import decode, encode
 from distree.messages.device import DeviceMeta, DeviceState, DeviceStatus
+from distree.messages.events import Event, EventKind, Severity
 from distree.messages.limits import MAX_EPOCH
 from distree.messages.member import Member
 from distree.messages.plan import Plan
-from distree.messages.request import Guess, InputMessage, Outcome, StageMessage
+from distree.messages.request import Guess, Hop, InputMessage, Outcome, StageMessage
 from distree.messages.result import Result, Stamp
 from distree.messages.site import Claim
 from distree.messages.telemetry import OriginTelemetry, PipelineTelemetry, Telemetry
 from distree.topics import ROOT, Kind
-from distree.transport.probe import ProbeClient
+from distree.transport.probe import REFUSED, HangUpError, ProbeClient
 
 pytestmark = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
 
@@ -376,4 +379,158 @@ def test_attack(name: str, attacker: str, site_of: Callable[[str], BesiegedSite]
             until_said(lambda: "PREEMPTED" in site.orchestrator("status")[1], "the alarm")
         site.check_obeyed()
     # Whatever it did is over.
+    site.check_unharmed()
+
+
+# ------------------------------------------------------------------ what an insider can do
+
+
+class Insider:
+    """Somebody with the key of the board b9, who announces it as one that serves stages 1 and 2."""
+
+    def __init__(self, site: BesiegedSite, client: ProbeClient) -> None:
+        self.attack, self.client, self.site = Attack(site, "b9", client), client, site
+        self.topics = [topics.member(SITE, PIPELINE, stage, "b9") for stage in (1, 2)]
+
+    def announce(self) -> None:
+        """Be chosen from now on, as b1 is."""
+        for stage in (1, 2):
+            self.client.subscribe(topics.stage(SITE, PIPELINE, stage, "b9", "+"), soon())
+        state = DeviceState(device="b9", boot="insider", status=DeviceStatus.READY)
+        self.attack.say(topics.device(SITE, "b9", Kind.STATE), encode(state), retain=True)
+        for topic in self.topics:
+            self.attack.say(topic, encode(member(self.attack, "b9", "insider")), retain=True)
+        self.site.until_members(2)
+
+    def withdraw(self) -> None:
+        """Be chosen no longer."""
+        for topic in self.topics:
+            self.attack.say(topic, b"", retain=True)
+        self.site.until_members(1)
+
+    def received(self) -> list[StageMessage]:
+        """What came to stages."""
+        return [
+            decode(StageMessage, said.payload)
+            for said in self.client.heard
+            if topics.parse(said.topic).kind is Kind.STAGE
+        ]
+
+    def answer(self, message: StageMessage) -> None:
+        """Give a wrong answer to a request."""
+        hop = Hop(device="b9", stage=1, queue_s=0.0, compute_s=0.0)
+        outcome = Outcome(
+            request=message.context.request, token=message.context.token, reason="last", spent_s=0.0, hops=(hop,),
+            guess=Guess(exit=2, class_id=(message.progress.guess.class_id + 1) % 10, confidence=0.99),
+        )  # fmt: skip
+        self.attack.say(topics.to_board(SITE, PIPELINE, Kind.OUTCOME, "cam1", "b9"), encode(outcome))
+
+
+def answers_wrongly(insider: Insider) -> None:
+    """Of what comes to it, each answer is its own."""
+    insider.announce()
+    with insider.site.submitted(20) as answers:
+        insider.client.listen(soon(), lambda: bool(insider.received()))
+        insider.client.listen(time.monotonic() + 0.3)
+        for message in insider.received():
+            insider.answer(message)
+    wrong = insider.site.wrong(answers)
+    # It speaks for nothing but what came to it.
+    assert {result.request for result in wrong} == {message.context.request for message in insider.received()}
+    assert 0 < len(wrong) < len(answers)
+
+
+def reads_features(insider: Insider) -> None:
+    """It sees the features of inputs that come to it, and of no others."""
+    insider.announce()
+    insider.client.subscribe(STAGES, soon())
+    with insider.site.submitted(20):
+        insider.client.listen(soon(), lambda: bool(insider.received()))
+    assert all(message.tensor.payload for message in insider.received())
+    assert {said.topic.split("/")[-2] for said in insider.client.heard} == {"b9"}
+
+
+def delays_inputs(insider: Insider) -> None:
+    """It takes inputs and says nothing: they are answered rightly by another board, later."""
+    insider.announce()
+    answers = insider.site.ask(20)
+    insider.site.check(answers)
+    assert {result.attempt for result in answers.values()} == {1, 2}
+
+
+def gives_boards_work(insider: Insider) -> None:
+    """It has other boards compute for it, as an origin that it is not."""
+    site = insider.site
+    with site.connected("administrator", STAGES, topics.device(SITE, "b1", Kind.TELEMETRY)) as admin:
+        site.ask(1)
+        heard = lambda kind: [said for said in admin.heard if topics.parse(said.topic).kind is kind]  # noqa: E731
+        assert admin.listen(soon(), lambda: bool(heard(Kind.STAGE) and heard(Kind.TELEMETRY)))
+        good = decode(StageMessage, heard(Kind.STAGE)[0].payload)
+        computed = lambda: decode(Telemetry, heard(Kind.TELEMETRY)[-1].payload).pipelines[0].stages[0].received  # noqa: E731
+        before = computed()
+        with site.submitted(20) as answers:
+            for number in range(300):
+                context = replace(good.context, origin="b9", request=f"x{number}", token=struct.pack(">Q", number))
+                message = replace(good, context=context)
+                insider.attack.say(topics.stage(SITE, PIPELINE, 1, "b1", "b9"), encode(message))
+        assert admin.listen(soon(), lambda: computed() >= before + 200)
+    site.check(answers)
+
+
+def tells_people_things(insider: Insider) -> None:
+    """It publishes events, states and reports about itself, whatever they say."""
+    event = Event(
+        device="b9", kind=EventKind.BOARD, severity=Severity.ERROR, pipeline=None, what="all is lost", remedy="",
+        unsaid=0, time="", clock_synced=True,
+    )  # fmt: skip
+    with insider.site.connected("dashboard", topics.device(SITE, "b9", Kind.EVENT)) as dashboard:
+        insider.attack.say(topics.device(SITE, "b9", Kind.EVENT), encode(event))
+        assert dashboard.listen(soon(), lambda: bool(dashboard.heard))
+
+
+def results_of_its_own(insider: Insider) -> None:
+    """As an origin, it publishes results and pictures under its own name, of inputs that there are not."""
+    result = Result(
+        request="forged", site=SITE, pipeline=PIPELINE, origin="cam9", input="x", label="Bag", class_id=8,
+        confidence=1.0, exit=0, reason="confident", final=True, late=False, attempt=1, latency_s=0.0, epoch=1,
+        model="fashion", revision="r", hops=(),
+    )  # fmt: skip
+    topic = topics.of_origin(SITE, PIPELINE, Kind.RESULT, "cam9")
+    with insider.site.connected("dashboard", topic) as dashboard, insider.site.connected("cam9") as client:
+        client.publish(topic, encode(result, Stamp(time="", clock_synced=True)), qos=1, until=soon())
+        assert dashboard.listen(soon(), lambda: bool(dashboard.heard))
+
+
+INSIDER: dict[str, Callable[[Insider], None]] = {
+    function.__name__: function
+    for function in (
+        answers_wrongly, reads_features, delays_inputs, gives_boards_work, tells_people_things, results_of_its_own,
+    )
+}  # fmt: skip
+"""What the key of a board still allows, besides false audits up to its share: tests/integration/test_forged_audits.py
+and tests/orchestrator/tuning/test_false_audits.py try those."""
+
+
+@pytest.mark.parametrize("name", INSIDER)
+def test_an_insider(name: str, site_of: Callable[[str], BesiegedSite]) -> None:
+    site = site_of("insider")
+    with site.connected("b9") as client:
+        insider = Insider(site, client)
+        try:
+            INSIDER[name](insider)
+        finally:
+            insider.withdraw()
+    site.check_unharmed()
+
+
+def test_whoever_has_no_user_is_not_let_in(site_of: Callable[[str], BesiegedSite]) -> None:
+    site = site_of("insider")
+    for user, password in ((None, None), ("cam1", None), ("cam1", "guessed"), ("b8", "guessed")):
+        sock = socket.create_connection(("127.0.0.1", site.port), PATIENCE_S)
+        try:
+            with contextlib.suppress(HangUpError):
+                client = ProbeClient(sock)
+                assert client.connect("x9", user, password, soon()).code >= REFUSED
+        finally:
+            sock.close()
     site.check_unharmed()

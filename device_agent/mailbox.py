@@ -159,13 +159,16 @@ class Mailbox:
     def _stage_handler(self, pipeline: AgentPipeline, k: int) -> Handler:
         receive, is_wide = pipeline.node.receive, pipeline.branch_of(k) is not None
 
-        def handle(message: Received, _sender: str) -> None:
+        def handle(message: Received, sender: str) -> None:
             decoded = decode(StageMessage, message.payload)
+            context = decoded.context
             if decoded.stage != k:
                 raise RemoteProtocolError("stage", f"claims stage {decoded.stage} on the topic of stage {k}", RESTRICT)
+            if sender != context.origin and not context.names(sender):
+                raise RemoteProtocolError("sender", f"{context.request}: {sender} is not on its route", RESTRICT)
             effects = receive(time.monotonic(), decoded, message.token)
             if is_wide:
-                pipeline.is_eager = decoded.context.eager
+                pipeline.is_eager = context.eager
             self.perform(pipeline, effects)
 
         return handle

@@ -62,6 +62,11 @@ def report_of(device: Device, pipeline: str) -> PipelineTelemetry | None:
     return None
 
 
+def has_reported(device: Device) -> bool:
+    """Whether the device has sent a report in any run that is remembered: one that works does, every few seconds."""
+    return any(run.telemetry is not None for run in (device, *device.earlier))
+
+
 def serves(device: Device, pipeline: str) -> bool:
     """Whether the device serves a stage of the pipeline, fuses for it, is an origin of it or reports on it."""
     held = device.meta is not None and (

@@ -16,13 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from distree import __version__, topics
+from distree.errors import Problem
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.layout import layout_of
 from distree.messages.result import Result
 from distree.messages.site import Claim, OriginStats
 from distree.topics import Kind
 from orchestrator.config import HomeAssistantConfig
-from orchestrator.fleet import Device
+from orchestrator.fleet import Device, has_reported
 
 Message: TypeAlias = "tuple[str, bytes]"
 """A topic and what is to be retained there; empty to take it back."""
@@ -31,6 +32,14 @@ Fields: TypeAlias = "dict[str, Any]"
 
 SETTLE_S = 10.0
 """How long after a connect a board may be missing before it counts as removed: retained messages take a moment."""
+
+MAX_BOARDS = 1000
+"""Boards that Home Assistant is told of, the ones that reported first: it keeps each of them as entities."""
+
+TOO_MANY = Problem(
+    f"Home Assistant is told of {MAX_BOARDS:,} boards and of no more",
+    "restrict in the broker's ACL who may publish as a board, and clear the retained states of boards that are gone",
+)
 
 _QOS = 1
 
@@ -225,6 +234,7 @@ class HomeAssistant:
         self._announced: dict[str, bytes] = {}
         self._is_due = self._resend = True
         self._settled_at_s: float | None = None
+        self._is_full = False
         self._stats_due: list[OriginStats] = []
 
     def recall(self, announced: Mapping[str, bytes]) -> None:
@@ -251,8 +261,21 @@ class HomeAssistant:
         if payload == b"online":
             self._is_due = self._resend = True
 
+    @property
+    def problem(self) -> Problem | None:
+        """What keeps boards from being announced; None if nothing does."""
+        return TOO_MANY if self._is_full else None
+
+    def heard(self, device: str, *, reported: bool) -> None:
+        """Check the boards again: one has said what it is, or, where it has not been announced, `reported`."""
+        if not reported:
+            self._is_due = True
+        elif self._prefix is not None and not self._is_full:
+            topic = config_topic(self._prefix, device_id(self._site, device))
+            self._is_due |= topic not in self._announced
+
     def changed(self) -> None:
-        """Check the boards again: one has described itself, or is gone."""
+        """Check the boards again: one is gone."""
         self._is_due = True
 
     def take_stats(self, stats: Iterable[OriginStats]) -> None:
@@ -290,7 +313,17 @@ class HomeAssistant:
     def _wanted(self, devices: Iterable[Device]) -> dict[str, bytes]:
         if self._prefix is None:
             return {}
-        messages = [site_message(self._prefix, self._site, self._pipelines)]
-        described = [run for run in map(_described, devices) if run is not None]
-        messages += [device_message(self._prefix, self._site, run) for run in described]
-        return dict(messages)
+        wanted = dict([site_message(self._prefix, self._site, self._pipelines)])
+        new: list[Device] = []
+        for device in devices:
+            run = _described(device)
+            if run is None:
+                continue
+            if config_topic(self._prefix, device_id(self._site, run.device)) in self._announced:
+                wanted |= [device_message(self._prefix, self._site, run)]
+            elif has_reported(device):
+                new.append(run)
+        # Whoever may publish descriptions can make up any number of boards.
+        room = max(0, 1 + MAX_BOARDS - len(wanted))
+        self._is_full = len(new) > room
+        return wanted | dict(device_message(self._prefix, self._site, run) for run in new[:room])

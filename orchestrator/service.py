@@ -249,9 +249,9 @@ class Service:
             self._tell(EventKind.REFUSED, TOO_MANY)
         device, report = heard.device, heard.report
         self._keep_device(now_s, device, alive=report is not None or not retained, reported=report is not None)
+        self._home.heard(device.device, reported=report is not None)
         if report is None:
             self._requester.heard(retained=retained)
-            self._home.changed()
             told = self._board_watch.note(now_s, device, retained=retained)
             if told is not None:
                 self._tell_of(device.device, told)
@@ -421,6 +421,7 @@ class Service:
     def _tell_home_assistant(self, now_s: float) -> None:
         """Publish what is new; it is in the store first, so that nothing announced is ever forgotten."""
         messages = self._home.due(now_s, self.view.fleet)
+        self._tell(EventKind.BOARD, self._problems.note("boards", self._home.problem))
         if messages:
             self._store.announce(messages)
         for topic, payload in messages:

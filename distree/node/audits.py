@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distree.errors import SAME_BUNDLE, RemoteProtocolError
 from distree.messages.audit import AuditRow
@@ -83,6 +83,11 @@ class AuditBooks:
             return False
         self._open[audit.context.request] = audit
         return True
+
+    def routed(self, context: RequestContext) -> None:
+        """Note the route that an audit takes: only boards on it may answer."""
+        request = context.request
+        self._open[request] = replace(self._open[request], context=context)
 
     def close(self, request: str) -> OpenAudit | None:
         """End an audit and return it; None if it has ended before."""

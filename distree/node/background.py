@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from distree.errors import RESTRICT, RemoteProtocolError
 from distree.messages.request import (
     Embedding,
     Guess,
@@ -85,6 +84,7 @@ class BackgroundRequests:
                 self.audits.close(context.request)
                 return self._lost(audit)
             message = replace(message, context=self._attempts.routed(context, route))
+            self.audits.routed(message.context)
         return forward(message)
 
     def give_up(self) -> list[Output]:
@@ -113,8 +113,7 @@ class BackgroundRequests:
         audit = self.audits.find(outcome.request)
         if audit is None:
             return [Drop(request=outcome.request, reason="late")]
-        if outcome.token != audit.context.token:
-            raise RemoteProtocolError("token", f"{outcome.request}: no such audit is running", RESTRICT)
+        find_attempt(outcome, (audit.context,), sender)
         self.audits.close(outcome.request)
         if not is_complete:
             return self._lost(audit)

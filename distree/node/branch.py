@@ -82,8 +82,11 @@ class BranchWorker:
         """Whether a message is at work here, or has been."""
         return self._deliveries.knows(message)
 
-    def decided(self, decision: Decision) -> list[Output]:
-        """Take a decision: go on, or stop. RemoteProtocolError for a request that was never at work here."""
+    def decided(self, decision: Decision, sender: str) -> list[Output]:
+        """Take a decision: go on, or stop. RemoteProtocolError for a request that was never at work here.
+
+        Only the board that fuses the request may decide; `sender` is the one that does.
+        """
         key = (decision.token, self._settings.group_of(decision.stage))
         job = self._live.get(key)
         if job is None:
@@ -93,6 +96,8 @@ class BranchWorker:
                 self._count_wasted(decision.stage, self._ended[key])
                 self._ended[key] = min(decision.stage, self._ended[key])
             return []
+        if sender != job.context.fuser:
+            raise RemoteProtocolError("sender", f"{decision.request}: {sender} does not fuse it", RESTRICT)
         if not decision.go:
             return self._stop(job, decision.stage)
         return self.go_on(job) if job.state == "kept" and not job.context.eager else []

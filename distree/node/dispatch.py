@@ -71,7 +71,8 @@ class Dispatcher:
     ) -> list[Output]:
         """Send again what is with boards, or held, to those that may be chosen now; hold it where there are none.
 
-        A repetition is fused by this board, as the one that fuses may be what fell silent.
+        A repetition is fused by this board, as the one that fuses may be what fell silent. What a board has had before
+        goes to one that is known to answer, if there is one.
         """
         message = entry.message
         if message is None or entry.context.attempt >= MAX_SENDINGS:
@@ -80,7 +81,8 @@ class Dispatcher:
         # What is at work on the attempt before is to stop, unless it may yet answer.
         stops = self._settings.is_wide and not is_repetition
         outputs: list[Output] = [RequestClosed(request=entry.request)] if stops else []
-        route = self._router.route(now, message.stage, avoid, settles_by=_half_way(entry))
+        proved = bool(entry.context.route)
+        route = self._router.route(now, message.stage, avoid, proved=proved, settles_by=_half_way(entry))
         if route is None:
             self.hold(now, entry, message)
             return outputs

@@ -2,14 +2,17 @@
 
 An announcement counts while the state of its board is `ready` and of the same run. Two boards of one name only take
 turns here: the state that came last holds.
+
+Whoever may publish announcements can make up any number of boards. When there are too many, the one that announced
+itself longest ago is forgotten, and before it those that never answered a request: boards that work stay.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
-from distree.errors import RemoteProtocolError
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.member import Member
 from distree.record import record
@@ -28,13 +31,15 @@ class MemberChange:
     """What became of a board by something that was heard of it.
 
     `ended` says that a run of it is over, with all that was under way there; `came` that one is there to be chosen, and
-    `listen` whether its state is to be listened to from now on, or no longer.
+    `listen` whether its state is to be listened to from now on, or no longer. `pushed_out` is what became of another
+    board, which was forgotten to make room for this one.
     """
 
     device: str
     ended: bool = False
     came: bool = False
     listen: Literal["begin", "end", ""] = ""
+    pushed_out: MemberChange | None = None
 
 
 class _Board:
@@ -69,6 +74,9 @@ class Members:
     def __init__(self, revision: str) -> None:
         self._revision = revision
         self._boards: dict[str, _Board] = {}
+        # Those that may be forgotten, the one that announced itself longest ago first.
+        self._unproved: dict[str, None] = {}
+        self._proved: dict[str, None] = {}
         self._slots: dict[Slot, tuple[Member, ...]] = {}
         self._went_at: dict[int, float] = {}
         self.present = 0
@@ -77,23 +85,27 @@ class Members:
     def __len__(self) -> int:
         return len(self._boards)
 
+    def __contains__(self, device: str) -> bool:
+        """Whether a board has announced itself, be it there or not."""
+        return device in self._boards
+
     # ------------------------------------------------------------ what is heard
 
     def announced(self, now: float, member: Member, stage: int, *, is_live: bool) -> MemberChange:
-        """Take what a board says that it serves, on the topic of a stage; RemoteProtocolError for one too many.
+        """Take what a board says that it serves, on the topic of a stage; where there are too many, another one goes.
 
         One that comes live proves that the board is there, whatever the broker has kept of its state.
         """
-        board = self._boards.get(member.device)
+        device = member.device
+        board, pushed_out = self._boards.get(device), None
         is_new = board is None
         if board is None:
             if len(self._boards) >= MAX_MEMBERS:
-                raise RemoteProtocolError(
-                    "members",
-                    f"{MAX_MEMBERS} boards of this pipeline are known already",
-                    "divide the boards among several pipelines",
-                )
-            board = self._boards[member.device] = _Board()
+                pushed_out = self._forget(now, next(iter(self._unproved or self._proved)))
+            board = self._boards[device] = _Board()
+        book = self._proved if device in self._proved else self._unproved
+        book.pop(device, None)
+        book[device] = None
         before = board.present, board.life
         if stage not in board.stages or board.member != member:
             board.member = member
@@ -101,21 +113,35 @@ class Members:
             self._slots.clear()
         if is_live and board.boot != member.boot:
             board.boot, board.status = member.boot, DeviceStatus.READY
-        return self._change(now, member.device, board, before, listen="begin" if is_new else "")
+        change = self._change(now, device, board, before, listen="begin" if is_new else "")
+        return change if pushed_out is None else replace(change, pushed_out=pushed_out)
+
+    def answered(self, device: str) -> None:
+        """Note that a board has answered a request: it works, and others are forgotten before it."""
+        if device in self._unproved:
+            del self._unproved[device]
+            self._proved[device] = None
 
     def withdrawn(self, now: float, device: str, stage: int) -> MemberChange:
         """Take it that a board serves a stage no longer."""
         board = self._boards.get(device)
         if board is None or stage not in board.stages:
             return MemberChange(device=device)
+        if board.stages == {stage}:
+            return self._forget(now, device)
         before = board.present, board.life
         board.stages.discard(stage)
         self._slots.clear()
         self._went_at[stage] = now
-        if board.stages:
-            return self._change(now, device, board, before)
-        del self._boards[device]
-        self.present -= bool(before[0])
+        return self._change(now, device, board, before)
+
+    def _forget(self, now: float, device: str) -> MemberChange:
+        board = self._boards.pop(device)
+        self._unproved.pop(device, None)
+        self._proved.pop(device, None)
+        self._slots.clear()
+        self._went_at |= dict.fromkeys(board.stages, now)
+        self.present -= bool(board.present)
         return MemberChange(device=device, ended=True, listen="end")
 
     def state_changed(self, now: float, state: DeviceState) -> MemberChange:
@@ -148,6 +174,10 @@ class Members:
         )
 
     # ------------------------------------------------------------ what is known
+
+    def has_answered(self, device: str) -> bool:
+        """Whether a board has answered a request since it first announced itself."""
+        return device in self._proved
 
     def of(self, stage: int, branch: int | None = None) -> tuple[Member, ...]:
         """Return those that are there and serve a stage, or a branch of it."""

@@ -178,7 +178,7 @@ class StageNode:
             return self._origin.receive(now, message, sender)
         if isinstance(message, Decision):
             answer = None if self._origin is None else self._origin.decided(now, message, sender)
-            return self._branch.decided(message) if answer is None else answer
+            return self._branch.decided(message, sender) if answer is None else answer
         return self._receive_embedding(now, message)
 
     def _receive_embedding(self, now: float, message: Embedding) -> list[Output]:

@@ -110,7 +110,7 @@ class OriginWorker:
     ) -> tuple[str, list[Output]]:
         """Take an input into custody, or turn it away; return its request id. See `StageNode.accept`."""
         budget_s = self._own.deadline_s if deadline_s is None else deadline_s
-        ident = request or self._attempts.request_id()
+        ident = self._attempts.given_id(request, attempt) if request else self._attempts.request_id()
         if self._custody.remembered(ident) is not None:
             return ident, [Drop(request=ident, reason="duplicate")]
         context = self._attempts.first(ident, self._plans.rule, budget_s, attempt=attempt)
@@ -336,7 +336,7 @@ class OriginWorker:
         return self._changed(now, self._members.state_changed(now, state))
 
     def _changed(self, now: float, change: MemberChange) -> list[Output]:
-        outputs: list[Output] = []
+        outputs = [] if change.pushed_out is None else self._changed(now, change.pushed_out)
         if change.listen:
             outputs.append(Listen(device=change.device, on=change.listen == "begin"))
         return [*outputs, *self.changed(now, change)]

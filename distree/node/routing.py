@@ -118,17 +118,24 @@ class Router:
     # ------------------------------------------------------------ the choice
 
     def route(
-        self, now: float, stage: int, avoid: Collection[str] = (), *, settles_by: float = math.inf
+        self,
+        now: float,
+        stage: int,
+        avoid: Collection[str] = (),
+        *,
+        proved: bool = False,
+        settles_by: float = math.inf,
     ) -> Route | None:
         """Choose boards from a stage on, those in `avoid` only where there is no other; None if a stage has none.
 
+        With `proved` those that have answered before come first: whoever may announce boards can make up any number.
         Branches that nobody serves are waited for soon after a connect, but not beyond `settles_by`.
         """
         settings, own, last = self._settings, self._own, self._last
         stops: list[RouteStop] = []
         while stage <= last:
             if settings.width(stage):
-                stop = self._wide_stop(now, stage, avoid, settles_by)
+                stop = self._wide_stop(now, stage, avoid, proved, settles_by)
                 if stop is None:
                     return None
                 stops.append(stop)
@@ -138,7 +145,7 @@ class Router:
                 while stage in own:
                     stage += 1
             else:
-                member = self._choose(now, stage, None, avoid)
+                member = self._choose(now, stage, None, avoid, proved)
                 if member is None:
                     return None
                 stops.append(RouteStop(stage=stage, boards=(member.device,)))
@@ -162,7 +169,9 @@ class Router:
         visit = self._visits[key] = range(stage, after)
         return visit
 
-    def _wide_stop(self, now: float, stage: int, avoid: Collection[str], settles_by: float) -> RouteStop | None:
+    def _wide_stop(
+        self, now: float, stage: int, avoid: Collection[str], proved: bool, settles_by: float
+    ) -> RouteStop | None:
         """Return one board for each branch, as far as there are any.
 
         None where a branch is still waited for, or the board that is to fuse.
@@ -173,7 +182,7 @@ class Router:
                 chosen.append(self._me)
                 readers += 1
                 continue
-            member = self._choose(now, stage, branch, avoid)
+            member = self._choose(now, stage, branch, avoid, proved)
             chosen.append("" if member is None else member.device)
             readers += len(self._members.of(stage, branch))
         boards = len([device for device in chosen if device])
@@ -183,8 +192,12 @@ class Router:
         # Published once, it goes up once and down to all that read it; published to each, up and down once a board.
         return RouteStop(stage=stage, boards=tuple(chosen), together=1 + readers <= 2 * boards)
 
-    def _choose(self, now: float, stage: int, branch: int | None, avoid: Collection[str]) -> Member | None:
+    def _choose(
+        self, now: float, stage: int, branch: int | None, avoid: Collection[str], proved: bool
+    ) -> Member | None:
         usable = self._usable(stage, branch, avoid)
+        if proved:
+            usable = tuple([one for one in usable if self._members.has_answered(one.device)]) or usable
         count = len(usable)
         if count < 2:
             return usable[0] if usable else None
@@ -276,7 +289,10 @@ class Router:
         for stop in route:
             for device in stop.boards:
                 if device and device != self._me:
-                    (self._peers.get(device) or self._peer(device)).under_way += by
+                    peer = self._peers.get(device) or self._peer(device)
+                    peer.under_way += by
+                    if not peer.under_way and device not in self._members:
+                        del self._peers[device]  # it went while that was under way
 
     def _peer(self, device: str) -> PeerEstimate:
         peer = self._peers.get(device)
@@ -330,6 +346,7 @@ class Router:
             if peer is not None:
                 peer.measured(now, hop)
                 peer.heard_at, peer.misses = now, 0
+                self._members.answered(hop.device)
                 usual_s = self._usual_s.get(hop.stage, hop.compute_s)
                 self._usual_s[hop.stage] = usual_s + (hop.compute_s - usual_s) / WEIGHT
                 if hop.device in self._left_out:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeAlias
 
-from distree.errors import RemoteProtocolError
 from distree.messages.device import DeviceState
 from distree.messages.member import Member
 from distree.node import Effect, StageNode
@@ -131,11 +130,10 @@ class Roll:
         """Enter an announcement into the shared record; return what origins that deal with the board are told."""
         if self.members is None:
             return _announced(member, stage, is_live=True)
-        try:
-            change = self.members.announced(self._events.now, member, stage, is_live=True)
-        except RemoteProtocolError as error:
-            self._books.refused[error.reason] += 1
-            return None
+        change = self.members.announced(self._events.now, member, stage, is_live=True)
+        if change.pushed_out is not None:
+            # Whoever had work at the board that made room for this one finds out by its silence.
+            self._books.refused["members"] += 1
         return _changed(change)
 
     def state_changed(self, state: DeviceState, nbytes: int) -> None:

@@ -31,6 +31,10 @@ pytestmark = pytest.mark.any_broker
 
 SITE, PIPELINE = "test", "fashion"
 STAGE = topics.stage(SITE, PIPELINE, 1, "b1", "nobody")
+"""From the board that the messages name as their origin."""
+
+STAGE_OF_ANOTHER = topics.stage(SITE, PIPELINE, 1, "b1", "b9")
+STAGE_OF_ITSELF = topics.stage(SITE, PIPELINE, 1, "b1", "b1")
 INPUT = topics.of_origin(SITE, PIPELINE, Kind.INPUT, "cam")
 OUTCOME = topics.to_board(SITE, PIPELINE, Kind.OUTCOME, "cam", "b1")
 PLAN = topics.plan(SITE, PIPELINE)
@@ -39,6 +43,7 @@ NO_SENDERS = (topics.ALL, "B1", "b1.", "b" * 33, "")
 """What may stand where a topic names its sender, and is no board's id."""
 READERS = {
     STAGE: ("b1",),
+    STAGE_OF_ANOTHER: ("b1",),
     INPUT: ("cam",),
     OUTCOME: ("cam",),
     PLAN: ("b1", "cam"),
@@ -275,6 +280,7 @@ def test_each_bad_message_is_told_once_with_its_reason(siege, good):
         (topics.to_board(SITE, PIPELINE, Kind.OUTCOME, "cam", sender), outcome, "sender") for sender in NO_SENDERS
     ]
     cases += [
+        (STAGE_OF_ANOTHER, encode(good["stage"]), "sender"),
         (OUTCOME, outcome, "request"),
         (OUTCOME, repacked(outcome, v=9), "version"),
         (OUTCOME, repacked(outcome, kind="stage"), "kind"),
@@ -425,7 +431,7 @@ def test_features_at_qos_0_in_the_name_of_a_board_that_is_no_origin_do_not_end_i
     message = changed(good["stage"], origin="b1", tensor=tensor)
     watch = siege.site.watch
     with watch.transport.lock:
-        watch.transport.publish(STAGE, encode(message), qos=0)
+        watch.transport.publish(STAGE_OF_ITSELF, encode(message), qos=0)
     siege.ask()
     siege.until(lambda: len(watch.final()) == siege.asked, "the good input's answer")
     received = lambda: watch.telemetry["b1"].pipelines[0].stages[0].received  # noqa: E731

@@ -30,6 +30,7 @@ from distree.messages.result import Result, Stamp
 from distree.messages.site import Claim, OriginStats
 from distree.topics import Kind
 from distree.transport import make_transport
+from orchestrator import home_assistant as module
 from orchestrator.config import HomeAssistantConfig, load_config
 from orchestrator.fleet import Fleet
 from orchestrator.home_assistant import SETTLE_S, HomeAssistant, device_message, is_of_site, site_message, updates
@@ -54,6 +55,7 @@ def boards(*metas):
     for one in metas:
         fleet.saw_state(0.0, state(device=one.device, boot=one.boot), retained=True)
         fleet.saw_meta(one)
+        fleet.saw_telemetry(0.0, telemetry(device=one.device, boot=one.boot))
     return fleet
 
 
@@ -245,6 +247,7 @@ def told(home, now_s, fleet):
 def test_a_board_of_which_only_the_description_is_left_is_not_announced():
     fleet, home = boards(), HomeAssistant(ON, SITE, ["fashion"])
     fleet.saw_meta(meta())
+    fleet.saw_telemetry(0.0, telemetry())
     home.connected(0.0)
     assert [said(message)["dev"]["identifiers"] for message in told(home, 1.0, fleet)] == [["distree_lab"]]
     fleet.saw_state(2.0, state())
@@ -284,6 +287,37 @@ def test_all_is_told_once_and_again_after_a_connect_and_a_birth():
     assert told(home, 5.0, fleet) == first
     home.connected(6.0)
     assert told(home, 7.0, fleet) == first
+
+
+def test_a_board_that_never_reported_is_made_up_and_not_announced():
+    fleet, home = boards(), HomeAssistant(ON, SITE, [])
+    for name in ("a", "b"):
+        fleet.saw_state(0.0, state(device=name), retained=True)
+        fleet.saw_meta(meta(device=name))
+    assert [topic for topic, _ in told(home, 1.0, fleet)] == ["homeassistant/device/distree_lab/config"]
+    fleet.saw_telemetry(2.0, telemetry(device="b"))
+    home.heard("b", reported=True)
+    assert [topic for topic, _ in told(home, 2.0, fleet)] == ["homeassistant/device/distree_lab_b/config"]
+    # What was announced stays, though no report has come since the orchestrator started.
+    again, known = HomeAssistant(ON, SITE, []), boards()
+    known.saw_state(0.0, state(device="b"), retained=True)
+    known.saw_meta(meta(device="b"))
+    again.recall(home._announced)
+    again.connected(0.0)
+    assert [topic for topic, payload in told(again, SETTLE_S, known) if not payload] == []
+
+
+def test_the_number_of_boards_announced_is_bounded_and_told(monkeypatch):
+    monkeypatch.setattr(module, "MAX_BOARDS", 3)
+    home, fleet = HomeAssistant(ON, SITE, []), boards(*(meta(device=f"board-{k}") for k in range(10)))
+    assert len(told(home, 0.0, fleet)) == 1 + 3
+    assert home.problem == module.TOO_MANY
+    # Those that are there stay, and whoever goes makes room.
+    fleet.forget("board-1")
+    home.changed()
+    assert [(topic.split("_")[-1], bool(payload)) for topic, payload in told(home, 1.0, fleet)] == [
+        ("board-3/config", True), ("board-1/config", False),
+    ]  # fmt: skip
 
 
 def test_a_store_that_fails_delays_and_loses_nothing():
@@ -434,12 +468,13 @@ def test_boards_appear_are_told_again_at_a_birth_and_go(house):
     client = house.client
     client.say(state(), meta(), state(device="b"), meta(device="b", origin=False))
     house.start()
+    client.until(lambda: client.config("distree_lab"), "the site")
+    client.say(telemetry(), telemetry(device="b"))
     client.until(lambda: client.config("distree_lab_b") and client.config("distree_lab_a"), "both boards")
     for identifier in ("distree_lab", "distree_lab_a", "distree_lab_b"):
         said((f"{PREFIX}/device/{identifier}/config", client.config(identifier)))
     # What its templates read is there.
     early = json.loads(client.config("distree_lab_a"))["cmps"]["fashion_early"]
-    client.say(telemetry(sequence=1))
     client.until(lambda: early["state_topic"] in client.last, "figures")
     assert float(rendered(early["value_template"], client.last[early["state_topic"]])) == 90.0
 
@@ -465,6 +500,8 @@ def test_the_command_shows_and_removes_what_is_there(house, capsys):
     client.raw(f"{PREFIX}/device/kettle/config", b'{"dev": {}}', retain=True)
     client.say(state(), meta())
     house.start()
+    client.until(lambda: client.config("distree_lab"), "the site")
+    client.say(telemetry())
     client.until(lambda: client.config("distree_lab_a"), "the board")
     words = ["orchestrator", "home-assistant", "-c", str(house.path)]
     assert main(words) == 0
@@ -502,6 +539,7 @@ def test_hostile_boards_break_neither_topics_nor_json(house):
         encode(replace(meta(device="ok", runtime=hostile_text), version=hostile_text, machine=hostile_text)),
         retain=True,
     )
+    client.say(telemetry(device="ok"))
     client.until(lambda: client.config("distree_lab_ok"), "the board with an odd description")
     configs = [topic for topic in client.last if topic.endswith("/config")]
     assert set(configs) == {f"{PREFIX}/device/{name}/config" for name in ("distree_lab", "distree_lab_ok")}

@@ -253,6 +253,20 @@ def test_a_late_answer_to_an_audit_changes_nothing():
     assert not lab.refused
 
 
+@pytest.mark.parametrize("change", [{}, {"token": b"guessed!"}])
+def test_only_a_board_on_the_route_of_an_audit_answers_it(change):
+    lab = drawn_and_left_early()
+    while not any(isinstance(message, Outcome) for _, message, _ in lab.flying):
+        lab.compute() if lab.work else lab.deliver()
+    board, outcome, sender = lab.flying[-1]
+    lab.flying.append(lab.flying[-1]._replace(message=replace(outcome, **change), sender=sender if change else "b9"))
+    lab.deliver(-1)
+    assert [error.reason for error in lab.refused] == ["token" if change else "sender"]
+    assert not lab.rows
+    lab.settle()
+    assert [(board, row.lost) for row in lab.rows] == [("cam", False)]
+
+
 @pytest.mark.parametrize("change", [{"trace": None}, {"reason": "confident", "trace": None}])
 def test_an_answer_that_does_not_know_all_exits_is_a_lost_audit(change):
     lab = drawn_and_left_early()

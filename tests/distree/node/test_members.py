@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distree.errors import RemoteProtocolError
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.member import Member
 from distree.node import members as module
@@ -153,14 +152,32 @@ def test_boards_with_another_bundle_are_there_but_serve_nothing():
     assert (known.get("b1"), known.others(2)) == (None, [])
 
 
-def test_the_books_are_bounded(monkeypatch):
+def test_of_too_many_boards_the_one_that_announced_itself_longest_ago_is_forgotten(monkeypatch):
     monkeypatch.setattr(module, "MAX_MEMBERS", 2)
     known = there(member("b1"), member("b2"))
-    with pytest.raises(RemoteProtocolError) as caught:
-        known.announced(0.0, member("b3"), 1, is_live=True)
-    assert caught.value.reason == "members"
-    known.withdrawn(0.0, "b1", 1)
-    known.announced(0.0, member("b3"), 1, is_live=True)
+    known.announced(0.0, member("b1"), 1, is_live=True)
+    change = known.announced(5.0, member("b3"), 1, is_live=True)
+    assert change.pushed_out == MemberChange(device="b2", ended=True, listen="end")
+    assert (change.device, change.came, change.listen) == ("b3", True, "begin")
+    assert (names(known), len(known), known.present, known.went_at(1)) == (["b1", "b3"], 2, 2, 5.0)
+
+
+def test_a_board_that_answered_is_forgotten_after_those_that_never_did(monkeypatch):
+    monkeypatch.setattr(module, "MAX_MEMBERS", 3)
+    known = there(member("real"), member("real-2"))
+    known.answered("real")
+    known.answered("real-2")
+    for number in range(50):
+        known.announced(0.0, member(f"forged-{number}"), 1, is_live=True)
+    assert names(known) == ["real", "real-2", "forged-49"]
+    # Once all have answered, one of them has to go.
+    known.answered("forged-49")
+    change = known.announced(0.0, member("b9"), 1, is_live=True)
+    assert change.pushed_out is not None
+    assert (change.pushed_out.device, names(known)) == ("real", ["real-2", "forged-49", "b9"])
+    # What withdraws makes room.
+    known.withdrawn(0.0, "real-2", 1)
+    assert known.announced(0.0, member("real"), 1, is_live=True).pushed_out is None
 
 
 heard = st.one_of(

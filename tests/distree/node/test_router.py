@@ -216,6 +216,31 @@ def test_whoever_is_to_be_avoided_is_taken_where_there_is_no_other():
     assert chooser.route(0.0, 1, {"b1"}) == route_of((1, "b1"))
 
 
+def test_what_goes_out_once_more_goes_to_boards_that_have_answered_before():
+    made_up = {f"forged{number}": (1, 2) for number in range(50)}
+    chooser = router(*boards(b1=(1, 2), **made_up))
+    repeated = lambda: {chooser.route(0.0, 1, proved=True)[0].boards[0] for _ in range(50)}  # noqa: E731
+    assert len(repeated()) > 10  # nobody has answered yet
+    chooser.load(route_of((1, "b1")), 1)
+    chooser.measured(0.0, [Hop(device="b1", stage=1, queue_s=0.0, compute_s=0.01)])
+    assert repeated() == {"b1"}
+    assert len({chooser.route(0.0, 1)[0].boards[0] for _ in range(50)}) > 10
+    assert chooser.route(0.0, 1, {"b1"}, proved=True)[0].boards[0] in made_up
+
+
+def test_nothing_is_kept_of_boards_that_went_while_work_was_with_them():
+    cam = StageNode(chain_settings("cam", 0, origin=OriginSettings()))
+    (b1,) = boards(b1=(1, 2))
+    meet(cam, b1)
+    chooser = cam._origin._router
+    chooser.load(route_of((1, "b1")), 1)
+    cam.withdrawn(0.0, "b1", 1)
+    cam.withdrawn(0.0, "b1", 2)
+    assert chooser.knows("b1")
+    chooser.load(route_of((1, "b1")), -1)
+    assert not chooser.knows("b1")
+
+
 # ---------------------------------------------------------------- who is there
 
 

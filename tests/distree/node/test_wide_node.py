@@ -416,6 +416,19 @@ def test_decisions_that_do_not_belong_here_are_refused():
     assert caught.value.reason == "request"
 
 
+@pytest.mark.parametrize("go", [False, True])
+def test_only_the_board_that_fuses_decides(go):
+    lab = fleet(script={0: UNSURE})
+    context = embedding_of(lab).context
+    decision = Decision(request=context.request, token=context.token, stage=0, go=go)
+    for stranger in ("b1", "b0", ""):
+        with pytest.raises(RemoteProtocolError, match="does not fuse it") as caught:
+            lab.nodes["b0"].receive(0.0, decision, "d", stranger)
+        assert caught.value.reason == "sender"
+    lab.settle()
+    assert [result.final for result in lab.results] == [True]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

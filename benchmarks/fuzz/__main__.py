@@ -108,8 +108,8 @@ def main() -> int:
     total = sum(tally.count for tally in tallies.values())
     print(f"{total:,} in {time.monotonic() - began:.0f} s, seed {args.seed}")
     print(
-        f"memory of one: by tracemalloc, 1 of {SAMPLED}, {MEASURED:,} at most; highest: of the process above its start, "
-        "for all of them"
+        f"memory of one: by tracemalloc, 1 of {SAMPLED}, {MEASURED:,} at most; highest: of the process above its "
+        "start, for all of them"
     )
     if args.markdown is not None:
         args.markdown.write_text(as_markdown(tallies) + "\n")

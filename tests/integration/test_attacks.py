@@ -154,6 +154,8 @@ def audits_of_a_made_up_origin(attack: Attack) -> None:
             epoch=1, criterion="max_softmax", scores=(0.001, 0.07), predictions=(1, 1, 1),
         )  # fmt: skip
         attack.say(topic, encode(row))
+    for kind in (Kind.STATE, Kind.META):
+        attack.say(topics.device(SITE, attack.name, kind), b"", retain=True)
 
 
 def forged_boot(attack: Attack) -> None:

@@ -118,7 +118,8 @@ class BesiegedSite:
         origin = {"deadline_ms": 30_000, "min_retry_ms": 4_000, "source": {"kind": "mqtt"}}
         self.start_board("b1", [1, 2])
         self.start_board("cam1", [0], origin=origin)
-        goal = {"accuracy_drop": 0.01, "audit_rate": 0.01}
+        # Proved by some 1,200 audits without a loss: more than the tests have inputs, and less than forgers send.
+        goal = {"accuracy_drop": 0.003, "audit_rate": 0.01}
         pipeline = {"name": PIPELINE, "bundle": "fashion", "goal": goal, "origins": ["cam1"]}
         store = {"path": str(self.folder / "orchestrator.db")}
         self._start("orchestrator", "orchestrator", store=store, pipelines=[pipeline])

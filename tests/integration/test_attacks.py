@@ -53,7 +53,7 @@ def site_of(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> Ite
     def make(attacker: str) -> BesiegedSite:
         secured = attacker != "anybody"
         if secured not in made:
-            made[secured] = BesiegedSite(tmp_path_factory.mktemp("site"), images[:20], secured=secured)
+            made[secured] = BesiegedSite(tmp_path_factory.mktemp("site"), images[:10], secured=secured)
             made[secured].start()
         return made[secured]
 
@@ -248,7 +248,7 @@ def shared_subscription(attack: Attack) -> None:
         f"{STAGES.removesuffix('+')}cam1",
     ):
         attack.client.subscribe(f"$share/thief/{name}", soon())
-    attack.site.check(attack.site.ask(40))
+    attack.site.check(attack.site.ask(20))
     attack.client.listen(time.monotonic() + 0.3)
     stolen = {said.topic for said in attack.client.heard if topics.parse(said.topic).kind in (Kind.STAGE, Kind.OUTCOME)}
     assert not stolen, f"read {stolen}"
@@ -380,8 +380,8 @@ def test_attack(name: str, attacker: str, site_of: Callable[[str], BesiegedSite]
             # As the documentation says: the alarm, and the way out.
             until_said(lambda: "PREEMPTED" in site.orchestrator("status")[1], "the alarm")
         site.check_obeyed()
-    # Whatever it did is over.
-    site.check_unharmed()
+    if EXPECTED[name][attacker] != HOLDS:
+        site.check_unharmed()  # whatever it did is over
 
 
 # ------------------------------------------------------------------ what an insider can do

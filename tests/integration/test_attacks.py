@@ -35,6 +35,7 @@ from distree.messages.request import Guess, Hop, InputMessage, Outcome, StageMes
 from distree.messages.result import Result, Stamp
 from distree.messages.site import Claim
 from distree.messages.telemetry import OriginTelemetry, PipelineTelemetry, Telemetry
+from distree.thresholds import NEVER
 from distree.topics import ROOT, Kind
 from distree.transport.probe import REFUSED, HangUpError, ProbeClient
 
@@ -154,6 +155,12 @@ def audits_of_a_made_up_origin(attack: Attack) -> None:
             epoch=1, criterion="max_softmax", scores=(0.001, 0.07), predictions=(1, 1, 1),
         )  # fmt: skip
         attack.say(topic, encode(row))
+    # Where these count, a plan with early exits follows within a second, and the alarm of the honest origin after it.
+    with attack.site.connected("administrator", PLAN) as admin:
+        admin.listen(time.monotonic() + 3.0)
+        plans = [decode(Plan, said.payload) for said in admin.heard]
+    assert plans
+    assert all(value == NEVER for plan in plans for value in plan.thresholds), plans
     for kind in (Kind.STATE, Kind.META):
         attack.say(topics.device(SITE, attack.name, kind), b"", retain=True)
 

@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Without mosquitto the demo runs on the embedded broker, an extra.
 EXTRAS = $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null && echo images || echo images,broker)
 
-.PHONY: help setup dev demo test test-slow test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing access odd-files arm dashboard-soak tuner-report zoo zoo-check zoo-report test-tools extras docs reference surface first-result node clean
+.PHONY: help setup dev demo test test-slow test-embedded test-thorough check size format api bench fuzz fuzz-data peers brokers scale footprint routing access odd-files arm dashboard-soak tuner-report zoo zoo-check zoo-report test-tools extras docs reference surface first-result node audit bom clean
 
 help:                ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | column -t -s:
@@ -151,8 +151,20 @@ reference: dev       ## write docs/reference from the code
 	$(BIN)/python -m tools.reference
 	$(BIN)/python tests/integration/provoked.py
 
+# The tools that look at what is installed have an environment of their own, so that they are not in what they see.
+.venv-audit/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7,<8' 'pip-audit>=2.10,<3' 'uv>=0.5'
+	@touch $@
+
+audit: .venv-audit/.installed  ## look up known vulnerabilities of what an installation brings along (needs pypi.org; a minute)
+	.venv-audit/bin/python -m tools.dependencies audit $(ARGS)
+
+bom: .venv-audit/.installed  ## write bills of materials of the base and of each extra, with licences, into bom/
+	.venv-audit/bin/python -m tools.dependencies bom $(ARGS)
+
 first-result: dev    ## time the way from an empty virtual environment to the first result
 	$(BIN)/python -m benchmarks.first_result $(ARGS)
 
 clean:               ## remove what was installed and cached
-	rm -rf $(VENV) node_modules site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-audit node_modules site bom .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -266,16 +266,16 @@ class HomeAssistant:
         """What keeps boards from being announced; None if nothing does."""
         return TOO_MANY if self._is_full else None
 
-    def reported(self, device: str) -> None:
-        """Check the boards again if one has reported that has not been announced."""
-        if (
-            self._prefix is not None
-            and config_topic(self._prefix, device_id(self._site, device)) not in self._announced
-        ):
-            self._is_due |= not self._is_full
+    def heard(self, device: str, *, reported: bool) -> None:
+        """Check the boards again: one has said what it is, or, where it has not been announced, `reported`."""
+        if not reported:
+            self._is_due = True
+        elif self._prefix is not None and not self._is_full:
+            topic = config_topic(self._prefix, device_id(self._site, device))
+            self._is_due |= topic not in self._announced
 
     def changed(self) -> None:
-        """Check the boards again: one has described itself, or is gone."""
+        """Check the boards again: one is gone."""
         self._is_due = True
 
     def take_stats(self, stats: Iterable[OriginStats]) -> None:

@@ -250,14 +250,12 @@ class Service:
             self._tell(EventKind.REFUSED, TOO_MANY)
         device, report = heard.device, heard.report
         self._keep_device(now_s, device, alive=report is not None or not retained, reported=report is not None)
+        self._home.heard(device.device, reported=report is not None)
         if report is None:
             self._requester.heard(retained=retained)
-            self._home.changed()
             told = self._board_watch.note(now_s, device, retained=retained)
             if told is not None:
                 self._tell_of(device.device, told)
-        else:
-            self._home.reported(device.device)
         for controller in self.controllers:
             if heard.has_started:
                 controller.started(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from distree.errors import RemoteProtocolError
 from distree.messages.request import TOKEN_BYTES, RequestContext, Rule
 from distree.node.routing import Route, Router
 from distree.node.settings import NodeSettings, OriginSettings
@@ -25,9 +26,18 @@ class Attempts:
         self._requests += 1
         return f"{self._settings.boot}-{self._requests:x}"
 
-    def is_own_id(self, request: str) -> bool:
-        """Whether an id is one that `request_id` returns sooner or later."""
-        return request.startswith(f"{self._settings.boot}-")
+    def check_given(self, request: str) -> None:
+        """Raise RemoteProtocolError for the id of an input that somebody gave it, if `request_id` may return the same.
+
+        Whoever could use up the ids of inputs to come would have them dropped as duplicates.
+        """
+        own = f"{self._settings.boot}-"
+        if request.startswith(own):
+            raise RemoteProtocolError(
+                "request",
+                f"{request}: ids that begin with {own} are given by this board alone",
+                "give the input another request id, or none",
+            )
 
     def first(self, request: str, rule: Rule, budget_s: float, *, attempt: int = 1) -> RequestContext:
         """Return the context of an input that this run of the agent takes in; its route is chosen when it leaves."""

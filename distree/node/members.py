@@ -85,6 +85,10 @@ class Members:
     def __len__(self) -> int:
         return len(self._boards)
 
+    def __contains__(self, device: str) -> bool:
+        """Whether a board has announced itself, be it there or not."""
+        return device in self._boards
+
     # ------------------------------------------------------------ what is heard
 
     def announced(self, now: float, member: Member, stage: int, *, is_live: bool) -> MemberChange:

@@ -35,9 +35,6 @@ from distree.node.routing import Router
 from distree.node.settings import NodeSettings, OriginSettings
 from distree.record import record
 
-OWN_ID = "give the input another request id, or none"
-"""The remedy for an id that is not the sender's to give."""
-
 
 @record
 class AcceptedInput:
@@ -112,13 +109,8 @@ class OriginWorker:
         self, now: float, name: str, tensor: Tensor, *, deadline_s: float | None, request: str | None, attempt: int
     ) -> tuple[str, list[Output]]:
         """Take an input into custody, or turn it away; return its request id. See `StageNode.accept`."""
-        if request is not None and attempt == 1 and self._attempts.is_own_id(request):
-            # Whoever could use up the ids of inputs to come would have them dropped as duplicates.
-            raise RemoteProtocolError(
-                "request",
-                f"{request}: ids that begin with {self._settings.boot}- are given by this board alone",
-                OWN_ID,
-            )
+        if request is not None and attempt == 1:
+            self._attempts.check_given(request)
         budget_s = self._own.deadline_s if deadline_s is None else deadline_s
         ident = request or self._attempts.request_id()
         if self._custody.remembered(ident) is not None:

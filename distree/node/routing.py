@@ -197,8 +197,7 @@ class Router:
     ) -> Member | None:
         usable = self._usable(stage, branch, avoid)
         if proved:
-            answered = self._members.has_answered
-            usable = tuple([member for member in usable if answered(member.device)]) or usable
+            usable = tuple([one for one in usable if self._members.has_answered(one.device)]) or usable
         count = len(usable)
         if count < 2:
             return usable[0] if usable else None
@@ -290,7 +289,10 @@ class Router:
         for stop in route:
             for device in stop.boards:
                 if device and device != self._me:
-                    (self._peers.get(device) or self._peer(device)).under_way += by
+                    peer = self._peers.get(device) or self._peer(device)
+                    peer.under_way += by
+                    if not peer.under_way and device not in self._members:
+                        del self._peers[device]  # it went while that was under way
 
     def _peer(self, device: str) -> PeerEstimate:
         peer = self._peers.get(device)

@@ -30,3 +30,12 @@ EXPECTED: dict[str, dict[str, str]] = {
     "topic_of_60_kb": _open(HOLDS),
     "hostile_inputs": _open(HOLDS),
 }
+
+INSIDER = (
+    "answers_wrongly", "reads_features", "delays_inputs", "gives_boards_work", "tells_people_things",
+    "results_of_its_own", "false_audits",
+)  # fmt: skip
+"""What the key of a board still allows."""
+
+INSIDER_ELSEWHERE = frozenset({"false_audits"})
+"""Those of them that tests/orchestrator/tuning/test_false_audits.py tries."""

@@ -19,7 +19,7 @@ from dataclasses import replace
 import msgpack
 import numpy as np
 import pytest
-from attack_table import ATTACKERS, EXPECTED, HOLDS
+from attack_table import ATTACKERS, EXPECTED, HOLDS, INSIDER, INSIDER_ELSEWHERE
 from besieged_site import INPUT, PATIENCE_S, PIPELINE, PLAN, SITE, BesiegedSite, soon, until_said
 
 from broker_config.managed import find_mosquitto
@@ -510,23 +510,26 @@ def results_of_its_own(insider: Insider) -> None:
         assert dashboard.listen(soon(), lambda: bool(dashboard.heard))
 
 
-INSIDER: dict[str, Callable[[Insider], None]] = {
+ALLOWED: dict[str, Callable[[Insider], None]] = {
     function.__name__: function
     for function in (
         answers_wrongly, reads_features, delays_inputs, gives_boards_work, tells_people_things, results_of_its_own,
     )
 }  # fmt: skip
-"""What the key of a board still allows, besides false audits up to its share: tests/integration/test_forged_audits.py
-and tests/orchestrator/tuning/test_false_audits.py try those."""
+"""What the key of a board still allows."""
 
 
-@pytest.mark.parametrize("name", INSIDER)
+def test_what_an_insider_can_do_is_all_tried() -> None:
+    assert set(ALLOWED) == set(INSIDER) - INSIDER_ELSEWHERE
+
+
+@pytest.mark.parametrize("name", ALLOWED)
 def test_an_insider(name: str, site_of: Callable[[str], BesiegedSite]) -> None:
     site = site_of("insider")
     with site.connected("b9") as client:
         insider = Insider(site, client)
         try:
-            INSIDER[name](insider)
+            ALLOWED[name](insider)
         finally:
             insider.withdraw()
     site.check_unharmed()

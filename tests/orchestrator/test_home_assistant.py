@@ -296,7 +296,7 @@ def test_a_board_that_never_reported_is_made_up_and_not_announced():
         fleet.saw_meta(meta(device=name))
     assert [topic for topic, _ in told(home, 1.0, fleet)] == ["homeassistant/device/distree_lab/config"]
     fleet.saw_telemetry(2.0, telemetry(device="b"))
-    home.reported("b")
+    home.heard("b", reported=True)
     assert [topic for topic, _ in told(home, 2.0, fleet)] == ["homeassistant/device/distree_lab_b/config"]
     # What was announced stays, though no report has come since the orchestrator started.
     again, known = HomeAssistant(ON, SITE, []), boards()

@@ -228,6 +228,19 @@ def test_what_goes_out_once_more_goes_to_boards_that_have_answered_before():
     assert chooser.route(0.0, 1, {"b1"}, proved=True)[0].boards[0] in made_up
 
 
+def test_nothing_is_kept_of_boards_that_went_while_work_was_with_them():
+    cam = StageNode(chain_settings("cam", 0, origin=OriginSettings()))
+    (b1,) = boards(b1=(1, 2))
+    meet(cam, b1)
+    chooser = cam._origin._router
+    chooser.load(route_of((1, "b1")), 1)
+    cam.withdrawn(0.0, "b1", 1)
+    cam.withdrawn(0.0, "b1", 2)
+    assert chooser.knows("b1")
+    chooser.load(route_of((1, "b1")), -1)
+    assert not chooser.knows("b1")
+
+
 # ---------------------------------------------------------------- who is there
 
 

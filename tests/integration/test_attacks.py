@@ -90,9 +90,16 @@ def plan_beyond_all_epochs(attack: Attack) -> None:
 
 def four_plans_in_a_row(attack: Attack) -> None:
     """Four plans, each with the next epoch and thresholds 0: an orchestrator contradicts three."""
-    for epoch in range(2, 6):
-        attack.say(PLAN, encode(replace(attack.plan, epoch=epoch)), retain=True)
-        time.sleep(0.3)
+    with attack.site.connected("administrator", PLAN) as admin:
+        latest = lambda: decode(Plan, admin.heard[-1].payload) if admin.heard else None  # noqa: E731
+        assert admin.listen(soon(), lambda: latest() is not None)
+        # More than four where the orchestrator contradicts two of them as one.
+        for epoch in range(2, 9):
+            forged = replace(attack.plan, epoch=epoch)
+            attack.say(PLAN, encode(forged), retain=True)
+            came = admin.listen(time.monotonic() + 0.3, lambda plan=forged: latest() == plan)
+            if came and not admin.listen(time.monotonic() + 3.0, lambda plan=forged: latest() != plan):
+                break  # it stays
 
 
 def report_that_uses_up_epochs(attack: Attack) -> None:

@@ -252,9 +252,7 @@ class Service:
         self._home.heard(device.device, reported=report is not None)
         if report is None:
             self._requester.heard(retained=retained)
-            told = self._board_watch.note(now_s, device, retained=retained)
-            if told is not None:
-                self._tell_of(device.device, told)
+            self._tell_of(device.device, self._board_watch.note(now_s, device, retained=retained))
         for controller in self.controllers:
             if heard.has_started:
                 controller.started(device)
@@ -387,8 +385,8 @@ class Service:
         if line is not None:
             self._keep_event(self._events.tell(kind, line, pipeline=pipeline))
 
-    def _tell_of(self, device: str, told: Tell) -> None:
-        self._keep_event(self._events.tell(told.kind, told.what, told.remedy, severity=told.severity, device=device))
+    def _tell_of(self, device: str, told: Tell | None) -> None:
+        self._keep_event(None if told is None else self._events.tell_of(device, told))
 
     def _keep_event(self, event: Event | None) -> None:
         if event is None:

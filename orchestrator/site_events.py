@@ -10,6 +10,7 @@ from distree.errors import Problem
 from distree.formatting import counted
 from distree.log_throttle import LogThrottle
 from distree.messages.events import LEVELS, Event, EventKind, Severity
+from distree.node import Tell
 from distree.printable import printable
 
 log = logging.getLogger("distree.orchestrator")
@@ -56,3 +57,7 @@ class SiteEvents:
             time=datetime.fromtimestamp(self._wall(), timezone.utc).isoformat(timespec="milliseconds"),
             clock_synced=self._is_synced(),
         )
+
+    def tell_of(self, device: str, told: Tell) -> Event | None:
+        """Do the same for what has become of a board."""
+        return self.tell(told.kind, told.what, told.remedy, severity=told.severity, device=device)

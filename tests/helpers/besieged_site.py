@@ -89,7 +89,7 @@ class BesiegedSite:
 
     def broker_of(self, user: str) -> dict[str, Any]:
         """What the user's configuration says of the broker."""
-        return read_broker_yaml(self.user_folder(user)) if self.secured else {"port": self.port}
+        return read_broker_yaml(self.user_folder(user))["broker"] if self.secured else {"port": self.port}
 
     def open(self, user: str, client_id: str) -> ProbeClient:
         """A connection of a user, on an open broker of anybody."""

@@ -17,6 +17,9 @@ from distree.regular_files import kind_other_than_file
 Row: TypeAlias = "tuple[Any, ...]"
 T = TypeVar("T")
 
+CACHE_KB = 512
+"""SQLite keeps pages of the file in memory, by default up to 2 MB, which made the process grow for an hour."""
+
 BUSY_TIMEOUT_S = 2.0
 """How long to wait for another process that is writing, in seconds."""
 
@@ -46,6 +49,7 @@ class Connection:
         """Open the file; create it where it is missing and may be written."""
         with self._guard():
             self._open = self._connect()
+            self._open.execute(f"PRAGMA cache_size = -{CACHE_KB}")
 
     def close(self) -> None:
         """Close the file; harmless when it is not open."""

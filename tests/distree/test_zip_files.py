@@ -76,7 +76,11 @@ def test_a_bomb_is_read_no_further_than_allowed():
             tracemalloc.stop()
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x05\x06", b"text" * 30, packed([("a", b"b")])[:-10]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK\x05\x06", b"text" * 30, packed([("a", b"b")])[:-10]],
+    ids=["empty", "its end's mark alone", "text", "cut off"],
+)
 def test_anything_else_is_refused(content):
     with pytest.raises(zipfile.BadZipFile):
         open_zip(io.BytesIO(content), 9)

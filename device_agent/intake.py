@@ -134,12 +134,14 @@ class Intake:
             return self.pipeline.room.wait_for(lambda: self.pipeline.node.room() > 0, timeout_s)
 
     def submit(self, name: str, raw: Array, request: str | None = None) -> str:
-        """Hand over an input; return its request id. RemoteProtocolError for a wrong dtype or shape.
+        """Hand over an input; return its request id. RemoteProtocolError for a wrong dtype or shape, or another's id.
 
         The caller has it computed, by `run_jobs` or by waking the network's thread.
         """
         tensor = self.pipeline.to_tensor(raw)
         with self._lock:
+            if request is not None:
+                check_given_id(request, self.pipeline.node.settings.boot)
             request = self.admit(name, tensor, request)
         self.note_admitted(request, raw)
         return request
@@ -176,3 +178,16 @@ class Intake:
                 self._mailbox.publish_thumbnail(self.pipeline, Thumbnail(request=request, png=png))
         # A deadline that is nearer than what the network's thread waits for would be noticed too late.
         self._wake_for(self.pipeline.node.notify_at())
+
+
+def check_given_id(request: str, boot: str) -> None:
+    """Raise RemoteProtocolError if an id that somebody gave an input is one that this run of the agent gives itself.
+
+    Whoever could use up the ids of inputs to come would have them dropped as duplicates.
+    """
+    if request.startswith(f"{boot}-"):
+        raise RemoteProtocolError(
+            "request",
+            f"{request}: ids that begin with {boot}- are given by this board alone",
+            "give the input another request id, or none",
+        )

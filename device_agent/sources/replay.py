@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from device_agent.sources.base import BaseSourceConfig, InputSink
-from distree.bundle.inputs.npy import MAGIC
+from distree.bundle.npy import MAGIC
 from distree.bundle.npz import names_in_npz, read_npz
 from distree.bundle.preprocessing import Preprocessor
 from distree.errors import ConfigError, RemoteProtocolError

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, cast
 
-from distree.bundle.inputs.npy import in_native_order, read_header, read_rows
+from distree.bundle.npy import in_native_order, read_header, read_rows
 from distree.errors import RemoteProtocolError
 from distree.printable import printable
 from distree.tensors import Array

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-from distree.errors import RemoteProtocolError
 from distree.messages.request import TOKEN_BYTES, RequestContext, Rule
 from distree.node.routing import Route, Router
 from distree.node.settings import NodeSettings, OriginSettings
@@ -25,21 +24,6 @@ class Attempts:
         """Return an id that no other request has."""
         self._requests += 1
         return f"{self._settings.boot}-{self._requests:x}"
-
-    def given_id(self, request: str, attempt: int) -> str:
-        """Return the id that somebody gave an input; RemoteProtocolError for one that `request_id` may return.
-
-        Whoever could use up the ids of inputs to come would have them dropped as duplicates. What is restored, by a
-        later attempt, bears the ids of an earlier run.
-        """
-        own = f"{self._settings.boot}-"
-        if attempt == 1 and request.startswith(own):
-            raise RemoteProtocolError(
-                "request",
-                f"{request}: ids that begin with {own} are given by this board alone",
-                "give the input another request id, or none",
-            )
-        return request
 
     def first(self, request: str, rule: Rule, budget_s: float, *, attempt: int = 1) -> RequestContext:
         """Return the context of an input that this run of the agent takes in; its route is chosen when it leaves."""

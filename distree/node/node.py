@@ -116,7 +116,7 @@ class StageNode:
 
         `tensor` is the quantised input of stage 0, `name` stands in the result as `input`. From here on the input is
         answered, whatever happens. Where the books are full it is turned away instead, by a result `shed` that is not
-        kept in them: the driver tells `turned_away` what became of that one. `request` is the sender's own id, if it
+        kept in them: the driver tells `turned_away` what became of that one. `request` is the input's own id, if it
         has one: while that id is remembered, the same again is dropped.
         """
         if self._origin is None:

@@ -110,7 +110,7 @@ class OriginWorker:
     ) -> tuple[str, list[Output]]:
         """Take an input into custody, or turn it away; return its request id. See `StageNode.accept`."""
         budget_s = self._own.deadline_s if deadline_s is None else deadline_s
-        ident = self._attempts.given_id(request, attempt) if request else self._attempts.request_id()
+        ident = request or self._attempts.request_id()
         if self._custody.remembered(ident) is not None:
             return ident, [Drop(request=ident, reason="duplicate")]
         context = self._attempts.first(ident, self._plans.rule, budget_s, attempt=attempt)

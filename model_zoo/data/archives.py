@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from distree.bundle.inputs.npy import ArrayHeader, in_native_order, read_header, read_rows
+from distree.bundle.npy import ArrayHeader, in_native_order, read_header, read_rows
 from distree.bundle.npz import MAX_ARRAYS
 from distree.errors import RemoteProtocolError
 from distree.regular_files import open_regular

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distree.bundle.inputs.npy import MAGIC, in_native_order, read_header, read_rows
+from distree.bundle.npy import MAGIC, in_native_order, read_header, read_rows
 from distree.errors import CHECK_PATH, RemoteProtocolError
 from distree.regular_files import open_regular, read_regular
 from model_zoo.data.archives import Archive, begins, open_archive

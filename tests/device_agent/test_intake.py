@@ -12,6 +12,7 @@ from memory_transport import MemoryBroker
 
 from device_agent.agent import Agent
 from device_agent.config import AgentConfig, AgentPipelineConfig, OriginConfig, ThumbnailConfig
+from device_agent.intake import check_given_id
 from device_agent.sources.mqtt import MqttSourceConfig
 from device_agent.sources.python import PythonSourceConfig
 from device_agent.sources.replay import ReplaySourceConfig
@@ -215,3 +216,13 @@ def test_an_interpreter_that_raises_costs_its_input_alone(tmp_path, error, dead)
     ((request, reason),) = [(result.request, result.reason) for result in answers]
     assert (request, reason) == ("first", "fallback")
     results.close()
+
+
+def test_nobody_else_gives_the_ids_that_the_board_gives_itself():
+    """Else whoever sees its boot id could have inputs to come dropped as duplicates."""
+    for ident in ("5ab1e-1", "5ab1e-py-2"):
+        with pytest.raises(RemoteProtocolError, match="are given by this board alone") as caught:
+            check_given_id(ident, "5ab1e")
+        assert caught.value.reason == "request"
+    check_given_id("5ab1ef-1", "5ab1e")
+    check_given_id("mine", "5ab1e")

@@ -281,7 +281,7 @@ SECTIONS = {
         ),
         "replay: the inputs have the wrong dtype": (lambda c: c.replayed(input=np.zeros((5, 28, 28, 1))), 2, ["input is float64"]),
         "replay: the file has no array called input": (lambda c: c.replayed(x=np.zeros(3)), 2, ["inputs.npz: has no array 'input', only x; save the inputs under that name"]),
-        "replay: input is a single number": (lambda c: c.replayed(input=np.uint8(3)), 2, ["inputs.npz: ", "give an .npz file"]),
+        "replay: input is a single number": (lambda c: c.replayed(input=np.uint8(3)), 2, ["inputs.npz: ", "convert it, or name another bundle"]),
         "replay: an .npy file instead of an .npz file": (single_array, 2, ["x.npy: ", "savez"]),
         "replay: the file is not an .npz archive": (no_archive, 2, ["inputs.npz: cannot be replayed", "give an .npz file with an array 'input'"]),
     },

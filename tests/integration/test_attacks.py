@@ -491,7 +491,8 @@ def gives_boards_work(insider: Insider) -> None:
                 message = replace(good, context=context)
                 insider.attack.say(topics.stage(SITE, PIPELINE, 1, "b1", "b9"), encode(message))
         assert admin.listen(soon(), lambda: computed() >= before + 200)
-    site.check(answers)
+    # Where a queue is full, inputs are answered by an earlier exit, and say so.
+    assert {result.reason for result in site.wrong(answers)} <= {"shed", "fallback"}
 
 
 def tells_people_things(insider: Insider) -> None:

@@ -13,11 +13,11 @@ import numpy as np
 
 from distree.bundle.inputs.formats import described, known_format, what_to_do
 from distree.bundle.inputs.images import fit_picture, looks_like_image, read_image
-from distree.bundle.inputs.npy import MAGIC, read_array
 from distree.bundle.inputs.tables import Table, as_utf8, looks_like_table, read_tables
 from distree.bundle.inputs.wav import looks_like_wav, read_wav
 from distree.bundle.inputs.wrapped import Rows, as_table, unwrap
 from distree.bundle.manifest import InputSpec, Preprocess
+from distree.bundle.npy import MAGIC, read_array
 from distree.bundle.windows import MAX_WINDOWS, cut
 from distree.errors import RemoteProtocolError
 from distree.record import record

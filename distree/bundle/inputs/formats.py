@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 
 from distree.bundle.inputs.images import looks_like_image
-from distree.bundle.inputs.npy import MAGIC
 from distree.bundle.inputs.tables import as_utf8
 from distree.bundle.inputs.wav import looks_like_wav
 from distree.bundle.inputs.wrapped import looks_like_base64, looks_like_json
+from distree.bundle.npy import MAGIC
 from distree.printable import quoted
 
 _BEGINNINGS = (

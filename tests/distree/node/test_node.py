@@ -402,20 +402,6 @@ def test_the_same_input_again_is_dropped():
     assert effects == [Drop(request="mine", reason="duplicate")]
 
 
-def test_nobody_else_gives_the_ids_that_the_origin_gives_itself():
-    """Else whoever sees its boot id could have inputs to come dropped as duplicates."""
-    node = origin_node(0)
-    own, _ = node.accept(0.0, "x", INPUT)
-    boot, _, number = own.rpartition("-")
-    for ident in (own, f"{boot}-{int(number, 16) + 1:x}"):
-        with pytest.raises(RemoteProtocolError, match="are given by this board alone") as caught:
-            node.accept(0.1, "forged", INPUT, request=ident)
-        assert caught.value.reason == "request"
-    after, effects = node.accept(0.2, "y", INPUT)
-    assert after == f"{boot}-{int(number, 16) + 1:x}"
-    assert not only(effects, Drop)
-
-
 # ---------------------------------------------------------------- deliveries
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distree.bundle.inputs.npy import MAX_HEADER_BYTES, read_array, read_header, read_rows
+from distree.bundle.npy import MAX_HEADER_BYTES, read_array, read_header, read_rows
 from distree.errors import RemoteProtocolError
 
 

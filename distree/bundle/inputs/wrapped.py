@@ -19,6 +19,9 @@ from distree.record import record
 MAX_JSON_BYTES = 2 << 20
 """Longest JSON that is read: the objects made of it take many times its size."""
 
+MAX_JSON_ROWS = 1 << 17
+"""Most lists and objects in JSON: empty ones take three bytes there, and some sixty in memory."""
+
 FIELDS = (
     "image", "picture", "photo", "snapshot", "frame", "img", "jpeg", "jpg", "png", "audio", "sound", "wav", "values",
     "samples", "window", "signal", "content", "data", "payload", "base64", "b64",
@@ -89,6 +92,8 @@ def _from_json(content: bytes, json_field: str | None) -> Wrapped:
         raise _refused(
             f"it has {len(content):,} bytes, but at most {MAX_JSON_BYTES:,} are read", "send the file itself"
         )
+    if content.count(b"[") + content.count(b"{") > MAX_JSON_ROWS:
+        raise _refused(f"it has more than {MAX_JSON_ROWS:,} lists and objects", "send a shorter recording")
     try:
         value = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -91,6 +91,7 @@ REFUSED = {
     "a wrong array": (packed(image=base64.b64encode(saved(np.zeros(3))).decode()), "expected uint8 (3, 4, 1), received float64"),
     "JSON in JSON": (packed(image=base64.b64encode(packed(image=TEXT)).decode()), "received JSON"),
     "no UTF-8": (b'{"image": "\xff\xfe"}', "damaged somewhere"),
+    "rows without end": (b"[" + b"[]," * 200_000 + b"[]]", "more than 131,072 lists and objects"),
     "too much": (packed(image="A" * MAX_JSON_BYTES), "at most 2,097,152 are read"),
 }  # fmt: skip
 

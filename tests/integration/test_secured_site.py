@@ -114,7 +114,7 @@ class Secured:
         child_processes.stop(self.broker, 5.0)
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=[*FORMS] if is_thorough() else [*FORMS][1:])
 def secured(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Secured]:
     if "dynamic" in request.param and find_plugin() is None:
         pytest.skip("mosquitto's dynamic security plugin is not installed")

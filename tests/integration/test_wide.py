@@ -528,7 +528,7 @@ def test_inputs_that_no_branch_can_take_are_told_by_a_board_of_each_branch(siege
     topic, stage = topics.stage(SITE, PIPELINE, 0, topics.ALL, "cam"), good[2]
     strangers = RouteStop(stage=0, boards=("x", "y"))
     cases = [
-        (encode(changed(stage, fuser=None)), "fuser"),
+        (encode(changed(stage, fuser=None, origin="cam")), "fuser"),
         (encode(changed(stage, stage=1)), "stage"),
         (encode(changed(stage, revision="0" * 12)), "revision"),
         (encode(changed(stage, route=())), "route"),

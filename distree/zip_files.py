@@ -9,6 +9,8 @@ from __future__ import annotations
 import zipfile
 from typing import BinaryIO
 
+from distree.regular_files import read_bounded
+
 _END = b"PK\x05\x06"
 _END_BYTES = 22
 _LONG_END, _LOCATOR = b"PK\x06\x06", b"PK\x06\x07"
@@ -20,7 +22,6 @@ _ENTRY_BYTES = 46 + 320
 """An entry in the table of contents: its fixed part, and room for a name with what else may be stored there."""
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_BLOCK = 1 << 20
 
 
 def open_zip(file: BinaryIO, most_entries: int) -> zipfile.ZipFile:
@@ -55,11 +56,6 @@ def _table_bytes(tail: bytes, at: int) -> int:
 
 
 def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most_bytes: int) -> bytes:
-    """Return the content of an entry; ValueError if it has more than `most_bytes`, whatever its header says."""
-    content = bytearray()
+    """Return the content of an entry; OSError if it has more than `most_bytes`, whatever its header says."""
     with archive.open(entry) as file:
-        while block := file.read(_BLOCK):
-            content += block
-            if len(content) > most_bytes:
-                raise ValueError(f"an entry is longer than {most_bytes:,} bytes")
-    return bytes(content)
+        return read_bounded(file, most_bytes)

@@ -103,7 +103,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _damaged(path: Path, error: Exception) -> BundleError:
-    reason = " ".join(str(error).split())[:150]
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:150]
     return BundleError(f"{path}: is not a packed bundle, or is damaged ({reason})", "copy it again")
 
 

@@ -322,7 +322,7 @@ def _change_plan(config: OrchestratorConfig, args: argparse.Namespace) -> int:
             return 0
         print(f"pipeline {pipeline.name}: {change.alarm}", file=sys.stderr)
         return 1
-    seen = wait_for(config.store.path, change.plan, args.wait)
+    seen = wait_for(config.store.path, change.plan, args.wait, change.asked_at)
     line, code = _verdict(change.plan, seen, args.wait)
     print(line, file=sys.stderr if code else sys.stdout)
     return code

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from distree.broker_settings import Session
-from distree.errors import BrokerError, Problem
+from distree.client.confirmations import Confirmations
 from distree.formatting import counted
 from distree.printable import printable
 from distree.transport import make_transport
@@ -24,25 +24,22 @@ QUIET_S = 1.0
 """After so many seconds without a message, the broker has sent everything that it retains."""
 
 LONGEST_S = 10.0
-"""Longest wait for that, and for the broker to accept what is published."""
+"""Longest wait for that."""
 
 
-class _Finder:
+class _Finder(Confirmations):
     """Collects the site's discovery messages as the broker sends them, by topic."""
 
     def __init__(self, transport: Transport, site: str) -> None:
+        super().__init__()
         self._transport = transport
         self._site = site
         self.found: dict[str, bytes] = {}
-        self.settled: set[str] = set()
         self.heard_at = time.monotonic()
 
     def connected(self) -> None:
         """What the broker retains comes now."""
         self.heard_at = time.monotonic()
-
-    def disconnected(self, why: Problem) -> None:
-        """The transport reconnects by itself."""
 
     def received(self, message: Received) -> None:
         """Keep what belongs to this site; others announce their devices beside it."""
@@ -50,16 +47,6 @@ class _Finder:
         self.heard_at = time.monotonic()
         if message.payload and is_of_site(self._site, message.topic):
             self.found[message.topic] = message.payload
-
-    def published(self, token: str) -> None:
-        """The broker has accepted a removal."""
-        self.settled.add(token)
-
-    def given_up(self, token: str) -> None:
-        """The wait for the removal ends with an error."""
-
-    def no_subscribers(self, topic: str, payload: bytes) -> None:
-        """No work is sent from here."""
 
 
 def show(config: OrchestratorConfig, prefix: str | None, *, remove: bool) -> str:
@@ -96,12 +83,7 @@ def _remove(transport: Transport, finder: _Finder, found: dict[str, bytes]) -> N
     with transport.lock:
         for topic in found:
             transport.publish(topic, b"", qos=1, retain=True, token=topic)
-    ends_at = time.monotonic() + LONGEST_S
-    while not finder.settled.issuperset(found):
-        transport.poll(0.1)
-        if time.monotonic() > ends_at:
-            late = Problem(f"the broker did not confirm the removal within {LONGEST_S:g} s", "check the broker's log")
-            raise BrokerError(*(transport.last_error or late))
+    finder.wait_for(transport, found)
 
 
 def _about(payload: bytes) -> str:

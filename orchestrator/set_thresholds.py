@@ -31,13 +31,15 @@ POLL_S = 0.2
 class Change:
     """What a command did: the plan now wanted, whether it is new, and whether a service runs to publish it.
 
-    `alarm` says that others keep replacing the plan of the pipeline, "" where they do not.
+    `alarm` says that others keep replacing the plan of the pipeline, "" where they do not. `asked_at` is when a reset
+    was asked for (Unix seconds), 0.0 where none was.
     """
 
     plan: Plan
     new: bool
     served: bool
     alarm: str
+    asked_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +99,7 @@ def reset_plan(store: Store, pipeline: PipelineSpec, *, configured: bool) -> Cha
     """
     plan = pipeline.plan if configured else _now_wanted(store, pipeline)
     row = PlanRow(plan=replace(plan, epoch=1), at=time.time(), is_reset=True)
-    return _change(store, store.append_plan(row), new=True)
+    return replace(_change(store, store.append_plan(row), new=True), asked_at=row.at)
 
 
 def _now_wanted(store: Store, pipeline: PipelineSpec) -> Plan:
@@ -109,14 +111,24 @@ def _change(store: Store, plan: Plan, *, new: bool) -> Change:
     return Change(plan=plan, new=new, served=is_served(store.path), alarm=standing_alarm(store, plan.pipeline))
 
 
-def progress(store: Store, plan: Plan) -> Progress:
-    """Return who follows a plan, as the store has it; the same decision under another number is waited for."""
+def progress(store: Store, plan: Plan, asked_at: float = 0.0) -> Progress:
+    """Return who follows a plan, as the store has it; the same decision under another number is waited for.
+
+    Only what boards have said since `asked_at` counts (Unix seconds): before a reset they may have followed the plan
+    that is wanted, and another since.
+    """
     latest = store.latest_plan(plan.pipeline)
     newest = latest.plan if latest is not None else plan
-    devices = [seen.device for seen in stored_devices(store) if serves(seen.device, plan.pipeline)]
+    seen = [one for one in stored_devices(store) if serves(one.device, plan.pipeline)]
+    ready = [one for one in seen if one.device.status is DeviceStatus.READY]
+    missing = [
+        one.device.device
+        for one in ready
+        if (one.heard_at or 0.0) < asked_at or is_behind(one.device, plan.pipeline, plan_hash(newest))
+    ]
     return Progress(
-        ready=tuple(device.device for device in devices if device.status is DeviceStatus.READY),
-        missing=tuple(d.device for d in devices if is_behind(d, plan.pipeline, plan_hash(newest))),
+        ready=tuple(one.device.device for one in ready),
+        missing=tuple(missing),
         superseded_by=None if same_decision(newest, plan) else newest.epoch,
         alarm=standing_alarm(store, plan.pipeline),
     )
@@ -126,15 +138,19 @@ def wait_for(
     path: Path,
     plan: Plan,
     timeout_s: float,
+    asked_at: float = 0.0,
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Progress:
-    """Wait until all ready devices of the pipeline report the plan, another replaces it, or time is over."""
+    """Wait until all ready devices of the pipeline report the plan, another replaces it, or time is over.
+
+    Reports from before `asked_at` do not count (Unix seconds).
+    """
     until_s = clock() + timeout_s
     with Store(path, read_only=True) as store:
         while True:
-            seen = progress(store, plan)
+            seen = progress(store, plan, asked_at)
             if seen.done or seen.superseded_by is not None or clock() >= until_s:
                 return seen
             sleep(min(POLL_S, max(0.0, until_s - clock())))

@@ -10,31 +10,14 @@ from uuid import uuid4
 from distree import topics
 from distree.broker_settings import BrokerSettings, Session
 from distree.client.broker_options import add_broker_arguments, broker_settings
-from distree.errors import BrokerError, ConfigError, Problem, RemoteProtocolError
+from distree.client.confirmations import Confirmations
+from distree.errors import BrokerError, ConfigError, RemoteProtocolError
 from distree.formatting import counted
 from distree.messages.codec import decode, encode
 from distree.messages.site import Label
 from distree.printable import quoted
 from distree.signing import SigningKey, load_signing_key
 from distree.transport import make_transport
-from distree.transport.base import QuietListener
-
-CONFIRM_S = 10.0
-"""Longest wait for the broker to confirm a label."""
-
-
-class _Confirmations(QuietListener):
-    """What the broker says of each label."""
-
-    def __init__(self) -> None:
-        self.settled: set[str] = set()
-        self.unread = 0
-
-    def published(self, token: str) -> None:
-        self.settled.add(token)
-
-    def no_subscribers(self, topic: str, payload: bytes) -> None:  # noqa: ARG002 - the transport's form
-        self.unread += 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +65,7 @@ def read(given: str) -> Label:
 
 def publish(settings: BrokerSettings, topic: str, labels: list[Label], key: SigningKey | None) -> int:
     """Publish labels; return how many of them nobody reads. Raises BrokerError if the broker does not confirm them."""
-    heard = _Confirmations()
+    heard = Confirmations()
     transport = make_transport(settings, client_id=f"distree-{uuid4().hex[:12]}", session=Session.NONE)
     try:
         transport.open(heard, [])
@@ -92,14 +75,7 @@ def publish(settings: BrokerSettings, topic: str, labels: list[Label], key: Sign
             for index, label in enumerate(labels):
                 payload = encode(label) if key is None else key.sign(topic, label, number + index)
                 transport.publish(topic, payload, qos=1, token=str(index))
-        ends_at = time.monotonic() + CONFIRM_S
-        while len(heard.settled) < len(labels):
-            transport.poll(0.1)
-            if time.monotonic() > ends_at:
-                late = Problem(f"the broker did not confirm within {CONFIRM_S:g} s", "check the broker's log")
-                raise BrokerError(*(transport.last_error or late))
-        if transport.last_error is not None:
-            raise BrokerError(*transport.last_error)
+        heard.wait_for(transport, map(str, range(len(labels))))
     finally:
         transport.close()
     return heard.unread

@@ -238,6 +238,19 @@ def test_reset_plan_wants_the_same_as_epoch_1_whatever_came(preempted, config, c
     assert command("reset-plan", "-c", config, "--pipeline", "other") == 2
 
 
+def test_after_a_reset_only_what_boards_say_from_then_on_counts(preempted, config, store_path, capsys):
+    """The board of the store follows the plan as far as its last report says, and another since, for all one knows."""
+    words = ("reset-plan", "-c", config, "--pipeline", "fashion", "--wait")
+    assert command(*words, "0.05") == 1
+    assert "not in force on a" in capsys.readouterr().err
+    wanted = plan_hash(preempted.latest_plan("fashion").plan)
+    later = threading.Timer(0.3, lambda: fill_store(store_path, known_device("a", 2, wanted), at=time.time()))
+    later.start()
+    assert command(*words, LONG_S) == 0
+    assert "in force on a" in capsys.readouterr().out
+    later.join()
+
+
 def test_reset_plan_needs_neither_a_store_nor_an_orchestrator(config, store_path, capsys):
     assert command("reset-plan", "-c", config, "--pipeline", "fashion") == 0
     assert "epoch 1; it is published once an orchestrator is running" in capsys.readouterr().out

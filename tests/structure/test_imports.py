@@ -27,7 +27,7 @@ KNOWS = {
     "logs": {"printable"},
     "printable": set(),
     "regular_files": set(),
-    "zip_files": set(),
+    "zip_files": {"regular_files"},
     "child_processes": set(),
     "thresholds": set(),
     "exits_taken": set(),

@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.fuzz.run import MEASURED, SAMPLED, Tally, fuzz
+from benchmarks.fuzz.run import MEASURED, Tally, fuzz
 from benchmarks.fuzz.target import Target
 from benchmarks.fuzz.targets import TARGETS
 from distree.formatting import table
@@ -43,13 +43,13 @@ def rows(tallies: dict[str, Tally]) -> list[list[str]]:
     """Return the table's rows, one per target."""
     found = []
     for name, tally in tallies.items():
-        growth = (tally.resident - tally.resident_early) / _MIB
+        grown = [(later - tally.resident_early) / _MIB for later in (tally.resident_half, tally.resident)]
         found.append(
             [
                 name, f"{tally.count:,}", f"{tally.accepted:,}", f"{tally.refused:,}", str(len(tally.failures)),
                 f"{1e3 * tally.slowest_s:.0f} ({tally.slowest})", f"{tally.largest / _MIB:.1f} ({tally.largest_of})",
-                f"{tally.risen / _MIB:.1f}", f"{tally.resident_early / _MIB:.0f}", f"{tally.resident / _MIB:.0f}",
-                f"{growth:+.1f}", f"{tally.seconds:.0f}",
+                f"{tally.risen / _MIB:.1f}", f"{tally.resident_early / _MIB:.1f}",
+                *(f"{one:+.1f}" for one in grown), f"{tally.seconds:.0f}",
             ]
         )  # fmt: skip
     return found
@@ -57,7 +57,7 @@ def rows(tallies: dict[str, Tally]) -> list[list[str]]:
 
 HEADINGS = (
     "target", "handed over", "taken", "refused", "failed", "slowest, ms", "most memory of one, MiB", "highest, MiB",
-    "resident at 10 %, MiB", "at the end, MiB", "growth, MiB", "s",
+    "resident at 10 %, MiB", "grown at 50 %, MiB", "grown at 100 %, MiB", "s",
 )  # fmt: skip
 
 
@@ -107,8 +107,9 @@ def main() -> int:
     print(table(list(HEADINGS), rows(tallies)))
     total = sum(tally.count for tally in tallies.values())
     print(f"{total:,} in {time.monotonic() - began:.0f} s, seed {args.seed}")
-    print(f"memory of one: by tracemalloc, 1 of {SAMPLED}, at most {MEASURED:,} of a target")
+    print(f"memory of one: by tracemalloc, {MEASURED:,} of a target at most, drawn from the first tenth")
     print("highest: of the process above its start, whatever it read")
+    print("resident: with what is free given back to the system")
     if args.markdown is not None:
         args.markdown.write_text(as_markdown(tallies) + "\n")
     wrong = problems(tallies)

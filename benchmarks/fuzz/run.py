@@ -6,6 +6,8 @@ one more failure and no end of the run. What is being read stands in memory that
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import mmap
 import os
@@ -28,11 +30,14 @@ from distree.errors import ConfigFileError
 GOOD_SHARE = 0.03
 """Share of what is handed over undamaged, and has to be taken."""
 
-SAMPLED = 20
-"""Of so many, one is measured by tracemalloc, which counts what Python and NumPy take, and slows both down."""
-
 MEASURED = 2000
-"""Most that are measured so of a target: each time leaves some hundred bytes behind, which would look like a leak."""
+"""About so many of a target are measured by tracemalloc, which counts what Python and NumPy take, and slows both down.
+
+All of them are of the first tenth: each time leaves some kilobytes behind, which would look like a leak later.
+"""
+
+_MEASURED_FEW = 200
+"""Of a short run, those that are measured are of so many, half of them."""
 
 MAX_TOLD = 4096
 """Longest text of a refusal, in characters; of a file of many mistakes, of each."""
@@ -43,6 +48,9 @@ MOST_S = 10.0
 
 _SLACK_MIB = 48
 """How much the process may grow beyond what one reading takes, since memory that was freed stays in pieces."""
+
+FLAT_MIB = 4
+"""How much the resident memory may differ between the middle of a run and its end, after what is free is given back."""
 
 _MAX_FAILURES = 20
 _HEAD = 16
@@ -62,9 +70,10 @@ class Tally:
     """The most that one reading took, of those measured by tracemalloc."""
     largest_of: str = ""
     resident_early: int = 0
-    """Resident memory of the process after a tenth of the run."""
+    """Resident memory of the process after a tenth of the run, with what is free given back to the system."""
+    resident_half: int = 0
     resident: int = 0
-    """The same at the end."""
+    """The same after half of the run, and at its end."""
     risen: int = 0
     """How far the highest resident memory of the process, at any time, is above that at its start; of what is read in
     child processes, theirs."""
@@ -78,6 +87,9 @@ class Tally:
             wrong.append(f"{self.largest_of} took {self.largest >> 20} MiB, of {target.most_mib} allowed")
         if self.risen > (target.most_mib + _SLACK_MIB) << 20:
             wrong.append(f"the process grew by {self.risen >> 20} MiB, of {target.most_mib + _SLACK_MIB} allowed")
+        if self.resident - self.resident_half > FLAT_MIB << 20:
+            grown = (self.resident - self.resident_half) >> 20
+            wrong.append(f"the process grew by {grown} MiB in the second half, of {FLAT_MIB} allowed")
         if self.slowest_s > MOST_S:
             wrong.append(f"{self.slowest} took {self.slowest_s:.1f} s, of {MOST_S:g} allowed")
         if self.count and not self.accepted:
@@ -135,15 +147,18 @@ class _Run:
 
     def run(self, count: int) -> Tally:
         tally, began = self._tally, time.perf_counter()
-        every = max(SAMPLED, count // MEASURED)
+        first = max(count // 10, _MEASURED_FEW)
+        measured_share, draw = min(0.5, MEASURED / first), random.Random(1)
         for number, (form, content, is_good) in enumerate(self._cases(count)):
             if number == min(200, count // 20):
                 # What is imported or compiled at first use is no growth.
                 start, highest = _resident(), _highest()
             if number == count // 10:
                 tally.resident_early = _resident()
+            if number == count // 2:
+                tally.resident_half = _resident()
             self._note(number, form, content)
-            self._read(form, content, is_good=is_good, measured=number % every == 0)
+            self._read(form, content, is_good=is_good, measured=number < first and draw.random() < measured_share)
             if len(tally.failures) >= _MAX_FAILURES:
                 break
         tally.resident = _resident()
@@ -214,6 +229,14 @@ def _fault(error: Exception) -> str | None:
 
 
 def _resident() -> int:
+    """Return the resident memory of this process in bytes, after what is free was given back to the system.
+
+    The C library keeps what is freed in pieces, and more of it the longer a program runs, up to a bound: what grows
+    without that is a leak.
+    """
+    gc.collect()
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc alone has it
+        trim(0)
     with Path("/proc/self/statm").open() as statm:
         return int(statm.read().split()[1]) * resource.getpagesize()
 

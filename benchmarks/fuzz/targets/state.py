@@ -79,7 +79,7 @@ def _stores(folder: Path) -> Sequence[Form]:
     devices = tuple(
         DeviceRow(
             device=f"cam{k}", boot="b", seen_at=1.0, heard_at=1.0, period_s=2.0, status=DeviceStatus.READY,
-            meta=maker.record(DeviceMeta), telemetry=maker.record(Telemetry), shared=False, shared_at=0.0,
+            meta=maker.record(DeviceMeta), telemetry=maker.record(Telemetry), shared=None, shared_at=0.0,
         )
         for k in range(3)
     )  # fmt: skip

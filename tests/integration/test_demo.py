@@ -392,6 +392,21 @@ def test_ctrl_c_leaves_nothing_on_a_broker_that_was_there(tmp_path, samples_path
         assert retained(broker.port) == []
 
 
+@pytest.mark.any_broker
+def test_boards_that_have_to_be_killed_leave_nothing_either(tmp_path, samples_path):
+    """Their wills come only when they are dead, which is after the demo has begun to clean up."""
+    with (
+        ManagedBroker() as broker,
+        demo_in_mid_stream(tmp_path, samples_path, "--broker", f"127.0.0.1:{broker.port}") as (process, folder),
+    ):
+        for pid, line in processes_with(str(folder)).items():
+            if " agent run " in line:
+                os.kill(pid, signal.SIGSTOP)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=90)
+        assert retained(broker.port) == []
+
+
 class Retained:
     def __init__(self):
         self.found, self.done = [], False

@@ -39,6 +39,9 @@ TELEMETRY_S = 0.5
 PICTURES_HZ = 50.0
 """More than anybody can follow, but few enough not to slow down a demo without a dashboard."""
 
+FAREWELL_S = 3.0
+"""Longest wait for the broker to tell that the boards are gone."""
+
 REPORTS_S = 5.0
 """Longest wait for the boards' reports on all they did."""
 
@@ -100,6 +103,10 @@ class Demo:
 
     def _forget_retained(self) -> None:
         """Leave nothing of the demo behind on a broker that it did not start."""
+        # For a board that had to be killed the broker publishes a state, perhaps only now, and retains that too.
+        ends_at = time.monotonic() + FAREWELL_S
+        while self.watch.alive and self._transport.online and time.monotonic() < ends_at:
+            self._transport.poll(0.1)
         if not self._transport.online:
             return
         names = [topics.device(self.site, device, kind) for device in self.devices for kind in (Kind.STATE, Kind.META)]

@@ -30,6 +30,8 @@ class Watch:
     """What the demo sees as an ordinary subscriber."""
 
     ready: set[str] = field(default_factory=set)
+    alive: set[str] = field(default_factory=set)
+    """Boards that have not said goodbye, and for which the broker has not said it either."""
     results: dict[str, Result] = field(default_factory=dict)
     duplicates: int = 0
     late: int = 0
@@ -57,8 +59,8 @@ class Watch:
             return
         self.heard_at = time.monotonic()
         match address.kind:
-            case Kind.STATE:
-                self._take_state(message.payload)
+            case Kind.STATE if message.payload:
+                self._take_state(decode(DeviceState, message.payload))
             case Kind.MEMBER if message.payload and address.stage is not None:
                 self.announced.add(address.stage)
             case Kind.RESULT:
@@ -75,9 +77,10 @@ class Watch:
         self.messages[hop] += boards
         self.traffic[hop] += boards * (len(message.payload) + len(message.topic) + _PUBLISH_OVERHEAD_BYTES)
 
-    def _take_state(self, payload: bytes) -> None:
-        state = decode(DeviceState, payload)
+    def _take_state(self, state: DeviceState) -> None:
         (self.ready.add if state.status is DeviceStatus.READY else self.ready.discard)(state.device)
+        is_gone = state.status in (DeviceStatus.DISCONNECTED, DeviceStatus.LOST)
+        (self.alive.discard if is_gone else self.alive.add)(state.device)
 
     def _take_result(self, result: Result) -> None:
         self.first_at = self.first_at or time.monotonic()

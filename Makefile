@@ -70,7 +70,7 @@ bench: dev           ## measure a hop against the bare loop and by TLS, the crit
 	$(BIN)/python -m benchmarks.hop
 	$(BIN)/python -m benchmarks.hop --secured
 
-fuzz: dev           ## 2,000,000 damaged messages and 200,000 files at everything that reads any (half an hour; ARGS="--seed 2 --target yaml")
+fuzz: dev           ## 2,000,000 damaged messages and 200,000 files at everything that reads any (a quarter of an hour; ARGS="--seed 2 --target yaml")
 	$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
 $(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/pip

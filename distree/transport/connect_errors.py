@@ -110,12 +110,12 @@ def no_mqtt(settings: BrokerSettings, error: Exception | None = None) -> Problem
     """Say why the connection ended right after CONNECT; `error` is what TLS reported."""
     if error is not None and settings.tls is not None:
         return _untrusted(settings, settings.tls, error)
-    hint = ", and set broker.tls if it requires TLS" if settings.tls is None else ""
+    hint = ", and set broker.tls (or write mqtts://HOST:PORT) if it requires TLS" if settings.tls is None else ""
     if settings.tls is not None and settings.tls.cert_file is None:
-        hint = ", and set broker.tls.cert_file if it requires a client certificate"
+        hint = ", and set broker.tls.cert_file (or --cert-file) if it requires a client certificate"
     return Problem(
         f"{settings.address} closes the connection without answering MQTT",
-        f"check that it is an MQTT broker{hint}",
+        f"check that it is an MQTT broker, and not its port for websockets{hint}",
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -87,7 +88,14 @@ class SiteFolder:
         return Authority(self.path / AUTHORITY)
 
     def load(self) -> SiteConfig:
-        """Read site.yaml; ConfigError where this is no such folder."""
+        """Read site.yaml; ConfigError where this is no such folder, or that of another user."""
+        if self.path.exists() and (owner := self.path.stat().st_uid) != os.geteuid():
+            # Root could, but what it writes here could not be read by the broker, which goes on as the owner.
+            name = _name_of(owner)
+            raise ConfigError(
+                f"{self.path} belongs to the user {name}, and what others write there the broker cannot read",
+                f"run this as that user: sudo -u {name} distree broker …",
+            )
         if not (self.path / FILE).exists():
             raise ConfigError(f"{self.path} has no {FILE}", "name a folder that `distree broker init` has made")
         return load(self.path)
@@ -98,7 +106,8 @@ class SiteFolder:
         if there and not force:
             raise ConfigError(
                 f"{self.path} has {', '.join(there)} already",
-                "change it with `distree broker add`, `remove` and `rotate`, or make all secrets anew with --force",
+                "change it with `distree broker add`, `change`, `remove` and `rotate`, or make all secrets "
+                "anew with --force",
             )
         conf = mosquitto_conf(config, self.path)  # what cannot run leaves nothing behind
         for name in there:
@@ -291,6 +300,13 @@ def _forget(name: str) -> list[dict[str, Any]]:
 def _check_administrators(config: SiteConfig) -> None:
     if config.access == "dynamic-security" and not any("administrator" in user.roles for user in config.users):
         raise ConfigError("nobody would be left to change the broker's users", "add another administrator first")
+
+
+def _name_of(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"#{number}"
 
 
 def broker_yaml(config: SiteConfig, user: UserConfig, client_id_suffix: str) -> str:

@@ -328,10 +328,20 @@ def broker_yaml(config: SiteConfig, user: UserConfig, client_id_suffix: str) -> 
         options += [f"--cert-file {user.name}.crt", f"--key-file {user.name}.key"]
     settings["client_id_suffix"] = client_id_suffix
     options += signing_keys.command_options(config, user)
-    into = "agent.yaml" if user.is_board else "orchestrator.yaml" if "orchestrator" in user.roles else "configuration"
+    into = "agent.yaml" if user.is_board else "orchestrator.yaml" if "orchestrator" in user.roles else "programs"
     head = f"# For {into} of {user.name}; the files it names lie beside it. As options of a command:\n"
     whole = {"broker": settings, **signing_keys.settings(config, user)}
-    return f"{head}# {' '.join(options)}\n" + yaml.safe_dump(whole, sort_keys=False)
+    comments = f"# {' '.join(options)}\n{_for_browsers(config, user)}"
+    return head + comments + yaml.safe_dump(whole, sort_keys=False)
+
+
+def _for_browsers(config: SiteConfig, user: UserConfig) -> str:
+    """Say with which address a page for browsers is served, and what a browser needs; "" for who needs no page."""
+    if config.websockets is None or "dashboard" not in user.roles:
+        return ""
+    url = f"{'wss' if config.tls else 'ws'}://{joined(config.host, config.websockets)}"
+    trust = "; the browser must trust ca.crt" if config.tls else ""
+    return f"# For a browser, with the same user name and password: distree dashboard --broker {url}{trust}\n"
 
 
 def read_broker_yaml(folder: Path) -> dict[str, Any]:

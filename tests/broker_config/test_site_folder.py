@@ -283,6 +283,16 @@ def test_what_changes_refuse(init: Init, tmp_path: Path) -> None:
             distree_broker(*change)
 
 
+@needs_openssl
+def test_the_dashboard_s_user_is_told_the_address_for_browsers(init: Init) -> None:
+    users = init("--websockets", "9001") / "users"
+    assert "distree dashboard --broker ws://127.0.0.1:9001\n" in (users / "dashboard" / "broker.yaml").read_text()
+    assert "ws://" not in (users / "submitter" / "broker.yaml").read_text()
+    users = init("--websockets", "9001", "--tls", "--force") / "users"
+    said = (users / "dashboard" / "broker.yaml").read_text()
+    assert "distree dashboard --broker wss://127.0.0.1:9001; the browser must trust ca.crt\n" in said
+
+
 def test_a_folder_of_another_user_is_left_alone(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
     """What root wrote into the folder of the user mosquitto, mosquitto could not read at its next start."""
     folder = init("--access", "files")

@@ -334,7 +334,8 @@ def _change_text(change: Change) -> str:
     if not change.new:
         return f"{line} already; nothing to change"
     if change.served:
-        return f"{line}; the running orchestrator publishes it"
+        once = "" if change.online else " once it is connected to the broker, which it is not now"
+        return f"{line}; the running orchestrator publishes it{once}"
     return f"{line}; it is published once an orchestrator is running: distree orchestrator run"
 
 
@@ -345,6 +346,6 @@ def _verdict(plan: Plan, seen: Progress, waited_s: float) -> tuple[str, int]:
         return f"pipeline {plan.pipeline}: {seen.alarm}", 1
     if seen.done:
         return f"pipeline {plan.pipeline}: in force on {', '.join(seen.ready)}", 0
-    if not seen.ready:
-        return f"pipeline {plan.pipeline}: no ready device serves it after {waited_s:g} s", 1
-    return f"pipeline {plan.pipeline}: after {waited_s:g} s not in force on {', '.join(seen.missing)}", 1
+    where = f"not in force on {', '.join(seen.missing)}" if seen.ready else "no ready device serves it"
+    line = f"pipeline {plan.pipeline}: {where} after {waited_s:g} s"
+    return f"{line}: {seen.hindrance}" if seen.hindrance else line, 1

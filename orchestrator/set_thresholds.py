@@ -31,25 +31,30 @@ POLL_S = 0.2
 class Change:
     """What a command did: the plan now wanted, whether it is new, and whether a service runs to publish it.
 
-    `alarm` says that others keep replacing the plan of the pipeline, "" where they do not. `asked_at` is when a reset
-    was asked for (Unix seconds), 0.0 where none was.
+    `online` says whether that service is connected to the broker. `alarm` says that others keep replacing the plan of
+    the pipeline, "" where they do not. `asked_at` is when a reset was asked for (Unix seconds), 0.0 where none was.
     """
 
     plan: Plan
     new: bool
     served: bool
+    online: bool
     alarm: str
     asked_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Who follows a plan: the ready devices of its pipeline, and those of them that do not report it yet."""
+    """Who follows a plan: the ready devices of its pipeline, and those of them that do not report it yet.
+
+    `hindrance` is why no plan can reach a board now, and what to do about it; "" where nothing is known to prevent it.
+    """
 
     ready: tuple[str, ...]
     missing: tuple[str, ...]
     superseded_by: int | None
     alarm: str
+    hindrance: str
 
     @property
     def done(self) -> bool:
@@ -108,7 +113,24 @@ def _now_wanted(store: Store, pipeline: PipelineSpec) -> Plan:
 
 
 def _change(store: Store, plan: Plan, *, new: bool) -> Change:
-    return Change(plan=plan, new=new, served=is_served(store.path), alarm=standing_alarm(store, plan.pipeline))
+    return Change(
+        plan=plan,
+        new=new,
+        served=is_served(store.path),
+        online=_is_online(store),
+        alarm=standing_alarm(store, plan.pipeline),
+    )
+
+
+def _is_online(store: Store) -> bool:
+    service = store.service()
+    return service is not None and service.online
+
+
+def _hindrance(store: Store) -> str:
+    if not is_served(store.path):
+        return "no orchestrator is running; start it: distree orchestrator run"
+    return "" if _is_online(store) else "the orchestrator is not connected to the broker; its log says why"
 
 
 def progress(store: Store, plan: Plan, asked_at: float = 0.0) -> Progress:
@@ -131,6 +153,7 @@ def progress(store: Store, plan: Plan, asked_at: float = 0.0) -> Progress:
         missing=tuple(missing),
         superseded_by=None if same_decision(newest, plan) else newest.epoch,
         alarm=standing_alarm(store, plan.pipeline),
+        hindrance=_hindrance(store),
     )
 
 

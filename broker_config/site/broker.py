@@ -37,9 +37,9 @@ class SiteBroker(BrokerProcess):
         program = find_mosquitto()
         if program is None:
             raise BrokerError("mosquitto is not installed", "run: apt install mosquitto")
-        check_free(self.config.port, self._listen_on, "`distree broker init --port`")
+        check_free(self.config.port, self._listen_on, "`port` in site.yaml and in each broker.yaml")
         if self.config.websockets is not None:
-            check_free(self.config.websockets, "", "`distree broker init --websockets`")
+            check_free(self.config.websockets, "", "`websockets` in site.yaml")
         path = self.folder.path / CONFIG
         path.write_text(mosquitto_conf(self.config, self.folder.path, listen_on=self._listen_on), encoding="utf-8")
         with contextlib.ExitStack() as files:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -87,7 +88,14 @@ class SiteFolder:
         return Authority(self.path / AUTHORITY)
 
     def load(self) -> SiteConfig:
-        """Read site.yaml; ConfigError where this is no such folder."""
+        """Read site.yaml; ConfigError where this is no such folder, or that of another user."""
+        if self.path.exists() and (owner := self.path.stat().st_uid) != os.geteuid():
+            # Root could, but what it writes here could not be read by the broker, which goes on as the owner.
+            name = _name_of(owner)
+            raise ConfigError(
+                f"{self.path} belongs to the user {name}, and what others write there the broker cannot read",
+                f"run this as that user: sudo -u {name} distree broker …",
+            )
         if not (self.path / FILE).exists():
             raise ConfigError(f"{self.path} has no {FILE}", "name a folder that `distree broker init` has made")
         return load(self.path)
@@ -98,7 +106,8 @@ class SiteFolder:
         if there and not force:
             raise ConfigError(
                 f"{self.path} has {', '.join(there)} already",
-                "change it with `distree broker add`, `remove` and `rotate`, or make all secrets anew with --force",
+                "change it with `distree broker add`, `change`, `remove` and `rotate`, or make all secrets "
+                "anew with --force",
             )
         conf = mosquitto_conf(config, self.path)  # what cannot run leaves nothing behind
         for name in there:
@@ -293,6 +302,13 @@ def _check_administrators(config: SiteConfig) -> None:
         raise ConfigError("nobody would be left to change the broker's users", "add another administrator first")
 
 
+def _name_of(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"#{number}"
+
+
 def broker_yaml(config: SiteConfig, user: UserConfig, client_id_suffix: str) -> str:
     """Render what a user's configuration says about the broker; its files lie beside it.
 
@@ -312,10 +328,20 @@ def broker_yaml(config: SiteConfig, user: UserConfig, client_id_suffix: str) -> 
         options += [f"--cert-file {user.name}.crt", f"--key-file {user.name}.key"]
     settings["client_id_suffix"] = client_id_suffix
     options += signing_keys.command_options(config, user)
-    into = "agent.yaml" if user.is_board else "orchestrator.yaml" if "orchestrator" in user.roles else "configuration"
+    into = "agent.yaml" if user.is_board else "orchestrator.yaml" if "orchestrator" in user.roles else "programs"
     head = f"# For {into} of {user.name}; the files it names lie beside it. As options of a command:\n"
     whole = {"broker": settings, **signing_keys.settings(config, user)}
-    return f"{head}# {' '.join(options)}\n" + yaml.safe_dump(whole, sort_keys=False)
+    comments = f"# {' '.join(options)}\n{_for_browsers(config, user)}"
+    return head + comments + yaml.safe_dump(whole, sort_keys=False)
+
+
+def _for_browsers(config: SiteConfig, user: UserConfig) -> str:
+    """Say with which address a page for browsers is served, and what a browser needs; "" for who needs no page."""
+    if config.websockets is None or "dashboard" not in user.roles:
+        return ""
+    url = f"{'wss' if config.tls else 'ws'}://{joined(config.host, config.websockets)}"
+    trust = "; the browser must trust ca.crt" if config.tls else ""
+    return f"# For a browser, with the same user name and password: distree dashboard --broker {url}{trust}\n"
 
 
 def read_broker_yaml(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from distree import __version__
-from distree.errors import BundleError, ConfigError, DistreeError, Problem
+from distree.errors import CHECK_PATH, BundleError, ConfigError, DistreeError, Problem
 from distree.printable import printable_lines
 
 COMMANDS = {
@@ -58,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whatever read our output is gone, which is not our error.
         sys.stderr.close()
         return 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        told = Problem(f"{error.filename}: {(error.strerror or str(error)).lower()}", CHECK_PATH)
+        print(f"distree: {printable_lines(str(told))}", file=sys.stderr)
+        return 1
 
 
 _DEBIAN = {"numpy": "python3-numpy", "msgpack": "python3-msgpack", "yaml": "python3-yaml", "PIL": "python3-pil"}

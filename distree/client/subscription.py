@@ -13,7 +13,7 @@ from uuid import uuid4
 from distree.broker_settings import BrokerSettings, Session
 from distree.client.lifetime import Lifetime
 from distree.client.waiting import WaitQueue
-from distree.errors import ClosedError, DistreeError, Problem, RemoteProtocolError, ResultTimeoutError
+from distree.errors import BrokerError, ClosedError, DistreeError, Problem, RemoteProtocolError, ResultTimeoutError
 from distree.lanes import Lane
 from distree.printable import printable
 from distree.transport import make_transport
@@ -188,11 +188,15 @@ class Subscription(Lifetime, Generic[T]):
             raise
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """Publish at QoS 1 on the same connection; while that is down it waits, within the transport's bounds."""
+        """Publish at QoS 1 on the same connection; while that is down it waits, within the transport's bounds.
+
+        If the broker refuses it, reading raises ClosedError, which says so.
+        """
         self._check_process()
         with self._transport.lock:
             # Only of work the transport says that nobody reads it.
-            self._transport.publish(topic, payload, qos=1, lane=Lane.OWED if self._unread is None else Lane.WORK)
+            lane = Lane.OWED if self._unread is None else Lane.WORK
+            self._transport.publish(topic, payload, qos=1, token=uuid4().hex, lane=lane)
 
     # ------------------------------------------------------------ what comes in
 
@@ -211,6 +215,11 @@ class Subscription(Lifetime, Generic[T]):
             return
         if item is not None:
             self._put(item)
+
+    def _note_published(self) -> None:
+        """Fail if the broker has refused what was published here: whoever reads would wait for an answer in vain."""
+        if self._transport.last_error is not None:
+            raise BrokerError(*self._transport.last_error)
 
     def _note_unread(self, topic: str, payload: bytes) -> None:
         item = None if self._unread is None else self._unread(topic, payload)
@@ -242,6 +251,9 @@ class _Listener(QuietListener):
 
     def received(self, message: Received) -> None:
         self._of._receive(message)
+
+    def published(self, token: str) -> None:  # noqa: ARG002 - the transport's form
+        self._of._note_published()
 
     def no_subscribers(self, topic: str, payload: bytes) -> None:
         self._of._note_unread(topic, payload)

@@ -110,12 +110,15 @@ def no_mqtt(settings: BrokerSettings, error: Exception | None = None) -> Problem
     """Say why the connection ended right after CONNECT; `error` is what TLS reported."""
     if error is not None and settings.tls is not None:
         return _untrusted(settings, settings.tls, error)
-    hint = ", and set broker.tls if it requires TLS" if settings.tls is None else ""
+    hint = ", and set broker.tls (or write mqtts://HOST:PORT) if it requires TLS" if settings.tls is None else ""
     if settings.tls is not None and settings.tls.cert_file is None:
-        hint = ", and set broker.tls.cert_file if it requires a client certificate"
+        hint = ", and set broker.tls.cert_file (or --cert-file) if it requires a client certificate"
+    elif settings.tls is not None:
+        # Where the connection ends before the broker's alert is read, as it may with TLS 1.3, the reason is lost.
+        hint = f", and that it has not revoked the certificate in {settings.tls.cert_file}"
     return Problem(
         f"{settings.address} closes the connection without answering MQTT",
-        f"check that it is an MQTT broker{hint}",
+        f"check that it is an MQTT broker, and not its port for websockets{hint}",
     )
 
 

@@ -19,9 +19,11 @@ def read_password(settings: BrokerSettings) -> str | None:
     try:
         lines = read_regular(settings.password_file, MAX_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"broker.password_file {settings.password_file}: {reason(error)}", "write the password into its first line"
-        ) from error
+        is_missing = isinstance(error, FileNotFoundError)
+        remedy = "correct the path, or write the password into its first line" if is_missing else CHECK_PATH
+        if isinstance(error, UnicodeDecodeError):
+            remedy = "write the password into its first line, as UTF-8"
+        raise ConfigError(f"broker.password_file {settings.password_file}: {reason(error)}", remedy) from error
     if not lines or not lines[0]:
         raise ConfigError(
             f"broker.password_file {settings.password_file}: the first line is empty", "write the password there"

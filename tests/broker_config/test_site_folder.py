@@ -21,8 +21,10 @@ from broker_config.site.broker import SiteBroker
 from broker_config.site.config import SiteConfig, UserConfig, dump, load
 from broker_config.site.folder import SiteFolder
 from device_agent import config as agent_config
+from distree.apps.cli import main
 from distree.broker_settings import BrokerSettings, Session
-from distree.errors import BrokerError, ConfigError, Problem
+from distree.client.subscription import Subscription
+from distree.errors import BrokerError, ClosedError, ConfigError, Problem
 from distree.signing import load_signing_key
 from distree.transport import make_transport
 from distree.transport.base import Received
@@ -279,6 +281,46 @@ def test_what_changes_refuse(init: Init, tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             distree_broker(*change)
+
+
+@needs_openssl
+def test_the_dashboard_s_user_is_told_the_address_for_browsers(init: Init) -> None:
+    users = init("--websockets", "9001") / "users"
+    assert "distree dashboard --broker ws://127.0.0.1:9001\n" in (users / "dashboard" / "broker.yaml").read_text()
+    assert "ws://" not in (users / "submitter" / "broker.yaml").read_text()
+    users = init("--websockets", "9001", "--tls", "--force") / "users"
+    said = (users / "dashboard" / "broker.yaml").read_text()
+    assert "distree dashboard --broker wss://127.0.0.1:9001; the browser must trust ca.crt\n" in said
+
+
+def test_a_folder_of_another_user_is_left_alone(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What root wrote into the folder of the user mosquitto, mosquitto could not read at its next start."""
+    folder = init("--access", "files")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    monkeypatch.setattr("os.geteuid", lambda: folder.stat().st_uid + 1)
+    for change in (("add", "b2:stage"), ("change", "b1:stage,origin"), ("rotate", "b1"), ("remove", "b1"), ("run",)):
+        command, *user = change
+        with pytest.raises(ConfigError, match=r"belongs to the user .*; run this as that user: sudo -u "):
+            distree_broker(command, str(folder), *user)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    where = tmp_path / "file" / "lab-broker"
+    assert main(["broker", "init", "lab", "--host", "hub", "--board", "b1:stage", "--folder", str(where)]) == 1
+    assert capsys.readouterr().err == f"distree: {where}: not a directory; check the path and its permissions\n"
+
+
+@needs_mosquitto
+@needs_plugin
+def test_who_may_not_publish_is_told_at_once(init: Init) -> None:
+    folder = init()
+    settings = control.settings_of(load(folder), folder / "users" / "dashboard", "dashboard")
+    with SiteBroker(folder, listen_on="127.0.0.1"), Subscription[str](settings, [RESULT], lambda _: None) as link:
+        link.publish("distree/1/lab/pipeline/p/input/cam1", b"x")
+        with pytest.raises(ClosedError, match="refuses publishes on distree/1/lab/pipeline/p/input/cam1"):
+            link.get(10.0)
 
 
 @needs_mosquitto

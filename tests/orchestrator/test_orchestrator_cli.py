@@ -42,7 +42,7 @@ from orchestrator.planner import Standing
 from orchestrator.set_thresholds import progress
 from orchestrator.store.database import Store
 from orchestrator.store.lock import ServiceLock
-from orchestrator.store.records import Batch, PipelineRow
+from orchestrator.store.records import Batch, PipelineRow, ServiceRow
 
 LONG_S = 60.0
 
@@ -147,7 +147,19 @@ def test_waiting_names_who_is_missing(config, store_path, capsys):
 def test_waiting_without_any_device_fails(config, capsys):
     words = ("set-thresholds", "-c", config, "--pipeline", "fashion", "0.5", "0.4", "--wait", "0.05")
     assert command(*words) == 1
-    assert "no ready device serves it" in capsys.readouterr().err
+    assert "no ready device serves it after 0.05 s: no orchestrator is running; start it" in capsys.readouterr().err
+
+
+def test_waiting_says_that_the_orchestrator_is_offline(config, store_path, capsys, monkeypatch):
+    monkeypatch.setattr("orchestrator.set_thresholds.is_served", lambda _: True)
+    for online in (False, True):
+        with Store(store_path) as store:
+            store.save(Batch(service=ServiceRow(pid=1, started_at=1.0, online=online)))
+        command("reset-plan", "-c", config, "--pipeline", "fashion", "--wait", "0.05")
+        said = capsys.readouterr()
+        assert ("once it is connected to the broker, which it is not now" in said.out) is not online
+        assert ("serves it after 0.05 s: the orchestrator is not connected to the broker" in said.err) is not online
+        assert "the running orchestrator publishes it" in said.out
 
 
 def test_a_plan_that_was_replaced_is_waited_for_no_longer(config, store_path):

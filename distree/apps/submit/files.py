@@ -74,8 +74,13 @@ def _several(argument: str, paths: Iterable[Path]) -> Iterator[GivenFile | Input
 
 
 def is_there(file: GivenFile | InputError) -> bool:
-    """Whether there is anything to send."""
-    return not isinstance(file, InputError) and (file.path is None or file.path.exists())
+    """Whether there is anything to send, or something that cannot be read, which `read_file` tells of."""
+    if isinstance(file, InputError):
+        return False
+    try:
+        return file.path is None or file.path.exists()
+    except OSError:  # such as a folder above it that this user may not enter
+        return True
 
 
 def missing(file: GivenFile | InputError) -> InputError:

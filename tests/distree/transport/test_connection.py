@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from distree.broker_settings import BrokerSettings
+from distree.broker_settings import BrokerSettings, TlsSettings
 from distree.errors import ConfigError
+from distree.transport.connect_errors import no_mqtt
 from distree.transport.connection import CONNECTION_TRANSITIONS, Connection, Step, transition_table
 from distree.transport.negotiation import MAX_FILTERS_PER_SUBSCRIBE
 
@@ -368,3 +370,17 @@ def test_why_a_connection_ended() -> None:
     end(connection, 7.0)
     dialled(connection, 20.0)
     assert "check that it is an MQTT broker" in str(connection.why_lost(None, None, 20.0))
+
+
+@pytest.mark.parametrize(
+    ("tls", "hint"),
+    [
+        (None, "set broker.tls (or write mqtts://HOST:PORT) if it requires TLS"),
+        (TlsSettings(), "set broker.tls.cert_file (or --cert-file) if it requires a client certificate"),
+        (TlsSettings(cert_file=Path("a.crt"), key_file=Path("a.key")), "has not revoked the certificate in a.crt"),
+    ],
+)
+def test_what_to_check_where_the_broker_hangs_up_without_a_word(tls: TlsSettings | None, hint: str) -> None:
+    problem = no_mqtt(BrokerSettings(tls=tls))
+    assert problem.remedy.startswith("check that it is an MQTT broker, and not its port for websockets, and ")
+    assert problem.remedy.endswith(hint)

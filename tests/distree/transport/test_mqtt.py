@@ -313,12 +313,18 @@ def test_login(client: Make, tmp_path: Path) -> None:
             a.transport.connect_now(20)
 
 
-def test_password_file_that_is_missing_or_empty(tmp_path: Path, client: Make) -> None:
-    for path in (tmp_path / "none", tmp_path / "empty"):
-        if path.name == "empty":
-            path.write_text("\n")
+def test_password_file_that_cannot_be_used(tmp_path: Path, client: Make) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "latin").write_bytes("Gr\u00fc\u00dfe".encode("latin-1"))
+    for name, remedy in (
+        ("none", "no such file or directory; correct the path, or write the password into its first line"),
+        ("empty", "the first line is empty; write the password there"),
+        ("latin", "as UTF-8"),
+        (".", "check the path and its permissions"),
+    ):
+        path = tmp_path / name
         settings = {"username": "ann", "password_file": str(path)}
-        with pytest.raises(ConfigError, match=str(path)):
+        with pytest.raises(ConfigError, match=f"{path}.*{remedy}"):
             client(1883, "pf", online=False, settings=settings)
 
 

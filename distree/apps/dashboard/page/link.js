@@ -55,9 +55,11 @@ export class Link {
     client.on("message", mine(this.onMessage));
     client.on("close", mine(() => {
       if (connected) since ??= new Date().toLocaleTimeString();
+      // Why TLS failed, a browser does not say.
+      const trust = url.startsWith("wss:") ? ", and does this browser trust its certificate" : "";
       const line = since
         ? `Connection lost at ${since}; trying again`
-        : `No answer from ${url}; trying again. Is it running, with a websockets listener?`;
+        : `No answer from ${url}; trying again. Is it running, with a websockets listener${trust}?`;
       this.onState("lost", line);
     }));
     client.on("error", mine((error) => {

@@ -93,7 +93,7 @@ class SiteFolder:
             # Root could, but what it writes here could not be read by the broker, which goes on as the owner.
             name = _name_of(owner)
             raise ConfigError(
-                f"{self.path} belongs to the user {name}, and what others write there the broker cannot read",
+                f"{self.path} belongs to the user {name}; the broker could not read what another user writes there",
                 f"run this as that user: sudo -u {name} distree broker …",
             )
         if not (self.path / FILE).exists():

@@ -14,9 +14,10 @@ from distree.broker_settings import Session
 from distree.client.confirmations import Confirmations
 from distree.formatting import counted
 from distree.printable import printable
+from distree.topics import check_prefix
 from distree.transport import make_transport
 from distree.transport.base import Received, Transport
-from orchestrator.config import HOME_ASSISTANT_PREFIX, OrchestratorConfig, check_prefix
+from orchestrator.config import HOME_ASSISTANT_PREFIX, OrchestratorConfig
 from orchestrator.home_assistant import config_topic, is_of_site
 from orchestrator.store.lock import is_served
 

@@ -135,6 +135,8 @@ def test_secrets_are_not_overwritten_unless_forced(init: Init) -> None:
         (("--user", "eva:stage"), "'stage' is not a role here"),
         (("--reads", "cam9=frigate/#"), "'cam9' is not a board"),
         (("--reads", "cam1=#"), "covers topics of DistrEE"),
+        (("--program", "frigate=$CONTROL/#"), "a topic of the broker itself"),
+        (("--home-assistant", "distree"), "not a discovery prefix"),
         (("--websockets", "0"), "websockets: 0 is out of range"),
         (("--host", "no host"), "neither a name nor an address"),
     ],

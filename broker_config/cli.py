@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from broker_config.managed import WEBSOCKETS_USER, ManagedBroker
 from broker_config.site import cli as site_cli
 from broker_config.site.broker import SiteBroker
-from distree.errors import ConfigError, DistreeError
+from distree.errors import CHECK_PATH, ConfigError, DistreeError
 from distree.printable import printable_lines
 
 if TYPE_CHECKING:
@@ -77,12 +77,17 @@ def _add_run(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out a subcommand. Exit status: 0 done or stopped, 1 the broker died, 2 it cannot start, or wrong usage."""
-    match args.broker_command:
-        case "init":
-            return site_cli.run_init(args)
-        case "add" | "change" | "remove" | "rotate":
-            return site_cli.run_change(args, args.broker_command)
-    return _run_broker(args)
+    try:
+        match args.broker_command:
+            case "init":
+                return site_cli.run_init(args)
+            case "add" | "change" | "remove" | "rotate":
+                return site_cli.run_change(args, args.broker_command)
+        return _run_broker(args)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise ConfigError(f"{error.filename}: {error.strerror}", CHECK_PATH) from None
 
 
 def _run_broker(args: argparse.Namespace) -> int:

@@ -205,6 +205,7 @@ class SiteFolder:
     def _hand_out(self, config: SiteConfig, user: UserConfig) -> None:
         """Fill a user's folder with all but passwords and keys; a broker.yaml that is there stays."""
         folder = self.user_folder(user.name)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may have been moved to where it is used
         if config.tls:
             shutil.copy(self.authority.certificate, folder / "ca.crt")
         if config.login == "certificates":
@@ -234,21 +235,22 @@ class SiteFolder:
     ) -> str:
         """Bring a user's rules and password up to date, in a broker that runs and for the next start.
 
-        A new password is written down only then: until then the old one may be what the broker is changed with.
+        site.yaml follows what the broker reads, so a command that failed in between can be repeated. A new password is
+        written down only then: until then the old one may be what the broker is changed with.
         """
         hashed = None if password is None else hash_password(password)
         if config.access == "files":
-            self._write_rules(config)
             self._change_password(name, hashed)
+            self._write_rules(config)
             told = self._reload()
         elif control.execute(self.load(), self.path / USERS, commands, changed=name):
             self._write_rules(config)
             told = f"{TAKEN_OVER}; sessions of this user, if there were any, have been ended"
         else:
-            self._write_rules(config)
             client = None if role is None else dynamic_security.client(name, hashed)
             self._edit_dynamic_security("clients", "username", name, client)
             self._edit_dynamic_security("roles", "rolename", name, role)
+            self._write_rules(config)
             told = NOT_RUNNING
         if password is not None:
             self._hand_out_password(name, password)
@@ -265,8 +267,15 @@ class SiteFolder:
     def _edit_dynamic_security(self, part: str, key: str, name: str, entry: dict[str, Any] | None) -> None:
         """Replace or remove an entry of the plugin's file, which no broker uses now."""
         path = self.path / DYNAMIC_SECURITY
-        there = json.loads(read_regular(path, _MAX_FILE_BYTES))
-        there[part] = [one for one in there[part] if one[key] != name] + ([] if entry is None else [entry])
+        try:
+            there = json.loads(read_regular(path, _MAX_FILE_BYTES))
+            others = [one for one in there[part] if one[key] != name]
+        except (ValueError, TypeError, KeyError):
+            raise ConfigError(
+                f"{path}: not what mosquitto's dynamic security plugin writes",
+                "put back a copy of it, or make all secrets anew with `distree broker init --force`",
+            ) from None
+        there[part] = others + ([] if entry is None else [entry])
         _write(path, json.dumps(there, indent=1))
 
     def _reload(self) -> str:

@@ -283,6 +283,35 @@ def test_what_changes_refuse(init: Init, tmp_path: Path) -> None:
             distree_broker(*change)
 
 
+def test_a_folder_cannot_be_made_in_a_file(init: Init, tmp_path: Path) -> None:
+    (tmp_path / "lab-broker").touch()
+    with pytest.raises(ConfigError, match="lab-broker: File exists"):
+        init("--access", "files")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"clients": [3], "roles": [3]}'])
+def test_a_file_of_the_plugin_that_is_damaged_stops_a_change_before_it_begins(init: Init, content: str | None) -> None:
+    folder = init("--access", "dynamic-security")
+    path, site = folder / "dynamic-security.json", (folder / "site.yaml").read_text()
+    whole = path.read_text()
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    for change in (("add", "b2:stage"), ("change", "b1:origin"), ("rotate", "b1"), ("remove", "b1")):
+        with pytest.raises(ConfigError, match=r"dynamic-security.json: (not what|No such file)"):
+            distree_broker(change[0], str(folder), change[1])
+        assert (folder / "site.yaml").read_text() == site
+    path.write_text(whole)
+    assert distree_broker("add", str(folder), "b2:stage") == 0
+
+
+def test_a_user_whose_folder_was_moved_away_gets_a_new_secret_in_a_new_one(init: Init) -> None:
+    folder = init("--access", "files")
+    shutil.rmtree(folder / "users" / "b1")
+    assert distree_broker("rotate", str(folder), "b1") == 0
+    assert sorted(path.name for path in (folder / "users" / "b1").iterdir()) == ["b1.secret", "broker.yaml"]
+
+
 @needs_mosquitto
 @needs_plugin
 def test_an_administrator_s_secret_is_needed_while_it_runs(init: Init) -> None:

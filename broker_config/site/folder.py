@@ -143,21 +143,35 @@ class SiteFolder:
         return self._apply(config, commands, user.name, role, password)
 
     def change(self, user: UserConfig) -> str:
-        """Give a user other roles, and leave its secret as it is; return what has happened to a broker that runs."""
+        """Give a user other roles, and leave its secret as it is; return what has happened to a broker that runs.
+
+        Who signs something else from now on gets another key, and a broker.yaml that names it.
+        """
         before = self.load()
-        user = replace(user, public_key=before.user(user.name).public_key)
+        was = before.user(user.name)
+        old_key, key = signing_keys.key_file(before, was), signing_keys.key_file(before, user)
+        user = replace(user, public_key=was.public_key if key == old_key else None)
         config = replace(before, users=tuple(user if one.name == user.name else one for one in before.users))
         _check_administrators(config)
-        if user.public_key is None:
+        folder = self.user_folder(user.name)
+        if key != old_key:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if key is not None:
+                (folder / key).unlink(missing_ok=True)  # what an attempt that failed may have left
             config = signing_keys.with_keys(config, self.path / USERS, [user.name])
         role = dynamic_security.role(config.as_access(), user.principal())
-        if config.access == "files":
-            self._write_rules(config)
-            return self._reload()
-        is_done = control.execute(before, self.path / USERS, [{"command": "modifyRole", **role}], changed=user.name)
-        if not is_done:
+        is_done = config.access == "dynamic-security" and control.execute(
+            before, self.path / USERS, [{"command": "modifyRole", **role}], changed=user.name
+        )
+        if config.access == "dynamic-security" and not is_done:
             self._edit_dynamic_security("roles", "rolename", user.name, role)
         self._write_rules(config)
+        if key != old_key:
+            self._hand_out_settings(config, config.user(user.name))
+            if old_key is not None:
+                (folder / old_key).unlink(missing_ok=True)
+        if config.access == "files":
+            return self._reload()
         return TAKEN_OVER if is_done else NOT_RUNNING
 
     def remove(self, name: str) -> str:
@@ -211,7 +225,14 @@ class SiteFolder:
         if config.login == "certificates":
             self.authority.sign_user(user.name, folder / f"{user.name}.crt", folder / f"{user.name}.key")
         if not (folder / BROKER_YAML).exists():
-            _write(folder / BROKER_YAML, broker_yaml(config, user, secrets.token_hex(8)))
+            self._hand_out_settings(config, user)
+
+    def _hand_out_settings(self, config: SiteConfig, user: UserConfig) -> None:
+        """Write a user's broker.yaml; its client ids stay as they were."""
+        folder = self.user_folder(user.name)
+        is_there = (folder / BROKER_YAML).exists()
+        suffix = read_broker_yaml(folder)["broker"]["client_id_suffix"] if is_there else secrets.token_hex(8)
+        _write(folder / BROKER_YAML, broker_yaml(config, user, suffix))
 
     def _hand_out_password(self, name: str, password: str) -> None:
         _write(self.user_folder(name) / f"{name}.secret", f"{password}\n")

@@ -452,6 +452,44 @@ def test_who_becomes_a_labeller_later_gets_a_key_too(init: Init, capsys: pytest.
     )
 
 
+@pytest.mark.parametrize("access", ["files", pytest.param("dynamic-security", marks=needs_plugin)])
+def test_who_signs_something_else_gets_another_key(init: Init, capsys: pytest.CaptureFixture[str], access: str) -> None:
+    pytest.importorskip("cryptography")
+    folder = init("--signed", "--access", access, "--user", "ann:labeller")
+    ann = folder / "users" / "ann"
+    plan = load(folder).user("orchestrator").public_key
+    label = load(folder).user("ann").public_key
+    suffix = yaml.safe_load((ann / "broker.yaml").read_text())["broker"]["client_id_suffix"]
+    assert distree_broker("change", str(folder), "ann:orchestrator") == 0
+    assert load(folder).public_keys("orchestrator") == (plan,), "a label's key signs no plans"
+    assert load_signing_key(ann / "plan.key").public == plan
+    assert not (ann / "label.key").exists()
+    made = yaml.safe_load((ann / "broker.yaml").read_text())
+    assert (made["signing_key"], made["broker"]["client_id_suffix"]) == ("plan.key", suffix)
+    assert "label_keys: []" in capsys.readouterr().out
+    assert distree_broker("change", str(folder), "ann:labeller") == 0
+    public = load_signing_key(ann / "label.key").public
+    assert load(folder).public_keys("labeller") == (public,)
+    assert public not in (plan, label)
+    assert not (ann / "plan.key").exists()
+    assert distree_broker("change", str(folder), "ann:reader") == 0
+    assert sorted(path.name for path in ann.iterdir()) == ["ann.secret", "broker.yaml"]
+    assert load(folder).user("ann").public_key is None
+    assert "label_keys: []" in capsys.readouterr().out
+
+
+def test_boards_need_the_key_of_an_orchestrator_that_follows_the_last(
+    init: Init, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cryptography")
+    folder = init("--signed", "--access", "files")
+    assert distree_broker("remove", str(folder), "orchestrator") == 0
+    assert "plan_keys" not in capsys.readouterr().out
+    assert distree_broker("add", str(folder), "spare:orchestrator") == 0
+    public = load_signing_key(folder / "users" / "spare" / "plan.key").public
+    assert f'in each board\'s agent.yaml, set plan_keys: ["{public}"], and restart its agent' in capsys.readouterr().out
+
+
 def test_an_orchestrator_is_not_added_without_the_key_of_the_others(init: Init) -> None:
     pytest.importorskip("cryptography")
     folder = init("--signed", "--access", "files")

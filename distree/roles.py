@@ -123,6 +123,8 @@ class SiteAccess:
 
     def __post_init__(self) -> None:
         topics.check_id(self.site, "site")
+        if self.discovery_prefix is not None:
+            topics.check_prefix(self.discovery_prefix, "discovery_prefix")
         names = [one.name for one in self.principals]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"users: {', '.join(twice)} given twice", "give each a name of its own")

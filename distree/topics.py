@@ -25,6 +25,7 @@ ALL = "all"
 """Stands for an addressee: all boards of a wide stage, of which a route names some. No board may have this id."""
 
 _ID = re.compile(r"[a-z0-9-]{1,32}")
+_PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
 
 class Kind(str, enum.Enum):
@@ -388,9 +389,10 @@ def to_board(site: str, pipeline: str, kind: Kind, to: str, sender: str) -> str:
 
 
 def check_filter(value: str, what: str) -> str:
-    """Return a filter for topics of other programs; raise ConfigError naming `what` for one that is malformed or ours.
+    """Return a filter for topics of other programs; raise ConfigError naming `what` for any other.
 
-    Our own topics carry what boards say, results among them: an origin that took these for inputs would never stop.
+    Malformed ones, those of the broker itself and our own are refused. Our own carry what boards say, results among
+    them: an origin that took these for inputs would never stop.
     """
     levels = value.split("/")
     if not value or len(value.encode("utf-8", "replace")) > 65535 or not value.isprintable():
@@ -402,6 +404,12 @@ def check_filter(value: str, what: str) -> str:
         )
     if levels[0] == "$share":
         raise ConfigError(f"{what}: {quoted(value)} is a shared subscription", "leave out $share and the group")
+    if levels[0].startswith("$"):
+        # Who may use $CONTROL may change who may do what.
+        raise ConfigError(
+            f"{what}: {quoted(value)} is a topic of the broker itself",
+            "name the topics of the program that publishes inputs",
+        )
     kind = next((kind for kind in Kind if overlap(value, every(kind, "+"))), None)
     if kind is not None:
         raise ConfigError(
@@ -409,6 +417,16 @@ def check_filter(value: str, what: str) -> str:
             "name the topics of the program that publishes inputs",
         )
     return value
+
+
+def check_prefix(prefix: str, what: str) -> str:
+    """Return a prefix of topics that are not DistrEE's own; raise ConfigError naming `what` otherwise."""
+    if len(prefix) > 64 or not _PREFIX.fullmatch(prefix) or prefix.split("/")[0] == ROOT.split("/")[0]:
+        raise ConfigError(
+            f"{what}: {quoted(prefix)} is not a discovery prefix",
+            "use letters, digits, '_', '-' and '/', as in homeassistant",
+        )
+    return prefix
 
 
 def overlap(one: str, other: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,15 +14,13 @@ from distree.formatting import percent
 from distree.signing import check_public_keys
 from distree.strict_yaml import Share
 from distree.thresholds import Threshold
-from distree.topics import ROOT, check_device, check_id
+from distree.topics import check_device, check_id, check_prefix
 from orchestrator.tuning.goal import Goal
 from orchestrator.tuning.tuners import TUNERS
 
 HOME_ASSISTANT_PREFIX = "homeassistant"
 
 ALL = Share(1)
-
-_PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,16 +114,6 @@ class HomeAssistantConfig:
 
     def __post_init__(self) -> None:
         check_prefix(self.prefix, "prefix")
-
-
-def check_prefix(prefix: str, what: str) -> str:
-    """Return a prefix of topics that are not DistrEE's own; raise ConfigError naming `what` otherwise."""
-    if len(prefix) > 64 or not _PREFIX.fullmatch(prefix) or prefix.split("/")[0] == ROOT.split("/")[0]:
-        raise ConfigError(
-            f"{what}: {prefix!r} is not a discovery prefix",
-            f"use letters, digits, '_', '-' and '/', as in {HOME_ASSISTANT_PREFIX}",
-        )
-    return prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

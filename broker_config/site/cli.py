@@ -163,6 +163,7 @@ def run_init(args: argparse.Namespace) -> int:
 def run_change(args: argparse.Namespace, command: str) -> int:
     """Carry out `distree broker add`, `change`, `remove` or `rotate`."""
     folder = SiteFolder(args.folder)
+    before = folder.load()
     match command:
         case "add" | "change":
             name, roles = _name_and_roles(args.user, "NAME:ROLE", get_args(RoleName))
@@ -176,19 +177,19 @@ def run_change(args: argparse.Namespace, command: str) -> int:
             if command == "add":
                 told = folder.add(user)
                 print(f"added {_what_to_copy(folder, user)}")
-                _print_what_to_change(folder, user)
             else:
                 told = folder.change(user)
                 print(f"{user.name} is now: {', '.join(user.roles)}; its secret stays as it is")
-                _print_what_to_change(folder, user)
+                if signing_keys.key_file(before, user) != signing_keys.key_file(before, before.user(user.name)):
+                    print(f"what it signs has changed; {_what_to_copy(folder, user)}")
         case "remove":
-            user = folder.load().user(args.user)
             told = folder.remove(args.user)
             print(f"removed {args.user}")
-            _print_what_to_change(folder, user)
         case _:
             told = folder.rotate(args.user)
-            print(f"new secret for {_what_to_copy(folder, folder.load().user(args.user))}")
+            print(f"new secret for {_what_to_copy(folder, before.user(args.user))}")
+    for line in signing_keys.what_to_change(before, folder.load()):
+        print(line)
     print(told)
     return 0
 
@@ -197,11 +198,6 @@ def _what_to_copy(folder: SiteFolder, user: UserConfig) -> str:
     path = _shown(folder.path / USERS / user.name)
     where = f"to {user.name}" if user.is_board else "to where it is used"
     return f"{user.name} ({', '.join(user.roles)}): copy {path}/ {where}"
-
-
-def _print_what_to_change(folder: SiteFolder, user: UserConfig) -> None:
-    for line in signing_keys.what_to_change(folder.load(), user):
-        print(line)
 
 
 def _programs(given: Iterable[str]) -> list[UserConfig]:

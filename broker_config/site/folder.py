@@ -29,7 +29,7 @@ import yaml
 
 from broker_config.access import dynamic_security, emqx, mosquitto_file
 from broker_config.passwords import HashedPassword, hash_password, new_password, password_line
-from broker_config.site import control, signing_keys
+from broker_config.site import control, retained, signing_keys
 from broker_config.site.certificates import Authority
 from broker_config.site.config import FILE, SiteConfig, UserConfig, dump, load
 from broker_config.site.mosquitto_conf import (
@@ -44,7 +44,7 @@ from broker_config.site.mosquitto_conf import (
     mosquitto_conf,
 )
 from distree.broker_address import joined
-from distree.errors import ConfigError
+from distree.errors import BrokerError, ConfigError
 from distree.printable import quoted
 from distree.regular_files import read_regular
 
@@ -152,33 +152,60 @@ class SiteFolder:
         return self._apply(config, commands, user.name, role, password)
 
     def change(self, user: UserConfig) -> str:
-        """Give a user other roles, and leave its secret as it is; return what has happened to a broker that runs."""
+        """Give a user other roles, and leave its secret as it is; return what has happened to a broker that runs.
+
+        Who signs something else from now on gets another key, and a broker.yaml that names it.
+        """
         before = self.load()
-        user = replace(user, public_key=before.user(user.name).public_key)
+        was = before.user(user.name)
+        old_key, key = signing_keys.key_file(before, was), signing_keys.key_file(before, user)
+        user = replace(user, public_key=was.public_key if key == old_key else None)
         config = replace(before, users=tuple(user if one.name == user.name else one for one in before.users))
         _check_administrators(config)
-        if user.public_key is None:
+        folder = self.user_folder(user.name)
+        if key != old_key:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if key is not None:
+                (folder / key).unlink(missing_ok=True)  # what an attempt that failed may have left
             config = signing_keys.with_keys(config, self.path / USERS, [user.name])
         role = dynamic_security.role(config.as_access(), user.principal())
-        if config.access == "files":
-            self._write_rules(config)
-            return self._reload()
-        is_done = control.execute(before, self.path / USERS, [{"command": "modifyRole", **role}], changed=user.name)
-        if not is_done:
+        is_done = config.access == "dynamic-security" and control.execute(
+            before, self.path / USERS, [{"command": "modifyRole", **role}], changed=user.name
+        )
+        if config.access == "dynamic-security" and not is_done:
             self._edit_dynamic_security("roles", "rolename", user.name, role)
         self._write_rules(config)
+        if key != old_key:
+            self._hand_out_settings(config, config.user(user.name))
+            if old_key is not None:
+                (folder / old_key).unlink(missing_ok=True)
+        if config.access == "files":
+            return self._reload()
         return TAKEN_OVER if is_done else NOT_RUNNING
 
     def remove(self, name: str) -> str:
-        """Remove a user; return what has happened to a broker that runs."""
+        """Remove a user; return what has happened to a broker that runs, which then retains nothing of a board."""
         before = self.load()
-        before.user(name)
-        config = replace(before, users=tuple(user for user in before.users if user.name != name))
+        user = before.user(name)
+        config = replace(before, users=tuple(one for one in before.users if one.name != name))
         _check_administrators(config)
         self._revoke(before, name)
         told = self._apply(config, _forget(name), name)
         _delete(self.user_folder(name))
+        if user.is_board and told == NOT_RUNNING:
+            return (
+                f"{told}. Dashboards will go on showing {name} as it was; to avoid that, remove a board while it runs"
+            )
+        if user.is_board:
+            self._clear_retained(config, name)
         return told
+
+    def _clear_retained(self, config: SiteConfig, name: str) -> None:
+        try:
+            retained.clear(config, self.path / USERS, name)
+        except BrokerError as error:
+            what = f"{name} is no longer a user, but the broker still retains what it said of itself"
+            raise BrokerError(f"{what}: {error.problem.what}", error.problem.remedy) from error
 
     def rotate(self, name: str) -> str:
         """Give a user a new password or certificate; return what has happened to a broker that runs."""
@@ -214,12 +241,20 @@ class SiteFolder:
     def _hand_out(self, config: SiteConfig, user: UserConfig) -> None:
         """Fill a user's folder with all but passwords and keys; a broker.yaml that is there stays."""
         folder = self.user_folder(user.name)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may have been moved to where it is used
         if config.tls:
             shutil.copy(self.authority.certificate, folder / "ca.crt")
         if config.login == "certificates":
             self.authority.sign_user(user.name, folder / f"{user.name}.crt", folder / f"{user.name}.key")
         if not (folder / BROKER_YAML).exists():
-            _write(folder / BROKER_YAML, broker_yaml(config, user, secrets.token_hex(8)))
+            self._hand_out_settings(config, user)
+
+    def _hand_out_settings(self, config: SiteConfig, user: UserConfig) -> None:
+        """Write a user's broker.yaml; its client ids stay as they were."""
+        folder = self.user_folder(user.name)
+        is_there = (folder / BROKER_YAML).exists()
+        suffix = read_broker_yaml(folder)["broker"]["client_id_suffix"] if is_there else secrets.token_hex(8)
+        _write(folder / BROKER_YAML, broker_yaml(config, user, suffix))
 
     def _hand_out_password(self, name: str, password: str) -> None:
         _write(self.user_folder(name) / f"{name}.secret", f"{password}\n")
@@ -243,21 +278,22 @@ class SiteFolder:
     ) -> str:
         """Bring a user's rules and password up to date, in a broker that runs and for the next start.
 
-        A new password is written down only then: until then the old one may be what the broker is changed with.
+        site.yaml follows what the broker reads, so a command that failed in between can be repeated. A new password is
+        written down only then: until then the old one may be what the broker is changed with.
         """
         hashed = None if password is None else hash_password(password)
         if config.access == "files":
-            self._write_rules(config)
             self._change_password(name, hashed)
+            self._write_rules(config)
             told = self._reload()
         elif control.execute(self.load(), self.path / USERS, commands, changed=name):
             self._write_rules(config)
             told = f"{TAKEN_OVER}; sessions of this user, if there were any, have been ended"
         else:
-            self._write_rules(config)
             client = None if role is None else dynamic_security.client(name, hashed)
             self._edit_dynamic_security("clients", "username", name, client)
             self._edit_dynamic_security("roles", "rolename", name, role)
+            self._write_rules(config)
             told = NOT_RUNNING
         if password is not None:
             self._hand_out_password(name, password)
@@ -274,8 +310,15 @@ class SiteFolder:
     def _edit_dynamic_security(self, part: str, key: str, name: str, entry: dict[str, Any] | None) -> None:
         """Replace or remove an entry of the plugin's file, which no broker uses now."""
         path = self.path / DYNAMIC_SECURITY
-        there = json.loads(read_regular(path, _MAX_FILE_BYTES))
-        there[part] = [one for one in there[part] if one[key] != name] + ([] if entry is None else [entry])
+        try:
+            there = json.loads(read_regular(path, _MAX_FILE_BYTES))
+            others = [one for one in there[part] if one[key] != name]
+        except (ValueError, TypeError, KeyError):
+            raise ConfigError(
+                f"{path}: not what mosquitto's dynamic security plugin writes",
+                "put back a copy of it, or make all secrets anew with `distree broker init --force`",
+            ) from None
+        there[part] = others + ([] if entry is None else [entry])
         _write(path, json.dumps(there, indent=1))
 
     def _reload(self) -> str:

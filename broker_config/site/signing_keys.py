@@ -5,17 +5,25 @@ Orchestrators stand in for each other, so they have one key between them. Each l
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from broker_config.site.config import SiteConfig, UserConfig
+from broker_config.site.config import RoleName, SiteConfig, UserConfig
 from distree.errors import ConfigError
 from distree.signing import load_signing_key, new_signing_key
 
 PLAN_KEY, LABEL_KEY = "plan.key", "label.key"
+
+
+def key_file(config: SiteConfig, user: UserConfig) -> str | None:
+    """Return the name of the private key that a user signs with, None for who signs nothing."""
+    if not config.signed:
+        return None
+    return PLAN_KEY if "orchestrator" in user.roles else LABEL_KEY if "labeller" in user.roles else None
 
 
 def with_keys(config: SiteConfig, folder: Path, names: Iterable[str]) -> SiteConfig:
@@ -23,16 +31,13 @@ def with_keys(config: SiteConfig, folder: Path, names: Iterable[str]) -> SiteCon
 
     Raises ConfigError if a key cannot be made, or the orchestrators' is no longer here to be copied.
     """
-    if not config.signed:
-        return config
     for name in names:
         user = config.user(name)
-        if "orchestrator" in user.roles:
-            public = _shared_key(config, folder, user)
-        elif "labeller" in user.roles:
-            public = new_signing_key(folder / name / LABEL_KEY).public
-        else:
+        key = key_file(config, user)
+        if key is None:
             continue
+        is_shared = key == PLAN_KEY
+        public = _shared_key(config, folder, user) if is_shared else new_signing_key(folder / name / key).public
         changed = replace(user, public_key=public)
         config = replace(config, users=tuple(changed if one is user else one for one in config.users))
     return config
@@ -68,13 +73,25 @@ def settings(config: SiteConfig, user: UserConfig) -> dict[str, Any]:
 
 def command_options(config: SiteConfig, user: UserConfig) -> list[str]:
     """Return the options for `distree label` of a user who signs labels."""
-    is_needed = config.signed and "labeller" in user.roles and "orchestrator" not in user.roles
-    return [f"--signing-key {LABEL_KEY}"] if is_needed else []
+    return [f"--signing-key {LABEL_KEY}"] if key_file(config, user) == LABEL_KEY else []
 
 
-def what_to_change(config: SiteConfig, user: UserConfig) -> list[str]:
-    """Return lines on what has to follow in other users' files once this user was added or removed."""
-    if not config.signed or "labeller" not in user.roles:
-        return []
-    keys = ", ".join(f'"{key}"' for key in config.public_keys("labeller"))
-    return [f"in orchestrator.yaml, set label_keys: [{keys}], and restart the orchestrator"]
+def what_to_change(before: SiteConfig, now: SiteConfig) -> list[str]:
+    """Return lines on what has to follow in other users' files once users were added, changed or removed."""
+    told = []
+    label_keys = now.public_keys("labeller")
+    if label_keys and label_keys != before.public_keys("labeller"):
+        told.append(f"in orchestrator.yaml, set label_keys: {_list(now, 'labeller')}, and restart the orchestrator")
+    elif not label_keys and before.public_keys("labeller"):
+        told.append(
+            "nobody may publish labels now: in orchestrator.yaml, take out label_keys and labels_wait_s, and restart "
+            "the orchestrator"
+        )
+    plan_keys = now.public_keys("orchestrator")
+    if plan_keys and plan_keys != before.public_keys("orchestrator"):
+        told.append(f"in each board's agent.yaml, set plan_keys: {_list(now, 'orchestrator')}, and restart its agent")
+    return told
+
+
+def _list(config: SiteConfig, role: RoleName) -> str:
+    return f"[{', '.join(json.dumps(key) for key in config.public_keys(role))}]"

@@ -137,6 +137,8 @@ def test_secrets_are_not_overwritten_unless_forced(init: Init) -> None:
         (("--user", "eva:stage"), "'stage' is not a role here"),
         (("--reads", "cam9=frigate/#"), "'cam9' is not a board"),
         (("--reads", "cam1=#"), "covers topics of DistrEE"),
+        (("--program", "frigate=$CONTROL/#"), "a topic of the broker itself"),
+        (("--home-assistant", "distree"), "not a discovery prefix"),
         (("--websockets", "0"), "websockets: 0 is out of range"),
         (("--host", "no host"), "neither a name nor an address"),
     ],
@@ -323,6 +325,61 @@ def test_who_may_not_publish_is_told_at_once(init: Init) -> None:
             link.get(10.0)
 
 
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"clients": [3], "roles": [3]}'])
+def test_a_file_of_the_plugin_that_is_damaged_stops_a_change_before_it_begins(init: Init, content: str | None) -> None:
+    folder = init("--access", "dynamic-security")
+    path, site = folder / "dynamic-security.json", (folder / "site.yaml").read_text()
+    whole = path.read_text()
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    for change in (("add", "b2:stage"), ("change", "b1:origin"), ("rotate", "b1"), ("remove", "b1")):
+        with pytest.raises((ConfigError, FileNotFoundError), match=r"dynamic-security\.json"):
+            distree_broker(change[0], str(folder), change[1])
+        assert (folder / "site.yaml").read_text() == site
+    path.write_text(whole)
+    assert distree_broker("add", str(folder), "b2:stage") == 0
+
+
+def test_a_user_whose_folder_was_moved_away_gets_a_new_secret_in_a_new_one(init: Init) -> None:
+    folder = init("--access", "files")
+    shutil.rmtree(folder / "users" / "b1")
+    assert distree_broker("rotate", str(folder), "b1") == 0
+    assert sorted(path.name for path in (folder / "users" / "b1").iterdir()) == ["b1.secret", "broker.yaml"]
+
+
+@needs_openssl
+@needs_mosquitto
+@needs_plugin
+@pytest.mark.parametrize("form", [(), ("--certificates",), ("--access", "files")], ids=["", "certificates", "files"])
+def test_nothing_is_retained_of_a_board_that_was_removed(init: Init, log_in: Callable[[Path, str], ProbeClient], form):
+    folder = init(*form)
+    member = "distree/1/lab/pipeline/p/member/0/{}"
+    with SiteBroker(folder, listen_on="127.0.0.1"):
+        for board in ("b1", "cam1"):
+            client = log_in(folder, board)
+            for topic in (STATE, STATE.replace("state", "meta"), member):
+                assert client.publish(topic.format(board), b"{}", qos=1, until=soon(), retain=True) in (0, NOBODY_READS)
+        assert distree_broker("remove", str(folder), "b1") == 0
+        judge = log_in(folder, "administrator")
+        judge.subscribe("distree/1/lab/#", soon())
+        assert judge.listen(soon(), lambda: len(judge.heard) == 3)
+        judge.ping(soon())
+        assert {message.topic.rsplit("/")[-1 if "member" in message.topic else -2] for message in judge.heard} == {
+            "cam1"
+        }
+
+
+def test_that_something_stays_of_a_board_that_is_removed_while_no_broker_runs_is_said(
+    init: Init, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = init("--access", "files")
+    assert distree_broker("remove", str(folder), "b1") == 0
+    assert "go on showing b1 as it was" in capsys.readouterr().out
+    assert distree_broker("remove", str(folder), "dashboard") == 0
+    assert "go on showing" not in capsys.readouterr().out
+
+
 @needs_mosquitto
 @needs_plugin
 def test_an_administrator_s_secret_is_needed_while_it_runs(init: Init) -> None:
@@ -461,6 +518,44 @@ def test_who_becomes_a_labeller_later_gets_a_key_too(init: Init, capsys: pytest.
     assert (
         load_signing_key(folder / "users" / "ann" / "label.key").public == public == load(folder).user("ann").public_key
     )
+
+
+@pytest.mark.parametrize("access", ["files", pytest.param("dynamic-security", marks=needs_plugin)])
+def test_who_signs_something_else_gets_another_key(init: Init, capsys: pytest.CaptureFixture[str], access: str) -> None:
+    pytest.importorskip("cryptography")
+    folder = init("--signed", "--access", access, "--user", "ann:labeller")
+    ann = folder / "users" / "ann"
+    plan = load(folder).user("orchestrator").public_key
+    label = load(folder).user("ann").public_key
+    suffix = yaml.safe_load((ann / "broker.yaml").read_text())["broker"]["client_id_suffix"]
+    assert distree_broker("change", str(folder), "ann:orchestrator") == 0
+    assert load(folder).public_keys("orchestrator") == (plan,), "a label's key signs no plans"
+    assert load_signing_key(ann / "plan.key").public == plan
+    assert not (ann / "label.key").exists()
+    made = yaml.safe_load((ann / "broker.yaml").read_text())
+    assert (made["signing_key"], made["broker"]["client_id_suffix"]) == ("plan.key", suffix)
+    assert "nobody may publish labels now" in capsys.readouterr().out
+    assert distree_broker("change", str(folder), "ann:labeller") == 0
+    public = load_signing_key(ann / "label.key").public
+    assert load(folder).public_keys("labeller") == (public,)
+    assert public not in (plan, label)
+    assert not (ann / "plan.key").exists()
+    assert distree_broker("change", str(folder), "ann:reader") == 0
+    assert sorted(path.name for path in ann.iterdir()) == ["ann.secret", "broker.yaml"]
+    assert load(folder).user("ann").public_key is None
+    assert "nobody may publish labels now" in capsys.readouterr().out
+
+
+def test_boards_need_the_key_of_an_orchestrator_that_follows_the_last(
+    init: Init, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cryptography")
+    folder = init("--signed", "--access", "files")
+    assert distree_broker("remove", str(folder), "orchestrator") == 0
+    assert "plan_keys" not in capsys.readouterr().out
+    assert distree_broker("add", str(folder), "spare:orchestrator") == 0
+    public = load_signing_key(folder / "users" / "spare" / "plan.key").public
+    assert f'in each board\'s agent.yaml, set plan_keys: ["{public}"], and restart its agent' in capsys.readouterr().out
 
 
 def test_an_orchestrator_is_not_added_without_the_key_of_the_others(init: Init) -> None:

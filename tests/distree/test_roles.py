@@ -130,7 +130,16 @@ def test_programs_have_topics_of_their_own_alone() -> None:
         (lambda: principal("frigate", [Role.PROGRAM]), "the role program, which needs some"),
         (lambda: principal("eva", [Role.READER], own_topics=["frigate/#"]), "the role program"),
         (lambda: principal("frigate", [Role.PROGRAM], own_topics=["distree/#"]), "covers topics of DistrEE"),
+        (lambda: principal("frigate", [Role.PROGRAM], own_topics=["$CONTROL/#"]), "a topic of the broker itself"),
+        (lambda: principal("cam", [Role.ORIGIN], also_reads=["$SYS/#"]), "a topic of the broker itself"),
         (lambda: SiteAccess(site="lab", principals=(CAM, CAM)), "cam given twice"),
+        *[
+            (
+                lambda prefix=prefix: SiteAccess(site="lab", principals=(CAM,), discovery_prefix=prefix),
+                "not a discovery",
+            )
+            for prefix in ("", "#", "a+", "ha/", "$CONTROL", "distree/1", "ha\ntopic readwrite #")
+        ],
     ],
 )
 def test_what_is_refused(make, words) -> None:  # type: ignore[no-untyped-def]

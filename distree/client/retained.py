@@ -1,0 +1,67 @@
+"""What a broker retains: found by subscribing to it, and removed by empty messages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from distree.broker_settings import BrokerSettings, Session
+from distree.client.confirmations import Confirmations
+from distree.transport import make_transport
+from distree.transport.base import Received, Transport
+
+QUIET_S = 1.0
+"""After so many seconds without a message, the broker has sent everything that it retains."""
+
+LONGEST_S = 10.0
+"""Longest wait for that."""
+
+
+class _Finder(Confirmations):
+    """Collects messages as the broker sends them, by topic."""
+
+    def __init__(self, transport: Transport, is_wanted: Callable[[str], bool]) -> None:
+        super().__init__()
+        self._transport = transport
+        self._is_wanted = is_wanted
+        self.found: dict[str, bytes] = {}
+        self.heard_at = time.monotonic()
+
+    def connected(self) -> None:
+        """What the broker retains comes now."""
+        self.heard_at = time.monotonic()
+
+    def received(self, message: Received) -> None:
+        """Keep what is wanted."""
+        self._transport.acknowledge(message.token)
+        self.heard_at = time.monotonic()
+        if message.payload and self._is_wanted(message.topic):
+            self.found[message.topic] = message.payload
+
+
+def find_retained(
+    settings: BrokerSettings,
+    client_id: str,
+    filters: Sequence[str],
+    is_wanted: Callable[[str], bool] = lambda _topic: True,
+    *,
+    remove: bool = False,
+) -> dict[str, bytes]:
+    """Return {topic: payload} of what a broker retains, by topic, and `remove` it if asked. Raises BrokerError."""
+    transport = make_transport(settings, client_id=client_id, session=Session.NONE)
+    finder = _Finder(transport, is_wanted)
+    try:
+        transport.open(finder, [(name, 1) for name in filters])
+        transport.connect_now(settings.connect_timeout_s + 1.0)
+        ends_at = time.monotonic() + LONGEST_S
+        while time.monotonic() < min(ends_at, finder.heard_at + QUIET_S):
+            transport.poll(0.1)
+        found = dict(sorted(finder.found.items()))
+        if remove:
+            with transport.lock:
+                for topic in found:
+                    transport.publish(topic, b"", qos=1, retain=True, token=topic)
+            finder.wait_for(transport, found)
+    finally:
+        transport.close()
+    return found

@@ -52,7 +52,10 @@ def settings_of(config: SiteConfig, folder: Path, name: str) -> BrokerSettings:
 
 def log_in(settings: BrokerSettings, client_id: str, until: float) -> ProbeClient:
     """Return a connection; ConnectionRefusedError where nothing listens, BrokerError where the user is not let in."""
-    sock = socket.create_connection((settings.host, settings.port), timeout=max(0.1, until - time.monotonic()))
+    try:
+        sock = socket.create_connection((settings.host, settings.port), timeout=max(0.1, until - time.monotonic()))
+    except TimeoutError as error:
+        raise BrokerError(f"the broker on {settings.address} does not answer", "read its log") from error
     try:
         if settings.tls is not None:
             sock = tls_context(settings.tls).wrap_socket(sock, server_hostname=settings.host)
@@ -80,6 +83,12 @@ def _is_well(answer: dict[str, str]) -> bool:
     """Whether a command has been carried out, or there was nothing left to delete."""
     is_gone = answer["command"].startswith("delete") and answer.get("error", "").endswith("not found")
     return "error" not in answer or is_gone
+
+
+def _answers(client: ProbeClient, ours: str) -> list[dict[str, str]]:
+    """Return the broker's answers to our own commands; none before they have come."""
+    heard = [json.loads(message.payload)["responses"] for message in client.heard if message.topic == _RESPONSE]
+    return [one for answers in heard for one in answers if one.get("correlationData") == ours]
 
 
 def _listens(port: int) -> bool:
@@ -116,11 +125,13 @@ def execute(config: SiteConfig, users: Path, commands: Iterable[dict[str, Any]],
                 f"the broker on {settings.address} does not let {name} change its users",
                 "check that mosquitto runs with the mosquitto.conf of this folder",
             )
-        wanted = list(commands)
+        # All administrators read the answers to each other.
+        ours = secrets.token_hex(8)
+        wanted = [{**one, "correlationData": ours} for one in commands]
         client.publish(_REQUEST, json.dumps({"commands": wanted}).encode(), qos=1, until=until)
-        if not client.listen(until, lambda: any(message.topic == _RESPONSE for message in client.heard)):
+        if not client.listen(until, lambda: bool(_answers(client, ours))):
             raise BrokerError(f"the broker on {settings.address} does not answer", "read its log")
-        answers = json.loads(client.heard[-1].payload)["responses"]
+        answers = _answers(client, ours)
         if refused := [f"{one['command']}: {one['error']}" for one in answers if not _is_well(one)]:
             raise BrokerError(f"the broker refuses {'; '.join(refused)}", "read its log")
     except HangUpError:

@@ -66,7 +66,11 @@ def check_login(context: CheckContext) -> Finding:
     settings = _settings(context)
     with session(context):
         who = "without a user name" if settings.username is None else "with user name and password"
-        return ok(f"logged in {who}, MQTT {'5' if context.is_mqtt5 else '3.1.1'}")
+        told = f"logged in {who}, MQTT {'5' if context.is_mqtt5 else '3.1.1'}"
+    if exposed := credentials.exposed_files(settings):
+        named = " and ".join(exposed)
+        return ok(f"{told}; everybody on this machine may read {named}", "run chmod 600 on it, as the agent's user")
+    return ok(told)
 
 
 @contextlib.contextmanager

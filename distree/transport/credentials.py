@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import stat
 
 from distree.broker_settings import BrokerSettings, TlsSettings
 from distree.errors import CHECK_PATH, ConfigError, Problem
@@ -29,6 +30,15 @@ def read_password(settings: BrokerSettings) -> str | None:
             f"broker.password_file {settings.password_file}: the first line is empty", "write the password there"
         )
     return lines[0]
+
+
+def exposed_files(settings: BrokerSettings) -> list[str]:
+    """Return the names of those settings whose files hold a secret and may be read by every user of this machine."""
+    secrets = {
+        "broker.password_file": settings.password_file,
+        "broker.tls.key_file": None if settings.tls is None else settings.tls.key_file,
+    }
+    return [name for name, path in secrets.items() if path is not None and path.stat().st_mode & stat.S_IROTH]
 
 
 def tls_context(tls: TlsSettings) -> ssl.SSLContext:

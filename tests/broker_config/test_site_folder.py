@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -389,6 +391,30 @@ def test_an_administrator_s_secret_is_needed_while_it_runs(init: Init) -> None:
         with pytest.raises(ConfigError, match="no administrator's secret"):
             SiteFolder(folder).remove("b1")
     assert "b1" in [user.name for user in load(folder).users]
+
+
+@needs_mosquitto
+@needs_plugin
+def test_the_answers_to_another_administrator_are_none_of_ours(
+    init: Init, log_in: Callable[[Path, str], ProbeClient]
+) -> None:
+    folder = init()
+    with SiteBroker(folder, listen_on="127.0.0.1"):
+        other, done = log_in(folder, "administrator"), threading.Event()
+
+        def fail_again_and_again() -> None:
+            command = {"commands": [{"command": "getClient", "username": "nobody"}]}
+            while not done.wait(0.001):
+                other.publish("$CONTROL/dynamic-security/v1", json.dumps(command).encode(), qos=1, until=soon())
+
+        thread = threading.Thread(target=fail_again_and_again)
+        thread.start()
+        try:
+            for number in range(5):
+                assert distree_broker("add", str(folder), f"new{number}:stage") == 0
+        finally:
+            done.set()
+            thread.join()
 
 
 class Silent:

@@ -479,7 +479,12 @@ def test_logins_that_are_refused(tmp_path: Path) -> None:
         def login(**how: str) -> Finding:
             return doctor(board(tmp_path, broker.port, broker=how), "login")["login"]
 
+        good.chmod(0o640)
         assert login(username="ann", password_file=str(good)).text == "logged in with user name and password, MQTT 5"
+        good.chmod(0o644)
+        exposed = login(username="ann", password_file=str(good))
+        assert exposed.text.endswith("; everybody on this machine may read broker.password_file")
+        assert (exposed.status, exposed.remedy) == ("ok", "run chmod 600 on it, as the agent's user")
         fails(login(username="ann", password_file=str(bad)), "refuses user 'ann'", "first line of broker.password_file")
         fails(login(), "requires a login", "set broker.username and broker.password_file")
         fails(login(username="ann", password_file="none"), "none: no such file", "write the password into")

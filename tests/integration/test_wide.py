@@ -110,9 +110,10 @@ def served(site, count=COUNT):
 def check_all_answered(site, expected):
     """Every input is answered once and as expected, and nothing was refused."""
     site.watch.until(lambda: len(site.watch.final()) == len(expected), f"{len(expected)} results")
+    odd = [one for one in site.watch.results if one.missing or one.reason not in ("confident", "last")]
+    assert not odd
     assert served(site, len(expected)) == expected
     assert {result.reason for result in site.watch.results} == {"confident", "last"}
-    assert {result.missing for result in site.watch.results} == {()}
     assert len(site.watch.results) == len(expected)
     assert not site.watch.dead
 
@@ -123,11 +124,12 @@ def check_all_answered(site, expected):
 @pytest.mark.parametrize("fuser", [None, "hub"])
 @pytest.mark.parametrize("mode", ["gated", "eager"])
 def test_a_wide_bundle_answers_as_it_does_offline(site, tiny_wide, tiny_images, tiny_path, mode, fuser):
+    # Longer than min_retry_ms: on a busy machine an input is rather sent again than answered without a branch.
     start_wide(site, tiny_wide)
     if fuser is not None:
-        site.agent(fuser, [], fuse=True, branch_timeout_ms=5000)
+        site.agent(fuser, [], fuse=True, branch_timeout_ms=15000)
     how = {"mode": mode} if fuser is None else {"mode": mode, "fuser": fuser}
-    site.agent("cam", [], origin=origin(tiny_path, **how), branch_timeout_ms=5000)
+    site.agent("cam", [], origin=origin(tiny_path, **how), branch_timeout_ms=15000)
     expected = Offline(tiny_wide).answers(tiny_images[:COUNT])
     assert set(Counter(exit for _, exit in expected)) == {0, 1, 2}
     check_all_answered(site, expected)
@@ -139,7 +141,7 @@ def test_a_wide_bundle_answers_as_it_does_offline(site, tiny_wide, tiny_images, 
     fusions = site.watch.fusions(fusing)
     # What was sent again, when a connection broke on a busy machine say, may have been fused twice.
     again = site.watch.telemetry["cam"].pipelines[0].origin.resent
-    assert all(reach[k] <= fusions[k].fused <= reach[k] + again for k in range(3))
+    assert all(reach[k] <= fusions[k].fused <= reach[k] + again for k in range(3)), (reach, fusions, again)
     assert [fusions[k].exited for k in range(3)] == [sum(exit == k for _, exit in expected) for k in range(3)]
     for board in ("b0", "b1"):
         stages = site.watch.stages(board)

@@ -23,7 +23,7 @@ _HOST = "127.0.0.1"
 _PATIENCE_S = 10.0
 
 
-def find_administrator(config: SiteConfig, users: Path, changed: str) -> str | None:
+def _find_administrator(config: SiteConfig, users: Path, changed: str) -> str | None:
     """Return an administrator of whom this machine has the secret, None if there is none.
 
     It is another one than the user that is to be `changed`, if possible.
@@ -31,6 +31,17 @@ def find_administrator(config: SiteConfig, users: Path, changed: str) -> str | N
     suffix = "secret" if config.login == "passwords" else "key"
     names = sorted((user.name for user in config.users if "administrator" in user.roles), key=changed.__eq__)
     return next((name for name in names if (users / name / f"{name}.{suffix}").exists()), None)
+
+
+def administrator(config: SiteConfig, users: Path, changed: str) -> tuple[str, BrokerSettings]:
+    """Return an administrator of whom this machine has the secret, and how it logs in; ConfigError if there is none."""
+    name = _find_administrator(config, users, changed)
+    if name is None:
+        raise ConfigError(
+            f"the broker on port {config.port} runs, and no administrator's secret is in {users}",
+            "copy the folder of an administrator back, or stop the broker and try again",
+        )
+    return name, settings_of(config, users / name, name)
 
 
 def settings_of(config: SiteConfig, folder: Path, name: str) -> BrokerSettings:
@@ -48,6 +59,11 @@ def settings_of(config: SiteConfig, folder: Path, name: str) -> BrokerSettings:
         password_file=None if has_certificate else folder / f"{name}.secret",
         tls=tls if config.tls else None,
     )
+
+
+def new_client_id() -> str:
+    """Return an id for a connection that is made for one command."""
+    return f"distree-control-{secrets.token_hex(4)}"
 
 
 def log_in(settings: BrokerSettings, client_id: str, until: float) -> ProbeClient:
@@ -108,15 +124,9 @@ def execute(config: SiteConfig, users: Path, commands: Iterable[dict[str, Any]],
     until = time.monotonic() + _PATIENCE_S
     if not _listens(config.port):
         return False
-    name = find_administrator(config, users, changed)
-    if name is None:
-        raise ConfigError(
-            f"the broker on port {config.port} runs, and no administrator's secret is in {users}",
-            "copy the folder of an administrator back, or stop the broker and try again",
-        )
-    settings = settings_of(config, users / name, name)
+    name, settings = administrator(config, users, changed)
     try:
-        client = log_in(settings, f"distree-control-{secrets.token_hex(4)}", until)
+        client = log_in(settings, new_client_id(), until)
     except ConnectionRefusedError:
         return False
     try:

@@ -44,7 +44,7 @@ from broker_config.site.mosquitto_conf import (
     mosquitto_conf,
 )
 from distree.broker_address import joined
-from distree.errors import BrokerError, ConfigError
+from distree.errors import BrokerError, ConfigError, DistreeError
 from distree.printable import quoted
 from distree.regular_files import read_regular
 
@@ -193,9 +193,7 @@ class SiteFolder:
         told = self._apply(config, _forget(name), name)
         _delete(self.user_folder(name))
         if user.is_board and told == NOT_RUNNING:
-            return (
-                f"{told}. Dashboards will go on showing {name} as it was; to avoid that, remove a board while it runs"
-            )
+            return f"{told}. Dashboards will go on showing {name}; to avoid that, remove boards while the broker runs"
         if user.is_board:
             self._clear_retained(config, name)
         return told
@@ -203,7 +201,7 @@ class SiteFolder:
     def _clear_retained(self, config: SiteConfig, name: str) -> None:
         try:
             retained.clear(config, self.path / USERS, name)
-        except BrokerError as error:
+        except DistreeError as error:
             what = f"{name} is no longer a user, but the broker still retains what it said of itself"
             raise BrokerError(f"{what}: {error.problem.what}", error.problem.remedy) from error
 

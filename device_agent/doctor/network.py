@@ -69,7 +69,7 @@ def check_login(context: CheckContext) -> Finding:
         told = f"logged in {who}, MQTT {'5' if context.is_mqtt5 else '3.1.1'}"
     if exposed := credentials.exposed_files(settings):
         named = " and ".join(exposed)
-        return ok(f"{told}; everybody on this machine may read {named}", "run chmod 600 on it, as the agent's user")
+        return ok(f"{told}; everybody on this machine may read {named}", "let only the agent's user read it: chmod 600")
     return ok(told)
 
 

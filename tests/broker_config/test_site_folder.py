@@ -377,7 +377,7 @@ def test_that_something_stays_of_a_board_that_is_removed_while_no_broker_runs_is
 ) -> None:
     folder = init("--access", "files")
     assert distree_broker("remove", str(folder), "b1") == 0
-    assert "go on showing b1 as it was" in capsys.readouterr().out
+    assert "go on showing b1; to avoid that, remove boards while the broker runs" in capsys.readouterr().out
     assert distree_broker("remove", str(folder), "dashboard") == 0
     assert "go on showing" not in capsys.readouterr().out
 

@@ -124,7 +124,7 @@ def check_all_answered(site, expected):
 @pytest.mark.parametrize("fuser", [None, "hub"])
 @pytest.mark.parametrize("mode", ["gated", "eager"])
 def test_a_wide_bundle_answers_as_it_does_offline(site, tiny_wide, tiny_images, tiny_path, mode, fuser):
-    # Longer than min_retry_ms: on a busy machine an input is rather sent again than answered without a branch.
+    # Longer than min_retry_ms: on a busy machine an input is sent again rather than answered without a branch.
     start_wide(site, tiny_wide)
     if fuser is not None:
         site.agent(fuser, [], fuse=True, branch_timeout_ms=15000)

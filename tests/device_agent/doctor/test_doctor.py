@@ -484,7 +484,7 @@ def test_logins_that_are_refused(tmp_path: Path) -> None:
         good.chmod(0o644)
         exposed = login(username="ann", password_file=str(good))
         assert exposed.text.endswith("; everybody on this machine may read broker.password_file")
-        assert (exposed.status, exposed.remedy) == ("ok", "run chmod 600 on it, as the agent's user")
+        assert (exposed.status, exposed.remedy) == ("ok", "let only the agent's user read it: chmod 600")
         fails(login(username="ann", password_file=str(bad)), "refuses user 'ann'", "first line of broker.password_file")
         fails(login(), "requires a login", "set broker.username and broker.password_file")
         fails(login(username="ann", password_file="none"), "none: no such file", "write the password into")

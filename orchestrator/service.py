@@ -109,10 +109,11 @@ class Service:
         self._is_stopping = False
         self._is_online = False
         self._store_check = Periodic(POLL_S)
+        self._writing = Periodic(WRITE_S)
         self._chores = (
             (Periodic(ANNOUNCE_S), self._announce),
             (Periodic(CHECK_S), self._check_site),
-            (Periodic(WRITE_S), self._write),
+            (self._writing, self._write),
             (Periodic(PRUNE_S), self._prune),
         )
 
@@ -181,6 +182,7 @@ class Service:
     def connected(self) -> None:
         """Begin to settle: the retained plans come now."""
         self._is_online = True
+        self._writing.hasten()  # Commands read in the store whether their plan can be published.
         log.info("connected to the broker")
         now_s = self._clock()
         self.leadership.connected(now_s)
@@ -192,6 +194,7 @@ class Service:
     def disconnected(self, why: Problem) -> None:
         """Wait: the transport reconnects by itself."""
         self._is_online = False
+        self._writing.hasten()
         log.warning("lost the broker: %s", why)
         self._problems.note("broker", why)
         self.leadership.disconnected()
@@ -319,11 +322,9 @@ class Service:
                 controller.is_unread = True
 
     def _read_plan(self, controller: PipelineController) -> None:
-        def read() -> None:
-            controller.follow(self._store.latest_plan(controller.name))
-
         if controller.is_unread:
-            self._guarded(f"pipeline {controller.name}: reading its plan", read)
+            task = f"pipeline {controller.name}: reading its plan"
+            self._guarded(task, lambda: controller.follow(self._store.latest_plan(controller.name)))
 
     def _tend(self, now_s: float, controller: PipelineController) -> None:
         """Do what is due for one pipeline; a failure of one delays no other."""

@@ -21,3 +21,7 @@ class Periodic:
             return False
         self._at_s = now_s + self._period_s
         return True
+
+    def hasten(self) -> None:
+        """Make it due now."""
+        self._at_s = float("-inf")

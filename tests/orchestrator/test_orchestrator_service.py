@@ -358,6 +358,15 @@ def test_a_lost_connection_and_a_forgetful_broker_heal(site, caplog):
     assert len([r for r in caplog.records if "broker stopped" in r.getMessage()]) == 1
 
 
+@pytest.mark.parametrize("phase_s", [0.0, 0.25, 0.5, 0.75])
+def test_the_store_says_within_a_turn_whether_plans_can_be_published(site, phase_s):
+    site.pass_time(2.0 + phase_s)
+    for change, online in ((site.broker.stop, False), (site.broker.start, True)):
+        change()
+        site.service.turn(0.0)
+        assert site.store.service().online is online
+
+
 def test_a_locked_store_ends_nothing_and_is_told_once(site, caplog):
     site.pass_time()
     with contextlib.closing(sqlite3.connect(site.path, isolation_level=None)) as other:

@@ -33,12 +33,20 @@ class FrameReader:
         self._header_bytes = 0
 
     def take(self, piece: bytes) -> bool:
-        """Take in bytes; whether they completed a picture. RemoteProtocolError if they are none."""
+        """Take in bytes; whether they completed a picture.
+
+        Raises RemoteProtocolError if they begin none; behind a whole picture, only at the next call.
+        """
         self._buffer += piece
         completed = False
         while True:
             if self._shape is None:
-                self._read_header()
+                try:
+                    self._read_header()
+                except RemoteProtocolError:
+                    if completed:
+                        return True
+                    raise
             if self._shape is None:
                 return completed
             ends_at = self._header_bytes + self._shape[0] * self._shape[1] * self._shape[2]

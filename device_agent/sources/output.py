@@ -45,7 +45,8 @@ class OutputReader(Protocol):
     def take(self, piece: bytes) -> bool:
         """Take in the next bytes; whether they completed something, so that the output is known to work.
 
-        Raises RemoteProtocolError if they are not what they should be, and no later ones will.
+        Raises RemoteProtocolError if they are not what they should be, and no later ones will; but only at the next
+        call, which may be without bytes, if they completed something before that.
         """
 
     def end(self) -> None:

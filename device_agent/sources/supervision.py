@@ -96,7 +96,7 @@ class Supervision:
                 if piece == b"":
                     reader.end()
                     return output.finish(_FINISH_S)
-                if piece is not None and reader.take(piece):
+                if reader.take(piece or b""):
                     self._note_works()
                     waits_since = self._worked_at
                 elif time.monotonic() - waits_since > self._silence_s:

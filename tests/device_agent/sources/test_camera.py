@@ -92,6 +92,15 @@ def test_what_is_no_picture_is_refused_at_once(junk):
         FrameReader(lambda frame: None).take(junk)
 
 
+def test_junk_in_one_piece_with_a_picture_costs_no_picture_and_is_refused_next():
+    found = []
+    reader = FrameReader(found.append)
+    assert reader.take(ppm(np.zeros((2, 3, 3), np.uint8)) + b"hello")
+    with pytest.raises(RemoteProtocolError, match="begins with 'hello'"):
+        reader.take(b"")
+    assert len(found) == 1
+
+
 def test_the_newest_is_kept_and_what_it_replaces_counted():
     newest = NewestFrame()
     for value in range(5):
@@ -197,6 +206,7 @@ def test_a_program_that_dies_is_started_again_with_one_line_each(start, sink, tm
         ("picture(1)\n", "the program ended"),
         ("picture(1)\nout.close()\nos.close(1)\ntime.sleep(600)\n", "the program closed its output"),
         ("picture(1)\nout.write(b'garbage'); out.flush()\ntime.sleep(600)\n", "its output is no picture in PPM (it begins with 'garbage')"),
+        ("out.write(b'P6\\n1 1\\n255\\nrgbgarbage'); out.flush()\ntime.sleep(600)\n", "its output is no picture in PPM (it begins with 'garbage')"),
         ("picture(1)\nprint('x' * 100000, file=sys.stderr)\nsys.exit(1)\n", "x" * 199 + "…"),
     ],
 )  # fmt: skip

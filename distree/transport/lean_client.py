@@ -24,14 +24,14 @@ MAX_INCOMING_BYTES = (1 << 20) + (64 << 10)
 one; a larger one that arrives all the same is skipped as it comes in."""
 
 _READ_BYTES = 1 << 16
-"""Most bytes of one read of a plain socket, into a buffer that is kept: a new one for each read, cut down to what
+"""Most bytes that are read ahead, into a buffer that is kept: a new one for each read, cut down to what
 arrived, fragmented the memory of a busy board (3 MiB in 100,000 inputs)."""
 
 _TURN_PACKETS, _TURN_BYTES = 32, 1 << 20
 """Packets read in one turn, and bytes of messages."""
 
-_PIECE_BYTES = 1 << 14
-"""Most bytes of a read by paho: a record of TLS."""
+_RECORD_BYTES = 1 << 14
+"""Most bytes of a record of TLS. With room for one, nothing of it stays behind, where no poll would announce it."""
 
 _REPLACED = (
     "_sock_recv", "_packet_queue", "_out_packet", "_handle_publish", "_handle_pubackcomp", "_in_packet",
@@ -187,14 +187,27 @@ class LeanClient(mqtt.Client):
     def _fill(self) -> None:
         """Read ahead; whatever goes wrong here will go wrong for paho again, which knows what to do."""
         sock: Any = self.socket()
-        if sock is None or not self._plain:
+        if sock is None:
             return
-        with contextlib.suppress(OSError):
-            self._ahead, self._at = bytes(self._buffer[: sock.recv_into(self._buffer)]), 0
-            # A short read emptied the socket: asking it again would be a wasted system call. No bytes at all are the
-            # end of the connection, which is left to paho.
-            self._dry = 0 < len(self._ahead) < _READ_BYTES
-            if self.acknowledges_at_once:  # the kernel forgets it after a while
+        length = 0
+        try:
+            if self._plain:
+                length = sock.recv_into(self._buffer)
+                # A short read emptied the socket: asking it again would be a wasted system call. No bytes at all are
+                # the end of the connection, which is left to paho.
+                self._dry = 0 < length < _READ_BYTES
+            else:  # record by record
+                while length <= _READ_BYTES - _RECORD_BYTES and (come := sock.recv_into(self._buffer[length:])):
+                    length += come
+        except ssl.SSLWantReadError:
+            self._dry = True
+        except ssl.SSLError as error:
+            self.tls_error = error  # it may not be told again
+        except OSError:
+            pass
+        self._ahead, self._at = bytes(self._buffer[:length]), 0
+        if length and self.acknowledges_at_once:  # the kernel forgets it after a while
+            with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _take_hot_packet(self) -> bool:
@@ -230,11 +243,11 @@ class LeanClient(mqtt.Client):
             if self._dry:
                 raise BlockingIOError
             try:
-                self._ahead, at = super()._sock_recv(_PIECE_BYTES), 0
+                self._ahead, at = super()._sock_recv(_RECORD_BYTES), 0
             except ssl.SSLError as error:
                 self.tls_error = error
                 raise
-            self._dry = self._plain and len(self._ahead) < _PIECE_BYTES
+            self._dry = self._plain and len(self._ahead) < _RECORD_BYTES
         piece = self._ahead[at : at + bufsize]
         self._at = at + len(piece)
         return piece
@@ -278,8 +291,9 @@ class LeanClient(mqtt.Client):
             return
         sent = 0
         sock = self.socket()
-        if sock is not None and self._plain and not self._out_packet:
-            with contextlib.suppress(OSError):  # paho will run into it again, and knows what to do
+        if sock is not None and not self._out_packet:
+            # paho will run into it again, and knows what to do. To TLS it then gives the same bytes, as it must.
+            with contextlib.suppress(OSError):
                 sent = sock.send(packet)
         if sent < len(packet):
             self._packet_queue(packets.PUBACK, packet[sent:], 0, 1)

@@ -19,27 +19,27 @@ PATIENCE_S = 30.0
 class Mosquitto:
     """mosquitto on 127.0.0.1 with `lines` in its configuration; ends with the `with` block."""
 
-    def __init__(self, folder: Path, *lines: str) -> None:
+    def __init__(self, folder: Path, *lines: str, nodelay: bool = True) -> None:
         program = find_mosquitto()
         if program is None:
             pytest.skip("mosquitto is not installed: apt install mosquitto")
         self._program = program
         self._folder = folder
-        self._lines = lines
+        self._lines = ("set_tcp_nodelay true", *lines) if nodelay else lines
         self.port = free_port()
+        self.pid = 0
 
     def __enter__(self) -> Mosquitto:
         config = self._folder / "mosquitto.conf"
         access = () if any(line.startswith(("allow_anonymous", "password_file")) for line in self._lines) else (
             "allow_anonymous true",
         )  # fmt: skip
-        config.write_text(
-            "\n".join((f"listener {self.port} 127.0.0.1", "user root", "set_tcp_nodelay true", *access, *self._lines))
-        )
+        config.write_text("\n".join((f"listener {self.port} 127.0.0.1", "user root", *access, *self._lines)))
         self._log = (self._folder / "mosquitto.log").open("wb")
         self._process = child_processes.spawn(
             [self._program, "-v", "-c", str(config)], stdout=self._log, stderr=self._log
         )
+        self.pid = self._process.pid
         until = time.monotonic() + PATIENCE_S
         while True:
             try:

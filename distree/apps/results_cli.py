@@ -14,6 +14,7 @@ from distree.client.debounce import Debounce
 from distree.client.results import result_topic
 from distree.client.subscription import Subscription
 from distree.errors import ConfigError, ResultTimeoutError
+from distree.formatting import counted
 from distree.messages.codec import decode
 from distree.messages.result import Result
 from distree.transport.base import Received
@@ -43,22 +44,29 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--debounce: {args.debounce:g} is out of range", "choose a number of seconds, such as 2")
     ends_at = time.monotonic() + args.timeout if args.timeout else None
     debounce = Debounce(args.debounce)
-    left = math.inf if args.count is None else args.count
+    got = 0
     connect_timeout_s = settings.connect_timeout_s + 1.0
     with Subscription(
         settings, [result_topic(args.site, pipeline)], read, connect_timeout_s=connect_timeout_s
     ) as results:
         print("distree: subscribed, waiting for results", file=sys.stderr, flush=True)
         try:
-            while left > 0:
+            while args.count is None or got < args.count:
                 result, text = results.get(None if ends_at is None else max(0.0, ends_at - time.monotonic()))
                 if args.debounce and debounce.repeats(result, time.monotonic()):
                     continue
                 print(text, flush=True)
-                left -= 1
+                got += 1
         except ResultTimeoutError:
+            print(f"distree: {_shortfall(args, got)}", file=sys.stderr, flush=True)
             return 1
     return 0
+
+
+def _shortfall(args: argparse.Namespace, got: int) -> str:
+    came = counted(got, "result") if args.count is None else f"{got:,} of {counted(args.count, 'result')}"
+    came += f" came within {args.timeout:g} s"
+    return came if got else f"{came}; see which boards of site {args.site} are there: distree top --site {args.site}"
 
 
 def as_text(message: Received) -> str:

@@ -179,6 +179,22 @@ def test_results_follows_a_site(site, images):
     assert json.loads(lines[0])["schema"] == "distree.result/1"
 
 
+def test_results_says_what_came_when_its_time_is_over(site, images):
+    site.agent("cam", [0, 1, 2], origin={"source": {"kind": "mqtt"}})
+    where = ["results", "--broker", f"127.0.0.1:{site.broker.port}", "--timeout", "1", "--site"]
+    wrong = forked.run([*where, "tset"])
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    told = "distree: 0 results came within 1 s; see which boards of site tset are there: distree top --site tset\n"
+    assert wrong.stderr.endswith(told)
+    command = [sys.executable, "-m", "distree", *where[:3], "--timeout", "6", "--site", "test", "--count", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert "waiting for results" in process.stderr.readline()
+        site.submit("one", "x", images[0])
+        assert process.stdout.readline()
+        assert process.stderr.read() == "distree: 1 of 2 results came within 6 s\n"
+        assert process.wait(20) == 1
+
+
 def test_sigterm_drains(site, samples_path):
     process = site.agent("cam", [0, 1, 2], origin=replay(samples_path, 1000))
     site.watch.until(lambda: len(site.watch.results) > 20, "some results")

@@ -14,13 +14,14 @@ from typing import Any
 from broker_config.site.config import SiteConfig
 from distree.broker_settings import BrokerSettings, TlsSettings
 from distree.errors import BrokerError, ConfigError
-from distree.transport.credentials import read_password, reason, tls_context
+from distree.transport.credentials import hear_objection, read_password, reason, tls_context
 from distree.transport.probe import REFUSED, HangUpError, ProbeClient
 
 _REQUEST = "$CONTROL/dynamic-security/v1"
 _RESPONSE = f"{_REQUEST}/response"
 _HOST = "127.0.0.1"
 _PATIENCE_S = 10.0
+_OBJECTION_S = 0.1  # the broker runs on this machine
 
 
 def _find_administrator(config: SiteConfig, users: Path, changed: str) -> str | None:
@@ -75,6 +76,7 @@ def log_in(settings: BrokerSettings, client_id: str, until: float) -> ProbeClien
     try:
         if settings.tls is not None:
             sock = tls_context(settings.tls).wrap_socket(sock, server_hostname=settings.host)
+            hear_objection(sock, _OBJECTION_S)
         client = ProbeClient(sock)
         said = client.connect(client_id, settings.username, read_password(settings), until)
     except (ssl.SSLError, TimeoutError) as error:

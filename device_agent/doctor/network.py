@@ -20,6 +20,8 @@ from distree.transport.probe import NAMES, Connack, HangUpError, ProbeClient, Wi
 _UNSUPPORTED_PROTOCOL = 0x84
 _REFUSED_LOGIN = {0x86: "Bad user name or password", 0x87: "Not authorized", 0x8C: "Bad authentication method"}
 _BAD_CLIENT_ID = 0x85
+_OBJECTION_S = 0.5
+"""How long a broker may take to reject this board's certificate."""
 
 
 def check_dns(context: CheckContext) -> Finding:
@@ -52,6 +54,7 @@ def check_tls(context: CheckContext) -> Finding:
     context.tls = credentials.tls_context(settings.tls)
     try:
         wrapped = _wrap(context, _dial(settings, context.until()))
+        credentials.hear_objection(wrapped, _OBJECTION_S)
     except OSError as error:
         return failure_from(connect_errors.unreachable(settings, error))
     with wrapped:

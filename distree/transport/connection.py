@@ -83,6 +83,8 @@ class Connection:
         self.is_known = False
         self.is_hopeless = False
         self.is_absent = False
+        self.is_wary = False
+        """Whether the broker hung up on CONNECT over TLS, so that the next attempt first hears what it objects to."""
         self.retry_at = 0.0
         self._settings = settings
         self._address = settings.address
@@ -124,6 +126,14 @@ class Connection:
         self.is_absent = isinstance(error, ConnectionRefusedError | socket.gaierror)
         return connect_errors.unreachable(self._settings, error)
 
+    def unanswered(self, tls_error: ssl.SSLError | None) -> Problem | None:
+        """The broker hung up on CONNECT; return why, None where the next attempt will know more."""
+        was_wary, self.is_wary = self.is_wary, self._settings.tls is not None
+        self.is_hopeless = tls_error is not None
+        if self.is_wary and not was_wary and tls_error is None:
+            return None
+        return connect_errors.no_mqtt(self._settings, tls_error)
+
     def connect_sent(self, now: float) -> None:
         """CONNECT was sent: the broker has `connect_timeout_s` from now to accept client and subscriptions."""
         self._move("connect")
@@ -137,7 +147,7 @@ class Connection:
             self._move("decline")
             return "reconnect", None
         self._move("accept")
-        self.is_known = True
+        self.is_known, self.is_wary = True, False
         self.limits.learn(limits, is_mqtt5=self.handshake.version == "5")
         self._warn_while(connect_errors.hangs_up_on_will(self._settings), on=not self.handshake.with_will)
         self._warn_of_limits()
@@ -224,7 +234,7 @@ class Connection:
             at_once = now - self._online_since < _STABLE_S
             return connect_errors.lost(self._address, self._client_id, at_once=at_once)
         if self.state == "connecting":
-            return connect_errors.no_mqtt(self._settings, tls_error)
+            return self.unanswered(tls_error)
         if self.state == "subscribing" and self.filters.asked:
             return connect_errors.lost_while_subscribing(self._address, self.filters.asked[0][0])
         return None

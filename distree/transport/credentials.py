@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import stat
 
@@ -47,6 +48,22 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     load_tls_files(context, tls)
     return context
+
+
+def hear_objection(sock: socket.socket, wait_s: float) -> None:
+    """Wait for what a broker may have against this end's certificate; ssl.SSLError says it.
+
+    With TLS 1.3 a broker judges the certificate when the handshake is over for this end. A CONNECT that is under way by
+    then is answered with a reset, which takes away the alert that says why.
+    """
+    before_s = sock.gettimeout()
+    sock.settimeout(wait_s)
+    try:
+        sock.recv(1)  # a broker says nothing before CONNECT
+    except (TimeoutError, ConnectionError):
+        pass
+    finally:
+        sock.settimeout(before_s)
 
 
 def load_tls_files(context: ssl.SSLContext, tls: TlsSettings) -> None:

@@ -11,6 +11,7 @@ from paho.mqtt.properties import Properties
 
 from distree.broker_settings import BrokerSettings, Session
 from distree.transport import credentials
+from distree.transport.connection import Connection
 from distree.transport.lean_client import MAX_INCOMING_BYTES, LeanClient, Sink, check_paho
 from distree.transport.negotiation import Version
 
@@ -19,6 +20,9 @@ RESUME_S = 10
 
 Long enough for two attempts to reconnect, which are at most 5 s apart, and no longer: until then the broker accepts
 messages for a board that is gone, without telling their senders. Whatever waited longer is stale."""
+
+_OBJECTION_S = 1.0
+"""How long to wait for a broker to reject this end's certificate, once it has hung up on a CONNECT."""
 
 
 class Dialler:
@@ -41,6 +45,7 @@ class Dialler:
         self._receive_maximum = receive_maximum
         self._session = session
         self._tls: ssl.SSLContext | None = None
+        self._is_wary = False
 
     def read_files(self) -> None:
         """Read the password and what TLS needs; ConfigError for unusable files."""
@@ -60,14 +65,13 @@ class Dialler:
             client.tls_set_context(self._tls)
         return client
 
-    def connect(
-        self, client: LeanClient, version: Version, *, is_known: bool, will_flags: tuple[int, bool] | None
-    ) -> None:
+    def connect(self, client: LeanClient, connection: Connection, will_flags: tuple[int, bool] | None) -> None:
         """Resolve the name, connect and send CONNECT: seconds at worst, so in a thread of its own.
 
-        `is_known` says that the broker has forgotten what an earlier process left. `will_flags` are the will's QoS and
-        whether it is to be retained, None for a CONNECT without it. Raises OSError, ValueError and ConfigError.
+        `will_flags` are the will's QoS and whether it is to be retained, None for a CONNECT without it. Raises OSError,
+        ValueError and ConfigError.
         """
+        version, self._is_wary = connection.handshake.version, connection.is_wary
         client.will_clear()
         if self._will is not None and will_flags is not None:
             client.will_set(*self._will, *will_flags)
@@ -75,7 +79,7 @@ class Dialler:
         client.username_pw_set(settings.username, credentials.read_password(settings))
         if self._tls is not None and settings.tls is not None:
             credentials.load_tls_files(self._tls, settings.tls)
-        client.connect(settings.host, settings.port, settings.keepalive_s, **self._mqtt_5(version, is_known))
+        client.connect(settings.host, settings.port, settings.keepalive_s, **self._mqtt_5(version, connection.is_known))
 
     def disconnect(self, client: LeanClient, version: Version) -> None:
         """Disconnect cleanly, for good; a session of this process alone ends with it."""
@@ -114,3 +118,5 @@ class Dialler:
         # This detects a pulled cable while data is under way, not only after two keep-alives.
         if self._settings.keepalive_s:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._settings.keepalive_s * 1000)
+        if self._is_wary:
+            credentials.hear_objection(sock, _OBJECTION_S)

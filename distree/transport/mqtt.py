@@ -328,7 +328,7 @@ class MqttTransport:
         error: Exception | None = None
         try:
             will_flags = (int(sender.takes_qos_1), sender.retains) if connection.handshake.with_will else None
-            self._dialler.connect(client, self.protocol, is_known=connection.is_known, will_flags=will_flags)
+            self._dialler.connect(client, connection, will_flags)
         except (OSError, ValueError, ConfigError) as caught:
             error = caught
         with self.lock:
@@ -337,7 +337,7 @@ class MqttTransport:
             elif error is not None:
                 self._ended(connection.unreachable(error))
             elif client.socket() is None:
-                self._ended(connect_errors.no_mqtt(self._settings, client.tls_error))
+                self._ended(connection.unanswered(client.tls_error))
             elif connection.state == "dialling":
                 connection.connect_sent(time.monotonic())
                 self._housekeeping_at = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from setup_broker import Certificates, Mosquitto
 
 from distree.broker_settings import BrokerSettings, TlsSettings
-from distree.transport import nagle
+from distree.transport import credentials, nagle
+from distree.transport.credentials import tls_context
 
 Make = Callable[..., Any]
 
@@ -26,22 +28,25 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("ca"))
 
 
-@pytest.fixture(scope="module", params=["TLSv1.2", "TLSv1.3"])
-def broker(
-    request: pytest.FixtureRequest, certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Mosquitto]:
-    lines = [*certificates.listener(), f"tls_version {request.param.lower()}", "max_queued_messages 0"]
-    with Mosquitto(tmp_path_factory.mktemp("broker"), *lines) as running:
+@pytest.fixture(scope="module")
+def broker(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path_factory.mktemp("broker"), *certificates.listener(), "max_queued_messages 0") as running:
         yield running
 
 
-@pytest.fixture
-def tls(certificates: Certificates) -> dict[str, Any]:
-    return {"tls": TlsSettings(ca_file=str(certificates.ca))}
+@pytest.fixture(params=["TLSv1_2", "TLSv1_3"])
+def tls(request: pytest.FixtureRequest, certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    def of_one_version(tls: TlsSettings) -> ssl.SSLContext:
+        context = tls_context(tls)
+        context.maximum_version = ssl.TLSVersion[request.param]
+        return context
+
+    monkeypatch.setattr(credentials, "tls_context", of_one_version)
+    return {"tls": TlsSettings(ca_file=certificates.ca)}
 
 
 def test_messages_of_any_size_come_whole_and_in_order(
-    broker: Mosquitto, client: Make, pump: Make, tls: dict[str, Any]
+    request: pytest.FixtureRequest, broker: Mosquitto, client: Make, pump: Make, tls: dict[str, Any]
 ) -> None:
     a = client(broker.port, "tls-a", settings=tls)
     b = client(broker.port, "tls-b", [("tls/sizes", 1)], settings=tls)
@@ -51,6 +56,7 @@ def test_messages_of_any_size_come_whole_and_in_order(
     pump(lambda: len(b.messages) == len(a.tokens) == len(sent), a, b)
     assert b.payloads == sent
     assert a.events == b.events == ["connected"]
+    assert b.transport._client.socket().version() == request.node.callspec.params["tls"].replace("_", ".")
 
 
 def test_a_burst_of_small_messages_comes_whole_and_in_order(

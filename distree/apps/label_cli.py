@@ -71,11 +71,11 @@ def publish(settings: BrokerSettings, topic: str, labels: list[Label], key: Sign
         transport.open(heard, [])
         transport.connect_now(settings.connect_timeout_s + 1.0)
         number = int(time.time() * 1e3)
-        with transport.lock:
-            for index, label in enumerate(labels):
-                payload = encode(label) if key is None else key.sign(topic, label, number + index)
-                transport.publish(topic, payload, qos=1, token=str(index))
-        heard.wait_for(transport, map(str, range(len(labels))))
+        payloads = [
+            encode(label) if key is None else key.sign(topic, label, number + index)
+            for index, label in enumerate(labels)
+        ]
+        heard.publish(transport, [(topic, payload) for payload in payloads])
     finally:
         transport.close()
     return heard.unread

@@ -3,39 +3,51 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from distree.errors import BrokerError, Problem
 from distree.transport.base import QuietListener, Transport
 
 CONFIRM_S = 10.0
-"""Longest wait for the broker to confirm what was published."""
+"""Longest wait for the broker to confirm one more message."""
+
+_AT_ONCE = 500
+"""Most messages that wait for it: a transport drops what it has no room for."""
 
 
 class Confirmations(QuietListener):
-    """A listener that notes what becomes of messages that are published with a token, at QoS 1."""
+    """A transport's listener that publishes messages and sees what becomes of them."""
 
     def __init__(self) -> None:
-        self.settled: set[str] = set()
-        """Tokens of the messages that the broker has confirmed, be it by refusing them."""
+        self.confirmed = 0
+        """Messages of which the broker has said something, be it that it refuses them."""
         self.unread = 0
         """Messages that nobody subscribes to, as brokers with MQTT 5 say."""
 
-    def published(self, token: str) -> None:
-        """Note that the broker has confirmed a message."""
-        self.settled.add(token)
+    def published(self, token: str) -> None:  # noqa: ARG002 - the transport's form
+        """Count a message that the broker has confirmed."""
+        self.confirmed += 1
 
     def no_subscribers(self, topic: str, payload: bytes) -> None:  # noqa: ARG002 - the transport's form
-        """Note that nobody reads a message."""
+        """Count a message that nobody reads."""
         self.unread += 1
 
-    def wait_for(self, transport: Transport, tokens: Iterable[str]) -> None:
-        """Wait until the broker has confirmed messages; BrokerError if it refuses one, or after `CONFIRM_S` seconds."""
-        wanted, ends_at = set(tokens), time.monotonic() + CONFIRM_S
-        while not wanted <= self.settled:
+    def publish(self, transport: Transport, messages: Sequence[tuple[str, bytes]], *, retain: bool = False) -> None:
+        """Publish (topic, payload) at QoS 1 and wait until the broker has confirmed all; call it once.
+
+        Raises BrokerError if the broker refuses one, or confirms none for `CONFIRM_S` seconds.
+        """
+        sent, known, ends_at = 0, 0, time.monotonic() + CONFIRM_S
+        while self.confirmed < len(messages):
+            with transport.lock:
+                for topic, payload in messages[sent : self.confirmed + _AT_ONCE]:
+                    transport.publish(topic, payload, qos=1, retain=retain, token=topic)
+                    sent += 1
             transport.poll(0.1)
-            if time.monotonic() > ends_at:
-                late = Problem(f"the broker did not confirm within {CONFIRM_S:g} s", "check the broker's log")
-                raise BrokerError(*(transport.last_error or late))
+            if self.confirmed > known:
+                known, ends_at = self.confirmed, time.monotonic() + CONFIRM_S
+            elif time.monotonic() > ends_at:
+                late = f"the broker confirmed {known:,} of {len(messages):,} messages, and none for {CONFIRM_S:g} s"
+                raise BrokerError(*(transport.last_error or Problem(late, "check the broker's log")))
         if transport.last_error is not None:
             raise BrokerError(*transport.last_error)

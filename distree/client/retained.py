@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from distree.broker_settings import BrokerSettings, Session
 from distree.client.confirmations import Confirmations
 from distree.errors import BrokerError
-from distree.formatting import counted
 from distree.transport import make_transport
 from distree.transport.base import Received, Transport
 
@@ -75,7 +74,7 @@ def find_retained(
         if finder.is_full:
             much = f"the broker retains more than {MAX_BYTES >> 20} MiB in {', '.join(filters)}"
             if remove:
-                raise BrokerError(f"{much}; {counted(len(found), 'message')} removed", "run this command again")
+                raise BrokerError(f"{much}; {len(found):,} messages removed", "run this command again")
             raise BrokerError(much, "see who publishes there, and remove it")
     finally:
         transport.close()

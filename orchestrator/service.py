@@ -127,6 +127,7 @@ class Service:
             for line in controller.warnings():
                 self._tell(EventKind.PLAN, line, controller.name)
         self._home.recall(self._store.announced())
+        self._signing.recall(self._store.sequences())
         names, tuned = self.controllers.names, self.controllers.tuned_names
         self._transport.open(self, addresses.subscriptions(self._site, names, tuned, self._home.birth_topic))
 
@@ -231,7 +232,8 @@ class Service:
         elif address.kind is Kind.LABEL and address.pipeline is not None:
             controller = self.controllers.tuned(address.pipeline)
             label = self._signing.read_label(address.pipeline, message.payload)
-            self._keep_samples(controller, controller.take_label(label))
+            if label is not None:
+                self._keep_samples(controller, controller.take_label(label))
         elif address.kind is Kind.PLAN and address.pipeline is not None:
             self._take_in_plan(address.pipeline, message)
         elif address.device is not None and address.kind is Kind.STATE and not message.payload:
@@ -449,7 +451,8 @@ class Service:
         """Write what the store lacks, with the tunings of some pipelines."""
         role = self.leadership.role
         rows = [controller.row(role) for controller in self.controllers]
-        self._journal.write(rows, self._service_row(), [controller.tuning_row() for controller in tuned])
+        tunings = [controller.tuning_row() for controller in tuned]
+        self._journal.write(rows, self._service_row(), tunings, self._signing.label_numbers)
         for controller in tuned:
             controller.unsaved = 0
 

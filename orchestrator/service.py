@@ -127,7 +127,6 @@ class Service:
             for line in controller.warnings():
                 self._tell(EventKind.PLAN, line, controller.name)
         self._home.recall(self._store.announced())
-        self._signing.recall(self._store.sequences())
         names, tuned = self.controllers.names, self.controllers.tuned_names
         self._transport.open(self, addresses.subscriptions(self._site, names, tuned, self._home.birth_topic))
 
@@ -231,8 +230,7 @@ class Service:
             self._take_in_audit(address.pipeline, address.origin, decode(AuditRow, message.payload))
         elif address.kind is Kind.LABEL and address.pipeline is not None:
             controller = self.controllers.tuned(address.pipeline)
-            label = self._signing.read_label(address.pipeline, message.payload)
-            if label is not None:
+            if (label := self._signing.read_label(address.pipeline, message.payload)) is not None:
                 self._keep_samples(controller, controller.take_label(label))
         elif address.kind is Kind.PLAN and address.pipeline is not None:
             self._take_in_plan(address.pipeline, message)
@@ -449,9 +447,8 @@ class Service:
 
     def _write_journal(self, tuned: Sequence[PipelineController]) -> None:
         """Write what the store lacks, with the tunings of some pipelines."""
-        role = self.leadership.role
-        rows = [controller.row(role) for controller in self.controllers]
-        tunings = [controller.tuning_row() for controller in tuned]
+        rows = [controller.row(self.leadership.role) for controller in self.controllers]
+        tunings = [one.tuning_row() for one in tuned]
         self._journal.write(rows, self._service_row(), tunings, self._signing.label_numbers)
         for controller in tuned:
             controller.unsaved = 0

@@ -12,7 +12,7 @@ origin that was restarted, has an audit that an earlier label would fit.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from distree import topics
@@ -63,12 +63,9 @@ class Signing:
         """The number of the last claim, and of the last one taken back, of each orchestrator."""
         self._claim = 0
         self._labellers = PublicKeys(label_keys) if label_keys else None
-        self.label_numbers: dict[str, int] = {}
+        kept = store.sequences().items() if label_keys else ()
+        self.label_numbers = {name: last for name, last in kept if name.startswith(_LABELLER)}
         """The number of the last label that each key signed, of any pipeline; by the key's name in the store."""
-
-    def recall(self, sequences: Mapping[str, int]) -> None:
-        """Go on from the numbers that the store has kept."""
-        self.label_numbers |= {name: last for name, last in sequences.items() if name.startswith(_LABELLER)}
 
     def plan(self, plan: Plan) -> Outgoing:
         """Return a plan as boards receive it. Raises StoreError where its number cannot be kept."""

@@ -95,14 +95,18 @@ class Authority:
         self._check_key()
         with tempfile.TemporaryDirectory(prefix="distree-ca-") as made:
             request, extra = Path(made) / "request", Path(made) / "extensions"
-            _openssl("req", "-new", *_KEY, "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request))
+            # Beside the old ones, which stay if the disk is full.
+            new_key, new_certificate = (path.with_name(f".{path.name}.new") for path in (key, certificate))
+            _openssl("req", "-new", *_KEY, "-subj", f"/CN={name}", "-keyout", str(new_key), "-out", str(request))
             extra.write_text("\n".join(extensions), encoding="ascii")
             _openssl(
                 *("x509", "-req", "-in", str(request), "-CA", str(self.certificate), "-CAkey", str(self.key)),
                 *("-set_serial", f"0x{os.urandom(16).hex()}", "-days", str(DAYS), "-extfile", str(extra)),
-                *("-out", str(certificate)),
+                *("-out", str(new_certificate)),
             )
-        key.chmod(0o600)
+        new_key.chmod(0o600)
+        new_key.replace(key)
+        new_certificate.replace(certificate)
 
 
 def _name(host: str) -> str:

@@ -61,6 +61,8 @@ BROKER_YAML = "broker.yaml"
 TAKEN_OVER = "the broker has taken over the change"
 NOT_RUNNING = "no broker runs here; the change applies when it is started"
 
+_TLS_LATER = "leave it as it is, or make a broker with TLS: distree broker init --tls"
+
 _OURS = (
     FILE,
     CONFIG,
@@ -241,6 +243,14 @@ class SiteFolder:
             commands = [{"command": "setClientPassword", "username": name, "password": password}]
         role = dynamic_security.role(config.as_access(), user.principal())
         return self._apply(config, commands, name, role, password)
+
+    def renew(self) -> str:
+        """Give the broker a new certificate for the same address; return what has happened to a broker that runs."""
+        with self._changing() as config:
+            if not config.tls:
+                raise ConfigError(f"{self.path}: this broker has no certificate, as it does not use TLS", _TLS_LATER)
+            self.authority.sign_broker(config.host, self.path / BROKER_CERTIFICATE, self.path / BROKER_KEY)
+            return NOT_RUNNING if self._reload() == NOT_RUNNING else TAKEN_OVER
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[SiteConfig]:

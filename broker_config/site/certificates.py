@@ -6,11 +6,14 @@ more dependency, with a compiled wheel for each kind of board, for what is done 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -22,6 +25,8 @@ DAYS = 825
 
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
+
+_PEM_END = re.compile(rb"-----END [A-Z0-9 ]+-----\s*\Z")
 
 _CONFIG = f"""\
 [ca]
@@ -50,11 +55,12 @@ class Authority:
     def create(self, site: str) -> None:
         """Make the authority of a site; ConfigError where there is no openssl."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _openssl(
-            *("req", "-x509", *_KEY, "-days", str(AUTHORITY_DAYS), "-subj", f"/CN=DistrEE {site}"),
-            *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
-            *("-keyout", str(self.key), "-out", str(self.certificate)),
-        )
+        with _made_whole(self.key, self.certificate) as (key, certificate):
+            _openssl(
+                *("req", "-x509", *_KEY, "-days", str(AUTHORITY_DAYS), "-subj", f"/CN=DistrEE {site}"),
+                *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
+                *("-keyout", str(key), "-out", str(certificate)),
+            )
         self._issued.mkdir(mode=0o700)
         for path, text in ((self._config, _CONFIG), (self.folder / "revoked.txt", "")):
             path.touch(mode=0o600)
@@ -80,7 +86,8 @@ class Authority:
             issued.unlink()
 
     def _list_revoked(self) -> None:
-        self._act("-gencrl", "-out", str(self.revoked))
+        with _made_whole(self.revoked) as (revoked,):
+            self._act("-gencrl", "-out", str(revoked))
 
     def _act(self, *arguments: str, done_already: str | None = None) -> None:
         self._check_key()
@@ -93,10 +100,11 @@ class Authority:
 
     def _sign(self, name: str, certificate: Path, key: Path, extensions: Sequence[str]) -> None:
         self._check_key()
-        with tempfile.TemporaryDirectory(prefix="distree-ca-") as made:
+        with (
+            tempfile.TemporaryDirectory(prefix="distree-ca-") as made,
+            _made_whole(key, certificate) as (new_key, new_certificate),
+        ):
             request, extra = Path(made) / "request", Path(made) / "extensions"
-            # Beside the old ones, which stay if the disk is full.
-            new_key, new_certificate = (path.with_name(f".{path.name}.new") for path in (key, certificate))
             _openssl("req", "-new", *_KEY, "-subj", f"/CN={name}", "-keyout", str(new_key), "-out", str(request))
             extra.write_text("\n".join(extensions), encoding="ascii")
             _openssl(
@@ -104,9 +112,26 @@ class Authority:
                 *("-set_serial", f"0x{os.urandom(16).hex()}", "-days", str(DAYS), "-extfile", str(extra)),
                 *("-out", str(new_certificate)),
             )
-        new_key.chmod(0o600)
-        new_key.replace(key)
-        new_certificate.replace(certificate)
+
+
+@contextlib.contextmanager
+def _made_whole(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Give names beside files for openssl to write to; what is there is replaced if all of them are complete.
+
+    openssl reports success when the disk was full, with half a file.
+    """
+    made = tuple(path.with_name(f".{path.name}.new") for path in paths)
+    try:
+        yield made
+        for path, new in zip(paths, made, strict=True):
+            if not _PEM_END.search(new.read_bytes()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        for path, new in zip(paths, made, strict=True):
+            new.chmod(0o600)
+            new.replace(path)
+    finally:
+        for new in made:
+            new.unlink(missing_ok=True)
 
 
 def _name(host: str) -> str:

@@ -16,6 +16,7 @@ from broker_config.managed import find_mosquitto, free_port
 from broker_config.site import certificates, control
 from broker_config.site.broker import SiteBroker
 from broker_config.site.config import load
+from distree.apps.cli import main
 from distree.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
@@ -89,3 +90,31 @@ def test_a_certificate_that_cannot_be_made_leaves_the_old_one(folder: Path, monk
     with pytest.raises(ConfigError, match="openssl x509 failed"):
         distree_broker("renew", str(folder))
     assert before == [(folder / name).read_text() for name in ("broker.crt", "broker.key")]
+
+
+@pytest.mark.parametrize("cut", [0, 40])
+def test_half_a_certificate_replaces_none(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cut: int
+) -> None:
+    """On a full disk, openssl writes half a file and reports success."""
+    init(folder, "--certificates", "--access", "files")
+    before = {path: path.read_text() for path in folder.rglob("*.*") if path.suffix in (".crt", ".key", ".pem")}
+    fake = tmp_path / "bin" / "openssl"
+    fake.parent.mkdir()
+    fake.write_text(
+        f"""#!/bin/sh
+{shutil.which("openssl")} "$@" || exit
+while [ $# -gt 1 ]; do
+    case "$1 $2" in "-out "*.crt.new) truncate --size={cut} "$2" ;; esac
+    shift
+done
+"""
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:/usr/bin:/bin")
+    for command, *rest in (("renew",), ("add", "b2:stage")):
+        assert main(["broker", command, str(folder), *rest]) == 1
+        assert capsys.readouterr().err.endswith("no space left on device; free some space there, and try again\n")
+    assert {path: path.read_text() for path in before} == before
+    monkeypatch.undo()
+    assert main(["broker", "add", str(folder), "b2:stage"]) == 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import itertools
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -25,6 +27,7 @@ from broker_config.site import control, private_files
 from broker_config.site.broker import SiteBroker
 from broker_config.site.config import load
 from broker_config.site.private_files import locked
+from distree.apps.cli import main
 from distree.errors import BrokerError, ConfigError
 
 needs_mosquitto = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
@@ -189,6 +192,29 @@ def test_what_was_cut_short_while_no_broker_runs_keeps_nobody_else_out(
             assert ("b1" in who_logs_in(folder, ["b1"])) == (change[0] != "remove"), step
             assert ("b2" in who_logs_in(folder, ["b2"])) == (change[0] == "add"), step
     assert step > 5
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("change", [("add", "b2:stage"), ("remove", "b1"), ("rotate", "b1"), ("change", "b1:origin")])
+def test_a_full_disk_is_said_in_a_line_that_names_the_file(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: tuple[str, str],
+    number: int,
+) -> None:
+    folder = tmp_path / "lab-broker"
+    init(folder, "--access", "files")
+
+    def full(_file: int) -> None:
+        raise OSError(number, os.strerror(number))  # without a name, as the system says it
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert main(["broker", change[0], str(folder), change[1]]) == 1
+    told = capsys.readouterr().err
+    assert re.fullmatch(rf"distree: {folder}/\S+: .*; free some space there, and try again\n", told)
+    assert main(["broker", change[0], str(folder), change[1]]) == 0
 
 
 def test_an_init_that_was_cut_short_says_what_to_do(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from distree.errors import ConfigError
+from distree.regular_files import read_regular
 
 AUTHORITY_DAYS = 3650
 DAYS = 825
@@ -26,6 +27,7 @@ DAYS = 825
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
+_MAX_BYTES = 16 << 20
 _PEM_END = re.compile(rb"-----END [A-Z0-9 ]+-----\s*\Z")
 
 _CONFIG = f"""\
@@ -124,7 +126,7 @@ def _made_whole(*paths: Path) -> Iterator[tuple[Path, ...]]:
     try:
         yield made
         for path, new in zip(paths, made, strict=True):
-            if not _PEM_END.search(new.read_bytes()):
+            if not _PEM_END.search(read_regular(new, _MAX_BYTES)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         for path, new in zip(paths, made, strict=True):
             new.chmod(0o600)

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("rotate", "give a board or user a new password or certificate"),
     ):
         site_cli.add_user_arguments(commands.add_parser(command, help=told), command)
+    site_cli.add_renew_arguments(commands.add_parser("renew", help="give the broker a new certificate"))
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
             return site_cli.run_init(args)
         case "add" | "change" | "remove" | "rotate":
             return site_cli.run_change(args, args.broker_command)
+        case "renew":
+            return site_cli.run_renew(args)
     return _run_broker(args)
 
 

@@ -154,7 +154,7 @@ class Planner:
 
     def reset(self, plan: Plan) -> None:
         """Want a plan, forget what others have published, and number decisions from this one's epoch on."""
-        self._wanted, self._highest = plan, plan.epoch
+        self._wanted, self._highest, self._topic = plan, plan.epoch, None
         self._is_due = self._is_new = True
         self._echoes.clear()
         self._calm_down()

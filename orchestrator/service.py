@@ -230,8 +230,8 @@ class Service:
             self._take_in_audit(address.pipeline, address.origin, decode(AuditRow, message.payload))
         elif address.kind is Kind.LABEL and address.pipeline is not None:
             controller = self.controllers.tuned(address.pipeline)
-            label = self._signing.read_label(address.pipeline, message.payload)
-            self._keep_samples(controller, controller.take_label(label))
+            if (label := self._signing.read_label(address.pipeline, message.payload)) is not None:
+                self._keep_samples(controller, controller.take_label(label))
         elif address.kind is Kind.PLAN and address.pipeline is not None:
             self._take_in_plan(address.pipeline, message)
         elif address.device is not None and address.kind is Kind.STATE and not message.payload:
@@ -447,9 +447,9 @@ class Service:
 
     def _write_journal(self, tuned: Sequence[PipelineController]) -> None:
         """Write what the store lacks, with the tunings of some pipelines."""
-        role = self.leadership.role
-        rows = [controller.row(role) for controller in self.controllers]
-        self._journal.write(rows, self._service_row(), [controller.tuning_row() for controller in tuned])
+        rows = [controller.row(self.leadership.role) for controller in self.controllers]
+        tunings = [one.tuning_row() for one in tuned]
+        self._journal.write(rows, self._service_row(), tunings, self._signing.label_numbers)
         for controller in tuned:
             controller.unsaved = 0
 

@@ -5,8 +5,8 @@ milliseconds, so that it grows even after the store was lost, and more than any 
 orchestrators of a site can share a key. A plan that is only published again keeps its number.
 
 Claims are numbered by the clock alone. They are not kept in the store, as each run of an orchestrator has another id.
-Numbers of labels are not kept either: an audit waits for its label in memory, so that after a restart an earlier label
-finds none that it could change.
+Numbers of labels are kept, with the samples that they belong to: an input that is published again under its id, to an
+origin that was restarted, has an audit that an earlier label would fit.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from orchestrator.addresses import Outgoing, of_pipeline
 from orchestrator.store.database import Store
 
 _ONE_EACH = "give each user who signs labels a key of their own; if you have, restrict who may publish there"
+
+_LABELLER = "labels "
+"""How the store's names of keys that sign labels begin: an orchestrator's own number is kept there too."""
 
 MAX_CLAIMS = 64
 """Claims of others whose numbers are remembered."""
@@ -60,8 +63,9 @@ class Signing:
         """The number of the last claim, and of the last one taken back, of each orchestrator."""
         self._claim = 0
         self._labellers = PublicKeys(label_keys) if label_keys else None
-        self._labels: dict[str, int] = {}
-        """The number of the last label that each key signed, of any pipeline."""
+        kept = store.sequences().items() if label_keys else ()
+        self.label_numbers = {name: last for name, last in kept if name.startswith(_LABELLER)}
+        """The number of the last label that each key signed, of any pipeline; by the key's name in the store."""
 
     def plan(self, plan: Plan) -> Outgoing:
         """Return a plan as boards receive it. Raises StoreError where its number cannot be kept."""
@@ -118,18 +122,18 @@ class Signing:
             self._claims.popitem(last=False)
         return claim
 
-    def read_label(self, pipeline: str, payload: bytes) -> Label:
-        """Return a label of a pipeline.
+    def read_label(self, pipeline: str, payload: bytes) -> Label | None:
+        """Return a label of a pipeline; None for the last one of its key, which the broker may deliver again.
 
-        RemoteProtocolError for what is none, is not signed with any of the keys, or was signed before the last one; the
-        last one itself may be delivered again.
+        RemoteProtocolError for what is none, is not signed with any of the keys, or was signed before the last one.
         """
         label = decode(Label, payload)
         if self._labellers is None:
             return label
         seal = self._labellers.check(topics.label(self._site, pipeline), payload)
-        last = self._labels.get(seal.key, -1)
+        name = _LABELLER + seal.key
+        last = self.label_numbers.get(name, -1)
         if seal.sequence < last:
             raise RemoteProtocolError("replay", f"number {seal.sequence} of its key, after number {last}", _ONE_EACH)
-        self._labels[seal.key] = seal.sequence
-        return label
+        self.label_numbers[name] = seal.sequence
+        return label if seal.sequence > last else None

@@ -9,6 +9,7 @@ from broker_config.broker_process import BrokerProcess, check_free, takes_connec
 from broker_config.managed import find_mosquitto
 from broker_config.site.folder import CONFIG, SiteFolder
 from broker_config.site.mosquitto_conf import mosquitto_conf
+from broker_config.site.private_files import locked, write
 from distree import child_processes
 from distree.errors import BrokerError
 
@@ -37,11 +38,15 @@ class SiteBroker(BrokerProcess):
         program = find_mosquitto()
         if program is None:
             raise BrokerError("mosquitto is not installed", "run: apt install mosquitto")
+        with locked(self.folder.path):  # a change that comes meanwhile would be made without this broker
+            self._start(program)
+
+    def _start(self, program: str) -> None:
         check_free(self.config.port, self._listen_on, "`port` in site.yaml and in each broker.yaml")
         if self.config.websockets is not None:
             check_free(self.config.websockets, "", "`websockets` in site.yaml")
         path = self.folder.path / CONFIG
-        path.write_text(mosquitto_conf(self.config, self.folder.path, listen_on=self._listen_on), encoding="utf-8")
+        write(path, mosquitto_conf(self.config, self.folder.path, listen_on=self._listen_on))
         with contextlib.ExitStack() as files:
             log = None if self._log is None else files.enter_context(self._log.open("ab"))
             process = child_processes.spawn([program, "-c", str(path)], stdout=log, stderr=log)

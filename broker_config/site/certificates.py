@@ -6,15 +6,19 @@ more dependency, with a compiled wheel for each kind of board, for what is done 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
 from distree.errors import ConfigError
+from distree.regular_files import read_regular
 
 AUTHORITY_DAYS = 3650
 DAYS = 825
@@ -22,6 +26,9 @@ DAYS = 825
 
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
+
+_MAX_BYTES = 16 << 20
+_PEM_END = re.compile(rb"-----END [A-Z0-9 ]+-----\s*\Z")
 
 _CONFIG = f"""\
 [ca]
@@ -50,11 +57,12 @@ class Authority:
     def create(self, site: str) -> None:
         """Make the authority of a site; ConfigError where there is no openssl."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _openssl(
-            *("req", "-x509", *_KEY, "-days", str(AUTHORITY_DAYS), "-subj", f"/CN=DistrEE {site}"),
-            *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
-            *("-keyout", str(self.key), "-out", str(self.certificate)),
-        )
+        with _made_whole(self.key, self.certificate) as (key, certificate):
+            _openssl(
+                *("req", "-x509", *_KEY, "-days", str(AUTHORITY_DAYS), "-subj", f"/CN=DistrEE {site}"),
+                *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
+                *("-keyout", str(key), "-out", str(certificate)),
+            )
         self._issued.mkdir(mode=0o700)
         for path, text in ((self._config, _CONFIG), (self.folder / "revoked.txt", "")):
             path.touch(mode=0o600)
@@ -75,17 +83,18 @@ class Authority:
         """Declare a user's certificate invalid; whoever reads `revoked` then refuses it."""
         issued = self._issued / f"{name}.crt"
         if issued.exists():
-            self._act("-revoke", str(issued))
+            self._act("-revoke", str(issued), done_already="Already revoked")
             self._list_revoked()
             issued.unlink()
 
     def _list_revoked(self) -> None:
-        self._act("-gencrl", "-out", str(self.revoked))
+        with _made_whole(self.revoked) as (revoked,):
+            self._act("-gencrl", "-out", str(revoked))
 
-    def _act(self, *arguments: str) -> None:
+    def _act(self, *arguments: str, done_already: str | None = None) -> None:
         self._check_key()
         what = ("ca", "-config", str(self._config), "-keyfile", str(self.key), "-cert", str(self.certificate))
-        _openssl(*what, *arguments, folder=self.folder)
+        _openssl(*what, *arguments, folder=self.folder, done_already=done_already)
 
     def _check_key(self) -> None:
         if not self.key.exists():
@@ -93,16 +102,38 @@ class Authority:
 
     def _sign(self, name: str, certificate: Path, key: Path, extensions: Sequence[str]) -> None:
         self._check_key()
-        with tempfile.TemporaryDirectory(prefix="distree-ca-") as made:
+        with (
+            tempfile.TemporaryDirectory(prefix="distree-ca-") as made,
+            _made_whole(key, certificate) as (new_key, new_certificate),
+        ):
             request, extra = Path(made) / "request", Path(made) / "extensions"
-            _openssl("req", "-new", *_KEY, "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(request))
+            _openssl("req", "-new", *_KEY, "-subj", f"/CN={name}", "-keyout", str(new_key), "-out", str(request))
             extra.write_text("\n".join(extensions), encoding="ascii")
             _openssl(
                 *("x509", "-req", "-in", str(request), "-CA", str(self.certificate), "-CAkey", str(self.key)),
                 *("-set_serial", f"0x{os.urandom(16).hex()}", "-days", str(DAYS), "-extfile", str(extra)),
-                *("-out", str(certificate)),
+                *("-out", str(new_certificate)),
             )
-        key.chmod(0o600)
+
+
+@contextlib.contextmanager
+def _made_whole(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Give names beside files for openssl to write to; what is there is replaced if all of them are complete.
+
+    openssl reports success when the disk was full, with half a file.
+    """
+    made = tuple(path.with_name(f".{path.name}.new") for path in paths)
+    try:
+        yield made
+        for path, new in zip(paths, made, strict=True):
+            if not _PEM_END.search(read_regular(new, _MAX_BYTES)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        for path, new in zip(paths, made, strict=True):
+            new.chmod(0o600)
+            new.replace(path)
+    finally:
+        for new in made:
+            new.unlink(missing_ok=True)
 
 
 def _name(host: str) -> str:
@@ -112,7 +143,8 @@ def _name(host: str) -> str:
         return f"DNS:{host}"
 
 
-def _openssl(*arguments: str, folder: Path | None = None) -> None:
+def _openssl(*arguments: str, folder: Path | None = None, done_already: str | None = None) -> None:
+    """Run openssl; ConfigError if it fails, unless it says by `done_already` that a command cut short had done it."""
     program = shutil.which("openssl")
     if program is None:
         raise ConfigError("certificates cannot be made: openssl is not installed", "run: apt install openssl")
@@ -124,6 +156,6 @@ def _openssl(*arguments: str, folder: Path | None = None) -> None:
         )
     finally:
         os.umask(before)
-    if done.returncode:
+    if done.returncode and (done_already is None or done_already not in done.stderr):
         lines = done.stderr.strip().splitlines() or ["no reason given"]
         raise ConfigError(f"openssl {arguments[0]} failed: {lines[-1]}", "check the folder, and try again")

@@ -1,4 +1,4 @@
-"""`distree broker init`, `add`, `change`, `remove`, `rotate`: a broker for a site of one's own, and who may use it."""
+"""`distree broker init` and what changes its folder: a broker for a site of one's own, and who may use it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Literal, cast, get_args
 
 from broker_config.access.dynamic_security import find_plugin
 from broker_config.site import signing_keys
+from broker_config.site.certificates import DAYS
 from broker_config.site.config import RoleName, SiteConfig, UserConfig
 from broker_config.site.folder import CONFIG, USERS, SiteFolder
 from distree import topics
@@ -118,6 +119,20 @@ def add_user_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     else:
         parser.add_argument("user", metavar="NAME", help="the user")
         parser.epilog = f"example: distree broker {command} lab-broker b2"
+
+
+def add_renew_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `distree broker renew`."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help=_FOLDER)
+    parser.epilog = "example: distree broker renew lab-broker"
+
+
+def run_renew(args: argparse.Namespace) -> int:
+    """Carry out `distree broker renew`."""
+    told = SiteFolder(args.folder).renew()
+    print(f"new certificate for the broker, valid for {DAYS} days; boards and users need nothing new")
+    print(told)
+    return 0
 
 
 def run_init(args: argparse.Namespace) -> int:

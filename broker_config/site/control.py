@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import socket
 import ssl
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from broker_config.site import user_passwords
 from broker_config.site.config import SiteConfig
 from distree.broker_settings import BrokerSettings, TlsSettings
-from distree.errors import BrokerError, ConfigError
+from distree.errors import BrokerError, ConfigError, DistreeError
 from distree.transport.credentials import hear_objection, read_password, reason, tls_context
 from distree.transport.probe import REFUSED, HangUpError, ProbeClient
 
@@ -42,7 +45,19 @@ def administrator(config: SiteConfig, users: Path, changed: str) -> tuple[str, B
             f"the broker on port {config.port} runs, and no administrator's secret is in {users}",
             "copy the folder of an administrator back, or stop the broker and try again",
         )
-    return name, settings_of(config, users / name, name)
+    settings = settings_of(config, users / name, name)
+    if settings.password_file is not None:
+        _settle_password(settings, users / name, name)
+    return name, settings
+
+
+def _settle_password(settings: BrokerSettings, folder: Path, name: str) -> None:
+    """Have the folder name the password that the broker knows, if a command that gave it a new one was cut short."""
+    prepared = user_passwords.next_one(folder, name)
+    if prepared.exists():
+        with contextlib.suppress(OSError, DistreeError):
+            log_in(replace(settings, password_file=prepared), new_client_id(), time.monotonic() + _PATIENCE_S).close()
+            user_passwords.put_in_force(folder, name)
 
 
 def settings_of(config: SiteConfig, folder: Path, name: str) -> BrokerSettings:
@@ -57,7 +72,7 @@ def settings_of(config: SiteConfig, folder: Path, name: str) -> BrokerSettings:
         host=_HOST,
         port=config.port,
         username=None if has_certificate else name,
-        password_file=None if has_certificate else folder / f"{name}.secret",
+        password_file=None if has_certificate else user_passwords.in_force(folder, name),
         tls=tls if config.tls else None,
     )
 
@@ -92,7 +107,8 @@ def log_in(settings: BrokerSettings, client_id: str, until: float) -> ProbeClien
         client.close()
         raise BrokerError(
             f"the broker on {settings.address} refuses the user {settings.username or client_id}",
-            "check that it is the broker of this folder",
+            "check that it is the broker of this folder; if it is, stop it, make a new secret for this user with "
+            "`distree broker rotate`, and start it again",
         )
     return client
 

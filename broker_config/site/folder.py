@@ -7,6 +7,9 @@
     authority/              ca.crt, ca.key and what was revoked, with TLS; broker.crt and broker.key are beside it
     users/NAME/             what NAME needs, to be copied to its machine: broker.yaml, and a password or a certificate
     data/                   sessions and retained messages
+    .lock                   held by the command that is changing the folder
+
+site.yaml is written last, when a change is complete: until then, the command that was cut short can be repeated.
 
 With `signed`, the orchestrators' folders also have the key by which they sign plans, and those of labellers one each;
 everybody's broker.yaml names the public keys to check by.
@@ -14,13 +17,13 @@ everybody's broker.yaml names the public keys to check by.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import pwd
 import secrets
 import shutil
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +31,8 @@ from typing import Any
 import yaml
 
 from broker_config.access import dynamic_security, emqx, mosquitto_file
-from broker_config.passwords import HashedPassword, hash_password, new_password, password_line
-from broker_config.site import control, retained, signing_keys
+from broker_config.passwords import HashedPassword, hash_password, password_line
+from broker_config.site import control, retained, signing_keys, user_passwords
 from broker_config.site.certificates import Authority
 from broker_config.site.config import FILE, SiteConfig, UserConfig, dump, load
 from broker_config.site.mosquitto_conf import (
@@ -43,6 +46,7 @@ from broker_config.site.mosquitto_conf import (
     PID,
     mosquitto_conf,
 )
+from broker_config.site.private_files import check_owner, delete, locked, write
 from distree.broker_address import joined
 from distree.errors import BrokerError, ConfigError, DistreeError
 from distree.printable import quoted
@@ -56,6 +60,8 @@ BROKER_YAML = "broker.yaml"
 
 TAKEN_OVER = "the broker has taken over the change"
 NOT_RUNNING = "no broker runs here; the change applies when it is started"
+
+_TLS_LATER = "leave it as it is, or make a broker with TLS: distree broker init --tls"
 
 _OURS = (
     FILE,
@@ -89,30 +95,34 @@ class SiteFolder:
 
     def load(self) -> SiteConfig:
         """Read site.yaml; ConfigError where this is no such folder, or that of another user."""
-        if self.path.exists() and (owner := self.path.stat().st_uid) != os.geteuid():
-            # Root could, but what it writes here could not be read by the broker, which goes on as the owner.
-            name = _name_of(owner)
-            raise ConfigError(
-                f"{self.path} belongs to the user {name}; the broker could not read what another user writes there",
-                f"run this as that user: sudo -u {name} distree broker …",
-            )
+        check_owner(self.path)
         if not (self.path / FILE).exists():
             raise ConfigError(f"{self.path} has no {FILE}", "name a folder that `distree broker init` has made")
         return load(self.path)
 
     def create(self, config: SiteConfig, *, force: bool = False) -> None:
         """Make everything anew; ConfigError if something is there already, unless `force` says to replace it."""
+        check_owner(self.path)
+        conf = mosquitto_conf(config, self.path)  # what cannot run leaves nothing behind
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked(self.path):
+            self._make_way(force)
+            self._create(config, conf)
+
+    def _make_way(self, force: bool) -> None:
         there = [name for name in _OURS if (self.path / name).exists()]
         if there and not force:
-            raise ConfigError(
-                f"{self.path} has {', '.join(there)} already",
-                "change it with `distree broker add`, `change`, `remove` and `rotate`, or make all secrets "
-                "anew with --force",
-            )
-        conf = mosquitto_conf(config, self.path)  # what cannot run leaves nothing behind
+            if FILE in there:
+                remedy = (
+                    "change it with `distree broker add`, `change`, `remove` and `rotate`, or make all secrets anew"
+                )
+                raise ConfigError(f"{self.path} has {', '.join(there)} already", f"{remedy} with --force")
+            what = f"{self.path} has {', '.join(there)} already, but no {FILE}: it was not made to the end"
+            raise ConfigError(what, "make everything in it anew with --force, or choose another folder with --folder")
         for name in there:
-            _delete(self.path / name)
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            delete(self.path / name)
+
+    def _create(self, config: SiteConfig, conf: str) -> None:
         (self.path / DATA).mkdir(mode=0o700)
         (self.path / USERS).mkdir(mode=0o700)
         if config.tls:
@@ -123,25 +133,28 @@ class SiteFolder:
         for user in config.users:
             self._hand_out(config, user)
             if config.has_password(user):
-                password = new_password()
-                self._hand_out_password(user.name, password)
-                passwords[user.name] = hash_password(password)
+                passwords[user.name] = hash_password(user_passwords.prepare(self.user_folder(user.name), user.name))
+                user_passwords.put_in_force(self.user_folder(user.name), user.name)
         if config.access == "files":
-            _write(self.path / PASSWORDS, "".join(password_line(*entry) for entry in passwords.items()))
+            write(self.path / PASSWORDS, "".join(password_line(*entry) for entry in passwords.items()))
         else:
-            _write(self.path / DYNAMIC_SECURITY, dynamic_security.configuration(config.as_access(), passwords))
-        _write(self.path / CONFIG, conf)
+            write(self.path / DYNAMIC_SECURITY, dynamic_security.configuration(config.as_access(), passwords))
+        write(self.path / CONFIG, conf)
         self._write_rules(config)
+        self._write_users(config)
 
     def add(self, user: UserConfig) -> str:
         """Add a user; return what has happened to a broker that runs."""
-        before = self.load()
+        with self._changing() as before:
+            return self._add(before, user)
+
+    def _add(self, before: SiteConfig, user: UserConfig) -> str:
         if any(one.name == user.name for one in before.users):
             raise ConfigError(f"{quoted(user.name)} is a user already", "choose another name, or remove it first")
         config = self._with_folders(replace(before, users=(*before.users, user)), [user.name])
         user = config.user(user.name)
         self._hand_out(config, user)
-        password = new_password() if config.has_password(user) else None
+        password = self._prepare_password(config, user)
         role = dynamic_security.role(config.as_access(), user.principal())
         commands: list[dict[str, Any]] = [
             *_forget(user.name),  # what an attempt that failed may have left
@@ -149,14 +162,19 @@ class SiteFolder:
             {"command": "createClient", "username": user.name, **({} if password is None else {"password": password}),
              "roles": [{"rolename": user.name, "priority": -1}]},
         ]  # fmt: skip
-        return self._apply(config, commands, user.name, role, password)
+        told = self._apply(config, commands, user.name, role, password)
+        self._write_users(config)
+        return told
 
     def change(self, user: UserConfig) -> str:
         """Give a user other roles, and leave its secret as it is; return what has happened to a broker that runs.
 
         Who signs something else from now on gets another key, and a broker.yaml that names it.
         """
-        before = self.load()
+        with self._changing() as before:
+            return self._change(before, user)
+
+    def _change(self, before: SiteConfig, user: UserConfig) -> str:
         was = before.user(user.name)
         old_key, key = signing_keys.key_file(before, was), signing_keys.key_file(before, user)
         user = replace(user, public_key=was.public_key if key == old_key else None)
@@ -175,49 +193,71 @@ class SiteFolder:
         if config.access == "dynamic-security" and not is_done:
             self._edit_dynamic_security("roles", "rolename", user.name, role)
         self._write_rules(config)
+        told = self._reload() if config.access == "files" else TAKEN_OVER if is_done else NOT_RUNNING
         if key != old_key:
             self._hand_out_settings(config, config.user(user.name))
             if old_key is not None:
                 (folder / old_key).unlink(missing_ok=True)
-        if config.access == "files":
-            return self._reload()
-        return TAKEN_OVER if is_done else NOT_RUNNING
+        self._write_users(config)
+        return told
 
     def remove(self, name: str) -> str:
         """Remove a user; return what has happened to a broker that runs, which then retains nothing of a board."""
-        before = self.load()
+        with self._changing() as before:
+            return self._remove(before, name)
+
+    def _remove(self, before: SiteConfig, name: str) -> str:
         user = before.user(name)
         config = replace(before, users=tuple(one for one in before.users if one.name != name))
         _check_administrators(config)
         self._revoke(before, name)
         told = self._apply(config, _forget(name), name)
-        _delete(self.user_folder(name))
+        delete(self.user_folder(name))
         if user.is_board and told == NOT_RUNNING:
-            return f"{told}. Dashboards will go on showing {name}; to avoid that, remove boards while the broker runs"
-        if user.is_board:
+            told += f". Dashboards will go on showing {name}; to avoid that, remove boards while the broker runs"
+        elif user.is_board:
             self._clear_retained(config, name)
+        self._write_users(config)
         return told
 
     def _clear_retained(self, config: SiteConfig, name: str) -> None:
         try:
             retained.clear(config, self.path / USERS, name)
         except DistreeError as error:
-            what = f"{name} is no longer a user, but the broker still retains what it said of itself"
+            what = f"{name} may no longer log in, but the broker still retains what it said of itself"
             raise BrokerError(f"{what}: {error.problem.what}", error.problem.remedy) from error
 
     def rotate(self, name: str) -> str:
         """Give a user a new password or certificate; return what has happened to a broker that runs."""
-        config = self.load()
+        with self._changing() as config:
+            return self._rotate(config, name)
+
+    def _rotate(self, config: SiteConfig, name: str) -> str:
         user = config.user(name)
         self._revoke(config, name)
         self._hand_out(config, user)
-        password = new_password() if config.has_password(user) else None
+        password = self._prepare_password(config, user)
         # Either ends the sessions of this user.
         commands = [{"command": "disableClient", "username": name}, {"command": "enableClient", "username": name}]
         if password is not None:
             commands = [{"command": "setClientPassword", "username": name, "password": password}]
         role = dynamic_security.role(config.as_access(), user.principal())
         return self._apply(config, commands, name, role, password)
+
+    def renew(self) -> str:
+        """Give the broker a new certificate for the same address; return what has happened to a broker that runs."""
+        with self._changing() as config:
+            if not config.tls:
+                raise ConfigError(f"{self.path}: this broker has no certificate, as it does not use TLS", _TLS_LATER)
+            self.authority.sign_broker(config.host, self.path / BROKER_CERTIFICATE, self.path / BROKER_KEY)
+            return NOT_RUNNING if self._reload() == NOT_RUNNING else TAKEN_OVER
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[SiteConfig]:
+        """Keep other commands away, and return what site.yaml says."""
+        self.load()  # first, so that no lock is left in what is not ours
+        with locked(self.path):
+            yield self.load()
 
     def _revoke(self, config: SiteConfig, name: str) -> None:
         """Have the certificate of a user refused, from now on if a broker runs."""
@@ -252,19 +292,22 @@ class SiteFolder:
         folder = self.user_folder(user.name)
         is_there = (folder / BROKER_YAML).exists()
         suffix = read_broker_yaml(folder)["broker"]["client_id_suffix"] if is_there else secrets.token_hex(8)
-        _write(folder / BROKER_YAML, broker_yaml(config, user, suffix))
+        write(folder / BROKER_YAML, broker_yaml(config, user, suffix))
 
-    def _hand_out_password(self, name: str, password: str) -> None:
-        _write(self.user_folder(name) / f"{name}.secret", f"{password}\n")
+    def _prepare_password(self, config: SiteConfig, user: UserConfig) -> str | None:
+        return user_passwords.prepare(self.user_folder(user.name), user.name) if config.has_password(user) else None
 
     # ------------------------------------------------------------ what the broker reads
 
     def _write_rules(self, config: SiteConfig) -> None:
         access = config.as_access()
-        _write(self.path / FILE, dump(config))
-        _write(self.path / EMQX, emqx.access_file(access))
+        write(self.path / EMQX, emqx.access_file(access))
         if config.access == "files":
-            _write(self.path / ACCESS, mosquitto_file.access_file(access))
+            write(self.path / ACCESS, mosquitto_file.access_file(access))
+
+    def _write_users(self, config: SiteConfig) -> None:
+        """Declare a change complete."""
+        write(self.path / FILE, dump(config))
 
     def _apply(
         self,
@@ -276,8 +319,8 @@ class SiteFolder:
     ) -> str:
         """Bring a user's rules and password up to date, in a broker that runs and for the next start.
 
-        site.yaml follows what the broker reads, so a command that failed in between can be repeated. A new password is
-        written down only then: until then the old one may be what the broker is changed with.
+        A new password replaces the old one in the user's folder only then: until then the old one may be what the
+        broker is changed with.
         """
         hashed = None if password is None else hash_password(password)
         if config.access == "files":
@@ -294,7 +337,7 @@ class SiteFolder:
             self._write_rules(config)
             told = NOT_RUNNING
         if password is not None:
-            self._hand_out_password(name, password)
+            user_passwords.put_in_force(self.user_folder(name), name)
         return told
 
     def _change_password(self, name: str, hashed: HashedPassword | None) -> None:
@@ -303,7 +346,7 @@ class SiteFolder:
             return
         there = read_regular(path, _MAX_FILE_BYTES).decode().splitlines(keepends=True)
         lines = [line for line in there if not line.startswith(f"{name}:")]
-        _write(path, "".join([*lines, *([] if hashed is None else [password_line(name, hashed)])]))
+        write(path, "".join([*lines, *([] if hashed is None else [password_line(name, hashed)])]))
 
     def _edit_dynamic_security(self, part: str, key: str, name: str, entry: dict[str, Any] | None) -> None:
         """Replace or remove an entry of the plugin's file, which no broker uses now."""
@@ -317,7 +360,7 @@ class SiteFolder:
                 "put back a copy of it, or make all secrets anew with `distree broker init --force`",
             ) from None
         there[part] = others + ([] if entry is None else [entry])
-        _write(path, json.dumps(there, indent=1))
+        write(path, json.dumps(there, indent=1))
 
     def _reload(self) -> str:
         """Have a broker that runs read its files again."""
@@ -341,13 +384,6 @@ def _forget(name: str) -> list[dict[str, Any]]:
 def _check_administrators(config: SiteConfig) -> None:
     if config.access == "dynamic-security" and not any("administrator" in user.roles for user in config.users):
         raise ConfigError("nobody would be left to change the broker's users", "add another administrator first")
-
-
-def _name_of(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return f"#{number}"
 
 
 def broker_yaml(config: SiteConfig, user: UserConfig, client_id_suffix: str) -> str:
@@ -393,21 +429,3 @@ def read_broker_yaml(folder: Path) -> dict[str, Any]:
             if key in part:
                 part[key] = str(folder / part[key])
     return whole
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    made = path.with_name(f".{path.name}.new")
-    made.unlink(missing_ok=True)
-    with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    made.replace(path)
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

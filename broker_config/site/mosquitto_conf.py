@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 from pathlib import Path
 
 from broker_config.access.dynamic_security import find_plugin
 from broker_config.render import MosquittoSettings, limits
 from broker_config.site.certificates import Authority
 from broker_config.site.config import SiteConfig
+from broker_config.site.private_files import user_name
 from distree.errors import ConfigError
 
 ACCESS, PASSWORDS = "access", "passwords"
@@ -30,8 +31,7 @@ def mosquitto_conf(config: SiteConfig, folder: Path, *, listen_on: str = "") -> 
     folder = folder.absolute()
     lines = [
         "# Written by `distree broker init`; `distree broker run` does not read it, but renders site.yaml again.",
-        "# If root starts mosquitto, it goes on as this user, who must be able to read the folder.",
-        f"user {getpass.getuser()}",
+        *_user(),
         "",
         *_security(config, folder),
         "",
@@ -64,6 +64,14 @@ def mosquitto_conf(config: SiteConfig, folder: Path, *, listen_on: str = "") -> 
         "connection_messages false",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _user() -> list[str]:
+    # By number: what the environment says of the user may be about somebody else, as after `su`.
+    name = user_name(os.geteuid())
+    if name is None:
+        return ["# The user who made this has no name, so root cannot start mosquitto as that user."]
+    return ["# If root starts mosquitto, it goes on as this user, who must be able to read the folder.", f"user {name}"]
 
 
 def _security(config: SiteConfig, folder: Path) -> list[str]:

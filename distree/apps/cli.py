@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -59,11 +60,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 141
     except OSError as error:
-        if error.filename is None:
+        told = _of_a_file(error)
+        if told is None:
             raise
-        told = Problem(f"{error.filename}: {(error.strerror or str(error)).lower()}", CHECK_PATH)
         print(f"distree: {printable_lines(str(told))}", file=sys.stderr)
         return 1
+
+
+_DISK_REMEDIES = {
+    errno.ENOSPC: "free some space there, and try again",
+    errno.EDQUOT: "free some space there, and try again",
+    errno.EROFS: "make the file system writable, and try again",
+}
+
+
+def _of_a_file(error: OSError) -> Problem | None:
+    """Say what is wrong with a file or a disk; None if it is an error of something else."""
+    what = (error.strerror or str(error)).lower()
+    if error.filename is not None:
+        return Problem(f"{error.filename}: {what}", _DISK_REMEDIES.get(error.errno or 0, CHECK_PATH))
+    # What fails as it is written, and not as it is opened, has no name.
+    if error.errno in _DISK_REMEDIES:
+        return Problem(f"a file cannot be written: {what}", _DISK_REMEDIES[error.errno])
+    return None
 
 
 _DEBIAN = {"numpy": "python3-numpy", "msgpack": "python3-msgpack", "yaml": "python3-yaml", "PIL": "python3-pil"}

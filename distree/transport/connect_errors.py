@@ -64,7 +64,8 @@ def _untrusted(settings: BrokerSettings, tls: TlsSettings, error: Exception) -> 
         word = name.partition("ALERT_")[2].replace("_", " ").lower()
         if tls.cert_file is not None and ("certificate" in word or word == "unknown ca"):
             return Problem(
-                f"{address} rejects the certificate in {tls.cert_file} ({word})", "correct broker.tls.cert_file"
+                f"{address} rejects the certificate in {tls.cert_file} ({word})",
+                "correct broker.tls.cert_file, or have a new one made (`distree broker rotate`)",
             )
         return Problem(f"{address} rejects the TLS handshake ({word})", "check the broker's TLS versions and its log")
     return Problem(f"{address} does not speak TLS", "correct broker.port (8883 is usual for TLS), or remove broker.tls")
@@ -75,7 +76,8 @@ def _unverified(settings: BrokerSettings, tls: TlsSettings, error: ssl.SSLCertVe
     clock = f"this machine's clock, which says {time.strftime('%Y-%m-%d', time.gmtime())}"
     match error.verify_code:
         case code if code == _EXPIRED:
-            return Problem(f"{where} has expired", f"renew it, or correct {clock}")
+            remedy = f"renew it (`distree broker renew`, if distree made the broker), or correct {clock}"
+            return Problem(f"{where} has expired", remedy)
         case code if code == _NOT_YET_VALID:
             return Problem(f"{where} is not valid yet", f"correct {clock}")
         case code if code in _OTHER_NAME:

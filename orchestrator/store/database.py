@@ -74,6 +74,7 @@ _SAVE_TUNING = (
     "REPLACE INTO tuning (pipeline, upto, state) "
     "VALUES (?1, (SELECT coalesce(max(id), 0) FROM audit WHERE pipeline = ?1), ?2)"
 )
+_SAVE_SEQUENCE = "REPLACE INTO sequence (key, last) VALUES (?, ?)"
 _SAVE_ANNOUNCED = (
     "INSERT INTO announced VALUES (?, ?) ON CONFLICT (topic) DO UPDATE SET payload = excluded.payload "
     "WHERE payload IS NOT excluded.payload"
@@ -142,6 +143,7 @@ class Store:
             sql.run_for_each(_SAVE_SERVICE, [service_values(batch.service)] if batch.service is not None else ())
             sql.run_for_each(_SAVE_SAMPLE, map(sample_values, batch.samples))
             sql.run_for_each(_SAVE_TUNING, [(row.pipeline, json.dumps(row.state)) for row in batch.tunings])
+            sql.run_for_each(_SAVE_SEQUENCE, batch.sequences)
             if batch.events:
                 sql.run_for_each(_SAVE_EVENT, map(event_values, batch.events))
                 sql.run("DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - ?", EVENTS_KEPT)
@@ -235,8 +237,12 @@ class Store:
         with self.sql.transaction():
             known = self.sql.rows("SELECT last FROM sequence WHERE key = ?", key)
             number = max(least, int(known[0][0]) + 1) if known else least
-            self.sql.run("INSERT OR REPLACE INTO sequence (key, last) VALUES (?, ?)", key, number)
+            self.sql.run(_SAVE_SEQUENCE, key, number)
             return number
+
+    def sequences(self) -> dict[str, int]:
+        """Return the numbers of the last signed messages, of those who are known."""
+        return {str(key): int(last) for key, last in self.sql.rows("SELECT key, last FROM sequence")}
 
     def announced(self) -> dict[str, bytes]:
         """Return the retained messages by which other systems were told of this site, by topic."""

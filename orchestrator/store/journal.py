@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Protocol
 
 from orchestrator.store.records import AuditSample, Batch, DeviceRow, EventRow, PipelineRow, ServiceRow, TuningRow
@@ -16,6 +17,8 @@ FORGOTTEN_KEPT = 10_000
 
 EVENTS_WAITING = 100
 """Events that wait to be written; a board that tells more in a second has nothing new to say."""
+
+_NO_SEQUENCES: Mapping[str, int] = MappingProxyType({})
 
 
 class SavesBatches(Protocol):
@@ -40,6 +43,7 @@ class Journal:
         self._events: deque[EventRow] = deque(maxlen=EVENTS_WAITING)
         self._saved_pipelines: tuple[PipelineRow, ...] = ()
         self._saved_service: ServiceRow | None = None
+        self._saved_sequences: dict[str, int] = {}
 
     def add_device(self, row: DeviceRow, *, reported: bool = False) -> None:
         """Have a device written; `reported` says that its report is a new one, which joins the history."""
@@ -67,8 +71,16 @@ class Journal:
         """Have an event written; of very many since the last write, the oldest are not."""
         self._events.append(row)
 
-    def write(self, pipelines: Iterable[PipelineRow], service: ServiceRow, tunings: Iterable[TuningRow]) -> None:
+    def write(
+        self,
+        pipelines: Iterable[PipelineRow],
+        service: ServiceRow,
+        tunings: Iterable[TuningRow],
+        sequences: Mapping[str, int] = _NO_SEQUENCES,
+    ) -> None:
         """Write everything that the store lacks, given how things stand now.
+
+        `sequences` are the numbers of the last signed messages that samples depend on, by whose they are.
 
         Raises StoreError; then all of it is kept for the next time, but for the oldest samples, which have been learned
         from already and must not fill the memory.
@@ -83,6 +95,7 @@ class Journal:
             samples=tuple(self._samples),
             tunings=tuple(tunings),
             events=tuple(self._events),
+            sequences=tuple(pair for pair in sequences.items() if self._saved_sequences.get(pair[0]) != pair[1]),
         )
         if batch == Batch():
             return
@@ -96,6 +109,7 @@ class Journal:
         self._forgotten.clear()
         self._samples.clear()
         self._events.clear()
+        self._saved_sequences |= dict(batch.sequences)
         self._saved_pipelines = batch.pipelines or self._saved_pipelines
         self._saved_service = batch.service or self._saved_service
 

@@ -122,6 +122,8 @@ class Batch:
     samples: tuple[AuditSample, ...] = ()
     tunings: tuple[TuningRow, ...] = ()
     events: tuple[EventRow, ...] = ()
+    sequences: tuple[tuple[str, int], ...] = ()
+    """Whose signed messages were heard, and the number of the last one."""
 
 
 PLAN_COLUMNS = (

@@ -118,7 +118,7 @@ def test_an_unknown_authority(broker: Mosquitto, tmp_path: Path, connect: Connec
     [
         (
             {"start": "20200101000000Z", "end": "20210101000000Z"},
-            "has expired; renew it, or correct this machine's clock",
+            r"has expired; renew it \(`distree broker renew`, if distree made the broker\), or correct this machine's clock",
         ),
         ({"start": "20990101000000Z", "end": "21000101000000Z"}, "is not valid yet; correct this machine's clock"),
         ({"alt": "DNS:elsewhere.example"}, "is not valid for the name '127.0.0.1'; set broker.host"),

@@ -261,6 +261,15 @@ def test_a_reset_ends_the_alarm_and_numbers_from_its_own_epoch():
     assert planner.step(9.0).epoch == 2
 
 
+def test_a_reset_does_not_adopt_the_number_that_the_same_plan_has_on_the_topic():
+    planner = leading(plan(epoch=700))
+    planner.saw(1.0, plan(epoch=700))
+    planner.reset(plan(epoch=1))
+    assert planner.step(2.0) == plan(epoch=1)
+    planner.published(planner.step(2.0))
+    assert (planner.step(3.0), planner.wanted.epoch) == (None, 1)
+
+
 def test_a_plan_that_was_taken_off_its_topic_is_put_back():
     planner = leading(plan())
     assert planner.saw_garbage(1.0, b"", GARBAGE) == "an empty message replaced this one, which is published again"

@@ -414,18 +414,55 @@ def test_labels_are_in_what_a_restart_learns_from(labelled):
     assert before["recent"][-1][2] == 0
 
 
+LABELLER = bytes(32)
+
+
+class Checked(Tuned):
+    """A site whose labels have to be signed."""
+
+    def service_options(self):
+        labellers = [SigningKey(LABELLER).public]
+        return {"signing": Signing(SITE, None, self.store, self.clock, label_keys=labellers)}
+
+
+def signed(request: str, label: str, number: int) -> bytes:
+    return SigningKey(LABELLER).sign(LABEL, Label(request=request, label=label), number)
+
+
+BOTH_WRONG = AuditedInput(scores=(0.9, 0.9), predictions=(1, 2, 3))
+
+
 def test_labels_that_are_not_signed_do_not_count_where_they_have_to_be(tmp_path):
     pytest.importorskip("cryptography")
-    key = SigningKey(bytes(32))
-
-    class Checked(Tuned):
-        def service_options(self):
-            return {"signing": Signing(SITE, None, self.store, self.clock, label_keys=[key.public])}
-
     with contextlib.closing(Checked(tmp_path / "x.db", goal=LABELLED)) as site:
-        site.learn([AuditedInput(scores=(0.9, 0.9), predictions=(1, 2, 3))] * 2)
+        site.learn([BOTH_WRONG] * 2)
         tell(site, "r-1", "class 3")
-        site.peer.raw(LABEL, key.sign(LABEL, Label(request="r-2", label="class 5"), 1))
+        site.peer.raw(LABEL, signed("r-2", "class 5", 1))
         site.pass_time(12.0)
         assert sorted(str(audit.label) for audit in kept(site)) == ["5", "None"]
         assert site.service.refused == {"signature": 1}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_signed_label_counts_once_even_if_its_input_and_itself_are_published_again(tmp_path, restarts):
+    pytest.importorskip("cryptography")
+    labels = [signed("r-1", "class 5", 7), signed("r-2", "class 5", 8)]
+    with contextlib.closing(Checked(tmp_path / "x.db", goal=LABELLED)) as site:
+        site.learn([BOTH_WRONG] * 2)
+        for label in labels:
+            site.peer.raw(LABEL, label)
+        site.pass_time(2.0)
+        assert [audit.label for audit in kept(site)] == [5, 5]
+        if restarts:
+            site.stop()
+            site.start(goal=LABELLED)
+            site.pass_time(2.0)
+        site.peer.say(site.report(2))
+        for label in labels:
+            site.peer.raw(LABEL, label)
+        site.pass_time(1.0)
+        site.learn([BOTH_WRONG], request="r-1")
+        site.learn([BOTH_WRONG], request="r-2")
+        site.pass_time(15.0)
+        assert [audit.label for audit in kept(site)] == [5, 5, None, None]
+        assert site.service.refused == {"replay": 1}  # the last one is what a broker may deliver again

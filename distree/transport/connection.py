@@ -19,6 +19,7 @@ from typing import Literal
 from distree.broker_settings import BrokerSettings
 from distree.errors import ConfigError, Problem
 from distree.transport import connect_errors
+from distree.transport.connect_errors import GaveUp
 from distree.transport.limits import Limits
 from distree.transport.negotiation import MAX_FILTERS_PER_SUBSCRIBE, Handshake, Subscriptions, Version
 
@@ -213,20 +214,24 @@ class Connection:
             return connect_errors.mute(self._address)
         return None
 
-    def why_lost(self, said: str | None, tls_error: ssl.SSLError | None, now: float) -> Problem | None:
+    def why_lost(self, said: str | None, ended_by: ssl.SSLError | GaveUp | None, now: float) -> Problem | None:
         """Return why the connection ended, None if that was reported already.
 
-        `said` is the reason that the broker gave, `tls_error` the one that TLS gave.
+        `said` is the reason that the broker gave, `ended_by` the one that TLS gave, or that of this side.
         """
         if said is not None:
             return connect_errors.refusal(self._settings, self._client_id, said)
+        if isinstance(ended_by, str) and self.state in ("subscribing", "online"):
+            return connect_errors.gave_up(self._settings, ended_by)
         if self.state == "online":
             at_once = now - self._online_since < _STABLE_S
             return connect_errors.lost(self._address, self._client_id, at_once=at_once)
         if self.state == "connecting":
-            return connect_errors.no_mqtt(self._settings, tls_error)
+            return connect_errors.no_mqtt(self._settings, ended_by)
         if self.state == "subscribing" and self.filters.asked:
             return connect_errors.lost_while_subscribing(self._address, self.filters.asked[0][0])
+        if self.state == "subscribing":  # all was answered; it ended before anybody was told
+            return connect_errors.lost(self._address, self._client_id, at_once=True)
         return None
 
     def ended(self, now: float, *, soon: bool, diagnosing: bool) -> bool:

@@ -31,7 +31,7 @@ from distree.transport.listener_calls import ListenerCalls
 from distree.transport.negotiation import Version
 from distree.transport.outbox import Outbox, Publication
 from distree.transport.poller import Poller
-from distree.transport.receive_window import ReceiveWindow
+from distree.transport.receive_window import MAX_EARLY_BYTES, ReceiveWindow
 from distree.transport.send_window import OVERHEAD_BYTES, SendWindow
 
 _HOUSEKEEPING_S = 0.25
@@ -306,7 +306,7 @@ class MqttTransport:
         if now >= self._housekeeping_at:
             self._housekeeping_at = now + _HOUSEKEEPING_S
             client.keep_alive(reads=not self._paused)
-            if (overdue := self._connection.overdue(now)) is not None:
+            if (overdue := self._connection.overdue(now) or self._send_window.tick(now)) is not None:
                 self._hang_up(overdue)
             self._ask_for_more()
 
@@ -337,7 +337,7 @@ class MqttTransport:
             elif error is not None:
                 self._ended(connection.unreachable(error))
             elif client.socket() is None:
-                self._ended(connect_errors.no_mqtt(self._settings, client.tls_error))
+                self._ended(connect_errors.no_mqtt(self._settings, client.ended_by))
             elif connection.state == "dialling":
                 connection.connect_sent(time.monotonic())
                 self._housekeeping_at = 0.0
@@ -413,19 +413,19 @@ class MqttTransport:
     def on_lost(self, said: str | None) -> None:
         """The connection ended."""
         if self._connection.has_socket:
-            self._ended(self._connection.why_lost(said, self._client.tls_error, time.monotonic()))
+            self._ended(self._connection.why_lost(said, self._client.ended_by, time.monotonic()))
 
     def on_publish(self, packet: packets.Published) -> None:
         """Queue a received message for the listener."""
         message = self._receive_window.on_publish(packet)
         if self.online:
             self._listener_calls.received(message)
-        else:
-            self._receive_window.early.append(message)
+        elif not self._receive_window.keep_early(message):
+            self._listener_calls.add(self._hang_up, connect_errors.floods(self._settings, MAX_EARLY_BYTES))
 
     def on_puback(self, mid: int, code: int) -> None:
-        """Note in the broker's answer to a publish; a refusal is final."""
-        item = self._send_window.on_puback(mid, time.monotonic())
+        """Note the broker's answer to a publish; a refusal is final, except of a result for lack of room."""
+        item = self._send_window.on_puback(mid, time.monotonic(), code)
         if item is None:
             return
         if self._outbox.casualties:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Literal
 
 Version = Literal["5", "3.1.1"]
@@ -22,7 +23,8 @@ _TRIES = 2
 class Handshake:
     """With which version of MQTT to connect, and whether with a will, until a broker has answered; then it stays so.
 
-    A broker that answers only a CONNECT without a will gets one more with it, to be sure.
+    What went unanswered may have come too early, while the broker was starting: a broker that has answered a lesser way
+    to connect gets one more of each better way, to be sure. A version that it has refused in words is not tried again.
     """
 
     def __init__(self, versions: Sequence[Version], *, has_will: bool) -> None:
@@ -31,24 +33,29 @@ class Handshake:
             self._plan += [(version, False) for version in versions]
         self._has_will = has_will
         self._at = 0
+        self._better: list[tuple[Version, bool]] = []
+        """What is tried once more, one after the other, after a lesser way was answered."""
+        self._refused: set[Version] = set()
         self.settled = False
-        self.confirming = False
-        """Whether the last answer was to a CONNECT without a will, and the next has one."""
+
+    @property
+    def _way(self) -> tuple[Version, bool]:
+        return self._better[0] if self._better else self._plan[self._at]
 
     @property
     def version(self) -> Version:
         """The version to connect with."""
-        return self._plan[self._at][0]
+        return self._way[0]
 
     @property
     def with_will(self) -> bool:
         """Whether to connect with a will."""
-        return self._plan[self._at][1] or self.confirming
+        return self._way[1]
 
     def unanswered(self) -> bool:
         """The connection ended without an answer; return whether to try again at once."""
-        if self.confirming:
-            self.confirming, self.settled = False, True
+        if self._better:
+            self._give_up_better()
             return True
         if self.settled:
             return False
@@ -57,22 +64,29 @@ class Handshake:
 
     def other_version(self) -> bool:
         """The broker does not speak this version: return whether there is another one to try, at once."""
-        version, will = self._plan[self._at]
+        version, will = self._way
+        self._refused.add(version)
+        if self._better:
+            self._give_up_better()
+            return True
         later = [at for at, (other, with_will) in enumerate(self._plan) if other != version and with_will is will]
         if later and not self.settled:
             self._at = later[0]
         return bool(later) and not self.settled
 
     def answered(self) -> Literal["go", "confirm"]:
-        """The broker accepted; `confirm` asks for the connection to be closed and opened again with a will."""
-        if self._has_will and not self.with_will and not self.settled:
-            self.confirming = True
-            return "confirm"
-        if self.confirming:  # it takes a will after all
-            self.confirming = False
-            self._at = self._plan.index((self.version, True))
-        self.settled = True
-        return "go"
+        """The broker accepted; `confirm` asks for the connection to be closed and opened again, in a better way."""
+        if self._better:  # it takes that after all
+            self._at, self._better = self._plan.index(self._way), []
+        elif not self.settled:
+            best = dict.fromkeys((self._plan[0], (self.version, self._has_will)))
+            self._better = [way for way in best if way != self._way and way[0] not in self._refused]
+        self.settled = not self._better
+        return "go" if self.settled else "confirm"
+
+    def _give_up_better(self) -> None:
+        self._better.pop(0)
+        self.settled = not self._better
 
 
 class Subscriptions:
@@ -138,8 +152,12 @@ class Subscriptions:
         return self._asked
 
     def answered(self, refusals: Sequence[str | None]) -> dict[str, str | None]:
-        """The broker answered, with None for each filter that it accepted; return the answers by filter."""
-        answers = {name: why for (name, _), why in zip(self._asked, refusals, strict=False) if name in self._wanted}
+        """The broker answered, with None for each filter that it accepted; return the answers by filter.
+
+        A filter without an answer counts as refused.
+        """
+        given = zip_longest((name for name, _ in self._asked), refusals[: len(self._asked)], fillvalue="no answer")
+        answers = {name: why for name, why in given if name in self._wanted}
         for name, _ in self._asked:
             self._suspected.discard(name)
             self._suspicions.pop(name, None)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from distree.errors import BrokerError
+from distree.transport.connect_errors import REASONS
 from distree.transport.credentials import reason
 from distree.transport.packets import PUBACK, PUBLISH, Published, frame, parse_publish, puback, publish, varint
 
@@ -33,29 +34,6 @@ _CHECK_LOG = "check the network and the broker's log"
 
 REFUSED = 0x80
 """Reason codes from this one on are refusals."""
-
-NAMES = {
-    0x80: "unspecified error",
-    0x83: "refused by the broker's own rules",
-    0x84: "unsupported protocol version",
-    0x85: "client identifier not valid",
-    0x86: "bad user name or password",
-    0x87: "not authorized",
-    0x88: "server unavailable",
-    0x89: "server busy",
-    0x8A: "banned",
-    0x8E: "session taken over",
-    0x8F: "topic filter invalid",
-    0x90: "topic name invalid",
-    0x95: "packet too large",
-    0x97: "quota exceeded",
-    0x99: "payload format invalid",
-    0x9A: "retain not supported",
-    0x9B: "QoS not supported",
-    0x9E: "shared subscriptions not supported",
-    0xA2: "wildcard subscriptions not supported",
-}
-"""What MQTT 5's reason codes mean."""
 
 _OLD_REFUSALS = {1: 0x84, 2: 0x85, 3: 0x88, 4: 0x86, 5: 0x87}
 """Return codes of a CONNACK of MQTT 3.1.1, as those of MQTT 5."""
@@ -247,7 +225,7 @@ class ProbeClient:
                 self._send_packet(puback(message.mid), time.monotonic() + _PUBACK_S)
         elif header & 0xF0 == _DISCONNECT:
             code = body[0] if body else 0
-            raise HangUpError(f"the broker ended the connection ({NAMES.get(code, f'code {code}')})", _CHECK_LOG)
+            raise HangUpError(f"the broker ended the connection ({REASONS.get(code, f'code {code}')})", _CHECK_LOG)
 
     def _packet(self, until: float) -> tuple[int, bytes]:
         """Return the first byte and the body of the next packet."""

@@ -58,6 +58,24 @@ def test_every_state_is_reached_ends_and_can_be_closed() -> None:
     assert ending == states - {"closed", "waiting"}
 
 
+def test_an_end_between_the_last_subscription_and_being_online_is_reported() -> None:
+    connection = made()
+    dialled(connection, 0.0)
+    connection.on_connack(None)
+    assert connection.on_suback([None, None]) == ("go online", None)
+    assert "closed the connection" in str(connection.why_lost(None, None, 0.1))
+
+
+def test_why_this_side_ended_a_connection_is_reported() -> None:
+    connection = made()
+    dialled(connection, 0.0)
+    assert "something other than MQTT" in str(connection.why_lost(None, "malformed", 0.1))
+    end(connection, 0.1)
+    online(connection, 10.0)
+    assert "not valid MQTT" in str(connection.why_lost(None, "malformed", 20.0))
+    assert "has stopped answering" in str(connection.why_lost(None, "silent", 20.0))
+
+
 def test_the_table_can_be_printed() -> None:
     text = transition_table()
     assert len(text.splitlines()) == 1 + len(CONNECTION_TRANSITIONS)

@@ -45,10 +45,6 @@ _MALFORMED = (LookupError, ValueError, struct.error, MQTTException)
 """What paho raises while it parses a malformed packet; paho 2.2 catches all of these itself, 2.1 hardly any."""
 
 
-_GAVE_UP: dict[str, GaveUp] = {"Protocol error": "malformed", "Keep alive timeout": "silent"}
-"""Why this side ended a connection, by the name of the reason code that paho makes of it."""
-
-
 class Sink(Protocol):
     """What the client passes the broker's answers to."""
 
@@ -135,9 +131,14 @@ class LeanClient(mqtt.Client):
 
     def _tell_disconnect(self, _client: Any, _userdata: object, flags: Any, reason: Any, _properties: object) -> None:
         said, from_broker = reason.getName(), flags.is_disconnect_packet_from_server
-        if not from_broker and said in _GAVE_UP:
-            self.ended_by = _GAVE_UP[said]
+        if not from_broker and said == "Keep alive timeout":
+            self.ended_by = "silent"
         self.sink.on_lost(said if from_broker else None)
+
+    def _loop_rc_handle(self, rc: MQTTErrorCode) -> MQTTErrorCode:
+        if rc == MQTTErrorCode.MQTT_ERR_PROTOCOL:
+            self.ended_by = "malformed"
+        return super()._loop_rc_handle(rc)
 
     # Receiving.
 

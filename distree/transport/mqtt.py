@@ -281,14 +281,14 @@ class MqttTransport:
             if self._connection.has_socket:
                 self._serve(readable)
             self._listener_calls.tell()
-            client = self._client
-            sock = client.socket() if self._connection.has_socket else None
-            self._poller.watch(sock, reads=not self._paused, writes=client.want_write())
+            sock = self._client.socket() if self._connection.has_socket else None
+            self._poller.watch(sock, reads=not self._paused, writes=self._client.want_write())
 
     def _patience_s(self, timeout_s: float) -> float:
         """Return how long to wait for the network: never past what housekeeping or the next attempt needs."""
         state = self._connection.state
-        if self._listener_calls.calls or state == "closed" or (self._client.reads_ahead() and not self._paused):
+        reads_ahead = self._connection.has_socket and self._client.reads_ahead() and not self._paused
+        if self._listener_calls.calls or state == "closed" or reads_ahead:
             return 0.0
         if state == "waiting":
             timeout_s = min(timeout_s, self._connection.retry_at - time.monotonic())
@@ -371,7 +371,7 @@ class MqttTransport:
         if why is not None:
             self.last_error = why
         match step:
-            case "subscribe":
+            case "subscribe" if self._connection.filters.asked:  # else the connection has ended meanwhile
                 self._client.subscribe(self._connection.filters.asked)
             case "go online":
                 self._go_online()

@@ -132,6 +132,16 @@ def test_a_connection_that_ends_right_after_the_subscription_is_reported(
     heal(broken, a, pump)
 
 
+def test_what_is_left_of_a_connection_does_not_keep_the_loop_busy(broken: BrokenBroker, client: Make) -> None:
+    broken.answers[CONNECT] = lambda _packet: CONNACK + bytes(50_000)
+    a = client(broken.port, "a", [("a/#", 1)], online=False)
+    ends_at, turns = time.monotonic() + 3.0, 0
+    while time.monotonic() < ends_at:
+        a.transport.poll(1.0)
+        turns += 1
+    assert turns < 200
+
+
 @pytest.mark.parametrize("codes", [0, 1])
 def test_a_filter_that_is_left_out_of_the_answer_is_not_taken_for_subscribed(
     broken: BrokenBroker, client: Make, pump: Pump, codes: int

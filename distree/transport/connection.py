@@ -174,10 +174,11 @@ class Connection:
         self._refused_before = (self._refused_before - answers.keys()) | refused.keys()
         return ("wait" if self.state == "online" else self._subscribe()), None
 
-    def ask_for_more(self) -> bool:
+    def ask_for_more(self, now: float) -> bool:
         """Whether to subscribe to `filters.asked`, beyond what was needed to be online; one packet at a time."""
         if self.state != "online" or self.filters.asked:
             return False
+        self.filters.try_again(now)
         if self.filters.ask(for_more=True):
             return True
         if self._refused:
@@ -248,7 +249,7 @@ class Connection:
             self._failures = 0
         elif was == "connecting":
             soon = self.handshake.unanswered() or soon
-        without = self.filters.unanswered()
+        without = self.filters.unanswered(now)
         if without is not None:
             self._notices.append(connect_errors.hangs_up_on_subscribe(self._settings, [without]))
         delay = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (0 if diagnosing else min(self._failures, 10)))

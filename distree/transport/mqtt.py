@@ -393,7 +393,7 @@ class MqttTransport:
 
     def _ask_for_more(self) -> None:
         """Subscribe to what was added, a few at a time, unless a message is sent alone to see what is hung up on."""
-        if not self._send_window.alone and self._connection.ask_for_more():
+        if not self._send_window.alone and self._connection.ask_for_more(time.monotonic()):
             self._client.subscribe(self._connection.filters.asked)
 
     # What the client calls, with `lock` held.

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Literal
 
+from distree.transport.hangups import RETRY_MAX_S, RETRY_S
+
 Version = Literal["5", "3.1.1"]
 
 MAX_FILTERS_PER_SUBSCRIBE = 8
@@ -95,7 +97,7 @@ class Subscriptions:
     The initial ones are needed, and come first; others may be added at any time, and are asked for once there is
     nothing else to wait for. After a connection that ended in the middle they go one at a time, to find out which one
     it was; and every suspect goes along with the initial ones, while nothing else is under way that the broker may hang
-    up on.
+    up on. One that was left out is tried again after a while.
     """
 
     def __init__(self, filters: Sequence[tuple[str, int]], at_a_time: int) -> None:
@@ -106,12 +108,19 @@ class Subscriptions:
         self._left: dict[str, int] = {}
         self._asked: list[tuple[str, int]] = []
         self._suspicions: Counter[str] = Counter()
-        self.without: set[str] = set()
+        self._without: dict[str, float] = {}
+        """Those that the broker hangs up on, and when each is tried again."""
+        self._left_out_s: dict[str, float] = {}
+        """For how long each was left out last."""
+
+    @property
+    def without(self) -> set[str]:
         """Those that the broker hangs up on."""
+        return set(self._without)
 
     def begin(self) -> None:
         """Start over, on a new connection."""
-        self._left = {name: qos for name, qos in self._wanted.items() if name not in self.without}
+        self._left = {name: qos for name, qos in self._wanted.items() if name not in self._without}
         self._asked = []
 
     def add(self, filters: Sequence[tuple[str, int]]) -> bool:
@@ -119,7 +128,7 @@ class Subscriptions:
         for name, qos in filters:
             if name not in self._wanted:
                 self._wanted[name] = min(qos, 1)
-                if name not in self.without:
+                if name not in self._without:
                     self._left[name] = min(qos, 1)
         return bool(self._left)
 
@@ -131,7 +140,7 @@ class Subscriptions:
             left = self._left.pop(name, None) is not None
             self._needed.discard(name)
             self._suspected.discard(name)
-            if wanted and not left and name not in self.without:
+            if wanted and not left and name not in self._without:
                 known.append(name)
         return known
 
@@ -161,10 +170,18 @@ class Subscriptions:
         for name, _ in self._asked:
             self._suspected.discard(name)
             self._suspicions.pop(name, None)
+            self._left_out_s.pop(name, None)
         self._asked = []
         return answers
 
-    def unanswered(self) -> str | None:
+    def try_again(self, now: float) -> None:
+        """Ask again for those that have been left out for long enough."""
+        for name in [name for name, at in self._without.items() if at <= now]:
+            del self._without[name]
+            if name in self._wanted:
+                self._left[name] = self._wanted[name]
+
+    def unanswered(self, now: float) -> str | None:
         """The connection ended before the broker answered; return the filter to blame, once it is known."""
         asked, self._asked = self._asked, []
         if not asked:
@@ -177,5 +194,6 @@ class Subscriptions:
         self._suspicions[name] += 1
         if self._suspicions[name] < _TRIES:
             return None
-        self.without.add(name)
+        self._left_out_s[name] = min(RETRY_MAX_S, 2 * self._left_out_s.get(name, RETRY_S / 2))
+        self._without[name] = now + self._left_out_s[name]
         return name

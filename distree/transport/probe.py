@@ -27,6 +27,12 @@ from distree.transport.packets import PUBACK, PUBLISH, Published, frame, parse_p
 _CONNACK, _PUBREC, _PUBREL, _PUBCOMP, _SUBACK, _DISCONNECT = 0x20, 0x50, 0x60, 0x70, 0x90, 0xE0
 _PINGREQ, _PINGRESP = 0xC0, 0xD0
 _MAX_BYTES = 16 << 20
+
+MAX_HEARD_BYTES = 32 << 20
+"""Most that one connection keeps of what it hears, in bytes: a check takes seconds."""
+
+_HEARD_BYTES = 512
+"""What a message takes besides topic and payload, about."""
 _PUBACK_S = 5.0
 
 _CHECK_BROKER = "check that it is an MQTT broker"
@@ -82,6 +88,7 @@ class ProbeClient:
     is_mqtt5: bool = True
     heard: list[Published] = field(default_factory=list)
     _ahead: bytes = b""
+    _heard_bytes: int = 0
     _mid: int = 0
     _connected: bool = False
     _withheld: dict[str, int] = field(default_factory=dict)
@@ -220,6 +227,12 @@ class ProbeClient:
                 message = parse_publish(header, body, is_mqtt5=self.is_mqtt5)
             except ValueError as error:
                 raise BrokerError(f"the broker sent a malformed message ({error})", _CHECK_BROKER) from None
+            self._heard_bytes += len(message.topic) + len(message.payload) + _HEARD_BYTES
+            if self._heard_bytes > MAX_HEARD_BYTES:
+                raise BrokerError(
+                    f"the broker sent more than {MAX_HEARD_BYTES:,} bytes of messages during one check",
+                    "find out who publishes so much, and restrict that in the broker's ACL",
+                )
             self.heard.append(message)
             if message.mid is not None:
                 self._send_packet(puback(message.mid), time.monotonic() + _PUBACK_S)

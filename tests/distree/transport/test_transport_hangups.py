@@ -234,6 +234,28 @@ def shaken(takes: Callable[[str, bool], bool], attempts: int = 20) -> tuple[Hand
     raise AssertionError(tried)
 
 
+def test_a_filter_that_was_left_out_is_tried_again_after_longer_and_longer() -> None:
+    filters, now = Subscriptions([("bad", 1), ("good", 1)], 1), 0.0
+    for lasts_s in (RETRY_S, 2 * RETRY_S, 4 * RETRY_S):
+        while "bad" not in filters.without:
+            filters.begin()
+            while asked := filters.ask():
+                if asked[0][0] == "bad":
+                    filters.unanswered(now)
+                    break
+                filters.answered([None])
+        filters.begin()
+        filters.try_again(now + lasts_s - 1.0)
+        assert filters.ask(for_more=True) == [("good", 1)]
+        filters.answered([None])
+        now += lasts_s
+        filters.try_again(now)
+        assert not filters.without
+    assert filters.ask() == [("bad", 1)]
+    filters.answered([None])
+    assert not filters.without
+
+
 def test_the_usual_broker_is_connected_to_at_once() -> None:
     assert shaken(lambda _version, _will: True)[1] == [("5", True)]
 
@@ -274,7 +296,7 @@ def subscribe(filters: Subscriptions, hates: Callable[[list[str]], bool]) -> tup
         done: list[str] = []
         while asked := [name for name, _ in filters.ask()]:
             if hates(asked):
-                filters.unanswered()
+                filters.unanswered(0.0)
                 break
             done += asked
         else:
@@ -337,7 +359,7 @@ def test_an_added_filter_that_may_have_been_hung_up_on_goes_first_and_alone() ->
     filters.ask()
     assert len(filters.ask(for_more=True)) == 3
     filters.add([("late", 1)])
-    assert filters.unanswered() is None
+    assert filters.unanswered(0.0) is None
     filters.begin()
     asked = []
     while filters.ask():
@@ -347,11 +369,11 @@ def test_an_added_filter_that_may_have_been_hung_up_on_goes_first_and_alone() ->
             break
         filters.answered([None])
     assert [name for name, _ in asked] == ["f0", "f1", "more/0", "more/1"]
-    assert filters.unanswered() is None, "once may be the network"
+    assert filters.unanswered(0.0) is None, "once may be the network"
     filters.begin()
     while filters.ask() != [("more/1", 1)]:
         filters.answered([None])
-    assert filters.unanswered() == "more/1"
+    assert filters.unanswered(0.0) == "more/1"
     filters.begin()
     first = []
     while filters.ask():
@@ -367,7 +389,7 @@ def test_one_loss_now_and_another_long_after_prove_nothing() -> None:
     for _ in range(5):
         filters.begin()
         filters.ask(for_more=True)
-        assert filters.unanswered() is None
+        assert filters.unanswered(0.0) is None
         filters.begin()
         filters.ask()
         assert filters.answered([None]) == {"more": None}

@@ -215,6 +215,11 @@ class Connection:
             return connect_errors.mute(self._address)
         return None
 
+    def flooded(self, nbytes: int) -> Problem:
+        """Return that more came than is kept before the subscriptions were answered; no filter is to blame."""
+        self.filters.acquit()
+        return connect_errors.floods(self._settings, nbytes)
+
     def why_lost(self, said: str | None, ended_by: ssl.SSLError | GaveUp | None, now: float) -> Problem | None:
         """Return why the connection ended, None if that was reported already.
 

@@ -421,7 +421,7 @@ class MqttTransport:
         if self.online:
             self._listener_calls.received(message)
         elif not self._receive_window.keep_early(message):
-            self._listener_calls.add(self._hang_up, connect_errors.floods(self._settings, MAX_EARLY_BYTES))
+            self._listener_calls.add(self._hang_up, self._connection.flooded(MAX_EARLY_BYTES))
 
     def on_puback(self, mid: int, code: int) -> None:
         """Note the broker's answer to a publish; a refusal is final, except of a result for lack of room."""

@@ -174,6 +174,10 @@ class Subscriptions:
         self._asked = []
         return answers
 
+    def acquit(self) -> None:
+        """The connection is about to end, and not for what was asked."""
+        self._asked = []
+
     def try_again(self, now: float) -> None:
         """Ask again for those that have been left out for long enough."""
         for name in [name for name, at in self._without.items() if at <= now]:

@@ -15,7 +15,7 @@ from collections.abc import Container, Sequence
 from typing import Any, Literal, Protocol
 
 import paho.mqtt.client as mqtt
-from paho.mqtt import MQTTException
+from paho.mqtt import properties
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
 from distree.errors import BrokerError
@@ -41,7 +41,12 @@ _REPLACED = (
     "_send_pingreq", "_last_msg_out", "_ping_t", "_keepalive", "_loop_rc_handle",
 )  # fmt: skip
 
-_MALFORMED = (LookupError, ValueError, struct.error, MQTTException)
+_MALFORMED: tuple[type[Exception], ...] = (
+    LookupError,
+    ValueError,
+    struct.error,
+    properties.MQTTException,  # type: ignore[attr-defined]  # of paho 2.1; in 2.2 there is only one
+)
 """What paho raises while it parses a malformed packet; paho 2.2 catches all of these itself, 2.1 hardly any."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
-from paho.mqtt import MQTTException
+from paho.mqtt import properties
 
 from benchmarks.chaos.packets import CONNECT, SUBSCRIBE, Packet, Reader
 from distree.errors import BrokerError
@@ -106,7 +106,9 @@ def test_a_malformed_packet_right_after_the_subscription_is_named_as_such(
     heal(broken, a, pump)
 
 
-@pytest.mark.parametrize("error", [KeyError(251), IndexError(), ValueError("x"), struct.error(), MQTTException("x")])
+@pytest.mark.parametrize(
+    "error", [KeyError(251), IndexError(), ValueError("x"), struct.error(), properties.MQTTException("x")]
+)
 def test_whatever_paho_raises_while_it_parses_ends_the_connection_and_nothing_else(
     broken: BrokenBroker, client: Make, pump: Pump, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

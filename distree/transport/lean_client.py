@@ -33,6 +33,10 @@ arrived, fragmented the memory of a busy board (3 MiB in 100,000 inputs)."""
 _TURN_PACKETS, _TURN_BYTES = 32, 1 << 20
 """Packets read in one turn, and bytes of messages."""
 
+MAX_UNSENT_PACKETS = 20_000
+"""Answers that may wait for a broker that sends and does not read; beyond that the connection is closed. Own messages
+wait elsewhere, see `outbox`."""
+
 _PIECE_BYTES = 1 << 14
 """Most bytes of a read by paho: a record of TLS."""
 
@@ -282,7 +286,10 @@ class LeanClient(mqtt.Client):
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def keep_alive(self, *, reads: bool) -> None:
-        """Ping when it is time; while nothing is read, no answer is expected."""
+        """Ping when it is time, and see that the broker reads; while nothing is read here, no answer is expected."""
+        if len(self._out_packet) > MAX_UNSENT_PACKETS:
+            self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_KEEPALIVE)
+            return
         if reads:
             self.loop_misc()
         elif 0 < self._keepalive <= time.monotonic() - self._last_msg_out:

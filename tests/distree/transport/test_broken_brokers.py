@@ -17,6 +17,7 @@ from paho.mqtt import properties
 from benchmarks.chaos.packets import CONNECT, SUBSCRIBE, Packet, Reader
 from distree.errors import BrokerError
 from distree.transport import receive_window
+from distree.transport.lean_client import MAX_UNSENT_PACKETS
 from distree.transport.packets import publish
 
 Make = Callable[..., Any]
@@ -24,6 +25,7 @@ Pump = Callable[..., None]
 
 CONNACK = b"\x20\x03\x00\x00\x00"
 PINGREQ = 12
+PUBCOMP = 0x70
 
 
 class BrokenBroker:
@@ -142,6 +144,18 @@ def test_what_is_left_of_a_connection_does_not_keep_the_loop_busy(broken: Broken
         a.transport.poll(1.0)
         turns += 1
     assert turns < 200
+
+
+def test_answers_to_a_broker_that_sends_and_does_not_read_do_not_pile_up(
+    broken: BrokenBroker, client: Make, pump: Pump
+) -> None:
+    a = client(broken.port, "a", [("a/#", 1)])
+    with a.transport.lock:
+        a.transport._client._out_packet.extend([{"command": PUBCOMP}] * (MAX_UNSENT_PACKETS + 1))
+        a.transport._client.keep_alive(reads=True)
+        assert not a.transport.online
+        assert "has stopped answering" in str(a.transport.last_error)
+    heal(broken, a, pump)
 
 
 @pytest.mark.parametrize("codes", [0, 1])

@@ -334,9 +334,9 @@ class Agent:
         self._ready.set()
 
     def disconnected(self, why: Problem) -> None:
-        """Log why, at a bounded rate; the transport keeps trying."""
+        """Log what is wrong, at a bounded rate: the connection ended, and the transport keeps trying, or a refusal."""
         self._problem = why
-        if self._lost_at is None:
+        if self._lost_at is None and not self.transport.online:
             self._lost_at = time.monotonic()
         if self.transport.diagnosing:
             log.debug("%s", why)  # the outcome will be logged

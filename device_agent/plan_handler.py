@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from device_agent.pipeline import AgentPipeline
 from device_agent.plan_seals import PlanSeals
-from device_agent.reporting import Reporting
+from device_agent.reporting import BURST, Reporting
 from distree.errors import RemoteProtocolError
 from distree.formatting import thresholds_text, why_text
 from distree.log_throttle import LogThrottle
@@ -36,6 +36,7 @@ class PlanHandler:
         self._reporting = reporting
         self._seals = seals
         self._throttle = LogThrottle(interval_s=REFUSED_PLAN_INTERVAL_S)
+        self._told = LogThrottle(burst=BURST)
 
     def take(self, message: Received) -> list[Effect]:
         """Put a plan in force and return what follows; RemoteProtocolError for one that is not obeyed.
@@ -56,10 +57,17 @@ class PlanHandler:
         plan = self._node.plan
         if plan != before:
             is_other = plan.epoch != before.epoch or not same_decision(plan, before)
-            log.log(logging.INFO if is_other else logging.DEBUG, "%s: %s", self._name, _plan_text(plan))
+            self._log(logging.INFO if is_other else logging.DEBUG, before, plan)
             # The acknowledgement of a plan is its hash in the next report; it need not wait.
             self._reporting.report_soon()
         return effects
+
+    def _log(self, level: int, before: Plan, plan: Plan) -> None:
+        """Log which plan is in force: whoever may publish plans may do so thousands of times a second."""
+        text = _plan_text(plan)
+        line = self._told.line(time.monotonic(), text, f"{before.epoch} {text}")
+        if line is not None:
+            log.log(level, "%s: %s", self._name, line)
 
     def _take(self, message: Received) -> list[Effect]:
         seal = None if self._seals is None else self._seals.check(message.topic, message.payload)

@@ -24,7 +24,7 @@ from distree.node import Tell
 from distree.topics import Address, Kind
 from distree.transport.base import Received, Transport
 from orchestrator import addresses
-from orchestrator.addresses import Outgoing, of_device
+from orchestrator.addresses import of_device
 from orchestrator.announcement_requests import AnnouncementRequester
 from orchestrator.board_watch import BoardWatch
 from orchestrator.config import HomeAssistantConfig, StoreConfig
@@ -36,6 +36,7 @@ from orchestrator.metrics import Snapshot
 from orchestrator.pipeline_controller import DuePlan, PipelineController
 from orchestrator.pipeline_spec import PipelineSpec
 from orchestrator.problems import OngoingProblems, RefusedMessages, SharedIds
+from orchestrator.publisher import Publisher
 from orchestrator.restore import restored_controller
 from orchestrator.signing import Signing
 from orchestrator.site_events import SiteEvents
@@ -102,6 +103,7 @@ class Service:
         self._journal = Journal(store)
         self._refused = RefusedMessages()
         self._problems = OngoingProblems()
+        self._publisher = Publisher(transport, clock)
         self._events = SiteEvents(clock, wall, clock_synced)
         self._board_watch = BoardWatch()
         self._shared_ids = SharedIds()
@@ -146,8 +148,9 @@ class Service:
         """Poll once and do what is due; by default the poll waits no longer than until something may be due."""
         settling = self.leadership.role is not Role.STANDBY and self.controllers.are_settling
         self._transport.poll((SETTLING_POLL_S if settling else POLL_S) if timeout_s is None else timeout_s)
-        self._tell(EventKind.CONNECTION, self._problems.note("broker", self._transport.last_error))
         with self._transport.lock:
+            for line in self._publisher.problems():
+                self._tell(EventKind.CONNECTION, line)
             self._work(self._clock())
 
     def close(self) -> None:
@@ -196,7 +199,7 @@ class Service:
         self._is_online = False
         self._writing.hasten()
         log.warning("lost the broker: %s", why)
-        self._problems.note("broker", why)
+        self._publisher.lost(why)
         self.leadership.disconnected()
         self._requester.disconnected()
         for controller in self.controllers:
@@ -311,7 +314,7 @@ class Service:
         for controller in self.controllers:
             self._tend(now_s, controller)
         for stats in self._home.stats_due():
-            self._publish(addresses.stats(self._site, stats))
+            self._publisher.publish(addresses.stats(self._site, stats))
         for timer, chore in self._chores:
             if timer.is_due(now_s):
                 chore(now_s)
@@ -354,7 +357,7 @@ class Service:
         plan = due.plan
         if due.is_new and not self._record(controller, plan):
             return
-        self._publish(self._signing.plan(plan))
+        self._publisher.publish(self._signing.plan(plan))
         level = logging.INFO if due.is_other_decision else logging.DEBUG
         log.log(level, "pipeline %s: published %s", plan.pipeline, plan_text(plan))
         controller.published(now_s, due)
@@ -394,22 +397,16 @@ class Service:
             return
         self._journal.add_event(EventRow(at=self._wall(), sender="", event=event))
         if self.leadership.leads:
-            self._publish(addresses.event(self._site, event))
+            self._publisher.publish(addresses.event(self._site, event))
 
     # ------------------------------------------------------------ publishing
 
-    def _publish(self, message: Outgoing) -> None:
-        topic, payload, how = message.topic, message.payload, message.delivery
-        self._transport.publish(
-            topic, payload, qos=how.qos, retain=how.retain, content_type=how.content_type, lane=how.lane
-        )
-
     def _publish_claim(self, *, running: bool) -> None:
-        self._publish(self._signing.claim(self.leadership.own, running=running))
+        self._publisher.publish(self._signing.claim(self.leadership.own, running=running))
 
     def _request_announcements(self) -> None:
         for name in self.controllers.names:
-            self._publish(addresses.call(self._site, name, self.leadership.own))
+            self._publisher.publish(addresses.call(self._site, name, self.leadership.own))
         # On a site without boards this is every few seconds.
         log.debug("the broker delivered nothing about boards: asked them to announce themselves")
 
@@ -424,7 +421,7 @@ class Service:
         if messages:
             self._store.announce(messages)
         for topic, payload in messages:
-            self._publish(addresses.discovery(topic, payload))
+            self._publisher.publish(addresses.discovery(topic, payload))
         self._home.done(messages)
 
     # ------------------------------------------------------------ keeping

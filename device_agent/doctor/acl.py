@@ -24,7 +24,8 @@ from distree.messages.codec import PROBE, decode
 from distree.messages.device import DeviceMeta, HeldStage
 from distree.messages.member import Member
 from distree.topics import ADDRESSED, BOARD_ROLES, TABLE, Kind
-from distree.transport.probe import NAMES, REFUSED, HangUpError, ProbeClient
+from distree.transport.connect_errors import REASONS
+from distree.transport.probe import REFUSED, HangUpError, ProbeClient
 
 DELIVERY_S = 3.0
 """How long a released trial may take to arrive."""
@@ -259,7 +260,7 @@ def _try_writing(context: CheckContext, names: Sequence[str]) -> tuple[dict[str,
                 while now:
                     code = client.withhold(now[0], PROBE, context.until())
                     if code >= REFUSED:
-                        denied[now[0]] = NAMES.get(code, f"code {code}")
+                        denied[now[0]] = REASONS.get(code, f"code {code}")
                     now.pop(0)
             except HangUpError:
                 unseen.append(now[0])  # which is the business of `publish`

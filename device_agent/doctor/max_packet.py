@@ -14,7 +14,8 @@ from distree.messages.codec import PROBE
 from distree.messages.limits import MAX_MESSAGE_BYTES
 from distree.topics import Kind
 from distree.transport import connect_errors
-from distree.transport.probe import NAMES, REFUSED
+from distree.transport.connect_errors import REASONS
+from distree.transport.probe import REFUSED
 
 _NOT_AUTHORIZED = 0x87
 _PRECISION_BYTES = 16
@@ -88,7 +89,7 @@ def _tried(context: CheckContext, topic: str, size: int) -> Finding | None:
                 continue
             if codes[-1] < REFUSED:
                 return None
-            why = NAMES.get(codes[-1], f"code {codes[-1]}")
+            why = REASONS.get(codes[-1], f"code {codes[-1]}")
             address = settings.address
             what = f"{address} refuses a message of {size:,} bytes on {where} ({why})"
             return failed(what, connect_errors.raise_limit(size))

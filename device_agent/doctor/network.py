@@ -15,7 +15,8 @@ from distree.broker_settings import BrokerSettings
 from distree.errors import BrokerError, Problem
 from distree.printable import printable
 from distree.transport import connect_errors, credentials
-from distree.transport.probe import NAMES, Connack, HangUpError, ProbeClient, Will
+from distree.transport.connect_errors import REASONS
+from distree.transport.probe import Connack, HangUpError, ProbeClient, Will
 
 _UNSUPPORTED_PROTOCOL = 0x84
 _REFUSED_LOGIN = {0x86: "Bad user name or password", 0x87: "Not authorized", 0x8C: "Bad authentication method"}
@@ -122,7 +123,9 @@ def _refusal(settings: BrokerSettings, client_id: str, greeting: Connack) -> Pro
         return Problem(
             f"the broker refuses the client id {client_id!r}", "allow ids that begin with distree_SITE_DEVICE"
         )
-    word = NAMES.get(greeting.code, f"code {greeting.code}") + (f", {printable(greeting.why)}" if greeting.why else "")
+    word = REASONS.get(greeting.code, f"code {greeting.code}") + (
+        f", {printable(greeting.why)}" if greeting.why else ""
+    )
     return Problem(f"the broker refuses the connection ({word})", "check its log")
 
 

@@ -174,10 +174,11 @@ class Custody:
         entry.message = message
         self.agenda.set(entry.request, entry.deadline_at)
 
-    def silent(self, entry: CustodyEntry) -> None:
-        """Note that nothing was heard of an entry in time: others may take as long."""
+    def silent(self, entry: CustodyEntry, *, is_telling: bool) -> None:
+        """Note that nothing was heard of an entry in time: others may take as long, if that `is_telling`."""
         entry.is_repeated = True
-        self.round_trip.backoff = min(64, self.round_trip.backoff * 2)
+        if is_telling:
+            self.round_trip.backoff = min(64, self.round_trip.backoff * 2)
 
     def wait(self, entry: CustodyEntry, until: float) -> None:
         """Look again at an entry at `until`, if it has not been answered by then; not beyond its deadline."""

@@ -106,11 +106,13 @@ class Dispatcher:
             self._custody.wait(entry, until)
             return []
         boards = self.boards_of(entry)
-        outputs = self._router.silent(now, boards, entry.sent_at, is_last=entry.is_repeated)
+        suspects = self._router.suspects(boards)
+        outputs = self._router.silent(now, suspects, entry.sent_at, is_last=entry.is_repeated)
         if entry.is_repeated:
             self._custody.wait(entry, entry.deadline_at)
             return outputs
-        self._custody.silent(entry)
+        # Boards that never answered may be made up: their silence says nothing of how long the others take.
+        self._custody.silent(entry, is_telling=self._router.have_answered(boards))
         return [*outputs, *self.send_again(now, entry, boards, is_repetition=True)]
 
     def board_gone(self, now: float, device: str) -> list[Output]:

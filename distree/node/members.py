@@ -10,7 +10,9 @@ itself longest ago is forgotten, and before it those that never answered a reque
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
+from itertools import islice
 from typing import Literal
 
 from distree.messages.device import DeviceState, DeviceStatus
@@ -22,8 +24,14 @@ MAX_MEMBERS = 4096
 
 _ALIVE = (DeviceStatus.READY, DeviceStatus.DRAINING)
 
+OTHERS_NAMED = 4
+"""Boards with another bundle that are named at most, see `Members.others`."""
+
 Slot = tuple[int, "int | None"]
 """A stage, and the branch of it where it is wide: who is in one team can stand in for each other."""
+
+_Place = tuple[Slot, bool]
+"""A slot that a board serves, and whether it has the right bundle to be chosen there."""
 
 
 @record
@@ -43,9 +51,12 @@ class MemberChange:
 
 
 class _Board:
-    __slots__ = ("boot", "member", "stages", "status")
+    __slots__ = ("boot", "member", "number", "places", "stages", "status")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """How many boards were known before."""
+        self.places: frozenset[_Place] = frozenset()
         self.member: Member | None = None
         self.stages: set[int] = set()
         """Those at which requests may come to it."""
@@ -68,7 +79,8 @@ class _Board:
 class Members:
     """The members of one pipeline that can run one revision of its bundle, by what they serve.
 
-    Nothing here is of one origin alone, so that those of a simulated site share one.
+    Nothing here is of one origin alone, so that those of a simulated site share one. Whoever may publish announcements
+    may publish thousands a second, so what an announcement costs does not depend on how many boards there are.
     """
 
     def __init__(self, revision: str) -> None:
@@ -77,7 +89,11 @@ class Members:
         # Those that may be forgotten, the one that announced itself longest ago first.
         self._unproved: dict[str, None] = {}
         self._proved: dict[str, None] = {}
+        self._at: dict[_Place, dict[str, Member]] = {}
+        """Who is there, by place and device."""
         self._slots: dict[Slot, tuple[Member, ...]] = {}
+        """What `of` has found, until it changes."""
+        self._numbers = 0
         self._went_at: dict[int, float] = {}
         self.present = 0
         """How many boards are there."""
@@ -102,7 +118,8 @@ class Members:
         if board is None:
             if len(self._boards) >= MAX_MEMBERS:
                 pushed_out = self._forget(now, next(iter(self._unproved or self._proved)))
-            board = self._boards[device] = _Board()
+            board = self._boards[device] = _Board(self._numbers)
+            self._numbers += 1
         book = self._proved if device in self._proved else self._unproved
         book.pop(device, None)
         book[device] = None
@@ -110,7 +127,6 @@ class Members:
         if stage not in board.stages or board.member != member:
             board.member = member
             board.stages.add(stage)
-            self._slots.clear()
         if is_live and board.boot != member.boot:
             board.boot, board.status = member.boot, DeviceStatus.READY
         change = self._change(now, device, board, before, listen="begin" if is_new else "")
@@ -131,7 +147,6 @@ class Members:
             return self._forget(now, device)
         before = board.present, board.life
         board.stages.discard(stage)
-        self._slots.clear()
         self._went_at[stage] = now
         return self._change(now, device, board, before)
 
@@ -139,7 +154,7 @@ class Members:
         board = self._boards.pop(device)
         self._unproved.pop(device, None)
         self._proved.pop(device, None)
-        self._slots.clear()
+        self._move(device, board, frozenset())
         self._went_at |= dict.fromkeys(board.stages, now)
         self.present -= bool(board.present)
         return MemberChange(device=device, ended=True, listen="end")
@@ -160,8 +175,8 @@ class Members:
         self, now: float, device: str, board: _Board, before: tuple[str, str], listen: Literal["begin", "end", ""] = ""
     ) -> MemberChange:
         (was_present, was_alive), present = before, board.present
+        self._move(device, board, self._places(board))
         if present != was_present:
-            self._slots.clear()
             self.present += bool(present) - bool(was_present)
             if was_present:
                 for stage in board.stages:
@@ -172,6 +187,29 @@ class Members:
             came=bool(present) and present != was_present,
             listen=listen,
         )
+
+    def _places(self, board: _Board) -> frozenset[_Place]:
+        """Return where a board is, as things are now."""
+        member = board.member
+        if member is None or not board.present:
+            return frozenset()
+        is_right = self._revision in member.revisions
+        branches = {None, member.branch}
+        return frozenset(
+            ((stage, branch), is_right) for stage in board.stages if stage in member.stages for branch in branches
+        )
+
+    def _move(self, device: str, board: _Board, places: frozenset[_Place]) -> None:
+        """Note where a board is from now on."""
+        for place in board.places - places:
+            del self._at[place][device]
+            self._slots.pop(place[0], None)
+        for place in places:
+            there = self._at.setdefault(place, {})
+            if board.member is not None and there.get(device) is not board.member:
+                there[device] = board.member
+                self._slots.pop(place[0], None)
+        board.places = places
 
     # ------------------------------------------------------------ what is known
 
@@ -184,22 +222,14 @@ class Members:
         slot = stage, branch
         found = self._slots.get(slot)
         if found is None:
-            found = self._slots[slot] = tuple(
-                member
-                for board in self._boards.values()
-                if board.present and (member := board.member) is not None and self._serves(board, stage, branch)
-            )
+            there = self._at.get((slot, True), {})
+            by_age = sorted(there, key=lambda device: self._boards[device].number)
+            found = self._slots[slot] = tuple([there[device] for device in by_age])
         return found
 
-    def _serves(self, board: _Board, stage: int, branch: int | None) -> bool:
-        member = board.member
-        return (
-            member is not None
-            and stage in board.stages
-            and stage in member.stages
-            and self._revision in member.revisions
-            and (branch is None or member.branch == branch)
-        )
+    def serve(self, stage: int, besides: Collection[str] = ()) -> bool:
+        """Whether somebody is there who serves a stage, besides these."""
+        return any(device not in besides for device in self._at.get(((stage, None), True), ()))
 
     def get(self, device: str) -> Member | None:
         """Return what a board serves, if it is there and can run the bundle."""
@@ -213,12 +243,5 @@ class Members:
         return self._went_at.get(stage, -math.inf)
 
     def others(self, stage: int) -> list[Member]:
-        """Return those that are there and serve a stage, but have another bundle."""
-        return [
-            board.member
-            for board in self._boards.values()
-            if board.present
-            and board.member is not None
-            and stage in board.member.stages
-            and self._revision not in board.member.revisions
-        ]
+        """Return a few of those that are there and serve a stage, but have another bundle."""
+        return list(islice(self._at.get(((stage, None), False), {}).values(), OTHERS_NAMED))

@@ -210,7 +210,7 @@ class OriginWorker:
             self._custody.heard(entry, now)
             if outcome.reason == "fallback" and is_current and not entry.is_repeated:
                 # A board failed on it; another may serve the stage, so the one repetition is spent at once.
-                self._custody.silent(entry)
+                self._custody.silent(entry, is_telling=True)
                 return [*self._dispatcher.send_again(now, entry, (sender,)), *self._resume(now, told)]
         if outcome.guess is not None and outcome.guess.missing:
             outputs += self._missed(now, entry, context, outcome.guess.missing)
@@ -417,9 +417,8 @@ class OriginWorker:
             return outputs
         outputs = []
         if entry.state == "away" and not is_doubtful:
-            outputs = self._router.silent(
-                now, self._dispatcher.boards_of(entry), entry.sent_at, is_last=entry.is_repeated
-            )
+            suspects = self._router.suspects(self._dispatcher.boards_of(entry))
+            outputs = self._router.silent(now, suspects, entry.sent_at, is_last=entry.is_repeated)
         elif entry.state == "held":
             outputs = self._check_boards(now)
         return [*self._answer(now, entry, self._custody.reason_of_silence(entry), "deadline"), *outputs]

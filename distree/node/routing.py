@@ -250,12 +250,12 @@ class Router:
         return all(self._is_served(k) or self._is_awaited(now, k) for k in self._needed if k >= stage)
 
     def _is_served(self, stage: int) -> bool:
-        return stage in self._settings.stages or bool(self._usable(stage))
+        return stage in self._settings.stages or self._members.serve(stage, self._left_out)
 
     def _is_awaited(self, now: float, stage: int) -> bool:
         """Whether no board of a stage is there, which does not last for long."""
         last = max(self._members.went_at(stage), self._connected_at)
-        return not self._members.of(stage) and now < last + RESTART_S
+        return not self._members.serve(stage) and now < last + RESTART_S
 
     def unserved(self, now: float) -> list[Output]:
         """Say which stages nobody serves, each once until that changes."""
@@ -273,12 +273,12 @@ class Router:
         return outputs
 
     def _problem(self, stage: int) -> Problem:
-        if self._members.of(stage):
+        if self._members.serve(stage):
             return Problem(f"no board answers for stage {stage}", "check the logs of the boards that serve it")
         revision = self._settings.revision
         others = [f"{member.device} has {', '.join(member.revisions)}" for member in self._members.others(stage)]
         if others:
-            whose = ", ".join(others[:4])
+            whose = ", ".join(others)
             return Problem(f"no board serves stage {stage} with bundle revision {revision} ({whose})", SAME_BUNDLE)
         return Problem(f"no board serves stage {stage}", "start one that does")
 
@@ -352,6 +352,17 @@ class Router:
                 if hop.device in self._left_out:
                     outputs += self.heard(now, hop.device)
         return outputs
+
+    def suspects(self, boards: Collection[str]) -> Collection[str]:
+        """Return which boards of a route to blame if nothing is heard: those that never answered, if there are any.
+
+        A made-up board takes what it is sent, and those behind it on the route never get it.
+        """
+        return [device for device in boards if not self._members.has_answered(device)] or boards
+
+    def have_answered(self, boards: Iterable[str]) -> bool:
+        """Whether all of these boards have answered before."""
+        return all(self._members.has_answered(device) for device in boards)
 
     def silent(self, now: float, boards: Iterable[str], since: float, *, is_last: bool = False) -> list[Output]:
         """Note that boards did not answer in time what was sent at `since`.

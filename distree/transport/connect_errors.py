@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 from distree import topics
 from distree.broker_settings import BrokerSettings, TlsSettings
@@ -14,7 +15,53 @@ from distree.topics import Kind
 from distree.transport.credentials import reason
 from distree.transport.hangups import HangupCause
 
+GaveUp = Literal["malformed", "silent"]
+"""Why this side ended a connection: the broker sent what is not MQTT, or did not answer a ping."""
+
 REFUSED_LOGIN = ("Bad user name or password", "Not authorized", "Bad authentication method")
+
+_IN_BETWEEN = "any proxy or firewall in between"
+
+REASONS = {
+    0x80: "unspecified error",
+    0x83: "refused by the broker's own rules",
+    0x84: "unsupported protocol version",
+    0x85: "client identifier not valid",
+    0x86: "bad user name or password",
+    0x87: "not authorized",
+    0x88: "server unavailable",
+    0x89: "server busy",
+    0x8A: "banned",
+    0x8E: "session taken over",
+    0x8F: "topic filter invalid",
+    0x90: "topic name invalid",
+    0x95: "packet too large",
+    0x97: "quota exceeded",
+    0x99: "payload format invalid",
+    0x9A: "retain not supported",
+    0x9B: "QoS not supported",
+    0x9E: "shared subscriptions not supported",
+    0xA2: "wildcard subscriptions not supported",
+}
+"""What MQTT 5's reason codes mean."""
+
+_CHECK_LOG = "check the broker's log"
+_LESS = "raise the limit in the broker, or have clients send less"
+_REMEDIES = {
+    "unspecified error": _CHECK_LOG,
+    "refused by the broker's own rules": _CHECK_LOG,
+    "topic name invalid": f"{_CHECK_LOG}, and check {_IN_BETWEEN}",
+    "payload format invalid": f"{_CHECK_LOG}, and check {_IN_BETWEEN}",
+    "packet too large": "raise the broker's limit (mosquitto's max_packet_size and message_size_limit)",
+    "quota exceeded": _LESS,
+    "message rate too high": _LESS,
+    "connection rate exceeded": _LESS,
+    "receive maximum exceeded": f"update the broker, and check {_IN_BETWEEN}",
+    "use another server": "set broker.host to the server that is to be used instead",
+    "server moved": "set broker.host to the server that is to be used instead",
+}
+"""What helps against a refusal, by its reason in small letters; everything else is a matter of rights or configuration.
+"""
 
 # OpenSSL's X509_V_ERR_*: Python has no names for them.
 _NOT_YET_VALID, _EXPIRED = 9, 10
@@ -108,18 +155,21 @@ def forked(settings: BrokerSettings) -> Problem:
     )
 
 
-def no_mqtt(settings: BrokerSettings, error: Exception | None = None) -> Problem:
-    """Say why the connection ended right after CONNECT; `error` is what TLS reported."""
-    if error is not None and settings.tls is not None:
-        return _untrusted(settings, settings.tls, error)
+def no_mqtt(settings: BrokerSettings, ended_by: Exception | GaveUp | None = None) -> Problem:
+    """Say why the connection ended right after CONNECT: `ended_by` what TLS reported, or since this side gave up."""
+    if isinstance(ended_by, Exception) and settings.tls is not None:
+        return _untrusted(settings, settings.tls, ended_by)
     hint = ", and set broker.tls (or write mqtts://HOST:PORT) if it requires TLS" if settings.tls is None else ""
     if settings.tls is not None and settings.tls.cert_file is None:
         hint = ", and set broker.tls.cert_file (or --cert-file) if it requires a client certificate"
     elif settings.tls is not None:
         # Where the connection ends before the broker's alert is read, as it may with TLS 1.3, the reason is lost.
         hint = f", and that it has not revoked the certificate in {settings.tls.cert_file}"
+    does = "closes the connection without answering MQTT"
+    if ended_by == "malformed":
+        does = "answers with something other than MQTT"
     return Problem(
-        f"{settings.address} closes the connection without answering MQTT",
+        f"{settings.address} {does}",
         f"check that it is an MQTT broker, and not its port for websockets{hint}",
     )
 
@@ -149,7 +199,8 @@ def refusal(settings: BrokerSettings, client_id: str, reason: str) -> Problem:
         case "Client identifier not valid":
             return Problem(f"{address} refuses the client id {client_id!r}", "choose another one")
         case _:
-            return Problem(f"{address} ended the connection ({reason.lower()})", "check the broker's log")
+            name = reason.lower()
+            return Problem(f"{address} ended the connection ({name})", _REMEDIES.get(name, _CHECK_LOG))
 
 
 def lost(address: str, client_id: str, *, at_once: bool) -> Problem:
@@ -158,6 +209,19 @@ def lost(address: str, client_id: str, *, at_once: bool) -> Problem:
     if at_once:  # mosquitto 2.0 gives no reason
         return Problem(what, f"if this keeps happening, make sure that no other client uses the id {client_id!r}")
     return Problem(what, "check the network and the broker's log if this keeps happening")
+
+
+def gave_up(settings: BrokerSettings, why: GaveUp) -> Problem:
+    """Say that this side ended an established connection."""
+    if why == "silent":
+        return Problem(
+            f"{settings.address} has stopped answering, so the connection was closed",
+            "check the network and the broker",
+        )
+    return Problem(
+        f"{settings.address} sent a packet that is not valid MQTT, so the connection was closed",
+        f"update the broker, and check {_IN_BETWEEN}",
+    )
 
 
 def lost_while_subscribing(address: str, topic_filter: str) -> Problem:
@@ -170,7 +234,6 @@ def lost_while_subscribing(address: str, topic_filter: str) -> Problem:
 
 # Whatever a broker, or a proxy in between, does not let through: what, and what is lost by it.
 
-_IN_BETWEEN = "any proxy or firewall in between"
 _ALLOW_IN_ACL = f"allow it in the broker's ACL, and in {_IN_BETWEEN}"
 
 LOSSES = {
@@ -248,10 +311,14 @@ def hangs_up_on_subscribe(settings: BrokerSettings, filters: Sequence[str]) -> P
 
 def refuses_needed_subscribe(address: str, refused: Sequence[str]) -> Problem:
     """Say that filters are refused without which there is nothing to do; each with the broker's reason."""
-    return Problem(
-        f"{address} refuses the subscription to {', '.join(refused)}",
-        "allow this user to read there in the broker's ACL",
-    )
+    return Problem(f"{address} refuses the subscription to {', '.join(refused)}", _allow_reading(refused))
+
+
+def _allow_reading(refused: Sequence[str]) -> str:
+    """Return the remedy where filters are refused, each with the broker's reason."""
+    if all("wildcard" in text.lower() for text in refused):
+        return "allow wildcard subscriptions in the broker, or use another broker"
+    return "allow this user to read there in the broker's ACL"
 
 
 def refuses_subscribe(settings: BrokerSettings, refused: Sequence[str]) -> Problem:
@@ -260,14 +327,32 @@ def refuses_subscribe(settings: BrokerSettings, refused: Sequence[str]) -> Probl
     return Problem(
         f"{settings.address} refuses the subscription to {', '.join(refused[:3])}{more}, so nothing is received "
         "from there",
-        "allow this user to read there in the broker's ACL",
+        _allow_reading(refused),
     )
 
 
 def refuses_publish(address: str, topic: str, code: int) -> Problem:
     """Say that the broker refused a publish, with a reason code of MQTT 5."""
+    name = REASONS.get(code, f"code {code}")
     return Problem(
-        f"{address} refuses publishes on {topic} (code {code})", "allow this user to write there in the broker's ACL"
+        f"{address} refuses publishes on {topic} ({name}), so {_loss(topic)}",
+        _REMEDIES.get(name, "allow this user to write there in the broker's ACL"),
+    )
+
+
+def acknowledges_nothing(settings: BrokerSettings, after_s: float) -> Problem:
+    """Say that publishes at QoS 1 arrive, since the connection is alive, and are not acknowledged."""
+    return Problem(
+        f"{settings.address} has acknowledged no publish for {after_s:g} s, so the connection was closed",
+        f"check the broker's log, and {_IN_BETWEEN}",
+    )
+
+
+def floods(settings: BrokerSettings, nbytes: int) -> Problem:
+    """Say that more came than is kept before the subscriptions were answered."""
+    return Problem(
+        f"{settings.address} sent more than {nbytes:,} bytes of messages before it answered the subscriptions",
+        "remove retained messages that nobody needs from the broker, and check its log",
     )
 
 

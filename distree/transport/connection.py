@@ -19,6 +19,7 @@ from typing import Literal
 from distree.broker_settings import BrokerSettings
 from distree.errors import ConfigError, Problem
 from distree.transport import connect_errors
+from distree.transport.connect_errors import GaveUp
 from distree.transport.limits import Limits
 from distree.transport.negotiation import MAX_FILTERS_PER_SUBSCRIBE, Handshake, Subscriptions, Version
 
@@ -126,13 +127,13 @@ class Connection:
         self.is_absent = isinstance(error, ConnectionRefusedError | socket.gaierror)
         return connect_errors.unreachable(self._settings, error)
 
-    def unanswered(self, tls_error: ssl.SSLError | None) -> Problem | None:
+    def unanswered(self, ended_by: ssl.SSLError | GaveUp | None) -> Problem | None:
         """The broker hung up on CONNECT; return why, None where the next attempt will know more."""
         was_wary, self.is_wary = self.is_wary, self._settings.tls is not None
-        self.is_hopeless = tls_error is not None
-        if self.is_wary and not was_wary and tls_error is None:
+        self.is_hopeless = isinstance(ended_by, ssl.SSLError)
+        if self.is_wary and not was_wary and ended_by is None:
             return None
-        return connect_errors.no_mqtt(self._settings, tls_error)
+        return connect_errors.no_mqtt(self._settings, ended_by)
 
     def connect_sent(self, now: float) -> None:
         """CONNECT was sent: the broker has `connect_timeout_s` from now to accept client and subscriptions."""
@@ -183,10 +184,11 @@ class Connection:
         self._refused_before = (self._refused_before - answers.keys()) | refused.keys()
         return ("wait" if self.state == "online" else self._subscribe()), None
 
-    def ask_for_more(self) -> bool:
+    def ask_for_more(self, now: float) -> bool:
         """Whether to subscribe to `filters.asked`, beyond what was needed to be online; one packet at a time."""
         if self.state != "online" or self.filters.asked:
             return False
+        self.filters.try_again(now)
         if self.filters.ask(for_more=True):
             return True
         if self._refused:
@@ -223,20 +225,29 @@ class Connection:
             return connect_errors.mute(self._address)
         return None
 
-    def why_lost(self, said: str | None, tls_error: ssl.SSLError | None, now: float) -> Problem | None:
+    def flooded(self, nbytes: int) -> Problem:
+        """Return that more came than is kept before the subscriptions were answered; no filter is to blame."""
+        self.filters.acquit()
+        return connect_errors.floods(self._settings, nbytes)
+
+    def why_lost(self, said: str | None, ended_by: ssl.SSLError | GaveUp | None, now: float) -> Problem | None:
         """Return why the connection ended, None if that was reported already.
 
-        `said` is the reason that the broker gave, `tls_error` the one that TLS gave.
+        `said` is the reason that the broker gave, `ended_by` the one that TLS gave, or that of this side.
         """
         if said is not None:
             return connect_errors.refusal(self._settings, self._client_id, said)
+        if isinstance(ended_by, str) and self.state in ("subscribing", "online"):
+            return connect_errors.gave_up(self._settings, ended_by)
         if self.state == "online":
             at_once = now - self._online_since < _STABLE_S
             return connect_errors.lost(self._address, self._client_id, at_once=at_once)
         if self.state == "connecting":
-            return self.unanswered(tls_error)
+            return self.unanswered(ended_by)
         if self.state == "subscribing" and self.filters.asked:
             return connect_errors.lost_while_subscribing(self._address, self.filters.asked[0][0])
+        if self.state == "subscribing":  # all was answered; it ended before anybody was told
+            return connect_errors.lost(self._address, self._client_id, at_once=True)
         return None
 
     def ended(self, now: float, *, soon: bool, diagnosing: bool) -> bool:
@@ -253,7 +264,7 @@ class Connection:
             self._failures = 0
         elif was == "connecting":
             soon = self.handshake.unanswered() or soon
-        without = self.filters.unanswered()
+        without = self.filters.unanswered(now)
         if without is not None:
             self._notices.append(connect_errors.hangs_up_on_subscribe(self._settings, [without]))
         delay = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** (0 if diagnosing else min(self._failures, 10)))

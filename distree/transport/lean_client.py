@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Container, Sequence
 from typing import Any, Literal, Protocol
 
 import paho.mqtt.client as mqtt
+from paho.mqtt import properties
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
 from distree.errors import BrokerError
 from distree.transport import packets
+from distree.transport.connect_errors import GaveUp
 
 MAX_INCOMING_BYTES = (1 << 20) + (64 << 10)
 """Largest packet that is read, in bytes: a message of 1 MiB with its topic. MQTT 5 brokers are told, and send no larger
@@ -30,13 +33,25 @@ arrived, fragmented the memory of a busy board (3 MiB in 100,000 inputs)."""
 _TURN_PACKETS, _TURN_BYTES = 32, 1 << 20
 """Packets read in one turn, and bytes of messages."""
 
+MAX_UNSENT_PACKETS = 20_000
+"""Answers that may wait for a broker that sends and does not read; beyond that the connection is closed. Own messages
+wait elsewhere, see `outbox`."""
+
 _RECORD_BYTES = 1 << 14
 """Most bytes of a record of TLS. With room for one, nothing of it stays behind, where no poll would announce it."""
 
 _REPLACED = (
     "_sock_recv", "_packet_queue", "_out_packet", "_handle_publish", "_handle_pubackcomp", "_in_packet",
-    "_send_pingreq", "_last_msg_out", "_ping_t", "_keepalive",
+    "_send_pingreq", "_last_msg_out", "_ping_t", "_keepalive", "_loop_rc_handle",
 )  # fmt: skip
+
+_MALFORMED: tuple[type[Exception], ...] = (
+    LookupError,
+    ValueError,
+    struct.error,
+    properties.MQTTException,  # type: ignore[attr-defined]  # of paho 2.1; in 2.2 there is only one
+)
+"""What paho raises while it parses a malformed packet; paho 2.2 catches all of these itself, 2.1 hardly any."""
 
 
 class Sink(Protocol):
@@ -74,8 +89,8 @@ class LeanClient(mqtt.Client):
     corked = 0
     acknowledges_at_once = False
     """Whether TCP is to acknowledge what is read without waiting for more to send: see `nagle`."""
-    tls_error: ssl.SSLError | None = None
-    """What TLS reported as it ended the connection; paho reports the end only."""
+    ended_by: ssl.SSLError | GaveUp | None = None
+    """What TLS reported as it ended the connection, or why this side did; paho reports the end only."""
     _buffer = memoryview(b"")
     _ahead = b""
     _at = 0
@@ -106,7 +121,7 @@ class LeanClient(mqtt.Client):
         """Forget what was read ahead, or gathered, on an earlier connection."""
         self._ahead, self._at, self._dry, self._skipping = b"", 0, False, 0
         self._buffer = memoryview(bytearray(_READ_BYTES))
-        self.tls_error = None
+        self.ended_by = None
         self._gathered: list[bytes] = []
         # TLS holds back bytes of its own, so that a short read does not mean an empty socket.
         self._plain = not hasattr(sock, "pending")
@@ -115,6 +130,7 @@ class LeanClient(mqtt.Client):
         if reason.is_failure:
             self.sink.on_refusal(reason.getName())
         else:
+            self._keepalive = getattr(properties, "ServerKeepAlive", self._keepalive)  # paho 2.1 does not heed it
             self.sink.on_connack(properties)
 
     def _tell_subscribe(
@@ -123,7 +139,15 @@ class LeanClient(mqtt.Client):
         self.sink.on_suback([reason.getName() if reason.is_failure else None for reason in reasons])
 
     def _tell_disconnect(self, _client: Any, _userdata: object, flags: Any, reason: Any, _properties: object) -> None:
-        self.sink.on_lost(reason.getName() if flags.is_disconnect_packet_from_server else None)
+        said, from_broker = reason.getName(), flags.is_disconnect_packet_from_server
+        if not from_broker and said == "Keep alive timeout":
+            self.ended_by = "silent"
+        self.sink.on_lost(said if from_broker else None)
+
+    def _loop_rc_handle(self, rc: MQTTErrorCode) -> MQTTErrorCode:
+        if rc == MQTTErrorCode.MQTT_ERR_PROTOCOL:
+            self.ended_by = "malformed"
+        return super()._loop_rc_handle(rc)
 
     # Receiving.
 
@@ -148,7 +172,11 @@ class LeanClient(mqtt.Client):
                 self._fill()
             if self._take_hot_packet():
                 return self._at < len(self._ahead)
-            self.loop_read()
+            try:
+                self.loop_read()
+            except _MALFORMED:
+                self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_PROTOCOL)
+                return False
             if self._in_packet["remaining_length"] > MAX_INCOMING_BYTES:
                 self._begin_to_skip()
         return self.reads_ahead() and self.socket() is not None
@@ -202,7 +230,7 @@ class LeanClient(mqtt.Client):
         except ssl.SSLWantReadError:
             self._dry = True
         except ssl.SSLError as error:
-            self.tls_error = error  # it may not be told again
+            self.ended_by = error  # it may not be told again
         except OSError:
             pass
         self._ahead, self._at = bytes(self._buffer[:length]), 0
@@ -234,7 +262,7 @@ class LeanClient(mqtt.Client):
                 self._turn_bytes += len(message.payload)
                 self.sink.on_publish(message)
         except ValueError:
-            return False  # paho ends a connection that brings malformed packets
+            return False  # paho meets the same packet, and ends the connection
         return True
 
     def _sock_recv(self, bufsize: int) -> bytes:
@@ -245,7 +273,7 @@ class LeanClient(mqtt.Client):
             try:
                 self._ahead, at = super()._sock_recv(_RECORD_BYTES), 0
             except ssl.SSLError as error:
-                self.tls_error = error
+                self.ended_by = error
                 raise
             self._dry = self._plain and len(self._ahead) < _RECORD_BYTES
         piece = self._ahead[at : at + bufsize]
@@ -271,10 +299,13 @@ class LeanClient(mqtt.Client):
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def keep_alive(self, *, reads: bool) -> None:
-        """Ping when it is time; while nothing is read, no answer is expected."""
+        """Ping when it is time, and see that the broker reads; while nothing is read here, no answer is expected."""
+        if len(self._out_packet) > MAX_UNSENT_PACKETS:
+            self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_KEEPALIVE)
+            return
         if reads:
             self.loop_misc()
-        elif time.monotonic() - self._last_msg_out >= self._keepalive:
+        elif 0 < self._keepalive <= time.monotonic() - self._last_msg_out:
             self._send_pingreq()
             self._ping_t = 0
 

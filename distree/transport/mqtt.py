@@ -31,7 +31,7 @@ from distree.transport.listener_calls import ListenerCalls
 from distree.transport.negotiation import Version
 from distree.transport.outbox import Outbox, Publication
 from distree.transport.poller import Poller
-from distree.transport.receive_window import ReceiveWindow
+from distree.transport.receive_window import MAX_EARLY_BYTES, ReceiveWindow
 from distree.transport.send_window import OVERHEAD_BYTES, SendWindow
 
 _HOUSEKEEPING_S = 0.25
@@ -281,14 +281,14 @@ class MqttTransport:
             if self._connection.has_socket:
                 self._serve(readable)
             self._listener_calls.tell()
-            client = self._client
-            sock = client.socket() if self._connection.has_socket else None
-            self._poller.watch(sock, reads=not self._paused, writes=client.want_write())
+            sock = self._client.socket() if self._connection.has_socket else None
+            self._poller.watch(sock, reads=not self._paused, writes=self._client.want_write())
 
     def _patience_s(self, timeout_s: float) -> float:
         """Return how long to wait for the network: never past what housekeeping or the next attempt needs."""
         state = self._connection.state
-        if self._listener_calls.calls or state == "closed" or (self._client.reads_ahead() and not self._paused):
+        reads_ahead = self._connection.has_socket and self._client.reads_ahead() and not self._paused
+        if self._listener_calls.calls or state == "closed" or reads_ahead:
             return 0.0
         if state == "waiting":
             timeout_s = min(timeout_s, self._connection.retry_at - time.monotonic())
@@ -306,7 +306,7 @@ class MqttTransport:
         if now >= self._housekeeping_at:
             self._housekeeping_at = now + _HOUSEKEEPING_S
             client.keep_alive(reads=not self._paused)
-            if (overdue := self._connection.overdue(now)) is not None:
+            if (overdue := self._connection.overdue(now) or self._send_window.tick(now)) is not None:
                 self._hang_up(overdue)
             self._ask_for_more()
 
@@ -337,7 +337,7 @@ class MqttTransport:
             elif error is not None:
                 self._ended(connection.unreachable(error))
             elif client.socket() is None:
-                self._ended(connection.unanswered(client.tls_error))
+                self._ended(connection.unanswered(client.ended_by))
             elif connection.state == "dialling":
                 connection.connect_sent(time.monotonic())
                 self._housekeeping_at = 0.0
@@ -371,7 +371,7 @@ class MqttTransport:
         if why is not None:
             self.last_error = why
         match step:
-            case "subscribe":
+            case "subscribe" if self._connection.filters.asked:  # else the connection has ended meanwhile
                 self._client.subscribe(self._connection.filters.asked)
             case "go online":
                 self._go_online()
@@ -393,7 +393,7 @@ class MqttTransport:
 
     def _ask_for_more(self) -> None:
         """Subscribe to what was added, a few at a time, unless a message is sent alone to see what is hung up on."""
-        if not self._send_window.alone and self._connection.ask_for_more():
+        if not self._send_window.alone and self._connection.ask_for_more(time.monotonic()):
             self._client.subscribe(self._connection.filters.asked)
 
     # What the client calls, with `lock` held.
@@ -413,19 +413,19 @@ class MqttTransport:
     def on_lost(self, said: str | None) -> None:
         """The connection ended."""
         if self._connection.has_socket:
-            self._ended(self._connection.why_lost(said, self._client.tls_error, time.monotonic()))
+            self._ended(self._connection.why_lost(said, self._client.ended_by, time.monotonic()))
 
     def on_publish(self, packet: packets.Published) -> None:
         """Queue a received message for the listener."""
         message = self._receive_window.on_publish(packet)
         if self.online:
             self._listener_calls.received(message)
-        else:
-            self._receive_window.early.append(message)
+        elif not self._receive_window.keep_early(message):
+            self._listener_calls.add(self._hang_up, self._connection.flooded(MAX_EARLY_BYTES))
 
     def on_puback(self, mid: int, code: int) -> None:
-        """Note in the broker's answer to a publish; a refusal is final."""
-        item = self._send_window.on_puback(mid, time.monotonic())
+        """Note the broker's answer to a publish; a refusal is final, except of a result for lack of room."""
+        item = self._send_window.on_puback(mid, time.monotonic(), code)
         if item is None:
             return
         if self._outbox.casualties:

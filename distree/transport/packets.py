@@ -12,8 +12,8 @@ import math
 from distree.record import record
 
 PUBLISH, PUBACK = 0x30, 0x40
-NO_SUBSCRIBERS, REFUSED = 0x10, 0x80
-"""Reason codes of a PUBACK of MQTT 5: nobody subscribes to the topic; from here on, the broker refuses."""
+NO_SUBSCRIBERS, REFUSED, QUOTA_EXCEEDED = 0x10, 0x80, 0x97
+"""Reason codes of a PUBACK of MQTT 5: nobody subscribes to the topic; from here on, the broker refuses; for now."""
 
 _DUP, _QOS_1, _QOS_2, _RETAIN = 0x08, 0x02, 0x04, 0x01
 
@@ -112,10 +112,14 @@ def frame(buffer: bytes, at: int) -> tuple[int, int] | None:
 
 
 def parse_publish(header: int, body: bytes | bytearray, *, is_mqtt5: bool) -> Published:
-    """Parse the body of a PUBLISH whose first byte was `header`; ValueError for a malformed one, or one at QoS 2."""
+    """Parse the body of a PUBLISH whose first byte was `header`; ValueError for a malformed one, or one at QoS 2.
+
+    A topic that is not UTF-8 is no reason to end the connection, though MQTT says so: not every broker refuses one, and
+    if it were retained, a single publish would keep all who subscribe offline.
+    """
     try:
         start = 2 + (body[0] << 8 | body[1])
-        topic = bytes(body[2:start]).decode()
+        topic = bytes(body[2:start]).decode(errors="replace")
         mid = None
         if header & _QOS_1:
             mid = body[start] << 8 | body[start + 1]

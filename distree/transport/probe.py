@@ -20,12 +20,19 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from distree.errors import BrokerError
+from distree.transport.connect_errors import REASONS
 from distree.transport.credentials import reason
 from distree.transport.packets import PUBACK, PUBLISH, Published, frame, parse_publish, puback, publish, varint
 
 _CONNACK, _PUBREC, _PUBREL, _PUBCOMP, _SUBACK, _DISCONNECT = 0x20, 0x50, 0x60, 0x70, 0x90, 0xE0
 _PINGREQ, _PINGRESP = 0xC0, 0xD0
 _MAX_BYTES = 16 << 20
+
+MAX_HEARD_BYTES = 32 << 20
+"""Most that one connection keeps of what it hears, in bytes: a check takes seconds."""
+
+_HEARD_BYTES = 512
+"""What a message takes besides topic and payload, about."""
 _PUBACK_S = 5.0
 
 _CHECK_BROKER = "check that it is an MQTT broker"
@@ -33,29 +40,6 @@ _CHECK_LOG = "check the network and the broker's log"
 
 REFUSED = 0x80
 """Reason codes from this one on are refusals."""
-
-NAMES = {
-    0x80: "unspecified error",
-    0x83: "refused by the broker's own rules",
-    0x84: "unsupported protocol version",
-    0x85: "client identifier not valid",
-    0x86: "bad user name or password",
-    0x87: "not authorized",
-    0x88: "server unavailable",
-    0x89: "server busy",
-    0x8A: "banned",
-    0x8E: "session taken over",
-    0x8F: "topic filter invalid",
-    0x90: "topic name invalid",
-    0x95: "packet too large",
-    0x97: "quota exceeded",
-    0x99: "payload format invalid",
-    0x9A: "retain not supported",
-    0x9B: "QoS not supported",
-    0x9E: "shared subscriptions not supported",
-    0xA2: "wildcard subscriptions not supported",
-}
-"""What MQTT 5's reason codes mean."""
 
 _OLD_REFUSALS = {1: 0x84, 2: 0x85, 3: 0x88, 4: 0x86, 5: 0x87}
 """Return codes of a CONNACK of MQTT 3.1.1, as those of MQTT 5."""
@@ -104,6 +88,7 @@ class ProbeClient:
     is_mqtt5: bool = True
     heard: list[Published] = field(default_factory=list)
     _ahead: bytes = b""
+    _heard_bytes: int = 0
     _mid: int = 0
     _connected: bool = False
     _withheld: dict[str, int] = field(default_factory=dict)
@@ -242,12 +227,18 @@ class ProbeClient:
                 message = parse_publish(header, body, is_mqtt5=self.is_mqtt5)
             except ValueError as error:
                 raise BrokerError(f"the broker sent a malformed message ({error})", _CHECK_BROKER) from None
+            self._heard_bytes += len(message.topic) + len(message.payload) + _HEARD_BYTES
+            if self._heard_bytes > MAX_HEARD_BYTES:
+                raise BrokerError(
+                    f"the broker sent more than {MAX_HEARD_BYTES:,} bytes of messages during one check",
+                    "find out who publishes so much, and restrict that in the broker's ACL",
+                )
             self.heard.append(message)
             if message.mid is not None:
                 self._send_packet(puback(message.mid), time.monotonic() + _PUBACK_S)
         elif header & 0xF0 == _DISCONNECT:
             code = body[0] if body else 0
-            raise HangUpError(f"the broker ended the connection ({NAMES.get(code, f'code {code}')})", _CHECK_LOG)
+            raise HangUpError(f"the broker ended the connection ({REASONS.get(code, f'code {code}')})", _CHECK_LOG)
 
     def _packet(self, until: float) -> tuple[int, bytes]:
         """Return the first byte and the body of the next packet."""

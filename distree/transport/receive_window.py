@@ -16,6 +16,13 @@ from distree.transport.lean_client import MAX_INCOMING_BYTES
 
 _SKIPS_SAID_S = 60.0
 
+MAX_EARLY_BYTES = 32 << 20
+"""Most that is kept of what arrives before the broker has answered all subscriptions, in bytes. What it retains comes
+then, a few topics at a time, and all of it for ten thousand boards is less."""
+
+_EARLY_BYTES = 512
+"""What a message takes besides topic and payload, about."""
+
 
 class _Pending:
     """A received message at QoS 1, until its acknowledgement is sent; compared by identity."""
@@ -36,6 +43,7 @@ class ReceiveWindow:
     def __init__(self, notices: deque[Problem]) -> None:
         self._notices = notices
         self.early: list[Received] = []
+        self._early_bytes = 0
         self._unacknowledged: deque[_Pending] = deque()
         self._skips_said_at = 0.0
 
@@ -46,6 +54,13 @@ class ReceiveWindow:
             token = _Pending(packet.mid)
             self._unacknowledged.append(token)
         return Received(topic=packet.topic, payload=packet.payload, retain=packet.retain, token=token)
+
+    def keep_early(self, message: Received) -> bool:
+        """Keep a message in `early`; False where that would be too much."""
+        self._early_bytes += len(message.topic) + len(message.payload) + _EARLY_BYTES
+        if self._early_bytes <= MAX_EARLY_BYTES:
+            self.early.append(message)
+        return self._early_bytes <= MAX_EARLY_BYTES
 
     def acknowledge(self, token: object) -> bytes:
         """Return the PUBACKs that may go out now; none for QoS 0, the second time, and after a reconnect."""
@@ -73,3 +88,4 @@ class ReceiveWindow:
         """The connection ended: what was not acknowledged will be delivered again."""
         self._unacknowledged.clear()
         self.early.clear()
+        self._early_bytes = 0

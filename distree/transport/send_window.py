@@ -19,6 +19,12 @@ from distree.transport.outbox import Outbox, Publication
 OVERHEAD_BYTES = 64
 """What a packet has beside topic and payload, at most."""
 
+POSTPONED_S = 5.0
+"""After this time, a message is sent again that the broker had no room for."""
+
+ACKNOWLEDGED_S = 60.0
+"""Within this time, in seconds, a broker acknowledges at least one of the messages that are under way."""
+
 
 class SendWindow:
     """The outgoing half of a connection to a broker that supports what is in `limits`.
@@ -36,6 +42,12 @@ class SendWindow:
         self.hangups = HangupTracker(trial_payload)
         self.under_way: dict[int, Publication] = {}
         self.alone = False
+        self._postponed: deque[tuple[float, Publication]] = deque()
+        """Results that are to be sent again, and when."""
+        self._has_room = True
+        """Whether the broker had room for the last result."""
+        self._heard_at = 0.0
+        """When a message was last acknowledged, or the first one since went under way."""
         self._settings = settings
         self._notices = notices
         self._forked = False
@@ -53,14 +65,14 @@ class SendWindow:
     @property
     def idle(self) -> bool:
         """Whether nothing waits to be sent, or to be acknowledged by the broker."""
-        return not self.outbox and not self.under_way
+        return not self.outbox and not self.under_way and not self._postponed
 
     def oldest_since(self) -> float:
         """Return when the oldest message without an acknowledgement was handed over; infinity where none is owed."""
         if not self.takes_qos_1:
             return math.inf
-        under_way = min((item.handed_at for item in self.under_way.values()), default=math.inf)
-        return min(under_way, self.outbox.oldest_since())
+        sent = [*self.under_way.values(), *(item for _, item in self._postponed)]
+        return min(self.outbox.oldest_since(), *(item.handed_at for item in sent), math.inf)
 
     def leave(self) -> None:
         """Refuse everything: the connection belongs to the process from which this one was forked."""
@@ -139,6 +151,8 @@ class SendWindow:
         retain = item.retain and self.retains
         if mid is None:
             return packets.publish(item.topic, item.payload, mid=None, retain=retain, properties=properties)
+        if not self.under_way:
+            self._heard_at = now
         self.under_way[mid] = item
         item.mark = self.hangups.mark
         self.alone = item.losses >= ALONE
@@ -148,11 +162,15 @@ class SendWindow:
             item.topic, item.payload, mid=mid, retain=retain, dup=item.losses > 0, properties=properties
         )
 
-    def on_puback(self, mid: int, now: float) -> Publication | None:
-        """Take out the message that the broker has acknowledged; None for an unknown `mid`."""
+    def on_puback(self, mid: int, now: float, code: int = 0) -> Publication | None:
+        """Take out the message that the broker has acknowledged, with a reason code; None for an unknown `mid`.
+
+        A result that it has no room for at present is sent again a little later, so that is None too.
+        """
         item = self.under_way.pop(mid, None)
         if item is None:
             return None
+        self._heard_at = now
         self.alone = False
         cause = self.hangups.passed(item, now)
         if cause is not None:
@@ -161,10 +179,28 @@ class SendWindow:
             for doubted in self.hangups.doubted:
                 self.outbox.drop(doubted)
             self.hangups.doubted.clear()
-        return item
+        if item.lane is not Lane.OWED:
+            return item
+        had_room, self._has_room = self._has_room, code != packets.QUOTA_EXCEEDED
+        if self._has_room:
+            return item
+        self._postponed.append((now + POSTPONED_S, item))
+        if had_room:
+            self._notices.append(connect_errors.refuses_publish(self._settings.address, item.topic, code))
+        return None
+
+    def tick(self, now: float) -> Problem | None:
+        """Have sent again what is due; return that the broker acknowledges nothing, if it does not."""
+        while self._postponed and self._postponed[0][0] <= now:
+            self.outbox.put_back([self._postponed.popleft()[1]])
+        if self.under_way and now - self._heard_at > ACKNOWLEDGED_S:
+            return connect_errors.acknowledges_nothing(self._settings, ACKNOWLEDGED_S)
+        return None
 
     def lost(self, now: float) -> None:
         """The connection ended: send again what was under way, except what the broker hangs up on."""
+        self.outbox.put_back(item for _, item in self._postponed)
+        self._postponed.clear()
         again, given_up, cause = self.hangups.lost(list(self.under_way.values()), now)
         self.under_way.clear()
         self.alone = False

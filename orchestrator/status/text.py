@@ -21,6 +21,9 @@ from orchestrator.status.view import (
 )
 from orchestrator.tuning_view import TuningView
 
+RUNTIME_SHOWN = 40
+"""Characters of the runtime that a board names, which are shown."""
+
 _DEVICE_HEAD = (
     "DEVICE", "STATE", "SERVES", "RUNTIME", "RSS_MB", "UPTIME", "HEARD", "EPOCH", "DEAD", "DROPPED",
 )  # fmt: skip
@@ -71,7 +74,7 @@ def _board_cells(board: BoardView, wanted: Mapping[str, str]) -> list[str]:
         board.device,
         board.state + (" (silent)" if board.is_silent else ""),
         board.serves or "-",
-        board.runtime or "-",
+        printable(board.runtime or "-", RUNTIME_SHOWN),
         "-" if board.rss_bytes is None else f"{board.rss_bytes / 1e6:.0f}",
         "-" if board.uptime_s is None else ago(board.uptime_s),
         "-" if board.heard_s is None else ago(board.heard_s),

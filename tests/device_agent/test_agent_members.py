@@ -15,6 +15,7 @@ from agent_site import FASHION, LONG_S, SITE, Site, answered, ask, origin, pipel
 from broker_config.managed import ManagedBroker, has_embedded
 from device_agent import echoes
 from distree import tensors, topics
+from distree.errors import Problem
 from distree.messages.codec import PROBE, decode, encode
 from distree.messages.device import DeviceState, DeviceStatus
 from distree.messages.member import Call, Member
@@ -303,6 +304,14 @@ def test_without_retained_announcements_boards_are_called_for(site):
 
 def filters(agent):
     return set(agent.transport._connection.filters._wanted)
+
+
+def test_a_publish_that_is_refused_is_logged_and_is_no_lost_connection(site, caplog):
+    agent = site.run("b1", pipeline("p", 1))
+    with agent.lock:
+        agent.transport.last_error = Problem("the broker refuses publishes on a topic", "allow it")
+    wait_for(lambda: "refuses publishes on a topic" in caplog.text, "the line")
+    assert agent._lost_at is None
 
 
 def test_states_are_listened_to_of_boards_that_have_announced_themselves(site):

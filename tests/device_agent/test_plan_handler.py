@@ -34,6 +34,13 @@ def test_other_times_and_shares_are_reported_and_not_told(scene, caplog):
     assert caplog.messages[1:] == ["p: plan 3 in force: max_softmax 0.9 0.8"]
 
 
+def test_plans_that_change_all_the_time_fill_no_log(scene, caplog):
+    for epoch in range(1, 500):
+        scene.take(replace(PLAN, epoch=epoch))
+    assert scene.node.plan.epoch == 499
+    assert 5 < len(caplog.messages) < 50
+
+
 def test_a_plan_that_is_refused_is_told_now_and_then(scene, caplog):
     scene.take(PLAN)
     for _ in range(3):

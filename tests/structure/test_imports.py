@@ -106,7 +106,7 @@ SIBLINGS = {
         "base": set(),
         "packets": set(),
         "outbox": set(),
-        "negotiation": set(),
+        "negotiation": {"hangups"},
         "limits": set(),
         "poller": set(),
     },

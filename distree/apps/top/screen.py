@@ -28,8 +28,7 @@ _AROUND = 5
 
 def draw(frame: Frame, *, width: int, height: int | None) -> Group:
     """Return what to print: lines of `width` at most, and at most `height` of them, None for as many as it takes."""
-    pipelines = [_pipeline_cells(row) for row in frame.pipelines]
-    boards = [_board_cells(row) for row in frame.boards]
+    pipelines, boards = frame.pipelines, frame.boards
     hidden, events = 0, list(frame.events)
     if height is not None:
         pipelines = pipelines[: max(1, (height - _AROUND) // 3)]
@@ -40,8 +39,10 @@ def draw(frame: Frame, *, width: int, height: int | None) -> Group:
         room = max(1, room - (len(events) + 1 if events else 0))
         hidden, boards = max(0, len(boards) - room), boards[:room]
     parts: list[RenderableType] = [_head(frame, width)]
-    parts += [_table(_PIPELINE_HEAD, pipelines, left=(0, 4, 5), giving=_THRESHOLDS, width=width)]
-    parts += [Text(), _table(_BOARD_HEAD, boards, left=(0, 1, 2), giving=_SERVES, width=width)]
+    shown = [_pipeline_cells(row) for row in pipelines]
+    parts += [_table(_PIPELINE_HEAD, shown, left=(0, 4, 5), giving=_THRESHOLDS, width=width)]
+    shown = [_board_cells(row) for row in boards]  # of those alone: there may be ten thousand
+    parts += [Text(), _table(_BOARD_HEAD, shown, left=(0, 1, 2), giving=_SERVES, width=width)]
     if not frame.boards:
         parts.append(Text(f"no board of site {frame.site} has been heard from yet", style="yellow"))
     if hidden:

@@ -245,6 +245,20 @@ def test_a_picture_fits_its_terminal_and_no_figure_is_cut(scene, boards):
 
 
 @needs_rich
+def test_only_rows_that_are_shown_are_made(scene, monkeypatch):
+    """A site may have ten thousand boards, or somebody who says so."""
+    from distree.apps.top import screen
+
+    made = []
+    cells = screen._board_cells
+    monkeypatch.setattr(screen, "_board_cells", lambda row: made.append(row) or cells(row))
+    for k in range(200):
+        scene.peer.say(state(device=f"b{k}"))
+    drawn(scene.frame(), height=24)
+    assert 10 < len(made) < 24
+
+
+@needs_rich
 def test_what_peers_say_is_no_markup(scene):
     scene.peer.say(state(), report(1), plan(epoch=3, criterion="[red]x[/red]\\"))
     shown = drawn(scene.frame())

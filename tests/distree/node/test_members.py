@@ -152,6 +152,24 @@ def test_boards_with_another_bundle_are_there_but_serve_nothing():
     assert (known.get("b1"), known.others(2)) == (None, [])
 
 
+def test_members_stay_in_the_order_in_which_they_came():
+    known = there(member("b1"), member("b2"), member("b3"))
+    for status in (DeviceStatus.DRAINING, DeviceStatus.READY):
+        known.state_changed(0.0, state(status, device="b1"))
+    assert names(known) == ["b1", "b2", "b3"]
+    known.announced(0.0, member("b2", boot="two"), 1, is_live=True)
+    assert [(one.device, one.boot) for one in known.of(1)] == [("b1", "one"), ("b2", "two"), ("b3", "one")]
+    assert known.serve(1)
+    assert known.serve(1, {"b1", "b2"})
+    assert not known.serve(1, {"b1", "b2", "b3"})
+    assert not known.serve(2)
+
+
+def test_of_many_boards_with_another_bundle_a_few_are_named():
+    known = there(*(member(f"b{number}", revisions=("r2",)) for number in range(20)))
+    assert [one.device for one in known.others(1)] == ["b0", "b1", "b2", "b3"]
+
+
 def test_of_too_many_boards_the_one_that_announced_itself_longest_ago_is_forgotten(monkeypatch):
     monkeypatch.setattr(module, "MAX_MEMBERS", 2)
     known = there(member("b1"), member("b2"))

@@ -333,6 +333,54 @@ def test_silence_is_blamed_on_those_alone_who_were_not_heard_since():
     assert {again.context.route[0].boards, again.context.route[1].boards} & {("b2",)} == set()
 
 
+def make_up(lab, number, *stages):
+    """Announce boards that take what they are sent and never answer."""
+    for name in (f"made-up-{index}" for index in range(number)):
+        lab.nodes[name] = StageNode(chain_settings(name, *stages))
+        lab.lose.add(name)
+    lab.introduce("cam")
+
+
+def test_the_silence_of_made_up_boards_slows_nobody_down():
+    lab = chain(b1=(1, 2), origin=OriginSettings(deadline_s=1.0, max_pending=64, min_retry_s=0.1))
+    lab.accept()
+    lab.settle()
+    make_up(lab, 100, 1, 2)
+    for answered in range(2, 40):
+        lab.accept()
+        lab.settle()
+        lab.tick(0.15)
+        lab.settle()
+        assert [result.reason for result in lab.results] == ["last"] * answered
+    assert len(left_out(lab)) > 30
+
+
+def test_a_made_up_board_is_blamed_and_not_those_behind_it():
+    lab = chain(b1=1, b2=2, t2=2, origin=OriginSettings(deadline_s=1.0, max_pending=64, min_retry_s=0.1))
+    for _ in range(8):
+        lab.accept()
+        lab.settle()
+    make_up(lab, 100, 1)
+    for _ in range(8):
+        lab.accept()
+        lab.settle()
+        lab.tick(0.15)
+        assert left_out(lab)
+        assert not left_out(lab) & {"b1", "b2", "t2"}
+        lab.settle()
+    assert {result.reason for result in lab.results} == {"last"}
+
+
+def test_what_an_announcement_costs_does_not_depend_on_how_many_boards_there_are(monkeypatch):
+    lab = chain(b1=1)
+
+    def of(*_):
+        raise AssertionError("all boards are looked at")
+
+    monkeypatch.setattr(Members, "of", of)
+    make_up(lab, 50, 1)
+
+
 def test_who_can_be_replaced_is_left_out_at_once_and_the_repetition_goes_elsewhere():
     lab = chain(b1=(1, 2), t1=(1, 2))
     lab.accept()

@@ -58,6 +58,24 @@ def test_every_state_is_reached_ends_and_can_be_closed() -> None:
     assert ending == states - {"closed", "waiting"}
 
 
+def test_an_end_between_the_last_subscription_and_being_online_is_reported() -> None:
+    connection = made()
+    dialled(connection, 0.0)
+    connection.on_connack(None)
+    assert connection.on_suback([None, None]) == ("go online", None)
+    assert "closed the connection" in str(connection.why_lost(None, None, 0.1))
+
+
+def test_why_this_side_ended_a_connection_is_reported() -> None:
+    connection = made()
+    dialled(connection, 0.0)
+    assert "something other than MQTT" in str(connection.why_lost(None, "malformed", 0.1))
+    end(connection, 0.1)
+    online(connection, 10.0)
+    assert "not valid MQTT" in str(connection.why_lost(None, "malformed", 20.0))
+    assert "has stopped answering" in str(connection.why_lost(None, "silent", 20.0))
+
+
 def test_the_table_can_be_printed() -> None:
     text = transition_table()
     assert len(text.splitlines()) == 1 + len(CONNECTION_TRANSITIONS)
@@ -242,23 +260,23 @@ def test_what_is_added_is_asked_for_one_subscribe_after_the_other_once_online() 
     connection = made()
     connection.open(FILTERS)
     more(connection, *(f"m/{index}" for index in range(MAX_FILTERS_PER_SUBSCRIBE + 1)))
-    assert not connection.ask_for_more(), "not before it is online"
+    assert not connection.ask_for_more(0.0), "not before it is online"
     online(connection, 0.0)
-    assert connection.ask_for_more()
+    assert connection.ask_for_more(0.0)
     assert [name for name, _ in connection.filters.asked] == [
         f"m/{index}" for index in range(MAX_FILTERS_PER_SUBSCRIBE)
     ]
-    assert not connection.ask_for_more(), "not before the answer"
+    assert not connection.ask_for_more(0.0), "not before the answer"
     assert connection.on_suback([None] * MAX_FILTERS_PER_SUBSCRIBE) == ("wait", None)
-    assert connection.ask_for_more()
+    assert connection.ask_for_more(0.0)
     assert connection.filters.asked == [(f"m/{MAX_FILTERS_PER_SUBSCRIBE}", 1)]
     connection.on_suback([None])
-    assert not connection.ask_for_more()
+    assert not connection.ask_for_more(0.0)
     more(connection, "m/0", "a/#")
-    assert not connection.ask_for_more(), "it has those"
+    assert not connection.ask_for_more(0.0), "it has those"
     end(connection, 1.0)
     online(connection, 10.0)
-    assert connection.ask_for_more(), "the next connection knows nothing"
+    assert connection.ask_for_more(0.0), "the next connection knows nothing"
     assert not connection._notices
 
 
@@ -267,7 +285,7 @@ def test_a_refused_filter_that_was_added_is_said_once_and_the_connection_stays()
     for now in (0.0, 10.0):
         online(connection, now)
         more(connection, "good", *(f"bad/{index}" for index in range(20)))
-        while connection.ask_for_more():
+        while connection.ask_for_more(0.0):
             answers = [None if name == "good" else "Not authorized" for name, _ in connection.filters.asked]
             assert connection.on_suback(answers) == ("wait", None)
         assert connection.state == "online"
@@ -280,7 +298,7 @@ def test_a_refused_filter_that_was_added_is_said_once_and_the_connection_stays()
     assert "broker's ACL" in line
     online(connection, 20.0)
     for refusal in (None, "Not authorized"):
-        while connection.ask_for_more():
+        while connection.ask_for_more(0.0):
             connection.on_suback([refusal] * len(connection.filters.asked))
         end(connection, 21.0)
         online(connection, 30.0)
@@ -291,10 +309,10 @@ def test_a_filter_that_is_wanted_no_more_may_be_refused() -> None:
     connection = made()
     online(connection, 0.0)
     more(connection, "m/0")
-    assert connection.ask_for_more()
+    assert connection.ask_for_more(0.0)
     assert connection.filters.remove(["m/0"]) == ["m/0"]
     assert connection.on_suback(["Not authorized"]) == ("wait", None)
-    assert not connection.ask_for_more()
+    assert not connection.ask_for_more(0.0)
     assert not connection._notices
 
 
@@ -309,7 +327,7 @@ def test_an_added_filter_on_which_the_broker_hangs_up_is_done_without() -> None:
             if step == "go online":
                 connection.go_online(now)
                 step = "wait"
-            if step == "wait" and not connection.ask_for_more():
+            if step == "wait" and not connection.ask_for_more(0.0):
                 break
             asked = [name for name, _ in connection.filters.asked]
             if "m/4" in asked:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from setup_broker import PATIENCE_S, Mosquitto, users
 
 from distree.errors import BrokerError
+from distree.transport import probe
 from distree.transport.probe import ProbeClient
 
 
@@ -69,6 +70,17 @@ def test_limits_are_read_from_the_greeting(tmp_path: Path) -> None:
         greeting = one.connect("x", None, None, soon())
         assert (greeting.code, greeting.max_packet_bytes, greeting.max_qos) == (0, 5000, 1)
         one.close()
+
+
+def test_what_is_heard_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "MAX_HEARD_BYTES", 1 << 20)
+    with Mosquitto(tmp_path) as broker, client(broker.port) as one:
+        one.subscribe("t", soon())
+        for _ in range(50):
+            one.publish("t", bytes(100_000), qos=0, until=soon())
+        with pytest.raises(BrokerError, match="sent more than 1,048,576 bytes of messages"):
+            one.listen(soon())
+        assert len(one.heard) == 10
 
 
 def test_a_silent_peer_ends_in_a_time_out() -> None:

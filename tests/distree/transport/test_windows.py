@@ -16,15 +16,17 @@ from distree.transport.limits import Limits
 from distree.transport.outbox import Outbox, Publication
 from distree.transport.packets import Published, puback
 from distree.transport.receive_window import ReceiveWindow
-from distree.transport.send_window import SendWindow
+from distree.transport.send_window import ACKNOWLEDGED_S, POSTPONED_S, SendWindow
 
 
 def sender() -> SendWindow:
     return SendWindow(BrokerSettings(), Limits(), Outbox(), b"of no meaning", deque())
 
 
-def message(topic: str, *, retain: bool = False, expires_at: float | None = None) -> Publication:
-    return Publication(topic, b"x", retain, expires_at=expires_at, token=topic, lane=Lane.OWED)
+def message(
+    topic: str, *, retain: bool = False, expires_at: float | None = None, lane: Lane = Lane.OWED
+) -> Publication:
+    return Publication(topic, b"x", retain, expires_at=expires_at, token=topic, lane=lane)
 
 
 def drain(half: SendWindow, now: float = 0.0) -> list[str]:
@@ -74,6 +76,62 @@ def test_the_window_holds_what_waits_and_what_waits_goes_first() -> None:
     assert half.on_puback(2, 0.0) is not None
     assert half.idle
     assert half.has_room(message("d"))
+
+
+def test_a_result_that_the_broker_has_no_room_for_is_sent_again_and_again_and_told_once() -> None:
+    half = sender()
+    half.outbox.put(message("result", lane=Lane.OWED))
+    now = 0.0
+    for _ in range(3):
+        assert drain(half, now) == ["result"]
+        assert half.on_puback(next(iter(half.under_way)), now, packets.QUOTA_EXCEEDED) is None
+        assert not half.idle
+        assert half.tick(now + POSTPONED_S / 2) is None
+        assert drain(half, now + POSTPONED_S / 2) == [], "not at once"
+        now += POSTPONED_S
+        half.tick(now)
+    assert [str(notice) for notice in half._notices] == [
+        "127.0.0.1:1883 refuses publishes on result (quota exceeded), so nobody receives what is sent there; "
+        "raise the limit in the broker, or have clients send less"
+    ]
+    drain(half, now)
+    settled = half.on_puback(next(iter(half.under_way)), now)
+    assert settled is not None
+    assert settled.topic == "result"
+    assert half.idle
+
+
+def test_a_postponed_result_survives_the_connection() -> None:
+    half = sender()
+    half.outbox.put(message("result", lane=Lane.OWED))
+    drain(half)
+    half.on_puback(next(iter(half.under_way)), 0.0, packets.QUOTA_EXCEEDED)
+    assert half.oldest_since() == math.inf, "it was not handed over with a time"
+    half.lost(1.0)
+    assert drain(half, 1.0) == ["result"]
+
+
+@pytest.mark.parametrize(("lane", "code"), [(Lane.WORK, packets.QUOTA_EXCEEDED), (Lane.OWED, 0x87)])
+def test_other_refusals_are_final(lane: Lane, code: int) -> None:
+    half = sender()
+    half.outbox.put(message("a", lane=lane))
+    drain(half)
+    assert half.on_puback(next(iter(half.under_way)), 0.0, code) is not None
+    assert half.idle
+
+
+def test_a_broker_that_acknowledges_nothing_is_noticed_and_a_slow_one_is_not() -> None:
+    half = sender()
+    half.outbox.put(message("a"))
+    drain(half, 10.0)
+    assert half.tick(10.0 + ACKNOWLEDGED_S) is None
+    half.outbox.put(message("b"))
+    drain(half, 50.0)
+    half.on_puback(next(iter(half.under_way)), 60.0)
+    assert half.tick(60.0 + ACKNOWLEDGED_S) is None, "it has acknowledged something"
+    assert "has acknowledged no publish for 60 s" in str(half.tick(60.1 + ACKNOWLEDGED_S))
+    half.on_puback(next(iter(half.under_way)), 130.0)
+    assert half.tick(1000.0) is None, "nothing is owed"
 
 
 def test_what_has_expired_is_given_up_on_the_way() -> None:

@@ -147,11 +147,12 @@ def test_a_wide_bundle_answers_as_it_does_offline(site, tiny_wide, tiny_images, 
         stages = site.watch.stages(board)
         ran = [stages[k].forwarded for k in range(3)]
         wasted = [stages[k].wasted for k in range(3)]
-        assert [runs - vain for runs, vain in zip(ran, wasted, strict=True)] == reach
-        assert wasted[0] == 0
+        of_use = [runs - vain for runs, vain in zip(ran, wasted, strict=True)]
+        assert all(reach[k] <= of_use[k] <= reach[k] + again for k in range(3)), (reach, ran, wasted, again)
+        assert wasted[0] <= again
         assert all(stages[k].bytes_out > ran[k] * 6 for k in range(3) if mode == "gated")
         if mode == "gated":
-            assert wasted == [0, 0, 0]
+            assert max(wasted) <= again
     devices = {hop.device for result in site.watch.results for hop in result.hops}
     assert devices == set(boards)
 
@@ -163,10 +164,11 @@ def test_eager_branches_run_in_vain_what_is_answered_before(site, tiny_wide, tin
     site.agent("cam", [], origin=origin(tiny_path, 200, mode="eager"), branch_timeout_ms=5000)
     site.watch.until(lambda: len(site.watch.final()) == 200, "200 results")
     assert {result.exit for result in site.watch.results} == {0}
-    site.watch.until_reported("b0", "b1")
+    site.watch.until_reported("cam", "b0", "b1")
+    again = site.watch.telemetry["cam"].pipelines[0].origin.resent
     for board in ("b0", "b1"):
         stages = site.watch.stages(board)
-        assert stages[0].forwarded == 200
+        assert 200 <= stages[0].forwarded <= 200 + again
         assert [stages[k].wasted for k in (1, 2)] == [stages[k].forwarded for k in (1, 2)]
     assert sum(site.watch.stages(board)[1].wasted for board in ("b0", "b1")) > 0
 

@@ -47,7 +47,8 @@ class Confirmations(QuietListener):
             if self.confirmed > known:
                 known, ends_at = self.confirmed, time.monotonic() + CONFIRM_S
             elif time.monotonic() > ends_at:
-                late = f"the broker confirmed {known:,} of {len(messages):,} messages, and none for {CONFIRM_S:g} s"
+                share = f"{known:,} of {len(messages):,} are confirmed"
+                late = f"the broker has confirmed no message for {CONFIRM_S:g} s ({share})"
                 raise BrokerError(*(transport.last_error or Problem(late, "check the broker's log")))
         if transport.last_error is not None:
             raise BrokerError(*transport.last_error)

@@ -14,6 +14,7 @@ from distree.broker_settings import BrokerSettings
 from distree.errors import Problem
 from distree.transport import make_transport
 from distree.transport.base import Received
+from distree.transport.nagle import NagleTest
 
 PATIENCE_S = 30.0
 
@@ -67,6 +68,23 @@ def pump_until(condition: Callable[[], bool], *recorders: Recorder, patience_s: 
 def sever(recorder: Recorder) -> None:
     """Cut the connection as a board that dies does: the broker sees an end without DISCONNECT."""
     recorder.transport._client.socket().shutdown(socket.SHUT_RDWR)
+
+
+def find_whether_held_back(recorder: Recorder, test: NagleTest) -> bool | None:
+    """Drive a test whose echoes come to a listener."""
+    heard = len(recorder.messages)
+    test.start(time.monotonic())
+    while test.holds_back is None:
+        recorder.transport.poll(0.05)
+        for _ in recorder.messages[heard:]:
+            heard += 1
+            test.heard(time.monotonic())
+    return test.holds_back
+
+
+@pytest.fixture
+def held_back() -> Callable[[Recorder, NagleTest], bool | None]:
+    return find_whether_held_back
 
 
 @pytest.fixture(scope="session", params=["mosquitto", "embedded"])

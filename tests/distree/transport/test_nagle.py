@@ -64,27 +64,16 @@ def test_it_is_said_once_and_no_more_is_sent() -> None:
     assert verdict([(0.001, 0.043)] * (3 * ROUNDS)) == (True, ROUNDS, 1)
 
 
-def _run(listener: Any, test: nagle.NagleTest) -> bool | None:
-    heard = len(listener.messages)
-    test.start(time.monotonic())
-    while test.holds_back is None:
-        listener.transport.poll(0.05)
-        for _ in listener.messages[heard:]:
-            heard += 1
-            test.heard(time.monotonic())
-    return test.holds_back
-
-
 @pytest.mark.usefixtures("mosquitto_only")
 @pytest.mark.parametrize(("options", "notices"), [((), 1), (("set_tcp_nodelay true",), 0)])
 def test_mosquitto_with_and_without_tcp_nodelay(
-    client: Make, pump: Make, options: tuple[str, ...], notices: int
+    client: Make, held_back: Make, options: tuple[str, ...], notices: int
 ) -> None:
     with RawBroker(*options) as broker:
         a = client(broker.port, "na-a", [("na/own", 1)])
         # A busy machine can hide it, so that it is looked for again.
         for _ in itertools.repeat(None, 3):
-            if _run(a, nagle.over_transport(a.transport, BrokerSettings(port=broker.port), "na/own", b"x")):
+            if held_back(a, nagle.over_transport(a.transport, BrokerSettings(port=broker.port), "na/own", b"x")):
                 break
         assert [f"127.0.0.1:{broker.port} delays small messages" in line.what for line in a.transport.notices] == [
             True
@@ -93,7 +82,7 @@ def test_mosquitto_with_and_without_tcp_nodelay(
         if notices:
             # From then on this end does not let the broker wait, here as on later connections.
             again = nagle.over_transport(a.transport, BrokerSettings(port=broker.port), "na/own", b"x")
-            assert _run(a, again) is False
+            assert held_back(a, again) is False
         with socket.create_connection(("127.0.0.1", broker.port)) as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             probe, until = ProbeClient(sock), time.monotonic() + 30

@@ -99,21 +99,13 @@ def test_what_a_broker_does_not_take_yet_is_sent_again_and_is_whole(
 
 
 def test_a_broker_that_holds_small_messages_back_is_not_made_to_wait(
-    certificates: Certificates, client: Make, tls: dict[str, Any], tmp_path: Any
+    certificates: Certificates, client: Make, held_back: Make, tls: dict[str, Any], tmp_path: Any
 ) -> None:
     with Mosquitto(tmp_path, *certificates.listener(), nodelay=False) as broker:
         a = client(broker.port, "tls-g", [("na/own", 1)], settings=tls)
 
         def run() -> bool | None:
-            heard = len(a.messages)
-            test = nagle.over_transport(a.transport, BrokerSettings(port=broker.port), "na/own", b"x")
-            test.start(time.monotonic())
-            while test.holds_back is None:
-                a.transport.poll(0.05)
-                for _ in a.messages[heard:]:
-                    heard += 1
-                    test.heard(time.monotonic())
-            return test.holds_back
+            return held_back(a, nagle.over_transport(a.transport, BrokerSettings(port=broker.port), "na/own", b"x"))
 
         # A busy machine can hide it, so that it is looked for again.
         assert any(run() for _ in range(3))
